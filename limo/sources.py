@@ -1,6 +1,6 @@
 """Where problems come from: files, Hub datasets, generators. For pools and for benchmarks alike.
 
-    rows = file(name="gsm8k", system="", path="gsm8k_train.jsonl")
+    rows = file("gsm8k", "", path="gsm8k_train.jsonl")
 
 A source yields an `Example` for each usable row and a `Dropped`, with file, row and reason, for each other. It streams:
 memory does not grow with the file (JSON arrays excepted, which are read whole).
@@ -37,7 +37,7 @@ NOTE_CHARS = 200  # longer extra columns are not carried along
 
 
 def file(
-    *, name: str, system: str, path: str, fields: Mapping[str, str] | None = None, limit: int | None = None,
+    name: str, system: str, /, *, path: str, fields: Mapping[str, str] | None = None, limit: int | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> Iterator[Row]:
     """Rows of a JSONL, JSON array, Parquet or CSV file, or of a folder saved by `datasets`.
@@ -56,7 +56,7 @@ def file(
 
 
 def hub(
-    *, name: str, system: str, path: str, split: str, config: str | None = None, revision: str | None = None,
+    name: str, system: str, /, *, path: str, split: str, config: str | None = None, revision: str | None = None,
     fields: Mapping[str, str] | None = None, limit: int | None = None,
 ) -> Iterator[Row]:
     """Rows of a dataset on the Hub, streamed. Raises UserError if it cannot be had.
@@ -79,7 +79,7 @@ def hub(
 
 
 def generate(
-    *, name: str, system: str, generator: str, size: int, seed: int, options: Mapping[str, Any] | None = None,
+    name: str, system: str, /, *, generator: str, size: int, seed: int, options: Mapping[str, Any] | None = None,
     templates: list[int] | None = None,
 ) -> Iterator[Row]:
     """Problems made by a `reasoning-gym` generator: the same `size` problems for the same `seed`, offline.

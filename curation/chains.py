@@ -1,0 +1,42 @@
+"""What a chain must be to be learned from: it ends in the right answer, in one form."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from eval.grade import grade
+from limo.data import Dropped, Example
+from limo.sources import after_hashes, last_boxed
+
+Row = Example | Dropped
+CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's annotations, addressed to a calculator and not to a reader
+
+
+def verify(rows: Iterable[Example], /) -> Iterator[Row]:
+    """Keep chains whose final answer the grader finds correct."""
+    for row in rows:
+        if not row.completion.strip():
+            yield Dropped(row.id, "", "no chain", "", data=row.to_json())
+            continue
+        found = grade(row.completion, row.answer)
+        if found.verdict == "correct":
+            yield row
+        else:
+            reason = {"wrong": "wrong answer", "unsure": "cannot be graded"}[found.verdict]
+            detail = f"{found.extracted!r} for {row.answer!r} ({found.how})"
+            yield Dropped(row.id, "", reason, detail, data=row.to_json())
+
+
+def box_answers(rows: Iterable[Example], /) -> Iterator[Row]:
+    """End every chain with its answer in a box, as the system prompt asks for.
+
+    GSM8K's `#### n` becomes a sentence and its calculator annotations go; a chain without a box gets a last line with
+    the reference answer, so run `verify` before. The text is changed nowhere else.
+    """
+    for row in rows:
+        text = CALCULATOR.sub("", row.completion).strip()
+        if after_hashes(text) is not None:
+            text = text[: text.rindex("####")].strip()
+        if last_boxed(text) is None:
+            text += f"\nThe answer is \\boxed{{{row.answer}}}."
+        yield replace(row, completion=text)

@@ -1,0 +1,49 @@
+"""The pool: several sources as one stream of rows, without doubles and without what is evaluated on."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from eval.benchmarks import load
+from limo.data import Dropped, Example
+from limo.recipe import bind
+
+Row = Example | Dropped
+
+
+def gather(sources: Mapping[str, Any], system: str) -> Iterator[Row]:
+    """The rows of all sources, in the recipe's order. A row whose id came before is set aside."""
+    seen: set[str] = set()
+    for name, node in sources.items():
+        for row in bind(node, f"curate.pool.{name}")(name, system):
+            if isinstance(row, Example) and row.id in seen:
+                where = row.notes.get("file", ""), row.notes.get("row", 0)
+                yield Dropped(row.id, name, "duplicate id", f"an earlier row is called '{row.id}' too", *where, row.to_json())
+                continue
+            seen.add(row.id)
+            yield row
+
+
+def distinct(rows: Iterable[Example], /) -> Iterator[Row]:
+    """Keep the first row of each problem text, upper and lower case and white space aside."""
+    first: dict[str, str] = {}
+    for row in rows:
+        key = squeezed(row.question)
+        if key in first:
+            yield Dropped(row.id, "", "same problem", f"as {first[key]}", data=row.to_json())
+        else:
+            first[key] = row.id
+            yield row
+
+
+def decontaminate(rows: Iterable[Example], /, *, benchmarks: dict[str, Any]) -> Iterator[Row]:
+    """Drop problems whose text is that of a benchmark problem, upper and lower case and white space aside."""
+    held_out = {squeezed(row.question): row.id for name, rows_ in load(benchmarks, "").items() for row in rows_}
+    for row in rows:
+        hit = held_out.get(squeezed(row.question))
+        yield Dropped(row.id, "", "in a benchmark", f"the same text as {hit}", data=row.to_json()) if hit else row
+
+
+def squeezed(text: str) -> str:
+    """Text for exact comparison."""
+    return re.sub(r"\s+", " ", text).strip().lower()

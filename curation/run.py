@@ -1,0 +1,152 @@
+"""Curate: a pool through the recipe's stages, in their order, to the rows that are trained on.
+
+    python -m curation.run recipe=demo
+
+A stage is a plain function `stage(rows, /, *, settings) -> rows`, which yields an `Example` to keep it and a `Dropped`
+to set it aside with its reason. Each stage's rows are on the disk before the next one begins, so a killed run goes on
+where it was, and the memory a stage needs is its own affair: `rows` may be gone through as often as it likes.
+
+`runs/<name>/` then holds `curated.jsonl` and `curated.parquet`, `dropped.jsonl` with every reason, and `stages/`.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from curation.pool import gather
+from limo.data import Dropped, Example, dump, read_jsonl, replacing, write_parquet
+from limo.errors import UserError
+from limo.ledger import Spent, spent
+from limo.manifest import claim
+from limo.progress import clock
+from limo.recipe import bind, command
+
+Row = Example | Dropped
+
+
+class Rows:
+    """The rows of a stage's file, read anew each time they are gone through."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[Example]:
+        return read_jsonl(self.path)
+
+
+def curate(*, out: str, system: str, pool: dict[str, Any], stages: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run the pool through the stages. Returns the funnel: for each stage rows in and out, reasons, seconds, tokens.
+
+    Args: `system` message of every prompt, `pool` of source nodes by name, `stages` of stage nodes by name, in order.
+    Raises UserError for wrong settings, unreadable sources, or if no row is left.
+    """
+    folder = Path(out)
+    settings = {"system": system, "pool": pool, "stages": stages}
+    files = [node["path"] for node in pool.values() if isinstance(node.get("path"), str) and Path(node["path"]).exists()]
+    with claim(folder, "curate", settings, inputs=files) as step:
+        if step.finished:
+            funnel: list[dict[str, Any]] = step.entry["results"]["funnel"]
+            _say(f"already curated: {folder / 'curated.jsonl'} ({clock(step.entry['seconds'])} at the time)")
+        else:
+            funnel = _run(folder, system, pool, stages)
+            step.outputs = [folder / name for name in ("curated.jsonl", "curated.parquet", "dropped.jsonl")]
+            step.tokens = sum(line["tokens"] for line in funnel)
+            step.results = {"funnel": funnel}
+    print_funnel(funnel)
+    return funnel
+
+
+def _run(folder: Path, system: str, pool: Mapping[str, Any], stages: Mapping[str, Any]) -> list[dict[str, Any]]:
+    (folder / "stages").mkdir(parents=True, exist_ok=True)
+    funnel = [_stage(folder, 0, "pool", lambda: gather(pool, system), None)]
+    for number, (name, node) in enumerate(stages.items(), 1):
+        before = Rows(_file(folder, number - 1, [*["pool"], *stages][number - 1]))
+        stage = bind(node, f"curate.stages.{name}")
+        funnel.append(_stage(folder, number, name, lambda stage=stage, before=before: stage(before), funnel[-1]["out"]))
+        if not funnel[-1]["out"]:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in funnel[-1]["reasons"].items())
+            raise UserError(
+                f"the stage '{name}' leaves no row of {funnel[-1]['in']} ({reasons}). Each is in "
+                f"{_file(folder, number, name, '.dropped')} with its reason. Loosen curate.stages.{name}"
+            )
+    _collect(folder, ["pool", *stages])
+    return funnel
+
+
+def _stage(
+    folder: Path, number: int, name: str, run: Callable[[], Iterable[Row]], rows_in: int | None
+) -> dict[str, Any]:
+    """Run one stage into its files, unless they are there; returns its line of the funnel."""
+    done = _file(folder, number, name, ".done").with_suffix(".json")
+    if done.exists():
+        return dict(json.loads(done.read_text(encoding="utf-8")))
+    _say(f"{name} ...")
+    before, start = Spent(**vars(spent)), time.monotonic()
+    reasons: Counter[str] = Counter()
+    kept = 0
+    with replacing(_file(folder, number, name)) as keep, replacing(_file(folder, number, name, ".dropped")) as drop:
+        for row in run():
+            if isinstance(row, Example):
+                kept += 1
+                keep.write(dump(row.to_json()))
+            else:
+                reasons[row.reason] += 1
+                drop.write(dump(replace(row, stage=name).to_json()))
+    paid = spent.since(before)
+    line = {
+        "stage": name, "in": kept + reasons.total() if rows_in is None else rows_in, "out": kept,
+        "reasons": dict(reasons.most_common()), "seconds": round(time.monotonic() - start, 2),
+        "sampled": paid.sampled, "tokens": paid.tokens, "found": paid.found,
+    }
+    with replacing(done) as file:
+        json.dump(line, file)
+    return line
+
+
+def _file(folder: Path, number: int, name: str, kind: str = "") -> Path:
+    return folder / "stages" / f"{number:02d}-{name}{kind}.jsonl"
+
+
+def _collect(folder: Path, names: list[str]) -> None:
+    """The last stage's rows as the curated set, and all that was dropped on the way as one file."""
+    last = _file(folder, len(names) - 1, names[-1])
+    with replacing(folder / "curated.jsonl") as file, last.open(encoding="utf-8") as lines:
+        shutil.copyfileobj(lines, file)
+    write_parquet(folder / "curated.parquet", read_jsonl(last))
+    with replacing(folder / "dropped.jsonl") as file:
+        for number, name in enumerate(names):
+            with _file(folder, number, name, ".dropped").open(encoding="utf-8") as lines:
+                shutil.copyfileobj(lines, file)
+
+
+def print_funnel(funnel: list[dict[str, Any]]) -> None:
+    """The funnel as a table: what came in, what went out, and why the rest did not."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Funnel", title_justify="left")
+    for column in ("stage", "in", "out", "set aside", "tokens", "seconds"):
+        table.add_column(column, justify="left" if column in ("stage", "set aside") else "right")
+    for line in funnel:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in line["reasons"].items())
+        more = f"{line['out'] - line['in']:,} rivals" if line["out"] > line["in"] else ""
+        tokens = f"{line['tokens']:,}" if line["tokens"] else ""
+        table.add_row(
+            line["stage"], f"{line['in']:,}", f"{line['out']:,}", ", ".join(t for t in (more and "+" + more, reasons) if t),
+            tokens, f"{line['seconds']:.1f}",
+        )
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    command("curate", "curation.run", "Curate a set of reasoning chains from a pool of problems.")

@@ -1,0 +1,1 @@
+"""Grading, benchmarks, evaluation runs, comparisons and reports."""

@@ -1,0 +1,95 @@
+"""Two models on the same problems: the paired difference, how sure it is, and which problems flipped."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with its 95 % interval, all as shares of 1."""
+
+    mean: float
+    low: float
+    high: float
+    n: int  # problems
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """b minus a over the same problems."""
+
+    mean: float
+    low: float
+    high: float
+    p: float  # of a difference at least this large if a and b were exchangeable on each problem
+    n: int
+    gained: list[str]  # ids that b solves more often
+    lost: list[str]  # ids that a solves more often
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain JSON values."""
+        return asdict(self)
+
+
+def share(correct: Mapping[str, float], resamples: int, seed: int) -> Interval:
+    """Mean accuracy over problems, given each problem's share of right completions.
+
+    With one completion a problem the interval is Wilson's (1927), which stays honest at 0 and 1; with several it is the
+    percentile bootstrap over problems, since completions of one problem are not independent.
+    """
+    values = np.array(list(correct.values()), dtype=float)
+    n = len(values)
+    if not n:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    mean = float(values.mean())
+    if set(values.tolist()) <= {0.0, 1.0}:
+        return Interval(mean, *wilson(mean, n), n)
+    return Interval(mean, *_percentiles(_bootstrap(values, resamples, seed)), n)
+
+
+def wilson(mean: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a share of n.
+
+    >>> [round(x, 4) for x in wilson(0.0, 200)]
+    [0.0, 0.0188]
+    """
+    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def paired(a: Mapping[str, float], b: Mapping[str, float], resamples: int, seed: int) -> Difference:
+    """b minus a, paired by problem id, with a bootstrap interval and a sign-flip test (both over problems).
+
+    Args: share of right completions of each problem for each model, over the same ids. The p-value is that of the
+    paired permutation test: signs of the problems' differences are flipped at random `resamples` times.
+    Raises ValueError if the ids differ or there are none.
+    """
+    if set(a) != set(b) or not a:
+        raise ValueError(f"the two runs must have the same problems: {len(a)} and {len(b)}, {len(set(a) & set(b))} shared")
+    ids = sorted(a)
+    differences = np.array([b[i] - a[i] for i in ids])
+    mean = float(differences.mean())
+    low, high = _percentiles(_bootstrap(differences, resamples, seed))
+    flips = np.random.default_rng(seed + 1).integers(0, 2, (resamples, len(ids)), dtype=np.int8) * 2 - 1
+    extreme = int((np.abs(flips @ differences) >= abs(differences.sum()) - 1e-9).sum())
+    return Difference(
+        mean, low, high, (extreme + 1) / (resamples + 1), len(ids),
+        [i for i, d in zip(ids, differences, strict=True) if d > 0],
+        [i for i, d in zip(ids, differences, strict=True) if d < 0],
+    )
+
+
+def _bootstrap(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Means of `resamples` samples with replacement of values (n,)."""
+    random = np.random.default_rng(seed)
+    return np.array([values[random.integers(0, len(values), len(values))].mean() for _ in range(resamples)])
+
+
+def _percentiles(means: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,262 @@
+"""The one judgement of a final answer: correct, wrong, or could not tell.
+
+    grade("... so it is \\boxed{\\frac{1}{2}}.", "0.5")   ->  Grade(verdict='correct', extracted='\\frac{1}{2}', how='number')
+
+Layers, cheapest first, each able to stop: normalised text; exact integers, decimals and fractions of any size;
+structure (lists, sets, tuples, intervals, part by part); SymPy in a worker process that is killed on time
+(`eval/symbolic.py`). Nothing a model wrote is ever executed. The reference is trusted, the completion is not.
+
+Rules, each with an example:
+- A decimal equals a fraction of exactly its value (`0.5` = `\\frac12`); nothing is rounded (`0.333` is not `1/3`).
+- Thousands separators must stand where they belong (`1,234` = `1234`; `12,34` is a list).
+- Percent and units count only where the reference has them: for `50\\%`, `50\\%` and `0.5` are right, `50` is not; for
+  `50`, `50\\%` is wrong; for `5`, `5 \\text{ cm}` is right, since a unit the problem fixes may be said.
+- Parentheses keep order, braces do not: `(1,2)` is not `(2,1)`, `\\{1,2\\}` = `\\{2,1\\}`; a bare list `1,2` has no order.
+- An equation's right side answers for its value (`x=5` for `5`) if the left side is a single letter.
+- Two different answers are none: `5 or 6` is wrong for `5`.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Literal
+
+from eval.symbolic import same_by_sympy
+from limo.sources import after_hashes, last_boxed
+
+Verdict = Literal["correct", "wrong", "unsure"]
+MAX_ANSWER = 2000  # characters; a longer answer is no answer
+MAX_DIGITS = 2000  # of a number that the exact layer reads
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """A verdict, on what, and which layer or rule gave it."""
+
+    verdict: Verdict
+    extracted: str | None
+    how: str
+
+
+def grade(completion: str, answer: str) -> Grade:
+    """Judge the final answer of a completion against the reference.
+
+    "unsure" means that the reference could not be read or that time ran out, never that the completion was odd.
+    """
+    given = extract(completion)
+    if given is None:
+        return Grade("wrong", None, "no answer found")
+    verdict, how = equal(given, answer)
+    return Grade(verdict, given, how)
+
+
+_ANSWER_IS = re.compile(r"answer\s*(?:is|:|=)\s*:?\s*(?P<given>[^\n]+)", re.IGNORECASE)
+_NUMBER_TAIL = re.compile(r"(?<![\w.,^/])[-−+]?\s?\$?(?:\d[\d,]*\.?\d*|\.\d+)(?:/\d+)?%?(?=[^\w]*$|[^\d\w]*\n|\W|$)")
+
+
+def extract(text: str) -> str | None:
+    """The final answer a completion gives, as it wrote it; None if it gives none.
+
+    In this order: an unfinished `<think>` is no answer; `<answer>` tags; the last `\\boxed{}`; `#### n`; "the answer is";
+    a last line that is an equation or a number; the last number.
+    """
+    text = text[-20_000:] if len(text) > 20_000 else text
+    if "</think>" in text:
+        text = text.rpartition("</think>")[2]
+    elif "<think>" in text:
+        return None
+    tags = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    text = tags[-1] if tags else text
+    for found in (last_boxed(text), after_hashes(text)):
+        if found is not None:
+            return found[:MAX_ANSWER] if found else None
+    said = list(_ANSWER_IS.finditer(text))
+    if said:
+        return _tidy_tail(said[-1]["given"])
+    if tags:
+        return text.strip() or None
+    numbers = _NUMBER_TAIL.findall(text)
+    return _tidy_tail(numbers[-1]) if numbers else None
+
+
+def _tidy_tail(said: str) -> str | None:
+    """What follows "the answer is", without Markdown, a sentence's end, or the sentence that goes on."""
+    said = said.strip().strip("*").strip()
+    math = re.match(r"\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", said)
+    if math and not re.match(r"\$\s*\d[\d,.]*\s*[^\d$]*$", said):
+        said = next(group for group in math.groups() if group)
+    said = re.split(r"(?<=[\w)}%])[.;](?:\s|$)|,\s+(?=[a-z]{3})| because | since | so ", said)[0]
+    said = re.sub(r"[.,;:*\s]+$", "", said)
+    return said[:MAX_ANSWER] or None
+
+
+@lru_cache(maxsize=100_000)
+def equal(given: str, reference: str) -> tuple[Verdict, str]:
+    """Whether a given answer equals the reference, and the layer that told. The order of arguments matters."""
+    if not reference.strip():
+        return "unsure", "empty reference"
+    if len(given) > MAX_ANSWER:
+        return "wrong", "longer than any answer"
+    left, right = normalise(given), normalise(reference)
+    if not left:
+        return "wrong", "empty answer"
+    if left == right:
+        return "correct", "text"
+    if not right:
+        return "unsure", "the reference has no content"
+    decided = _by_number(left, right) or _by_words(left, right) or _by_parts(left, right)
+    return decided or _by_sympy(left, right)
+
+
+_REPLACED = [
+    ("\\left", ""), ("\\right", ""), ("\\!", ""), ("\\,", " "), ("\\;", " "), ("\\:", " "), ("\\ ", " "), ("~", " "),
+    ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\cfrac", "\\frac"), ("−", "-"), ("–", "-"), ("×", "\\times "),
+    ("·", "\\cdot "), ("π", "\\pi "), ("√", "\\sqrt"), ("∞", "\\infty "), ("½", "\\frac{1}{2}"), ("¼", "\\frac{1}{4}"),
+    ("¾", "\\frac{3}{4}"), ("\\displaystyle", ""), ("\\lbrace", "\\{"), ("\\rbrace", "\\}"), ("\\%", "%"), ("\\&", "&"),
+    ("\\leq", "\\le"), ("\\geq", "\\ge"), ("≤", "\\le "), ("≥", "\\ge "), ("°", "^\\circ"), ("\\degree", "^\\circ"),
+    ("{,}", ","), ("\\mathrm", "\\text"), ("\\textbf", "\\text"), ("\\mathbf", "\\text"), ("\\mbox", "\\text"),
+    ("\\textit", "\\text"), ("\\operatorname", "\\text"),
+]
+
+
+@lru_cache(maxsize=100_000)
+def normalise(text: str) -> str:
+    """One spelling for what is written in many ways; the meaning is not touched."""
+    text = text.strip().replace("\u200b", "").replace("\ufeff", "")
+    for old, new in _REPLACED:
+        text = text.replace(old, new)
+    text = re.sub(r"\\[()\[\]]|(?<!\\)\$|\\\$", "", text)  # math delimiters, and the dollar sign of an amount
+    text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\\sqrt\s*(\d+|[a-zA-Z])", r"\\sqrt{\1}", text)
+    text = re.sub(r"(?<=\d) (?=\d{3}\b)", "", text)  # thin spaces between thousands
+    text = re.sub(r"(\d)\.(?=\D|$)", r"\1", text) if text.endswith(".") else text
+    text = re.sub(r"\s+", " ", text).strip()
+    return re.sub(r" ?([=+\-*/^(){}\[\],<>|]) ?", r"\1", text)
+
+
+_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
+_FRACTION = re.compile(r"([-+]?)\\frac\{([^{}]+)\}\{([^{}]+)\}|([^/\\]+)/([^/\\]+)")
+_UNIT = re.compile(r"(?:\\text\{[^{}]*\}|\^\\circ|\^\{\\circ\})(?:\^\{?\d\}?)?$|(?<=\d) [a-zA-Z]+(?:\^\{?\d\}?)?$")
+
+
+def number(text: str) -> Fraction | None:
+    """The exact value of an integer, decimal, fraction or mixed number, percent included; None for anything else."""
+    if len(text) > MAX_DIGITS:
+        return None
+    if text.endswith("%"):
+        value = number(text[:-1].strip())
+        return None if value is None else value / 100
+    if any(c.isdigit() for c in text) and text.isascii() and _NUMBER.fullmatch(text):
+        return Fraction(text.replace(",", ""))
+    mixed = re.fullmatch(r"(-?)(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))", text)
+    if mixed:
+        sign, whole, *parts = mixed.groups()
+        top, bottom = [int(p) for p in parts if p]
+        return None if not bottom else (int(whole) + Fraction(top, bottom)) * (-1 if sign else 1)
+    match = _FRACTION.fullmatch(text)
+    if match:
+        sign, *parts = match.groups()
+        pair = [number(p.strip()) for p in parts if p is not None]
+        if len(pair) == 2 and pair[0] is not None and pair[1]:
+            return pair[0] / pair[1] * (-1 if sign == "-" else 1)
+    return None
+
+
+def _by_number(given: str, reference: str) -> tuple[Verdict, str] | None:
+    value = number(reference)
+    if value is None:
+        return None
+    found = number(given)
+    if found is None:
+        bare = _UNIT.sub("", _right_side(given)).strip()
+        found = number(bare)
+    if found is None:
+        return None
+    if given.rstrip().endswith("%") and not reference.endswith("%"):
+        return "wrong", "percent the reference does not have"
+    return ("correct" if found == value else "wrong"), "number"
+
+
+def _right_side(text: str) -> str:
+    """`5` of `x=5`; the text itself where the left side is more than a letter."""
+    match = re.fullmatch(r"(?:\\?[a-zA-Z]+(?:_\{?\w+\}?)?)=([^=]+)", text)
+    return match.group(1) if match and len(match.group(0)) - len(match.group(1)) <= 6 else text
+
+
+def _by_words(given: str, reference: str) -> tuple[Verdict, str] | None:
+    """Words and choice letters: the same letters, whatever their case and wrapping."""
+    def bare(text: str) -> str:
+        text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
+        return re.sub(r"[()\s.'\"]+", " ", text).strip().lower()
+
+    wanted = bare(reference)
+    if re.fullmatch(r"[a-j]", wanted) and re.fullmatch(r"\(?[A-J]\)?", re.sub(r"\\text|[{}\s.]", "", reference)):
+        letter = re.match(r"\(?([a-j])\)?(?=$|[ :.,)])", bare(given).strip() + " ")
+        right = letter is not None and letter.group(1) == wanted
+        return ("correct" if right else "wrong"), "choice"
+    if "\\text" in reference or re.fullmatch(r"[a-z]{3,}(?: [a-z]+)*", wanted):
+        if re.search(r"[\d\\=^_]", wanted):
+            return None
+        return ("correct" if bare(given) == wanted else "wrong"), "words"
+    return None
+
+
+def _parts(text: str) -> tuple[str, list[str]] | None:
+    """Brackets and members of a list, set, tuple or interval; None for anything else."""
+    opening, inner, closing = "", text, ""
+    for left, right in (("\\{", "\\}"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")")):
+        if text.startswith(left) and text.endswith(right) and len(text) > len(left) + len(right):
+            opening, inner, closing = left, text[len(left) : -len(right)], right
+            break
+    members, depth, start = [], 0, 0
+    for i, c in enumerate(inner):
+        depth += (c in "([{") - (c in ")]}")
+        if depth < 0:
+            return None
+        if c == "," and depth == 0:
+            members.append(inner[start:i].strip())
+            start = i + 1
+    members.append(inner[start:].strip())
+    return (opening + closing, members) if len(members) > 1 else None
+
+
+def _by_parts(given: str, reference: str) -> tuple[Verdict, str] | None:
+    wanted, found = _parts(reference), _parts(given)
+    if wanted is None:
+        listed = found is not None and not found[0] and all(found[1])
+        if listed or re.search(r"\\text\s*\{ ?or ?\}| or ", given):
+            return "wrong", "several answers for one"
+        return None
+    if found is None:
+        return ("wrong", "one answer for several") if number(given) is not None else None
+    if len(wanted[1]) != len(found[1]):
+        return "wrong", "another number of parts"
+    if wanted[0] != found[0] and not {wanted[0], found[0]} <= {"", "\\{\\}"}:
+        return "wrong", "another kind of bracket"
+    ordered = wanted[0] not in ("", "\\{\\}")
+    return _matched(found[1], wanted[1], ordered), "parts"
+
+
+def _matched(found: list[str], wanted: list[str], ordered: bool) -> Verdict:
+    if ordered:
+        return _all(equal(f, w)[0] for f, w in zip(found, wanted, strict=True))
+    left = list(found)
+    for part in wanted:
+        verdicts = [equal(f, part)[0] for f in left]
+        if "correct" not in verdicts:
+            return "unsure" if "unsure" in verdicts else "wrong"
+        left.pop(verdicts.index("correct"))
+    return "correct"
+
+
+def _all(verdicts: Iterable[Verdict]) -> Verdict:
+    seen = set(verdicts)
+    return "wrong" if "wrong" in seen else "unsure" if "unsure" in seen else "correct"
+
+
+def _by_sympy(given: str, reference: str) -> tuple[Verdict, str]:
+    if number(reference) is not None and not re.search(r"\d", given) and not re.search(r"\\[a-zA-Z]", given):
+        return "wrong", "no number"
+    return same_by_sympy(_right_side(given) if "=" not in reference else given, reference)

@@ -1,0 +1,184 @@
+"""A run folder's memory: which step made what, from what, with which settings, how long it took.
+
+    with claim(folder, "train", settings, inputs=[data]) as step:
+        if step.finished: return
+        ...
+        step.outputs, step.tokens = [model], n
+
+`runs/<name>/manifest.json` has one entry a step. A finished step is not done again; a step is never continued with
+other settings or other inputs, since that would mix two experiments in one folder.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from limo.data import replacing
+from limo.errors import UserError
+from limo.model import fingerprint
+
+PACKAGES = ("limo-toolkit", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "datasets", "math-verify",
+            "sympy", "reasoning-gym", "hydra-core")
+# These change how fast a step runs, not what comes out, so a run may go on with other values
+FREE = {"batch_size"}
+
+
+@dataclass
+class Step:
+    """One step of a run while it is being done. `outputs` and what was counted are written down at its end."""
+
+    folder: Path
+    name: str
+    finished: bool = False
+    entry: dict[str, Any] = field(default_factory=dict)
+    outputs: list[Path] = field(default_factory=list)
+    tokens: int = 0  # trained on or generated
+    results: dict[str, Any] = field(default_factory=dict)  # counts and numbers worth keeping
+
+
+@contextmanager
+def claim(
+    folder: str | Path, name: str, settings: Mapping[str, Any], inputs: Sequence[str | Path] = ()
+) -> Iterator[Step]:
+    """Begin, continue or recognise a step. The entry is marked finished when the block ends without an error.
+
+    Raises UserError if the folder holds this step made with other settings or from other inputs, or if what the step
+    wrote was changed since.
+    """
+    folder = Path(folder)
+    settings = json.loads(json.dumps(_without_free(settings)))
+    read = {str(path): content_hash(Path(path)) for path in inputs}
+    old = read_manifest(folder).get(name)
+    step = Step(folder, name, entry=old or {})
+    if old:
+        _refuse_if_different(folder, name, old, settings, read)
+        step.finished = bool(old.get("finished")) and _outputs_stand(folder, name, old)
+    if step.finished:
+        yield step
+        return
+    before = float(old["seconds"]) if old else 0.0
+    step.entry = {
+        "finished": False, "settings": settings, "inputs": read, "outputs": {}, "seconds": before, "tokens": 0,
+        "results": {}, "versions": versions(), "commit": commit(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    _write(folder, name, step.entry)
+    start = time.monotonic()
+    try:
+        yield step
+        step.entry |= {
+            "finished": True, "tokens": step.tokens, "results": step.results,
+            "outputs": {_relative(path, folder): content_hash(path) for path in step.outputs},
+        }
+    finally:
+        step.entry["seconds"] = round(before + time.monotonic() - start, 2)
+        _write(folder, name, step.entry)
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """All entries of a run folder, by step; empty if there are none. Raises UserError for an unreadable file."""
+    path = Path(folder) / "manifest.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path}: not readable ({error}). Move it away to start this run anew") from None
+
+
+def content_hash(path: Path) -> str:
+    """Of a file's bytes, or of a model folder as `limo.model.fingerprint` has it. Raises UserError if it is missing."""
+    if path.is_dir():
+        return fingerprint(path) if (path / "config.json").is_file() else fingerprint(path, ("**/*",))
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise UserError(f"no such file '{path}'. Run the stage that writes it first, or give another path") from None
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that can change a result."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The git commit of this code, with `+changes` if files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        ask = ["git", "-C", str(root)]
+        head = subprocess.run([*ask, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True).stdout
+        changed = subprocess.run([*ask, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.strip() + ("+changes" if changed.stdout.strip() else "")
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """The keys at which two settings differ, each as `key: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = list(dict.fromkeys([*old, *new]))
+        return [d for key in keys for d in differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))]
+    return [] if old == new else [f"{where}: {json.dumps(old)} -> {json.dumps(new)}"]
+
+
+def _refuse_if_different(folder: Path, name: str, old: Mapping[str, Any], settings: Any, read: Mapping[str, str]) -> None:
+    changed = differences(old["settings"], settings)
+    changed += [f"{p} has other content" for p in read if old["inputs"].get(p, read[p]) != read[p]]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"{folder} was made with other settings for '{name}' ({'; '.join(changed[:3])}{more}). "
+            "Give this run a name of its own with name=<name>, or remove that folder"
+        )
+
+
+def _outputs_stand(folder: Path, name: str, entry: Mapping[str, Any]) -> bool:
+    """False if an output is gone, so the step is done again. Raises UserError if one was changed by hand."""
+    for relative, known in entry["outputs"].items():
+        path = folder / relative
+        if not path.exists():
+            return False
+        if content_hash(path) != known:
+            raise UserError(
+                f"{path} was changed after '{name}' wrote it. Keep your version under another name and pass that path, "
+                "or remove it to have it made again"
+            )
+    return True
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return os.path.relpath(path, folder)
+
+
+def _without_free(settings: Any) -> Any:
+    if isinstance(settings, Mapping):
+        return {k: _without_free(v) for k, v in settings.items() if k not in FREE}
+    return [_without_free(v) for v in settings] if isinstance(settings, list | tuple) else settings
+
+
+def _write(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
+    """Put one entry into the manifest, under a lock: evaluations of one run may go side by side."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".manifest.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        entries = read_manifest(folder) | {name: entry}
+        with replacing(folder / "manifest.json") as file:
+            json.dump(entries, file, indent=2, ensure_ascii=False)
+            file.write("\n")
