@@ -43,14 +43,18 @@ def outcome(completion: Completion, answer: str) -> str:
 
 
 def window(rows: Iterable[Example], /, *, at_least: int, at_most: int) -> Iterator[Row]:
-    """Keep problems of which `at_least` to `at_most` attempts were right (LIMO section 3: 0 of 4, then 1 to 3 of 32)."""
+    """Keep problems of which `at_least` to `at_most` attempts were right (LIMO section 3: 0 of 4; 1 to 3 of 32)."""
     for row in rows:
         tried = row.notes["attempts"]
         right, of = tried["right"], sum(tried.values())
         if right > at_most:
-            yield Dropped(row.id, "", "too easy", f"{right} of {of} attempts right, the limit is {at_most}", data=row.to_json())
+            yield Dropped(
+                row.id, "", "too easy", f"{right} of {of} attempts right, the limit is {at_most}", data=row.to_json()
+            )
         elif right < at_least:
-            yield Dropped(row.id, "", "too hard", f"{right} of {of} attempts right, {at_least} needed", data=row.to_json())
+            yield Dropped(
+                row.id, "", "too hard", f"{right} of {of} attempts right, {at_least} needed", data=row.to_json()
+            )
         else:
             yield row
 
@@ -68,7 +72,11 @@ def own_chains(rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: 
             yield replace(row, notes={**row.notes, "teacher": row.notes.get("teacher", row.source)})
         seen: set[str] = set()
         for index, completion in enumerate(completions):
-            if completion.finish == "stop" and completion.text not in seen and outcome(completion, row.answer) == "right":
+            if (
+                completion.finish == "stop"
+                and completion.text not in seen
+                and outcome(completion, row.answer) == "right"
+            ):
                 seen.add(completion.text)
                 notes = {**row.notes, "teacher": "own"}
                 yield replace(row, id=f"{row.id}/own{index}", completion=completion.text, notes=notes)

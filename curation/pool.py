@@ -18,7 +18,9 @@ def gather(sources: Mapping[str, Any], system: str) -> Iterator[Row]:
         for row in bind(node, f"curate.pool.{name}")(name, system):
             if isinstance(row, Example) and row.id in seen:
                 where = row.notes.get("file", ""), row.notes.get("row", 0)
-                yield Dropped(row.id, name, "duplicate id", f"an earlier row is called '{row.id}' too", *where, row.to_json())
+                yield Dropped(
+                    row.id, name, "duplicate id", f"an earlier row is called '{row.id}' too", *where, row.to_json()
+                )
                 continue
             seen.add(row.id)
             yield row

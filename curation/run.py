@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def curate(*, out: str, system: str, pool: dict[str, Any], stages: dict[str, Any
     """
     folder = Path(out)
     settings = {"system": system, "pool": pool, "stages": stages}
-    files = [node["path"] for node in pool.values() if isinstance(node.get("path"), str) and Path(node["path"]).exists()]
+    files = [
+        node["path"] for node in pool.values() if isinstance(node.get("path"), str) and Path(node["path"]).exists()
+    ]
     with claim(folder, "curate", settings, inputs=files) as step:
         if step.finished:
             funnel: list[dict[str, Any]] = step.entry["results"]["funnel"]
@@ -68,7 +71,7 @@ def _run(folder: Path, system: str, pool: Mapping[str, Any], stages: Mapping[str
     for number, (name, node) in enumerate(stages.items(), 1):
         before = Rows(_file(folder, number - 1, [*["pool"], *stages][number - 1]))
         stage = bind(node, f"curate.stages.{name}")
-        funnel.append(_stage(folder, number, name, lambda stage=stage, before=before: stage(before), funnel[-1]["out"]))
+        funnel.append(_stage(folder, number, name, partial(stage, before), funnel[-1]["out"]))
         if not funnel[-1]["out"]:
             reasons = ", ".join(f"{reason} {count}" for reason, count in funnel[-1]["reasons"].items())
             raise UserError(
@@ -100,9 +103,14 @@ def _stage(
                 drop.write(dump(replace(row, stage=name).to_json()))
     paid = spent.since(before)
     line = {
-        "stage": name, "in": kept + reasons.total() if rows_in is None else rows_in, "out": kept,
-        "reasons": dict(reasons.most_common()), "seconds": round(time.monotonic() - start, 2),
-        "sampled": paid.sampled, "tokens": paid.tokens, "found": paid.found,
+        "stage": name,
+        "in": kept + reasons.total() if rows_in is None else rows_in,
+        "out": kept,
+        "reasons": dict(reasons.most_common()),
+        "seconds": round(time.monotonic() - start, 2),
+        "sampled": paid.sampled,
+        "tokens": paid.tokens,
+        "found": paid.found,
     }
     with replacing(done) as file:
         json.dump(line, file)
@@ -138,8 +146,12 @@ def print_funnel(funnel: list[dict[str, Any]]) -> None:
         more = f"{line['out'] - line['in']:,} rivals" if line["out"] > line["in"] else ""
         tokens = f"{line['tokens']:,}" if line["tokens"] else ""
         table.add_row(
-            line["stage"], f"{line['in']:,}", f"{line['out']:,}", ", ".join(t for t in (more and "+" + more, reasons) if t),
-            tokens, f"{line['seconds']:.1f}",
+            line["stage"],
+            f"{line['in']:,}",
+            f"{line['out']:,}",
+            ", ".join(t for t in (more and "+" + more, reasons) if t),
+            tokens,
+            f"{line['seconds']:.1f}",
         )
     Console(width=None if sys.stdout.isatty() else 110).print(table)
 

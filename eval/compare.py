@@ -70,7 +70,9 @@ def paired(a: Mapping[str, float], b: Mapping[str, float], resamples: int, seed:
     Raises ValueError if the ids differ or there are none.
     """
     if set(a) != set(b) or not a:
-        raise ValueError(f"the two runs must have the same problems: {len(a)} and {len(b)}, {len(set(a) & set(b))} shared")
+        raise ValueError(
+            f"the two runs must have the same problems: {len(a)} and {len(b)}, {len(set(a) & set(b))} shared"
+        )
     ids = sorted(a)
     differences = np.array([b[i] - a[i] for i in ids])
     mean = float(differences.mean())
@@ -78,7 +80,11 @@ def paired(a: Mapping[str, float], b: Mapping[str, float], resamples: int, seed:
     flips = np.random.default_rng(seed + 1).integers(0, 2, (resamples, len(ids)), dtype=np.int8) * 2 - 1
     extreme = int((np.abs(flips @ differences) >= abs(differences.sum()) - 1e-9).sum())
     return Difference(
-        mean, low, high, (extreme + 1) / (resamples + 1), len(ids),
+        mean,
+        low,
+        high,
+        (extreme + 1) / (resamples + 1),
+        len(ids),
         [i for i, d in zip(ids, differences, strict=True) if d > 0],
         [i for i, d in zip(ids, differences, strict=True) if d < 0],
     )

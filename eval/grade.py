@@ -1,6 +1,6 @@
 """The one judgement of a final answer: correct, wrong, or could not tell.
 
-    grade("... so it is \\boxed{\\frac{1}{2}}.", "0.5")   ->  Grade(verdict='correct', extracted='\\frac{1}{2}', how='number')
+    grade("so it is \\boxed{\\frac{1}{2}}.", "0.5")  ->  Grade('correct', extracted='\\frac{1}{2}', how='number')
 
 Layers, cheapest first, each able to stop: normalised text; exact integers, decimals and fractions of any size;
 structure (lists, sets, tuples, intervals, part by part); SymPy in a worker process that is killed on time
@@ -11,7 +11,7 @@ Rules, each with an example:
 - Thousands separators must stand where they belong (`1,234` = `1234`; `12,34` is a list).
 - Percent and units count only where the reference has them: for `50\\%`, `50\\%` and `0.5` are right, `50` is not; for
   `50`, `50\\%` is wrong; for `5`, `5 \\text{ cm}` is right, since a unit the problem fixes may be said.
-- Parentheses keep order, braces do not: `(1,2)` is not `(2,1)`, `\\{1,2\\}` = `\\{2,1\\}`; a bare list `1,2` has no order.
+- Parentheses keep order, braces do not: `(1,2)` is not `(2,1)`, `\\{1,2\\}` = `\\{2,1\\}`; a bare list `1,2` has none.
 - An equation's right side answers for its value (`x=5` for `5`) if the left side is a single letter.
 - Two different answers are none: `5 or 6` is wrong for `5`.
 """
@@ -59,8 +59,8 @@ _NUMBER_TAIL = re.compile(r"(?<![\w.,^/])[-−+]?\s?\$?(?:\d[\d,]*\.?\d*|\.\d+)(
 def extract(text: str) -> str | None:
     """The final answer a completion gives, as it wrote it; None if it gives none.
 
-    In this order: an unfinished `<think>` is no answer; `<answer>` tags; the last `\\boxed{}`; `#### n`; "the answer is";
-    a last line that is an equation or a number; the last number.
+    In this order: an unfinished `<think>` is no answer; `<answer>` tags; the last `\\boxed{}`; `#### n`; "the answer
+    is"; a last line that is an equation or a number; the last number.
     """
     text = text[-20_000:] if len(text) > 20_000 else text
     if "</think>" in text:
@@ -111,13 +111,45 @@ def equal(given: str, reference: str) -> tuple[Verdict, str]:
 
 
 _REPLACED = [
-    ("\\left", ""), ("\\right", ""), ("\\!", ""), ("\\,", " "), ("\\;", " "), ("\\:", " "), ("\\ ", " "), ("~", " "),
-    ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\cfrac", "\\frac"), ("−", "-"), ("–", "-"), ("×", "\\times "),
-    ("·", "\\cdot "), ("π", "\\pi "), ("√", "\\sqrt"), ("∞", "\\infty "), ("½", "\\frac{1}{2}"), ("¼", "\\frac{1}{4}"),
-    ("¾", "\\frac{3}{4}"), ("\\displaystyle", ""), ("\\lbrace", "\\{"), ("\\rbrace", "\\}"), ("\\%", "%"), ("\\&", "&"),
-    ("\\leq", "\\le"), ("\\geq", "\\ge"), ("≤", "\\le "), ("≥", "\\ge "), ("°", "^\\circ"), ("\\degree", "^\\circ"),
-    ("{,}", ","), ("\\mathrm", "\\text"), ("\\textbf", "\\text"), ("\\mathbf", "\\text"), ("\\mbox", "\\text"),
-    ("\\textit", "\\text"), ("\\operatorname", "\\text"),
+    ("\\left", ""),
+    ("\\right", ""),
+    ("\\!", ""),
+    ("\\,", " "),
+    ("\\;", " "),
+    ("\\:", " "),
+    ("\\ ", " "),
+    ("~", " "),
+    ("\\dfrac", "\\frac"),
+    ("\\tfrac", "\\frac"),
+    ("\\cfrac", "\\frac"),
+    ("−", "-"),
+    ("–", "-"),
+    ("×", "\\times "),
+    ("·", "\\cdot "),
+    ("π", "\\pi "),
+    ("√", "\\sqrt"),
+    ("∞", "\\infty "),
+    ("½", "\\frac{1}{2}"),
+    ("¼", "\\frac{1}{4}"),
+    ("¾", "\\frac{3}{4}"),
+    ("\\displaystyle", ""),
+    ("\\lbrace", "\\{"),
+    ("\\rbrace", "\\}"),
+    ("\\%", "%"),
+    ("\\&", "&"),
+    ("\\leq", "\\le"),
+    ("\\geq", "\\ge"),
+    ("≤", "\\le "),
+    ("≥", "\\ge "),
+    ("°", "^\\circ"),
+    ("\\degree", "^\\circ"),
+    ("{,}", ","),
+    ("\\mathrm", "\\text"),
+    ("\\textbf", "\\text"),
+    ("\\mathbf", "\\text"),
+    ("\\mbox", "\\text"),
+    ("\\textit", "\\text"),
+    ("\\operatorname", "\\text"),
 ]
 
 
@@ -187,6 +219,7 @@ def _right_side(text: str) -> str:
 
 def _by_words(given: str, reference: str) -> tuple[Verdict, str] | None:
     """Words and choice letters: the same letters, whatever their case and wrapping."""
+
     def bare(text: str) -> str:
         text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
         return re.sub(r"[()\s.'\"]+", " ", text).strip().lower()

@@ -10,6 +10,7 @@ import html
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,21 @@ def write_report(folder: Path) -> Path:
     summary = _json(folder / "eval" / "summary.json")
     parts = [
         f"<h1>{_text(folder.name)}</h1><p class=faint>{_text(_subtitle(manifest))}</p>",
-        _result(summary), _funnel(manifest), _distributions(folder), _training(folder, manifest),
-        _chosen(folder), _flips(folder, summary), _manifest(manifest),
+        _result(summary),
+        _funnel(manifest),
+        _distributions(folder),
+        _training(folder, manifest),
+        _chosen(folder),
+        _flips(folder, summary),
+        _manifest(manifest),
     ]
     path = folder / "report.html"
     with replacing(path) as file:
         file.write(
             "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-            f"<title>{_text(folder.name)}</title><style>{STYLE}</style>" + "\n".join(p for p in parts if p) + "</html>\n"
+            f"<title>{_text(folder.name)}</title><style>{STYLE}</style>"
+            + "\n".join(p for p in parts if p)
+            + "</html>\n"
         )
     return path
 
@@ -113,12 +121,22 @@ def _result(summary: Mapping[str, Any]) -> str:
         for d in summary["differences"]
     )
     rows = [
-        (name, model, _percent(a["mean"]), f"{_percent(a['low'])} to {_percent(a['high'])}", a["problems"],
-         _percent(a["truncated"]), _percent(a["unsure"]), f"{a['tokens_per_answer']:.0f}")
-        for model, by in summary["accuracy"].items() for name, a in by.items()
+        (
+            name,
+            model,
+            _percent(a["mean"]),
+            f"{_percent(a['low'])} to {_percent(a['high'])}",
+            a["problems"],
+            _percent(a["truncated"]),
+            _percent(a["unsure"]),
+            f"{a['tokens_per_answer']:.0f}",
+        )
+        for model, by in summary["accuracy"].items()
+        for name, a in by.items()
     ]
     head = ("benchmark", "model", "pass@1 %", "95 % interval", "problems", "cut off %", "unsure %", "tokens")
-    return f"<h2>Did it help?</h2>{said}{_chart(lambda ax: _draw_accuracy(ax, summary), 7, 2.6)}{_table(head, sorted(rows), range(2, 8))}"
+    chart = _chart(lambda ax: _draw_accuracy(ax, summary), 7, 2.6)
+    return f"<h2>Did it help?</h2>{said}{chart}{_table(head, sorted(rows), range(2, 8))}"
 
 
 def _draw_accuracy(ax: Any, summary: Mapping[str, Any]) -> None:
@@ -129,8 +147,15 @@ def _draw_accuracy(ax: Any, summary: Mapping[str, Any]) -> None:
         means = [100 * v["mean"] for v in values]
         errors = [[100 * (v["mean"] - v["low"]) for v in values], [100 * (v["high"] - v["mean"]) for v in values]]
         places = [n + (i - (len(models) - 1) / 2) * 0.3 for n in range(len(names))]
-        ax.errorbar(means, places, xerr=errors, fmt="os^D"[i % 4], color=[OTHER, CHOSEN, "#009e73", "#000"][i % 4],
-                    capsize=3, label=model)
+        ax.errorbar(
+            means,
+            places,
+            xerr=errors,
+            fmt="os^D"[i % 4],
+            color=[OTHER, CHOSEN, "#009e73", "#000"][i % 4],
+            capsize=3,
+            label=model,
+        )
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.set_xlabel("accuracy, %, with 95 % interval")
@@ -142,9 +167,14 @@ def _funnel(manifest: Mapping[str, Any]) -> str:
     if not funnel:
         return ""
     rows = [
-        (line["stage"], f"{line['in']:,}", f"{line['out']:,}",
-         ", ".join(f"{reason}: {count:,}" for reason, count in line["reasons"].items()),
-         f"{line['tokens']:,}" if line["tokens"] else "", f"{line['seconds']:.1f}")
+        (
+            line["stage"],
+            f"{line['in']:,}",
+            f"{line['out']:,}",
+            ", ".join(f"{reason}: {count:,}" for reason, count in line["reasons"].items()),
+            f"{line['tokens']:,}" if line["tokens"] else "",
+            f"{line['seconds']:.1f}",
+        )
         for line in funnel
     ]
     head = ("stage", "in", "out", "set aside because", "tokens", "seconds")
@@ -165,9 +195,13 @@ def _distributions(folder: Path) -> str:
         return ""
     ids = {row.id for row in chosen}
     others = [row for row in _scored(folder) if row.id not in ids]
-    measures = [("score", "score"), ("pass_rate", "pass rate of the student's attempts"), ("length", "words in the chain")]
+    measures = [
+        ("score", "score"),
+        ("pass_rate", "pass rate of the student's attempts"),
+        ("length", "words in the chain"),
+    ]
     charts = [
-        _chart(lambda ax, key=key, label=label: _draw_histogram(ax, chosen, others, key, label), 4, 2.6)
+        _chart(partial(_draw_histogram, chosen=chosen, others=others, key=key, label=label), 4, 2.6)
         for key, label in measures
         if all(key in row.scores for row in chosen)
     ]
@@ -189,7 +223,7 @@ def _draw_histogram(ax: Any, chosen: list[Example], others: list[Example], key: 
     import numpy as np
 
     groups = [[r.scores[key] for r in rows if key in r.scores] for rows in (chosen, others)]
-    edges = np.histogram_bin_edges(sum(groups, []), bins=15)
+    edges = np.histogram_bin_edges(groups[0] + groups[1], bins=15)
     ax.hist(groups[0], edges, color=CHOSEN, alpha=0.75, label="chosen")
     ax.hist(groups[1], edges, histtype="step", color=OTHER, linewidth=1.6, label="not chosen")
     ax.set_xlabel(label)
@@ -214,9 +248,14 @@ def _training(folder: Path, manifest: Mapping[str, Any]) -> str:
 
         return draw
 
-    charts = [_chart(curve(key, label, colour), 4, 2.6)
-              for key, label, colour in (("loss", "training loss, nats per token", CHOSEN), ("grad_norm", "gradient norm", OTHER))
-              if any(key in e for e in log)]
+    charts = [
+        _chart(curve(key, label, colour), 4, 2.6)
+        for key, label, colour in (
+            ("loss", "training loss, nats per token", CHOSEN),
+            ("grad_norm", "gradient norm", OTHER),
+        )
+        if any(key in e for e in log)
+    ]
     return f"<h2>Training</h2><p>{_text(said)}</p><div class=charts>{''.join(charts)}</div>"
 
 
@@ -224,19 +263,27 @@ def _chosen(folder: Path) -> str:
     rows = _rows(folder / "curated.jsonl")
     if not rows:
         return ""
-    shown = "".join(
+    shown = "".join(_chain(row) for row in rows[:SHOWN])
+    said = f"The best {min(SHOWN, len(rows))} of {len(rows)}; all are in curated.jsonl."
+    return f"<h2>Chosen chains</h2><p>{said}</p>{shown}"
+
+
+def _chain(row: Example) -> str:
+    scores = ", ".join(f"{name} {value:.3g}" for name, value in row.scores.items())
+    return (
         f"<details><summary>{_text(row.id)} <span class=faint>score {row.scores.get('score', 0):.3f}</span> "
         f"{_text(row.question[:110])}</summary><pre>{_text(row.question)}</pre><pre>{_text(row.completion)}</pre>"
-        f"<p class=faint>answer {_text(row.answer)}; {_text(', '.join(f'{k} {v:.3g}' for k, v in row.scores.items()))}</p></details>"
-        for row in rows[:SHOWN]
+        f"<p class=faint>answer {_text(row.answer)}; {_text(scores)}</p></details>"
     )
-    return f"<h2>Chosen chains</h2><p>The best {min(SHOWN, len(rows))} of {len(rows)}; all are in curated.jsonl.</p>{shown}"
 
 
 def _flips(folder: Path, summary: Mapping[str, Any]) -> str:
     parts = []
     for d in summary.get("differences", []):
-        rows = [{r["id"]: r for r in _lines(folder / "eval" / d[m] / f"{d['benchmark']}.jsonl")} for m in ("before", "after")]
+        rows = [
+            {r["id"]: r for r in _lines(folder / "eval" / d[m] / f"{d['benchmark']}.jsonl")}
+            for m in ("before", "after")
+        ]
         for ids, title in ((d["gained"], "now right"), (d["lost"], "now wrong")):
             shown = "".join(_flip(rows[0][i], rows[1][i], d) for i in ids[:SHOWN] if i in rows[0] and i in rows[1])
             parts.append(f"<h3>{_text(d['benchmark'])}: {len(ids)} {title}</h3>{shown}")
@@ -244,10 +291,11 @@ def _flips(folder: Path, summary: Mapping[str, Any]) -> str:
 
 
 def _flip(before: Mapping[str, Any], after: Mapping[str, Any], d: Mapping[str, Any]) -> str:
-    sides = "".join(
-        f"<p class=faint>{_text(d[m])}: {_text(row['completions'][0]['verdict'])}</p><pre>{_text(row['completions'][0]['text'])}</pre>"
-        for m, row in (("before", before), ("after", after))
-    )
+    def side(name: str, row: Mapping[str, Any]) -> str:
+        first = row["completions"][0]
+        return f"<p class=faint>{_text(d[name])}: {_text(first['verdict'])}</p><pre>{_text(first['text'])}</pre>"
+
+    sides = side("before", before) + side("after", after)
     return f"<details><summary>{_text(before['question'][:120])} = {_text(before['answer'])}</summary>{sides}</details>"
 
 
@@ -256,11 +304,21 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _manifest(manifest: Mapping[str, Any]) -> str:
-    rows = [(name, "finished" if e["finished"] else "unfinished", clock(e["seconds"]), f"{e['tokens']:,}", e["commit"] or "")
-            for name, e in manifest.items()]
+    rows = [
+        (
+            name,
+            "finished" if e["finished"] else "unfinished",
+            clock(e["seconds"]),
+            f"{e['tokens']:,}",
+            e["commit"] or "",
+        )
+        for name, e in manifest.items()
+    ]
     whole = _text(json.dumps(manifest, indent=1, ensure_ascii=False))
-    return (f"<h2>Manifest</h2>{_table(('step', 'state', 'time', 'tokens', 'commit'), rows, (2, 3))}"
-            f"<details><summary>All settings, versions and hashes</summary><pre>{whole}</pre></details>")
+    return (
+        f"<h2>Manifest</h2>{_table(('step', 'state', 'time', 'tokens', 'commit'), rows, (2, 3))}"
+        f"<details><summary>All settings, versions and hashes</summary><pre>{whole}</pre></details>"
+    )
 
 
 def _chart(draw: Callable[[Any], None], width: float, height: float) -> str:
@@ -270,8 +328,15 @@ def _chart(draw: Callable[[Any], None], width: float, height: float) -> str:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    with plt.rc_context({"svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-                         "svg.hashsalt": "limo"}):
+    with plt.rc_context(
+        {
+            "svg.fonttype": "none",
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "svg.hashsalt": "limo",
+        }
+    ):
         figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
         draw(ax)
         text = io.StringIO()

@@ -27,8 +27,16 @@ from limo.recipe import bind, command
 
 
 def evaluate(
-    *, out: str, system: str, models: dict[str, str], engine: dict[str, Any], benchmarks: dict[str, Any],
-    sampling: dict[str, Any], compare: list[list[str]], resamples: int, seed: int,
+    *,
+    out: str,
+    system: str,
+    models: dict[str, str],
+    engine: dict[str, Any],
+    benchmarks: dict[str, Any],
+    sampling: dict[str, Any],
+    compare: list[list[str]],
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Sample and grade every model on every benchmark, compare the pairs, print the table, write the report.
 
@@ -39,6 +47,8 @@ def evaluate(
     for pair in compare:
         if len(pair) != 2 or not set(pair) <= set(models):
             raise UserError(f"eval.compare must list pairs of models among {', '.join(models)}, not {pair}")
+    for path in models.values():
+        model_folder(path)  # a missing model is told before the first hour of sampling, not after it
     problems, folder = load(benchmarks, system), Path(out)
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for model, path in models.items():
@@ -58,13 +68,25 @@ def evaluate(
 
 
 def _one(
-    folder: Path, model: str, path: str, benchmark: str, node: Mapping[str, Any], rows: Sequence[Example],
-    engine: Cached, sampling: Mapping[str, Any], settings: Mapping[str, Any],
+    folder: Path,
+    model: str,
+    path: str,
+    benchmark: str,
+    node: Mapping[str, Any],
+    rows: Sequence[Example],
+    engine: Cached,
+    sampling: Mapping[str, Any],
+    settings: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """The graded completions of one model on one benchmark, from the disk if they are there."""
     file = folder / "eval" / model / f"{benchmark}.jsonl"
-    claimed = {"model": path, "benchmark": node, "sampling": sampling, "engine": settings,
-               "system": rows[0].prompt[0]["content"] if rows and len(rows[0].prompt) > 1 else ""}
+    claimed = {
+        "model": path,
+        "benchmark": node,
+        "sampling": sampling,
+        "engine": settings,
+        "system": rows[0].prompt[0]["content"] if rows and len(rows[0].prompt) > 1 else "",
+    }
     with claim(folder, f"eval/{model}/{benchmark}", claimed, inputs=[model_folder(path)]) as step:
         if not step.finished:
             before = spent.__class__(**vars(spent))
@@ -82,23 +104,42 @@ def graded(row: Example, completions: Sequence[Completion]) -> dict[str, Any]:
     found = []
     for completion in completions:
         verdict = grade(completion.text, row.answer)
-        found.append({
-            "text": completion.text, "tokens": completion.tokens, "finish": completion.finish,
-            "verdict": verdict.verdict, "extracted": verdict.extracted, "how": verdict.how,
-        })
-    return {"id": row.id, "question": row.question, "answer": row.answer, "notes": dict(row.notes), "completions": found}
+        found.append(
+            {
+                "text": completion.text,
+                "tokens": completion.tokens,
+                "finish": completion.finish,
+                "verdict": verdict.verdict,
+                "extracted": verdict.extracted,
+                "how": verdict.how,
+            }
+        )
+    return {
+        "id": row.id,
+        "question": row.question,
+        "answer": row.answer,
+        "notes": dict(row.notes),
+        "completions": found,
+    }
 
 
 def summarise(
-    results: Mapping[str, Mapping[str, list[dict[str, Any]]]], compare: Sequence[Sequence[str]], resamples: int, seed: int
+    results: Mapping[str, Mapping[str, list[dict[str, Any]]]],
+    compare: Sequence[Sequence[str]],
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Accuracy of every model on every benchmark, and the paired differences, as plain JSON."""
-    accuracy = {model: {name: _accuracy(rows, resamples, seed) for name, rows in by.items()} for model, by in results.items()}
+    accuracy = {
+        model: {name: _accuracy(rows, resamples, seed) for name, rows in by.items()} for model, by in results.items()
+    }
     differences = []
     for before, after in compare:
         for name in results[before]:
             a, b = (correct_share(results[m][name]) for m in (before, after))
-            differences.append({"benchmark": name, "before": before, "after": after, **paired(a, b, resamples, seed).to_json()})
+            differences.append(
+                {"benchmark": name, "before": before, "after": after, **paired(a, b, resamples, seed).to_json()}
+            )
     return {"accuracy": accuracy, "differences": differences}
 
 
@@ -112,7 +153,10 @@ def _accuracy(rows: Sequence[Mapping[str, Any]], resamples: int, seed: int) -> d
     completions = [c for row in rows for c in row["completions"]]
     count = max(len(completions), 1)
     return {
-        "mean": interval.mean, "low": interval.low, "high": interval.high, "problems": interval.n,
+        "mean": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+        "problems": interval.n,
         "completions": len(completions),
         "unsure": sum(c["verdict"] == "unsure" for c in completions) / count,
         "truncated": sum(c["finish"] == "length" for c in completions) / count,
@@ -132,16 +176,23 @@ def _print(summary: Mapping[str, Any], folder: Path, report: Path) -> None:
     for d in summary["differences"]:
         before, after = (summary["accuracy"][d[m]][d["benchmark"]]["mean"] for m in ("before", "after"))
         table.add_row(
-            d["benchmark"], f"{d['before']} {100 * before:.1f}", f"{d['after']} {100 * after:.1f}",
-            f"{100 * d['mean']:+.1f}", f"{100 * d['low']:+.1f} to {100 * d['high']:+.1f}",
-            f"{d['p']:.4f}" if d["p"] >= 0.0001 else "<0.0001", str(d["n"]),
+            d["benchmark"],
+            f"{d['before']} {100 * before:.1f}",
+            f"{d['after']} {100 * after:.1f}",
+            f"{100 * d['mean']:+.1f}",
+            f"{100 * d['low']:+.1f} to {100 * d['high']:+.1f}",
+            f"{d['p']:.4f}" if d["p"] >= 0.0001 else "<0.0001",
+            str(d["n"]),
         )
     if summary["differences"]:
         console.print(table)
     else:
         for model, by in summary["accuracy"].items():
             for name, a in by.items():
-                console.print(f"{model} on {name}: {100 * a['mean']:.1f} % ({100 * a['low']:.1f} to {100 * a['high']:.1f}), n={a['problems']}")
+                console.print(
+                    f"{model} on {name}: {100 * a['mean']:.1f} % "
+                    f"({100 * a['low']:.1f} to {100 * a['high']:.1f}), n={a['problems']}"
+                )
     console.print(f"Seconds: {stage_seconds(folder)}")
     console.print(f"Report:  {report}", soft_wrap=True)
 
@@ -152,7 +203,10 @@ def stage_seconds(folder: Path) -> str:
     for name, entry in read_manifest(folder).items():
         stage = name.partition("/")[0]
         seconds[stage] = seconds.get(stage, 0) + entry["seconds"]
-    return ", ".join(f"{stage} {clock(value)}" for stage, value in seconds.items()) + f"; together {clock(sum(seconds.values()))}"
+    return (
+        ", ".join(f"{stage} {clock(value)}" for stage, value in seconds.items())
+        + f"; together {clock(sum(seconds.values()))}"
+    )
 
 
 if __name__ == "__main__":

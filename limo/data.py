@@ -19,7 +19,17 @@ from typing import IO, Any, TypedDict
 
 from limo.errors import UserError
 
-__all__ = ["Dropped", "Example", "Message", "chat", "content_id", "read_jsonl", "replace", "write_jsonl", "write_parquet"]
+__all__ = [
+    "Dropped",
+    "Example",
+    "Message",
+    "chat",
+    "content_id",
+    "read_jsonl",
+    "replace",
+    "write_jsonl",
+    "write_parquet",
+]
 
 
 class Message(TypedDict):
@@ -111,7 +121,7 @@ def read_jsonl(path: str | Path) -> Iterator[Example]:
                 yield Example.from_json(json.loads(line))
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
-                    f"{path}, line {number}: not a row written by this toolkit ({error}). Read foreign files as a pool source"
+                    f"{path}, line {number}: not a row of this toolkit ({error}). Read foreign files as a pool source"
                 ) from None
 
 
@@ -126,8 +136,8 @@ def replacing(path: str | Path) -> Iterator[IO[str]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -176,4 +186,4 @@ def write_parquet(path: str | Path, rows: Iterable[Example], group: int = 500) -
                 writer.write_table(pa.Table.from_pylist(batch, schema))
                 batch = []
         writer.write_table(pa.Table.from_pylist(batch, schema))
-    os.replace(partial, path)
+    partial.replace(path)

@@ -11,7 +11,7 @@ runs a local model. Engines are described in recipes by their dotted path.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from limo.data import Message, content_id
 from limo.progress import progress
@@ -66,7 +66,9 @@ class Engine(Protocol):
         """Yields (position in `requests`, completion), each once, as soon as it is finished."""
 
 
-def sample(engine: Engine, prompts: Sequence[Prompt], sampling: Sampling, what: str = "sampling") -> list[list[Completion]]:
+def sample(
+    engine: Engine, prompts: Sequence[Prompt], sampling: Sampling, what: str = "sampling"
+) -> list[list[Completion]]:
     """`sampling.n` completions for each prompt, in order, with a progress bar."""
     requests = [Request(prompt, index) for prompt in prompts for index in range(sampling.n)]
     done: list[Completion | None] = [None] * len(requests)
@@ -90,7 +92,7 @@ def random_key(request: Request, sampling: Sampling) -> int:
 class Scripted:
     """An engine that answers by a function of (question, sample index): for tests and dry runs.
 
-    The function returns a text, or a whole `Completion` to play a cut-off one. `asked` counts what was really requested.
+    The function returns a text, or a whole `Completion` to play a cut-off one. `asked` is what was really requested.
     """
 
     def __init__(self, reply: Callable[[str, int], str | Completion], fingerprint: str = "scripted") -> None:
@@ -109,8 +111,3 @@ class Scripted:
             words = answer.split(" ")
             cut = len(words) > sampling.max_tokens
             yield position, Completion(" ".join(words[: sampling.max_tokens]), len(words), "length" if cut else "stop")
-
-
-def describe(settings: dict[str, Any]) -> str:
-    """Decoding settings as one short phrase for reports, for instance `n=4 temperature=0.7 top_p=0.95 max_tokens=512`."""
-    return " ".join(f"{key}={value}" for key, value in settings.items())

@@ -33,7 +33,7 @@ NUCLEUS = 1024  # tokens sorted first when looking for a nucleus; the whole voca
 class TransformersEngine:
     """A causal language model of transformers behind the `Engine` protocol.
 
-    Args: `model` as `limo.model.model_folder` takes it, `dtype` of the weights while sampling, `batch_size` rows at once.
+    Args: `model` as `limo.model.model_folder` takes it, `dtype` of the weights while sampling, `batch_size` rows.
     The model is loaded at the first request that needs it.
     """
 
@@ -68,7 +68,10 @@ class TransformersEngine:
             ids = encoded.get(key) or encoded.setdefault(key, prompt_ids(tokenizer, request.prompt))
             room = min(sampling.max_tokens, context - len(ids))
             if room < 1:
-                yield position, Completion("", 0, "refused", f"the prompt has {len(ids)} tokens, the model takes {context}")
+                yield (
+                    position,
+                    Completion("", 0, "refused", f"the prompt has {len(ids)} tokens, the model takes {context}"),
+                )
                 continue
             stream = np.random.Generator(np.random.Philox(key=random_key(request, sampling)))
             waiting.append(_Row(position, ids, room, stream, []))
@@ -100,6 +103,9 @@ class _Decoder:
         self.sampling, self.batch_size = sampling, batch_size
         self.plain = _plain_cache(model)
         self.rows: list[_Row] = []
+        self.cache: Any = None
+        self.mask: torch.Tensor
+        self.last: torch.Tensor
 
     def run(self, waiting: deque[_Row]) -> Iterator[tuple[int, Completion]]:
         while waiting or self.rows:
@@ -135,8 +141,12 @@ class _Decoder:
         ids, mask = ids.to(device), mask.to(device)
         cache = self._new_cache()
         out = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
         copies = torch.tensor([i for i, group in enumerate(shared) for _ in group], device=device)
         for layer in cache.layers:
@@ -155,8 +165,12 @@ class _Decoder:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
         place = self.mask.sum(1, keepdim=True) - 1
         out = self.model(
-            input_ids=self.last, attention_mask=self.mask, position_ids=place,
-            past_key_values=self.cache, use_cache=True, logits_to_keep=1,
+            input_ids=self.last,
+            attention_mask=self.mask,
+            position_ids=place,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
         self.last = self._draw(out.logits[:, -1], self.rows)
 
@@ -283,7 +297,8 @@ def _growing() -> Any:
 
     class Growing(DynamicLayer):  # type: ignore[misc]
         def set(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-            self.keys, self.values, self.room = keys, values, None
+            self.keys, self.values = keys, values
+            self.room: tuple[torch.Tensor, torch.Tensor] | None = None
             self.is_initialized = True
 
         def batch_select_indices(self, indices: torch.Tensor) -> None:

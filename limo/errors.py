@@ -17,11 +17,13 @@ def one_line(error: OSError) -> UserError | None:
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return UserError(
-                f"no space left on the disk while writing{where}. What was finished is kept: free some space and run the "
-                "same command again"
+                f"no space left on the disk while writing{where}. What was finished is kept: free some space and run "
+                "the same command again"
             )
         case errno.EACCES | errno.EROFS | errno.EPERM:
-            return UserError(f"may not write or read{where}: {error.strerror}. Choose another folder with runs=<folder>")
+            return UserError(
+                f"may not write or read{where}: {error.strerror}. Choose another folder with runs=<folder>"
+            )
         case errno.ENOENT if error.filename:
             return UserError(f"no such file{where}. Check the path; relative paths start at the current folder")
         case _:

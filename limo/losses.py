@@ -11,7 +11,9 @@ def learned_positions(labels: "torch.Tensor") -> "torch.Tensor":
     return (labels[:, 1:] != -100).any(0).nonzero()[:, 0]
 
 
-def next_token_loss(logits: "torch.Tensor", labels: "torch.Tensor", positions: "torch.Tensor", tokens: Any) -> "torch.Tensor":
+def next_token_loss(
+    logits: "torch.Tensor", labels: "torch.Tensor", positions: "torch.Tensor", tokens: Any
+) -> "torch.Tensor":
     """Negative log-likelihood of the learned tokens in nats, summed and divided by `tokens`.
 
     `logits` (rows, n, vocabulary) belong to `positions` (n,) of `labels` (rows, length). `tokens` counts the learned

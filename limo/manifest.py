@@ -26,8 +26,20 @@ from limo.data import replacing
 from limo.errors import UserError
 from limo.model import fingerprint
 
-PACKAGES = ("limo-toolkit", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "datasets", "math-verify",
-            "sympy", "reasoning-gym", "hydra-core")
+PACKAGES = (
+    "limo-toolkit",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "deepspeed",
+    "datasets",
+    "math-verify",
+    "sympy",
+    "reasoning-gym",
+    "hydra-core",
+)
 # These change how fast a step runs, not what comes out, so a run may go on with other values
 FREE = {"batch_size"}
 
@@ -67,15 +79,25 @@ def claim(
         return
     before = float(old["seconds"]) if old else 0.0
     step.entry = {
-        "finished": False, "settings": settings, "inputs": read, "outputs": {}, "seconds": before, "tokens": 0,
-        "results": {}, "versions": versions(), "commit": commit(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "finished": False,
+        "settings": settings,
+        "inputs": read,
+        "outputs": {},
+        "seconds": before,
+        "tokens": 0,
+        "results": {},
+        "versions": versions(),
+        "commit": commit(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     _write(folder, name, step.entry)
     start = time.monotonic()
     try:
         yield step
         step.entry |= {
-            "finished": True, "tokens": step.tokens, "results": step.results,
+            "finished": True,
+            "tokens": step.tokens,
+            "results": step.results,
             "outputs": {_relative(path, folder): content_hash(path) for path in step.outputs},
         }
     finally:
@@ -123,7 +145,9 @@ def commit() -> str | None:
         return None
     try:
         ask = ["git", "-C", str(root)]
-        head = subprocess.run([*ask, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True).stdout
+        head = subprocess.run(
+            [*ask, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout
         changed = subprocess.run([*ask, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
@@ -134,11 +158,15 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """The keys at which two settings differ, each as `key: old -> new`."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = list(dict.fromkeys([*old, *new]))
-        return [d for key in keys for d in differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))]
+        return [
+            d for key in keys for d in differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
+        ]
     return [] if old == new else [f"{where}: {json.dumps(old)} -> {json.dumps(new)}"]
 
 
-def _refuse_if_different(folder: Path, name: str, old: Mapping[str, Any], settings: Any, read: Mapping[str, str]) -> None:
+def _refuse_if_different(
+    folder: Path, name: str, old: Mapping[str, Any], settings: Any, read: Mapping[str, str]
+) -> None:
     changed = differences(old["settings"], settings)
     changed += [f"{p} has other content" for p in read if old["inputs"].get(p, read[p]) != read[p]]
     if changed:

@@ -40,8 +40,14 @@ def model_folder(path: str) -> Path:
         if not (folder / "config.json").is_file():
             raise UserError(f"'{path}' is no model folder: it has no config.json")
         return folder
-    if path.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", path) or path.startswith("runs/"):
-        raise UserError(f"no such model folder '{path}'. Train it first, or give a folder or a Hub name such as org/name")
+    if (
+        path.startswith((".", "/", "~"))
+        or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", path)
+        or path.startswith("runs/")
+    ):
+        raise UserError(
+            f"no such model folder '{path}'. Train it first, or give a folder or a Hub name such as org/name"
+        )
     return _downloaded(path)
 
 
@@ -51,7 +57,7 @@ def _downloaded(path: str) -> Path:
     name, _, revision = path.partition("@")
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(MODEL_FILES)))
-    except Exception as error:  # noqa: BLE001 - the Hub client raises many types; each is told to the person
+    except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"no such model: '{path}' is no local folder, and the Hub says: {reason}") from error
 
@@ -122,9 +128,7 @@ def load(folder: Path, dtype: str, trust_remote_code: bool = False) -> tuple[Any
     tokenizer = load_tokenizer(folder, trust_remote_code)
     disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=_dtype(dtype), trust_remote_code=trust_remote_code
-        )
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=_dtype(dtype), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"cannot load the model in '{folder}': {str(error).splitlines()[0]}") from error
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

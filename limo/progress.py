@@ -1,9 +1,9 @@
 """Progress of long work: a bar with rate and time left on a terminal, plain lines where there is none.
 
-    with progress("sampling", total=1200, unit="completion") as advance:
-        ...
-        advance(32)
-        advance(1, "loss 0.412")
+with progress("sampling", total=1200, unit="completion") as advance:
+    ...
+    advance(32)
+    advance(1, "loss 0.412")
 """
 
 import sys
@@ -43,8 +43,15 @@ def progress(what: str, total: int | None, unit: str = "row") -> Iterator[Advanc
 @contextmanager
 def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
-    from rich.progress import TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):
@@ -52,7 +59,11 @@ def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
             return Text(f"{task.speed:,.1f} {unit}/s" if task.speed else "", style="dim")
 
     columns = [
-        TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn(),
+        TextColumn("{task.description:>16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     ]
     with Progress(*columns, console=Console(stderr=True)) as bar:

@@ -34,7 +34,7 @@ RECIPES = next(folder for folder in (_HERE.parent / "recipes", _HERE / "recipes"
 
 
 def command(section: str, module: str, about: str) -> None:
-    """The main function of `python -m <module>`: runs one section of a recipe, ends with exit code 0 or says why not."""
+    """The main function of `python -m <module>`: runs one section of a recipe, or says in one line why not."""
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; the line is ours to write
     settle()
@@ -82,7 +82,9 @@ def _in_own_process(config: Any, module: str) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     settings = HydraConfig.get()
-    name = settings.job.override_dirname.replace("/", "_") or "default"
+    # What the person typed as it is is the same in every job; what is left tells this one from the others
+    swept = [o for o in settings.overrides.task if o not in sys.argv]
+    name = ",".join(swept).replace("/", "_") or "default"
     out = Path(plain(config)["out"]) / "sweep" / name
     sys.stderr.write(f"== {out}\n")
     done = subprocess.run([sys.executable, "-m", module, *settings.overrides.task, f"out='{out}'"])
@@ -100,7 +102,9 @@ def plain(config: Any) -> dict[str, Any]:
     try:
         return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except MissingMandatoryValue as error:
-        raise UserError(f"the recipe leaves '{error.full_key}' open: give it on the command line, {error.full_key}=...") from None
+        raise UserError(
+            f"the recipe leaves '{error.full_key}' open: give it on the command line, {error.full_key}=..."
+        ) from None
 
 
 def compose(*overrides: str) -> dict[str, Any]:
@@ -203,8 +207,13 @@ def recipes() -> list[str]:
 def help_text(section: str, module: str, about: str, arguments: list[str]) -> str:
     """What `--help` prints: the recipes, how to override, and with `recipe=` the section as it would run."""
     lines = [
-        about, "", f"  python -m {module} recipe=<name> [key=value ...]", "", "Recipes (recipes/recipe/<name>.yaml):",
-        *(f"  {name:<12} {_first_line(name)}" for name in recipes()), "",
+        about,
+        "",
+        f"  python -m {module} recipe=<name> [key=value ...]",
+        "",
+        "Recipes (recipes/recipe/<name>.yaml):",
+        *(f"  {name:<12} {_first_line(name)}" for name in recipes()),
+        "",
         "Any value of the recipe may be set on the command line, in Hydra's syntax:",
         "  seed=1 name=my-run       a number; a name, and so a folder, of its own",
         "  +train.args.weight_decay=0.1   a key that the recipe does not have yet",
@@ -255,7 +264,9 @@ def explained(error: BaseException) -> UserError | None:
 
     if isinstance(error, UserError):
         return error
-    if "No space left on device" in str(error) or (isinstance(error, sqlite3.OperationalError) and "full" in str(error)):
+    if "No space left on device" in str(error) or (
+        isinstance(error, sqlite3.OperationalError) and "full" in str(error)
+    ):
         return one_line(OSError(28, "No space left on device"))
     if isinstance(error, HydraException | OmegaConfBaseException):
         return UserError(_composition(error))

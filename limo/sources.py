@@ -37,7 +37,13 @@ NOTE_CHARS = 200  # longer extra columns are not carried along
 
 
 def file(
-    name: str, system: str, /, *, path: str, fields: Mapping[str, str] | None = None, limit: int | None = None,
+    name: str,
+    system: str,
+    /,
+    *,
+    path: str,
+    fields: Mapping[str, str] | None = None,
+    limit: int | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> Iterator[Row]:
     """Rows of a JSONL, JSON array, Parquet or CSV file, or of a folder saved by `datasets`.
@@ -51,13 +57,23 @@ def file(
     readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _csv}
     read = _saved_dataset if where.is_dir() else readers.get(where.suffix.lower())
     if read is None:
-        raise UserError(f"pool source '{name}': '{path}' is none of {', '.join(readers)}, nor a folder saved by datasets")
+        raise UserError(
+            f"pool source '{name}': '{path}' is none of {', '.join(readers)}, nor a folder saved by datasets"
+        )
     yield from _examples(read(where, max_bytes), name, system, str(path), fields or {}, limit)
 
 
 def hub(
-    name: str, system: str, /, *, path: str, split: str, config: str | None = None, revision: str | None = None,
-    fields: Mapping[str, str] | None = None, limit: int | None = None,
+    name: str,
+    system: str,
+    /,
+    *,
+    path: str,
+    split: str,
+    config: str | None = None,
+    revision: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    limit: int | None = None,
 ) -> Iterator[Row]:
     """Rows of a dataset on the Hub, streamed. Raises UserError if it cannot be had.
 
@@ -68,7 +84,7 @@ def hub(
     try:
         rows = load_dataset(path, config, split=split, revision=revision, streaming=True)
         first = list(islice(rows, 1))
-    except Exception as error:  # noqa: BLE001 - the Hub client raises dozens of types; each is told to the person
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"pool source '{name}': cannot load '{path}' (split {split}) from the Hub: {reason}. "
@@ -79,7 +95,14 @@ def hub(
 
 
 def generate(
-    name: str, system: str, /, *, generator: str, size: int, seed: int, options: Mapping[str, Any] | None = None,
+    name: str,
+    system: str,
+    /,
+    *,
+    generator: str,
+    size: int,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
     templates: list[int] | None = None,
 ) -> Iterator[Row]:
     """Problems made by a `reasoning-gym` generator: the same `size` problems for the same `seed`, offline.
@@ -102,7 +125,9 @@ def generate(
     for index, item in enumerate(made):
         key = f"{name}/{index + 1}"
         if item["question"] in seen:
-            yield Dropped(key, name, "same problem drawn again", "", generator, index + 1, {"problem": item["question"]})
+            yield Dropped(
+                key, name, "same problem drawn again", "", generator, index + 1, {"problem": item["question"]}
+            )
             continue
         seen.add(item["question"])
         meta = item["metadata"]
@@ -163,7 +188,11 @@ def _examples(
         yield row
     if not usable:
         why = "; ".join(f"{reason}: {count}" for reason, count in reasons.items()) or "it is empty"
-        has = f" Its columns are {', '.join(sorted(map(str, columns)))}; say which is which with fields." if columns else ""
+        has = (
+            f" Its columns are {', '.join(sorted(map(str, columns)))}; say which is which with fields."
+            if columns
+            else ""
+        )
         raise UserError(f"pool source '{name}': no usable row in '{path}' ({why}).{has}")
 
 
@@ -195,7 +224,11 @@ def _example(raw: Any, number: int, name: str, system: str, path: str, fields: M
     extra = {k: v for k, v in raw.items() if k not in column.values() and _small(v)}
     return Example(
         str(key) if isinstance(key, str | int) else f"{name}/{number}",
-        chat(values["problem"], system), answer, worked, source=name, notes={**extra, "file": path, "row": number},
+        chat(values["problem"], system),
+        answer,
+        worked,
+        source=name,
+        notes={**extra, "file": path, "row": number},
     )
 
 
@@ -286,7 +319,9 @@ def _json(path: Path, max_bytes: int) -> Iterator[Raw]:
     try:
         rows = json.loads(text.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: invalid UTF-8 at byte {error.start}. Save it as UTF-8, or as JSONL to lose one row only") from None
+        raise UserError(
+            f"{path}: invalid UTF-8 at byte {error.start}. Save it as UTF-8, or as JSONL to lose one row only"
+        ) from None
     except (ValueError, RecursionError) as error:
         if b"\n{" in text[:max_bytes]:  # JSON lines under the wrong name
             yield from _jsonl(path, max_bytes)
@@ -304,7 +339,9 @@ def _bounded(row: Any, max_bytes: int) -> Any:
     size = sum(len(v) for v in row.values() if isinstance(v, str)) if isinstance(row, dict) else 0
     if size <= max_bytes:
         return row
-    return Dropped("", "", "row too long", f"{size:,} characters; the limit is max_bytes={max_bytes:,}", data=shortened(row))
+    return Dropped(
+        "", "", "row too long", f"{size:,} characters; the limit is max_bytes={max_bytes:,}", data=shortened(row)
+    )
 
 
 def _parquet(path: Path, max_bytes: int) -> Iterator[Raw]:
@@ -327,7 +364,12 @@ def _csv(path: Path, max_bytes: int) -> Iterator[Raw]:
         try:
             for number, row in enumerate(reader, 1):
                 if None in row:
-                    yield number, Dropped("", "", "too many columns", f"{len(row[None])} more than the header", data=shortened(row))
+                    yield (
+                        number,
+                        Dropped(
+                            "", "", "too many columns", f"{len(row[None])} more than the header", data=shortened(row)
+                        ),
+                    )
                 else:
                     yield number, _bounded(row, max_bytes)
         except csv.Error as error:

@@ -2,14 +2,13 @@
 
     python -m limo.train recipe=demo
 
-Rows are rendered by `limo/render.py`, so the model learns the very tokens it will have to produce: the prompt is masked,
-the end of the turn is learned. Nothing is cut: a row longer than `max_length` is dropped with its reason or stops the
-run, as the recipe says. A killed run goes on from its last whole checkpoint.
+Rows are rendered by `limo/render.py`, so the model learns the very tokens it will have to produce: the prompt is
+masked, the end of the turn is learned. Nothing is cut: a row longer than `max_length` is dropped with its reason or
+stops the run, as the recipe says. A killed run goes on from its last whole checkpoint.
 """
 
 import difflib
 import json
-import os
 import shutil
 import sys
 import time
@@ -30,15 +29,28 @@ from limo.render import completion_ids, prompt_ids, turn_end
 SMALL = 4096  # positions times rows whose logits may be held at once (800 MB at a vocabulary of 50,000)
 OURS = ("output_dir", "max_length", "seed")  # of TRL's arguments, those that the recipe states elsewhere
 RENAMED = {
-    "warmup_ratio": "warmup_steps (a value below 1 is a share of all steps)", "max_seq_length": "max_length, beside args",
-    "evaluation_strategy": "eval_strategy", "torch_dtype": "dtype, beside args", "group_by_length": "train_sampling_strategy",
-    "cutoff_len": "max_length, beside args", "no_cuda": "use_cpu",
+    "warmup_ratio": "warmup_steps (a value below 1 is a share of all steps)",
+    "max_seq_length": "max_length, beside args",
+    "evaluation_strategy": "eval_strategy",
+    "torch_dtype": "dtype, beside args",
+    "group_by_length": "train_sampling_strategy",
+    "cutoff_len": "max_length, beside args",
+    "no_cuda": "use_cpu",
 }
 
 
 def sft(
-    *, out: str, model: str, dtype: str, data: str, max_length: int, too_long: Literal["drop", "stop"], seed: int,
-    keep_checkpoints: bool, args: dict[str, Any], trust_remote_code: bool = False,
+    *,
+    out: str,
+    model: str,
+    dtype: str,
+    data: str,
+    max_length: int,
+    too_long: Literal["drop", "stop"],
+    seed: int,
+    keep_checkpoints: bool,
+    args: dict[str, Any],
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Fine-tune `model` on the prompt/completion rows of `data` and save it in `out`/model.
 
@@ -67,12 +79,18 @@ def check_args(args: Mapping[str, Any]) -> None:
     known = {f.name for f in fields(SFTConfig)}
     for key in args:
         if key in OURS:
-            raise UserError(f"train.args.{key}: give it as train.{key}" if key != "output_dir" else "train.args.output_dir: give out=")
+            raise UserError(
+                f"train.args.{key}: give it as train.{key}"
+                if key != "output_dir"
+                else "train.args.output_dir: give out="
+            )
         if key in RENAMED:
             raise UserError(f"train.args.{key} is an old name: today it is {RENAMED[key]}")
         if key not in known:
             close = difflib.get_close_matches(key, known, 1)
-            raise UserError(f"train.args.{key} is no argument of SFTConfig" + (f"; did you mean '{close[0]}'?" if close else ""))
+            raise UserError(
+                f"train.args.{key} is no argument of SFTConfig" + (f"; did you mean '{close[0]}'?" if close else "")
+            )
 
 
 def render_rows(
@@ -111,7 +129,10 @@ def _train(step: Step, settings: Mapping[str, Any], source: Path, rows: list[Exa
         raise UserError(f"no row of {settings['data']} can be trained on: {dropped[0].reason}, {dropped[0].detail}")
     checkpoints = step.folder / "checkpoints"
     config = SFTConfig(
-        output_dir=str(checkpoints), max_length=settings["max_length"], seed=settings["seed"], disable_tqdm=True,
+        output_dir=str(checkpoints),
+        max_length=settings["max_length"],
+        seed=settings["seed"],
+        disable_tqdm=True,
         **_defaults(settings["args"]),
     )
     trainer = _trainer()(model, args=config, train_dataset=Dataset.from_list(rendered), processing_class=tokenizer)
@@ -134,23 +155,31 @@ def _train(step: Step, settings: Mapping[str, Any], source: Path, rows: list[Exa
     step.tokens = round(sum(len(row["input_ids"]) for row in rendered) * epochs)
     step.outputs = [step.folder / "model"]
     step.results = {
-        "rows": len(rendered), "dropped": len(dropped), "steps": trainer.state.global_step, "epochs": epochs,
-        "first_loss": history[0]["loss"] if history else None, "last_loss": history[-1]["loss"] if history else None,
+        "rows": len(rendered),
+        "dropped": len(dropped),
+        "steps": trainer.state.global_step,
+        "epochs": epochs,
+        "first_loss": history[0]["loss"] if history else None,
+        "last_loss": history[-1]["loss"] if history else None,
         "tokens_per_second": round(step.tokens / seconds),
     }
-    _say(f"trained on {len(rendered)} rows, {trainer.state.global_step} steps, {step.tokens:,} tokens in {seconds:.0f} s")
+    _say(
+        f"trained on {len(rendered)} rows, {trainer.state.global_step} steps, {step.tokens:,} tokens in {seconds:.0f} s"
+    )
 
 
 def _trainer() -> Any:
     """TRL's SFTTrainer, which on a CPU projects to the vocabulary only where something is learned.
 
-    TRL does so on GPUs; elsewhere it scores every position, tile by tile, which makes a step on short chains three times
-    as slow. The loss is the same.
+    TRL does so on GPUs; elsewhere it scores every position, tile by tile, which makes a step on short chains twice as
+    slow. The loss is the same.
     """
     from trl import SFTTrainer
 
     class Trainer(SFTTrainer):  # type: ignore[misc]
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
             labels = inputs["labels"]
             positions = learned_positions(labels)
             small = labels.device.type == "cpu" and 0 < len(positions) * len(labels) <= SMALL
@@ -185,7 +214,11 @@ def _defaults(args: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's arguments, and what the machine decides where the recipe is silent."""
     import torch
 
-    machine = {"use_cpu": not torch.accelerator.is_available(), "bf16": False, "dataloader_pin_memory": torch.cuda.is_available()}
+    machine = {
+        "use_cpu": not torch.accelerator.is_available(),
+        "bf16": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
     return {**machine, **args}
 
 
@@ -195,13 +228,17 @@ def _set_aside(folder: Path, dropped: list[Dropped], too_long: str) -> None:
         return
     example = f"{dropped[0].id}: {dropped[0].reason}, {dropped[0].detail}"
     if too_long == "stop":
-        raise UserError(f"{len(dropped)} rows cannot be trained on ({example}). Raise train.max_length or set train.too_long=drop")
+        raise UserError(
+            f"{len(dropped)} rows cannot be trained on ({example}). Raise train.max_length or set train.too_long=drop"
+        )
     _say(f"{len(dropped)} rows set aside in {folder / 'train_dropped.jsonl'} ({example})")
 
 
 def _check_labels(prepared: Any, rendered: list[dict[str, list[int]]]) -> None:
     """What the trainer will learn from must be what we rendered, token for token: TRL has ways to cut and to filter."""
-    assert len(prepared) == len(rendered) or "seq_lengths" in prepared.column_names, f"{len(prepared)} of {len(rendered)} rows"
+    assert len(prepared) == len(rendered) or "seq_lengths" in prepared.column_names, (
+        f"{len(prepared)} of {len(rendered)} rows"
+    )
     learned = sum(label != -100 for row in prepared["labels"] for label in row)
     expected = sum(label != -100 for row in rendered for label in row["labels"])
     assert learned == expected, f"the trainer would learn {learned} tokens, we rendered {expected}"
@@ -215,7 +252,7 @@ def _save(trainer: Any, tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(partial)
     (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle that loads the trainer's whole world
     shutil.rmtree(folder, ignore_errors=True)
-    os.rename(partial, folder)
+    partial.rename(folder)
 
 
 def _watcher() -> Any:

