@@ -26,7 +26,7 @@ from limo.errors import UserError
 from limo.ledger import Spent, spent
 from limo.manifest import claim
 from limo.progress import clock
-from limo.recipe import bind, command
+from limo.recipe import bind, command, files_in
 
 Row = Example | Dropped
 
@@ -49,9 +49,7 @@ def curate(*, out: str, system: str, pool: dict[str, Any], stages: dict[str, Any
     """
     folder = Path(out)
     settings = {"system": system, "pool": pool, "stages": stages}
-    files = [
-        node["path"] for node in pool.values() if isinstance(node.get("path"), str) and Path(node["path"]).exists()
-    ]
+    files = files_in(settings)
     with claim(folder, "curate", settings, inputs=files) as step:
         if step.finished:
             funnel: list[dict[str, Any]] = step.entry["results"]["funnel"]
@@ -126,7 +124,7 @@ def _collect(folder: Path, names: list[str]) -> None:
     last = _file(folder, len(names) - 1, names[-1])
     with replacing(folder / "curated.jsonl") as file, last.open(encoding="utf-8") as lines:
         shutil.copyfileobj(lines, file)
-    write_parquet(folder / "curated.parquet", read_jsonl(last))
+    write_parquet(folder / "curated.parquet", Rows(last))
     with replacing(folder / "dropped.jsonl") as file:
         for number, name in enumerate(names):
             with _file(folder, number, name, ".dropped").open(encoding="utf-8") as lines:

@@ -12,7 +12,8 @@ Rules, each with an example:
 - Percent and units count only where the reference has them: for `50\\%`, `50\\%` and `0.5` are right, `50` is not; for
   `50`, `50\\%` is wrong; for `5`, `5 \\text{ cm}` is right, since a unit the problem fixes may be said.
 - Parentheses keep order, braces do not: `(1,2)` is not `(2,1)`, `\\{1,2\\}` = `\\{2,1\\}`; a bare list `1,2` has none.
-- An equation's right side answers for its value (`x=5` for `5`) if the left side is a single letter.
+- An equation's right side answers for its value if the left side is one name or a sum of numbers (`x=5` and `2+3=5` for
+  `5`, `a+b=5` not).
 - Two different answers are none: `5 or 6` is wrong for `5`.
 """
 
@@ -168,7 +169,7 @@ def normalise(text: str) -> str:
     return re.sub(r" ?([=+\-*/^(){}\[\],<>|]) ?", r"\1", text)
 
 
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
+_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d{1,3})?")
 _FRACTION = re.compile(r"([-+]?)\\frac\{([^{}]+)\}\{([^{}]+)\}|([^/\\]+)/([^/\\]+)")
 _UNIT = re.compile(r"(?:\\text\{[^{}]*\}|\^\\circ|\^\{\\circ\})(?:\^\{?\d\}?)?$|(?<=\d) [a-zA-Z]+(?:\^\{?\d\}?)?$")
 
@@ -212,9 +213,10 @@ def _by_number(given: str, reference: str) -> tuple[Verdict, str] | None:
 
 
 def _right_side(text: str) -> str:
-    """`5` of `x=5`; the text itself where the left side is more than a letter."""
-    match = re.fullmatch(r"(?:\\?[a-zA-Z]+(?:_\{?\w+\}?)?)=([^=]+)", text)
-    return match.group(1) if match and len(match.group(0)) - len(match.group(1)) <= 6 else text
+    """`5` of `x=5`, `x_1=5` or `2+3=5`; the text itself where the left side is more than a name."""
+    left, equals, right = text.rpartition("=")
+    plain = re.fullmatch(r"\\?[a-zA-Z]{1,6}(?:_\{?\w{1,3}\}?)?|[-+*/().\d\s]+", left)
+    return right if equals and plain else text
 
 
 def _by_words(given: str, reference: str) -> tuple[Verdict, str] | None:
@@ -292,4 +294,8 @@ def _all(verdicts: Iterable[Verdict]) -> Verdict:
 def _by_sympy(given: str, reference: str) -> tuple[Verdict, str]:
     if number(reference) is not None and not re.search(r"\d", given) and not re.search(r"\\[a-zA-Z]", given):
         return "wrong", "no number"
-    return same_by_sympy(_right_side(given) if "=" not in reference else given, reference)
+    if "=" not in reference:
+        given = _right_side(given)
+        if "=" in given:
+            return "wrong", "an equation for a value"
+    return same_by_sympy(given, reference)

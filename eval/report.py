@@ -340,7 +340,7 @@ def _chart(draw: Callable[[Any], None], width: float, height: float) -> str:
         figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
         draw(ax)
         text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         plt.close(figure)
     return text.getvalue()[text.getvalue().index("<svg") :]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from eval.benchmarks import load
 from eval.compare import Interval, paired, share
-from eval.grade import grade
+from eval.grade import Grade, grade
 from eval.report import write_report
 from limo.data import Example, dump, replacing
 from limo.engine import Completion, Sampling, sample
@@ -23,7 +23,7 @@ from limo.ledger import Cached, spent
 from limo.manifest import claim, read_manifest
 from limo.model import model_folder
 from limo.progress import clock
-from limo.recipe import bind, command
+from limo.recipe import bind, command, files_in
 
 
 def evaluate(
@@ -87,7 +87,9 @@ def _one(
         "engine": settings,
         "system": rows[0].prompt[0]["content"] if rows and len(rows[0].prompt) > 1 else "",
     }
-    with claim(folder, f"eval/{model}/{benchmark}", claimed, inputs=[model_folder(path)]) as step:
+    with claim(
+        folder, f"eval/{model}/{benchmark}", claimed, inputs=[model_folder(path), *files_in({"benchmark": node})]
+    ) as step:
         if not step.finished:
             before = spent.__class__(**vars(spent))
             drawn = sample(engine, [row.prompt for row in rows], Sampling(**sampling), f"{model} on {benchmark}")
@@ -103,7 +105,8 @@ def graded(row: Example, completions: Sequence[Completion]) -> dict[str, Any]:
     """One problem's line: the reference and every completion with its grade."""
     found = []
     for completion in completions:
-        verdict = grade(completion.text, row.answer)
+        refused = completion.finish == "refused"
+        verdict = Grade("unsure", None, completion.why) if refused else grade(completion.text, row.answer)
         found.append(
             {
                 "text": completion.text,

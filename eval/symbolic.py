@@ -1,9 +1,9 @@
 """SymPy at arm's length: two LaTeX answers are compared in a worker process that is killed when its time is up.
 
 Symbolic work on text that a model wrote can run forever or eat all memory, so it never happens in the caller. The
-worker is a plain subprocess that reads and writes lines of JSON: no signals, so it serves threads and notebooks;
-nothing of the caller's `__main__` is imported. Reading is by Math-Verify's LaTeX grammar alone: `parse_expr` and `sympify`,
-which execute their input, are never given text.
+worker is a plain subprocess that reads and writes lines of JSON: without signals, it serves threads and notebooks, and
+nothing of the caller's `__main__` is imported. Reading is by Math-Verify's LaTeX grammar alone: `parse_expr` and
+`sympify`, which execute their input, are never given text.
 
 Run by itself (`python -m eval.symbolic`) it is the worker.
 """

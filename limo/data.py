@@ -13,23 +13,12 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypedDict
 
 from limo.errors import UserError
-
-__all__ = [
-    "Dropped",
-    "Example",
-    "Message",
-    "chat",
-    "content_id",
-    "read_jsonl",
-    "replace",
-    "write_jsonl",
-    "write_parquet",
-]
 
 
 class Message(TypedDict):
@@ -163,27 +152,28 @@ def write_jsonl(path: str | Path, rows: Iterable[Example | Dropped]) -> int:
 
 
 def write_parquet(path: str | Path, rows: Iterable[Example], group: int = 500) -> None:
-    """Write rows as Parquet, `group` rows to a row group, small enough for the Hub's viewer.
+    """Write rows as Parquet in TRL's format, `group` rows to a row group, small enough for the Hub's viewer.
 
-    `scores` becomes a map of doubles; `notes`, whose keys differ from row to row, a column of JSON text.
+    `prompt` and `completion` are lists of messages, so the file trains in TRL as it is; each score is a column of its
+    own, `score_<name>`; `notes`, whose keys differ from row to row, a column of JSON text. Goes through `rows` twice.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    message = pa.struct([("role", pa.string()), ("content", pa.string())])
-    text = [(name, pa.string()) for name in ("id", "answer", "completion", "rejected", "source", "notes")]
-    schema = pa.schema(
-        [("prompt", pa.list_(message)), ("weight", pa.float64()), ("scores", pa.map_(pa.string(), pa.float64())), *text]
-    )
+    names = dict.fromkeys(name for row in rows for name in row.scores)
+    messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    text = [(name, pa.string()) for name in ("id", "answer", "rejected", "source", "notes")]
+    scores = [(f"score_{name}", pa.float64()) for name in names]
+    schema = pa.schema([("prompt", messages), ("completion", messages), ("weight", pa.float64()), *text, *scores])
     path = Path(path)
     partial = path.with_name(f".{path.name}.part")
+    listed = iter(rows)
     with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-        batch: list[dict[str, Any]] = []
-        for row in rows:
-            plain = row.to_json()
-            batch.append({**plain, "scores": list(row.scores.items()), "notes": json.dumps(plain["notes"])})
-            if len(batch) == group:
-                writer.write_table(pa.Table.from_pylist(batch, schema))
-                batch = []
-        writer.write_table(pa.Table.from_pylist(batch, schema))
+        while batch := [_parquet_row(row) for row in islice(listed, group)]:
+            writer.write_table(pa.Table.from_pylist(batch, schema))
     partial.replace(path)
+
+
+def _parquet_row(row: Example) -> dict[str, Any]:
+    scores = {f"score_{name}": value for name, value in row.scores.items()}
+    return {**row.to_json(), **row.to_trl(), **scores, "notes": json.dumps(dict(row.notes))}

@@ -68,7 +68,7 @@ def claim(
     """
     folder = Path(folder)
     settings = json.loads(json.dumps(_without_free(settings)))
-    read = {str(path): content_hash(Path(path)) for path in inputs}
+    read = {str(path): content_hash(Path(path).expanduser()) for path in inputs}
     old = read_manifest(folder).get(name)
     step = Step(folder, name, entry=old or {})
     if old:

@@ -6,8 +6,10 @@ The embedded model is SmolLM2-135M-Instruct (Apache-2.0), which the package `llm
 file of 98 MB; it is converted once into a normal safetensors folder in the cache.
 """
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import os
 import re
 import shutil
@@ -81,10 +83,11 @@ def _embedded(path: str) -> Path:
     sys.stderr.write(f"converting {path} into {folder}, once ...\n")
 
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    # Without dequantize=True transformers refuses to save a model that came from GGUF
-    model = AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=file, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-    )
+    # Without dequantize=True transformers refuses to save a model that came from GGUF. Its bar has no switch
+    with contextlib.redirect_stderr(io.StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=file, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        )
     model.config._name_or_path = "SmolLM2-135M-Instruct"
     model.save_pretrained(partial)
     AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(partial)

@@ -75,10 +75,12 @@ def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
 def _lines(what: str, total: int | None, unit: str) -> Iterator[Advance]:
     start = last = time.monotonic()
     count = 0
+    warm: tuple[float, int] | None = None  # when the first came and how many: loading a model says nothing of the rate
 
     def say(note: str = "") -> None:
         spent = time.monotonic() - start
-        rate = count / spent if spent else 0.0
+        since, already = warm if warm and count > warm[1] else (start, 0)
+        rate = (count - already) / max(time.monotonic() - since, 1e-9)
         left = f", {clock((total - count) / rate)} left" if total and rate and count < total else ""
         of = f"/{total}" if total else ""
         end = f", {note}" if note else ""
@@ -86,8 +88,9 @@ def _lines(what: str, total: int | None, unit: str) -> Iterator[Advance]:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     def advance(done: int, note: str = "", /) -> None:
-        nonlocal count, last
+        nonlocal count, last, warm
         count += done
+        warm = warm or (time.monotonic(), count)
         if time.monotonic() - last >= PLAIN_EVERY:
             last = time.monotonic()
             say(note)

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -149,6 +150,12 @@ def nodes(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield from nodes(inner, f"{where}.{key}")
 
 
+def files_in(settings: Mapping[str, Any]) -> list[str]:
+    """The `path` of every node below that is a file or folder here: what a step reads beside its own settings."""
+    paths = [str(node["path"]) for _, node in nodes(settings, "") if node.get("path")]
+    return list(dict.fromkeys(path for path in paths if Path(path).expanduser().exists()))
+
+
 def check(node: Mapping[str, Any], where: str) -> None:
     """Bind a node for its errors only. A key that the function above fills in (an engine's model) may be missing."""
     target = resolve(str(node["_target_"]), where)
@@ -249,6 +256,9 @@ def settle() -> None:
     """Environment that must stand before torch and DeepSpeed are imported. Values already set are kept."""
     # More threads than cores slow torch by an order of magnitude
     os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+    if not sys.warnoptions:  # what a library will rename next year is no concern of who runs a recipe
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -296,7 +306,7 @@ def _nearest(key: str) -> str:
     known = list(_keys(compose(*chosen))) if chosen else []
     last = {k.rpartition(".")[2]: k for k in reversed(known)}
     close = difflib.get_close_matches(key.rpartition(".")[2], last, 1)
-    return f"; did you mean '{last[close[0]]}'?" if close else ""
+    return f" (did you mean '{last[close[0]]}'?)" if close and last[close[0]] != key else ""
 
 
 def _keys(value: Any, where: str = "") -> Iterator[str]:

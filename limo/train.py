@@ -5,10 +5,13 @@
 Rows are rendered by `limo/render.py`, so the model learns the very tokens it will have to produce: the prompt is
 masked, the end of the turn is learned. Nothing is cut: a row longer than `max_length` is dropped with its reason or
 stops the run, as the recipe says. A killed run goes on from its last whole checkpoint.
+
+Left out so far: more than one device, LoRA, preference losses.
 """
 
 import difflib
 import json
+import os
 import shutil
 import sys
 import time
@@ -120,6 +123,7 @@ def _train(step: Step, settings: Mapping[str, Any], source: Path, rows: list[Exa
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig
 
+    _refuse_several_devices()
     if not rows:
         raise UserError(f"{settings['data']} holds no rows: curate first, or loosen what is chosen")
     model, tokenizer = load(source, settings["dtype"], settings["trust_remote_code"])
@@ -194,6 +198,13 @@ def _trainer() -> Any:
             return loss
 
     return Trainer
+
+
+def _refuse_several_devices() -> None:
+    import torch
+
+    if torch.cuda.device_count() > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("training runs on one device so far: set CUDA_VISIBLE_DEVICES=0, and start without a launcher")
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -121,7 +121,7 @@ def test_multirun_gives_each_job_a_folder_of_its_own(finished: Path, tiny: Path,
     [
         (["curation.run"], "choose a recipe: recipe=<name>"),
         (["curation.run", "recipe=dmo"], "there is no recipe 'dmo'; did you mean 'demo'?"),
-        (["limo.train", "recipe=demo", "train.lerning_rate=1"], "did you mean 'train.args.learning_rate'?"),
+        (["limo.train", "recipe=demo", "train.lerning_rate=1"], "(did you mean 'train.args.learning_rate'?)"),
         (["limo.train", "recipe=demo", "+train.args.lerning_rate=1"], "did you mean 'learning_rate'?"),
         (["limo.train", "recipe=demo", "+train.args.warmup_ratio=0.1"], "today it is warmup_steps"),
         (["limo.train", "recipe=demo", "train.max_length=long"], "train.max_length must be int, not 'long'"),
@@ -150,6 +150,14 @@ def test_multirun_gives_each_job_a_folder_of_its_own(finished: Path, tiny: Path,
             "there is no 'curation.nothing.here'",
         ),
         (["curation.run", "recipe=demo", "runs=/proc/none"], "'/proc/none"),
+        (
+            [
+                "curation.run",
+                "recipe=demo",
+                "+curate.pool.mine={_target_: limo.sources.hub, path: no/where, split: train}",
+            ],
+            "cannot load 'no/where' (split train) from the Hub",
+        ),
         (["eval.report", "recipe=demo", "name=none"], "there is no run in 'runs/none'"),
     ],
 )

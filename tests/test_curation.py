@@ -41,7 +41,7 @@ def test_features_by_hand() -> None:
 
 def test_a_word_counts_whole_and_a_phrase_once() -> None:
     counts = features("because sinceWhatever checkmate double-check it follows", word_patterns("en"))
-    assert counts["verification"] == 1 / 6 and counts["connectives"] == 2 / 6
+    assert counts["verification"] == 1 / 7 and counts["connectives"] == 2 / 7
 
 
 def test_the_published_words_are_in_the_longer_list() -> None:
@@ -248,14 +248,14 @@ def test_rows_survive_jsonl_and_parquet(tmp_path: Path) -> None:
 
     from limo.data import write_parquet
 
-    rows = [example("ä", "line\n\u2028 \ud83d\ude00", scores={"score": 0.5}, notes={"level": 3}, weight=2.0)]
+    rows = [example("ä", "line\n\u2028 😀", scores={"score": 0.5}, notes={"level": 3}, weight=2.0)]
     write_jsonl(tmp_path / "r.jsonl", rows)
     assert list(read_jsonl(tmp_path / "r.jsonl")) == rows
     write_parquet(tmp_path / "r.parquet", rows)
     back = pq.read_table(tmp_path / "r.parquet").to_pylist()[0]
-    assert (back["id"], back["completion"], dict(back["scores"]), back["prompt"]) == (
+    assert back["completion"] == [{"role": "assistant", "content": rows[0].completion}]
+    assert (back["id"], back["score_score"], back["prompt"]) == (
         "ä",
-        rows[0].completion,
-        {"score": 0.5},
+        0.5,
         list(rows[0].prompt),
     )

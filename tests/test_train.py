@@ -21,7 +21,7 @@ ARGS: dict[str, Any] = {
     "save_strategy": "steps",
     "save_steps": 2,
     "report_to": "none",
-    "gradient_checkpointing": False,
+    "activation_checkpointing": False,
     "lr_scheduler_type": "cosine",
 }
 
@@ -158,3 +158,22 @@ def test_old_and_unknown_arguments_are_named() -> None:
     ):
         with pytest.raises(UserError, match=said):
             check_args({key: 1})
+
+
+def test_a_curated_parquet_file_trains_in_plain_trl(tiny: Path, tmp_path: Path) -> None:
+    from datasets import load_dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from limo.data import write_parquet
+
+    write_parquet(tmp_path / "curated.parquet", rows())
+    dataset = load_dataset(
+        "parquet", data_files=str(tmp_path / "curated.parquet"), split="train", cache_dir=str(tmp_path)
+    )
+    config = SFTConfig(
+        output_dir=str(tmp_path / "out"), max_steps=1, use_cpu=True, bf16=False, report_to="none", disable_tqdm=True
+    )
+    trainer = SFTTrainer(str(tiny), args=config, train_dataset=dataset)
+    learned = trainer.processing_class.decode([label for label in trainer.train_dataset[3]["labels"] if label != -100])
+    assert learned.strip() == "so so so so \\boxed{6}<|im_end|>"
+    trainer.train()

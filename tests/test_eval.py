@@ -1,0 +1,132 @@
+"""Comparisons by hand, benchmarks that must be whole, and a report in which text is only text."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eval.benchmarks import load
+from eval.compare import paired, share, wilson
+from eval.report import write_report
+from eval.run import correct_share, graded, summarise
+from limo.data import Example, chat, write_jsonl
+from limo.engine import Completion
+from limo.errors import UserError
+from limo.manifest import claim
+
+
+def outcomes(text: str) -> dict[str, float]:
+    return {f"p{i}": float(c) for i, c in enumerate(text)}
+
+
+def test_wilson_by_hand() -> None:
+    # 8 of 10: Wilson 1927; the textbook values are 0.490 and 0.943
+    low, high = wilson(0.8, 10)
+    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
+    assert wilson(1.0, 30)[1] == 1.0
+
+
+def test_share_is_wilson_for_single_and_bootstrap_for_several_completions() -> None:
+    assert (share(outcomes("1111111100"), 100, 0).low, share(outcomes("1111111100"), 100, 0).n) == (
+        wilson(0.8, 10)[0],
+        10,
+    )
+    values = {f"p{i}": v for i, v in enumerate([0.0, 0.25, 0.5, 0.75, 1.0] * 40)}
+    interval = share(values, 4000, 0)
+    half = 1.96 * np.std(list(values.values())) / math.sqrt(200)
+    assert interval.mean == 0.5 and abs(interval.high - 0.5 - half) < 0.01 and abs(0.5 - interval.low - half) < 0.01
+
+
+def test_a_paired_difference_by_hand() -> None:
+    before, after = outcomes("1100000000" * 10), outcomes("1011110000" * 10)
+    d = paired(before, after, 4000, 0)
+    assert d.mean == pytest.approx(0.3) and d.n == 100
+    assert (len(d.gained), len(d.lost)) == (40, 10)
+    # differences: 40 of +1, 10 of -1, 50 of 0: standard error sqrt(0.5 - 0.09)/10 = 0.064
+    assert d.low == pytest.approx(0.3 - 1.96 * 0.064, abs=0.02) and d.high == pytest.approx(
+        0.3 + 1.96 * 0.064, abs=0.02
+    )
+    # exact binomial for 40 of 50: 2.4e-5
+    assert d.p < 0.001
+    assert paired(before, after, 4000, 0) == d, "the same seed gives the same interval"
+
+
+def test_no_difference_has_a_large_p_and_an_interval_around_zero() -> None:
+    d = paired(outcomes("1010" * 20), outcomes("0101" * 20), 2000, 0)
+    assert d.mean == 0 and d.low < 0 < d.high and d.p > 0.9
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    random, hits = np.random.default_rng(0), 0
+    for trial in range(200):
+        a, b = random.random(150) < 0.3, random.random(150) < 0.4
+        d = paired({str(i): float(v) for i, v in enumerate(a)}, {str(i): float(v) for i, v in enumerate(b)}, 400, trial)
+        hits += d.low <= 0.1 <= d.high
+    assert 0.90 <= hits / 200 <= 0.99
+
+
+def test_other_problems_cannot_be_compared() -> None:
+    with pytest.raises(ValueError, match="the same problems: 2 and 1, 1 shared"):
+        paired(outcomes("10"), outcomes("1"), 10, 0)
+
+
+def lines() -> list[dict[str, Any]]:
+    row = Example("a", chat("1+1?"), "2", notes={"level": 1})
+    answers = [Completion("\\boxed{2}", 5, "stop"), Completion("it is 3", 4, "stop"), Completion("hm", 9, "length")]
+    return [graded(row, answers), graded(Example("b", chat("?"), ""), answers[:1] * 3)]
+
+
+def test_every_completion_is_kept_with_its_grade_and_unsure_is_counted_apart() -> None:
+    rows = lines()
+    assert [c["verdict"] for c in rows[0]["completions"]] == ["correct", "wrong", "wrong"]
+    assert [c["verdict"] for c in rows[1]["completions"]] == ["unsure"] * 3
+    assert correct_share(rows) == {"a": pytest.approx(1 / 3), "b": 0.0}
+    summary = summarise({"x": {"set": rows}, "y": {"set": rows}}, [["x", "y"]], 100, 0)
+    found = summary["accuracy"]["x"]["set"]
+    assert (found["unsure"], found["truncated"], found["tokens_per_answer"]) == (
+        0.5,
+        pytest.approx(1 / 6),
+        pytest.approx(33 / 6),
+    )
+    assert summary["differences"][0]["mean"] == 0
+
+
+def test_a_benchmark_with_an_unusable_row_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "b.jsonl"
+    path.write_text('{"problem": "1+1?", "answer": "2"}\n{"problem": "", "answer": "2"}\n')
+    node = {"_target_": "limo.sources.file", "path": str(path)}
+    with pytest.raises(
+        UserError, match=r"benchmark 'mine': 1 of 2 rows cannot be used; the first is .*b.jsonl, row 2: empty problem"
+    ):
+        load({"mine": node}, "")
+    path.write_text('{"problem": "1+1?", "answer": "2"}\n')
+    assert [r.prompt[0]["content"] for r in load({"mine": node}, "system")["mine"]] == ["system"]
+
+
+def test_text_in_a_report_is_only_text(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    with claim(tmp_path, "curate", {"system": evil}) as step:
+        rows = [
+            Example(evil, chat(evil), evil, evil, source=evil, scores={"score": 0.5, "length": 3.0, "pass_rate": 0.0})
+        ]
+        write_jsonl(tmp_path / "curated.jsonl", rows)
+        step.results = {
+            "funnel": [{"stage": evil, "in": 1, "out": 1, "reasons": {evil: 1}, "seconds": 1.0, "tokens": 0}]
+        }
+    results = {
+        m: {"set": [graded(Example("a", chat(evil), "2"), [Completion(f"{evil} \\boxed{{{m}}}", 5, "stop")])]}
+        for m in ("3", "2")
+    }
+    for model, by in results.items():
+        (tmp_path / "eval" / model).mkdir(parents=True)
+        (tmp_path / "eval" / model / "set.jsonl").write_text(json.dumps(by["set"][0]) + "\n")
+    summary = summarise(results, [["3", "2"]], 100, 0)
+    assert summary["differences"][0]["gained"] == ["a"]
+    (tmp_path / "eval" / "summary.json").write_text(json.dumps(summary))
+    page = write_report(tmp_path).read_text()
+    assert "<script" not in page.replace("&lt;script", "") and "<img" not in page
+    assert page.count("&lt;script&gt;alert(1)") >= 6
+    assert "http://" not in page.replace("http://www.w3.org", "") and "src=" not in page.replace("src=x", "")
