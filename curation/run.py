@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.pool import gather
-from limo.data import Dropped, Example, dump, read_jsonl, replacing, write_parquet
+from limo.data import Dropped, Example, content_id, dump, read_jsonl, replacing, write_parquet
 from limo.errors import UserError
 from limo.ledger import Spent, spent
 from limo.manifest import claim
@@ -55,7 +55,7 @@ def curate(*, out: str, system: str, pool: dict[str, Any], stages: dict[str, Any
             funnel: list[dict[str, Any]] = step.entry["results"]["funnel"]
             _say(f"already curated: {folder / 'curated.jsonl'} ({clock(step.entry['seconds'])} at the time)")
         else:
-            funnel = _run(folder, system, pool, stages)
+            funnel = _run(folder, settings, step.entry["inputs"])
             step.outputs = [folder / name for name in ("curated.jsonl", "curated.parquet", "dropped.jsonl")]
             step.tokens = sum(line["tokens"] for line in funnel)
             step.results = {"funnel": funnel}
@@ -63,13 +63,17 @@ def curate(*, out: str, system: str, pool: dict[str, Any], stages: dict[str, Any
     return funnel
 
 
-def _run(folder: Path, system: str, pool: Mapping[str, Any], stages: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _run(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> list[dict[str, Any]]:
+    system, pool, stages = settings["system"], settings["pool"], settings["stages"]
     (folder / "stages").mkdir(parents=True, exist_ok=True)
-    funnel = [_stage(folder, 0, "pool", lambda: gather(pool, system), None)]
+    made_from = content_id([system, pool, inputs])
+    funnel = [_stage(folder, 0, "pool", made_from, lambda: gather(pool, system), None)]
+    before = _file(folder, 0, "pool")
     for number, (name, node) in enumerate(stages.items(), 1):
-        before = Rows(_file(folder, number - 1, [*["pool"], *stages][number - 1]))
+        made_from = content_id([made_from, name, node])
         stage = bind(node, f"curate.stages.{name}")
-        funnel.append(_stage(folder, number, name, partial(stage, before), funnel[-1]["out"]))
+        funnel.append(_stage(folder, number, name, made_from, partial(stage, Rows(before)), funnel[-1]["out"]))
+        before = _file(folder, number, name)
         if not funnel[-1]["out"]:
             reasons = ", ".join(f"{reason} {count}" for reason, count in funnel[-1]["reasons"].items())
             raise UserError(
@@ -81,12 +85,21 @@ def _run(folder: Path, system: str, pool: Mapping[str, Any], stages: Mapping[str
 
 
 def _stage(
-    folder: Path, number: int, name: str, run: Callable[[], Iterable[Row]], rows_in: int | None
+    folder: Path,
+    number: int,
+    name: str,
+    made_from: str,
+    run: Callable[[], Iterable[Row]],
+    rows_in: int | None,
 ) -> dict[str, Any]:
-    """Run one stage into its files, unless they are there; returns its line of the funnel."""
+    """Run one stage into its files, unless they are there and made from the same; returns its line of the funnel.
+
+    `made_from` names the settings of this and all earlier stages and the content of what they read.
+    """
     done = _file(folder, number, name, ".done").with_suffix(".json")
-    if done.exists():
-        return dict(json.loads(done.read_text(encoding="utf-8")))
+    if done.exists() and (line := dict(json.loads(done.read_text(encoding="utf-8"))))["made_from"] == made_from:
+        return line
+    done.unlink(missing_ok=True)  # before the rows it vouches for are replaced
     _say(f"{name} ...")
     before, start = Spent(**vars(spent)), time.monotonic()
     reasons: Counter[str] = Counter()
@@ -102,6 +115,7 @@ def _stage(
     paid = spent.since(before)
     line = {
         "stage": name,
+        "made_from": made_from,
         "in": kept + reasons.total() if rows_in is None else rows_in,
         "out": kept,
         "reasons": dict(reasons.most_common()),

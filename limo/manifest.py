@@ -59,21 +59,28 @@ class Step:
 
 @contextmanager
 def claim(
-    folder: str | Path, name: str, settings: Mapping[str, Any], inputs: Sequence[str | Path] = ()
+    folder: str | Path,
+    name: str,
+    settings: Mapping[str, Any],
+    inputs: Sequence[str | Path] = (),
+    begun: Sequence[Path] = (),
 ) -> Iterator[Step]:
     """Begin, continue or recognise a step. The entry is marked finished when the block ends without an error.
 
-    Raises UserError if the folder holds this step made with other settings or from other inputs, or if what the step
-    wrote was changed since.
+    `begun` are paths that exist once an unfinished step holds work made with its settings, such as checkpoints; without
+    them it may begin anew with other settings. Raises UserError if the folder holds this step, finished or begun, made
+    with other settings or from other inputs, or if what the step wrote was changed since.
     """
     folder = Path(folder)
     settings = json.loads(json.dumps(_without_free(settings)))
     read = {str(path): content_hash(Path(path).expanduser()) for path in inputs}
     old = read_manifest(folder).get(name)
+    if old and not old["finished"] and not any(path.exists() for path in begun):
+        old = None
     step = Step(folder, name, entry=old or {})
     if old:
         _refuse_if_different(folder, name, old, settings, read)
-        step.finished = bool(old.get("finished")) and _outputs_stand(folder, name, old)
+        step.finished = old["finished"] and _outputs_stand(folder, name, old)
     if step.finished:
         yield step
         return

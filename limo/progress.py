@@ -79,9 +79,10 @@ def _lines(what: str, total: int | None, unit: str) -> Iterator[Advance]:
 
     def say(note: str = "") -> None:
         spent = time.monotonic() - start
-        since, already = warm if warm and count > warm[1] else (start, 0)
+        known = warm is not None and count > warm[1]
+        since, already = warm if warm and known else (start, 0)
         rate = (count - already) / max(time.monotonic() - since, 1e-9)
-        left = f", {clock((total - count) / rate)} left" if total and rate and count < total else ""
+        left = f", {clock((total - count) / rate)} left" if total and known and count < total else ""
         of = f"/{total}" if total else ""
         end = f", {note}" if note else ""
         line = f"{what}: {count}{of} {unit}s, {rate:,.1f}/s, {clock(spent)}{left}{end}"

@@ -64,12 +64,12 @@ def sft(
     """
     folder = Path(out)
     settings = {k: v for k, v in locals().items() if k not in ("out", "folder")}
-    check_args(args)
     source = model_folder(model)
-    with claim(folder, "train", settings, inputs=[data, source]) as step:
+    with claim(folder, "train", settings, inputs=[data, source], begun=[folder / "checkpoints"]) as step:
         if step.finished:
             _say(f"already trained: {folder / 'model'} ({step.entry['seconds']:.0f} s at the time)")
         else:
+            check_args(args)
             _train(step, settings, source, list(read_jsonl(data)))
         return dict(step.results or step.entry["results"])
 

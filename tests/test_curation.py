@@ -216,14 +216,14 @@ def test_curate_as_a_function_and_going_on_after_a_failure(tmp_path: Path, scrip
         "00-pool.dropped.jsonl",
         "00-pool.jsonl",
     ], "a failed stage must leave nothing that looks finished"
-    with pytest.raises(UserError, match="has other content"):
-        pool.write_text(pool.read_text().replace("problem x", "problem d"))
-        curate(**settings)
-    settings["out"] = str(tmp_path / "second")
+    pool.write_text(pool.read_text().replace("problem x", "problem d"))  # the pool is repaired and read anew
     funnel = curate(**settings)
     assert [(f["stage"], f["in"], f["out"]) for f in funnel] == [("pool", 5, 4), ("attempt", 4, 4), ("choose", 4, 2)]
-    assert [r.id for r in read_jsonl(tmp_path / "second" / "curated.jsonl")] == ["mine/1", "mine/2"]
-    reasons = [(d["stage"], d["reason"], d["row"]) for d in lines(tmp_path / "second" / "dropped.jsonl")]
+    assert [r.id for r in read_jsonl(tmp_path / "run" / "curated.jsonl")] == ["mine/1", "mine/2"]
+    with pytest.raises(UserError, match="has other content"):
+        pool.write_text(pool.read_text().replace("problem d", "problem e"))
+        curate(**settings)
+    reasons = [(d["stage"], d["reason"], d["row"]) for d in lines(tmp_path / "run" / "dropped.jsonl")]
     assert reasons == [
         ("pool", "invalid JSON", 5),
         ("choose", "not among the best 2", 0),

@@ -129,13 +129,15 @@ def test_hostile_answers_get_a_verdict_soon(text: str, tmp_path: Path, monkeypat
 
 def test_the_labels_of_real_solutions(data: Path) -> None:
     """GSM8K's published solutions of four models: all 5,276 labels, from a grader that never saw them."""
-    differ = []
+    differ, labels = [], 0
     for line in (data / "samples" / "gsm8k_model_solutions.jsonl").read_text().splitlines():
         row = json.loads(line)
         answer = row["ground_truth"].rpartition("A:")[2].strip()
         for model in row.values():
             if isinstance(model, dict) and "is_correct" in model:
+                labels += 1
                 verdict = grade(model["solution"], answer).verdict
                 if (verdict == "correct") != model["is_correct"]:
                     differ.append((model["solution"][-80:], answer, verdict))
     assert not differ
+    assert labels == 5276

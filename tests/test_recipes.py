@@ -117,6 +117,16 @@ def test_a_claim_remembers_and_refuses(tmp_path: Path) -> None:
         pass
 
 
+def test_a_step_that_did_not_get_anywhere_may_begin_with_other_settings(tmp_path: Path) -> None:
+    work = tmp_path / "checkpoints"
+    for settings in ({"a": 1}, {"a": 2}):
+        with pytest.raises(RuntimeError), claim(tmp_path, "step", settings, begun=[work]):
+            raise RuntimeError("failed at once")
+    work.mkdir()
+    with pytest.raises(UserError, match="a: 2 -> 1"), claim(tmp_path, "step", {"a": 1}, begun=[work]):
+        pass
+
+
 def test_differences_name_the_keys() -> None:
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": None}) == ["a.c: 2 -> 3"]
     assert yaml.safe_load("1e-5") == "1e-5", "PyYAML reads this as text, so recipes write 1.0e-5"

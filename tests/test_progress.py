@@ -1,0 +1,24 @@
+"""Plain lines where there is no terminal."""
+
+import pytest
+
+import limo.progress
+from limo.progress import clock, progress
+
+
+def test_lines_tell_count_rate_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(0, 1000, 20))
+    monkeypatch.setattr(limo.progress.time, "monotonic", lambda: float(next(now)))
+    with progress("sampling", 10, "completion") as advance:
+        for i in range(10):
+            advance(1, f"loss {i}")
+    lines = capsys.readouterr().err.splitlines()
+    assert "left" not in lines[0], "one completion says nothing of the rate"
+    assert lines[1].startswith("sampling: 2/10 completions, 0.0/s") and " left, loss 1" in lines[1]
+    assert lines[-1].startswith("sampling: 10/10 completions") and "left" not in lines[-1]
+
+
+def test_clock() -> None:
+    assert [clock(s) for s in (9.4, 200, 7500)] == ["9 s", "3 min 20 s", "2 h 05 min"]
