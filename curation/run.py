@@ -75,7 +75,7 @@ def _run(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]) -
         funnel.append(_stage(folder, number, name, made_from, partial(stage, Rows(before)), funnel[-1]["out"]))
         before = _file(folder, number, name)
         if not funnel[-1]["out"]:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in funnel[-1]["reasons"].items())
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in funnel[-1]["reasons"].items())
             raise UserError(
                 f"the stage '{name}' leaves no row of {funnel[-1]['in']} ({reasons}). Each is in "
                 f"{_file(folder, number, name, '.dropped')} with its reason. Loosen curate.stages.{name}"
@@ -154,7 +154,7 @@ def print_funnel(funnel: list[dict[str, Any]]) -> None:
     for column in ("stage", "in", "out", "set aside", "tokens", "seconds"):
         table.add_column(column, justify="left" if column in ("stage", "set aside") else "right")
     for line in funnel:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in line["reasons"].items())
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in line["reasons"].items())
         more = f"{line['out'] - line['in']:,} rivals" if line["out"] > line["in"] else ""
         tokens = f"{line['tokens']:,}" if line["tokens"] else ""
         table.add_row(

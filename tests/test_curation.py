@@ -234,7 +234,7 @@ def test_curate_as_a_function_and_going_on_after_a_failure(tmp_path: Path, scrip
 def test_a_stage_that_leaves_nothing_says_so(tmp_path: Path) -> None:
     write = tmp_path / "pool.jsonl"
     write.write_text('{"problem": "q", "answer": "5", "solution": "\\\\boxed{6}"}\n')
-    with pytest.raises(UserError, match=r"'verify' leaves no row of 1 \(wrong answer 1\)"):
+    with pytest.raises(UserError, match=r"'verify' leaves no row of 1 \(wrong answer: 1\)"):
         curate(
             out=str(tmp_path / "run"),
             system="",
