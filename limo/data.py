@@ -63,12 +63,15 @@ class Example:
         return cls(**{**{k: v for k, v in row.items() if k in known}, "prompt": tuple(row["prompt"])})
 
     def to_trl(self) -> dict[str, Any]:
-        """The columns of TRL's conversational prompt/completion format, and `weight`."""
-        return {
-            "prompt": list(self.prompt),
-            "completion": [{"role": "assistant", "content": self.completion}],
-            "weight": self.weight,
-        }
+        """The columns of TRL's conversational formats: prompt and completion, or prompt, chosen and rejected.
+
+        A row has one form only: TRL takes any of these columns for a sign of the format, and an empty one misleads it.
+        """
+        said = [Message(role="assistant", content=self.completion)]
+        if not self.rejected:
+            return {"prompt": list(self.prompt), "completion": said}
+        worse = [Message(role="assistant", content=self.rejected)]
+        return {"prompt": list(self.prompt), "chosen": said, "rejected": worse}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +157,21 @@ def write_jsonl(path: str | Path, rows: Iterable[Example | Dropped]) -> int:
 def write_parquet(path: str | Path, rows: Iterable[Example], group: int = 500) -> None:
     """Write rows as Parquet in TRL's format, `group` rows to a row group, small enough for the Hub's viewer.
 
-    `prompt` and `completion` are lists of messages, so the file trains in TRL as it is; each score is a column of its
-    own, `score_<name>`; `notes`, whose keys differ from row to row, a column of JSON text. Goes through `rows` twice.
+    Prompts and chains are lists of messages as `Example.to_trl` has them, so the file trains in TRL as it is; each
+    score is a column of its own, `score_<name>`; `notes`, whose keys differ from row to row, a column of JSON text.
+    Goes through `rows` twice.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = dict.fromkeys(name for row in rows for name in row.scores)
+    names, chats = dict[str, None](), dict[str, None]()
+    for row in rows:
+        names |= dict.fromkeys(row.scores)
+        chats |= dict.fromkeys(row.to_trl())
     messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-    text = [(name, pa.string()) for name in ("id", "answer", "rejected", "source", "notes")]
-    scores = [(f"score_{name}", pa.float64()) for name in names]
-    schema = pa.schema([("prompt", messages), ("completion", messages), ("weight", pa.float64()), *text, *scores])
+    text = [(name, pa.string()) for name in ("id", "answer", "source", "notes")]
+    numbers = [(name, pa.float64()) for name in ("weight", *(f"score_{name}" for name in names))]
+    schema = pa.schema([*((name, messages) for name in chats), *text, *numbers])
     path = Path(path)
     partial = path.with_name(f".{path.name}.part")
     listed = iter(rows)
@@ -176,4 +183,5 @@ def write_parquet(path: str | Path, rows: Iterable[Example], group: int = 500) -
 
 def _parquet_row(row: Example) -> dict[str, Any]:
     scores = {f"score_{name}": value for name, value in row.scores.items()}
-    return {**row.to_json(), **row.to_trl(), **scores, "notes": json.dumps(dict(row.notes))}
+    plain = {"id": row.id, "answer": row.answer, "source": row.source, "weight": row.weight}
+    return {**plain, **row.to_trl(), **scores, "notes": json.dumps(dict(row.notes))}

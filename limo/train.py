@@ -23,7 +23,7 @@ from typing import Any, Literal
 from limo.data import Dropped, Example, dump, read_jsonl, replacing, write_jsonl
 from limo.errors import UserError
 from limo.losses import learned_positions, next_token_loss
-from limo.manifest import Step, claim
+from limo.manifest import Step, claim, read_manifest
 from limo.model import load, model_folder, quiet_deepspeed
 from limo.progress import progress
 from limo.recipe import command
@@ -64,12 +64,13 @@ def sft(
     """
     folder = Path(out)
     settings = {k: v for k, v in locals().items() if k not in ("out", "folder")}
+    if not read_manifest(folder).get("train", {}).get("finished"):
+        check_args(args)  # before anything else is looked for; a finished run is told without importing TRL
     source = model_folder(model)
     with claim(folder, "train", settings, inputs=[data, source], begun=[folder / "checkpoints"]) as step:
         if step.finished:
             _say(f"already trained: {folder / 'model'} ({step.entry['seconds']:.0f} s at the time)")
         else:
-            check_args(args)
             _train(step, settings, source, list(read_jsonl(data)))
         return dict(step.results or step.entry["results"])
 

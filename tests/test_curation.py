@@ -254,8 +254,8 @@ def test_rows_survive_jsonl_and_parquet(tmp_path: Path) -> None:
     write_parquet(tmp_path / "r.parquet", rows)
     back = pq.read_table(tmp_path / "r.parquet").to_pylist()[0]
     assert back["completion"] == [{"role": "assistant", "content": rows[0].completion}]
-    assert (back["id"], back["score_score"], back["prompt"]) == (
-        "ä",
-        0.5,
-        list(rows[0].prompt),
-    )
+    assert (back["id"], back["score_score"], back["prompt"]) == ("ä", 0.5, list(rows[0].prompt))
+    assert "rejected" not in back, "an empty column would tell TRL another format"
+    write_parquet(tmp_path / "p.parquet", [replace(rows[0], rejected="worse")])
+    pair = pq.read_table(tmp_path / "p.parquet").to_pylist()[0]
+    assert [m["content"] for m in (*pair["chosen"], *pair["rejected"])] == [rows[0].completion, "worse"]
