@@ -3,6 +3,7 @@
 # make curate train eval report RECIPE=demo ARGS="seed=1 name=second"
 .PHONY: demo test check curate train eval report clean help
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 RECIPE ?= demo
 ARGS ?=
 PYTHON ?= python3

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from eval.grade import grade
-from limo.data import Dropped, Example
+from limo.data import Dropped, Example, Row
 from limo.sources import after_hashes, last_boxed
 
-Row = Example | Dropped
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's annotations, addressed to a calculator and not to a reader
 
 

@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from eval.benchmarks import load
-from limo.data import Dropped, Example
+from limo.data import Dropped, Example, Row
 from limo.recipe import bind
-
-Row = Example | Dropped
 
 
 def gather(sources: Mapping[str, Any], system: str) -> Iterator[Row]:
@@ -27,15 +26,20 @@ def gather(sources: Mapping[str, Any], system: str) -> Iterator[Row]:
 
 
 def distinct(rows: Iterable[Example], /) -> Iterator[Row]:
-    """Keep the first row of each problem text, upper and lower case and white space aside."""
-    first: dict[str, str] = {}
+    """Drop rows that repeat an earlier problem and chain, upper and lower case and white space aside.
+
+    Another chain of an earlier problem stays as its rival, under the earlier row's prompt.
+    """
+    first: dict[str, Example] = {}
+    seen: dict[tuple[str, str], str] = {}
     for row in rows:
-        key = squeezed(row.question)
-        if key in first:
-            yield Dropped(row.id, "", "same problem", f"as {first[key]}", data=row.to_json())
-        else:
-            first[key] = row.id
-            yield row
+        problem = squeezed(row.question)
+        key = problem, squeezed(row.completion)
+        if key in seen or (problem in first and not row.completion):
+            yield Dropped(row.id, "", "same problem", f"as {seen.get(key) or first[problem].id}", data=row.to_json())
+            continue
+        seen[key] = row.id
+        yield replace(row, prompt=first.setdefault(problem, row).prompt)
 
 
 def decontaminate(rows: Iterable[Example], /, *, benchmarks: dict[str, Any]) -> Iterator[Row]:

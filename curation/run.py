@@ -17,18 +17,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from curation.pool import gather
-from limo.data import Dropped, Example, content_id, dump, read_jsonl, replacing, write_parquet
+from limo.data import Example, Row, content_id, dump, read_jsonl, replacing, write_parquet
 from limo.errors import UserError
 from limo.ledger import Spent, spent
-from limo.manifest import claim
-from limo.progress import clock
+from limo.manifest import claim, lasting
+from limo.progress import clock, progress, say
 from limo.recipe import bind, command, files_in
-
-Row = Example | Dropped
 
 
 class Rows:
@@ -53,7 +52,7 @@ def curate(*, out: str, system: str, pool: dict[str, Any], stages: dict[str, Any
     with claim(folder, "curate", settings, inputs=files) as step:
         if step.finished:
             funnel: list[dict[str, Any]] = step.entry["results"]["funnel"]
-            _say(f"already curated: {folder / 'curated.jsonl'} ({clock(step.entry['seconds'])} at the time)")
+            say(f"already curated: {folder / 'curated.jsonl'} ({clock(step.entry['seconds'])} at the time)")
         else:
             funnel = _run(folder, settings, step.entry["inputs"])
             step.outputs = [folder / name for name in ("curated.jsonl", "curated.parquet", "dropped.jsonl")]
@@ -66,11 +65,11 @@ def curate(*, out: str, system: str, pool: dict[str, Any], stages: dict[str, Any
 def _run(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> list[dict[str, Any]]:
     system, pool, stages = settings["system"], settings["pool"], settings["stages"]
     (folder / "stages").mkdir(parents=True, exist_ok=True)
-    made_from = content_id([system, pool, inputs])
+    made_from = content_id([system, lasting(pool), inputs])
     funnel = [_stage(folder, 0, "pool", made_from, lambda: gather(pool, system), None)]
     before = _file(folder, 0, "pool")
     for number, (name, node) in enumerate(stages.items(), 1):
-        made_from = content_id([made_from, name, node])
+        made_from = content_id([made_from, name, lasting(node)])
         stage = bind(node, f"curate.stages.{name}")
         funnel.append(_stage(folder, number, name, made_from, partial(stage, Rows(before)), funnel[-1]["out"]))
         before = _file(folder, number, name)
@@ -100,12 +99,12 @@ def _stage(
     if done.exists() and (line := dict(json.loads(done.read_text(encoding="utf-8"))))["made_from"] == made_from:
         return line
     done.unlink(missing_ok=True)  # before the rows it vouches for are replaced
-    _say(f"{name} ...")
+    say(f"{name} ...")
     before, start = Spent(**vars(spent)), time.monotonic()
     reasons: Counter[str] = Counter()
     kept = 0
     with replacing(_file(folder, number, name)) as keep, replacing(_file(folder, number, name, ".dropped")) as drop:
-        for row in run():
+        for row in _watched(run(), name, rows_in):
             if isinstance(row, Example):
                 kept += 1
                 keep.write(dump(row.to_json()))
@@ -127,6 +126,16 @@ def _stage(
     with replacing(done) as file:
         json.dump(line, file)
     return line
+
+
+def _watched(rows: Iterable[Row], name: str, total: int | None) -> Iterator[Row]:
+    """The rows with a bar of their own, which begins at the first: before it a stage may show one of its sampling."""
+    listed = iter(rows)
+    first = list(islice(listed, 1))
+    with progress(name, total, "row") as advance:
+        for row in chain(first, listed):
+            advance(1)
+            yield row
 
 
 def _file(folder: Path, number: int, name: str, kind: str = "") -> Path:
@@ -166,10 +175,6 @@ def print_funnel(funnel: list[dict[str, Any]]) -> None:
             f"{line['seconds']:.1f}",
         )
     Console(width=None if sys.stdout.isatty() else 110).print(table)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

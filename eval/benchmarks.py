@@ -1,5 +1,6 @@
 """What models are evaluated on: named sets of problems with reference answers."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,4 +26,9 @@ def load(benchmarks: Mapping[str, Any], system: str) -> dict[str, list[Example]]
                 f"{bad[0].row}: {bad[0].reason} ({bad[0].detail}). Map its columns with fields, or repair the file"
             )
         loaded[name] = [row for row in rows if isinstance(row, Example)]
+        twice = next((key for key, count in Counter(row.id for row in loaded[name]).items() if count > 1), None)
+        if twice:
+            raise UserError(
+                f"benchmark '{name}': two rows have the id '{twice}'. Results are kept by id: make them differ"
+            )
     return loaded

@@ -9,8 +9,9 @@ structure (lists, sets, tuples, intervals, part by part); SymPy in a worker proc
 Rules, each with an example:
 - A decimal equals a fraction of exactly its value (`0.5` = `\\frac12`); nothing is rounded (`0.333` is not `1/3`).
 - Thousands separators must stand where they belong (`1,234` = `1234`; `12,34` is a list).
-- Percent and units count only where the reference has them: for `50\\%`, `50\\%` and `0.5` are right, `50` is not; for
-  `50`, `50\\%` is wrong; for `5`, `5 \\text{ cm}` is right, since a unit the problem fixes may be said.
+- Percent and units count where the reference has them: for `50\\%`, `50\\%` and `0.5` are right, `50` is not; for `50`,
+  `50\\%` is wrong; for `5 \\text{ m}` neither `5` nor `5 \\text{ cm}` is right; for `5`, `5 \\text{ cm}` is, since a
+  unit that the problem fixes may be said. A scale (`5 million`) is no unit. A degree sign may be left out.
 - Parentheses keep order, braces do not: `(1,2)` is not `(2,1)`, `\\{1,2\\}` = `\\{2,1\\}`; a bare list `1,2` has none.
 - An equation's right side answers for its value if the left side is one name or a sum of numbers (`x=5` and `2+3=5` for
   `5`, `a+b=5` not).
@@ -44,7 +45,7 @@ class Grade:
 def grade(completion: str, answer: str) -> Grade:
     """Judge the final answer of a completion against the reference.
 
-    "unsure" means that the reference could not be read or that time ran out, never that the completion was odd.
+    "unsure" means that the reference could not be read, or that the answer could not be worked out in its time.
     """
     given = extract(completion)
     if given is None:
@@ -54,32 +55,54 @@ def grade(completion: str, answer: str) -> Grade:
 
 
 _ANSWER_IS = re.compile(r"answer\s*(?:is|:|=)\s*:?\s*(?P<given>[^\n]+)", re.IGNORECASE)
-_NUMBER_TAIL = re.compile(r"(?<![\w.,^/])[-−+]?\s?\$?(?:\d[\d,]*\.?\d*|\.\d+)(?:/\d+)?%?(?=[^\w]*$|[^\d\w]*\n|\W|$)")
+# Possessive quantifiers: a run of digits is read once, however long
+_NUMBER_IN_TEXT = re.compile(r"(?<![\w.,^/])[-−+]?\s?\$?(?:\d[\d,]*+\.?\d*+|\.\d++)(?:/\d++)?%?(?!\w)")
 
 
 def extract(text: str) -> str | None:
     """The final answer a completion gives, as it wrote it; None if it gives none.
 
-    In this order: an unfinished `<think>` is no answer; `<answer>` tags; the last `\\boxed{}`; `#### n`; "the answer
-    is"; a last line that is an equation or a number; the last number.
+    In this order: what `explicit` finds; "the answer is"; all of an `<answer>`; the last number.
     """
-    text = text[-20_000:] if len(text) > 20_000 else text
-    if "</think>" in text:
-        text = text.rpartition("</think>")[2]
-    elif "<think>" in text:
-        return None
-    tags = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
-    text = tags[-1] if tags else text
-    for found in (last_boxed(text), after_hashes(text)):
-        if found is not None:
-            return found[:MAX_ANSWER] if found else None
-    said = list(_ANSWER_IS.finditer(text))
+    text = _after_thinking(text)
+    stated = explicit(text)
+    if stated is not None:
+        return stated or None
+    tagged = _tagged(text)
+    said = list(_ANSWER_IS.finditer(text if tagged is None else tagged))
     if said:
         return _tidy_tail(said[-1]["given"])
-    if tags:
-        return text.strip() or None
-    numbers = _NUMBER_TAIL.findall(text)
+    if tagged is not None:
+        return tagged[:MAX_ANSWER] or None
+    numbers = _NUMBER_IN_TEXT.findall(text)
     return _tidy_tail(numbers[-1]) if numbers else None
+
+
+def explicit(text: str) -> str | None:
+    """The answer in the last complete `\\boxed{}`, or after `####`, within `<answer>` tags if there are any.
+
+    These mark a final answer beyond doubt, even where the completion was cut off afterwards. Empty if it is empty; None
+    if there is none, or if a `<think>` is unfinished.
+    """
+    text = _after_thinking(text)
+    tagged = _tagged(text)
+    text = text if tagged is None else tagged
+    found = last_boxed(text)
+    found = after_hashes(text) if found is None else found
+    return found if found is None else found[: MAX_ANSWER + 1]
+
+
+def _after_thinking(text: str) -> str:
+    """What follows the thinking, all of it if there is none, nothing if it is unfinished; at most the last 20,000."""
+    _, closed, after = text.rpartition("</think>")
+    if "<think>" in after:
+        return ""
+    return (after if closed else text)[-20_000:]
+
+
+def _tagged(text: str) -> str | None:
+    inside = text.rpartition("</answer>")[0].rpartition("<answer>")
+    return inside[2].strip() if inside[1] else None
 
 
 def _tidy_tail(said: str) -> str | None:
@@ -161,6 +184,7 @@ def normalise(text: str) -> str:
     for old, new in _REPLACED:
         text = text.replace(old, new)
     text = re.sub(r"\\[()\[\]]|(?<!\\)\$|\\\$", "", text)  # math delimiters, and the dollar sign of an amount
+    text = re.sub(r"\s*(?:\\text\s*\{\s*percent\s*\}|\bpercent\b)", "%", text)
     text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\\sqrt\s*(\d+|[a-zA-Z])", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<=\d) (?=\d{3}\b)", "", text)  # thin spaces between thousands
@@ -169,19 +193,37 @@ def normalise(text: str) -> str:
     return re.sub(r" ?([=+\-*/^(){}\[\],<>|]) ?", r"\1", text)
 
 
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d{1,3})?")
+_NUMBER = re.compile(r"[-+]?(?=\.?\d)(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d{1,3})?")
 _FRACTION = re.compile(r"([-+]?)\\frac\{([^{}]+)\}\{([^{}]+)\}|([^/\\]+)/([^/\\]+)")
-_UNIT = re.compile(r"(?:\\text\{[^{}]*\}|\^\\circ|\^\{\\circ\})(?:\^\{?\d\}?)?$|(?<=\d) [a-zA-Z]+(?:\^\{?\d\}?)?$")
+# What may stand behind a number: a word or two that are no scale, no connective and no symbol
+_UNIT = re.compile(
+    r"(?:\\text\s*\{\s*(?P<text>[a-zA-Z.]+(?: [a-zA-Z.]+){0,2})\s*\}|(?<=\d) (?P<word>[a-zA-Z]{2,}(?: [a-zA-Z]{2,})?))"
+    r"(?P<power>\^\{?[23]\}?)?$|(?P<degree>\^\{?\\circ\}?)$"
+)
+_SCALES = {"thousand", "million", "billion", "trillion", "hundred", "dozen", "score", "percent", "per", "cent"}
+_CONNECTIVES = {"and", "or", "not", "is", "maybe", "to", "over", "of", "about", "mod", "base"}
+_FUNCTIONS = {"sin", "cos", "tan", "log", "ln", "exp", "pi", "max", "min", "gcd", "lcm"}
+
+
+def _split_unit(text: str) -> tuple[str, str]:
+    """A number and its unit, the unit in small letters and the singular; `degree` for a degree sign; "" for none."""
+    match = _UNIT.search(text)
+    if not match:
+        return text, ""
+    words = (match["text"] or match["word"] or "degree").lower().replace(".", "").split()
+    if (_SCALES | _CONNECTIVES | _FUNCTIONS) & set(words):
+        return text, ""
+    return text[: match.start()].strip(), " ".join(w.rstrip("s") for w in words) + (match["power"] or "").strip("^{}")
 
 
 def number(text: str) -> Fraction | None:
     """The exact value of an integer, decimal, fraction or mixed number, percent included; None for anything else."""
     if len(text) > MAX_DIGITS:
         return None
-    if text.endswith("%"):
+    if text.endswith("%") and not text.endswith("%%"):
         value = number(text[:-1].strip())
         return None if value is None else value / 100
-    if any(c.isdigit() for c in text) and text.isascii() and _NUMBER.fullmatch(text):
+    if text.isascii() and _NUMBER.fullmatch(text):
         return Fraction(text.replace(",", ""))
     mixed = re.fullmatch(r"(-?)(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))", text)
     if mixed:
@@ -198,17 +240,20 @@ def number(text: str) -> Fraction | None:
 
 
 def _by_number(given: str, reference: str) -> tuple[Verdict, str] | None:
-    value = number(reference)
+    bare, unit = _split_unit(reference)
+    value = number(bare)
     if value is None:
         return None
-    found = number(given)
+    found, named = number(given), ""
     if found is None:
-        bare = _UNIT.sub("", _right_side(given)).strip()
-        found = number(bare)
+        rest, named = _split_unit(_right_side(given))
+        found = number(rest)
     if found is None:
         return None
-    if given.rstrip().endswith("%") and not reference.endswith("%"):
+    if given.endswith("%") and not reference.endswith("%"):
         return "wrong", "percent the reference does not have"
+    if unit and unit != "degree" and named != unit:
+        return "wrong", "not the unit of the reference"
     return ("correct" if found == value else "wrong"), "number"
 
 
@@ -223,19 +268,25 @@ def _by_words(given: str, reference: str) -> tuple[Verdict, str] | None:
     """Words and choice letters: the same letters, whatever their case and wrapping."""
 
     def bare(text: str) -> str:
-        text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
-        return re.sub(r"[()\s.'\"]+", " ", text).strip().lower()
+        return re.sub(r"[()\s.'\"]+", " ", _no_text(text)).strip().lower()
 
     wanted = bare(reference)
-    if re.fullmatch(r"[a-j]", wanted) and re.fullmatch(r"\(?[A-J]\)?", re.sub(r"\\text|[{}\s.]", "", reference)):
-        letter = re.match(r"\(?([a-j])\)?(?=$|[ :.,)])", bare(given).strip() + " ")
-        right = letter is not None and letter.group(1) == wanted
+    if re.fullmatch(r"\(?[A-J]\)?", re.sub(r"\\text|[{}\s.]", "", reference)):
+        chosen = re.match(r"\(?([a-jA-J])(?:\)|[.:])?(?:$|(?<=[).:]) ?(?!.*\b[A-J]\b).+)", _no_text(given))
+        right = chosen is not None and chosen.group(1).lower() == wanted
         return ("correct" if right else "wrong"), "choice"
-    if "\\text" in reference or re.fullmatch(r"[a-z]{3,}(?: [a-z]+)*", wanted):
+    if "\\text" in reference or wanted in _SHORT_WORDS or re.fullmatch(r"[a-z]{3,}(?: [a-z]+)*", wanted):
         if re.search(r"[\d\\=^_]", wanted):
             return None
         return ("correct" if bare(given) == wanted else "wrong"), "words"
     return None
+
+
+_SHORT_WORDS = {"no", "on", "up", "in", "am", "pm"}
+
+
+def _no_text(text: str) -> str:
+    return re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text).strip()
 
 
 def _parts(text: str) -> tuple[str, list[str]] | None:
@@ -291,6 +342,10 @@ def _all(verdicts: Iterable[Verdict]) -> Verdict:
     return "wrong" if "wrong" in seen else "unsure" if "unsure" in seen else "correct"
 
 
+def _texts(text: str) -> list[str]:
+    return [" ".join(words.lower().split()) for words in re.findall(r"\\text\s*\{([^{}]*)\}", text)]
+
+
 def _by_sympy(given: str, reference: str) -> tuple[Verdict, str]:
     if number(reference) is not None and not re.search(r"\d", given) and not re.search(r"\\[a-zA-Z]", given):
         return "wrong", "no number"
@@ -298,4 +353,10 @@ def _by_sympy(given: str, reference: str) -> tuple[Verdict, str]:
         given = _right_side(given)
         if "=" in given:
             return "wrong", "an equation for a value"
+    given = given if _texts(reference) else _split_unit(given)[0]
+    if _texts(given) != _texts(reference):  # SymPy would read past words
+        return "wrong", "words the reference does not have"
+    value = number(given)
+    if value is not None:  # a written number is exactly that number, and equals a root or pi only if it is one
+        return same_by_sympy(f"\\frac{{{value.numerator}}}{{{value.denominator}}}", reference)
     return same_by_sympy(given, reference)

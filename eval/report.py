@@ -114,12 +114,7 @@ def _percent(value: float) -> str:
 def _result(summary: Mapping[str, Any]) -> str:
     if not summary:
         return ""
-    said = "".join(
-        f"<p class=big>{_text(d['benchmark'])}: {_text(d['after'])} is {100 * d['mean']:+.1f} points against "
-        f"{_text(d['before'])} (95 % interval {100 * d['low']:+.1f} to {100 * d['high']:+.1f}, n = {d['n']}), "
-        f"{'a difference beyond chance' if d['low'] > 0 or d['high'] < 0 else 'which may be chance'}.</p>"
-        for d in summary["differences"]
-    )
+    said = "".join(f"<p class=big>{_text(_sentence(d))}</p>" for d in summary["differences"])
     rows = [
         (
             name,
@@ -137,6 +132,15 @@ def _result(summary: Mapping[str, Any]) -> str:
     head = ("benchmark", "model", "pass@1 %", "95 % interval", "problems", "cut off %", "unsure %", "tokens")
     chart = _chart(lambda ax: _draw_accuracy(ax, summary), 7, 2.6)
     return f"<h2>Did it help?</h2>{said}{chart}{_table(head, sorted(rows), range(2, 8))}"
+
+
+def _sentence(d: Mapping[str, Any]) -> str:
+    beyond = d["p"] < 0.05 and (d["low"] > 0 or d["high"] < 0)  # the bootstrap alone is too sure of few problems
+    return (
+        f"{d['benchmark']}: {d['after']} is {100 * d['mean']:+.1f} points against {d['before']} (95 % interval "
+        f"{100 * d['low']:+.1f} to {100 * d['high']:+.1f}, n = {d['n']}), "
+        f"{'a difference beyond chance' if beyond else 'which may be chance'}."
+    )
 
 
 def _draw_accuracy(ax: Any, summary: Mapping[str, Any]) -> None:
@@ -209,12 +213,12 @@ def _distributions(folder: Path) -> str:
 
 
 def _scored(folder: Path) -> list[Example]:
-    """The rows of the last stage whose rows all have a score: what the choice was made from."""
-    for path in sorted((folder / "stages").glob("*.jsonl"), reverse=True):
-        if ".dropped" in path.name:
-            continue
+    """The rows of the last stage that scores: what the choice was made from."""
+    funnel = read_manifest(folder).get("curate", {}).get("results", {}).get("funnel", [])
+    files = [folder / "stages" / f"{number:02d}-{line['stage']}.jsonl" for number, line in enumerate(funnel)]
+    for path in reversed(files[:-1]):
         rows = _rows(path)
-        if rows and all("score" in row.scores for row in rows) and len(rows) > len(_rows(folder / "curated.jsonl")):
+        if rows and all("score" in row.scores for row in rows):
             return rows
     return []
 

@@ -9,6 +9,7 @@ correct, wrong, and "unsure" for what the grader could not tell; only correct on
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from eval.report import write_report
 from limo.data import Example, dump, replacing
 from limo.engine import Completion, Sampling, sample
 from limo.errors import UserError
-from limo.ledger import Cached, spent
+from limo.ledger import Cached, Spent, spent
 from limo.manifest import claim, read_manifest
 from limo.model import model_folder
 from limo.progress import clock
@@ -33,7 +34,7 @@ def evaluate(
     models: dict[str, str],
     engine: dict[str, Any],
     benchmarks: dict[str, Any],
-    sampling: dict[str, Any],
+    sampling: Sampling,
     compare: list[list[str]],
     resamples: int,
     seed: int,
@@ -47,6 +48,8 @@ def evaluate(
     for pair in compare:
         if len(pair) != 2 or not set(pair) <= set(models):
             raise UserError(f"eval.compare must list pairs of models among {', '.join(models)}, not {pair}")
+    if resamples < 1:
+        raise UserError(f"eval.resamples must be at least 1, not {resamples}")
     for path in models.values():
         model_folder(path)  # a missing model is told before the first hour of sampling, not after it
     problems, folder = load(benchmarks, system), Path(out)
@@ -75,7 +78,7 @@ def _one(
     node: Mapping[str, Any],
     rows: Sequence[Example],
     engine: Cached,
-    sampling: Mapping[str, Any],
+    sampling: Sampling,
     settings: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """The graded completions of one model on one benchmark, from the disk if they are there."""
@@ -83,7 +86,7 @@ def _one(
     claimed = {
         "model": path,
         "benchmark": node,
-        "sampling": sampling,
+        "sampling": asdict(sampling),
         "engine": settings,
         "system": rows[0].prompt[0]["content"] if rows and len(rows[0].prompt) > 1 else "",
     }
@@ -91,8 +94,8 @@ def _one(
         folder, f"eval/{model}/{benchmark}", claimed, inputs=[model_folder(path), *files_in({"benchmark": node})]
     ) as step:
         if not step.finished:
-            before = spent.__class__(**vars(spent))
-            drawn = sample(engine, [row.prompt for row in rows], Sampling(**sampling), f"{model} on {benchmark}")
+            before = Spent(**vars(spent))
+            drawn = sample(engine, [row.prompt for row in rows], sampling, f"{model} on {benchmark}")
             with replacing(file) as lines:
                 lines.writelines(dump(graded(row, done)) for row, done in zip(rows, drawn, strict=True))
             step.outputs, step.tokens = [file], spent.since(before).tokens

@@ -59,6 +59,8 @@ class Example:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> "Example":
         """The inverse of `to_json`. Raises KeyError or TypeError for a row that is not one of ours."""
+        if not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in row["prompt"]):
+            raise TypeError("prompt is no list of messages")
         known = {f.name for f in fields(cls)}
         return cls(**{**{k: v for k, v in row.items() if k in known}, "prompt": tuple(row["prompt"])})
 
@@ -91,6 +93,9 @@ class Dropped:
         return asdict(self)
 
 
+Row = Example | Dropped  # what a source or a stage yields
+
+
 def chat(question: str, system: str = "") -> tuple[Message, ...]:
     """The prompt of a question, the same in attempts, training and evaluation. An empty `system` adds no message."""
     user = Message(role="user", content=question)
@@ -107,7 +112,7 @@ def read_jsonl(path: str | Path) -> Iterator[Example]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no such file '{path}'. Run the stage that writes it, or give another path")
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 yield Example.from_json(json.loads(line))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from limo.data import Message, content_id
+from limo.errors import UserError
 from limo.progress import progress
 
 Prompt = tuple[Message, ...]
@@ -33,7 +34,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(f"sampling needs n >= 1, max_tokens >= 1, temperature >= 0, 0 < top_p <= 1: {self}")
+            raise UserError(f"sampling needs n >= 1, max_tokens >= 1, temperature >= 0, 0 < top_p <= 1: {self}")
         object.__setattr__(self, "stop", tuple(self.stop))
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from limo.engine import Completion, Finish, Request, Sampling, random_key
+from limo.errors import UserError
 from limo.model import fingerprint, load, model_folder
 from limo.render import prompt_ids, turn_end
 
@@ -38,6 +39,8 @@ class TransformersEngine:
     """
 
     def __init__(self, *, model: str, dtype: str, batch_size: int, trust_remote_code: bool = False) -> None:
+        if batch_size < 1:
+            raise UserError(f"engine.batch_size must be at least 1, not {batch_size}")
         self.path, self.dtype, self.batch_size, self.trust = model, dtype, batch_size, trust_remote_code
 
     @cached_property
@@ -60,7 +63,7 @@ class TransformersEngine:
         import torch
 
         model, tokenizer = self._loaded
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", 2**31)
+        context = _context(model)
         ends = _end_ids(model, tokenizer)
         waiting, encoded = list[_Row](), dict[Any, list[int]]()
         for position, request in enumerate(requests):
@@ -163,7 +166,8 @@ class _Decoder:
         import torch
 
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
-        place = self.mask.sum(1, keepdim=True) - 1
+        # A finished row goes on until it is dropped; it must not walk out of the context
+        place = (self.mask.sum(1, keepdim=True) - 1).clamp(max=_context(self.model) - 1)
         out = self.model(
             input_ids=self.last,
             attention_mask=self.mask,
@@ -207,7 +211,7 @@ class _Decoder:
         row.ids.append(token)
         if token in self.ends:
             row.finish, row.text = "stop", self._text(row.ids[:-1])
-        elif stopped := self._stopped(row):
+        elif (stopped := self._stopped(row)) is not None:
             row.finish, row.text = "stop", stopped
         elif len(row.ids) >= row.room:
             row.finish, row.text = "length", self._text(row.ids)
@@ -216,7 +220,9 @@ class _Decoder:
         """The text before the first stop string, once one has appeared."""
         if not self.sampling.stop:
             return None
-        tail = self._text(row.ids[-max(map(len, self.sampling.stop)) - 4 :])  # a token is at least a byte
+        tail = self._text(
+            row.ids[-max(len(stop.encode()) for stop in self.sampling.stop) - 4 :]
+        )  # a token is at least a byte
         if not any(stop in tail for stop in self.sampling.stop):
             return None
         text = self._text(row.ids)
@@ -258,6 +264,11 @@ def choose(logits: "torch.Tensor", uniform: "torch.Tensor", temperature: float, 
     last = (mass < top_p).sum(-1, keepdim=True).clamp(max=size - 1)
     picked = torch.searchsorted(mass, uniform[:, None] * mass.gather(1, last), right=True)
     return tokens.gather(1, torch.minimum(picked, last))[:, 0]
+
+
+def _context(model: Any) -> int:
+    """Positions the model has; practically unlimited where its configuration names none."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
 
 
 def _end_ids(model: Any, tokenizer: Any) -> set[int]:

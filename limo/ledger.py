@@ -9,7 +9,6 @@ pays for 28. One SQLite file per model; several processes on one machine may sha
 
 import os
 import sqlite3
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,6 @@ from pathlib import Path
 from limo.data import content_id
 from limo.engine import Completion, Engine, Request, Sampling
 
-COMMIT_EVERY = 1.0  # seconds of sampling that a power cut may lose
 SCHEMA = """CREATE TABLE IF NOT EXISTS sample (
     name BLOB PRIMARY KEY, text BLOB NOT NULL, tokens INTEGER NOT NULL, finish TEXT NOT NULL) WITHOUT ROWID"""
 
@@ -71,22 +69,16 @@ class Cached:
                     yield position, Completion(zlib.decompress(row[0]).decode(), row[1], row[2])
             if not missing:
                 return
-            last = time.monotonic()
-            try:
-                for inner, completion in self.engine.complete([requests[p] for p in missing], sampling):
-                    position = missing[inner]
-                    if completion.finish != "refused":
-                        packed = zlib.compress(completion.text.encode("utf-8", "replace"))
-                        row = (names[position], packed, completion.tokens, completion.finish)
-                        store.execute("INSERT OR IGNORE INTO sample VALUES (?, ?, ?, ?)", row)
-                        spent.sampled += 1
-                        spent.tokens += completion.tokens
-                        if time.monotonic() - last > COMMIT_EVERY:
-                            store.commit()
-                            last = time.monotonic()
-                    yield position, completion
-            finally:
-                store.commit()
+            for inner, completion in self.engine.complete([requests[p] for p in missing], sampling):
+                position = missing[inner]
+                if completion.finish != "refused":
+                    packed = zlib.compress(completion.text.encode("utf-8", "replace"))
+                    row = (names[position], packed, completion.tokens, completion.finish)
+                    store.execute("INSERT OR IGNORE INTO sample VALUES (?, ?, ?, ?)", row)
+                    store.commit()
+                    spent.sampled += 1
+                    spent.tokens += completion.tokens
+                yield position, completion
 
     def _open(self) -> "_Closing":
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -102,6 +94,7 @@ class _Closing:
     def __enter__(self) -> sqlite3.Connection:
         self.store = sqlite3.connect(self.path, timeout=60)
         self.store.execute("PRAGMA journal_mode=WAL")
+        self.store.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut the last moments
         self.store.execute(SCHEMA)
         return self.store
 

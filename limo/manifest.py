@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from limo.data import replacing
+from limo.data import content_id, replacing
 from limo.errors import UserError
 from limo.model import fingerprint
 
@@ -72,9 +72,10 @@ def claim(
     with other settings or from other inputs, or if what the step wrote was changed since.
     """
     folder = Path(folder)
-    settings = json.loads(json.dumps(_without_free(settings)))
+    settings = json.loads(json.dumps(lasting(settings)))
     read = {str(path): content_hash(Path(path).expanduser()) for path in inputs}
     old = read_manifest(folder).get(name)
+    before = float(old["seconds"]) if old else 0.0
     if old and not old["finished"] and not any(path.exists() for path in begun):
         old = None
     step = Step(folder, name, entry=old or {})
@@ -84,7 +85,6 @@ def claim(
     if step.finished:
         yield step
         return
-    before = float(old["seconds"]) if old else 0.0
     step.entry = {
         "finished": False,
         "settings": settings,
@@ -124,9 +124,15 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def content_hash(path: Path) -> str:
-    """Of a file's bytes, or of a model folder as `limo.model.fingerprint` has it. Raises UserError if it is missing."""
+    """Of a file's bytes; of a model folder as `limo.model.fingerprint` has it; of another folder all its files' hashes.
+
+    Raises UserError if there is nothing at that path.
+    """
     if path.is_dir():
-        return fingerprint(path) if (path / "config.json").is_file() else fingerprint(path, ("**/*",))
+        if (path / "config.json").is_file():
+            return fingerprint(path)
+        files = sorted(f for f in path.rglob("*") if f.is_file())
+        return content_id([[str(f.relative_to(path)), content_hash(f)] for f in files], 16)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -202,10 +208,11 @@ def _relative(path: Path, folder: Path) -> str:
     return os.path.relpath(path, folder)
 
 
-def _without_free(settings: Any) -> Any:
+def lasting(settings: Any) -> Any:
+    """Settings without those that cannot change what comes out."""
     if isinstance(settings, Mapping):
-        return {k: _without_free(v) for k, v in settings.items() if k not in FREE}
-    return [_without_free(v) for v in settings] if isinstance(settings, list | tuple) else settings
+        return {k: lasting(v) for k, v in settings.items() if k not in FREE}
+    return [lasting(v) for v in settings] if isinstance(settings, list | tuple) else settings
 
 
 def _write(folder: Path, name: str, entry: Mapping[str, Any]) -> None:

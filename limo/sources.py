@@ -20,10 +20,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from limo.data import Dropped, Example, chat
+from limo.data import Dropped, Example, Row, chat
 from limo.errors import UserError
 
-Row = Example | Dropped
 Raw = tuple[int, Any]  # row number from 1, and the parsed row or the `Dropped` that says why it could not be parsed
 
 COLUMNS = {
@@ -90,7 +89,7 @@ def hub(
             f"pool source '{name}': cannot load '{path}' (split {split}) from the Hub: {reason}. "
             "Check the name and the network, or use a local copy with _target_: limo.sources.file"
         ) from error
-    numbered = enumerate(chain(first, islice(rows, 1, None)), 1)
+    numbered = ((number, _bounded(row, MAX_BYTES)) for number, row in enumerate(chain(first, islice(rows, 1, None)), 1))
     yield from _examples(numbered, name, system, path, fields or {}, limit)
 
 
@@ -120,6 +119,9 @@ def generate(
     if templates is not None:
         if generator != "gsm_symbolic":
             raise UserError(f"pool source '{name}': templates are for gsm_symbolic, not for '{generator}'")
+        unknown = sorted(set(templates) - set(made.generators))
+        if unknown or not templates:
+            raise UserError(f"pool source '{name}': gsm_symbolic has no template {unknown or 'in an empty list'}")
         made.task_indices = Random(seed).choices(templates, k=size)
     seen: set[str] = set()
     for index, item in enumerate(made):
@@ -154,21 +156,31 @@ def running_total(expression: str) -> str:
     return "\n".join([*lines, f"The answer is \\boxed{{{total}}}."])
 
 
+_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+
+
 def last_boxed(text: str) -> str | None:
-    """The content of the last complete `\\boxed{...}` or `\\fbox{...}`, braces balanced; None if there is none."""
-    for match in reversed(list(re.finditer(r"\\(?:boxed|fbox)\s*\{", text))):
-        depth = 1
-        for end in range(match.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0) if text[end - 1] != "\\" else 0
-            if depth == 0:
-                return text[match.end() : end].strip()
-    return None
+    """The content of the last complete `\\boxed{...}` or `\\fbox{...}`, braces balanced; None if there is none.
+
+    One pass over the text, whatever stands in it. Of boxes inside one another the outer one counts.
+    """
+    opened: list[int | None] = []  # for each open brace, where its box's content begins; None for a plain brace
+    found: str | None = None
+    for match in _BOX_OR_BRACE.finditer(text):
+        token = match.group()
+        if token == "}":
+            begin = opened.pop() if opened else None
+            if begin is not None:
+                found = text[begin : match.start()].strip()
+        elif token[-1] == "{" and (token == "{" or len(token) > 2):
+            opened.append(match.end() if len(token) > 1 else None)
+    return found
 
 
 def after_hashes(text: str) -> str | None:
-    """What stands behind the last `####`, as in GSM8K; None if there is none."""
-    match = re.search(r"####\s*(\S[^\n]*)\s*$", text)
-    return match.group(1).strip() if match else None
+    """What stands behind the last `####` on the last line, as in GSM8K; None if there is none."""
+    found = text.rstrip().rpartition("\n")[2].rpartition("####")
+    return (found[2].strip() or None) if found[1] else None
 
 
 def _examples(
@@ -207,8 +219,9 @@ def _example(raw: Any, number: int, name: str, system: str, path: str, fields: M
     if not isinstance(raw, dict):
         return drop("not an object", f"a row must be a mapping of columns, this is {type(raw).__name__}")
     column = {ours: _column(raw, ours, fields) for ours in COLUMNS}
-    if column["problem"] is None:
-        return drop("missing field", f"no column {fields.get('problem') or ' or '.join(COLUMNS['problem'])}")
+    absent = [theirs for theirs in fields.values() if theirs not in raw]
+    if column["problem"] is None or absent:
+        return drop("missing field", f"no column {', '.join(absent) or ' or '.join(COLUMNS['problem'])}")
     values: dict[str, str] = {}
     for ours in ("problem", "chain", "answer"):
         value, wrong = _text(raw.get(column[ours]) if column[ours] is not None else None)
@@ -220,10 +233,10 @@ def _example(raw: Any, number: int, name: str, system: str, path: str, fields: M
     answer, worked = _answer(values["answer"], values["chain"])
     if not answer:
         return drop("no answer", "neither an answer column nor '#### n' nor \\boxed{} in the chain")
-    key = raw.get(column["id"]) if column["id"] else None
+    key, wrong = _text(raw.get(column["id"]) if column["id"] else None)
     extra = {k: v for k, v in raw.items() if k not in column.values() and _small(v)}
     return Example(
-        str(key) if isinstance(key, str | int) else f"{name}/{number}",
+        f"{name}/{key if key and not wrong else number}",
         chat(values["problem"], system),
         answer,
         worked,
@@ -252,7 +265,7 @@ def _text(value: Any) -> tuple[str, str]:
         value = int(value) if value.is_integer() else value
     text = str(value)
     if any("\ud800" <= c <= "\udfff" for c in text):
-        return "", "half of a surrogate pair, which is no character"
+        return "", "invalid UTF-8, or half of a surrogate pair"
     return text.strip(), ""
 
 
@@ -315,18 +328,16 @@ def _parsed(line: bytes) -> Any:
 
 
 def _json(path: Path, max_bytes: int) -> Iterator[Raw]:
-    text = path.read_bytes()
+    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")  # a bad byte costs its row, not the file
     try:
-        rows = json.loads(text.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: invalid UTF-8 at byte {error.start}. Save it as UTF-8, or as JSONL to lose one row only"
-        ) from None
+        rows = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if b"\n{" in text[:max_bytes]:  # JSON lines under the wrong name
+        if text.lstrip().startswith("{"):  # JSON lines under the wrong name
             yield from _jsonl(path, max_bytes)
             return
-        raise UserError(f"{path}: not JSON: {error}. Repair it, or save it as JSONL to lose one row only") from None
+        raise UserError(
+            f"{path}: not JSON: {error}. Repair it, or save it as JSONL, where a bad row is set aside by itself"
+        ) from None
     if isinstance(rows, dict):
         rows = next((v for v in rows.values() if isinstance(v, list)), [rows])
     if not isinstance(rows, list):
@@ -353,8 +364,9 @@ def _parquet(path: Path, max_bytes: int) -> Iterator[Raw]:
             rows = chain.from_iterable(batch.to_pylist() for batch in table.iter_batches(batch_size=500))
             for number, row in enumerate(rows, 1):
                 yield number, _bounded(row, max_bytes)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: not a Parquet file: {error}") from None
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a readable Parquet file: {reason}") from None
 
 
 def _csv(path: Path, max_bytes: int) -> Iterator[Raw]:

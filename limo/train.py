@@ -13,10 +13,10 @@ import difflib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from limo.errors import UserError
 from limo.losses import learned_positions, next_token_loss
 from limo.manifest import Step, claim, read_manifest
 from limo.model import load, model_folder, quiet_deepspeed
-from limo.progress import progress
+from limo.progress import progress, say
 from limo.recipe import command
 from limo.render import completion_ids, prompt_ids, turn_end
 
@@ -69,7 +69,7 @@ def sft(
     source = model_folder(model)
     with claim(folder, "train", settings, inputs=[data, source], begun=[folder / "checkpoints"]) as step:
         if step.finished:
-            _say(f"already trained: {folder / 'model'} ({step.entry['seconds']:.0f} s at the time)")
+            say(f"already trained: {folder / 'model'} ({step.entry['seconds']:.0f} s at the time)")
         else:
             _train(step, settings, source, list(read_jsonl(data)))
         return dict(step.results or step.entry["results"])
@@ -133,21 +133,24 @@ def _train(step: Step, settings: Mapping[str, Any], source: Path, rows: list[Exa
     if not rendered:
         raise UserError(f"no row of {settings['data']} can be trained on: {dropped[0].reason}, {dropped[0].detail}")
     checkpoints = step.folder / "checkpoints"
-    config = SFTConfig(
-        output_dir=str(checkpoints),
-        max_length=settings["max_length"],
-        seed=settings["seed"],
-        disable_tqdm=True,
-        **_defaults(settings["args"]),
-    )
+    try:
+        config = SFTConfig(
+            output_dir=str(checkpoints),
+            max_length=settings["max_length"],
+            seed=settings["seed"],
+            disable_tqdm=True,
+            **_defaults(settings["args"]),
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(f"train.args: {str(error).splitlines()[0]}") from error
     trainer = _trainer()(model, args=config, train_dataset=Dataset.from_list(rendered), processing_class=tokenizer)
     _check_labels(trainer.train_dataset, rendered)
     trainer.remove_callback(PrinterCallback)  # the bar shows the loss
     trainer.add_callback(_watcher())
     last = last_checkpoint(checkpoints)
     if last:
-        _say(f"going on from {last}")
-    start = time.monotonic()
+        say(f"going on from {last}")
+    start, first_step = time.monotonic(), _steps_in(last)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     seconds = time.monotonic() - start
     _save(trainer, tokenizer, step.folder / "model")
@@ -157,6 +160,7 @@ def _train(step: Step, settings: Mapping[str, Any], source: Path, rows: list[Exa
     if not settings["keep_checkpoints"]:
         shutil.rmtree(checkpoints, ignore_errors=True)
     epochs = trainer.state.epoch or 0
+    share = 1 - first_step / max(trainer.state.global_step, 1)  # of the steps that were done this time
     step.tokens = round(sum(len(row["input_ids"]) for row in rendered) * epochs)
     step.outputs = [step.folder / "model"]
     step.results = {
@@ -166,9 +170,9 @@ def _train(step: Step, settings: Mapping[str, Any], source: Path, rows: list[Exa
         "epochs": epochs,
         "first_loss": history[0]["loss"] if history else None,
         "last_loss": history[-1]["loss"] if history else None,
-        "tokens_per_second": round(step.tokens / seconds),
+        "tokens_per_second": round(step.tokens * share / seconds),
     }
-    _say(
+    say(
         f"trained on {len(rendered)} rows, {trainer.state.global_step} steps, {step.tokens:,} tokens in {seconds:.0f} s"
     )
 
@@ -188,7 +192,8 @@ def _trainer() -> Any:
             labels = inputs["labels"]
             positions = learned_positions(labels)
             small = labels.device.type == "cpu" and 0 < len(positions) * len(labels) <= SMALL
-            if return_outputs or not small or self.args.loss_type != "nll":
+            plain = self.args.loss_type == "nll" and self.label_smoother is None and not return_outputs
+            if not (small and plain and "logits_to_keep" in signature(model.forward).parameters):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             rest = {key: value for key, value in inputs.items() if key != "labels"}
             logits = model(**rest, use_cache=False, logits_to_keep=positions).logits
@@ -211,7 +216,11 @@ def _refuse_several_devices() -> None:
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to the end. The trainer's state is what it writes last."""
     whole = [p for p in folder.glob("checkpoint-*") if _whole(p)]
-    return max(whole, key=lambda p: int(p.name.partition("-")[2]), default=None)
+    return max(whole, key=_steps_in, default=None)
+
+
+def _steps_in(checkpoint: Path | None) -> int:
+    return int(checkpoint.name.partition("-")[2]) if checkpoint else 0
 
 
 def _whole(checkpoint: Path) -> bool:
@@ -241,9 +250,10 @@ def _set_aside(folder: Path, dropped: list[Dropped], too_long: str) -> None:
     example = f"{dropped[0].id}: {dropped[0].reason}, {dropped[0].detail}"
     if too_long == "stop":
         raise UserError(
-            f"{len(dropped)} rows cannot be trained on ({example}). Raise train.max_length or set train.too_long=drop"
+            f"{len(dropped)} rows cannot be trained on ({example}). Mend them, raise train.max_length, or set "
+            "train.too_long=drop"
         )
-    _say(f"{len(dropped)} rows set aside in {folder / 'train_dropped.jsonl'} ({example})")
+    say(f"{len(dropped)} rows set aside in {folder / 'train_dropped.jsonl'} ({example})")
 
 
 def _check_labels(prepared: Any, rendered: list[dict[str, list[int]]]) -> None:
@@ -288,10 +298,6 @@ def _watcher() -> Any:
             self.bar.__exit__(None, None, None)
 
     return Watch()
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

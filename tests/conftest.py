@@ -24,6 +24,9 @@ CHATML = (
 
 def build_tiny(folder: Path, seed: int = 0) -> Path:
     """A Llama of 125,000 random parameters with a byte-level tokenizer of its own, saved in `folder`."""
+    from limo.model import quiet_deepspeed
+
+    quiet_deepspeed()
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

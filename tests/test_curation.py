@@ -1,21 +1,21 @@
 """The stages, by values worked by hand."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from curation.attempt import attempt, own_chains, window
+from curation.attempt import attempt, outcome, own_chains, window
 from curation.chains import box_answers, verify
 from curation.choose import top
 from curation.pool import decontaminate, distinct, gather
 from curation.run import curate
 from curation.score import features, percentile_ranks, score, word_patterns
 from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
-from limo.engine import Completion, Scripted
+from limo.engine import Completion, Sampling, Scripted
 from limo.errors import UserError
 from tests.conftest import lines
 
@@ -99,6 +99,11 @@ def test_top_respects_the_quota_of_a_source() -> None:
     kept, dropped = split(top(rows, k=3, by="score", per_source={"x": 1}))
     assert [r.id for r in kept] == ["0", "3", "4"]
     assert {d.reason for d in dropped} == {"quota of its source is full"}
+    pair = [example("a", scores={"score": 0.9}), replace(example("a/own0", scores={"score": 0.8}), source="y")]
+    kept, _ = split(top(pair, k=3, by="score", per_source={"s": 0}))
+    assert [r.id for r in kept] == ["a/own0"], "a chain that is not taken bars no rival"
+    with pytest.raises(UserError, match=r"no score 'scor'; did you mean 'score'"):
+        list(top(pair, k=1, by="scor"))
 
 
 @pytest.fixture
@@ -117,7 +122,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"_target_": "limo.engine.script"}
 
 
-SAMPLING = {"n": 2, "temperature": 1.0, "top_p": 1.0, "max_tokens": 9, "seed": 0}
+SAMPLING = Sampling(n=2, temperature=1.0, top_p=1.0, max_tokens=9, seed=0)
 
 
 def test_attempts_are_counted_and_cut_ones_are_unknown(scripted: dict[str, Any]) -> None:
@@ -131,7 +136,13 @@ def test_attempts_are_counted_and_cut_ones_are_unknown(scripted: dict[str, Any])
     assert [(d.id, d.reason, d.detail) for d in dropped] == [("e", "not sampled", "too long")]
     inside, outside = split(window(kept, at_least=1, at_most=1))
     assert [r.id for r in inside] == ["b"]
-    assert {d.id: d.reason for d in outside} == {"a": "too easy", "c": "too hard", "d": "too hard"}
+    assert {d.id: d.reason for d in outside} == {"a": "too easy", "c": "too hard", "d": "difficulty unknown"}
+
+
+def test_a_cut_off_attempt_counts_only_with_an_explicit_answer() -> None:
+    assert outcome(Completion("First, 5 + 7 = 12", 9, "length"), "12") == "cut"
+    assert outcome(Completion("so \\boxed{12} and then", 9, "length"), "12") == "right"
+    assert outcome(Completion("First, 5 + 7 = 12", 9, "stop"), "12") == "right"
 
 
 def test_own_right_chains_become_rivals(scripted: dict[str, Any]) -> None:
@@ -180,6 +191,9 @@ def test_doubles_and_benchmark_problems_leave(tmp_path: Path) -> None:
     rows = [example("a"), replace(example("b"), prompt=chat(" Problem  A ")), example("c")]
     kept, dropped = split(distinct(rows))
     assert [r.id for r in kept] == ["a", "c"] and dropped[0].detail == "as a"
+    rivals, dropped = split(distinct([example("a", "one"), replace(rows[1], completion="two"), example("a", "ONE")]))
+    assert [(r.id, r.question) for r in rivals] == [("a", "problem a"), ("b", "problem a")], "another chain is a rival"
+    assert rivals[0].problem == rivals[1].problem and dropped[0].detail == "as a"
     (tmp_path / "bench.jsonl").write_text('{"problem": "PROBLEM c", "answer": "1"}')
     node = {"_target_": "limo.sources.file", "path": str(tmp_path / "bench.jsonl")}
     kept, dropped = split(decontaminate(kept, benchmarks={"mine": node}))
@@ -189,7 +203,10 @@ def test_doubles_and_benchmark_problems_leave(tmp_path: Path) -> None:
 def test_two_sources_with_one_id(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"id": "x", "problem": "1", "answer": "1"}\n{"id": "x", "problem": "2", "answer": "2"}\n')
-    kept, dropped = split(gather({"one": {"_target_": "limo.sources.file", "path": str(path)}}, "s"))
+    node = {"_target_": "limo.sources.file", "path": str(path), "limit": 1}
+    kept, dropped = split(gather({"one": node, "two": node}, "s"))
+    assert [r.id for r in kept] == ["one/x", "two/x"] and not dropped, "ids are those of a source"
+    kept, dropped = split(gather({"one": {**node, "limit": None}}, "s"))
     assert len(kept) == 1
     assert (dropped[0].reason, dropped[0].file, dropped[0].row) == ("duplicate id", str(path), 2)
 
@@ -205,7 +222,7 @@ def test_curate_as_a_function_and_going_on_after_a_failure(tmp_path: Path, scrip
         "system": "",
         "pool": {"mine": {"_target_": "limo.sources.file", "path": str(pool)}},
         "stages": {
-            "attempt": {"_target_": "curation.attempt.attempt", "engine": scripted, "sampling": SAMPLING},
+            "attempt": {"_target_": "curation.attempt.attempt", "engine": scripted, "sampling": asdict(SAMPLING)},
             "choose": {"_target_": "curation.choose.top", "k": 2, "by": "pass_rate"},
         },
     }

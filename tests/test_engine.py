@@ -62,6 +62,10 @@ def test_stop_strings_end_a_completion_and_are_not_in_it(tiny: Path) -> None:
     word = free.text[3:5]
     stopped = Sampling(n=1, temperature=0, top_p=1, max_tokens=12, seed=0, stop=(word,))
     ((cut,),) = sample(engine(tiny), PROMPTS[:1], stopped)
+    ((none,),) = sample(
+        engine(tiny), PROMPTS[:1], Sampling(n=1, temperature=0, top_p=1, max_tokens=12, seed=0, stop=(free.text[:1],))
+    )
+    assert none.finish == "stop" and none.text == "", "a stop at the very beginning is one too"
     assert cut.finish == "stop" and cut.text == free.text[: free.text.index(word)] and cut.tokens <= free.tokens
 
 

@@ -102,6 +102,9 @@ def test_a_benchmark_with_an_unusable_row_is_an_error(tmp_path: Path) -> None:
         UserError, match=r"benchmark 'mine': 1 of 2 rows cannot be used; the first is .*b.jsonl, row 2: empty problem"
     ):
         load({"mine": node}, "")
+    path.write_text('{"id": 7, "problem": "1+1?", "answer": "2"}\n' * 2)
+    with pytest.raises(UserError, match="two rows have the id 'mine/7'"):
+        load({"mine": node}, "")
     path.write_text('{"problem": "1+1?", "answer": "2"}\n')
     assert [r.prompt[0]["content"] for r in load({"mine": node}, "system")["mine"]] == ["system"]
 

@@ -56,6 +56,29 @@ EQUAL = [  # given, reference, verdict
     ("(B)", "A", "wrong"),
     ("Evelyn", "\\text{Evelyn}", "correct"),
     ("0", "6.6e-27", "wrong"),
+    # what once was accepted, and must not be
+    ("2 x", "2", "wrong"),
+    ("5 i", "5", "wrong"),
+    ("5 million", "5", "wrong"),
+    ("5 \\text{ thousand}", "5", "wrong"),
+    ("50 percent", "50", "wrong"),
+    ("50 percent", "50\\%", "correct"),
+    ("5\\text{ is wrong; the answer is 7}", "5", "wrong"),
+    ("5 \\text{ (or maybe 6)}", "5", "wrong"),
+    ("A, B, C, D", "A", "wrong"),
+    ("A or B", "A", "wrong"),
+    ("A: 12 apples", "A", "correct"),
+    ("10 \\text{ AM}", "10 \\text{ PM}", "wrong"),
+    ("5 \\text{ cm}", "5 \\text{ m}", "wrong"),
+    ("5", "5 \\text{ m}", "wrong"),
+    ("5 \\text{ meters}", "5 \\text{ meter}", "correct"),
+    ("on", "no", "wrong"),
+    ("3.14159265358979", "\\pi", "wrong"),
+    ("2", "\\sqrt{4}", "correct"),
+    ("0.5", "\\cos(\\frac{\\pi}{3})", "correct"),
+    ("e5", "5", "wrong"),
+    ("5" + "%" * 1500, "5", "wrong"),
+    ("2+3=5", "5", "correct"),
 ]
 
 
@@ -86,6 +109,11 @@ def test_equal(given: str, reference: str, verdict: str) -> None:
 )
 def test_extract(text: str, found: str | None) -> None:
     assert extract(text) == found
+
+
+def test_a_long_unfinished_thought_is_no_answer() -> None:
+    assert grade("<think>" + "x " * 11_000 + " 5", "5").how == "no answer found"
+    assert grade("<think>" + "x " * 11_000 + "</think> 5", "5").verdict == "correct"
 
 
 def test_what_the_grader_cannot_tell_is_said() -> None:

@@ -1,6 +1,7 @@
 """Reading other people's files: what is understood, and that no bad row stops a run or goes without a reason."""
 
 import json
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -127,8 +128,9 @@ def test_every_kind_of_file_gives_the_same_rows(kind: str, tmp_path: Path) -> No
             "Its columns are antwort, frage; say which is which with fields",
         ),
         ("pool.json", b'[{"problem": "q", "answer": "1"}', "not JSON"),
-        ("pool.json", b"\xff", "invalid UTF-8"),
-        ("pool.parquet", b"no parquet", "not a Parquet file"),
+        ("pool.json", b'[\n{"problem": "q", "answer": "1"},\n]x', "not JSON"),
+        ("pool.parquet", b"PAR1" + b"\x00" * 40 + b"PAR1", "not a readable Parquet file"),
+        ("pool.parquet", b"no parquet", "not a readable Parquet file"),
         ("pool.txt", b"x", "is none of .jsonl"),
     ],
 )
@@ -138,6 +140,28 @@ def test_an_unusable_file_is_one_clear_error(name: str, content: bytes, said: st
     with pytest.raises(UserError, match="pool") as raised:
         read(path)
     assert said in str(raised.value)
+
+
+def test_a_bad_byte_in_a_json_array_costs_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "pool.json"
+    path.write_bytes(
+        b'[{"problem": "1", "answer": "1"}, {"problem": "\xff", "answer": "2"}, {"problem": "3", "answer": "3"}]'
+    )
+    assert [getattr(r, "reason", "") for r in read(path)] == ["", "problem is not text", ""]
+
+
+def test_a_misspelt_column_in_fields_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "pool.jsonl"
+    path.write_text('{"problem": "q", "answer": "1", "solution": "s"}')
+    with pytest.raises(UserError, match=r"missing field: 1.*answer, problem, solution"):
+        read(path, fields={"chain": "soluton"})
+
+
+def test_looped_text_is_read_in_time() -> None:
+    start = time.monotonic()
+    assert last_boxed("\\boxed{" * 100_000 + "1}") == "1"
+    assert after_hashes("#" * 100_000 + "\nx") is None
+    assert time.monotonic() - start < 2
 
 
 def test_a_wrong_name_in_fields_is_an_error(tmp_path: Path) -> None:
@@ -161,6 +185,8 @@ def test_generated_problems_are_seeded_distinct_and_worked_out() -> None:
 def test_templates_choose_what_gsm_symbolic_draws_from() -> None:
     rows = list(generate("g", "", generator="gsm_symbolic", size=20, seed=1, templates=[6, 26]))
     assert {r.notes["template"] for r in rows if isinstance(r, Example)} == {6, 26}
+    with pytest.raises(UserError, match=r"no template \[500\]"):
+        list(generate("g", "", generator="gsm_symbolic", size=1, seed=1, templates=[500]))
     with pytest.raises(UserError, match="cannot make 'no_such'"):
         list(generate("g", "", generator="no_such", size=1, seed=1))
 
