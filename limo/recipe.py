@@ -46,6 +46,9 @@ def command(section: str, module: str, about: str) -> None:
             print(help_text(section, module, about, sys.argv[1:]))  # noqa: T201
             return
         _hydra(section, module, debug)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(_say("interrupted. What was finished is kept: run the same command again to go on", 130))
     except Exception as error:
