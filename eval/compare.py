@@ -63,7 +63,10 @@ def wilson(mean: float, n: int, z: float = 1.959964) -> tuple[float, float]:
 
 
 def paired(a: Mapping[str, float], b: Mapping[str, float], resamples: int, seed: int) -> Difference:
-    """b minus a, paired by problem id, with a bootstrap interval and a sign-flip test (both over problems).
+    """b minus a, paired by problem id, with a 95 % interval and a sign-flip test, both over problems.
+
+    With one completion a problem the interval is that of `matched`, which does not shrink to nothing where no problem
+    flipped; with several it is the percentile bootstrap.
 
     Args: share of right completions of each problem for each model, over the same ids. The p-value is that of the
     paired permutation test: signs of the problems' differences are flipped at random `resamples` times.
@@ -76,7 +79,8 @@ def paired(a: Mapping[str, float], b: Mapping[str, float], resamples: int, seed:
     ids = sorted(a)
     differences = np.array([b[i] - a[i] for i in ids])
     mean = float(differences.mean())
-    low, high = _percentiles(_bootstrap(differences, resamples, seed))
+    single = set(differences.tolist()) <= {-1.0, 0.0, 1.0}
+    low, high = matched(differences) if single else _percentiles(_bootstrap(differences, resamples, seed))
     flips = np.random.default_rng(seed + 1).integers(0, 2, (resamples, len(ids)), dtype=np.int8) * 2 - 1
     extreme = int((np.abs(flips @ differences) >= abs(differences.sum()) - 1e-9).sum())
     return Difference(
@@ -88,6 +92,22 @@ def paired(a: Mapping[str, float], b: Mapping[str, float], resamples: int, seed:
         [i for i, d in zip(ids, differences, strict=True) if d > 0],
         [i for i, d in zip(ids, differences, strict=True) if d < 0],
     )
+
+
+def matched(differences: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a difference of matched proportions, given each problem's difference (n,) in {-1, 0, 1}.
+
+    Agresti and Min (2005), Statistics in Medicine 24, pages 729 to 740: Wald's interval after adding one half to each of
+    the four cells of the paired table.
+
+    >>> [round(x, 3) for x in matched(np.zeros(60))]
+    [-0.032, 0.032]
+    """
+    n = len(differences) + 2
+    gained, lost = (differences > 0).sum() + 0.5, (differences < 0).sum() + 0.5
+    centre = (gained - lost) / n
+    half = 1.959964 * math.sqrt(gained + lost - (gained - lost) ** 2 / n) / n
+    return max(-1.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def _bootstrap(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:

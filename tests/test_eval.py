@@ -54,6 +54,14 @@ def test_a_paired_difference_by_hand() -> None:
     assert paired(before, after, 4000, 0) == d, "the same seed gives the same interval"
 
 
+def test_the_interval_of_matched_proportions_by_hand() -> None:
+    # 2 gained, 1 lost of 10: (2.5 - 1.5)/12 = 0.0833, half 1.96 * sqrt(4 - 1/12)/12 = 0.3232
+    d = paired(outcomes("0010000000"), outcomes("1100000000"), 100, 0)
+    assert (round(d.low, 4), round(d.high, 4), d.mean) == (-0.2399, 0.4066, pytest.approx(0.1))
+    none = paired(outcomes("1" * 60), outcomes("1" * 60), 100, 0)
+    assert round(none.high, 3) == 0.032 and none.p == 1.0, "no flip in 60 problems is no proof that none can flip"
+
+
 def test_no_difference_has_a_large_p_and_an_interval_around_zero() -> None:
     d = paired(outcomes("1010" * 20), outcomes("0101" * 20), 2000, 0)
     assert d.mean == 0 and d.low < 0 < d.high and d.p > 0.9
