@@ -97,8 +97,8 @@ def paired(a: Mapping[str, float], b: Mapping[str, float], resamples: int, seed:
 def matched(differences: np.ndarray) -> tuple[float, float]:
     """95 % interval of a difference of matched proportions, given each problem's difference (n,) in {-1, 0, 1}.
 
-    Agresti and Min (2005), Statistics in Medicine 24, pages 729 to 740: Wald's interval after adding one half to each of
-    the four cells of the paired table.
+    Agresti and Min (2005), Statistics in Medicine 24, pages 729 to 740: Wald's interval after adding one half to each
+    of the four cells of the paired table.
 
     >>> [round(x, 3) for x in matched(np.zeros(60))]
     [-0.032, 0.032]
