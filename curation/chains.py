@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from eval.grade import grade
 from limo.data import Dropped, Example, Row
-from limo.sources import after_hashes, last_boxed
+from limo.marks import after_hashes, last_boxed
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's annotations, addressed to a calculator and not to a reader
 

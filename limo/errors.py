@@ -1,10 +1,14 @@
 """The one exception for what a person got wrong, and where it ends.
 
-A `UserError` says in one line what is wrong, where, why, and what to do. `limo.recipe.command` prints it without a
-traceback and exits with code 2. Everything else that escapes is a mistake of ours and shows its traceback.
+A `UserError` says in one line what is wrong, where, why, and what to do. `reported` prints it without a traceback and
+exits with code 2. Everything else that escapes is a mistake of ours and shows its traceback.
 """
 
 import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -28,3 +32,32 @@ def one_line(error: OSError) -> UserError | None:
             return UserError(f"no such file{where}. Check the path; relative paths start at the current folder")
         case _:
             return None
+
+
+def explained(error: Exception) -> Exception | None:
+    """What a person can put right about an error; None if it is a mistake of ours."""
+    if isinstance(error, UserError):
+        return error
+    return one_line(error) if isinstance(error, OSError) else None
+
+
+@contextmanager
+def reported(explain: Callable[[Exception], Exception | None] = explained) -> Iterator[None]:
+    """Around a command: what a person got wrong is one line on standard error and exit code 2, without a traceback."""
+    try:
+        yield
+    except BrokenPipeError:  # the reader of a pipe, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(_say("interrupted. What was finished is kept: run the same command again to go on", 130))
+    except Exception as error:
+        told = explain(error)
+        if told is None:
+            raise
+        sys.exit(_say(str(told), 2))
+
+
+def _say(text: str, code: int) -> int:
+    sys.stderr.write(f"error: {' '.join(text.split())}\n")
+    return code

@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 
 from limo.data import replacing
-from limo.errors import UserError, one_line
+from limo.errors import UserError, one_line, reported
 from limo.ledger import cache_folder
 
 _HERE = Path(__file__).resolve().parent
@@ -41,21 +41,11 @@ def command(section: str, module: str, about: str) -> None:
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; the line is ours to write
     settle()
-    try:
+    with reported(lambda error: None if debug else explained(error)):
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_text(section, module, about, sys.argv[1:]))  # noqa: T201
-            return
-        _hydra(section, module, debug)
-    except BrokenPipeError:  # the reader of a pipe, such as head, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(_say("interrupted. What was finished is kept: run the same command again to go on", 130))
-    except Exception as error:
-        told = explained(error)
-        if debug or told is None:
-            raise
-        sys.exit(_say(str(told), 2))
+        else:
+            _hydra(section, module, debug)
 
 
 def _hydra(section: str, module: str, debug: bool) -> None:
@@ -345,11 +335,6 @@ def _keys(value: Any, where: str = "") -> Iterator[str]:
         for key, inner in value.items():
             yield f"{where}{key}"
             yield from _keys(inner, f"{where}{key}.")
-
-
-def _say(text: str, code: int) -> int:
-    sys.stderr.write(f"error: {' '.join(text.split())}\n")
-    return code
 
 
 def _fits(value: Any, hint: Any) -> bool:

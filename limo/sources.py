@@ -10,20 +10,17 @@ the usual names are tried in the order of `COLUMNS`. An answer may also stand in
 last `\\boxed{}`.
 """
 
-import csv
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from limo.data import Dropped, Example, Row, chat
 from limo.errors import UserError
-
-Raw = tuple[int, Any]  # row number from 1, and the parsed row or the `Dropped` that says why it could not be parsed
+from limo.files import MAX_BYTES, Raw, bounded, read_rows, shortened
+from limo.marks import after_hashes, last_boxed
 
 COLUMNS = {
     "problem": ("problem", "question", "prompt", "instruction"),
@@ -31,7 +28,6 @@ COLUMNS = {
     "answer": ("answer", "final_answer", "gt", "ground_truth", "reference"),
     "id": ("id", "unique_id"),
 }
-MAX_BYTES = 2**20  # of one row; a 32k-token chain takes about 130 kB
 NOTE_CHARS = 200  # longer extra columns are not carried along
 
 
@@ -50,16 +46,7 @@ def file(
     Args: `name` of the source, `system` message, `path`, `fields` (our name -> column), `limit` on rows read,
     `max_bytes` of one row. Raises UserError if there is no such file, its kind is unknown, or no row is usable.
     """
-    where = Path(path).expanduser()
-    if not where.exists():
-        raise UserError(f"pool source '{name}': no such file or folder '{path}'")
-    readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _csv}
-    read = _saved_dataset if where.is_dir() else readers.get(where.suffix.lower())
-    if read is None:
-        raise UserError(
-            f"pool source '{name}': '{path}' is none of {', '.join(readers)}, nor a folder saved by datasets"
-        )
-    yield from _examples(read(where, max_bytes), name, system, str(path), fields or {}, limit)
+    yield from _examples(read_rows(path, max_bytes), name, system, str(path), fields or {}, limit)
 
 
 def hub(
@@ -89,7 +76,7 @@ def hub(
             f"pool source '{name}': cannot load '{path}' (split {split}) from the Hub: {reason}. "
             "Check the name and the network, or use a local copy with _target_: limo.sources.file"
         ) from error
-    numbered = ((number, _bounded(row, MAX_BYTES)) for number, row in enumerate(chain(first, islice(rows, 1, None)), 1))
+    numbered = ((number, bounded(row, MAX_BYTES)) for number, row in enumerate(chain(first, islice(rows, 1, None)), 1))
     yield from _examples(numbered, name, system, path, fields or {}, limit)
 
 
@@ -154,33 +141,6 @@ def running_total(expression: str) -> str:
         lines.append(f"{total} {operator} {value} = {after}")
         total = after
     return "\n".join([*lines, f"The answer is \\boxed{{{total}}}."])
-
-
-_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-
-
-def last_boxed(text: str) -> str | None:
-    """The content of the last complete `\\boxed{...}` or `\\fbox{...}`, braces balanced; None if there is none.
-
-    One pass over the text, whatever stands in it. Of boxes inside one another the outer one counts.
-    """
-    opened: list[int | None] = []  # for each open brace, where its box's content begins; None for a plain brace
-    found: str | None = None
-    for match in _BOX_OR_BRACE.finditer(text):
-        token = match.group()
-        if token == "}":
-            begin = opened.pop() if opened else None
-            if begin is not None:
-                found = text[begin : match.start()].strip()
-        elif token[-1] == "{" and (token == "{" or len(token) > 2):
-            opened.append(match.end() if len(token) > 1 else None)
-    return found
-
-
-def after_hashes(text: str) -> str | None:
-    """What stands behind the last `####` on the last line, as in GSM8K; None if there is none."""
-    found = text.rstrip().rpartition("\n")[2].rpartition("####")
-    return (found[2].strip() or None) if found[1] else None
 
 
 def _examples(
@@ -284,118 +244,3 @@ def _small(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int | bool) or (isinstance(value, str) and len(value) <= NOTE_CHARS)
-
-
-def shortened(value: Any, chars: int = 2000) -> Any:
-    """A row as it is, or the beginning of its text where it is huge or cannot be written as JSON."""
-    try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (ValueError, TypeError):
-        text = repr(value)
-    else:
-        if len(text) <= chars:
-            return value
-    return text if len(text) <= chars else text[:chars] + f"... ({len(text)} characters)"
-
-
-def _jsonl(path: Path, max_bytes: int) -> Iterator[Raw]:
-    with path.open("rb") as lines:
-        number = 0
-        while line := lines.readline(max_bytes + 1):
-            number += 1
-            if len(line) > max_bytes and not line.endswith(b"\n"):
-                size = len(line)
-                while (rest := lines.readline(max_bytes)) and not rest.endswith(b"\n"):
-                    size += len(rest)
-                detail = f"{size + len(rest):,} bytes; the limit is max_bytes={max_bytes:,}"
-                yield number, Dropped("", "", "row too long", detail, data=line[:200].decode("utf-8", "replace"))
-            elif line.strip():
-                yield number, _parsed(line)
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        # Windows editors put a byte-order mark at the beginning of a file; joined files have it in the middle
-        text = line.decode("utf-8-sig").strip()
-        return json.loads(text)
-    except UnicodeDecodeError as error:
-        detail, reason = f"byte {error.start} of the line", "invalid UTF-8"
-    except json.JSONDecodeError as error:
-        detail, reason = f"{error.msg} at character {error.pos + 1}", "invalid JSON"
-    except (RecursionError, ValueError) as error:  # nesting without end; integers of more than 4300 digits
-        detail, reason = str(error), "invalid JSON"
-    return Dropped("", "", reason, detail, data=shortened(line.decode("utf-8", "replace").strip()))
-
-
-def _json(path: Path, max_bytes: int) -> Iterator[Raw]:
-    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")  # a bad byte costs its row, not the file
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        if text.lstrip().startswith("{"):  # JSON lines under the wrong name
-            yield from _jsonl(path, max_bytes)
-            return
-        raise UserError(
-            f"{path}: not JSON: {error}. Repair it, or save it as JSONL, where a bad row is set aside by itself"
-        ) from None
-    if isinstance(rows, dict):
-        rows = next((v for v in rows.values() if isinstance(v, list)), [rows])
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: holds a {type(rows).__name__}, not a list of rows")
-    for number, row in enumerate(rows, 1):
-        yield number, _bounded(row, max_bytes)
-
-
-def _bounded(row: Any, max_bytes: int) -> Any:
-    size = sum(len(v) for v in row.values() if isinstance(v, str)) if isinstance(row, dict) else 0
-    if size <= max_bytes:
-        return row
-    return Dropped(
-        "", "", "row too long", f"{size:,} characters; the limit is max_bytes={max_bytes:,}", data=shortened(row)
-    )
-
-
-def _parquet(path: Path, max_bytes: int) -> Iterator[Raw]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as table:
-            rows = chain.from_iterable(batch.to_pylist() for batch in table.iter_batches(batch_size=500))
-            for number, row in enumerate(rows, 1):
-                yield number, _bounded(row, max_bytes)
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a readable Parquet file: {reason}") from None
-
-
-def _csv(path: Path, max_bytes: int) -> Iterator[Raw]:
-    csv.field_size_limit(2**31 - 1)  # a longer row is set aside below, with its reason
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        reader = csv.DictReader(lines)
-        try:
-            for number, row in enumerate(reader, 1):
-                if None in row:
-                    yield (
-                        number,
-                        Dropped(
-                            "", "", "too many columns", f"{len(row[None])} more than the header", data=shortened(row)
-                        ),
-                    )
-                else:
-                    yield number, _bounded(row, max_bytes)
-        except csv.Error as error:
-            raise UserError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
-
-
-def _saved_dataset(path: Path, max_bytes: int) -> Iterator[Raw]:
-    from datasets import Dataset, load_from_disk
-
-    try:
-        rows = load_from_disk(str(path))
-    except FileNotFoundError as error:
-        raise UserError(f"'{path}' is no folder saved by datasets: {error}") from None
-    if not isinstance(rows, Dataset):
-        raise UserError(f"'{path}' holds the splits {', '.join(rows)}; name one: path={path}/{next(iter(rows))}")
-    for number, row in enumerate(rows, 1):
-        yield number, _bounded(row, max_bytes)

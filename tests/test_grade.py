@@ -25,7 +25,8 @@ EQUAL = [  # given, reference, verdict
     ("50\\%", "50\\%", "correct"),
     ("0.5", "50\\%", "correct"),
     ("50", "50\\%", "wrong"),
-    ("50\\%", "50", "wrong"),
+    ("50\\%", "50", "correct"),  # "what percent", asks the problem
+    ("50\\%", "5", "wrong"),
     ("2500", "25", "wrong"),
     ("0.25", "25", "wrong"),
     ("5\\text{ cm}", "5", "correct"),
@@ -61,7 +62,7 @@ EQUAL = [  # given, reference, verdict
     ("5 i", "5", "wrong"),
     ("5 million", "5", "wrong"),
     ("5 \\text{ thousand}", "5", "wrong"),
-    ("50 percent", "50", "wrong"),
+    ("50 percent", "0.05", "wrong"),
     ("50 percent", "50\\%", "correct"),
     ("5\\text{ is wrong; the answer is 7}", "5", "wrong"),
     ("5 \\text{ (or maybe 6)}", "5", "wrong"),

@@ -1,0 +1,213 @@
+r"""One spelling for what is written in many ways, without touching what it means.
+
+    normalise("\\left( \\dfrac12, √3 \\right)")  ->  "( \\frac12, \\sqrt 3 )"
+
+Spaces stay, since they tell a list from a number (`1, 234` and `1,234`). What no answer needs (delimiters of math,
+sizes of brackets, invisible characters) goes; what has several spellings (fonts, dots, Unicode) gets one.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+
+_SIMPLE = [
+    ("\\dfrac", "\\frac"),
+    ("\\tfrac", "\\frac"),
+    ("\\cfrac", "\\frac"),
+    ("\\dbinom", "\\binom"),
+    ("\\tbinom", "\\binom"),
+    ("\\displaystyle", ""),
+    ("\\textstyle", ""),
+    ("\\limits", ""),
+    ("\\!", ""),
+    ("\\,", " "),
+    ("\\;", " "),
+    ("\\:", " "),
+    ("\\>", " "),
+    ("\\ ", " "),
+    ("~", " "),
+    ("\\qquad", " "),
+    ("\\quad", " "),
+    ("\\lbrace", "\\{"),
+    ("\\rbrace", "\\}"),
+    ("\\lbrack", "["),
+    ("\\rbrack", "]"),
+    ("\\%", "%"),
+    ("\\&", "&"),
+    ("\\#", "#"),
+    ("\\_", "_"),
+    ("\\leqslant", "\\le"),
+    ("\\geqslant", "\\ge"),
+    ("\\leq", "\\le"),
+    ("\\geq", "\\ge"),
+    ("\\neq", "\\ne"),
+    ("\\lt", "<"),
+    ("\\gt", ">"),
+    ("\\degree", "^\\circ "),
+    ("{}^", "^"),
+    ("\\varnothing", "\\emptyset"),
+    ("\\backslash", "\\setminus"),
+    ("\\iff", "\\Leftrightarrow"),
+    ("{,}", ","),
+    ("{:}", ":"),
+    ("{.}", "."),
+]
+
+_CHARACTERS = {
+    "−": "-",
+    "–": "-",
+    "—": "-",
+    "‐": "-",
+    "‑": "-",
+    "×": "\\times ",
+    "·": "\\cdot ",
+    "⋅": "\\cdot ",
+    "∙": "\\cdot ",
+    "÷": "/",
+    "∕": "/",
+    "⁄": "/",
+    "π": "\\pi ",
+    "θ": "\\theta ",
+    "φ": "\\phi ",
+    "ϕ": "\\phi ",
+    "α": "\\alpha ",
+    "β": "\\beta ",
+    "γ": "\\gamma ",
+    "λ": "\\lambda ",
+    "μ": "\\mu ",
+    "µ": "\\mu ",
+    "ω": "\\omega ",
+    "√": "\\sqrt ",
+    "∛": "\\sqrt[3]",
+    "∞": "\\infty ",
+    "≤": "\\le ",
+    "≥": "\\ge ",
+    "⩽": "\\le ",
+    "⩾": "\\ge ",
+    "≠": "\\ne ",
+    "≈": "\\approx ",
+    "≡": "\\equiv ",
+    "±": "\\pm ",
+    "∓": "\\mp ",
+    "∪": "\\cup ",
+    "∩": "\\cap ",
+    "∈": "\\in ",
+    "∅": "\\emptyset ",
+    "∖": "\\setminus ",
+    "ℝ": "\\mathbb{R}",
+    "ℤ": "\\mathbb{Z}",
+    "ℂ": "\\mathbb{C}",
+    "°": "^\\circ ",
+    "…": "\\ldots ",
+    "′": "'",
+    "’": "'",
+    "‘": "'",
+    "“": '"',
+    "”": '"',
+    "⟨": "\\langle ",
+    "⟩": "\\rangle ",
+    "。": ".",
+    "、": ",",
+    "或": " or ",
+    "和": " and ",
+    "且": " and ",
+    "£": "\\pounds ",
+    "€": "\\euro ",
+    "¥": "\\yen ",
+}
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
+_LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-")
+
+_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?(?=[^a-zA-Z]|\\|$)")
+_DELIMITERS = re.compile(r"\\[()\[\]](?![a-zA-Z])|(?<!\\)\$")
+_FONT_OF_ONE = re.compile(
+    r"\\(?:mathrm|mathbf|mathit|mathsf|mathcal|boldsymbol|bm|rm|bf|text|textbf|textit|operatorname|mbox|emph|underline)"
+    r"\s*\{\s*([-+]?[\d.,]+)\s*\}|\\(?:mathbf|mathit|mathcal|boldsymbol|bm)\s*\{\s*([a-zA-Z])\s*\}|\\mathrm\s*\{\s*([ei])\s*\}"
+)
+_LETTERED_DIGITS = re.compile(r"\\(?:text|mathrm)\s*\{\s*([0-9A-F]+)\s*\}(?=\s*_)")  # of a number in a base above ten
+_FUNCTION_IN_TEXT = re.compile(
+    r"\\(?:operatorname\*?|mathrm|text)\s*\{\s*((?:arc)?(?:sin|cos|tan|cot)h?|sec|csc|ln|log|exp|cis|gcd|lcm|Re|Im)\s*\}"
+)
+_COMMA_IN_TEXT = re.compile(r"\\text\s*\{\s*,\s*(and|or)?\s*\}")
+_FONT = re.compile(
+    r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|textbf|textit|textrm|textnormal|mbox|hbox|operatorname\*?|emph|"
+    r"underline|texttt|textsc)\s*(?=\{)"
+)
+_ACCENT = re.compile(r"\\(?:vec|hat|bar|tilde|widehat|overrightarrow|boldsymbol)\s*\{?\s*([a-zA-Z])\s*\}?")
+_PHANTOM = re.compile(r"\\[hv]?phantom\s*(?:\{[^{}]*\}|\S)|\\(?:h|v)space\s*\{[^{}]*\}")
+_THOUSANDS_BY_SPACE = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d])")
+_PERCENT_WORD = re.compile(r"\s*(?:\\text\s*\{\s*(?:percent|per cent|%)\s*\}|\b(?:percent|per cent)\b)", re.IGNORECASE)
+
+
+@lru_cache(maxsize=100_000)
+def normalise(text: str) -> str:
+    """One spelling of an answer; what it means is not touched."""
+    if not text.isascii():
+        text = _to_ascii(text)
+    if any(c in text for c in "\\~${"):
+        text = _latex(text)
+    text = "".join(c if c >= " " else " " for c in text)
+    text = _PERCENT_WORD.sub("%", text)
+    text = text if text.endswith("...") else text.rstrip("., ")
+    text = _THOUSANDS_BY_SPACE.sub(lambda m: m.group().replace(" ", ""), text)
+    return " ".join(text.split())
+
+
+def squeezed(text: str) -> str:
+    """A normalised answer without the spaces that carry no meaning, for comparing as text."""
+    return re.sub(r" ?([=+\-*/^(){}\[\],<>|:;%_]) ?", r"\1", text)
+
+
+def _to_ascii(text: str) -> str:
+    out = []
+    for i, c in enumerate(text):
+        if c < "\x80":
+            out.append(c)
+        elif c in _CHARACTERS:
+            out.append(_CHARACTERS[c])
+        else:
+            out.append(_one_character(c, text[i - 1] if i else ""))
+    return "".join(out)
+
+
+def _one_character(c: str, before: str) -> str:
+    if ord(c) in _RAISED:
+        raised = chr(_RAISED[ord(c)])
+        # x²³ is one exponent: the braces of the character before are opened again
+        return ("" if ord(before or " ") in _RAISED else "^") + raised
+    if ord(c) in _LOWERED:
+        return ("" if ord(before or " ") in _LOWERED else "_") + chr(_LOWERED[ord(c)])
+    category = unicodedata.category(c)
+    if category == "Cf":  # marks of direction, joiners, the byte-order mark: nobody sees them
+        return ""
+    if category == "Zs":
+        return " "
+    if category == "Nd":
+        return str(unicodedata.decimal(c))
+    if unicodedata.decomposition(c).startswith("<fraction>"):
+        top, _, bottom = unicodedata.normalize("NFKC", c).partition("⁄")
+        return f"\\frac{{{top}}}{{{bottom}}}" if bottom else c
+    if "\uff01" <= c <= "\uff5e":  # full-width forms
+        return chr(ord(c) - 0xFEE0)
+    return c
+
+
+def _latex(text: str) -> str:
+    text = text.replace("\\\\", "\\cr ")  # before the backslash of a row's end is taken for another's
+    text = re.sub(r"\\cr \[[^\]]*\]", r"\\cr ", text) if "\\begin" in text else text
+    text = _SIZES.sub("", text)
+    for old, new in _SIMPLE:
+        if old in text:
+            text = (
+                re.sub(re.escape(old) + r"(?![a-zA-Z])", new.replace("\\", r"\\"), text)
+                if old[-1].isalpha()
+                else (text.replace(old, new))
+            )
+    text = text.replace("\\$", "\\dollar ")
+    text = _DELIMITERS.sub(" ", text)
+    text = _PHANTOM.sub("", text)
+    text = _ACCENT.sub(r"\1", text)
+    text = _FUNCTION_IN_TEXT.sub(r"\\\1 ", text)
+    text = _FONT_OF_ONE.sub(r"\1\2\3", text)
+    text = _LETTERED_DIGITS.sub(r"\1 ", _FONT.sub(r"\\text", text))
+    return _COMMA_IN_TEXT.sub(lambda m: f", {m[1] or ''} ", text)

@@ -1,0 +1,153 @@
+"""Subprocesses that answer questions, one line of JSON each way, and are killed and replaced when they take too long.
+
+They need no signals, so they serve threads and notebooks; they are started by their module's name, so nothing of the
+caller's `__main__` is imported, whatever the start method of its own processes. A module that is run as a worker calls
+`serve`; a caller keeps a `Workers`.
+"""
+
+import atexit
+import contextlib
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+START_SECONDS = 120.0  # for its imports, on a busy machine
+
+
+class TimedOut(Exception):
+    """The worker did not answer in time; it was killed."""
+
+
+class Died(Exception):
+    """The worker ended by itself, of memory for example."""
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Workers:
+    """At most `limit` subprocesses of one module, started when they are needed; safe to use from several threads."""
+
+    def __init__(self, module: str, limit: int) -> None:
+        self.module, self.limit = module, limit
+        self.slots = threading.BoundedSemaphore(limit)
+        self.idle: list[_Worker] = []
+        self.lock = threading.Lock()
+        self.owner = os.getpid()
+        atexit.register(self.stop)
+
+    def ask(self, question: Any, seconds: float | None) -> Any:
+        """The answer to a question. Raises TimedOut or Died, and the worker is replaced at the next question."""
+        with self._one() as worker:
+            return worker.ask(question, seconds)
+
+    @contextmanager
+    def _one(self) -> Iterator["_Worker"]:
+        with self.slots:
+            worker = self._taken()
+            try:
+                yield worker
+            finally:
+                if worker.alive():
+                    with self.lock:
+                        self.idle.append(worker)
+
+    def _taken(self) -> "_Worker":
+        with self.lock:
+            if self.owner != os.getpid():  # a forked child must not share its parent's pipes
+                self.idle, self.owner = [], os.getpid()
+            while self.idle:
+                worker = self.idle.pop()
+                if worker.alive():
+                    return worker
+        return _Worker(self.module)
+
+    def stop(self) -> None:
+        """Kill the idle workers."""
+        with self.lock:
+            workers, self.idle = (self.idle if self.owner == os.getpid() else []), []
+        for worker in workers:
+            worker.kill()
+
+
+class _Worker:
+    def __init__(self, module: str) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, "--worker"],
+            text=True,
+            encoding="utf-8",
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        # A queue, unlike a pipe, can be waited on with a limit
+        self.answers: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._forward, daemon=True).start()
+        try:
+            ready = self.answers.get(timeout=START_SECONDS)
+        except queue.Empty:
+            ready = ""
+        if ready != "ready":
+            self.kill()
+            raise RuntimeError(f"{sys.executable} -m {module} --worker does not start; run it by hand to see why")
+
+    def _forward(self) -> None:
+        assert self.process.stdout is not None
+        with contextlib.suppress(ValueError):
+            for line in self.process.stdout:
+                self.answers.put(line.strip())
+        self.answers.put("")
+
+    def ask(self, question: Any, seconds: float | None) -> Any:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(question) + "\n")
+            self.process.stdin.flush()
+            return json.loads(self.answers.get(timeout=seconds))
+        except queue.Empty:
+            self.kill()
+            raise TimedOut from None
+        except (OSError, ValueError):
+            self.kill()
+            raise Died from None
+        except BaseException:  # an interrupt leaves an answer on its way that no later question may get
+            self.kill()
+            raise
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError, AttributeError):
+                pipe.close()  # type: ignore[union-attr]
+
+
+def serve(answer: Callable[[Any], Any], memory: int | None = None) -> None:
+    """In the worker: answer questions until there are no more.
+
+    `answer` must not raise; `memory` bounds the address space in bytes, so that a question that needs more ends in a
+    MemoryError here instead of in somebody else's process.
+    """
+    logging.disable()
+    if memory is not None:
+        with contextlib.suppress(ImportError, ValueError, OSError):
+            import resource
+
+            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    print("ready", flush=True)  # noqa: T201
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), flush=True)  # noqa: T201

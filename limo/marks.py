@@ -1,0 +1,72 @@
+r"""Marks that a text puts around its answer: `\boxed{...}` and `#### n`. For pools, chains and completions alike."""
+
+import re
+from typing import NamedTuple
+
+MAX_BOXES = 20  # of a text's end that are looked at
+MAX_BOX = 8000  # characters
+
+
+class Box(NamedTuple):
+    """A complete `\\boxed{...}`: its content and where it stands."""
+
+    text: str
+    start: int
+    end: int
+
+
+_BOX = re.compile(r"\\f?(?:boxed|box)\s*(?:\{|(?=[\d(\\a-zA-Z-]))|\\framebox\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+def boxed(text: str) -> list[Box]:
+    """The complete boxes of a text, outermost only, the last MAX_BOXES of them.
+
+    Linear in the text: a box longer than any answer is empty of one, and is not read further.
+    """
+    starts = list(_BOX.finditer(text)) if "box" in text else []
+    found, inside_of = list[Box](), -1
+    for match in starts[-MAX_BOXES:]:
+        if match.start() < inside_of:
+            continue
+        if not match.group().endswith("{"):
+            bare = re.compile(r"\s*(-?[\d.,]*\d|\\[a-zA-Z]+|[a-zA-Z])").match(text, match.end())
+            if bare:
+                found.append(Box(bare[1], match.start(), bare.end()))
+            continue
+        end = _closing(text, match.end())
+        if end is not None:
+            content = text[match.end() : end].strip()
+            found.append(Box(_unboxed(content), match.start(), end + 1))
+            inside_of = end
+    return found
+
+
+def _closing(text: str, start: int) -> int | None:
+    """Where the brace that was opened before `start` closes; None if it does not within MAX_BOX."""
+    depth = 1
+    for brace in _BRACE.finditer(text, start, start + MAX_BOX):
+        if brace.group() == "{":
+            depth += 1
+        elif brace.group() == "}":
+            depth -= 1
+            if not depth:
+                return brace.start()
+    return None
+
+
+def _unboxed(content: str) -> str:
+    inner = boxed(content) if "box" in content else []
+    return inner[0].text if len(inner) == 1 and not content[: inner[0].start].strip() else content
+
+
+def last_boxed(text: str) -> str | None:
+    """The content of the last complete box; None if there is none."""
+    boxes = boxed(text)
+    return boxes[-1].text if boxes else None
+
+
+def after_hashes(text: str) -> str | None:
+    """What stands behind the last `####` on the last line, as in GSM8K; None if there is none."""
+    found = text.rstrip().rpartition("\n")[2].rpartition("####")
+    return (found[2].strip() or None) if found[1] else None
