@@ -37,7 +37,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Several answers: brackets `""` for a bare list, `&` if joined by "and", else as written (`()`, `[)`, `{}`)."""
+    """Several answers: brackets `""` for a bare list, `&` and `|` for "and" and "or", else as written (`()`, `{}`)."""
 
     brackets: str
     parts: tuple[Node, ...]

@@ -2,12 +2,14 @@ r"""The final answer that a completion gives, as it wrote it.
 
     extract("... so it is \\boxed{5}, as \\boxed{5} shows.")  ->  "5"
 
-What marks an answer beyond doubt comes first (a box, `####`), then "the answer is", then the last thing said. Text inside an unfinished `<think>` is no answer: the model had not begun to give one.
+What marks an answer beyond doubt comes first (a box, `####`), then "the answer is", then the last thing said. Text
+inside an unfinished `<think>` is no answer: the model had not begun to give one.
 """
 
 import re
 
-from eval.reader import FUNCTIONS, MAX_LENGTH
+from eval.reader import FUNCTIONS
+from eval.scanner import MAX_LENGTH
 from limo.marks import Box, after_hashes, boxed
 
 TAIL = 20_000  # characters of a completion's end in which an unmarked answer is looked for
@@ -66,46 +68,45 @@ def _tagged(text: str) -> str | None:
     return inside[2].strip() if inside[1] else None
 
 
-_BETWEEN = re.compile(
-    r"[\s$\\()\[\].,;*]*(?P<word>and|or|,|;)?[\s$\\()\[\],*]*(?:(?:quad|qquad|text\{ ?(?P<also>and|or) ?\})[\s$\\]*)?"
-    r"(?P<name>[a-zA-Z](?:_\{?\w{1,3}\}?)? ?= ?)?\$?"
+# What may stand between boxes that belong together: separators, the name of the next one, and marks of math
+_CONNECTING = re.compile(
+    r"\\text\s*\{\s*,?\s*(?:and|or)\s*\}|"
+    r"\\q?quad|\\[()\[\],;! ]|\b(?:and|or)\b|[a-zA-Z](?:_\{?\w{1,3}\}?)?\s*=|[\s$,;*&]"
 )
+_SEPARATING = re.compile(r"[,;]|\band\b|\bor\b")
 _NAMED = re.compile(r"([a-zA-Z](?:_\{?\w{1,3}\}?)?) ?= ?\$?$")
 
 
 def _joined(text: str, boxes: list[Box]) -> str:
-    """The last box, with those directly before it that only a connecting word separates."""
-    taken = [boxes[-1]]
-    words = list[str]()
+    """The last box, with those directly before it that only a separator separates."""
+    taken, words = [boxes[-1]], list[str]()
     for box in reversed(boxes[:-1]):
         between = text[box.end : taken[0].start]
-        match = _BETWEEN.fullmatch(between) if len(between) <= 40 else None
-        if not match or not (match["word"] or match["also"]):
+        if len(between) > 40 or _CONNECTING.sub("", between) or not _SEPARATING.search(between):
             break
         taken.insert(0, box)
-        words.insert(0, match["word"] or match["also"])
+        words.append(between)
     if len({box.text for box in taken}) == 1:
         return taken[0].text
     named = [_NAMED.search(text, max(0, box.start - 12), box.start) for box in taken]
     if all(named):
         return ", ".join(f"{n[1]} = {box.text}" for n, box in zip(named, taken, strict=True) if n)
-    if "or" in words:
-        return " or ".join(box.text for box in taken)
-    return ", ".join(box.text for box in taken)
+    either = any(re.search(r"\bor\b", word) for word in words)
+    return (" or " if either else ", ").join(box.text for box in taken)
 
 
 # "the answer is", in English and Chinese, and headings; the last one counts
 _ANNOUNCED = re.compile(
     r"(?:answer\s*(?:is|:|=)|answer\s*(?:should|must|will)\s*be|答案\s*(?:是|为|：|:)|故选|选择?项?\s*(?=[A-J]\b))"
-    r"\s*(?:therefore|thus|simply|option|choice)?\s*:?\s*(?:\*\*)?\s*(?P<given>[^\n]+|\n+[^\n]+)",
+    r"\s*(?:therefore|thus|simply|option|choice)?\s*:?\s*(?:\*\*)?\s*",
     re.IGNORECASE,
 )
 _MATH = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 
 
 def _after_announcement(text: str) -> str | None:
-    said = [match["given"] for match in _ANNOUNCED.finditer(text)]
-    return _tidy(said[-1]) if said else None
+    ends = [match.end() for match in _ANNOUNCED.finditer(text)]
+    return _tidy(text[ends[-1] :].partition("\n")[0]) if ends else None
 
 
 def _tidy(said: str) -> str | None:

@@ -8,8 +8,9 @@ From the command line: `python -m eval.grade file.jsonl` (`--help` says what it 
 
 from dataclasses import dataclass, replace
 
-from eval.equal import Kind, Verdict, equal
+from eval.equal import equal
 from eval.extract import after_thinking, explicit, extract
+from eval.structure import Kind, Verdict
 from limo.marks import boxed
 
 __all__ = ["Grade", "Kind", "Verdict", "equal", "explicit", "extract", "grade"]

@@ -12,44 +12,13 @@ How ambiguous writing is read: `2x` and `2 x` are products, `1/2x` is (1/2)x, `x
 
 import re
 from fractions import Fraction
-from typing import NamedTuple
 
 from eval.expression import Based, Call, Clock, Group, Matrix, Name, Node, Number, Quantity, Relation, Words
+from eval.numerals import BASES, IN_BASE, MAX_EXPONENT, SCALES, Unreadable, in_base, read_number
+from eval.scanner import MAX_LENGTH, Scanner, Token
 
-MAX_LENGTH = 2000  # characters
-MAX_DEPTH = 60  # of brackets within brackets
 MAX_MARKS = 6  # powers, factorials, primes and percent signs behind one value
-MAX_EXPONENT = 10_000  # of ten, in a number like 1e400
 
-
-class Unreadable(ValueError):
-    """The text is not an answer that this grammar knows."""
-
-
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    start: int
-    end: int
-
-
-_TOKEN = re.compile(
-    r"""(?P<number>\d+(?:\.\d+)?|\.\d+)
-      | (?P<words>\\text\s*\{(?P<inside>[^{}]*)\})
-      | (?P<begin>\\begin\s*\{(?P<kind>[a-z]+)\*?\}(?:\s*\{[lcr|\s]*\})?)
-      | (?P<end>\\end\s*\{[a-z]+\*?\})
-      | (?P<command>\\(?:[a-zA-Z]+|[{}|]))
-      | (?P<letters>[a-zA-Z]+)
-      | (?P<sign>\*\*|<=|>=|!=|==|\.\.\.|.)""",
-    re.VERBOSE | re.DOTALL,
-)
-_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?")
-_EXPONENT = re.compile(r"[eE]([-+]?\d{1,6})(?![\d.a-zA-Z])")
-_REPEATING = re.compile(
-    r"(\d*)\.(\d*?)(?:\\(?:overline|bar)\s*\{(\d+)\}|\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?"
-    r"|((\d)\8{2,}|(\d\d{1,8}?)\9+)(?:\.\.\.|\\[lc]?dots))"
-)
-_REPEATING_IN_PARENTHESES = re.compile(r"([-+]?\d*)\.(\d*)\((\d+)\)")
 
 _RELATIONS = {
     "=": "=",
@@ -83,18 +52,14 @@ _ONE_SPELLING = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _OPENING = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil",
             "\\lvert": "\\rvert", "\\lVert": "\\rVert"}  # fmt: skip
 _CURRENCY = {"\\dollar": "dollar", "\\pounds": "pound sterling", "\\euro": "euro", "\\yen": "yen"}
-SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
-         "eleven": 11, "twelve": 12, "sixteen": 16, "bin": 2, "oct": 8, "hex": 16}  # fmt: skip
-NUMERALS = {word: Fraction(i) for i, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty".split())}  # fmt: skip
 _SEPARATORS = {"and", "or"}
 _SHORT_WORDS = {"no", "on", "up", "in", "am", "pm", "if", "is", "it", "at", "to", "of", "be", "by", "we", "he"}
 _UNIT_TEXT = re.compile(
     r"(?:\\text\s*\{(?P<text>[a-zA-Z ./()-]*(?:\^?\{?-?\d\}?[a-zA-Z ./-]*)*)\}|(?P<word>[a-zA-Z]{1,30}\.?))"
 )
-_IN_BASE = re.compile(r"(?=[A-F]*\d)([0-9A-F]*[A-F][0-9A-F]*) *_ *\{? *(\d{1,2})\b")
+_HALF_OF_DAY = re.compile(r" *(?:\\text *\{ *)?([ap])(?: ?\. ?m|m)\b\.* *\}?", re.IGNORECASE)
+_CONDITION = re.compile(r" *([a-zA-Z]) *(?:\\in *\\mathbb *\{? *R *\}? *)?(?:\\mid|\||:) *")
+_ARTICLE = re.compile(r"an? [a-zA-Z]{3,}", re.IGNORECASE)
 _REST_OF_TIME = re.compile(
     r" *: *([0-5]\d)(?: *: *([0-5]\d))? *(?:\\text *\{ *)?([ap])(?: *\.? *m)?\b\.* *\}?",
     re.IGNORECASE,
@@ -114,60 +79,8 @@ def read(text: str, *, short_units: bool = False) -> Node:
     return node
 
 
-class _Reader:
+class _Reader(Scanner):
     """A recursive descent over one text; a method for each level of the grammar."""
-
-    def __init__(self, text: str, short_units: bool) -> None:
-        self.text, self.short_units = text, short_units
-        self.at = 0
-        self.depth = 0  # of brackets that separate by commas
-        self.nested = 0
-        self.bars = 0
-        self.ahead: _Token | None = None
-
-    # -- tokens
-
-    def peek(self) -> _Token:
-        if self.ahead is None:
-            start = self.at
-            while start < len(self.text) and self.text[start] == " ":
-                start += 1
-            match = _TOKEN.match(self.text, start)
-            if match is None:
-                self.ahead = _Token("end of text", "", start, start)
-            else:
-                kind = match.lastgroup or ""
-                kind = {"inside": "words", "kind": "begin"}.get(kind, kind)
-                inner = match["inside"] if kind == "words" else match["kind"] if kind == "begin" else match.group()
-                self.ahead = _Token(kind, inner, start, match.end())
-        return self.ahead
-
-    def take(self) -> _Token:
-        token = self.peek()
-        self.jump(token.end)
-        return token
-
-    def jump(self, to: int) -> None:
-        self.at, self.ahead = to, None
-
-    def accept(self, *texts: str) -> str | None:
-        token = self.peek()
-        if token.kind in ("command", "sign") and token.text in texts:
-            return self.take().text
-        return None
-
-    def expect(self, text: str) -> None:
-        if not self.accept(text):
-            raise Unreadable(f"no {text} at {self.peek().start}")
-
-    def expect_end(self) -> None:
-        if self.peek().kind != "end of text":
-            raise Unreadable(f"'{self.text[self.at : self.at + 20]}' left over")
-
-    def deeper(self) -> None:
-        self.nested += 1
-        if self.nested > MAX_DEPTH:
-            raise Unreadable("nested too deeply")
 
     # -- lists, relations, sets
 
@@ -175,9 +88,9 @@ class _Reader:
         """Items with commas, semicolons, "and" and "or" between them."""
         parts, joined = [self.item()], ""
         while (how := self.separator()) is not None:
-            joined = joined or how
+            joined = how if joined in ("", ",") else joined
             parts.append(self.item())
-        return parts[0] if len(parts) == 1 else Group("&" if joined == "and" else "", tuple(parts))
+        return parts[0] if len(parts) == 1 else Group({"and": "&", "or": "|"}.get(joined, ""), tuple(parts))
 
     def separator(self) -> str | None:
         found = None
@@ -239,6 +152,9 @@ class _Reader:
             node = Call(_SETS[sign], (node, self.total()))
         if self.peek().text == ":" and self.peek().kind == "sign":
             node = self.ratio(node)
+        elif isinstance(node, Number) and self.peek().text == "to" and self.text[self.peek().end :].strip().isdigit():
+            self.take()
+            return Call("ratio", (node, self.total()))
         return self.with_unit(node)
 
     def ratio(self, first: Node) -> Node:
@@ -260,7 +176,8 @@ class _Reader:
             bare = token.text.strip().lower() if token.kind in ("words", "letters") else None
             if bare is None or (bare in _SEPARATORS and said):
                 break
-            if token.kind == "letters" and not said and not self.is_word(token.text):
+            article = _ARTICLE.match(self.text, token.start)
+            if token.kind == "letters" and not said and not self.is_word(token.text) and not article:
                 break
             said.append(token.text)
             self.take()
@@ -328,7 +245,7 @@ class _Reader:
             return negative(node) if sign == "-" else node
         return self.power()
 
-    def starts_factor(self, token: _Token) -> bool:
+    def starts_factor(self, token: Token) -> bool:
         """Whether what follows is multiplied without a sign."""
         if token.kind == "letters":
             if self.short_units and re.fullmatch(r"[a-zA-Z]{1,2}", token.text) and self.text[token.start - 1] == " ":
@@ -342,10 +259,10 @@ class _Reader:
         if token.kind == "begin":
             return True
         if token.kind == "number":
-            return self.text[token.start - 1] in ")}] " and self.text[: token.start].rstrip()[-1:] in (")", "}", "]")
+            return self.text[: token.start].rstrip()[-1:] in (")", "}", "]", "!")
         return token.kind == "sign" and (token.text in "({[" or (token.text == "|" and not self.bars))
 
-    def is_unit(self, token: _Token) -> bool:
+    def is_unit(self, token: Token) -> bool:
         """Letters that are a word behind a number, not names multiplied with it."""
         if token.text in FUNCTIONS or token.text.lower() in _CONSTANTS:
             return False
@@ -370,7 +287,7 @@ class _Reader:
         raise Unreadable("too many marks behind a value")
 
     def raised(self, node: Node) -> Node:
-        mark = re.compile(r" *\{? *\\circ *\}?").match(self.text, self.at)
+        mark = re.compile(r" *\{ *\\circ *\}| *\\circ(?![a-z])").match(self.text, self.at)
         if mark:
             self.jump(mark.end())
             return self.degrees(node)
@@ -410,7 +327,7 @@ class _Reader:
         value = node.value if isinstance(node, Number) else None
         if value is None or value.denominator != 1 or not 2 <= base <= 36:
             raise Unreadable("a subscript that is no base")
-        return Based(Fraction(_in_base(str(value), base)), base)
+        return Based(Fraction(in_base(str(value), base)), base)
 
     # -- atoms
 
@@ -419,7 +336,7 @@ class _Reader:
         if token.kind == "number":
             return self.number()
         if token.kind == "letters":
-            return self.letters() if not _IN_BASE.match(self.text, token.start) else self.number()
+            return self.letters() if not IN_BASE.match(self.text, token.start) else self.number()
         if token.kind == "begin":
             return self.matrix()
         if token.kind == "command":
@@ -436,42 +353,13 @@ class _Reader:
         raise Unreadable(f"'{self.text[token.start : token.start + 20]}'")
 
     def number(self) -> Node:
-        start = self.peek().start
-        repeating = _REPEATING.match(self.text, start)
-        if repeating:
-            self.jump(repeating.end())
-            return Number(_repeating(repeating))
-        in_base = _IN_BASE.match(self.text, start)
-        if in_base:
-            self.jump(in_base.end())
-            self.accept("}")
-            return Based(Fraction(_in_base(in_base[1], int(in_base[2]))), int(in_base[2]))
-        match = (None if self.depth else _THOUSANDS.match(self.text, start)) or _TOKEN.match(self.text, start)
-        assert match is not None
-        self.jump(match.end())
-        written = match.group().replace(",", "")
-        exponent = _EXPONENT.match(self.text, self.at)
-        if exponent:
-            if abs(int(exponent[1])) > MAX_EXPONENT:
-                raise Unreadable("an exponent out of bounds")
-            self.jump(exponent.end())
-        node = written_number(written, int(exponent[1]) if exponent else None)
-        return self.mixed(node)
-
-    def mixed(self, whole: Number) -> Node:
-        """A whole number and a proper fraction behind it."""
-        if whole.step is not None or whole.scientific:
-            return whole
-        match = re.compile(
-            r" ?\\frac *(?:\{ *(\d+) *\}|(\d)) *(?:\{ *(\d+) *\}|(\d))|(?<=\d) (\d+) ?/ ?(\d+)(?![\d.])"
-        ).match(self.text, self.at)
-        if not match:
-            return whole
-        top, bottom = [int(g) for g in match.groups() if g]
-        if not 0 < top < bottom:
-            return whole
-        self.jump(match.end())
-        return Number(whole.value + Fraction(top, bottom))
+        node, end = read_number(self.text, self.peek().start, thousands=not self.depth)
+        self.jump(end)
+        half = _HALF_OF_DAY.match(self.text, end)
+        if half and isinstance(node, Number) and node.step is None and node.value in range(1, 13):
+            self.jump(half.end())
+            return _clock(int(node.value), 0, 0, half[1])
+        return node
 
     def letters(self) -> Node:
         token = self.take()
@@ -631,15 +519,18 @@ class _Reader:
             node: Node = Name("∅")
             self.depth, self.bars, self.nested = self.depth - 1, bars, self.nested - 1
             return node
+        condition = _CONDITION.match(self.text, self.at) if opening == "\\{" else None
+        if condition:
+            self.jump(condition.end())
         inner = self.listed()
-        if opening == "\\{" and self.peek().text in ("|", ":", "\\mid"):
-            raise Unreadable("a set by its property")
         closing = self.accept(*closings)
         if closing is None:
             raise Unreadable(f"{opening} is not closed")
         self.depth -= 1
         self.bars = bars
         self.nested -= 1
+        if condition:
+            return inner if isinstance(inner, Relation) else _unreadable("a set by its property")
         return _in_brackets(opening, closing, inner)
 
     def absolute(self) -> Node:
@@ -700,7 +591,7 @@ class _Reader:
             unit = _UNIT_TEXT.match(self.text, at)
             more = re.compile(r"(?: *\^ *\{? *(-?\d) *\}?)|( */ *)|( *\\cdot *)").match(self.text, at)
             if unit and (unit["word"] or unit["text"]).strip().lower() not in _SEPARATORS:
-                said.append((unit["text"] or unit["word"]).strip())
+                said.append((unit["text"] or unit["word"] or "").strip())
                 self.jump(unit.end())
             elif more and said:
                 said.append(f"^{more[1]}" if more[1] else "/" if more[2] else " ")
@@ -708,11 +599,10 @@ class _Reader:
             else:
                 break
         text = " ".join(" ".join(said).split())
-        half = re.fullmatch(r"([ap])\s?\.?\s?m\.?", text, re.IGNORECASE)
-        if half and isinstance(node, Number) and node.value in range(1, 13):
-            return _clock(int(node.value), 0, 0, half[1])
         if not text or len(text.split()) > 6 or _NOT_UNITS & set(re.findall(r"[a-z]+", text.lower())):
             raise Unreadable("words behind a value that are no unit")
+        if text.lower() in ("degree", "degrees", "deg", "radian", "radians", "rad"):
+            return Call("deg" if text.lower().startswith("deg") else "rad", (node,))
         return Quantity(node, text)
 
 
@@ -726,18 +616,6 @@ _SHORT_UNITS = {"cm", "mm", "km", "kg", "mg", "mL", "ml", "ft", "yd", "mi", "lb"
 def plain_words(text: str) -> str:
     """Words without punctuation, wrapping and case."""
     return " ".join(re.sub(r"[().'\"!?:$*]+", " ", text).lower().split())
-
-
-def written_number(written: str, exponent: int | None) -> Number:
-    """An integer or decimal as written, with the step of its last place if it has one."""
-    whole, dot, decimals = written.partition(".")
-    value = Fraction(int((whole or "0") + decimals), 10 ** len(decimals))
-    step = Fraction(1, 10 ** len(decimals)) if dot else None
-    if exponent is None:
-        return Number(value, step)
-    power = Fraction(10) ** exponent
-    step = step * power if step is not None else power if exponent < 0 else None
-    return Number(value * power, step, scientific=True)
 
 
 def negative(node: Node) -> Node:
@@ -768,34 +646,11 @@ def _scientific(left: Node, right: Node) -> Node:
     return Call("*", (left, right))
 
 
-def _repeating(match: re.Match[str]) -> Fraction:
-    """The value of a repeating decimal: after the digits a, the period p of n digits is worth p/(10^n - 1)."""
-    whole, before, barred, dotted, between, last, dots = match.group(1, 2, 3, 4, 5, 6, 7)
-    if barred:
-        period = barred
-    elif dotted:
-        period = dotted + (between or "") + (last or "") if last else dotted
-    else:
-        period = match[9] or match[8]
-        dots = dots or ""
-        before = before + dots[: len(dots) % len(period)] if match[9] else before
-    value = Fraction(int((whole or "0") + before), 10 ** len(before))
-    return value + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(before))
-
-
-def _in_base(digits: str, base: int) -> int:
-    sign, digits = (-1, digits[1:]) if digits.startswith("-") else (1, digits)
-    try:
-        return sign * int(digits, base)
-    except ValueError:
-        raise Unreadable(f"'{digits}' in base {base}") from None
-
-
 def _in_brackets(opening: str, closing: str, inner: Node) -> Node:
     if opening in ("\\lfloor", "\\lceil", "\\lvert", "\\lVert"):
         return Call({"\\lfloor": "floor", "\\lceil": "ceil", "\\lvert": "abs", "\\lVert": "norm"}[opening], (inner,))
     brackets = {"\\{": "{}", "\\langle": "<>"}.get(opening, opening + closing)
-    parts = inner.parts if isinstance(inner, Group) and inner.brackets in ("", "&") else (inner,)
+    parts = inner.parts if isinstance(inner, Group) and inner.brackets in ("", "&", "|") else (inner,)
     if len(parts) == 1 and brackets in ("()", "[]"):
         return inner  # only a grouping
     if brackets in ("(]", "[)") and len(parts) != 2:

@@ -5,8 +5,8 @@ r"""Grade completions from anywhere: `python -m eval.grade FILE`.
 
 FILE is JSONL, JSON, CSV, Parquet or a folder saved by `datasets`; each row has a completion, or a list of them, and the
 reference answer. Columns are found by their usual names or named with --fields (`a.b` is b inside of a). Every grade is
-written to FILE.graded.jsonl (row, which completion, verdict, extracted, rule); rows that cannot be used to
-FILE.dropped.jsonl with the reason.
+written to NAME.graded.jsonl in the current folder (row, which completion, verdict, extracted, rule); rows that cannot
+be used to NAME.dropped.jsonl with the reason.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS, default="math", help="what the references are (default: math)")
     parser.add_argument("--disagree", metavar="COLUMN", help="list where COLUMN, another grader's verdict, differs")
     parser.add_argument("--processes", type=int, help="processes to grade in (default: one a core)")
-    parser.add_argument("--out", metavar="FILE", help="where the grades go (default: FILE.graded.jsonl here)")
+    parser.add_argument("--out", metavar="FILE", help="where the grades go (default: NAME.graded.jsonl here)")
     args = parser.parse_args()
     with reported():
         regrade(**vars(args))
@@ -80,7 +80,7 @@ def regrade(
         first = f"; the first: row {dropped[0].row}: {dropped[0].reason} ({dropped[0].detail})" if dropped else ""
         raise UserError(f"'{file}' has no completion to grade{first}")
     grades = grade_all([(i.completion, i.answer) for i in items], kind=kind, processes=processes)
-    where = Path(out) if out else Path(Path(file).name + ".graded.jsonl")
+    where = Path(out) if out else Path(Path(file).stem + ".graded.jsonl")
     _write(where, items, grades, dropped)
     _print(items, grades, dropped, where, disagree)
     return grades

@@ -51,6 +51,8 @@ _SIMPLE = [
     ("{,}", ","),
     ("{:}", ":"),
     ("{.}", "."),
+    ("\\colon", ":"),
+    ("\\cents", "\\text{ cents}"),
 ]
 
 _CHARACTERS = {
@@ -114,6 +116,7 @@ _CHARACTERS = {
     "£": "\\pounds ",
     "€": "\\euro ",
     "¥": "\\yen ",
+    "¢": "\\text{ cents}",
 }
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-")
@@ -128,6 +131,9 @@ _LETTERED_DIGITS = re.compile(r"\\(?:text|mathrm)\s*\{\s*([0-9A-F]+)\s*\}(?=\s*_
 _FUNCTION_IN_TEXT = re.compile(
     r"\\(?:operatorname\*?|mathrm|text)\s*\{\s*((?:arc)?(?:sin|cos|tan|cot)h?|sec|csc|ln|log|exp|cis|gcd|lcm|Re|Im)\s*\}"
 )
+_OVER = re.compile(r"\{([^{}]*)\\(over|choose)(?![a-z])([^{}]*)\}")
+_FRACTION_OF_UNITS = re.compile(r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}")
+_VALUE_IN_TEXT = re.compile(r"\s*\\text\s*\{([^{}]*\d[^{}]*)\}\s*")
 _COMMA_IN_TEXT = re.compile(r"\\text\s*\{\s*,\s*(and|or)?\s*\}")
 _FONT = re.compile(
     r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|textbf|textit|textrm|textnormal|mbox|hbox|operatorname\*?|emph|"
@@ -210,4 +216,8 @@ def _latex(text: str) -> str:
     text = _FUNCTION_IN_TEXT.sub(r"\\\1 ", text)
     text = _FONT_OF_ONE.sub(r"\1\2\3", text)
     text = _LETTERED_DIGITS.sub(r"\1 ", _FONT.sub(r"\\text", text))
-    return _COMMA_IN_TEXT.sub(lambda m: f", {m[1] or ''} ", text)
+    text = re.sub(r"(?<=\d)\\text\{([A-F]+)\}(?=\d|\s*_)", r"\1", text)
+    text = _FRACTION_OF_UNITS.sub(r"\\text{\1/\2}", text)
+    text = _OVER.sub(lambda m: f"\\{'frac' if m[2] == 'over' else 'binom'}{{{m[1]}}}{{{m[3]}}}", text)
+    whole = _VALUE_IN_TEXT.fullmatch(text)
+    return _COMMA_IN_TEXT.sub(lambda m: f", {m[1] or ''} ", whole[1] if whole else text)

@@ -43,6 +43,7 @@ class Workers:
         self.idle: list[_Worker] = []
         self.lock = threading.Lock()
         self.owner = os.getpid()
+        self.stopped = False
         atexit.register(self.stop)
 
     def ask(self, question: Any, seconds: float | None) -> Any:
@@ -58,8 +59,20 @@ class Workers:
                 yield worker
             finally:
                 if worker.alive():
-                    with self.lock:
-                        self.idle.append(worker)
+                    self._return(worker)
+                else:  # its successor starts while the caller goes on, so that the next question need not wait
+                    threading.Thread(target=self._replace, daemon=True).start()
+
+    def _return(self, worker: "_Worker") -> None:
+        with self.lock:
+            if not self.stopped:
+                self.idle.append(worker)
+                return
+        worker.kill()
+
+    def _replace(self) -> None:
+        with contextlib.suppress(RuntimeError, OSError):  # the next question will meet the same, and say so
+            self._return(_Worker(self.module))
 
     def _taken(self) -> "_Worker":
         with self.lock:
@@ -72,8 +85,9 @@ class Workers:
         return _Worker(self.module)
 
     def stop(self) -> None:
-        """Kill the idle workers."""
+        """Kill the workers; those at work end with their question."""
         with self.lock:
+            self.stopped = True
             workers, self.idle = (self.idle if self.owner == os.getpid() else []), []
         for worker in workers:
             worker.kill()

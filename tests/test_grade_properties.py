@@ -1,0 +1,150 @@
+"""Properties of the grader: an equal form stays equal, a changed one never is, and no text is too odd for a verdict."""
+
+import re
+import string
+from fractions import Fraction
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eval.grade import equal, extract, grade
+
+whole = st.integers(-(10**12), 10**12)
+digits = st.integers(2, 10**6)
+deadline = settings(deadline=None, max_examples=200)
+
+
+def with_commas(n: int) -> str:
+    return f"{n:,}"
+
+
+def latex(value: Fraction) -> str:
+    sign = "-" if value < 0 else ""
+    return f"{sign}\\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
+
+
+INTEGER_FORMS = (
+    str,
+    with_commas,
+    lambda n: f"{n:,}".replace(",", "{,}"),
+    lambda n: f"{n:,}".replace(",", "\\,"),
+    lambda n: f"{n}.0",
+    lambda n: f"x = {n}",
+    lambda n: f"\\text{{{n}}}",
+    lambda n: f"\\mathbf{{{n}}}",
+    lambda n: f"${n}$.",
+    lambda n: f"\\frac{{{2 * n}}}{{2}}",
+    lambda n: f"{n + 7} - 7",
+    lambda n: str(n).replace("-", "−"),
+)
+
+
+@given(whole, st.sampled_from(INTEGER_FORMS), st.sampled_from(INTEGER_FORMS[:5]))
+@deadline
+def test_an_integer_in_another_form_stays_equal(n: int, form, reference) -> None:
+    assert equal(form(n), reference(n))[0] == "correct"
+
+
+@given(whole, st.sampled_from(INTEGER_FORMS), st.integers(0, 11), st.integers(1, 9))
+@deadline
+def test_an_integer_with_another_digit_is_wrong(n: int, form, place: int, step: int) -> None:
+    written = list(str(abs(n)))
+    at = place % len(written)
+    written[at] = str((int(written[at]) + step) % 10)
+    other = int("".join(written)) * (-1 if n < 0 else 1)
+    assert equal(form(other), str(n))[0] == "wrong"
+
+
+@given(whole, digits, st.integers(1, 50))
+@deadline
+def test_fractions_are_exact(top: int, bottom: int, factor: int) -> None:
+    value = Fraction(top, bottom)
+    assert equal(f"\\frac{{{top * factor}}}{{{bottom * factor}}}", latex(value))[0] == "correct"
+    assert equal(f"{top}/{bottom}", latex(value))[0] == "correct"
+    assert equal(f"\\dfrac{{{top}}}{{{bottom}}}", latex(value + Fraction(1, 10**9)))[0] == "wrong"
+    if value:
+        assert equal(latex(-value), latex(value))[0] == "wrong"
+
+
+@given(st.integers(0, 10**9), st.integers(1, 9))
+@deadline
+def test_decimals_are_exact(n: int, places: int) -> None:
+    value = Fraction(n, 10**places)
+    written = f"{n // 10**places}.{n % 10**places:0{places}d}"
+    assert equal(written, latex(value))[0] == "correct"
+    assert equal(written + "1", latex(value))[0] == "wrong"
+
+
+@given(st.integers(1, 10**6), st.integers(2, 999))
+@deadline
+def test_repeating_decimals(top: int, period: int) -> None:
+    block = f"{period:03d}"
+    value = Fraction(top) + Fraction(period, 999)
+    assert equal(f"{top}.\\overline{{{block}}}", latex(value))[0] == "correct"
+    assert equal(f"{top}.{block}", latex(value))[0] == "wrong"
+
+
+@given(st.integers(-30, 30), st.integers(-30, 30), st.integers(1, 9))
+@deadline
+def test_a_product_equals_its_expansion(a: int, b: int, c: int) -> None:
+    product = f"{c}(x{a:+d})(x{b:+d})"
+    assert equal(f"{c}x^2{c * (a + b):+d}x{c * a * b:+d}", product)[0] == "correct"
+    assert equal(f"{c}x^2{c * (a + b):+d}x{c * a * b + 1:+d}", product)[0] == "wrong"
+
+
+@given(st.integers(2, 500), st.integers(2, 50))
+@deadline
+def test_surds(n: int, factor: int) -> None:
+    assert equal(f"{factor}\\sqrt{{{n}}}", f"\\sqrt{{{n * factor**2}}}")[0] == "correct"
+    assert equal(f"{factor}\\sqrt{{{n}}}", f"\\sqrt{{{n * factor**2 + 1}}}")[0] == "wrong"
+    assert equal(f"\\frac{{{factor}}}{{\\sqrt{{{n}}}}}", f"\\frac{{{factor}\\sqrt{{{n}}}}}{{{n}}}")[0] == "correct"
+
+
+@given(st.lists(whole, min_size=2, max_size=6, unique=True), st.randoms())
+@deadline
+def test_lists_are_free_in_order_and_tuples_are_not(members: list[int], random) -> None:
+    shuffled = members[:]
+    random.shuffle(shuffled)
+    reference = ", ".join(map(str, members))
+    assert equal(", ".join(map(str, shuffled)), reference)[0] == "correct"
+    assert equal(", ".join(map(str, [*shuffled, 1 + max(members)])), reference)[0] == "wrong"
+    assert equal(", ".join(map(str, shuffled[1:])), reference)[0] == "wrong"
+    same = "correct" if shuffled == members else "wrong"
+    assert equal(f"({', '.join(map(str, shuffled))})", f"({reference})")[0] == same
+
+
+@given(whole, st.integers(1, 1000))
+@deadline
+def test_intervals_keep_their_ends(low: int, width: int) -> None:
+    reference = f"[{low}, {low + width})"
+    assert equal(f"{low} \\le x < {low + width}", reference)[0] == "correct"
+    assert equal(f"{low} < x < {low + width}", reference)[0] == "wrong"
+    assert equal(f"[{low}, {low + width}]", reference)[0] == "wrong"
+    assert equal(f"[{low}, {low + width + 1})", reference)[0] == "wrong"
+
+
+@given(st.text(max_size=300))
+@deadline
+def test_any_text_gets_a_verdict(text: str) -> None:
+    assert grade(text, "5").verdict in ("correct", "wrong", "unsure")
+    assert equal(text, "\\frac{1}{2}")[0] in ("correct", "wrong", "unsure")
+
+
+SCRAPS = (
+    "  "
+    "\\frac { } ( ) [ ] ^ _ \\sqrt | , = < \\le 5 x \\pi \\text{ a \\begin{pmatrix} \\end{pmatrix} & \\\\ ! % ' "
+    "\\pm : \\cup \\infty i . e ° \\sin \\log_ \\{ \\} \\circ mod and or cm - + / \\binom \\boxed{ $ ½ 10^ 9 pm"
+).split(" ")  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(SCRAPS), max_size=25), st.lists(st.sampled_from(SCRAPS), max_size=12))
+@settings(deadline=None, max_examples=500)
+def test_any_scraps_of_mathematics_get_a_verdict(given_scraps: list[str], reference: list[str]) -> None:
+    assert equal("".join(given_scraps), "".join(reference))[0] in ("correct", "wrong", "unsure")
+
+
+@given(st.text(alphabet=string.printable, max_size=60))
+@deadline
+def test_what_is_boxed_is_extracted(answer: str) -> None:
+    plain = re.sub(r"[\\\\{}<>]", "", answer).strip()
+    assert extract(f"so \\boxed{{{plain}}}.") == (plain or None)

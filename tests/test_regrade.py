@@ -1,0 +1,76 @@
+"""`python -m eval.grade FILE`: columns as people have them, bad rows set aside, disagreement with another grader."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "eval.grade", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.fixture
+def completions(tmp_path: Path) -> Path:
+    rows = [
+        {"code": ["so \\boxed{5}", "so \\boxed{6}"], "gt": "5", "inner": {"score": [True, True]}},
+        {"code": ["The answer is 1/2", "I give up"], "gt": "0.5", "inner": {"score": [0, "wrong"]}},
+        {"code": ["\\boxed{5}"], "gt": "\\oint_C f", "inner": {"score": ["incorrect"]}},
+        {"gt": "5", "inner": {"score": [True]}},
+        {"code": ["\\boxed{5}"], "gt": "5", "inner": {"score": ["perhaps"]}},
+    ]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken\n")
+    return file
+
+
+def test_grades_reasons_and_disagreement(completions: Path) -> None:
+    done = run(completions.parent, "mine.jsonl", "--fields", "completion=code,answer=gt", "--disagree", "inner.score")
+    assert done.returncode == 0, done.stderr
+    assert "correct 2 (40.0 %), wrong 2 (40.0 %), unsure 1 (20.0 %)" in done.stdout
+    assert "agreement with 'inner.score': 60.00 %; 1 correct here and wrong there, 1 the other way" in done.stdout
+    assert "3 rows set aside (missing field: 1, no verdict: 1, invalid JSON: 1): mine.dropped.jsonl" in done.stdout
+    graded = [json.loads(line) for line in (completions.parent / "mine.graded.jsonl").read_text().splitlines()]
+    assert [(g["row"], g["index"], g["verdict"], g["extracted"]) for g in graded] == [
+        (1, 0, "correct", "5"),
+        (1, 1, "wrong", "6"),
+        (2, 0, "correct", "1/2"),
+        (2, 1, "wrong", None),
+        (3, 0, "unsure", "5"),
+    ]
+    dropped = [json.loads(line) for line in (completions.parent / "mine.dropped.jsonl").read_text().splitlines()]
+    assert [d["row"] for d in dropped] == [4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nothing.jsonl",), "no such file or folder 'nothing.jsonl'"),
+        (("mine.jsonl", "--answer-after", "A:", "--fields", "answer=x"), "the first: row 1: missing field"),
+        (("mine.jsonl", "--fields", "code=completion"), "--fields must read completion=COLUMN,answer=COLUMN"),
+        (("mine.jsonl", "--fields", "completion=cod"), "no completion in 'cod'; the columns are code, gt, inner"),
+        (("mine.jsonl", "--processes", "0"), "--processes must be at least 1"),
+    ],
+)
+def test_what_a_person_gets_wrong_is_one_line(completions: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = run(completions.parent, *arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_reference_after_a_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"solution": "so 18", "ground_truth": "16 - 3 = 13\nA: 18"}]))
+    done = run(tmp_path, "a.json", "--answer-after", "A:")
+    assert "correct 1 (100.0 %)" in done.stdout
