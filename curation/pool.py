@@ -42,9 +42,13 @@ def distinct(rows: Iterable[Example], /) -> Iterator[Row]:
         yield replace(row, prompt=first.setdefault(problem, row).prompt)
 
 
-def decontaminate(rows: Iterable[Example], /, *, benchmarks: dict[str, Any]) -> Iterator[Row]:
+def decontaminate(rows: Iterable[Example], /, *, benchmarks: list[Any] | dict[str, Any]) -> Iterator[Row]:
     """Drop problems whose text is that of a benchmark problem, upper and lower case and white space aside."""
-    held_out = {squeezed(row.question): row.id for name, rows_ in load(benchmarks, "").items() for row in rows_}
+    held_out = {
+        squeezed(row.notes.get("problem", row.question)): row.id
+        for held in load(benchmarks, "").values()
+        for row in held
+    }
     for row in rows:
         hit = held_out.get(squeezed(row.question))
         yield Dropped(row.id, "", "in a benchmark", f"the same text as {hit}", data=row.to_json()) if hit else row

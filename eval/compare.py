@@ -1,4 +1,12 @@
-"""Two models on the same problems: the paired difference, how sure it is, and which problems flipped."""
+r"""Two models on the same problems: the paired difference, how sure it is, and which problems flipped.
+
+    python -m eval.compare runs/a runs/b
+    python -m eval.compare runs/demo:base runs/demo:tuned --benchmark new_seeds
+
+Each side is a run that `eval.run` has evaluated, and with `:` one of its models, which may be left out where the run
+has one only. For every benchmark that both have: accuracies, the difference of b minus a with its 95 % interval and
+p-value, and the smallest difference that so many problems could have shown; then the problems that flipped.
+"""
 
 import math
 from collections.abc import Mapping
@@ -29,6 +37,7 @@ class Difference:
     n: int
     gained: list[str]  # ids that b solves more often
     lost: list[str]  # ids that a solves more often
+    detectable: float  # the smallest true difference that so many problems would have shown, four times in five
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain JSON values."""
@@ -91,7 +100,22 @@ def paired(a: Mapping[str, float], b: Mapping[str, float], resamples: int, seed:
         len(ids),
         [i for i, d in zip(ids, differences, strict=True) if d > 0],
         [i for i, d in zip(ids, differences, strict=True) if d < 0],
+        detectable(differences),
     )
+
+
+def detectable(differences: np.ndarray) -> float:
+    """The smallest difference that a test at 5 % finds with a power of 80 %, given each problem's difference (n,).
+
+    (1.96 + 0.84) s / sqrt(n), where s is the standard deviation of the problems' differences. One half is added to
+    either kind of flip, as in `matched`, so that few problems without a flip do not promise to show anything.
+
+    >>> round(detectable(np.zeros(30)), 3)
+    0.088
+    """
+    n = len(differences) + 2
+    total, squares = float(differences.sum()), float((differences**2).sum()) + 1
+    return (1.959964 + 0.841621) * math.sqrt(max(squares / n - (total / n) ** 2, 0.0) / n)
 
 
 def matched(differences: np.ndarray) -> tuple[float, float]:
@@ -119,3 +143,9 @@ def _bootstrap(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 def _percentiles(means: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+if __name__ == "__main__":
+    from eval.versus import main
+
+    main()

@@ -1,9 +1,11 @@
 """Evaluate models on benchmarks, and compare them on the same problems.
 
     python -m eval.run recipe=demo
+    python -m eval.run recipe=evaluate 'eval.benchmarks=[aime24,math500]' eval.models.model=path/to/model
 
 Every completion is kept with its grade in `runs/<name>/eval/<model>/<benchmark>.jsonl`. Three outcomes are counted:
-correct, wrong, and "unsure" for what the grader could not tell; only correct ones add to accuracy.
+correct, wrong, and "unsure" for what the grader could not tell; only correct ones add to accuracy, and the unsure are
+listed in the report.
 """
 
 import json
@@ -13,9 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks import load
+from eval.benchmarks import load, nodes, origin
+from eval.bulk import grade_all
 from eval.compare import Interval, paired, share
-from eval.grade import Grade, grade
+from eval.metrics import ks, majority_at_k, parts, pass_at_k
+from eval.protocols import sampling_for
 from eval.report import write_report
 from limo.data import Example, dump, replacing
 from limo.engine import Completion, Sampling, sample
@@ -26,6 +30,10 @@ from limo.model import model_folder
 from limo.progress import clock
 from limo.recipe import bind, command, files_in
 
+UNSURE_LISTED = 50  # of a benchmark, in the summary; the rows have them all
+
+Rows = list[dict[str, Any]]
+
 
 def evaluate(
     *,
@@ -33,18 +41,24 @@ def evaluate(
     system: str,
     models: dict[str, str],
     engine: dict[str, Any],
-    benchmarks: dict[str, Any],
+    benchmarks: list[Any] | dict[str, Any],
     sampling: Sampling,
+    protocol: str | None,
     compare: list[list[str]],
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
     """Sample and grade every model on every benchmark, compare the pairs, print the table, write the report.
 
-    Args: `models` are name -> path, `engine` is a node without its model, `compare` lists pairs of names (before,
-    after), `resamples` and `seed` are those of intervals and tests. Returns the summary that `eval/summary.json` holds.
-    Raises UserError for wrong settings, a missing model, or a benchmark with unusable rows.
+    Args: `models` are name -> path, `engine` is a node without its model, `benchmarks` names of `eval/benchmarks.py` or
+    name -> node, `protocol` a preset of `eval/protocols.py` that takes the place of `sampling` (its seed excepted),
+    `compare` lists pairs of names (before, after), `resamples` and `seed` are those of intervals and tests. Returns the
+    summary that `eval/summary.json` holds. Raises UserError for wrong settings, a missing model, or a benchmark that
+    cannot be had or has unusable rows.
     """
+    if not models:
+        raise UserError("eval.models names no model: +eval.models.<name>=<folder or Hub name>")
+    sampling_for(protocol, sampling, 1)  # a misspelt protocol is told before anything is loaded
     for pair in compare:
         if len(pair) != 2 or not set(pair) <= set(models):
             raise UserError(f"eval.compare must list pairs of models among {', '.join(models)}, not {pair}")
@@ -53,12 +67,23 @@ def evaluate(
     for path in models.values():
         model_folder(path)  # a missing model is told before the first hour of sampling, not after it
     problems, folder = load(benchmarks, system), Path(out)
-    results: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    described = {name: origin(name, node) for name, node in nodes(benchmarks).items()}
+    results: dict[str, dict[str, Rows]] = {}
     for model, path in models.items():
         node = {**engine, "model": path}
         runner = Cached(bind(node, "eval.engine")())
         results[model] = {
-            name: _one(folder, model, path, name, benchmarks[name], rows, runner, sampling, engine)
+            name: completed(
+                folder,
+                model,
+                path,
+                name,
+                described[name],
+                rows,
+                runner,
+                sampling_for(protocol, sampling, len(rows)),
+                engine,
+            )
             for name, rows in problems.items()
         }
         del runner  # its model leaves the memory before the next one comes
@@ -70,7 +95,7 @@ def evaluate(
     return summary
 
 
-def _one(
+def completed(
     folder: Path,
     model: str,
     path: str,
@@ -81,7 +106,10 @@ def _one(
     sampling: Sampling,
     settings: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """The graded completions of one model on one benchmark, from the disk if they are there."""
+    """The graded completions of one model on one benchmark, from the disk if they are there.
+
+    They lie in `<folder>/eval/<model>/<benchmark>.jsonl`, recorded in that folder's manifest.
+    """
     file = folder / "eval" / model / f"{benchmark}.jsonl"
     claimed = {
         "model": path,
@@ -97,43 +125,45 @@ def _one(
             before = Spent(**vars(spent))
             drawn = sample(engine, [row.prompt for row in rows], sampling, f"{model} on {benchmark}")
             with replacing(file) as lines:
-                lines.writelines(dump(graded(row, done)) for row, done in zip(rows, drawn, strict=True))
+                lines.writelines(map(dump, graded(rows, drawn, f"grading {model} on {benchmark}")))
             step.outputs, step.tokens = [file], spent.since(before).tokens
             step.results = {"completions": sum(map(len, drawn)), "found_in_ledger": spent.since(before).found}
     with file.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
-def graded(row: Example, completions: Sequence[Completion]) -> dict[str, Any]:
-    """One problem's line: the reference and every completion with its grade."""
+def graded(rows: Sequence[Example], drawn: Sequence[Sequence[Completion]], what: str = "grading") -> Rows:
+    """A line for each problem: the reference and every completion with its grade.
+
+    What the engine refused to complete is "unsure", with its reason.
+    """
+    asked = [(row, c) for row, completions in zip(rows, drawn, strict=True) for c in completions]
+    kinds = {row.notes.get("kind", "math") for row in rows}
+    assert len(kinds) <= 1, f"one benchmark has one kind of answer, not {kinds}"
+    grades = iter(grade_all([(c.text, row.answer) for row, c in asked], kind=next(iter(kinds), "math"), what=what))
     found = []
-    for completion in completions:
-        refused = completion.finish == "refused"
-        verdict = Grade("unsure", None, completion.why) if refused else grade(completion.text, row.answer)
-        found.append(
-            {
-                "text": completion.text,
-                "tokens": completion.tokens,
-                "finish": completion.finish,
-                "verdict": verdict.verdict,
-                "extracted": verdict.extracted,
-                "how": verdict.how,
-            }
-        )
-    return {
-        "id": row.id,
-        "question": row.question,
-        "answer": row.answer,
-        "notes": dict(row.notes),
-        "completions": found,
-    }
+    for row, completions in zip(rows, drawn, strict=True):
+        judged = []
+        for completion in completions:
+            g, refused = next(grades), completion.finish == "refused"
+            judged.append(
+                {
+                    "text": completion.text,
+                    "tokens": completion.tokens,
+                    "finish": completion.finish,
+                    "verdict": "unsure" if refused else g.verdict,
+                    "extracted": None if refused else g.extracted,
+                    "how": completion.why if refused else g.how,
+                }
+            )
+        notes = {k: v for k, v in row.notes.items() if k != "problem"}
+        question = row.notes.get("problem", row.question)
+        found.append({"id": row.id, "question": question, "answer": row.answer, "notes": notes, "completions": judged})
+    return found
 
 
 def summarise(
-    results: Mapping[str, Mapping[str, list[dict[str, Any]]]],
-    compare: Sequence[Sequence[str]],
-    resamples: int,
-    seed: int,
+    results: Mapping[str, Mapping[str, Rows]], compare: Sequence[Sequence[str]], resamples: int, seed: int
 ) -> dict[str, Any]:
     """Accuracy of every model on every benchmark, and the paired differences, as plain JSON."""
     accuracy = {
@@ -155,19 +185,54 @@ def correct_share(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _accuracy(rows: Sequence[Mapping[str, Any]], resamples: int, seed: int) -> dict[str, Any]:
-    interval: Interval = share(correct_share(rows), resamples, seed)
     completions = [c for row in rows for c in row["completions"]]
     count = max(len(completions), 1)
     return {
-        "mean": interval.mean,
-        "low": interval.low,
-        "high": interval.high,
-        "problems": interval.n,
+        **_interval(correct_share(rows), resamples, seed),
+        "problems": len(rows),
         "completions": len(completions),
+        "pass_at": _at_k(rows, resamples, seed, _passes),
+        "maj_at": _at_k(rows, resamples, seed, _majorities),
+        "parts": {
+            note: {v: _interval(correct_share(r), resamples, seed) for v, r in by.items()}
+            for note, by in parts(rows).items()
+        },
         "unsure": sum(c["verdict"] == "unsure" for c in completions) / count,
         "truncated": sum(c["finish"] == "length" for c in completions) / count,
         "tokens_per_answer": sum(c["tokens"] for c in completions) / count,
+        "unsure_listed": _unsure(rows),
     }
+
+
+def _interval(values: Mapping[str, float], resamples: int, seed: int) -> dict[str, Any]:
+    interval: Interval = share(values, resamples, seed)
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n}
+
+
+def _at_k(rows: Sequence[Mapping[str, Any]], resamples: int, seed: int, of: Any) -> dict[str, Any]:
+    """A value at each k, for benchmarks with several completions a problem, with intervals over problems."""
+    n = min((len(row["completions"]) for row in rows), default=0)
+    if n < 2:
+        return {}
+    return {str(k): _interval({row["id"]: of(row["completions"], k) for row in rows}, resamples, seed) for k in ks(n)}
+
+
+def _passes(completions: Sequence[Mapping[str, Any]], k: int) -> float:
+    return pass_at_k(len(completions), sum(c["verdict"] == "correct" for c in completions), k)
+
+
+def _majorities(completions: Sequence[Mapping[str, Any]], k: int) -> float:
+    return majority_at_k(completions, k)
+
+
+def _unsure(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    found = [
+        {"id": row["id"], "answer": row["answer"][:200], "extracted": (c["extracted"] or "")[:200], "why": c["how"]}
+        for row in rows
+        for c in row["completions"]
+        if c["verdict"] == "unsure"
+    ]
+    return found[:UNSURE_LISTED]
 
 
 def _print(summary: Mapping[str, Any], folder: Path, report: Path) -> None:
@@ -190,17 +255,37 @@ def _print(summary: Mapping[str, Any], folder: Path, report: Path) -> None:
             f"{d['p']:.4f}" if d["p"] >= 0.0001 else "<0.0001",
             str(d["n"]),
         )
-    if summary["differences"]:
-        console.print(table)
-    else:
-        for model, by in summary["accuracy"].items():
-            for name, a in by.items():
-                console.print(
-                    f"{model} on {name}: {100 * a['mean']:.1f} % "
-                    f"({100 * a['low']:.1f} to {100 * a['high']:.1f}), n={a['problems']}"
-                )
+    console.print(table if summary["differences"] else accuracy_table(summary))
+    console.print(f"Cut off or unsure: {_doubtful(summary)}", soft_wrap=True)
     console.print(f"Seconds: {stage_seconds(folder)}")
     console.print(f"Report:  {report}", soft_wrap=True)
+
+
+def accuracy_table(summary: Mapping[str, Any]) -> Any:
+    """Accuracy of each model on each benchmark, for a terminal."""
+    from rich.table import Table
+
+    table = Table()
+    heads = ("model", "benchmark", "pass@1 %", "95 % interval", "pass@k %", "maj@k %", "n", "k", "tokens")
+    for head in heads:
+        table.add_column(head, justify="left" if head in heads[:2] else "right")
+    for model, by in summary["accuracy"].items():
+        for name, a in by.items():
+            k = str(a["completions"] // max(a["problems"], 1))
+            at = [f"{100 * a[which][k]['mean']:.1f}" if k in a[which] else "" for which in ("pass_at", "maj_at")]
+            interval = f"{100 * a['low']:.1f} to {100 * a['high']:.1f}"
+            numbers = (f"{100 * a['mean']:.1f}", interval, *at, str(a["problems"]), k)
+            table.add_row(model, name, *numbers, f"{a['tokens_per_answer']:.0f}")
+    return table
+
+
+def _doubtful(summary: Mapping[str, Any]) -> str:
+    """Shares of completions that were cut off, and that the grader could not tell."""
+    return "; ".join(
+        f"{model} on {name} {100 * a['truncated']:.1f} % cut off, {100 * a['unsure']:.1f} % unsure"
+        for model, by in summary["accuracy"].items()
+        for name, a in by.items()
+    )
 
 
 def stage_seconds(folder: Path) -> str:

@@ -10,6 +10,7 @@ the usual names are tried in the order of `COLUMNS`. An answer may also stand in
 last `\\boxed{}`.
 """
 
+import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,7 +47,8 @@ def file(
     Args: `name` of the source, `system` message, `path`, `fields` (our name -> column), `limit` on rows read,
     `max_bytes` of one row. Raises UserError if there is no such file, its kind is unknown, or no row is usable.
     """
-    yield from _examples(read_rows(path, max_bytes), name, system, str(path), fields or {}, limit)
+    rows = _of_source(name, read_rows(path, max_bytes))
+    yield from examples(rows, name, system, str(path), fields or {}, limit)
 
 
 def hub(
@@ -65,19 +67,34 @@ def hub(
 
     Give `revision` a commit hash: a dataset that changes under its name makes runs that cannot be compared.
     """
+    rows = _of_source(name, hub_rows(path, config, split, revision))
+    yield from examples(rows, name, system, path, fields or {}, limit)
+
+
+def hub_rows(path: str, config: str | None, split: str, revision: str | None) -> Iterator[Raw]:
+    """Numbered rows of a dataset on the Hub, streamed. Raises UserError if it cannot be had."""
     from datasets import load_dataset
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the one line below says what its retries would
     try:
         rows = load_dataset(path, config, split=split, revision=revision, streaming=True)
         first = list(islice(rows, 1))
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"pool source '{name}': cannot load '{path}' (split {split}) from the Hub: {reason}. "
-            "Check the name and the network, or use a local copy with _target_: limo.sources.file"
+            f"cannot load '{path}' (split {split}) from the Hub: {reason}. Check the name and the "
+            "network; a local copy will do as well"
         ) from error
-    numbered = ((number, bounded(row, MAX_BYTES)) for number, row in enumerate(chain(first, islice(rows, 1, None)), 1))
-    yield from _examples(numbered, name, system, path, fields or {}, limit)
+    for number, row in enumerate(chain(first, islice(rows, 1, None)), 1):
+        yield number, bounded(row, MAX_BYTES)
+
+
+def _of_source(name: str, rows: Iterator[Raw]) -> Iterator[Raw]:
+    """The rows, and in an error the name of the source that they are for."""
+    try:
+        yield from rows
+    except UserError as error:
+        raise UserError(f"pool source '{name}': {error}") from None
 
 
 def generate(
@@ -143,9 +160,13 @@ def running_total(expression: str) -> str:
     return "\n".join([*lines, f"The answer is \\boxed{{{total}}}."])
 
 
-def _examples(
+def examples(
     raws: Iterable[Raw], name: str, system: str, path: str, fields: Mapping[str, str], limit: int | None
 ) -> Iterator[Row]:
+    """Foreign rows as `Example`s, and those that cannot be used as `Dropped` with the reason.
+
+    Raises UserError if `fields` names no column of ours, or if not one row is usable.
+    """
     unknown = sorted(set(fields) - set(COLUMNS))
     if unknown:
         raise UserError(f"pool source '{name}': fields has '{unknown[0]}'; it may name {', '.join(COLUMNS)}")

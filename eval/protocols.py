@@ -1,0 +1,56 @@
+"""Published ways of sampling for evaluation, as presets: `eval.protocol=limo_v2`.
+
+Each says how many completions a small and a large benchmark gets, and how they are drawn. The system message is the
+recipe's own, since it belongs to the model.
+"""
+
+from dataclasses import dataclass, replace
+
+from limo.engine import Sampling
+from limo.errors import UserError
+from limo.recipe import near
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How completions are drawn; benchmarks of fewer than `small_below` problems get several."""
+
+    small_n: int
+    small_temperature: float
+    small_below: int
+    top_p: float
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+
+
+PROTOCOLS = {
+    # arXiv 2502.03387v1, section 4.2: AIME24, AMC23 and CHMath 16 samples at 0.7, all others greedy; 32,768 tokens
+    "limo_v1": Protocol(small_n=16, small_temperature=0.7, small_below=50, top_p=1.0, max_tokens=32_768),
+    # arXiv 2502.03387v3, section 4: the same sets, 4 samples at 0.6
+    "limo_v2": Protocol(small_n=4, small_temperature=0.6, small_below=50, top_p=1.0, max_tokens=32_768),
+    # arXiv 2405.03548, section 3.2: greedy, 2,048 tokens, until the model begins another problem
+    "mammoth2": Protocol(
+        small_n=1, small_temperature=0.0, small_below=0, top_p=1.0, max_tokens=2_048, stop=("\nProblem:", "\n\nProblem")
+    ),
+}
+
+
+def sampling_for(protocol: str | None, sampling: Sampling, problems: int) -> Sampling:
+    """How a benchmark of so many problems is sampled: the recipe's sampling, or the protocol's with the recipe's seed.
+
+    Raises UserError for a protocol that there is not.
+    """
+    if protocol is None:
+        return sampling
+    if protocol not in PROTOCOLS:
+        raise UserError(f"there is no protocol '{protocol}'{near(protocol, PROTOCOLS)}")
+    p = PROTOCOLS[protocol]
+    small = problems < p.small_below
+    return replace(
+        sampling,
+        n=p.small_n if small else 1,
+        temperature=p.small_temperature if small else 0.0,
+        top_p=p.top_p,
+        max_tokens=p.max_tokens,
+        stop=p.stop,
+    )
