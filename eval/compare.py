@@ -57,7 +57,8 @@ def share(correct: Mapping[str, float], resamples: int, seed: int) -> Interval:
     mean = float(values.mean())
     if set(values.tolist()) <= {0.0, 1.0}:
         return Interval(mean, *wilson(mean, n), n)
-    return Interval(mean, *_percentiles(_bootstrap(values, resamples, seed)), n)
+    low, high = _percentiles(_bootstrap(values, resamples, seed))
+    return Interval(mean, min(low, mean), max(high, mean), n)  # equal values differ in their last bit
 
 
 def wilson(mean: float, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -68,7 +69,7 @@ def wilson(mean: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """
     centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(mean, max(0.0, centre - half)), max(mean, min(1.0, centre + half))  # rounding never beyond the mean
 
 
 def paired(a: Mapping[str, float], b: Mapping[str, float], resamples: int, seed: int) -> Difference:

@@ -9,7 +9,7 @@ text from rows and completions is data and is escaped. Charts are SVG drawings b
 import html
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,61 @@ def _result(summary: Mapping[str, Any]) -> str:
     ]
     head = ("benchmark", "model", "pass@1 %", "95 % interval", "problems", "cut off %", "unsure %", "tokens")
     chart = _chart(lambda ax: _draw_accuracy(ax, summary), 7, 2.6)
-    return f"<h2>Did it help?</h2>{said}{chart}{_table(head, sorted(rows), range(2, 8))}"
+    table = _table(head, sorted(rows), range(2, 8))
+    return f"<h2>Did it help?</h2>{said}{chart}{table}{_at_k(summary)}{_parts(summary)}{_unsure(summary)}"
+
+
+def _each(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Model, benchmark and its numbers."""
+    for model, by in summary["accuracy"].items():
+        for name, a in by.items():
+            yield model, name, a
+
+
+def _at_k(summary: Mapping[str, Any]) -> str:
+    """pass@k and maj@k, where a benchmark has several completions a problem."""
+    rows = [
+        (name, model, k, *(f"{_percent(a[w][k]['mean'])} ({_span(a[w][k])})" for w in ("pass_at", "maj_at")))
+        for model, name, a in _each(summary)
+        for k in a.get("pass_at", {})
+    ]
+    if not rows:
+        return ""
+    head = ("benchmark", "model", "k", "pass@k % (95 % interval)", "maj@k % (95 % interval)")
+    return f"<h3>Several completions</h3>{_table(head, rows, range(2, 5))}"
+
+
+def _span(interval: Mapping[str, Any]) -> str:
+    return f"{_percent(interval['low'])} to {_percent(interval['high'])}"
+
+
+def _parts(summary: Mapping[str, Any]) -> str:
+    """Accuracy by level, subject and the like."""
+    rows = [
+        (name, f"{note} {value}", model, _percent(i["mean"]), _span(i), i["n"])
+        for model, name, a in _each(summary)
+        for note, by in a.get("parts", {}).items()
+        for value, i in by.items()
+    ]
+    if not rows:
+        return ""
+    head = ("benchmark", "part", "model", "pass@1 %", "95 % interval", "problems")
+    order = sorted(range(len(rows)), key=lambda at: (rows[at][0], rows[at][1].partition(" ")[0]))
+    table = _table(head, [rows[at] for at in order], range(3, 6))
+    return f"<details><summary>By level, subject and the like</summary>{table}</details>"
+
+
+def _unsure(summary: Mapping[str, Any]) -> str:
+    """What the grader could not tell, with its reason."""
+    rows = [
+        (name, model, u["id"], u["answer"], u["extracted"], u["why"])
+        for model, name, a in _each(summary)
+        for u in a.get("unsure_listed", [])
+    ]
+    if not rows:
+        return ""
+    head = ("benchmark", "model", "problem", "reference", "extracted", "why the grader is unsure")
+    return f"<details><summary>{len(rows)} unsure verdicts</summary>{_table(head, rows)}</details>"
 
 
 def _sentence(d: Mapping[str, Any]) -> str:

@@ -142,7 +142,7 @@ def _same_problem(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 def _share(row: Mapping[str, Any]) -> float:
-    verdicts = [c["verdict"] == "correct" for c in row["completions"]]
+    verdicts = [bool(c["verdict"] == "correct") for c in row["completions"]]
     return sum(verdicts) / len(verdicts)
 
 

@@ -85,7 +85,7 @@ def _lines(what: str, total: int | None, unit: str) -> Iterator[Advance]:
 
     def show(note: str = "") -> None:
         spent = time.monotonic() - start
-        known = warm is not None and count > warm[1]
+        known = warm is not None and count > warm[1] and count != total  # at the end, the rate is that of it all
         since, already = warm if warm and known else (start, 0)
         rate = (count - already) / max(time.monotonic() - since, 1e-9)
         left = f", {clock((total - count) / rate)} left" if total and known and count < total else ""

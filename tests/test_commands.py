@@ -186,3 +186,48 @@ def test_help_shows_recipes_and_a_section(run: Run, tmp_path: Path) -> None:
     (tmp_path / "recipe" / "mine.yaml").write_text(mine)
     assert "out: runs/mine" in run("limo.train", "--help", "--config-dir", str(tmp_path), "recipe=mine").stdout
     assert "_target_: limo.train.sft" in shown and "seed: 7" in shown
+
+
+def test_a_checkpoint_is_chosen_on_dev_problems(finished: Path, tiny: Path, run: Run) -> None:
+    more = ["name=swept", f"train.data={finished / 'curated.jsonl'}", "train.args.num_train_epochs=2"]
+    keep = ["train.keep_checkpoints=true", "train.args.save_total_limit=null", "sweep.dev.dev_seeds.size=12"]
+    arguments = [*small(tiny, finished.parent), *more, *keep]
+    refused = run("eval.sweep", *arguments)
+    assert refused.returncode == 2 and "keep_checkpoints=true" in refused.stderr
+    trained = run("limo.train", *arguments)
+    assert trained.returncode == 0, trained.stderr
+    done = run("eval.sweep", *arguments)
+    assert done.returncode == 0, done.stderr
+    folder = finished.parent / "swept" / "sweep"
+    found = json.loads((folder / "chosen.json").read_text())
+    assert len(found["checkpoints"]) == 2 and Path(found["chosen"], "config.json").is_file()
+    assert f"eval.models.tuned={found['chosen']}" in done.stdout.replace("\n", "")
+    before = json.loads((folder / "manifest.json").read_text())
+    assert run("eval.sweep", *arguments).returncode == 0
+    assert json.loads((folder / "manifest.json").read_text()) == before, "nothing is evaluated again"
+
+
+def test_benchmarks_from_local_files_and_a_comparison(tiny: Path, tmp_path: Path, run: Run) -> None:
+    rows = [{"problem": f"What is {i} + {i}?", "answer": str(2 * i), "level": i % 2} for i in range(6)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = [
+        "recipe=evaluate",
+        f"runs={tmp_path}",
+        f"eval.models.model={tiny}",
+        f"+eval.models.again={tiny}",
+        f"eval.benchmarks=[{tmp_path}/sums.jsonl]",
+        "eval.protocol=null",
+        "eval.engine.dtype=float32",
+        "eval.resamples=100",
+    ]
+    drawn = ["eval.sampling.n=3", "eval.sampling.temperature=1.0", "eval.sampling.max_tokens=6"]
+    done = run("eval.run", *settings, *drawn)
+    assert done.returncode == 0, done.stderr
+    assert "% cut off" in done.stdout and "pass@k" in done.stdout
+    found = json.loads((tmp_path / "evaluate" / "eval" / "summary.json").read_text())["accuracy"]["model"]["sums"]
+    assert list(found["pass_at"]) == ["1", "2", "3"] and list(found["parts"]) == ["level"]
+    assert found["completions"] == 18 and found["parts"]["level"]["0"]["n"] == 3
+    compared = run("eval.compare", f"{tmp_path}/evaluate:model", f"{tmp_path}/evaluate:again")
+    assert compared.returncode == 0 and "sums" in compared.stdout and "+0.0" in compared.stdout, compared.stderr
+    refused = run("eval.compare", f"{tmp_path}/evaluate", str(tmp_path))
+    assert refused.returncode == 2 and refused.stderr.startswith("error: ") and refused.stdout == ""

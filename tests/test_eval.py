@@ -84,7 +84,7 @@ def test_other_problems_cannot_be_compared() -> None:
 def lines() -> list[dict[str, Any]]:
     row = Example("a", chat("1+1?"), "2", notes={"level": 1})
     answers = [Completion("\\boxed{2}", 5, "stop"), Completion("it is 3", 4, "stop"), Completion("hm", 9, "length")]
-    return [graded(row, answers), graded(Example("b", chat("?"), ""), answers[:1] * 3)]
+    return graded([row, Example("b", chat("?"), "")], [answers, answers[:1] * 3])
 
 
 def test_every_completion_is_kept_with_its_grade_and_unsure_is_counted_apart() -> None:
@@ -128,7 +128,7 @@ def test_text_in_a_report_is_only_text(tmp_path: Path) -> None:
             "funnel": [{"stage": evil, "in": 1, "out": 1, "reasons": {evil: 1}, "seconds": 1.0, "tokens": 0}]
         }
     results = {
-        m: {"set": [graded(Example("a", chat(evil), "2"), [Completion(f"{evil} \\boxed{{{m}}}", 5, "stop")])]}
+        m: {"set": graded([Example("a", chat(evil), "2")], [[Completion(f"{evil} \\boxed{{{m}}}", 5, "stop")]])}
         for m in ("3", "2")
     }
     for model, by in results.items():
