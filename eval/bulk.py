@@ -11,8 +11,8 @@ from eval.worker import Died, TimedOut, Workers, cores, serve
 from limo.progress import progress
 
 FEW = 5_000  # answers that are graded sooner than workers start
-CHUNK_CHARACTERS = 400_000
-CHUNK_ANSWERS = 500
+CHUNK_CHARACTERS = 1_600_000
+CHUNK_ANSWERS = 2000
 
 Pair = tuple[str, str]  # a completion and the reference answer
 
@@ -34,9 +34,10 @@ def grade_all(
                 if i % 100 == 0 or i == len(pairs):
                     advance((i - 1) % 100 + 1)
             return found
-        workers = Workers("eval.bulk", processes)
+        waiting = processes + 1  # while one hands over its chunk, the others keep the cores busy
+        workers = Workers("eval.bulk", waiting)
         try:
-            with ThreadPoolExecutor(processes) as threads:
+            with ThreadPoolExecutor(waiting) as threads:
                 found = []
                 for grades in threads.map(lambda chunk: _graded(workers, chunk, kind), _chunks(pairs)):
                     found.extend(grades)
@@ -60,7 +61,7 @@ def _chunks(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
 def _graded(workers: Workers, chunk: Sequence[Pair], kind: Kind) -> list[Grade]:
     """The grades of a chunk; where the worker dies, of each alone, so that only the one it dies of is lost."""
     try:
-        return [Grade(*found) for found in workers.ask([list(chunk), kind], seconds=60 + 2.0 * len(chunk))]
+        return [Grade(*found) for found in workers.ask((list(chunk), kind), seconds=60 + 2.0 * len(chunk))]
     except (Died, TimedOut) as error:
         if len(chunk) == 1:
             return [Grade("unsure", None, "the worker died" if isinstance(error, Died) else "out of time")]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from eval.worker import Died, TimedOut, Workers, cores, serve
 
 Verdict = Literal["correct", "wrong", "unsure"]
-SECONDS = 0.8  # for one comparison
+SECONDS = 0.6  # for one comparison
 MEMORY = 3 * 2**30  # bytes of address space of the worker
 FORBIDDEN = ("!!", "\\prod", "\\sum", "\\int", "\\lim")  # of given answers: work without bound, never a final answer
 

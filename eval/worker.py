@@ -1,22 +1,25 @@
-"""Subprocesses that answer questions, one line of JSON each way, and are killed and replaced when they take too long.
+"""Subprocesses that answer questions, and are killed and replaced when they take too long.
 
-They need no signals, so they serve threads and notebooks; they are started by their module's name, so nothing of the
-caller's `__main__` is imported, whatever the start method of its own processes. A module that is run as a worker calls
-`serve`; a caller keeps a `Workers`.
+Questions and answers are plain values (texts, numbers, lists), sent as frames: four bytes of length, then Python's own
+`marshal`, which is four times as fast as JSON and as unable to run anything. The processes need no signals, so they
+serve threads and notebooks; they are started by their module's name, so nothing of the caller's `__main__` is imported,
+whatever the start method of its own processes. A module that is run as a worker calls `serve`; a caller keeps a
+`Workers`.
 """
 
 import atexit
 import contextlib
-import json
 import logging
+import marshal
 import os
 import queue
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 START_SECONDS = 120.0  # for its imports, on a busy machine
 
@@ -98,41 +101,38 @@ class _Worker:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, "--worker"],
-            text=True,
-            encoding="utf-8",
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
         # A queue, unlike a pipe, can be waited on with a limit
-        self.answers: queue.Queue[str] = queue.Queue()
+        self.answers: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self._forward, daemon=True).start()
         try:
             ready = self.answers.get(timeout=START_SECONDS)
         except queue.Empty:
-            ready = ""
-        if ready != "ready":
+            ready = b""
+        if not ready:
             self.kill()
             raise RuntimeError(f"{sys.executable} -m {module} --worker does not start; run it by hand to see why")
 
     def _forward(self) -> None:
         assert self.process.stdout is not None
-        with contextlib.suppress(ValueError):
-            for line in self.process.stdout:
-                self.answers.put(line.strip())
-        self.answers.put("")
+        with contextlib.suppress(ValueError, OSError):
+            while frame := _read_frame(self.process.stdout):
+                self.answers.put(frame)
+        self.answers.put(b"")
 
     def ask(self, question: Any, seconds: float | None) -> Any:
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps(question) + "\n")
-            self.process.stdin.flush()
-            return json.loads(self.answers.get(timeout=seconds))
+            _write_frame(self.process.stdin, question)
+            return marshal.loads(self.answers.get(timeout=seconds))
         except queue.Empty:
             self.kill()
             raise TimedOut from None
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             self.kill()
             raise Died from None
         except BaseException:  # an interrupt leaves an answer on its way that no later question may get
@@ -150,6 +150,22 @@ class _Worker:
                 pipe.close()  # type: ignore[union-attr]
 
 
+def _write_frame(pipe: IO[bytes], value: Any) -> None:
+    frame = marshal.dumps(value)
+    pipe.write(struct.pack(">I", len(frame)) + frame)
+    pipe.flush()
+
+
+def _read_frame(pipe: IO[bytes]) -> bytes:
+    """The next frame; empty where the other side has gone."""
+    header = pipe.read(4)
+    if len(header) < 4:
+        return b""
+    size = struct.unpack(">I", header)[0]
+    frame = pipe.read(size)
+    return frame if len(frame) == size else b""
+
+
 def serve(answer: Callable[[Any], Any], memory: int | None = None) -> None:
     """In the worker: answer questions until there are no more.
 
@@ -162,6 +178,7 @@ def serve(answer: Callable[[Any], Any], memory: int | None = None) -> None:
             import resource
 
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    print("ready", flush=True)  # noqa: T201
-    for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line))), flush=True)  # noqa: T201
+    out, sys.stdout = sys.stdout.buffer, sys.stderr  # a library that prints must not write into the frames
+    _write_frame(out, "ready")
+    while frame := _read_frame(sys.stdin.buffer):
+        _write_frame(out, answer(marshal.loads(frame)))

@@ -168,6 +168,57 @@ def test_the_defects_of_published_graders(given: str, reference: str, verdict: s
     assert grade(f"so \\boxed{{{given}}}", reference).verdict == verdict
 
 
+WRONGLY_ACCEPTED = [  # what public graders accept: given, reference
+    ("0.1234567", "0.1234568"),
+    ("2^{-2000}", "3^{-2000}"),
+    ("9999", "10000"),
+    ("52", "52_8"),
+    ("1,2", "(1,2)"),
+    ("4:30", "4:30 \\text{ p.m.}"),
+    ("5", "5 \\text{ m}"),
+    ("5 \\text{ cm}", "5 \\text{ m}"),
+    ("a+b=5", "5"),
+    ("50", "0.5"),
+    ("0.5", "50"),
+    ("x<3", "x>3"),
+    ("33, 34", "33"),
+    ("1,2,3", "1,2"),
+    ("5 or 6", "5"),
+    ("10^{400}", "10^{401}"),
+    ("2^{100000}", "2^{100001}"),
+    ("5x", "5"),
+    ("5 m", "5"),
+    ("10^{10^{10}}+1", "10^{10^{10}}"),
+]
+WRONGLY_MISSED = [  # what public graders miss
+    ("0.5", "50\\%"),
+    ("50\\%", "0.5"),
+    ("0.\\overline{3}", "\\frac13"),
+    ("0.1\\overline{6}", "\\frac16"),
+    ("4i+3", "3+4i"),
+    ("\\frac{1+i}{\\sqrt2}", "e^{i\\pi/4}"),
+    ("\\sin 30^\\circ", "\\frac12"),
+    ("½", "\\frac12"),
+    ("√3", "\\sqrt{3}"),
+    ("10\\,000", "10000"),
+    ("\\frac{x}{2}", "0.5x"),
+    ("n(n+1)", "n^2+n"),
+    ("3, 1, 2", "1, 2, 3"),
+    ("3, -3", "\\pm 3"),
+    ("4:30 PM", "4{:}30 \\text{ p.m.}"),
+]
+
+
+@pytest.mark.parametrize(("given", "reference"), WRONGLY_ACCEPTED)
+def test_what_other_graders_wrongly_accept(given: str, reference: str) -> None:
+    assert equal(given, reference)[0] in ("wrong", "unsure")
+
+
+@pytest.mark.parametrize(("given", "reference"), WRONGLY_MISSED)
+def test_what_other_graders_miss(given: str, reference: str) -> None:
+    assert equal(given, reference)[0] == "correct"
+
+
 def test_prose_is_no_choice() -> None:
     assert grade("I cannot decide between them.", "A").verdict == "wrong"
     assert grade("WRONG. The correct answer is 5", "7").verdict == "wrong"
