@@ -255,37 +255,37 @@ def _print(summary: Mapping[str, Any], folder: Path, report: Path) -> None:
             f"{d['p']:.4f}" if d["p"] >= 0.0001 else "<0.0001",
             str(d["n"]),
         )
-    console.print(table if summary["differences"] else accuracy_table(summary))
-    console.print(f"Cut off or unsure: {_doubtful(summary)}", soft_wrap=True)
+    if summary["differences"]:
+        console.print(table)
+    console.print(accuracy_table(summary))
     console.print(f"Seconds: {stage_seconds(folder)}")
     console.print(f"Report:  {report}", soft_wrap=True)
 
 
 def accuracy_table(summary: Mapping[str, Any]) -> Any:
-    """Accuracy of each model on each benchmark, for a terminal."""
+    """Each model on each benchmark, for a terminal: accuracy, what was cut off, what the grader could not tell."""
     from rich.table import Table
 
+    several = any(a["pass_at"] for by in summary["accuracy"].values() for a in by.values())
+    heads = ["model", "benchmark", "pass@1 %", "95 % interval", "cut off %", "unsure %", "tokens", "n"]
+    heads += ["k", "pass@k %", "maj@k %"] if several else []
     table = Table()
-    heads = ("model", "benchmark", "pass@1 %", "95 % interval", "pass@k %", "maj@k %", "n", "k", "tokens")
     for head in heads:
         table.add_column(head, justify="left" if head in heads[:2] else "right")
     for model, by in summary["accuracy"].items():
         for name, a in by.items():
-            k = str(a["completions"] // max(a["problems"], 1))
-            at = [f"{100 * a[which][k]['mean']:.1f}" if k in a[which] else "" for which in ("pass_at", "maj_at")]
             interval = f"{100 * a['low']:.1f} to {100 * a['high']:.1f}"
-            numbers = (f"{100 * a['mean']:.1f}", interval, *at, str(a["problems"]), k)
-            table.add_row(model, name, *numbers, f"{a['tokens_per_answer']:.0f}")
+            numbers = [f"{100 * a['mean']:.1f}", interval, f"{100 * a['truncated']:.1f}", f"{100 * a['unsure']:.1f}"]
+            numbers += [f"{a['tokens_per_answer']:.0f}", str(a["problems"])]
+            table.add_row(model, name, *numbers, *(_at_most(a) if several else ()))
     return table
 
 
-def _doubtful(summary: Mapping[str, Any]) -> str:
-    """Shares of completions that were cut off, and that the grader could not tell."""
-    return "; ".join(
-        f"{model} on {name} {100 * a['truncated']:.1f} % cut off, {100 * a['unsure']:.1f} % unsure"
-        for model, by in summary["accuracy"].items()
-        for name, a in by.items()
-    )
+def _at_most(a: Mapping[str, Any]) -> list[str]:
+    """pass@k and maj@k at the largest k there is."""
+    k = max(map(int, a["pass_at"]), default=1)
+    found = (a[which].get(str(k)) for which in ("pass_at", "maj_at"))
+    return [str(k), *("" if at is None else f"{100 * at['mean']:.1f}" for at in found)]
 
 
 def stage_seconds(folder: Path) -> str:
