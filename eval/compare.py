@@ -47,8 +47,10 @@ class Difference:
 def share(correct: Mapping[str, float], resamples: int, seed: int) -> Interval:
     """Mean accuracy over problems, given each problem's share of right completions.
 
-    With one completion a problem the interval is Wilson's (1927), which stays honest at 0 and 1; with several it is the
-    percentile bootstrap over problems, since completions of one problem are not independent.
+    With one completion a problem the interval is Wilson's (1927), which stays honest at 0 and 1. With several it is the
+    percentile bootstrap over problems, since completions of one problem are not independent, widened to Wilson's at the
+    effective number of completions (p (1 - p) over the variance of the mean, Kish 1965): near 0 and 1 the bootstrap of
+    a few problems is too sure of itself.
     """
     values = np.array(list(correct.values()), dtype=float)
     n = len(values)
@@ -58,10 +60,12 @@ def share(correct: Mapping[str, float], resamples: int, seed: int) -> Interval:
     if set(values.tolist()) <= {0.0, 1.0}:
         return Interval(mean, *wilson(mean, n), n)
     low, high = _percentiles(_bootstrap(values, resamples, seed))
-    return Interval(mean, min(low, mean), max(high, mean), n)  # equal values differ in their last bit
+    variance = float(values.var(ddof=1)) / n if n > 1 else 0.0
+    around = wilson(mean, max(n, mean * (1 - mean) / variance) if variance else n)
+    return Interval(mean, min(low, around[0]), max(high, around[1]), n)
 
 
-def wilson(mean: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(mean: float, n: float, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's 95 % score interval of a share of n.
 
     >>> [round(x, 4) for x in wilson(0.0, 200)]

@@ -132,7 +132,8 @@ def _result(summary: Mapping[str, Any]) -> str:
     head = ("benchmark", "model", "pass@1 %", "95 % interval", "problems", "cut off %", "unsure %", "tokens")
     chart = _chart(lambda ax: _draw_accuracy(ax, summary), 7, 2.6)
     table = _table(head, sorted(rows), range(2, 8))
-    return f"<h2>Did it help?</h2>{said}{chart}{table}{_at_k(summary)}{_parts(summary)}{_unsure(summary)}"
+    title = "Did it help?" if said else "Accuracy"
+    return f"<h2>{title}</h2>{said}{chart}{table}{_at_k(summary)}{_parts(summary)}{_unsure(summary)}"
 
 
 def _each(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
