@@ -63,7 +63,7 @@ def math_verify(completion: str, answer: str) -> bool:
 
 def forget() -> None:
     """Empty our grader's caches."""
-    for cached in (equal.equal, equal._plain, equal._read, spelling.normalise):
+    for cached in (equal._equal, equal._plain, equal._read, spelling.normalise):
         cached.cache_clear()
 
 

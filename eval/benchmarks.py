@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from eval.prompts import LETTERS, behind_examples, plain, with_options
+from eval.prompts import LETTERS, behind_examples, plain, with_options, worked
 from eval.structure import Kind
 from limo.data import Dropped, Example, Row, chat
 from limo.errors import UserError
@@ -89,10 +89,15 @@ def arc(row: Mapping[str, Any], _: int) -> Flat:
 
 
 def theoremqa(row: Mapping[str, Any], _: int) -> Flat:
-    """Numbers, truth values, lists and options; a list of values in brackets is one in order."""
+    """Numbers, truth values, lists such as `[1, 2]`, and options such as `(a)`."""
     if "Question" not in row:
         return dict(row)
-    return {"problem": row["Question"], "answer": str(row["Answer"]), "type": row.get("Answer_type", "")}
+    answer = str(row["Answer"]).strip()
+    if answer.startswith("[") and answer.endswith("]"):
+        answer = answer[1:-1]
+    if row.get("Answer_type") == "option":
+        answer = answer.upper()
+    return {"problem": row["Question"], "answer": answer, "type": row.get("Answer_type", "")}
 
 
 def bbh(row: Mapping[str, Any], _: int) -> Flat:
@@ -214,6 +219,11 @@ def _pairs(listed: Any) -> list[tuple[str, Any]]:
     return [(str(listed), None)]
 
 
+def published(name: str) -> int:
+    """How many problems a benchmark of TABLE has; 0 for a file of your own."""
+    return TABLE.get(name, OWN).rows
+
+
 def origin(name: str, node: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's record says of where a benchmark came from, its commit on the Hub included."""
     entry = TABLE.get(name)
@@ -278,7 +288,13 @@ def named(
     chosen = next((k for k in get_args(Kind) if k == kind), entry.kind)
     if kind not in (None, chosen):
         raise UserError(f"benchmark '{name}': kind must be one of {', '.join(get_args(Kind))}, not '{kind}'")
-    entry = replace(entry, kind=chosen, shots=entry.shots if shots is None else shots)
+    shots = entry.shots if shots is None else shots
+    if not 0 <= shots <= len(worked(entry.group)):
+        raise UserError(
+            f"benchmark '{name}': shots must be between 0 and {len(worked(entry.group))}, the worked examples of "
+            f"'{entry.group}' in eval/shots.yaml, not {shots}"
+        )
+    entry = replace(entry, kind=chosen, shots=shots)
     path = path or _local_copy(name)
     raws = _read(name, path, entry)
     flat = ((number, _flat(entry, raw, number)) for number, raw in raws)
@@ -353,4 +369,5 @@ def _asked(row: Example, entry: Benchmark, system: str) -> Example:
         prompt = chat(behind_examples(problem, entry.group, entry.shots), "")
     else:
         prompt = chat(plain(problem, entry.kind == "choice"), system)
-    return replace(row, prompt=prompt, notes={**row.notes, "kind": entry.kind, "problem": problem})
+    shown = {"kind": entry.kind, "problem": problem, "shots": entry.shots}
+    return replace(row, prompt=prompt, notes={**row.notes, **shown})

@@ -95,8 +95,7 @@ def paired(a: Mapping[str, float], b: Mapping[str, float], resamples: int, seed:
     mean = float(differences.mean())
     single = set(differences.tolist()) <= {-1.0, 0.0, 1.0}
     low, high = matched(differences) if single else _percentiles(_bootstrap(differences, resamples, seed))
-    flips = np.random.default_rng(seed + 1).integers(0, 2, (resamples, len(ids)), dtype=np.int8) * 2 - 1
-    extreme = int((np.abs(flips @ differences) >= abs(differences.sum()) - 1e-9).sum())
+    extreme = _as_extreme(differences, resamples, seed + 1)
     return Difference(
         mean,
         low,
@@ -107,6 +106,11 @@ def paired(a: Mapping[str, float], b: Mapping[str, float], resamples: int, seed:
         [i for i, d in zip(ids, differences, strict=True) if d < 0],
         detectable(differences),
     )
+
+
+def p_value(p: float) -> str:
+    """A p-value as a table shows it."""
+    return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 
 def detectable(differences: np.ndarray) -> float:
@@ -121,6 +125,15 @@ def detectable(differences: np.ndarray) -> float:
     n = len(differences) + 2
     total, squares = float(differences.sum()), float((differences**2).sum()) + 1
     return (1.959964 + 0.841621) * math.sqrt(max(squares / n - (total / n) ** 2, 0.0) / n)
+
+
+def _as_extreme(differences: np.ndarray, resamples: int, seed: int) -> int:
+    """How often random signs make a sum at least as far from zero, in blocks that fit any memory."""
+    random, observed, found = np.random.default_rng(seed), abs(differences.sum()) - 1e-9, 0
+    for begin in range(0, resamples, 500):
+        signs = random.integers(0, 2, (min(500, resamples - begin), len(differences)), dtype=np.int8) * 2 - 1
+        found += int((np.abs(signs @ differences) >= observed).sum())
+    return found
 
 
 def matched(differences: np.ndarray) -> tuple[float, float]:

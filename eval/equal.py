@@ -16,21 +16,32 @@ from eval.numerals import Unreadable, written_number
 from eval.reader import negative, read
 from eval.scanner import MAX_LENGTH
 from eval.spelling import normalise, squeezed
-from eval.structure import Kind, Told, Verdict, compare, tolerance
-from eval.symbolic import same_by_sympy
+from eval.structure import Kind, Told, compare, tolerance
+from eval.symbolic import Verdict, same_by_sympy
 from eval.values import TooMuch, Undefined
+from eval.worker import TimedOut
 
 _PLAIN = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 
 
-@lru_cache(maxsize=200_000)
 def equal(given: str, reference: str, kind: Kind = "math") -> Told:
     """Whether a given answer equals the reference, and the rule that told. The order of arguments matters.
 
     Args: both as written, LaTeX or plain. `kind` "physics" takes every decimal reference as a rounded measurement,
     "choice" takes a single letter behind any words. "unsure" means that the reference could not be read or that the
-    answer could not be worked out within bounds. Never raises; takes about a second at the very most.
+    answer could not be worked out within bounds. Never raises; takes about a second at the very most. What it found is
+    kept, but for what ran out of time.
     """
+    try:
+        return _equal(given, reference, kind)
+    except RecursionError:
+        return "unsure", "nested too deeply"
+    except TimedOut:
+        return "unsure", "out of time"
+
+
+@lru_cache(maxsize=200_000)
+def _equal(given: str, reference: str, kind: Kind) -> Told:
     if not reference.strip():
         return "unsure", "empty reference"
     if len(given) > MAX_LENGTH:
@@ -45,10 +56,7 @@ def equal(given: str, reference: str, kind: Kind = "math") -> Told:
         return "correct", "text"
     if not right:
         return "unsure", "the reference has no content"
-    try:
-        return _by_choice(left, right) or _by_structure(left, right, kind)
-    except RecursionError:
-        return "unsure", "nested too deeply"
+    return _by_choice(left, right) or _by_structure(left, right, kind)
 
 
 @lru_cache(maxsize=50_000)
@@ -72,6 +80,12 @@ _LETTER = re.compile(r"\(?([A-J])(?:\)|\.|:|\))? *")
 _WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[.:)]) *(\S.*)")
 _CHOSEN = re.compile(r"(?:(?:option|choice|answer) *:? *(?:is)? *)?(?:\(([A-Ja-j])\)|([A-Ja-j])[.:)]?)(?= |$)(.*)",
                      re.IGNORECASE)  # fmt: skip
+_ANOTHER_OPTION = re.compile(
+    r"^\W*(?:or|and|,|/)\s*\(?[A-J]\b|\([A-Ja-j]\)|(?:^| )[A-J](?:[).:]|$)|\b(?:or|and) [A-Ja-j][).]"
+)
+_DENIED = re.compile(
+    r"\W*(?:is |are |was )?(?:incorrect|wrong|false|not\b|no\b|none\b|isn't|maybe|perhaps|\?)", re.IGNORECASE
+)
 _SEVERAL = re.compile(r"[A-J](?:(?:, ?| and |,? and | )?[A-J])+")
 
 
@@ -106,7 +120,7 @@ def _chosen(given: str) -> str | None:
     marked = match[1] or given[match.end(2) : match.end(2) + 1] in (".", ":", ")")
     if rest.strip() and not (marked and letter.isupper()):
         return None
-    return None if re.search(r"(?:^|[ (,])[A-J](?:[ ).,:]|$)", rest) else letter.upper()
+    return None if _ANOTHER_OPTION.search(rest) or _DENIED.match(rest) else letter.upper()
 
 
 def _bare(text: str) -> str:
@@ -144,8 +158,13 @@ def _without_reader(left: str, right: str) -> Told:
     if not re.search(r"[\\=^_+*/]", right.replace("\\text", "")) and any(w.isalpha() and len(w) > 2 for w in words):
         same = words == re.sub(r"\\text|[^a-z0-9]+", " ", left.lower()).split()
         return ("correct" if same else "wrong"), "words"
+    if not re.search(r"[a-zA-Z0-9]", right):
+        return "wrong", "other signs"
     if _texts(left) != _texts(right):  # SymPy would read past words
         return "unsure", "the reference is not readable"
+    number = _read(left)
+    if isinstance(number, Number):  # a written number is exactly that number
+        left = f"\\frac{{{number.value.numerator}}}{{{number.value.denominator}}}"
     return same_by_sympy(left, right)
 
 

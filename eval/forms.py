@@ -15,6 +15,8 @@ REALS = Group("()", (Call("neg", (OO,)), OO))
 def plain_form(node: Node) -> Node:
     """±, number words and sets of one in the form in which they are compared."""
     if isinstance(node, Words):
+        if node.text == "infinity":
+            return OO
         if node.text in NUMERALS:
             return Number(NUMERALS[node.text])
         if node.text in _EMPTY:
@@ -26,7 +28,7 @@ def plain_form(node: Node) -> Node:
         return REALS
     if isinstance(node, Relation) and _signed(node.sides[-1]) and set(node.signs) == {"="}:
         return Group("", tuple(Relation((*node.sides[:-1], v), node.signs) for v in _both_signs(node.sides[-1])))
-    if _signed(node):
+    if _signed(node) and not (isinstance(node, Group) and node.brackets in FREE):
         return Group("", tuple(_both_signs(node)))
     scaled = _scaled(node)
     if scaled is not None:
@@ -61,7 +63,9 @@ def _with_name_carried(parts: tuple[Node, ...]) -> tuple[Node, ...]:
 
 
 def _signed(node: Node) -> bool:
-    return isinstance(node, Call | Quantity) and any(isinstance(n, Call) and n.what in ("±", "∓") for n in walk(node))
+    return isinstance(node, Call | Quantity | Group) and any(
+        isinstance(n, Call) and n.what in ("±", "∓") for n in walk(node)
+    )
 
 
 def _both_signs(node: Node) -> list[Node]:
@@ -70,6 +74,8 @@ def _both_signs(node: Node) -> list[Node]:
 
 
 def _signs_chosen(node: Node, upper: bool) -> Node:
+    if isinstance(node, Group):
+        return Group(node.brackets, tuple(_signs_chosen(part, upper) for part in node.parts))
     if isinstance(node, Quantity):
         return Quantity(_signs_chosen(node.value, upper), node.unit)
     if not isinstance(node, Call):

@@ -6,11 +6,13 @@ r"""The one judgement of a final answer: correct, wrong, or could not tell.
 From the command line: `python -m eval.grade file.jsonl` (`--help` says what it reads).
 """
 
+import re
 from dataclasses import dataclass, replace
 
 from eval.equal import equal
 from eval.extract import after_thinking, explicit, extract
-from eval.structure import Kind, Verdict
+from eval.structure import Kind
+from eval.symbolic import Verdict
 from limo.marks import boxed
 
 __all__ = ["Grade", "Kind", "Verdict", "equal", "explicit", "extract", "grade"]
@@ -41,11 +43,18 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
     return _several_boxes(completion, answer, kind, found) if how == "one answer for several" else found
 
 
+_TAKEN_BACK = re.compile(r"\b(?:no|not|wrong|wait|instead|actually|incorrect|mistake|error|try|again)\b", re.IGNORECASE)
+
+
 def _several_boxes(completion: str, answer: str, kind: Kind, found: Grade) -> Grade:
     """A reference of several answers, and a box for each of them somewhere in the completion."""
-    boxes = [box.text for box in boxed(after_thinking(completion))]
+    text = after_thinking(completion)
+    found_boxes = boxed(text)
+    boxes = [box.text for box in found_boxes]
     joined = ", ".join(boxes)
-    if len(boxes) < 2 or equal(joined, answer, kind)[0] != "correct":
+    if len(boxes) < 2 or _TAKEN_BACK.search(text, found_boxes[0].end, found_boxes[-1].start):
+        return found
+    if equal(joined, answer, kind)[0] != "correct":
         return found
     return replace(found, verdict="correct", extracted=joined, how="a box for each answer")
 

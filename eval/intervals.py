@@ -7,14 +7,20 @@ from fractions import Fraction
 from itertools import pairwise
 
 from eval.expression import Call, Group, Name, Node, Relation, walk
-from eval.forms import OO, REALS, plain_form
+from eval.forms import FREE, OO, REALS, plain_form
 from eval.values import approximately
 
 
 def is_inequality(node: Node) -> bool:
     """Whether a node is an inequality, or several."""
     parts = node.parts if isinstance(node, Group) and node.brackets in ("", "&", "|") else (node,)
-    return all(isinstance(p, Relation) and set(p.signs) & {"<", "<=", ">", ">=", "in"} for p in parts)
+    return all(isinstance(p, Relation) and _says_range(p) for p in parts)
+
+
+def _says_range(relation: Relation) -> bool:
+    if relation.signs == ("in",):
+        return not (isinstance(relation.sides[1], Group) and relation.sides[1].brackets == "{}")
+    return bool(set(relation.signs) & {"<", "<=", ">", ">="})
 
 
 def variable(node: Node) -> str | None:
@@ -36,9 +42,15 @@ def intervals(node: Node) -> list[Node] | None:
     if isinstance(node, Call) and node.what == "∖":
         return _without_points(*node.args)
     if isinstance(node, Relation):
-        return _interval_of(node)
+        return _interval_of(_without_bars(node))
+    if isinstance(node, Group) and node.brackets in ("", "|") and len(node.parts) > 1:
+        ranges = [interval_parts(part) for part in node.parts if isinstance(part, Group) and part.brackets not in FREE]
+        if len(ranges) == len(node.parts) and any(map(_endless_part, node.parts)):
+            return [i for r in ranges if r is not None for i in r]
     if isinstance(node, Group) and node.brackets in ("", "&", "|") and all(isinstance(p, Relation) for p in node.parts):
         found = [_interval_of(p) for p in node.parts if isinstance(p, Relation)]
+        if len({variable(p) for p in node.parts}) > 1:
+            return None  # `x > 1, y < 3` is no interval
         if any(f is None for f in found):
             return None
         each = [i for f in found if f is not None for i in f]
@@ -54,6 +66,20 @@ def intervals(node: Node) -> list[Node] | None:
     ):
         return [node]
     return None
+
+
+def _endless_part(node: Node) -> bool:
+    return isinstance(node, Group) and any(map(endless, node.parts))
+
+
+def _without_bars(relation: Relation) -> Relation:
+    """`|x| < 2` as `-2 < x < 2`."""
+    first, last = relation.sides[0], relation.sides[-1]
+    bars = isinstance(first, Call) and first.what == "abs" and isinstance(first.args[0], Name)
+    if len(relation.sides) != 2 or not bars or relation.signs[0] not in ("<", "<="):
+        return relation
+    assert isinstance(first, Call)
+    return Relation((Call("neg", (last,)), first.args[0], last), relation.signs * 2)
 
 
 def interval_parts(node: Node) -> list[Node] | None:

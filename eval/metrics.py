@@ -3,11 +3,12 @@
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from eval.equal import equal
 
-VOTES = 200  # random subsets over which maj@k is averaged where k is less than the completions there are
+VOTES = 200  # subsets over which maj@k is averaged where there are more
 PARTS = ("level", "difficulty", "subject", "type", "task", "category", "template")  # notes that divide a benchmark
 MAX_PARTS = 60  # more values than this are no division
 
@@ -54,18 +55,20 @@ def _same(a: str, b: str) -> bool:
 def majority_at_k(completions: Sequence[Mapping[str, Any]], k: int, seed: int = 0) -> float:
     """How often the most frequent answer of k completions is correct; a tie counts for the share that is correct.
 
-    With k less than the completions there are, the mean over VOTES random subsets. Completions without an answer do
-    not vote. Raises ValueError unless 1 <= k <= their number.
+    With k less than the completions there are, the mean over all subsets of k, or over VOTES random ones where there
+    are more. Completions without an answer do not vote. Raises ValueError unless 1 <= k <= their number.
     """
     n = len(completions)
     if not 1 <= k <= n:
         raise ValueError(f"maj@{k} of {n} completions")
     groups = votes(completions)
     right = [c["verdict"] == "correct" for c in completions]
-    if k == n:
-        return _vote(range(n), groups, right)
-    draw = random.Random(seed)
-    return sum(_vote(draw.sample(range(n), k), groups, right) for _ in range(VOTES)) / VOTES
+    if math.comb(n, k) <= VOTES:
+        subsets: list[Sequence[int]] = list(combinations(range(n), k))
+    else:
+        draw = random.Random(seed)
+        subsets = [draw.sample(range(n), k) for _ in range(VOTES)]
+    return sum(_vote(subset, groups, right) for subset in subsets) / len(subsets)
 
 
 def _vote(chosen: Iterable[int], groups: Sequence[int], right: Sequence[bool]) -> float:

@@ -5,14 +5,14 @@ and its layout (Problem, Solution, Problem, ...) are those of MAmmoTH2 (arXiv 24
 close to those of the paper without being the same measurement.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 LETTERS = "ABCDEFGHIJ"
+NEXT_PROBLEM = "\nProblem:"  # a model that goes on with another problem behind worked ones has given its answer
 CHOOSE = "Choose one option and put its letter in \\boxed{}."
 
 
@@ -33,18 +33,15 @@ def plain(problem: str, choice: bool) -> str:
 
 
 def behind_examples(problem: str, group: str, shots: int) -> str:
-    """The few-shot prompt: worked problems and then this one, left open for its solution.
-
-    Raises ValueError if `eval/shots.yaml` has fewer examples in the group.
-    """
-    worked = _worked()[group][:shots]
-    if len(worked) < shots:
-        raise ValueError(f"{shots} examples asked of '{group}', which has {len(worked)}")
-    blocks = [f"Problem:\n{shot['problem']}\nSolution:\n{shot['solution']}" for shot in worked]
+    """The few-shot prompt: the first worked problems of a group and then this one, left open for its solution."""
+    chosen = worked(group)[:shots]
+    assert len(chosen) == shots, (group, shots)
+    blocks = [f"Problem:\n{shot['problem']}\nSolution:\n{shot['solution']}" for shot in chosen]
     return "\n\n".join(["Solve the last problem as the ones before it.", *blocks, f"Problem:\n{problem}\nSolution:"])
 
 
-@lru_cache(maxsize=1)
-def _worked() -> Mapping[str, Any]:
+@lru_cache(maxsize=8)
+def worked(group: str) -> list[dict[str, str]]:
+    """The worked examples of a group of `eval/shots.yaml`, each a problem and its solution."""
     file = Path(__file__).with_name("shots.yaml")
-    return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+    return list(yaml.safe_load(file.read_text(encoding="utf-8"))[group])

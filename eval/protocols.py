@@ -6,6 +6,7 @@ recipe's own, since it belongs to the model.
 
 from dataclasses import dataclass, replace
 
+from eval.prompts import NEXT_PROBLEM
 from limo.engine import Sampling
 from limo.errors import UserError
 from limo.recipe import near
@@ -20,7 +21,6 @@ class Protocol:
     small_below: int
     top_p: float
     max_tokens: int
-    stop: tuple[str, ...] = ()
 
 
 PROTOCOLS = {
@@ -28,18 +28,19 @@ PROTOCOLS = {
     "limo_v1": Protocol(small_n=16, small_temperature=0.7, small_below=50, top_p=1.0, max_tokens=32_768),
     # arXiv 2502.03387v3, section 4: the same sets, 4 samples at 0.6
     "limo_v2": Protocol(small_n=4, small_temperature=0.6, small_below=50, top_p=1.0, max_tokens=32_768),
-    # arXiv 2405.03548, section 3.2: greedy, 2,048 tokens, until the model begins another problem
-    "mammoth2": Protocol(
-        small_n=1, small_temperature=0.0, small_below=0, top_p=1.0, max_tokens=2_048, stop=("\nProblem:", "\n\nProblem")
-    ),
+    # arXiv 2405.03548, section 3.2: greedy, 2,048 tokens
+    "mammoth2": Protocol(small_n=1, small_temperature=0.0, small_below=0, top_p=1.0, max_tokens=2_048),
 }
 
 
-def sampling_for(protocol: str | None, sampling: Sampling, problems: int) -> Sampling:
+def sampling_for(protocol: str | None, sampling: Sampling, problems: int, shots: int = 0) -> Sampling:
     """How a benchmark of so many problems is sampled: the recipe's sampling, or the protocol's with the recipe's seed.
 
+    Behind worked examples a completion ends where the model begins a problem of its own.
     Raises UserError for a protocol that there is not.
     """
+    if shots and NEXT_PROBLEM not in sampling.stop:
+        sampling = replace(sampling, stop=(*sampling.stop, NEXT_PROBLEM))
     if protocol is None:
         return sampling
     if protocol not in PROTOCOLS:
@@ -52,5 +53,4 @@ def sampling_for(protocol: str | None, sampling: Sampling, problems: int) -> Sam
         temperature=p.small_temperature if small else 0.0,
         top_p=p.top_p,
         max_tokens=p.max_tokens,
-        stop=p.stop,
     )

@@ -55,10 +55,12 @@ _CURRENCY = {"\\dollar": "dollar", "\\pounds": "pound sterling", "\\euro": "euro
 _SEPARATORS = {"and", "or"}
 _SHORT_WORDS = {"no", "on", "up", "in", "am", "pm", "if", "is", "it", "at", "to", "of", "be", "by", "we", "he"}
 _UNIT_TEXT = re.compile(
-    r"(?:\\text\s*\{(?P<text>[a-zA-Z ./()-]*(?:\^?\{?-?\d\}?[a-zA-Z ./-]*)*)\}|(?P<word>[a-zA-Z]{1,30}\.?))"
+    r"\\text\s*\{(?P<text>[a-zA-Z\u4e00-\u9fff ./()-]*(?:\^?\{?-?\d\}?[a-zA-Z ./-]*)*)\}"
+    r"|(?P<word>[a-zA-Z]{1,30}\.?)"
 )
 _HALF_OF_DAY = re.compile(r" *(?:\\text *\{ *)?([ap])(?: ?\. ?m|m)\b\.* *\}?", re.IGNORECASE)
 _CONDITION = re.compile(r" *([a-zA-Z]) *(?:\\in *\\mathbb *\{? *R *\}? *)?(?:\\mid|\||:) *")
+_GLUED = re.compile(r"([a-z]?)(arcsin|arccos|arctan|sin|cos|tan|ln|log)[xyz]")
 _ARTICLE = re.compile(r"an? [a-zA-Z]{3,}", re.IGNORECASE)
 _REST_OF_TIME = re.compile(
     r" *: *([0-5]\d)(?: *: *([0-5]\d))? *(?:\\text *\{ *)?([ap])(?: *\.? *m)?\b\.* *\}?",
@@ -152,7 +154,11 @@ class _Reader(Scanner):
             node = Call(_SETS[sign], (node, self.total()))
         if self.peek().text == ":" and self.peek().kind == "sign":
             node = self.ratio(node)
-        elif isinstance(node, Number) and self.peek().text == "to" and self.text[self.peek().end :].strip().isdigit():
+        elif (
+            isinstance(node, Number)
+            and self.peek().text.strip() == "to"
+            and self.text[self.peek().end :].strip().isdigit()
+        ):
             self.take()
             return Call("ratio", (node, self.total()))
         return self.with_unit(node)
@@ -184,7 +190,7 @@ class _Reader(Scanner):
             while self.accept(".", "'", '"', "!", "?"):
                 pass
         token = self.peek()
-        ends = token.kind == "end of text" or (token.kind == "sign" and token.text in ",;)]}") or token.text == "\\}"
+        ends = token.kind == "end of text" or (token.kind == "sign" and token.text in ",;)]}=") or token.text == "\\}"
         separated = token.kind in ("words", "letters")
         text = plain_words(" ".join(said))
         if len(said) == 1 and len(said[0].strip()) == 1 and ends:
@@ -197,8 +203,12 @@ class _Reader(Scanner):
     def is_word(self, letters: str) -> bool:
         """Whether a run of letters is a word, and not a product of names."""
         low = letters.lower()
+        if _GLUED.fullmatch(letters) or re.fullmatch(r"pi[rhdx]", letters):
+            return False
         if letters in FUNCTIONS or low in _CONSTANTS or low in ("sqrt", "deg") or letters in _GREEK:
             return False
+        if letters.isupper() and len(letters) <= 3 and letters not in ("YES", "NO", "ALL"):
+            return False  # the points of a triangle
         return low in _SHORT_WORDS or (len(letters) > 2 and any(c in "aeiou" for c in low))
 
     # -- sums, products, powers
@@ -232,7 +242,10 @@ class _Reader(Scanner):
                 self.take()
                 node = Call("/", (node, self.signed()))
             elif self.starts_factor(token):
-                node = Call("*", (node, self.power()))
+                called = token.text == "(" and _is_function_name(node)
+                factor = self.power()
+                simple = isinstance(factor, Name | Number | Group) and called
+                node = Call("of" if simple and not isinstance(factor, Group) else "*", (node, factor))
             else:
                 return node
 
@@ -374,6 +387,10 @@ class _Reader(Scanner):
             return Name(_CONSTANTS[word.lower()])
         if word in _GREEK:
             return self.subscripted(word)
+        glued = _GLUED.fullmatch(word)
+        if glued:  # `xlnx`, `sinx`
+            self.jump(token.start + len(glued[1]) + (len(glued[2]) if not glued[1] else 0))
+            return Name(glued[1]) if glued[1] else self.function(glued[2])
         if word.startswith("pi") and len(word) == 3:  # `pir`
             self.jump(token.start + 2)
             return Name("pi")
@@ -486,9 +503,9 @@ class _Reader(Scanner):
 
     def arguments(self) -> tuple[Node, ...]:
         token = self.peek()
-        if token.kind == "sign" and token.text in "({[":
+        if (token.kind == "sign" and token.text in "({[") or token.text == "\\{":
             node = self.bracketed() if token.text != "{" else self.braced()
-            if isinstance(node, Group) and node.brackets in ("()", "[]", ""):
+            if isinstance(node, Group) and node.brackets in ("()", "[]", "", "{}"):
                 return node.parts
             if self.accept("^"):
                 node = self.raised(node)
@@ -583,7 +600,13 @@ class _Reader(Scanner):
         scale = SCALES.get(token.text.strip().lower().rstrip("s"))
         if scale:
             self.take()
-            return self.with_unit(Call("*", (node, Number(Fraction(scale)))))
+            size = Number(Fraction(scale))
+            if isinstance(node, Quantity):
+                return self.with_unit(Quantity(Call("*", (node.value, size)), node.unit))
+            return self.with_unit(Call("*", (node, size)))
+        if isinstance(node, Quantity) and plain_words(token.text) in ("dollars", "dollar", "usd"):
+            self.take()
+            return node
         said = list[str]()
         while True:
             match = re.compile(r" *").match(self.text, self.at)
@@ -660,6 +683,13 @@ def _in_brackets(opening: str, closing: str, inner: Node) -> Node:
 
 def _clock(hours: int, minutes: int, seconds: int, half: str) -> Clock:
     return Clock((hours % 12 + (12 if half in "pP" else 0)) * 3600 + minutes * 60 + seconds)
+
+
+def _is_function_name(node: Node) -> bool:
+    """`f`, `P`, `f'` or `f^{-1}`, which a bracket behind makes a function and not a factor."""
+    if isinstance(node, Call) and node.what == "^":
+        return _is_function_name(node.args[0])
+    return isinstance(node, Name) and (len(node.text.rstrip("'")) == 1 or node.text.startswith("mathbb"))
 
 
 def _is_plain(node: Node) -> bool:

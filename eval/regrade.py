@@ -14,12 +14,12 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from eval.bulk import grade_all
-from eval.grade import Grade
+from eval.grade import Grade, Kind
 from limo.data import Dropped, replacing
 from limo.errors import UserError, reported
 from limo.files import read_rows, shortened
@@ -28,7 +28,6 @@ COLUMNS = {
     "completion": ("completion", "completions", "response", "output", "generation", "code", "solution", "prediction"),
     "answer": ("answer", "gt", "ground_truth", "final_answer", "reference", "target", "label"),
 }
-KINDS = ("math", "physics", "choice")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +36,10 @@ class Item:
 
     row: int
     index: int  # among the row's completions
-    completion: str
+    completion: str  # empty where the row has none: no answer, which is wrong
     answer: str
     other: bool | None
+    cut_off: bool  # by its length, where the completion says how it ended
 
 
 def main() -> None:
@@ -52,7 +52,9 @@ def main() -> None:
     parser.add_argument("file", help="rows with completions and reference answers")
     parser.add_argument("--fields", default="", metavar="OURS=THEIRS,...", help="completion=COLUMN,answer=COLUMN")
     parser.add_argument("--answer-after", default="", metavar="TEXT", help="the reference is what follows this text")
-    parser.add_argument("--kind", choices=KINDS, default="math", help="what the references are (default: math)")
+    parser.add_argument(
+        "--kind", choices=get_args(Kind), default="math", help="what the references are (default: math)"
+    )
     parser.add_argument("--disagree", metavar="COLUMN", help="list where COLUMN, another grader's verdict, differs")
     parser.add_argument("--processes", type=int, help="processes to grade in (default: one a core)")
     parser.add_argument("--out", metavar="FILE", help="where the grades go (default: NAME.graded.jsonl here)")
@@ -80,6 +82,7 @@ def regrade(
         first = f"; the first: row {dropped[0].row}: {dropped[0].reason} ({dropped[0].detail})" if dropped else ""
         raise UserError(f"'{file}' has no completion to grade{first}")
     grades = grade_all([(i.completion, i.answer) for i in items], kind=kind, processes=processes)
+    grades = [replace(g, cut_off=i.cut_off) for i, g in zip(items, grades, strict=True)]
     where = Path(out) if out else Path(Path(file).stem + ".graded.jsonl")
     _write(where, items, grades, dropped)
     _print(items, grades, dropped, where, disagree)
@@ -121,13 +124,17 @@ def _item(
     for ours, usual in COLUMNS.items():
         column = columns.get(ours) or next((c for c in usual if c in raw), None)
         values[ours] = None if column is None else _inside(raw, column)
-        if values[ours] is None:
+        if values[ours] is None and not (ours == "completion" and column in raw):
             has = ", ".join(map(str, list(raw)[:12]))
             return "missing field", f"no {ours} in '{column or ' or '.join(usual)}'; the columns are {has}"
-    completions = values["completion"] if isinstance(values["completion"], list) else [values["completion"]]
-    if not all(isinstance(c, str) for c in completions):
-        return "completion is not text", type(completions[0]).__name__
-    answer = str(values["answer"]).rpartition(answer_after)[2].strip() if answer_after else str(values["answer"])
+    given = values["completion"] if isinstance(values["completion"], list) else [values["completion"]]
+    completions = [c["text"] if isinstance(c, dict) and "text" in c else "" if c is None else c for c in given]
+    odd = next((c for c in completions if not isinstance(c, str)), None)
+    if odd is not None:
+        return "completion is not text", f"{type(odd).__name__}: {str(odd)[:100]}"
+    listed = values["answer"] if isinstance(values["answer"], list) else [values["answer"]]
+    answer = ", ".join(map(str, listed))
+    answer = answer.rpartition(answer_after)[2].strip() if answer_after else answer
     told: list[bool | None] = [None] * len(completions)
     if other is not None:
         said = _inside(raw, other)
@@ -137,7 +144,11 @@ def _item(
         told = [_yes(s) for s in said]
         if None in told:
             return "no verdict", f"'{other}' holds {said[told.index(None)]!r}, neither true nor false"
-    return [Item(number, i, c, answer, t) for i, (c, t) in enumerate(zip(completions, told, strict=True))]
+    cut = [isinstance(c, dict) and c.get("finish", c.get("finish_reason")) == "length" for c in given]
+    return [
+        Item(number, i, str(text), answer, other_says, was_cut)
+        for i, (text, other_says, was_cut) in enumerate(zip(completions, told, cut, strict=True))
+    ]
 
 
 def _inside(raw: Any, column: str) -> Any:

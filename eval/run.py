@@ -10,18 +10,19 @@ listed in the report.
 
 import json
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks import load, nodes, origin
+from eval.benchmarks import load, nodes, origin, published
 from eval.bulk import grade_all
-from eval.compare import Interval, paired, share
+from eval.compare import Interval, p_value, paired, share
 from eval.metrics import ks, majority_at_k, parts, pass_at_k
 from eval.protocols import sampling_for
 from eval.report import write_report
-from limo.data import Example, dump, replacing
+from limo.data import Example, content_id, dump, replacing
 from limo.engine import Completion, Sampling, sample
 from limo.errors import UserError
 from limo.ledger import Cached, Spent, spent
@@ -58,7 +59,6 @@ def evaluate(
     """
     if not models:
         raise UserError("eval.models names no model: +eval.models.<name>=<folder or Hub name>")
-    sampling_for(protocol, sampling, 1)  # a misspelt protocol is told before anything is loaded
     for pair in compare:
         if len(pair) != 2 or not set(pair) <= set(models):
             raise UserError(f"eval.compare must list pairs of models among {', '.join(models)}, not {pair}")
@@ -66,26 +66,11 @@ def evaluate(
         raise UserError(f"eval.resamples must be at least 1, not {resamples}")
     for path in models.values():
         model_folder(path)  # a missing model is told before the first hour of sampling, not after it
-    problems, folder = load(benchmarks, system), Path(out)
-    described = {name: origin(name, node) for name, node in nodes(benchmarks).items()}
+    given, folder = tasks(benchmarks, system, sampling, protocol, engine), Path(out)
     results: dict[str, dict[str, Rows]] = {}
     for model, path in models.items():
-        node = {**engine, "model": path}
-        runner = Cached(bind(node, "eval.engine")())
-        results[model] = {
-            name: completed(
-                folder,
-                model,
-                path,
-                name,
-                described[name],
-                rows,
-                runner,
-                sampling_for(protocol, sampling, len(rows)),
-                engine,
-            )
-            for name, rows in problems.items()
-        }
+        runner = Cached(bind({**engine, "model": path}, "eval.engine")())
+        results[model] = {task.name: completed(folder, model, path, runner, task) for task in given}
         del runner  # its model leaves the memory before the next one comes
     summary = summarise(results, compare, resamples, seed)
     with replacing(folder / "eval" / "summary.json") as file:
@@ -95,37 +80,61 @@ def evaluate(
     return summary
 
 
-def completed(
-    folder: Path,
-    model: str,
-    path: str,
-    benchmark: str,
-    node: Mapping[str, Any],
-    rows: Sequence[Example],
-    engine: Cached,
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One benchmark as it is put to every model."""
+
+    name: str
+    origin: Mapping[str, Any]  # where its problems came from, for the record
+    rows: Sequence[Example]
+    sampling: Sampling
+    engine: Mapping[str, Any]  # the engine's node without its model
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a result depends on: with other problems or prompts it is another result."""
+        asked = [[row.id, list(row.prompt), row.answer] for row in self.rows]
+        return {
+            "benchmark": self.origin,
+            "sampling": asdict(self.sampling),
+            "engine": self.engine,
+            "problems": content_id(asked),
+        }
+
+
+def tasks(
+    benchmarks: list[Any] | dict[str, Any],
+    system: str,
     sampling: Sampling,
-    settings: Mapping[str, Any],
-) -> list[dict[str, Any]]:
+    protocol: str | None,
+    engine: Mapping[str, Any],
+) -> list[Task]:
+    """The benchmarks of a recipe, loaded. Raises UserError as `eval.benchmarks.load` and `sampling_for` do."""
+    found = []
+    sampling_for(protocol, sampling, 1)  # a misspelt protocol is told before anything is loaded
+    described = nodes(benchmarks)
+    for name, rows in load(benchmarks, system).items():
+        shots = max((row.notes.get("shots", 0) for row in rows), default=0)
+        drawn = sampling_for(protocol, sampling, published(name) or len(rows), shots)
+        found.append(Task(name, origin(name, described[name]), rows, drawn, engine))
+    return found
+
+
+def completed(folder: Path, model: str, path: str, runner: Cached, task: Task) -> Rows:
     """The graded completions of one model on one benchmark, from the disk if they are there.
 
     They lie in `<folder>/eval/<model>/<benchmark>.jsonl`, recorded in that folder's manifest.
     """
-    file = folder / "eval" / model / f"{benchmark}.jsonl"
-    claimed = {
-        "model": path,
-        "benchmark": node,
-        "sampling": asdict(sampling),
-        "engine": settings,
-        "system": rows[0].prompt[0]["content"] if rows and len(rows[0].prompt) > 1 else "",
-    }
+    file = folder / "eval" / model / f"{task.name}.jsonl"
+    claimed = {"model": path, **task.settings}
     with claim(
-        folder, f"eval/{model}/{benchmark}", claimed, inputs=[model_folder(path), *files_in({"benchmark": node})]
+        folder, f"eval/{model}/{task.name}", claimed, inputs=[model_folder(path), *files_in({"benchmark": task.origin})]
     ) as step:
         if not step.finished:
             before = Spent(**vars(spent))
-            drawn = sample(engine, [row.prompt for row in rows], sampling, f"{model} on {benchmark}")
+            drawn = sample(runner, [row.prompt for row in task.rows], task.sampling, f"{model} on {task.name}")
             with replacing(file) as lines:
-                lines.writelines(map(dump, graded(rows, drawn, f"grading {model} on {benchmark}")))
+                lines.writelines(map(dump, graded(task.rows, drawn, f"grading {model} on {task.name}")))
             step.outputs, step.tokens = [file], spent.since(before).tokens
             step.results = {"completions": sum(map(len, drawn)), "found_in_ledger": spent.since(before).found}
     with file.open(encoding="utf-8") as lines:
@@ -214,15 +223,16 @@ def _at_k(rows: Sequence[Mapping[str, Any]], resamples: int, seed: int, of: Any)
     n = min((len(row["completions"]) for row in rows), default=0)
     if n < 2:
         return {}
-    return {str(k): _interval({row["id"]: of(row["completions"], k) for row in rows}, resamples, seed) for k in ks(n)}
+    return {str(k): _interval({row["id"]: of(row, k) for row in rows}, resamples, seed) for k in ks(n)}
 
 
-def _passes(completions: Sequence[Mapping[str, Any]], k: int) -> float:
-    return pass_at_k(len(completions), sum(c["verdict"] == "correct" for c in completions), k)
+def _passes(row: Mapping[str, Any], k: int) -> float:
+    verdicts = [c["verdict"] == "correct" for c in row["completions"]]
+    return pass_at_k(len(verdicts), sum(verdicts), k)
 
 
-def _majorities(completions: Sequence[Mapping[str, Any]], k: int) -> float:
-    return majority_at_k(completions, k)
+def _majorities(row: Mapping[str, Any], k: int) -> float:
+    return majority_at_k(row["completions"], k, seed=zlib.crc32(row["id"].encode()))
 
 
 def _unsure(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -252,7 +262,7 @@ def _print(summary: Mapping[str, Any], folder: Path, report: Path) -> None:
             f"{d['after']} {100 * after:.1f}",
             f"{100 * d['mean']:+.1f}",
             f"{100 * d['low']:+.1f} to {100 * d['high']:+.1f}",
-            f"{d['p']:.4f}" if d["p"] >= 0.0001 else "<0.0001",
+            p_value(d["p"]),
             str(d["n"]),
         )
     if summary["differences"]:

@@ -13,6 +13,9 @@ from functools import lru_cache
 _SIMPLE = [
     ("\\dfrac", "\\frac"),
     ("\\tfrac", "\\frac"),
+    ("\\nicefrac", "\\frac"),
+    ("\\sfrac", "\\frac"),
+    ("\\textdegree", "^\\circ "),
     ("\\cfrac", "\\frac"),
     ("\\dbinom", "\\binom"),
     ("\\tbinom", "\\binom"),
@@ -49,6 +52,7 @@ _SIMPLE = [
     ("\\backslash", "\\setminus"),
     ("\\iff", "\\Leftrightarrow"),
     ("{,}", ","),
+    (",\\,", ","),
     ("{:}", ":"),
     ("{.}", "."),
     ("\\colon", ":"),
@@ -139,9 +143,23 @@ _FONT = re.compile(
     r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|textbf|textit|textrm|textnormal|mbox|hbox|operatorname\*?|emph|"
     r"underline|texttt|textsc)\s*(?=\{)"
 )
-_ACCENT = re.compile(r"\\(?:vec|hat|bar|tilde|widehat|overrightarrow|boldsymbol)\s*\{?\s*([a-zA-Z])\s*\}?")
+_ACCENT = re.compile(r"\\(?:vec|hat|widehat|overrightarrow|boldsymbol)\s*\{?\s*([a-zA-Z])\s*\}?")
+_BAR = re.compile(r"\\(?:bar|tilde|overline)\s*(?:\{\s*([a-zA-Z])\s*\}|([a-zA-Z])(?![a-zA-Z]))")
+_WRAPPER = re.compile(
+    r"\\(?:textcolor\s*\{[^{}]*\}|ensuremath|fbox|boxed|colorbox\s*\{[^{}]*\})\s*(?=\{)|\\color\s*\{[^{}]*\}"
+)
+_STYLE = re.compile(
+    r"\\(?:bf|rm|it|sf|tt|large|Large|LARGE|huge|Huge|small|normalsize|bfseries|itshape|centering)(?![a-zA-Z])"
+)
+_TAG = re.compile(r"\\tag\*?\s*\{[^{}]*\}|<\|[^|<>]*\|>|</?s>")
+_LEAD = re.compile(
+    r"\\text\s*\{\s*(?:(?:so|thus|hence|therefore),?\s*)?(?:the )?(?:final )?(?:answer|result|value)(?: is)?\s*:?\s*\}|"
+    r"\\text\s*\{\s*(?:approximately|approx\.?|about|exactly|roughly)\s*\}|\\sim(?=\s*[\d.])",
+    re.IGNORECASE,
+)
 _PHANTOM = re.compile(r"\\[hv]?phantom\s*(?:\{[^{}]*\}|\S)|\\(?:h|v)space\s*\{[^{}]*\}")
 _THOUSANDS_BY_SPACE = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d])")
+_CJK_UNIT = re.compile(r"([\d})])\s*([\u4e00-\u9fff]{1,4})$")
 _PERCENT_WORD = re.compile(r"\s*(?:\\text\s*\{\s*(?:percent|per cent|%)\s*\}|\b(?:percent|per cent)\b)", re.IGNORECASE)
 
 
@@ -153,6 +171,9 @@ def normalise(text: str) -> str:
     if any(c in text for c in "\\~${"):
         text = _latex(text)
     text = "".join(c if c >= " " else " " for c in text)
+    text = _CJK_UNIT.sub(r"\1\\text{\2}", text)
+    text = re.sub(r"\^ ?\{? ?o ?\}?(?![a-zA-Z])", r"^\\circ ", text) if "^" in text else text
+    text = text.strip("*` ") if text.startswith(("**", "`")) else text
     text = _PERCENT_WORD.sub("%", text)
     text = text if text.endswith("...") else text.rstrip("., ")
     text = _THOUSANDS_BY_SPACE.sub(lambda m: m.group().replace(" ", ""), text)
@@ -212,7 +233,9 @@ def _latex(text: str) -> str:
     text = text.replace("\\$", "\\dollar ")
     text = _DELIMITERS.sub(" ", text)
     text = _PHANTOM.sub("", text)
+    text = _STYLE.sub(" ", _WRAPPER.sub("", _TAG.sub("", text)))
     text = _ACCENT.sub(r"\1", text)
+    text = _BAR.sub(lambda m: f"\\overline{{{m[1] or m[2]}}}", text)
     text = _FUNCTION_IN_TEXT.sub(r"\\\1 ", text)
     text = _FONT_OF_ONE.sub(r"\1\2\3", text)
     text = _LETTERED_DIGITS.sub(r"\1 ", _FONT.sub(r"\\text", text))
@@ -220,4 +243,8 @@ def _latex(text: str) -> str:
     text = _FRACTION_OF_UNITS.sub(r"\\text{\1/\2}", text)
     text = _OVER.sub(lambda m: f"\\{'frac' if m[2] == 'over' else 'binom'}{{{m[1]}}}{{{m[3]}}}", text)
     whole = _VALUE_IN_TEXT.fullmatch(text)
-    return _COMMA_IN_TEXT.sub(lambda m: f", {m[1] or ''} ", whole[1] if whole else text)
+    text = _LEAD.sub("", whole[1] if whole else text)
+    if "\\over" in text and text.count("\\over ") == 1 and "{" not in text:
+        top, _, bottom = text.partition("\\over ")
+        text = f"\\frac{{{top}}}{{{bottom}}}"
+    return _COMMA_IN_TEXT.sub(lambda m: f", {m[1] or ''} ", text)

@@ -11,15 +11,17 @@ from typing import Literal
 from eval.expression import Based, Call, Clock, Group, Matrix, Name, Node, Number, Quantity, Relation, Words, walk
 from eval.forms import FREE, plain_form
 from eval.intervals import interval_parts, intervals, is_inequality, variable
-from eval.reader import negative
-from eval.units import needed, same_unit
+from eval.reader import FUNCTIONS, negative
+from eval.symbolic import Verdict
+from eval.units import may_be_said, needed, same_unit
 from eval.values import TooMuch, Undefined, approximately, exact, names, proportional, same_value
 
-Verdict = Literal["correct", "wrong", "unsure"]
 Kind = Literal["math", "physics", "choice"]
 Told = tuple[Verdict, str]
-MAX_PARTS = 200  # of a list
+MAX_UNLIKE = 20  # members of a list that are written unlike, each compared with each
 ROUNDED = Fraction(1, 500)  # a decimal reference may be a rounded value if its last place is this fine, relatively
+COMPUTED = Fraction(1, 10**6)  # a physics reference with a finer last place was printed by a program, not measured
+COMPUTED_TO = Fraction(1, 200)
 PHYSICS = Fraction(1, 50)  # and in scientific notation or a physics benchmark if it is this fine
 
 
@@ -53,6 +55,8 @@ def tolerance(reference: Node, kind: Kind = "math") -> Fraction:
     if not isinstance(reference, Number) or reference.step is None or not reference.value:
         return Fraction(0)
     half, size = reference.step / 2, abs(reference.value)
+    if kind == "physics" and reference.step < size * COMPUTED:
+        return size * COMPUTED_TO
     if reference.scientific or kind == "physics":
         return min(half, size * PHYSICS)
     return half if half <= size * ROUNDED else Fraction(0)
@@ -65,20 +69,25 @@ Rule = Callable[[Node, Node, Kind], Told | None]
 
 def _by_modulus(given: Node, reference: Node, kind: Kind) -> Told | None:
     if not (isinstance(reference, Call) and reference.what == "mod"):
-        return None
+        residue = _last_side(given.args[0]) if isinstance(given, Call) and given.what == "mod" else None
+        return compare(residue, reference, kind) if residue is not None else None
     if not (isinstance(given, Call) and given.what == "mod"):
         return "wrong", "a residue without its modulus"
-    (a, m), (b, n) = given.args, reference.args
-    a, b = _last_side(a), _last_side(b)
-    values = [exact(node) for node in (a, m, b, n)]
+    a, b = _last_side(given.args[0]), _last_side(reference.args[0])
+    if a is None or b is None:
+        return "wrong", "a congruence that is no value"
+    values = [exact(node) for node in (a, given.args[1], b, reference.args[1])]
     if None in values or not values[1]:
         return _told(given == reference, "residue")
     x, modulus, y, other = (v for v in values if v is not None)
     return _told(modulus == other and (x - y) % modulus == 0, "residue")
 
 
-def _last_side(node: Node) -> Node:
-    return node.sides[-1] if isinstance(node, Relation) else node
+def _last_side(node: Node) -> Node | None:
+    """What `x \\equiv 5` says x is, or the node itself where it says nothing of a name."""
+    if not isinstance(node, Relation):
+        return node
+    return node.sides[-1] if isinstance(node.sides[0], Name) else None
 
 
 def _by_interval(given: Node, reference: Node, kind: Kind) -> Told | None:
@@ -146,28 +155,46 @@ def _proportional(given: Relation, reference: Relation) -> Told:
 
 
 def _label(relation: Relation) -> Node | None:
-    """The left side of `x = 5`, `AB = 5` or `f(x) = 5`, where it is only a name for the value."""
+    """The left side of `x = 5`, `AB = 5`, `f(x) = 5` or `Area = 5`, where it is only a name for the value."""
     first = relation.sides[0]
     if relation.signs[0] not in ("=", "approx", "equiv", "in"):
         return None
+    if isinstance(first, Words):
+        return first
+    inside = set(walk(relation.sides[-1]))
     if isinstance(first, Name):
-        return None if first.text in ("pi", "e", "i", "oo") or first in walk(relation.sides[-1]) else first
-    if (
-        isinstance(first, Group)
-        and isinstance(relation.sides[-1], Group)
-        and len(first.parts) == len(relation.sides[-1].parts)
-    ):
-        named = [p.text for p in first.parts if isinstance(p, Name)]
-        return first if named == sorted(named) and len(named) == len(first.parts) else None
-    if isinstance(first, Call) and first.what == "*":
-        factors = _factors(first)
-        capitals = [f for f in factors if isinstance(f, Name) and f.text[0].isupper()]
-        called = isinstance(factors[0], Name) and factors[0].text.rstrip("'") in "fghFGHPpTSauyQ"
-        if len(capitals) == len(factors) <= 4 and not set(factors) & set(walk(relation.sides[-1])):
-            return first
-        if called and len(factors) == 2 and factors[0] not in set(walk(relation.sides[-1])):
-            return first
-    return None
+        return None if first.text in ("pi", "e", "i", "oo") or first in inside else first
+    if isinstance(first, Group):
+        return _label_of_several(first, relation.sides[-1])
+    if not isinstance(first, Call):
+        return None
+    if first.what == "abs":  # |AB| = 5
+        inner = _label(Relation((first.args[0], relation.sides[-1]), ("=",)))
+        return first if isinstance(inner, Call) else None
+    if first.what == "of" or (first.what in FUNCTIONS and all(isinstance(a, Name) for a in first.args)):
+        return None if set(walk(first.args[0])) & inside and first.what == "of" else first
+    if first.what == "/" and all(isinstance(_factors(arg)[0], Name) for arg in first.args):
+        both = [_factors(arg)[0] for arg in first.args]
+        return first if both == [Name("d"), Name("d")] else None  # dy/dx
+    return first if _is_segment(first) and not set(_factors(first)) & inside else None
+
+
+def _label_of_several(first: Group, last: Node) -> Node | None:
+    """`(x, y) = (1, 2)`, unless the names stand in another order than the usual one."""
+    named = [part.text for part in first.parts if isinstance(part, Name)]
+    if not isinstance(last, Group) or not len(named) == len(first.parts) == len(last.parts):
+        return None
+    return first if named == sorted(named) or not _usual(named) else None
+
+
+def _is_segment(product: Call) -> bool:
+    """`AB`, `ABC`, `\\angle ABC`, `m\\angle ABC`: capitals that name one thing."""
+    factors = [f.text for f in _factors(product) if isinstance(f, Name)]
+    if len(factors) != len(_factors(product)):
+        return False
+    while factors and (factors[0] in ("angle", "triangle") or factors[:2] in (["m", "angle"], ["m", "triangle"])):
+        factors.pop(0)
+    return 1 <= len(factors) <= 5 and all(len(f) == 1 and f.isupper() for f in factors)
 
 
 def _factors(node: Node) -> list[Node]:
@@ -200,8 +227,6 @@ def _all_same(sides: Sequence[Node]) -> bool:
 def _by_several(given: Node, reference: Node, kind: Kind) -> Told | None:
     """Lists and sets, whose order is free; tuples and intervals, whose order and brackets are not."""
     if not isinstance(reference, Group):
-        if isinstance(given, Group) and given.brackets in FREE:
-            return "wrong", "several answers for one"
         return ("wrong", "several answers for one") if isinstance(given, Group) else None
     if isinstance(given, Matrix) and reference.brackets in ("()", "<>") and 1 in _shape(given):
         entries = [entry for row in given.rows for entry in row]
@@ -211,16 +236,38 @@ def _by_several(given: Node, reference: Node, kind: Kind) -> Told | None:
     if reference.brackets in FREE:
         if given.brackets not in FREE:
             return "wrong", "another kind of bracket"
-        return _matched(given.parts, reference.parts, kind), "members in any order"
-    if given.brackets in FREE and all(isinstance(p, Relation) and isinstance(_label(p), Name) for p in given.parts):
-        values = sorted((str(_label(p)), i, _value_of(p)) for i, p in enumerate(given.parts) if isinstance(p, Relation))
-        found = [v for _, _, v in values if v is not None]
-        return (
-            _in_order(found, reference.parts, kind) if reference.brackets in ("()", "<>") else ("wrong", "no interval")
-        )
+        return _members(given, reference, kind)
+    named = _named_values(given) if given.brackets in FREE else None
+    if named is not None:
+        in_order = _in_order(named, reference.parts, kind)
+        return in_order if reference.brackets in ("()", "<>") else ("wrong", "no interval")
     if given.brackets != reference.brackets and {given.brackets, reference.brackets} != {"()", "<>"}:
         return "wrong", "another kind of bracket"
     return _in_order(given.parts, reference.parts, kind)
+
+
+def _members(given: Group, reference: Group, kind: Kind) -> Told:
+    """Members in any order; values for the reference's names, `x=1, y=2`, in the order of the names."""
+    wanted = _named_values(reference)
+    if wanted is not None and not any(isinstance(part, Relation) for part in given.parts):
+        return _in_order(given.parts, wanted, kind)
+    return _matched(given.parts, reference.parts, kind), "members in any order"
+
+
+def _named_values(group: Group) -> list[Node] | None:
+    """The values of `x = 1, y = 2`, in the order in which such names are usually put; None if it is no such list."""
+    pairs = [(_label(p), _value_of(p)) for p in group.parts if isinstance(p, Relation)]
+    names_ = [label.text for label, _ in pairs if isinstance(label, Name)]
+    values = [value for _, value in pairs if value is not None]
+    if not len(group.parts) == len(pairs) == len(names_) == len(set(names_)) == len(values):
+        return None
+    order = sorted(range(len(names_)), key=lambda i: names_[i]) if _usual(names_) else range(len(names_))
+    return [values[i] for i in order]
+
+
+def _usual(names_: Sequence[str]) -> bool:
+    """Whether names have an order of their own: x, y, z or a, b, c; others stand in the order they are written."""
+    return any(set(names_) <= set(known) for known in ("xyz", "abcd", "uvw", "pqrs"))
 
 
 def _shape(matrix: Matrix) -> tuple[int, int]:
@@ -250,7 +297,7 @@ def _matched(
             left.remove(part)
         else:
             missing.append(part)
-    if len(missing) > MAX_PARTS // 10:
+    if len(missing) > MAX_UNLIKE:
         return "unsure"
     doubtful = False
     for part in missing:
@@ -266,7 +313,8 @@ def _matched(
 
 def _by_matrix(given: Node, reference: Node, kind: Kind) -> Told | None:
     if not isinstance(reference, Matrix):
-        return ("wrong", "a matrix for a value") if isinstance(given, Matrix) else None
+        vector = isinstance(reference, Group) and reference.brackets in ("()", "<>")
+        return ("wrong", "a matrix for a value") if isinstance(given, Matrix) and not vector else None
     if isinstance(given, Group) and given.brackets in ("()", "<>") and 1 in _shape(reference):
         return _in_order(given.parts, [entry for row in reference.rows for entry in row], kind)
     if not isinstance(given, Matrix) or _shape(given) != _shape(reference):
@@ -326,6 +374,8 @@ def _by_unit(given: Node, reference: Node, kind: Kind) -> Told | None:
     """Units and percent count where the reference has them; where it has none, they may be said."""
     if isinstance(reference, Quantity):
         if not isinstance(given, Quantity):
+            if _is_percent(given) or _degrees(given) is not None or _is_radians(given):
+                return "wrong", "not the unit of the reference"
             if needed(reference.unit):
                 return "wrong", "without the unit of the reference"
             return compare(given, reference.value, kind)
@@ -335,6 +385,8 @@ def _by_unit(given: Node, reference: Node, kind: Kind) -> Told | None:
         value = given.value if worth == 1 else Call("*", (given.value, Number(worth)))
         return compare(value, reference.value, kind)
     if isinstance(given, Quantity):
+        if not may_be_said(given.unit):
+            return "wrong", "words behind the value that change it"
         return compare(given.value, reference, kind)
     if _is_percent(given) and not _is_percent(reference):
         # 50 % for 50, as its unit, but 50 % for 0.5, as its value: never both for one reference
@@ -354,8 +406,8 @@ def _by_degrees(given: Node, reference: Node, kind: Kind) -> Told | None:
     ours, theirs = _degrees(given), _degrees(reference)
     if (ours is None and theirs is None) or _is_radians(given):
         return None
-    if ours is not None and theirs is not None:
-        return _scalars(ours, theirs, kind)
+    if ours is not None and (theirs is not None or _is_radians(reference)):
+        return _scalars(given, reference, kind) if theirs is None else _scalars(ours, theirs, kind)
     verdict, how = _scalars(ours or given, theirs or reference, kind)
     return (verdict, how) if verdict == "correct" else _scalars(given, reference, kind)
 
@@ -396,6 +448,8 @@ def _scalars(given: Node, reference: Node, kind: Kind) -> Told:
     special = [n.text for e in (given, reference) for n in walk(e) if isinstance(n, Name) and n.text in _NO_NUMBER]
     if special:
         return "wrong", f"not the same as {special[-1]}"
+    if any(isinstance(n, Words | Group | Matrix | Relation | Clock | Quantity) for n in walk(given)):
+        return "wrong", "not a value"
     try:
         found, wanted = exact(given), exact(reference)
     except Undefined:

@@ -9,13 +9,14 @@ checkpoints on 30 problems the best is several points above its worth). `sweep/c
 """
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks import load, nodes, origin
-from eval.compare import paired, share
-from eval.protocols import sampling_for
-from eval.run import completed, correct_share
+from eval.benchmarks import load
+from eval.compare import p_value, paired, share
+from eval.run import Task, completed, correct_share, tasks
 from limo.data import Example, replacing
 from limo.engine import Sampling
 from limo.errors import UserError
@@ -46,18 +47,13 @@ def sweep(
     """
     folder = Path(out)
     checkpoints = whole_checkpoints(folder / "checkpoints")
-    problems = apart(load(dev, system), load(test, system))
+    given = apart(tasks(dev, system, sampling, protocol, engine), load(test, system))
     found: Found = []
     for checkpoint in checkpoints:
         runner = Cached(bind({**engine, "model": str(checkpoint)}, "sweep.engine")())
         shares: dict[str, float] = {}
-        for name, rows in problems.items():
-            drawing = sampling_for(protocol, sampling, len(rows))
-            source = origin(name, nodes(dev)[name])
-            lines = completed(
-                folder / "sweep", checkpoint.name, str(checkpoint), name, source, rows, runner, drawing, engine
-            )
-            shares |= correct_share(lines)
+        for task in given:
+            shares |= correct_share(completed(folder / "sweep", checkpoint.name, str(checkpoint), runner, task))
         found.append((checkpoint, shares))
         del runner  # its model leaves the memory before the next one comes
     chosen = _chosen(found, resamples, seed)
@@ -78,14 +74,14 @@ def whole_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name[11:]))
 
 
-def apart(dev: dict[str, list[Example]], test: dict[str, list[Example]]) -> dict[str, list[Example]]:
+def apart(dev: Sequence[Task], test: Mapping[str, Sequence[Example]]) -> list[Task]:
     """The dev problems that are no test problems, by their text. What is left out is said.
 
     Raises UserError if there is no dev problem, or if half of them or more are test problems.
     """
     asked = {_text(row) for rows in test.values() for row in rows}
-    kept = {name: [row for row in rows if _text(row) not in asked] for name, rows in dev.items()}
-    count, left = sum(map(len, dev.values())), sum(map(len, kept.values()))
+    kept = [replace(task, rows=[row for row in task.rows if _text(row) not in asked]) for task in dev]
+    count, left = (sum(len(task.rows) for task in given) for given in (dev, kept))
     if not count:
         raise UserError("sweep.dev has no problem to choose on")
     if 2 * left <= count:
@@ -133,7 +129,7 @@ def _print(chosen: dict[str, Any]) -> None:
     for row in chosen["checkpoints"]:
         mark = " <- chosen" if row["checkpoint"] == chosen["chosen"] else ""
         interval = f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
-        p = "" if mark else f"{row['p_against_best']:.4f}"
+        p = "" if mark else p_value(row["p_against_best"])
         table.add_row(
             Path(row["checkpoint"]).name + mark, f"{100 * row['mean']:.1f}", interval, p, str(row["problems"])
         )

@@ -21,7 +21,8 @@ MAX_NODES = 400  # of an expression that is evaluated at points
 MAX_MAGNITUDE = 10**12  # bits of the exponent of a value
 DIGITS = 50
 SLACK = 12  # of these, what rounding may cost
-MAX_DIGITS = 5000  # for values written with very many digits
+MAX_DIGITS = 2000  # to which a value is worked out, the second look included
+MAX_GAMMA_DIGITS = 300  # the same where a factorial or a binomial of what is not whole is in it, which is far slower
 CLEARLY = 1e-15  # relative difference of which no rounding is capable
 NEARLY_NOTHING = 1e-20  # a value below may be the noise of a zero
 CONSTANTS = {"pi", "e", "i", "oo"}
@@ -118,6 +119,7 @@ def _whole(f: Callable[..., int]) -> Callable[..., Fraction | None]:
 _EXACT: dict[str, Callable[..., Fraction | None]] = {
     "+": lambda *values: sum(values, Fraction(0)),
     "*": _product,
+    "of": _product,
     "/": _divided,
     "neg": lambda a: -a,
     "^": _power,
@@ -255,6 +257,7 @@ class _Evaluator:
 _NUMERIC: dict[str, Callable[..., Any]] = {
     "+": lambda _, *args: sum(args[1:], args[0]),
     "*": lambda _, a, b: a * b,
+    "of": lambda _, a, b: a * b,  # as good as any function of its argument, the same on both sides
     "/": lambda _, a, b: a / b,
     "neg": lambda _, a: -a,
     "^": _Evaluator.power,
@@ -302,7 +305,7 @@ def names(node: Node) -> set[str]:
 def same_value(a: Node, b: Node) -> bool:
     """Whether two expressions are the same number, or the same function of their variables.
 
-    Numbers are worked out to DIGITS digits, or more where they are written with more; functions at up to twelve fixed
+    Numbers are worked out to DIGITS digits, or more where they are written with more; functions at fourteen fixed
     points of both signs, at those where both have a real value, and on principal values where they never do. Raises
     TooMuch if it cannot be told within bounds, Undefined if there is no point at which both have a value.
     """
@@ -311,7 +314,7 @@ def same_value(a: Node, b: Node) -> bool:
     calls = {n.what for e in (a, b) for n in walk(e) if isinstance(n, Call)}
     bare_log = any(isinstance(n, Call) and n.what == "log" and len(n.args) == 1 for e in (a, b) for n in walk(e))
     variables = sorted(names(a) | names(b))
-    if names(a) != names(b) and not calls & {"/", "neg", "^", "*"}:
+    if names(a) != names(b) and not calls & {"/", "neg", "^", "*", "of"}:
         return False
     imaginary = any(isinstance(n, Name) and n.text == "i" for e in (a, b) for n in walk(e)) or "cis" in calls
     return any(_agree(a, b, variables, imaginary, base) for base in ((0, 10) if bare_log else (0,)))
@@ -345,20 +348,22 @@ def _same_number(a: Node, b: Node, imaginary: bool, log_base: int) -> bool:
 
 
 def _points(variables: list[str]) -> list[dict[str, Fraction]]:
-    """Twelve points: four positive, four of both signs, four of small whole numbers."""
+    """Fourteen points: four positive, four of both signs, four of small whole numbers, two far out."""
     draw = random.Random(20_250_206)
     positive = [{v: Fraction(draw.randrange(10**6, 3 * 10**7), 10**7) for v in variables} for _ in range(4)]
     signed = [{v: draw.choice((-1, 1)) * Fraction(draw.randrange(10**6, 9 * 10**7), 10**7) for v in variables}
               for _ in range(4)]  # fmt: skip
     signed[0] = {v: -abs(x) for v, x in signed[0].items()}
     whole = [{v: Fraction(draw.randrange(2, 14)) for v in variables} for _ in range(4)]
-    return positive + signed + whole
+    far = [{v: sign * Fraction(draw.randrange(10**9, 2 * 10**9), 10**6) for v in variables} for sign in (1, -1)]
+    return positive + signed + whole + far
 
 
 def _agree_at(a: Node, b: Node, point: Mapping[str, Fraction], complex_: bool, log_base: int) -> bool:
     """Whether two values agree to all but SLACK of their digits; where that is in doubt, what more digits say."""
     digits = DIGITS + 2 * max((_written_digits(n) for e in (a, b) for n in walk(e)), default=0)
-    if digits > MAX_DIGITS:
+    slow = any(isinstance(n, Call) and n.what in ("!", "gamma", "binom") for e in (a, b) for n in walk(e))
+    if 4 * digits > (MAX_GAMMA_DIGITS if slow else MAX_DIGITS):
         raise TooMuch("numbers out of bounds")
     largest, apart = _compared(_Evaluator(digits, complex_, point, log_base), a, b)
     if apart <= largest * mpmath.mpf(10) ** (SLACK - digits):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval import compare as statistics
-from eval.compare import Difference, paired, share
+from eval import compare
+from eval.compare import p_value, paired, share
 from limo.data import replacing
 from limo.errors import UserError, reported
 from limo.manifest import read_manifest
@@ -37,7 +37,7 @@ def main() -> None:
     """The command `python -m eval.compare`."""
     parser = argparse.ArgumentParser(
         prog="python -m eval.compare",
-        description=(statistics.__doc__ or "").replace("%", "%%"),
+        description=(compare.__doc__ or "").replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("a", help="a run, or run:model")
@@ -107,7 +107,7 @@ def _compared(left: Side, right: Side, name: str, shared: bool, resamples: int, 
     a, b = _rows(left.files[name]), _rows(right.files[name])
     ids = [key for key in a if key in b and _same_problem(a[key], b[key])]
     if len(ids) != len(a) or len(ids) != len(b):
-        _refuse(name, len(a), len(b), len(ids), shared)
+        _refuse_unless_shared(name, len(a), len(b), len(ids), shared)
     shares = [{i: _share(rows[i]) for i in ids} for rows in (a, b)]
     difference = paired(shares[0], shares[1], resamples, seed)
     return {
@@ -121,7 +121,7 @@ def _compared(left: Side, right: Side, name: str, shared: bool, resamples: int, 
     }
 
 
-def _refuse(name: str, a: int, b: int, same: int, shared: bool) -> None:
+def _refuse_unless_shared(name: str, a: int, b: int, same: int, shared: bool) -> None:
     if not (shared and same):
         raise UserError(
             f"benchmark '{name}': the problems differ ({a} and {b}, {same} the same). "
@@ -165,9 +165,8 @@ def _print(left: Side, right: Side, found: Mapping[str, dict[str, Any]], out: st
         table.add_column(head, justify="left" if head == "benchmark" else "right")
     for name, d in found.items():
         interval = f"{100 * d['low']:+.1f} to {100 * d['high']:+.1f}"
-        p = f"{d['p']:.4f}" if d["p"] >= 0.0001 else "<0.0001"
         flips = f"+{len(d['gained'])} -{len(d['lost'])}"
-        shown = (f"{100 * d['a']:.1f}", f"{100 * d['b']:.1f}", f"{100 * d['mean']:+.1f}", interval, p)
+        shown = (f"{100 * d['a']:.1f}", f"{100 * d['b']:.1f}", f"{100 * d['mean']:+.1f}", interval, p_value(d["p"]))
         table.add_row(name, *shown, f"{100 * d['detectable']:.1f}", str(d["n"]), flips)
     console.print(table)
     console.print("detectable: the smallest true difference that so many problems would have shown, four times in five")
@@ -197,6 +196,3 @@ def _print_one(console: Any, name: str, d: Mapping[str, Any]) -> None:
             console.print(f"  {escape(i)}  {escape(' '.join(d['questions'][i].split())[:80])}", soft_wrap=True)
         if len(ids) > SHOWN:
             console.print(f"  and {len(ids) - SHOWN} more (--out keeps them all)", markup=False)
-
-
-__all__ = ["Difference", "Side", "main", "versus"]

@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -47,6 +48,7 @@ class Workers:
         self.lock = threading.Lock()
         self.owner = os.getpid()
         self.stopped = False
+        self.busy = 0
         atexit.register(self.stop)
 
     def ask(self, question: Any, seconds: float | None) -> Any:
@@ -61,6 +63,8 @@ class Workers:
             try:
                 yield worker
             finally:
+                with self.lock:
+                    self.busy -= 1
                 if worker.alive():
                     self._return(worker)
                 else:  # its successor starts while the caller goes on, so that the next question need not wait
@@ -68,7 +72,7 @@ class Workers:
 
     def _return(self, worker: "_Worker") -> None:
         with self.lock:
-            if not self.stopped:
+            if not self.stopped and len(self.idle) + self.busy < self.limit:
                 self.idle.append(worker)
                 return
         worker.kill()
@@ -80,12 +84,18 @@ class Workers:
     def _taken(self) -> "_Worker":
         with self.lock:
             if self.owner != os.getpid():  # a forked child must not share its parent's pipes
-                self.idle, self.owner = [], os.getpid()
+                self.idle, self.busy, self.owner = [], 0, os.getpid()
+            self.busy += 1
             while self.idle:
                 worker = self.idle.pop()
                 if worker.alive():
                     return worker
-        return _Worker(self.module)
+        try:
+            return _Worker(self.module)
+        except BaseException:
+            with self.lock:
+                self.busy -= 1
+            raise
 
     def stop(self) -> None:
         """Kill the workers; those at work end with their question."""
@@ -166,6 +176,13 @@ def _read_frame(pipe: IO[bytes]) -> bytes:
     return frame if len(frame) == size else b""
 
 
+def _end_with_parent(parent: int) -> None:
+    """A parent that was killed cannot kill its workers: they look for themselves."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def serve(answer: Callable[[Any], Any], memory: int | None = None) -> None:
     """In the worker: answer questions until there are no more.
 
@@ -173,6 +190,7 @@ def serve(answer: Callable[[Any], Any], memory: int | None = None) -> None:
     MemoryError here instead of in somebody else's process.
     """
     logging.disable()
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     if memory is not None:
         with contextlib.suppress(ImportError, ValueError, OSError):
             import resource

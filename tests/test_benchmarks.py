@@ -120,6 +120,8 @@ def test_a_folder_of_copies_comes_before_the_hub(tmp_path: Path, monkeypatch: py
         (["nowhere/aime24.jsonl"], "benchmark 'aime24': no such file or folder 'nowhere/aime24.jsonl'"),
         ([{"mine": {"path": "x.jsonl", "kinds": "math"}}], "benchmarks.mine.kinds is no setting"),
         ([{"mine": {"path": "x.jsonl", "kind": "chemistry"}}], "kind must be one of math, physics, choice"),
+        ([{"mine": {"path": "x.jsonl", "shots": 9}}], "shots must be between 0 and 5"),
+        ([{"mine": {"path": "x.jsonl", "shots": -1}}], "shots must be between 0 and 5"),
     ],
 )
 def test_what_cannot_be_had_says_how_to_get_it(listed: list[Any], said: str) -> None:
@@ -163,6 +165,12 @@ def test_protocols_by_the_size_of_a_benchmark() -> None:
     assert (small.n, small.temperature, small.max_tokens, small.seed) == (16, 0.7, 32_768, 7)
     assert (large.n, large.temperature, large.max_tokens) == (1, 0.0, 32_768)
     assert (sampling_for("limo_v2", own, 40).n, sampling_for("limo_v2", own, 40).temperature) == (4, 0.6)
-    assert sampling_for("mammoth2", own, 5).stop[0] == "\nProblem:"
+    assert (
+        sampling_for("mammoth2", own, 5, shots=4).stop == ("\nProblem:",)
+        and sampling_for("mammoth2", own, 5).stop == ()
+    )
+    assert sampling_for(None, own, 5, shots=4).stop == ("\nProblem:",), (
+        "or its answer would be that of the next problem"
+    )
     with pytest.raises(UserError, match="no protocol 'limo_v3'; did you mean 'limo_v"):
         sampling_for("limo_v3", own, 30)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from eval.compare import detectable
+from eval.run import Task
 from eval.sweep import apart, whole_checkpoints
 from eval.versus import versus
 from limo.data import Example, chat
+from limo.engine import Sampling
 from limo.errors import UserError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -93,12 +95,16 @@ def test_the_smallest_difference_that_would_have_shown() -> None:
 
 def test_dev_problems_are_kept_apart_from_test_problems(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [Example(str(i), chat(f"What is {i}?"), str(i)) for i in range(10)]
-    assert [r.id for r in apart({"dev": rows[:5]}, {"test": rows[4:]})["dev"]] == ["0", "1", "2", "3"]
+
+    def dev(end: int) -> list[Task]:
+        return [Task("dev", {}, rows[:end], Sampling(1, 0.0, 1.0, 8, 0), {})]
+
+    assert [r.id for r in apart(dev(5), {"test": rows[4:]})[0].rows] == ["0", "1", "2", "3"]
     assert "1 of 5 dev problems are test problems" in capsys.readouterr().err
     with pytest.raises(UserError, match="4 of the 5 dev problems are test problems"):
-        apart({"dev": rows[:5]}, {"test": rows[1:]})
+        apart(dev(5), {"test": rows[1:]})
     with pytest.raises(UserError, match="no problem to choose on"):
-        apart({"dev": []}, {})
+        apart(dev(0), {})
 
 
 def test_no_checkpoint_is_said(tmp_path: Path) -> None:
