@@ -95,7 +95,7 @@ def line(name: str, who: str, cases: list[Case], rate: float, verdicts: list[boo
 
 def scaling(cases: list[Case]) -> None:
     """Wall-clock speed with one process and more, on the completions many times over, none of them the same."""
-    many = [(f"{c} ", f"{a}") for _ in range(25) for c, a, _ in cases]
+    many = [(f"{c} ", f"{a}") for _ in range(50) for c, a, _ in cases]
     print("\nprocesses   answers/s   ratio      (wall clock; median of three)")
     alone = 0.0
     for processes in range(1, (os.cpu_count() or 1) + 1):

@@ -34,10 +34,9 @@ def grade_all(
                 if i % 100 == 0 or i == len(pairs):
                     advance((i - 1) % 100 + 1)
             return found
-        waiting = processes + 1  # while one hands over its chunk, the others keep the cores busy
-        workers = Workers("eval.bulk", waiting)
+        workers = Workers("eval.bulk", processes)
         try:
-            with ThreadPoolExecutor(waiting) as threads:
+            with ThreadPoolExecutor(processes) as threads:
                 found = []
                 for grades in threads.map(lambda chunk: _graded(workers, chunk, kind), _chunks(pairs)):
                     found.extend(grades)

@@ -125,6 +125,7 @@ _ANNOUNCED = re.compile(
     r"[：:]?\s*(?:\*\*)?\s*",
     re.IGNORECASE,
 )
+_ANNOUNCING = ("nswer", "NSWER", "olution", "hoice", "ption", "案", "选")  # one of them is in every announcement
 _MATH = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 # Words with which a sentence goes on behind its answer
 _GOES_ON = re.compile(
@@ -137,6 +138,8 @@ _CLAUSE = re.compile(
 
 
 def _after_announcement(text: str) -> str | None:
+    if not any(word in text for word in _ANNOUNCING):
+        return None
     ends = [match.end() for match in _ANNOUNCED.finditer(text)]
     return _tidy(text[ends[-1] :].partition("\n")[0]) if ends else None
 
@@ -213,7 +216,8 @@ def _last_formula(line: str) -> str | None:
 
 def _last_number(text: str) -> str | None:
     """The last number, with those joined to it by "and" or "or"; None if it is denied or only bounds the answer."""
-    numbers = list(_NUMBER.finditer(text))
+    near = max(0, len(text) - 100)  # most completions end with it
+    numbers = list(_NUMBER.finditer(text, near)) or list(_NUMBER.finditer(text))
     if not numbers:
         return None
     before = text[max(0, numbers[-1].start() - 60) : numbers[-1].start()]
