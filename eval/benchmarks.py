@@ -311,6 +311,8 @@ def _local_copy(name: str) -> str | None:
     folder = os.environ.get("LIMO_BENCHMARKS")
     if not folder:
         return None
+    if not Path(folder).is_dir():
+        raise UserError(f"LIMO_BENCHMARKS is set to '{folder}', which is no folder")
     found = [Path(folder, name + ending) for ending in ENDINGS if Path(folder, name + ending).exists()]
     return str(found[0]) if found else None
 

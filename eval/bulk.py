@@ -52,7 +52,7 @@ def _chunks(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
         if i > start and (size > CHUNK_CHARACTERS or i - start >= CHUNK_ANSWERS):
             yield pairs[start:i]
             start, size = i, 0
-        size += len(completion) + len(answer)
+        size += len(completion or "") + len(str(answer))
     if start < len(pairs):
         yield pairs[start:]
 

@@ -18,9 +18,11 @@ from eval.scanner import MAX_LENGTH
 from eval.spelling import normalise, squeezed
 from eval.structure import Kind, Told, compare, tolerance
 from eval.symbolic import Verdict, same_by_sympy
+from eval.units import may_be_said
 from eval.values import TooMuch, Undefined
 from eval.worker import TimedOut
 
+_COMPOUND_UNIT = re.compile(r"([-+]?[\d.,]+) ?([a-zA-Z]{1,5}(?:\^\{?-?\d\}?)? ?/ ?[a-zA-Z]{1,5}(?:\^\{?-?\d\}?)?)")
 _PLAIN = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 
 
@@ -56,7 +58,12 @@ def _equal(given: str, reference: str, kind: Kind) -> Told:
         return "correct", "text"
     if not right:
         return "unsure", "the reference has no content"
-    return _by_choice(left, right) or _by_structure(left, right, kind)
+    told = _by_choice(left, right) or _by_structure(left, right, kind)
+    if told[0] == "wrong" and isinstance(_read(right), Number):
+        measured = _COMPOUND_UNIT.fullmatch(left)  # `5 m/s` is no product of names
+        if measured and may_be_said(measured[2]):
+            return _equal(measured[1], right, kind)
+    return told
 
 
 @lru_cache(maxsize=50_000)
@@ -86,7 +93,7 @@ _ANOTHER_OPTION = re.compile(
 _DENIED = re.compile(
     r"\W*(?:is |are |was )?(?:incorrect|wrong|false|not\b|no\b|none\b|isn't|maybe|perhaps|\?)", re.IGNORECASE
 )
-_SEVERAL = re.compile(r"[A-J](?:(?:, ?| and |,? and | )?[A-J])+")
+_SEVERAL = re.compile(r"[A-J](?:(?:, ?| and |,? and | )[A-J])+")
 
 
 def _by_choice(given: str, reference: str) -> Told | None:

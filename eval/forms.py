@@ -17,6 +17,8 @@ def plain_form(node: Node) -> Node:
     if isinstance(node, Words):
         if node.text == "infinity":
             return OO
+        if node.text == "dne":
+            return Words("does not exist")
         if node.text in NUMERALS:
             return Number(NUMERALS[node.text])
         if node.text in _EMPTY:

@@ -33,8 +33,10 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
 
     Args: `kind` says how the reference is meant (`eval.equal.equal`); `cut_off` that the completion hit its length
     limit, which is kept with the grade. "unsure" means that the reference could not be read, or that the answer could
-    not be worked out within bounds. Never raises, whatever the text.
+    not be worked out within bounds. Never raises, whatever the text; an answer that is a number is taken as its text,
+    and a completion that is None as empty.
     """
+    completion, answer = completion or "", answer if isinstance(answer, str) else str(answer)
     given = extract(completion)
     if given is None:
         return Grade("wrong", None, "no answer found", cut_off)

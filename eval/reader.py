@@ -207,7 +207,7 @@ class _Reader(Scanner):
             return False
         if letters in FUNCTIONS or low in _CONSTANTS or low in ("sqrt", "deg") or letters in _GREEK:
             return False
-        if letters.isupper() and len(letters) <= 3 and letters not in ("YES", "NO", "ALL"):
+        if letters.isupper() and len(letters) <= 3 and letters not in ("YES", "NO", "ALL", "DNE"):
             return False  # the points of a triangle
         return low in _SHORT_WORDS or (len(letters) > 2 and any(c in "aeiou" for c in low))
 

@@ -46,7 +46,7 @@ def main() -> None:
     """The command `python -m eval.grade`."""
     parser = argparse.ArgumentParser(
         prog="python -m eval.grade",
-        description=(__doc__ or "").replace("%", "%%"),
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", help="rows with completions and reference answers")
@@ -81,9 +81,11 @@ def regrade(
     if not items:
         first = f"; the first: row {dropped[0].row}: {dropped[0].reason} ({dropped[0].detail})" if dropped else ""
         raise UserError(f"'{file}' has no completion to grade{first}")
+    where = Path(out) if out else Path(Path(file).stem + ".graded.jsonl")
+    if where.exists() and where.samefile(file):
+        raise UserError(f"--out '{out}' is the file that is graded: name another")
     grades = grade_all([(i.completion, i.answer) for i in items], kind=kind, processes=processes)
     grades = [replace(g, cut_off=i.cut_off) for i, g in zip(items, grades, strict=True)]
-    where = Path(out) if out else Path(Path(file).stem + ".graded.jsonl")
     _write(where, items, grades, dropped)
     _print(items, grades, dropped, where, disagree)
     return grades
@@ -106,7 +108,8 @@ def _items(
     for number, raw in read_rows(file):
         found = _item(raw, number, columns, answer_after, other)
         if isinstance(found, tuple):
-            dropped.append(Dropped(str(number), file, *found, file, number, shortened(raw)))
+            kept = raw.data if isinstance(raw, Dropped) else shortened(raw)
+            dropped.append(Dropped(str(number), file, *found, file, number, kept))
         else:
             items.extend(found)
     return items, dropped
@@ -138,6 +141,8 @@ def _item(
     told: list[bool | None] = [None] * len(completions)
     if other is not None:
         said = _inside(raw, other)
+        if said is None:
+            return "missing field", f"no column '{other}'; the columns are {', '.join(map(str, list(raw)[:12]))}"
         said = said if isinstance(said, list) else [said]
         if len(said) != len(completions):
             return "missing field", f"'{other}' has {len(said)} verdicts for {len(completions)} completions"
@@ -172,6 +177,7 @@ def _write(where: Path, items: Sequence[Item], grades: Sequence[Grade], dropped:
         for item, grade in zip(items, grades, strict=True):
             row = {"row": item.row, "index": item.index, "answer": item.answer, **asdict(grade), "other": item.other}
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+    _aside(where).unlink(missing_ok=True)  # of an earlier time
     if dropped:
         with replacing(_aside(where)) as lines:
             lines.writelines(json.dumps(asdict(d), ensure_ascii=False, default=str) + "\n" for d in dropped)
@@ -200,10 +206,24 @@ def _print(
         for reason, times in unsure.most_common(10):
             table.add_row(reason, str(times))
         console.print(table)
+        _hint(console, items, grades)
     if dropped:
         reasons = ", ".join(f"{r}: {c}" for r, c in Counter(d.reason for d in dropped).items())
         console.print(f"{len(dropped)} rows set aside ({reasons}): {_aside(where)}", soft_wrap=True)
     console.print(f"Grades: {where}", soft_wrap=True)
+
+
+def _hint(console: Any, items: Sequence[Item], grades: Sequence[Grade]) -> None:
+    """Where half of the references or more cannot be read, they are probably not references."""
+    unread = [i for i, g in zip(items, grades, strict=True) if g.verdict == "unsure" and "reference" in g.how]
+    if 2 * len(unread) >= len(items):
+        begin = " ".join(unread[0].answer.split())[-80:]
+        console.print(
+            f"Most references cannot be read. The first ends with '{begin}': is it the right column (--fields "
+            "answer=...), and does the answer begin after some text (--answer-after)?",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _print_disagreement(console: Any, items: Sequence[Item], grades: Sequence[Grade], other: str) -> None:

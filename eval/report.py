@@ -21,6 +21,7 @@ from limo.progress import clock
 from limo.recipe import command
 
 CHOSEN, OTHER = "#0072b2", "#d55e00"  # Okabe and Ito's blue and vermillion: apart for the colour-blind and in grey
+LOOKED_AT = 4  # problems of a benchmark whose first completion is on the page
 SHOWN = 12  # chains and flipped problems on the page; the files have them all
 
 STYLE = """
@@ -65,6 +66,8 @@ def write_report(folder: Path) -> Path:
         _training(folder, manifest),
         _chosen(folder),
         _flips(folder, summary),
+        _sampled(manifest),
+        _first_completions(folder, summary),
         _manifest(manifest),
     ]
     path = folder / "report.html"
@@ -133,7 +136,8 @@ def _result(summary: Mapping[str, Any]) -> str:
     chart = _chart(lambda ax: _draw_accuracy(ax, summary), 7, 2.6)
     table = _table(head, sorted(rows), range(2, 8))
     title = "Did it help?" if said else "Accuracy"
-    return f"<h2>{title}</h2>{said}{chart}{table}{_at_k(summary)}{_parts(summary)}{_unsure(summary)}"
+    more = _at_k(summary) + _parts(summary) + _unsure(summary)
+    return f"<h2>{title}</h2>{said}{chart}{table}{more}"
 
 
 def _each(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -344,9 +348,40 @@ def _flips(folder: Path, summary: Mapping[str, Any]) -> str:
             for m in ("before", "after")
         ]
         for ids, title in ((d["gained"], "now right"), (d["lost"], "now wrong")):
+            if not ids:
+                continue
             shown = "".join(_flip(rows[0][i], rows[1][i], d) for i in ids[:SHOWN] if i in rows[0] and i in rows[1])
             parts.append(f"<h3>{_text(d['benchmark'])}: {len(ids)} {title}</h3>{shown}")
     return f"<h2>Problems that flipped</h2>{''.join(parts)}" if parts else ""
+
+
+def _sampled(manifest: Mapping[str, Any]) -> str:
+    """What was evaluated, and how it was drawn."""
+    rows = []
+    for name, entry in manifest.items():
+        if name.startswith("eval/"):
+            settings = entry["settings"]
+            drawn = settings["sampling"]
+            numbers = (drawn["n"], drawn["temperature"], drawn["top_p"], drawn["max_tokens"])
+            rows.append((*name.split("/", 2)[1:], settings["model"], *numbers))
+    if not rows:
+        return ""
+    head = ("model", "benchmark", "weights", "n", "temperature", "top p", "max tokens")
+    return f"<h2>How it was sampled</h2>{_table(head, rows, range(3, 7))}"
+
+
+def _first_completions(folder: Path, summary: Mapping[str, Any]) -> str:
+    """A look at what was answered: the first problems of each benchmark, the first completion of each."""
+    parts = []
+    for model, name, _ in _each(summary) if summary else ():
+        for row in _lines(folder / "eval" / model / f"{name}.jsonl")[:LOOKED_AT]:
+            first = row["completions"][0]
+            said = f"{first['verdict']} ({first['how']}): {first['extracted']}, reference {row['answer']}"
+            inner = f"<p>{_text(row['question'])}</p><pre>{_text(first['text'])}</pre>"
+            parts.append(
+                f"<details><summary>{_text(row['id'])}, {_text(model)}: {_text(said[:160])}</summary>{inner}</details>"
+            )
+    return f"<h2>A look at the answers</h2>{''.join(parts)}" if parts else ""
 
 
 def _flip(before: Mapping[str, Any], after: Mapping[str, Any], d: Mapping[str, Any]) -> str:

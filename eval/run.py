@@ -28,7 +28,7 @@ from limo.errors import UserError
 from limo.ledger import Cached, Spent, spent
 from limo.manifest import claim, read_manifest
 from limo.model import model_folder
-from limo.progress import clock
+from limo.progress import clock, say
 from limo.recipe import bind, command, files_in
 
 UNSURE_LISTED = 50  # of a benchmark, in the summary; the rows have them all
@@ -111,11 +111,19 @@ def tasks(
 ) -> list[Task]:
     """The benchmarks of a recipe, loaded. Raises UserError as `eval.benchmarks.load` and `sampling_for` do."""
     found = []
+    if not benchmarks:
+        raise UserError("eval.benchmarks names none, such as [aime24,math500] or [my.jsonl]")
     sampling_for(protocol, sampling, 1)  # a misspelt protocol is told before anything is loaded
     described = nodes(benchmarks)
     for name, rows in load(benchmarks, system).items():
         shots = max((row.notes.get("shots", 0) for row in rows), default=0)
         drawn = sampling_for(protocol, sampling, published(name) or len(rows), shots)
+        if drawn.n > 1 and not drawn.temperature:
+            raise UserError(
+                f"{drawn.n} completions at temperature 0 are {drawn.n} times the same: raise it, or set n=1"
+            )
+        if protocol:
+            say(f"{name}: {protocol} draws n={drawn.n} at {drawn.temperature} up to {drawn.max_tokens} tokens")
         found.append(Task(name, origin(name, described[name]), rows, drawn, engine))
     return found
 
@@ -136,7 +144,10 @@ def completed(folder: Path, model: str, path: str, runner: Cached, task: Task) -
             with replacing(file) as lines:
                 lines.writelines(map(dump, graded(task.rows, drawn, f"grading {model} on {task.name}")))
             step.outputs, step.tokens = [file], spent.since(before).tokens
-            step.results = {"completions": sum(map(len, drawn)), "found_in_ledger": spent.since(before).found}
+            found = spent.since(before).found
+            step.results = {"completions": sum(map(len, drawn)), "found_in_ledger": found}
+            if found:
+                say(f"{found} of these completions were there from before")
     with file.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
@@ -268,6 +279,14 @@ def _print(summary: Mapping[str, Any], folder: Path, report: Path) -> None:
     if summary["differences"]:
         console.print(table)
     console.print(accuracy_table(summary))
+    for model, by in summary["accuracy"].items():
+        for name, a in by.items():
+            if a["truncated"] > 0.5:
+                console.print(
+                    f"{100 * a['truncated']:.0f} % of the completions of {model} on {name} were cut off: this measures "
+                    "max_tokens more than the model",
+                    soft_wrap=True,
+                )
     console.print(f"Seconds: {stage_seconds(folder)}")
     console.print(f"Report:  {report}", soft_wrap=True)
 

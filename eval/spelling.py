@@ -151,6 +151,8 @@ _WRAPPER = re.compile(
 _STYLE = re.compile(
     r"\\(?:bf|rm|it|sf|tt|large|Large|LARGE|huge|Huge|small|normalsize|bfseries|itshape|centering)(?![a-zA-Z])"
 )
+_LAYOUT = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|equation\*?|gathered|split|alignedat)\}")
+_SYSTEM = re.compile(r"\\begin\s*\{cases\}([^&]*)\\end\s*\{cases\}")
 _TAG = re.compile(r"\\tag\*?\s*\{[^{}]*\}|<\|[^|<>]*\|>|</?s>")
 _LEAD = re.compile(
     r"\\text\s*\{\s*(?:(?:so|thus|hence|therefore),?\s*)?(?:the )?(?:final )?(?:answer|result|value)(?: is)?\s*:?\s*\}|"
@@ -233,6 +235,7 @@ def _latex(text: str) -> str:
     text = text.replace("\\$", "\\dollar ")
     text = _DELIMITERS.sub(" ", text)
     text = _PHANTOM.sub("", text)
+    text = _one_line(text) if "\\begin" in text else text
     text = _STYLE.sub(" ", _WRAPPER.sub("", _TAG.sub("", text)))
     text = _ACCENT.sub(r"\1", text)
     text = _BAR.sub(lambda m: f"\\overline{{{m[1] or m[2]}}}", text)
@@ -248,3 +251,11 @@ def _latex(text: str) -> str:
         top, _, bottom = text.partition("\\over ")
         text = f"\\frac{{{top}}}{{{bottom}}}"
     return _COMMA_IN_TEXT.sub(lambda m: f", {m[1] or ''} ", text)
+
+
+def _one_line(text: str) -> str:
+    """Layout environments as one line; a system of equations, `cases` without conditions, as a list."""
+    text = _SYSTEM.sub(lambda m: m[1].strip().removesuffix("\\cr").replace("\\cr", ","), text)
+    if _LAYOUT.search(text):
+        text = _LAYOUT.sub(" ", text).replace("&", " ").strip().removesuffix("\\cr").replace("\\cr", ",")
+    return text

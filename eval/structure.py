@@ -227,7 +227,11 @@ def _all_same(sides: Sequence[Node]) -> bool:
 def _by_several(given: Node, reference: Node, kind: Kind) -> Told | None:
     """Lists and sets, whose order is free; tuples and intervals, whose order and brackets are not."""
     if not isinstance(reference, Group):
-        return ("wrong", "several answers for one") if isinstance(given, Group) else None
+        if not isinstance(given, Group):
+            return None
+        parts = given.parts if given.brackets in FREE else ()
+        same = len(parts) > 1 and all(compare(part, reference, kind)[0] == "correct" for part in parts)
+        return ("correct", "one value said twice") if same else ("wrong", "several answers for one")
     if isinstance(given, Matrix) and reference.brackets in ("()", "<>") and 1 in _shape(given):
         entries = [entry for row in given.rows for entry in row]
         return _in_order(entries, reference.parts, kind)

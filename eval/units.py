@@ -130,7 +130,9 @@ def needed(reference: str) -> bool:
 _KINDS = {kind for kind, _ in (*SYMBOLS.values(), *WORDS.values())} - {"angle"}
 
 # What may stand behind a number whose reference has no unit: a measure, or a counted thing in the plural
-_PLURALS = set("people children men women feet fish sheep units unit sq square cubic".split())
+_PLURALS = set(
+    "mph kph rpm bpm th st nd rd people children men women feet fish sheep units unit sq square cubic".split()
+)
 _NO_THING = set(
     "less plus minus versus times gross yes pass guess perhaps always whereas across unless is was has does ones twos "
     "threes fours fives sixes sevens eights nines tens dozens hundreds thousands millions billions trillions squares "

@@ -37,7 +37,7 @@ def main() -> None:
     """The command `python -m eval.compare`."""
     parser = argparse.ArgumentParser(
         prog="python -m eval.compare",
-        description=(compare.__doc__ or "").replace("%", "%%"),
+        description=compare.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("a", help="a run, or run:model")
@@ -62,6 +62,8 @@ def versus(
     if resamples < 1:
         raise UserError(f"--resamples must be at least 1, not {resamples}")
     left, right = _side(a), _side(b)
+    if (left.run.resolve(), left.model) == (right.run.resolve(), right.model):
+        raise UserError(f"a and b are the same model of the same run, {left.name}")
     names = _common(left, right, benchmark)
     found = {name: _compared(left, right, name, shared, resamples, seed) for name in names}
     if out:

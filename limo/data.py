@@ -124,8 +124,13 @@ def read_jsonl(path: str | Path) -> Iterator[Example]:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[IO[str]]:
-    """Write a text file that appears under its name only once it is complete and on the disk."""
+    """Write a text file that appears under its name only once it is complete and on the disk.
+
+    Raises UserError if there is a folder of that name.
+    """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"'{path}' is a folder: name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

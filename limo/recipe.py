@@ -91,7 +91,7 @@ def _in_own_process(config: Any, module: str, debug: bool) -> None:
         raise UserError(f"the sweep stopped at '{name}' (exit code {done.returncode}); finished jobs are kept")
 
 
-def plain(config: Any) -> dict[str, Any]:
+def plain(config: Any, open_: bool = False) -> dict[str, Any]:
     """A composed config as plain Python values, every `${...}` resolved. Raises UserError if no recipe was chosen."""
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue
@@ -99,20 +99,24 @@ def plain(config: Any) -> dict[str, Any]:
     if OmegaConf.is_missing(config, "name"):
         raise UserError(f"choose a recipe: recipe=<name>. There are: {', '.join(recipes())}")
     try:
-        return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=not open_))
     except MissingMandatoryValue as error:
         raise UserError(
             f"the recipe leaves '{error.full_key}' open: give it on the command line, {error.full_key}=..."
         ) from None
 
 
-def compose(*overrides: str) -> dict[str, Any]:
-    """A recipe as a command would see it, for Python use: `compose("recipe=demo", "seed=1")`."""
+def compose(*overrides: str, open_: bool = False) -> dict[str, Any]:
+    """A recipe as a command would see it, for Python use: `compose("recipe=demo", "seed=1")`.
+
+    With `open_`, what the recipe leaves to the person may stay open, as `???`. Raises UserError for a recipe that there
+    is not or, without `open_`, for a value that is still open.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
     with initialize_config_dir(config_dir=str(RECIPES), version_base="1.3"):
-        return plain(hydra_compose("run", overrides=list(overrides)))
+        return plain(hydra_compose("run", overrides=list(overrides)), open_)
 
 
 def run_section(recipe: Mapping[str, Any], section: str) -> Any:
@@ -242,7 +246,7 @@ def help_text(section: str, module: str, about: str, arguments: list[str]) -> st
         folder = Path(flags[flags.index("--config-dir") + 1]).resolve()
         overrides.append(f"hydra.searchpath=[file://{folder}]")
     if any(a.startswith("recipe=") for a in overrides):
-        shown = yaml.safe_dump({section: compose(*overrides)[section]}, sort_keys=False, allow_unicode=True)
+        shown = yaml.safe_dump({section: compose(*overrides, open_=True)[section]}, sort_keys=False, allow_unicode=True)
         return "\n".join([*lines, "", f"The section '{section}':", "", shown])
     return "\n".join([*lines, "", f"With recipe=<name>, --help shows the section '{section}' of that recipe."])
 
@@ -324,7 +328,7 @@ def _composition(error: BaseException) -> str:
 def _nearest(key: str) -> str:
     """The recipe's key whose last part is closest to that of a misspelt one."""
     chosen = [a for a in sys.argv[1:] if a.startswith("recipe=")]
-    known = list(_keys(compose(*chosen))) if chosen else []
+    known = list(_keys(compose(*chosen, open_=True))) if chosen else []
     last = {k.rpartition(".")[2]: k for k in reversed(known)}
     close = difflib.get_close_matches(key.rpartition(".")[2], last, 1)
     return f" (did you mean '{last[close[0]]}'?)" if close and last[close[0]] != key else ""

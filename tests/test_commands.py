@@ -229,5 +229,16 @@ def test_benchmarks_from_local_files_and_a_comparison(tiny: Path, tmp_path: Path
     assert found["completions"] == 18 and found["parts"]["level"]["0"]["n"] == 3
     compared = run("eval.compare", f"{tmp_path}/evaluate:model", f"{tmp_path}/evaluate:again")
     assert compared.returncode == 0 and "sums" in compared.stdout and "+0.0" in compared.stdout, compared.stderr
+    page = (tmp_path / "evaluate" / "report.html").read_text()
+    assert "How it was sampled" in page and "A look at the answers" in page and "What is 1 + 1?" in page
+    helped = run("eval.run", "--help", "recipe=evaluate")
+    assert helped.returncode == 0 and "model: ???" in helped.stdout
+    for wrong, said in (
+        ("eval.sampling.maxtokens=5", "did you mean 'eval.sampling.max_tokens'?"),
+        ("eval.sampling.temperature=0", "3 completions at temperature 0"),
+        ("eval.benchmarks=[]", "eval.benchmarks names none"),
+    ):
+        typed = run("eval.run", *settings, *drawn, wrong)
+        assert typed.returncode == 2 and said in typed.stderr and typed.stderr.count("\n") == 1, typed.stderr
     refused = run("eval.compare", f"{tmp_path}/evaluate", str(tmp_path))
     assert refused.returncode == 2 and refused.stderr.startswith("error: ") and refused.stdout == ""

@@ -51,7 +51,26 @@ def test_grades_reasons_and_disagreement(completions: Path) -> None:
         (3, 0, "unsure", "5"),
     ]
     dropped = [json.loads(line) for line in (completions.parent / "mine.dropped.jsonl").read_text().splitlines()]
-    assert [d["row"] for d in dropped] == [4, 5, 6]
+    assert [d["row"] for d in dropped] == [4, 5, 6] and dropped[2]["data"] == "{broken"
+    completions.write_text(json.dumps({"code": "The answer is 5", "gt": 5}) + "\n")
+    again = run(completions.parent, "mine.jsonl", "--fields", "completion=code,answer=gt")
+    assert "correct 1" in again.stdout and not (completions.parent / "mine.dropped.jsonl").exists()
+
+
+def test_the_output_of_an_evaluation_can_be_graded_again(tmp_path: Path) -> None:
+    row = {"answer": "5", "completions": [{"text": "\\boxed{5}", "finish": "length"}, {"text": "no", "finish": "stop"}]}
+    (tmp_path / "old.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({"answer": ["1", "2"], "completion": None}))
+    assert "correct 1" in run(tmp_path, "old.jsonl").stdout
+    graded = [json.loads(line) for line in (tmp_path / "old.graded.jsonl").read_text().splitlines()]
+    assert [(g["verdict"], g["cut_off"]) for g in graded] == [("correct", True), ("wrong", False), ("wrong", False)]
+    assert graded[2]["answer"] == "1, 2" and graded[2]["how"] == "no answer found"
+
+
+def test_references_that_are_none_are_hinted_at(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"solution": "so 18", "answer": "16 - 3 = 13 eggs, so 13\\oint A: 18"})
+    )
+    assert "ends with" in run(tmp_path, "a.jsonl").stdout and "--answer-after" in run(tmp_path, "a.jsonl").stdout
 
 
 @pytest.mark.parametrize(
@@ -62,6 +81,12 @@ def test_grades_reasons_and_disagreement(completions: Path) -> None:
         (("mine.jsonl", "--fields", "code=completion"), "--fields must read completion=COLUMN,answer=COLUMN"),
         (("mine.jsonl", "--fields", "completion=cod"), "no completion in 'cod'; the columns are code, gt, inner"),
         (("mine.jsonl", "--processes", "0"), "--processes must be at least 1"),
+        (("mine.jsonl", "--fields", "completion=code,answer=gt", "--out", "mine.jsonl"), "is the file that is graded"),
+        (("mine.jsonl", "--fields", "completion=code,answer=gt", "--out", "."), "'.' is a folder: name a file"),
+        (
+            ("mine.jsonl", "--fields", "completion=code,answer=gt", "--disagree", "scor"),
+            "no column 'scor'; the columns are",
+        ),
     ],
 )
 def test_what_a_person_gets_wrong_is_one_line(completions: Path, arguments: tuple[str, ...], said: str) -> None:
