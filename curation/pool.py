@@ -5,8 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from curation.similar import known
 from eval.benchmarks import load
 from limo.data import Dropped, Example, Row
+from limo.errors import UserError
 from limo.recipe import bind
 
 
@@ -42,16 +44,34 @@ def distinct(rows: Iterable[Example], /) -> Iterator[Row]:
         yield replace(row, prompt=first.setdefault(problem, row).prompt)
 
 
-def decontaminate(rows: Iterable[Example], /, *, benchmarks: list[Any] | dict[str, Any]) -> Iterator[Row]:
-    """Drop problems whose text is that of a benchmark problem, upper and lower case and white space aside."""
-    held_out = {
-        squeezed(row.notes.get("problem", row.question)): row.id
-        for held in load(benchmarks, "").values()
-        for row in held
-    }
+def decontaminate(
+    rows: Iterable[Example], /, *, benchmarks: list[Any] | dict[str, Any], rule: str, variants: str
+) -> Iterator[Row]:
+    """Drop problems that hold a benchmark problem, each beside what it matched.
+
+    Args: `rule` is "latex" (`curation/similar.py`; `python -m curation.leaks` shows what it finds) or one of the word
+    rules, "words-8", "words-10", "words-13". `variants` says whether a benchmark problem with other numbers is to
+    "drop" too or to "keep". Raises UserError for another rule, or a benchmark that cannot be had.
+    """
+    if variants not in ("drop", "keep"):
+        raise UserError(f"decontaminate.variants must be drop or keep, not '{variants}'")
+    held_out = [row for held in load(benchmarks, "").values() for row in held]
+    lookup = known((str(row.notes.get("problem", row.question)) for row in held_out), rule)
     for row in rows:
-        hit = held_out.get(squeezed(row.question))
-        yield Dropped(row.id, "", "in a benchmark", f"the same text as {hit}", data=row.to_json()) if hit else row
+        hits = [hit for hit in lookup.matches(row.question) if hit.kind == "same" or variants == "drop"]
+        if not hits:
+            yield row
+            continue
+        hit, matched = hits[0], held_out[hits[0].at]
+        reason = "in a benchmark" if hit.kind == "same" else "a benchmark problem with other numbers"
+        beside = {"id": matched.id, "problem": lookup.texts[hit.at], "contained": round(hit.contained, 3)}
+        yield Dropped(
+            row.id,
+            "",
+            reason,
+            f"holds {100 * hit.contained:.0f} % of {matched.id}",
+            data={**row.to_json(), "matched": beside},
+        )
 
 
 def squeezed(text: str) -> str:

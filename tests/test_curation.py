@@ -196,8 +196,28 @@ def test_doubles_and_benchmark_problems_leave(tmp_path: Path) -> None:
     assert rivals[0].problem == rivals[1].problem and dropped[0].detail == "as a"
     (tmp_path / "bench.jsonl").write_text('{"problem": "PROBLEM c", "answer": "1"}')
     node = {"_target_": "limo.sources.file", "path": str(tmp_path / "bench.jsonl")}
-    kept, dropped = split(decontaminate(kept, benchmarks={"mine": node}))
-    assert [r.id for r in kept] == ["a"] and dropped[0].detail == "the same text as mine/1"
+    kept, dropped = split(decontaminate(kept, benchmarks={"mine": node}, rule="latex", variants="drop"))
+    assert [r.id for r in kept] == ["a"] and dropped[0].detail == "holds 100 % of mine/1"
+    assert dropped[0].data["matched"] == {"id": "mine/1", "problem": "PROBLEM c", "contained": 1.0}
+
+
+def test_a_benchmark_problem_with_other_numbers_leaves_or_stays(tmp_path: Path) -> None:
+    (tmp_path / "bench.jsonl").write_text('{"problem": "What is the sum of $12$ and $34$, doubled?", "answer": "92"}')
+    rows = [
+        replace(example("a"), prompt=chat("What is the sum of 12 and 34, doubled? Think.")),
+        replace(example("b"), prompt=chat("What is the sum of 12 and 35, doubled?")),
+        replace(example("c"), prompt=chat("What is the product of 12 and 34?")),
+    ]
+    held = [str(tmp_path / "bench.jsonl")]
+    kept, dropped = split(decontaminate(rows, benchmarks=held, rule="latex", variants="drop"))
+    assert [r.id for r in kept] == ["c"]
+    assert [d.reason for d in dropped] == ["in a benchmark", "a benchmark problem with other numbers"]
+    kept, _ = split(decontaminate(rows, benchmarks=held, rule="latex", variants="keep"))
+    assert [r.id for r in kept] == ["b", "c"]
+    with pytest.raises(UserError, match="there is no rule 'words-9'"):
+        split(decontaminate(rows, benchmarks=held, rule="words-9", variants="keep"))
+    with pytest.raises(UserError, match="must be drop or keep"):
+        split(decontaminate(rows, benchmarks=held, rule="latex", variants="perhaps"))
 
 
 def test_two_sources_with_one_id(tmp_path: Path) -> None:
