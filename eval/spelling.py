@@ -237,6 +237,8 @@ def _latex(text: str) -> str:
     text = _PHANTOM.sub("", text)
     text = _one_line(text) if "\\begin" in text else text
     text = _STYLE.sub(" ", _WRAPPER.sub("", _TAG.sub("", text)))
+    if "\\vec" in text:  # a cross product is no product of numbers
+        text = text.replace("\\times", "\\otimes")
     text = _ACCENT.sub(r"\1", text)
     text = _BAR.sub(lambda m: f"\\overline{{{m[1] or m[2]}}}", text)
     text = _FUNCTION_IN_TEXT.sub(r"\\\1 ", text)
