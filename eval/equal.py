@@ -29,8 +29,8 @@ _PLAIN = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 def equal(given: str, reference: str, kind: Kind = "math") -> Told:
     """Whether a given answer equals the reference, and the rule that told. The order of arguments matters.
 
-    Args: both as written, LaTeX or plain. `kind` "physics" takes every decimal reference as a rounded measurement,
-    "choice" takes a single letter behind any words. "unsure" means that the reference could not be read or that the
+    Args: both as written, LaTeX or plain. `kind` "physics" takes every decimal reference as a rounded measurement;
+    "choice" is compared as "math" is, since a reference that is a letter is known by itself. "unsure" means that the reference could not be read or that the
     answer could not be worked out within bounds. Never raises; takes about a second at the very most. What it found is
     kept, but for what ran out of time.
     """

@@ -16,10 +16,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from eval.bulk import grade_all
-from eval.grade import Grade, Kind
+from eval.grade import Grade
 from limo.data import Dropped, replacing
 from limo.errors import UserError, reported
 from limo.files import read_rows, shortened
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--fields", default="", metavar="OURS=THEIRS,...", help="completion=COLUMN,answer=COLUMN")
     parser.add_argument("--answer-after", default="", metavar="TEXT", help="the reference is what follows this text")
     parser.add_argument(
-        "--kind", choices=get_args(Kind), default="math", help="what the references are (default: math)"
+        "--kind", choices=("math", "physics"), default="math", help="what the references are (default: math)"
     )
     parser.add_argument("--disagree", metavar="COLUMN", help="list where COLUMN, another grader's verdict, differs")
     parser.add_argument("--processes", type=int, help="processes to grade in (default: one a core)")

@@ -1,4 +1,4 @@
-"""What a read expression is worth: exactly where it is rational, to many digits at random points where it is not.
+"""What a read expression is worth: exactly where it is rational, to many digits at fixed points where it is not.
 
 `exact` gives a Fraction or None; `same_value` tells whether two expressions are the same number or the same function.
 Nothing here is symbolic: two formulas that agree to forty digits at points that nobody chose are the same formula. All
