@@ -30,9 +30,9 @@ def equal(given: str, reference: str, kind: Kind = "math") -> Told:
     """Whether a given answer equals the reference, and the rule that told. The order of arguments matters.
 
     Args: both as written, LaTeX or plain. `kind` "physics" takes every decimal reference as a rounded measurement;
-    "choice" is compared as "math" is, since a reference that is a letter is known by itself. "unsure" means that the reference could not be read or that the
-    answer could not be worked out within bounds. Never raises; takes about a second at the very most. What it found is
-    kept, but for what ran out of time.
+    "choice" is compared as "math" is, since a reference that is a letter is known by itself. "unsure" means that the
+    reference could not be read or that the answer could not be worked out within bounds. Never raises; takes about a
+    second at the very most. What it found is kept, but for what ran out of time.
     """
     try:
         return _equal(given, reference, kind)
