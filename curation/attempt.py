@@ -1,82 +1,236 @@
-"""Difficulty: a model tries each problem several times, the grader counts."""
+"""Difficulty: a model tries each problem several times, the grader counts.
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from typing import Any
+LIMO (arXiv 2502.03387v3, section 3) does it twice: a weak model makes 4 attempts and whatever it gets right once is too
+easy; a strong one makes 32 and what it gets right 1 to 3 times is kept. Each is this stage with other numbers. Attempts
+at a problem end once its decision is certain (`curation/stopping.py`), and every attempt is in the ledger for good.
+"""
 
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from curation.stopping import Window
 from eval.grade import explicit, grade
+from eval.metrics import votes
 from limo.data import Dropped, Example, Row
-from limo.engine import Completion, Sampling, sample
-from limo.ledger import Cached
+from limo.engine import OPEN, Completion, Request, Sampling, Source, taker
+from limo.errors import UserError
+from limo.ledger import Cached, spent
 from limo.recipe import bind
 
+AGREEING = 3  # answers that are the same are no accident; two of a model's favourite errors may be
 
-def attempt(rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling) -> Iterator[Row]:
-    """Let a model try each problem `sampling.n` times and note how it went.
 
-    Adds `scores.pass_rate` (right among those that were finished) and `notes.attempts` with the counts of `right`,
-    `wrong`, `unsure` and `cut`: a completion cut off by length before it gave the right answer is unknown, not wrong.
+def difficulty(
+    rows: Iterable[Example],
+    /,
+    *,
+    by: str,
+    engine: dict[str, Any],
+    sampling: Sampling,
+    at_least: int,
+    at_most: int,
+    unknown: Literal["keep", "drop"],
+    early_stop: bool,
+    suspect: float | None,
+) -> Iterator[Row]:
+    """Keep problems of which `at_least` to `at_most` of `sampling.n` attempts are right.
+
+    Args: `by` names the model in scores and notes; `unknown` says whether a problem stays whose cut-off attempts might
+    carry it out of the window; `early_stop` ends the attempts at a problem once its decision is certain, which changes
+    nothing of what is kept; `suspect` is the share of finished attempts from which on another answer, given by so many,
+    makes the reference suspect (at least 3 attempts, more than are right; None turns it off). A row that another source
+    of attempts has filled under the same name (`imported`) is judged by it and not sampled.
+
+    Adds `scores.pass_rate` and `scores.pass_rate_<by>`, right among finished, and `notes.attempts.<by>` with the counts
+    of `drawn`, `right`, `wrong`, `unsure` and `cut`, and the most frequent other answer. Raises UserError for a window
+    that cannot be.
     """
-    listed = list(rows)
-    drawn = sample(Cached(bind(engine, "engine")()), [row.prompt for row in listed], sampling, "attempts")
-    for row, completions in zip(listed, drawn, strict=True):
-        refused = next((c.why for c in completions if c.finish == "refused"), None)
-        if refused is not None:
-            yield Dropped(row.id, "", "not sampled", refused, data=row.to_json())
-            continue
-        counts = Counter(outcome(completion, row.answer) for completion in completions)
-        told = counts["right"] + counts["wrong"]
-        scores = {**row.scores, "pass_rate": counts["right"] / told if told else 0.0}
-        tried = {name: counts[name] for name in ("right", "wrong", "unsure", "cut")}
-        yield replace(row, scores=scores, notes={**row.notes, "attempts": tried})
+    trials = Trials(rows, by, sampling.n, Window(sampling.n, at_least, at_most, unknown), early_stop, suspect)
+    runner = Cached(bind(engine, "engine")())
+    while not trials.source.ended:  # again, where the engine had nothing to do since others had measured
+        for request, completion in runner.complete(trials.take, sampling):
+            trials.record(request, completion)
+            yield from trials.decided()
+        yield from trials.decided()
+        assert not trials.open, f"{len(trials.open)} problems were left undecided"
 
 
-def outcome(completion: Completion, answer: str) -> str:
-    """`right`, `wrong`, `unsure`; or `cut` for one that ended by length before it stated an answer in a box or so."""
-    if completion.finish == "length" and explicit(completion.text) is None:
-        return "cut"
-    verdict = grade(completion.text, answer).verdict
-    return "right" if verdict == "correct" else verdict
+@dataclass(slots=True)
+class Trial:
+    """The attempts at one problem."""
+
+    row: Example
+    asked: int = 0
+    found: dict[int, tuple[str, str | None]] = field(default_factory=dict)  # by index: outcome, answer
+    refused: str = ""  # why the engine would not take it
+
+    def count(self, *outcomes: str) -> int:
+        """How many attempts ended in one of these."""
+        return sum(outcome in outcomes for outcome, _ in self.found.values())
 
 
-def window(rows: Iterable[Example], /, *, at_least: int, at_most: int) -> Iterator[Row]:
-    """Keep problems of which `at_least` to `at_most` attempts were right (LIMO section 3: 0 of 4; 1 to 3 of 32)."""
-    for row in rows:
-        tried = row.notes["attempts"]
-        right, told = tried["right"], tried["right"] + tried["wrong"]
-        said = f"{right} of {told} attempts right"
-        if right > at_most:
-            yield Dropped(row.id, "", "too easy", f"{said}, the limit is {at_most}", data=row.to_json())
-        elif not told:
-            detail = f"{tried['cut']} attempts were cut off, {tried['unsure']} could not be graded"
-            yield Dropped(row.id, "", "difficulty unknown", detail, data=row.to_json())
-        elif right < at_least:
-            yield Dropped(row.id, "", "too hard", f"{said}, {at_least} needed", data=row.to_json())
+class Trials:
+    """Problems under way: what to ask next, and which are decided. Rows are read as there is room for them."""
+
+    def __init__(
+        self, rows: Iterable[Example], by: str, n: int, window: Window, early_stop: bool, suspect: float | None
+    ) -> None:
+        self.source, self.by, self.n, self.window = Source(enumerate(rows)), by, n, window
+        self.early_stop, self.suspect = early_stop, suspect
+        self.waiting = deque[Request]()
+        self.open: dict[int, Trial] = {}
+
+    def take(self, room: int) -> Sequence[Request]:
+        """See `limo.engine.Take`: problems begun come before new ones, so that few are open at a time."""
+        while len(self.waiting) < room and len(self.open) < OPEN and (item := self.source.next()):
+            at, row = item
+            self.open[at] = Trial(row)
+            if self.by not in row.notes.get("attempts", {}):
+                self._ask(at, self.open[at])
+        return taker(self.waiting)(room)
+
+    def _ask(self, at: int, trial: Trial) -> None:
+        if self.early_stop:
+            more = self.window.further(trial.count("right"), trial.count("cut", "unsure"), trial.asked)
         else:
-            yield row
+            more = self.n - trial.asked
+        self.waiting.extend(Request(trial.row.prompt, trial.asked + i, at) for i in range(more))
+        trial.asked += more
+
+    def record(self, request: Request, completion: Completion) -> None:
+        """Take in one attempt, and ask for more once all that were asked for are there and settle nothing."""
+        trial = self.open[request.at]
+        if completion.finish == "refused":
+            trial.refused = completion.why
+        trial.found[request.index] = judged(completion, trial.row.answer)
+        if len(trial.found) == trial.asked and not trial.refused:
+            self._ask(request.at, trial)
+
+    def decided(self) -> Iterator[Row]:
+        """The problems at the head of the queue that need no more attempts, in the order of the rows."""
+        while self.open and len((trial := self.open[at := next(iter(self.open))]).found) == trial.asked:
+            del self.open[at]
+            yield self._decision(trial)
+
+    def _decision(self, trial: Trial) -> Row:
+        if trial.refused:
+            return Dropped(trial.row.id, "", "not sampled", trial.refused, data=trial.row.to_json())
+        row = self._noted(trial) if trial.asked else trial.row
+        spent.spared += self.n - trial.asked if trial.asked else 0
+        tried = row.notes["attempts"][self.by]
+        if doubt := self._doubt(tried, row.answer):
+            return Dropped(row.id, "", "suspect reference", doubt, data=row.to_json())
+        reason, detail = reason_to_drop(tried, self.window)
+        return Dropped(row.id, "", reason, detail, data=row.to_json()) if reason else row
+
+    def _noted(self, trial: Trial) -> Example:
+        counts = Counter(outcome for outcome, _ in trial.found.values())
+        tried: dict[str, Any] = {"drawn": trial.asked}
+        tried |= {name: counts[name] for name in ("right", "wrong", "unsure", "cut")}
+        tried |= other_answer([found for _, found in sorted(trial.found.items())])
+        row, told = trial.row, counts["right"] + counts["wrong"]
+        rate = dict.fromkeys(("pass_rate", f"pass_rate_{self.by}"), counts["right"] / told) if told else {}
+        attempts = {**row.notes.get("attempts", {}), self.by: tried}
+        return replace(row, scores={**row.scores, **rate}, notes={**row.notes, "attempts": attempts})
+
+    def _doubt(self, tried: dict[str, Any], answer: str) -> str:
+        """Why the reference is suspect; empty if it is not."""
+        told, agreeing = tried["right"] + tried["wrong"], tried.get("agreeing", 0)
+        if self.suspect is None or agreeing < AGREEING or agreeing <= tried["right"] or agreeing < self.suspect * told:
+            return ""
+        return f"{agreeing} of {told} attempts say {tried['other']!r}, {tried['right']} the reference {answer!r}"
 
 
-def own_chains(rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling) -> Iterator[Row]:
-    """Beside each row's own chain, the model's right and finished attempts as rivals.
+def judged(completion: Completion, answer: str) -> tuple[str, str | None]:
+    """How an attempt ended, and its answer: `right`, `wrong`, `unsure`; or `cut` for one that ended by its length limit
+    before it stated an answer in a box or so."""
+    if completion.finish == "refused":
+        return "refused", None
+    if completion.finish == "length" and explicit(completion.text) is None:
+        return "cut", None
+    found = grade(completion.text, answer)
+    return ("right" if found.verdict == "correct" else found.verdict), found.extracted
 
-    With the settings of `attempt` nothing is sampled: the ledger has it. A rival's id is the problem's, `/own` and its
-    number; its prompt is the same, by which `curation.choose` knows rivals.
+
+def other_answer(found: Sequence[tuple[str, str | None]]) -> dict[str, Any]:
+    """The most frequent answer among the wrong ones and how many gave it; equal answers in other words count as one."""
+    wrong = [{"extracted": answer} for outcome, answer in found if outcome == "wrong" and answer is not None]
+    groups = Counter(group for group in votes(wrong) if group >= 0)
+    if not groups:
+        return {}
+    group, agreeing = groups.most_common(1)[0]
+    first = next(w["extracted"] for w, g in zip(wrong, votes(wrong), strict=True) if g == group)
+    return {"other": str(first)[:200], "agreeing": agreeing}
+
+
+def reason_to_drop(tried: dict[str, Any], window: Window) -> tuple[str, str]:
+    """Why a problem with these attempts is outside of the window, and the detail; two empty texts if it is inside."""
+    right, told, unknown = tried["right"], tried["right"] + tried["wrong"], tried["unsure"] + tried["cut"]
+    said = f"{right} of {told} attempts right"
+    if window.certain(right, unknown, tried["drawn"]):
+        return "", ""
+    if right > window.at_most:
+        return "too easy", f"{said}, the limit is {window.at_most} of {window.n}"
+    if right < window.at_least and right + unknown + window.n - tried["drawn"] < window.at_least:
+        return "too hard", f"{said}, {window.at_least} of {window.n} needed"
+    return "difficulty unknown", f"{said}, {tried['cut']} were cut off, {tried['unsure']} could not be graded"
+
+
+def imported(
+    rows: Iterable[Example],
+    /,
+    *,
+    by: str,
+    n: int,
+    rate: str,
+    path: str | None,
+    problem: str,
+) -> Iterator[Row]:
+    """Take pass rates that others have measured as attempts of the model named `by`; `difficulty` then samples less.
+
+    Args: `n` attempts the rates stand for, `rate` the column with the share that was right (0 to 1), read from the
+    row's own notes or, with `path`, from a file whose column `problem` holds the text of the problem. Rows without a
+    rate stay as they are. Raises UserError if no row has a rate, or one is outside of 0 to 1.
     """
-    listed = list(rows)
-    drawn = sample(Cached(bind(engine, "engine")()), [row.prompt for row in listed], sampling, "own chains")
-    for row, completions in zip(listed, drawn, strict=True):
-        if row.completion:
-            yield replace(row, notes={**row.notes, "teacher": row.notes.get("teacher", row.source)})
-        seen: set[str] = set()
-        for index, completion in enumerate(completions):
-            if (
-                completion.finish == "stop"
-                and completion.text not in seen
-                and outcome(completion, row.answer) == "right"
-            ):
-                seen.add(completion.text)
-                notes = {**row.notes, "teacher": "own"}
-                yield replace(row, id=f"{row.id}/own{index}", completion=completion.text, notes=notes)
-        if not row.completion and not seen:
-            yield Dropped(row.id, "", "no chain", "the source has none and no attempt was right", data=row.to_json())
+    from curation.pool import squeezed
+    from limo.files import read_rows
+
+    listed: dict[str, Any] = {}
+    if path is not None:
+        for _, raw in read_rows(path):
+            if isinstance(raw, dict) and isinstance(raw.get(problem), str):
+                listed[squeezed(raw[problem])] = raw.get(rate)
+    seen = 0
+    for row in rows:
+        value = listed.get(squeezed(row.question)) if path is not None else row.notes.get(rate)
+        if value is None or isinstance(value, bool) or not isinstance(value, int | float | str):
+            yield row
+            continue
+        share = _share(value, rate, row)
+        seen += 1
+        right = round(share * n)
+        tried = {
+            "drawn": n,
+            "right": right,
+            "wrong": n - right,
+            "unsure": 0,
+            "cut": 0,
+            "from": path or f"column {rate}",
+        }
+        scores = {**row.scores, "pass_rate": share, f"pass_rate_{by}": share}
+        attempts = {**row.notes.get("attempts", {}), by: tried}
+        yield replace(row, scores=scores, notes={**row.notes, "attempts": attempts})
+    if not seen:
+        raise UserError(f"imported: no row has a pass rate under '{rate}'" + (f" in {path}" if path else ""))
+
+
+def _share(value: int | float | str, rate: str, row: Example) -> float:
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise UserError(f"imported: '{rate}' of the row {row.id} is {value!r}, not a share between 0 and 1")
+    return share

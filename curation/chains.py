@@ -11,15 +11,20 @@ from limo.marks import after_hashes, last_boxed
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's annotations, addressed to a calculator and not to a reader
 
 
-def verify(rows: Iterable[Example], /) -> Iterator[Row]:
-    """Keep chains whose final answer the grader finds correct."""
+def verify(rows: Iterable[Example], /, *, keep_unverified: bool) -> Iterator[Row]:
+    """Keep chains whose final answer the grader finds correct, and note the verdict.
+
+    With `keep_unverified` wrong ones stay as well, under `notes.verdict`: an arm for an ablation, since small students
+    have learned as much from them (Guha et al. 2025, "OpenThoughts", arXiv 2506.04178). Problems without a chain leave
+    in any case.
+    """
     for row in rows:
         if not row.completion.strip():
             yield Dropped(row.id, "", "no chain", "", data=row.to_json())
             continue
         found = grade(row.completion, row.answer)
-        if found.verdict == "correct":
-            yield row
+        if found.verdict == "correct" or keep_unverified:
+            yield replace(row, notes={**row.notes, "verdict": found.verdict})
         else:
             reason = {"wrong": "wrong answer", "unsure": "cannot be graded"}[found.verdict]
             detail = f"{found.extracted!r} for {row.answer!r} ({found.how})"

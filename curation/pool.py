@@ -1,47 +1,138 @@
 """The pool: several sources as one stream of rows, without doubles and without what is evaluated on."""
 
+import hashlib
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from curation.similar import known
+import numpy as np
+
+from curation.similar import Known, KnownByWords, Match, known
 from eval.benchmarks import load
-from limo.data import Dropped, Example, Row
+from eval.grade import equal
+from limo.data import Dropped, Example, Message, Row
 from limo.errors import UserError
+from limo.parallel import chunked, spread
 from limo.recipe import bind
+
+CHUNK = 2000  # problems sent to a process at once
 
 
 def gather(sources: Mapping[str, Any], system: str) -> Iterator[Row]:
     """The rows of all sources, in the recipe's order. A row whose id came before is set aside."""
-    seen: set[str] = set()
+    seen: set[int] = set()
     for name, node in sources.items():
         for row in bind(node, f"curate.pool.{name}")(name, system):
-            if isinstance(row, Example) and row.id in seen:
-                where = row.notes.get("file", ""), row.notes.get("row", 0)
-                yield Dropped(
-                    row.id, name, "duplicate id", f"an earlier row is called '{row.id}' too", *where, row.to_json()
-                )
-                continue
-            seen.add(row.id)
+            if isinstance(row, Example):
+                key = digest(row.id)
+                if key in seen:
+                    where = row.notes.get("file", ""), row.notes.get("row", 0)
+                    detail = f"an earlier row is called '{row.id}' too"
+                    yield Dropped(row.id, name, "duplicate id", detail, *where, row.to_json())
+                    continue
+                seen.add(key)
             yield row
 
 
 def distinct(rows: Iterable[Example], /) -> Iterator[Row]:
     """Drop rows that repeat an earlier problem and chain, upper and lower case and white space aside.
 
-    Another chain of an earlier problem stays as its rival, under the earlier row's prompt.
+    Another chain of an earlier problem stays as its rival, under the earlier row's prompt. Where the same problem has
+    another answer, one of the two is wrong: the later row leaves under a reason of its own. Goes through `rows` twice
+    and holds a few numbers a row, so that a million rows fit.
     """
-    first: dict[str, Example] = {}
-    seen: dict[tuple[str, str], str] = {}
-    for row in rows:
-        problem = squeezed(row.question)
-        key = problem, squeezed(row.completion)
-        if key in seen or (problem in first and not row.completion):
-            yield Dropped(row.id, "", "same problem", f"as {seen.get(key) or first[problem].id}", data=row.to_json())
+    groups = group_equal(array("Q", (digest(squeezed(row.question)) for row in rows)))
+    yield from merged(rows, groups, apart=False)
+
+
+def group_equal(keys: "array[int]") -> dict[int, int]:
+    """The positions of keys (n,) that recur, each with the position at which its key first came (its own, if that)."""
+    values = np.frombuffer(keys, dtype=np.uint64)
+    order = np.argsort(values, kind="stable")
+    same = values[order][1:] == values[order][:-1]
+    groups: dict[int, int] = {}
+    for at in np.flatnonzero(same).tolist():
+        before, here = int(order[at]), int(order[at + 1])
+        groups[here] = groups.setdefault(before, before)
+    return groups
+
+
+def merged(rows: Iterable[Example], groups: Mapping[int, int], *, apart: bool) -> Iterator[Row]:
+    """Rows of which some are the same problem: the first of each group stays, and of the others those with a new chain.
+
+    Args: `groups` is the position of the first row for each position in a group. With `apart`, rows of a group whose
+    answers differ are other problems and stay; without, such a row leaves. Kept rows of one problem have the prompt of
+    its first, by which rivals are known. Yields one row for each, in order.
+    """
+    firsts: dict[int, list[First]] = {}
+    for at, row in enumerate(rows):
+        if at not in groups:
+            yield row
             continue
-        seen[key] = row.id
-        yield replace(row, prompt=first.setdefault(problem, row).prompt)
+        known = firsts.setdefault(groups[at], [])
+        first = next((first for first in known if same_answer(row.answer, first.answer)), None)
+        chain = digest(squeezed(row.completion))
+        if first is None and known and not apart:
+            detail = f"{row.answer!r}, in {known[0].id} it is {known[0].answer!r}"
+            yield Dropped(row.id, "", "same problem, another answer", detail, data=beside(row, known[0]))
+        elif first is None:
+            known.append(First(row.id, row.prompt, row.answer, {chain}))
+            yield row
+        elif chain in first.chains or not row.completion:
+            yield Dropped(row.id, "", "same problem", f"as {first.id}", data=beside(row, first))
+        else:
+            first.chains.add(chain)
+            yield replace(row, prompt=first.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """What is held of the first row of a problem that comes again."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    answer: str
+    chains: set[int]
+
+    @property
+    def question(self) -> str:
+        """The text of the problem."""
+        return self.prompt[-1]["content"]
+
+
+def same_answer(one: str, other: str) -> bool:
+    """Whether two references agree, or cannot be told apart."""
+    return one == other or equal(one, other)[0] != "wrong"
+
+
+def beside(row: Example, first: First) -> dict[str, Any]:
+    """A dropped row as JSON, with what it matched."""
+    return {**row.to_json(), "matched": {"id": first.id, "problem": first.question}}
+
+
+def digest(text: str) -> int:
+    """64 bits of a text: two of a million texts share them once in 40 million pools."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def draw(rows: Iterable[Example], /, *, k: int, seed: int) -> Iterator[Row]:
+    """Keep `k` problems at random, where there are more than can be paid for. A larger `k` keeps the same and more.
+
+    All chains of a problem stay or leave together. Goes through `rows` twice.
+    """
+    if k < 1:
+        raise UserError(f"draw.k must be at least 1, not {k}")
+    lots = array("Q", (digest(f"{seed}/{row.problem}") for row in rows))
+    distinct_lots = np.unique(np.frombuffer(lots, dtype=np.uint64))
+    last = int(distinct_lots[:k][-1]) if len(distinct_lots) else 0
+    for lot, row in zip(lots, rows, strict=True):
+        if lot <= last:
+            yield row
+        else:
+            detail = f"{k:,} of {len(distinct_lots):,} problems are drawn"
+            yield Dropped(row.id, "", "not drawn", detail, data=row.to_json())
 
 
 def decontaminate(
@@ -56,22 +147,32 @@ def decontaminate(
     if variants not in ("drop", "keep"):
         raise UserError(f"decontaminate.variants must be drop or keep, not '{variants}'")
     held_out = [row for held in load(benchmarks, "").values() for row in held]
-    lookup = known((str(row.notes.get("problem", row.question)) for row in held_out), rule)
-    for row in rows:
-        hits = [hit for hit in lookup.matches(row.question) if hit.kind == "same" or variants == "drop"]
+    problems = [str(row.notes.get("problem", row.question)) for row in held_out]
+    known(problems[:1], rule)  # a rule that there is not is told before the work
+    questions = chunked((row.question for row in rows), CHUNK)
+    found = spread(_matches, questions, start=_look_up, given=(problems, rule))
+    for row, matches in zip(rows, (m for chunk in found for m in chunk), strict=True):
+        hits = [hit for hit in matches if hit.kind == "same" or variants == "drop"]
         if not hits:
             yield row
             continue
         hit, matched = hits[0], held_out[hits[0].at]
         reason = "in a benchmark" if hit.kind == "same" else "a benchmark problem with other numbers"
-        beside = {"id": matched.id, "problem": lookup.texts[hit.at], "contained": round(hit.contained, 3)}
-        yield Dropped(
-            row.id,
-            "",
-            reason,
-            f"holds {100 * hit.contained:.0f} % of {matched.id}",
-            data={**row.to_json(), "matched": beside},
-        )
+        match = {"id": matched.id, "problem": problems[hit.at], "contained": round(hit.contained, 3)}
+        detail = f"holds {100 * hit.contained:.0f} % of {matched.id}"
+        yield Dropped(row.id, "", reason, detail, data={**row.to_json(), "matched": match})
+
+
+_known: Known | KnownByWords  # of this process, made once
+
+
+def _look_up(problems: list[str], rule: str) -> None:
+    global _known
+    _known = known(problems, rule)
+
+
+def _matches(questions: list[str]) -> list[list[Match]]:
+    return [_known.matches(question) for question in questions]
 
 
 def squeezed(text: str) -> str:

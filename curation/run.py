@@ -6,7 +6,10 @@ A stage is a plain function `stage(rows, /, *, settings) -> rows`, which yields 
 to set it aside with its reason. Each stage's rows are on the disk before the next one begins, so a killed run goes on
 where it was, and the memory a stage needs is its own affair: `rows` may be gone through as often as it likes.
 
-`runs/<name>/` then holds `curated.jsonl` and `curated.parquet`, `dropped.jsonl` with every reason, and `stages/`.
+`runs/<name>/` then holds `curated.jsonl` and `curated.parquet`, `dropped.jsonl` with every reason, `suspects.jsonl`
+with the problems whose reference a person should look at, `controls/` with the sets that the curated one has to beat,
+`pairs.jsonl` where asked for, `README.md`, which is the dataset card, and `stages/`. `python -m curation.why` tells one
+row's story, `python -m curation.plan` what all of it would cost.
 """
 
 import json
@@ -15,19 +18,24 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from curation.card import write_card
+from curation.controls import Controls, make
+from curation.pairs import paired
 from curation.pool import gather
-from limo.data import Example, Row, content_id, dump, read_jsonl, replacing, write_parquet
+from limo.data import Example, Row, content_id, dump, parsed, read_jsonl, replacing, write_jsonl, write_parquet
 from limo.errors import UserError
-from limo.ledger import Spent, spent
+from limo.ledger import Spent, allow, spent
 from limo.manifest import claim, lasting
 from limo.progress import clock, progress, say
-from limo.recipe import bind, command, files_in
+from limo.recipe import bind, command, files_in, near
+
+DOUBTS = {b"suspect reference", b"same problem, another answer"}  # reasons that a person should look into
 
 
 class Rows:
@@ -40,46 +48,74 @@ class Rows:
         return read_jsonl(self.path)
 
 
-def curate(*, out: str, system: str, pool: dict[str, Any], stages: dict[str, Any]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may pay for, all its restarts together; None is no limit."""
+
+    samples: int | None
+    tokens: int | None
+
+
+def curate(
+    *,
+    out: str,
+    system: str,
+    pool: dict[str, Any],
+    stages: dict[str, Any],
+    controls: Controls,
+    pairs: Literal["wrong", "worst"] | None,
+    budget: Limits,
+) -> list[dict[str, Any]]:
     """Run the pool through the stages. Returns the funnel: for each stage rows in and out, reasons, seconds, tokens.
 
-    Args: `system` message of every prompt, `pool` of source nodes by name, `stages` of stage nodes by name, in order.
-    Raises UserError for wrong settings, unreadable sources, or if no row is left.
+    Args: `system` message of every prompt, `pool` of source nodes by name, `stages` of stage nodes by name, in order,
+    `controls` to make beside the curated set, `pairs` for preference training (`curation/pairs.py`), `budget` of
+    samples and tokens, at which the run stops; what was paid for is kept, and a larger budget goes on. Raises UserError
+    for wrong settings, unreadable sources, or if no row is left.
     """
     folder = Path(out)
-    settings = {"system": system, "pool": pool, "stages": stages}
+    if controls.source not in stages:
+        raise UserError(f"curate.controls.source: there is no stage '{controls.source}'{near(controls.source, stages)}")
+    settings = {"system": system, "pool": pool, "stages": stages, "controls": asdict(controls), "pairs": pairs}
     files = files_in(settings)
+    allow(str(folder.resolve()), budget.samples, budget.tokens)
     with claim(folder, "curate", settings, inputs=files) as step:
         if step.finished:
             funnel: list[dict[str, Any]] = step.entry["results"]["funnel"]
             say(f"already curated: {folder / 'curated.jsonl'} ({clock(step.entry['seconds'])} at the time)")
         else:
-            funnel = _run(folder, settings, step.entry["inputs"])
+            funnel = run_stages(folder, settings, step.entry["inputs"])
+            sets = _collect(folder, ["pool", *stages], controls, pairs)
             step.outputs = [folder / name for name in ("curated.jsonl", "curated.parquet", "dropped.jsonl")]
             step.tokens = sum(line["tokens"] for line in funnel)
-            step.results = {"funnel": funnel}
+            step.results = {"funnel": funnel, "sets": sets}
+            write_card(folder, settings, funnel, sets)
     print_funnel(funnel)
     return funnel
 
 
-def _run(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> list[dict[str, Any]]:
+def run_stages(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Run the pool through the stages of `settings` into `folder/stages`. Returns the funnel.
+
+    `inputs` are hashes of the files that pool and stages read. What is there and made from the same is not done again.
+    Raises UserError if a stage leaves no row.
+    """
     system, pool, stages = settings["system"], settings["pool"], settings["stages"]
     (folder / "stages").mkdir(parents=True, exist_ok=True)
     made_from = content_id([system, lasting(pool), inputs])
     funnel = [_stage(folder, 0, "pool", made_from, lambda: gather(pool, system), None)]
-    before = _file(folder, 0, "pool")
+    before = stage_file(folder, 0, "pool")
     for number, (name, node) in enumerate(stages.items(), 1):
         made_from = content_id([made_from, name, lasting(node)])
         stage = bind(node, f"curate.stages.{name}")
         funnel.append(_stage(folder, number, name, made_from, partial(stage, Rows(before)), funnel[-1]["out"]))
-        before = _file(folder, number, name)
+        before = stage_file(folder, number, name)
         if not funnel[-1]["out"]:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in funnel[-1]["reasons"].items())
             raise UserError(
                 f"the stage '{name}' leaves no row of {funnel[-1]['in']} ({reasons}). Each is in "
-                f"{_file(folder, number, name, '.dropped')} with its reason. Loosen curate.stages.{name}"
+                f"{stage_file(folder, number, name, '.dropped')} with its reason. Loosen curate.stages.{name}"
             )
-    _collect(folder, ["pool", *stages])
     return funnel
 
 
@@ -95,7 +131,7 @@ def _stage(
 
     `made_from` names the settings of this and all earlier stages and the content of what they read.
     """
-    done = _file(folder, number, name, ".done").with_suffix(".json")
+    done = stage_file(folder, number, name, ".done").with_suffix(".json")
     if done.exists() and (line := dict(json.loads(done.read_text(encoding="utf-8"))))["made_from"] == made_from:
         return line
     done.unlink(missing_ok=True)  # before the rows it vouches for are replaced
@@ -103,7 +139,10 @@ def _stage(
     before, start = Spent(**vars(spent)), time.monotonic()
     reasons: Counter[str] = Counter()
     kept = 0
-    with replacing(_file(folder, number, name)) as keep, replacing(_file(folder, number, name, ".dropped")) as drop:
+    with (
+        replacing(stage_file(folder, number, name)) as keep,
+        replacing(stage_file(folder, number, name, ".dropped")) as drop,
+    ):
         for row in _watched(run(), name, rows_in):
             if isinstance(row, Example):
                 kept += 1
@@ -122,6 +161,7 @@ def _stage(
         "sampled": paid.sampled,
         "tokens": paid.tokens,
         "found": paid.found,
+        "spared": paid.spared,
     }
     with replacing(done) as file:
         json.dump(line, file)
@@ -130,28 +170,47 @@ def _stage(
 
 def _watched(rows: Iterable[Row], name: str, total: int | None) -> Iterator[Row]:
     """The rows with a bar of their own, which begins at the first: before it a stage may show one of its sampling."""
-    listed = iter(rows)
+    listed, before = iter(rows), spent.tokens
     first = list(islice(listed, 1))
     with progress(name, total, "row") as advance:
         for row in chain(first, listed):
-            advance(1)
+            advance(1, f"{spent.tokens - before:,} tokens sampled" if spent.tokens > before else "")
             yield row
 
 
-def _file(folder: Path, number: int, name: str, kind: str = "") -> Path:
+def stage_file(folder: Path, number: int, name: str, kind: str = "") -> Path:
+    """Where a stage's rows are; with `kind` ".dropped", those it set aside."""
     return folder / "stages" / f"{number:02d}-{name}{kind}.jsonl"
 
 
-def _collect(folder: Path, names: list[str]) -> None:
-    """The last stage's rows as the curated set, and all that was dropped on the way as one file."""
-    last = _file(folder, len(names) - 1, names[-1])
+def _collect(folder: Path, names: list[str], controls: Controls, pairs: str | None) -> dict[str, Any]:
+    """The last stage's rows as the curated set, what was dropped on the way as one file, and the sets beside it.
+
+    Returns rows and tokens of each set.
+    """
+    last = stage_file(folder, len(names) - 1, names[-1])
     with replacing(folder / "curated.jsonl") as file, last.open(encoding="utf-8") as lines:
         shutil.copyfileobj(lines, file)
     write_parquet(folder / "curated.parquet", Rows(last))
+    left = [stage_file(folder, number, name, ".dropped") for number, name in enumerate(names)]
     with replacing(folder / "dropped.jsonl") as file:
-        for number, name in enumerate(names):
-            with _file(folder, number, name, ".dropped").open(encoding="utf-8") as lines:
+        for path in left:
+            with path.open(encoding="utf-8") as lines:
                 shutil.copyfileobj(lines, file)
+    _list_suspects(folder)
+    before = names.index(controls.source) - 1
+    made = make(folder / "controls", Rows(stage_file(folder, before, names[before])), Rows(last), controls)
+    if pairs:
+        made["pairs"] = {"rows": write_jsonl(folder / "pairs.jsonl", paired(Rows(last), left, pairs))}
+    return made
+
+
+def _list_suspects(folder: Path) -> None:
+    """The problems whose reference is in doubt, for a person: each with what the attempts say instead."""
+    with replacing(folder / "suspects.jsonl") as file, (folder / "dropped.jsonl").open("rb") as lines:
+        for line in lines:
+            if any(reason in line for reason in DOUBTS) and parsed(line)["reason"].encode() in DOUBTS:
+                file.write(line.decode())
 
 
 def print_funnel(funnel: list[dict[str, Any]]) -> None:
@@ -166,11 +225,12 @@ def print_funnel(funnel: list[dict[str, Any]]) -> None:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in line["reasons"].items())
         more = f"{line['out'] - line['in']:,} rivals" if line["out"] > line["in"] else ""
         tokens = f"{line['tokens']:,}" if line["tokens"] else ""
+        spared = f"{line['spared']:,} attempts not needed" if line["spared"] else ""
         table.add_row(
             line["stage"],
             f"{line['in']:,}",
             f"{line['out']:,}",
-            ", ".join(t for t in (more and "+" + more, reasons) if t),
+            ", ".join(t for t in (more and "+" + more, reasons, spared) if t),
             tokens,
             f"{line['seconds']:.1f}",
         )

@@ -1,77 +1,88 @@
 """How a chain reasons, as a number: the LIMO score.
 
-Four features of the text (LIMO, arXiv 2502.03387v3, section 3, with its weights): length 30 %, and the frequency of
-words of verification 20 %, exploration 25 % and connection 25 %, each frequency per word of the chain.
+Four features of the text (LIMO, arXiv 2502.03387v3, section 3, with its weights in `recipes/score/limo_v2.yaml`):
+length 30 %, and the frequency of words of verification 20 %, exploration 25 % and connection 25 %, each frequency per
+word of the chain (`curation/words.py`). Any other number that a row has may be weighed beside or instead of them:
+`perplexity`, `ifd`, `judge`, `reward`.
 
-The paper leaves the scaling out, though it needs one: lengths are in the thousands, frequencies in the hundredths. Here
-each feature becomes its percentile rank in the scored pool, between 0 and 1, ties sharing the middle: no outlier can
-decide, and a weight of 30 % means 30 %. A feature in which all chains are equal gives all 0.5.
+The paper leaves the scaling out, though it needs one: lengths are in the thousands, frequencies in the hundredths.
+"rank" gives each value its percentile rank in the scored pool, ties sharing the middle: no outlier can decide, and a
+weight of 30 % means 30 %. "minmax" puts the 1st percentile at 0 and the 99th at 1, which keeps distances. Under both, a
+feature in which all chains are equal gives all 0.5.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import lru_cache
-from pathlib import Path
+from functools import partial
+from typing import Literal
 
 import numpy as np
-import yaml
 
+from curation.words import COUNTED, features, word_lists
 from limo.data import Example, Row
 from limo.errors import UserError
+from limo.parallel import chunked, spread
+from limo.recipe import near
 
-FEATURES = ("length", "verification", "exploration", "connectives")
-WORDS = Path(__file__).parent / "words"
+TEXT = ("length", *COUNTED)
+CHUNK = 2000  # chains sent to a process at once
 
 
-def score(rows: Iterable[Example], /, *, weights: dict[str, float], words: str) -> Iterator[Row]:
-    """Add the four features and `scores.score`, their weighted sum of ranks in [0, 1].
+def score(
+    rows: Iterable[Example],
+    /,
+    *,
+    weights: dict[str, float],
+    words: list[str],
+    scaling: Literal["rank", "minmax"],
+) -> Iterator[Row]:
+    """Add the four features, the scaled value of each weighed one, and `scores.score`, their weighted sum in [0, 1].
 
-    `weights` of the features, which sum to 1; `words` is the name of a shipped list (published, en) or a YAML file.
-    Goes through `rows` twice, and holds four numbers a row in between.
+    Args: `weights` by feature or by a score that the rows have, whose sizes sum to 1; with a negative weight less is
+    better. `words` names shipped lists (published, en, de, es, fr, zh) or YAML files; the terms of all count. Goes
+    through `rows` twice, and holds some numbers a row in between. Raises UserError for weights that do not sum to 1 or
+    name what the rows do not have, and for a word list or scaling that there is not.
     """
-    if set(weights) != set(FEATURES) or abs(sum(weights.values()) - 1) > 1e-9:
-        raise UserError(f"score.weights must give {', '.join(FEATURES)} and sum to 1: {weights}")
-    patterns = word_patterns(words)
-    values = np.array([list(features(row.completion, patterns).values()) for row in rows]).reshape(-1, len(FEATURES))
-    ranks = np.column_stack([percentile_ranks(column) for column in values.T]) if len(values) else values
-    total = ranks @ np.array([weights[name] for name in FEATURES])
-    for row, value, rank, sum_ in zip(rows, values, ranks, total, strict=True):
-        named = {name: float(v) for name, v in zip(FEATURES, value, strict=True)}
-        ranked = {f"{name}_rank": round(float(r), 6) for name, r in zip(FEATURES, rank, strict=True)}
-        yield replace(row, scores={**row.scores, **named, **ranked, "score": round(float(sum_), 6)})
+    if abs(sum(map(abs, weights.values())) - 1) > 1e-9:
+        raise UserError(f"score.weights must sum to 1 (their sizes, where some are negative): {weights}")
+    if scaling not in ("rank", "minmax"):
+        raise UserError(f"score.scaling must be rank or minmax, not '{scaling}'")
+    word_lists(tuple(words))  # a list that is not there is told before the work
+    values = _values(rows, tuple(words), [name for name in weights if name not in TEXT])
+    scale = percentile_ranks if scaling == "rank" else between_percentiles
+    weighed = {name: scale(np.frombuffer(values[name], dtype=np.float64)) for name in weights}
+    total = sum(abs(w) * (weighed[n] if w >= 0 else 1 - weighed[n]) for n, w in weights.items())
+    assert isinstance(total, np.ndarray)
+    for at, row in enumerate(rows):
+        named = {name: values[name][at] for name in TEXT}
+        scaled = {f"{name}_{scaling}": round(float(column[at]), 6) for name, column in weighed.items()}
+        yield replace(row, scores={**row.scores, **named, **scaled, "score": round(float(total[at]), 6)})
 
 
-def features(text: str, patterns: Mapping[str, re.Pattern[str]]) -> dict[str, float]:
-    """Length in pieces between spaces, and occurrences of each word list divided by the number of words.
+def _values(rows: Iterable[Example], words: tuple[str, ...], others: list[str]) -> dict[str, "array[float]"]:
+    """Each feature and each other score of all rows, one column each."""
+    columns = {name: array("d") for name in (*TEXT, *others)}
 
-    Pieces count numbers and formulas, which are most of a chain; words do not, so that formulas do not thin them out.
+    def texts() -> Iterator[str]:
+        for row in rows:
+            for name in others:
+                if name not in row.scores:
+                    raise UserError(
+                        f"score.weights: the row {row.id} has no '{name}'{near(name, [*TEXT, *row.scores])}"
+                    )
+                columns[name].append(row.scores[name])
+            yield row.completion
 
-    >>> features("Wait, check: 2 + 2 = 4.", word_patterns("published"))["verification"]
-    0.5
-    """
-    length = len(re.findall(r"[^\W\d_]+", text))
-    counts = {name: len(pattern.findall(text)) for name, pattern in patterns.items()}
-    return {"length": float(len(text.split())), **{n: counts[n] / max(length, 1) for n in FEATURES[1:]}}
-
-
-@lru_cache
-def word_patterns(words: str) -> dict[str, re.Pattern[str]]:
-    """One pattern for each feature's word list. Raises UserError if the list cannot be read."""
-    path = WORDS / f"{words}.yaml" if (WORDS / f"{words}.yaml").is_file() else Path(words)
-    try:
-        lists = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {name: _pattern(lists[name]) for name in FEATURES[1:]}
-    except FileNotFoundError:
-        shipped = ", ".join(sorted(p.stem for p in WORDS.glob("*.yaml")))
-        raise UserError(f"score.words: there is no word list '{words}'; shipped are {shipped}") from None
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: must give a list of words for {', '.join(FEATURES[1:])} ({error})") from None
+    for found in spread(partial(_features, words=words), chunked(texts(), CHUNK)):
+        for name, column in zip(TEXT, zip(*found, strict=True), strict=True):
+            columns[name].extend(column)
+    return columns
 
 
-def _pattern(words: list[str]) -> re.Pattern[str]:
-    longest_first = sorted(map(str, words), key=len, reverse=True)
-    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\w)", re.IGNORECASE)
+def _features(chains: list[str], words: tuple[str, ...]) -> list[tuple[float, float, float, float]]:
+    lists = word_lists(words)
+    return [features(text, lists) for text in chains]
 
 
 def percentile_ranks(values: np.ndarray) -> np.ndarray:
@@ -86,3 +97,31 @@ def percentile_ranks(values: np.ndarray) -> np.ndarray:
     below = np.searchsorted(order, values, "left")
     upto = np.searchsorted(order, values, "right")
     return np.asarray((below + upto - 1) / 2 / (len(values) - 1))
+
+
+def between_percentiles(values: np.ndarray) -> np.ndarray:
+    """Values (n,) on the line from their 1st percentile at 0 to their 99th at 1, and no further.
+
+    >>> between_percentiles(np.array([0.0, 50.0, 100.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    if not len(values):
+        return values
+    low, high = np.percentile(values, [1, 99])
+    if high <= low:
+        return np.full(len(values), 0.5)
+    return np.asarray(np.clip((values - low) / (high - low), 0, 1))
+
+
+def tokens(rows: Iterable[Example], /, *, tokenizer: str) -> Iterator[Row]:
+    """Add `scores.tokens`, the length of each chain in the tokens of a model: what budgets and controls count in.
+
+    `tokenizer` is a model folder or Hub name; of the latter only the tokenizer is downloaded.
+    """
+    from limo.model import load_tokenizer, tokenizer_folder
+
+    encode = load_tokenizer(tokenizer_folder(tokenizer))
+    for chunk in chunked(rows, 1000):
+        found = encode([row.completion for row in chunk], add_special_tokens=False)["input_ids"]
+        for row, ids in zip(chunk, found, strict=True):
+            yield replace(row, scores={**row.scores, "tokens": float(len(ids))})

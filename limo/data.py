@@ -10,6 +10,7 @@ the reason; nothing is dropped in silence. Reading other people's files, with th
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,11 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypedDict
 
+import orjson
+
 from limo.errors import UserError
+
+LONG_NUMBER = re.compile(rb"\d{19}")
 
 
 class Message(TypedDict):
@@ -54,15 +59,15 @@ class Example:
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain JSON values."""
-        return {**asdict(self), "prompt": list(self.prompt)}
+        return {name: getattr(self, name) for name in EXAMPLE_FIELDS} | {"prompt": list(self.prompt)}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> "Example":
         """The inverse of `to_json`. Raises KeyError or TypeError for a row that is not one of ours."""
         if not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in row["prompt"]):
             raise TypeError("prompt is no list of messages")
-        known = {f.name for f in fields(cls)}
-        return cls(**{**{k: v for k, v in row.items() if k in known}, "prompt": tuple(row["prompt"])})
+        known = {name: row[name] for name in EXAMPLE_FIELDS if name in row}
+        return cls(**{**known, "prompt": tuple(row["prompt"])})
 
     def to_trl(self) -> dict[str, Any]:
         """The columns of TRL's conversational formats: prompt and completion, or prompt, chosen and rejected.
@@ -74,6 +79,9 @@ class Example:
             return {"prompt": list(self.prompt), "completion": said}
         worse = [Message(role="assistant", content=self.rejected)]
         return {"prompt": list(self.prompt), "chosen": said, "rejected": worse}
+
+
+EXAMPLE_FIELDS = tuple(f.name for f in fields(Example))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +123,7 @@ def read_jsonl(path: str | Path) -> Iterator[Example]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                yield Example.from_json(json.loads(line))
+                yield Example.from_json(parsed(line))
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"{path}, line {number}: not a row of this toolkit ({error}). Read foreign files as a pool source"
@@ -147,12 +155,22 @@ def replacing(path: str | Path) -> Iterator[IO[str]]:
 
 def dump(row: Any) -> str:
     """One line of JSON; text in any script stays readable. Lone surrogates, which UTF-8 cannot hold, are escaped."""
-    text = json.dumps(row, ensure_ascii=False)
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = json.dumps(row)
-    return text + "\n"
+        return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE).decode()
+    except TypeError:  # half of a surrogate pair, an integer beyond 64 bits, a key that is no text
+        return json.dumps(row) + "\n"
+
+
+def parsed(line: bytes) -> Any:
+    """The value of a line of JSON. Raises ValueError if it is none."""
+    if LONG_NUMBER.search(line):
+        return json.loads(line)  # orjson makes a float of an integer beyond 64 bits
+    try:
+        return orjson.loads(line)
+    except (
+        orjson.JSONDecodeError
+    ):  # NaN and lone surrogates, which Python's own reader takes, or a mistake, which it words
+        return json.loads(line)
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Example | Dropped]) -> int:

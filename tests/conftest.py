@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from limo.data import Dropped, Example, Row, chat
+from limo.engine import Completion
 from limo.recipe import settle
 
 settle()
@@ -108,3 +111,53 @@ def data() -> Path:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def example(key: str, completion: str = "", answer: str = "5", **more: Any) -> Example:
+    """A row; its problem is what its id says before a slash."""
+    return Example(key, chat(f"problem {key.partition('/')[0]}"), answer, completion, source="s", **more)
+
+
+def split(rows: Iterable[Row]) -> tuple[list[Example], list[Dropped]]:
+    """What stays and what was set aside."""
+    listed = list(rows)
+    return [r for r in listed if isinstance(r, Example)], [r for r in listed if isinstance(r, Dropped)]
+
+
+Reply = str | Completion
+Script = Callable[[Mapping[str, Sequence[Reply]] | Callable[[str, int], Reply]], dict[str, Any]]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Makes an engine's node for a recipe from replies by question, or from a function of question and index.
+
+    `asked` says what was really asked of it.
+    """
+    import limo.engine
+
+    def node(replies: Mapping[str, Sequence[Reply]] | Callable[[str, int], Reply]) -> dict[str, Any]:
+        reply = replies if callable(replies) else lambda question, index: replies[question][index]
+        made: list[limo.engine.Scripted] = []
+        name = f"script{next(_numbers)}"
+
+        def engine() -> limo.engine.Scripted:
+            made.append(limo.engine.Scripted(reply, name, batch_size=3))
+            return made[-1]
+
+        monkeypatch.setattr(limo.engine, name, engine, raising=False)
+        monkeypatch.setattr(limo.engine, f"{name}_made", made, raising=False)
+        return {"_target_": f"limo.engine.{name}"}
+
+    return node
+
+
+def asked(node: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """What the engines of a scripted node were really asked: question and index."""
+    import limo.engine
+
+    made = getattr(limo.engine, node["_target_"].rpartition(".")[2] + "_made")
+    return [(r.prompt[-1]["content"], r.index) for engine in made for r in engine.asked]
+
+
+_numbers = count()

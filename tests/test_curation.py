@@ -1,57 +1,79 @@
 """The stages, by values worked by hand."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from curation.attempt import attempt, outcome, own_chains, window
 from curation.chains import box_answers, verify
-from curation.choose import top
-from curation.pool import decontaminate, distinct, gather
-from curation.run import curate
-from curation.score import features, percentile_ranks, score, word_patterns
-from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
-from limo.engine import Completion, Sampling, Scripted
+from curation.controls import Controls
+from curation.pool import decontaminate, distinct, draw, gather
+from curation.run import Limits, curate
+from curation.score import between_percentiles, percentile_ranks, score, tokens
+from curation.words import COUNTED, FOLDER, features, word_lists
+from limo.data import chat, read_jsonl, write_jsonl
 from limo.errors import UserError
-from tests.conftest import lines
+from tests.conftest import Script, example, lines, split
 
+ATTEMPT = {
+    "_target_": "curation.attempt.difficulty",
+    "by": "m",
+    "sampling": {"n": 2, "temperature": 1.0, "top_p": 1.0, "max_tokens": 9, "seed": 0},
+    "at_least": 0,
+    "at_most": 2,
+    "unknown": "keep",
+    "early_stop": False,
+    "suspect": None,
+}
+CHOOSE = {"_target_": "curation.choose.top", "k": 2, "by": "pass_rate"}
+ALWAYS: dict[str, Any] = {
+    "controls": Controls("choose", ["random", "easiest"], 0),
+    "pairs": None,
+    "budget": Limits(None, None),
+}
+REPLIES = {
+    "problem a": ["\\boxed{5}", "\\boxed{5}"],
+    "problem b": ["so \\boxed{5}", "\\boxed{6}"],
+    "problem c": ["\\boxed{6}", "no idea"],
+    "problem d": ["\\boxed{7}", "\\boxed{6}"],
+}
 WEIGHTS = {"length": 0.30, "verification": 0.20, "exploration": 0.25, "connectives": 0.25}
-
-
-def example(key: str, completion: str = "", answer: str = "5", **more: Any) -> Example:
-    return Example(key, chat(f"problem {key.partition('/')[0]}"), answer, completion, source="s", **more)
-
-
-def split(rows: Iterable[Example | Dropped]) -> tuple[list[Example], list[Dropped]]:
-    listed = list(rows)
-    return [r for r in listed if isinstance(r, Example)], [r for r in listed if isinstance(r, Dropped)]
 
 
 def test_features_by_hand() -> None:
     found = features(
-        "Wait, I should check this: 2+2 = 4. Therefore we may check again, perhaps.", word_patterns("published")
+        "Wait, I should check this: 2+2 = 4. Therefore we may check again, perhaps.", word_lists(("published",))
     )
     # 11 words (numbers are none), 14 pieces between spaces; check twice, perhaps once, therefore once
-    assert found == {"length": 14.0, "verification": 2 / 11, "exploration": 1 / 11, "connectives": 1 / 11}
+    assert found == (14.0, 2 / 11, 1 / 11, 1 / 11)
 
 
 def test_a_word_counts_whole_and_a_phrase_once() -> None:
-    counts = features("because sinceWhatever checkmate double-check it follows", word_patterns("en"))
-    assert counts["verification"] == 1 / 7 and counts["connectives"] == 2 / 7
+    length, verification, _, connectives = features(
+        "because sinceWhatever checkmate double-check it follows", word_lists(("en",))
+    )
+    assert (length, verification, connectives) == (6.0, 1 / 7, 2 / 7)
 
 
-def test_the_published_words_are_in_the_longer_list() -> None:
+def test_chinese_has_no_spaces_and_lists_add_up() -> None:
+    # 8 signs and 2 words; 检查 and 验证 verify, 因此 connects; "check" only with the English list
+    text = "检查 验证 因此 x = 5 所以 check it"
+    assert features(text, word_lists(("zh",))) == (8 + 9, 2 / 11, 0.0, 2 / 11)
+    assert features(text, word_lists(("en", "zh"))) == (8 + 9, 3 / 11, 0.0, 2 / 11)
+
+
+def test_the_shipped_lists_are_whole() -> None:
     import yaml
 
-    from curation.score import WORDS
-
-    short, long = (yaml.safe_load((WORDS / f"{name}.yaml").read_text()) for name in ("published", "en"))
-    assert all(set(short[k]) <= set(long[k]) for k in short)
-    assert all(len(v) == len(set(v)) for v in long.values())
+    lists = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.yaml")}
+    assert set(lists) == {"published", "en", "de", "es", "fr", "zh"}
+    assert all(set(lists["published"][k]) <= set(lists["en"][k]) for k in COUNTED)
+    for name, features_ in lists.items():
+        assert set(features_) == set(COUNTED), name
+        terms = [term for k in COUNTED for term in features_[k]]
+        assert len(terms) == len(set(terms)) and all(t == t.lower() for t in terms), name
 
 
 def test_ranks_share_ties_and_ignore_scale() -> None:
@@ -62,101 +84,41 @@ def test_ranks_share_ties_and_ignore_scale() -> None:
 
 def test_score_by_hand() -> None:
     rows = [example("a", "check this"), example("b", "so it is therefore long"), example("c", "one")]
-    scored, dropped = split(score(rows, weights=WEIGHTS, words="published"))
+    scored, dropped = split(score(rows, weights=WEIGHTS, words=["published"], scaling="rank"))
     assert not dropped
     # ranks: length 0.5, 1, 0; verification 1, .25, .25; exploration all .5; connectives .25, 1, .25
     expected = [0.15 + 0.2 + 0.125 + 0.0625, 0.3 + 0.05 + 0.125 + 0.25, 0 + 0.05 + 0.125 + 0.0625]
     assert [round(r.scores["score"], 6) for r in scored] == pytest.approx(expected)
 
 
-def test_score_refuses_weights_that_do_not_sum_to_one_and_unknown_words() -> None:
-    with pytest.raises(UserError, match="sum to 1"):
-        list(score([], weights={**WEIGHTS, "length": 0.4}, words="en"))
-    with pytest.raises(UserError, match="shipped are en, published"):
-        list(score([example("a", "x")], weights=WEIGHTS, words="klingon"))
+def test_other_numbers_weigh_in_and_less_may_be_better() -> None:
+    rows = [example("a", "x y", scores={"perplexity": 1.0}), example("b", "x", scores={"perplexity": 9.0})]
+    scored, _ = split(score(rows, weights={"length": 0.5, "perplexity": -0.5}, words=["en"], scaling="minmax"))
+    assert [r.scores["score"] for r in scored] == [1.0, 0.0]
+    assert [r.scores["perplexity_minmax"] for r in scored] == [0.0, 1.0]
+    assert "verification_minmax" not in scored[0].scores, "only what is weighed is scaled"
+    assert between_percentiles(np.array([2.0, 2.0])).tolist() == [0.5, 0.5]
 
 
-def test_top_keeps_one_chain_a_problem_and_says_why_the_rest_went() -> None:
-    rows = [
-        example("a", scores={"score": 0.9}),
-        example("a/own0", scores={"score": 0.8}),
-        example("b", scores={"score": 0.7}),
-        example("c", scores={"score": 0.7}),
-        example("d", scores={"score": 0.1}),
-    ]
-    kept, dropped = split(top(list(reversed(rows)), k=2, by="score"))
-    assert [r.id for r in kept] == ["a", "b"]
-    assert {d.id: d.reason for d in dropped} == {
-        "a/own0": "better chain of the same problem",
-        "c": "not among the best 2",
-        "d": "not among the best 2",
-    }
-    assert next(d.detail for d in dropped if d.id == "a/own0") == "a has score 0.900, this one 0.800"
+def test_score_refuses_what_cannot_be() -> None:
+    def run(**settings: Any) -> None:
+        list(score([example("a", "x")], **{"weights": WEIGHTS, "words": ["en"], "scaling": "rank", **settings}))
+
+    for settings, said in [
+        ({"weights": {**WEIGHTS, "length": 0.4}}, "sum to 1"),
+        ({"words": ["klingon"]}, "shipped are de, en, es, fr, published, zh"),
+        ({"weights": {"lenght": 1.0}}, "no 'lenght'; did you mean 'length'"),
+        ({"scaling": "z"}, "must be rank or minmax"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            run(**settings)
 
 
-def test_top_respects_the_quota_of_a_source() -> None:
-    rows = [replace(example(str(i), scores={"score": 1 - i / 10}), source="x" if i < 3 else "y") for i in range(5)]
-    kept, dropped = split(top(rows, k=3, by="score", per_source={"x": 1}))
-    assert [r.id for r in kept] == ["0", "3", "4"]
-    assert {d.reason for d in dropped} == {"quota of its source is full"}
-    pair = [example("a", scores={"score": 0.9}), replace(example("a/own0", scores={"score": 0.8}), source="y")]
-    kept, _ = split(top(pair, k=3, by="score", per_source={"s": 0}))
-    assert [r.id for r in kept] == ["a/own0"], "a chain that is not taken bars no rival"
-    with pytest.raises(UserError, match=r"no score 'scor'; did you mean 'score'"):
-        list(top(pair, k=1, by="scor"))
+def test_tokens_are_those_of_the_named_model(tiny: Path) -> None:
+    from limo.model import load_tokenizer
 
-
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """An engine node for recipes; its script: problem a is easy, b half, c hopeless, d cut off, e not readable."""
-    replies = {
-        "problem a": ["\\boxed{5}", "\\boxed{5}"],
-        "problem b": ["so \\boxed{5}", "\\boxed{6}"],
-        "problem c": ["\\boxed{6}", "no idea"],
-        "problem d": [Completion("thinking", 9, "length")] * 2,
-        "problem e": [Completion("", 0, "refused", "too long")] * 2,
-    }
-    import limo.engine
-
-    monkeypatch.setattr(limo.engine, "script", lambda: Scripted(lambda q, i: replies[q][i], "curation"), raising=False)
-    return {"_target_": "limo.engine.script"}
-
-
-SAMPLING = Sampling(n=2, temperature=1.0, top_p=1.0, max_tokens=9, seed=0)
-
-
-def test_attempts_are_counted_and_cut_ones_are_unknown(scripted: dict[str, Any]) -> None:
-    kept, dropped = split(attempt([example(k) for k in "abcde"], engine=scripted, sampling=SAMPLING))
-    tried = {r.id: r.notes["attempts"] for r in kept}
-    assert tried["a"] == {"right": 2, "wrong": 0, "unsure": 0, "cut": 0}
-    assert tried["b"] == {"right": 1, "wrong": 1, "unsure": 0, "cut": 0}
-    assert tried["c"] == {"right": 0, "wrong": 2, "unsure": 0, "cut": 0}
-    assert tried["d"] == {"right": 0, "wrong": 0, "unsure": 0, "cut": 2}
-    assert {r.id: r.scores["pass_rate"] for r in kept} == {"a": 1.0, "b": 0.5, "c": 0.0, "d": 0.0}
-    assert [(d.id, d.reason, d.detail) for d in dropped] == [("e", "not sampled", "too long")]
-    inside, outside = split(window(kept, at_least=1, at_most=1))
-    assert [r.id for r in inside] == ["b"]
-    assert {d.id: d.reason for d in outside} == {"a": "too easy", "c": "too hard", "d": "difficulty unknown"}
-
-
-def test_a_cut_off_attempt_counts_only_with_an_explicit_answer() -> None:
-    assert outcome(Completion("First, 5 + 7 = 12", 9, "length"), "12") == "cut"
-    assert outcome(Completion("so \\boxed{12} and then", 9, "length"), "12") == "right"
-    assert outcome(Completion("First, 5 + 7 = 12", 9, "stop"), "12") == "right"
-
-
-def test_own_right_chains_become_rivals(scripted: dict[str, Any]) -> None:
-    rows = [example("a", "official"), example("b"), example("c"), example("d", "official")]
-    kept, dropped = split(own_chains(rows, engine=scripted, sampling=SAMPLING))
-    # a's two attempts are the same text: one rival
-    assert [(r.id, r.completion) for r in kept] == [
-        ("a", "official"),
-        ("a/own0", "\\boxed{5}"),
-        ("b/own0", "so \\boxed{5}"),
-        ("d", "official"),
-    ]
-    assert kept[0].problem == kept[1].problem != kept[2].problem
-    assert [(d.id, d.reason) for d in dropped] == [("c", "no chain")]
+    (row,), _ = split(tokens([example("a", "The answer is 12")], tokenizer=str(tiny)))
+    assert row.scores["tokens"] == len(load_tokenizer(tiny).encode("The answer is 12")) > 2
 
 
 def test_verify_keeps_right_chains_only() -> None:
@@ -167,7 +129,7 @@ def test_verify_keeps_right_chains_only() -> None:
         example("d", " "),
         example("e", "\\boxed{5}", ""),
     ]
-    kept, dropped = split(verify(rows))
+    kept, dropped = split(verify(rows, keep_unverified=False))
     assert [r.id for r in kept] == ["a"]
     assert [(d.id, d.reason) for d in dropped] == [
         ("b", "wrong answer"),
@@ -175,6 +137,14 @@ def test_verify_keeps_right_chains_only() -> None:
         ("d", "no chain"),
         ("e", "cannot be graded"),
     ]
+    kept, dropped = split(verify(rows, keep_unverified=True))
+    assert [(r.id, r.notes["verdict"]) for r in kept] == [
+        ("a", "correct"),
+        ("b", "wrong"),
+        ("c", "wrong"),
+        ("e", "unsure"),
+    ]
+    assert [d.reason for d in dropped] == ["no chain"]
 
 
 def test_every_chain_ends_in_a_box() -> None:
@@ -199,6 +169,27 @@ def test_doubles_and_benchmark_problems_leave(tmp_path: Path) -> None:
     kept, dropped = split(decontaminate(kept, benchmarks={"mine": node}, rule="latex", variants="drop"))
     assert [r.id for r in kept] == ["a"] and dropped[0].detail == "holds 100 % of mine/1"
     assert dropped[0].data["matched"] == {"id": "mine/1", "problem": "PROBLEM c", "contained": 1.0}
+
+
+def test_one_problem_with_two_answers_is_told(tmp_path: Path) -> None:
+    rows = [example("a", answer="5"), example("a", answer="6"), example("a", answer="5.0"), example("a", "new", "10/2")]
+    rows = [replace(row, id=str(i)) for i, row in enumerate(rows)]
+    kept, dropped = split(distinct(rows))
+    assert [r.id for r in kept] == ["0", "3"]
+    assert [(d.id, d.reason, d.detail) for d in dropped] == [
+        ("1", "same problem, another answer", "'6', in 0 it is '5'"),
+        ("2", "same problem", "as 0"),
+    ]
+    assert dropped[0].data["matched"] == {"id": "0", "problem": "problem a"}
+
+
+def test_a_draw_keeps_whole_problems_and_grows(tmp_path: Path) -> None:
+    rows = [example(f"{i}", chain) for i in range(50) for chain in ("one", "two")]
+    few, left = split(draw(rows, k=10, seed=1))
+    more, _ = split(draw(list(reversed(rows)), k=20, seed=1))
+    assert len(few) == 20 and len(left) == 80 and {r.problem for r in few} < {r.problem for r in more}
+    assert {r.problem for r in split(draw(rows, k=10, seed=2))[0]} != {r.problem for r in few}
+    assert len(split(draw(rows, k=99, seed=1))[0]) == 100 and not split(draw([], k=3, seed=1))[0]
 
 
 def test_a_benchmark_problem_with_other_numbers_leaves_or_stays(tmp_path: Path) -> None:
@@ -231,7 +222,7 @@ def test_two_sources_with_one_id(tmp_path: Path) -> None:
     assert (dropped[0].reason, dropped[0].file, dropped[0].row) == ("duplicate id", str(path), 2)
 
 
-def test_curate_as_a_function_and_going_on_after_a_failure(tmp_path: Path, scripted: dict[str, Any]) -> None:
+def test_curate_as_a_function_and_going_on_after_a_failure(tmp_path: Path, script: Script) -> None:
     pool = tmp_path / "pool.jsonl"
     pool.write_text(
         "".join(f'{{"problem": "problem {k}", "answer": "5", "solution": "\\\\boxed{{5}} is {k}"}}\n' for k in "abcx")
@@ -241,10 +232,8 @@ def test_curate_as_a_function_and_going_on_after_a_failure(tmp_path: Path, scrip
         "out": str(tmp_path / "run"),
         "system": "",
         "pool": {"mine": {"_target_": "limo.sources.file", "path": str(pool)}},
-        "stages": {
-            "attempt": {"_target_": "curation.attempt.attempt", "engine": scripted, "sampling": asdict(SAMPLING)},
-            "choose": {"_target_": "curation.choose.top", "k": 2, "by": "pass_rate"},
-        },
+        "stages": {"attempt": {**ATTEMPT, "engine": script(REPLIES)}, "choose": CHOOSE},
+        **ALWAYS,
     }
     with pytest.raises(KeyError):  # the script knows no problem x: the engine fails midway
         curate(**settings)
@@ -276,7 +265,10 @@ def test_a_stage_that_leaves_nothing_says_so(tmp_path: Path) -> None:
             out=str(tmp_path / "run"),
             system="",
             pool={"p": {"_target_": "limo.sources.file", "path": str(write)}},
-            stages={"verify": {"_target_": "curation.chains.verify"}},
+            stages={"verify": {"_target_": "curation.chains.verify", "keep_unverified": False}},
+            controls=Controls("verify", [], 0),
+            pairs=None,
+            budget=Limits(None, None),
         )
 
 

@@ -1,14 +1,15 @@
-"""Engines and the ledger: order, independence of samples, reasons to stop, and that nothing is paid for twice."""
+"""Engines: order, independence of samples, reasons to stop, requests that follow from completions."""
 
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from limo.data import chat
-from limo.engine import Completion, Request, Sampling, Scripted, sample
+from limo.engine import OPEN, Completion, Prompt, Request, Sampling, Scripted, sample, stream, taker
 from limo.engine_transformers import TransformersEngine, choose
-from limo.ledger import Cached, spent
 from limo.model import load
 from limo.render import prompt_ids
 
@@ -91,53 +92,46 @@ def test_choose_inverts_the_distribution() -> None:
     assert int(choose(logits, torch.tensor([0.9]), 0.0, 1.0)[0]) == 0
 
 
-def test_the_ledger_pays_once(tmp_path: Path) -> None:
-    inner = Scripted(lambda question, index: f"{question}-{index}")
-    before = spent.sampled
-    four = Sampling(n=4, temperature=1, top_p=1, max_tokens=9, seed=0)
-    first = sample(Cached(inner, tmp_path), [chat("a"), chat("b")], four)
-    assert len(inner.asked) == 8
-    assert sample(Cached(inner, tmp_path), [chat("b"), chat("a")], four) == first[::-1]
-    assert len(inner.asked) == 8
-    six = Sampling(n=6, temperature=1, top_p=1, max_tokens=9, seed=0)
-    grown = sample(Cached(inner, tmp_path), [chat("a"), chat("b")], six)
-    assert [r.index for r in inner.asked[8:]] == [4, 5, 4, 5]
-    assert [g[:4] for g in grown] == first
-    assert spent.sampled - before == 12
-    other = Sampling(n=1, temperature=0.5, top_p=1, max_tokens=9, seed=0)
-    sample(Cached(inner, tmp_path), [chat("a")], other)
-    sample(Cached(Scripted(lambda q, i: "x", "another model"), tmp_path), [chat("a")], four)
-    assert len(inner.asked) == 13, "other settings and other models have samples of their own"
-
-
-def test_what_was_finished_before_a_crash_is_kept(tmp_path: Path) -> None:
-    def reply(question: str, index: int) -> str:
-        if question == "c":
-            raise RuntimeError("the server is gone")
-        return question
-
-    inner = Scripted(reply)
-    with pytest.raises(RuntimeError):
-        sample(Cached(inner, tmp_path), [chat("a"), chat("b"), chat("c")], GREEDY)
-    assert sample(Cached(Scripted(lambda q, i: 1 / 0), tmp_path), [chat("a"), chat("b")], GREEDY) == [  # type: ignore[arg-type, return-value]
-        [Completion("a", 1, "stop")],
-        [Completion("b", 1, "stop")],
-    ]
-
-
-def test_refusals_are_not_kept(tmp_path: Path) -> None:
-    refusing = Scripted(lambda q, i: Completion("", 0, "refused", "too long"))
-    assert sample(Cached(refusing, tmp_path), [chat("a")], GREEDY)[0][0].finish == "refused"
-    assert sample(Cached(Scripted(lambda q, i: "now"), tmp_path), [chat("a")], GREEDY)[0][0].text == "now"
-
-
 def test_impossible_sampling_is_refused() -> None:
     for wrong in ({"n": 0}, {"top_p": 0.0}, {"temperature": -1.0}, {"max_tokens": 0}):
         with pytest.raises(ValueError, match="sampling needs"):
             Sampling(**{"n": 1, "temperature": 1.0, "top_p": 1.0, "max_tokens": 1, "seed": 0, **wrong})  # type: ignore[arg-type]
 
 
-def test_requests_know_prompt_and_index() -> None:
+def test_an_engine_takes_more_as_completions_come(tiny: Path) -> None:
+    """What is asked next may depend on what came back, and the engine must not end before it is asked."""
+    for asked in (Scripted(lambda q, i: f"{q}{i}"), engine(tiny, 3)):
+        waiting = deque(Request(PROMPTS[at], 0, at) for at in range(4))
+        seen = []
+        for request, completion in asked.complete(taker(waiting), WARM):
+            seen.append((request.at, request.index))
+            assert completion.finish in ("stop", "length")
+            if request.index < 2:
+                waiting.append(Request(request.prompt, request.index + 1, request.at))
+        assert sorted(seen) == [(at, index) for at in range(4) for index in range(3)]
+
+
+def test_the_same_prompt_twice_is_asked_once() -> None:
     scripted = Scripted(lambda q, i: f"{q}{i}")
-    asked = [Request(chat("x"), 1), Request(chat("y"), 0)]
-    assert {p: c.text for p, c in scripted.complete(asked, GREEDY)} == {0: "x1", 1: "y0"}
+    done = sample(scripted, [chat("x"), chat("yy"), chat("x")], WARM)
+    assert texts(done) == [["x0", "x1", "x2"], ["yy0", "yy1", "yy2"], ["x0", "x1", "x2"]]
+    assert len(scripted.asked) == 6
+
+
+def test_a_stream_is_in_order_and_reads_no_further_than_it_must() -> None:
+    read = []
+
+    def wanted() -> Iterator[tuple[Prompt, int]]:
+        for at in range(3 * OPEN):
+            read.append(at)
+            yield chat(str(at)), at % 3
+
+    got = stream(Scripted(lambda q, i: f"{q}.{i}", batch_size=7), wanted(), WARM)
+    assert [c.text for c in next(got)] == [] and [c.text for c in next(got)] == ["1.0"]
+    assert len(read) < 20
+    rest = [[c.text for c in completions] for completions in got]
+    assert (
+        rest[0] == ["2.0", "2.1"] and len(rest) == 3 * OPEN - 2 and rest[-1] == [f"{3 * OPEN - 1}.{i}" for i in (0, 1)]
+    )
+    nothing = list(stream(Scripted(lambda q, i: ""), ((chat("x"), 0) for _ in range(2 * OPEN)), WARM))
+    assert nothing == [[]] * (2 * OPEN)

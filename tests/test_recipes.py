@@ -18,7 +18,7 @@ OPEN = {"evaluate": ("eval.models.model=x",)}  # what a recipe leaves to the per
 def test_a_shipped_recipe_fits_its_functions(name: str) -> None:
     recipe = compose(f"recipe={name}", *OPEN.get(name, ()))
     assert recipe["name"] == name
-    sections = [key for key in recipe if key in ("curate", "train", "eval", "sweep", "report")]
+    sections = [key for key in recipe if key in ("curate", "plan", "train", "eval", "sweep", "report")]
     assert {"eval", "report"} <= set(sections)
     for section in sections:
         bind(recipe[section], section)
@@ -65,14 +65,14 @@ def test_bind_checks_names_and_types() -> None:
     assert list(rows) == []
     for wrong, said in [
         (node(kk=1), r"here.kk is no setting of curation.choose.top; did you mean 'k'\?"),
-        (node(k="3"), "here.k must be int, not '3'"),
+        (node(k="3"), r"here.k must be int \| None, not '3'"),
         (node(k=3.5), "here.k must be int"),
         (node(k=True), "here.k must be int"),
-        (node(per_source=[1]), "here.per_source must be dict"),
+        (node(quotas=[1]), "here.quotas must be"),
         ({"k": 1}, "here must name its function"),
         ({"_target_": "curation.choose.top", "k": 1}, "here.by is missing"),
         ({"_target_": "curation.choose.bottom"}, "there is no 'curation.choose.bottom'"),
-        ({"_target_": "curation.score.FEATURES"}, "is no function"),
+        ({"_target_": "curation.score.TEXT"}, "is no function"),
         ({"_target_": "top"}, "there is no 'top'"),
     ]:
         with pytest.raises(UserError, match=said):

@@ -1,0 +1,90 @@
+"""Word lists: what counts as verification, exploration and connection in a chain, in several languages.
+
+A list is a YAML file in `curation/words/`, or one of your own: for each of the three features a list of words or
+phrases, in any script. `published` has the six words that the paper prints; en, de, es, fr and zh are ours.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+
+from limo.errors import UserError
+
+COUNTED = ("verification", "exploration", "connectives")
+FOLDER = Path(__file__).parent / "words"
+
+_WORD = re.compile(r"[^\W\d_]+")
+_HAN = re.compile(r"[\u3400-\u9fff]")  # written without spaces: each sign counts as a word
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The terms of one feature."""
+
+    words: frozenset[str]
+    phrases: tuple[tuple[str, "re.Pattern[str]", int], ...]  # the text, where it stands whole, words of ours inside it
+    signs: tuple[str, ...]  # terms without spaces around them
+
+    def count(self, text: str, words: Counter[str], has_han: bool) -> int:
+        """How often they occur in a lower-case text with these words. A phrase counts once, whatever it consists of."""
+        total = sum(words[word] for word in self.words & words.keys())
+        for phrase, whole, inside in self.phrases:
+            if phrase in text:
+                total += len(whole.findall(text)) * (1 - inside)
+        return total + (sum(map(text.count, self.signs)) if has_han else 0)
+
+
+def features(text: str, lists: dict[str, Terms]) -> tuple[float, float, float, float]:
+    """Length in pieces between spaces, then occurrences of each list divided by the number of words.
+
+    Pieces count numbers and formulas, which are most of a chain; words do not, so that formulas do not thin them out.
+
+    >>> features("Wait, check: 2 + 2 = 4.", word_lists(("published",)))
+    (8.0, 0.5, 0.0, 0.0)
+    """
+    lower = text.lower()
+    has_han = not text.isascii() and _HAN.search(text) is not None
+    length, plain = len(text.split()), lower
+    signs = 0
+    if has_han:
+        signs, plain = len(_HAN.findall(text)), _HAN.sub(" ", lower)
+    words = Counter(_WORD.findall(plain))
+    count = max(words.total() + signs, 1)
+    found = [lists[name].count(lower, words, has_han) / count for name in COUNTED]
+    return float(length + signs), found[0], found[1], found[2]
+
+
+@lru_cache
+def word_lists(names: tuple[str, ...]) -> dict[str, Terms]:
+    """The terms of each feature from all named lists together. Raises UserError if one cannot be read."""
+    merged: dict[str, list[str]] = {name: [] for name in COUNTED}
+    for name in names:
+        for feature, terms in _read(name).items():
+            merged[feature] += terms
+    return {feature: _terms(sorted(set(terms))) for feature, terms in merged.items()}
+
+
+def _read(name: str) -> dict[str, list[str]]:
+    path = FOLDER / f"{name}.yaml" if (FOLDER / f"{name}.yaml").is_file() else Path(name)
+    try:
+        lists = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {feature: [str(term).lower() for term in lists[feature]] for feature in COUNTED}
+    except (FileNotFoundError, IsADirectoryError):
+        shipped = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
+        raise UserError(f"score.words: there is no word list '{name}'; shipped are {shipped}") from None
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: must give a list of words for {', '.join(COUNTED)} ({error})") from None
+
+
+def _terms(terms: list[str]) -> Terms:
+    signs = tuple(term for term in terms if _HAN.search(term))
+    words = frozenset(term for term in terms if _WORD.fullmatch(term) and term not in signs)
+    phrases = [term for term in terms if term not in words and term not in signs]
+    whole = [
+        (p, re.compile(rf"(?<!\w){re.escape(p)}(?!\w)"), sum(w in words for w in _WORD.findall(p))) for p in phrases
+    ]
+    return Terms(words, tuple(whole), signs)

@@ -1,0 +1,32 @@
+"""An engine for the kill test: slow, and writing down each completion once it has been handed over."""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from limo.engine import Completion, Request, Sampling, Take
+
+
+class Slow:
+    """Answers after a while with a number that depends on question and index."""
+
+    fingerprint = "slow"
+
+    def __init__(self, *, seconds: float) -> None:
+        # Not a setting: a file named in a recipe is an input, which must not change
+        self.log, self.seconds = Path(os.environ["SLOW_LOG"]), seconds
+
+    def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        """See `limo.engine.Engine.complete`."""
+        while requests := take(4):
+            for request in requests:
+                time.sleep(self.seconds)
+                name = f"{request.prompt[-1]['content']}/{sampling.seed}/{request.index}"
+                digit = hashlib.sha256(name.encode()).digest()[0] % 4
+                yield request, Completion(f"Perhaps we check it. So \\boxed{{{digit}}}", 9, "stop")
+                with self.log.open("a") as file:  # only now is it known to be kept
+                    file.write(name + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())

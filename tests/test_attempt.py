@@ -1,0 +1,225 @@
+"""Difficulty by attempts: exact early stopping, suspect references, evidence of others, chains from attempts."""
+
+import json
+import random
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation.attempt import difficulty, imported, judged
+from curation.solve import solve
+from curation.stopping import Window, attempts_needed
+from eval.grade import grade
+from limo.data import Example, chat
+from limo.engine import Completion, Sampling
+from limo.errors import UserError
+from limo.ledger import spent
+from tests.conftest import Script, asked, example, split
+
+CUT = Completion("thinking", 9, "length")
+REPLIES: dict[str, Any] = {
+    "problem a": ["\\boxed{5}"] * 4,
+    "problem b": ["so \\boxed{5}", "\\boxed{6}", "\\boxed{7}", "\\boxed{8}"],
+    "problem c": ["\\boxed{6}", "no idea", "it is 6", "7"],
+    "problem d": [CUT] * 4,
+    "problem e": [Completion("", 0, "refused", "too long")] * 4,
+    "problem f": ["\\boxed{5}", CUT, "\\boxed{5}", "\\boxed{5}"],
+}
+
+
+def settings(engine: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Of the stage: 1 to 2 of 4 right."""
+    drawn = Sampling(n=4, temperature=1.0, top_p=1.0, max_tokens=9, seed=0)
+    given = {"by": "m", "engine": engine, "sampling": drawn, "at_least": 1, "at_most": 2}
+    return {**given, "unknown": "drop", "early_stop": False, "suspect": None, **more}
+
+
+def test_attempts_are_counted_and_cut_ones_are_unknown(script: Script) -> None:
+    kept, dropped = split(difficulty([example(k) for k in "abcdef"], **settings(script(REPLIES))))
+    assert [(r.id, r.scores) for r in kept] == [("b", {"pass_rate": 0.25, "pass_rate_m": 0.25})]
+    assert kept[0].notes["attempts"]["m"] == {
+        "drawn": 4, "right": 1, "wrong": 3, "unsure": 0, "cut": 0, "other": "6", "agreeing": 1
+    }  # fmt: skip
+    assert [(d.id, d.reason, d.detail) for d in dropped] == [
+        ("a", "too easy", "4 of 4 attempts right, the limit is 2 of 4"),
+        ("c", "too hard", "0 of 4 attempts right, 1 of 4 needed"),
+        ("d", "difficulty unknown", "0 of 0 attempts right, 4 were cut off, 0 could not be graded"),
+        ("e", "not sampled", "too long"),
+        ("f", "too easy", "3 of 3 attempts right, the limit is 2 of 4"),
+    ]
+    assert "pass_rate" not in dropped[2].data["scores"], "of nothing there is no rate"
+    tried = next(d for d in dropped if d.id == "c").data["notes"]["attempts"]["m"]
+    assert (tried["other"], tried["agreeing"]) == ("6", 2), "it is 6 and a boxed 6 are one answer"
+
+
+def test_unknown_attempts_that_could_lift_a_problem_out(script: Script) -> None:
+    replies = {"problem a": ["\\boxed{5}", "\\boxed{5}", CUT, "\\boxed{6}"]}
+    kept, dropped = split(difficulty([example("a")], **settings(script(replies))))
+    assert not kept and dropped[0].reason == "difficulty unknown"
+    kept, _ = split(difficulty([example("a")], **settings(script(replies), unknown="keep")))
+    assert [r.id for r in kept] == ["a"]
+
+
+def test_early_stopping_asks_no_more_than_it_must(script: Script) -> None:
+    node = script(REPLIES)
+    before = spent.spared
+    stopped = split(difficulty([example(k) for k in "abcdf"], **settings(node, early_stop=True)))
+    assert {q: [i for question, i in asked(node) if question == q] for q in REPLIES if q != "problem e"} == {
+        "problem a": [0, 1, 2],  # the third right one is too many
+        "problem b": [0, 1, 2],  # one right and two wrong: it stays, whatever the last is
+        "problem c": [0, 1, 2, 3],
+        "problem d": [0, 1],  # with the right one that it needs, two unknown ones may be three right
+        "problem f": [0, 1, 2],
+    }
+    assert spent.spared - before == 5
+    whole = split(difficulty([example(k) for k in "abcdf"], **settings(script(REPLIES))))
+    assert [r.id for r in stopped[0]] == [r.id for r in whole[0]]
+
+
+WINDOWS = (Window(4, 1, 2, "keep"), Window(4, 1, 2, "drop"), Window(5, 0, 0, "drop"), Window(3, 3, 3, "keep"))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_the_decision_is_that_of_all_attempts_for_every_outcome(window: Window) -> None:
+    for outcomes in product("rwu", repeat=window.n):
+        drawn = attempts_needed("".join(outcomes), window)
+        part, all_ = outcomes[:drawn], outcomes
+        assert window.certain(part.count("r"), part.count("u"), drawn) == window.keeps(all_.count("r"), all_.count("u"))
+        # And no attempt is wasted: before the last one drawn, some other ending would have decided otherwise
+        for short in range(drawn):
+            before = outcomes[:short]
+            endings = {
+                window.keeps((before + rest).count("r"), (before + rest).count("u"))
+                for rest in product("rwu", repeat=window.n - short)
+            }
+            assert endings == {True, False}
+
+
+def test_windows_that_cannot_be_are_refused() -> None:
+    for wrong in ((4, 3, 2, "keep"), (4, 0, 5, "keep"), (4, -1, 2, "drop"), (4, 0, 1, "maybe")):
+        with pytest.raises(UserError, match="a window needs"):
+            Window(*wrong)  # type: ignore[arg-type]
+
+
+def test_recorded_samples_are_decided_alike_with_and_without_early_stopping(data: Path, script: Script) -> None:
+    """100 MATH problems with 8 recorded completions each: the stage keeps the same rows, and asks less."""
+    recorded = [json.loads(line) for line in (data / "samples" / "math_cot_100.jsonl").open(encoding="utf-8")]
+    chains = {row["question"]: row["code"] for row in recorded}
+    n = len(recorded[0]["code"])
+    rows = [Example(str(row["idx"]), chat(row["question"]), row["gt"]) for row in recorded]
+    drawn = Sampling(n=n, temperature=1.0, top_p=1.0, max_tokens=10**6, seed=0)
+    found = {}
+    for stop in (True, False):
+        node = script(chains)
+        kept, _ = split(difficulty(rows, **settings(node, sampling=drawn, at_most=6, early_stop=stop)))
+        found[stop] = ([r.id for r in kept], len(asked(node)))
+    assert found[True][0] == found[False][0] and 5 < len(found[True][0]) < 60
+    assert found[False][1] == 100 * n and found[True][1] < 0.9 * found[False][1]
+
+
+def test_a_reference_that_all_attempts_contradict_is_suspect(script: Script) -> None:
+    replies = {
+        "problem a": ["\\boxed{6}", "it is 6", "\\boxed{5}", "\\boxed{6.0}"],
+        "problem b": ["\\boxed{6}", "\\boxed{7}", "\\boxed{8}", "\\boxed{6}"],
+        "problem c": ["\\boxed{5}", "\\boxed{6}", "\\boxed{6}", "\\boxed{5}"],
+    }
+    kept, dropped = split(difficulty([example(k) for k in "abc"], **settings(script(replies), suspect=0.5)))
+    assert [r.id for r in kept] == ["c"]
+    assert [(d.id, d.reason) for d in dropped] == [("a", "suspect reference"), ("b", "too hard")]
+    assert dropped[0].detail == "3 of 4 attempts say '6', 1 the reference '5'"
+    kept, _ = split(difficulty([example("a")], **settings(script(replies), suspect=None)))
+    assert [r.id for r in kept] == ["a"]
+
+
+def test_a_cut_off_attempt_counts_only_with_an_explicit_answer() -> None:
+    assert judged(Completion("First, 5 + 7 = 12", 9, "length"), "12")[0] == "cut"
+    assert judged(Completion("so \\boxed{12} and then", 9, "length"), "12")[0] == "right"
+    assert judged(Completion("First, 5 + 7 = 12", 9, "stop"), "12") == ("right", "12")
+
+
+def test_rates_of_others_take_the_place_of_samples(tmp_path: Path, script: Script) -> None:
+    rows = [example("a", notes={"solve_rate": 0.5}), example("b"), example("c", notes={"solve_rate": "1.0"})]
+    given = {"by": "m", "n": 4, "rate": "solve_rate", "problem": "problem"}
+    known, _ = split(imported(rows, path=None, **given))
+    assert known[0].notes["attempts"]["m"] == {
+        "drawn": 4, "right": 2, "wrong": 2, "unsure": 0, "cut": 0, "from": "column solve_rate"
+    }  # fmt: skip
+    node = script(REPLIES)
+    kept, dropped = split(difficulty(known, **settings(node)))
+    assert [r.id for r in kept] == ["a", "b"] and [(d.id, d.reason) for d in dropped] == [("c", "too easy")]
+    assert {question for question, _ in asked(node)} == {"problem b"}
+    (tmp_path / "rates.jsonl").write_text('{"problem": "PROBLEM  b", "solve_rate": 0.25}')
+    known, _ = split(imported(rows, path=str(tmp_path / "rates.jsonl"), **given))
+    assert [r.scores.get("pass_rate_m") for r in known] == [None, 0.25, None]
+    with pytest.raises(UserError, match="no row has a pass rate under 'rate'"):
+        list(imported(rows, path=None, **{**given, "rate": "rate"}))
+    with pytest.raises(UserError, match="of the row a is 50, not a share"):
+        list(imported([example("a", notes={"r": 50})], path=None, **{**given, "rate": "r"}))
+
+
+def test_rows_far_more_than_are_open_at_once(script: Script) -> None:
+    node = script(lambda question, index: f"\\boxed{{{5 + index % 2}}}")
+    rows = (example(str(i)) for i in range(9000))
+    kept = 0
+    for row in difficulty(rows, **settings(node, early_stop=True)):
+        assert isinstance(row, Example) and row.id == str(kept), "in the order of the rows"
+        kept += 1
+    assert kept == 9000 and len(asked(node)) == 9000 * 4, "two right of three: the last could lift it out"
+
+
+def teacher(engine: dict[str, Any], n: int, attempts: str | None) -> dict[str, Any]:
+    drawn = {"n": n, "temperature": 1.0, "top_p": 1.0, "max_tokens": 9, "seed": 0}
+    return {"_target_": "curation.solve.Teacher", "engine": engine, "sampling": drawn, "attempts": attempts}
+
+
+def test_chains_come_from_the_source_the_attempts_and_teachers(script: Script) -> None:
+    own, other = script(REPLIES), script({q: ["taught \\boxed{5}", "taught \\boxed{5}", "6"] for q in REPLIES})
+    rows, _ = split(difficulty([example("a", "official"), example("b")], **settings(own, at_most=4, early_stop=True)))
+    paid = len(asked(own))
+    teachers = {"own": teacher(own, 4, "m"), "wise": teacher(other, 3, None)}
+    kept, dropped = split(solve(rows, teachers=teachers, official=True))
+    assert [(r.id, r.notes["teacher"], r.completion) for r in kept] == [
+        ("a", "s", "official"),
+        ("a/own/0", "own", "\\boxed{5}"),
+        ("b/own/0", "own", "so \\boxed{5}"),
+        ("a/wise/0", "wise", "taught \\boxed{5}"),
+        ("a/wise/2", "wise", "6"),
+        ("b/wise/0", "wise", "taught \\boxed{5}"),
+        ("b/wise/2", "wise", "6"),
+    ]
+    assert len(asked(own)) == paid, "attempts that were made are not made again, nor any others"
+    assert len({r.problem for r in kept}) == 2 and not dropped
+
+
+def test_problems_without_a_chain_and_chains_cut_off_are_set_aside(script: Script) -> None:
+    rows = [example("d"), example("e"), example("x/y")]
+    replies = {**REPLIES, "problem x": ["\\boxed{5}"]}
+    kept, dropped = split(solve(rows, teachers={"t": teacher(script(replies), 1, None)}, official=False))
+    assert [r.id for r in kept] == ["x/y/t/0"]
+    assert [(d.id, d.reason) for d in dropped] == [
+        ("d/t/0", "cut off by its length limit"), ("e/t/0", "not sampled"), ("d", "no chain"), ("e", "no chain")
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="needs a teacher"):
+        list(solve(rows, teachers={}, official=False))
+
+
+def test_more_attempts_and_a_better_grader_pay_only_for_what_is_new(script: Script) -> None:
+    node = script(lambda question, index: f"\\boxed{{{index}}}")
+    draw = random.Random(0)
+    rows = [example(str(i)) for i in range(20)]
+
+    def attempts(n: int, rows: list[Example]) -> int:
+        before = len(asked(node))
+        drawn = Sampling(n=n, temperature=1.0, top_p=1.0, max_tokens=9, seed=0)
+        list(difficulty(rows, **settings(node, sampling=drawn, at_least=0, at_most=n)))
+        return len(asked(node)) - before
+
+    assert attempts(4, rows) == 80
+    assert attempts(4, draw.sample(rows, 20)) == 0, "another order"
+    assert attempts(6, rows) == 40
+    regraded = [example(r.id, answer="3") for r in rows]  # another reference: judged anew, not drawn anew
+    assert attempts(6, regraded) == 0
+    assert attempts(6, [*rows, example("new")]) == 6
+    assert grade("\\boxed{3}", "3").verdict == "correct"

@@ -1,0 +1,148 @@
+"""kill -9 at random moments: the restarted run ends byte for byte like an undisturbed one, nothing paid twice."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+RECIPE = """# @package _global_
+name: killed
+curate:
+  _target_: curation.run.curate
+  out: ${{out}}
+  system: Solve it.
+  pool: {{p: {{_target_: limo.sources.file, path: {pool}}}}}
+  stages:
+    distinct: {{_target_: curation.pool.distinct}}
+    near: {{_target_: curation.near.near, jaccard: 0.6, variants: null}}
+    hard: {{_target_: curation.attempt.difficulty, by: m, engine: {engine}, sampling: {sampling}, at_least: {at_least},
+      at_most: 3, unknown: keep, early_stop: true, suspect: 0.9}}
+    solve: {{_target_: curation.solve.solve, official: true, teachers: {{own: {{_target_: curation.solve.Teacher,
+      engine: {engine}, sampling: {sampling}, attempts: m}}, more: {{_target_: curation.solve.Teacher, engine: {engine},
+      sampling: {more}, attempts: null}}}}}}
+    verify: {{_target_: curation.chains.verify, keep_unverified: true}}
+    score: {{_target_: curation.score.score, weights: {{length: 0.5, verification: 0.5}}, words: [en], scaling: rank}}
+    choose: {{_target_: curation.choose.top, k: 12, by: score}}
+  controls: {{source: choose, kinds: [random, longest, easiest, random_tokens], seed: 0}}
+  pairs: worst
+  budget: {{samples: null, tokens: null}}
+"""
+SAMPLING = "{{n: {n}, temperature: 0.9, top_p: 1.0, max_tokens: 30, seed: {seed}}}"
+RESULTS = (
+    "curated.jsonl",
+    "curated.parquet",
+    "dropped.jsonl",
+    "suspects.jsonl",
+    "pairs.jsonl",
+    "controls/random.jsonl",
+)
+
+
+def write_recipe(folder: Path, engine: str, at_least: int) -> None:
+    """A recipe and its pool of 40 problems in a folder of their own."""
+    (folder / "recipe").mkdir(parents=True)
+    rows = [
+        f'{{"problem": "What is {i * 37 % 91} of it?", "answer": "{i % 4}", "solution": "{i % 4}"}}' for i in range(40)
+    ]
+    (folder / "pool.jsonl").write_text("\n".join(rows))
+    sampling, more = SAMPLING.format(n=8, seed=0), SAMPLING.format(n=2, seed=1)
+    text = RECIPE.format(pool=folder / "pool.jsonl", engine=engine, sampling=sampling, more=more, at_least=at_least)
+    (folder / "recipe" / "killed.yaml").write_text(text)
+
+
+def started(folder: Path, runs: str, cache: str) -> "subprocess.Popen[str]":
+    """The command, in a process group of its own, with a ledger of its own."""
+    command = ["curation.run", "--config-dir", str(folder), "recipe=killed", f"runs={folder / runs}"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "LIMO_CACHE": str(folder / cache),
+        "SLOW_LOG": str(folder / "log.txt"),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> None:
+    _, said = process.communicate(timeout=280)
+    assert process.returncode == 0, said
+
+
+def killed_often(folder: Path, kills: int, shortest: float, longest: float) -> int:
+    """Start and kill the run so often, then let it end. Returns how many kills met it alive."""
+    draw = random.Random(20)
+    met = 0
+    for _ in range(kills):
+        process = started(folder, "killed", "cache_killed")
+        try:
+            process.communicate(timeout=draw.uniform(shortest, longest))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            met += 1
+            process.communicate()
+    finish(started(folder, "killed", "cache_killed"))
+    return met
+
+
+def same(folder: Path) -> None:
+    for name in RESULTS:
+        whole, killed = (folder / runs / "killed" / name for runs in ("whole", "killed"))
+        assert whole.read_bytes() == killed.read_bytes(), name
+    assert len((folder / "whole" / "killed" / "curated.jsonl").read_text().splitlines()) == 12
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_nothing_and_no_sample_is_paid_for_twice(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    write_recipe(tmp_path, "{_target_: tests.slow_engine.Slow, seconds: 0.08}", 1)
+    finish(started(tmp_path, "whole", "cache_whole"))
+    whole = log.read_text().splitlines()
+    log.unlink()
+    assert killed_often(tmp_path, 20, 0.7, 2.0) >= 18
+    paid = log.read_text().splitlines()
+    assert len(paid) == len(set(paid)), "a completion that was kept is not drawn again"
+    assert set(paid) <= set(whole) and len(whole) - len(paid) <= 20, "a kill may come before the line is written"
+    same(tmp_path)
+
+
+def kept(cache: Path) -> int:
+    """Samples in the ledgers below a folder."""
+    found = 0
+    for path in cache.glob("samples/*.sqlite"):
+        with closing(sqlite3.connect(path, timeout=60)) as store, suppress(sqlite3.OperationalError):
+            found += store.execute("SELECT count(*) FROM completion").fetchone()[0]
+    return found
+
+
+@pytest.mark.slow
+def test_kills_of_a_local_model_change_nothing_in_float32(tmp_path: Path, tiny: Path) -> None:
+    """Killed after 20, 60, 110 and 150 samples; loading the model takes longer than all of the sampling."""
+    node = f"{{_target_: limo.engine_transformers.TransformersEngine, model: {tiny}, dtype: float32, batch_size: 2}}"
+    write_recipe(tmp_path, node, 0)
+    finish(started(tmp_path, "whole", "cache_whole"))
+    for goal in (20, 60, 110, 150):
+        process = started(tmp_path, "killed", "cache_killed")
+        while kept(tmp_path / "cache_killed") < goal:
+            assert process.poll() is None, "the run ended before it was killed"
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    finish(started(tmp_path, "killed", "cache_killed"))
+    same(tmp_path)
+    assert kept(tmp_path / "cache_killed") == kept(tmp_path / "cache_whole")

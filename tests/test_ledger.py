@@ -1,0 +1,131 @@
+"""The ledger: nothing is paid for twice, nothing is lost, several become one, and a run stays within its budget."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+import limo.ledger
+from limo.data import chat
+from limo.engine import Completion, Sampling, Scripted, sample
+from limo.errors import UserError
+from limo.ledger import Cached, allow, spent
+from limo.ledgers import check, holdings, merge
+
+GREEDY = Sampling(n=1, temperature=0, top_p=1, max_tokens=12, seed=0)
+
+
+def settings(n: int = 1, max_tokens: int = 9, **more: float) -> Sampling:
+    return Sampling(**{"n": n, "temperature": 1, "top_p": 1, "max_tokens": max_tokens, "seed": 0, **more})  # type: ignore[arg-type]
+
+
+def test_the_ledger_pays_once(tmp_path: Path) -> None:
+    inner = Scripted(lambda question, index: f"{question}-{index}")
+    before = spent.sampled
+    first = sample(Cached(inner, tmp_path), [chat("a"), chat("b")], settings(4))
+    assert len(inner.asked) == 8
+    assert sample(Cached(inner, tmp_path), [chat("b"), chat("a")], settings(4)) == first[::-1]
+    assert len(inner.asked) == 8
+    grown = sample(Cached(inner, tmp_path), [chat("a"), chat("b")], settings(6))
+    assert [r.index for r in inner.asked[8:]] == [4, 5, 4, 5]
+    assert [g[:4] for g in grown] == first
+    assert spent.sampled - before == 12
+    sample(Cached(inner, tmp_path), [chat("a")], settings(temperature=0.5))
+    sample(Cached(Scripted(lambda q, i: "x", "another model"), tmp_path), [chat("a")], settings(4))
+    assert len(inner.asked) == 13, "other settings and other models have samples of their own"
+
+
+def test_a_larger_limit_pays_only_for_what_was_cut_off(tmp_path: Path) -> None:
+    inner = Scripted(lambda question, index: "word " * (3 if question == "short" else 20) + "end")
+    prompts = [chat("short"), chat("long")]
+
+    def finishes(max_tokens: int) -> list[tuple[str, int]]:
+        done = sample(Cached(inner, tmp_path), prompts, settings(max_tokens=max_tokens))
+        return [(c.finish, c.tokens) for (c,) in done]
+
+    assert finishes(9) == [("stop", 4), ("length", 9)]
+    assert finishes(50) == [("stop", 4), ("stop", 21)]
+    asked = [r.prompt[0]["content"] for r in inner.asked]
+    assert asked == ["short", "long", "long"], "what was finished is not drawn again"
+    assert finishes(9) == [("stop", 4), ("length", 9)], "the smaller limit still has its own"
+    assert finishes(10) == [("stop", 4), ("length", 10)], "a longer text is no answer within ten tokens"
+    assert len(inner.asked) == 4
+
+
+def test_what_was_finished_before_a_crash_is_kept(tmp_path: Path) -> None:
+    def reply(question: str, index: int) -> str:
+        if question == "c":
+            raise RuntimeError("the server is gone")
+        return question
+
+    with pytest.raises(RuntimeError):
+        sample(Cached(Scripted(reply), tmp_path), [chat("a"), chat("b"), chat("c")], GREEDY)
+    unable = Scripted(lambda q, i: 1 / 0)  # type: ignore[arg-type, return-value]
+    assert sample(Cached(unable, tmp_path), [chat("a"), chat("b")], GREEDY) == [
+        [Completion("a", 1, "stop")],
+        [Completion("b", 1, "stop")],
+    ]
+
+
+def test_refusals_are_not_kept(tmp_path: Path) -> None:
+    refusing = Scripted(lambda q, i: Completion("", 0, "refused", "too long"))
+    assert sample(Cached(refusing, tmp_path), [chat("a")], GREEDY)[0][0].finish == "refused"
+    assert sample(Cached(Scripted(lambda q, i: "now"), tmp_path), [chat("a")], GREEDY)[0][0].text == "now"
+
+
+def test_ledgers_of_two_machines_become_one(tmp_path: Path, run: Callable[..., CompletedProcess[str]]) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    sample(Cached(Scripted(lambda q, i: f"{q} here"), here), [chat("a"), chat("b")], GREEDY)
+    sample(Cached(Scripted(lambda q, i: f"{q} there"), there), [chat("b"), chat("c")], GREEDY)
+    sample(Cached(Scripted(lambda q, i: "x", "other"), there), [chat("a")], GREEDY)
+    assert merge(here, [there]) == (2, 1), "two are new, one that both have differs"
+    nobody = Scripted(lambda q, i: 1 / 0)  # type: ignore[arg-type, return-value]
+    known = sample(Cached(nobody, here), [chat("a"), chat("b"), chat("c")], GREEDY)
+    assert [c.text for (c,) in known] == ["a here", "b here", "c there"]
+    assert merge(here, [there]) == (0, 1), "a merge twice adds nothing"
+    assert [(h.model, h.samples) for h in holdings(here)] in (
+        [("scripted", 3), ("other", 1)],
+        [("other", 1), ("scripted", 3)],
+    )
+    done = run("limo.ledgers", "merge", str(there), "--into", str(tmp_path / "new"))
+    assert done.returncode == 0 and done.stdout.startswith("3 samples added"), done.stderr
+    assert "scripted" in run("limo.ledgers", "--into", str(tmp_path / "new")).stdout
+    for wrong, said in ((str(tmp_path / "no"), "no ledger in"), (__file__, "is not a readable ledger")):
+        refused = run("limo.ledgers", "merge", wrong)
+        assert refused.returncode == 2 and said in refused.stderr and refused.stderr.count("\n") == 1, refused.stderr
+
+
+def test_a_damaged_ledger_is_told(tmp_path: Path) -> None:
+    sample(Cached(Scripted(lambda q, i: q * 50), tmp_path), [chat(str(i)) for i in range(20)], GREEDY)
+    assert check(tmp_path) == []
+    (path,) = tmp_path.glob("*.sqlite")
+    with sqlite3.connect(path) as store:
+        store.execute("UPDATE completion SET text = x'00'")
+    assert len(check(tmp_path)) == 20 and "Error" in check(tmp_path)[0]
+
+
+@pytest.fixture
+def no_budget() -> Iterator[None]:
+    yield
+    limo.ledger.budget = limo.ledger.Budget()
+
+
+@pytest.mark.usefixtures("no_budget")
+def test_a_run_stops_at_its_budget_and_goes_on_with_a_larger_one() -> None:
+    inner = Scripted(lambda q, i: q, "budgeted", batch_size=3)
+    prompts = [chat(f"{i} x") for i in range(10)]
+    allow("/runs/mine", 4, None)
+    with pytest.raises(UserError, match="budget of 4 samples is used up: 4 samples with 8 tokens"):
+        sample(Cached(inner), prompts, GREEDY)
+    allow("/runs/mine", 4, None)  # a restart does not begin anew
+    with pytest.raises(UserError, match="used up"):
+        sample(Cached(inner), prompts, GREEDY)
+    assert len(inner.asked) == 4, "a batch of three is cut to what is left"
+    allow("/runs/other", None, 25)  # what others have paid for costs nothing; each of its own takes 2, and may take 12
+    with pytest.raises(UserError, match=r"25 tokens is used up: \d samples with 14 tokens.* next may take 12"):
+        sample(Cached(inner), [*prompts, *(chat(f"{i} y") for i in range(5))], GREEDY)
+    assert len(inner.asked) == 4 + 7
+    allow("/runs/mine", 11, 100)
+    assert len(sample(Cached(inner), prompts, GREEDY)) == 10

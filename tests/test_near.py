@@ -1,0 +1,124 @@
+"""Near duplicates: other LaTeX is the same problem, another number or another question is another problem."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curation.leaks import in_other_latex, in_other_space, renumbered
+from curation.near import BANDS, _buckets, _Joined, near, signatures
+from curation.similar import tokens
+from limo.data import Example, chat
+from limo.errors import UserError
+from limo.parallel import chunked, spread
+from tests.conftest import split
+
+
+def row(key: str, question: str, answer: str = "5", completion: str = "") -> Example:
+    return Example(key, chat(question), answer, completion)
+
+
+CIRCLE = "Find the {} of the circle with equation $9x^2-18x+9y^2+36y+44=0$, which lies in the plane."
+
+
+def test_other_latex_is_the_same_and_another_question_is_not() -> None:
+    rows = [
+        row("a", CIRCLE.format("radius"), "\\frac{1}{3}"),
+        row("b", CIRCLE.format("radius").replace("$", "\\$")[:-1].replace("9x^2", "9 x^{2}"), "1/3"),
+        row("c", CIRCLE.format("center"), "(1,-2)"),
+        row("d", CIRCLE.format("radius").replace("44", "45"), "\\frac{1}{3}"),
+        row("e", CIRCLE.format("centre"), "(1, -2)"),
+        row("f", "How many primes are there below $100$?", "25"),
+    ]
+    kept, dropped = split(near(rows, jaccard=0.6, variants=None))
+    assert [r.id for r in kept] == ["a", "c", "d", "f"]
+    assert [(d.id, d.reason, d.detail) for d in dropped] == [
+        ("b", "same problem", "as a"),
+        ("e", "same problem", "as c"),
+    ]
+    assert dropped[0].data["matched"]["problem"] == rows[0].question
+
+
+def test_another_chain_stays_as_a_rival() -> None:
+    rows = [row("a", CIRCLE.format("radius"), "1", "one"), row("b", CIRCLE.format("radius") + " ", "1", "two")]
+    kept, _ = split(near(rows, jaccard=0.6, variants=None))
+    assert [r.id for r in kept] == ["a", "b"] and kept[0].problem == kept[1].problem != rows[1].problem
+
+
+def test_variants_are_capped_and_shown_beside_the_first() -> None:
+    rows = [
+        row(str(i), f"A train needs {i} hours for {i + 50} km; how fast is it on the whole way?", str(i))
+        for i in range(9)
+    ]
+    rows.insert(1, row("other", "What is the largest prime below one thousand?", "997"))
+    rows.append(row("again", rows[0].question, "0", "a chain"))
+    kept, dropped = split(near(rows, jaccard=0.6, variants=3))
+    assert [r.id for r in kept] == ["0", "other", "1", "2", "again"], "a rival of a problem that stays does not count"
+    assert {(d.reason, d.detail) for d in dropped} == {("variant with other numbers", "3 problems like 0 stay")}
+    assert {d.data["matched"]["id"] for d in dropped} == {"0"} and len(dropped) == 6
+    assert len(split(near(rows, jaccard=0.6, variants=None))[1]) == 0
+    for wrong in ({"jaccard": 0.0, "variants": None}, {"jaccard": 0.6, "variants": 0}):
+        with pytest.raises(UserError, match="near needs"):
+            list(near(rows, **wrong))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("disguise", "share"), [(in_other_latex, 1.0), (in_other_space, 1.0), (renumbered, 0.0)])
+def test_planted_copies_of_real_problems(data: Path, disguise, share: float) -> None:  # type: ignore[no-untyped-def]
+    problems = [
+        r
+        for r in json.loads((data / "pools" / "math_train.json").read_text())[:3000]
+        if any(c.isdigit() for c in r["problem"]) and "[asy]" not in r["problem"]  # drawings are not compared
+    ]
+    draw = random.Random(0)
+    rows = [row(f"m/{i}", r["problem"], str(r["answer"])) for i, r in enumerate(problems)]
+    planted = [row(f"x/{i}", disguise(r.question, draw), r.answer) for i, r in enumerate(rows[:300])]
+    _, dropped = split(near([*rows, *planted], jaccard=0.6, variants=None))
+    assert sum(d.id.startswith("x/") for d in dropped) == share * 300
+    assert sum(d.id.startswith("m/") for d in dropped) < 10
+
+
+def test_a_signature_estimates_the_overlap() -> None:
+    """A pair at Jaccard 0.6 shares a band with probability 1 - (1 - 0.6^3)^21; with other salts it never does."""
+    draw = random.Random(1)
+    met = 0
+    for _ in range(200):
+        common = [f"c{draw.random()}" for _ in range(75)]
+        pair = [common + [f"{side}{draw.random()}" for _ in range(25)] for side in "ab"]  # 73 of 123 runs are shared
+        keys, runs, counts = signatures(pair, np.zeros(2, dtype=np.uint64))
+        assert keys.shape == (BANDS, 2) and counts.tolist() == [98, 98] and len(runs) == 196
+        met += bool((keys[:, 0] == keys[:, 1]).any())
+        salted, _, _ = signatures(pair, np.array([1, 2], dtype=np.uint64))
+        assert not (salted[:, 0] == salted[:, 1]).any()
+    assert met >= 194
+    keys, _, counts = signatures([[], ["a"], tokens("$x$ and $y$")], np.zeros(3, dtype=np.uint64))
+    assert counts.tolist() == [1, 1, 1], "a text of fewer than three tokens is one run"
+
+
+def test_buckets_and_groups() -> None:
+    assert list(_buckets(np.array([7, 3, 7, 1, 3, 7], dtype=np.uint64))) == [[1, 4], [0, 2, 5]]
+    joined = _Joined()
+    for pair in ((4, 2), (5, 4), (9, 8), (2, 1)):
+        joined.join(*pair)
+    assert joined.groups() == {1: 1, 2: 1, 4: 1, 5: 1, 8: 8, 9: 8}
+
+
+def square(values: list[int]) -> list[int]:
+    return [value * value + _offset for value in values]
+
+
+_offset = 0
+
+
+def begin(offset: int) -> None:
+    global _offset
+    _offset = offset
+
+
+def test_processes_give_what_one_gives_in_order() -> None:
+    chunks = list(chunked(range(100), 7))
+    alone = list(spread(square, chunks, start=begin, given=(3,), processes=1))
+    assert alone == list(spread(square, chunks, start=begin, given=(3,), processes=2))
+    assert [value for chunk in alone for value in chunk] == [i * i + 3 for i in range(100)]
+    assert list(spread(square, [], processes=2)) == []

@@ -1,0 +1,94 @@
+"""One row's story, where a benchmark's problem, a suspect reference and a rival are in it."""
+
+from pathlib import Path
+
+import pytest
+
+from curation.controls import Controls
+from curation.run import Limits, curate
+from curation.why import story, told
+from limo.errors import UserError
+from tests.conftest import Script
+
+HELD = "How many sides has a figure of which each angle is 150 degrees?"
+POOL = [
+    {"problem": HELD.replace("150", "$150$"), "answer": "12"},
+    {"problem": "What is the sum of the first ten odd primes?", "answer": "158", "solution": "so it is 158"},
+    {"problem": "How many ways lead from one corner to the next but one?", "answer": "4"},
+]
+
+
+@pytest.fixture
+def finished(tmp_path: Path, script: Script) -> Path:
+    import json
+
+    (tmp_path / "bench.jsonl").write_text(json.dumps({"problem": HELD, "answer": "12"}))
+    (tmp_path / "pool.jsonl").write_text("\n".join([*map(json.dumps, POOL), "{broken"]))
+    replies = {POOL[1]["problem"]: ["I guess 158", "maybe 160", "158"], POOL[2]["problem"]: ["5", "5", "it is 5"]}
+    node = script(replies)
+    drawn = {"n": 3, "temperature": 1.0, "top_p": 1.0, "max_tokens": 99, "seed": 0}
+    attempts = {"at_least": 1, "at_most": 2, "unknown": "keep", "early_stop": True, "suspect": 0.5}
+    teacher = {"_target_": "curation.solve.Teacher", "engine": node, "sampling": drawn, "attempts": "m"}
+    score = {"weights": {"length": 0.6, "exploration": 0.4}, "words": ["en"], "scaling": "rank"}
+    curate(
+        out=str(tmp_path / "run"),
+        system="",
+        pool={"p": {"_target_": "limo.sources.file", "path": str(tmp_path / "pool.jsonl"), "licence": "MIT"}},
+        stages={
+            "held": {
+                "_target_": "curation.pool.decontaminate",
+                "benchmarks": [str(tmp_path / "bench.jsonl")],
+                "rule": "latex",
+                "variants": "drop",
+            },
+            "hard": {
+                "_target_": "curation.attempt.difficulty",
+                "by": "m",
+                "engine": node,
+                "sampling": drawn,
+                **attempts,
+            },
+            "solve": {"_target_": "curation.solve.solve", "official": True, "teachers": {"own": teacher}},
+            "verify": {"_target_": "curation.chains.verify", "keep_unverified": False},
+            "score": {"_target_": "curation.score.score", **score},
+            "choose": {"_target_": "curation.choose.top", "k": 1, "by": "score"},
+        },
+        controls=Controls("choose", ["random"], 0),
+        pairs="wrong",
+        budget=Limits(None, None),
+    )
+    return tmp_path / "run"
+
+
+def test_a_row_that_stayed(finished: Path) -> None:
+    text = "\n".join(told(finished, "p/2"))
+    for said in (
+        "pool.jsonl, row 2, MIT",
+        "  hard           stays, row 1",
+        "  m              1 of 2 right (95 % interval 9 to 91 %), 0 cut off",
+        "most frequent other answer: 160 (1 times)",
+        "  verify         2 of 3 chains stay; 1 wrong answer",
+        "p/2/own/0  score",
+        "p/2/own/1  13 characters".replace("13", "9"),
+        "verify: wrong answer ('160' for '158' (number))",
+    ):
+        assert said in text, text
+    parts = [float(line.rpartition("= ")[2]) for line in text.splitlines() if " x 0." in line]
+    total = float(text.partition("Score of ")[2].partition(": ")[2].split()[0])
+    assert len(parts) == 2 and sum(parts) == pytest.approx(total, abs=0.002)
+
+
+def test_rows_that_left(finished: Path) -> None:
+    text = "\n".join(told(finished, "p/1"))
+    assert "set aside: in a benchmark" in text and f"matched  {HELD}  [bench/1]" in text
+    text = "\n".join(told(finished, "p/3"))
+    assert "set aside: suspect reference (3 of 3 attempts say '5', 0 the reference '4')" in text
+    assert "p/3" in (finished / "suspects.jsonl").read_text()
+    assert "invalid JSON" in "\n".join(told(finished, "p/4"))
+    assert [s.stage for s in story(finished, "p/2/own/1")] == ["solve", "verify"]
+    with pytest.raises(UserError, match=r"no row 'p/9' in .*; its ids look like p/1"):
+        told(finished, "p/9")
+
+
+def test_pairs_where_asked(finished: Path) -> None:
+    assert '"rejected":"maybe 160"' in (finished / "pairs.jsonl").read_text()
