@@ -5,17 +5,20 @@ easy; a strong one makes 32 and what it gets right 1 to 3 times is kept. Each is
 at a problem end once its decision is certain (`curation/stopping.py`), and every attempt is in the ledger for good.
 """
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from curation.pool import digest, squeezed
 from curation.stopping import Window
 from eval.grade import explicit, grade
 from eval.metrics import votes
-from limo.data import Dropped, Example, Row
+from limo.data import Dropped, Example, Row, content_id
 from limo.engine import OPEN, Completion, Request, Sampling, Source, taker
 from limo.errors import UserError
+from limo.files import read_rows
 from limo.ledger import Cached, spent
 from limo.recipe import bind
 
@@ -40,15 +43,18 @@ def difficulty(
     Args: `by` names the model in scores and notes; `unknown` says whether a problem stays whose cut-off attempts might
     carry it out of the window; `early_stop` ends the attempts at a problem once its decision is certain, which changes
     nothing of what is kept; `suspect` is the share of finished attempts from which on another answer, given by so many,
-    makes the reference suspect (at least 3 attempts, more than are right; None turns it off). A row that another source
-    of attempts has filled under the same name (`imported`) is judged by it and not sampled.
+    makes the reference suspect (at least 3 attempts, more than are right; None turns it off; early stopping then ends
+    the attempts only where the problem leaves in any case). A row that another source of attempts has filled under the
+    same name (`imported`) is judged by its share and not sampled.
 
     Adds `scores.pass_rate` and `scores.pass_rate_<by>`, right among finished, and `notes.attempts.<by>` with the counts
     of `drawn`, `right`, `wrong`, `unsure` and `cut`, and the most frequent other answer. Raises UserError for a window
     that cannot be.
     """
-    trials = Trials(rows, by, sampling.n, Window(sampling.n, at_least, at_most, unknown), early_stop, suspect)
-    runner = Cached(bind(engine, "engine")())
+    runner, window = Cached(bind(engine, "engine")()), Window(sampling.n, at_least, at_most, unknown)
+    if sampling.n > 1 and not sampling.temperature:
+        raise UserError(f"{by}: {sampling.n} attempts at temperature 0 are one attempt: raise it, or set n=1")
+    trials = Trials(rows, by, window, early_stop, suspect, drawn_as(runner.fingerprint, sampling))
     while not trials.source.ended:  # again, where the engine had nothing to do since others had measured
         for request, completion in runner.complete(trials.take, sampling):
             trials.record(request, completion)
@@ -75,10 +81,10 @@ class Trials:
     """Problems under way: what to ask next, and which are decided. Rows are read as there is room for them."""
 
     def __init__(
-        self, rows: Iterable[Example], by: str, n: int, window: Window, early_stop: bool, suspect: float | None
+        self, rows: Iterable[Example], by: str, window: Window, early_stop: bool, suspect: float | None, drawn_as: str
     ) -> None:
-        self.source, self.by, self.n, self.window = Source(enumerate(rows)), by, n, window
-        self.early_stop, self.suspect = early_stop, suspect
+        self.source, self.by, self.n, self.window = Source(enumerate(rows)), by, window.n, window
+        self.early_stop, self.suspect, self.drawn_as = early_stop, suspect, drawn_as
         self.waiting = deque[Request]()
         self.open: dict[int, Trial] = {}
 
@@ -92,12 +98,16 @@ class Trials:
         return taker(self.waiting)(room)
 
     def _ask(self, at: int, trial: Trial) -> None:
-        if self.early_stop:
-            more = self.window.further(trial.count("right"), trial.count("cut", "unsure"), trial.asked)
-        else:
-            more = self.n - trial.asked
+        more = self._further(trial) if self.early_stop else self.n - trial.asked
         self.waiting.extend(Request(trial.row.prompt, trial.asked + i, at) for i in range(more))
         trial.asked += more
+
+    def _further(self, trial: Trial) -> int:
+        right, unknown = trial.count("right"), trial.count("cut", "unsure")
+        more = self.window.further(right, unknown, trial.asked)
+        if not more and self.suspect is not None and self.window.certain(right, unknown, trial.asked):
+            return self.n - trial.asked  # it stays, unless those to come agree on another answer
+        return more
 
     def record(self, request: Request, completion: Completion) -> None:
         """Take in one attempt, and ask for more once all that were asked for are there and settle nothing."""
@@ -122,12 +132,12 @@ class Trials:
         tried = row.notes["attempts"][self.by]
         if doubt := self._doubt(tried, row.answer):
             return Dropped(row.id, "", "suspect reference", doubt, data=row.to_json())
-        reason, detail = reason_to_drop(tried, self.window)
+        reason, detail = outside(tried, self.window) if "from" in tried else reason_to_drop(tried, self.window)
         return Dropped(row.id, "", reason, detail, data=row.to_json()) if reason else row
 
     def _noted(self, trial: Trial) -> Example:
         counts = Counter(outcome for outcome, _ in trial.found.values())
-        tried: dict[str, Any] = {"drawn": trial.asked}
+        tried: dict[str, Any] = {"drawn": trial.asked, "drawn_as": self.drawn_as}
         tried |= {name: counts[name] for name in ("right", "wrong", "unsure", "cut")}
         tried |= other_answer([found for _, found in sorted(trial.found.items())])
         row, told = trial.row, counts["right"] + counts["wrong"]
@@ -144,13 +154,15 @@ class Trials:
 
 
 def judged(completion: Completion, answer: str) -> tuple[str, str | None]:
-    """How an attempt ended, and its answer: `right`, `wrong`, `unsure`; or `cut` for one that ended by its length limit
-    before it stated an answer in a box or so."""
+    """How an attempt ended, and its answer: `right`, `wrong`, `unsure`; `cut` for one that ended by its length limit.
+
+    One that had stated the right answer by then, in a box or so, is right; a wrong one might have been taken back.
+    """
     if completion.finish == "refused":
         return "refused", None
-    if completion.finish == "length" and explicit(completion.text) is None:
-        return "cut", None
     found = grade(completion.text, answer)
+    if completion.finish == "length" and (found.verdict != "correct" or explicit(completion.text) is None):
+        return "cut", None
     return ("right" if found.verdict == "correct" else found.verdict), found.extracted
 
 
@@ -178,6 +190,20 @@ def reason_to_drop(tried: dict[str, Any], window: Window) -> tuple[str, str]:
     return "difficulty unknown", f"{said}, {tried['cut']} were cut off, {tried['unsure']} could not be graded"
 
 
+def outside(tried: dict[str, Any], window: Window) -> tuple[str, str]:
+    """As `reason_to_drop`, for a rate that others measured with as many attempts as they liked: by shares."""
+    share, low, high = tried["right"] / tried["drawn"], window.at_least / window.n, window.at_most / window.n
+    said = f"{100 * share:.1f} % right, from {tried['from']}"
+    if share > high:
+        return "too easy", f"{said}, the limit is {100 * high:.1f} %"
+    return ("too hard", f"{said}, {100 * low:.1f} % needed") if share < low else ("", "")
+
+
+def drawn_as(fingerprint: str, sampling: Sampling) -> str:
+    """Names model and settings of attempts, n aside: by it `curation.solve` knows that it asks for the same ones."""
+    return content_id([fingerprint, {k: v for k, v in asdict(sampling).items() if k != "n"}])
+
+
 def imported(
     rows: Iterable[Example],
     /,
@@ -192,23 +218,20 @@ def imported(
 
     Args: `n` attempts the rates stand for, `rate` the column with the share that was right (0 to 1), read from the
     row's own notes or, with `path`, from a file whose column `problem` holds the text of the problem. Rows without a
-    rate stay as they are. Raises UserError if no row has a rate, or one is outside of 0 to 1.
+    rate (none, empty, not a number) stay as they are. Raises UserError if no row has a rate, or one is outside of 0
+    to 1.
     """
-    from curation.pool import squeezed
-    from limo.files import read_rows
-
-    listed: dict[str, Any] = {}
-    if path is not None:
-        for _, raw in read_rows(path):
-            if isinstance(raw, dict) and isinstance(raw.get(problem), str):
-                listed[squeezed(raw[problem])] = raw.get(rate)
+    if n < 1:
+        raise UserError(f"imported.n must be at least 1, not {n}")
+    listed = _listed(path, problem, rate) if path is not None else {}
     seen = 0
     for row in rows:
-        value = listed.get(squeezed(row.question)) if path is not None else row.notes.get(rate)
-        if value is None or isinstance(value, bool) or not isinstance(value, int | float | str):
+        share = _share(listed.get(digest(squeezed(row.question))) if path is not None else row.notes.get(rate))
+        if share is None:
             yield row
             continue
-        share = _share(value, rate, row)
+        if not 0 <= share <= 1:
+            raise UserError(f"imported: '{rate}' of the row {row.id} is {share}, not a share between 0 and 1")
         seen += 1
         right = round(share * n)
         tried = {
@@ -226,11 +249,18 @@ def imported(
         raise UserError(f"imported: no row has a pass rate under '{rate}'" + (f" in {path}" if path else ""))
 
 
-def _share(value: int | float | str, rate: str, row: Example) -> float:
+def _listed(path: str, problem: str, rate: str) -> dict[int, Any]:
+    """The rates of a file by the digest of the problem's text."""
+    rows = (raw for _, raw in read_rows(path) if isinstance(raw, dict) and isinstance(raw.get(problem), str))
+    return {digest(squeezed(raw[problem])): raw.get(rate) for raw in rows}
+
+
+def _share(value: Any) -> float | None:
+    """A rate as a number; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
     try:
         share = float(value)
     except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise UserError(f"imported: '{rate}' of the row {row.id} is {value!r}, not a share between 0 and 1")
-    return share
+        return None
+    return None if math.isnan(share) else share

@@ -28,7 +28,7 @@ def write_card(
     parts = [
         "---\n" + yaml.safe_dump(_front(folder, rows), sort_keys=False, allow_unicode=True) + "---",
         f"# {folder.name}",
-        f"{len(rows):,} reasoning chains, chosen from {funnel[0]['in']:,} problems. Each row has a prompt and a "
+        f"{len(rows):,} reasoning chains, chosen from a pool of {funnel[0]['in']:,} rows. Each row has a prompt and a "
         "completion in TRL's conversational format, the reference answer, where it came from (`source`, `notes`) and "
         "the numbers by which it was chosen (`score_...`).",
         "## Where it came from",
@@ -101,7 +101,8 @@ def _decontaminated(settings: Mapping[str, Any]) -> str:
     for node in settings["stages"].values():
         if node.get("_target_", "").endswith(".decontaminate"):
             names = ", ".join(map(str, node["benchmarks"]))
-            return f"Problems that {names} hold were removed before anything was sampled (rule: {node['rule']})."
+            others = "and variants with other numbers " if node["variants"] == "drop" else ""
+            return f"Problems {others}of these benchmarks were removed (rule: {node['rule']}): {names}."
     return "No benchmark's problems were looked for: this set may be contaminated."
 
 

@@ -93,6 +93,7 @@ class _Ranking:
         self.ids: list[str] = []
         self.kinds: list[tuple[tuple[str, str], ...]] = []
         known: dict[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]] = {}
+        notes = set[str]()
         for row in rows:
             self.values.append(scored(row, by))
             self.lengths.append(row.scores.get("tokens", -1.0))
@@ -100,6 +101,11 @@ class _Ranking:
             self.ids.append(row.id)
             kinds = tuple((kind, _kind(row, kind)) for kind in quotas)
             self.kinds.append(known.setdefault(kinds, kinds))
+            notes |= row.notes.keys() & set(quotas)
+        if missing := [kind for kind in quotas if kind not in notes and kind != "source" and self.ids]:
+            raise UserError(
+                f"choose.quotas: no row has a note '{missing[0]}'{near(missing[0], ['source', *row.notes])}"
+            )
 
     def order(self) -> list[int]:
         """Positions, the best first."""
@@ -144,7 +150,7 @@ class _Taken:
 
 
 def _limit(quota: Any, value: str) -> int | None:
-    limit = quota.get(value) if isinstance(quota, Mapping) else quota
+    limit = {str(k): v for k, v in quota.items()}.get(value) if isinstance(quota, Mapping) else quota
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
         raise UserError(f"choose.quotas must give whole numbers, not {limit!r} for '{value}'")
     return limit

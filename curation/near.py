@@ -1,16 +1,19 @@
 """Near duplicates: the same problem in other LaTeX, and variants that differ in their numbers. For millions of rows.
 
-Two problems are the same if their runs of three LaTeX tokens overlap (Jaccard index of at least `jaccard`), they have
-the same numbers, each as often, and their answers agree. With other numbers they are variants: other problems, of which
-a template can give more than anybody wants, so they are counted and capped, never taken for doubles.
+Two problems are candidates if their runs of three LaTeX tokens overlap (Jaccard index of at least `jaccard`) and they
+have the same numbers, each as often. They are the same if besides their answers agree and they say the same: what is
+left without the words of asking ("find", "what is the value of") is one and the same sequence of tokens, or one stands
+inside of the other. With other numbers they are variants: other problems, of which a template can give more than
+anybody wants, so they are counted and capped, never taken for doubles.
 
 Pairs are found by MinHash and locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman, Ullman, "Mining of Massive
 Datasets", sections 3.3 and 3.4): 21 bands of 3 minima. A pair at Jaccard 0.6 meets in some band with probability
 1 - (1 - 0.6^3)^21 = 0.994; whoever meets is then compared exactly. The numbers are part of a band's key, so problems
-with other numbers never meet. Signatures and runs lie in files; in memory are a few numbers a row. Drawings ([asy]) are
-not compared.
+with other numbers never meet. Signatures and runs lie in files in `$TMPDIR` (some 2 kB a row); in memory are a few
+numbers a row.
 """
 
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from curation.pool import digest, merged
+from curation.pool import First, digest, merged, same_answer
 from curation.similar import numbers, tokens
 from limo.data import Dropped, Example, Row
 from limo.errors import UserError
@@ -40,9 +43,8 @@ def near(rows: Iterable[Example], /, *, jaccard: float, variants: int | None) ->
     """Drop problems that are an earlier one in other words or other LaTeX, and variants beyond the first few.
 
     Args: `jaccard` is the least overlap of two problems' runs of three tokens (0.6 finds every reformatted copy of a
-    MATH problem that was tried, and no problem of other numbers); `variants` is how many problems of one template may
-    stay, None for all. Another chain of an earlier problem stays as its rival. Problems whose answers differ are never
-    the same, however alike: "find the centre" and "find the radius" share all but a word. Goes through `rows` twice.
+    MATH problem that was tried); `variants` is how many problems of one template may stay, None for all. Another chain
+    of an earlier problem stays as its rival. Goes through `rows` twice.
     """
     if not 0 < jaccard <= 1 or (variants is not None and variants < 1):
         raise UserError(f"near needs 0 < jaccard <= 1 and variants of at least 1 or null: {jaccard}, {variants}")
@@ -50,13 +52,39 @@ def near(rows: Iterable[Example], /, *, jaccard: float, variants: int | None) ->
         same, templates = _groups((row.question for row in rows), Path(folder), jaccard, variants is not None)
     over = _beyond(templates, same, variants) if variants else {}
     heads, first = set(over.values()), dict[int, Row]()
-    for at, row in enumerate(merged(rows, same, apart=True)):
+    for at, row in enumerate(merged(rows, same, same=_same)):
         if at in heads:
             first[at] = row
         if isinstance(row, Example) and at in over:
             yield _variant(row, first[over[at]], variants)
         else:
             yield row
+
+
+ASKING = frozenset(
+    "an and answer are as at be by calculate common compute determine each evaluate express find following form "
+    "fraction given how if in is it its let many number of on possible simplest solve suppose that the there these "
+    "this those to value values was we what when where which with your".split()
+)
+_WORDS = re.compile(r"(?<!\\)\b\w+")  # names and numbers of a drawing, not its spacing and brackets
+_DRAWING = re.compile(r"\[asy\](.*?)\[/asy\]", re.DOTALL)
+
+
+def _same(row: Example, first: First) -> bool:
+    return same_answer(row.answer, first.answer) and say_the_same(row.question, first.question)
+
+
+def say_the_same(one: str, other: str) -> bool:
+    """Whether two problems are one, the words of asking aside; of one that stands inside of the other too.
+
+    >>> say_the_same("Find the value of $x+1$.", "What is \\\\(x + 1\\\\)?"), say_the_same("Find $x+1$.", "Find $x-1$.")
+    (True, False)
+    """
+    drawings = [[_WORDS.findall(drawing) for drawing in _DRAWING.findall(text)] for text in (one, other)]
+    if all(drawings) and drawings[0] != drawings[1]:
+        return False
+    short, long = sorted(([t for t in tokens(text) if t not in ASKING] for text in (one, other)), key=len)
+    return f" {' '.join(short)} " in f" {' '.join(long)} "
 
 
 def _variant(row: Example, head: Row, variants: int | None) -> Dropped:

@@ -9,20 +9,23 @@ in the ledger. What it took is carried over to all rows. The range is that of th
 intervals, compounded from stage to stage); of tokens a sample the pilot's mean is taken.
 """
 
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import limo.ledger
 from curation.pool import draw
 from curation.run import Rows, run_stages, stage_file
 from eval.compare import wilson
 from limo.data import Dropped, Example, Row, content_id
 from limo.errors import UserError
 from limo.ledger import Spent, allow, spent
-from limo.manifest import content_hash
+from limo.manifest import content_hash, differences, lasting, read_manifest
 from limo.progress import say
 from limo.recipe import bind, command, files_in, near
 
@@ -78,11 +81,13 @@ def plan(
     free = _free(stages)
     settings = {"system": curate["system"], "pool": curate["pool"], "stages": free}
     whole = {key: curate[key] for key in ("system", "pool", "stages", "controls", "pairs")}
+    _refuse_if_other(folder, whole)
     inputs = {path: content_hash(Path(path).expanduser()) for path in files_in(whole)}
     funnel = run_stages(folder, settings, inputs)
     number, last = len(free), ["pool", *free][-1]
     rows = [row for row in draw(Rows(stage_file(folder, number, last)), k=pilot, seed=seed) if isinstance(row, Example)]
     before = Spent(**vars(spent))
+    limo.ledger.counted = set()  # what one stage has drawn costs the next one nothing
     rates = _Rates(tokens_per_second, dollars_per_gpu_hour, dollars_per_million_tokens or {})
     found = list(_estimates(stages, list(free), rows, float(funnel[-1]["out"]), rates))
     paid = spent.since(before)
@@ -90,14 +95,27 @@ def plan(
     return found
 
 
+def _refuse_if_other(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raise UserError if the folder holds a finished run with other settings, whose stages would be overwritten."""
+    old = read_manifest(folder).get("curate")
+    new = json.loads(json.dumps(lasting(settings)))
+    if old and old["finished"] and (changed := differences(old["settings"], new)):
+        raise UserError(
+            f"{folder} holds a run with other settings ({'; '.join(changed[:3])}). Give the plan a name of its own "
+            "with name=<name>"
+        )
+
+
+def _costs(node: Any) -> bool:
+    """Whether a stage runs a model: it has an engine or a model somewhere."""
+    if isinstance(node, Mapping):
+        return bool({"engine", "model"} & set(node)) or any(map(_costs, node.values()))
+    return False
+
+
 def _free(stages: Mapping[str, Any]) -> dict[str, Any]:
-    """The stages before the first that samples."""
-    free = {}
-    for name, node in stages.items():
-        if "engine" in str(node):
-            break
-        free[name] = node
-    return free
+    """The stages before the first that runs a model."""
+    return dict(takewhile(lambda item: not _costs(item[1]), stages.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +142,7 @@ def _estimates(
 ) -> Iterator[Estimate]:
     """The stages after those `done`, up to the last that samples."""
     left = [name for name in stages if name not in done]
-    sampling = [name for name in left if "engine" in str(stages[name])]
+    sampling = [name for name in left if _costs(stages[name])]
     expected = (count, count, count)
     for name in left[: left.index(sampling[-1]) + 1] if sampling else []:
         say(f"pilot: {name} with {len(rows)} rows ...")
@@ -135,7 +153,10 @@ def _estimates(
         stayed = [row for row in went if isinstance(row, Example)]
         each = 1 / max(len(rows), 1)
         tokens = (paid.tokens + paid.found_tokens) * each * expected[1]
-        hours = rates.hours(name, tokens, paid.tokens / took if paid.tokens else None) if tokens else 0.0
+        if tokens:
+            hours = rates.hours(name, tokens, paid.tokens / took if paid.tokens else None)
+        else:  # a model that reads and samples nothing takes its time, and no tokens
+            hours = took * each * expected[1] / 3600 if _costs(stages[name]) and not paid.found else 0.0
         out = _carried(expected, len(stayed), len(rows), stages[name].get("k"))
         yield Estimate(
             stage=name,
@@ -144,7 +165,7 @@ def _estimates(
             tokens=tokens,
             spared=paid.spared * each * expected[1],
             hours=hours,
-            dollars=rates.dollars(name, tokens, hours) if tokens else 0.0,
+            dollars=rates.dollars(name, tokens, hours),
             out=out,
             survived=len(stayed),
         )

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,14 +37,45 @@ def gather(sources: Mapping[str, Any], system: str) -> Iterator[Row]:
 
 
 def distinct(rows: Iterable[Example], /) -> Iterator[Row]:
-    """Drop rows that repeat an earlier problem and chain, upper and lower case and white space aside.
+    """Drop rows that repeat an earlier problem and chain, the case of words and white space aside.
 
-    Another chain of an earlier problem stays as its rival, under the earlier row's prompt. Where the same problem has
-    another answer, one of the two is wrong: the later row leaves under a reason of its own. Goes through `rows` twice
-    and holds a few numbers a row, so that a million rows fit.
+    Another chain of an earlier problem stays as its rival, under the earlier row's prompt. Where rows of one problem
+    have different answers, at most one is right: that of most rows stays, and without a majority none. Goes through
+    `rows` three times and holds a few numbers a row, so that a million rows fit.
     """
     groups = group_equal(array("Q", (digest(squeezed(row.question)) for row in rows)))
-    yield from merged(rows, groups, apart=False)
+    answers: dict[int, list[str]] = {}
+    for at, row in enumerate(rows):
+        if at in groups:
+            answers.setdefault(groups[at], []).append(row.answer)
+    right = {group: majority(listed) for group, listed in answers.items()}
+    yield from merged(_undisputed(rows, groups, right), groups, same=lambda row, first: True)
+
+
+def _undisputed(rows: Iterable[Example], groups: Mapping[int, int], right: Mapping[int, str | None]) -> Iterator[Row]:
+    """The rows, and in the place of one whose answer most others contradict its drop."""
+    for at, row in enumerate(rows):
+        answer = right[groups[at]] if at in groups else row.answer
+        if answer is not None and same_answer(row.answer, answer):
+            yield row
+        else:
+            others = (
+                f"of most others it is {answer!r}" if answer is not None else "others have another, none a majority"
+            )
+            detail = f"its answer is {row.answer!r}, {others}"
+            yield Dropped(row.id, "", "same problem, another answer", detail, data=row.to_json())
+
+
+def majority(answers: Sequence[str]) -> str | None:
+    """The answer that more than half of them agree on, or None.
+
+    >>> majority(["5", "4", "4.0"]), majority(["5", "4"]), majority(["1/2", "0.5"])
+    ('4', None, '1/2')
+    """
+    for answer in dict.fromkeys(answers):
+        if sum(same_answer(other, answer) for other in answers) * 2 > len(answers):
+            return answer
+    return None
 
 
 def group_equal(keys: "array[int]") -> dict[int, int]:
@@ -59,29 +90,29 @@ def group_equal(keys: "array[int]") -> dict[int, int]:
     return groups
 
 
-def merged(rows: Iterable[Example], groups: Mapping[int, int], *, apart: bool) -> Iterator[Row]:
-    """Rows of which some are the same problem: the first of each group stays, and of the others those with a new chain.
+def merged(
+    rows: Iterable[Row], groups: Mapping[int, int], *, same: Callable[[Example, "First"], bool]
+) -> Iterator[Row]:
+    """Rows of which some are the same problem: the first of each stays, and of the others those with a new chain.
 
-    Args: `groups` is the position of the first row for each position in a group. With `apart`, rows of a group whose
-    answers differ are other problems and stay; without, such a row leaves. Kept rows of one problem have the prompt of
-    its first, by which rivals are known. Yields one row for each, in order.
+    Args: `groups` is the position of the first row for each position in a group; `same` has the last word on whether a
+    row of a group is the problem of an earlier one. Kept rows of one problem have the prompt of its first, by which
+    rivals are known. Yields one row for each, in order; what is dropped already stays so.
     """
     firsts: dict[int, list[First]] = {}
     for at, row in enumerate(rows):
-        if at not in groups:
+        if at not in groups or not isinstance(row, Example):
             yield row
             continue
         known = firsts.setdefault(groups[at], [])
-        first = next((first for first in known if same_answer(row.answer, first.answer)), None)
+        first = next((first for first in known if same(row, first)), None)
         chain = digest(squeezed(row.completion))
-        if first is None and known and not apart:
-            detail = f"{row.answer!r}, in {known[0].id} it is {known[0].answer!r}"
-            yield Dropped(row.id, "", "same problem, another answer", detail, data=beside(row, known[0]))
-        elif first is None:
+        if first is None:
             known.append(First(row.id, row.prompt, row.answer, {chain}))
             yield row
         elif chain in first.chains or not row.completion:
-            yield Dropped(row.id, "", "same problem", f"as {first.id}", data=beside(row, first))
+            data = {**row.to_json(), "matched": {"id": first.id, "problem": first.question}}
+            yield Dropped(row.id, "", "same problem", f"as {first.id}", data=data)
         else:
             first.chains.add(chain)
             yield replace(row, prompt=first.prompt)
@@ -105,11 +136,6 @@ class First:
 def same_answer(one: str, other: str) -> bool:
     """Whether two references agree, or cannot be told apart."""
     return one == other or equal(one, other)[0] != "wrong"
-
-
-def beside(row: Example, first: First) -> dict[str, Any]:
-    """A dropped row as JSON, with what it matched."""
-    return {**row.to_json(), "matched": {"id": first.id, "problem": first.question}}
 
 
 def digest(text: str) -> int:
@@ -175,6 +201,13 @@ def _matches(questions: list[str]) -> list[list[Match]]:
     return [_known.matches(question) for question in questions]
 
 
+_CAPITALS = re.compile(r"(?<!\\)\b[^\W\d_]{2,}")
+
+
 def squeezed(text: str) -> str:
-    """Text for exact comparison."""
-    return re.sub(r"\s+", " ", text).strip().lower()
+    """Text for exact comparison: one space for any, words in lower case, but not single letters, which are symbols.
+
+    >>> squeezed("Find  THE value of $N - n$ and \\\\Delta")
+    'find the value of $N - n$ and \\\\Delta'
+    """
+    return _CAPITALS.sub(lambda word: word.group().lower(), re.sub(r"\s+", " ", text).strip())

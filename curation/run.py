@@ -84,6 +84,7 @@ def curate(
             funnel: list[dict[str, Any]] = step.entry["results"]["funnel"]
             say(f"already curated: {folder / 'curated.jsonl'} ({clock(step.entry['seconds'])} at the time)")
         else:
+            _clear(folder, ["pool", *stages])
             funnel = run_stages(folder, settings, step.entry["inputs"])
             sets = _collect(folder, ["pool", *stages], controls, pairs)
             step.outputs = [folder / name for name in ("curated.jsonl", "curated.parquet", "dropped.jsonl")]
@@ -92,6 +93,14 @@ def curate(
             write_card(folder, settings, funnel, sets)
     print_funnel(funnel)
     return funnel
+
+
+def _clear(folder: Path, names: list[str]) -> None:
+    """Remove what an earlier recipe's stages have left: `why` would take it for this run's."""
+    prefixes = tuple(f"{number:02d}-{name}." for number, name in enumerate(names))
+    for path in (folder / "stages").glob("*"):
+        if not path.name.startswith(prefixes):
+            path.unlink()
 
 
 def run_stages(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -161,6 +170,7 @@ def _stage(
         "sampled": paid.sampled,
         "tokens": paid.tokens,
         "found": paid.found,
+        "found_tokens": paid.found_tokens,
         "spared": paid.spared,
     }
     with replacing(done) as file:
@@ -224,7 +234,8 @@ def print_funnel(funnel: list[dict[str, Any]]) -> None:
     for line in funnel:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in line["reasons"].items())
         more = f"{line['out'] - line['in']:,} rivals" if line["out"] > line["in"] else ""
-        tokens = f"{line['tokens']:,}" if line["tokens"] else ""
+        known = f"{line['found_tokens']:,} known" if line["found_tokens"] else ""
+        tokens = " + ".join(t for t in (f"{line['tokens']:,}" if line["tokens"] else "", known) if t)
         spared = f"{line['spared']:,} attempts not needed" if line["spared"] else ""
         table.add_row(
             line["stage"],

@@ -20,7 +20,7 @@ SHORT, CONTAINED_SHORT = 20, 0.85  # of a problem of so few shingles, which half
 VARIANT = 0.8  # of its shingles with every number masked: the same problem with other numbers
 
 _GONE = re.compile(
-    r"\[asy\].*?\[/asy\]|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad)(?![a-z])"
+    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad)(?![a-z])"
     r"|\\[,;!:> ()\[\]]|\$|~|\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname|emph)(?=\s*\{)",
     re.DOTALL,
 )
@@ -57,11 +57,20 @@ def tokens(text: str) -> list[str]:
     >>> tokens("Find $\\\\dfrac{1}{2}+x$.") == tokens("find \\\\(\\\\frac12 + x\\\\)")
     True
     """
-    text = text.lower()
+    text = _without_drawings(text.lower())
     for old, new in _SAME:
         text = text.replace(old, new)
     text = _THOUSANDS.sub("", _TWO_DIGITS.sub(r"\\\1 \2 \3", _GONE.sub(" ", text)))
     return [t for t in _TOKEN.findall(text) if t not in _SILENT]
+
+
+def _without_drawings(text: str) -> str:
+    """The text without what stands between [asy] and [/asy]. Linear, where a regular expression is quadratic."""
+    kept, at = list[str](), 0
+    while (start := text.find("[asy]", at)) >= 0 and (end := text.find("[/asy]", start)) >= 0:
+        kept.append(text[at:start])
+        at = end + len("[/asy]")
+    return " ".join([*kept, text[at:]])
 
 
 def shingles(parts: Sequence[str], size: int = SHINGLE) -> set[tuple[str, ...]]:

@@ -5,7 +5,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING
 
 from limo.data import Dropped, Example, Row
@@ -13,9 +13,11 @@ from limo.data import Dropped, Example, Row
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
-# <|im_end|>, <｜end▁of▁sentence｜>, [INST], <s>, <start_of_turn>: text that a tokenizer may take for its own
+# <|im_end|>, <｜end▁of▁sentence｜>, [INST], <start_of_turn>: text that a tokenizer may take for its own. <s> is one at
+# the ends only, since a side of a triangle may be called so, and bars around one letter are an absolute value
 _CONTROL = re.compile(
-    r"<[|｜][\w▁ ./-]{1,40}[|｜]>|\[/?INST\]|<</?SYS>>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>"
+    r"<\|[a-z][a-z0-9_]{2,40}\|>|<｜[\w▁ ]{1,40}｜>|\[/?INST\]|<</?SYS>>|\A\s*<s>|</s>\s*\Z|<(?:bos|eos|pad|unk)>"
+    r"|<(?:start|end)_of_turn>"
 )
 _THINK = re.compile(r"<(/?)think>")
 _FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\[a-zA-Z]+|\{[^{}]*\}", re.DOTALL)
@@ -75,7 +77,6 @@ def looping(text: str, words: int, times: int) -> str:
     return ""
 
 
-@lru_cache(maxsize=1024)
 def _language(text: str, languages: tuple[str, ...]) -> str:
     """Which other language a text is in, or an empty text if it is in one of these or too short to tell."""
     prose = " ".join(_WORD.findall(_FORMULA.sub(" ", text)))

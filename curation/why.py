@@ -88,7 +88,7 @@ def told(folder: Path, key: str) -> list[str]:
         return [f"{key}  ({where})", f"  {last.stage}: set aside, {last.reason}: {last.detail}", f"  {last.data}"]
     example = Example.from_json(row)
     lines = [f"{key}  ({_origin(example)})", f"  problem  {_short(example.question)}", f"  answer   {example.answer}"]
-    lines += ["", *_stages(seen), *_attempts(example), *_chains(seen), *_score(folder, seen)]
+    lines += ["", *_stages(seen), *_attempts(example), *_chains(seen, _last_stage(folder)), *_score(folder, seen)]
     return lines
 
 
@@ -138,12 +138,11 @@ def _attempts(row: Example) -> list[str]:
     return lines
 
 
-def _chains(seen: Sequence[Seen]) -> list[str]:
+def _chains(seen: Sequence[Seen], end: str) -> list[str]:
     """The chains that competed, the best first, each with the stage at which it left."""
     last = {s.id: s for s in seen if s.data.get("completion")}
     if not last:
         return []
-    end = seen[-1].stage
     order = sorted(last.values(), key=lambda s: (bool(s.reason), -s.data["scores"].get("score", -1), s.id))
     lines = ["", "Chains"]
     for s in order[:RIVALS]:
@@ -174,9 +173,16 @@ def _score(folder: Path, seen: Sequence[Seen]) -> list[str]:
 
 
 def _weights(folder: Path) -> dict[str, float]:
-    settings = read_manifest(folder).get("curate", {}).get("settings", {})
-    nodes = settings.get("stages", {}).values()
-    return next((dict(node["weights"]) for node in nodes if "weights" in node), {})
+    return next((dict(node["weights"]) for node in _nodes(folder).values() if "weights" in node), {})
+
+
+def _last_stage(folder: Path) -> str:
+    return next(reversed(_nodes(folder)), "")
+
+
+def _nodes(folder: Path) -> dict[str, Any]:
+    """The stages of the run's recipe."""
+    return dict(read_manifest(folder).get("curate", {}).get("settings", {}).get("stages", {}))
 
 
 def _short(text: str, chars: int = SHOWN) -> str:

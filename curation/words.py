@@ -27,7 +27,7 @@ class Terms:
 
     words: frozenset[str]
     phrases: tuple[tuple[str, "re.Pattern[str]", int], ...]  # the text, where it stands whole, words of ours inside it
-    signs: tuple[str, ...]  # terms without spaces around them
+    signs: "re.Pattern[str] | None"  # terms without spaces around them, the longest first
 
     def count(self, text: str, words: Counter[str], has_han: bool) -> int:
         """How often they occur in a lower-case text with these words. A phrase counts once, whatever it consists of."""
@@ -35,7 +35,7 @@ class Terms:
         for phrase, whole, inside in self.phrases:
             if phrase in text:
                 total += len(whole.findall(text)) * (1 - inside)
-        return total + (sum(map(text.count, self.signs)) if has_han else 0)
+        return total + (len(self.signs.findall(text)) if has_han and self.signs else 0)
 
 
 def features(text: str, lists: dict[str, Terms]) -> tuple[float, float, float, float]:
@@ -87,4 +87,5 @@ def _terms(terms: list[str]) -> Terms:
     whole = [
         (p, re.compile(rf"(?<!\w){re.escape(p)}(?!\w)"), sum(w in words for w in _WORD.findall(p))) for p in phrases
     ]
-    return Terms(words, tuple(whole), signs)
+    pattern = re.compile("|".join(sorted(map(re.escape, signs), key=len, reverse=True))) if signs else None
+    return Terms(words, tuple(whole), pattern)

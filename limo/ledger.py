@@ -59,6 +59,7 @@ class Spent:
 
 
 spent = Spent()
+counted: set[bytes] | None = None  # where a sample is to be counted once, whoever asks for it: names so far
 
 
 @dataclass
@@ -153,16 +154,20 @@ class _Asked:
         self.store, self.take, self.sampling = store, take, sampling
         self.known = deque[tuple[Request, Completion]]()
         self.held = deque[Request]()
+        self.begun: dict[bytes, list[Request]] = {}  # by name, with those that ask for the same and wait
         self.under_way = 0
 
     def missing(self, room: int) -> list[Request]:
         """Up to `room` requests that the ledger lacks, as far as the budget goes."""
         while len(self.held) < room and len(self.known) < HANDED and (requests := self.take(room - len(self.held))):
             for request in requests:
-                completion = _lookup(self.store, request, self.sampling)
-                if completion:
+                name = sample_name(request, self.sampling)
+                if name in self.begun:
+                    self.begun[name].append(request)
+                elif completion := _lookup(self.store, name, self.sampling):
                     self.known.append((request, completion))
                 else:
+                    self.begun[name] = []
                     self.held.append(request)
         count = min(room, len(self.held), budget.room(self.sampling.max_tokens))
         self.under_way += count
@@ -173,7 +178,11 @@ class _Asked:
         """Keep what the engine gave."""
         self.under_way -= 1
         budget.under_way -= 1
-        _keep(self.store, request, self.sampling, completion)
+        name = sample_name(request, self.sampling)
+        _keep(self.store, name, self.sampling, completion)
+        for other in self.begun.pop(name):
+            _count_found(name, completion.tokens)
+            self.known.append((other, completion))
 
     def handed(self) -> Iterator[tuple[Request, Completion]]:
         """What is known and waits."""
@@ -182,32 +191,48 @@ class _Asked:
 
 
 def opened(path: Path) -> sqlite3.Connection:
-    """A ledger, made if it is not there."""
-    store = sqlite3.connect(path, timeout=60)
-    store.execute("PRAGMA journal_mode=WAL")
-    store.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut the last moments
-    store.executescript(SCHEMA)
+    """A ledger, made if it is not there. Raises UserError if that file is none."""
+    store = sqlite3.connect(path.resolve().as_uri(), uri=True, timeout=60)
+    try:
+        store.execute("PRAGMA journal_mode=WAL")
+        store.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut the last moments
+        store.executescript(SCHEMA)
+    except sqlite3.OperationalError:
+        store.close()
+        raise
+    except sqlite3.DatabaseError as error:
+        store.close()
+        raise UserError(f"{path} is no ledger of samples: {error}. Move it away; the others stay usable") from None
     return store
 
 
-def _lookup(store: sqlite3.Connection, request: Request, sampling: Sampling) -> Completion | None:
-    """What is kept of a sample: it as it ended within this limit, or as it was cut off at just this limit."""
-    rows = store.execute(
-        "SELECT cap, text, tokens, finish FROM completion WHERE name = ?", (sample_name(request, sampling),)
-    )
-    for cap, text, tokens, finish in rows:
-        if cap == sampling.max_tokens or (finish == "stop" and tokens <= sampling.max_tokens):
-            spent.found += 1
-            spent.found_tokens += tokens
+def _lookup(store: sqlite3.Connection, name: bytes, sampling: Sampling) -> Completion | None:
+    """What is kept of a sample: it as it ended within this limit, or as it was cut off at just this limit.
+
+    One that was cut off before its limit had filled the model's context, and no larger limit changes that.
+    """
+    for cap, text, tokens, finish in store.execute(
+        "SELECT cap, text, tokens, finish FROM completion WHERE name = ?", (name,)
+    ):
+        ended = finish == "stop" or tokens < cap
+        if cap == sampling.max_tokens or (ended and tokens <= sampling.max_tokens):
+            _count_found(name, tokens)
             return Completion(zlib.decompress(text).decode(), tokens, finish)
     return None
 
 
-def _keep(store: sqlite3.Connection, request: Request, sampling: Sampling, completion: Completion) -> None:
+def _count_found(name: bytes, tokens: int) -> None:
+    if counted is None or name not in counted:
+        spent.found += 1
+        spent.found_tokens += tokens
+    if counted is not None:
+        counted.add(name)
+
+
+def _keep(store: sqlite3.Connection, name: bytes, sampling: Sampling, completion: Completion) -> None:
     if completion.finish == "refused":
         return
     text = zlib.compress(completion.text.encode("utf-8", "replace"))
-    name = sample_name(request, sampling)
     row = (name, sampling.max_tokens, text, completion.tokens, completion.finish)
     store.execute("INSERT OR IGNORE INTO completion VALUES (?, ?, ?, ?, ?)", row)
     if budget.run:
@@ -219,6 +244,8 @@ def _keep(store: sqlite3.Connection, request: Request, sampling: Sampling, compl
     store.commit()
     spent.sampled += 1
     spent.tokens += completion.tokens
+    if counted is not None:
+        counted.add(name)
     budget.paid_samples += 1
     budget.paid_tokens += completion.tokens
 

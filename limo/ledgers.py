@@ -10,6 +10,7 @@ its text, where their arithmetic does; such samples are counted.
 
 import argparse
 import sqlite3
+import sys
 import zlib
 from collections.abc import Sequence
 from contextlib import closing
@@ -62,25 +63,28 @@ def merge(into: Path, others: Sequence[Path]) -> tuple[int, int]:
 
 def _merge_one(into: Path, path: Path) -> tuple[int, int]:
     into.mkdir(parents=True, exist_ok=True)
+    # Read-only, so that a folder that may not be written to can be read
+    address = path.resolve().as_uri() + "?mode=ro"
     try:
-        # Opened as it is, so that a folder that may not be written to can be read
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as other:
+        with closing(sqlite3.connect(address, uri=True)) as other:
             model = _model(other, path)
             other.execute("SELECT name, cap, text, tokens, finish FROM completion LIMIT 1")
         with closing(opened(into / f"{content_id(model)}.sqlite")) as store:
             store.execute("INSERT OR IGNORE INTO model VALUES (?)", (model,))
             store.commit()
-            store.execute("ATTACH ? AS other", (str(path),))
-            (differing,) = store.execute(
-                "SELECT count(*) FROM completion a JOIN other.completion b USING (name, cap) WHERE a.text != b.text"
-            ).fetchone()
+            store.execute("ATTACH ? AS other", (address,))
+            both = store.execute(
+                "SELECT a.text, b.text FROM completion a JOIN other.completion b USING (name, cap) "
+                "WHERE a.text != b.text"
+            )
+            differing = sum(zlib.decompress(here) != zlib.decompress(there) for here, there in both)
             before = store.total_changes
             store.execute(
                 "INSERT OR IGNORE INTO completion SELECT name, cap, text, tokens, finish FROM other.completion"
             )
             added = store.total_changes - before
             store.commit()
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, zlib.error) as error:
         raise UserError(f"{path} is not a readable ledger: {error}") from None
     return added, differing
 
@@ -99,7 +103,7 @@ def check(folder: Path) -> list[str]:
                         zlib.decompress(text).decode()
                     except (zlib.error, UnicodeDecodeError) as error:
                         wrong.append(f"{path}: sample {name.hex()}: {error}")
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UserError) as error:
             wrong.append(f"{path}: {error}")
     return wrong
 
@@ -126,7 +130,7 @@ def _run(action: str, folders: Sequence[Path], into: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
     if folders and action != "merge":
         raise UserError(f"'{action}' takes no folder; name another one with --into")
     if action == "merge":

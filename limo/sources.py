@@ -30,6 +30,7 @@ COLUMNS = {
     "answer": ("answer", "final_answer", "gt", "ground_truth", "reference"),
     "id": ("id", "unique_id"),
 }
+RESERVED = {"attempts", "judge", "verdict", "licence"}  # notes that the stages write: foreign ones get another name
 NOTE_CHARS = 200  # longer extra columns are not carried along
 
 
@@ -255,7 +256,7 @@ def _example(raw: Any, number: int, name: str, system: str, path: str, fields: M
     if not answer:
         return drop("no answer", "neither an answer column nor '#### n' nor \\boxed{} in the chain")
     key, wrong = _text(raw.get(column["id"]) if column["id"] else None)
-    extra = {k: v for k, v in raw.items() if k not in column.values() and _small(v)}
+    extra = {f"column_{k}" if k in RESERVED else k: v for k, v in raw.items() if k not in column.values() and _small(v)}
     return Example(
         f"{name}/{key if key and not wrong else number}",
         chat(values["problem"], system),

@@ -39,7 +39,8 @@ def settings(engine: dict[str, Any], **more: Any) -> dict[str, Any]:
 def test_attempts_are_counted_and_cut_ones_are_unknown(script: Script) -> None:
     kept, dropped = split(difficulty([example(k) for k in "abcdef"], **settings(script(REPLIES))))
     assert [(r.id, r.scores) for r in kept] == [("b", {"pass_rate": 0.25, "pass_rate_m": 0.25})]
-    assert kept[0].notes["attempts"]["m"] == {
+    tried = dict(kept[0].notes["attempts"]["m"])
+    assert len(tried.pop("drawn_as")) == 16 and tried == {
         "drawn": 4, "right": 1, "wrong": 3, "unsure": 0, "cut": 0, "other": "6", "agreeing": 1
     }  # fmt: skip
     assert [(d.id, d.reason, d.detail) for d in dropped] == [
@@ -136,6 +137,7 @@ def test_a_reference_that_all_attempts_contradict_is_suspect(script: Script) -> 
 def test_a_cut_off_attempt_counts_only_with_an_explicit_answer() -> None:
     assert judged(Completion("First, 5 + 7 = 12", 9, "length"), "12")[0] == "cut"
     assert judged(Completion("so \\boxed{12} and then", 9, "length"), "12")[0] == "right"
+    assert judged(Completion("so \\boxed{11}? But wait", 9, "length"), "12") == ("cut", None), "it may be taken back"
     assert judged(Completion("First, 5 + 7 = 12", 9, "stop"), "12") == ("right", "12")
 
 
@@ -155,8 +157,73 @@ def test_rates_of_others_take_the_place_of_samples(tmp_path: Path, script: Scrip
     assert [r.scores.get("pass_rate_m") for r in known] == [None, 0.25, None]
     with pytest.raises(UserError, match="no row has a pass rate under 'rate'"):
         list(imported(rows, path=None, **{**given, "rate": "rate"}))
-    with pytest.raises(UserError, match="of the row a is 50, not a share"):
+    with pytest.raises(UserError, match=r"of the row a is 50\.0, not a share"):
         list(imported([example("a", notes={"r": 50})], path=None, **{**given, "rate": "r"}))
+
+
+def test_rates_of_another_number_of_attempts_are_judged_by_their_share(script: Script) -> None:
+    shares = {"a": 0.0, "b": 2 / 64, "c": 6 / 64, "d": 7 / 64, "e": "", "f": "n/a", "g": float("nan")}
+    rows = [example(key, notes={"rate": share}) for key, share in shares.items()]
+    known, _ = split(imported(rows, by="m", n=64, rate="rate", path=None, problem="problem"))
+    assert [r.id for r in known if "attempts" in r.notes] == ["a", "b", "c", "d"]
+    drawn = Sampling(n=32, temperature=1.0, top_p=1.0, max_tokens=9, seed=0)
+    node = script(lambda question, index: "\\boxed{5}")
+    kept, dropped = split(difficulty(known, **settings(node, sampling=drawn, at_least=1, at_most=3, early_stop=True)))
+    assert [r.id for r in kept] == ["b", "c"]
+    assert [(d.id, d.reason, d.detail) for d in dropped][:2] == [
+        ("a", "too hard", "0.0 % right, from column rate, 3.1 % needed"),
+        ("d", "too easy", "10.9 % right, from column rate, the limit is 9.4 %"),
+    ]
+    assert {question for question, _ in asked(node)} == {f"problem {key}" for key in "efg"}
+    paid = len(asked(node))
+    teachers = {"own": {**teacher(node, 32, "m")}}
+    assert not split(solve(kept, teachers=teachers, official=False))[0] and len(asked(node)) == paid
+
+
+def test_rows_of_one_prompt_are_paid_for_once(script: Script) -> None:
+    node = script(lambda question, index: f"\\boxed{{{index}}}")
+    rows = [example("a", "one"), example("a/x", "two"), example("a/y", "three"), example("b")]
+    kept, _ = split(difficulty(rows, **settings(node, at_least=0, at_most=4)))
+    assert len(kept) == 4 and len(asked(node)) == 8
+    assert [r.notes["attempts"]["m"]["drawn"] for r in kept] == [4, 4, 4, 4]
+    chains, dropped = split(solve(kept, teachers={"own": teacher(node, 4, "m")}, official=True))
+    assert [r.id for r in chains] == [
+        "a",
+        "a/x",
+        "a/y",
+        *(f"a/own/{i}" for i in range(4)),
+        *(f"b/own/{i}" for i in range(4)),
+    ]
+    assert not dropped and len(asked(node)) == 8
+
+
+def test_attempts_of_another_model_or_sampling_are_not_taken_for_one_s_own(script: Script) -> None:
+    node = script(REPLIES)
+    rows, _ = split(difficulty([example("b")], **settings(node)))
+    hotter = teacher(node, 4, "m")
+    hotter["sampling"]["temperature"] = 0.5
+    for wrong in (hotter, teacher(script(REPLIES), 4, "m")):
+        with pytest.raises(UserError, match="attempts of 'm' were drawn with another model or sampling"):
+            list(solve(rows, teachers={"t": wrong}, official=False))
+    with pytest.raises(UserError, match="4 attempts at temperature 0 are one attempt"):
+        cold = Sampling(n=4, temperature=0.0, top_p=1.0, max_tokens=9, seed=0)
+        list(difficulty([example("b")], **settings(node, sampling=cold)))
+
+
+@pytest.mark.parametrize("suspect", [None, 0.5])
+def test_early_stopping_keeps_the_same_rows_whatever_comes(suspect: float | None, script: Script) -> None:
+    """Every sequence of six attempts that are right, wrong in two ways, or cut off."""
+    words = {"r": "\\boxed{5}", "w": "\\boxed{6}", "v": "\\boxed{7}", "u": CUT}
+    replies = {"problem " + "".join(s): [words[c] for c in s] for s in product("rwvu", repeat=6)}
+    rows = [example(question.removeprefix("problem ")) for question in replies]
+    drawn = Sampling(n=6, temperature=1.0, top_p=1.0, max_tokens=9, seed=0)
+    found = {}
+    for stop in (True, False):
+        node = script(replies)
+        given = settings(node, sampling=drawn, at_least=1, at_most=2, suspect=suspect, early_stop=stop, unknown="keep")
+        found[stop] = ([r.id for r in split(difficulty(rows, **given))[0]], len(asked(node)))
+    assert found[True][0] == found[False][0] and len(found[True][0]) > 100
+    assert found[True][1] < found[False][1] == 6 * 4**6
 
 
 def test_rows_far_more_than_are_open_at_once(script: Script) -> None:
@@ -190,7 +257,11 @@ def test_chains_come_from_the_source_the_attempts_and_teachers(script: Script) -
         ("b/wise/2", "wise", "6"),
     ]
     assert len(asked(own)) == paid, "attempts that were made are not made again, nor any others"
-    assert len({r.problem for r in kept}) == 2 and not dropped
+    assert len({r.problem for r in kept}) == 2
+    assert {(d.id, d.reason, d.detail) for d in dropped if d.reason == "same chain"} == {
+        ("a/wise/1", "same chain", "as a/wise/0"),
+        ("b/wise/1", "same chain", "as b/wise/0"),
+    }
 
 
 def test_problems_without_a_chain_and_chains_cut_off_are_set_aside(script: Script) -> None:

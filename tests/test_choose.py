@@ -50,6 +50,10 @@ def test_quotas_of_source_and_subject() -> None:
     assert {(d.reason, d.detail) for d in dropped} == {("quota of its source is full", "x: 1")}
     kept, _ = split(top(rows, k=9, by="score", quotas={"type": 2, "source": {"x": 2}}))
     assert [r.id for r in kept] == ["0", "1", "3", "4"], "x gives 0 and 1; then one of each type is left"
+    levels = [scored(str(i), 1 - i / 10, notes={"level": i % 2}) for i in range(6)]
+    assert [r.id for r in split(top(levels, k=9, by="score", quotas={"level": {0: 1}}))[0]] == ["0", "1", "3", "5"]
+    with pytest.raises(UserError, match="no row has a note 'levle'; did you mean 'level'"):
+        list(top(levels, k=9, by="score", quotas={"levle": 1}))
     pair = [scored("a", 0.9), replace(scored("a/own0", 0.8), source="y")]
     kept, _ = split(top(pair, k=3, by="score", quotas={"source": {"s": 0}}))
     assert [r.id for r in kept] == ["a/own0"], "a chain that is not taken bars no rival"
@@ -134,7 +138,8 @@ def test_the_card_is_one_the_hub_reads(tmp_path: Path) -> None:
     rows = [replace(r, source="gsm8k", notes={"licence": "MIT", "teacher": "own"}) for r in candidates()[:3]]
     write_jsonl(tmp_path / "curated.jsonl", rows)
     line = {"stage": "pool", "in": 1234, "out": 3, "reasons": {"no answer": 1231}, "tokens": 9, "seconds": 1.5}
-    settings = {"stages": {"d": {"_target_": "curation.pool.decontaminate", "benchmarks": ["aime24"], "rule": "latex"}}}
+    settings = {"stages": {"d": {"_target_": "curation.pool.decontaminate", "benchmarks": ["aime24"]}}}
+    settings["stages"]["d"] |= {"rule": "latex", "variants": "drop"}
     write_card(tmp_path, settings, [line], {"curated": {"rows": 3, "length": 33.0}})
     _, front, text = (tmp_path / "README.md").read_text().split("---\n", 2)
     head = yaml.safe_load(front)
@@ -143,7 +148,7 @@ def test_the_card_is_one_the_hub_reads(tmp_path: Path) -> None:
     for said in (
         "| gsm8k | MIT | 3 |",
         "| pool | 1,234 | 3 | no answer: 1,231 | 9 | 1.5 |",
-        "aime24 hold were removed",
+        "these benchmarks were removed (rule: latex): aime24",
     ):
         assert said in text
     assert "| tokens | 10 | 11 | 12 |" in text

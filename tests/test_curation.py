@@ -13,7 +13,7 @@ from curation.pool import decontaminate, distinct, draw, gather
 from curation.run import Limits, curate
 from curation.score import between_percentiles, percentile_ranks, score, tokens
 from curation.words import COUNTED, FOLDER, features, word_lists
-from limo.data import chat, read_jsonl, write_jsonl
+from limo.data import Example, chat, read_jsonl, write_jsonl
 from limo.errors import UserError
 from tests.conftest import Script, example, lines, split
 
@@ -158,7 +158,7 @@ def test_every_chain_ends_in_a_box() -> None:
 
 
 def test_doubles_and_benchmark_problems_leave(tmp_path: Path) -> None:
-    rows = [example("a"), replace(example("b"), prompt=chat(" Problem  A ")), example("c")]
+    rows = [example("a"), replace(example("b"), prompt=chat(" PROBLEM  a ")), example("c")]
     kept, dropped = split(distinct(rows))
     assert [r.id for r in kept] == ["a", "c"] and dropped[0].detail == "as a"
     rivals, dropped = split(distinct([example("a", "one"), replace(rows[1], completion="two"), example("a", "ONE")]))
@@ -171,16 +171,30 @@ def test_doubles_and_benchmark_problems_leave(tmp_path: Path) -> None:
     assert dropped[0].data["matched"] == {"id": "mine/1", "problem": "PROBLEM c", "contained": 1.0}
 
 
-def test_one_problem_with_two_answers_is_told(tmp_path: Path) -> None:
-    rows = [example("a", answer="5"), example("a", answer="6"), example("a", answer="5.0"), example("a", "new", "10/2")]
-    rows = [replace(row, id=str(i)) for i, row in enumerate(rows)]
-    kept, dropped = split(distinct(rows))
-    assert [r.id for r in kept] == ["0", "3"]
+def test_one_problem_with_two_answers_is_told() -> None:
+    def rows(*answers: str) -> list[Example]:
+        return [replace(example("a", f"chain {i % 3}", answer), id=str(i)) for i, answer in enumerate(answers)]
+
+    kept, dropped = split(distinct(rows("5", "4", "4.0", "8/2", "4")))
+    assert [r.id for r in kept] == ["1", "2", "3"]
     assert [(d.id, d.reason, d.detail) for d in dropped] == [
-        ("1", "same problem, another answer", "'6', in 0 it is '5'"),
-        ("2", "same problem", "as 0"),
+        ("0", "same problem, another answer", "its answer is '5', of most others it is '4'"),
+        ("4", "same problem", "as 1"),
     ]
-    assert dropped[0].data["matched"] == {"id": "0", "problem": "problem a"}
+    assert dropped[1].data["matched"] == {"id": "1", "problem": "problem a"}
+    kept, dropped = split(distinct(rows("5", "4")))
+    assert not kept and {d.detail for d in dropped} == {
+        "its answer is '5', others have another, none a majority",
+        "its answer is '4', others have another, none a majority",
+    }
+
+
+def test_case_is_that_of_words_and_not_of_symbols() -> None:
+    pairs = [("If $n=3$ and $N=5$, find $n$.", "If $n=3$ and $N=5$, find $N$."), ("FIND it", "Find  it")]
+    rows = [
+        replace(example(f"{i}/{j}"), prompt=chat(text)) for i, pair in enumerate(pairs) for j, text in enumerate(pair)
+    ]
+    assert [r.id for r in split(distinct(rows))[0]] == ["0/0", "0/1", "1/0"]
 
 
 def test_a_draw_keeps_whole_problems_and_grows(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -119,6 +120,23 @@ def test_twenty_kills_change_nothing_and_no_sample_is_paid_for_twice(tmp_path: P
     assert len(paid) == len(set(paid)), "a completion that was kept is not drawn again"
     assert set(paid) <= set(whole) and len(whole) - len(paid) <= 20, "a kill may come before the line is written"
     same(tmp_path)
+    # All samples are there now: what is killed is grading, scoring, choosing, writing
+    for done in range(4, 9):
+        shutil.rmtree(tmp_path / "killed")
+        kill_after(tmp_path, done)
+        finish(started(tmp_path, "killed", "cache_killed"))
+        same(tmp_path)
+    assert log.read_text().splitlines() == paid
+
+
+def kill_after(folder: Path, stages: int) -> None:
+    """Start the run and kill it as soon as so many stages are done."""
+    process = started(folder, "killed", "cache_killed")
+    while len(list(folder.glob("killed/killed/stages/*.done.json"))) < stages:
+        assert process.poll() is None, "the run ended before it was killed"
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def kept(cache: Path) -> int:

@@ -1,6 +1,7 @@
 """The ledger: nothing is paid for twice, nothing is lost, several become one, and a run stays within its budget."""
 
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -9,7 +10,7 @@ import pytest
 
 import limo.ledger
 from limo.data import chat
-from limo.engine import Completion, Sampling, Scripted, sample
+from limo.engine import Completion, Request, Sampling, Scripted, sample, taker
 from limo.errors import UserError
 from limo.ledger import Cached, allow, spent
 from limo.ledgers import check, holdings, merge
@@ -52,6 +53,29 @@ def test_a_larger_limit_pays_only_for_what_was_cut_off(tmp_path: Path) -> None:
     assert finishes(9) == [("stop", 4), ("length", 9)], "the smaller limit still has its own"
     assert finishes(10) == [("stop", 4), ("length", 10)], "a longer text is no answer within ten tokens"
     assert len(inner.asked) == 4
+
+
+def test_what_filled_the_context_is_not_drawn_again_for_a_larger_limit(tmp_path: Path) -> None:
+    inner = Scripted(lambda question, index: Completion("so long", 5, "length"))
+    for max_tokens in (9, 50, 100, 7):
+        ((found,),) = sample(Cached(inner, tmp_path), [chat("a")], settings(max_tokens=max_tokens))
+        assert (found.tokens, found.finish) == (5, "length")
+    assert len(inner.asked) == 1
+
+
+def test_the_same_sample_asked_for_twice_at_once_is_drawn_once(tmp_path: Path) -> None:
+    inner = Scripted(lambda question, index: f"{question}{index}", batch_size=8)
+    waiting = deque(Request(chat("x"), index % 2, at) for at, index in enumerate(range(6)))
+    found = {r.at: c.text for r, c in Cached(inner, tmp_path).complete(taker(waiting), settings(2))}
+    assert found == {0: "x0", 1: "x1", 2: "x0", 3: "x1", 4: "x0", 5: "x1"} and len(inner.asked) == 2
+
+
+def test_a_file_that_is_no_ledger_gets_one_line(tmp_path: Path, run: Callable[..., CompletedProcess[str]]) -> None:
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "x.sqlite").write_text("not a database, but long enough to be looked at" * 50)
+    for command in (("limo.ledgers",), ("limo.ledgers", "check"), ("curation.run", "recipe=demo", f"runs={tmp_path}")):
+        done = run(*command, LIMO_CACHE=str(tmp_path))
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and "x.sqlite" in done.stderr, done.stderr
 
 
 def test_what_was_finished_before_a_crash_is_kept(tmp_path: Path) -> None:

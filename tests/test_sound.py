@@ -23,6 +23,7 @@ CASES = [
     (f"{ENGLISH}</think> It is 5.", ""),  # the opening tag stood in the prompt
     (f"{ENGLISH} $\\alpha + \\beta = π$ and ∑ 𝑥 ≤ Δ", ""),
     (f"{ENGLISH} |x| < |y| and a <b> c", ""),
+    (f"{ENGLISH} $0<|x|>1$ and $a<|b - c|>d$ and $|a|<|b|>|c|$, with a side called <s> in the text.", ""),
     (f"{ENGLISH} " + "Wait, let me check this again. " * 3, ""),
     ("".join(f"| {i} | {i * i} |\n" for i in range(40)) + ENGLISH, ""),
     ("", ""),
@@ -30,6 +31,9 @@ CASES = [
     (f"{ENGLISH} <｜end▁of▁sentence｜>", "control token"),
     (f"[INST] {ENGLISH}", "control token"),
     (f"{ENGLISH}<end_of_turn>", "control token"),
+    (f"<s>{ENGLISH}", "control token"),
+    (f"{ENGLISH}</s>\n", "control token"),
+    (f"{ENGLISH}<|eot_id|>", "control token"),
     (f"<think>{ENGLISH} It is 5.", "unfinished thinking"),
     (f"<think>{ENGLISH}</think>  \n", "unfinished thinking"),
     (f"<think>a</think> b <think>{ENGLISH}</think> c", "unfinished thinking"),

@@ -65,9 +65,9 @@ def test_a_row_that_stayed(finished: Path) -> None:
     for said in (
         "pool.jsonl, row 2, MIT",
         "  hard           stays, row 1",
-        "  m              1 of 2 right (95 % interval 9 to 91 %), 0 cut off",
+        "  m              2 of 3 right (95 % interval 21 to 94 %), 0 cut off",
         "most frequent other answer: 160 (1 times)",
-        "  verify         2 of 3 chains stay; 1 wrong answer",
+        "  verify         3 of 4 chains stay; 1 wrong answer",
         "p/2/own/0  score",
         "p/2/own/1  13 characters".replace("13", "9"),
         "verify: wrong answer ('160' for '158' (number))",
