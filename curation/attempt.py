@@ -6,9 +6,10 @@ at a problem end once its decision is certain (`curation/stopping.py`), and ever
 """
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from heapq import heappop, heappush
 from typing import Any, Literal
 
 from curation.pool import digest, squeezed
@@ -16,10 +17,11 @@ from curation.stopping import Window
 from eval.grade import explicit, grade
 from eval.metrics import votes
 from limo.data import Dropped, Example, Row, content_id
-from limo.engine import OPEN, Completion, Request, Sampling, Source, taker
+from limo.engine import OPEN, Completion, Request, Sampling, Source
 from limo.errors import UserError
 from limo.files import read_rows
 from limo.ledger import Cached, spent
+from limo.progress import progress
 from limo.recipe import bind
 
 AGREEING = 3  # answers that are the same are no accident; two of a model's favourite errors may be
@@ -55,12 +57,14 @@ def difficulty(
     if sampling.n > 1 and not sampling.temperature:
         raise UserError(f"{by}: {sampling.n} attempts at temperature 0 are one attempt: raise it, or set n=1")
     trials = Trials(rows, by, window, early_stop, suspect, drawn_as(runner.fingerprint, sampling))
-    while not trials.source.ended:  # again, where the engine had nothing to do since others had measured
-        for request, completion in runner.complete(trials.take, sampling):
-            trials.record(request, completion)
+    with progress(f"{by}: attempts", None, "completion") as advance:
+        while not trials.source.ended:  # again, where the engine had nothing to do since others had measured
+            for request, completion in runner.complete(trials.take, sampling):
+                trials.record(request, completion)
+                advance(1)
+                yield from trials.decided()
             yield from trials.decided()
-        yield from trials.decided()
-        assert not trials.open, f"{len(trials.open)} problems were left undecided"
+            assert not trials.open, f"{len(trials.open)} problems were left undecided"
 
 
 @dataclass(slots=True)
@@ -85,21 +89,22 @@ class Trials:
     ) -> None:
         self.source, self.by, self.n, self.window = Source(enumerate(rows)), by, window.n, window
         self.early_stop, self.suspect, self.drawn_as = early_stop, suspect, drawn_as
-        self.waiting = deque[Request]()
+        self.waiting: list[tuple[int, int, Request]] = []  # a heap: the earliest problem first
         self.open: dict[int, Trial] = {}
 
     def take(self, room: int) -> Sequence[Request]:
-        """See `limo.engine.Take`: problems begun come before new ones, so that few are open at a time."""
+        """See `limo.engine.Take`: earlier problems come before later ones, so that few are open at a time."""
         while len(self.waiting) < room and len(self.open) < OPEN and (item := self.source.next()):
             at, row = item
             self.open[at] = Trial(row)
             if self.by not in row.notes.get("attempts", {}):
                 self._ask(at, self.open[at])
-        return taker(self.waiting)(room)
+        return [heappop(self.waiting)[-1] for _ in range(min(room, len(self.waiting)))]
 
     def _ask(self, at: int, trial: Trial) -> None:
         more = self._further(trial) if self.early_stop else self.n - trial.asked
-        self.waiting.extend(Request(trial.row.prompt, trial.asked + i, at) for i in range(more))
+        for index in range(trial.asked, trial.asked + more):
+            heappush(self.waiting, (at, index, Request(trial.row.prompt, index, at)))
         trial.asked += more
 
     def _further(self, trial: Trial) -> int:

@@ -20,11 +20,12 @@ from typing import Any
 
 import yaml
 
-from curation.perplexity import chunks
+from curation.perplexity import CHUNK
 from limo.data import Dropped, Example, Row, chat, content_id
 from limo.engine import Completion, Prompt, Sampling, sample
 from limo.errors import UserError
 from limo.ledger import Cached
+from limo.parallel import chunked
 from limo.recipe import bind
 
 RUBRICS = Path(__file__).parent / "rubrics"
@@ -79,7 +80,7 @@ def judged(rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Samp
     """
     criteria = read_rubric(rubric)
     judge = Cached(bind(engine, "engine")())
-    for chunk in chunks(rows):
+    for chunk in chunked(rows, CHUNK):
         asked = [judge_prompt(row, criteria) for row in chunk if row.completion.strip()]
         replies = iter(sample(judge, asked, sampling, "judge"))
         for row in chunk:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from limo.data import Dropped, Example, Message, Row, chat
 from limo.errors import UserError
 from limo.model import load, model_folder
+from limo.parallel import chunked
 from limo.render import completion_ids, prompt_ids, turn_end
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def perplexity(
     loaded, tokenizer = load(model_folder(model), dtype)
     check_limits("perplexity", loaded, batch_size, max_length)
     nothing = _context(tokenizer, chat(""))
-    for chunk in chunks(rows):
+    for chunk in chunked(rows, CHUNK):
         pairs = [(_context(tokenizer, row.prompt), completion_ids(tokenizer, row.completion)) for row in chunk]
         lengths = [len(chain) and max(len(prompt), len(nothing)) + len(chain) for prompt, chain in pairs]
         unfit = [why_not(row, length, max_length) for row, length in zip(chunk, lengths, strict=True)]
@@ -122,13 +123,6 @@ def logits(model: Any, states: "torch.Tensor") -> "torch.Tensor":
         hook.remove()
     assert len(found) == len(states), f"{type(model).__name__} gave {len(found)} logits for {len(states)} states"
     return found
-
-
-def chunks(rows: Iterable[Example]) -> Iterator[list[Example]]:
-    """The rows in lists of `CHUNK`."""
-    listed = iter(rows)
-    while chunk := list(islice(listed, CHUNK)):
-        yield chunk
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:

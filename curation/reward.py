@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from curation.perplexity import by_length, check_limits, chunks, padded, why_not
+from curation.perplexity import CHUNK, by_length, check_limits, padded, why_not
 from limo.data import Dropped, Example, Message, Row
 from limo.errors import UserError
 from limo.model import load_tokenizer, model_folder, quiet_deepspeed
+from limo.parallel import chunked
 from limo.render import MARK, completion_ids
 
 
@@ -30,7 +31,7 @@ def reward(rows: Iterable[Example], /, *, model: str, dtype: str, batch_size: in
     """
     loaded, tokenizer, pad = load_reward(model_folder(model), dtype)
     check_limits("reward", loaded, batch_size, max_length)
-    for chunk in chunks(rows):
+    for chunk in chunked(rows, CHUNK):
         conversations = [conversation_ids(tokenizer, _messages(row)) for row in chunk]
         unfit = [why_not(row, len(ids), max_length) for row, ids in zip(chunk, conversations, strict=True)]
         fit = [ids for ids, why in zip(conversations, unfit, strict=True) if why is None]

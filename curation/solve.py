@@ -60,7 +60,7 @@ def _taught(rows: Iterable[Example], name: str, teacher: Teacher) -> Iterator[tu
             yield row.prompt, 0 if problem in seen else _wanted(row, name, teacher, same)
             seen.add(problem)
 
-    for row, completions in zip(rows, stream(runner, asked(), teacher.sampling), strict=True):
+    for row, completions in zip(rows, stream(runner, asked(), teacher.sampling, f"{name}: chains"), strict=True):
         yield from ((digest(row.problem), rival) for rival in _rivals(row, name, completions))
 
 

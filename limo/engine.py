@@ -104,7 +104,9 @@ def taker(waiting: deque[Request]) -> Take:
     return lambda room: [waiting.popleft() for _ in range(min(room, len(waiting)))]
 
 
-def stream(engine: Engine, asked: Iterable[tuple[Prompt, int]], sampling: Sampling) -> Iterator[list[Completion]]:
+def stream(
+    engine: Engine, asked: Iterable[tuple[Prompt, int]], sampling: Sampling, what: str = "sampling"
+) -> Iterator[list[Completion]]:
     """For each (prompt, n) its n completions, in order, while only some thousand prompts are in memory."""
     source, waiting = Source(enumerate(asked)), deque[Request]()
     under_way: dict[int, dict[int, Completion]] = {}
@@ -122,12 +124,14 @@ def stream(engine: Engine, asked: Iterable[tuple[Prompt, int]], sampling: Sampli
             del wanted[at]
             yield [completion for _, completion in sorted(under_way.pop(at).items())]
 
-    while not source.ended:  # again, where the engine had nothing to do: all of some thousand prompts wanted none
-        for request, completion in engine.complete(take, sampling):
-            under_way[request.at][request.index] = completion
+    with progress(what, None, "completion") as advance:
+        while not source.ended:  # again, where the engine had nothing to do: all of some thousand prompts wanted none
+            for request, completion in engine.complete(take, sampling):
+                under_way[request.at][request.index] = completion
+                advance(1)
+                yield from finished()
             yield from finished()
-        yield from finished()
-        assert not wanted, f"{len(wanted)} prompts got no answer"
+            assert not wanted, f"{len(wanted)} prompts got no answer"
 
 
 class Source(Generic[T]):

@@ -10,7 +10,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 SHORT = 1.0  # seconds; what is over sooner needs no line
 PLAIN_EVERY = 15.0  # seconds between lines in a log file: enough to see that it lives, not enough to fill it
@@ -48,6 +52,21 @@ def progress(what: str, total: int | None, unit: str = "row") -> Iterator[Advanc
 
 @contextmanager
 def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
+    """A bar on the terminal; one that is opened while another is open stands below it, whichever ends first."""
+    display = _display()
+    if not display.tasks:
+        display.start()
+    task = display.add_task(what, total=total, note="", unit=unit)
+    try:
+        yield lambda done, note="": display.update(task, advance=done, note=note)
+    finally:
+        if len(display.tasks) == 1:
+            display.stop()
+        display.remove_task(task)
+
+
+@cache
+def _display() -> "Progress":
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -62,7 +81,7 @@ def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:,.1f} {unit}/s" if task.speed else "", style="dim")
+            return Text(f"{task.speed:,.1f} {task.fields['unit']}/s" if task.speed else "", style="dim")
 
     columns = [
         TextColumn("{task.description:>16}"),
@@ -72,9 +91,7 @@ def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     ]
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total, note="")
-        yield lambda done, note="": bar.update(task, advance=done, note=note)
+    return Progress(*columns, console=Console(stderr=True))
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Plain lines where there is no terminal."""
 
+import io
+
 import pytest
 
 import limo.progress
@@ -22,3 +24,22 @@ def test_lines_tell_count_rate_and_time_left(
 
 def test_clock() -> None:
     assert [clock(s) for s in (9.4, 200, 7500)] == ["9 s", "3 min 20 s", "2 h 05 min"]
+
+
+def test_bars_may_stand_below_each_other_and_end_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    limo.progress._display.cache_clear()
+    screen = io.StringIO()
+    monkeypatch.setattr(limo.progress.sys, "stderr", screen)
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    for _ in range(2):  # a display that was closed opens again
+        first = progress("attempts", None, "completion")
+        with first as advance_first:
+            advance_first(3)
+            second = progress("rows", 5)
+            advance_second = second.__enter__()
+            advance_second(5, "done")
+        advance_second(0)
+        second.__exit__(None, None, None)
+    limo.progress._display.cache_clear()
+    assert "attempts" in screen.getvalue() and "rows" in screen.getvalue() and "5/5" in screen.getvalue()
