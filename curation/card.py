@@ -42,7 +42,8 @@ def write_card(
         "## What to compare it with",
         "Sets of the same rows, chosen otherwise: a claim that this choice helps is a claim against these.",
         _table(
-            ("set", "rows", "length"), ((n, f"{s['rows']:,}", f"{s.get('length', 0):,.0f}") for n, s in sets.items())
+            ("set", "rows", "tokens"),
+            ((n, f"{s['rows']:,}", f"{s.get('length', 0):,.0f}") for n, s in sets.items() if "length" in s),
         ),
         "## Made with",
         _table(("package", "version"), versions().items())

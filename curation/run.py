@@ -28,6 +28,7 @@ from curation.card import write_card
 from curation.controls import Controls, make
 from curation.pairs import paired
 from curation.pool import gather
+from curation.stopping import Window
 from limo.data import Example, Row, content_id, dump, parsed, read_jsonl, replacing, write_jsonl, write_parquet
 from limo.errors import UserError
 from limo.ledger import Spent, allow, spent
@@ -76,6 +77,8 @@ def curate(
     folder = Path(out)
     if controls.source not in stages:
         raise UserError(f"curate.controls.source: there is no stage '{controls.source}'{near(controls.source, stages)}")
+    for name, node in stages.items():
+        _check_early(name, node)
     settings = {"system": system, "pool": pool, "stages": stages, "controls": asdict(controls), "pairs": pairs}
     files = files_in(settings)
     allow(str(folder.resolve()), budget.samples, budget.tokens)
@@ -93,6 +96,20 @@ def curate(
             write_card(folder, settings, funnel, sets)
     print_funnel(funnel)
     return funnel
+
+
+def _check_early(name: str, node: Mapping[str, Any]) -> None:
+    """Raise UserError for settings of a stage that cannot be, before earlier stages are paid for.
+
+    A stage that reads nothing but its rows is called without any; of the attempts, the window is made.
+    """
+    if {"at_least", "at_most", "unknown", "sampling"} <= set(node):
+        try:
+            Window(node["sampling"]["n"], node["at_least"], node["at_most"], node["unknown"])
+        except UserError as error:
+            raise UserError(f"curate.stages.{name}: {error}") from None
+    elif not {"engine", "model", "tokenizer", "benchmarks", "path", "teachers"} & set(node):
+        list(bind(node, f"curate.stages.{name}")(()))
 
 
 def _clear(folder: Path, names: list[str]) -> None:
@@ -212,6 +229,7 @@ def _collect(folder: Path, names: list[str], controls: Controls, pairs: str | No
     made = make(folder / "controls", Rows(stage_file(folder, before, names[before])), Rows(last), controls)
     if pairs:
         made["pairs"] = {"rows": write_jsonl(folder / "pairs.jsonl", paired(Rows(last), left, pairs))}
+        write_parquet(folder / "pairs.parquet", Rows(folder / "pairs.jsonl"))
     return made
 
 

@@ -44,7 +44,7 @@ def score(
     through `rows` twice, and holds some numbers a row in between. Raises UserError for weights that do not sum to 1 or
     name what the rows do not have, and for a word list or scaling that there is not.
     """
-    if abs(sum(map(abs, weights.values())) - 1) > 1e-9:
+    if not all(isinstance(w, int | float) for w in weights.values()) or abs(sum(map(abs, weights.values())) - 1) > 1e-9:
         raise UserError(f"score.weights must sum to 1 (their sizes, where some are negative): {weights}")
     if scaling not in ("rank", "minmax"):
         raise UserError(f"score.scaling must be rank or minmax, not '{scaling}'")

@@ -52,7 +52,7 @@ def story(folder: Path, key: str) -> list[Seen]:
             for place, row in _lines(done.with_name(f"{number}-{stage}{kind}.jsonl"), key):
                 found.append(_seen(stage, place, row, dropped=bool(kind)))
         some = some or _first_id(done.with_name(f"{number}-{stage}.jsonl"))
-    if not found:
+    if not any(seen.id == key for seen in found):
         raise UserError(f"no row '{key}' in {folder}; its ids look like {some}")
     return found
 
@@ -88,6 +88,10 @@ def told(folder: Path, key: str) -> list[str]:
         return [f"{key}  ({where})", f"  {last.stage}: set aside, {last.reason}: {last.detail}", f"  {last.data}"]
     example = Example.from_json(row)
     lines = [f"{key}  ({_origin(example)})", f"  problem  {_short(example.question)}", f"  answer   {example.answer}"]
+    if seen[0].stage != "pool":
+        lines.append(
+            f"  a chain of the problem {key.rpartition('/')[0].rpartition('/')[0]}, which has a story of its own"
+        )
     lines += ["", *_stages(seen), *_attempts(example), *_chains(seen, _last_stage(folder)), *_score(folder, seen)]
     return lines
 

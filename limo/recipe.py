@@ -13,6 +13,7 @@ import importlib
 import inspect
 import math
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -34,6 +35,9 @@ from limo.ledger import cache_folder
 _HERE = Path(__file__).resolve().parent
 # In a checkout the recipes stand beside the package; in an installed wheel, inside it
 RECIPES = next(folder for folder in (_HERE.parent / "recipes", _HERE / "recipes") if (folder / "run.yaml").is_file())
+
+
+ON_VARIABLE = re.compile(r"\$\{?\w+\}?/")
 
 
 def command(section: str, module: str, about: str) -> None:
@@ -99,11 +103,21 @@ def plain(config: Any, open_: bool = False) -> dict[str, Any]:
     if OmegaConf.is_missing(config, "name"):
         raise UserError(f"choose a recipe: recipe=<name>. There are: {', '.join(recipes())}")
     try:
-        return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=not open_))
+        found = OmegaConf.to_container(config, resolve=True, throw_on_missing=not open_)
+        return typing.cast(dict[str, Any], _expanded(found))
     except MissingMandatoryValue as error:
         raise UserError(
             f"the recipe leaves '{error.full_key}' open: give it on the command line, {error.full_key}=..."
         ) from None
+
+
+def _expanded(value: Any) -> Any:
+    """Settings in which a path that begins with an environment variable, such as $DATA/pool.jsonl, has its value."""
+    if isinstance(value, dict):
+        return {key: _expanded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expanded(inner) for inner in value]
+    return os.path.expandvars(value) if isinstance(value, str) and ON_VARIABLE.match(value) else value
 
 
 def compose(*overrides: str, open_: bool = False) -> dict[str, Any]:
@@ -329,7 +343,10 @@ def _composition(error: BaseException) -> str:
 def _nearest(key: str) -> str:
     """The recipe's key whose last part is closest to that of a misspelt one."""
     chosen = [a for a in sys.argv[1:] if a.startswith("recipe=")]
-    known = list(_keys(compose(*chosen, open_=True))) if chosen else []
+    try:
+        known = list(_keys(compose(*chosen, open_=True))) if chosen else []
+    except Exception:  # noqa: BLE001 - a recipe of another folder: then there is no hint, and the mistake stays told
+        known = []
     last = {k.rpartition(".")[2]: k for k in reversed(known)}
     close = difflib.get_close_matches(key.rpartition(".")[2], last, 1)
     return f" (did you mean '{last[close[0]]}'?)" if close and last[close[0]] != key else ""

@@ -101,6 +101,7 @@ def test_why_tells_a_row_s_story(finished: Path, run: Run) -> None:
     told = run("curation.why", str(finished), left["id"])
     assert f"choose: {left['reason']} ({left['detail']})" in told.stdout, told.stdout
     for arguments, said in (
+        ((str(finished), "sums"), "no row 'sums'"),
         ((str(finished), "sums/9999"), "its ids look like sums/1"),
         (("nowhere", "x"), "no finished stage"),
     ):
@@ -183,6 +184,12 @@ def test_multirun_gives_each_job_a_folder_of_its_own(finished: Path, tiny: Path,
         (["curation.run", "recipe=demo", "curate.controls.source=chose"], "no stage 'chose'; did you mean 'choose'?"),
         (["curation.run", "recipe=demo", "curate.controls.kinds=[best]"], "there is no 'best'; there are random,"),
         (["curation.run", "recipe=demo", "score=limo_v3"], "limo_v3"),
+        (["curation.run", "recipe=demo", "score.weights.length=abc"], "weights must sum to 1"),
+        (
+            ["curation.run", "recipe=demo", "curate.stages.difficulty.at_least=2"],
+            "curate.stages.difficulty: a window needs",
+        ),
+        (["curation.run", "recipe=limo_v1", "curate.stages.choose.method=kcentre"], "did you mean 'kcenter'?"),
         (["curation.run", "recipe=demo", "+curate.pool.sums.weight=2"], "weight is the share of its rows"),
         (["curation.run", "recipe=demo", "curate.pairs=best"], "curate.pairs must be"),
         (["curation.run", "recipe=demo", "engine.batch_size=0"], "engine.batch_size must be at least 1"),

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+import curation.judge
 import curation.perplexity
+import curation.reward
 from curation.judge import code_of, judge_prompt, judged, read_rubric, read_verdict
 from curation.perplexity import perplexity
 from curation.reward import conversation_ids, reward
@@ -92,7 +94,8 @@ def test_a_model_that_knows_nothing_has_the_vocabulary_as_perplexity(tiny: Path,
 def test_scores_depend_neither_on_the_batch_nor_on_the_pieces(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = {r.id: r.scores for r in split(perplexity(examples(), model=str(tiny), **LIMITS))[0]}
     monkeypatch.setattr(curation.perplexity, "PIECE", 7)
-    monkeypatch.setattr(curation.perplexity, "CHUNK", 2)
+    for module in (curation.perplexity, curation.reward, curation.judge):
+        monkeypatch.setattr(module, "CHUNK", 2)
     for batch_size in (1, 5):
         again = perplexity(examples()[::-1], model=str(tiny), **{**LIMITS, "batch_size": batch_size})
         for row in split(again)[0]:
@@ -132,7 +135,8 @@ def test_rows_that_perplexity_sets_aside(tiny: Path) -> None:
 def test_a_stage_reads_no_further_than_its_chunk(
     name: str, tiny: Path, rewarding: Path, answering: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(curation.perplexity, "CHUNK", 2)
+    for module in (curation.perplexity, curation.reward, curation.judge):
+        monkeypatch.setattr(module, "CHUNK", 2)
     taken = list[str]()
 
     def rows() -> Iterator[Example]:

@@ -31,7 +31,9 @@ def test_the_python_commands_run_in_their_order(
 ) -> None:
     for command in PYTHON:
         _, _, module, *arguments = shlex.split(command)
-        arguments = [a.replace("$LIMO_DATA", str(data)).replace("data=runs/", f"data={tmp_path}/") for a in arguments]
+        arguments = [a.replace("data=runs/", f"data={tmp_path}/") for a in arguments]
+        if module in ("eval.grade", "curation.leaks"):  # here the shell puts in the folder, there the recipe does
+            arguments = [a.replace("$LIMO_DATA", str(data)) for a in arguments]
         arguments = [a.replace(",runs/", f",{tmp_path}/") for a in arguments]
         if module in ("eval.grade", "eval.compare", "curation.leaks", "curation.why", "limo.ledgers"):
             arguments = [a.replace("runs/", f"{tmp_path}/") for a in arguments]
