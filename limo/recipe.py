@@ -342,10 +342,12 @@ def _composition(error: BaseException) -> str:
 
 def _nearest(key: str) -> str:
     """The recipe's key whose last part is closest to that of a misspelt one."""
+    from hydra.errors import MissingConfigException
+
     chosen = [a for a in sys.argv[1:] if a.startswith("recipe=")]
     try:
         known = list(_keys(compose(*chosen, open_=True))) if chosen else []
-    except Exception:  # noqa: BLE001 - a recipe of another folder: then there is no hint, and the mistake stays told
+    except MissingConfigException:  # a recipe of another folder gets no hint; the mistake is told all the same
         known = []
     last = {k.rpartition(".")[2]: k for k in reversed(known)}
     close = difflib.get_close_matches(key.rpartition(".")[2], last, 1)
