@@ -27,7 +27,7 @@ from limo.data import Dropped, Example, Message, Row, chat
 from limo.errors import UserError
 from limo.model import load, model_folder
 from limo.parallel import chunked
-from limo.render import completion_ids, prompt_ids, turn_end
+from limo.render import completion_ids, learned_text, prompt_ids, turn_end
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,9 @@ def perplexity(
     check_limits("perplexity", loaded, batch_size, max_length)
     nothing = _context(tokenizer, chat(""))
     for chunk in chunked(rows, CHUNK):
-        pairs = [(_context(tokenizer, row.prompt), completion_ids(tokenizer, row.completion)) for row in chunk]
+        pairs = [
+            (_context(tokenizer, row.prompt), completion_ids(tokenizer, learned_text(tokenizer, row))) for row in chunk
+        ]
         lengths = [len(chain) and max(len(prompt), len(nothing)) + len(chain) for prompt, chain in pairs]
         unfit = [why_not(row, length, max_length) for row, length in zip(chunk, lengths, strict=True)]
         fit = [pair for pair, why in zip(pairs, unfit, strict=True) if why is None]

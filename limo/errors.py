@@ -14,12 +14,21 @@ from contextlib import contextmanager
 class UserError(ValueError):
     """Something a person can put right: a path, a key, a value, a missing package."""
 
+    code = 2  # with which a command ends
+    told = False  # already said by another rank
+
+
+class Interrupted(UserError):
+    """Work that was asked to stop, saved what it had, and can go on."""
+
+    code = 143  # as of a process that SIGTERM ended
+
 
 def one_line(error: OSError) -> UserError | None:
     """The operating system's refusals that a person can act on, as one line; None for any other."""
     where = f" '{error.filename}'" if error.filename else ""
     match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
             return UserError(
                 f"no space left on the disk while writing{where}. What was finished is kept: free some space and run "
                 "the same command again"
@@ -55,9 +64,12 @@ def reported(explain: Callable[[Exception], Exception | None] = explained) -> It
         told = explain(error)
         if told is None:
             raise
-        sys.exit(_say(str(told), 2))
+        code = told.code if isinstance(told, UserError) else 2
+        sys.exit(code if isinstance(told, UserError) and told.told else _say(str(told), code))
 
 
 def _say(text: str, code: int) -> int:
-    sys.stderr.write(f"error: {' '.join(text.split())}\n")
+    rank = os.environ.get("RANK", "0")
+    where = f"rank {rank}: " if rank != "0" else ""
+    sys.stderr.write(f"error: {where}{' '.join(text.split())}\n")
     return code

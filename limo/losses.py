@@ -1,9 +1,11 @@
 """Losses as pure functions of tensors; the trainers call them and add nothing."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
+
+Weighting = Literal["tokens", "weights", "rows"]
 
 
 def learned_positions(labels: "torch.Tensor") -> "torch.Tensor":
@@ -11,18 +13,66 @@ def learned_positions(labels: "torch.Tensor") -> "torch.Tensor":
     return (labels[:, 1:] != -100).any(0).nonzero()[:, 0]
 
 
-def next_token_loss(
-    logits: "torch.Tensor", labels: "torch.Tensor", positions: "torch.Tensor", tokens: Any
-) -> "torch.Tensor":
-    """Negative log-likelihood of the learned tokens in nats, summed and divided by `tokens`.
+def token_log_probs(logits: "torch.Tensor", wanted: "torch.Tensor") -> "torch.Tensor":
+    """Log-probabilities (rows, n) in nats of tokens `wanted` (rows, n) under `logits` (rows, n, vocabulary).
 
-    `logits` (rows, n, vocabulary) belong to `positions` (n,) of `labels` (rows, length). `tokens` counts the learned
-    tokens of the whole optimizer step, so that the loss does not depend on how the step is split into micro-batches.
+    Zero where `wanted` is -100.
     """
     import torch
 
-    wanted = labels[:, positions + 1]
-    total = torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="sum"
+    negative = torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="none"
     )
-    return total / torch.as_tensor(tokens, device=total.device).clamp(min=1)
+    return -negative.view(wanted.shape)
+
+
+def token_loss(log_probs: "torch.Tensor", kind: str) -> "torch.Tensor":
+    """The loss of each token from its log-probability, in nats: `nll`, or `dft`.
+
+    dft scales by the token's probability, without a gradient through it (arXiv 2508.05629, eq. 9).
+    """
+    return -log_probs if kind == "nll" else -log_probs * log_probs.exp().detach()
+
+
+def weighted_loss(losses: "torch.Tensor", weights: "torch.Tensor | None", whole: Any) -> "torch.Tensor":
+    """Sum of token `losses` (rows, n), each times its weight of the same shape, divided by `whole`.
+
+    `whole` belongs to the complete optimizer step, over all forward passes and ranks, so that the loss does not depend
+    on how the step is split. A step whose whole is 0 has the loss 0.
+    """
+    import torch
+
+    total = (losses if weights is None else losses * weights).sum()
+    divisor = torch.as_tensor(whole, device=total.device, dtype=total.dtype)
+    return total / torch.where(divisor == 0, torch.ones_like(divisor), divisor)
+
+
+def row_weight(weight: float, learned: int, weighting: Weighting) -> tuple[float, float]:
+    """(weight of each token of a row, the row's share of what the step's loss is divided by).
+
+    With w the row's weight, n its learned tokens and l the sum of their losses, a step's loss is
+
+        tokens    sum of w l / sum of n          a weight of 2 counts double
+        weights   sum of w l / sum of w n        only the ratios of weights count
+        rows      sum of w l / n, over the rows  each row counts alike, however long; reward-weighted regression as in
+                                                 RISE (arXiv 2407.18219, eq. 4)
+    """
+    if weighting == "tokens":
+        return weight, float(learned)
+    if weighting == "weights":
+        return weight, weight * learned
+    return weight / learned, 1.0
+
+
+def sigmoid(
+    chosen: "torch.Tensor",
+    rejected: "torch.Tensor",
+    reference_chosen: "torch.Tensor",
+    reference_rejected: "torch.Tensor",
+    beta: float,
+) -> "torch.Tensor":
+    """DPO (arXiv 2305.18290, eq. 7): -log sigmoid(beta * margin) for each pair, all arguments (pairs,) in nats."""
+    import torch
+
+    margin = (chosen - reference_chosen) - (rejected - reference_rejected)
+    return -torch.nn.functional.logsigmoid(beta * margin)

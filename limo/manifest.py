@@ -41,7 +41,7 @@ PACKAGES = (
     "hydra-core",
 )
 # These change how fast a step runs, not what comes out, so a run may go on with other values
-FREE = {"batch_size"}
+FREE = {"batch_size", "devices", "look", "per_device_train_batch_size"}
 
 
 @dataclass
@@ -129,7 +129,7 @@ def content_hash(path: Path) -> str:
     Raises UserError if there is nothing at that path.
     """
     if path.is_dir():
-        if (path / "config.json").is_file():
+        if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
             return fingerprint(path)
         files = sorted(f for f in path.rglob("*") if f.is_file())
         return content_id([[str(f.relative_to(path)), content_hash(f)] for f in files], 16)

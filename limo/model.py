@@ -41,8 +41,8 @@ def model_folder(path: str) -> Path:
         raise UserError(f"no such model '{path}'; embedded are {', '.join(EMBEDDED)}")
     folder = Path(path).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"'{path}' is no model folder: it has no config.json")
+        if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise UserError(f"'{path}' is no model folder: it has no config.json and no adapter_config.json")
         return folder
     if path.startswith((".", "/", "~")) or not HUB_NAME.fullmatch(path) or path.startswith("runs/"):
         raise UserError(
@@ -129,28 +129,39 @@ def load(folder: Path, dtype: str, trust_remote_code: bool = False) -> tuple[Any
     """
     quiet_deepspeed()
     import torch
+
+    tokenizer = load_tokenizer(folder, trust_remote_code)
+    model = load_model(folder, dtype, trust_remote_code)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def load_model(folder: Path, dtype: str, trust_remote_code: bool = False, **more: Any) -> Any:
+    """The model of a folder, where it is loaded; `more` goes to `from_pretrained`. A folder may hold a LoRA adapter.
+
+    Raises UserError if the folder does not load.
+    """
+    quiet_deepspeed()
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    tokenizer = load_tokenizer(folder, trust_remote_code)
     disable_progress_bar()
+    settings = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code, **more}
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=_dtype(dtype), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        return AutoModelForCausalLM.from_pretrained(folder, **settings)
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(f"cannot load the model in '{folder}': {str(error).splitlines()[0]}") from error
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
-def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a model folder. Raises UserError if it does not load or has no chat template."""
+def load_tokenizer(folder: Path, trust_remote_code: bool = False, template: bool = True) -> Any:
+    """The tokenizer of a model folder. Raises UserError if it does not load, or lacks a template where one is due."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"cannot load the tokenizer in '{folder}': {str(error).splitlines()[0]}") from error
-    if not tokenizer.chat_template:
+    if template and not tokenizer.chat_template:
         raise UserError(f"the tokenizer in '{folder}' has no chat template: add a chat_template.jinja to that folder")
     return tokenizer
 

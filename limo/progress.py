@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
+from limo.launch import first
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -31,8 +33,9 @@ def clock(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """One line for a person, beside the results on standard output."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    """One line for a person, beside the results on standard output. Of several ranks, the first one speaks."""
+    if first():
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 class Advance(Protocol):
@@ -45,7 +48,7 @@ class Advance(Protocol):
 @contextmanager
 def progress(what: str, total: int | None, unit: str = "row") -> Iterator[Advance]:
     """Yields a function that is called with the number of units done since the last call."""
-    draw = _bar if sys.stderr.isatty() else _lines
+    draw = _bar if sys.stderr.isatty() and first() else _lines
     with draw(what, total, unit) as advance:
         yield advance
 

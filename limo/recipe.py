@@ -30,6 +30,7 @@ import yaml
 
 from limo.data import replacing
 from limo.errors import UserError, one_line, reported
+from limo.launch import LOST, ended, first
 from limo.ledger import cache_folder
 
 _HERE = Path(__file__).resolve().parent
@@ -37,22 +38,28 @@ _HERE = Path(__file__).resolve().parent
 RECIPES = next(folder for folder in (_HERE.parent / "recipes", _HERE / "recipes") if (folder / "run.yaml").is_file())
 
 
+FULL = ("No space left on device", "file write failed", "PytorchStreamWriter failed writing", "File too large")
 ON_VARIABLE = re.compile(r"\$\{?\w+\}?/")
 
 
-def command(section: str, module: str, about: str) -> None:
-    """The main function of `python -m <module>`: runs one section of a recipe, or says in one line why not."""
+def command(
+    section: str, module: str, about: str, several: Callable[[Mapping[str, Any]], int | None] | None = None
+) -> None:
+    """The main function of `python -m <module>`: runs one section of a recipe, or says in one line why not.
+
+    `several` may take the section and run it in processes of its own; it returns their exit code, or None to decline.
+    """
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; the line is ours to write
     settle()
-    with reported(lambda error: None if debug else explained(error)):
+    with ended(), reported(lambda error: None if debug else explained(error)):
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_text(section, module, about, sys.argv[1:]))  # noqa: T201
         else:
-            _hydra(section, module, debug)
+            _hydra(section, module, debug, several)
 
 
-def _hydra(section: str, module: str, debug: bool) -> None:
+def _hydra(section: str, module: str, debug: bool, several: Callable[[Mapping[str, Any]], int | None] | None) -> None:
     import hydra
     from omegaconf import DictConfig
 
@@ -67,8 +74,15 @@ def _hydra(section: str, module: str, debug: bool) -> None:
         try:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 _in_own_process(config, module, debug)
-            else:
-                run_section(plain(config), section)
+                return
+            recipe = plain(config)
+            if not debug:  # processes started from here are commands of their own
+                del os.environ["HYDRA_FULL_ERROR"]
+            code = several(checked(recipe, section)) if several else None
+            if code is None:
+                run_section(recipe, section)
+            elif code:
+                sys.exit(code)
         except Exception as error:  # noqa: BLE001 - raised again below; Hydra would add lines of its own
             failed.append(error)
 
@@ -133,19 +147,25 @@ def compose(*overrides: str, open_: bool = False) -> dict[str, Any]:
         return plain(hydra_compose("run", overrides=list(overrides)), open_)
 
 
-def run_section(recipe: Mapping[str, Any], section: str) -> Any:
-    """Check a whole section, then call its function. Returns what the function returns."""
+def checked(recipe: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """A section of a recipe, once it and every node in it are bound to their functions. Raises UserError otherwise."""
     if not isinstance(recipe.get(section), dict):
         raise UserError(f"the recipe '{recipe.get('name')}' has no section '{section}'")
-    call = bind(recipe[section], section)
+    bind(recipe[section], section)
     for where, node in nodes(recipe[section], section):
         check(node, where)
+    return typing.cast(Mapping[str, Any], recipe[section])
+
+
+def run_section(recipe: Mapping[str, Any], section: str) -> Any:
+    """Check a whole section, then call its function. Returns what the function returns."""
+    call = bind(checked(recipe, section), section)
     out = Path(recipe["out"])
     try:
         return call()
     finally:
         # Not after a refusal: then the folder belongs to other settings
-        if not isinstance(sys.exception(), UserError) and out.is_dir():
+        if first() and not isinstance(sys.exception(), UserError) and out.is_dir():
             _remember(out, recipe, section)
 
 
@@ -312,7 +332,9 @@ def explained(error: BaseException) -> UserError | None:
 
     if isinstance(error, UserError):
         return error
-    if "No space left on device" in str(error) or (
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST):
+        return UserError("another rank is gone; what it said stands above. Finished checkpoints are kept")
+    if any(sign in str(error) for sign in FULL) or (
         isinstance(error, sqlite3.OperationalError) and "full" in str(error)
     ):
         return one_line(OSError(28, "No space left on device"))

@@ -1,17 +1,72 @@
 """Messages to token ids, the same for training and sampling.
 
+    set_template(tokenizer, None)         # or "chatml", or a .jinja file
+    input_ids, labels = render(tokenizer, row)
+
 Training learns exactly the ids that sampling would see and produce: the rendered prompt, the chain's own tokens, and
-the token that ends the turn. So a chat template cannot lose a chain of thought, and text that looks like a control
-token cannot forge a turn.
+the token that ends the turn. A chat template writes the prompt only, so it cannot lose a chain of thought, and text
+that looks like a control token cannot forge a turn. `limo/audit.py` checks what comes out.
+
+Left out: templates that write a chain of thought as a message of its own (channels), and tools.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
-from limo.data import Message
+from limo.data import Example, Message
 from limo.errors import UserError
 
 MARK = "\ue000{}\ue001"  # private-use characters stand for a message's text while the template is rendered
+MASKED = -100  # the label of a token that is not learned
+OPEN, CLOSE = "<think>", "</think>"
+CHATML = """\
+{%- for message in messages %}
+    {{- '<|im_start|>' ~ message.role ~ '\\n' ~ message.content ~ '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+PADS = (  # tokens made to pad with, and those that stand for nothing in a chat; the first that a tokenizer has
+    "<|fim_pad|>",
+    "<|finetune_right_pad_id|>",
+    "<pad>",
+    "<｜▁pad▁｜>",
+    "<unk>",
+    "[PAD]",
+    "<|endoftext|>",
+)
+
+_OPENED = re.compile(rf"{OPEN}(\s*)\Z")
+_OPENS = re.compile(rf"\s*{OPEN}")
+_PRIVATE = [chr(code) for code in range(0xE002, 0xF900)]
+_T = TypeVar("_T")
+
+
+class Rendered(NamedTuple):
+    """The tokens of one row, and which of them are learned."""
+
+    input_ids: list[int]
+    labels: list[int]  # the same ids where they are learned, MASKED on the prompt
+
+
+def render(tokenizer: Any, row: Example) -> Rendered:
+    """Prompt, chain and end of turn; the chain and the end are learned.
+
+    Where the prompt has opened a think block, the chain's own opening is left out: it is there already.
+    """
+    pieces = _pieces(tokenizer, row.prompt)
+    asked = _joined(tokenizer, pieces)
+    learned = [*completion_ids(tokenizer, _continued(pieces[-1], row.completion)), turn_end(tokenizer)]
+    return Rendered(asked + learned, [MASKED] * len(asked) + learned)
+
+
+def learned_text(tokenizer: Any, row: Example) -> str:
+    """What a model has to say after the prompt: the completion, less a think block's opening that the prompt has."""
+    return _continued(_pieces(tokenizer, row.prompt)[-1], row.completion)
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -19,45 +74,32 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
     Where a message contains the text of a control token, that text is encoded as ordinary characters.
     """
-    controls = [str(token) for token in tokenizer.get_added_vocab()]
-    if not any(control in m["content"] for m in messages for control in controls):
-        return _ids(tokenizer, _rendered(tokenizer, messages))
-    marked = [{**m, "content": MARK.format(i)} for i, m in enumerate(messages)]
-    rest, ids = _rendered(tokenizer, marked), list[int]()
-    for i, message in enumerate(messages):
-        before, found, rest = rest.partition(MARK.format(i))
-        if not found:
-            raise UserError(f"the chat template does not show message {i + 1} ({message['role']}) of a prompt as it is")
-        ids += _ids(tokenizer, before) + completion_ids(tokenizer, message["content"])
-    return ids + _ids(tokenizer, rest)
+    return _joined(tokenizer, _pieces(tokenizer, messages))
 
 
 def completion_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a chain, without the end of the turn; control tokens in it stay ordinary characters."""
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    """Token ids of a chain, without the end of the turn; control tokens in it stay ordinary characters.
 
-
-def turn_end(tokenizer: Any) -> int:
-    """The id of the token that ends an assistant turn in the chat template, for instance that of `<|im_end|>`.
-
-    Where the template ends a turn with none, it is the tokenizer's end token. Raises UserError if there is none either:
-    such a model would never learn to stop.
+    `<think>` and other added tokens that no template writes around a message are tokens, as the model produces them.
     """
-    turn = [{"role": "user", "content": "q"}, {"role": "assistant", "content": MARK.format(0)}]
-    after = tokenizer.apply_chat_template(turn, tokenize=False).rpartition(MARK.format(0))[2]
-    ids = _ids(tokenizer, after.lstrip()) if after.strip() else []
-    if ids and ids[0] in set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids):
-        return int(ids[0])
-    if tokenizer.eos_token_id is None:
-        raise UserError("the chat template ends a turn with no control token, and the tokenizer has no end token")
-    return int(tokenizer.eos_token_id)
+    gap = _unused(text)
+    return _joined(tokenizer, _spelled(tokenizer).sub(_apart(gap), text).split(gap))
 
 
-def _rendered(tokenizer: Any, messages: Sequence[Any]) -> str:
+def encoded(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text; no BOS or end token is put around it, control tokens in it are control tokens."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def template_text(tokenizer: Any, messages: Sequence[Any], ask: bool = True) -> str:
+    """The text that the chat template makes of messages; with `ask`, up to where the assistant is to speak.
+
+    Raises UserError if the template refuses them.
+    """
     from jinja2 import TemplateError
 
     try:
-        return _render(tokenizer, messages)
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=ask))
     except TemplateError as error:
         roles = ", ".join(m["role"] for m in messages)
         raise UserError(
@@ -65,9 +107,168 @@ def _rendered(tokenizer: Any, messages: Sequence[Any]) -> str:
         ) from error
 
 
-def _render(tokenizer: Any, messages: Sequence[Any]) -> str:
-    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+def of_template(function: Callable[..., _T]) -> Callable[..., _T]:
+    """Make a function of a tokenizer remember its results until the tokenizer's template or tokens change."""
+
+    @lru_cache(maxsize=64)
+    def kept(_: Any, *args: Any) -> _T:
+        return function(*args)
+
+    @wraps(function)
+    def remembered(tokenizer: Any, *args: Any) -> _T:
+        state = (str(tokenizer.chat_template), len(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id)
+        return kept(state, tokenizer, *args)
+
+    return remembered
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+@of_template
+def turn_end(tokenizer: Any) -> int:
+    """The id of the token that ends an assistant turn in the chat template, for instance that of `<|im_end|>`.
+
+    Where the template ends a turn with none, it is the tokenizer's end token. Raises UserError if there is none either:
+    such a model would never learn to stop.
+    """
+    turn = [{"role": "user", "content": "q"}, {"role": "assistant", "content": MARK.format(0)}]
+    _, shown, after = template_text(tokenizer, turn, ask=False).rpartition(MARK.format(0))
+    ids = encoded(tokenizer, after.lstrip()) if shown and after.strip() else []
+    if ids and ids[0] in set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids):
+        return int(ids[0])
+    if tokenizer.eos_token_id is None:
+        raise UserError("the chat template ends a turn with no control token, and the tokenizer has no end token")
+    return int(tokenizer.eos_token_id)
+
+
+@of_template
+def controls(tokenizer: Any) -> dict[int, str]:
+    """Id and text of the tokens that no message may forge: special ones, and those that the template writes.
+
+    The second kind matters: some models declare the tokens that begin a turn as ordinary ones. Think tags are none,
+    since a chain holds them by right.
+    """
+    added = {int(i): str(token.content) for i, token in tokenizer.added_tokens_decoder.items()}
+    special = {int(i) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    named = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    written = set(_conversation(tokenizer)) & set(added)
+    found = {i: added[i] for i in special | written} | {int(i): str(text) for i, text in named.items()}
+    return {i: text for i, text in sorted(found.items()) if text not in (OPEN, CLOSE) and len(text.strip()) > 1}
+
+
+def set_template(tokenizer: Any, template: str | None) -> None:
+    """Choose the chat template: None keeps the tokenizer's own, "chatml" is plain ChatML, else a .jinja file.
+
+    ChatML begins with the BOS token if the tokenizer puts one before every text. A tokenizer that does not know
+    `<|im_start|>` spells it in ordinary tokens; a turn then ends with its own end token. Raises UserError if there is
+    no template, or if the file cannot be read or is no template.
+    """
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    before = tokenizer.chat_template
+    if template is None:
+        if not before:
+            raise UserError("the tokenizer has no chat template: name one, chat_template=chatml or a .jinja file")
+        return
+    tokenizer.chat_template = _chatml(tokenizer) if template == "chatml" else _read(template)
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "q"}], tokenize=False, add_generation_prompt=True)
+    except TemplateSyntaxError as error:
+        tokenizer.chat_template = before
+        raise UserError(f"chat_template={template}: no Jinja template, line {error.lineno}: {error.message}") from error
+    except TemplateError:  # it wants other messages than this one: the rows will show
+        pass
+
+
+def prepends_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer itself begins every text with its BOS token."""
+    first = list(tokenizer("x")["input_ids"])[:1]
+    return tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
+
+
+def pad_id(tokenizer: Any, end: int) -> int:
+    """An id to pad with that is not `end`, the token that ends a turn, and not the tokenizer's end token.
+
+    The tokenizer's own if it is such a one, else another that was made for it. If there is none at all it is the end
+    token; that is harmless as long as padding has no label.
+    """
+    eos = tokenizer.eos_token_id
+    known = tokenizer.get_added_vocab()
+    for token in (tokenizer.pad_token_id, *(known.get(name) for name in PADS)):
+        if token is not None and token not in (end, eos):
+            return int(token)
+    return int(end if eos is None else eos)
+
+
+def _pieces(tokenizer: Any, messages: Sequence[Message]) -> list[str]:
+    """The text of a prompt, cut inside whatever a message spells like a control token; one piece as a rule."""
+    spelled = _spelled(tokenizer)
+    if not any(spelled.search(m["content"]) for m in messages):
+        return [template_text(tokenizer, messages)]
+    gap = _unused("".join(m["content"] for m in messages))
+    cut = [{**m, "content": spelled.sub(_apart(gap), m["content"])} for m in messages]
+    return template_text(tokenizer, cut).split(gap)
+
+
+def _joined(tokenizer: Any, pieces: Sequence[str]) -> list[int]:
+    """Ids of a text that was cut into pieces. Some tokenizers begin every text with a space: a line end takes it."""
+    ids = encoded(tokenizer, pieces[0])
+    for piece in pieces[1:]:
+        guard, guarded = encoded(tokenizer, "\n"), encoded(tokenizer, f"\n{piece}")
+        ids += guarded[len(guard) :] if guarded[: len(guard)] == guard else encoded(tokenizer, piece)
+    return ids
+
+
+def _continued(asked: str, completion: str) -> str:
+    opened, opens = _OPENED.search(asked), _OPENS.match(completion)
+    if not (opened and opens):
+        return completion
+    rest = completion[opens.end() :]
+    for space in opened[1]:  # stands in the prompt already
+        rest = rest.removeprefix(space)
+    return rest
+
+
+@of_template
+def _spelled(tokenizer: Any) -> re.Pattern[str]:
+    return _pattern(list(controls(tokenizer).values()))
+
+
+def _pattern(texts: Sequence[str]) -> re.Pattern[str]:
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def _apart(gap: str) -> Callable[[re.Match[str]], str]:
+    return lambda found: found[0][0] + gap + found[0][1:]
+
+
+def _unused(text: str) -> str:
+    return next(c for c in _PRIVATE if c not in text)
+
+
+def _conversation(tokenizer: Any) -> list[int]:
+    """Ids of a small conversation as the template writes it; nothing if the template takes none of the kind."""
+    asked = [{"role": "user", "content": "x"}]
+    for messages in ([*asked, {"role": "assistant", "content": "x"}, *asked], asked) if tokenizer.chat_template else ():
+        try:
+            return encoded(tokenizer, template_text(tokenizer, messages))
+        except UserError:
+            continue
+    return []
+
+
+def _chatml(tokenizer: Any) -> str:
+    return "{{- bos_token }}\n" * prepends_bos(tokenizer) + CHATML
+
+
+def _read(template: str) -> str:
+    path = Path(template).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UserError(
+            f"chat_template={template}: no such template ({why}). Give chatml, or the path of a .jinja file"
+        ) from error
+    if not text.strip():
+        raise UserError(f"chat_template={template}: the file is empty. Give chatml, or the path of a .jinja file")
+    return text

@@ -1,45 +1,40 @@
-"""Supervised fine-tuning on a curated set, with TRL.
+"""Supervised fine-tuning on a curated set, with TRL, on one device or many.
 
     python -m limo.train recipe=demo
+    python -m limo.train recipe=demo train.look=5      # show rows by what is learned of them, and stop
 
-Rows are rendered by `limo/render.py`, so the model learns the very tokens it will have to produce: the prompt is
-masked, the end of the turn is learned. Nothing is cut: a row longer than `max_length` is dropped with its reason or
-stops the run, as the recipe says. A killed run goes on from its last whole checkpoint.
-
-Left out so far: more than one device, LoRA, preference losses.
+The command uses every visible GPU: it starts a rank on each, or joins those that `torchrun`, `accelerate launch` or
+Slurm have started (`limo/launch.py`). Rows are rendered by `limo/render.py` and audited by `limo/audit.py` on the very
+tokens that the loss sees. Nothing is cut: a row longer than `max_length` is dropped with its reason or stops the run,
+as the recipe says. A killed run goes on from its last whole checkpoint, with the curve of one that was not.
 """
 
-import difflib
-import json
-import os
+import logging
 import shutil
+import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from inspect import signature
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from limo.data import Dropped, Example, dump, read_jsonl, replacing, write_jsonl
-from limo.errors import UserError
-from limo.losses import learned_positions, next_token_loss
+from limo.adapters import check_saved, lora_config, merge, quantization
+from limo.arguments import accumulation, check_args, machine, rows_at_once
+from limo.batches import forwards_needed, steps_of
+from limo.checkpoints import as_kind, check_resumable, last_checkpoint, remove_broken, steps_in
+from limo.data import dump, read_jsonl, replacing
+from limo.errors import Interrupted, UserError
+from limo.launch import Devices, first, joined, rank, ranks, several, told, wait
+from limo.losses import Weighting
 from limo.manifest import Step, claim, read_manifest
-from limo.model import load, model_folder, quiet_deepspeed
-from limo.progress import progress, say
-from limo.recipe import command
-from limo.render import completion_ids, prompt_ids, turn_end
-
-SMALL = 4096  # positions times rows whose logits may be held at once (800 MB at a vocabulary of 50,000)
-OURS = ("output_dir", "max_length", "seed")  # of TRL's arguments, those that the recipe states elsewhere
-RENAMED = {
-    "warmup_ratio": "warmup_steps (a value below 1 is a share of all steps)",
-    "max_seq_length": "max_length, beside args",
-    "evaluation_strategy": "eval_strategy",
-    "torch_dtype": "dtype, beside args",
-    "group_by_length": "train_sampling_strategy",
-    "cutoff_len": "max_length, beside args",
-    "no_cuda": "use_cpu",
-}
+from limo.model import load_model, load_tokenizer, model_folder, quiet_deepspeed
+from limo.progress import say
+from limo.recipe import bind, command
+from limo.render import pad_id, set_template, turn_end
+from limo.rows import Prepared, check_rows, columns, describe, prepare, set_aside
+from limo.sharding import check_sharding, held_bytes, sharded
 
 
 def sft(
@@ -47,258 +42,354 @@ def sft(
     out: str,
     model: str,
     dtype: str,
+    chat_template: str | None,
+    system: str | None,
     data: str,
+    eval_data: str | None,
     max_length: int,
     too_long: Literal["drop", "stop"],
     seed: int,
+    global_batch: int,
+    packing: int | None,
+    weighting: Weighting | None,
+    lora: dict[str, Any] | None,
+    quantize: str | None,
+    merge_adapter: bool,
+    devices: Devices,
+    sharding: str,
+    attention: str,
     keep_checkpoints: bool,
+    look: int,
     args: dict[str, Any],
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Fine-tune `model` on the prompt/completion rows of `data` and save it in `out`/model.
 
-    Args: `dtype` of the weights that are trained (float32, or with `args.bf16` mixed precision on top of it),
-    `max_length` tokens of prompt and completion together, `too_long` rows are dropped or stop the run, `args` go to
-    `trl.SFTConfig` under its own names. Returns the results also kept in the manifest: rows, tokens, steps, loss.
-    Raises UserError for wrong settings or data that cannot be trained on.
+    What is learned: `chat_template` null is the model's own, chatml or a .jinja file names one; every prompt must begin
+    with the system message `system`, unless that is null; `max_length` tokens of prompt and completion together,
+    `too_long` rows are dropped or stop the run; `weighting` of rows in the loss (`limo.losses.row_weight`), null is
+    none. `eval_data` are rows whose loss is logged when `args.eval_strategy` says so.
+
+    How: `global_batch` chains per optimizer step over all devices; `packing` tokens of one forward pass, whole chains
+    without padding, or null for `args.per_device_train_batch_size` padded chains; `dtype` of the weights; `lora` takes
+    peft.LoraConfig's arguments, `quantize` nf4, `merge_adapter` saves the whole model beside the adapter; `devices` all
+    or a number; `sharding` as in `limo/sharding.py`; `attention` as in `limo/attention.py`; `args` go to
+    `trl.SFTConfig` under its own names. `look` rows are shown instead of training.
+
+    Returns the results also kept in the manifest: rows, tokens, steps, loss. Raises UserError for wrong settings or
+    data that cannot be trained on.
     """
     folder = Path(out)
     settings = {k: v for k, v in locals().items() if k not in ("out", "folder")}
+    if look:
+        return _look(settings)
     if not read_manifest(folder).get("train", {}).get("finished"):
         check_args(args)  # before anything else is looked for; a finished run is told without importing TRL
-    source = model_folder(model)
-    with claim(folder, "train", settings, inputs=[data, source], begun=[folder / "checkpoints"]) as step:
-        if step.finished:
-            say(f"already trained: {folder / 'model'} ({step.entry['seconds']:.0f} s at the time)")
-        else:
-            _train(step, settings, source, list(read_jsonl(data)))
-        return dict(step.results or step.entry["results"])
+    for file in filter(None, (data, eval_data)):
+        if not Path(file).expanduser().is_file():
+            raise UserError(f"no such file '{file}'. Curate first, or give another path with train.data=")
+    with joined():
+        told(lambda: str(model_folder(model)))  # one rank downloads or converts; the others find it done
+        source = model_folder(model)
+        read = [data, source, *([eval_data] if eval_data else [])]
+        with _claimed(folder, settings, read) as step:
+            if step.finished:
+                say(f"already trained: {folder / 'model'} ({step.entry['seconds']:.0f} s at the time)")
+            else:
+                _train(step, settings, source)
+            return dict(step.results or step.entry["results"])
 
 
-def check_args(args: Mapping[str, Any]) -> None:
-    """Raise UserError for a key that `trl.SFTConfig` does not have, naming today's key where an old one was renamed."""
+@contextmanager
+def _claimed(folder: Path, settings: Mapping[str, Any], read: list[Any]) -> Iterator[Step]:
+    """As `limo.manifest.claim`; rank 0 reads and writes the manifest, and the others are told."""
+    mine: list[Step] = []
+    with ExitStack() as stack:
+
+        def begin() -> tuple[bool, dict[str, Any]]:
+            step = claim(folder, "train", settings, inputs=read, begun=[folder / "checkpoints"])
+            mine.append(stack.enter_context(step))
+            return mine[0].finished, mine[0].entry
+
+        finished, entry = told(begin)
+        yield mine[0] if mine else Step(folder, "train", finished, entry)
+
+
+def _look(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Show rows by mask, and what the audit finds; nothing is trained."""
+    from rich.console import Console
+
+    from limo.audit import look, reasons
+
+    tokenizer = _tokenizer(settings, model_folder(settings["model"]))
+    prepared = prepare(tokenizer, list(read_jsonl(settings["data"])), settings["max_length"])
+    console = Console()
+    for row, tokens in list(zip(prepared.rows, prepared.rendered, strict=True))[: settings["look"]]:
+        console.print(look(tokenizer, row, tokens), soft_wrap=True)
+        for reason in reasons(tokenizer, row, tokens, settings["system"]):
+            console.print(f"! {reason}", style="bold red")
+    if prepared.rows:
+        say(describe(prepared, settings["max_length"]))
+    say(f"{len(prepared.dropped)} rows would be set aside. Nothing was trained: leave out train.look to train")
+    return {"rows": len(prepared.rows), "dropped": len(prepared.dropped)}
+
+
+def _tokenizer(settings: Mapping[str, Any], source: Path) -> Any:
+    tokenizer = load_tokenizer(source, settings["trust_remote_code"], template=False)
+    set_template(tokenizer, settings["chat_template"])
+    return tokenizer
+
+
+def _train(step: Step, settings: Mapping[str, Any], source: Path) -> None:
     quiet_deepspeed()
-    from trl import SFTConfig
-
-    known = {f.name for f in fields(SFTConfig)}
-    for key in args:
-        if key in OURS:
-            raise UserError(
-                f"train.args.{key}: give it as train.{key}"
-                if key != "output_dir"
-                else "train.args.output_dir: give out="
-            )
-        if key in RENAMED:
-            raise UserError(f"train.args.{key} is an old name: today it is {RENAMED[key]}")
-        if key not in known:
-            close = difflib.get_close_matches(key, known, 1)
-            raise UserError(
-                f"train.args.{key} is no argument of SFTConfig" + (f"; did you mean '{close[0]}'?" if close else "")
-            )
-
-
-def render_rows(
-    tokenizer: Any, rows: Sequence[Example], max_length: int
-) -> tuple[list[dict[str, list[int]]], list[Dropped]]:
-    """Token ids and labels of each row, -100 on the prompt; and the rows that cannot be trained on, with the reason."""
-    end = turn_end(tokenizer)
-    rendered, dropped = [], []
-    for row in rows:
-        if not row.completion.strip():
-            dropped.append(Dropped(row.id, "train", "no completion", data=row.to_json()))
-            continue
-        asked = prompt_ids(tokenizer, row.prompt)
-        learned = [*completion_ids(tokenizer, row.completion), end]
-        length = len(asked) + len(learned)
-        if length > max_length:
-            detail = f"{length} tokens; the limit is max_length={max_length}"
-            dropped.append(Dropped(row.id, "train", "too long", detail, data=row.to_json()))
-            continue
-        rendered.append({"input_ids": asked + learned, "labels": [-100] * len(asked) + learned})
-    return rendered, dropped
-
-
-def _train(step: Step, settings: Mapping[str, Any], source: Path, rows: list[Example]) -> None:
-    quiet_deepspeed()
-    from datasets import Dataset
-    from transformers.trainer_callback import PrinterCallback
-    from trl import SFTConfig
-
-    _refuse_several_devices()
-    if not rows:
-        raise UserError(f"{settings['data']} holds no rows: curate first, or loosen what is chosen")
-    model, tokenizer = load(source, settings["dtype"], settings["trust_remote_code"])
-    rendered, dropped = render_rows(tokenizer, rows, settings["max_length"])
-    _set_aside(step.folder, dropped, settings["too_long"])
-    if not rendered:
-        raise UserError(f"no row of {settings['data']} can be trained on: {dropped[0].reason}, {dropped[0].detail}")
-    checkpoints = step.folder / "checkpoints"
-    try:
-        config = SFTConfig(
-            output_dir=str(checkpoints),
-            max_length=settings["max_length"],
-            seed=settings["seed"],
-            disable_tqdm=True,
-            **_defaults(settings["args"]),
-        )
-    except (ValueError, TypeError) as error:
-        raise UserError(f"train.args: {str(error).splitlines()[0]}") from error
-    trainer = _trainer()(model, args=config, train_dataset=Dataset.from_list(rendered), processing_class=tokenizer)
-    _check_labels(trainer.train_dataset, rendered)
-    trainer.remove_callback(PrinterCallback)  # the bar shows the loss
-    trainer.add_callback(_watcher())
-    last = last_checkpoint(checkpoints)
+    for library in ("trl", "accelerate"):
+        logging.getLogger(library).setLevel(logging.ERROR)  # what they warn of is checked here
+    tokenizer = _tokenizer(settings, source)
+    prepared = prepare(tokenizer, list(read_jsonl(settings["data"])), settings["max_length"])
+    set_aside(prepared, step.folder / "train_dropped.jsonl", settings["too_long"], settings["data"])
+    check_rows(tokenizer, prepared, settings["system"], settings["data"])
+    say(describe(prepared, settings["max_length"]))
+    shards = sharded(settings["sharding"])
+    plan = _shape(settings, prepared, ranks())
+    config = _config(settings, step.folder / "checkpoints", shards, plan)
+    kind = as_kind(config.deepspeed, bool(config.fsdp))
+    last = told(lambda: _resumable(step.folder / "checkpoints", kind))
+    trainer = _trainer(settings, source, tokenizer, prepared, config, plan)
+    stop = _watched(trainer, settings, prepared, plan, shards, kind)
     if last:
         say(f"going on from {last}")
-    start, first_step = time.monotonic(), _steps_in(last)
+    start = time.monotonic()
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    seconds = time.monotonic() - start
-    _save(trainer, tokenizer, step.folder / "model")
-    history = [entry for entry in trainer.state.log_history if "loss" in entry]
-    with replacing(step.folder / "train_log.jsonl") as log:
-        log.writelines(dump(entry) for entry in history)
-    if not settings["keep_checkpoints"]:
-        shutil.rmtree(checkpoints, ignore_errors=True)
-    epochs = trainer.state.epoch or 0
-    share = 1 - first_step / max(trainer.state.global_step, 1)  # of the steps that were done this time
-    step.tokens = round(sum(len(row["input_ids"]) for row in rendered) * epochs)
+    if stop.stopped:
+        at = trainer.state.global_step
+        raise Interrupted(f"stopped by SIGTERM after step {at}, which is saved: run the same command again to go on")
+    held = held_bytes(trainer)
+    _save(trainer, tokenizer, settings, source, step.folder)
+    _finish(step, settings, trainer, prepared, time.monotonic() - start, steps_in(last), held)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a step is cut: forward passes on each rank, and padded chains or packed tokens in each."""
+
+    forwards: int
+    rows: int
+    tokens: int | None
+
+
+def _shape(settings: Mapping[str, Any], prepared: Prepared, count: int) -> Shape:
+    tokens, batch, args = settings["packing"], settings["global_batch"], settings["args"]
+    if not tokens:
+        rows = rows_at_once(args)
+        return Shape(accumulation(batch, rows, count), rows, None)
+    n = len(prepared.rows)
+    per_epoch = -(-n // batch)
+    epochs = (
+        -(-args["max_steps"] // per_epoch)
+        if args.get("max_steps", -1) > 0
+        else -(-args.get("num_train_epochs", 3) // 1)
+    )
+    steps = chain.from_iterable(steps_of(n, batch, settings["seed"], epoch) for epoch in range(int(epochs)))
+    return Shape(forwards_needed(prepared.lengths, steps, count, tokens), 1, tokens)
+
+
+def _config(settings: Mapping[str, Any], checkpoints: Path, shards: Mapping[str, Any], shape: Shape) -> Any:
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+    from trl import SFTConfig
+
+    unset_hf_deepspeed_config()  # of a training before this one in the same process
+    ours = {
+        "output_dir": str(checkpoints),
+        "max_length": None,  # rows that are too long are gone already
+        "padding_free": shape.tokens is not None,
+        "per_device_train_batch_size": shape.rows,
+        "gradient_accumulation_steps": shape.forwards,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "seed": settings["seed"],
+        "disable_tqdm": True,
+        "save_total_limit": None,  # ours waits until the new one is whole
+    }
+    try:
+        return SFTConfig(**{**machine(settings["args"]), **ours, **shards})
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UserError(f"train.args: {str(error).splitlines()[0]}") from error
+
+
+def _resumable(checkpoints: Path, kind: str) -> Path | None:
+    """The checkpoint to go on from. Half-written ones are removed. Raises UserError if it cannot be gone on from."""
+    for broken in remove_broken(checkpoints):
+        say(f"{broken} was not written to the end, and is removed")
+    last = last_checkpoint(checkpoints)
+    if last:
+        check_resumable(last, ranks(), kind)
+    return last
+
+
+def _trainer(
+    settings: Mapping[str, Any], source: Path, tokenizer: Any, prepared: Prepared, config: Any, shape: Shape
+) -> Any:
+    """The trainer, ready to train. After `config`, since under ZeRO-3 weights are shared out as they are loaded."""
+    from datasets import Dataset
+    from transformers import AutoConfig
+
+    from limo.attention import attention
+    from limo.trainers import Collator, Steps, Supervised
+
+    trusted = settings["trust_remote_code"]
+    kind = attention(
+        settings["attention"],
+        AutoConfig.from_pretrained(source, trust_remote_code=trusted),
+        shape.tokens is not None,
+    )
+    more = {"attn_implementation": kind, **quantization(settings["quantize"])}
+    model = load_model(source, settings["dtype"], trusted, **more)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id(tokenizer, turn_end(tokenizer)))
+    _stop_at(model, turn_end(tokenizer))
+    held_out = _held_out(settings, tokenizer)
+    trainer = Supervised(
+        model,
+        args=config,
+        train_dataset=Dataset.from_list(columns(prepared, settings["weighting"])),
+        eval_dataset=Dataset.from_list(held_out) if held_out else None,
+        processing_class=tokenizer,
+        peft_config=lora_config(settings["lora"]) if settings["lora"] else None,
+    )
+    trainer.data_collator = Collator(pad_token_id=tokenizer.pad_token_id, padding_free=shape.tokens is not None)
+    trainer.steps = lambda seen: Steps(
+        prepared.lengths,
+        global_batch=settings["global_batch"],
+        ranks=ranks(),
+        rank=rank(),
+        forwards=shape.forwards,
+        rows=shape.rows,
+        tokens=shape.tokens,
+        seed=settings["seed"],
+        seen=seen,
+    )
+    return trainer
+
+
+def _stop_at(model: Any, end: int) -> None:
+    """Sampling from the model ends where a turn ends, also if the model was made for plain text."""
+    known = model.generation_config.eos_token_id
+    others = known if isinstance(known, list) else [] if known is None else [known]
+    model.generation_config.eos_token_id = [end, *(e for e in others if e != end)]
+
+
+def _held_out(settings: Mapping[str, Any], tokenizer: Any) -> list[dict[str, Any]]:
+    if not settings["eval_data"]:
+        return []
+    prepared = prepare(tokenizer, list(read_jsonl(settings["eval_data"])), settings["max_length"])
+    if not prepared.rows:
+        raise UserError(f"no row of train.eval_data={settings['eval_data']} fits into max_length")
+    check_rows(tokenizer, prepared, settings["system"], settings["eval_data"])
+    return columns(prepared, None)[:-1]
+
+
+def _watched(
+    trainer: Any, settings: Mapping[str, Any], prepared: Prepared, shape: Shape, shards: Mapping[str, Any], kind: str
+) -> Any:
+    """Add the callbacks; returns the one that says whether SIGTERM ended the training."""
+    from transformers.trainer_callback import PrinterCallback
+
+    from limo.watch import Bar, Ready, Stop, Whole
+
+    trainer.remove_callback(PrinterCallback)  # the bar shows the loss
+    args, stop = settings["args"], Stop()
+    say(
+        f"{ranks()} device{'s' * (ranks() > 1)}, {kind}: {settings['global_batch']} chains a step, in {shape.forwards} "
+        + f"forward pass{'es' * (shape.forwards > 1)} on each of "
+        + (f"at most {shape.tokens:,} tokens" if shape.tokens else f"{shape.rows} chains")
+    )
+    trainer.add_callback(Ready(lambda: check_sharding(trainer, shards)))
+    trainer.add_callback(Bar(sum(prepared.lengths) * settings["global_batch"] / len(prepared.rows)))
+    trainer.add_callback(stop)
+    made_with = {"ranks": ranks(), "kind": kind, "weights_only": bool(args.get("save_only_model"))}
+    trainer.add_callback(Whole(args.get("save_total_limit"), **made_with))
+    return stop
+
+
+def _save(trainer: Any, tokenizer: Any, settings: Mapping[str, Any], source: Path, folder: Path) -> None:
+    """Under its name only when complete: a folder `model` is always a whole model. All ranks take part."""
+    name = "adapter" if settings["lora"] and settings["merge_adapter"] else "model"
+    partial_ = folder / f".{name}.part"
+    if first():
+        shutil.rmtree(partial_, ignore_errors=True)
+    wait()
+    trainer.save_model(str(partial_))
+    if first():
+        tokenizer.save_pretrained(partial_)
+        (partial_ / "training_args.bin").unlink(missing_ok=True)  # a pickle that loads the trainer's whole world
+        shared = {id(p): getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad}
+        check_saved(partial_, sum(shared.values()))
+        _replace(partial_, folder / name)
+        if name == "adapter":
+            merged = folder / ".model.part"
+            shutil.rmtree(merged, ignore_errors=True)
+            dtype = "bfloat16" if settings["quantize"] else settings["dtype"]
+            merge(folder / name, source, merged, dtype, settings["trust_remote_code"])
+            _replace(merged, folder / "model")
+    wait()
+
+
+def _replace(partial_: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    partial_.rename(folder)
+
+
+def _finish(
+    step: Step,
+    settings: Mapping[str, Any],
+    trainer: Any,
+    prepared: Prepared,
+    seconds: float,
+    steps_before: int,
+    held: Mapping[str, int],
+) -> None:
+    from limo.card import write_card
+
+    state = trainer.state
+    history = [entry for entry in state.log_history if "loss" in entry]
+    evals = [entry for entry in state.log_history if "eval_loss" in entry]
+    share = 1 - steps_before / max(state.global_step, 1)  # of the steps that were done this time
+    step.tokens = round(sum(prepared.lengths) * (state.epoch or 0))
     step.outputs = [step.folder / "model"]
     step.results = {
-        "rows": len(rendered),
-        "dropped": len(dropped),
-        "steps": trainer.state.global_step,
-        "epochs": epochs,
+        "rows": len(prepared.rows),
+        "dropped": len(prepared.dropped),
+        "steps": state.global_step,
+        "epochs": state.epoch or 0,
         "first_loss": history[0]["loss"] if history else None,
         "last_loss": history[-1]["loss"] if history else None,
+        "eval_loss": evals[-1]["eval_loss"] if evals else None,
         "tokens_per_second": round(step.tokens * share / seconds),
+        "devices": ranks(),
+        **{f"{what}_bytes": size for what, size in held.items()},
     }
-    say(
-        f"trained on {len(rendered)} rows, {trainer.state.global_step} steps, {step.tokens:,} tokens in {seconds:.0f} s"
-    )
-
-
-def _trainer() -> Any:
-    """TRL's SFTTrainer, which on a CPU projects to the vocabulary only where something is learned.
-
-    TRL does so on GPUs; elsewhere it scores every position, tile by tile, which makes a step on short chains twice as
-    slow. The loss is the same.
-    """
-    from trl import SFTTrainer
-
-    class Trainer(SFTTrainer):  # type: ignore[misc]
-        def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-        ) -> Any:
-            labels = inputs["labels"]
-            positions = learned_positions(labels)
-            small = labels.device.type == "cpu" and 0 < len(positions) * len(labels) <= SMALL
-            plain = self.args.loss_type == "nll" and self.label_smoother is None and not return_outputs
-            if not (small and plain and "logits_to_keep" in signature(model.forward).parameters):
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            rest = {key: value for key, value in inputs.items() if key != "labels"}
-            logits = model(**rest, use_cache=False, logits_to_keep=positions).logits
-            tokens = (labels[:, 1:] != -100).sum() if num_items_in_batch is None else num_items_in_batch
-            loss = next_token_loss(logits, labels, positions, tokens)
-            if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-                loss = loss * self.accelerator.num_processes
-            return loss
-
-    return Trainer
-
-
-def _refuse_several_devices() -> None:
-    import torch
-
-    if torch.cuda.device_count() > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("training runs on one device so far: set CUDA_VISIBLE_DEVICES=0, and start without a launcher")
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to the end. The trainer's state is what it writes last."""
-    whole = [p for p in folder.glob("checkpoint-*") if _whole(p)]
-    return max(whole, key=_steps_in, default=None)
-
-
-def _steps_in(checkpoint: Path | None) -> int:
-    return int(checkpoint.name.partition("-")[2]) if checkpoint else 0
-
-
-def _whole(checkpoint: Path) -> bool:
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return checkpoint.name.partition("-")[2].isdigit()
-
-
-def _defaults(args: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's arguments, and what the machine decides where the recipe is silent."""
-    import torch
-
-    machine = {
-        "use_cpu": not torch.accelerator.is_available(),
-        "bf16": False,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-    }
-    return {**machine, **args}
-
-
-def _set_aside(folder: Path, dropped: list[Dropped], too_long: str) -> None:
-    write_jsonl(folder / "train_dropped.jsonl", dropped)
-    if not dropped:
+    if not first():
         return
-    example = f"{dropped[0].id}: {dropped[0].reason}, {dropped[0].detail}"
-    if too_long == "stop":
-        raise UserError(
-            f"{len(dropped)} rows cannot be trained on ({example}). Mend them, raise train.max_length, or set "
-            "train.too_long=drop"
-        )
-    say(f"{len(dropped)} rows set aside in {folder / 'train_dropped.jsonl'} ({example})")
-
-
-def _check_labels(prepared: Any, rendered: list[dict[str, list[int]]]) -> None:
-    """What the trainer will learn from must be what we rendered, token for token: TRL has ways to cut and to filter."""
-    assert len(prepared) == len(rendered) or "seq_lengths" in prepared.column_names, (
-        f"{len(prepared)} of {len(rendered)} rows"
+    with replacing(step.folder / "train_log.jsonl") as log:
+        log.writelines(dump(entry) for entry in [*history, *evals])
+    write_card(step.folder, settings, step.results, history, evals, step.entry)
+    if not settings["keep_checkpoints"]:
+        shutil.rmtree(step.folder / "checkpoints", ignore_errors=True)
+    say(
+        f"trained on {len(prepared.rows)} rows, {state.global_step} steps, {step.tokens:,} tokens in {seconds:.0f} s: "
+        f"{step.folder / 'model'}"
     )
-    learned = sum(label != -100 for row in prepared["labels"] for label in row)
-    expected = sum(label != -100 for row in rendered for label in row["labels"])
-    assert learned == expected, f"the trainer would learn {learned} tokens, we rendered {expected}"
 
 
-def _save(trainer: Any, tokenizer: Any, folder: Path) -> None:
-    """Under its name only when complete: a folder `model` is always a whole model."""
-    partial = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    trainer.save_model(str(partial))
-    tokenizer.save_pretrained(partial)
-    (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle that loads the trainer's whole world
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def _watcher() -> Any:
-    """A callback that shows steps, rate, time left and the loss."""
-    from transformers import TrainerCallback
-
-    class Watch(TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.note = ""
-            self.bar = progress("training", state.max_steps - state.global_step, "step")
-            self.advance = self.bar.__enter__()
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
-            if logs and "loss" in logs:
-                self.note = f"loss {float(logs['loss']):.4f}"
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.advance(1, self.note)
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar.__exit__(None, None, None)
-
-    return Watch()
+def on_all_devices(section: Mapping[str, Any]) -> int | None:
+    """Start a rank for each device that a recipe's section asks for; None if this process is to train by itself."""
+    settings = bind(section, "train").keywords  # type: ignore[attr-defined]
+    finished = read_manifest(settings["out"]).get("train", {}).get("finished")
+    if settings["look"] or finished:
+        return None
+    check_args(settings["args"])
+    return several(settings["devices"], settings["sharding"], "limo.train", sys.argv[1:])
 
 
 if __name__ == "__main__":
-    command("train", "limo.train", "Fine-tune a model on a curated set.")
+    command("train", "limo.train", "Fine-tune a model on a curated set.", on_all_devices)

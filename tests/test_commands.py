@@ -173,6 +173,8 @@ def test_multirun_gives_each_job_a_folder_of_its_own(finished: Path, tiny: Path,
         (["limo.train", "recipe=demo", "train.lerning_rate=1"], "(did you mean 'train.args.learning_rate'?)"),
         (["limo.train", "recipe=demo", "+train.args.lerning_rate=1"], "did you mean 'learning_rate'?"),
         (["limo.train", "recipe=demo", "+train.args.warmup_ratio=0.1"], "today it is warmup_steps"),
+        (["limo.train", "recipe=demo", "+train.args.gradient_accumulation_steps=4"], "follows from train.global_batch"),
+        (["limo.train", "recipe=demo", "train.devices=0"], "train.devices must be a number from 1, or all"),
         (["limo.train", "recipe=demo", "train.max_length=long"], "train.max_length must be int, not 'long'"),
         (
             ["curation.run", "recipe=demo", "+attempts.temprature=1"],
@@ -194,9 +196,12 @@ def test_multirun_gives_each_job_a_folder_of_its_own(finished: Path, tiny: Path,
         (["limo.train", "--multirun", "recipe=demo", "train.max_length=abc"], "train.max_length must be int"),
         (["limo.train", "recipe=demo", "~train.seed"], "train.seed is missing: limo.train.sft needs it"),
         (["limo.train", "recipe=demo", "name=none"], "no such file 'runs/none/curated.jsonl'"),
-        (["limo.train", "recipe=demo", "train.model=./nowhere", "name=none"], "no such model folder './nowhere'"),
         (
-            ["limo.train", "recipe=demo", "train.model=no/where", "name=none"],
+            ["limo.train", "recipe=demo", "train.model=./nowhere", f"train.data={__file__}", "name=none"],
+            "no such model folder './nowhere'",
+        ),
+        (
+            ["limo.train", "recipe=demo", "train.model=no/where", f"train.data={__file__}", "name=none"],
             "no such model: 'no/where' is no local folder",
         ),
         (

@@ -1,0 +1,93 @@
+"""The model card and the curves of a training: what was learned from what, and how it went."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from limo.data import replacing
+
+SHOWN = ("loss", "learning_rate", "grad_norm", "tokens_per_second")
+LABELS = {
+    "loss": "loss (nats per token)",
+    "learning_rate": "learning rate",
+    "grad_norm": "gradient norm",
+    "tokens_per_second": "tokens per second",
+}
+
+
+def write_card(
+    folder: Path,
+    settings: Mapping[str, Any],
+    results: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    evals: Sequence[Mapping[str, Any]],
+    entry: Mapping[str, Any],
+) -> None:
+    """README.md and curves.png in `folder`/model, from the run's settings, results, log and manifest entry."""
+    model = folder / "model"
+    draw_curves(history, evals, model / "curves.png")
+    base = str(settings["model"])
+    known = {"library_name": "peft" if (model / "adapter_config.json").is_file() else "transformers"}
+    known |= {"base_model": base} if "/" in base and not base.startswith((".", "/", "~", "runs/")) else {}
+    head = yaml.safe_dump({**known, "tags": ["limo", "sft", "trl"], "pipeline_tag": "text-generation"}, sort_keys=False)
+    data = {name: digest for name, digest in entry["inputs"].items() if name == settings["data"]}
+    rows = "\n".join(f"| {key.replace('_', ' ')} | {_said(value)} |" for key, value in results.items())
+    versions = ", ".join(f"{name} {number}" for name, number in entry["versions"].items())
+    shown = {k: v for k, v in settings.items() if v is not None and k not in ("look", "trust_remote_code")}
+    recipe = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+    digest = next(iter(data.values()), "")
+    text = f"""---
+{head}---
+
+# {folder.name}
+
+`{base}`, fine-tuned on {results["rows"]:,} chains of `{Path(settings["data"]).name}` (SHA-256 `{digest}`). Only the
+completions and the ends of their turns were learned.
+
+| | |
+|---|---|
+{rows}
+
+![loss, learning rate, gradient norm and speed by step](curves.png)
+
+## Recipe
+
+```yaml
+{recipe}```
+
+Made with {versions}{f"; code at commit {entry['commit']}" if entry.get("commit") else ""}.
+"""
+    with replacing(model / "README.md") as file:
+        file.write(text)
+
+
+def draw_curves(history: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Loss, learning rate, gradient norm and speed by optimizer step, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, key in zip(figure.subplots(2, 2).flat, SHOWN, strict=True):
+        points = [(entry["step"], entry[key]) for entry in history if key in entry]
+        axes.plot(
+            *zip(*points, strict=True), color="#0072b2", linewidth=1.4, marker="." if len(points) < 3 else None
+        ) if (points) else None
+        if key == "loss" and evals:
+            held = [(entry["step"], entry["eval_loss"]) for entry in evals]
+            axes.plot(*zip(*held, strict=True), color="#d55e00", linestyle="--", marker="o", markersize=3)
+            axes.legend(["training", "held out"], frameon=False)
+        axes.set_title(LABELS[key], fontsize=10, loc="left")
+        axes.set_xlabel("step", fontsize=9)
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    figure.savefig(file, dpi=120)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {number:,}" for key, number in value.items())
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

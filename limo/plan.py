@@ -1,0 +1,490 @@
+"""What a training would take, before anything runs: memory, steps, hours and dollars.
+
+    python -m limo.plan recipe=limo
+    python -m limo.plan recipe=limo train_plan.rows=800 train_plan.mean_tokens=6000 'train_plan.devices=[8,16]'
+    python -m limo.plan recipe=limo 'train.lora={r: 16}' +train_plan.gpus.L40S=0.9
+
+No weights are read: the model is built from its config without memory, so its numbers are counted and not guessed.
+What a GPU holds is counted for each way of sharing it out: weights, gradients and optimizer states as torch and
+DeepSpeed keep them, activations by what autograd saves of each layer. Hours follow from the arithmetic to be done, the
+GPU's peak and the share of it that is reached (`utilisation`). The formulas are in `limo/gpus.py`.
+
+Left out: what the network costs beyond that share, the time that an optimizer on the CPU takes, fragments that the
+allocator leaves, and models split across devices by layer or by matrix. "Fits" leaves a tenth of the memory free.
+"""
+
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from limo.data import read_jsonl
+from limo.errors import UserError
+from limo.gpus import (
+    NODE,
+    SHARDINGS,
+    Activations,
+    Size,
+    activations,
+    element,
+    gpu,
+    is_plain,
+    model_states,
+    seconds_per_step,
+)
+from limo.model import load_tokenizer, quiet_deepspeed, tokenizer_folder
+from limo.recipe import command
+
+ROOM = 0.9  # share of a GPU's memory that may be planned for
+STATES = {
+    "8bit": 2.0,
+    "4bit": 1.0,
+    "lion": 4.0,
+    "rmsprop": 4.0,
+    "adagrad": 4.0,
+    "sgd": 0.0,
+    "adafactor": 0.0,
+}  # bytes for a number
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows to train on, in tokens."""
+
+    count: int
+    mean: float  # tokens of a row
+    longest: int
+    attended: float  # length of the row that a token stands in, on average: above the mean where lengths differ
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What the plan needs of a recipe's train section."""
+
+    model: str
+    dtype: str
+    bf16: bool
+    data: str
+    max_length: int
+    global_batch: int
+    packing: int | None
+    rows: int  # chains in a forward pass where they are padded
+    lora: Mapping[str, Any] | None
+    quantize: str | None
+    attention: str
+    checkpointing: bool
+    optim: str
+    epochs: float
+    max_steps: int
+    chat_template: str | None
+    trust_remote_code: bool
+
+    @classmethod
+    def read(cls, train: Mapping[str, Any]) -> "Training":
+        """From the section, with TRL's defaults for what `args` leaves out. Raises UserError for a missing key."""
+        for key in ("model", "dtype", "data", "max_length", "global_batch", "args"):
+            if key not in train:
+                raise UserError(f"train_plan.train.{key} is missing: give the whole train section, train: ${{train}}")
+        args = train["args"]
+        kept = args.get("activation_checkpointing")
+        found = cls(
+            model=train["model"],
+            dtype="bfloat16" if train.get("quantize") else train["dtype"],
+            bf16=bool(args.get("bf16") or args.get("fp16")),
+            data=train["data"],
+            max_length=train["max_length"],
+            global_batch=train["global_batch"],
+            packing=train.get("packing"),
+            rows=int(args.get("per_device_train_batch_size", 8)),
+            lora=train.get("lora"),
+            quantize=train.get("quantize"),
+            attention=train.get("attention", "auto"),
+            checkpointing=bool(args.get("gradient_checkpointing", True) if kept is None else kept),
+            optim=str(args.get("optim", "adamw_torch_fused")),
+            epochs=float(args.get("num_train_epochs", 3)),
+            max_steps=int(args.get("max_steps", -1)),
+            chat_template=train.get("chat_template"),
+            trust_remote_code=bool(train.get("trust_remote_code", False)),
+        )
+        for name, value in (("global_batch", found.global_batch), ("args.per_device_train_batch_size", found.rows)):
+            if value < 1:
+                raise UserError(f"train.{name} must be 1 or more, not {value}")
+        return found
+
+    def forwards(self, rows: Rows, devices: int) -> int:
+        """Forward passes of one optimizer step on each device."""
+        if self.packing:
+            return math.ceil(self.global_batch * rows.mean / (self.packing * devices))
+        return self.global_batch // (self.rows * devices)
+
+
+def plan(
+    *,
+    train: dict[str, Any],
+    rows: int | None,
+    mean_tokens: float | None,
+    devices: list[int],
+    gpus: dict[str, float],
+    utilisation: float,
+) -> dict[str, Any]:
+    """Print what the section `train` would take on each of the GPUs; return it as plain JSON (bytes, hours, dollars).
+
+    Args: `rows` of the set and `mean_tokens` of a row, prompt and completion together, null reads them from
+    `train.data`; `devices` numbers of GPUs to plan for; `gpus` dollars an hour by the names of `limo.gpus`;
+    `utilisation` share of the peak that training reaches. Raises UserError for a model, a GPU or a setting that there
+    is not, and for data that is not there yet.
+    """
+    _check(rows, mean_tokens, devices, gpus, utilisation)
+    training = Training.read(train)
+    size = parameters(training.model, training.lora, training.trust_remote_code)
+    data = _rows(training, rows, mean_tokens)
+    count = steps(
+        rows=data.count, global_batch=training.global_batch, epochs=training.epochs, max_steps=training.max_steps
+    )
+    found: dict[str, Any] = {
+        "model": {"name": training.model, **asdict(size)},
+        "data": {**asdict(data), "steps": count, "tokens_per_step": _tokens_per_step(training, data)},
+        "impossible": _impossible(training, devices),
+    }
+    possible = [n for n in dict.fromkeys(devices) if n not in found["impossible"]["devices"]]
+    found["settings"] = [
+        _setting(training, size, data, sharding, n, gpus) for n in possible for sharding in _shardings(training, n)
+    ]
+    found["costs"] = list(_costs(training, size, data, count, found["settings"], gpus, utilisation))
+    found["recommendation"] = _recommended(training, found["costs"])
+    _print(training, found, gpus)
+    return found
+
+
+def parameters(model: str, lora: Mapping[str, Any] | None = None, trust_remote_code: bool = False) -> Size:
+    """Count a model from its config alone: a folder, `org/name` or `embedded:...`, with adapters as `lora` describes.
+
+    The model is built on torch's meta device, so it takes no memory; of one on the Hub only small files are downloaded.
+    Raises UserError for a model that there is not or that is no causal language model.
+    """
+    import torch
+
+    config, whole = _built(tokenizer_folder(model), trust_remote_code)
+    text = config.get_text_config()
+    layer = max((_numel(block) for part in whole.modules() for block in _blocks(part, text)), default=0)
+    head, embedding = whole.get_output_embeddings().weight, whole.get_input_embeddings().weight
+    tied = head is embedding
+    linear = sum(m.weight.numel() for m in whole.modules() if isinstance(m, torch.nn.Linear) and m.weight is not head)
+    whole = whole if lora is None else _adapted(whole, lora)
+    total, chosen = _numel(whole), _chosen(text)
+    expert = sum(p.numel() for name, p in whole.named_parameters() if ".experts." in name)
+    heads = int(text.num_attention_heads)
+    width = int(
+        getattr(text, "moe_intermediate_size", None) or getattr(text, "intermediate_size", 4 * text.hidden_size)
+    )
+    return Size(
+        parameters=total,
+        trainable=sum(p.numel() for p in whole.parameters() if p.requires_grad),
+        active=total - (0 if tied else embedding.numel()) - round(expert * (1 - chosen[0])),
+        layers=int(text.num_hidden_layers),
+        hidden=int(text.hidden_size),
+        attention=heads * int(getattr(text, "head_dim", None) or text.hidden_size // heads),
+        heads=heads,
+        intermediate=width * chosen[1],
+        vocabulary=int(text.vocab_size),
+        layer=layer,
+        head=head.numel(),
+        head_trained=bool(head.requires_grad),
+        small=sum(p.numel() for p in whole.parameters() if p.numel() <= 10 * int(text.hidden_size)),
+        linear=0 if lora is None else linear,
+    )
+
+
+def _built(folder: Path, trust_remote_code: bool) -> tuple[Any, Any]:
+    """The config of a folder and its model on the meta device. Raises UserError if there is none."""
+    quiet_deepspeed()
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            whole = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            whole.tie_weights()
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"cannot read the model in '{folder}': {str(error).splitlines()[0]}") from error
+    return config, whole
+
+
+def _adapted(whole: Any, lora: Mapping[str, Any]) -> Any:
+    """The model with adapters and all else frozen. Raises UserError for arguments that peft refuses."""
+    import torch
+    from peft import get_peft_model
+
+    from limo.adapters import lora_config
+
+    try:
+        with torch.device("meta"):
+            return get_peft_model(whole, lora_config(lora))
+    except ValueError as error:
+        raise UserError(f"train.lora: {str(error).splitlines()[0]}") from error
+
+
+def _numel(module: Any) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _blocks(part: Any, text: Any) -> list[Any]:
+    """The layers, if this part of a model is the list of them."""
+    import torch
+
+    return list(part) if isinstance(part, torch.nn.ModuleList) and len(part) == text.num_hidden_layers else []
+
+
+def _chosen(text: Any) -> tuple[float, int]:
+    """Of a mixture of experts the share and the number that a token meets; 1 and 1 of any other model."""
+    every = getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None)
+    each = getattr(text, "num_experts_per_tok", None)
+    return (each / every, each) if every and each else (1.0, 1)
+
+
+def steps(*, rows: int, global_batch: int, epochs: float, max_steps: int = -1) -> int:
+    """Optimizer steps of a training; the last of an epoch takes what is left. `max_steps` above 0 decides alone."""
+    return max_steps if max_steps > 0 else math.ceil(epochs * math.ceil(rows / global_batch))
+
+
+def _check(
+    rows: int | None, mean_tokens: float | None, devices: Sequence[int], gpus: Mapping[str, float], utilisation: float
+) -> None:
+    for name in gpus:
+        gpu(name)
+    if not gpus or not devices:
+        raise UserError("train_plan.gpus and train_plan.devices must name at least one each")
+    if bad := [n for n in devices if not isinstance(n, int) or n < 1]:
+        raise UserError(f"train_plan.devices must be numbers from 1, not {bad[0]!r}")
+    if not 0 < utilisation <= 1:
+        raise UserError(f"train_plan.utilisation must be above 0 and at most 1, not {utilisation}")
+    for key, value in (("rows", rows), ("mean_tokens", mean_tokens)):
+        if value is not None and value < 1:
+            raise UserError(f"train_plan.{key} must be at least 1, not {value}")
+
+
+def _rows(training: Training, rows: int | None, mean_tokens: float | None) -> Rows:
+    """As given, or as `train.data` has them; rows that training would set aside are not counted."""
+    if rows is not None and mean_tokens is not None:
+        return Rows(rows, mean_tokens, training.max_length, mean_tokens)
+    if not Path(training.data).expanduser().is_file():
+        raise UserError(
+            f"there is no '{training.data}' yet: curate first, or give train_plan.rows= and train_plan.mean_tokens="
+        )
+    from limo.render import set_template
+    from limo.rows import prepare
+
+    tokenizer = load_tokenizer(tokenizer_folder(training.model), training.trust_remote_code, template=False)
+    set_template(tokenizer, training.chat_template)
+    lengths = prepare(tokenizer, list(read_jsonl(training.data)), training.max_length).lengths
+    if not lengths:
+        raise UserError(f"{training.data} holds no row that can be trained on: curate first, or raise train.max_length")
+    mean = mean_tokens or sum(lengths) / len(lengths)
+    attended = mean if mean_tokens else sum(n * n for n in lengths) / sum(lengths)
+    return Rows(rows or len(lengths), mean, max(lengths), attended)
+
+
+def _tokens_per_step(training: Training, data: Rows) -> float:
+    """Tokens of an average step: the last step of an epoch is smaller."""
+    return data.mean * data.count / math.ceil(data.count / training.global_batch)
+
+
+def _impossible(training: Training, devices: Sequence[int]) -> dict[str, Any]:
+    """Numbers of devices that do not divide the global batch, and those that do; packs any number divides."""
+    batch, rows = training.global_batch, training.rows
+    found = [] if training.packing else [n for n in devices if batch % (n * rows)]
+    whole = [n for n in range(1, batch + 1) if batch % (n * rows) == 0]
+    fit = f"{', '.join(map(str, whole))} GPUs do" if whole else "no number of GPUs does"
+    why = f"train.global_batch={batch} cannot be shared out with {rows} chains on each GPU at a time: {fit}"
+    return {"devices": found, "why": why if found else ""}
+
+
+def _shardings(training: Training, devices: int) -> list[str]:
+    """Those that mean something: one device shares out nothing, and weights in four bits cannot be shared out."""
+    found = [s for s in SHARDINGS if devices > 1 or s == "ddp" or s.endswith("_offload")]
+    return [s for s in found if not training.quantize or s in ("ddp", "zero1", "zero2")]
+
+
+def _setting(
+    training: Training, size: Size, data: Rows, sharding: str, devices: int, gpus: Mapping[str, float]
+) -> dict[str, Any]:
+    """One way of sharing out, on so many devices: bytes on each, and on which GPUs that fits."""
+    dtype = _dtype(training, size, sharding, devices)
+    held = model_states(
+        parameters=size.parameters,
+        trainable=size.trainable,
+        sharding=sharding,
+        devices=devices,
+        dtype=dtype,
+        bf16=training.bf16,
+        largest_layer=max(size.layer, size.head),
+        small=size.small,
+        bucket=size.hidden**2,
+        quantized=size.linear if training.quantize else 0,
+        states=next((b for name, b in STATES.items() if name in training.optim), 8.0),
+        accumulation=training.forwards(data, devices),
+        checkpointing=training.checkpointing,
+    )
+    kept = _activations(training, size, data, dtype, is_plain(sharding, devices))
+    total = held.total(kept)
+    stays = held.weights + held.gradients + held.optimizer
+    return {
+        "sharding": sharding,
+        "devices": devices,
+        "dtype": dtype,
+        "weights": held.weights,
+        "gradients": held.gradients,
+        "optimizer": held.optimizer,
+        "activations": kept.kept + kept.peak,
+        "buffers": total - stays - kept.kept - kept.peak,
+        "total": total,
+        "host": held.host * min(devices, NODE),  # of one machine
+        "fits": {name: total <= ROOM * gpu(name).memory for name in gpus},
+    }
+
+
+def _dtype(training: Training, size: Size, sharding: str, devices: int) -> str:
+    """The recipe's, but float32 where whole weights would be trained in bfloat16, which loses small updates.
+
+    DeepSpeed and FSDP2 keep float32 weights beside those in bfloat16; plain training has only those that are loaded.
+    """
+    whole = size.trainable == size.parameters and training.bf16
+    return "float32" if whole and is_plain(sharding, devices) else training.dtype
+
+
+def _activations(training: Training, size: Size, data: Rows, dtype: str, plain: bool) -> Activations:
+    low = 2 if training.bf16 else element(dtype)
+    length = training.packing or data.longest
+    masked = training.attention in ("sdpa", "flex_attention", "eager") if training.packing else training.rows > 1
+    return activations(
+        size=size,
+        tokens=training.packing or training.rows * data.longest,
+        residual=element(dtype) if plain else low,
+        compute=low,
+        checkpointing=training.checkpointing,
+        scores=length if training.attention == "eager" else 0,
+        mask=length if masked else 0,
+    )
+
+
+def _costs(
+    training: Training,
+    size: Size,
+    data: Rows,
+    count: int,
+    settings: Sequence[Mapping[str, Any]],
+    gpus: Mapping[str, float],
+    utilisation: float,
+) -> Iterator[dict[str, Any]]:
+    """Hours and dollars of each GPU and number of them, with the first way of sharing out that fits."""
+    for name, price in gpus.items():
+        for devices in dict.fromkeys(s["devices"] for s in settings):
+            fit = next((s for s in settings if s["devices"] == devices and s["fits"][name]), None)
+            if fit is None:
+                continue
+            seconds = seconds_per_step(
+                size=size,
+                tokens=_tokens_per_step(training, data),
+                length=data.attended,
+                devices=min(devices, training.global_batch),  # a device without a chain waits
+                peak=gpu(name).peak,
+                utilisation=utilisation,
+                checkpointing=training.checkpointing,
+            )
+            hours = seconds * count / 3600
+            yield {
+                "gpu": name,
+                "devices": devices,
+                "sharding": fit["sharding"],
+                "dtype": fit["dtype"],
+                "seconds_per_step": seconds,
+                "hours": hours,
+                "dollars": hours * devices * price,
+            }
+
+
+def _recommended(training: Training, costs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Without offload before with it, then the fewest GPUs, then the fewest dollars; None where nothing fits."""
+    chosen = min(costs, key=lambda c: (c["sharding"].endswith("_offload"), c["devices"], c["dollars"]), default=None)
+    if chosen is None:
+        return None
+    nodes = chosen["devices"] // NODE if chosen["devices"] % NODE == 0 else 1
+    dtype = f" train.dtype={chosen['dtype']}" if chosen["dtype"] != training.dtype else ""
+    taken = f"train.sharding={chosen['sharding']} train.devices={chosen['devices'] // nodes}{dtype}"
+    return {**chosen, "nodes": nodes, "settings": taken}
+
+
+def _print(training: Training, found: Mapping[str, Any], gpus: Mapping[str, float]) -> None:
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    model, data = found["model"], found["data"]
+    trained = f", {model['trainable'] / 1e6:,.1f} M trained" if model["trainable"] < model["parameters"] else ""
+    console.print(
+        f"{training.model}: {_count(model['parameters'])} parameters{trained}. {data['count']:,} rows of "
+        f"{data['mean']:,.0f} tokens on average; {data['tokens_per_step']:,.0f} tokens a step, {data['steps']:,} steps",
+        soft_wrap=True,
+        markup=False,
+    )
+    if impossible := found["impossible"]["devices"]:
+        numbers = ", ".join(map(str, impossible))
+        console.print(f"Not possible with {numbers} GPUs: {found['impossible']['why']}", soft_wrap=True, markup=False)
+    if found["settings"]:
+        console.print(_memory(training, found["settings"], gpus))
+        if found["costs"]:
+            console.print(_bill(found["costs"]))
+        console.print(_last_line(found["recommendation"]), soft_wrap=True, markup=False)
+
+
+def _count(numbers: int) -> str:
+    return f"{numbers / 1e9:,.2f} B" if numbers >= 1e9 else f"{numbers / 1e6:,.2f} M"
+
+
+def _memory(training: Training, settings: Sequence[Mapping[str, Any]], gpus: Mapping[str, float]) -> Any:
+    from rich.table import Table
+
+    parts = ("weights", "gradients", "optimizer", "activations", "buffers", "total", "host")
+    heads = ("weights", "grads", "optim", "activ.", "buffers", "total", "CPU")
+    table = Table(
+        title="GiB on each GPU at its fullest, CPU: of a machine; ✓ fits", title_justify="left", padding=(0, 0)
+    )
+    table.add_column("sharding")
+    for head in ("GPUs", *heads, *gpus):
+        table.add_column(head, justify="right")
+    last = None
+    for s in settings:
+        if last not in (None, s["devices"]):
+            table.add_section()
+        last = s["devices"]
+        sizes = [f"{s[part] / GIB:,.1f}" if part != "host" or s[part] else "" for part in parts]
+        name = s["sharding"] + (f" ({s['dtype']})" if s["dtype"] != training.dtype else "")
+        table.add_row(name, str(s["devices"]), *sizes, *("✓" if s["fits"][name] else "-" for name in gpus))
+    return table
+
+
+def _bill(costs: Sequence[Mapping[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(title="What fits first, the simplest before the others", title_justify="left")
+    for head in ("GPU", "GPUs", "sharding", "s a step", "hours", "$"):
+        table.add_column(head, justify="left" if head in ("GPU", "sharding") else "right")
+    for c in costs:
+        least = "≥ " if c["sharding"].endswith("_offload") else ""  # the CPU's part of a step comes on top
+        numbers = (f"{c['seconds_per_step']:,.1f}", f"{c['hours']:,.2f}", f"{c['dollars']:,.2f}")
+        table.add_row(c["gpu"], str(c["devices"]), c["sharding"], *(least + n for n in numbers))
+    return table
+
+
+def _last_line(chosen: Mapping[str, Any] | None) -> str:
+    if chosen is None:
+        return "Nothing fits: take more or larger GPUs, a smaller train.packing, or train.lora='{r: 16}'"
+    where = f" on each of {chosen['nodes']} machines" if chosen["nodes"] > 1 else ""
+    return f"Take {chosen['settings']}{where} ({chosen['devices']} x {chosen['gpu']})"
+
+
+if __name__ == "__main__":
+    command("train_plan", "limo.plan", "Memory, steps, hours and dollars of a training, before anything runs.")

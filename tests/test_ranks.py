@@ -1,0 +1,142 @@
+"""Two ranks on CPUs: every way of sharing out trains like one process, holds less, saves whole models and goes on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from limo.data import write_jsonl
+from limo.errors import UserError
+from limo.model import load
+from limo.train import sft
+from tests.conftest import ROOT, lines
+from tests.test_train import ARGS, rows, settings
+
+CASES: dict[str, dict[str, Any]] = {
+    "ddp": {},
+    "zero1": {},
+    "zero2": {},
+    "zero3": {},
+    "zero2_offload": {},
+    "zero3_offload": {},
+    "fsdp2": {},
+    "padded": {"sharding": "zero2", "packing": None},
+    "tokens": {"sharding": "ddp", "weighting": "tokens"},
+    "weights": {"sharding": "zero2", "weighting": "weights"},
+    "by_rows": {"sharding": "zero3", "weighting": "rows"},
+    "lora": {"sharding": "zero3", "lora": {"r": 4, "lora_alpha": 8}},
+}
+# What one process trains to compare with: sharing out changes nothing, weights and adapters do
+REFERENCE = {"tokens": "tokens", "weights": "weights", "by_rows": "by_rows", "lora": "lora"}
+
+
+def case(tiny: Path, folder: Path, name: str, **changed: Any) -> dict[str, Any]:
+    shared = {"sharding": name, "global_batch": 5, "packing": 128, **CASES[name]}
+    args = {**ARGS, "max_steps": 4, "logging_steps": 1, "save_steps": 2, "per_device_train_batch_size": 1}
+    if shared["packing"] is None:
+        shared["global_batch"] = 4
+    return settings(tiny, folder, **{"out": str(folder / name), "args": args, **shared, **changed})
+
+
+def launch(folder: Path, cases: list[dict[str, Any]], ranks: int = 2) -> subprocess.CompletedProcess[str]:
+    (folder / "cases.json").write_text(json.dumps(cases))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CI": "1"}
+    return subprocess.run(
+        [*torchrun, "-m", "tests.ranks", str(folder / "cases.json")],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        cwd=ROOT,
+        env=environment,
+    )
+
+
+def log(run: Path) -> torch.Tensor:
+    return torch.tensor([(e["loss"], e["grad_norm"], e["learning_rate"]) for e in lines(run / "train_log.jsonl")])
+
+
+def results(run: Path) -> dict[str, Any]:
+    return dict(json.loads((run / "manifest.json").read_text())["train"]["results"])
+
+
+@pytest.fixture(scope="module")
+def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All cases, trained by two ranks in one launch; and by one process in `folder`/alone."""
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "alone").mkdir()
+    for place in (folder, folder / "alone"):
+        write_jsonl(place / "rows.jsonl", rows(13))
+    done = launch(folder, [case(tiny, folder, name) for name in CASES])
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ["ddp", "padded", *REFERENCE]:
+        sft(**case(tiny, folder / "alone", name, sharding="ddp"))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_the_curve_and_the_model_are_those_of_one_process(folder: Path, name: str) -> None:
+    alone = folder / "alone" / (name if name in (*REFERENCE, "padded") else "ddp")
+    assert len(log(alone)) == 4
+    assert log(folder / name) == pytest.approx(log(alone), rel=2e-4, abs=2e-5)
+    expected, got = (load(run / "model", "float32")[0].state_dict() for run in (alone, folder / name))
+    assert expected.keys() == got.keys()
+    assert all(torch.allclose(expected[key], got[key], atol=2e-5) for key in expected)
+
+
+@pytest.mark.slow
+def test_zero_and_fsdp_hold_half(folder: Path) -> None:
+    held = {name: results(folder / name) for name in CASES}
+    whole = held["ddp"]["optimizer_whole_bytes"]
+    assert held["ddp"]["optimizer_bytes"] == whole == 2 * held["ddp"]["weights_bytes"]
+    for name in ("zero1", "zero2", "zero3", "fsdp2"):
+        assert held[name]["optimizer_bytes"] == pytest.approx(whole / 2, rel=0.02), name
+    assert held["zero3"]["weights_bytes"] == 0, "between steps no rank holds weights that others can give"
+    assert held["fsdp2"]["weights_bytes"] == pytest.approx(held["ddp"]["weights_bytes"] / 2, rel=0.02)
+    assert held["zero2"]["weights_bytes"] == held["ddp"]["weights_bytes"]
+
+
+@pytest.mark.slow
+def test_training_goes_on_where_the_library_can_and_says_so_where_not(folder: Path, tiny: Path) -> None:
+    for name in ("ddp", "zero2"):
+        checkpoints = folder / name / "checkpoints"
+        (checkpoints / "checkpoint-4" / "trainer_state.json").write_text("{")  # cut off
+        manifest = folder / name / "manifest.json"
+        entry = json.loads(manifest.read_text())
+        entry["train"]["finished"] = False
+        manifest.write_text(json.dumps(entry))
+    with pytest.raises(UserError, match=r"written by 2 ranks under zero2, .* go on with train\.devices=2") as refused:
+        from limo.checkpoints import check_resumable, last_checkpoint
+
+        last = last_checkpoint(folder / "zero2" / "checkpoints")
+        assert last and last.name == "checkpoint-2"
+        check_resumable(last, 4, "zero2")
+    assert "DeepSpeed" in str(refused.value)
+    before = log(folder / "ddp")
+    sft(**case(tiny, folder, "ddp"))  # two ranks wrote it, one goes on
+    assert log(folder / "ddp") == pytest.approx(before, rel=2e-4)
+    before = log(folder / "zero2")
+    done = launch(folder, [case(tiny, folder, "zero2")])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "going on from" in done.stderr and "was not written to the end" in done.stderr
+    assert log(folder / "zero2") == pytest.approx(before, rel=2e-4)
+
+
+@pytest.mark.slow
+def test_a_failing_rank_ends_all_with_its_own_words(tiny: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", rows(3))
+    recipe = {"name": "t", "train": {"_target_": "limo.train.sft", **settings(tiny, tmp_path, look=0)}}
+    recipe["train"] |= {"data": str(tmp_path / "nowhere.jsonl"), "devices": 2}
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "t.yaml").write_text("# @package _global_\n" + json.dumps(recipe))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "limo.train", "--config-dir", str(tmp_path), "recipe=t"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.count("error:") == 1 and "no such file" in done.stderr and "Traceback" not in done.stderr
