@@ -38,7 +38,7 @@ _HERE = Path(__file__).resolve().parent
 RECIPES = next(folder for folder in (_HERE.parent / "recipes", _HERE / "recipes") if (folder / "run.yaml").is_file())
 
 
-FULL = ("No space left on device", "file write failed", "PytorchStreamWriter failed writing", "File too large")
+FULL = ("No space left on device", "file write failed", "failed writing file", "unexpected pos", "File too large")
 ON_VARIABLE = re.compile(r"\$\{?\w+\}?/")
 
 

@@ -44,6 +44,48 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             del os.environ[key]
 
 
+def prefer(settings: dict[str, Any]) -> list[tuple[float, float]]:
+    """Losses and gradient norms of a preference training with a loss of ours, over any number of ranks."""
+    from accelerate.state import AcceleratorState
+    from datasets import load_dataset
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+    from trl import DPOConfig, DPOTrainer
+
+    from limo.launch import first, ranks
+    from limo.losses import sigmoid
+    from limo.model import load_model, load_tokenizer
+    from limo.sharding import sharded
+    from limo.trainers import Pairwise
+
+    AcceleratorState._reset_state(True)
+    unset_hf_deepspeed_config()
+    rows, batch = settings["rows"], 8
+    config = DPOConfig(
+        output_dir=settings["out"],
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=batch // rows // ranks(),
+        **{"max_steps": 3, "learning_rate": 1e-3, "beta": 0.5, "logging_steps": 1, "save_strategy": "no"},
+        **{"use_cpu": True, "bf16": False, "disable_tqdm": True, "report_to": "none", "max_length": None, "seed": 0},
+        **sharded(settings["sharding"]),
+    )
+    folder = Path(settings["model"])
+    ours = {"pair_loss": sigmoid} if settings["ours"] else {}
+    trainer = (Pairwise if ours else DPOTrainer)(
+        load_model(folder, "float32"),
+        ref_model=load_model(folder, "float32"),
+        args=config,
+        train_dataset=load_dataset("json", data_files=settings["data"], split="train", cache_dir=settings["out"]),
+        processing_class=load_tokenizer(folder),
+        **ours,
+    )
+    trainer.train()
+    names = ("loss", "grad_norm", "rewards/margins", "rewards/accuracies")
+    found = [tuple(float(e[k]) for k in names) for e in trainer.state.log_history if "loss" in e]
+    if first():
+        (Path(settings["out"]) / "curve.json").write_text(json.dumps(found))
+    return found  # type: ignore[return-value]
+
+
 if __name__ == "__main__":
     import torch
 
@@ -52,4 +94,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined():
         for case in json.loads(Path(sys.argv[1]).read_text()):
-            train(case)
+            (prefer if "ours" in case else train)(case)

@@ -1,6 +1,7 @@
 """Two ranks on CPUs: every way of sharing out trains like one process, holds less, saves whole models and goes on."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from limo.errors import UserError
 from limo.model import load
 from limo.train import sft
 from tests.conftest import ROOT, lines
+from tests.ranks import prefer
 from tests.test_train import ARGS, rows, settings
 
 CASES: dict[str, dict[str, Any]] = {
@@ -126,6 +128,30 @@ def test_training_goes_on_where_the_library_can_and_says_so_where_not(folder: Pa
     assert done.returncode == 0, done.stderr[-3000:]
     assert "going on from" in done.stderr and "was not written to the end" in done.stderr
     assert log(folder / "zero2") == pytest.approx(before, rel=2e-4)
+
+
+@pytest.mark.slow
+def test_a_preference_loss_is_that_of_trl_however_a_step_is_split(tiny: Path, tmp_path: Path) -> None:
+    pairs = [
+        {"prompt": f"What is {i}?", "chosen": " so" * (i % 5 + 1), "rejected": " no" * (i % 3 + 2)} for i in range(24)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(pair) for pair in pairs))
+
+    def of(name: str, sharding: str, rows: int, ours: bool = True) -> dict[str, Any]:
+        (tmp_path / name).mkdir()
+        shared = {"model": str(tiny), "data": str(tmp_path / "pairs.jsonl"), "out": str(tmp_path / name)}
+        return {**shared, "sharding": sharding, "rows": rows, "ours": ours}
+
+    trl = prefer(of("trl", "ddp", 8, ours=False))
+    assert len(trl) == 3 and trl[0][0] == pytest.approx(math.log(2), rel=1e-5)
+    for rows_at_once in (8, 2):
+        got = prefer(of(f"alone{rows_at_once}", "ddp", rows_at_once))
+        assert torch.tensor(got) == pytest.approx(torch.tensor(trl), rel=1e-3, abs=1e-5)
+    done = launch(tmp_path, [of(name, name, 2) for name in ("ddp", "zero2", "zero3")])
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("ddp", "zero2", "zero3"):
+        got = [tuple(row) for row in json.loads((tmp_path / name / "curve.json").read_text())]
+        assert torch.tensor(got) == pytest.approx(torch.tensor(trl), rel=1e-3, abs=1e-5), name
 
 
 @pytest.mark.slow
