@@ -2,11 +2,12 @@
 
     python bench/train.py                                   # on the machine's CPU, or its first GPU
     python bench/train.py --llamafactory /path/to/venv      # in an environment of its own
-    python bench/train.py --model random:1.5B --rows 64 --longest 16384 --packing 16384     # on a GPU: shapes, no weights
+    python bench/train.py --model random:1.5B --rows 64 --longest 16384 --packing 16384     # on a GPU: only a shape
 
 The same rows (chains of mixed length), model, precision and global batch in each; all rows are one batch, so that the
-losses of the steps can be compared. Rounds alternate, and the median counts. On a GPU it prints memory at its fullest
-beside the plan's and the share of the peak that the model's own arithmetic reaches (MFU).
+losses of the steps can be compared. TRL gets them as our token ids, LLaMA-Factory renders them itself. Each runs in a
+process of its own; rounds alternate, and the median counts. On a GPU it also prints memory at its fullest beside the
+plan's, and the share of the peak speed that the model's own arithmetic reaches (MFU).
 """
 
 import argparse
@@ -17,9 +18,9 @@ import random
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,24 +40,28 @@ SHAPES: dict[str, dict[str, Any]] = {  # of Qwen2.5, as their configurations hav
 def main() -> None:
     """Run the rounds and print the table."""
     options = arguments()
+    if options.only:
+        way, out, folder, model = options.only
+        run = {"ours": ours, "TRL": plain_trl, "LLaMA-Factory": llamafactory}[way]
+        Path(f"{out}.json").write_text(json.dumps(run(Path(out), model, Path(folder), options)))
+        return
+    if options.rows % options.at_once:
+        raise SystemExit("error: --rows must be a multiple of --at-once, or the padded trainers would take fewer rows")
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         model = shaped(options.model, folder)
         lengths = write_rows(folder / "rows.jsonl", model, options)
-        ways: dict[str, Callable[[Path], dict[str, Any]]] = {
-            "ours": lambda out: ours(out, model, folder, options),
-            "TRL": lambda out: plain_trl(out, model, folder, options),
-        }
-        if options.llamafactory:
-            ways["LLaMA-Factory"] = lambda out: llamafactory(out, model, folder, options)
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+        ways = ["ours", "TRL", *(["LLaMA-Factory"] if options.llamafactory else [])]
+        found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
         for number in range(options.rounds):
-            for name, run in ways.items():
-                out = folder / f"{name}{number}"
-                found[name].append(run(out))
+            for way in ways:
+                out = folder / f"{way}{number}"
+                subprocess.run([sys.executable, *sys.argv, "--only", way, str(out), str(folder), model], check=True)
+                found[way].append(json.loads(Path(f"{out}.json").read_text()))
                 shutil.rmtree(out, ignore_errors=True)
-                print(f"  round {number + 1}, {name}: {found[name][-1]}", flush=True)
-    table(found, lengths, options)
+                print(f"  round {number + 1}, {way}: {found[way][-1]}", flush=True)
+        planned = plan_of(model, lengths, options)
+    table(found, lengths, planned, options)
 
 
 def arguments() -> argparse.Namespace:
@@ -73,6 +78,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--recompute", action="store_true", help="activation checkpointing, which is TRL's default")
+    parser.add_argument("--gpu", default="H200", help="as limo.gpus names it: its peak speed")
+    parser.add_argument("--only", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--llamafactory", help="the folder of a virtual environment that has it")
     return parser.parse_args()
 
@@ -172,8 +179,14 @@ def plain_trl(out: Path, model: str, folder: Path, options: argparse.Namespace) 
 
     from limo.data import read_jsonl
     from limo.model import load_model, load_tokenizer, model_folder
+    from limo.rows import columns, prepare
 
-    rows = list(read_jsonl(folder / "rows.jsonl"))
+    tokenizer = load_tokenizer(model_folder(model))
+    prepared = prepare(tokenizer, list(read_jsonl(folder / "rows.jsonl")), 10**9)
+    rows = [
+        {"input_ids": row["input_ids"], "completion_mask": [int(label != -100) for label in row["labels"]]}
+        for row in columns(prepared, None)
+    ]
     gpu = torch.cuda.is_available()
     config = SFTConfig(
         output_dir=str(out),
@@ -188,10 +201,10 @@ def plain_trl(out: Path, model: str, folder: Path, options: argparse.Namespace) 
     trainer = SFTTrainer(
         load_model(model_folder(model), "float32"),
         args=config,
-        train_dataset=Dataset.from_list([row.to_trl() for row in rows]),
-        processing_class=load_tokenizer(model_folder(model)),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
     )
-    tokens = sum(len(ids) for ids in trainer.train_dataset["input_ids"])
+    tokens = sum(prepared.lengths)
     start = time.monotonic()
     trainer.train()
     seconds = time.monotonic() - start
@@ -220,7 +233,7 @@ def llamafactory(out: Path, model: str, folder: Path, options: argparse.Namespac
         "save_strategy": "no", "report_to": "none", "disable_gradient_checkpointing": not options.recompute,
         "dataloader_pin_memory": False,
     }  # fmt: skip
-    file = folder / "llamafactory.json"
+    file = folder / "llamafactory.yaml"  # of which JSON is a part
     file.write_text(json.dumps(settings))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"USE_MODELSCOPE_HUB": "0"}
     command = [str(Path(options.llamafactory) / "bin" / "llamafactory-cli"), "train", str(file)]
@@ -249,23 +262,51 @@ def memory() -> dict[str, Any]:
     return {"GiB": round(peak, 1)}
 
 
-def table(found: dict[str, list[dict[str, Any]]], lengths: list[int], options: argparse.Namespace) -> None:
+def plan_of(model: str, lengths: list[int], options: argparse.Namespace) -> dict[str, float]:
+    """What `limo.plan` says of ours: bytes on a device, and floating point operations of a token."""
+    from limo.gpus import activations, model_states, seconds_per_step
+    from limo.plan import parameters
+
+    size = parameters(model)
+    attended = sum(n * n for n in lengths) / sum(lengths)
+    states = model_states(
+        parameters=size.parameters, trainable=size.trainable, sharding="ddp", devices=1, dtype="float32", bf16=True,
+        largest_layer=size.layer, checkpointing=options.recompute,
+    )  # fmt: skip
+    passing = activations(
+        size=size, tokens=min(options.packing, sum(lengths)), residual=4, compute=2, checkpointing=options.recompute
+    )
+    useful = seconds_per_step(
+        size=size, tokens=1, length=attended, devices=1, peak=1, utilisation=1, checkpointing=False
+    )
+    return {"bytes": states.total(passing), "operations": useful}
+
+
+def table(
+    found: dict[str, list[dict[str, Any]]], lengths: list[int], planned: dict[str, float], options: argparse.Namespace
+) -> None:
     """Medians, ratios first."""
     import torch
+
+    from limo.gpus import gpu
 
     rates = {name: statistics.median(run["tokens/s"] for run in runs) for name, runs in found.items()}
     half = sorted(lengths)[len(lengths) // 2]
     print(
-        f"\n{options.model}, {len(lengths)} chains of {min(lengths)} to {max(lengths)} tokens (median {half}), one batch, "
-        f"{options.steps} steps, bf16 over float32, recomputation {'on' if options.recompute else 'off'}, "
+        f"\n{options.model}, {len(lengths)} chains of {min(lengths)} to {max(lengths)} tokens (median {half}), "
+        f"one batch, {options.steps} steps, bf16 over float32, recomputation {'on' if options.recompute else 'off'}, "
         f"{options.rounds} rounds, torch {torch.__version__}, {torch.get_num_threads()} threads"
     )
     print(f"{'trainer':<16}{'ours is':>10}{'tokens/s':>12}{'  losses of the steps'}")
     for name, runs in found.items():
         ratio = f"{rates['ours'] / rates[name]:.2f} x"
         losses = ", ".join(f"{loss:.4f}" for loss in runs[-1]["losses"])
-        peak = f"  {runs[-1]['GiB']} GiB" if "GiB" in runs[-1] else ""
-        print(f"{name:<16}{ratio:>10}{rates[name]:>12,.0f}  {losses}{peak}")
+        gpus = ""
+        if "GiB" in runs[-1]:
+            used = rates[name] * planned["operations"] / gpu(options.gpu).peak
+            gpus = f"  {used:.1%} MFU, {runs[-1]['GiB']} GiB"
+        print(f"{name:<16}{ratio:>10}{rates[name]:>12,.0f}  {losses}{gpus}")
+    print(f"the plan for ours: {planned['bytes'] / 2**30:.1f} GiB on a GPU")
 
 
 if __name__ == "__main__":

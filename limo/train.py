@@ -160,12 +160,13 @@ def _train(step: Step, settings: Mapping[str, Any], source: Path) -> None:
         say(f"going on from {last}")
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=str(last) if last else None)
+    seconds = time.monotonic() - start
     if stop.stopped:
         at = trainer.state.global_step
         raise Interrupted(f"stopped by SIGTERM after step {at}, which is saved: run the same command again to go on")
     held = held_bytes(trainer)
     _save(trainer, tokenizer, settings, source, step.folder)
-    _finish(step, settings, trainer, prepared, time.monotonic() - start, steps_in(last), held)
+    _finish(step, settings, trainer, prepared, seconds, steps_in(last), held)
 
 
 @dataclass(frozen=True)
