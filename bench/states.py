@@ -81,7 +81,7 @@ def compare(sharding: str, folder: Path, bf16: bool) -> float:
 def planned_bytes(sharding: str, folder: Path, bf16: bool) -> float:
     """What the plan says that a rank holds at its fullest."""
     from limo.gpus import activations, model_states
-    from limo.plan import parameters
+    from limo.sizes import parameters
 
     size = parameters(str(folder / "model"))
     states = model_states(
@@ -91,7 +91,7 @@ def planned_bytes(sharding: str, folder: Path, bf16: bool) -> float:
         devices=RANKS,
         dtype="float32",
         bf16=bf16,
-        largest_layer=size.layer,
+        largest_layer=max(size.layer, size.head),
         small=size.small,
         bucket=size.hidden**2,
         checkpointing=False,

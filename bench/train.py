@@ -190,6 +190,7 @@ def plain_trl(out: Path, model: str, folder: Path, options: argparse.Namespace) 
     gpu = torch.cuda.is_available()
     config = SFTConfig(
         output_dir=str(out),
+        completion_only_loss=True,  # which it would do by itself with text columns
         max_length=options.longest + 200,
         use_cpu=not gpu,
         dataloader_pin_memory=gpu,
@@ -214,6 +215,8 @@ def plain_trl(out: Path, model: str, folder: Path, options: argparse.Namespace) 
 
 def llamafactory(out: Path, model: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """By LLaMA-Factory's command, padded, with the same rows, batch and precision."""
+    import torch
+
     from limo.data import read_jsonl
     from limo.model import model_folder
 
@@ -231,7 +234,7 @@ def llamafactory(out: Path, model: str, folder: Path, options: argparse.Namespac
         "gradient_accumulation_steps": options.rows // options.at_once, "max_steps": options.steps,
         "learning_rate": 1e-5, "lr_scheduler_type": "constant", "bf16": True, "logging_steps": 1,
         "save_strategy": "no", "report_to": "none", "disable_gradient_checkpointing": not options.recompute,
-        "dataloader_pin_memory": False,
+        "dataloader_pin_memory": False, "use_cpu": not torch.cuda.is_available(),
     }  # fmt: skip
     file = folder / "llamafactory.yaml"  # of which JSON is a part
     file.write_text(json.dumps(settings))
@@ -265,7 +268,7 @@ def memory() -> dict[str, Any]:
 def plan_of(model: str, lengths: list[int], options: argparse.Namespace) -> dict[str, float]:
     """What `limo.plan` says of ours: bytes on a device, and floating point operations of a token."""
     from limo.gpus import activations, model_states, seconds_per_step
-    from limo.plan import parameters
+    from limo.sizes import parameters
 
     size = parameters(model)
     attended = sum(n * n for n in lengths) / sum(lengths)

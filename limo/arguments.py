@@ -31,6 +31,19 @@ OURS = {  # of TRL's arguments, those that the recipe states elsewhere
     "enable_jit_checkpoint": "SIGTERM always saves first",
     "resume_from_checkpoint": "a run always goes on from its last whole checkpoint",
     "train_sampling_strategy": "each step takes its chains from a permutation by train.seed and the epoch",
+    "data_seed": "each step takes its chains from a permutation by train.seed and the epoch",
+    "shuffle_dataset": "each step takes its chains from a permutation by train.seed and the epoch",
+    "dataloader_drop_last": "no chain is left out",
+    "ignore_data_skip": "a run that goes on never sees a chain twice",
+    "auto_find_batch_size": "give train.packing, or train.args.per_device_train_batch_size",
+    "average_tokens_across_devices": "the loss is always a mean over the step's tokens, wherever they are",
+    "packing_strategy": "give train.packing: chains are packed whole, by best fit",
+    "eval_packing": "chains of eval_data are not packed",
+    "truncation_mode": "no chain is cut",
+    "pad_to_multiple_of": "give train.packing to train without padding",
+    "parallelism_config": "one sequence over several devices is not offered",
+    "dataset_num_proc": "rows are rendered once, in seconds",
+    "dataset_text_field": "rows are prompt and completion; other columns get their names in a recipe's pool",
 }
 RENAMED = {  # keys of older TRL, transformers and of other trainers
     "warmup_ratio": "warmup_steps (a value below 1 is a share of all steps)",
@@ -42,12 +55,10 @@ RENAMED = {  # keys of older TRL, transformers and of other trainers
     "torch_dtype": "dtype, beside args",
     "no_cuda": "use_cpu",
     "group_by_length": "nothing: chains of a step are always grouped by length",
-    "gradient_checkpointing_enable": "activation_checkpointing",
     "save_safetensors": "nothing: weights are always saved as safetensors",
     "overwrite_output_dir": "nothing: a run goes on where it was, or takes a name of its own with name=",
     "logging_dir": "the environment variable TENSORBOARD_LOGGING_DIR",
     "half_precision_backend": "bf16 or fp16",
-    "fp16_full_eval_backend": "fp16_full_eval",
     "include_tokens_per_second": "include_num_input_tokens_seen",
     "include_inputs_for_metrics": "include_for_metrics",
     "tokenizer": "model: the tokenizer comes from its folder",
@@ -58,7 +69,13 @@ RENAMED = {  # keys of older TRL, transformers and of other trainers
     "neftune_alpha": "neftune_noise_alpha",
     "flash_attn": "attention, beside args",
     "sample_packing": "packing, beside args",
-    "dataset_num_proc_train": "dataset_num_proc",
+    "attn_implementation": "attention, beside args",
+    "use_flash_attention_2": "attention=flash_attention_2, beside args",
+    "use_peft": "lora, beside args",
+    "lora_r": "lora={r: ...}, beside args",
+    "lora_alpha": "lora={lora_alpha: ...}, beside args",
+    "lora_target_modules": "lora={target_modules: ...}, beside args",
+    "load_in_4bit": "quantize=nf4, beside args",
 }
 
 
@@ -117,6 +134,7 @@ def machine(args: Mapping[str, Any]) -> dict[str, Any]:
         "bf16": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,  # every weight is used in every pass; looking costs time
+        "per_device_eval_batch_size": 1,  # a step is made to fit the device, and beside its states little is left
     }
     return {**found, **args}
 

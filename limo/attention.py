@@ -34,12 +34,22 @@ def chainwise(
     """
     if cu_seq_lens_q is None or attention_mask is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)  # type: ignore[no-any-return]
-    bounds = cu_seq_lens_q.tolist()
     parts = [
         sdpa_attention_forward(module, *(x[:, :, start:end] for x in (query, key, value)), None, **rest)[0]
-        for start, end in pairwise(bounds)
+        for start, end in pairwise(_bounds(cu_seq_lens_q))
     ]
     return torch.cat(parts, dim=1), None
+
+
+_last: tuple[torch.Tensor | None, list[int]] = (None, [])
+
+
+def _bounds(lengths: torch.Tensor) -> list[int]:
+    """As a list; all layers of a pass ask for the same one, and a GPU is waited for only once."""
+    global _last
+    if _last[0] is not lengths:
+        _last = (lengths, lengths.tolist())
+    return _last[1]
 
 
 def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **rest: Any) -> torch.Tensor | None:
@@ -47,8 +57,10 @@ def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **rest: Any) -
     return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **rest)
 
 
-def attention(setting: str, config: Any, packing: bool) -> str:
+def attention(setting: str, config: Any, packing: bool, half: bool = True) -> str:
     """The implementation to load a model with. `auto` is the fastest that is here and right for this model.
+
+    `half` says that matrix products are in 16 bits, which FlashAttention's kernels need.
 
     Raises UserError for one that is not installed or that would let packed chains see each other.
     """
@@ -56,8 +68,11 @@ def attention(setting: str, config: Any, packing: bool) -> str:
     AttentionMaskInterface.register(NAME, _mask)
     sliding = _slides(config)
     if setting == "auto":
-        if torch.cuda.is_available() and _installed("flash_attn"):
+        flash = torch.cuda.is_available() and half and _installed("flash_attn")
+        if flash and _supports(config, "_supports_flash_attn"):
             return "flash_attention_2"
+        if not _supports(config, "_supports_sdpa"):
+            return "eager"
         return "sdpa" if sliding or not packing else NAME  # sdpa's mask knows about windows
     if setting == NAME and sliding:
         raise UserError(f"train.attention={NAME} knows no sliding window, and this model has one: take sdpa")
@@ -68,6 +83,14 @@ def attention(setting: str, config: Any, packing: bool) -> str:
     if setting not in (NAME, "sdpa", "eager", "flex_attention") and not setting.startswith(FLASH):
         raise UserError(f"train.attention={setting}: there are auto, {NAME}, sdpa, eager, flex_attention, {FLASH[0]}")
     return setting
+
+
+def _supports(config: Any, flag: str) -> bool:
+    """What the model's class says of itself; what is not known is tried."""
+    from transformers import AutoModelForCausalLM
+
+    known = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    return bool(getattr(known, flag, True))
 
 
 def _slides(config: Any) -> bool:

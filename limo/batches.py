@@ -83,10 +83,11 @@ def passes(
     """
     count = ranks * forwards
     groups = packed(step, lengths, count, tokens) if tokens else padded(step, lengths, count, rows)
-    groups.sort(key=lambda group: -_cost(group, lengths, tokens))
+    groups.sort(key=lambda group: -cost(group, lengths, tokens))
     return [groups[start : start + ranks] for start in range(0, count, ranks)]
 
 
-def _cost(group: Sequence[int], lengths: Sequence[int], tokens: int | None) -> int:
+def cost(group: Sequence[int], lengths: Sequence[int], tokens: int | None) -> int:
+    """What a forward pass over a group costs, in tokens: packed as they are, or padded to the longest."""
     sizes = [lengths[i] for i in group]
     return sum(sizes) if tokens else len(sizes) * max(sizes, default=0)

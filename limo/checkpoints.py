@@ -5,9 +5,11 @@ list, or with a file missing or of another size, was cut off and is never taken.
 is removed, so a full disk or a killed process costs the steps since the last and nothing else.
 """
 
+import fcntl
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def read_mark(checkpoint: Path) -> dict[str, Any] | None:
     try:
         mark = dict(json.loads((checkpoint / MARK).read_text(encoding="utf-8")))
         stands = all((checkpoint / name).stat().st_size == size for name, size in mark["files"].items())
-    except (OSError, ValueError, KeyError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):  # what cannot be read now may be whole
         return None
     return mark if stands else None
 
@@ -66,14 +68,31 @@ def check_resumable(checkpoint: Path, ranks: int, kind: str) -> None:
             f"{checkpoint} has no optimizer state (save_only_model was set): the learning rate would start anew. "
             "Remove the run's folder, or train on from that model under a new name with model="
         )
-    made = str(mark.get("kind", kind))
-    if made != kind and (made != "ddp" or kind != "ddp"):
-        raise UserError(f"{checkpoint} was written with sharding={made}; it cannot be continued with {kind}")
-    if kind.startswith("zero") and mark.get("ranks", ranks) != ranks:
+    made, by = str(mark.get("kind", kind)), int(mark.get("ranks", ranks))
+    if made.startswith("zero") and by != ranks:
         raise UserError(
-            f"{checkpoint} was written by {mark['ranks']} ranks under {kind}, and DeepSpeed cannot share its optimizer "
-            f"states out anew over {ranks}: go on with train.devices={mark['ranks']}, or give the run a new name="
+            f"{checkpoint} was written by {by} ranks under {made}, and DeepSpeed cannot share its optimizer "
+            f"states out anew over {ranks}: go on with train.devices={by}, or give the run a new name="
         )
+    if made != kind:
+        raise UserError(
+            f"{checkpoint} was written under {made} by {by} ranks; it cannot be continued under {kind}: go on with "
+            f"train.sharding={made} train.devices={by}, or give the run a new name="
+        )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Around a training that writes into `folder`. Raises UserError if another process is at it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is training in {folder.parent}: wait for it, end it, or give this run a new name="
+            ) from None
+        yield  # the system gives the lock back with the process, however that ends
 
 
 def as_kind(deepspeed: Mapping[str, Any] | None, fsdp: bool) -> str:
@@ -83,7 +102,12 @@ def as_kind(deepspeed: Mapping[str, Any] | None, fsdp: bool) -> str:
     return f"zero{stage(deepspeed)}" if deepspeed else "fsdp2" if fsdp else "ddp"
 
 
+def unmark(checkpoint: Path) -> None:
+    """Before a checkpoint is written anew: from now on it is not whole."""
+    (checkpoint / MARK).unlink(missing_ok=True)
+
+
 def remove(checkpoint: Path) -> None:
     """Remove a checkpoint, its mark first, so that one that is half removed is not taken for whole."""
-    (checkpoint / MARK).unlink(missing_ok=True)
+    unmark(checkpoint)
     shutil.rmtree(checkpoint, ignore_errors=True)

@@ -7,8 +7,11 @@ exits with code 2. Everything else that escapes is a mistake of ours and shows i
 import errno
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+PATIENCE = 2  # seconds: what all ranks find, rank 0 says, and the launcher ends the others before they repeat it
 
 
 class UserError(ValueError):
@@ -71,5 +74,7 @@ def reported(explain: Callable[[Exception], Exception | None] = explained) -> It
 def _say(text: str, code: int) -> int:
     rank = os.environ.get("RANK", "0")
     where = f"rank {rank}: " if rank != "0" else ""
+    if where:
+        time.sleep(PATIENCE)
     sys.stderr.write(f"error: {where}{' '.join(text.split())}\n")
     return code

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from limo.errors import UserError
 from limo.recipe import near
+from limo.sizes import Size
 
 SHARDINGS = ("ddp", "zero1", "zero2", "zero3", "fsdp2", "zero2_offload", "zero3_offload")  # the simplest, fastest first
 NF4 = 4.127 / 8  # bytes of a weight in four bits with its constants quantised too (QLoRA, arXiv 2305.14314, section 3)
@@ -50,26 +51,6 @@ def gpu(name: str) -> GPU:
     if name not in GPUS:
         raise UserError(f"train_plan.gpus: there is no '{name}'{near(name, GPUS)}")
     return GPUS[name]
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """A model by its numbers; all counts are of numbers, not of bytes."""
-
-    parameters: int  # adapters among them
-    trainable: int
-    active: int  # that a token is multiplied with: no looking up in a table, of experts only those that it meets
-    layers: int
-    hidden: int
-    attention: int  # width of all heads together
-    heads: int
-    intermediate: int  # of the MLP; of all experts that a token meets
-    vocabulary: int
-    layer: int  # the largest layer
-    head: int  # the matrix onto the vocabulary
-    head_trained: bool
-    small: int  # in tensors of at most 10 x hidden numbers, which ZeRO-3 does not share out
-    linear: int  # frozen, in linear layers other than the head: what four bits apply to
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,12 @@ from limo.errors import UserError
 
 Devices = int | Literal["all"]
 SAVING = 600  # seconds that ranks have, once told to end, to write a checkpoint
-LONG = 5400  # seconds that a rank waits for the others: rank 0 may load a large model, or save one, alone
-LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+LONG = 5400  # seconds that a rank waits for rank 0, which may download a large model, or save one, alone
+STEP = 1800  # seconds that ranks wait for each other in a step, or for a checkpoint of one
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "NCCL error")
+
+
+_patient: Any = None  # the group of ranks that waits long, on CPUs; None is the default group
 
 
 def rank() -> int:
@@ -39,19 +43,20 @@ def first() -> bool:
     return rank() == 0
 
 
-def several(devices: Devices, sharding: str, module: str, arguments: Sequence[str]) -> int | None:
+def several(devices: Devices, offloads: bool, module: str, arguments: Sequence[str]) -> int | None:
     """Start as many ranks of `module` as there are devices, and return their exit code once they have ended.
 
-    None if there is nothing to start: one device, or a launcher has started this process as a rank already. Raises
-    UserError if more devices are asked for than are there.
+    None if there is nothing to start: one device, or a launcher has started this process as a rank already. `offloads`
+    starts a rank for one device too. Raises UserError if more devices are asked for than are there.
     """
+    if devices == 1:
+        _one_gpu()
     _join_slurm()
     if "RANK" in os.environ:
         return None
     count = _devices(devices)
-    nodes = int(os.environ.get("NNODES", os.environ.get("SLURM_NNODES", "1") if "SLURM_STEP_ID" in os.environ else "1"))
-    if count * nodes == 1 and not sharding.endswith("_offload"):  # offload is DeepSpeed's, which wants a process group
-        _one_gpu()
+    nodes = int(os.environ.get("NNODES") or _slurm("NUM_NODES", "NNODES"))
+    if count * nodes == 1 and not offloads:  # offload is DeepSpeed's, which wants a process group
         return None
     return _run(count, nodes, module, arguments)
 
@@ -72,22 +77,24 @@ def _devices(devices: Devices) -> int:
 def _one_gpu() -> None:
     """One device although several are visible: the others must not be seen, or they would join through DataParallel."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0] if visible else "0" if visible is None else visible
+    if "RANK" not in os.environ:  # a launcher has given each rank its own
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0] if visible else "0" if visible is None else visible
 
 
 def _run(count: int, nodes: int, module: str, arguments: Sequence[str]) -> int:
-    import torch
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     from limo.recipe import cores
 
-    if not torch.cuda.is_available() and os.environ.get("OMP_NUM_THREADS") == str(cores()):
+    if os.environ.get("OMP_NUM_THREADS") == str(cores()):
         os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // count))  # more threads than cores are ten times slower
     where = ["--standalone"]
     if nodes > 1:
-        node = os.environ.get("NODE_RANK", os.environ.get("SLURM_NODEID", "0"))
+        node = os.environ.get("NODE_RANK") or os.environ.get("SLURM_NODEID")
+        if node is None:
+            raise UserError(f"NNODES={nodes}: set NODE_RANK as well, the number of this machine from 0 to {nodes - 1}")
         host, port = os.environ.get("MASTER_ADDR") or _slurm_host(), os.environ.get("MASTER_PORT") or _slurm_port()
         where = ["--nnodes", str(nodes), "--node-rank", node, "--master-addr", host, "--master-port", port]
     options = [*where, "--nproc-per-node", str(count), "--shutdown-timeout", str(SAVING), "-m", module, *arguments]
@@ -111,14 +118,8 @@ def _run(count: int, nodes: int, module: str, arguments: Sequence[str]) -> int:
 
 def _join_slurm() -> None:
     """Under `srun` with a task for each GPU, Slurm's names for rank and world become those that torch reads."""
-    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
-    nodes = int(os.environ.get("SLURM_NNODES", "1"))
-    if (
-        "RANK" in os.environ
-        or "SLURM_STEP_ID" not in os.environ
-        or tasks == 1
-        or (tasks == nodes and _devices("all") > 1)
-    ):
+    tasks, nodes = int(_slurm("NUM_TASKS", "NTASKS")), int(_slurm("NUM_NODES", "NNODES"))
+    if "RANK" in os.environ or tasks == 1 or (tasks == nodes and _devices("all") > 1):
         return
     os.environ |= {
         "RANK": os.environ["SLURM_PROCID"],
@@ -129,15 +130,22 @@ def _join_slurm() -> None:
     }
 
 
+def _slurm(step: str, job: str) -> str:
+    """A number that Slurm tells its step, or its job; 1 outside a step, where nobody has started several."""
+    if "SLURM_STEP_ID" not in os.environ:
+        return "1"
+    return os.environ.get(f"SLURM_STEP_{step}") or os.environ.get(f"SLURM_{job}", "1")
+
+
 def _slurm_host() -> str:
-    """The first host of a list such as `gpu[03-06,9]-ib,login1`."""
+    """The first host of a list such as `gpu[03-06,9]-ib,login1` or `rack[1-2]node[3-4]`."""
     listed = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST", "")
-    found = re.match(r"([^,\[]+)(?:\[(\w+)[^\]]*\]([^,\[]*))?", listed)
+    found = re.match(r"(?:[^,\[]|\[[^\]]*\])+", listed)
     if not found:
         raise UserError(
             "set MASTER_ADDR to the host name of the first node: neither it nor Slurm's list of nodes is set"
         )
-    return "".join(part or "" for part in found.groups())
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", found[0])
 
 
 def _slurm_port() -> str:
@@ -164,19 +172,23 @@ def joined() -> Iterator[None]:
     quiet_deepspeed()
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        # Slurm may show each task a GPU of its own
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     else:
         import deepspeed
 
         # Its shared-memory operation would be compiled on first use; gloo does without
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if dist.is_initialized():  # whoever set it up takes it down
-        yield
-        return
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=LONG))
+    global _patient
+    mine = not dist.is_initialized()  # whoever set it up takes it down
+    if mine:  # gloo beside NCCL, since FSDP2 gathers the model on CPUs
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=STEP))
+    _patient = dist.new_group(backend="gloo", timeout=timedelta(seconds=LONG))
     yield
-    dist.barrier()  # without it a rank that leaves early can abort one that is still closing
-    dist.destroy_process_group()
+    _patient = None
+    if mine:
+        dist.barrier()  # without it a rank that leaves early can abort one that is still closing
+        dist.destroy_process_group()
 
 
 def tell(value: Any = None) -> Any:
@@ -186,7 +198,7 @@ def tell(value: Any = None) -> Any:
     import torch.distributed as dist
 
     box = [value if first() else None]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0, group=_patient)
     if isinstance(box[0], UserError) and not first():
         box[0].told = True
         raise box[0]
@@ -212,9 +224,8 @@ def any_rank(here: bool) -> bool:
     import torch
     import torch.distributed as dist
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    flag = torch.tensor([int(here)], device=device)
-    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    flag = torch.tensor([int(here)])
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=_patient)
     return bool(flag.item())
 
 

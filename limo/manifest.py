@@ -41,7 +41,10 @@ PACKAGES = (
     "hydra-core",
 )
 # These change how fast a step runs, not what comes out, so a run may go on with other values
-FREE = {"batch_size", "devices", "look", "per_device_train_batch_size"}
+FREE = {
+    *("batch_size", "devices", "look", "packing", "attention", "sharding", "activation_checkpointing"),
+    *("activation_offloading", "use_liger_kernel", "per_device_train_batch_size", "per_device_eval_batch_size"),
+}
 
 
 @dataclass

@@ -14,19 +14,20 @@ allocator leaves, and models split across devices by layer or by matrix. "Fits" 
 """
 
 import math
+import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from limo.batches import cost, forwards_needed, passes, steps_of
 from limo.data import read_jsonl
 from limo.errors import UserError
 from limo.gpus import (
     NODE,
     SHARDINGS,
     Activations,
-    Size,
     activations,
     element,
     gpu,
@@ -34,11 +35,14 @@ from limo.gpus import (
     model_states,
     seconds_per_step,
 )
-from limo.model import load_tokenizer, quiet_deepspeed, tokenizer_folder
+from limo.model import load_tokenizer, tokenizer_folder
 from limo.recipe import command
+from limo.sizes import Size, parameters
 
+SAMPLE = 2000  # rows whose lengths say how evenly steps fill the devices
 ROOM = 0.9  # share of a GPU's memory that may be planned for
 STATES = {
+    "lion_8bit": 1.0,
     "8bit": 2.0,
     "4bit": 1.0,
     "lion": 4.0,
@@ -58,6 +62,7 @@ class Rows:
     mean: float  # tokens of a row
     longest: int
     attended: float  # length of the row that a token stands in, on average: above the mean where lengths differ
+    lengths: tuple[int, ...]  # of a sample of rows, for how evenly they fill the devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,9 @@ class Training:
     optim: str
     epochs: float
     max_steps: int
+    save_strategy: str
+    save_steps: float
+    save_total_limit: int | None
     chat_template: str | None
     trust_remote_code: bool
 
@@ -106,6 +114,9 @@ class Training:
             optim=str(args.get("optim", "adamw_torch_fused")),
             epochs=float(args.get("num_train_epochs", 3)),
             max_steps=int(args.get("max_steps", -1)),
+            save_strategy=str(args.get("save_strategy", "steps")),
+            save_steps=float(args.get("save_steps", 500)),
+            save_total_limit=args.get("save_total_limit"),
             chat_template=train.get("chat_template"),
             trust_remote_code=bool(train.get("trust_remote_code", False)),
         )
@@ -146,7 +157,12 @@ def plan(
     )
     found: dict[str, Any] = {
         "model": {"name": training.model, **asdict(size)},
-        "data": {**asdict(data), "steps": count, "tokens_per_step": _tokens_per_step(training, data)},
+        "data": {
+            **{key: value for key, value in asdict(data).items() if key != "lengths"},
+            "steps": count,
+            "tokens_per_step": _tokens_per_step(training, data),
+        },
+        "disk": _disk(training, size, count),
         "impossible": _impossible(training, devices),
     }
     possible = [n for n in dict.fromkeys(devices) if n not in found["impossible"]["devices"]]
@@ -157,93 +173,6 @@ def plan(
     found["recommendation"] = _recommended(training, found["costs"])
     _print(training, found, gpus)
     return found
-
-
-def parameters(model: str, lora: Mapping[str, Any] | None = None, trust_remote_code: bool = False) -> Size:
-    """Count a model from its config alone: a folder, `org/name` or `embedded:...`, with adapters as `lora` describes.
-
-    The model is built on torch's meta device, so it takes no memory; of one on the Hub only small files are downloaded.
-    Raises UserError for a model that there is not or that is no causal language model.
-    """
-    import torch
-
-    config, whole = _built(tokenizer_folder(model), trust_remote_code)
-    text = config.get_text_config()
-    layer = max((_numel(block) for part in whole.modules() for block in _blocks(part, text)), default=0)
-    head, embedding = whole.get_output_embeddings().weight, whole.get_input_embeddings().weight
-    tied = head is embedding
-    linear = sum(m.weight.numel() for m in whole.modules() if isinstance(m, torch.nn.Linear) and m.weight is not head)
-    whole = whole if lora is None else _adapted(whole, lora)
-    total, chosen = _numel(whole), _chosen(text)
-    expert = sum(p.numel() for name, p in whole.named_parameters() if ".experts." in name)
-    heads = int(text.num_attention_heads)
-    width = int(
-        getattr(text, "moe_intermediate_size", None) or getattr(text, "intermediate_size", 4 * text.hidden_size)
-    )
-    return Size(
-        parameters=total,
-        trainable=sum(p.numel() for p in whole.parameters() if p.requires_grad),
-        active=total - (0 if tied else embedding.numel()) - round(expert * (1 - chosen[0])),
-        layers=int(text.num_hidden_layers),
-        hidden=int(text.hidden_size),
-        attention=heads * int(getattr(text, "head_dim", None) or text.hidden_size // heads),
-        heads=heads,
-        intermediate=width * chosen[1],
-        vocabulary=int(text.vocab_size),
-        layer=layer,
-        head=head.numel(),
-        head_trained=bool(head.requires_grad),
-        small=sum(p.numel() for p in whole.parameters() if p.numel() <= 10 * int(text.hidden_size)),
-        linear=0 if lora is None else linear,
-    )
-
-
-def _built(folder: Path, trust_remote_code: bool) -> tuple[Any, Any]:
-    """The config of a folder and its model on the meta device. Raises UserError if there is none."""
-    quiet_deepspeed()
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        with torch.device("meta"):
-            whole = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-            whole.tie_weights()
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"cannot read the model in '{folder}': {str(error).splitlines()[0]}") from error
-    return config, whole
-
-
-def _adapted(whole: Any, lora: Mapping[str, Any]) -> Any:
-    """The model with adapters and all else frozen. Raises UserError for arguments that peft refuses."""
-    import torch
-    from peft import get_peft_model
-
-    from limo.adapters import lora_config
-
-    try:
-        with torch.device("meta"):
-            return get_peft_model(whole, lora_config(lora))
-    except ValueError as error:
-        raise UserError(f"train.lora: {str(error).splitlines()[0]}") from error
-
-
-def _numel(module: Any) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def _blocks(part: Any, text: Any) -> list[Any]:
-    """The layers, if this part of a model is the list of them."""
-    import torch
-
-    return list(part) if isinstance(part, torch.nn.ModuleList) and len(part) == text.num_hidden_layers else []
-
-
-def _chosen(text: Any) -> tuple[float, int]:
-    """Of a mixture of experts the share and the number that a token meets; 1 and 1 of any other model."""
-    every = getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None)
-    each = getattr(text, "num_experts_per_tok", None)
-    return (each / every, each) if every and each else (1.0, 1)
 
 
 def steps(*, rows: int, global_batch: int, epochs: float, max_steps: int = -1) -> int:
@@ -267,10 +196,23 @@ def _check(
             raise UserError(f"train_plan.{key} must be at least 1, not {value}")
 
 
+def _disk(training: Training, size: Size, steps: int) -> dict[str, Any]:
+    """Bytes of one checkpoint, and how many stand at most: one more than are kept, since the new one comes first."""
+    frozen = size.parameters - size.trainable
+    weights = 4 * size.trainable if frozen else size.parameters * (2 if training.bf16 else element(training.dtype))
+    states = next((b for name, b in STATES.items() if name in training.optim), 8.0)
+    master = 0 if frozen else 4  # adapters are in float32 themselves
+    made = {"no": 0, "epoch": math.ceil(training.epochs), "steps": math.ceil(steps / training.save_steps), "best": 2}
+    count = made.get(training.save_strategy, 0)
+    if training.save_total_limit:
+        count = min(count, training.save_total_limit + 1)
+    return {"checkpoint": weights + size.trainable * (master + states), "checkpoints": count}
+
+
 def _rows(training: Training, rows: int | None, mean_tokens: float | None) -> Rows:
     """As given, or as `train.data` has them; rows that training would set aside are not counted."""
     if rows is not None and mean_tokens is not None:
-        return Rows(rows, mean_tokens, training.max_length, mean_tokens)
+        return Rows(rows, mean_tokens, training.max_length, mean_tokens, _drawn(training, rows, mean_tokens))
     if not Path(training.data).expanduser().is_file():
         raise UserError(
             f"there is no '{training.data}' yet: curate first, or give train_plan.rows= and train_plan.mean_tokens="
@@ -285,7 +227,28 @@ def _rows(training: Training, rows: int | None, mean_tokens: float | None) -> Ro
         raise UserError(f"{training.data} holds no row that can be trained on: curate first, or raise train.max_length")
     mean = mean_tokens or sum(lengths) / len(lengths)
     attended = mean if mean_tokens else sum(n * n for n in lengths) / sum(lengths)
-    return Rows(rows or len(lengths), mean, max(lengths), attended)
+    return Rows(rows or len(lengths), mean, max(lengths), attended, tuple(lengths[:SAMPLE]))
+
+
+def _drawn(training: Training, rows: int, mean: float) -> tuple[int, ...]:
+    """Lengths of rows of which only the mean is known: log-normal with a deviation of 0.6, as chains often are."""
+    source, middle = random.Random(0), math.log(mean) - 0.6**2 / 2
+    most = min(training.max_length, training.packing or training.max_length)
+    return tuple(max(1, min(most, round(source.lognormvariate(middle, 0.6)))) for _ in range(min(rows, SAMPLE)))
+
+
+def busy(training: Training, lengths: Sequence[int], devices: int) -> float:
+    """The share of all devices' time that goes into tokens: the rest is padding, and waiting for the fullest device."""
+    tokens, forwards = training.packing, training.global_batch // (training.rows * devices)
+    steps = steps_of(len(lengths), training.global_batch, 0, 0)
+    if tokens:
+        forwards = forwards_needed(lengths, iter(steps), devices, tokens)
+    spent = sum(
+        max(cost(group, lengths, tokens) for group in groups)
+        for step in steps
+        for groups in passes(step, lengths, devices, forwards, training.rows, tokens)
+    )
+    return sum(lengths) / (devices * spent)
 
 
 def _tokens_per_step(training: Training, data: Rows) -> float:
@@ -386,13 +349,14 @@ def _costs(
             fit = next((s for s in settings if s["devices"] == devices and s["fits"][name]), None)
             if fit is None:
                 continue
+            filled = busy(training, data.lengths, devices)
             seconds = seconds_per_step(
                 size=size,
                 tokens=_tokens_per_step(training, data),
                 length=data.attended,
-                devices=min(devices, training.global_batch),  # a device without a chain waits
+                devices=devices,
                 peak=gpu(name).peak,
-                utilisation=utilisation,
+                utilisation=utilisation * filled,
                 checkpointing=training.checkpointing,
             )
             hours = seconds * count / 3600
@@ -401,6 +365,7 @@ def _costs(
                 "devices": devices,
                 "sharding": fit["sharding"],
                 "dtype": fit["dtype"],
+                "busy": filled,
                 "seconds_per_step": seconds,
                 "hours": hours,
                 "dollars": hours * devices * price,
@@ -412,9 +377,9 @@ def _recommended(training: Training, costs: Sequence[Mapping[str, Any]]) -> dict
     chosen = min(costs, key=lambda c: (c["sharding"].endswith("_offload"), c["devices"], c["dollars"]), default=None)
     if chosen is None:
         return None
-    nodes = chosen["devices"] // NODE if chosen["devices"] % NODE == 0 else 1
-    dtype = f" train.dtype={chosen['dtype']}" if chosen["dtype"] != training.dtype else ""
-    taken = f"train.sharding={chosen['sharding']} train.devices={chosen['devices'] // nodes}{dtype}"
+    count = chosen["devices"]
+    nodes = next(n for n in range(math.ceil(count / NODE), count + 1) if count % n == 0)
+    taken = f"train.sharding={chosen['sharding']} train.devices={chosen['devices'] // nodes}"
     return {**chosen, "nodes": nodes, "settings": taken}
 
 
@@ -437,6 +402,15 @@ def _print(training: Training, found: Mapping[str, Any], gpus: Mapping[str, floa
         console.print(_memory(training, found["settings"], gpus))
         if found["costs"]:
             console.print(_bill(found["costs"]))
+        disk = found["disk"]
+        if disk["checkpoints"]:
+            whole = disk["checkpoint"] * disk["checkpoints"] / 1e9
+            console.print(
+                f"Disk: at most {disk['checkpoints']} checkpoints of {disk['checkpoint'] / 1e9:,.1f} GB, together "
+                f"{whole:,.0f} GB",
+                soft_wrap=True,
+                markup=False,
+            )
         console.print(_last_line(found["recommendation"]), soft_wrap=True, markup=False)
 
 
@@ -470,12 +444,13 @@ def _bill(costs: Sequence[Mapping[str, Any]]) -> Any:
     from rich.table import Table
 
     table = Table(title="What fits first, the simplest before the others", title_justify="left")
-    for head in ("GPU", "GPUs", "sharding", "s a step", "hours", "$"):
+    for head in ("GPU", "GPUs", "sharding", "busy %", "s a step", "hours", "$"):
         table.add_column(head, justify="left" if head in ("GPU", "sharding") else "right")
     for c in costs:
         least = "≥ " if c["sharding"].endswith("_offload") else ""  # the CPU's part of a step comes on top
         numbers = (f"{c['seconds_per_step']:,.1f}", f"{c['hours']:,.2f}", f"{c['dollars']:,.2f}")
-        table.add_row(c["gpu"], str(c["devices"]), c["sharding"], *(least + n for n in numbers))
+        filled = f"{100 * c['busy']:.0f}"
+        table.add_row(c["gpu"], str(c["devices"]), c["sharding"], filled, *(least + n for n in numbers))
     return table
 
 

@@ -71,6 +71,15 @@ def stage(config: Mapping[str, Any] | None) -> int:
     return int(config.get("zero_optimization", {}).get("stage", 0)) if config else 0
 
 
+def offloads(sharding: str) -> bool:
+    """Whether this sharding keeps a part in CPU memory, and so means something on one device too.
+
+    Raises UserError for a file that cannot be read.
+    """
+    path = sharding_files().get(sharding) or Path(sharding).expanduser()
+    return path.is_file() and _offloads(read_deepspeed(path))
+
+
 def _offloads(config: Mapping[str, Any]) -> bool:
     zero = config.get("zero_optimization", {})
     return any(zero.get(f"offload_{part}", {}).get("device", "none") != "none" for part in ("optimizer", "param"))

@@ -10,6 +10,7 @@ as the recipe says. A killed run goes on from its last whole checkpoint, with th
 """
 
 import logging
+import os
 import shutil
 import sys
 import time
@@ -23,7 +24,7 @@ from typing import Any, Literal
 from limo.adapters import check_saved, lora_config, merge, quantization
 from limo.arguments import accumulation, check_args, machine, rows_at_once
 from limo.batches import forwards_needed, steps_of
-from limo.checkpoints import as_kind, check_resumable, last_checkpoint, remove_broken, steps_in
+from limo.checkpoints import as_kind, check_resumable, last_checkpoint, locked, remove_broken, steps_in
 from limo.data import dump, read_jsonl, replacing
 from limo.errors import Interrupted, UserError
 from limo.launch import Devices, first, joined, rank, ranks, several, told, wait
@@ -34,7 +35,7 @@ from limo.progress import say
 from limo.recipe import bind, command
 from limo.render import pad_id, set_template, turn_end
 from limo.rows import Prepared, check_rows, columns, describe, prepare, set_aside
-from limo.sharding import check_sharding, held_bytes, sharded
+from limo.sharding import check_sharding, held_bytes, offloads, sharded
 
 
 def sft(
@@ -85,9 +86,7 @@ def sft(
         return _look(settings)
     if not read_manifest(folder).get("train", {}).get("finished"):
         check_args(args)  # before anything else is looked for; a finished run is told without importing TRL
-    for file in filter(None, (data, eval_data)):
-        if not Path(file).expanduser().is_file():
-            raise UserError(f"no such file '{file}'. Curate first, or give another path with train.data=")
+    _check(settings)
     with joined():
         told(lambda: str(model_folder(model)))  # one rank downloads or converts; the others find it done
         source = model_folder(model)
@@ -100,6 +99,28 @@ def sft(
             return dict(step.results or step.entry["results"])
 
 
+def _check(settings: Mapping[str, Any]) -> None:
+    """What can be known to be wrong before anything is loaded. Raises UserError."""
+    for file in filter(None, (settings["data"], settings["eval_data"])):
+        if not Path(file).expanduser().is_file():
+            raise UserError(f"no such file '{file}'. Curate first, or give another path with train.data=")
+    args, lora, quantize = settings["args"], settings["lora"], settings["quantize"]
+    if quantize and not lora:
+        raise UserError(
+            f"train.quantize={quantize} freezes the weights: give train.lora={{r: 16}} to train beside them"
+        )
+    if quantize and settings["sharding"] not in ("ddp", "zero1", "zero2"):
+        raise UserError(
+            f"train.quantize={quantize} with train.sharding={settings['sharding']}: weights in four bits cannot be "
+            "shared out. Take ddp, zero1 or zero2"
+        )
+    for key in ("label_smoothing_factor", "router_aux_loss_coef"):
+        if settings["weighting"] and args.get(key):
+            raise UserError(
+                f"train.args.{key} and train.weighting: the weighted loss knows no such term. Leave one out"
+            )
+
+
 @contextmanager
 def _claimed(folder: Path, settings: Mapping[str, Any], read: list[Any]) -> Iterator[Step]:
     """As `limo.manifest.claim`; rank 0 reads and writes the manifest, and the others are told."""
@@ -107,8 +128,11 @@ def _claimed(folder: Path, settings: Mapping[str, Any], read: list[Any]) -> Iter
     with ExitStack() as stack:
 
         def begin() -> tuple[bool, dict[str, Any]]:
-            step = claim(folder, "train", settings, inputs=read, begun=[folder / "checkpoints"])
+            begun = last_checkpoint(folder / "checkpoints")  # without one, other settings lose nothing
+            step = claim(folder, "train", settings, inputs=read, begun=[begun] if begun else [])
             mine.append(stack.enter_context(step))
+            if not mine[0].finished:
+                stack.enter_context(locked(folder / "checkpoints"))
             return mine[0].finished, mine[0].entry
 
         finished, entry = told(begin)
@@ -121,6 +145,8 @@ def _look(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     from limo.audit import look, reasons
 
+    if not first():
+        return {}
     tokenizer = _tokenizer(settings, model_folder(settings["model"]))
     prepared = prepare(tokenizer, list(read_jsonl(settings["data"])), settings["max_length"])
     console = Console()
@@ -145,9 +171,7 @@ def _train(step: Step, settings: Mapping[str, Any], source: Path) -> None:
     for library in ("trl", "accelerate"):
         logging.getLogger(library).setLevel(logging.ERROR)  # what they warn of is checked here
     tokenizer = _tokenizer(settings, source)
-    prepared = prepare(tokenizer, list(read_jsonl(settings["data"])), settings["max_length"])
-    set_aside(prepared, step.folder / "train_dropped.jsonl", settings["too_long"], settings["data"])
-    check_rows(tokenizer, prepared, settings["system"], settings["data"])
+    prepared = _prepared(settings, tokenizer, step.folder / "train_dropped.jsonl")
     say(describe(prepared, settings["max_length"]))
     shards = sharded(settings["sharding"])
     plan = _shape(settings, prepared, ranks())
@@ -158,15 +182,34 @@ def _train(step: Step, settings: Mapping[str, Any], source: Path) -> None:
     stop = _watched(trainer, settings, prepared, plan, shards, kind)
     if last:
         say(f"going on from {last}")
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(step.folder / "tensorboard"))
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     seconds = time.monotonic() - start
     if stop.stopped:
         at = trainer.state.global_step
+        wait()
         raise Interrupted(f"stopped by SIGTERM after step {at}, which is saved: run the same command again to go on")
     held = held_bytes(trainer)
     _save(trainer, tokenizer, settings, source, step.folder)
     _finish(step, settings, trainer, prepared, seconds, steps_in(last), held)
+
+
+def _prepared(settings: Mapping[str, Any], tokenizer: Any, dropped: Path) -> Prepared:
+    """Rows as token ids. Rank 0 sets aside and audits, so that what is wrong is found and said once."""
+
+    def read() -> Prepared:
+        return prepare(tokenizer, list(read_jsonl(settings["data"])), settings["max_length"])
+
+    mine: list[Prepared] = []
+
+    def checked() -> None:
+        mine.append(read())
+        set_aside(mine[0], dropped, settings["too_long"], settings["data"])
+        check_rows(tokenizer, mine[0], settings["system"], settings["data"])
+
+    told(checked)
+    return mine[0] if mine else read()
 
 
 @dataclass(frozen=True)
@@ -210,11 +253,16 @@ def _config(settings: Mapping[str, Any], checkpoints: Path, shards: Mapping[str,
         "disable_tqdm": True,
         "save_total_limit": None,  # ours waits until the new one is whole
     }
+    args = machine(settings["args"])
+    if "fsdp_config" in shards:  # FSDP computes layers again by itself; both would do so twice
+        again = args.pop("activation_checkpointing", None)
+        args = {**args, "gradient_checkpointing": False, "activation_checkpointing": None}
+        shards = {**shards, "fsdp_config": {**shards["fsdp_config"], "activation_checkpointing": bool(again)}}
     try:
-        return SFTConfig(**{**machine(settings["args"]), **ours, **shards})
+        return SFTConfig(**{**args, **ours, **shards})
     except UserError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"train.args: {str(error).splitlines()[0]}") from error
 
 
@@ -238,25 +286,30 @@ def _trainer(
     from limo.attention import attention
     from limo.trainers import Collator, Steps, Supervised
 
-    trusted = settings["trust_remote_code"]
+    trusted, dtype = settings["trust_remote_code"], _loaded_as(settings, config)
     kind = attention(
         settings["attention"],
         AutoConfig.from_pretrained(source, trust_remote_code=trusted),
-        shape.tokens is not None,
+        packing=shape.tokens is not None,
+        half=dtype != "float32" or config.bf16 or config.fp16,
     )
     more = {"attn_implementation": kind, **quantization(settings["quantize"])}
-    model = load_model(source, settings["dtype"], trusted, **more)
+    model = load_model(source, dtype, trusted, **more)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id(tokenizer, turn_end(tokenizer)))
     _stop_at(model, turn_end(tokenizer))
     held_out = _held_out(settings, tokenizer)
-    trainer = Supervised(
-        model,
-        args=config,
-        train_dataset=Dataset.from_list(columns(prepared, settings["weighting"])),
-        eval_dataset=Dataset.from_list(held_out) if held_out else None,
-        processing_class=tokenizer,
-        peft_config=lora_config(settings["lora"]) if settings["lora"] else None,
-    )
+    adapters = lora_config(settings["lora"]) if settings["lora"] else None
+    try:
+        trainer = Supervised(
+            model,
+            args=config,
+            train_dataset=Dataset.from_list(columns(prepared, settings["weighting"])),
+            eval_dataset=Dataset.from_list(held_out) if held_out else None,
+            processing_class=tokenizer,
+            peft_config=adapters,
+        )
+    except (ValueError, ImportError, RuntimeError) as error:  # a package that is missing, layers that there are not
+        raise UserError(f"cannot set up the training: {' '.join(str(error).split())}") from error
     trainer.data_collator = Collator(pad_token_id=tokenizer.pad_token_id, padding_free=shape.tokens is not None)
     trainer.steps = lambda seen: Steps(
         prepared.lengths,
@@ -270,6 +323,20 @@ def _trainer(
         seen=seen,
     )
     return trainer
+
+
+def _loaded_as(settings: Mapping[str, Any], config: Any) -> str:
+    """The recipe's dtype, but float32 where torch's optimizer would update whole 16-bit weights, as `limo.plan` has it.
+
+    At small learning rates most updates are below their rounding. DeepSpeed and FSDP2 keep float32 weights themselves.
+    """
+    dtype = str(settings["dtype"])
+    alone = not (config.deepspeed or config.fsdp or settings["lora"])
+    if not alone or dtype == "float32" or not (config.bf16 or config.fp16):
+        return dtype
+    if first():
+        say(f"weights are kept in float32 while they are trained, and saved in {dtype}")
+    return "float32"
 
 
 def _stop_at(model: Any, end: int) -> None:
@@ -319,6 +386,8 @@ def _save(trainer: Any, tokenizer: Any, settings: Mapping[str, Any], source: Pat
     if first():
         shutil.rmtree(partial_, ignore_errors=True)
     wait()
+    as_trained = settings["lora"] or trainer.is_deepspeed_enabled  # which saves what it computes with
+    trainer.saved_as = None if as_trained else _torch_dtype(settings["dtype"])
     trainer.save_model(str(partial_))
     if first():
         tokenizer.save_pretrained(partial_)
@@ -333,6 +402,12 @@ def _save(trainer: Any, tokenizer: Any, settings: Mapping[str, Any], source: Pat
             merge(folder / name, source, merged, dtype, settings["trust_remote_code"])
             _replace(merged, folder / "model")
     wait()
+
+
+def _torch_dtype(name: str) -> Any:
+    import torch
+
+    return None if name == "auto" else getattr(torch, name)
 
 
 def _replace(partial_: Path, folder: Path) -> None:
@@ -386,10 +461,12 @@ def on_all_devices(section: Mapping[str, Any]) -> int | None:
     """Start a rank for each device that a recipe's section asks for; None if this process is to train by itself."""
     settings = bind(section, "train").keywords  # type: ignore[attr-defined]
     finished = read_manifest(settings["out"]).get("train", {}).get("finished")
-    if settings["look"] or finished:
+    if settings["look"] or (finished and (Path(settings["out"]) / "model").exists()):
         return None
-    check_args(settings["args"])
-    return several(settings["devices"], settings["sharding"], "limo.train", sys.argv[1:])
+    if "RANK" not in os.environ:
+        check_args(settings["args"])
+        _check(settings)
+    return several(settings["devices"], offloads(settings["sharding"]), "limo.train", sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ forward passes and ranks.
 """
 
 import inspect
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ from trl import DPOTrainer, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from limo.batches import passes, steps_of
+from limo.checkpoints import unmark
+from limo.launch import first
 from limo.losses import learned_positions, token_log_probs, token_loss, weighted_loss
 
 SMALL = 4096  # positions times rows whose logits may be held at once on a CPU (800 MB at a vocabulary of 50,000)
@@ -77,6 +81,7 @@ class Supervised(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer whose steps hold the same chains on any number of devices, with an optional weight for each row."""
 
     steps: Callable[[Callable[[], int]], Steps] | None = None  # set before training; None leaves the order to TRL
+    saved_as: torch.dtype | None = None  # set before the model is saved; None keeps what it was trained in
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.steps is None:
@@ -88,6 +93,69 @@ class Supervised(SFTTrainer):  # type: ignore[misc]
         for column in ("weight", "share"):
             if column not in self._signature_columns:
                 self._signature_columns.append(column)
+
+    def _run_epoch(self, *args: Any, **rest: Any) -> None:
+        """Nothing after the last step: transformers would take one more when it goes on from a checkpoint of that."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **rest)
+
+    def _save_checkpoint(self, *args: Any, **rest: Any) -> None:
+        """A checkpoint that is written a second time is not whole until that has ended."""
+        if first():
+            unmark(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        super()._save_checkpoint(*args, **rest)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """In `saved_as` where it is set: weights that were trained in float32 need not be kept in it."""
+        if self.saved_as is None:
+            super()._save(output_dir, state_dict)
+            return
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        weights = state_dict if state_dict is not None else model.state_dict()
+        cast: dict[Any, torch.Tensor] = {}  # tied weights stay one tensor
+        low = {
+            name: cast.setdefault((w.data_ptr(), w.shape), w.to(self.saved_as)) if w.is_floating_point() else w
+            for name, w in weights.items()
+        }
+        super()._save(output_dir, low)
+        config = Path(output_dir or self.args.output_dir) / "config.json"
+        if config.is_file():
+            written = json.loads(config.read_text(encoding="utf-8")) | {"dtype": str(self.saved_as).split(".")[1]}
+            config.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **rest: Any) -> Any:
+        """TRL's, with a loss that is the mean over all learned tokens, whatever the batches and ranks."""
+        self._held_out = torch.zeros(2, dtype=torch.float64)
+        out = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **rest)
+        total, tokens = self._held_out.to(self.args.device, torch.float32)  # not every device has float64
+        summed = self.accelerator.reduce(torch.stack([total, tokens]), "sum").tolist()
+        if f"{metric_key_prefix}_loss" in out.metrics and summed[1]:
+            out.metrics[f"{metric_key_prefix}_loss"] = summed[0] / summed[1]
+        return out
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **rest: Any) -> Any:
+        """TRL's; rows that were put in twice to fill the last batch of a rank do not count."""
+        state = self.accelerator.gradient_state
+        if state.end_of_dataloader and state.remainder > 0:
+            rows = self.args.eval_batch_size
+            own = min(max(state.remainder - self.accelerator.process_index * rows, 0), rows)
+            self._only(inputs, own)
+        result = super().prediction_step(model, inputs, *args, **rest)
+        tokens = int((inputs["labels"][:, 1:] != -100).sum()) if "labels" in inputs else 0
+        if tokens and result[0] is not None:
+            self._held_out += torch.tensor([float(result[0]) * tokens, tokens], dtype=torch.float64)
+        return result
+
+    def _only(self, inputs: Any, rows: int) -> None:
+        """Unlearn all but the first rows of a batch, padded or packed."""
+        labels = inputs["labels"] = inputs["labels"].clone()
+        if "position_ids" in inputs and len(labels) == 1:
+            starts = (inputs["position_ids"][0] == 0).nonzero()[:, 0].tolist()
+            labels[:, starts[rows] if rows < len(starts) else labels.shape[1] :] = -100
+        else:
+            labels[rows:] = -100
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """What the step's loss is divided by: its learned tokens, or the sum of the rows' shares."""

@@ -104,6 +104,11 @@ class Stop(TrainerCallback):  # type: ignore[misc]
         if any_rank(self.asked) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
 
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """What was saved as the step ended is not saved, nor evaluated, once more because an epoch ended as well."""
+        if self.stopped:
+            control.should_save = control.should_evaluate = control.should_log = False
+
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Listen no more."""
         if self.before is not None:

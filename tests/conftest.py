@@ -17,6 +17,7 @@ from limo.recipe import settle
 
 settle()
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on a machine with GPUs the suite proves the same as on one without
 ROOT = Path(__file__).resolve().parent.parent
 
 CHATML = (

@@ -24,7 +24,8 @@ from limo.gpus import (
     seconds_per_step,
 )
 from limo.model import load
-from limo.plan import parameters, plan, steps
+from limo.plan import plan, steps
+from limo.sizes import parameters
 
 BILLION = 10**9
 # One layer of width 10 with 2 heads and an MLP of 30; a vocabulary of 100
