@@ -37,8 +37,10 @@ def read_mark(checkpoint: Path) -> dict[str, Any] | None:
     try:
         mark = dict(json.loads((checkpoint / MARK).read_text(encoding="utf-8")))
         stands = all((checkpoint / name).stat().st_size == size for name, size in mark["files"].items())
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):  # what cannot be read now may be whole
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
         return None
+    except OSError as error:  # what cannot be read now may be whole, and is no reason to remove it
+        raise UserError(f"cannot read {checkpoint} ({error.strerror}): mend that, or move it away") from error
     return mark if stands else None
 
 

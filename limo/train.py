@@ -188,8 +188,9 @@ def _train(step: Step, settings: Mapping[str, Any], source: Path) -> None:
     seconds = time.monotonic() - start
     if stop.stopped:
         at = trainer.state.global_step
-        wait()
-        raise Interrupted(f"stopped by SIGTERM after step {at}, which is saved: run the same command again to go on")
+        ended = Interrupted(f"stopped by SIGTERM after step {at}, which is saved: run the same command again to go on")
+        ended.told = not first()
+        raise ended
     held = held_bytes(trainer)
     _save(trainer, tokenizer, settings, source, step.folder)
     _finish(step, settings, trainer, prepared, seconds, steps_in(last), held)

@@ -1,5 +1,6 @@
 """How many ranks there are and who starts them; what a recipe's batch needs of them; whole checkpoints."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,9 @@ import pytest
 
 from limo import launch
 from limo.arguments import OURS, RENAMED, accumulation, check_args, machine
-from limo.checkpoints import check_resumable, last_checkpoint, mark_whole, remove, remove_broken
+from limo.checkpoints import MARK, check_resumable, last_checkpoint, locked, mark_whole, remove, remove_broken
 from limo.errors import UserError
-from limo.sharding import read_deepspeed, sharded, sharding_files
+from limo.sharding import offloads, read_deepspeed, sharded, sharding_files
 
 SLURM = {
     "SLURM_STEP_ID": "0",
@@ -71,7 +72,23 @@ def test_devices_are_those_that_are_there() -> None:
     assert launch._devices(2) == 2  # CPU ranks, when asked for
     with pytest.raises(UserError, match="a number from 1, or all"):
         launch._devices(0)
-    assert launch.several("all", "ddp", "limo.train", []) is None
+    assert launch.several("all", False, "limo.train", []) is None
+
+
+def test_several_machines_need_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNODES", "2")
+    with pytest.raises(UserError, match="set NODE_RANK as well, the number of this machine from 0 to 1"):
+        launch.several("all", False, "limo.train", [])
+
+
+def test_what_offloads_is_read_from_the_file(tmp_path: Path) -> None:
+    assert [name for name in [*sharding_files(), "ddp", "fsdp2"] if offloads(name)] == [
+        "zero2_offload",
+        "zero3_offload",
+    ]
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}))
+    assert offloads(str(mine))
 
 
 def test_slurm_names_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,8 +107,16 @@ def test_slurm_names_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
         "29845",
     )
     assert not launch.first()
-    monkeypatch.setenv("SLURM_STEP_NODELIST", "node7")
-    assert launch._slurm_host() == "node7"
+    for listed, host in (("node7", "node7"), ("rack[1-2]node[03,4],x", "rack1node03"), ("a-[2]", "a-2")):
+        monkeypatch.setenv("SLURM_STEP_NODELIST", listed)
+        assert launch._slurm_host() == host
+
+
+def test_a_shell_in_an_allocation_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    for key, value in {**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1"}.items():
+        monkeypatch.setenv(key, value)
+    assert launch.several("all", False, "limo.train", []) is None and launch.ranks() == 1
 
 
 def test_every_shipped_deepspeed_file_saves_a_model_and_is_filled_in() -> None:
@@ -142,8 +167,29 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_refused(tmp_path: Path) -> 
     check_resumable(checkpoint(tmp_path, 1), 2, "zero2")
     with pytest.raises(UserError, match=r"written by 2 ranks under zero2.*go on with train\.devices=2"):
         check_resumable(tmp_path / "checkpoint-1", 4, "zero2")
-    with pytest.raises(UserError, match="written with sharding=zero2; it cannot be continued with zero3"):
+    with pytest.raises(UserError, match=r"written by 2 ranks under zero2.*go on with train\.devices=2"):
+        check_resumable(tmp_path / "checkpoint-1", 1, "ddp")  # on one device no ZeRO runs, but that is not what to mend
+    with pytest.raises(
+        UserError, match=r"under zero2 by 2 ranks; it cannot be continued under zero3: go on with train"
+    ):
         check_resumable(tmp_path / "checkpoint-1", 2, "zero3")
     check_resumable(checkpoint(tmp_path, 2, kind="ddp"), 4, "ddp")
     with pytest.raises(UserError, match="the learning rate would start anew"):
         check_resumable(checkpoint(tmp_path, 3, weights_only=True), 2, "zero2")
+
+
+def test_what_cannot_be_read_is_not_taken_for_broken(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 2)
+    (path / MARK).unlink()
+    (path / MARK).symlink_to(path / MARK)  # a loop
+    with pytest.raises(UserError, match="cannot read .*checkpoint-2"):
+        remove_broken(tmp_path)
+    assert (path / "model.safetensors").exists()
+
+
+def test_one_training_at_a_time(tmp_path: Path) -> None:
+    with locked(tmp_path / "checkpoints"):
+        with pytest.raises(UserError, match="another process is training in"), locked(tmp_path / "checkpoints"):
+            pass
+    with locked(tmp_path / "checkpoints"):
+        pass

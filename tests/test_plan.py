@@ -24,7 +24,7 @@ from limo.gpus import (
     seconds_per_step,
 )
 from limo.model import load
-from limo.plan import plan, steps
+from limo.plan import Training, busy, plan, steps
 from limo.sizes import parameters
 
 BILLION = 10**9
@@ -336,3 +336,15 @@ def test_the_command(run: Callable[..., CompletedProcess[str]], tiny: Path, tmp_
     assert "40 rows of 50 tokens on average" in done.stdout
     wrong = run("limo.plan", "--config-dir", str(tmp_path), "recipe=p", "train_plan.utilisation=2")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+
+
+def test_devices_that_wait_for_the_fullest_are_not_counted_as_busy(tiny: Path, tmp_path: Path) -> None:
+    def training(**changed: Any) -> Training:
+        return Training.read(section(tiny, tmp_path, **changed)["train"])
+
+    even, odd = training(global_batch=4, packing=4), training(global_batch=2, packing=8)
+    assert busy(even, [4, 4, 4, 4], 2) == busy(even, [4, 4, 4, 4], 1) == 1
+    assert busy(odd, [8, 1], 2) == 9 / 16
+    assert busy(even, [4, 4, 4, 4], 8) == 1 / 2, "half of the devices have no chain"
+    padded = training(global_batch=2, packing=None, args={"per_device_train_batch_size": 2})
+    assert busy(padded, [8, 2], 1) == 10 / 16, "padding is no work"

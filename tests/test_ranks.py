@@ -27,7 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
     "zero2_offload": {},
     "zero3_offload": {},
     "fsdp2": {},
-    "padded": {"sharding": "zero2", "packing": None},
+    "padded": {"sharding": "zero2", "packing": None, "eval": True},
     "tokens": {"sharding": "ddp", "weighting": "tokens"},
     "weights": {"sharding": "zero2", "weighting": "weights"},
     "by_rows": {"sharding": "zero3", "weighting": "rows"},
@@ -40,6 +40,9 @@ REFERENCE = {"tokens": "tokens", "weights": "weights", "by_rows": "by_rows", "lo
 def case(tiny: Path, folder: Path, name: str, **changed: Any) -> dict[str, Any]:
     shared = {"sharding": name, "global_batch": 5, "packing": 128, **CASES[name]}
     args = {**ARGS, "max_steps": 4, "logging_steps": 1, "save_steps": 2, "per_device_train_batch_size": 1}
+    if shared.pop("eval", False):  # five rows: the second rank has to repeat one
+        args |= {"eval_strategy": "steps", "eval_steps": 4, "per_device_eval_batch_size": 2}
+        shared["eval_data"] = str(folder / "held_out.jsonl")
     if shared["packing"] is None:
         shared["global_batch"] = 4
     return settings(tiny, folder, **{"out": str(folder / name), "args": args, **shared, **changed})
@@ -60,7 +63,8 @@ def launch(folder: Path, cases: list[dict[str, Any]], ranks: int = 2) -> subproc
 
 
 def log(run: Path) -> torch.Tensor:
-    return torch.tensor([(e["loss"], e["grad_norm"], e["learning_rate"]) for e in lines(run / "train_log.jsonl")])
+    steps = [e for e in lines(run / "train_log.jsonl") if "loss" in e]
+    return torch.tensor([(e["loss"], e["grad_norm"], e["learning_rate"]) for e in steps])
 
 
 def results(run: Path) -> dict[str, Any]:
@@ -74,6 +78,7 @@ def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "alone").mkdir()
     for place in (folder, folder / "alone"):
         write_jsonl(place / "rows.jsonl", rows(13))
+        write_jsonl(place / "held_out.jsonl", rows(5))
     done = launch(folder, [case(tiny, folder, name) for name in CASES])
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ["ddp", "padded", *REFERENCE]:
@@ -87,6 +92,7 @@ def test_the_curve_and_the_model_are_those_of_one_process(folder: Path, name: st
     alone = folder / "alone" / (name if name in (*REFERENCE, "padded") else "ddp")
     assert len(log(alone)) == 4
     assert log(folder / name) == pytest.approx(log(alone), rel=2e-4, abs=2e-5)
+    assert results(folder / name)["eval_loss"] == pytest.approx(results(alone)["eval_loss"], rel=2e-4)
     expected, got = (load(run / "model", "float32")[0].state_dict() for run in (alone, folder / name))
     assert expected.keys() == got.keys()
     assert all(torch.allclose(expected[key], got[key], atol=2e-5) for key in expected)
@@ -106,7 +112,7 @@ def test_zero_and_fsdp_hold_half(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_training_goes_on_where_the_library_can_and_says_so_where_not(folder: Path, tiny: Path) -> None:
-    for name in ("ddp", "zero2"):
+    for name in ("ddp", "zero2", "zero3", "lora"):
         checkpoints = folder / name / "checkpoints"
         (checkpoints / "checkpoint-4" / "trainer_state.json").write_text("{")  # cut off
         manifest = folder / name / "manifest.json"
@@ -123,11 +129,13 @@ def test_training_goes_on_where_the_library_can_and_says_so_where_not(folder: Pa
     before = log(folder / "ddp")
     sft(**case(tiny, folder, "ddp"))  # two ranks wrote it, one goes on
     assert log(folder / "ddp") == pytest.approx(before, rel=2e-4)
-    before = log(folder / "zero2")
-    done = launch(folder, [case(tiny, folder, "zero2")])
+    names = ("zero2", "zero3", "lora")
+    before = {name: log(folder / name) for name in names}
+    done = launch(folder, [case(tiny, folder, name) for name in names])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "going on from" in done.stderr and "was not written to the end" in done.stderr
-    assert log(folder / "zero2") == pytest.approx(before, rel=2e-4)
+    assert done.stderr.count("going on from") == done.stderr.count("was not written to the end") == 3
+    for name in names:
+        assert log(folder / name) == pytest.approx(before[name], rel=2e-4), name
 
 
 @pytest.mark.slow
@@ -158,11 +166,18 @@ def test_a_preference_loss_is_that_of_trl_however_a_step_is_split(tiny: Path, tm
 def test_a_failing_rank_ends_all_with_its_own_words(tiny: Path, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", rows(3))
     recipe = {"name": "t", "train": {"_target_": "limo.train.sft", **settings(tiny, tmp_path, look=0)}}
-    recipe["train"] |= {"data": str(tmp_path / "nowhere.jsonl"), "devices": 2}
+    recipe["train"] |= {"devices": 2}
     (tmp_path / "recipe").mkdir()
     (tmp_path / "recipe" / "t.yaml").write_text("# @package _global_\n" + json.dumps(recipe))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "limo.train", "--config-dir", str(tmp_path), "recipe=t"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
-    assert done.returncode == 2
-    assert done.stderr.count("error:") == 1 and "no such file" in done.stderr and "Traceback" not in done.stderr
+    for wrong, said in (
+        ("train.data=nowhere.jsonl", "no such file"),  # before ranks are started
+        ("train.system=Other.", "another system prompt"),  # on rank 0 alone
+        ("train.lora={target_modules: [nothing]}", "cannot set up the training"),  # on every rank
+    ):
+        done = subprocess.run(
+            [*command, wrong], capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment
+        )
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count("error:") == 1 and said in done.stderr and "Traceback" not in done.stderr, done.stderr

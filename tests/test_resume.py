@@ -29,6 +29,7 @@ def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(folder / "rows.jsonl", rows(24))
     write_jsonl(folder / "held_out.jsonl", rows(40) * 30)
     args = {**ARGS, "max_steps": STEPS, "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+    args["per_device_eval_batch_size"] = 8
     section = settings(tiny, folder, eval_data=str(folder / "held_out.jsonl"), args=args, packing=128)
     recipe = {"name": "t", "runs": str(folder), "train": {"_target_": "limo.train.sft", **section, "out": "${out}"}}
     (folder / "recipe").mkdir()

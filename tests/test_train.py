@@ -2,15 +2,20 @@
 
 import json
 import math
+import os
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
+from limo.attention import attention
 from limo.checkpoints import MARK, last_checkpoint
 from limo.data import Example, chat, write_jsonl
-from limo.errors import UserError
+from limo.errors import Interrupted, UserError
 from limo.losses import learned_positions, row_weight, sigmoid, token_log_probs, token_loss, weighted_loss
 from limo.model import load, load_model, load_tokenizer
 from limo.rows import columns, prepare
@@ -312,6 +317,111 @@ def test_a_stopped_run_goes_on_with_the_same_curve(tiny: Path, tmp_path: Path, m
     assert losses(tmp_path / "cut" / "run") == pytest.approx(losses(tmp_path / "whole" / "run"), abs=1e-6)
     weights = [load(tmp_path / name / "run" / "model", "float32")[0].state_dict() for name in ("whole", "cut")]
     assert all(torch.allclose(weights[0][k], weights[1][k], atol=1e-6) for k in weights[0])
+
+
+def begun_again(run: Path) -> None:
+    """As if the process had been killed before the manifest said that the training is finished."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["train"]["finished"] = False
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    shutil.rmtree(run / "model")
+
+
+def test_a_run_that_was_at_its_end_takes_no_further_step(tiny: Path, tmp_path: Path) -> None:
+    args = {**ARGS, "max_steps": 3, "save_steps": 1}  # ends in the middle of its second epoch
+    assert sft(**settings(tiny, tmp_path, args=args))["steps"] == 3
+    before, run = curve(tmp_path / "run"), tmp_path / "run"
+    weights = load(run / "model", "float32")[0].state_dict()
+    begun_again(run)
+    assert sft(**settings(tiny, tmp_path, args=args))["steps"] == 3
+    assert torch.equal(curve(run), before)
+    again = load(run / "model", "float32")[0].state_dict()
+    assert all(torch.equal(weights[key], again[key]) for key in weights)
+
+
+def test_sigterm_at_the_end_of_an_epoch_saves_once(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import limo.train
+
+    saved: list[int] = []
+
+    class Sender(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 1:  # the second and last step of the first epoch begins
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            saved.append(state.global_step)
+
+    watched = limo.train._watched
+
+    def with_sender(trainer: Any, *rest: Any) -> Any:
+        trainer.add_callback(Sender())
+        return watched(trainer, *rest)
+
+    args = {**ARGS, "save_strategy": "epoch", "save_total_limit": 1}
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="after step 2, which is saved"):
+        patched.setattr(limo.train, "_watched", with_sender)
+        sft(**settings(tiny, tmp_path, args=args))
+    assert saved == [2]
+    last = last_checkpoint(tmp_path / "run" / "checkpoints")
+    assert last and last.name == "checkpoint-2"
+    assert sft(**settings(tiny, tmp_path, args=args))["steps"] == 4
+
+
+def test_whole_16_bit_weights_are_trained_in_float32_and_saved_as_asked(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = sft(**settings(tiny, tmp_path, dtype="bfloat16", args={**ARGS, "bf16": True, "learning_rate": 1e-6}))
+    assert "weights are kept in float32 while they are trained, and saved in bfloat16" in capsys.readouterr().err
+    model = load_model(tmp_path / "run" / "model", "auto")
+    assert model.dtype == torch.bfloat16 and results["weights_bytes"] == 4 * model.num_parameters()
+    assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["dtype"] == "bfloat16"
+    last = last_checkpoint(tmp_path / "run" / "checkpoints")
+    kept, before = load_model(last, "auto"), load_model(tiny, "bfloat16")  # type: ignore[arg-type]
+    assert kept.dtype == torch.float32, "a checkpoint loses nothing"
+    moved = [(a != b.float()).float().mean() for a, b in zip(kept.parameters(), before.parameters(), strict=True)]
+    assert min(moved) > 0.01, "a small learning rate moves weights that bfloat16 would have left where they were"
+
+
+@pytest.mark.parametrize("packing", [None, 128])
+def test_the_held_out_loss_is_that_of_a_token_whatever_the_batch(
+    tiny: Path, tmp_path: Path, packing: int | None
+) -> None:
+    write_jsonl(tmp_path / "held_out.jsonl", rows(5))
+    found = []
+    for batch in (1, 2, 5):
+        args = {**ARGS, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 1, "learning_rate": 0.0}
+        args["per_device_eval_batch_size"] = batch
+        out = {"out": str(tmp_path / f"run{batch}"), "eval_data": str(tmp_path / "held_out.jsonl")}
+        found.append(sft(**settings(tiny, tmp_path, args=args, packing=packing, **out))["eval_loss"])
+    tokenizer, model = load_tokenizer(tiny), load_model(tiny, "float32").eval()
+    total = count = 0.0
+    for row in columns(prepare(tokenizer, rows(5), 200), None):
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
+        learned = labels[:, 1:] != -100
+        total -= float(token_log_probs(model(ids).logits[:, :-1], labels[:, 1:])[learned].sum().detach())
+        count += int(learned.sum())
+    assert found == pytest.approx([total / count] * 3, rel=1e-5)
+
+
+def test_what_cannot_be_trained_together_is_said_before_anything_is_loaded(tiny: Path, tmp_path: Path) -> None:
+    for changed, said in (
+        ({"quantize": "nf4"}, r"freezes the weights: give train\.lora"),
+        ({"quantize": "nf4", "lora": {"r": 2}, "sharding": "zero3"}, "cannot be shared out. Take ddp, zero1 or zero2"),
+        ({"weighting": "rows", "args": {**ARGS, "label_smoothing_factor": 0.1}}, "knows no such term"),
+        ({"lora": {"target_modules": ["nothing"]}}, "cannot set up the training: .*nothing.* not found"),
+    ):
+        with pytest.raises(UserError, match=said):
+            sft(**settings(tiny, tmp_path, **changed))
+
+
+def test_attention_is_one_that_the_model_can_do() -> None:
+    from transformers import Gemma2Config, LlamaConfig, MistralConfig
+
+    assert attention("auto", LlamaConfig(), packing=True) == "chainwise"
+    assert attention("auto", LlamaConfig(), packing=False) == "sdpa"
+    assert attention("auto", MistralConfig(sliding_window=8), packing=True) == "sdpa"
+    assert attention("auto", Gemma2Config(), packing=True) == "eager"
 
 
 def test_a_curated_parquet_file_trains_in_plain_trl(tiny: Path, tmp_path: Path) -> None:
