@@ -70,7 +70,7 @@ def compare(sharding: str, folder: Path, bf16: bool) -> float:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     if done.returncode:
-        raise SystemExit(f"{sharding} failed: {done.stderr[-2000:]}")
+        raise SystemExit(f"{sharding} failed: {done.stderr[-6000:]}")
     held = max(json.loads((folder / f"{sharding}.{rank}.json").read_text()) for rank in range(RANKS))
     planned = planned_bytes(sharding, folder, bf16)
     off = planned / held - 1

