@@ -1,7 +1,7 @@
 """Memory that a plan foretells for weights, gradients and optimizer, beside what two ranks on this CPU really hold.
 
-    python bench/states.py                # in float32
-    python bench/states.py --bf16         # mixed precision
+    python bench/states.py                # in mixed precision, as the recipes train
+    python bench/states.py --float32
 
 A small model with random weights is trained for three steps under each sharding. Each rank adds up the storages of all
 tensors that there are when training begins, and what torch allocates and frees from then on; the most that it ever
@@ -32,7 +32,7 @@ TOKENS = 74  # of a forward pass: two rows
 def main() -> None:
     """Train under each sharding, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bf16", action="store_true", help="mixed precision instead of float32")
+    parser.add_argument("--float32", dest="bf16", action="store_false", help="instead of mixed precision")
     parser.add_argument("--rank-of", nargs=2, metavar=("SHARDING", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank_of:
@@ -65,7 +65,7 @@ def prepare(folder: Path) -> None:
 def compare(sharding: str, folder: Path, bf16: bool) -> float:
     """Train under a sharding, print a line; returns by what share the plan is off."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS), __file__]
-    command = [*launch, "--rank-of", sharding, str(folder), *(["--bf16"] if bf16 else [])]
+    command = [*launch, "--rank-of", sharding, str(folder), *([] if bf16 else ["--float32"])]
     root = str(Path(__file__).resolve().parent.parent)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
