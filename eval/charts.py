@@ -80,27 +80,34 @@ def short(value: Any) -> str:
     return line if len(line) <= LABEL else line[: LABEL - 1] + "…"
 
 
-def draw_distribution(ax: Any, chosen: Sequence[float], dropped: Sequence[float], label: str) -> None:
+def draw_distribution(
+    ax: Any,
+    chosen: Sequence[float],
+    dropped: Sequence[float],
+    label: str,
+    names: tuple[str, str] = ("chosen", "dropped"),
+) -> None:
     """Two groups of numbers as shares of their group, since far more are dropped than chosen."""
     import numpy as np
 
     both = np.concatenate([np.asarray(chosen, float), np.asarray(dropped, float)])
     values = np.unique(both)
+    said = [f"{name} ({len(group):,})" for name, group in zip(names, (chosen, dropped), strict=True)]
     if len(values) <= FEW:  # pass rates of few attempts: bars side by side
         places = np.arange(len(values))
         shares = [
             [100 * sum(v == x for x in group) / max(len(group), 1) for v in values] for group in (chosen, dropped)
         ]
-        ax.bar(places - 0.2, shares[0], 0.38, color=CHOSEN, label=f"chosen ({len(chosen):,})")
+        ax.bar(places - 0.2, shares[0], 0.38, color=CHOSEN, label=said[0])
         ax.bar(places + 0.2, shares[1], 0.38, facecolor="none", edgecolor=OTHER, hatch="////",
-               label=f"dropped ({len(dropped):,})")  # fmt: skip
+               label=said[1])  # fmt: skip
         ax.set_xticks(places, [f"{value:.3g}" for value in values])
     else:
         edges = np.histogram_bin_edges(both, bins=18)
         each = [np.full(len(group), 100 / max(len(group), 1)) for group in (chosen, dropped)]
-        ax.hist(chosen, edges, weights=each[0], color=CHOSEN, label=f"chosen ({len(chosen):,})")
+        ax.hist(chosen, edges, weights=each[0], color=CHOSEN, label=said[0])
         ax.hist(dropped, edges, weights=each[1], histtype="step", color=OTHER, linewidth=1.8, linestyle="--",
-                label=f"dropped ({len(dropped):,})")  # fmt: skip
+                label=said[1])  # fmt: skip
     ax.set_title(label)
     ax.set_ylabel("% of each group")
     ax.grid(axis="y")

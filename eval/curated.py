@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.metrics import PARTS
+from eval.metrics import PARTS, as_text
 from limo.data import Example, parsed, read_jsonl
 from limo.errors import UserError
 from limo.manifest import read_manifest
@@ -66,7 +66,7 @@ class Tally:
         for kind, counted in self.kinds.items():
             value = row.get("source", "") if kind == "source" else notes.get(kind, "")
             if value not in ("", None) and len(counted) < VALUES:
-                counted[str(value)] += 1
+                counted[as_text(value)] += 1
 
 
 @dataclass
@@ -137,6 +137,8 @@ def score_parts(scores: Mapping[str, float], weights: Mapping[str, float]) -> li
 
 def rival_rows(folder: Path, rivals: list[Rival]) -> Iterator[Mapping[str, Any]]:
     """The rows of some rivals as JSON, in their order."""
+    if not rivals:
+        return
     with (folder / "dropped.jsonl").open("rb") as lines:
         for rival in rivals:
             lines.seek(rival.at)

@@ -124,7 +124,7 @@ def _manifest(manifest: Mapping[str, Any]) -> str:
             "finished" if e["finished"] else "unfinished",
             clock(e["seconds"]),
             f"{e['tokens']:,}",
-            e["commit"] or "",
+            _short(e["commit"] or ""),
         )
         for name, e in manifest.items()
     ]
@@ -135,6 +135,12 @@ def _manifest(manifest: Mapping[str, Any]) -> str:
         "Manifest",
         f"{body}<details><summary>All settings, versions and hashes</summary><pre>{whole}</pre></details>",
     )
+
+
+def _short(commit: str) -> str:
+    """A commit as git abbreviates it; the whole one is in the settings below the table."""
+    digits, plus, changes = commit.partition("+")
+    return digits[:10] + plus + changes
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.curated import Curated, Rival, rival_rows, score_parts
-from eval.metrics import PARTS
+from eval.metrics import PARTS, as_text
 from eval.packed import Packer, packed_text, split
 from limo.data import Example
 
@@ -95,7 +95,7 @@ def _row(row: Example, curated: Curated, unit: str) -> dict[str, Any]:
         "length": row.scores["tokens"] if unit == "tokens" else len(row.completion),
         "characters": len(row.completion),
         "parts": [asdict(part) for part in score_parts(row.scores, curated.weights)],
-        "facts": {name: str(value)[:60] for name, value in facts.items() if value not in ("", None)},
+        "facts": {name: as_text(value)[:60] for name, value in facts.items() if value not in ("", None)},
     }
 
 

@@ -7,7 +7,8 @@ const MANY = 80; // steps from which those out of sight are not laid out
 const FEATURES = ["verification", "exploration", "connectives"];
 const PAIRS = [["\\[", "\\]", true], ["\\(", "\\)", false], ["$$", "$$", true]];
 const ENVIRONMENT = /\\begin\{(align|alignat|aligned|array|cases|equation|gather|gathered|multline|split|[bpvV]?matrix)(\*?)\}/y;
-const KNOWN_AS = { multline: "gather", eqnarray: "align" };
+const KNOWN_AS = { multline: "gather", eqnarray: "align", tabular: "array" };
+const MACROS = { "\\mbox": "\\text{#1}", "\\overarc": "\\overset{\\frown}{#1}", "\\indent": "\\quad" };
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -75,15 +76,18 @@ function pieceAt(text, at, closing) {
   return { kind: "math", display: true, tex: text.slice(at, end + close.length), end: end + close.length };
 }
 
-// A formula between single dollars, or null for an amount of money: none begins or ends with a space, has a digit
-// behind it or an empty line in it, and words without any mathematics are a sentence that names two amounts.
+// A formula between single dollars, or null for an amount of money. What has a command, an index or a power in it is a
+// formula; of the rest none begins or ends with a space, ends with an operator, has a number or a calculator's <<...>>
+// behind it, and an amount with words behind it is a sentence that names two.
 function dollars(text, at) {
   let end = at;
   do end = text.indexOf("$", end + 1);
   while (end > 0 && text[end - 1] === "\\");
   const tex = end > at + 1 && end - at < LONGEST ? text.slice(at + 1, end) : "";
-  if (!tex || /^\s|\s$|\n\s*\n/.test(tex) || /\d/.test(text[end + 1] ?? "")) return null;
-  if (/^\d/.test(tex) && /[A-Za-z]{2,}\s+[A-Za-z]{2,}/.test(tex) && !/[\\^_={}]/.test(tex)) return null;
+  if (!tex || /\n\s*\n/.test(tex) || !tex.trim()) return null;
+  const sure = /\\[a-zA-Z$,]|[\^_]/.test(tex);
+  const money = /^\s|\s$|\d\s*[-+*/=×÷(]$|\d\s+x$|^[\d.,]+\s+[a-z]{2,}|^[,;.)]\s|^<</i.test(tex) || /^(\d|\.\d|<<)/.test(text.slice(end + 1, end + 3));
+  if (!sure && money) return null;
   return { kind: "math", display: false, tex, end: end + 1 };
 }
 
@@ -100,12 +104,15 @@ function boxed(text, at) {
 
 function formula(piece) {
   const place = element(piece.display ? "div" : "span", { class: "formula" });
-  const tex = piece.tex.replace(/\{(multline|eqnarray)(\*?)\}/g, (all, name, star) => `{${KNOWN_AS[name]}${star}}`);
+  const tex = piece.tex
+    .replace(/\{(multline|eqnarray|tabular)(\*?)\}(\[[bct]\])?/g, (all, name, star) => `{${KNOWN_AS[name]}${star}}`)
+    .replace(/\\vspace\*?\{[^{}]*\}|@\{[^{}]*(?:\{[^{}]*\})?\}/g, "")
+    .replace(/\\renewcommand\{\\arraystretch\}\{[^{}]*\}/g, "");
   if (typeof katex !== "undefined")
     for (const displayMode of piece.display ? [true] : [false, true])
       try {
         const drawn = element("span");
-        katex.render(tex, drawn, { displayMode, output: "mathml", strict: "ignore", maxExpand: 300, maxSize: 20 });
+        katex.render(tex, drawn, { displayMode, output: "mathml", strict: "ignore", maxExpand: 300, maxSize: 20, macros: { ...MACROS } });
         place.append(drawn);
         return place;
       } catch (error) {
