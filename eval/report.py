@@ -118,6 +118,8 @@ def _menu(parts: Mapping[str, str]) -> str:
 
 
 def _manifest(manifest: Mapping[str, Any]) -> str:
+    if not manifest:
+        return ""
     rows = [
         (
             name,
