@@ -246,26 +246,31 @@ def control(run: Run, kind: str = "random") -> list[Example]:
     return list(read_jsonl(path))
 
 
-def compare(rows: Sequence[Example], others: Sequence[Example]) -> "pd.DataFrame":
-    """Two sets beside each other: rows, rows in both, and the mean of each number that both have."""
+def compare(
+    rows: Sequence[Example], others: Sequence[Example], names: tuple[str, str] = ("these", "those")
+) -> "pd.DataFrame":
+    """Two sets beside each other: rows, rows in both, the mean length and the mean of each score that both have."""
     import pandas as pd
 
     one, two = table(rows), table(others)
     shared = len({row.id for row in rows} & {row.id for row in others})
     found: dict[str, tuple[float, float]] = {"rows": (len(one), len(two)), "of which in both": (shared, shared)}
-    for name in [c for c in one.columns if c in two.columns and c not in ("id", "seed", "row")]:
-        if pd.api.types.is_numeric_dtype(one[name]) and pd.api.types.is_numeric_dtype(two[name]):
+    scores = dict.fromkeys(name for row in rows for name in row.scores)
+    for name in ["characters", *scores]:
+        if name in one.columns and name in two.columns:
             found[f"mean {name}"] = (one[name].mean(), two[name].mean())
-    return pd.DataFrame.from_dict(found, orient="index", columns=["these", "those"])
+    return pd.DataFrame.from_dict(found, orient="index", columns=list(names))
 
 
-def plot(rows: Sequence[Example], others: Sequence[Example], by: str = "score") -> Shown:
+def plot(
+    rows: Sequence[Example], others: Sequence[Example], by: str = "score", names: tuple[str, str] = ("these", "those")
+) -> Shown:
     """The distributions of one number in two sets, as the report draws them. Raises UserError if no row has it."""
     groups = [[row.scores[by] for row in some if by in row.scores] for some in (rows, others)]
     if not any(groups):
         raise UserError(f"no row has a score '{by}'{near(by, {name for row in rows for name in row.scores})}")
-    said = f"{by} of {len(groups[0]):,} of these and {len(groups[1]):,} of those rows"
-    draw = partial(draw_distribution, chosen=groups[0], dropped=groups[1], label=by, names=("these", "those"))
+    said = f"{by} of {len(groups[0]):,} rows of {names[0]} and {len(groups[1]):,} of {names[1]}"
+    draw = partial(draw_distribution, chosen=groups[0], dropped=groups[1], label=by, names=names)
     return Shown(f"<div style='max-width: 30em'>{chart(draw, 5, 3, said)}</div>", said)
 
 

@@ -124,10 +124,10 @@ def draw_shares(ax: Any, names: Sequence[str], before: Sequence[float], after: S
     ax.plot(after, places, "s", color=CHOSEN, label="of the chosen")
     ax.set_yticks(places, [short(name) for name in names])
     ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.set_xlim(left=0)
+    ax.set_xlim(left=-0.025 * max([*before, *after, 1]))
     ax.set_xlabel("%")
     ax.grid(axis="x")
-    ax.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    ax.figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
 
 
 def draw_intervals(ax: Any, names: Sequence[str], series: Mapping[str, Sequence[Mapping[str, float] | None]]) -> None:
@@ -168,16 +168,17 @@ def draw_funnel(ax: Any, stages: Sequence[str], left: Sequence[int], notes: Sequ
     places = range(len(stages))
     lost = [max(b - a, 0) for a, b in zip(left, before, strict=True)]
     idle = [not note and not gone for note, gone in zip(notes, lost, strict=True)]
-    bars = ax.barh(places, left, color=CHOSEN, height=0.66)
+    seen = [max(count, most * 0.002 if count else 0) for count in left]  # one row of a million is still a line
+    bars = ax.barh(places, seen, color=CHOSEN, height=0.66)
     for bar, nothing in zip(bars, idle, strict=True):
         bar.set_alpha(0.5 if nothing else 1)
     ax.barh(places, lost, left=left, facecolor="none", edgecolor=OTHER, hatch="////", height=0.66, linewidth=0)
     for place, count, gone, note in zip(places, left, lost, notes, strict=True):
         ax.text((count + gone) + most * 0.012, place, f"{count:,}", va="center", fontweight="bold")
-        ax.text(most * 1.16, place, note, va="center", color=FAINT, fontsize=9)
+        ax.text(most * (1.06 + 0.038 * len(f"{most:,}")), place, note, va="center", color=FAINT, fontsize=9)
     ax.set_yticks(places, [short(name) for name in stages])
     ax.set_ylim(len(stages) - 0.4, -0.6)
-    ax.set_xlim(0, most * 2.3)
+    ax.set_xlim(0, most * 2.55)
     ax.xaxis.set_visible(False)
     ax.spines[["bottom", "left"]].set_visible(False)
     ax.tick_params(left=False)

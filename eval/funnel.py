@@ -1,5 +1,6 @@
 """The report's part on curation: the funnel, and what was chosen beside what was not."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 
@@ -16,6 +17,7 @@ MEASURES = {
 }
 LENGTHS = ("tokens", "length", "characters")  # the first that the rows have is shown
 KINDS_SHOWN = 14  # values of a kind in a chart
+RARE = 0.01  # share of all rows below which a value that was never chosen is in the table only
 
 
 def funnel_section(curated: Curated) -> str:
@@ -28,9 +30,9 @@ def funnel_section(curated: Curated) -> str:
     for line, count in zip(funnel, left, strict=True):
         main = next(iter(line["reasons"].items()), None)
         more = line["out"] > count and line["out"] != line["in"]
-        chains = f"{line['out']:,} chains" if more else ""
+        several = f"{line['out']:,} rows" if more else ""
         gone = f"{main[1]:,} {main[0]}" if main else ""
-        notes.append("; ".join(said for said in (chains, gone) if said)[:64])
+        notes.append("; ".join(said for said in (several, gone) if said)[:60])
     picture = chart(
         partial(draw_funnel, stages=[line["stage"] for line in funnel], left=left, notes=notes),
         8,
@@ -39,7 +41,7 @@ def funnel_section(curated: Curated) -> str:
     )
     said = (
         f"<p>{unit} left after each stage. Hatched is what the stage took away; beside it stand the most frequent "
-        "reason, and the chains where a problem has several.</p>"
+        "reason, and the rows where a problem has several.</p>"
     )
     return section("funnel", "Funnel", said + picture + _funnel_table(curated))
 
@@ -89,9 +91,11 @@ def chosen_section(curated: Curated) -> str:
 
 
 def _counts(kind: str, kept: Tally, dropped: Tally) -> list[tuple[str, int, int]]:
-    """Values of a kind, each with the rows chosen and all rows; those with most chosen first."""
+    """Values of a kind, each with the rows chosen and all rows: numbers in order, others by how many are chosen."""
     chosen, others = kept.kinds[kind], dropped.kinds[kind]
     names = sorted({*chosen, *others}, key=lambda name: (-chosen[name], -others[name], name))
+    if all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
+        names.sort(key=float)
     return [(name, chosen[name], chosen[name] + others[name]) for name in names]
 
 
@@ -99,16 +103,19 @@ def _kind(kind: str, kept: Tally, dropped: Tally) -> str:
     counts = _counts(kind, kept, dropped)
     if len(counts) < 2 or not sum(kept.kinds[kind].values()):
         return ""
-    shown = counts[:KINDS_SHOWN]
     totals = [max(sum(column), 1) for column in ([c for _, c, _ in counts], [a for _, _, a in counts])]
+
+    shown = [c for c in counts if c[1] or c[2] > RARE * totals[1]][:KINDS_SHOWN]
+    if len(shown) < 2:
+        return ""
 
     def draw(ax: object) -> None:
         names: Sequence[str] = [name for name, _, _ in shown]
         draw_shares(ax, names, [100 * a / totals[1] for _, _, a in shown], [100 * c / totals[0] for _, c, _ in shown])
         ax.set_title(kind.capitalize())  # type: ignore[attr-defined]
 
-    more = f", the first {KINDS_SHOWN} of {len(counts)}" if len(counts) > KINDS_SHOWN else ""
-    return chart(draw, 4, 1.1 + 0.27 * len(shown), f"rows by {kind}{more}: share of all rows and of the chosen ones")
+    more = f", {len(shown)} of {len(counts)} values" if len(counts) > len(shown) else ""
+    return chart(draw, 4, 1.3 + 0.27 * len(shown), f"rows by {kind}{more}: share of all rows and of the chosen ones")
 
 
 def _kinds_table(kept: Tally, dropped: Tally) -> str:

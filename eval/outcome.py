@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from eval.charts import chart, draw_intervals
-from eval.page import folded, percent, prose, section, span, table, text, verdict
+from eval.page import LONGEST, folded, percent, prose, section, span, table, text, verdict
 from limo.data import parsed
 
 LOOKED_AT = 4  # problems of a benchmark whose completions are on the page
 SIDES = 4  # completions side by side
 FLIPPED = 12  # problems of each kind; the files have them all
+ALL_TEXTS = 2_000_000  # characters of completions outside the viewer; that many are shared by all of them
 PARTS_DRAWN = 24  # levels or subjects in a chart
 
 Summary = Mapping[str, Any]
@@ -126,21 +127,20 @@ def _unsure(summary: Summary) -> str:
 
 def flips_section(folder: Path, summary: Summary) -> str:
     """The problems that one model solves and the other does not, both completions side by side."""
-    parts = []
+    parts, share = [], _share(summary)
     for d in summary.get("differences", []):
+        wanted = {*d["gained"][:FLIPPED], *d["lost"][:FLIPPED]}
         before, after = (
-            {r["id"]: r for r in _lines(folder / "eval" / d[m] / f"{d['benchmark']}.jsonl")}
+            {r["id"]: r for r in _lines(folder / "eval" / d[m] / f"{d['benchmark']}.jsonl") if r["id"] in wanted}
             for m in ("before", "after")
         )
         for ids, title in ((d["gained"], "now right"), (d["lost"], "now wrong")):
-            known = [i for i in ids if i in before and i in after]
-            shown = "".join(
-                _problem(
-                    before[i], [(d["before"], before[i]["completions"][0]), (d["after"], after[i]["completions"][0])]
-                )
-                for i in known[:FLIPPED]
+            known = [i for i in ids[:FLIPPED] if i in before and i in after]
+            both = (
+                [*_sides(d["before"], before[i], SIDES // 2), *_sides(d["after"], after[i], SIDES // 2)] for i in known
             )
-            more = f", the first {FLIPPED} of them" if len(known) > FLIPPED else ""
+            shown = "".join(_problem(before[i], sides, share) for i, sides in zip(known, both, strict=True))
+            more = f", {len(known)} of them here" if len(known) < len(ids) else ""
             if known:
                 parts.append(f"<h3>{text(d['benchmark'])}: {len(ids)} {title}{more}</h3>{shown}")
     return section("flips", "Problems that flipped", "".join(parts))
@@ -148,26 +148,40 @@ def flips_section(folder: Path, summary: Summary) -> str:
 
 def answers_section(folder: Path, summary: Summary) -> str:
     """A look at what was answered: the first problems of each benchmark, several completions side by side."""
-    parts = []
+    parts, share = [], _share(summary)
     for model, name, _ in _each(summary):
         for row in _lines(folder / "eval" / model / f"{name}.jsonl", LOOKED_AT):
-            sides = [(f"{model}, {at}", c) for at, c in enumerate(row["completions"][:SIDES], 1)]
-            parts.append(_problem(row, sides, f"{model} on {name}: "))
+            parts.append(_problem(row, _sides(model, row, SIDES), share, f"{model} on {name}: "))
     return section("answers", "A look at the answers", "".join(parts))
 
 
-def _problem(row: Mapping[str, Any], sides: Sequence[tuple[str, Mapping[str, Any]]], before: str = "") -> str:
+def _sides(model: str, row: Mapping[str, Any], most: int) -> list[tuple[str, Mapping[str, Any]]]:
+    """The first completions of a model, named and numbered where there are several."""
+    drawn = row["completions"]
+    return [(f"{model} {at}" if len(drawn) > 1 else model, c) for at, c in enumerate(drawn[:most], 1)]
+
+
+def _problem(
+    row: Mapping[str, Any], sides: Sequence[tuple[str, Mapping[str, Any]]], limit: int, before: str = ""
+) -> str:
     """One problem of a benchmark, folded: its text, its reference, and completions side by side."""
     marks = " ".join(verdict(c["verdict"]) for _, c in sides)
     shown = "".join(
         f"<div class=side><p>{verdict(c['verdict'])} <b>{text(name)}</b> <span class=faint>extracted "
         f"{text(str(c['extracted'])[:80])}; {text(c['how'])}; {c['tokens']:,} tokens"
-        f"{', cut off' if c['finish'] == 'length' else ''}</span></p>{prose(c['text'])}</div>"
+        f"{', cut off' if c['finish'] == 'length' else ''}</span></p>{prose(c['text'], limit)}</div>"
         for name, c in sides
     )
     head = f"<summary>{marks} {text(before)}{text(' '.join(row['question'].split())[:120])}</summary>"
-    inner = f"{prose(row['question'])}<p class=faint>reference {text(row['answer'][:300])}</p>"
+    inner = f"{prose(row['question'], limit)}<p class=faint>reference {text(row['answer'][:300])}</p>"
     return f"<details>{head}{inner}<div class=sides>{shown}</div></details>"
+
+
+def _share(summary: Summary) -> int:
+    """Characters that each text may have, so that those of many benchmarks do not fill the page."""
+    flipped = sum(min(len(d[way]), FLIPPED) for d in summary.get("differences", []) for way in ("gained", "lost"))
+    texts = (SIDES + 1) * flipped + (SIDES + 1) * LOOKED_AT * len(list(_each(summary)))
+    return max(1000, min(LONGEST, ALL_TEXTS // max(texts, 1)))
 
 
 def sampled_section(manifest: Mapping[str, Any]) -> str:

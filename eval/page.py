@@ -45,10 +45,15 @@ def folded(summary: str, body: str) -> str:
 
 
 def prose(value: str, limit: int = LONGEST) -> str:
-    """A completion or problem, in which the page will draw the mathematics once it is seen."""
-    more = len(value) - limit
-    note = f"<p class=faint>{more:,} characters more are in the file.</p>" if more > 0 else ""
-    return f"<div class=prose data-prose>{text(value[:limit])}</div>{note}"
+    """A completion or problem, in which the page will draw the mathematics once it is seen.
+
+    Of one longer than `limit` characters the middle is left out: how it begins and how it ends tell most.
+    """
+    if len(value) <= limit:
+        return f"<div class=prose data-prose>{text(value)}</div>"
+    half = limit // 2
+    note = f"<p class=note>{len(value) - 2 * half:,} characters from the middle are left out here.</p>"
+    return prose(value[:half]) + note + prose(value[-half:])
 
 
 def verdict(value: str) -> str:

@@ -47,7 +47,7 @@ SKELETON = """
 <button type=button id=unfolded data-does=unfolded aria-pressed=false title="u">Unfold all</button>
 <button type=button id=raw data-does=raw aria-pressed=false title="s">Source</button>
 </div>
-<div id=row tabindex=-1 aria-live=polite><p class="faint none">Choose a chain from the list.</p></div>
+<div id=row tabindex=-1><p class="faint none">Choose a chain from the list.</p></div>
 </div>
 </div>
 <p class="faint keys"><kbd>j</kbd> <kbd>k</kbd> or arrows next and previous, <kbd>/</kbd> search, <kbd>Enter</kbd> read,

@@ -137,7 +137,7 @@ def test_chains_of_one_problem_are_no_growth(tmp_path: Path) -> None:
     found = gathered(curation(tmp_path, [chains[0]], dropped, funnel))
     assert found and found.problems == [3, 2, 2, 1, 1]
     drawn = funnel_section(found)
-    assert "5 chains" in drawn and 'aria-label="Problems left after each stage, from 3 to 1"' in drawn
+    assert "5 rows" in drawn and 'aria-label="Problems left after each stage, from 3 to 1"' in drawn
     rivals = found.rivals[chains[0].problem]
     assert [(r.stage, r.verdict) for r in rivals] == [("verify", "wrong"), ("choose", "")]
 

@@ -110,7 +110,7 @@ class Viewer {
     const from = Math.max(0, Math.floor(this.list.scrollTop / HIGH) - 4);
     const to = Math.min(this.shown.length, from + Math.ceil(this.list.clientHeight / HIGH) + 9);
     const items = this.shown.slice(from, to).map((row, index) => this.item(row, from + index));
-    const room = element("div", { class: "room" }, ...items);
+    const room = element("div", { class: "room", role: "presentation" }, ...items);
     room.style.height = `${Math.max(this.shown.length * HIGH, 1)}px`;
     this.list.replaceChildren(room);
     if (!this.shown.length) this.list.replaceChildren(element("p", { class: "faint none" }, "No chain has that."));
@@ -299,7 +299,7 @@ class Viewer {
       for (const item of $("row").querySelectorAll(".steps > li")) item.setFolded?.(!this.state.unfolded);
     } else {
       this.state[does] = !this.state[does];
-      if (this.current) this.render(this.current, false);
+      if (this.current) this.render(this.current, false).then(() => does === "sides" && this.state.sides && $("row").querySelector(".sides")?.scrollIntoView({ block: "nearest" }));
     }
   }
 
