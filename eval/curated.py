@@ -4,6 +4,7 @@ Chains may be many and long, so of a chosen problem's other chains only their pl
 `rival_rows` reads them when they are wanted.
 """
 
+import math
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -58,7 +59,7 @@ class Tally:
         """Count a row, given as JSON."""
         self.rows += 1
         for name, value in row.get("scores", {}).items():
-            if name in self.numbers:
+            if name in self.numbers and finite(value) is not None:
                 self.numbers[name].append(value)
         if row.get("completion"):
             self.numbers["characters"].append(len(row["completion"]))
@@ -115,6 +116,11 @@ def gathered(folder: Path) -> Curated | None:
     return Curated(chosen, funnel, problems, kept, dropped, rivals, weights(nodes), _terms(nodes))
 
 
+def finite(value: Any) -> float | None:
+    """A number that can be drawn; None for what a row lacks, NaN and infinities."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
 def weights(nodes: Any) -> dict[str, float]:
     """The weights of the score, from the stages of a recipe; empty if none weighs."""
     return next((dict(node["weights"]) for node in nodes if "weights" in node), {})
@@ -128,10 +134,11 @@ def score_parts(scores: Mapping[str, float], weights: Mapping[str, float]) -> li
     """
     found = []
     for name, weight in weights.items():
-        scaled = next((scores[f"{name}_{how}"] for how in ("rank", "minmax") if f"{name}_{how}" in scores), None)
-        if scaled is not None and name in scores:
+        value = finite(scores.get(name))
+        scaled = finite(scores.get(f"{name}_rank", scores.get(f"{name}_minmax")))
+        if value is not None and scaled is not None:
             share = abs(weight) * (scaled if weight >= 0 else 1 - scaled)
-            found.append(Part(name, scores[name], scaled, weight, share))
+            found.append(Part(name, value, scaled, weight, share))
     return found
 
 
@@ -164,7 +171,7 @@ def _rival(at: int, line: Mapping[str, Any]) -> Rival:
     row, reason = line["data"], line["reason"]
     told = {"wrong answer": "wrong", "cannot be graded": "unsure", UNFINISHED: "unfinished"}
     verdict = told.get(reason, str(row.get("notes", {}).get("verdict", "")))
-    return Rival(at, line["stage"], reason, line["detail"], verdict, row.get("scores", {}).get("score"))
+    return Rival(at, line["stage"], reason, line["detail"], verdict, finite(row.get("scores", {}).get("score")))
 
 
 def _terms(nodes: Any) -> dict[str, list[str]]:

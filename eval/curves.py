@@ -24,7 +24,7 @@ def training_section(folder: Path, entry: Mapping[str, Any]) -> str:
             _described(key, history),
         )
         for key in LABELS
-        if any(key in e for e in history)
+        if any(e.get(key) is not None for e in history)
     ]
     results = {**entry.get("results", {})}
     if results and entry.get("seconds"):
@@ -39,5 +39,5 @@ def _log(path: Path) -> list[dict[str, Any]]:
 
 
 def _described(key: str, history: Sequence[Mapping[str, Any]]) -> str:
-    values = [float(e[key]) for e in history if key in e]
+    values = [float(e[key]) for e in history if e.get(key) is not None]
     return f"{LABELS[key]} by optimizer step, from {values[0]:.3g} to {values[-1]:.3g}"

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from eval.curated import Curated, Rival, rival_rows, score_parts
+from eval.curated import Curated, Rival, finite, rival_rows, score_parts
 from eval.metrics import PARTS, as_text
 from eval.packed import Packer, packed_text, split
 from limo.data import Example
@@ -62,7 +62,7 @@ def viewer(folder: Path, curated: Curated, room: int) -> str:
     """The viewer as HTML, in at most `room` bytes. What does not fit is left out, and the page says how much."""
     if not curated.chosen:
         return ""
-    unit = "tokens" if all("tokens" in row.scores for row in curated.chosen) else "characters"
+    unit = "tokens" if all(finite(row.scores.get("tokens")) is not None for row in curated.chosen) else "characters"
     rows = [_row(row, curated, unit) for row in curated.chosen]
     rivals = [_rivals(folder, row, curated) for row in curated.chosen]
     for row, listed, known in zip(rows, rivals, (curated.rivals[r.problem] for r in curated.chosen), strict=True):
@@ -81,7 +81,7 @@ def _row(row: Example, curated: Curated, unit: str) -> dict[str, Any]:
     """What the list and the head of a chain show; texts are packed apart."""
     notes = row.notes
     facts = {"from": row.source, "by": notes.get("teacher", "")} | {kind: notes.get(kind, "") for kind in PARTS}
-    if (rate := row.scores.get("pass_rate")) is not None:
+    if (rate := finite(row.scores.get("pass_rate"))) is not None:
         facts["pass rate"] = f"{rate:.2f}"
     return {
         "id": row.id,
@@ -90,7 +90,7 @@ def _row(row: Example, curated: Curated, unit: str) -> dict[str, Any]:
         "source": row.source,
         "teacher": str(notes.get("teacher", "")),
         "verdict": str(notes.get("verdict", "")),
-        "score": row.scores.get("score"),
+        "score": finite(row.scores.get("score")),
         "rate": rate,
         "length": row.scores["tokens"] if unit == "tokens" else len(row.completion),
         "characters": len(row.completion),

@@ -83,11 +83,11 @@ def draw_curve(
     colours: tuple[str, str] = ("#0072b2", "#d55e00"),
 ) -> None:
     """One of LABELS by optimizer step; beside the loss that of held-out rows, dashed, where it was measured."""
-    points = [(entry["step"], float(entry[key])) for entry in history if key in entry]
+    points = [(entry["step"], float(entry[key])) for entry in history if entry.get(key) is not None]  # NaN is null
     if points:
         axes.plot(*zip(*points, strict=True), color=colours[0], linewidth=1.6, marker="." if len(points) < 60 else None)
-    if key == "loss" and evals:
-        held = [(entry["step"], float(entry["eval_loss"])) for entry in evals]
+    if key == "loss" and any(entry["eval_loss"] is not None for entry in evals):
+        held = [(entry["step"], float(entry["eval_loss"])) for entry in evals if entry["eval_loss"] is not None]
         axes.plot(*zip(*held, strict=True), color=colours[1], linestyle="--", marker="o", markersize=4)
         axes.legend(["training", "held out"], frameon=False)
     axes.set_title(LABELS[key], fontsize=10, loc="left")

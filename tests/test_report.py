@@ -178,3 +178,14 @@ def test_what_does_not_fit_is_left_out_and_told(tmp_path: Path) -> None:
     assert re.search(r"(\d+) of 10 other chains of these problems are listed without their text", some)
     assert "chosen chains" not in some and len(some) < 70_000 < len(whole)
     assert "9 of 10 chosen chains are listed without their text" in viewer(tmp_path, found, 5_000)
+
+
+def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
+    odd = example("a/t/0", "it is 5", scores={"score": float("nan"), "pass_rate": float("inf"), "length": 3.0})
+    even = example("b/t/0", "it is 5", scores={"score": 0.5, "pass_rate": 0.5, "length": 2.0})
+    curation(tmp_path, [odd, even], [], [line("pool", 2, 2)])
+    (tmp_path / "train_log.jsonl").write_text('{"loss": null, "step": 1, "grad_norm": 1.0}\n{"loss": 2.0, "step": 2}\n')
+    found = gathered(tmp_path)
+    assert found and list(found.kept.numbers["score"]) == [0.5] and list(found.kept.numbers["pass_rate"]) == [0.5]
+    page = visible(write_report(tmp_path).read_text())
+    assert "loss (nats per token) by optimizer step, from 2 to 2" in page and "NaN" not in page
