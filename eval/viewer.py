@@ -1,7 +1,7 @@
 """The chain viewer of the report: chosen rows and the other chains of their problems, packed into the page.
 
 The browser's part is in `browser/`: `packed.js` unpacks, `prose.js` turns a text into steps, formulas and marked words,
-`viewer.js` is list and row. Formulas are drawn by KaTeX as MathML; its script comes with the package
+`row.js` shows one row, `viewer.js` is the list and what is pressed. Formulas are drawn by KaTeX as MathML; its script comes with the package
 `sphinxcontrib-katex`, and without it formulas are shown as their source.
 """
 
@@ -172,7 +172,7 @@ def _absent(missing: int, every: int, what: str, file: str) -> str:
 
 def scripts(with_viewer: bool) -> list[str]:
     """The page's scripts: KaTeX, where it is installed, and ours."""
-    names = ["packed.js", "prose.js", "viewer.js"] if with_viewer else ["prose.js"]
+    names = ["packed.js", "prose.js", "row.js", "viewer.js"] if with_viewer else ["prose.js"]
     ours = "".join((BROWSER / name).read_text(encoding="utf-8") for name in names)
     if not with_viewer:
         ours += "for (const open of document.querySelectorAll('details[open]')) drawn(open);\n"

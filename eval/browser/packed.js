@@ -8,7 +8,9 @@ const KEPT = 12; // blocks that stay unpacked
 async function inflated(id) {
   const source = document.getElementById(id).textContent;
   const bytes = new Uint8Array(Math.ceil((source.length * 7) / 8));
-  let held = 0, count = 0, at = 0;
+  let held = 0,
+    count = 0,
+    at = 0;
   for (let i = 0; i < source.length; i++) {
     let value = source.charCodeAt(i);
     if (value === 0x7f) value = source.charCodeAt(++i) ^ 0x40;
@@ -26,7 +28,9 @@ class Packed {
   }
 
   async words() {
-    this.list ??= inflated("words").then((bytes) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes).split("\n"));
+    this.list ??= inflated("words").then((bytes) =>
+      new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes).split("\n"),
+    );
     return this.list;
   }
 

@@ -5,8 +5,13 @@ const LONGEST = 4000; // characters of a formula; a longer one is an unclosed do
 const TALL = { characters: 900, lines: 14 }; // a step beyond either is folded
 const MANY = 80; // steps from which those out of sight are not laid out
 const FEATURES = ["verification", "exploration", "connectives"];
-const PAIRS = [["\\[", "\\]", true], ["\\(", "\\)", false], ["$$", "$$", true]];
-const ENVIRONMENT = /\\begin\{(align|alignat|aligned|array|cases|equation|gather|gathered|multline|split|[bpvV]?matrix)(\*?)\}/y;
+const PAIRS = [
+  ["\\[", "\\]", true],
+  ["\\(", "\\)", false],
+  ["$$", "$$", true],
+];
+const ENVIRONMENT =
+  /\\begin\{(align|alignat|aligned|array|cases|equation|gather|gathered|multline|split|[bpvV]?matrix)(\*?)\}/y;
 const KNOWN_AS = { multline: "gather", eqnarray: "align", tabular: "array" };
 const MACROS = { "\\mbox": "\\text{#1}", "\\overarc": "\\overset{\\frown}{#1}", "\\indent": "\\quad" };
 
@@ -21,12 +26,13 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-// Pieces of a text in their order: {kind: "text" | "math" | "code", text, tex, display}. One pass; where a closing mark is
-// missing once it is never looked for again, so that a chain of nothing but opening ones takes no longer.
+// Pieces of a text in their order: {kind: "text" | "math" | "code", text, tex, display}. One pass; where a closing mark
+// is missing once it is never looked for again, so that a chain of nothing but opening ones takes no longer.
 function pieces(text) {
   const found = [];
   const ahead = new Map();
-  let plain = 0, at = 0;
+  let plain = 0,
+    at = 0;
   const closing = (mark, from) => {
     const known = ahead.get(mark);
     if (known !== undefined && (known === -1 || known >= from)) return known;
@@ -54,7 +60,10 @@ function pieces(text) {
 }
 
 function pieceAt(text, at, closing) {
-  for (const [open, close] of [["```", "```"], ["[asy]", "[/asy]"]]) {
+  for (const [open, close] of [
+    ["```", "```"],
+    ["[asy]", "[/asy]"],
+  ]) {
     if (!text.startsWith(open, at)) continue;
     const end = closing(close, at + open.length);
     if (end >= 0) return { kind: "code", end: end + close.length };
@@ -86,7 +95,9 @@ function dollars(text, at) {
   const tex = end > at + 1 && end - at < LONGEST ? text.slice(at + 1, end) : "";
   if (!tex || /\n\s*\n/.test(tex) || !tex.trim()) return null;
   const sure = /\\[a-zA-Z$,]|[\^_]/.test(tex);
-  const money = /^\s|\s$|\d\s*[-+*/=×÷(]$|\d\s+x$|^[\d.,]+\s+[a-z]{2,}|^[,;.)]\s|^<</i.test(tex) || /^(\d|\.\d|<<)/.test(text.slice(end + 1, end + 3));
+  const money =
+    /^\s|\s$|\d\s*[-+*/=×÷(]$|\d\s+x$|^[\d.,]+\s+[a-z]{2,}|^[,;.)]\s|^<</i.test(tex) ||
+    /^(\d|\.\d|<<)/.test(text.slice(end + 1, end + 3));
   if (!sure && money) return null;
   return { kind: "math", display: false, tex, end: end + 1 };
 }
@@ -112,7 +123,14 @@ function formula(piece) {
     for (const displayMode of piece.display ? [true] : [false, true])
       try {
         const drawn = element("span");
-        katex.render(tex, drawn, { displayMode, output: "mathml", strict: "ignore", maxExpand: 300, maxSize: 20, macros: { ...MACROS } });
+        katex.render(tex, drawn, {
+          displayMode,
+          output: "mathml",
+          strict: "ignore",
+          maxExpand: 300,
+          maxSize: 20,
+          macros: { ...MACROS },
+        });
         place.append(drawn);
         return place;
       } catch (error) {
@@ -130,8 +148,14 @@ function wordFinder(terms) {
   const escape = (term) => term.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&");
   const han = /[\u3400-\u9fff]/;
   const longest = [...feature.keys()].filter((t) => t).sort((a, b) => b.length - a.length);
-  const whole = longest.filter((t) => !han.test(t)).map(escape).join("|");
-  const signs = longest.filter((t) => han.test(t)).map(escape).join("|");
+  const whole = longest
+    .filter((t) => !han.test(t))
+    .map(escape)
+    .join("|");
+  const signs = longest
+    .filter((t) => han.test(t))
+    .map(escape)
+    .join("|");
   const both = [whole && `(?<!\\p{L})(?:${whole})(?!\\p{L})`, signs].filter(Boolean).join("|") || "(?!)";
   return { pattern: both, feature: (word) => feature.get(word.toLowerCase()) };
 }
@@ -150,7 +174,7 @@ function steps(text) {
     if (piece.kind !== "text") put(piece);
     else
       piece.text.split(/\n[^\S\n]*(?:\n[^\S\n]*)+/).forEach((part, index) => {
-        if (index && step) found.push(step), (step = null);
+        if (index && step) (found.push(step), (step = null));
         if (part) put({ kind: "text", text: part });
       });
   }
