@@ -1,12 +1,12 @@
 """The chain viewer of the report: chosen rows and the other chains of their problems, packed into the page.
 
 The browser's part is in `browser/`: `packed.js` unpacks, `prose.js` turns a text into steps, formulas and marked words,
-`row.js` shows one row, `viewer.js` is the list and what is pressed. Formulas are drawn by KaTeX as MathML; its script comes with the package
-`sphinxcontrib-katex`, and without it formulas are shown as their source.
+`row.js` shows one row, `viewer.js` is the list and what is pressed. Formulas are drawn by KaTeX as MathML; its script
+comes with the package `sphinxcontrib-katex`, and without it formulas are shown as their source.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -85,6 +85,7 @@ def _row(row: Example, curated: Curated, unit: str) -> dict[str, Any]:
         facts["pass rate"] = f"{rate:.2f}"
     return {
         "id": row.id,
+        "name": _name(row.id, notes, _problem_id(row)),
         "question": " ".join(row.question.split())[:SHOWN],
         "answer": row.answer[:2000],
         "source": row.source,
@@ -106,7 +107,7 @@ def _rivals(folder: Path, row: Example, curated: Curated) -> list[tuple[dict[str
     for rival, data in zip(known, rival_rows(folder, known), strict=True):
         meta = {
             "id": data["id"],
-            "name": str(data["id"]).removeprefix(_problem_id(row) + "/"),
+            "name": _name(str(data["id"]), data.get("notes", {}), _problem_id(row)),
             "verdict": rival.verdict,
             "stage": rival.stage,
             "reason": rival.reason,
@@ -117,6 +118,11 @@ def _rivals(folder: Path, row: Example, curated: Curated) -> list[tuple[dict[str
         }
         found.append((meta, rival))
     return found
+
+
+def _name(key: str, notes: Mapping[str, Any], problem: str) -> str:
+    """What a chain is called beside others of its problem: teacher and sample, or who wrote the source's own."""
+    return key.removeprefix(problem + "/") if key != problem else str(notes.get("teacher", key))
 
 
 def _problem_id(row: Example) -> str:

@@ -250,7 +250,7 @@ def test_samples_side_by_side_and_why_one_was_chosen(usual: Path, look: Open) ->
     shown(page, "sums/0/own/0")
     assert "It is 0.500 ahead of own/1, the next best of its problem: length +0.200" in page.inner_text(".why-said")
     told = [" ".join(text.split()) for text in page.locator(".why tbody tr").all_inner_texts()]
-    assert told[0].startswith("✓ right own 0.900") and told[0].endswith("chosen")
+    assert told[0].startswith("✓ right own/0 0.900") and told[0].endswith("chosen")
     assert told[1].startswith("✓ right own/1 0.400") and told[1].endswith("choose: better chain of the same problem")
     assert told[2].startswith("✗ wrong own/2") and told[2].endswith("verify: wrong answer")
     assert page.locator(".why tbody tr:first-child .part").count() == 4

@@ -49,7 +49,7 @@ function why(row, all, fold) {
     element("i", { class: `part ${colour(name, names)}` }),
     ` ${name} × ${all.weights[name]}   `,
   ]);
-  const chains = [{ ...row, name: row.teacher || row.id, chosen: true }, ...row.rivals];
+  const chains = [{ ...row, chosen: true }, ...row.rivals];
   const heads = ["", "chain", "score", "of which", "characters", "what became of it"];
   const table = element(
     "table",
@@ -161,7 +161,7 @@ function sides(row, text, others, words, state) {
   return element(
     "div",
     { class: "sides" },
-    column(row.teacher || row.id, row, "chosen", text),
+    column(row.name, row, "chosen", text),
     ...others.map(([rival, shown]) => column(rival.name, rival, rival.reason, shown)),
   );
 }
