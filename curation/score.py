@@ -2,7 +2,7 @@
 
 Four features of the text (LIMO, arXiv 2502.03387v3, section 3, with its weights in `recipes/score/limo_v2.yaml`):
 length 30 %, and the frequency of words of verification 20 %, exploration 25 % and connection 25 %, each frequency per
-word of the chain (`curation/words.py`). Any other number that a row has may be weighed beside or instead of them:
+word of the chain (`limo/words.py`). Any other number that a row has may be weighed beside or instead of them:
 `perplexity`, `ifd`, `judge`, `reward`.
 
 The paper leaves the scaling out, though it needs one: lengths are in the thousands, frequencies in the hundredths.
@@ -19,11 +19,11 @@ from typing import Literal
 
 import numpy as np
 
-from curation.words import COUNTED, features, word_lists
 from limo.data import Example, Row
 from limo.errors import UserError
 from limo.parallel import chunked, spread
 from limo.recipe import near
+from limo.words import COUNTED, features, word_lists
 
 TEXT = ("length", *COUNTED)
 CHUNK = 2000  # chains sent to a process at once

@@ -17,6 +17,7 @@ from typing import Any
 
 from curation.score import TEXT
 from eval.compare import wilson
+from eval.curated import score_parts, weights
 from limo.data import Example, parsed
 from limo.errors import UserError, reported
 from limo.manifest import read_manifest
@@ -165,19 +166,12 @@ def _score(folder: Path, seen: Sequence[Seen]) -> list[str]:
     if not with_score:
         return []
     s = max(with_score, key=lambda s: (not s.reason, s.data["scores"]["score"]))
-    scores, weights = s.data["scores"], _weights(folder)
+    scores = s.data["scores"]
     lines = ["", f"Score of {s.id}: {scores['score']:.3f}"]
-    for name, weight in weights.items():
-        scaled = next((scores[f"{name}_{how}"] for how in ("rank", "minmax") if f"{name}_{how}" in scores), None)
-        if scaled is not None:
-            part = abs(weight) * (scaled if weight >= 0 else 1 - scaled)
-            value = f"{scores[name]:,.0f}" if name == TEXT[0] else f"{scores[name]:.4f}"
-            lines.append(f"  {name:<14} {value:>10}  scaled {scaled:.3f}  x {weight:.2f} = {part:.3f}")
+    for p in score_parts(scores, weights(_nodes(folder).values())):
+        value = f"{p.value:,.0f}" if p.name == TEXT[0] else f"{p.value:.4f}"
+        lines.append(f"  {p.name:<14} {value:>10}  scaled {p.scaled:.3f}  x {p.weight:.2f} = {p.share:.3f}")
     return lines
-
-
-def _weights(folder: Path) -> dict[str, float]:
-    return next((dict(node["weights"]) for node in _nodes(folder).values() if "weights" in node), {})
 
 
 def _last_stage(folder: Path) -> str:

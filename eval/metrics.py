@@ -91,13 +91,14 @@ def parts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Mapping
         values: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
             if row["notes"].get(note) not in (None, ""):
-                values.setdefault(_as_text(row["notes"][note]), []).append(row)
+                values.setdefault(as_text(row["notes"][note]), []).append(row)
         if 1 < len(values) <= MAX_PARTS and sum(map(len, values.values())) * 2 > len(rows):
             found[note] = dict(sorted(values.items(), key=lambda item: _natural(item[0])))
     return found
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A note's value; 4.0 is level 4."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 

@@ -8,7 +8,6 @@ import yaml
 
 from limo.data import replacing
 
-SHOWN = ("loss", "learning_rate", "grad_norm", "tokens_per_second")
 LABELS = {
     "loss": "loss (nats per token)",
     "learning_rate": "learning rate",
@@ -33,7 +32,7 @@ def write_card(
     known |= {"base_model": base} if "/" in base and not base.startswith((".", "/", "~", "runs/")) else {}
     head = yaml.safe_dump({**known, "tags": ["limo", "sft", "trl"], "pipeline_tag": "text-generation"}, sort_keys=False)
     data = {name: digest for name, digest in entry["inputs"].items() if name == settings["data"]}
-    rows = "\n".join(f"| {key.replace('_', ' ')} | {_said(value)} |" for key, value in results.items())
+    rows = "\n".join(f"| {name} | {value} |" for name, value in (readable(*item) for item in results.items()))
     versions = ", ".join(f"{name} {number}" for name, number in entry["versions"].items())
     shown = {k: v for k, v in settings.items() if v is not None and k not in ("look", "trust_remote_code")}
     recipe = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
@@ -70,21 +69,44 @@ def draw_curves(history: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[st
 
     figure = Figure(figsize=(9, 5.4), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, key in zip(figure.subplots(2, 2).flat, SHOWN, strict=True):
-        points = [(entry["step"], entry[key]) for entry in history if key in entry]
-        axes.plot(
-            *zip(*points, strict=True), color="#0072b2", linewidth=1.4, marker="." if len(points) < 3 else None
-        ) if (points) else None
-        if key == "loss" and evals:
-            held = [(entry["step"], entry["eval_loss"]) for entry in evals]
-            axes.plot(*zip(*held, strict=True), color="#d55e00", linestyle="--", marker="o", markersize=3)
-            axes.legend(["training", "held out"], frameon=False)
-        axes.set_title(LABELS[key], fontsize=10, loc="left")
-        axes.set_xlabel("step", fontsize=9)
-        axes.set_ylim(bottom=0)
+    for axes, key in zip(figure.subplots(2, 2).flat, LABELS, strict=True):
+        draw_curve(axes, key, history, evals)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
     figure.savefig(file, dpi=120)
+
+
+def draw_curve(
+    axes: Any,
+    key: str,
+    history: Sequence[Mapping[str, Any]],
+    evals: Sequence[Mapping[str, Any]],
+    colours: tuple[str, str] = ("#0072b2", "#d55e00"),
+) -> None:
+    """One of LABELS by optimizer step; beside the loss that of held-out rows, dashed, where it was measured."""
+    points = [(entry["step"], float(entry[key])) for entry in history if entry.get(key) is not None]  # NaN is null
+    if points:
+        axes.plot(*zip(*points, strict=True), color=colours[0], linewidth=1.6, marker="." if len(points) < 60 else None)
+    if key == "loss" and any(entry["eval_loss"] is not None for entry in evals):
+        held = [(entry["step"], float(entry["eval_loss"])) for entry in evals if entry["eval_loss"] is not None]
+        axes.plot(*zip(*held, strict=True), color=colours[1], linestyle="--", marker="o", markersize=4)
+        axes.legend(["training", "held out"], frameon=False)
+    axes.set_title(LABELS[key], fontsize=10, loc="left")
+    axes.set_xlabel("step", fontsize=9)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.5, linewidth=0.7)
+
+
+def readable(key: str, value: Any) -> tuple[str, str]:
+    """A training's result for a reader: its name in words, and its value with the unit that the name ends in.
+
+    >>> readable("optimizer_bytes", 2_500_000_000)
+    ('optimizer', '2.5 GB')
+    """
+    if key.endswith("_bytes") and isinstance(value, int | float):
+        return key.removesuffix("_bytes").replace(
+            "_", " "
+        ), f"{value / 1e9:,.1f} GB" if value >= 5e7 else f"{value / 1e6:,.1f} MB"
+    return key.replace("_", " "), _said(value)
 
 
 def _said(value: Any) -> str:

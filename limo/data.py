@@ -112,7 +112,8 @@ def chat(question: str, system: str = "") -> tuple[Message, ...]:
 
 def content_id(value: Any, size: int = 8) -> str:
     """A stable hex name of `size` bytes for any JSON value."""
-    return hashlib.blake2b(json.dumps(value, sort_keys=True, ensure_ascii=False).encode(), digest_size=size).hexdigest()
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=size).hexdigest()
 
 
 def read_jsonl(path: str | Path) -> Iterator[Example]:

@@ -20,6 +20,10 @@ class UserError(ValueError):
     code = 2  # with which a command ends
     told = False  # already said by another rank
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it: the line that a command would print."""
+        return [f"error: {self}"]
+
 
 class Interrupted(UserError):
     """Work that was asked to stop, saved what it had, and can go on."""

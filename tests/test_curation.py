@@ -12,9 +12,9 @@ from curation.controls import Controls
 from curation.pool import decontaminate, distinct, draw, gather
 from curation.run import Limits, curate
 from curation.score import between_percentiles, percentile_ranks, score, tokens
-from curation.words import COUNTED, FOLDER, features, word_lists
 from limo.data import Example, chat, read_jsonl, write_jsonl
 from limo.errors import UserError
+from limo.words import COUNTED, FOLDER, features, word_lists
 from tests.conftest import Script, example, lines, split
 
 ATTEMPT = {

@@ -1,6 +1,5 @@
-"""Comparisons by hand, benchmarks that must be whole, and a report in which text is only text."""
+"""Comparisons by hand, and benchmarks that must be whole."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,10 @@ import pytest
 
 from eval.benchmarks import load
 from eval.compare import paired, share, wilson
-from eval.report import write_report
 from eval.run import correct_share, graded, summarise
-from limo.data import Example, chat, write_jsonl
+from limo.data import Example, chat
 from limo.engine import Completion
 from limo.errors import UserError
-from limo.manifest import claim
 
 
 def outcomes(text: str) -> dict[str, float]:
@@ -115,29 +112,3 @@ def test_a_benchmark_with_an_unusable_row_is_an_error(tmp_path: Path) -> None:
         load({"mine": node}, "")
     path.write_text('{"problem": "1+1?", "answer": "2"}\n')
     assert [r.prompt[0]["content"] for r in load({"mine": node}, "system")["mine"]] == ["system"]
-
-
-def test_text_in_a_report_is_only_text(tmp_path: Path) -> None:
-    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
-    with claim(tmp_path, "curate", {"system": evil}) as step:
-        rows = [
-            Example(evil, chat(evil), evil, evil, source=evil, scores={"score": 0.5, "length": 3.0, "pass_rate": 0.0})
-        ]
-        write_jsonl(tmp_path / "curated.jsonl", rows)
-        step.results = {
-            "funnel": [{"stage": evil, "in": 1, "out": 1, "reasons": {evil: 1}, "seconds": 1.0, "tokens": 0}]
-        }
-    results = {
-        m: {"set": graded([Example("a", chat(evil), "2")], [[Completion(f"{evil} \\boxed{{{m}}}", 5, "stop")]])}
-        for m in ("3", "2")
-    }
-    for model, by in results.items():
-        (tmp_path / "eval" / model).mkdir(parents=True)
-        (tmp_path / "eval" / model / "set.jsonl").write_text(json.dumps(by["set"][0]) + "\n")
-    summary = summarise(results, [["3", "2"]], 100, 0)
-    assert summary["differences"][0]["gained"] == ["a"]
-    (tmp_path / "eval" / "summary.json").write_text(json.dumps(summary))
-    page = write_report(tmp_path).read_text()
-    assert "<script" not in page.replace("&lt;script", "") and "<img" not in page
-    assert page.count("&lt;script&gt;alert(1)") >= 6
-    assert "http://" not in page.replace("http://www.w3.org", "") and "src=" not in page.replace("src=x", "")

@@ -61,6 +61,8 @@ def test_the_python_commands_run_in_their_order(
 def test_the_make_commands_exist_and_call_what_they_say(command: str) -> None:
     shown = subprocess.run([*shlex.split(command), "--dry-run"], capture_output=True, text=True, cwd=ROOT)
     assert shown.returncode == 0, shown.stderr
+    if command.startswith("make explore"):
+        assert "jupyter lab" in shown.stdout and "LIMO_RUN=" in shown.stdout and "runs/demo" in shown.stdout
     stage = re.match(r"make (curate|train|eval|report)\b", command)
     if stage:
         module = {"curate": "curation.run", "train": "limo.train", "eval": "eval.run", "report": "eval.report"}[

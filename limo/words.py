@@ -1,11 +1,12 @@
 """Word lists: what counts as verification, exploration and connection in a chain, in several languages.
 
-A list is a YAML file in `curation/words/`, or one of your own: for each of the three features a list of words or
+A list is a YAML file in `limo/words/`, or one of your own: for each of the three features a list of words or
 phrases, in any script. `published` has the six words that the paper prints; en, de, es, fr and zh are ours.
 """
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -61,11 +62,16 @@ def features(text: str, lists: dict[str, Terms]) -> tuple[float, float, float, f
 @lru_cache
 def word_lists(names: tuple[str, ...]) -> dict[str, Terms]:
     """The terms of each feature from all named lists together. Raises UserError if one cannot be read."""
-    merged: dict[str, list[str]] = {name: [] for name in COUNTED}
+    return {feature: _terms(terms) for feature, terms in term_lists(names).items()}
+
+
+def term_lists(names: Sequence[str]) -> dict[str, list[str]]:
+    """The terms of each feature as they are written, from all named lists together. Raises UserError as above."""
+    merged = {name: set[str]() for name in COUNTED}
     for name in names:
         for feature, terms in _read(name).items():
-            merged[feature] += terms
-    return {feature: _terms(sorted(set(terms))) for feature, terms in merged.items()}
+            merged[feature].update(terms)
+    return {feature: sorted(terms) for feature, terms in merged.items()}
 
 
 def _read(name: str) -> dict[str, list[str]]:

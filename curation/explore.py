@@ -1,0 +1,306 @@
+"""A finished curation by hand: look at rows, weigh the score anew, compare, export. `explore.ipynb` calls these.
+
+    make explore RECIPE=demo
+    from curation.explore import load, reweigh
+
+    run = load("runs/demo")
+    other = reweigh(run, {"length": 1.0})
+
+Nothing here samples or writes into the run's folder, `export` excepted, where you say so. Tables are pandas frames.
+"""
+
+import html
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curation.run import stage_file
+from curation.score import score
+from eval.charts import VARIABLES, chart, draw_distribution
+from eval.curated import score_parts
+from limo.data import Example, Row, parsed, read_jsonl, write_jsonl, write_parquet
+from limo.errors import UserError
+from limo.manifest import read_manifest
+from limo.recipe import bind, near
+from limo.words import COUNTED, term_lists
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLOURS = dict(
+    zip(VARIABLES.values(), ("#1a1d21", "#5b6570", "#c9ced6", "#0072b2", "#d55e00", "#007a5a", "#a8447f", "#c9ced6"),
+        strict=True)
+)  # fmt: skip
+MARKED = dict(zip(COUNTED, ("#0072b2 solid", "#d55e00 dashed", "#007a5a dotted"), strict=True))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A curation's folder and what it chose."""
+
+    folder: Path
+    chosen: list[Example]
+    funnel: list[dict[str, Any]]
+    settings: Mapping[str, Any]  # of `curate`, as the recipe had them
+
+    @property
+    def stages(self) -> dict[str, Any]:
+        """The recipe's stages, in order."""
+        return dict(self.settings.get("stages", {}))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What another choice from the same candidates would be."""
+
+    chosen: list[Example]
+    stays: list[Example]  # chosen by both
+    comes: list[Example]  # only by this one
+    goes: list[Example]  # only by the run
+
+    def __repr__(self) -> str:
+        """In one line."""
+        return f"{len(self.chosen)} chosen: {len(self.stays)} stay, {len(self.comes)} come, {len(self.goes)} go"
+
+
+class Shown:
+    """HTML for a notebook, and plain text elsewhere."""
+
+    def __init__(self, markup: str, plain: str) -> None:
+        self.markup, self.plain = markup, plain
+
+    def _repr_html_(self) -> str:
+        colours = "; ".join(f"--{name}: {value}" for name, value in COLOURS.items())
+        return f"<div style='{colours}; background: #fff; color: #1a1d21; padding: .5em'>{self.markup}</div>"
+
+    def __repr__(self) -> str:
+        """The plain text."""
+        return self.plain
+
+
+def load(folder: str | Path | None = None) -> Run:
+    """A finished curation: of this folder, else of $LIMO_RUN, else the newest below `runs/`.
+
+    Raises UserError if there is none.
+    """
+    folder = Path(folder or os.environ.get("LIMO_RUN") or _newest())
+    if not (folder / "curated.jsonl").is_file():
+        raise UserError(f"no finished curation in '{folder}': python -m curation.run recipe=<name> makes one")
+    entry = read_manifest(folder).get("curate", {})
+    chosen = list(read_jsonl(folder / "curated.jsonl"))
+    return Run(folder, chosen, entry.get("results", {}).get("funnel", []), entry.get("settings", {}))
+
+
+def _newest() -> Path:
+    here = Path.cwd()  # a notebook's own folder, or the one it was started from
+    found = [path for folder in (here, here.parent) for path in folder.glob("runs/*/curated.jsonl")]
+    if not found:
+        raise UserError(
+            "there is no run below runs/ yet: python -m curation.run recipe=demo makes one, or set LIMO_RUN"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime).parent
+
+
+def funnel(run: Run) -> "pd.DataFrame":
+    """The stages with rows in and out and the reasons for the rest, as a table."""
+    import pandas as pd
+
+    told = [
+        {**{key: line[key] for key in ("stage", "in", "out", "tokens", "seconds")},
+         "set aside": ", ".join(f"{reason}: {count:,}" for reason, count in line["reasons"].items())}
+        for line in run.funnel
+    ]  # fmt: skip
+    return pd.DataFrame(told)
+
+
+def table(rows: Sequence[Example]) -> "pd.DataFrame":
+    """Rows as a table: id, source, question, answer, characters of the chain, every score, plain notes."""
+    import pandas as pd
+
+    found = []
+    for row in rows:
+        notes = {name: value for name, value in row.notes.items() if isinstance(value, str | int | float)}
+        plain = {"id": row.id, "source": row.source, "question": row.question, "answer": row.answer}
+        found.append({**plain, "characters": len(row.completion), **row.scores, **notes})
+    return pd.DataFrame(found, columns=None if found else ["id", "source", "question", "answer", "characters"])
+
+
+def select(
+    rows: Sequence[Example],
+    *,
+    text: str = "",
+    source: str = "",
+    at_least: Mapping[str, float] | None = None,
+    at_most: Mapping[str, float] | None = None,
+) -> list[Example]:
+    """The rows whose problem or chain has `text`, from `source`, with scores between the limits.
+
+    `at_least={"score": 0.6}` leaves out what has no such score; a name that no row has raises UserError.
+    """
+    limits = (at_least or {}, at_most or {})
+    known = {name for row in rows for name in row.scores}
+    for name in chain(*limits):
+        if rows and name not in known:
+            raise UserError(f"no row has a score '{name}'{near(name, known)}")
+    return [
+        row
+        for row in rows
+        if text.lower() in f"{row.question}\n{row.completion}".lower()
+        and source in ("", row.source)
+        and all(row.scores.get(name, float("-inf")) >= least for name, least in limits[0].items())
+        and all(row.scores.get(name, float("inf")) <= most for name, most in limits[1].items())
+    ]
+
+
+def look(run: Run, row: Example | str) -> Shown:
+    """A row, or that of an id: problem, chain with the score's words marked, and the score taken apart.
+
+    Raises UserError if no chosen row has that id.
+    """
+    if isinstance(row, str):
+        known = {r.id: r for r in run.chosen}
+        if row not in known:
+            raise UserError(f"no chosen row is called '{row}'{near(row, known)}")
+        row = known[row]
+    node = _node(run, "words") or {"words": ["en"], "weights": {}}
+    parts = score_parts(row.scores, node["weights"])
+    told = "".join(f"<br>{html.escape(p.name)} {p.value:.3g}: {p.share:.3f} of the score" for p in parts)
+    body = f"<b>{html.escape(row.id)}</b><p>{html.escape(row.question)}</p>"
+    body += f"<p style='white-space: pre-wrap'>{_marked(row.completion, term_lists(node['words']))}</p>"
+    return Shown(
+        f"{body}<p>answer {html.escape(row.answer)}{told}</p>", f"{row.id}\n{row.question}\n\n{row.completion}"
+    )
+
+
+def _marked(text: str, terms: Mapping[str, Sequence[str]]) -> str:
+    """A text as HTML, the words of each feature underlined in a way of its own."""
+    feature = {html.escape(term): name for name, listed in terms.items() for term in listed}
+    found = "|".join(map(re.escape, sorted(feature, key=len, reverse=True)))
+
+    def mark(match: "re.Match[str]") -> str:
+        colour, line = MARKED[feature[match[0].lower()]].split()
+        return f"<u style='text-decoration: underline {line} {colour} 2px'>{match[0]}</u>"
+
+    return re.sub(rf"(?<![\w&;])(?:{found})(?!\w)", mark, html.escape(text), flags=re.IGNORECASE) if found else text
+
+
+def candidates(run: Run) -> list[Example]:
+    """The rows that the choice was made from, those that were not chosen included.
+
+    Raises UserError for a run whose stages are gone.
+    """
+    names = ["pool", *run.stages]
+    source = run.settings.get("controls", {}).get("source", names[-1])
+    number = names.index(source) - 1
+    path = stage_file(run.folder, number, names[number])
+    if not path.is_file():
+        raise UserError(f"{path} is gone, from which the choice was made: run the curation again")
+    return list(read_jsonl(path))
+
+
+def reweigh(run: Run, weights: Mapping[str, float], words: list[str] | None = None, **choice: Any) -> Choice:
+    """What would be chosen if the score were weighed otherwise, by the run's own stages from the choice on.
+
+    Args: `weights` as of `curation.score.score`, `words` its lists where others are wanted, `choice` settings of the
+    stage that chooses, such as k=100. Raises UserError as these stages do, and for a run whose stages are gone.
+    """
+    rows = candidates(run)
+    node = _node(run, "weights") or {"words": ["en"], "scaling": "rank"}
+    scored = score(rows, weights=dict(weights), words=words or node["words"], scaling=node["scaling"])
+    kept = _examples(scored)
+    names = list(run.stages)
+    source = run.settings.get("controls", {}).get("source", names[-1])
+    for name in names[names.index(source) :]:
+        settings = {**run.stages[name], **choice} if name == source else run.stages[name]
+        kept = _examples(bind(settings, f"curate.stages.{name}")(kept))
+    before, after = {row.id for row in run.chosen}, {row.id for row in kept}
+    return Choice(
+        kept,
+        [row for row in kept if row.id in before],
+        [row for row in kept if row.id not in before],
+        [row for row in run.chosen if row.id not in after],
+    )
+
+
+def _examples(rows: Any) -> list[Example]:
+    found: list[Row] = list(rows)
+    return [row for row in found if isinstance(row, Example)]
+
+
+def _node(run: Run, key: str) -> dict[str, Any] | None:
+    """The first stage that has a setting of this name."""
+    return next((dict(node) for node in run.stages.values() if key in node), None)
+
+
+def control(run: Run, kind: str = "random") -> list[Example]:
+    """A control set of the run: random, longest, easiest or random_tokens. Raises UserError if it was not made."""
+    path = run.folder / "controls" / f"{kind}.jsonl"
+    if not path.is_file():
+        made = sorted(p.stem for p in (run.folder / "controls").glob("*.jsonl"))
+        raise UserError(f"the run has no control set '{kind}'{near(kind, made)}; it has {', '.join(made) or 'none'}")
+    return list(read_jsonl(path))
+
+
+def compare(
+    rows: Sequence[Example], others: Sequence[Example], names: tuple[str, str] = ("these", "those")
+) -> "pd.DataFrame":
+    """Two sets beside each other: rows, rows in both, the mean length and the mean of each score that both have."""
+    import pandas as pd
+
+    one, two = table(rows), table(others)
+    shared = len({row.id for row in rows} & {row.id for row in others})
+    found: dict[str, tuple[float, float]] = {"rows": (len(one), len(two)), "of which in both": (shared, shared)}
+    scores = dict.fromkeys(name for row in rows for name in row.scores)
+    for name in ["characters", *scores]:
+        if name in one.columns and name in two.columns:
+            found[f"mean {name}"] = (one[name].mean(), two[name].mean())
+    return pd.DataFrame.from_dict(found, orient="index", columns=list(names))
+
+
+def plot(
+    rows: Sequence[Example], others: Sequence[Example], by: str = "score", names: tuple[str, str] = ("these", "those")
+) -> Shown:
+    """The distributions of one number in two sets, as the report draws them. Raises UserError if no row has it."""
+    groups = [[row.scores[by] for row in some if by in row.scores] for some in (rows, others)]
+    if not any(groups):
+        raise UserError(f"no row has a score '{by}'{near(by, {name for row in rows for name in row.scores})}")
+    said = f"{by} of {len(groups[0]):,} rows of {names[0]} and {len(groups[1]):,} of {names[1]}"
+    draw = partial(draw_distribution, chosen=groups[0], dropped=groups[1], label=by, names=names)
+    return Shown(f"<div style='max-width: 30em'>{chart(draw, 5, 3, said)}</div>", said)
+
+
+def dropped(run: Run, reason: str = "", limit: int = 100) -> "pd.DataFrame":
+    """The first rows that were set aside, those for one reason if it is named: id, stage, reason, detail, question."""
+    import pandas as pd
+
+    found: list[dict[str, str]] = []
+    with (run.folder / "dropped.jsonl").open("rb") as lines:
+        for line in map(parsed, lines):
+            if len(found) < limit and reason in ("", line["reason"]):
+                data = line["data"] if isinstance(line["data"], dict) else {}
+                asked = Example.from_json(data).question if "prompt" in data else ""
+                found.append({**{key: line[key] for key in ("id", "stage", "reason", "detail")}, "question": asked})
+    return pd.DataFrame(found, columns=["id", "stage", "reason", "detail", "question"])
+
+
+def export(rows: Sequence[Example], path: str | Path) -> Path:
+    """Write rows to a .jsonl file, which `limo.train` takes as `train.data`, or to a .parquet file in TRL's format.
+
+    Raises UserError for another ending, and where there is no row.
+    """
+    path = Path(path)
+    if not rows:
+        raise UserError("there is no row to export")
+    if path.suffix == ".jsonl":
+        write_jsonl(path, rows)
+    elif path.suffix == ".parquet":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_parquet(path, rows)
+    else:
+        raise UserError(f"'{path.name}' must end in .jsonl or .parquet")
+    return path

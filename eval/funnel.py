@@ -1,0 +1,128 @@
+"""The report's part on curation: the funnel, and what was chosen beside what was not."""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+
+from eval.charts import chart, draw_distribution, draw_funnel, draw_shares
+from eval.curated import Curated, Tally
+from eval.page import percent, section, table
+
+MEASURES = {
+    "pass_rate": "Difficulty: pass rate of the attempts",
+    "score": "Score",
+    "tokens": "Length of the chain, tokens",
+    "length": "Length of the chain, words",
+    "characters": "Length of the chain, characters",
+}
+LENGTHS = ("tokens", "length", "characters")  # the first that the rows have is shown
+KINDS_SHOWN = 14  # values of a kind in a chart
+RARE = 0.01  # share of all rows below which a value that was never chosen is in the table only
+
+
+def funnel_section(curated: Curated) -> str:
+    """The funnel as a picture and as a table."""
+    funnel = curated.funnel
+    if not funnel:
+        return ""
+    left, unit = _left(curated)
+    notes = []
+    for line, count in zip(funnel, left, strict=True):
+        main = next(iter(line["reasons"].items()), None)
+        more = line["out"] > count and line["out"] != line["in"]
+        several = f"{line['out']:,} rows" if more else ""
+        gone = f"{main[1]:,} {main[0]}" if main else ""
+        notes.append("; ".join(said for said in (several, gone) if said)[:60])
+    picture = chart(
+        partial(draw_funnel, stages=[line["stage"] for line in funnel], left=left, notes=notes),
+        8,
+        0.4 + 0.3 * len(funnel),
+        f"{unit} left after each stage, from {left[0]:,} to {left[-1]:,}",
+    )
+    said = (
+        f"<p>{unit} left after each stage. Hatched is what the stage took away; beside it stand the most frequent "
+        "reason, and the rows where a problem has several.</p>"
+    )
+    return section("funnel", "Funnel", said + picture + _funnel_table(curated))
+
+
+def _left(curated: Curated) -> tuple[list[int], str]:
+    """What is left after each stage: problems, or rows for a run that does not tell its problems apart."""
+    if curated.problems and curated.dropped.rows and curated.problems[-1]:
+        return curated.problems, "Problems"
+    return [line["out"] for line in curated.funnel], "Rows"
+
+
+def _funnel_table(curated: Curated) -> str:
+    left, unit = _left(curated)
+    rows = [
+        (
+            line["stage"],
+            f"{line['in']:,}",
+            f"{line['out']:,}",
+            f"{count:,}" if unit == "Problems" else "",
+            ", ".join(f"{reason}: {n:,}" for reason, n in line["reasons"].items()),
+            f"{line['tokens']:,}" if line["tokens"] else "",
+            f"{line['seconds']:.1f}",
+        )
+        for line, count in zip(curated.funnel, left, strict=True)
+    ]
+    head = ("stage", "rows in", "rows out", "problems", "set aside because", "tokens sampled", "seconds")
+    return table(head, rows, (1, 2, 3, 5, 6))
+
+
+def chosen_section(curated: Curated) -> str:
+    """Difficulty, score, length, sources and subjects of the chosen rows beside the dropped ones."""
+    kept, dropped = curated.kept, curated.dropped
+    length = next((name for name in LENGTHS if len(kept.numbers[name])), None)
+    charts = [
+        chart(
+            partial(draw_distribution, chosen=kept.numbers[key], dropped=dropped.numbers[key], label=MEASURES[key]),
+            4,
+            2.7,
+            f"{MEASURES[key]}, of {len(kept.numbers[key]):,} chosen and {len(dropped.numbers[key]):,} dropped rows",
+        )
+        for key in ("pass_rate", "score", length)
+        if key and len(kept.numbers[key])
+    ]
+    kinds = [_kind(kind, kept, dropped) for kind in kept.kinds]
+    shown = "".join(f"<div class=charts>{''.join(some)}</div>" for some in (charts, [k for k in kinds if k]) if some)
+    return section("chosen", "Chosen against dropped", shown + _kinds_table(kept, dropped) if shown else "")
+
+
+def _counts(kind: str, kept: Tally, dropped: Tally) -> list[tuple[str, int, int]]:
+    """Values of a kind, each with the rows chosen and all rows: numbers in order, others by how many are chosen."""
+    chosen, others = kept.kinds[kind], dropped.kinds[kind]
+    names = sorted({*chosen, *others}, key=lambda name: (-chosen[name], -others[name], name))
+    if all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
+        names.sort(key=float)
+    return [(name, chosen[name], chosen[name] + others[name]) for name in names]
+
+
+def _kind(kind: str, kept: Tally, dropped: Tally) -> str:
+    counts = _counts(kind, kept, dropped)
+    if len(counts) < 2 or not sum(kept.kinds[kind].values()):
+        return ""
+    totals = [max(sum(column), 1) for column in ([c for _, c, _ in counts], [a for _, _, a in counts])]
+
+    shown = [c for c in counts if c[1] or c[2] > RARE * totals[1]][:KINDS_SHOWN]
+    if len(shown) < 2:
+        return ""
+
+    def draw(ax: object) -> None:
+        names: Sequence[str] = [name for name, _, _ in shown]
+        draw_shares(ax, names, [100 * a / totals[1] for _, _, a in shown], [100 * c / totals[0] for _, c, _ in shown])
+        ax.set_title(kind.capitalize())  # type: ignore[attr-defined]
+
+    more = f", {len(shown)} of {len(counts)} values" if len(counts) > len(shown) else ""
+    return chart(draw, 4, 1.3 + 0.27 * len(shown), f"rows by {kind}{more}: share of all rows and of the chosen ones")
+
+
+def _kinds_table(kept: Tally, dropped: Tally) -> str:
+    rows = [
+        (kind, name, f"{chosen:,}", f"{every:,}", percent(chosen / every))
+        for kind in kept.kinds
+        for name, chosen, every in _counts(kind, kept, dropped)[: 2 * KINDS_SHOWN]
+    ]
+    head = ("kind", "value", "rows chosen", "of rows", "%")
+    return f"<details><summary>As a table</summary>{table(head, rows, (2, 3, 4))}</details>"

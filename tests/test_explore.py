@@ -1,0 +1,166 @@
+"""The notebook and the functions it calls, on a curation of our own making."""
+
+import ast
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation.controls import Controls
+from curation.explore import (
+    candidates,
+    compare,
+    control,
+    dropped,
+    export,
+    funnel,
+    load,
+    look,
+    plot,
+    reweigh,
+    select,
+    table,
+)
+from curation.run import Limits, curate
+from limo.data import read_jsonl
+from limo.errors import UserError
+from tests.conftest import ROOT
+
+NOTEBOOK = ROOT / "curation" / "explore.ipynb"
+WEIGHTS = {"length": 0.5, "exploration": 0.5}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six problems, of which the three with the best chains are chosen; `p/6` is long and says nothing else."""
+    folder = tmp_path_factory.mktemp("explore")
+    chains = ["so 1", "perhaps 2", "maybe, perhaps 3", "4 <b>", "perhaps it might be 5", "6 " * 40 + "= 6"]
+    rows = [
+        {"problem": f"Which number is called {i}?", "answer": str(i), "solution": f"{text} so it is \\boxed{{{i}}}"}
+        for i, text in enumerate(chains, 1)
+    ]
+    (folder / "pool.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    curate(
+        out=str(folder / "runs" / "mine"),
+        system="",
+        pool={"p": {"_target_": "limo.sources.file", "path": str(folder / "pool.jsonl")}},
+        stages={
+            "verify": {"_target_": "curation.chains.verify", "keep_unverified": False},
+            "score": {"_target_": "curation.score.score", "weights": WEIGHTS, "words": ["en"], "scaling": "rank"},
+            "choose": {"_target_": "curation.choose.top", "k": 3, "by": "score"},
+        },
+        controls=Controls("choose", ["random"], 0),
+        pairs=None,
+        budget=Limits(None, None),
+    )
+    return folder / "runs" / "mine"
+
+
+def test_a_run_is_found_and_what_is_none_is_told_in_one_line(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LIMO_RUN", raising=False)
+    monkeypatch.chdir(finished.parent.parent)
+    assert load().folder == finished
+    monkeypatch.setenv("LIMO_RUN", str(finished))
+    monkeypatch.chdir(tmp_path)
+    assert [line["stage"] for line in load().funnel] == ["pool", "verify", "score", "choose"]
+    monkeypatch.delenv("LIMO_RUN")
+    with pytest.raises(UserError, match="there is no run below runs/ yet") as told:
+        load()
+    assert told.value._render_traceback_() == [f"error: {told.value}"]
+    with pytest.raises(UserError, match="no finished curation in"):
+        load(tmp_path)
+
+
+def test_tables_of_what_is_there(finished: Path) -> None:
+    run = load(finished)
+    assert list(table(run.chosen)["id"]) == [row.id for row in run.chosen] and len(run.chosen) == 3
+    assert list(funnel(run)["out"]) == [6, 6, 6, 3]
+    assert set(dropped(run)["reason"]) == {"not among the best 3"} and len(dropped(run, "too easy")) == 0
+    assert len(candidates(run)) == 6
+    assert table([]).empty
+
+
+def test_rows_are_selected_by_text_source_and_limits(finished: Path) -> None:
+    run = load(finished)
+    rows = candidates(run)
+    assert {row.id for row in select(rows, text="PERHAPS")} == {"p/2", "p/3", "p/5"}
+    assert select(rows, source="other") == []
+    assert [row.id for row in select(rows, at_least={"length": 30})] == ["p/6"]
+    assert len(select(rows, at_most={"length": 30})) == 5
+    with pytest.raises(UserError, match="no row has a score 'lenght'"):
+        select(rows, at_least={"lenght": 1})
+
+
+def test_a_row_is_shown_as_text_with_its_words_marked(finished: Path) -> None:
+    run = load(finished)
+    shown = look(run, next(row for row in candidates(run) if row.id == "p/4"))._repr_html_()
+    assert "4 &lt;b&gt;" in shown and "<b>" not in shown.replace("<b>p/4</b>", "")
+    assert "dotted #007a5a 2px'>so</u>" in shown and "of the score" in shown
+    with pytest.raises(UserError, match="no chosen row is called 'p/99'"):
+        look(run, "p/99")
+
+
+def test_the_same_weights_choose_the_same_and_others_what_they_ask_for(finished: Path) -> None:
+    run = load(finished)
+    same = reweigh(run, WEIGHTS)
+    assert [row.id for row in same.chosen] == [row.id for row in run.chosen]
+    assert repr(same) == "3 chosen: 3 stay, 0 come, 0 go"
+    # Alone, length ranks the 44 words of p/6 first; the run had three rows with words of exploration before it
+    longest = reweigh(run, {"length": 1.0}, k=1)
+    assert [row.id for row in longest.chosen] == ["p/6"] and len(longest.goes) >= 2
+    shortest = reweigh(run, {"length": -1.0}, k=1)
+    assert [row.id for row in shortest.chosen] == ["p/1"]
+    with pytest.raises(UserError, match="must sum to 1"):
+        reweigh(run, {"length": 0.4})
+    with pytest.raises(UserError, match=r"curate\.stages\.choose\.kk is no setting"):
+        reweigh(run, WEIGHTS, kk=1)
+
+
+def test_curated_beside_random(finished: Path) -> None:
+    run = load(finished)
+    found = compare(run.chosen, control(run))
+    assert found.loc["rows"].tolist() == [3, 3]
+    assert found.loc["mean score", "these"] == pytest.approx(sum(row.scores["score"] for row in run.chosen) / 3)
+    assert "<svg" in plot(run.chosen, control(run))._repr_html_() and "#0102" not in plot(run.chosen, []).markup
+    with pytest.raises(UserError, match="no control set 'randem'"):
+        control(run, "randem")
+
+
+def test_an_export_is_read_by_training(finished: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    run = load(finished)
+    assert list(read_jsonl(export(run.chosen, tmp_path / "mine.jsonl"))) == run.chosen
+    written = pq.read_table(export(run.chosen, tmp_path / "new" / "mine.parquet"))
+    assert written.column("id").to_pylist() == [row.id for row in run.chosen]
+    assert written.column("completion").to_pylist()[0][0]["role"] == "assistant"
+    with pytest.raises(UserError, match="must end in"):
+        export(run.chosen, tmp_path / "mine.csv")
+    with pytest.raises(UserError, match="no row to export"):
+        export([], tmp_path / "none.jsonl")
+
+
+def test_the_notebook_runs_and_is_kept_without_outputs(finished: Path, tmp_path: Path) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    cells: list[dict[str, Any]] = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert 10 <= len(cells) <= 14
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)
+    logic = (ast.FunctionDef, ast.Lambda, ast.For, ast.If, ast.comprehension)
+    assert not [n for cell in cells for n in ast.walk(ast.parse(cell["source"])) if isinstance(n, logic)]
+    kept = {name: os.environ.get(name) for name in ("LIMO_RUN", "PYTHONPATH")}
+    os.environ |= {"LIMO_RUN": str(finished), "PYTHONPATH": str(ROOT)}
+    try:
+        NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    finally:
+        for name, value in kept.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+    assert len(list(read_jsonl(finished.with_name("other.jsonl")))) == 3
+    outputs = [cell["outputs"][0]["data"] for cell in cells if cell["outputs"]]
+    assert "<table" in outputs[1]["text/html"] and "3 chosen" in outputs[6]["text/plain"]
