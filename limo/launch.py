@@ -25,6 +25,16 @@ STEP = 1800  # seconds that ranks wait for each other in a step, or for a checkp
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "NCCL error")
 
 
+PLANS = (  # of accelerate's environment
+    *(
+        "ACCELERATE_USE_DEEPSPEED",
+        "ACCELERATE_DEEPSPEED_",
+        "ACCELERATE_CONFIG_DS_FIELDS",
+        "ACCELERATE_USE_FSDP",
+        "FSDP_",
+    ),
+    *("ACCELERATE_MIXED_PRECISION", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_DYNAMO_"),
+)
 _patient: Any = None  # the group of ranks that waits long, on CPUs; None is the default group
 
 
@@ -49,19 +59,18 @@ def several(devices: Devices, offloads: bool, module: str, arguments: Sequence[s
     None if there is nothing to start: one device, or a launcher has started this process as a rank already. `offloads`
     starts a rank for one device too. Raises UserError if more devices are asked for than are there.
     """
-    if devices == 1:
-        _one_gpu()
     _join_slurm()
     if "RANK" in os.environ:
         return None
-    count = _devices(devices)
+    count = count_devices(devices)
     nodes = int(os.environ.get("NNODES") or _slurm("NUM_NODES", "NNODES"))
     if count * nodes == 1 and not offloads:  # offload is DeepSpeed's, which wants a process group
         return None
     return _run(count, nodes, module, arguments)
 
 
-def _devices(devices: Devices) -> int:
+def count_devices(devices: Devices) -> int:
+    """How many that is on this machine. Raises UserError if more are asked for than are there."""
     import torch
 
     there = torch.cuda.device_count()
@@ -74,10 +83,24 @@ def _devices(devices: Devices) -> int:
     return devices
 
 
-def _one_gpu() -> None:
-    """One device although several are visible: the others must not be seen, or they would join through DataParallel."""
+def drop_others_plans() -> bool:
+    """Forget what accelerate's configuration says of sharing out, precision and accumulation: the recipe says it.
+
+    Returns whether it said anything.
+    """
+    found = [key for key in os.environ if key.startswith(PLANS)]
+    for key in found:
+        del os.environ[key]
+    return bool(found)
+
+
+def hide_others(devices: Devices) -> None:
+    """For one device where several are visible: the others must not be seen, or they would join through DataParallel.
+
+    To be called before anything asks CUDA.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if "RANK" not in os.environ:  # a launcher has given each rank its own
+    if devices == 1 and "RANK" not in os.environ:  # a launcher has given each rank its own
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0] if visible else "0" if visible is None else visible
 
 
@@ -119,7 +142,7 @@ def _run(count: int, nodes: int, module: str, arguments: Sequence[str]) -> int:
 def _join_slurm() -> None:
     """Under `srun` with a task for each GPU, Slurm's names for rank and world become those that torch reads."""
     tasks, nodes = int(_slurm("NUM_TASKS", "NTASKS")), int(_slurm("NUM_NODES", "NNODES"))
-    if "RANK" in os.environ or tasks == 1 or (tasks == nodes and _devices("all") > 1):
+    if "RANK" in os.environ or tasks == 1 or (tasks == nodes and count_devices("all") > 1):
         return
     os.environ |= {
         "RANK": os.environ["SLURM_PROCID"],

@@ -27,7 +27,19 @@ from limo.batches import forwards_needed, steps_of
 from limo.checkpoints import as_kind, check_resumable, last_checkpoint, locked, remove_broken, steps_in
 from limo.data import dump, read_jsonl, replacing
 from limo.errors import Interrupted, UserError
-from limo.launch import Devices, first, joined, rank, ranks, several, told, wait
+from limo.launch import (
+    Devices,
+    count_devices,
+    drop_others_plans,
+    first,
+    hide_others,
+    joined,
+    rank,
+    ranks,
+    several,
+    told,
+    wait,
+)
 from limo.losses import Weighting
 from limo.manifest import Step, claim, read_manifest
 from limo.model import load_model, load_tokenizer, model_folder, quiet_deepspeed
@@ -84,9 +96,12 @@ def sft(
     settings = {k: v for k, v in locals().items() if k not in ("out", "folder")}
     if look:
         return _look(settings)
+    hide_others(devices)
     if not read_manifest(folder).get("train", {}).get("finished"):
         check_args(args)  # before anything else is looked for; a finished run is told without importing TRL
     _check(settings)
+    if drop_others_plans() and first():
+        say("accelerate starts the ranks; sharding, precision and accumulation are the recipe's")
     with joined():
         told(lambda: str(model_folder(model)))  # one rank downloads or converts; the others find it done
         source = model_folder(model)
@@ -461,11 +476,13 @@ def _finish(
 def on_all_devices(section: Mapping[str, Any]) -> int | None:
     """Start a rank for each device that a recipe's section asks for; None if this process is to train by itself."""
     settings = bind(section, "train").keywords  # type: ignore[attr-defined]
+    hide_others(settings["devices"])
     finished = read_manifest(settings["out"]).get("train", {}).get("finished")
     if settings["look"] or (finished and (Path(settings["out"]) / "model").exists()):
         return None
     if "RANK" not in os.environ:
         check_args(settings["args"])
+        count_devices(settings["devices"])
         _check(settings)
     return several(settings["devices"], offloads(settings["sharding"]), "limo.train", sys.argv[1:])
 

@@ -23,7 +23,7 @@ SLURM = {
 }
 
 
-def test_the_accumulation_follows_from_the_devices() -> None:
+def test_the_accumulation_follows_from_thecount_devices() -> None:
     assert accumulation(64, 1, 8) == 8
     assert accumulation(64, 4, 16) == 1
     with pytest.raises(UserError) as refused:
@@ -68,10 +68,10 @@ def test_what_this_machine_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_devices_are_those_that_are_there() -> None:
-    assert launch._devices("all") == 1  # no GPU here
-    assert launch._devices(2) == 2  # CPU ranks, when asked for
+    assert launch.count_devices("all") == 1  # no GPU here
+    assert launch.count_devices(2) == 2  # CPU ranks, when asked for
     with pytest.raises(UserError, match="a number from 1, or all"):
-        launch._devices(0)
+        launch.count_devices(0)
     assert launch.several("all", False, "limo.train", []) is None
 
 

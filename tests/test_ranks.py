@@ -163,15 +163,56 @@ def test_a_preference_loss_is_that_of_trl_however_a_step_is_split(tiny: Path, tm
         assert torch.tensor(got) == pytest.approx(torch.tensor(trl), rel=1e-3, abs=1e-5), name
 
 
+def recipe_in(folder: Path, tiny: Path, **changed: Any) -> list[str]:
+    """The command that trains by a recipe of its own in `folder`."""
+    recipe = {"name": "t", "runs": str(folder), "train": {"_target_": "limo.train.sft", **case(tiny, folder, "ddp")}}
+    recipe["train"] |= {"out": "${out}", **changed}  # type: ignore[operator]
+    (folder / "recipe").mkdir()
+    (folder / "recipe" / "t.yaml").write_text("# @package _global_\n" + json.dumps(recipe))
+    return ["-m", "limo.train", "--config-dir", str(folder), "recipe=t"]
+
+
+@pytest.mark.slow
+def test_two_machines_and_other_launchers(folder: Path, tiny: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", rows(13))
+    command = recipe_in(tmp_path, tiny)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    shared = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29641"}
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, *command, "name=nodes"],
+            env={**environment, **shared, "NODE_RANK": str(number)},
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    said = [node.communicate(timeout=120)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    # Says of itself what accelerate's launcher would: the recipe decides all the same
+    environment |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
+    done = subprocess.run(
+        [*torchrun, *command, "name=torchrun"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "sharding, precision and accumulation are the recipe's" in done.stderr
+    for name in ("nodes", "torchrun"):
+        assert results(tmp_path / name)["devices"] == 2, name
+        assert log(tmp_path / name) == pytest.approx(log(folder / "ddp"), rel=2e-4, abs=2e-5), name
+
+
 @pytest.mark.slow
 def test_a_failing_rank_ends_all_with_its_own_words(tiny: Path, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", rows(3))
-    recipe = {"name": "t", "train": {"_target_": "limo.train.sft", **settings(tiny, tmp_path, look=0)}}
-    recipe["train"] |= {"devices": 2}
-    (tmp_path / "recipe").mkdir()
-    (tmp_path / "recipe" / "t.yaml").write_text("# @package _global_\n" + json.dumps(recipe))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "limo.train", "--config-dir", str(tmp_path), "recipe=t"]
+    command = [sys.executable, *recipe_in(tmp_path, tiny, devices=2)]
     for wrong, said in (
         ("train.data=nowhere.jsonl", "no such file"),  # before ranks are started
         ("train.system=Other.", "another system prompt"),  # on rank 0 alone
