@@ -73,22 +73,27 @@ def driven(
     paid for, and then the first such error is raised. Any other exception is raised at once.
     """
     done = queue.SimpleQueue[tuple[Request, "Future[Completion]"]]()
-    under_way, fatal = 0, None
+    under_way, fatal = dict[int, "Future[Completion]"](), None
     asked = first
-    while asked or under_way:
-        for request in asked:
-            loop.start(answer(request)).add_done_callback(partial(_put, done, request))
-        under_way += len(asked)
-        request, found = done.get()
-        under_way -= 1
-        error = found.exception()
-        if error is None:
-            yield request, found.result()
-        elif isinstance(error, UserError):
-            fatal = fatal or error
-        else:
-            raise error
-        asked = () if fatal else take(room - under_way)
+    try:
+        while asked or under_way:
+            for request in asked:
+                work = loop.start(answer(request))
+                under_way[id(work)] = work
+                work.add_done_callback(partial(_put, done, request))
+            request, found = done.get()
+            del under_way[id(found)]
+            error = found.exception()
+            if error is None:
+                yield request, found.result()
+            elif isinstance(error, UserError):
+                fatal = fatal or error
+            else:
+                raise error
+            asked = () if fatal else take(room - len(under_way))
+    finally:
+        for work in under_way.values():  # the caller went away, or an error of ours
+            work.cancel()
     if fatal:
         raise fatal
 

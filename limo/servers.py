@@ -123,7 +123,7 @@ class Servers:
 
     def lives(self, server: Server) -> None:
         """The server has shown a sign of life."""
-        if server.open:
+        if server.openings > 1:
             say(f"{server.url} answers again")
         server.failures = server.openings = 0
         server.since = None
@@ -154,7 +154,7 @@ class Servers:
         if failure.wait is not None:
             server.until = max(server.until, now + failure.wait)
         if server.open and (probed or not was_open):
-            if not server.openings:
+            if server.openings == 1:  # the first is over in a moment, and common
                 say(f"{server.url} is put aside for a while: {server.said}")
             server.until = max(server.until, now + min(LONGEST, self.backoff * 2**server.openings))
             server.openings += 1
