@@ -29,7 +29,6 @@ LIFE = 300  # seconds after which a server ends itself, whatever becomes of the 
 BEFORE = ("429", "429-date", "429-none", "500", "503", "reset", "401", "404", "400", "context", "echo", "endless")
 LOST = ("hang", "cut", "not-json", "truncated", "empty", "error-200")
 ODD = ("wrong-count", "no-count", "negative-count", "twice")
-OTHER = ("filter", "reasoning", "room", "separator", "length")
 
 
 class Faulty:
@@ -79,6 +78,10 @@ class Faulty:
         if not fault and self.random.random() < self.share:
             fault = self.random.choice(self.kinds)
         self.faults[fault or "none"] += 1
+        if fault == "room" and asked["max_tokens"] > 60:
+            said = "This model's maximum context length is 64 tokens and your request has 4 input tokens"
+            respond(writer, 400, {"error": {"message": said}})
+            return True
         if fault in BEFORE:
             return await before(fault, head, asked, writer)
         name = f"{text}/{asked.get('seed')}"
