@@ -2,12 +2,13 @@
 
 import asyncio
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from threading import Timer
@@ -220,7 +221,7 @@ def test_more_failures_than_answers_end_a_run() -> None:
             sample(engine, [chat(f"q{i}") for i in range(400)], ONE)
 
 
-def test_limits_of_a_key_hold_in_any_window(server: Running) -> None:
+def test_limits_of_a_key_hold_in_any_window(monkeypatch: pytest.MonkeyPatch) -> None:
     async def sent(limits: Limits, amounts: list[int]) -> list[float]:
         times = []
         for amount in amounts:
@@ -228,6 +229,11 @@ def test_limits_of_a_key_hold_in_any_window(server: Running) -> None:
             times.append(time.monotonic())
         return times
 
+    monkeypatch.setenv("A", "a")
+    monkeypatch.setenv("B", "b")
+    engine = asking("http://1/", "http://2/", "http://3/", api_key_env=["A", "B", "A"], requests_per_minute=7)
+    one, two, three = (server.limits for server in engine.servers().all)
+    assert one is three and one is not two and (two.requests, two.tokens, two.seconds) == (7, None, 60)
     times = asyncio.run(sent(Limits(3, None, seconds=0.2), [1] * 10))
     assert all(later - sooner >= 0.2 for sooner, later in zip(times, times[3:], strict=False))
     assert times[2] - times[0] < 0.1 and times[-1] - times[0] < 1.2
@@ -322,3 +328,22 @@ def test_an_engine_does_not_show_its_key(monkeypatch: pytest.MonkeyPatch) -> Non
     shown = repr(engine) + str(engine) + repr(engine.servers().all) + engine.fingerprint
     assert KEY not in shown
     assert engine.hidden(f"Bearer {KEY}, {KEY}") == "Bearer ***, ***"
+
+
+def test_an_evaluation_asks_a_server(tmp_path: Path, run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """The command of docs/engines.md, on three problems; `model` is the server's name, not a folder."""
+    guide = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    (line,) = [line for line in guide.splitlines() if line.startswith("python -m eval.run")]
+    rows = [f'{{"problem": "q{i}", "answer": "{i}"}}' for i in range(3)]
+    (tmp_path / "three.jsonl").write_text("\n".join(rows))
+    with faulty() as server:
+        arguments = [a.replace("http://localhost:8000/v1", server.url) for a in shlex.split(line)[2:]]
+        own = [f"runs={tmp_path}", f"eval.benchmarks=[{tmp_path}/three.jsonl]", "eval.resamples=50"]
+        done = run(*arguments, *own)
+        assert done.returncode == 0, done.stderr
+        assert len(server.counts()["delivered"]) == 3
+        assert server.counts()["bodies"][-1]["model"] == "Qwen/Qwen3-32B"
+    found = lines(tmp_path / "evaluate" / "eval" / "model" / "three.jsonl")
+    assert all(row["completions"][0]["text"].startswith("Reply to") for row in found)
+    again = run(*arguments, *own, "+eval.engine.concurrency=2", f"eval.engine.base_urls=[{server.url}0]")
+    assert again.returncode == 0, "finished, and it does not matter that the server is gone"
