@@ -4,7 +4,7 @@
     python bench/sample.py --model tiny-folder --prompts 16 --max-tokens 32 --rounds 1
 
 Both have the same model, precision, prompts, sampling and batch size, and the samples of a prompt stand side by side in
-both. The prompts are sums of 2 to 40 terms in random order, so prompts and completions are of mixed lengths; a loop of
+both. The prompts are sums of 2 to 30 terms in random order, so prompts and completions are of mixed lengths; a loop of
 batches waits for the longest of each. Rounds alternate, so that other work on the machine meets both; medians count,
 and tokens are those up to the end of each completion. The plain loop gets its own best: padding on the left, no
 gradients, the library's cache.
@@ -28,10 +28,14 @@ from limo.render import prompt_ids, turn_end
 
 
 def prompts(count: int, seed: int = 0) -> list[Prompt]:
-    """Sums of 2 to 40 terms, mostly short, in random order."""
+    """Sums as the demo has them, of 2 to 30 terms, mostly short, in random order."""
     draw = random.Random(seed)
-    terms = [int(2 + 38 * draw.random() ** 3) for _ in range(count)]
-    return [chat(" + ".join(str(draw.randint(10, 99)) for _ in range(n)) + " = ?", "Work it out.") for n in terms]
+    terms = [int(2 + 28 * draw.random() ** 4) for _ in range(count)]
+    sums = [" + ".join(str(draw.randint(1, 99)) for _ in range(n)) for n in terms]
+    asked = "State the final answer to the following arithmetic problem: {} ="
+    return [
+        chat(asked.format(text), "Solve the problem step by step. Put the final answer in \\boxed{}.") for text in sums
+    ]
 
 
 def plain(model: Any, tokenizer: Any, asked: Sequence[Prompt], sampling: Sampling, batch_size: int) -> int:

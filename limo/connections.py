@@ -59,11 +59,11 @@ class Clients:
                         return gathered.ended()
                     await answer.aread()
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise Failure("unreachable", "unreachable", str(error) or type(error).__name__) from None
+            raise Failure("unreachable", "unreachable", hidden(str(error)) or type(error).__name__) from None
         except httpx.TimeoutException:
             raise Failure("again", "timeout", f"no answer for {self.timeout.read:g} s", lost=True) from None
         except httpx.HTTPError as error:
-            raise Failure("again", "cut off", str(error) or type(error).__name__, lost=True) from None
+            raise Failure("again", "cut off", hidden(str(error)) or type(error).__name__, lost=True) from None
         if answer.status_code != 200:
             raise refusal(answer.status_code, hidden(answer.text), answer.headers)
         return read_body(hidden(answer.text))

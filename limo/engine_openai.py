@@ -30,7 +30,7 @@ from limo.progress import say
 from limo.replies import BYTES_PER_TOKEN, Failure, Reply, completion, prompt_tokens
 from limo.servers import Limits, Server, Servers, address, keys
 
-NEVER = 20  # requests refused, and none answered: it is the settings, not the prompts
+NEVER, IN_A_ROW = 20, 200  # refusals before the first answer, or after: it is the settings, not the prompts
 CONTROL = re.compile(r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|<(start|end)_of_turn>|\[/?INST\]")
 
 
@@ -173,9 +173,10 @@ class _Asking:
                 self.servers.leave(server)
             if isinstance(reply, Reply):
                 self.servers.answer(server)
+                self.refused = 0
                 return self._judged(reply)
             if reply.fate in ("refused", "too long") or tries >= self.engine.tries:
-                return self._refusal(reply, tries)
+                return self._refusal(server, reply, tries)
             self.retries += 1
             if reply.fate == "again":
                 self.servers.pay()
@@ -222,11 +223,11 @@ class _Asking:
         # A request that never arrived has done nothing wrong; nor has one whose server answers nobody
         return int(failure.fate == "again" and (self.servers.answered > 0 or await self.clients.alive(server)))
 
-    def _refusal(self, failure: Failure, tries: int) -> Completion:
+    def _refusal(self, server: Server, failure: Failure, tries: int) -> Completion:
         """What is said of a request that is given up. Ends the run where it is plain that no other will fare better."""
         self.refused += failure.fate != "too long"
-        if self.refused >= NEVER and not self.servers.answered:
-            self.servers.end(f"{self.engine.urls[0]} has refused each of the first {NEVER} requests: {failure}")
+        if self.refused >= (IN_A_ROW if self.servers.answered else NEVER):
+            self.servers.end(f"{self.refused} requests were refused in a row, the last by {server.url}: {failure}")
         after = f", after {tries} tries" if tries else ""
         return Completion("", 0, "refused", self.engine.hidden(f"the server said {failure}{after}"))
 

@@ -120,7 +120,7 @@ def refusal(status: int, text: str, headers: Mapping[str, str]) -> Failure:
         return _too_long(said, text)
     if status == 429 or (status == 503 and wait is not None):
         return Failure("busy", kind, said, wait=wait)
-    if status in (401, 404, 405):
+    if status in (401, 402, 404, 405) or status < 400:  # key, account, path or model; a redirect is a wrong path
         return Failure("unusable", kind, said)
     if status in (408, 409, 425) or status >= 500:
         return Failure("again", kind, said, wait=wait)

@@ -221,9 +221,13 @@ _ADVICE = ". Check that the server runs, base_urls (they end in /v1 as a rule), 
 
 def address(url: str) -> str:
     """A base URL without a slash at its end. Raises UserError for one that is none, or that has a key in it."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError("engine.base_urls must be addresses such as http://localhost:8000/v1")
+    wrong = UserError("engine.base_urls must be addresses such as http://localhost:8000/v1")
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+            raise wrong
+    except ValueError:  # no such port, half an IPv6 address
+        raise wrong from None
     names = {name.lower() for name, _ in parse_qsl(parts.query)}
     if parts.username or parts.password or any(word in name for name in names for word in ("key", "token", "sig")):
         raise UserError(f"engine.base_urls: the address of {parts.hostname} has a secret in it; name its variable with "
@@ -243,4 +247,6 @@ def keys(named: str | list[str] | None, urls: list[str]) -> list[tuple[str, str]
             raise UserError("engine.api_key_env must be the name of an environment variable, not the key")
         if not os.environ.get(variable, "").strip():
             raise UserError(f"the environment variable {variable} is not set; engine.api_key_env says it holds the key")
+        if not re.fullmatch(r"[!-~]+", os.environ[variable].strip()):
+            raise UserError(f"the environment variable {variable} holds no key: keys are ASCII without spaces")
     return [(variable, os.environ.get(variable, "").strip() if variable else "") for variable in variables]

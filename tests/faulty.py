@@ -26,7 +26,22 @@ from typing import Any
 from tests.conftest import ROOT
 
 LIFE = 300  # seconds after which a server ends itself, whatever becomes of the test
-BEFORE = ("429", "429-date", "429-none", "500", "503", "reset", "401", "404", "400", "context", "echo", "endless")
+BEFORE = (
+    "429",
+    "429-date",
+    "429-none",
+    "500",
+    "503",
+    "reset",
+    "401",
+    "402",
+    "404",
+    "307",
+    "400",
+    "context",
+    "echo",
+    "endless",
+)
 LOST = ("hang", "cut", "not-json", "truncated", "empty", "error-200")
 ODD = ("wrong-count", "no-count", "negative-count", "twice")
 
@@ -65,7 +80,6 @@ class Faulty:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
-            await asyncio.sleep(self.latency)
             return await self.chat(asked, head, writer)
         finally:
             self.under_way -= 1
@@ -84,6 +98,7 @@ class Faulty:
             return True
         if fault in BEFORE:
             return await before(fault, head, asked, writer)
+        await asyncio.sleep(self.latency)
         name = f"{text}/{asked.get('seed')}"
         self.made[name] += 1
         if fault == "hang":
