@@ -147,7 +147,7 @@ class OpenAIEngine:
 
 
 class _Asking:
-    """One run of `complete`: made and used in the loop's thread."""
+    """One run of `complete`; it lives in the loop's thread."""
 
     def __init__(self, engine: OpenAIEngine, sampling: Sampling) -> None:
         self.engine, self.sampling, self.servers = engine, sampling, engine.servers()
@@ -207,13 +207,17 @@ class _Asking:
 
     async def _counts(self, server: Server, failure: Failure, body: dict[str, Any]) -> int:
         """Let the server's record have the failure. Returns 1 if it is held against the request, else 0."""
-        self.failures[failure.kind] += failure.fate not in ("refused", "too long", "shorter")
+        if failure.fate not in ("refused", "too long"):
+            self.failures[failure.kind] += 1
         self.lost += failure.lost
         match failure.fate:
             case "refused" | "too long" | "shorter":
                 self.servers.lives(server)
-                if failure.fate == "shorter":  # as a local engine does: as long as the context allows
-                    body[self.engine.rename.get("max_tokens") or "max_tokens"] = failure.room
+                name = self.engine.rename.get("max_tokens", "max_tokens")
+                if failure.fate == "shorter" and name and failure.room < body[name]:
+                    body[name] = failure.room  # as a local engine does: as long as the context allows
+                elif failure.fate == "shorter":
+                    failure.fate = "too long"
             case "busy":
                 self.servers.hold(server, failure)
             case "unusable":
@@ -227,7 +231,9 @@ class _Asking:
         """What is said of a request that is given up. Ends the run where it is plain that no other will fare better."""
         self.refused += failure.fate != "too long"
         if self.refused >= (IN_A_ROW if self.servers.answered else NEVER):
-            self.servers.end(f"{self.refused} requests were refused in a row, the last by {server.url}: {failure}")
+            raise self.servers.end(
+                f"{self.refused} requests were refused in a row, the last by {server.url}: {failure}"
+            )
         after = f", after {tries} tries" if tries else ""
         return Completion("", 0, "refused", self.engine.hidden(f"the server said {failure}{after}"))
 

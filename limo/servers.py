@@ -174,12 +174,13 @@ class Servers:
             said = "; ".join(f"{s.url}: {s.said}" for s in self.all if s.said)
             self.end(f"more requests fail than succeed, so no more are sent. Last failures: {said}")
 
-    def end(self, why: str) -> None:
-        """No more requests. What was sampled is in the ledger."""
+    def end(self, why: str) -> UserError:
+        """No more requests: the run is over, with the error that is returned. What was sampled is in the ledger."""
         self.over = self.over or UserError(
             f"{why}. What was sampled is kept: run the same command again to go on where it was"
         )
         self._notify()
+        return self.over
 
     def jitter(self, tries: int) -> float:
         """Seconds to wait after so many tries: any up to a bound that doubles, so that waiters do not come together."""

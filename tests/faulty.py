@@ -92,7 +92,7 @@ class Faulty:
         if not fault and self.random.random() < self.share:
             fault = self.random.choice(self.kinds)
         self.faults[fault or "none"] += 1
-        if fault == "room" and asked["max_tokens"] > 60:
+        if fault == "stuck" or (fault == "room" and asked["max_tokens"] > 60):
             said = "This model's maximum context length is 64 tokens and your request has 4 input tokens"
             respond(writer, 400, {"error": {"message": said}})
             return True

@@ -122,6 +122,8 @@ def test_a_limit_that_is_too_large_for_the_context_shrinks(server: Running) -> N
     """As a local engine does: the completion has as much room as the prompt leaves."""
     assert answer(server, "x [[room]]").finish == "stop"
     assert server.counts()["bodies"][-1]["max_tokens"] == 60
+    stuck = answer(server, "x [[stuck]]")
+    assert stuck.finish == "refused" and "maximum context length is 64" in stuck.why, "once is enough"
 
 
 def test_what_is_sent(server: Running) -> None:
@@ -295,7 +297,7 @@ SAMPLING = "{n: 2, temperature: 0.9, top_p: 1.0, max_tokens: 30, seed: 0}"
 def test_keys_are_written_nowhere(outcome: str, tmp_path: Path) -> None:
     """A whole curation, with a server that echoes the header in its errors; every byte it leaves is searched."""
     texts = ["why [[echo]]", "refuse [[echo]]"] if outcome != "success" else []
-    rows = [f'{{"problem": "{text}", "answer": "1"}}' for text in [*(f"q{i}?" for i in range(8)), *texts]]
+    rows = [f'{{"problem": "{text}", "answer": "1"}}' for text in [*(f"q{i}?" for i in range(12)), *texts]]
     (tmp_path / "in" / "recipe").mkdir(parents=True)
     (tmp_path / "in" / "pool.jsonl").write_text("\n".join(rows))
     with faulty(1.0 if outcome == "down" else 0.0, ["echo"]) as server:
