@@ -4,6 +4,7 @@ What a server says is read by `limo/replies.py`; what follows from it is decided
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -47,10 +48,11 @@ class Clients:
         """
         import httpx
 
-        url = f"{server.url}/chat/completions"
+        url, headers = f"{server.url}/chat/completions", {**server.headers, "Content-Type": "application/json"}
+        content = json.dumps(body)  # in ASCII: half a surrogate pair has no UTF-8, and is the server's to refuse
         try:
             with self._one() as client:
-                async with client.stream("POST", url, json=body, headers=server.headers) as answer:
+                async with client.stream("POST", url, content=content, headers=headers) as answer:
                     if answer.status_code == 200 and stream:
                         gathered = Stream(hidden)
                         async for piece in answer.aiter_bytes():

@@ -205,12 +205,12 @@ def send(whole: dict[str, Any], stream: bool, writer: asyncio.StreamWriter, ends
     elif "usage" in whole:
         events.append({"choices": [], "usage": whole["usage"]})
     data = "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events) + "data: [DONE]\n\n"
-    respond(writer, 200, data.encode(), {"Content-Type": "text/event-stream"})
+    respond(writer, 200, data.encode("utf-8", "replace"), {"Content-Type": "text/event-stream"})
 
 
 def respond(writer: asyncio.StreamWriter, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
     """A response with a whole body."""
-    data = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
+    data = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
     lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(data)}", *(f"{k}: {v}" for k, v in (headers or {}).items())]
     writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
 

@@ -111,6 +111,7 @@ def test_what_is_odd_about_an_answer(server: Running, stream: bool) -> None:
     assert answer(server, "x [[reasoning]]", stream=stream).text == "<think>\nLet me see.\n</think>\n\nIt is 4."
     assert answer(server, "x [[separator]]", stream=stream).text == "one\u2028two\x85three\x0bfour"
     assert answer(server, "x [[length]]", stream=stream).finish == "length"
+    assert answer(server, "half a pair: \ud83d", stream=stream).text.startswith("Reply to half a pair: ?")
     twice = answer(server, "x [[twice]]", stream=stream).text
     assert twice.count("Reply") == 1 and twice.endswith(".")
     for kind in ODD[:3]:
