@@ -108,7 +108,11 @@ def _check_early(name: str, node: Mapping[str, Any]) -> None:
             Window(node["sampling"]["n"], node["at_least"], node["at_most"], node["unknown"])
         except UserError as error:
             raise UserError(f"curate.stages.{name}: {error}") from None
-    elif not {"engine", "model", "tokenizer", "benchmarks", "path", "teachers"} & set(node):
+    asking = {"": node} | {f"teachers.{own}.": teacher for own, teacher in node.get("teachers", {}).items()}
+    for where, asker in asking.items():
+        if "engine" in asker:  # made, and let go before it loads anything: a key that is not set is told now
+            bind(asker["engine"], f"curate.stages.{name}.{where}engine")()
+    if not {"engine", "model", "tokenizer", "sampling", "benchmarks", "path", "teachers"} & set(node):
         list(bind(node, f"curate.stages.{name}")(()))
 
 

@@ -27,7 +27,6 @@ from limo.engine import Completion, Sampling, sample
 from limo.errors import UserError
 from limo.ledger import Cached, Spent, spent
 from limo.manifest import claim, read_manifest
-from limo.model import model_folder
 from limo.progress import clock, say
 from limo.recipe import bind, command, files_in
 
@@ -65,7 +64,7 @@ def evaluate(
     if resamples < 1:
         raise UserError(f"eval.resamples must be at least 1, not {resamples}")
     for path in models.values():
-        model_folder(path)  # a missing model is told before the first hour of sampling, not after it
+        local(engine, path)  # a missing model or key is told before the first hour of sampling, not after it
     given, folder = tasks(benchmarks, system, sampling, protocol, engine), Path(out)
     results: dict[str, dict[str, Rows]] = {}
     for model, path in models.items():
@@ -135,9 +134,8 @@ def completed(folder: Path, model: str, path: str, runner: Cached, task: Task) -
     """
     file = folder / "eval" / model / f"{task.name}.jsonl"
     claimed = {"model": path, **task.settings}
-    with claim(
-        folder, f"eval/{model}/{task.name}", claimed, inputs=[model_folder(path), *files_in({"benchmark": task.origin})]
-    ) as step:
+    read: list[str | Path] = [*local(task.engine, path), *files_in({"benchmark": task.origin})]
+    with claim(folder, f"eval/{model}/{task.name}", claimed, inputs=read) as step:
         if not step.finished:
             before = Spent(**vars(spent))
             drawn = sample(runner, [row.prompt for row in task.rows], task.sampling, f"{model} on {task.name}")
@@ -150,6 +148,15 @@ def completed(folder: Path, model: str, path: str, runner: Cached, task: Task) -
                 say(f"{found} of these completions were there from before")
     with file.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
+
+
+def local(engine: Mapping[str, Any], path: str) -> list[Path]:
+    """The folder of a model, downloaded if need be; none where servers have the model and `path` is their name of it.
+
+    Raises UserError if there is no such model, or if the engine's settings cannot be.
+    """
+    folder: Path | None = getattr(bind({**engine, "model": path}, "eval.engine")(), "folder", None)
+    return [folder] if folder else []
 
 
 def graded(rows: Sequence[Example], drawn: Sequence[Sequence[Completion]], what: str = "grading") -> Rows:

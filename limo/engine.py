@@ -6,7 +6,8 @@ An engine pulls requests (a prompt and the index of the sample) whenever it has 
 as it is finished, in any order. So what is asked may depend on what has come back: `curation/attempt.py` asks no more
 of a problem once its decision is certain. Sample i of a prompt is independent of the other samples and reproducible:
 its randomness comes from (seed, prompt, i) alone. `limo/ledger.py` keeps what was sampled;
-`limo/engine_transformers.py` runs a local model. Engines are described in recipes by their dotted path.
+`limo/engine_transformers.py` and `limo/engine_vllm.py` run a local model, `limo/engine_openai.py` asks servers. Recipes
+name an engine by its dotted path; docs/engines.md says how they differ.
 """
 
 import hashlib
@@ -156,13 +157,18 @@ def random_key(request: Request, sampling: Sampling) -> int:
 class Scripted:
     """An engine that answers by a function of (question, sample index): for tests and dry runs.
 
-    The function returns a text, or a whole `Completion` to play a cut-off one. `asked` is what was really requested.
+    The function returns a text, or a whole `Completion` to play a cut-off one. A token is a word; `context` is how many
+    the prompt may have. `asked` is what was really requested.
     """
 
     def __init__(
-        self, reply: Callable[[str, int], str | Completion], fingerprint: str = "scripted", batch_size: int = 1
+        self,
+        reply: Callable[[str, int], str | Completion],
+        fingerprint: str = "scripted",
+        batch_size: int = 1,
+        context: int | None = None,
     ) -> None:
-        self.reply, self.fingerprint, self.batch_size = reply, fingerprint, batch_size
+        self.reply, self.fingerprint, self.batch_size, self.context = reply, fingerprint, batch_size, context
         self.asked: list[Request] = []
 
     def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
@@ -173,9 +179,14 @@ class Scripted:
                 yield request, self._reply(request, sampling)
 
     def _reply(self, request: Request, sampling: Sampling) -> Completion:
+        asked = sum(len(m["content"].split()) for m in request.prompt)
+        if self.context is not None and asked >= self.context:
+            return Completion("", 0, "refused", f"the prompt has {asked} tokens, the model takes {self.context}")
         answer = self.reply(request.prompt[-1]["content"], request.index)
         if isinstance(answer, Completion):
             return answer
+        if ends := [answer.find(stop) for stop in sampling.stop if stop in answer]:
+            answer = answer[: min(ends)]
         words = answer.split(" ")
         if len(words) <= sampling.max_tokens:
             return Completion(answer, len(words), "stop")

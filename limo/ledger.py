@@ -14,7 +14,7 @@ import sqlite3
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,6 +30,15 @@ CREATE TABLE IF NOT EXISTS completion (
 CREATE TABLE IF NOT EXISTS model (fingerprint TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS paid (run TEXT PRIMARY KEY, samples INTEGER NOT NULL, tokens INTEGER NOT NULL) WITHOUT ROWID;
 """
+# SQLite's names of what a person can put right. A file-size limit and some network disks show as failed writes
+TROUBLE = {
+    "SQLITE_FULL": "no space left on the disk for the samples in",
+    "SQLITE_IOERR": "no space left on the disk, or it fails, for the samples in",
+    "SQLITE_READONLY": "may not write the samples in",
+    "SQLITE_CANTOPEN": "may not write the samples in",
+    "SQLITE_BUSY": "another process has held for a minute the samples in",
+}
+KEPT = "What was finished is kept: put that right, or set LIMO_CACHE to another folder, and run the same command again"
 HANDED = 1000  # known completions handed out before the engine gets its turn: bounds what waits in memory
 
 
@@ -92,7 +101,7 @@ def allow(run: str, samples: int | None, tokens: int | None) -> None:
     global budget
     budget = Budget(run, samples, tokens)
     for path in sorted(samples_folder().glob("*.sqlite")):
-        with closing(opened(path)) as store:
+        with told(path), closing(opened(path)) as store:
             row = store.execute("SELECT samples, tokens FROM paid WHERE run = ?", (run,)).fetchone()
             budget.paid_samples += row[0] if row else 0
             budget.paid_tokens += row[1] if row else 0
@@ -122,7 +131,8 @@ class Cached:
         Raises UserError once the run's budget is used up; what was under way by then is finished and kept.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with closing(opened(self.folder / f"{content_id(self.fingerprint)}.sqlite")) as store:
+        path = self.folder / f"{content_id(self.fingerprint)}.sqlite"
+        with told(path), closing(opened(path)) as store:
             store.execute("INSERT OR IGNORE INTO model VALUES (?)", (self.fingerprint,))
             store.commit()
             asked = _Asked(store, take, sampling)
@@ -204,6 +214,19 @@ def opened(path: Path) -> sqlite3.Connection:
         store.close()
         raise UserError(f"{path} is no ledger of samples: {error}. Move it away; the others stay usable") from None
     return store
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Around work with a ledger: a full disk or a folder that may not be written to becomes a UserError."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        name = getattr(error, "sqlite_errorname", "")
+        for start, why in TROUBLE.items():
+            if name.startswith(start):
+                raise UserError(f"{why} '{path}'. {KEPT}") from None
+        raise
 
 
 def _lookup(store: sqlite3.Connection, name: bytes, sampling: Sampling) -> Completion | None:

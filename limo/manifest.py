@@ -43,6 +43,17 @@ PACKAGES = (
 # These change how fast a step runs, not what comes out, so a run may go on with other values
 FREE = {
     *("batch_size", "devices", "look", "packing", "attention", "sharding", "activation_checkpointing"),
+    *(
+        "base_urls",
+        "api_key_env",
+        "concurrency",
+        "requests_per_minute",
+        "tokens_per_minute",
+        "stream",
+        "timeout",
+        "tries",
+    ),
+    *("patience", "backoff", "tensor_parallel", "data_parallel", "gpu_memory"),
     *("activation_offloading", "use_liger_kernel", "per_device_train_batch_size", "per_device_eval_batch_size"),
 }
 
