@@ -31,10 +31,11 @@ from curation.pool import gather
 from curation.stopping import Window
 from limo.data import Example, Row, content_id, dump, parsed, read_jsonl, replacing, write_jsonl, write_parquet
 from limo.errors import UserError
-from limo.ledger import Spent, allow, spent
+from limo.ledger import Spent, allow, samples_folder, spent
 from limo.manifest import claim, lasting
 from limo.progress import clock, progress, say
 from limo.recipe import bind, command, files_in, near
+from limo.shards import absorb, shards_in
 
 DOUBTS = {b"suspect reference", b"same problem, another answer"}  # reasons that a person should look into
 
@@ -78,7 +79,7 @@ def curate(
     if controls.source not in stages:
         raise UserError(f"curate.controls.source: there is no stage '{controls.source}'{near(controls.source, stages)}")
     for name, node in stages.items():
-        _check_early(name, node)
+        check_early(name, node)
     settings = {"system": system, "pool": pool, "stages": stages, "controls": asdict(controls), "pairs": pairs}
     files = files_in(settings)
     allow(str(folder.resolve()), budget.samples, budget.tokens)
@@ -88,6 +89,7 @@ def curate(
             say(f"already curated: {folder / 'curated.jsonl'} ({clock(step.entry['seconds'])} at the time)")
         else:
             _clear(folder, ["pool", *stages])
+            _take_in(folder / "work")
             funnel = run_stages(folder, settings, step.entry["inputs"])
             sets = _collect(folder, ["pool", *stages], controls, pairs)
             step.outputs = [folder / name for name in ("curated.jsonl", "curated.parquet", "dropped.jsonl")]
@@ -98,7 +100,7 @@ def curate(
     return funnel
 
 
-def _check_early(name: str, node: Mapping[str, Any]) -> None:
+def check_early(name: str, node: Mapping[str, Any]) -> None:
     """Raise UserError for settings of a stage that cannot be, before earlier stages are paid for.
 
     A stage that reads nothing but its rows is called without any; of the attempts, the window is made.
@@ -110,6 +112,13 @@ def _check_early(name: str, node: Mapping[str, Any]) -> None:
             raise UserError(f"curate.stages.{name}: {error}") from None
     elif not {"engine", "model", "tokenizer", "benchmarks", "path", "teachers"} & set(node):
         list(bind(node, f"curate.stages.{name}")(()))
+
+
+def _take_in(work: Path) -> None:
+    """Put what workers have drawn for this run (`curation/workers.py`) into the ledger."""
+    if shards := shards_in(work):
+        added, _ = absorb(samples_folder(), shards)
+        say(f"{added:,} samples of workers added to the ledger")
 
 
 def _clear(folder: Path, names: list[str]) -> None:
@@ -128,13 +137,12 @@ def run_stages(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, s
     """
     system, pool, stages = settings["system"], settings["pool"], settings["stages"]
     (folder / "stages").mkdir(parents=True, exist_ok=True)
-    made_from = content_id([system, lasting(pool), inputs])
-    funnel = [_stage(folder, 0, "pool", made_from, lambda: gather(pool, system), None)]
+    made = made_from(settings, inputs)
+    funnel = [_stage(folder, 0, "pool", made[0], lambda: gather(pool, system), None)]
     before = stage_file(folder, 0, "pool")
     for number, (name, node) in enumerate(stages.items(), 1):
-        made_from = content_id([made_from, name, lasting(node)])
         stage = bind(node, f"curate.stages.{name}")
-        funnel.append(_stage(folder, number, name, made_from, partial(stage, Rows(before)), funnel[-1]["out"]))
+        funnel.append(_stage(folder, number, name, made[number], partial(stage, Rows(before)), funnel[-1]["out"]))
         before = stage_file(folder, number, name)
         if not funnel[-1]["out"]:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in funnel[-1]["reasons"].items())
@@ -143,6 +151,20 @@ def run_stages(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, s
                 f"{stage_file(folder, number, name, '.dropped')} with its reason. Loosen curate.stages.{name}"
             )
     return funnel
+
+
+def made_from(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> list[str]:
+    """Names of what the pool and each stage are made from: settings of it and all before it, content of the files."""
+    made = [content_id([settings["system"], lasting(settings["pool"]), inputs])]
+    for name, node in settings["stages"].items():
+        made.append(content_id([made[-1], name, lasting(node)]))
+    return made
+
+
+def is_done(folder: Path, number: int, name: str, made: str) -> bool:
+    """Whether a stage's rows are there and made from just this (`made_from`)."""
+    done = stage_file(folder, number, name, ".done").with_suffix(".json")
+    return done.exists() and json.loads(done.read_text(encoding="utf-8"))["made_from"] == made
 
 
 def _stage(

@@ -109,6 +109,13 @@ def _in_own_process(config: Any, module: str, debug: bool) -> None:
         raise UserError(f"the sweep stopped at '{name}' (exit code {done.returncode}); finished jobs are kept")
 
 
+def own(defaults: Mapping[str, str]) -> dict[str, str]:
+    """Values of a command's own keys, which are no part of a recipe: `key=value` among its arguments, taken out."""
+    given = [a for a in sys.argv[1:] if a.partition("=")[0] in defaults and "=" in a]
+    sys.argv[1:] = [a for a in sys.argv[1:] if a not in given]
+    return {**defaults, **{key: value for key, _, value in (a.partition("=") for a in given)}}
+
+
 def plain(config: Any, open_: bool = False) -> dict[str, Any]:
     """A composed config as plain Python values, every `${...}` resolved. Raises UserError if no recipe was chosen."""
     from omegaconf import OmegaConf
@@ -301,7 +308,9 @@ def _first_line(name: str) -> str:
 
 
 def cores() -> int:
-    """Processor cores this process may use: the affinity mask, cut to a container's quota."""
+    """Processor cores this process may use: `$LIMO_CORES`, or the affinity mask, cut to a container's quota."""
+    if given := os.environ.get("LIMO_CORES"):
+        return max(1, int(given))
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
