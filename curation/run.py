@@ -27,6 +27,7 @@ from typing import Any, Literal
 from curation.card import write_card
 from curation.controls import Controls, make
 from curation.pairs import paired
+from curation.parts import Machines, kind_of, over_parts
 from curation.pool import gather
 from curation.stopping import Window
 from limo.data import Example, Row, content_id, dump, parsed, read_jsonl, replacing, write_jsonl, write_parquet
@@ -67,13 +68,15 @@ def curate(
     controls: Controls,
     pairs: Literal["wrong", "worst"] | None,
     budget: Limits,
+    on: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Run the pool through the stages. Returns the funnel: for each stage rows in and out, reasons, seconds, tokens.
 
     Args: `system` message of every prompt, `pool` of source nodes by name, `stages` of stage nodes by name, in order,
     `controls` to make beside the curated set, `pairs` for preference training (`curation/pairs.py`), `budget` of
-    samples and tokens, at which the run stops; what was paid for is kept, and a larger budget goes on. Raises UserError
-    for wrong settings, unreadable sources, or if no row is left.
+    samples and tokens, at which the run stops; what was paid for is kept, and a larger budget goes on; `on` a node of
+    machines over which stages are spread that can be (`curation/parts.py`), which changes nothing of what comes out.
+    Raises UserError for wrong settings, unreadable sources, or if no row is left.
     """
     folder = Path(out)
     if controls.source not in stages:
@@ -90,7 +93,7 @@ def curate(
         else:
             _clear(folder, ["pool", *stages])
             _take_in(folder / "work")
-            funnel = run_stages(folder, settings, step.entry["inputs"])
+            funnel = run_stages(folder, settings, step.entry["inputs"], on)
             sets = _collect(folder, ["pool", *stages], controls, pairs)
             step.outputs = [folder / name for name in ("curated.jsonl", "curated.parquet", "dropped.jsonl")]
             step.tokens = sum(line["tokens"] for line in funnel)
@@ -129,20 +132,29 @@ def _clear(folder: Path, names: list[str]) -> None:
             path.unlink()
 
 
-def run_stages(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> list[dict[str, Any]]:
+def run_stages(
+    folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], on: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """Run the pool through the stages of `settings` into `folder/stages`. Returns the funnel.
 
     `inputs` are hashes of the files that pool and stages read. What is there and made from the same is not done again.
-    Raises UserError if a stage leaves no row.
+    `on` is a node of machines (`curation/parts.py`). Raises UserError if a stage leaves no row.
     """
     system, pool, stages = settings["system"], settings["pool"], settings["stages"]
     (folder / "stages").mkdir(parents=True, exist_ok=True)
     made = made_from(settings, inputs)
     funnel = [_stage(folder, 0, "pool", made[0], lambda: gather(pool, system), None)]
     before = stage_file(folder, 0, "pool")
+    machines: Machines | None = bind(on, "curate.on")() if on else None
     for number, (name, node) in enumerate(stages.items(), 1):
         stage = bind(node, f"curate.stages.{name}")
-        funnel.append(_stage(folder, number, name, made[number], partial(stage, Rows(before)), funnel[-1]["out"]))
+        if machines and (kind := kind_of(node, machines)):
+            run: Callable[[], Iterable[Row]] = partial(
+                over_parts, node, kind, before, folder / "parts" / made[number], machines
+            )
+        else:
+            run = partial(stage, Rows(before))
+        funnel.append(_stage(folder, number, name, made[number], run, funnel[-1]["out"]))
         before = stage_file(folder, number, name)
         if not funnel[-1]["out"]:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in funnel[-1]["reasons"].items())
