@@ -16,7 +16,7 @@ from typing import Any
 
 from curation.parts import Task
 from curation.worklist import Sampled
-from limo.errors import UserError
+from limo.errors import UserError, explained
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,22 @@ class RayData:
     def run(self, task: Task, count: int) -> None:
         """See `curation.parts.Machines`. Raises UserError for what a person got wrong in the stage."""
 
-        def called(batch: dict[str, Any]) -> dict[str, Any]:
+        def called(batch: dict[str, Any]) -> dict[str, list[str]]:
             os.environ["LIMO_CORES"] = "1"  # each task is one process; Ray fills the cores
-            for number in batch["id"].tolist():
-                task(number)
-            return batch
+            try:
+                for number in batch["id"].tolist():
+                    task(number)
+            except Exception as error:
+                if not (told := explained(error)):
+                    raise
+                return {"wrong": [str(told)]}  # as a value: of an exception Ray Data keeps only the text
+            return {"wrong": [""]}
 
         with _ray(self.address) as ray:
             numbers = ray.data.range(count, override_num_blocks=count)
-            numbers.map_batches(called, batch_size=1).materialize()
+            found = numbers.map_batches(called, batch_size=1).take_all()
+        if wrong := sorted({row["wrong"] for row in found} - {""}):
+            raise UserError(wrong[0])
 
 
 def sample_on_ray(section: Mapping[str, Any], settings: Mapping[str, str], count: int, gpus: float) -> None:
@@ -82,17 +89,7 @@ def _ray(address: str | None) -> Iterator[Any]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # the funnel and the progress are ours to tell
     try:
         yield ray
-    except ray.exceptions.RayError as error:
-        if told := _told(error):
-            raise told from None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
         raise
-
-
-def _told(error: BaseException | None) -> UserError | None:
-    """The UserError that a Ray error stems from, if any."""
-    while error is not None:
-        inner = getattr(error, "cause", None)
-        if isinstance(error, UserError) or isinstance(inner, UserError):
-            return error if isinstance(error, UserError) else inner
-        error = inner or error.__cause__
-    return None

@@ -6,18 +6,22 @@ Ray (79 MB to download, 240 MB on the disk) comes with the extra `dev`; without 
 import os
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from curation.distributed import RayData
+from limo.errors import UserError
 from tests.conftest import ROOT
 from tests.test_kill import RESULTS, write_recipe
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'limo-toolkit[dev]'")
-ENGINE = "{_target_: tests.slow_engine.Timed, seconds: 0.02}"
-SLOW = "{_target_: tests.slow_stage.slow, seconds: 0.05}"
-ON = "{_target_: curation.distributed.RayData, parts: 6, address: auto, per_row: [tests.slow_stage.slow]}"
+ENGINE = "{_target_: tests.slow_engine.Timed, seconds: 0.005}"
+SLOW = "{_target_: tests.slow_stage.slow, seconds: 0.04}"
+ON = "{_target_: curation.distributed.RayData, parts: 4, address: auto, per_row: [tests.slow_stage.slow]}"
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +55,6 @@ def log(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_process_is_killed_and_the_run_ends_as_one_process_s(folder: Path, run: Command) -> None:
-    import threading
-    import time
-
     def kill() -> None:
         while len(log(folder)) < 5:
             time.sleep(0.01)
@@ -90,14 +91,15 @@ def test_workers_on_ray_sample_what_one_process_samples(folder: Path, run: Comma
     assert len([line for line in log(folder) if " What" in line]) == len(drawn), "the run pays for nothing more"
 
 
+def wrong(number: int) -> None:
+    if number:
+        raise UserError(f"there is no number {number}")
+
+
 @pytest.mark.slow
-def test_a_mistake_in_a_stage_is_one_line(folder: Path, run: Command) -> None:
-    """It is found in a process of Ray's, by a stage that is spread."""
-    wrong = "{_target_: curation.pool.decontaminate, benchmarks: [nowhere.jsonl], rule: latex, variants: drop}"
-    text = (folder / "recipe" / "killed.yaml").read_text().replace(SLOW, wrong)
-    (folder / "recipe" / "wrong.yaml").write_text(text.replace("name: killed", "name: wrong"))
-    given = ("--config-dir", str(folder), "recipe=wrong", f"runs={folder / 'wrong'}", f"+curate.on={ON}")
-    done = run("curation.run", *given, LIMO_CACHE=str(folder / "cache"))
-    said = done.stderr.splitlines()[-1]
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert said.startswith("error: ") and "nowhere.jsonl" in said
+def test_a_mistake_in_a_stage_is_told_as_it_is(folder: Path) -> None:
+    with pytest.raises(UserError) as told:
+        RayData(parts=2, address=None).run(wrong, 2)
+    assert str(told.value) == "there is no number 1"
+    with pytest.raises(UserError, match="at least 1"):
+        RayData(parts=0, address=None)
