@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -159,6 +160,20 @@ def batch(folder: Path, script: str, **environment: str) -> "subprocess.Popen[st
         text=True,
         start_new_session=True,
     )
+
+
+PAGE = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_page_fit_their_recipes(run: Command, command: str) -> None:
+    """Each is put together as it stands, with its launcher, and stops before it does anything."""
+    _, _, module, *arguments = shlex.split(command, comments=True)
+    given = [a.replace("0,1,2", "0") for a in arguments if a != "--multirun"]
+    done = run(module, *given, "--cfg", "job")
+    assert done.returncode == 0 and "/shared/runs" in done.stdout, done.stderr
 
 
 @pytest.mark.slow

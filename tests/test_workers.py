@@ -121,7 +121,7 @@ def ended() -> Iterator[list["Process"]]:
 def test_one_of_three_workers_is_killed_and_nothing_changes(
     tmp_path: Path, ended: list["Process"], single: Job
 ) -> None:
-    job = Job(tmp_path, 0.03, single)
+    job = Job(tmp_path, 0.02, single)
     ended += [job.worker() for _ in range(3)]
     victim = ended[0]
     job.until(lambda: job.drawn_by(victim) >= 5, *ended)
@@ -150,7 +150,7 @@ def test_parts_of_a_whole_stage_by_stage(tmp_path: Path, ended: list["Process"],
 
 @pytest.mark.slow
 def test_a_worker_that_was_only_stopped_leaves_what_it_has_lost(tmp_path: Path, ended: list["Process"]) -> None:
-    job = Job(tmp_path, 0.03)
+    job = Job(tmp_path, 0.02)
     ended.append(slow := job.worker("stage=hard"))
     job.until(lambda: job.drawn_by(slow) >= 5, slow)
     os.killpg(slow.pid, signal.SIGSTOP)
@@ -168,7 +168,7 @@ def test_a_worker_that_was_only_stopped_leaves_what_it_has_lost(tmp_path: Path, 
 @pytest.mark.slow
 def test_samples_that_the_machine_had_are_not_drawn_again(tmp_path: Path, ended: list["Process"], single: Job) -> None:
     """A run by one process is stopped; workers go on from its ledger, wherever they run."""
-    job = Job(tmp_path, 0.03, single)
+    job = Job(tmp_path, 0.02, single)
     ended.append(alone := job.start("curation.run"))
     job.until(lambda: len(job.drawn()) >= 60, alone)
     os.killpg(alone.pid, signal.SIGKILL)
@@ -203,7 +203,7 @@ def test_what_a_person_gets_wrong_is_one_line(tmp_path: Path) -> None:
 def test_a_worker_told_to_stop_gives_its_problems_back_at_once(
     tmp_path: Path, ended: list["Process"], single: Job
 ) -> None:
-    job = Job(tmp_path, 0.03, single)
+    job = Job(tmp_path, 0.02, single)
     ended.append(first := job.worker("expiry=600", "stage=hard"))
     job.until(lambda: job.drawn_by(first) >= 5, first)
     first.terminate()
@@ -218,7 +218,7 @@ def test_a_worker_told_to_stop_gives_its_problems_back_at_once(
 @pytest.mark.slow
 def test_random_kills_of_random_workers(tmp_path: Path, ended: list["Process"], single: Job) -> None:
     job, draw = Job(tmp_path, 0.04, single), random.Random(7)
-    for _ in range(3):
+    for _ in range(2):
         ended += [job.worker() for _ in range(2)]
         time.sleep(draw.uniform(2.5, 4.0))
         for process in ended[-2:]:
@@ -226,4 +226,4 @@ def test_random_kills_of_random_workers(tmp_path: Path, ended: list["Process"], 
                 os.killpg(process.pid, signal.SIGKILL)
     finish(job.worker())
     assert not job.overlaps()
-    job.same_as(single, lost=6)
+    job.same_as(single, lost=4)
