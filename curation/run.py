@@ -32,11 +32,11 @@ from curation.pool import gather
 from curation.stopping import Window
 from limo.data import Example, Row, content_id, dump, parsed, read_jsonl, replacing, write_jsonl, write_parquet
 from limo.errors import UserError
-from limo.ledger import Spent, allow, samples_folder, spent
+from limo.ledger import Spent, allow, spent
 from limo.manifest import claim, lasting
 from limo.progress import clock, progress, say
 from limo.recipe import bind, command, files_in, near
-from limo.shards import absorb, shards_in
+from limo.shards import take_in
 
 DOUBTS = {b"suspect reference", b"same problem, another answer"}  # reasons that a person should look into
 
@@ -92,7 +92,7 @@ def curate(
             say(f"already curated: {folder / 'curated.jsonl'} ({clock(step.entry['seconds'])} at the time)")
         else:
             _clear(folder, ["pool", *stages])
-            _take_in(folder / "work")
+            take_in(folder / "work")
             funnel = run_stages(folder, settings, step.entry["inputs"], on)
             sets = _collect(folder, ["pool", *stages], controls, pairs)
             step.outputs = [folder / name for name in ("curated.jsonl", "curated.parquet", "dropped.jsonl")]
@@ -115,13 +115,6 @@ def check_early(name: str, node: Mapping[str, Any]) -> None:
             raise UserError(f"curate.stages.{name}: {error}") from None
     elif not {"engine", "model", "tokenizer", "benchmarks", "path", "teachers"} & set(node):
         list(bind(node, f"curate.stages.{name}")(()))
-
-
-def _take_in(work: Path) -> None:
-    """Put what workers have drawn for this run (`curation/workers.py`) into the ledger."""
-    if shards := shards_in(work):
-        added, _ = absorb(samples_folder(), shards)
-        say(f"{added:,} samples of workers added to the ledger")
 
 
 def _clear(folder: Path, names: list[str]) -> None:

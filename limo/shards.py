@@ -21,7 +21,8 @@ from typing import IO
 import orjson
 
 from limo.data import content_id
-from limo.ledger import opened
+from limo.ledger import opened, samples_folder
+from limo.progress import say
 
 HEAD = struct.Struct(">II")  # bytes of a record, their checksum
 NAME = re.compile(r"(.+)\.(\d+)\.shard")
@@ -97,6 +98,12 @@ def absorb(into: Path, shards: Iterable[Path]) -> tuple[int, int]:
         for store in stores.values():
             store.close()
     return added, differing
+
+
+def take_in(folder: Path) -> None:
+    """Put what the shards below a folder hold into this machine's ledger, and say so."""
+    if shards := shards_in(folder):
+        say(f"{absorb(samples_folder(), shards)[0]:,} samples of workers added to the ledger")
 
 
 def _store(into: Path, fingerprint: str) -> sqlite3.Connection:

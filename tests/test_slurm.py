@@ -93,7 +93,7 @@ def test_a_training_over_nodes(run: Command, tiny: Path, tmp_path: Path) -> None
 
 def test_the_hours_are_the_plan_s_with_a_margin(run: Command, tiny: Path, tmp_path: Path) -> None:
     given = [f"student={tiny}", "train_plan.rows=20000000", "train_plan.mean_tokens=400"]
-    given += ["train.args.num_train_epochs=120"]
+    given += ["train.args.num_train_epochs=300"]
     section = compose("recipe=demo", *given)["train_plan"]
     known = {key: section[key] for key in ("train", "rows", "mean_tokens", "utilisation")}
     (hours,) = [c["hours"] for c in estimated(**known, devices=[2], gpus={"A100-80": 1.0})["costs"]]
