@@ -3,6 +3,8 @@
 LIMO (arXiv 2502.03387v3, section 3) does it twice: a weak model makes 4 attempts and whatever it gets right once is too
 easy; a strong one makes 32 and what it gets right 1 to 3 times is kept. Each is this stage with other numbers. Attempts
 at a problem end once its decision is certain (`curation/stopping.py`), and every attempt is in the ledger for good.
+
+    python -m curation.attempt recipe=limo shard=3/64   # one of many workers: curation/workers.py
 """
 
 import math
@@ -269,3 +271,9 @@ def _share(value: Any) -> float | None:
     except ValueError:
         return None
     return None if math.isnan(share) else share
+
+
+if __name__ == "__main__":
+    from curation.workers import main
+
+    main()

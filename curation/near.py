@@ -140,6 +140,12 @@ def _numbers(parts: list[str]) -> int:
     return digest(" ".join(f"{n}*{found[n]}" for n in sorted(found)))
 
 
+def near_keys(questions: list[str], templates: bool) -> np.ndarray:
+    """What rows that `near` may compare have in common, some of it: (bands, n); twice the bands with `templates`."""
+    plain, masked = _signed((questions, templates))
+    return np.concatenate([plain[0], masked[0]]) if masked else plain[0]
+
+
 _ids: dict[str, int] = {}
 
 

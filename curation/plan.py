@@ -81,7 +81,7 @@ def plan(
     free = _free(stages)
     settings = {"system": curate["system"], "pool": curate["pool"], "stages": free}
     whole = {key: curate[key] for key in ("system", "pool", "stages", "controls", "pairs")}
-    _refuse_if_other(folder, whole)
+    refuse_if_other(folder, whole)
     inputs = {path: content_hash(Path(path).expanduser()) for path in files_in(whole)}
     funnel = run_stages(folder, settings, inputs)
     number, last = len(free), ["pool", *free][-1]
@@ -95,7 +95,7 @@ def plan(
     return found
 
 
-def _refuse_if_other(folder: Path, settings: Mapping[str, Any]) -> None:
+def refuse_if_other(folder: Path, settings: Mapping[str, Any]) -> None:
     """Raise UserError if the folder holds a finished run with other settings, whose stages would be overwritten."""
     old = read_manifest(folder).get("curate")
     new = json.loads(json.dumps(lasting(settings)))

@@ -5,6 +5,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,11 @@ def digest(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
+def exact_keys(questions: list[str]) -> np.ndarray:
+    """What rows of one problem, case and white space aside, have in common: (1, n)."""
+    return np.array([[digest(squeezed(question)) for question in questions]], dtype=np.uint64)
+
+
 def draw(rows: Iterable[Example], /, *, k: int, seed: int) -> Iterator[Row]:
     """Keep `k` problems at random, where there are more than can be paid for. A larger `k` keeps the same and more.
 
@@ -194,7 +200,13 @@ _known: Known | KnownByWords  # of this process, made once
 
 def _look_up(problems: list[str], rule: str) -> None:
     global _known
-    _known = known(problems, rule)
+    _known = _index(tuple(problems), rule)
+
+
+@lru_cache(maxsize=1)
+def _index(problems: tuple[str, ...], rule: str) -> Known | KnownByWords:
+    """Made once in a process, however many parts of a pool it is given."""
+    return known(problems, rule)
 
 
 def _matches(questions: list[str]) -> list[list[Match]]:

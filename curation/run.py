@@ -27,6 +27,7 @@ from typing import Any, Literal
 from curation.card import write_card
 from curation.controls import Controls, make
 from curation.pairs import paired
+from curation.parts import Machines, kind_of, over_parts
 from curation.pool import gather
 from curation.stopping import Window
 from limo.data import Example, Row, content_id, dump, parsed, read_jsonl, replacing, write_jsonl, write_parquet
@@ -35,6 +36,7 @@ from limo.ledger import Spent, allow, spent
 from limo.manifest import claim, lasting
 from limo.progress import clock, progress, say
 from limo.recipe import bind, command, files_in, near
+from limo.shards import take_in
 
 DOUBTS = {b"suspect reference", b"same problem, another answer"}  # reasons that a person should look into
 
@@ -66,19 +68,21 @@ def curate(
     controls: Controls,
     pairs: Literal["wrong", "worst"] | None,
     budget: Limits,
+    on: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Run the pool through the stages. Returns the funnel: for each stage rows in and out, reasons, seconds, tokens.
 
     Args: `system` message of every prompt, `pool` of source nodes by name, `stages` of stage nodes by name, in order,
     `controls` to make beside the curated set, `pairs` for preference training (`curation/pairs.py`), `budget` of
-    samples and tokens, at which the run stops; what was paid for is kept, and a larger budget goes on. Raises UserError
-    for wrong settings, unreadable sources, or if no row is left.
+    samples and tokens, at which the run stops; what was paid for is kept, and a larger budget goes on; `on` a node of
+    machines over which stages are spread that can be (`curation/parts.py`), which changes nothing of what comes out.
+    Raises UserError for wrong settings, unreadable sources, or if no row is left.
     """
     folder = Path(out)
     if controls.source not in stages:
         raise UserError(f"curate.controls.source: there is no stage '{controls.source}'{near(controls.source, stages)}")
     for name, node in stages.items():
-        _check_early(name, node)
+        check_early(name, node)
     settings = {"system": system, "pool": pool, "stages": stages, "controls": asdict(controls), "pairs": pairs}
     files = files_in(settings)
     allow(str(folder.resolve()), budget.samples, budget.tokens)
@@ -88,7 +92,8 @@ def curate(
             say(f"already curated: {folder / 'curated.jsonl'} ({clock(step.entry['seconds'])} at the time)")
         else:
             _clear(folder, ["pool", *stages])
-            funnel = run_stages(folder, settings, step.entry["inputs"])
+            take_in(folder / "work")
+            funnel = run_stages(folder, settings, step.entry["inputs"], on)
             sets = _collect(folder, ["pool", *stages], controls, pairs)
             step.outputs = [folder / name for name in ("curated.jsonl", "curated.parquet", "dropped.jsonl")]
             step.tokens = sum(line["tokens"] for line in funnel)
@@ -98,7 +103,7 @@ def curate(
     return funnel
 
 
-def _check_early(name: str, node: Mapping[str, Any]) -> None:
+def check_early(name: str, node: Mapping[str, Any]) -> None:
     """Raise UserError for settings of a stage that cannot be, before earlier stages are paid for.
 
     A stage that reads nothing but its rows is called without any; of the attempts, the window is made.
@@ -124,21 +129,29 @@ def _clear(folder: Path, names: list[str]) -> None:
             path.unlink()
 
 
-def run_stages(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> list[dict[str, Any]]:
+def run_stages(
+    folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], on: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """Run the pool through the stages of `settings` into `folder/stages`. Returns the funnel.
 
     `inputs` are hashes of the files that pool and stages read. What is there and made from the same is not done again.
-    Raises UserError if a stage leaves no row.
+    `on` is a node of machines (`curation/parts.py`). Raises UserError if a stage leaves no row.
     """
     system, pool, stages = settings["system"], settings["pool"], settings["stages"]
     (folder / "stages").mkdir(parents=True, exist_ok=True)
-    made_from = content_id([system, lasting(pool), inputs])
-    funnel = [_stage(folder, 0, "pool", made_from, lambda: gather(pool, system), None)]
+    made = made_from(settings, inputs)
+    funnel = [_stage(folder, 0, "pool", made[0], lambda: gather(pool, system), None)]
     before = stage_file(folder, 0, "pool")
+    machines: Machines | None = bind(on, "curate.on")() if on else None
     for number, (name, node) in enumerate(stages.items(), 1):
-        made_from = content_id([made_from, name, lasting(node)])
         stage = bind(node, f"curate.stages.{name}")
-        funnel.append(_stage(folder, number, name, made_from, partial(stage, Rows(before)), funnel[-1]["out"]))
+        if machines and (kind := kind_of(node, machines)):
+            run: Callable[[], Iterable[Row]] = partial(
+                over_parts, node, kind, before, folder / "parts" / made[number], machines
+            )
+        else:
+            run = partial(stage, Rows(before))
+        funnel.append(_stage(folder, number, name, made[number], run, funnel[-1]["out"]))
         before = stage_file(folder, number, name)
         if not funnel[-1]["out"]:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in funnel[-1]["reasons"].items())
@@ -147,6 +160,20 @@ def run_stages(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, s
                 f"{stage_file(folder, number, name, '.dropped')} with its reason. Loosen curate.stages.{name}"
             )
     return funnel
+
+
+def made_from(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> list[str]:
+    """Names of what the pool and each stage are made from: settings of it and all before it, content of the files."""
+    made = [content_id([settings["system"], lasting(settings["pool"]), inputs])]
+    for name, node in settings["stages"].items():
+        made.append(content_id([made[-1], name, lasting(node)]))
+    return made
+
+
+def is_done(folder: Path, number: int, name: str, made: str) -> bool:
+    """Whether a stage's rows are there and made from just this (`made_from`)."""
+    done = stage_file(folder, number, name, ".done").with_suffix(".json")
+    return done.exists() and json.loads(done.read_text(encoding="utf-8"))["made_from"] == made
 
 
 def _stage(

@@ -12,7 +12,7 @@ feature in which all chains are equal gives all 0.5.
 """
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -44,24 +44,49 @@ def score(
     through `rows` twice, and holds some numbers a row in between. Raises UserError for weights that do not sum to 1 or
     name what the rows do not have, and for a word list or scaling that there is not.
     """
+    check(weights, words, scaling)
+    values = measured(rows, words, weights)
+    weighed, total = weighed_sum(values, weights, scaling)
+    yield from scored(rows, values, weighed, total, scaling)
+
+
+def check(weights: Mapping[str, float], words: Sequence[str], scaling: str) -> None:
+    """Raise UserError for weights that do not sum to 1, and for a word list or a scaling that there is not."""
     if not all(isinstance(w, int | float) for w in weights.values()) or abs(sum(map(abs, weights.values())) - 1) > 1e-9:
         raise UserError(f"score.weights must sum to 1 (their sizes, where some are negative): {weights}")
     if scaling not in ("rank", "minmax"):
         raise UserError(f"score.scaling must be rank or minmax, not '{scaling}'")
     word_lists(tuple(words))  # a list that is not there is told before the work
-    values = _values(rows, tuple(words), [name for name in weights if name not in TEXT])
+
+
+def weighed_sum(
+    values: Mapping[str, np.ndarray], weights: Mapping[str, float], scaling: str
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Each weighed column of values (n,) brought to scale over all rows, and the weighted sum (n,)."""
     scale = percentile_ranks if scaling == "rank" else between_percentiles
-    weighed = {name: scale(np.frombuffer(values[name], dtype=np.float64)) for name in weights}
+    weighed = {name: scale(values[name]) for name in weights}
     total = sum(abs(w) * (weighed[n] if w >= 0 else 1 - weighed[n]) for n, w in weights.items())
     assert isinstance(total, np.ndarray)
+    return weighed, total
+
+
+def scored(
+    rows: Iterable[Example],
+    values: Mapping[str, np.ndarray],
+    weighed: Mapping[str, np.ndarray],
+    total: np.ndarray,
+    scaling: str,
+) -> Iterator[Example]:
+    """The rows with their numbers: columns of values, of scaled values and of sums, each (n,)."""
     for at, row in enumerate(rows):
-        named = {name: values[name][at] for name in TEXT}
+        named = {name: float(values[name][at]) for name in TEXT}
         scaled = {f"{name}_{scaling}": round(float(column[at]), 6) for name, column in weighed.items()}
         yield replace(row, scores={**row.scores, **named, **scaled, "score": round(float(total[at]), 6)})
 
 
-def _values(rows: Iterable[Example], words: tuple[str, ...], others: list[str]) -> dict[str, "array[float]"]:
-    """Each feature and each other score of all rows, one column each."""
+def measured(rows: Iterable[Example], words: Sequence[str], weights: Iterable[str]) -> dict[str, np.ndarray]:
+    """Each feature, and each other weighed score, of all rows: columns (n,). Raises UserError if a row lacks one."""
+    others = [name for name in weights if name not in TEXT]
     columns = {name: array("d") for name in (*TEXT, *others)}
 
     def texts() -> Iterator[str]:
@@ -74,10 +99,10 @@ def _values(rows: Iterable[Example], words: tuple[str, ...], others: list[str]) 
                 columns[name].append(row.scores[name])
             yield row.completion
 
-    for found in spread(partial(_features, words=words), chunked(texts(), CHUNK)):
+    for found in spread(partial(_features, words=tuple(words)), chunked(texts(), CHUNK)):
         for name, column in zip(TEXT, zip(*found, strict=True), strict=True):
             columns[name].extend(column)
-    return columns
+    return {name: np.frombuffer(column, dtype=np.float64) for name, column in columns.items()}
 
 
 def _features(chains: list[str], words: tuple[str, ...]) -> list[tuple[float, float, float, float]]:

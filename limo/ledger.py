@@ -48,8 +48,8 @@ def cache_folder() -> Path:
 
 
 def samples_folder() -> Path:
-    """Where the ledgers are."""
-    return cache_folder() / "samples"
+    """Where the ledgers are: `$LIMO_SAMPLES`, else in the cache."""
+    return Path(os.environ.get("LIMO_SAMPLES") or cache_folder() / "samples").expanduser()
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
     python -m limo.ledgers                          # each model's samples in $LIMO_CACHE/samples
     python -m limo.ledgers merge /mnt/node7/samples # adds what these folders have and this one lacks
+    python -m limo.ledgers merge runs/limo/work     # the same of what workers have drawn (limo/shards.py)
     python -m limo.ledgers check                    # reads every page and every text
 
 A merge is a union by name: what both have stays as it is here. Two machines that drew the same sample may differ in
@@ -20,6 +21,7 @@ from pathlib import Path
 from limo.data import content_id
 from limo.errors import UserError, reported
 from limo.ledger import opened, samples_folder
+from limo.shards import absorb, shards_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,11 @@ def merge(into: Path, others: Sequence[Path]) -> tuple[int, int]:
     added = differing = 0
     for folder in others:
         paths = sorted(folder.glob("*.sqlite")) if folder.is_dir() else [folder] if folder.is_file() else []
-        if not paths:
-            raise UserError(f"no ledger in '{folder}': give a folder of .sqlite files, or one of them")
+        shards = shards_in(folder) if folder.is_dir() else []
+        if not paths and not shards:
+            raise UserError(f"no ledger in '{folder}': give a folder of .sqlite files or shards, or one .sqlite file")
+        more, other = absorb(into, shards)
+        added, differing = added + more, differing + other
         for path in paths:
             more, other = _merge_one(into, path)
             added, differing = added + more, differing + other

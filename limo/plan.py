@@ -141,7 +141,24 @@ def plan(
     gpus: dict[str, float],
     utilisation: float,
 ) -> dict[str, Any]:
-    """Print what the section `train` would take on each of the GPUs; return it as plain JSON (bytes, hours, dollars).
+    """Print what the section `train` would take on each of the GPUs; return it as plain JSON: see `estimated`."""
+    found = estimated(
+        train=train, rows=rows, mean_tokens=mean_tokens, devices=devices, gpus=gpus, utilisation=utilisation
+    )
+    _print(Training.read(train), found, gpus)
+    return found
+
+
+def estimated(
+    *,
+    train: dict[str, Any],
+    rows: int | None,
+    mean_tokens: float | None,
+    devices: list[int],
+    gpus: dict[str, float],
+    utilisation: float,
+) -> dict[str, Any]:
+    """What the section `train` would take on each of the GPUs, as plain JSON (bytes, hours, dollars).
 
     Args: `rows` of the set and `mean_tokens` of a row, prompt and completion together, null reads them from
     `train.data`; `devices` numbers of GPUs to plan for; `gpus` dollars an hour by the names of `limo.gpus`;
@@ -171,7 +188,6 @@ def plan(
     ]
     found["costs"] = list(_costs(training, size, data, count, found["settings"], gpus, utilisation))
     found["recommendation"] = _recommended(training, found["costs"])
-    _print(training, found, gpus)
     return found
 
 

@@ -64,6 +64,7 @@ def _hydra(section: str, module: str, debug: bool, several: Callable[[Mapping[st
     from omegaconf import DictConfig
 
     failed: list[Exception] = []
+    typed, here = list(sys.argv), os.getpid()  # a launcher such as submitit's runs the job in a process of its own
 
     def job(config: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
@@ -73,7 +74,7 @@ def _hydra(section: str, module: str, debug: bool, several: Callable[[Mapping[st
             return
         try:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                _in_own_process(config, module, debug)
+                _in_own_process(config, module, typed, debug)
                 return
             recipe = plain(config)
             if not debug:  # processes started from here are commands of their own
@@ -83,30 +84,39 @@ def _hydra(section: str, module: str, debug: bool, several: Callable[[Mapping[st
                 run_section(recipe, section)
             elif code:
                 sys.exit(code)
-        except Exception as error:  # noqa: BLE001 - raised again below; Hydra would add lines of its own
-            failed.append(error)
+        except Exception as error:
+            failed.append(error)  # raised again below; Hydra would add lines of its own
+            if os.getpid() != here:
+                raise
 
     hydra.main(version_base="1.3", config_path=str(RECIPES), config_name="run")(job)()
     if failed:
         raise failed[0]
 
 
-def _in_own_process(config: Any, module: str, debug: bool) -> None:
+def _in_own_process(config: Any, module: str, typed: list[str], debug: bool) -> None:
     """One job of a sweep, as the command a person would type: memory is freed, and each job has a folder of its own."""
     from hydra.core.hydra_config import HydraConfig
 
     settings = HydraConfig.get()
     # What the person typed as it is is the same in every job; what is left tells this one from the others
-    swept = [o for o in settings.overrides.task if o not in sys.argv]
+    swept = [o for o in settings.overrides.task if o not in typed]
     name = ",".join(swept).replace("/", "_") or "default"
     out = Path(plain(config)["out"]) / "sweep" / name
     sys.stderr.write(f"== {out}\n")
-    flags = [flag for flag in _flags(sys.argv[1:]) if flag not in ("-m", "--multirun")]
+    flags = [flag for flag in _flags(typed[1:]) if flag not in ("-m", "--multirun")]
     environment = {k: v for k, v in os.environ.items() if debug or k != "HYDRA_FULL_ERROR"}
-    typed = [sys.executable, "-m", module, *flags, *settings.overrides.task, f"out='{out}'"]
-    done = subprocess.run(typed, env=environment)
+    call = [sys.executable, "-m", module, *flags, *settings.overrides.task, f"out='{out}'"]
+    done = subprocess.run(call, env=environment)
     if done.returncode:
         raise UserError(f"the sweep stopped at '{name}' (exit code {done.returncode}); finished jobs are kept")
+
+
+def own(defaults: Mapping[str, str]) -> dict[str, str]:
+    """Values of a command's own keys, which are no part of a recipe: `key=value` among its arguments, taken out."""
+    given = [a for a in sys.argv[1:] if a.partition("=")[0] in defaults and "=" in a]
+    sys.argv[1:] = [a for a in sys.argv[1:] if a not in given]
+    return {**defaults, **{key: value for key, _, value in (a.partition("=") for a in given)}}
 
 
 def plain(config: Any, open_: bool = False) -> dict[str, Any]:
@@ -301,7 +311,9 @@ def _first_line(name: str) -> str:
 
 
 def cores() -> int:
-    """Processor cores this process may use: the affinity mask, cut to a container's quota."""
+    """Processor cores this process may use: `$LIMO_CORES`, or the affinity mask, cut to a container's quota."""
+    if given := os.environ.get("LIMO_CORES"):
+        return max(1, int(given))
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

@@ -1,4 +1,4 @@
-"""An engine for the kill test: slow, and writing down each completion once it has been handed over."""
+"""Engines for the kill tests: slow, and writing down each completion once it has been handed over."""
 
 import hashlib
 import os
@@ -30,3 +30,20 @@ class Slow:
                     file.write(name + "\n")
                     file.flush()
                     os.fsync(file.fileno())
+
+
+class Timed(Slow):
+    """Writes down who drew each completion, and from when to when, in seconds that all processes share."""
+
+    def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        """See `limo.engine.Engine.complete`."""
+        while requests := take(4):
+            for request in requests:
+                begun = time.monotonic()
+                time.sleep(self.seconds)
+                ended = time.monotonic()
+                name = f"{request.prompt[-1]['content']}/{sampling.seed}/{request.index}"
+                digit = hashlib.sha256(name.encode()).digest()[0] % 4
+                yield request, Completion(f"Perhaps we check it. So \\boxed{{{digit}}}", 9, "stop")
+                with self.log.open("a") as file:
+                    file.write(f"{os.getpid()} {begun} {ended} {name}\n")
