@@ -56,6 +56,8 @@ def command(
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_text(section, module, about, sys.argv[1:]))  # noqa: T201
         else:
+            flags = _flags(sys.argv[1:])  # Hydra wants overrides in one piece, but a person may type a flag anywhere
+            sys.argv[1:] = [*flags, *(a for a in sys.argv[1:] if a not in flags)]
             _hydra(section, module, debug, several)
 
 

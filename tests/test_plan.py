@@ -331,7 +331,7 @@ def test_the_command(run: Callable[..., CompletedProcess[str]], tiny: Path, tmp_
     given = section(tiny, tmp_path) | {"_target_": "limo.plan.plan", "rows": 20, "mean_tokens": 50}
     text = "# @package _global_\n" + json.dumps({"name": "p", "train_plan": given})
     (folder / "p.yaml").write_text(text)
-    done = run("limo.plan", "--config-dir", str(tmp_path), "recipe=p", "train_plan.rows=40")
+    done = run("limo.plan", "recipe=p", "--config-dir", str(tmp_path), "train_plan.rows=40")
     assert done.returncode == 0, done.stderr
     assert "40 rows of 50 tokens on average" in done.stdout
     wrong = run("limo.plan", "--config-dir", str(tmp_path), "recipe=p", "train_plan.utilisation=2")
