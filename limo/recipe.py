@@ -56,8 +56,8 @@ def command(
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(help_text(section, module, about, sys.argv[1:]))  # noqa: T201
         else:
-            flags = _flags(sys.argv[1:])  # Hydra wants overrides in one piece, but a person may type a flag anywhere
-            sys.argv[1:] = [*flags, *(a for a in sys.argv[1:] if a not in flags)]
+            # Hydra wants the overrides in one piece, but a person may type a flag anywhere
+            sys.argv[1:] = [part for side in _flags(sys.argv[1:]) for part in side]
             _hydra(section, module, debug, several)
 
 
@@ -106,7 +106,7 @@ def _in_own_process(config: Any, module: str, typed: list[str], debug: bool) -> 
     name = ",".join(swept).replace("/", "_") or "default"
     out = Path(plain(config)["out"]) / "sweep" / name
     sys.stderr.write(f"== {out}\n")
-    flags = [flag for flag in _flags(typed[1:]) if flag not in ("-m", "--multirun")]
+    flags = [flag for flag in _flags(typed[1:])[0] if flag not in ("-m", "--multirun")]
     environment = {k: v for k, v in os.environ.items() if debug or k != "HYDRA_FULL_ERROR"}
     call = [sys.executable, "-m", module, *flags, *settings.overrides.task, f"out='{out}'"]
     done = subprocess.run(call, env=environment)
@@ -287,8 +287,7 @@ def help_text(section: str, module: str, about: str, arguments: list[str]) -> st
         "  --multirun seed=0,1,2    one run after the other, each in runs/<name>/sweep/<values>",
         "  --config-dir my          look for my/recipe/<name>.yaml as well",
     ]
-    flags = _flags(arguments)
-    overrides = [a for a in arguments if a not in flags]
+    flags, overrides = _flags(arguments)
     if "--config-dir" in flags:
         folder = Path(flags[flags.index("--config-dir") + 1]).resolve()
         overrides.append(f"hydra.searchpath=[file://{folder}]")
@@ -298,11 +297,17 @@ def help_text(section: str, module: str, about: str, arguments: list[str]) -> st
     return "\n".join([*lines, "", f"With recipe=<name>, --help shows the section '{section}' of that recipe."])
 
 
-def _flags(arguments: list[str]) -> list[str]:
-    """Those of Hydra's arguments that are no overrides, each with its value where it takes one."""
-    valued = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
-    found = [i for i, a in enumerate(arguments) if a.startswith("-") or (i and arguments[i - 1] in valued)]
-    return [arguments[i] for i in found]
+def _flags(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags, each with its value where it takes one, and the overrides between them."""
+    valued = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"}
+    valued |= {"--cfg", "-c", "--experimental-rerun"}
+    about = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}  # what --info may be told
+    flags: list[str] = []
+    overrides: list[str] = []
+    for before, a in zip(["", *arguments], arguments, strict=False):
+        value = before in valued or (before in ("--info", "-i") and a in about)
+        (flags if value or a.startswith("-") else overrides).append(a)
+    return flags, overrides
 
 
 def _first_line(name: str) -> str:

@@ -8,7 +8,7 @@ import yaml
 
 from limo.errors import UserError
 from limo.manifest import claim, content_hash, differences, read_manifest
-from limo.recipe import RECIPES, _fits, bind, check, compose, cores, nodes, recipes
+from limo.recipe import RECIPES, _fits, _flags, bind, check, compose, cores, nodes, recipes
 from limo.train import check_args
 
 OPEN = {"evaluate": ("eval.models.model=x",)}  # what a recipe leaves to the person
@@ -58,6 +58,25 @@ def test_a_recipe_of_one_s_own_folder(tmp_path: Path) -> None:
 
 def node(**settings: object) -> dict[str, object]:
     return {"_target_": "curation.choose.top", "k": 3, "by": "score", **settings}
+
+
+def test_flags_keep_their_values_wherever_they_stand() -> None:
+    given = [
+        "recipe=demo",
+        "--config-dir",
+        "my",
+        "--cfg",
+        "job",
+        "seed=1",
+        "--info",
+        "name=x",
+        "--info",
+        "plugins",
+        "-m",
+    ]
+    flags, overrides = _flags(given)
+    assert flags == ["--config-dir", "my", "--cfg", "job", "--info", "--info", "plugins", "-m"]
+    assert overrides == ["recipe=demo", "seed=1", "name=x"]
 
 
 def test_bind_checks_names_and_types() -> None:
