@@ -21,7 +21,7 @@ _workers = Workers("eval.symbolic", limit=cores())
 def same_by_sympy(given: str, reference: str) -> tuple[Verdict, str]:
     """Whether two LaTeX expressions are equal, and how it was found.
 
-    Raises TimedOut after SECONDS, which says as much of the machine as of the question, so that nobody keeps it.
+    Raises TimedOut after SECONDS of processor time: that says something of the machine too, so nobody keeps it.
     """
     try:
         verdict, how = _workers.ask([given, reference], SECONDS)
