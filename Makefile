@@ -34,7 +34,7 @@ explore: .venv/notebook ## the run of RECIPE in JupyterLab: curation/explore.ipy
 	@LIMO_RUN=$(CURDIR)/runs/$(RECIPE) $(BIN)/jupyter lab $(ARGS) curation/explore.ipynb
 
 test: check ## make check, then every test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/dev ## format, lint, types, and that imports point one way
 	@$(BIN)/ruff format --check --quiet . || { echo "error: run .venv/bin/ruff format ."; exit 1; }

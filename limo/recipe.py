@@ -375,7 +375,9 @@ def _composition(error: BaseException) -> str:
         name = full.split("'recipe/")[1].split("'")[0]
         return f"there is no recipe '{name}'{near(name, recipes())} (recipes/recipe/{name}.yaml is looked for)"
     if full.startswith("Could not override '"):
-        key = full.split("'")[1]
+        key = (
+            getattr(error.__cause__, "full_key", None) or full.split("'")[1]
+        )  # what a {...} has of its own stands deeper
         return f"the recipe has no key '{key}'{_nearest(key)}. --cfg job prints them all; +{key}=... adds a new one"
     cause = f": {' '.join(str(error.__cause__).split())}" if error.__cause__ else ""
     return full + cause

@@ -97,6 +97,7 @@ class Faulty:
             respond(writer, 400, {"error": {"message": said}})
             return True
         if fault in BEFORE:
+            await asyncio.sleep(self.latency / 2)
             return await before(fault, head, asked, writer)
         await asyncio.sleep(self.latency)
         name = f"{text}/{asked.get('seed')}"

@@ -213,8 +213,8 @@ def test_a_server_that_is_down_ends_the_run_with_one_line(fault: str, tmp_path: 
 
 def test_what_was_under_way_is_kept_when_a_run_ends(tmp_path: Path) -> None:
     """A key that stops being taken: the answers that still come are paid for, so they are waited for."""
-    with faulty(latency=0.3) as server:
-        engine = Cached(asking(server.url, concurrency=10), tmp_path)
+    with faulty(latency=0.6) as server:  # the refusal comes after half of that
+        engine = Cached(asking(server.url, concurrency=10, timeout=20.0), tmp_path)
         with pytest.raises(UserError, match="401"):
             sample(engine, [*(chat(f"q{i}") for i in range(12)), chat("q [[401]]")], ONE)
         with closing(sqlite3.connect(next(tmp_path.glob("*.sqlite")))) as store:
