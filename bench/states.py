@@ -106,7 +106,7 @@ def measure(sharding: str, folder: Path, bf16: bool) -> None:
     """Run as one rank: train, and write down the most that it holds."""
     import torch
 
-    import limo.train
+    import limo.fit
     from limo.launch import joined
     from tests.ranks import train
 
@@ -122,13 +122,13 @@ def measure(sharding: str, folder: Path, bf16: bool) -> None:
             **{"save_strategy": "no", "report_to": "none"},
         },
     }
-    peak, watched = peak_of(), limo.train._watched
+    peak, watched = peak_of(), limo.fit.watched
 
     def watch(trainer: Any, *rest: Any) -> Any:
         trainer.add_callback(peak)
         return watched(trainer, *rest)
 
-    limo.train._watched = watch
+    limo.fit.watched = watch
     with joined():
         train(settings)
     (folder / f"{sharding}.{os.environ['RANK']}.json").write_text(json.dumps(peak.bytes))

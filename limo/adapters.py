@@ -29,6 +29,20 @@ def lora_config(lora: Mapping[str, Any]) -> Any:
         raise UserError(f"train.lora: {str(error).splitlines()[0]}") from error
 
 
+def check_quantize(settings: Mapping[str, Any]) -> None:
+    """Raise UserError for four bits without an adapter, or with weights shared out."""
+    quantize = settings["quantize"]
+    if quantize and not settings["lora"]:
+        raise UserError(
+            f"train.quantize={quantize} freezes the weights: give train.lora={{r: 16}} to train beside them"
+        )
+    if quantize and settings["sharding"] not in ("ddp", "zero1", "zero2"):
+        raise UserError(
+            f"train.quantize={quantize} with train.sharding={settings['sharding']}: weights in four bits cannot be "
+            "shared out. Take ddp, zero1 or zero2"
+        )
+
+
 def quantization(quantize: str | None) -> dict[str, Any]:
     """What loads a model in four bits; nothing for None. Raises UserError for another kind or without the package."""
     if quantize is None:

@@ -45,6 +45,16 @@ OURS = {  # of TRL's arguments, those that the recipe states elsewhere
     "dataset_num_proc": "rows are rendered once, in seconds",
     "dataset_text_field": "rows are prompt and completion; other columns get their names in a recipe's pool",
 }
+OURS_OF_PAIRS = {  # of DPOConfig's
+    "loss_type": "give train.loss=limo.preference.dpo or another function",
+    "loss_weights": "train.loss is one function",
+    "discopop_tau": "give train.loss={_target_: limo.preference.discopop, tau: ...}",
+    "label_smoothing": "train.loss is the whole loss",
+    "ld_alpha": "train.loss is given sums over all tokens",
+    "f_divergence_type": "train.loss is given log-probabilities, and may take any divergence of them",
+    "use_weighting": "train.loss is the whole loss",
+    "sync_ref_model": "the reference is the model before the training",
+}
 RENAMED = {  # keys of older TRL, transformers and of other trainers
     "warmup_ratio": "warmup_steps (a value below 1 is a share of all steps)",
     "max_seq_length": "max_length, beside args",
@@ -79,22 +89,27 @@ RENAMED = {  # keys of older TRL, transformers and of other trainers
 }
 
 
-def check_args(args: Mapping[str, Any]) -> None:
-    """Raise UserError for a key that `trl.SFTConfig` does not have, naming today's key where an old one was renamed."""
-    quiet_deepspeed()
-    from trl import SFTConfig
+def check_args(args: Mapping[str, Any], pairs: bool = False) -> None:
+    """Raise UserError for a key that `trl.SFTConfig` does not have, naming today's key where an old one was renamed.
 
-    known = {f.name for f in fields(SFTConfig)}
+    With `pairs` it is `trl.DPOConfig`.
+    """
+    quiet_deepspeed()
+    from trl import DPOConfig, SFTConfig
+
+    made = DPOConfig if pairs else SFTConfig
+    known = {f.name for f in fields(made)}
+    ours = OURS | OURS_OF_PAIRS if pairs else OURS
     for key in args:
-        if key in OURS:
-            raise UserError(f"train.args.{key}: {OURS[key]}")
+        if key in ours:
+            raise UserError(f"train.args.{key}: {ours[key]}")
         if key in known:
             continue
         if key in RENAMED:
             raise UserError(f"train.args.{key} is an old name: today it is {RENAMED[key]}")
         close = difflib.get_close_matches(key, known, 1)
         raise UserError(
-            f"train.args.{key} is no argument of SFTConfig" + (f"; did you mean '{close[0]}'?" if close else "")
+            f"train.args.{key} is no argument of {made.__name__}" + (f"; did you mean '{close[0]}'?" if close else "")
         )
 
 

@@ -8,6 +8,10 @@ import yaml
 
 from limo.data import replacing
 
+LEARNED = {
+    "chains": "Only the completions and the ends of their turns were learned.",
+    "pairs": "It was trained to prefer the chosen completion of each to the rejected one.",
+}
 LABELS = {
     "loss": "loss (nats per token)",
     "learning_rate": "learning rate",
@@ -23,6 +27,7 @@ def write_card(
     history: Sequence[Mapping[str, Any]],
     evals: Sequence[Mapping[str, Any]],
     entry: Mapping[str, Any],
+    unit: str,
 ) -> None:
     """README.md and curves.png in `folder`/model, from the run's settings, results, log and manifest entry."""
     model = folder / "model"
@@ -30,7 +35,8 @@ def write_card(
     base = str(settings["model"])
     known = {"library_name": "peft" if (model / "adapter_config.json").is_file() else "transformers"}
     known |= {"base_model": base} if "/" in base and not base.startswith((".", "/", "~", "runs/")) else {}
-    head = yaml.safe_dump({**known, "tags": ["limo", "sft", "trl"], "pipeline_tag": "text-generation"}, sort_keys=False)
+    tags = ["limo", "dpo" if unit == "pairs" else "sft", "trl"]
+    head = yaml.safe_dump({**known, "tags": tags, "pipeline_tag": "text-generation"}, sort_keys=False)
     data = {name: digest for name, digest in entry["inputs"].items() if name == settings["data"]}
     rows = "\n".join(f"| {name} | {value} |" for name, value in (readable(*item) for item in results.items()))
     versions = ", ".join(f"{name} {number}" for name, number in entry["versions"].items())
@@ -42,8 +48,8 @@ def write_card(
 
 # {folder.name}
 
-`{base}`, fine-tuned on {results["rows"]:,} chains of `{Path(settings["data"]).name}` (SHA-256 `{digest}`). Only the
-completions and the ends of their turns were learned.
+`{base}`, fine-tuned on {results["rows"]:,} {unit} of `{Path(settings["data"]).name}` (SHA-256 `{digest}`).
+{LEARNED[unit]}
 
 | | |
 |---|---|

@@ -1,5 +1,11 @@
-"""Losses as pure functions of tensors; the trainers call them and add nothing."""
+"""Losses as pure functions of tensors; the trainers call them and add nothing.
 
+Here are those of tokens and rows; `limo/preference.py` has those of pairs.
+
+    python -m limo.losses plot      # preference losses over the margin: what to know before training with one
+"""
+
+import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -64,15 +70,9 @@ def row_weight(weight: float, learned: int, weighting: Weighting) -> tuple[float
     return weight / learned, 1.0
 
 
-def sigmoid(
-    chosen: "torch.Tensor",
-    rejected: "torch.Tensor",
-    reference_chosen: "torch.Tensor",
-    reference_rejected: "torch.Tensor",
-    beta: float,
-) -> "torch.Tensor":
-    """DPO (arXiv 2305.18290, eq. 7): -log sigmoid(beta * margin) for each pair, all arguments (pairs,) in nats."""
-    import torch
+if __name__ == "__main__":
+    from limo.errors import reported
+    from limo.lossplot import main
 
-    margin = (chosen - reference_chosen) - (rejected - reference_rejected)
-    return -torch.nn.functional.logsigmoid(beta * margin)
+    with reported():
+        main(sys.argv[1:])

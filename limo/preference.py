@@ -146,7 +146,7 @@ def dbaql(
     *,
     tau: float,
 ) -> "torch.Tensor":
-    """v logistic(x / 0.9) + (1 - v) exponential(0.9 x), v = sigmoid(variance of u in the batch). arXiv 2406.08414, E."""
+    """v logistic(x / 0.9) + (1 - v) exponential(0.9 x), v = sigmoid(variance of u of the batch). arXiv 2406.08414."""
     import torch
 
     x = beta * margin(chosen, rejected, reference_chosen, reference_rejected)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from limo.audit import audit
 from limo.data import Dropped, Example, write_jsonl
@@ -22,6 +22,7 @@ class Prepared:
     rows: list[Example]
     rendered: list[Rendered]
     dropped: list[Dropped]
+    unit: str = "chains"
 
     @property
     def lengths(self) -> list[int]:
@@ -32,6 +33,18 @@ class Prepared:
     def learned(self) -> int:
         """Tokens that are learned, the ends of turns among them."""
         return sum(sum(label != -100 for label in r.labels) for r in self.rendered)
+
+
+class Kept(Protocol):
+    """Rows to train on, and those that were set aside: `Prepared`, or pairs."""
+
+    @property
+    def rows(self) -> Sequence[Any]:
+        """Each with what it teaches."""
+
+    @property
+    def dropped(self) -> Sequence[Dropped]:
+        """Those that were set aside."""
 
 
 def prepare(tokenizer: Any, rows: Sequence[Example], max_length: int) -> Prepared:
@@ -52,7 +65,7 @@ def prepare(tokenizer: Any, rows: Sequence[Example], max_length: int) -> Prepare
     return Prepared(kept, rendered, dropped)
 
 
-def set_aside(prepared: Prepared, file: Path, too_long: Literal["drop", "stop"], data: str) -> None:
+def set_aside(prepared: Kept, file: Path, too_long: Literal["drop", "stop"], data: str) -> None:
     """Write down what was set aside. Raises UserError if the recipe wants to stop then, or if nothing is left."""
     dropped = prepared.dropped
     if first():
@@ -70,13 +83,14 @@ def set_aside(prepared: Prepared, file: Path, too_long: Literal["drop", "stop"],
         say(f"{len(dropped)} rows set aside in {file} ({example})")
 
 
-def check_rows(tokenizer: Any, prepared: Prepared, system: str | None, data: str) -> None:
+def check_rows(
+    tokenizer: Any, rows: Sequence[Example], rendered: Sequence[Rendered], system: str | None, data: str
+) -> None:
     """Raise UserError if any row would not teach what it should: the loss view, before the first step."""
-    found = audit(tokenizer, prepared.rows, prepared.rendered, system)
+    found = audit(tokenizer, rows, rendered, system)
     if found:
-        more = (
-            f" {len(found)} of {len(prepared.rows)} rows have such faults; train.look=3 shows rows by their mask."
-            * (len(found) > 1)
+        more = f" {len(found)} of {len(rows)} rows have such faults; train.look=3 shows rows by their mask." * (
+            len(found) > 1
         )
         raise UserError(f"{data}, row {found[0].id}: {found[0].reason}: {found[0].detail}.{more}")
 

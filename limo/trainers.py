@@ -77,11 +77,52 @@ class Collator(DataCollatorForLanguageModeling):  # type: ignore[misc]
         return batch
 
 
-class Supervised(SFTTrainer):  # type: ignore[misc]
+class Kept:
+    """What both trainers do about checkpoints and weights, before TRL's trainer among the base classes."""
+
+    saved_as: torch.dtype | None = None  # set before the model is saved; None keeps what it was trained in
+    args: Any
+    state: Any
+    control: Any
+    model: Any
+    accelerator: Any
+
+    def _run_epoch(self, *args: Any, **rest: Any) -> None:
+        """Nothing after the last step: transformers would take one more when it goes on from a checkpoint of that."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **rest)  # type: ignore[misc]
+
+    def _save_checkpoint(self, *args: Any, **rest: Any) -> None:
+        """A checkpoint that is written a second time is not whole until that has ended."""
+        if first():
+            unmark(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        super()._save_checkpoint(*args, **rest)  # type: ignore[misc]
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """In `saved_as` where it is set: weights that were trained in float32 need not be kept in it."""
+        if self.saved_as is None:
+            super()._save(output_dir, state_dict)  # type: ignore[misc]
+            return
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        weights = state_dict if state_dict is not None else model.state_dict()
+        cast: dict[Any, torch.Tensor] = {}  # tied weights stay one tensor
+        low = {
+            name: cast.setdefault((w.data_ptr(), w.shape), w.to(self.saved_as)) if w.is_floating_point() else w
+            for name, w in weights.items()
+        }
+        super()._save(output_dir, low)  # type: ignore[misc]
+        config = Path(output_dir or self.args.output_dir) / "config.json"
+        if config.is_file():
+            written = json.loads(config.read_text(encoding="utf-8")) | {"dtype": str(self.saved_as).split(".")[1]}
+            config.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+
+
+class Supervised(Kept, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer whose steps hold the same chains on any number of devices, with an optional weight for each row."""
 
     steps: Callable[[Callable[[], int]], Steps] | None = None  # set before training; None leaves the order to TRL
-    saved_as: torch.dtype | None = None  # set before the model is saved; None keeps what it was trained in
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.steps is None:
@@ -93,37 +134,6 @@ class Supervised(SFTTrainer):  # type: ignore[misc]
         for column in ("weight", "share"):
             if column not in self._signature_columns:
                 self._signature_columns.append(column)
-
-    def _run_epoch(self, *args: Any, **rest: Any) -> None:
-        """Nothing after the last step: transformers would take one more when it goes on from a checkpoint of that."""
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-            return
-        super()._run_epoch(*args, **rest)
-
-    def _save_checkpoint(self, *args: Any, **rest: Any) -> None:
-        """A checkpoint that is written a second time is not whole until that has ended."""
-        if first():
-            unmark(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
-        super()._save_checkpoint(*args, **rest)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """In `saved_as` where it is set: weights that were trained in float32 need not be kept in it."""
-        if self.saved_as is None:
-            super()._save(output_dir, state_dict)
-            return
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        weights = state_dict if state_dict is not None else model.state_dict()
-        cast: dict[Any, torch.Tensor] = {}  # tied weights stay one tensor
-        low = {
-            name: cast.setdefault((w.data_ptr(), w.shape), w.to(self.saved_as)) if w.is_floating_point() else w
-            for name, w in weights.items()
-        }
-        super()._save(output_dir, low)
-        config = Path(output_dir or self.args.output_dir) / "config.json"
-        if config.is_file():
-            written = json.loads(config.read_text(encoding="utf-8")) | {"dtype": str(self.saved_as).split(".")[1]}
-            config.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **rest: Any) -> Any:
         """TRL's, with a loss that is the mean over all learned tokens, whatever the batches and ranks."""
@@ -230,15 +240,22 @@ class Supervised(SFTTrainer):  # type: ignore[misc]
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
 
-class Pairwise(DPOTrainer):  # type: ignore[misc]
+class Pairwise(Kept, DPOTrainer):  # type: ignore[misc]
     """DPOTrainer whose loss is `pair_loss(chosen, rejected, reference_chosen, reference_rejected, beta)`.
 
     All four are summed log-probabilities (pairs,) in nats; it returns one loss for each pair.
     """
 
-    def __init__(self, *args: Any, pair_loss: PairLoss, **rest: Any) -> None:
-        self.pair_loss = pair_loss
+    def __init__(
+        self, *args: Any, pair_loss: PairLoss, warm_loss: PairLoss | None = None, warm_steps: int = 0, **rest: Any
+    ) -> None:
+        """The first `warm_steps` optimizer steps take `warm_loss`."""
+        self.pair_loss, self.warm_loss, self.warm_steps = pair_loss, warm_loss, warm_steps
         super().__init__(*args, **rest)
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **rest: Any) -> Any:
+        """Rows that have token ids already stay as they are."""
+        return dataset if "prompt_ids" in dataset.column_names else super()._prepare_dataset(dataset, *args, **rest)
 
     def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False) -> Any:
         """The mean of the pairs' losses, with TRL's own metrics of margins and accuracy."""
@@ -252,7 +269,9 @@ class Pairwise(DPOTrainer):  # type: ignore[misc]
             reference = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
         else:
             reference = self.compute_ref_log_probs(self.ref_model if self.ref_model is not None else self.model, inputs)
-        losses = self.pair_loss(chosen, rejected, *reference, self.beta)
+        warm = self.model.training and self.state.global_step < self.warm_steps
+        pair_loss = self.warm_loss if warm and self.warm_loss else self.pair_loss
+        losses = pair_loss(chosen, rejected, *reference, self.beta)
         assert losses.shape == chosen.shape, f"a pair loss returns one value a pair, not {tuple(losses.shape)}"
         self._note(chosen.detach() - reference[0], rejected.detach() - reference[1])
         return (losses.mean(), out) if return_outputs else losses.mean()

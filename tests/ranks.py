@@ -52,8 +52,8 @@ def prefer(settings: dict[str, Any]) -> list[tuple[float, float]]:
     from trl import DPOConfig, DPOTrainer
 
     from limo.launch import first, ranks
-    from limo.losses import sigmoid
     from limo.model import load_model, load_tokenizer
+    from limo.preference import dpo
     from limo.sharding import sharded
     from limo.trainers import Pairwise
 
@@ -69,7 +69,7 @@ def prefer(settings: dict[str, Any]) -> list[tuple[float, float]]:
         **sharded(settings["sharding"]),
     )
     folder = Path(settings["model"])
-    ours = {"pair_loss": sigmoid} if settings["ours"] else {}
+    ours = {"pair_loss": dpo} if settings["ours"] else {}
     trainer = (Pairwise if ours else DPOTrainer)(
         load_model(folder, "float32"),
         ref_model=load_model(folder, "float32"),

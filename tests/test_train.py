@@ -16,8 +16,9 @@ from limo.attention import attention
 from limo.checkpoints import MARK, last_checkpoint
 from limo.data import Example, chat, write_jsonl
 from limo.errors import Interrupted, UserError
-from limo.losses import learned_positions, row_weight, sigmoid, token_log_probs, token_loss, weighted_loss
+from limo.losses import learned_positions, row_weight, token_log_probs, token_loss, weighted_loss
 from limo.model import load, load_model, load_tokenizer
+from limo.preference import dpo
 from limo.rows import columns, prepare
 from limo.train import sft
 from tests.conftest import lines
@@ -151,7 +152,7 @@ def test_dpo_by_hand() -> None:
     chosen, rejected = torch.tensor([-1.0, -5.0]), torch.tensor([-2.0, -3.0])
     zero = torch.zeros(2)
     expected = [math.log(1 + math.exp(-0.5)), math.log(1 + math.exp(1.0))]  # margins 1 and -2, beta 0.5
-    assert sigmoid(chosen, rejected, zero, zero, 0.5).tolist() == pytest.approx(expected)
+    assert dpo(chosen, rejected, zero, zero, 0.5).tolist() == pytest.approx(expected)
 
 
 def in_plain_trl(tiny: Path, folder: Path, n: int, **more: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -310,13 +311,13 @@ def test_a_stopped_run_goes_on_with_the_same_curve(tiny: Path, tmp_path: Path, m
     (tmp_path / "cut").mkdir()
     results = sft(**settings(tiny, tmp_path / "whole", args=args))
     assert (results["rows"], results["steps"]) == (8, 4)
-    import limo.train
+    import limo.fit
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(limo.train, "_save", stop)  # killed after the last step, before the model is saved
+        patched.setattr(limo.fit, "save", stop)  # killed after the last step, before the model is saved
         sft(**settings(tiny, tmp_path / "cut", args=args))
     checkpoints = tmp_path / "cut" / "run" / "checkpoints"
     newest = last_checkpoint(checkpoints)
@@ -352,7 +353,7 @@ def test_a_run_that_was_at_its_end_takes_no_further_step(tiny: Path, tmp_path: P
 
 
 def test_sigterm_at_the_end_of_an_epoch_saves_once(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import limo.train
+    import limo.fit
 
     saved: list[int] = []
 
@@ -364,7 +365,7 @@ def test_sigterm_at_the_end_of_an_epoch_saves_once(tiny: Path, tmp_path: Path, m
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             saved.append(state.global_step)
 
-    watched = limo.train._watched
+    watched = limo.fit.watched
 
     def with_sender(trainer: Any, *rest: Any) -> Any:
         trainer.add_callback(Sender())
@@ -372,7 +373,7 @@ def test_sigterm_at_the_end_of_an_epoch_saves_once(tiny: Path, tmp_path: Path, m
 
     args = {**ARGS, "save_strategy": "epoch", "save_total_limit": 1}
     with monkeypatch.context() as patched, pytest.raises(Interrupted, match="after step 2, which is saved"):
-        patched.setattr(limo.train, "_watched", with_sender)
+        patched.setattr(limo.fit, "watched", with_sender)
         sft(**settings(tiny, tmp_path, args=args))
     assert saved == [2]
     last = last_checkpoint(tmp_path / "run" / "checkpoints")

@@ -1,0 +1,315 @@
+"""What every training does around its steps, whatever it learns from.
+
+A recipe's `train` section names `limo.train.sft` or `limo.prefer.prefer`. Each makes a trainer of rows; here it is run:
+the claim on the run's folder, the checkpoint to go on from, bar and SIGTERM, and at the end the model, its card and the
+manifest, each under its name only once it is whole.
+"""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from limo.adapters import check_saved, merge, quantization
+from limo.arguments import machine
+from limo.checkpoints import as_kind, check_resumable, last_checkpoint, locked, remove_broken, steps_in
+from limo.data import dump, replacing
+from limo.errors import Interrupted, UserError
+from limo.launch import first, ranks, told, wait
+from limo.manifest import Step, claim
+from limo.model import load_model, load_tokenizer, quiet_deepspeed
+from limo.progress import say
+from limo.render import pad_id, set_template, turn_end
+from limo.sharding import check_sharding, held_bytes
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a step is cut: forward passes on each rank, and padded rows or packed tokens in each."""
+
+    forwards: int
+    rows: int
+    tokens: int | None
+
+
+class Learned(Protocol):
+    """What is trained on: `limo.rows.Prepared`, or pairs of it."""
+
+    @property
+    def unit(self) -> str:
+        """What a row is: chains, or pairs."""
+
+    @property
+    def rows(self) -> Sequence[Any]:
+        """Each with what it teaches."""
+
+    @property
+    def dropped(self) -> Sequence[Any]:
+        """Those that were set aside."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+
+
+def fit(
+    step: Step,
+    settings: Mapping[str, Any],
+    source: Path,
+    tokenizer: Any,
+    prepared: Learned,
+    shape: Shape,
+    config: Any,
+    shards: Mapping[str, Any],
+    make: Callable[[], Any],
+) -> None:
+    """Train from the last whole checkpoint to the end, and keep model, card and results in the step's folder.
+
+    Args: `make` gives the trainer; it is called after `config` is made, since under ZeRO-3 weights are shared out as
+    they are loaded. Raises Interrupted where SIGTERM ended the training, which is saved.
+    """
+    kind = as_kind(config.deepspeed, bool(config.fsdp))
+    last = told(lambda: _resumable(step.folder / "checkpoints", kind))
+    trainer = make()
+    stop = watched(trainer, settings, prepared, shape, shards, kind)
+    if last:
+        say(f"going on from {last}")
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(step.folder / "tensorboard"))
+    start = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    seconds = time.monotonic() - start
+    if stop.stopped:
+        at = trainer.state.global_step
+        ended = Interrupted(f"stopped by SIGTERM after step {at}, which is saved: run the same command again to go on")
+        ended.told = not first()
+        raise ended
+    held = held_bytes(trainer)
+    save(trainer, tokenizer, settings, source, step.folder)
+    _finish(step, settings, trainer, prepared, seconds, steps_in(last), held)
+
+
+def configured(
+    made: Callable[..., Config],
+    settings: Mapping[str, Any],
+    checkpoints: Path,
+    shards: Mapping[str, Any],
+    shape: Shape,
+    **ours: Any,
+) -> Config:
+    """TRL's configuration `made` of the recipe's arguments and what follows from the rest of it.
+
+    Raises UserError with TRL's own words for arguments that it refuses.
+    """
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()  # of a training before this one in the same process
+    ours |= {
+        "output_dir": str(checkpoints),
+        "max_length": None,  # rows that are too long are gone already
+        "per_device_train_batch_size": shape.rows,
+        "gradient_accumulation_steps": shape.forwards,
+        "seed": settings["seed"],
+        "disable_tqdm": True,
+        "save_total_limit": None,  # ours waits until the new one is whole
+    }
+    args = machine(settings["args"])
+    if "fsdp_config" in shards:  # FSDP computes layers again by itself; both would do so twice
+        again = args.pop("activation_checkpointing", None)
+        args = {**args, "gradient_checkpointing": False, "activation_checkpointing": None}
+        shards = {**shards, "fsdp_config": {**shards["fsdp_config"], "activation_checkpointing": bool(again)}}
+    try:
+        return made(**{**args, **ours, **shards})
+    except UserError:
+        raise
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"train.args: {str(error).splitlines()[0]}") from error
+
+
+def loaded(settings: Mapping[str, Any], source: Path, tokenizer: Any, config: Any, packing: bool) -> Any:
+    """The model to train, which will end its answers where a turn ends; the tokenizer gets what it pads with."""
+    from transformers import AutoConfig
+
+    from limo.attention import attention
+
+    trusted, dtype = settings["trust_remote_code"], loaded_as(settings, config)
+    kind = attention(
+        settings["attention"],
+        AutoConfig.from_pretrained(source, trust_remote_code=trusted),
+        packing=packing,
+        half=dtype != "float32" or config.bf16 or config.fp16,
+    )
+    model = load_model(source, dtype, trusted, attn_implementation=kind, **quantization(settings["quantize"]))
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id(tokenizer, turn_end(tokenizer)))
+    stop_at(model, turn_end(tokenizer))
+    return model
+
+
+@contextmanager
+def claimed(folder: Path, settings: Mapping[str, Any], read: list[Any]) -> Iterator[Step]:
+    """As `limo.manifest.claim`; rank 0 reads and writes the manifest, and the others are told."""
+    mine: list[Step] = []
+    with ExitStack() as stack:
+
+        def begin() -> tuple[bool, dict[str, Any]]:
+            begun = last_checkpoint(folder / "checkpoints")  # without one, other settings lose nothing
+            step = claim(folder, "train", settings, inputs=read, begun=[begun] if begun else [])
+            mine.append(stack.enter_context(step))
+            if not mine[0].finished:
+                stack.enter_context(locked(folder / "checkpoints"))
+            return mine[0].finished, mine[0].entry
+
+        finished, entry = told(begin)
+        yield mine[0] if mine else Step(folder, "train", finished, entry)
+
+
+def tokenizer_of(settings: Mapping[str, Any], source: Path) -> Any:
+    """The model's tokenizer with the recipe's chat template."""
+    tokenizer = load_tokenizer(source, settings["trust_remote_code"], template=False)
+    set_template(tokenizer, settings["chat_template"])
+    return tokenizer
+
+
+def _resumable(checkpoints: Path, kind: str) -> Path | None:
+    """The checkpoint to go on from. Half-written ones are removed. Raises UserError if it cannot be gone on from."""
+    for broken in remove_broken(checkpoints):
+        say(f"{broken} was not written to the end, and is removed")
+    last = last_checkpoint(checkpoints)
+    if last:
+        check_resumable(last, ranks(), kind)
+    return last
+
+
+def loaded_as(settings: Mapping[str, Any], config: Any) -> str:
+    """The recipe's dtype, but float32 where torch's optimizer would update whole 16-bit weights, as `limo.plan` has it.
+
+    At small learning rates most updates are below their rounding. DeepSpeed and FSDP2 keep float32 weights themselves.
+    """
+    dtype = str(settings["dtype"])
+    alone = not (config.deepspeed or config.fsdp or settings["lora"])
+    if not alone or dtype == "float32" or not (config.bf16 or config.fp16):
+        return dtype
+    if first():
+        say(f"weights are kept in float32 while they are trained, and saved in {dtype}")
+    return "float32"
+
+
+def stop_at(model: Any, end: int) -> None:
+    """Sampling from the model ends where a turn ends, also if the model was made for plain text."""
+    known = model.generation_config.eos_token_id
+    others = known if isinstance(known, list) else [] if known is None else [known]
+    model.generation_config.eos_token_id = [end, *(e for e in others if e != end)]
+
+
+def watched(
+    trainer: Any, settings: Mapping[str, Any], prepared: Learned, shape: Shape, shards: Mapping[str, Any], kind: str
+) -> Any:
+    """Add the callbacks; returns the one that says whether SIGTERM ended the training."""
+    from transformers.trainer_callback import PrinterCallback
+
+    from limo.watch import Bar, Ready, Stop, Whole
+
+    trainer.remove_callback(PrinterCallback)  # the bar shows the loss
+    args, stop = settings["args"], Stop()
+    say(
+        f"{ranks()} device{'s' * (ranks() > 1)}, {kind}: {settings['global_batch']} {prepared.unit} a step, "
+        + f"in {shape.forwards} forward pass{'es' * (shape.forwards > 1)} on each of "
+        + (f"at most {shape.tokens:,} tokens" if shape.tokens else f"{shape.rows} {prepared.unit}")
+    )
+    trainer.add_callback(Ready(lambda: check_sharding(trainer, shards)))
+    trainer.add_callback(Bar(sum(prepared.lengths) * settings["global_batch"] / len(prepared.rows)))
+    trainer.add_callback(stop)
+    made_with = {"ranks": ranks(), "kind": kind, "weights_only": bool(args.get("save_only_model"))}
+    trainer.add_callback(Whole(args.get("save_total_limit"), **made_with))
+    return stop
+
+
+def save(trainer: Any, tokenizer: Any, settings: Mapping[str, Any], source: Path, folder: Path) -> None:
+    """Under its name only when complete: a folder `model` is always a whole model. All ranks take part."""
+    name = "adapter" if settings["lora"] and settings["merge_adapter"] else "model"
+    partial_ = folder / f".{name}.part"
+    if first():
+        shutil.rmtree(partial_, ignore_errors=True)
+    wait()
+    as_trained = settings["lora"] or trainer.is_deepspeed_enabled  # which saves what it computes with
+    trainer.saved_as = None if as_trained else _torch_dtype(settings["dtype"])
+    trainer.save_model(str(partial_))
+    if first():
+        tokenizer.save_pretrained(partial_)
+        (partial_ / "training_args.bin").unlink(missing_ok=True)  # a pickle that loads the trainer's whole world
+        shared = {id(p): getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad}
+        check_saved(partial_, sum(shared.values()))
+        _replace(partial_, folder / name)
+        if name == "adapter":
+            merged = folder / ".model.part"
+            shutil.rmtree(merged, ignore_errors=True)
+            dtype = "bfloat16" if settings["quantize"] else settings["dtype"]
+            merge(folder / name, source, merged, dtype, settings["trust_remote_code"])
+            _replace(merged, folder / "model")
+    wait()
+
+
+def _torch_dtype(name: str) -> Any:
+    import torch
+
+    return None if name == "auto" else getattr(torch, name)
+
+
+def _replace(partial_: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    partial_.rename(folder)
+
+
+def _finish(
+    step: Step,
+    settings: Mapping[str, Any],
+    trainer: Any,
+    prepared: Learned,
+    seconds: float,
+    steps_before: int,
+    held: Mapping[str, int],
+) -> None:
+    from limo.card import write_card
+
+    state = trainer.state
+    history = [entry for entry in state.log_history if "loss" in entry]
+    evals = [entry for entry in state.log_history if "eval_loss" in entry]
+    share = 1 - steps_before / max(state.global_step, 1)  # of the steps that were done this time
+    step.tokens = round(sum(prepared.lengths) * (state.epoch or 0))
+    step.outputs = [step.folder / "model"]
+    step.results = {
+        "rows": len(prepared.rows),
+        "dropped": len(prepared.dropped),
+        "steps": state.global_step,
+        "epochs": state.epoch or 0,
+        "first_loss": history[0]["loss"] if history else None,
+        "last_loss": history[-1]["loss"] if history else None,
+        "eval_loss": evals[-1]["eval_loss"] if evals else None,
+        "tokens_per_second": round(step.tokens * share / seconds),
+        "devices": ranks(),
+        **{f"{what}_bytes": size for what, size in held.items()},
+    }
+    if not first():
+        return
+    with replacing(step.folder / "train_log.jsonl") as log:
+        log.writelines(dump(entry) for entry in [*history, *evals])
+    write_card(step.folder, settings, step.results, history, evals, step.entry, prepared.unit)
+    if not settings["keep_checkpoints"]:
+        shutil.rmtree(step.folder / "checkpoints", ignore_errors=True)
+    say(
+        f"trained on {len(prepared.rows)} {prepared.unit}, {state.global_step} steps, {step.tokens:,} tokens "
+        f"in {seconds:.0f} s: {step.folder / 'model'}"
+    )
+
+
+def quiet_trl() -> None:
+    """Libraries keep to errors: what they warn of is checked here."""
+    quiet_deepspeed()
+    for library in ("trl", "accelerate"):
+        logging.getLogger(library).setLevel(logging.ERROR)
