@@ -71,17 +71,21 @@ def curve(loss: Loss, beta: float, rho: Sequence[float]) -> tuple[list[float], l
     """Values and slopes d loss / d rho (len(rho),), each of a batch of two pairs at that rho."""
     import torch
 
-    values, slopes = [], []
-    for at in rho:
-        r = torch.full((2,), float(at), dtype=torch.float32, requires_grad=True)
-        zero = torch.zeros(2)
+    batches = torch.tensor(rho, dtype=torch.float32)[:, None].repeat(1, 2).requires_grad_()
+    zero = torch.zeros(2)
+
+    def batch(r: Any) -> Any:
         value = loss(r / 2, -r / 2, zero, zero, beta)
         if tuple(value.shape) != (2,):
             raise UserError(f"a preference loss gives one value a pair: for 2 pairs it gave {tuple(value.shape)}")
-        (slope,) = torch.autograd.grad(value.sum(), r)
-        values.append(float(value[0].detach()))
-        slopes.append(float(slope.mean()))
-    return values, slopes
+        return value
+
+    try:
+        value = torch.func.vmap(batch)(batches)
+    except RuntimeError:  # it decides by values, which vmap cannot follow
+        value = torch.stack([batch(r) for r in batches])
+    (slope,) = torch.autograd.grad(value.sum(), batches)
+    return value[:, 0].tolist(), slope.mean(1).tolist()
 
 
 def look_at(loss: Loss, beta: float) -> Look:

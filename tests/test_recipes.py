@@ -25,7 +25,7 @@ def test_a_shipped_recipe_fits_its_functions(name: str) -> None:
         for where, node in nodes(recipe[section], section):
             check(node, where)
     if "train" in recipe:
-        check_args(recipe["train"]["args"])
+        check_args(recipe["train"]["args"], pairs=recipe["train"]["_target_"] == "limo.prefer.prefer")
 
 
 def test_held_out_problems_of_the_demo_are_not_in_its_pool() -> None:

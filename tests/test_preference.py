@@ -1,0 +1,346 @@
+"""Preference training: losses by hand and beside TRL's, pairs from anywhere, and no training the wrong way."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from limo import preference
+from limo.data import Dropped, Example, chat, write_jsonl
+from limo.errors import UserError
+from limo.lossplot import NAMES, look_at, main, resolved
+from limo.model import load, load_tokenizer
+from limo.pairs import describe_pairs, longer_share, prepare_pairs, read_pairs
+from limo.prefer import prefer
+from tests.conftest import lines
+
+BETA = TAU = 0.05
+
+
+def of(name: str) -> Any:
+    return resolved(f"limo.preference.{name}", "loss", tau=TAU)
+
+
+def at(name: str, rho: list[float], beta: float = BETA) -> list[float]:
+    """Losses of pairs whose policy has rho and whose reference has 0."""
+    r = torch.tensor(rho, dtype=torch.float64)
+    zero = torch.zeros_like(r)
+    return of(name)(r / 2, -r / 2, zero, zero, beta).tolist()  # type: ignore[no-any-return]
+
+
+def sig(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+RHO = [-3.0, 1.5]
+X = [BETA * r for r in RHO]
+LOGISTIC = [math.log1p(math.exp(-x)) for x in X]
+EXP = [math.exp(-x) for x in X]
+HINGE = [1 - x for x in X]
+V = sig((1.5 + 3) ** 2 / 2)  # u is rho; the unbiased variance of two numbers is half the square of their distance
+M = 0.5 + 0.01 * (sig(-0.75) - 0.5)
+Q = [sig(TAU * M - x) for x in X]
+A0 = (1.5 + 3) / math.sqrt(2) * (sig(3) + sig(-1.5)) / 2
+A = A0 + 0.05 * (sig(-0.75) - A0)
+R = [sig(0.1 * abs(r - A)) for r in RHO]
+BY_HAND = {
+    "dpo": LOGISTIC,
+    "slic": HINGE,
+    "ipo": [(r - 10) ** 2 for r in RHO],
+    # log-ratios are -1.5 and 0.75, and the opposite: their means -0.375 and 0.375, of which the first counts as 0
+    "kto_pair": [(sig(BETA * (0.375 - c)) + sig(BETA * (-c - 0))) / 2 for c in (-1.5, 0.75)],
+    "dbaql": [V * math.log1p(math.exp(-x / 0.9)) + (1 - V) * math.exp(-0.9 * x) for x in X],
+    "aql": [q * a + (1 - q) * h for q, a, h in zip(Q, LOGISTIC, HINGE, strict=True)],
+    "padll": [0.45 * LOGISTIC[0], 0.9 * LOGISTIC[1]],
+    "aqfl": [r * a + (1 - r) * h for r, a, h in zip(R, LOGISTIC, HINGE, strict=True)],
+    "cell": [(a + e) / 2 for a, e in zip(LOGISTIC, EXP, strict=True)],
+    "discopop": [(1 - sig(r)) * a + sig(r) * e for r, a, e in zip(RHO, LOGISTIC, EXP, strict=True)],
+    "pfl": [2 * (1 + 3), 0.5 * math.log1p(math.exp(-1.5))],
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_has_the_values_worked_by_hand(name: str) -> None:
+    assert at(name, RHO) == pytest.approx(BY_HAND[name], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_loss_is_finite_with_finite_slopes_far_out(name: str, dtype: torch.dtype) -> None:
+    """Where beta rho < -88.7 the published expression of DiscoPOP is 0 times infinity; a standard deviation of equal
+    numbers has no slope; a batch of one has no variance."""
+    for x in ([-1e4, 1e4], [-1e4, -1e4], [1e4, 1e4], [-88.8, -90.0], [0.0, 0.0], [-100.0], [30.0]):
+        for beta in (0.05, 2.5):
+            inputs = [(torch.tensor(x) / beta / d).to(dtype).requires_grad_() for d in (2, -2)]
+            inputs += [torch.zeros(len(x), dtype=dtype).requires_grad_() for _ in range(2)]
+            loss = of(name)(*inputs, beta)
+            assert loss.shape == (len(x),) and bool(loss.isfinite().all()), (x, beta, loss)
+            loss.float().sum().backward()  # type: ignore[no-untyped-call]
+            assert all(i.grad is not None and bool(i.grad.isfinite().all()) for i in inputs), (x, beta)
+
+
+def test_the_published_expression_of_discopop_is_not_finite_and_elsewhere_ours_is_it() -> None:
+    def published(x: torch.Tensor) -> torch.Tensor:
+        return (1 - torch.sigmoid(x / TAU)) * preference.logistic(x) + torch.sigmoid(x / TAU) * torch.exp(-x)
+
+    assert not bool(published(torch.tensor([-90.0])).isfinite().all())
+    x = torch.linspace(-20, 20, 801, dtype=torch.float64)
+    zero = torch.zeros_like(x)
+    ours = preference.discopop(x / BETA, zero, zero, zero, BETA, tau=TAU)
+    assert ours.tolist() == pytest.approx(published(x).tolist(), abs=4e-15)
+    far = torch.tensor([-90.0 / 2.5], requires_grad=True)
+    zero = torch.zeros(1)
+    preference.discopop(far, zero, zero, zero, 2.5, tau=TAU).backward()  # type: ignore[no-untyped-call]
+    assert far.grad is not None and far.grad.item() == pytest.approx(-2.5)
+
+
+def test_what_to_know_before_training() -> None:
+    found = look_at(of("discopop"), BETA)
+    assert found.at_start == pytest.approx(0.0392, abs=1e-4)
+    assert found.minima == pytest.approx([-2.3714], abs=0.02) and found.maxima == pytest.approx([1.4401], abs=0.02)
+    assert "+0.0392 (DPO's is -0.0250)" in found.wrong[0] and "below rho = 1.4" in found.wrong[0]
+    assert look_at(of("dpo"), BETA).wrong == [] and look_at(of("dpo"), BETA).at_start == pytest.approx(-0.025)
+    assert look_at(of("ipo"), BETA).minima == pytest.approx([10], abs=0.05)
+    assert [name for name in NAMES if look_at(of(name), BETA).wrong] == ["discopop"]
+    # a larger ratio of beta to tau does not mend the sign; a temperature of 1 does
+    assert not look_at(resolved({"_target_": "limo.preference.discopop", "tau": 1.0}, "loss"), BETA).wrong
+
+
+def flat(c: Any, r: Any, rc: Any, rr: Any, beta: float) -> Any:
+    return (c - r) * 0 + beta
+
+
+def summed(c: Any, r: Any, rc: Any, rr: Any, beta: float) -> Any:
+    return (c - r).mean()
+
+
+def simpo(c: Any, r: Any, rc: Any, rr: Any, beta: float, *, gamma: float) -> Any:
+    return preference.logistic(beta * (c - r) - gamma)
+
+
+def decides(c: Any, r: Any, rc: Any, rr: Any, beta: float) -> Any:
+    rho = (c - r) - (rc - rr)
+    return preference.logistic(beta * rho) if rho.mean() > 0 else preference.hinge(beta * rho)
+
+
+def test_any_function_of_the_signature_will_do() -> None:
+    assert "nothing is learned" in look_at(flat, BETA).wrong[0]
+    with pytest.raises(UserError, match="one value a pair: for 2 pairs it gave \\(\\)"):
+        look_at(summed, BETA)
+    free = resolved({"_target_": "tests.test_preference.simpo", "gamma": 0.5}, "train.loss")
+    assert look_at(decides, BETA).at_start == pytest.approx(-BETA)
+    assert not look_at(free, BETA).wrong, "a loss without a reference is one as well"
+    with pytest.raises(UserError, match="cannot be called"):
+        look_at(lambda: None, BETA)
+    for node, said in (
+        ("limo.preference.nope", "there is no function 'limo.preference.nope'"),
+        ("limo.preference.discopop", "needs tau"),
+        ({"_target_": "limo.preference.dpo", "tau": 1.0}, "tau is no constant of limo.preference.dpo; it has none"),
+    ):
+        with pytest.raises(UserError, match=said):
+            resolved(node, "train.loss")  # type: ignore[arg-type]
+
+
+def test_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plot", f"out={tmp_path / 'l.png'}"])
+    assert (tmp_path / "l.png").stat().st_size > 50_000 and "+0.0392" in capsys.readouterr().out
+    main(["plot", "limo.preference.dpo", "beta=0.5", f"out={tmp_path / 'one.png'}"])
+    assert (tmp_path / "one.png").exists() and "-0.2500" in capsys.readouterr().out
+    for wrong, said in ((["plot", "beta=x"], "are numbers"), (["plot", "beta=-1"], "above 0"), ([], "usage"),
+                        (["plot", "gamma=1"], "no setting 'gamma'")):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            main(wrong)
+
+
+ARGS: dict[str, Any] = {
+    "beta": 0.1,
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 3e-3,
+    "lr_scheduler_type": "constant",
+    "logging_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "report_to": "none",
+    "activation_checkpointing": False,
+}
+
+
+def settings(tiny: Path, folder: Path, **changed: Any) -> dict[str, Any]:
+    if not (folder / "pairs.jsonl").exists():
+        rows = [
+            Example(str(i), chat(f"What is {i}+{i}?", "Be brief."), str(2 * i), f"so {2 * i}", f"no {2 * i + 1}")
+            for i in range(16)
+        ]
+        write_jsonl(folder / "pairs.jsonl", rows)
+    return {
+        "out": str(folder / "run"),
+        "model": str(tiny),
+        "dtype": "float32",
+        "chat_template": None,
+        "system": "Be brief.",
+        "data": str(folder / "pairs.jsonl"),
+        "eval_data": None,
+        "max_length": 200,
+        "too_long": "drop",
+        "seed": 0,
+        "global_batch": 8,
+        "loss": "limo.preference.dpo",
+        "warmup": 0.0,
+        "lora": None,
+        "quantize": None,
+        "merge_adapter": True,
+        "devices": "all",
+        "sharding": "ddp",
+        "attention": "auto",
+        "keep_checkpoints": True,
+        "look": 0,
+        "args": ARGS,
+        **changed,
+    }
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    return [entry for entry in lines(folder / "run" / "train_log.jsonl") if "loss" in entry]
+
+
+def test_a_preference_training(tiny: Path, tmp_path: Path) -> None:
+    """Live and precomputed references are the same, held-out pairs are measured, and pairs come to be preferred."""
+    held_out = {"eval_data": str(tmp_path / "live" / "pairs.jsonl")}
+    for name, precomputed in (("live", False), ("before", True)):
+        (tmp_path / name).mkdir()
+        args = {**ARGS, "precompute_ref_log_probs": precomputed, "eval_strategy": "epoch"}
+        given = settings(tiny, tmp_path / name, args=args)
+        prefer(**{**given, **held_out})
+    curves = [[(e["loss"], e["rewards/margins"]) for e in log(tmp_path / name)] for name in ("live", "before")]
+    assert torch.tensor(curves[0]) == pytest.approx(torch.tensor(curves[1]), abs=2e-5)
+    assert curves[0][0][0] == pytest.approx(math.log(2), abs=1e-5) and len(curves[0]) == 6
+    last = [e for e in lines(tmp_path / "live" / "run" / "train_log.jsonl") if "eval_loss" in e][-1]
+    assert last["eval_rewards/accuracies"] > 0.9 and last["eval_loss"] < 0.6
+    card = (tmp_path / "live" / "run" / "model" / "README.md").read_text()
+    assert "16 pairs" in card and "to prefer the chosen completion" in card and "- dpo" in card
+    load(tmp_path / "live" / "run" / "model", "float32")
+    again = prefer(
+        **{
+            **settings(
+                tiny, tmp_path / "live", args={**ARGS, "precompute_ref_log_probs": False, "eval_strategy": "epoch"}
+            ),
+            **held_out,
+        }
+    )
+    assert again["steps"] == 6 and again["rows"] == 16, "a finished run is told, not trained again"
+
+
+def test_a_stopped_preference_training_goes_on(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import limo.fit
+
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    prefer(**settings(tiny, tmp_path / "whole"))
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(limo.fit, "save", stop)
+        prefer(**settings(tiny, tmp_path / "cut"))
+    prefer(**settings(tiny, tmp_path / "cut"))
+    both = [load(tmp_path / name / "run" / "model", "float32")[0].state_dict() for name in ("whole", "cut")]
+    assert all(torch.equal(both[0][key], both[1][key]) for key in both[0])
+
+
+@pytest.mark.slow
+def test_discopop_is_refused_or_warmed_up(tiny: Path, tmp_path: Path) -> None:
+    """On short pairs it inverts the preference it is to learn; begun by DPO it does not."""
+    loss = {"_target_": "limo.preference.discopop", "tau": 0.1}
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=r"slope at rho = 0.*Set train\.warmup=0\.3"):
+        prefer(**settings(tiny, tmp_path / "a", loss=loss))
+    assert not (tmp_path / "a" / "run" / "model").exists()
+    args = {**ARGS, "num_train_epochs": 8, "learning_rate": 1e-3}
+    prefer(**settings(tiny, tmp_path / "b", loss=loss, warmup=1e-9, args=args))  # a share of no step: as published
+    prefer(**settings(tiny, tmp_path / "c", loss=loss, warmup=0.6, args=args))
+    assert log(tmp_path / "b")[-1]["rewards/accuracies"] < 0.2 and log(tmp_path / "b")[-1]["rewards/margins"] < 0
+    assert log(tmp_path / "c")[-1]["rewards/accuracies"] > 0.9
+    dpo_at_start, own_at_start = log(tmp_path / "c")[0]["loss"], log(tmp_path / "b")[0]["loss"]
+    assert dpo_at_start == pytest.approx(math.log(2), abs=1e-5) and own_at_start == pytest.approx(0.8466, abs=1e-4)
+
+
+def test_lora_and_its_reference(tiny: Path, tmp_path: Path) -> None:
+    results = prefer(**settings(tiny, tmp_path, lora={"r": 4, "target_modules": ["q_proj", "v_proj"]}))
+    assert results["steps"] == 6 and log(tmp_path)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert (tmp_path / "run" / "adapter" / "adapter_config.json").exists()
+    load(tmp_path / "run" / "model", "float32")
+
+
+def test_mistakes_get_one_line(tiny: Path, tmp_path: Path) -> None:
+    for changed, said in (
+        ({"warmup": 2.0}, "train.warmup is the share of steps"),
+        ({"args": {**ARGS, "loss_type": "ipo"}}, "train.args.loss_type: give train.loss="),
+        ({"args": {**ARGS, "betta": 1}}, "no argument of DPOConfig; did you mean 'beta'"),
+        ({"args": {**ARGS, "beta": 0.0}}, "beta must be above 0"),
+        ({"loss": "limo.preference.dopo"}, "train.loss: there is no function"),
+        ({"data": str(tmp_path / "none.jsonl")}, "no such file"),
+        ({"max_length": 3}, "no row of .* can be trained on"),
+        ({"quantize": "nf4"}, "train.lora"),
+        ({"global_batch": 6}, "cannot be shared"),
+    ):
+        with pytest.raises(UserError, match=said):
+            prefer(**settings(tiny, tmp_path, **changed))  # type: ignore[arg-type]
+
+
+def written(folder: Path, rows: list[Any]) -> str:
+    (folder / "given.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    return str(folder / "given.jsonl")
+
+
+def test_pairs_in_trl_s_formats_and_rows_that_are_none(tmp_path: Path) -> None:
+    user, good, bad = ({"role": r, "content": c} for r, c in (("user", "2+2?"), ("assistant", "4"), ("assistant", "5")))
+    path = written(
+        tmp_path,
+        [
+            {"prompt": "2+2?", "chosen": "4", "rejected": "5"},
+            {"prompt": [user], "chosen": [good], "rejected": [bad]},
+            {"chosen": [user, good], "rejected": [user, bad]},
+            {"prompt": "as in UltraFeedback: text", "chosen": [user, good], "rejected": [user, bad]},
+            {"prompt": "2+2?", "chosen": "4", "rejected": "4 "},
+            {"prompt": "2+2?", "chosen": "", "rejected": "5"},
+            {"prompt": "2+2?", "chosen": "4"},
+            {"chosen": [user, good], "rejected": [bad]},
+            {"prompt": [user], "chosen": [user], "rejected": [user]},
+            [1],
+        ],
+    )
+    found = list(read_pairs(path))
+    assert [row.prompt for row in found[:4]] == [chat("2+2?")] * 4  # type: ignore[union-attr]
+    assert [(row.completion, row.rejected) for row in found[:4]] == [("4", "5")] * 4  # type: ignore[union-attr]
+    dropped = [row for row in found if isinstance(row, Dropped)]
+    assert [(d.row, d.reason) for d in dropped] == [
+        (5, "both sides are the same"),
+        (6, "one side is empty"),
+        (7, "not a pair"),
+        (8, "not a pair"),
+        (9, "not a pair"),
+        (10, "no object"),
+    ]
+    assert all(d.file == path for d in dropped)
+    with pytest.raises(UserError, match="has no pair"):
+        list(read_pairs(written(tmp_path, [{"prompt": "x"}])))
+
+
+def test_pairs_are_whole_and_their_lengths_are_told(tiny: Path) -> None:
+    tokenizer = load_tokenizer(tiny)
+    rows = [Example(str(i), chat("Hi"), "", "yes " * (2 * i + 3), "no") for i in range(6)]
+    pairs = prepare_pairs(tokenizer, rows, "Be brief.", 10_000)
+    assert pairs.rows[0].prompt[0] == {"role": "system", "content": "Be brief."}
+    columns = pairs.columns()[0]
+    assert columns["prompt_ids"] + columns["chosen_ids"] == pairs.chosen[0].input_ids
+    assert columns["prompt_ids"] + columns["rejected_ids"] == pairs.rejected[0].input_ids
+    assert "longer one in 100%: preferring the longer one is a large part" in describe_pairs(pairs)
+    assert longer_share([1, 2, 3], [2, 2, 2]) == 0.5
+    short = prepare_pairs(tokenizer, rows, "Be brief.", max(len(r.input_ids) for r in pairs.chosen) - 3)
+    assert short.dropped and {d.reason for d in short.dropped} == {"too long"}
