@@ -8,15 +8,14 @@ what counts there is the sign of the slope, since a step goes down it. The slope
 have the same rho, as they do at the first step.
 """
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from limo.errors import UserError
+from limo.recipe import bind, resolve
 
 NAMES = ("dpo", "slic", "ipo", "kto_pair", "dbaql", "aql", "padll", "aqfl", "cell", "discopop", "pfl")
 SPAN = 12.0  # of beta rho over temperature 1, to either side, that is looked at for minima
@@ -48,23 +47,11 @@ def resolved(loss: str | Mapping[str, Any], where: str, **constants: float) -> L
     function, or a constant is missing or not its own.
     """
     node = {"_target_": loss} if isinstance(loss, str) else dict(loss)
-    path = str(node.pop("_target_", ""))
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        raise UserError(f"{where}: there is no function '{path}', such as limo.preference.dpo") from None
-    own = [p for p in inspect.signature(found).parameters.values() if p.kind == p.KEYWORD_ONLY]
-    given = {k: v for k, v in constants.items() if k in {p.name for p in own}} | node
-    for key in node:
-        if key not in {p.name for p in own}:
-            raise UserError(
-                f"{where}.{key} is no constant of {path}; it has {', '.join(p.name for p in own) or 'none'}"
-            )
-    missing = [p.name for p in own if p.name not in given and p.default is p.empty]
-    if missing:
-        raise UserError(f"{where}: {path} needs {', '.join(missing)}: {{_target_: {path}, {missing[0]}: ...}}")
-    return partial(found, **given) if given else found
+    if constants:
+        own = inspect.signature(resolve(str(node["_target_"]), where)).parameters.values()
+        known = {p.name for p in own if p.kind is p.KEYWORD_ONLY}
+        node = {key: value for key, value in constants.items() if key in known} | node
+    return bind(node, where)
 
 
 def curve(loss: Loss, beta: float, rho: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -236,7 +236,7 @@ def bind(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
     for key, parameter in parameters.items():
         if key not in settings and parameter.default is parameter.empty:
             raise UserError(f"{where}.{key} is missing: {node['_target_']} needs it")
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    hints = _hints(target.__init__ if inspect.isclass(target) else target)
     for key, value in settings.items():
         hint = hints.get(key, Any)
         if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
@@ -244,6 +244,13 @@ def bind(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
         elif not _fits(value, hint):
             raise UserError(f"{where}.{key} must be {_said(hint)}, not {value!r}")
     return partial(target, **settings)
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target)
+    except NameError:  # a type that is imported for type checkers only
+        return {name: hint for name, hint in target.__annotations__.items() if not isinstance(hint, str)}
 
 
 def resolve(path: str, where: str) -> Callable[..., Any]:

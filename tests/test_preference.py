@@ -136,9 +136,9 @@ def test_any_function_of_the_signature_will_do() -> None:
     with pytest.raises(UserError, match="cannot be called"):
         look_at(lambda: None, BETA)
     for node, said in (
-        ("limo.preference.nope", "there is no function 'limo.preference.nope'"),
-        ("limo.preference.discopop", "needs tau"),
-        ({"_target_": "limo.preference.dpo", "tau": 1.0}, "tau is no constant of limo.preference.dpo; it has none"),
+        ("limo.preference.nope", "there is no 'limo.preference.nope'"),
+        ("limo.preference.discopop", "tau is missing"),
+        ({"_target_": "limo.preference.dpo", "tau": 1.0}, "tau is no setting of limo.preference.dpo"),
     ):
         with pytest.raises(UserError, match=said):
             resolved(node, "train.loss")  # type: ignore[arg-type]
@@ -283,7 +283,7 @@ def test_mistakes_get_one_line(tiny: Path, tmp_path: Path) -> None:
         ({"args": {**ARGS, "loss_type": "ipo"}}, "train.args.loss_type: give train.loss="),
         ({"args": {**ARGS, "betta": 1}}, "no argument of DPOConfig; did you mean 'beta'"),
         ({"args": {**ARGS, "beta": 0.0}}, "beta must be above 0"),
-        ({"loss": "limo.preference.dopo"}, "train.loss: there is no function"),
+        ({"loss": "limo.preference.dopo"}, "there is no 'limo.preference.dopo'"),
         ({"data": str(tmp_path / "none.jsonl")}, "no such file"),
         ({"max_length": 3}, "no row of .* can be trained on"),
         ({"quantize": "nf4"}, "train.lora"),
