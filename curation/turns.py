@@ -69,7 +69,8 @@ def collect(
 
     Args: `dialogue` is what the model is told; `players` by name, each a `Player`; `rewards` of an answer.
     Yields a row for every turn that was played: prompt and completion of that turn, `scores.reward`, `scores.turn`, and
-    `notes.turns` with the rewards of the whole episode. A problem whose prompt an engine refuses ends there, set aside.
+    `notes.turns` with the rewards of the whole episode. The row's id is the problem's, the player's name and the number
+    of the turn. A problem whose prompt an engine refuses ends there, set aside.
     All problems of a turn are sampled as one batch, with one model in memory, so all rows are in memory at once.
     """
     if not players:
@@ -182,7 +183,7 @@ def _rows(row: Example, taken: Sequence[Taken]) -> Iterator[Example]:
         }
         yield replace(
             row,
-            id=f"{row.id}/turn-{turn}",
+            id=f"{row.id}/{t.player}/{turn}",
             prompt=t.prompt,
             completion=t.completion.text,
             scores={**row.scores, "reward": t.reward, "turn": float(turn)},

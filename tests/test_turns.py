@@ -103,11 +103,11 @@ def test_turns_are_played_in_batches_until_an_answer_is_right(script: Script) ->
     assert (
         found
         == [
-            ("a/turn-1", "\\boxed{5}", 1, [1]),
-            ("b/turn-1", "\\boxed{6}", 0, [0, 1]),
-            ("b/turn-2", "first \\boxed{5}", 1, [0, 1]),  # the first of the best
-            ("c/turn-1", "no idea", -1, [-1, 0]),
-            ("c/turn-2", "\\boxed{8}", 0, [-1, 0]),
+            ("a/first/1", "\\boxed{5}", 1, [1]),
+            ("b/first/1", "\\boxed{6}", 0, [0, 1]),
+            ("b/second/2", "first \\boxed{5}", 1, [0, 1]),  # the first of the best
+            ("c/first/1", "no idea", -1, [-1, 0]),
+            ("c/second/2", "\\boxed{8}", 0, [-1, 0]),
         ]
         and not dropped
     )
@@ -149,7 +149,7 @@ def test_what_is_refused_or_cut_off_is_told(script: Script) -> None:
         ("a", "not sampled", "turn 1: too long"),
         ("b", "not sampled", "turn 2: too long now"),
     ]
-    assert [(r.id, r.scores["reward"]) for r in kept] == [("b/turn-1", -1)], "cut off is no answer, right or not"
+    assert [(r.id, r.scores["reward"]) for r in kept] == [("b/first/1", -1)], "cut off is no answer, right or not"
     assert [d.reason for d in keep(kept, criteria="all") if isinstance(d, Dropped)] == ["cut off by its length limit"]
 
 
@@ -214,7 +214,7 @@ def test_weights_by_hand(script: Script) -> None:
     assert [r.weight for r in centred] == pytest.approx([math.exp(1.25)]), "the mean is over all attempts, kept or not"
     found, dropped = split(weigh(rows, tau=0.4, centring="weights"))
     assert [r.weight for r in found] == pytest.approx([(high - 1) / 2])
-    assert [(d.id, d.reason) for d in dropped] == [("a/turn-1", "no positive weight")]
+    assert [(d.id, d.reason) for d in dropped] == [("a/turn0/1", "no positive weight")]
 
 
 def test_settings_that_cannot_be_are_told_before_anything_is_paid_for(script: Script) -> None:
