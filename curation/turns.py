@@ -21,7 +21,7 @@ from typing import Any, Literal
 from eval.run import graded
 from eval.turns import Dialogue, Episode, draw
 from limo.data import Dropped, Example, Row
-from limo.engine import Completion, Sampling
+from limo.engine import Completion, Prompt, Sampling
 from limo.errors import UserError
 from limo.ledger import Cached
 from limo.losses import Centring, reward_weights
@@ -53,7 +53,7 @@ class Rewards:
 class Taken:
     """The answer that was taken at one turn."""
 
-    prompt: Any  # that the engine was given
+    prompt: Prompt  # that the engine was given
     completion: Completion
     judged: Mapping[str, Any]  # as `eval.run.graded` has it
     reward: float
@@ -75,8 +75,8 @@ def collect(
     """
     if not players:
         raise UserError("collect.players names none: give each turn one, with its engine and its sampling")
-    if unsure := [name for name, node in players.items() if _greedy(node)]:
-        raise UserError(f"collect.players.{unsure[0]}: several answers at temperature 0 are one answer")
+    if greedy := [name for name, node in players.items() if _greedy(node)]:
+        raise UserError(f"collect.players.{greedy[0]}: several answers at temperature 0 are one answer")
     episodes = [Episode(row, dialogue) for row in rows]
     played: list[list[Taken]] = [[] for _ in episodes]
     refused: dict[int, str] = {}
@@ -105,7 +105,7 @@ def collect(
 
 
 def best(
-    prompt: Any,
+    prompt: Prompt,
     completions: Sequence[Completion],
     judged: Sequence[Mapping[str, Any]],
     rewards: Rewards,

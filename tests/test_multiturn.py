@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eval.by_turn import turns_section
+from eval.curated import gathered
 from eval.multiturn import evaluate
 from eval.turn_metrics import measured, measures, tokens, transitions
 from eval.turns import Dialogue
@@ -20,9 +22,10 @@ from limo.engine import Sampling
 from limo.errors import UserError
 from limo.improve import boosted, commands, improve
 from limo.manifest import read_manifest
-from limo.recipe import compose
-from tests.conftest import ROOT, Script, lines
+from limo.recipe import bind, check, compose, nodes
+from tests.conftest import ROOT, Script, example, lines
 from tests.test_readme import PYTHON
+from tests.test_report import curation, left, line
 
 
 def said(text: str) -> list[dict[str, Any]]:
@@ -160,6 +163,18 @@ def test_a_report_without_turns_has_no_such_part() -> None:
     assert "5 turns against 5 samples -6.0" in shown
 
 
+def test_turns_of_one_problem_are_one_problem_of_the_funnel(tmp_path: Path) -> None:
+    first = [example(key, "x", notes={"turns": {"of": example(key).problem}}) for key in "ab"]
+    second = [
+        replace(row, id=f"{row.id}/2", prompt=(*row.prompt, {"role": "assistant", "content": "no"})) for row in first
+    ]
+    funnel = [line("pool", 3, 3), line("collect", 3, 4), line("keep", 4, 2)]
+    dropped = [left(example("c"), "collect", "not sampled"), *(left(row, "keep", "not right") for row in first)]
+    curation(tmp_path, second, dropped, funnel)
+    found = gathered(tmp_path)
+    assert found is not None and found.problems == [3, 2, 2]
+
+
 def test_the_commands_of_the_iterations() -> None:
     typed = ["--config-dir", "my", "recipe=x", "seed=1", "out=elsewhere", "student=other"]
     boost = {"curate": {"pool": {}}, "train": {"weighting": None}}
@@ -198,6 +213,10 @@ def test_hydra_reads_the_commands_as_they_are_meant(tmp_path: Path) -> None:
     folder = tmp_path / "a b, {c}='d"
     listed = list(commands(folder, "base", boost, 1, "first", ["recipe=rise_demo"]))
     first = compose(*listed[0].overrides)
+    for section in ("curate", "train"):
+        bind(first[section], section)
+        for where, node in nodes(first[section], section):
+            check(node, where)
     assert first["curate"]["pool"] == boost["curate"]["pool"] and first["curate"]["stages"] == boost["curate"]["stages"]
     assert (first["out"], first["train"]["weighting"]) == (str(folder / "boost"), None)
     assert first["train"]["data"] == str(folder / "boost" / "curated.jsonl")
@@ -226,8 +245,8 @@ def test_iterations_go_on_after_a_kill_and_do_nothing_twice(
     tiny: Path, tmp_path: Path, run: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     """The README's command, killed while it trains; what the commands of its first iteration had done stays."""
-    line = next(c for c in PYTHON if "limo.improve" in c).split()
-    arguments = [*line[2:], *SMALL, f"runs={tmp_path}", f"student={tiny}", "improve.boost=null"]
+    typed = next(c for c in PYTHON if "limo.improve" in c).split()
+    arguments = [*typed[2:], *SMALL, f"runs={tmp_path}", f"student={tiny}", "improve.boost=null"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     started = subprocess.Popen(
         [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -279,7 +298,7 @@ def test_a_command_that_fails_ends_the_iterations_with_its_own_line(
     done = run("limo.improve", "recipe=rise_demo", f"runs={tmp_path}", "student=./nowhere", "improve.boost=null")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
-        "error: no such model folder './nowhere'. Train it first, or give another path"
+        "error: no such model folder './nowhere'. Train it first, or give a folder or a Hub name such as org/name"
     ]
     assert f"stopped at curation.run in {tmp_path}/rise_demo/iteration-1" in done.stderr
     wrong = run("limo.improve", "recipe=demo")
