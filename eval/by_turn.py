@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from eval.charts import CHOSEN, FOURTH, OTHER, THIRD, chart
+from eval.charts import CHOSEN, FAINT, FOURTH, OTHER, THIRD, chart
 from eval.page import percent, section, span, table, text
 from eval.turn_metrics import signed, spent_tokens
 
@@ -14,6 +14,7 @@ LINES = {  # key of `by_turn`: what it is called, colour, mark, dashes
     "p1@tk": ("turns, any right", THIRD, "^", "--"),
     "pk@t1": ("samples, any right", FOURTH, "D", "--"),
 }
+SIZE = 4.4, 3.2  # inches of a chart
 
 
 def turns_section(summary: Mapping[str, Any]) -> str:
@@ -23,10 +24,8 @@ def turns_section(summary: Mapping[str, Any]) -> str:
         return ""
     each = list(_each(turns))
     said = "".join(f"<p class=big>{text(sentence)}</p>" for sentence in _sentences(each))
-    drawn = "".join(_charts(model, name, found) for model, name, found in each)
-    return section(
-        "turns", "Turn by turn", f"{said}<div class=charts>{drawn}</div>" + _measures(each) + _changes(turns)
-    )
+    drawn = "".join(f"<div class=charts>{_charts(model, name, found)}</div>" for model, name, found in each)
+    return section("turns", "Turn by turn", said + drawn + _measures(each) + _changes(turns))
 
 
 def _each(turns: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -51,8 +50,8 @@ def _charts(model: str, name: str, found: Mapping[str, Any]) -> str:
     flips = "; ".join(f"{t['wrong_right']} became right, {t['right_wrong']} wrong" for t in found["transitions"])
     title = f"{model} on {name}"
     return chart(
-        partial(draw_by_turn, by_turn=found["by_turn"], title=title), 5.2, 3.4, f"{title}, % right: {said}"
-    ) + chart(partial(draw_flips, steps=found["transitions"], title=title), 4.2, 3.4, f"{title}: {flips}")
+        partial(draw_by_turn, by_turn=found["by_turn"], title=title), *SIZE, f"{title}, % right: {said}"
+    ) + chart(partial(draw_flips, steps=found["transitions"], title=title), *SIZE, f"{title}: {flips}")
 
 
 def draw_by_turn(ax: Any, by_turn: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -81,7 +80,7 @@ def draw_flips(ax: Any, steps: Sequence[Mapping[str, int]], title: str) -> None:
     for place, up, down in zip(places, gained, lost, strict=True):
         ax.annotate(f"+{up}", (place, up), xytext=(0, 2), textcoords="offset points", ha="center")
         ax.annotate(f"-{down}", (place, -down), xytext=(0, -2), textcoords="offset points", ha="center", va="top")
-    ax.axhline(0, linewidth=0.8)
+    ax.axhline(0, linewidth=0.8, color=FAINT)
     ax.set_xticks(places, [f"{k} to {k + 1}" for k in places])
     ax.set_xlabel("from turn to turn")
     ax.set_ylabel("problems")
