@@ -251,18 +251,21 @@ def test_a_right_answer_has_its_reward_however_it_is_written(answer: str, script
     assert turned([answer], as_turns(script), RELEASED, "17")[0].scores["reward"] == 0
 
 
-def test_references_with_a_thousands_comma_are_whole(data: Path, script: Script) -> None:
-    """The published code reads "#### 1,080" as 1: a model that knows the answer is told that it is wrong."""
-    pool = [r for r in file("gsm8k", "", path=str(data / "pools" / "gsm8k_train.jsonl")) if isinstance(r, Example)]
+@pytest.mark.parametrize(("path", "least"), [("pools/gsm8k_train.jsonl", 79), ("benchmarks/gsm8k_test.jsonl", 14)])
+def test_references_with_a_thousands_comma_are_whole(path: str, least: int, data: Path, script: Script) -> None:
+    """The published code reads "#### 1,080" as 1: a model that knows every answer has 98.94 % of the test."""
+    pool = [r for r in file("gsm8k", "", path=str(data / path)) if isinstance(r, Example)]
     golds = [row for row in pool if "," in row.answer]
-    assert len(golds) >= 79
+    assert len(golds) >= least
     known = {row.question: row.answer for row in golds}
-    node = script(lambda question, index: f"\\boxed{{{known[question].replace(',', '')}}}")
-    rows = list(collect(golds, dialogue=DIALOGUE, players={"one": player(node)}, rewards=RELEASED))
-    assert {r.scores["reward"] for r in rows if isinstance(r, Example)} == {1}
-    cut = script(lambda question, index: f"\\boxed{{{known[question].partition(',')[0]}}}")
-    rows = list(collect(golds, dialogue=DIALOGUE, players={"one": player(cut)}, rewards=RELEASED))
-    assert {r.scores["reward"] for r in rows if isinstance(r, Example)} == {0}
+    for given, reward in (
+        (lambda gold: gold, 1),
+        (lambda gold: gold.replace(",", ""), 1),
+        (lambda gold: gold.partition(",")[0], 0),
+    ):
+        node = script(lambda question, index, given=given: f"\\boxed{{{given(known[question])}}}")
+        rows = list(collect(golds, dialogue=DIALOGUE, players={"one": player(node)}, rewards=RELEASED))
+        assert [r.scores["reward"] for r in rows if isinstance(r, Example)] == [reward] * len(golds)
 
 
 def test_text_of_the_data_is_never_executed(tmp_path: Path, script: Script) -> None:
