@@ -113,7 +113,8 @@ def check_early(name: str, node: Mapping[str, Any]) -> None:
             Window(node["sampling"]["n"], node["at_least"], node["at_most"], node["unknown"])
         except UserError as error:
             raise UserError(f"curate.stages.{name}: {error}") from None
-    asking = {"": node} | {f"teachers.{own}.": teacher for own, teacher in node.get("teachers", {}).items()}
+    several = ((key, own, asker) for key in ("teachers", "players") for own, asker in node.get(key, {}).items())
+    asking = {"": node} | {f"{key}.{own}.": asker for key, own, asker in several}
     for where, asker in asking.items():
         if "engine" in asker:  # made, and let go before it loads anything: a key that is not set is told now
             bind(asker["engine"], f"curate.stages.{name}.{where}engine")()

@@ -97,23 +97,29 @@ def gathered(folder: Path) -> Curated | None:
         kept.add(row.to_json())
     rivals: dict[str, list[Rival]] = {row.problem: [] for row in chosen}
     stages = [line["stage"] for line in funnel]
-    last = {problem: len(stages) for problem in rivals}  # the stage at which a problem's last row left
+    last = {origin(row): len(stages) for row in chosen}  # the stage at which a problem's last row left
     order = {name: number for number, name in enumerate(stages)}
     for at, line in _lines(folder / "dropped.jsonl"):
         data = line["data"]
-        problem = Example.from_json(data).problem if _is_row(data) else ""
-        if not problem:
+        if not _is_row(data):
             continue
+        left = Example.from_json(data)
+        problem, first = left.problem, origin(left)
         dropped.add(data)
-        last[problem] = max(last.get(problem, 0), order.get(line["stage"], 0))
+        last[first] = max(last.get(first, 0), order.get(line["stage"], 0))
         if problem in rivals and data.get("completion"):
             rivals[problem].append(_rival(at, line))
     for found in rivals.values():
         found.sort(key=lambda r: (r.verdict != "correct", r.score is None, -(r.score or 0)))
-    left = Counter(last.values())
-    problems = [sum(count for stage, count in left.items() if stage > number) for number in range(len(stages))]
+    left_at = Counter(last.values())
+    problems = [sum(count for stage, count in left_at.items() if stage > number) for number in range(len(stages))]
     nodes = entry.get("settings", {}).get("stages", {}).values()
     return Curated(chosen, funnel, problems, kept, dropped, rivals, weights(nodes), _terms(nodes))
+
+
+def origin(row: Example) -> str:
+    """The problem of the pool that a row comes from: a later turn at it has a prompt of its own."""
+    return str(row.notes.get("turns", {}).get("of") or row.problem)
 
 
 def finite(value: Any) -> float | None:

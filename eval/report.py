@@ -5,7 +5,7 @@
 `runs/<name>/report.html` is one file that needs no network and stays below 10 MB; whatever a stage has not made yet is
 left out of it. Text from rows and completions is data: it is escaped here and enters the viewer as text, and the page
 forbids itself every script but its own. Curation is in `funnel.py` and `viewer.py`, training in `curves.py`, evaluation
-in `outcome.py`.
+in `outcome.py`, several turns in `by_turn.py`.
 """
 
 import base64
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eval.by_turn import turns_section
 from eval.curated import Curated, gathered
 from eval.curves import training_section
 from eval.funnel import chosen_section, funnel_section
@@ -29,6 +30,7 @@ from limo.recipe import command
 
 TITLES = {
     "outcome": "Result",
+    "turns": "Turns",
     "funnel": "Funnel",
     "chosen": "Chosen",
     "chains": "Chains",
@@ -58,6 +60,7 @@ def write_report(folder: Path) -> Path:
     shown = bool(curated and curated.chosen)
     parts = {
         "outcome": outcome_section(summary),
+        "turns": turns_section(summary),
         "funnel": funnel_section(curated) if curated else "",
         "chosen": chosen_section(curated) if curated else "",
         "chains": "",

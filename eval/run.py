@@ -56,15 +56,7 @@ def evaluate(
     summary that `eval/summary.json` holds. Raises UserError for wrong settings, a missing model, or a benchmark that
     cannot be had or has unusable rows.
     """
-    if not models:
-        raise UserError("eval.models names no model: +eval.models.<name>=<folder or Hub name>")
-    for pair in compare:
-        if len(pair) != 2 or not set(pair) <= set(models):
-            raise UserError(f"eval.compare must list pairs of models among {', '.join(models)}, not {pair}")
-    if resamples < 1:
-        raise UserError(f"eval.resamples must be at least 1, not {resamples}")
-    for path in models.values():
-        local(engine, path)  # a missing model or key is told before the first hour of sampling, not after it
+    check_models(models, engine, compare, resamples)
     given, folder = tasks(benchmarks, system, sampling, protocol, engine), Path(out)
     results: dict[str, dict[str, Rows]] = {}
     for model, path in models.items():
@@ -77,6 +69,21 @@ def evaluate(
     report = write_report(folder)
     _print(summary, folder, report)
     return summary
+
+
+def check_models(
+    models: Mapping[str, str], engine: Mapping[str, Any], compare: Sequence[Sequence[str]], resamples: int
+) -> None:
+    """Raise UserError for settings that cannot be, before anything is sampled."""
+    if not models:
+        raise UserError("eval.models names no model: +eval.models.<name>=<folder or Hub name>")
+    for pair in compare:
+        if len(pair) != 2 or not set(pair) <= set(models):
+            raise UserError(f"eval.compare must list pairs of models among {', '.join(models)}, not {pair}")
+    if resamples < 1:
+        raise UserError(f"eval.resamples must be at least 1, not {resamples}")
+    for path in models.values():
+        local(engine, path)  # a missing model or key is told before the first hour of sampling, not after it
 
 
 @dataclass(frozen=True, slots=True)

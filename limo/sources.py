@@ -30,7 +30,7 @@ COLUMNS = {
     "answer": ("answer", "final_answer", "gt", "ground_truth", "reference"),
     "id": ("id", "unique_id"),
 }
-RESERVED = {"attempts", "judge", "verdict", "licence"}  # notes that the stages write: foreign ones get another name
+RESERVED = {"attempts", "judge", "verdict", "licence", "turns"}  # notes of the stages: foreign ones get another name
 NOTE_CHARS = 200  # longer extra columns are not carried along
 
 

@@ -231,6 +231,13 @@ def test_multirun_gives_each_job_a_folder_of_its_own(finished: Path, tiny: Path,
             "cannot load 'no/where' (split train) from the Hub",
         ),
         (["eval.report", "recipe=demo", "name=none"], "there is no run in 'runs/none'"),
+        (["limo.improve", "recipe=rise_demo", "improve.iterations=0"], "improve.iterations must be at least 1"),
+        (["curation.run", "recipe=rise_demo", "curate.stages.weigh.tau=0"], "tau must be above 0"),
+        (
+            ["curation.run", "recipe=rise_demo", "curate.stages.keep.criteria=good"],
+            "curate.stages.keep.criteria must be one of all, better, best, success, not 'good'",
+        ),
+        (["eval.run", "recipe=rise_demo", "dialogue.first=solve"], "dialogue.first must contain {problem}"),
     ],
 )
 def test_a_mistake_gets_one_line_and_an_exit_code(arguments: list[str], said: str, run: Run, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from limo.train import sft
 from tests.conftest import ROOT, lines
 from tests.ranks import prefer
 from tests.test_train import ARGS, rows, settings
+from tests.test_turns import rise_rows
 
 CASES: dict[str, dict[str, Any]] = {
     "ddp": {},
@@ -31,10 +32,11 @@ CASES: dict[str, dict[str, Any]] = {
     "tokens": {"sharding": "ddp", "weighting": "tokens"},
     "weights": {"sharding": "zero2", "weighting": "weights"},
     "by_rows": {"sharding": "zero3", "weighting": "rows"},
+    "rise": {"sharding": "ddp", "weighting": "rows", "data": "turns.jsonl"},
     "lora": {"sharding": "zero3", "lora": {"r": 4, "lora_alpha": 8}},
 }
 # What one process trains to compare with: sharing out changes nothing, weights and adapters do
-REFERENCE = {"tokens": "tokens", "weights": "weights", "by_rows": "by_rows", "lora": "lora"}
+REFERENCE = {"tokens": "tokens", "weights": "weights", "by_rows": "by_rows", "rise": "rise", "lora": "lora"}
 
 
 def case(tiny: Path, folder: Path, name: str, **changed: Any) -> dict[str, Any]:
@@ -45,6 +47,8 @@ def case(tiny: Path, folder: Path, name: str, **changed: Any) -> dict[str, Any]:
         shared["eval_data"] = str(folder / "held_out.jsonl")
     if shared["packing"] is None:
         shared["global_batch"] = 4
+    if "data" in shared:
+        shared["data"] = str(folder / shared["data"])
     return settings(tiny, folder, **{"out": str(folder / name), "args": args, **shared, **changed})
 
 
@@ -79,6 +83,7 @@ def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for place in (folder, folder / "alone"):
         write_jsonl(place / "rows.jsonl", rows(13))
         write_jsonl(place / "held_out.jsonl", rows(5))
+        write_jsonl(place / "turns.jsonl", rise_rows())
     done = launch(folder, [case(tiny, folder, name) for name in CASES])
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ["ddp", "padded", *REFERENCE]:

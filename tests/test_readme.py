@@ -31,6 +31,8 @@ def test_the_python_commands_run_in_their_order(
 ) -> None:
     for command in PYTHON:
         _, _, module, *arguments = shlex.split(command)
+        if module == "limo.improve":  # tests/test_multiturn.py runs it, and kills it
+            continue
         arguments = [a.replace("data=runs/", f"data={tmp_path}/") for a in arguments]
         if module in ("eval.grade", "curation.leaks"):  # here the shell puts in the folder, there the recipe does
             arguments = [a.replace("$LIMO_DATA", str(data)) for a in arguments]

@@ -1,0 +1,136 @@
+"""What n turns and n parallel samples of each problem say, as plain functions of a problem's line.
+
+    m1@t1   the first sample
+    m5@t1   the majority of 5 parallel samples
+    m1@t5   the majority of 5 turns, without oracle
+    p1@t5   any of 5 turns, with oracle: an episode that a checker ends at the first right answer is the same up to it
+    p5@t1   any of 5 parallel samples, what p1@t5 has to be held against
+
+5 is n. RISE (arXiv 2407.18219) defines the first four and sets five turns against one sample; at an equal budget the
+question is m1@t5 against m5@t1. With k below n, parallel values are means over all sets of k samples.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from eval.compare import paired, share
+from eval.metrics import majority_at_k, pass_at_k
+
+Row = Mapping[str, Any]
+
+
+def _right(completion: Row) -> bool:
+    return bool(completion["verdict"] == "correct")
+
+
+def turns_vote(row: Row, k: int) -> float:
+    """Whether the majority of the first k turns is right, a tie by the share that is: m1@tk."""
+    return majority_at_k(row["turns"][:k], k)
+
+
+def turns_any(row: Row, k: int) -> float:
+    """Whether any of the first k turns is right: p1@tk."""
+    return float(any(map(_right, row["turns"][:k])))
+
+
+def samples_vote(row: Row, k: int) -> float:
+    """Whether the majority of k parallel samples is right, the mean over sets of k: mk@t1."""
+    return majority_at_k(row["completions"], k, seed=zlib.crc32(row["id"].encode()))
+
+
+def samples_any(row: Row, k: int) -> float:
+    """Whether any of k parallel samples is right, the mean over sets of k: pk@t1, which is pass@k."""
+    return pass_at_k(len(row["completions"]), sum(map(_right, row["completions"])), k)
+
+
+def turn_right(row: Row, k: int) -> float:
+    """Whether the answer of turn k is right, whatever came before."""
+    return float(_right(row["turns"][k - 1]))
+
+
+CURVES = {"turn": turn_right, "m1@tk": turns_vote, "mk@t1": samples_vote, "p1@tk": turns_any, "pk@t1": samples_any}
+
+
+def measures(n: int) -> dict[str, Callable[[Row], float]]:
+    """The named measures of n turns and n samples, each a function of a problem's line."""
+    return {
+        "m1@t1": lambda row: turns_vote(row, 1),
+        f"m{n}@t1": lambda row: samples_vote(row, n),
+        f"m1@t{n}": lambda row: turns_vote(row, n),
+        f"p1@t{n}": lambda row: turns_any(row, n),
+        f"p{n}@t1": lambda row: samples_any(row, n),
+    }
+
+
+def measured(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, Any]:
+    """Everything about one model's turns on one benchmark, as plain JSON; shares with their 95 % intervals.
+
+    `against` has the paired differences at equal budgets: turns minus parallel samples, without and with oracle.
+    """
+    n = len(rows[0]["turns"])
+    values = {name: {r["id"]: of(r) for r in rows} for name, of in measures(n).items()}
+    one, vote, turns, any_turn, any_sample = values
+
+    def minus(a: str, b: str) -> dict[str, Any]:
+        return {"of": a, "minus": b, **paired(values[b], values[a], resamples, seed).to_json()}
+
+    return {
+        "n": n,
+        "measures": {name: asdict(share(found, resamples, seed)) for name, found in values.items()},
+        "gains": {name: minus(name, one) for name in values if name != one},
+        "against": [minus(turns, vote), minus(any_turn, any_sample)],
+        "by_turn": [
+            {name: asdict(share({r["id"]: of(r, k) for r in rows}, resamples, seed)) for name, of in CURVES.items()}
+            for k in range(1, n + 1)
+        ],
+        "transitions": [transitions(rows, k) for k in range(1, n)],
+        "tokens": tokens(rows),
+    }
+
+
+def transitions(rows: Sequence[Row], turn: int) -> dict[str, int]:
+    """How many problems went from right or wrong at `turn` to right or wrong at the next; unsure counts as wrong."""
+    found = dict.fromkeys(("right_right", "right_wrong", "wrong_right", "wrong_wrong"), 0)
+    for row in rows:
+        before, after = ("right" if _right(row["turns"][at]) else "wrong" for at in (turn - 1, turn))
+        found[f"{before}_{after}"] += 1
+    return found
+
+
+def tokens(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
+    """Tokens a problem, written and read: of one sample, of all samples, of all turns, of turns that an oracle ends.
+
+    What is read is each sample's and each turn's whole prompt; None where the tokenizer is not known. An engine that
+    keeps a prompt's prefix reads less of both.
+    """
+
+    def mean(of: Callable[[Row], Sequence[Row]]) -> dict[str, float | None]:
+        asked = [turn["asked"] for row in rows for turn in of(row)]
+        written = sum(turn["tokens"] for row in rows for turn in of(row)) / len(rows)
+        return {"written": written, "read": None if None in asked else sum(asked) / len(rows)}
+
+    def ended(row: Row) -> Sequence[Row]:
+        right = [at for at, turn in enumerate(row["turns"]) if _right(turn)]
+        return list(row["turns"][: right[0] + 1 if right else None])
+
+    def samples(row: Row) -> Sequence[Row]:
+        return [{**sample, "asked": row["turns"][0]["asked"]} for sample in row["completions"]]
+
+    return {
+        "one sample": mean(lambda row: row["turns"][:1]),
+        "samples": mean(samples),
+        "turns": mean(lambda row: row["turns"]),
+        "turns with oracle": mean(ended),
+    }
+
+
+def signed(d: Row) -> str:
+    """A difference of shares in points, with its interval."""
+    return f"{100 * d['mean']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})"
+
+
+def spent_tokens(cost: Mapping[str, float | None]) -> str:
+    """Tokens written and read, as a table shows them."""
+    return f"{cost['written']:,.0f}" + (f" + {cost['read']:,.0f} read" if cost["read"] is not None else "")

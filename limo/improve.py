@@ -1,0 +1,151 @@
+"""Iterations: each curates with the model of the one before, trains, and evaluates. RISE's outer loop.
+
+    python -m limo.improve recipe=rise_demo
+
+runs the very commands a person would type, one process each, so that memory is free between them:
+
+    runs/<name>/boost         curation.run, limo.train      where the recipe has a section `boost`: its knowledge boost
+    runs/<name>/iteration-1   curation.run, limo.train, eval.run        student=<the boosted model>
+    runs/<name>/iteration-2   the same                                  student=<iteration-1's model>
+    runs/<name>               eval.run of all these models; the ledger has all that it needs
+
+Each has a run folder of its own. Stopped at any point, even by SIGKILL, the same command goes on: finished steps are
+recognised by themselves, begun ones go on where they were. More iterations, `improve.iterations=3`, go on as well.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from limo.errors import UserError
+from limo.progress import say
+from limo.recipe import bind, command
+
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One command: `python -m <module> <overrides>`."""
+
+    module: str
+    out: Path
+    overrides: tuple[str, ...]  # those of the person, then those of the iteration
+
+
+def improve(
+    *, out: str, student: str, boost: Mapping[str, Any] | None, iterations: int, train_from: Literal["first", "last"]
+) -> int:
+    """Run the iterations, as the command line that this process was started with says. Returns an exit code.
+
+    Args: `student` is the first model; `boost` the recipe's section of that name, keys of `curate` and `train` that
+    have other values before the first iteration, null for no boost; `iterations` after it; `train_from` is the model
+    that each iteration trains: the first one anew on its own rows, or the last one on. The model that answers is always
+    the last: collection is on-policy. Raises UserError for settings that cannot be.
+    """
+    if iterations < 1:
+        raise UserError(f"improve.iterations must be at least 1, not {iterations}")
+    for run in commands(Path(out), student, boost, iterations, train_from, sys.argv[1:]):
+        say(f"== {run.out}: {run.module}")
+        code = _run(run)
+        if code:
+            say(f"stopped at {run.module} in {run.out}; run the same command again to go on")
+            return code
+    return 0
+
+
+def commands(
+    out: Path,
+    student: str,
+    boost: Mapping[str, Any] | None,
+    iterations: int,
+    train_from: Literal["first", "last"],
+    typed: Sequence[str],
+) -> Iterator[Run]:
+    """The commands of all iterations, in their order. `typed` are the person's own arguments, passed on."""
+    given = tuple(argument for argument in typed if not argument.startswith(("out=", "student=")))
+    first = student
+    if boost is not None:
+        folder = out / "boost"
+        more = tuple(boosted(boost))
+        for module in ("curation.run", "limo.train"):
+            yield Run(module, folder, (*given, _is("out", folder), _is("student", student), *more))
+        first = str(folder / "model")
+    models = {"first": first}
+    for number in range(1, iterations + 1):
+        folder, last = out / f"iteration-{number}", list(models.values())[-1]
+        own = (*given, _is("out", folder), _is("student", last))
+        start = _is("train.model", first if train_from == "first" else last)
+        for module in ("curation.run", "limo.train", "eval.run"):
+            yield Run(module, folder, (*own, start))
+        models[f"iteration_{number}"] = str(folder / "model")
+    yield Run("eval.run", out, (*given, _is("out", out), _is("student", first), *compared(models)))
+
+
+def boosted(boost: Mapping[str, Any]) -> Iterator[str]:
+    """Overrides by which `curate.pool` becomes `boost.curate.pool` and so on. Raises UserError for other sections."""
+    for section, keys in boost.items():
+        if section not in ("curate", "train") or not isinstance(keys, Mapping):
+            raise UserError(f"boost may change keys of curate and of train, not '{section}'")
+        for key in keys:
+            yield f"{section}.{key}=${{boost.{section}.{key}}}"
+
+
+def compared(models: Mapping[str, str]) -> Iterator[str]:
+    """Overrides that evaluate all models, each compared with the one before, and the last with the first."""
+    names = list(models)
+    pairs = list(dict.fromkeys([*pairwise(names), (names[0], names[-1])]))
+    yield "~eval.models"
+    yield "+eval.models={" + ", ".join(f"{name}: {_quoted(path)}" for name, path in models.items()) + "}"
+    yield "eval.compare=[" + ",".join(f"[{a},{b}]" for a, b in pairs) + "]"
+
+
+def _is(key: str, value: str | Path) -> str:
+    return f"{key}={_quoted(str(value))}"
+
+
+def _quoted(value: str) -> str:
+    """A text as Hydra reads it back, whatever signs it has."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'" if set(value) & set(" ,='\"\\[]{}()$") else value
+
+
+def _run(run: Run) -> int:
+    """Run a command to its end; its exit code. It ends when this process does, also if that is killed.
+
+    SIGTERM is handed on, so that a training saves its step.
+    """
+    call = [sys.executable, "-m", run.module, *run.overrides]
+    process = subprocess.Popen(call, preexec_fn=partial(_die_with, os.getpid()))
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # the terminal has told the child as well
+        code = process.wait() or 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 128 - code if code < 0 else code
+
+
+def _die_with(parent: int) -> None:
+    """In the child before it becomes the command: where the system can, it is killed when its parent is."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before this was asked for
+        os._exit(1)
+
+
+def _in_processes(section: Mapping[str, Any]) -> int:
+    """See `limo.recipe.command`: the section runs its commands in processes of their own."""
+    return int(bind(section, "improve")())
+
+
+if __name__ == "__main__":
+    command("improve", "limo.improve", "Curate, train and evaluate, again and again.", _in_processes)
