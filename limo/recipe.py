@@ -21,7 +21,7 @@ import types
 import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -430,10 +430,14 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, hint)
     if origin in (list, dict) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return isinstance(value, list if origin is list else Mapping)
+    if is_dataclass(hint):
+        return isinstance(value, Mapping | hint)
     return True
 
 
 def _said(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if is_dataclass(hint):
+        return "{" + ", ".join(f"{field.name}: ..." for field in fields(hint)) + "}"
     return getattr(hint, "__name__", str(hint)) if not typing.get_origin(hint) else str(hint).replace("typing.", "")

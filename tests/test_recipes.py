@@ -100,6 +100,12 @@ def test_bind_checks_names_and_types() -> None:
             bind(wrong, "here")
 
 
+def test_a_node_that_is_none_says_what_it_takes() -> None:
+    recipe = compose("recipe=demo", "curate.controls=null")
+    with pytest.raises(UserError, match=r"curate\.controls must be \{source: \.\.\., kinds: \.\.\., seed: \.\.\.\}"):
+        bind(recipe["curate"], "curate")
+
+
 def test_types_of_yaml_values() -> None:
     assert _fits(1, float) and not _fits(True, float) and not _fits("1", float)
     assert _fits(None, int | None) and _fits(2, int | None) and not _fits("x", int | None)
