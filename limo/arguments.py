@@ -5,6 +5,7 @@ devices, so that the same recipe means the same training on one GPU and on sixty
 """
 
 import difflib
+import logging
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -95,6 +96,7 @@ def check_args(args: Mapping[str, Any], pairs: bool = False) -> None:
     With `pairs` it is `trl.DPOConfig`.
     """
     quiet_deepspeed()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it speaks of kernels that nobody asked for
     from trl import DPOConfig, SFTConfig
 
     made = DPOConfig if pairs else SFTConfig

@@ -27,8 +27,9 @@ from typing import Any, Literal
 
 from limo.errors import UserError
 from limo.progress import say
-from limo.recipe import bind, command
+from limo.recipe import bind, checked, command, compose, overrides_in
 
+SECTIONS = {"curation.run": "curate", "limo.train": "train", "eval.run": "eval"}
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
 
 
@@ -53,7 +54,10 @@ def improve(
     """
     if iterations < 1:
         raise UserError(f"improve.iterations must be at least 1, not {iterations}")
-    for run in commands(Path(out), student, boost, iterations, train_from, sys.argv[1:]):
+    runs = list(commands(Path(out), student, boost, iterations, train_from, sys.argv[1:]))
+    for run in runs:  # what is wrong in any of them is told before the first is paid for
+        checked(compose(*overrides_in(run.overrides), open_=True), SECTIONS[run.module])
+    for run in runs:
         say(f"== {run.out}: {run.module}")
         code = _run(run)
         if code:

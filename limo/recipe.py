@@ -20,7 +20,7 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -154,9 +154,16 @@ def compose(*overrides: str, open_: bool = False) -> dict[str, Any]:
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
-    with initialize_config_dir(config_dir=str(RECIPES), version_base="1.3"):
-        return plain(hydra_compose("run", overrides=list(overrides)), open_)
+    state = GlobalHydra.instance()
+    around = state.hydra  # of the command that this is called in, if it is
+    state.clear()
+    try:
+        with initialize_config_dir(config_dir=str(RECIPES), version_base="1.3"):
+            return plain(hydra_compose("run", overrides=list(overrides)), open_)
+    finally:
+        GlobalHydra.instance().hydra = around
 
 
 def checked(recipe: Mapping[str, Any], section: str) -> Mapping[str, Any]:
@@ -294,17 +301,23 @@ def help_text(section: str, module: str, about: str, arguments: list[str]) -> st
         "  --multirun seed=0,1,2    one run after the other, each in runs/<name>/sweep/<values>",
         "  --config-dir my          look for my/recipe/<name>.yaml as well",
     ]
-    flags, overrides = _flags(arguments)
-    if "--config-dir" in flags:
-        folder = Path(flags[flags.index("--config-dir") + 1]).resolve()
-        overrides.append(f"hydra.searchpath=[file://{folder}]")
+    overrides = overrides_in(arguments)
     if any(a.startswith("recipe=") for a in overrides):
         shown = yaml.safe_dump({section: compose(*overrides, open_=True)[section]}, sort_keys=False, allow_unicode=True)
         return "\n".join([*lines, "", f"The section '{section}':", "", shown])
     return "\n".join([*lines, "", f"With recipe=<name>, --help shows the section '{section}' of that recipe."])
 
 
-def _flags(arguments: list[str]) -> tuple[list[str], list[str]]:
+def overrides_in(arguments: Sequence[str]) -> list[str]:
+    """A command's arguments as `compose` takes them: its overrides, and the folder that `--config-dir` adds."""
+    flags, overrides = _flags(arguments)
+    if "--config-dir" in flags:
+        folder = Path(flags[flags.index("--config-dir") + 1]).resolve()
+        overrides.append(f"hydra.searchpath=[file://{folder}]")
+    return overrides
+
+
+def _flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Hydra's flags, each with its value where it takes one, and the overrides between them."""
     valued = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"}
     valued |= {"--cfg", "-c", "--experimental-rerun"}

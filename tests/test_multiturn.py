@@ -301,5 +301,7 @@ def test_a_command_that_fails_ends_the_iterations_with_its_own_line(
         "error: no such model folder './nowhere'. Train it first, or give a folder or a Hub name such as org/name"
     ]
     assert f"stopped at curation.run in {tmp_path}/rise_demo/iteration-1" in done.stderr
+    late = run("limo.improve", "recipe=rise_demo", f"runs={tmp_path}", "curate.stages.keep.criteria=al", "name=late")
+    assert "curate.stages.keep.criteria must be one of all" in late.stderr and not (tmp_path / "late").exists()
     wrong = run("limo.improve", "recipe=demo")
     assert wrong.returncode == 2 and "the recipe 'demo' has no section 'improve'" in wrong.stderr
