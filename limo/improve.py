@@ -95,11 +95,15 @@ def commands(
 
 
 def boosted(boost: Mapping[str, Any]) -> Iterator[str]:
-    """Overrides by which `curate.pool` becomes `boost.curate.pool` and so on. Raises UserError for other sections."""
+    """Overrides by which `curate.pool` becomes `boost.curate.pool` and so on; of `train.args` each key by itself.
+
+    Raises UserError for other sections.
+    """
     for section, keys in boost.items():
         if section not in ("curate", "train") or not isinstance(keys, Mapping):
             raise UserError(f"boost may change keys of curate and of train, not '{section}'")
-        for key in keys:
+        own = keys.get("args") if section == "train" else None
+        for key in [*(k for k in keys if k != "args" or not own), *(f"args.{k}" for k in own or ())]:
             yield f"{section}.{key}=${{boost.{section}.{key}}}"
 
 

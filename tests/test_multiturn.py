@@ -177,7 +177,7 @@ def test_turns_of_one_problem_are_one_problem_of_the_funnel(tmp_path: Path) -> N
 
 def test_the_commands_of_the_iterations() -> None:
     typed = ["--config-dir", "my", "recipe=x", "seed=1", "out=elsewhere", "student=other"]
-    boost = {"curate": {"pool": {}}, "train": {"weighting": None}}
+    boost = {"curate": {"pool": {}}, "train": {"args": {"learning_rate": 1e-3}, "weighting": None}}
     listed = list(commands(Path("r"), "base", boost, 2, "first", typed))
     assert [(str(c.out), c.module) for c in listed] == [
         ("r/boost", "curation.run"),
@@ -189,6 +189,7 @@ def test_the_commands_of_the_iterations() -> None:
     assert listed[0].overrides == (
         *(*own, "out=r/boost", "student=base"),
         *("curate.pool=${boost.curate.pool}", "train.weighting=${boost.train.weighting}"),
+        "train.args.learning_rate=${boost.train.args.learning_rate}",
     )
     first = (*own, "out=r/iteration-1", "student=r/boost/model", "train.model=r/boost/model")
     assert listed[2].overrides == listed[4].overrides == first
@@ -219,6 +220,7 @@ def test_hydra_reads_the_commands_as_they_are_meant(tmp_path: Path) -> None:
             check(node, where)
     assert first["curate"]["pool"] == boost["curate"]["pool"] and first["curate"]["stages"] == boost["curate"]["stages"]
     assert (first["out"], first["train"]["weighting"]) == (str(folder / "boost"), None)
+    assert (first["train"]["args"]["learning_rate"], first["train"]["args"]["bf16"]) == (2e-4, True)
     assert first["train"]["data"] == str(folder / "boost" / "curated.jsonl")
     second = compose(*listed[3].overrides)
     assert second["train"]["model"] == second["curate"]["stages"]["collect"]["players"]["first"]["engine"]["model"]
