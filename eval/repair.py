@@ -24,7 +24,7 @@ from eval.page import percent, section, span, table, text
 Rows = Sequence[Mapping[str, Any]]
 Measures = Mapping[str, Mapping[str, Any]]  # by model, by benchmark
 
-# What a text says that looks back and doubts. Each line is one way; `tests/test_repair.py` has sentences for and against
+# What a text says that looks back and doubts; `tests/test_repair.py` has sentences for and against
 REFLECTION = re.compile(
     r"""\b(?:
       wait | hold\ on | hmm+ | oops | just\ a\ moment | before\ i\ go\ on | not\ quite\ right
