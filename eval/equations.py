@@ -20,18 +20,20 @@ from eval.numerals import Unreadable
 from eval.reader import read
 from eval.values import TooMuch, Undefined, exact
 
-# Possessive throughout: what was taken for a number or a unit is not taken apart again, so the work stays linear
-_DIGITS = r"(?>\d{1,3}(?:,\d{3})++(?![\d,])|\d++)(?>\.\d++)?+|\.\d++"
-_TIMES = r"x(?=\s*+[($£€.\d])"
+# Possessive, and with bounds on each repetition: what was taken for a number or unit is not taken apart again, so that
+# the work is linear in the text. An equation stands on one line
+_DIGITS = r"(?>\d{1,3}(?:,\d{3}){1,5}+(?![\d,])|\d{1,20}+)(?>\.\d{1,20}+)?+|\.\d{1,20}+"
+_GAP = r"[ \t]{0,3}+"
+_TIMES = rf"x(?={_GAP}[($£€.\d])"
 _UNIT = rf"(?: ?+(?!{_TIMES})[A-Za-z]{{2,30}}+(?:/[A-Za-z]{{2,30}}+)?+){{0,2}}+"
-_TERM = rf"(?>\(*+\s*+(?:-\s*+)?+\(*+[$£€]?+(?:{_DIGITS})(?:\s?%)?+{_UNIT}(?:\s*+\))*+)"
-_OPERATOR = rf"\s*+(?:[-+*/×÷·−–]|{_TIMES})\s*+"
+_TERM = rf"(?>\({{0,4}}+{_GAP}(?:-{_GAP})?+\({{0,4}}+[$£€]?+(?:{_DIGITS})(?: ?%)?+{_UNIT}(?:{_GAP}\)){{0,4}}+)"
+_OPERATOR = rf"{_GAP}(?:[-+*/×÷·−–]|{_TIMES}){_GAP}"
 _EQUATION = re.compile(
-    rf"(?<![\w.,)])(?P<left>{_TERM}(?:{_OPERATOR}{_TERM}){{1,12}}+)\s*+=\s*+[$£€]?+\s?+"
-    rf"(?P<right>-?+\s?+[$£€]?+(?:{_DIGITS})(?:/\d++)?+(?:\s?%)?+)(?!{_OPERATOR}[($£€.\d])(?!\s*=)"
+    rf"(?<![\w.,)])(?P<left>{_TERM}(?:{_OPERATOR}{_TERM}){{1,12}}+){_GAP}={_GAP}[$£€]?+ ?+"
+    rf"(?P<right>-?+ ?+[$£€]?+(?:{_DIGITS})(?:/\d{{1,20}}+)?+(?: ?%)?+)(?!{_OPERATOR}[($£€.\d])(?!{_GAP}=)"
 )
-_SIDE = r"(?:[-+*/()., \d]|(?<![A-Za-z\\])[a-zA-Z](?![A-Za-z]))+"
-_ALGEBRA = re.compile(rf"(?P<left>{_SIDE})=(?P<right>{_SIDE})")
+_SIDE = r"(?:[-+*/()., \d]|(?<![A-Za-z\\])[a-zA-Z](?![A-Za-z])){1,60}"
+_ALGEBRA = re.compile(rf"(?P<left>{_SIDE}+)=(?P<right>{_SIDE}+)")
 _PIECE = re.compile(
     rf"(?P<number>(?:{_DIGITS})(?:\s?%)?)|(?P<times>(?<![A-Za-z]){_TIMES})|(?P<unit>[A-Za-z]+(?:/[A-Za-z]+)*)"
     r"|(?P<sign>[-+*/×÷·−–()])"
