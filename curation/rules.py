@@ -1,9 +1,10 @@
 """The teacher that needs no model: it finds, plants and mends mistakes in chains whose equations it can read.
 
 Planting is `curation/slips.py`. **Finding** compares a wrong attempt with the right chain, equation by equation, and
-says where it first goes wrong only if that is proved: an equation is false, a number is from nowhere, the right numbers
-are joined by another operation, or the answer comes before the last step. **Mending** writes a reflection on the
-mistake, and goes on from the right chain, at the step that is still missing or, as a fresh start, from its beginning.
+says where it first goes wrong only if that is proved: an equation is false, one number of a right equation is misread,
+its numbers are joined by another operation, or the answer comes before the last step. **Mending** writes a reflection
+on the mistake, and goes on from the right chain, at the step that is still missing or, as a fresh start, from its
+beginning.
 
 Left out: what is wrong in words. An attempt that goes another way than the right chain is set aside, since nobody has
 shown at which step it first goes wrong.
@@ -86,22 +87,28 @@ def _injected(row: Example, kind: str, number_: int) -> Mistake:
 def diagnosed(chain: Chain, attempt: str) -> Mistake:
     """Where an attempt whose answer is wrong first goes wrong. Raises Unusable if that is not proved."""
     steps = tuple(split_steps(attempt))
-    listed = [(at, e) for at, step in enumerate(steps) for e in equations(step)]
-    if not listed:
+    listed = [equations(step) for step in steps]
+    if not any(listed):
         raise Unusable("no parsable step")
     right = [e for each in chain.equations for e in each]
+    keys, found = {key(e) for e in right}, set[object]()
     known = chain.given | COMMON | {number(n.text) for e in right for n in e.numbers}
-    found = set[object]()
-    for at, e in listed:
-        mistake = _first_wrong(chain, steps, at, e, right, frozenset(known))
-        if mistake:
-            return mistake
-        if key(e) not in {key(r) for r in right}:
-            raise Unusable("the first wrong step is not proved", f"{e.left} = {e.right} is true, and not of the chain")
-        found.add(key(e))
-        known |= {e.value} if not e.unknown else set()
+    for at, each in enumerate(listed):
+        for e in each:
+            mistake = _first_wrong(chain, steps, at, e, right, frozenset(known))
+            if mistake:
+                return mistake
+            # A value that comes a second time may be right by chance: `12 - 6 = 6` where `12 / 2 = 6` was meant before
+            if key(e) not in keys or key(e) in found:
+                raise Unusable("the first wrong step is not proved", f"{e.left} = {e.right}: true, not of the chain")
+            found.add(key(e))
+            known |= {e.value} if not e.unknown else set()
+        if steps[at].count("=") > len(each):
+            raise Unusable(
+                "the first wrong step is not proved", f"an equation that cannot be read: {steps[at].strip()}"
+            )
     missing = [e for e in right if key(e) not in found]
-    answered = listed[-1][0] + 1
+    answered = max(at for at, each in enumerate(listed) if each) + 1
     if not missing or answered >= len(steps):
         raise Unusable("the first wrong step is not proved", "every equation is one of the right chain")
     said = f"a step is missing before this: {missing[0].left} = {missing[0].right}."
@@ -136,11 +143,23 @@ def _first_wrong(
         r = same[0]
         said = f"the operation is the wrong one: {r.left} = {r.right} is needed, not {e.left}."
         return Mistake("OP", at, steps, said, f"SymPy: {e.left} is not {r.left}", shown, f"{r.left} = {r.right}")
-    nowhere = [n for n in e.numbers if number(n.text) not in known]
-    if nowhere:
-        said = f"the problem does not say {nowhere[0].text}, and nothing before gives it."
-        return Mistake("CV", at, steps, said, f"{nowhere[0].text} is neither in the problem nor in a step", shown)
+    for r in right:
+        read, meant = _one_other(e, r)
+        if read and read not in known and meant in chain.given:
+            said = f"the problem says {_said(meant)}, not {_said(read)}: {r.left} is {r.right}."
+            proof = f"{_said(read)} is neither in the problem nor in a step; SymPy: {e.left} is not {r.left}"
+            return Mistake("CV", at, steps, said, proof, shown, f"{r.left} = {r.right}")
     return None
+
+
+def _one_other(e: Equation, r: Equation) -> tuple[Fraction | None, Fraction]:
+    """The only number in which an equation differs from a right one, and what stands there; None if it is not one."""
+    if e.unknown or r.unknown or [o.text for o in e.operators] != [o.text for o in r.operators]:
+        return None, Fraction(0)
+    pairs = [(number(a.text), number(b.text)) for a, b in zip(e.numbers, r.numbers, strict=False)]
+    other = [(a, b) for a, b in pairs if a != b]
+    one = len(e.numbers) == len(r.numbers) and len(other) == 1 and proved_different(e.left, r.left)
+    return other[0] if one else (None, Fraction(0))
 
 
 def _by_other_operator(e: Equation) -> bool:

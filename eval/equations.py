@@ -25,7 +25,7 @@ from eval.values import TooMuch, Undefined, exact
 _DIGITS = r"(?>\d{1,3}(?:,\d{3}){1,5}+(?![\d,])|\d{1,20}+)(?>\.\d{1,20}+)?+|\.\d{1,20}+"
 _GAP = r"[ \t]{0,3}+"
 _TIMES = rf"x(?={_GAP}[($£€.\d])"
-_UNIT = rf"(?: ?+(?!{_TIMES})[A-Za-z]{{2,30}}+(?:/[A-Za-z]{{2,30}}+)?+){{0,2}}+"
+_UNIT = rf"(?: ?+(?!{_TIMES})/?[A-Za-z]{{2,30}}+(?:/[A-Za-z]{{2,30}}+)?+){{0,2}}+"
 _TERM = rf"(?>\({{0,4}}+{_GAP}(?:-{_GAP})?+\({{0,4}}+[$£€]?+(?:{_DIGITS})(?: ?%)?+{_UNIT}(?:{_GAP}\)){{0,4}}+)"
 _OPERATOR = rf"{_GAP}(?:[-+*/×÷·−–]|{_TIMES}){_GAP}"
 _EQUATION = re.compile(
@@ -35,7 +35,7 @@ _EQUATION = re.compile(
 _SIDE = r"(?:[-+*/()., \d]|(?<![A-Za-z\\])[a-zA-Z](?![A-Za-z])){1,60}"
 _ALGEBRA = re.compile(rf"(?P<left>{_SIDE}+)=(?P<right>{_SIDE}+)")
 _PIECE = re.compile(
-    rf"(?P<number>(?:{_DIGITS})(?:\s?%)?)|(?P<times>(?<![A-Za-z]){_TIMES})|(?P<unit>[A-Za-z]+(?:/[A-Za-z]+)*)"
+    rf"(?P<number>(?:{_DIGITS})(?:\s?%)?)|(?P<times>(?<![A-Za-z]){_TIMES})|(?P<unit>/?[A-Za-z]+(?:/[A-Za-z]+)*)"
     r"|(?P<sign>[-+*/×÷·−–()])"
 )
 _PLAIN = {"×": "*", "·": "*", "x": "*", "÷": "/", "−": "-", "–": "-"}

@@ -25,6 +25,7 @@ from eval.equations import equations, holds, number, numbers_in, proved_differen
         ("10 / 3 = 3.33", "10 / 3", "3.33", True),
         ("10 / 3 = 3", "10 / 3", "3", False),
         ("10 / 3 = 3.34", "10 / 3", "3.34", False),
+        ("$4/week x 8 weeks = $32.", "4 * 8", "32", True),
         ("35 × 3 = 105 kiwi", "35 * 3", "105", True),
     ],
 )
