@@ -181,26 +181,29 @@ class Model:
     """A teacher behind an engine.
 
     Args: `engine` node, `sampling` of each reply (its n is not used), `tries` replies that a question may have until
-    one can be read. Raises UserError for tries that cannot be.
+    one can be read. Raises UserError for tries that cannot be, and where the engine's key is not set.
     """
 
     kinds = tuple(kind for kind in TYPES if kind != "NO")  # nobody learns from nonsense that is asked for
 
     def __init__(self, *, engine: dict[str, Any], sampling: Sampling, tries: int) -> None:
-        if tries < 1 or (tries > 1 and not sampling.temperature):
-            raise UserError(f"teacher.tries={tries} at temperature {sampling.temperature}: the same reply again")
-        self.engine, self.sampling, self.tries = engine, sampling, tries
-        self._runner: Cached | None = None
+        if tries < 1:
+            raise UserError(f"teacher.tries must be at least 1, not {tries}")
+        if tries > 1 and not sampling.temperature:
+            raise UserError(
+                f"teacher.tries={tries} at temperature 0 is {tries} times the same reply: raise it, or tries=1"
+            )
+        self.sampling, self.tries = sampling, tries
+        self.engine = Cached(bind(engine, "teacher.engine")())  # loads nothing yet, but tells of a key that is not set
 
     def _replies(self, prompts: Sequence[str], read: Callable[[int, Completion], T], what: str) -> list[T | Unusable]:
         """What `read` makes of a reply to each prompt, the first of `tries` that it can read, or why of the last."""
-        self._runner = self._runner or Cached(bind(self.engine, "teacher.engine")())
         found: list[T | Unusable] = [Unusable("no reply of the teacher")] * len(prompts)
         for attempt in range(self.tries):
             open_ = [i for i, value in enumerate(found) if isinstance(value, Unusable)]
             # The ledger has the replies before this one, so only the new one is paid for
             drawing = replace(self.sampling, n=attempt + 1)
-            drawn = sample(self._runner, [chat(prompts[i]) for i in open_], drawing, what) if open_ else []
+            drawn = sample(self.engine, [chat(prompts[i]) for i in open_], drawing, what) if open_ else []
             for i, replies in zip(open_, drawn, strict=True):
                 found[i] = tried(read, i, replies[attempt])
         return found

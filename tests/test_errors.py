@@ -152,7 +152,8 @@ def test_settings_that_cannot_be() -> None:
         (lambda: errors.inject([], teacher=RULES, per_problem=-1, otherwise="skip", seed=0), "at least 0"),
         (lambda: mix([], k=3, student=1.5, fix=0, error_free=0, seed=0), "mix.student is a share"),
         (lambda: mix_hard([], k_max=0, student=0.5, seed=0), "k_max of at least 1"),
-        (lambda: iter([Model(engine={}, sampling=Sampling(1, 0.0, 1.0, 10, 0), tries=2)]), "the same reply again"),
+        (lambda: iter([Model(engine={}, sampling=Sampling(1, 0.0, 1.0, 10, 0), tries=2)]), "2 times the same reply"),
+        (lambda: iter([Model(engine={}, sampling=Sampling(1, 0.7, 1.0, 10, 0), tries=0)]), "tries must be at least 1"),
     ]:
         with pytest.raises(UserError, match=said):
             list(call())  # type: ignore[arg-type]
