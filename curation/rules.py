@@ -18,7 +18,7 @@ from typing import Literal
 
 from curation.mistakes import Chain, Mistake, Unusable, read_chain, split_steps, tried, written
 from curation.slips import KINDS, slip
-from eval.equations import Equation, equations, holds, number, proved_different
+from eval.equations import Equation, equations, holds, number, numbers_in, proved_different
 from limo.data import Example
 
 Strategy = Literal["fix", "restart"]
@@ -99,14 +99,15 @@ def diagnosed(chain: Chain, attempt: str) -> Mistake:
             if mistake:
                 return mistake
             # A value that comes a second time may be right by chance: `12 - 6 = 6` where `12 / 2 = 6` was meant before
-            if key(e) not in keys or key(e) in found:
-                raise Unusable("the first wrong step is not proved", f"{e.left} = {e.right}: true, not of the chain")
+            if key(e) not in keys or key(e) in found or holds(e, chain.unknown_is) is not True:
+                raise Unusable("the first wrong step is not proved", f"{e.left} = {e.right} is not of the chain")
             found.add(key(e))
             known |= {e.value} if not e.unknown else set()
-        if steps[at].count("=") > len(each):
-            raise Unusable(
-                "the first wrong step is not proved", f"an equation that cannot be read: {steps[at].strip()}"
-            )
+        step = steps[at]
+        if step.count("=") > len(each):
+            raise Unusable("the first wrong step is not proved", f"an equation that cannot be read: {step.strip()}")
+        if nowhere := [n.text for n in numbers_in(step) if number(n.text) not in known]:
+            raise Unusable("the first wrong step is not proved", f"{nowhere[0]} comes from nowhere: {step.strip()}")
     missing = [e for e in right if key(e) not in found]
     answered = max(at for at, each in enumerate(listed) if each) + 1
     if not missing or answered >= len(steps):
@@ -132,7 +133,7 @@ def _first_wrong(
         said = f"{shown} cannot be: it does not hold in the end."
         return Mistake("CA", at, steps, said, f"SymPy: it does not hold at {e.unknown} = {chain.unknown_is}", shown)
     if not holds(e):
-        if not proved_different(e.left, e.right):
+        if not proved_different(e.left, e.right) or any(number(n.text) not in known for n in e.numbers):
             return None
         kind, value = "OP" if _by_other_operator(e) else "CA", _said(e.value)
         said = f"{e.left} is {value}, not {e.right}."
@@ -195,9 +196,9 @@ def _mended(row: Example, mistake: Mistake, other: str, strategy: Strategy) -> s
 def _continuation(chain: Chain, mistake: Mistake) -> str:
     """The right chain from its first step that is still missing. Raises Unusable if the prefix went another way."""
     before = mistake.steps[: mistake.at]
-    found = {key(e) for step in before for e in equations(step)}
-    if not found <= {key(e) for each in chain.equations for e in each}:
-        raise Unusable("the prefix went another way than the chain")
+    found, keys = ({key(e) for step in some for e in equations(step)} for some in (before, chain.steps))
+    if not found <= keys or not {key(e) for e in equations(mistake.right)} <= keys:
+        raise Unusable("the attempt went another way than the chain")  # a fresh start still mends it
     missing = [at for at, each in enumerate(chain.equations) if any(key(e) not in found for e in each)]
     if not missing:
         raise Unusable("nothing is left to go on with")

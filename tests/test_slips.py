@@ -165,6 +165,9 @@ def test_a_student_s_first_wrong_step(attempt: str, kind: str, at: int, wrong: s
     [
         ("I think it is 62.", "no parsable step"),
         ("48*3/2 = 72\n72-1 = 71\nThe answer is \\boxed{71}.", "the first wrong step is not proved"),  # another way
+        # 72 comes in words, 5 from nowhere
+        ("First 48 becomes 72. Then 72 + 8 = 90. So \\boxed{90}.", "the first wrong step is not proved"),
+        ("5*5 = 24\nThe answer is \\boxed{24}.", "the first wrong step is not proved"),
         ("48/2 = 24\n48+24 = 72\nThe answer is \\boxed{27}.", "the first wrong step is not proved"),
     ],
 )
@@ -195,7 +198,7 @@ def test_mending_continues_from_the_missing_step_or_starts_afresh() -> None:
 def test_a_prefix_that_went_another_way_is_only_begun_afresh() -> None:
     r, m = row(), Mistake("CA", 1, ("48*3 = 144\n", "144/2 = 71\n", "The answer is \\boxed{71}."), "Said.", "proof")
     (fixed,) = Rules().correct([(r, m, "")], "fix")
-    assert isinstance(fixed, Unusable) and fixed.reason == "the prefix went another way than the chain"
+    assert isinstance(fixed, Unusable) and fixed.reason == "the attempt went another way than the chain"
     assert isinstance(Rules().correct([(r, m, "")], "restart")[0], str)
 
 
