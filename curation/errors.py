@@ -22,7 +22,8 @@ from typing import Any, Literal
 
 from curation.attempt import judged
 from curation.mistakes import Mistake, Unusable
-from curation.teach import Strategy, Teacher
+from curation.prompts import Strategy
+from curation.teach import Teacher
 from eval.equations import equations, holds
 from eval.grade import grade
 from limo.data import Dropped, Example, Row, content_id

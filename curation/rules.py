@@ -14,14 +14,12 @@ from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from random import Random
-from typing import Literal
 
 from curation.mistakes import Chain, Mistake, Unusable, read_chain, split_steps, tried, written
+from curation.prompts import Strategy
 from curation.slips import KINDS, slip
 from eval.equations import Equation, equations, holds, number, numbers_in, proved_different
 from limo.data import Example
-
-Strategy = Literal["fix", "restart"]
 
 # Numbers that a solver may bring along: of days, months, minutes, dozens, percent
 COMMON = frozenset(Fraction(n) for n in (0, 1, 2, 3, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)) | {Fraction(1, 2)}

@@ -15,9 +15,7 @@ from curation import errors
 from curation.controls import Controls, make
 from curation.mistakes import TYPES, Mistake, Unusable, read_chain
 from curation.mix import mix, mix_hard
-from curation.rules import Rules
-from curation.teach import (
-    Model,
+from curation.prompts import (
     agree_prompt,
     code_of,
     correct_prompt,
@@ -28,6 +26,8 @@ from curation.teach import (
     read_diagnosis,
     read_injection,
 )
+from curation.rules import Rules
+from curation.teach import Model
 from eval.equations import equations, holds
 from eval.grade import grade
 from limo.data import Example, Row, chat, read_jsonl, write_jsonl

@@ -3,8 +3,8 @@
 import pytest
 
 from curation.begun import begun
+from curation.prompts import OPENINGS
 from curation.rules import NOTICED, RESTART
-from curation.teach import OPENINGS
 from eval.equations import equations, holds
 from eval.repair import measured, notices, reflects, repair_section, repair_table
 from limo.data import Example
