@@ -1,8 +1,8 @@
 """What a teacher of mistakes is asked, and beside each question the reader of its reply.
 
 A teacher finds the first wrong step of an attempt, plants a mistake of a given type in a right solution, gives a second
-opinion, mends a solution, and smooths it. LEMMA's own prompts (spec 2.2, S2 to S6) are not used: these are our words, one
-call finds type and step where theirs are two, and the model never copies the wrong prefix.
+opinion, mends a solution, and smooths it. LEMMA's own prompts are not used: these are our words, one call finds type
+and step where theirs are two, and the model never copies the wrong prefix.
 
 Whatever stands between marks with the row's code is data. The code occurs in no text of the row, so no text can close
 its own marks; a reply must use it too, so one that only quotes what it read is none. A reader raises `Unusable` for a

@@ -24,7 +24,7 @@ from limo.data import Example
 # Numbers that a solver may bring along: of days, months, minutes, dozens, percent
 COMMON = frozenset(Fraction(n) for n in (0, 1, 2, 3, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)) | {Fraction(1, 2)}
 
-# Openings of a reflection. LEMMA gives its teacher thirteen of them (spec 2.2, S5); these are our own words
+# Openings of a reflection. LEMMA gives its teacher thirteen of them; these are our own words
 NOTICED = (
     "Wait, that is not right.",
     "Wait, something is off here.",

@@ -86,7 +86,7 @@ def test_a_key_that_is_not_set_is_told_before_anything_is_sampled(tiny: Path, tm
 
 
 def test_the_paper_s_numbers() -> None:
-    """LEMMA, section 4.1 and its released training settings."""
+    """LEMMA and its released training settings."""
     recipe = compose("recipe=lemma")
     attempts, train = recipe["attempts"], recipe["train"]
     assert (attempts["temperature"], attempts["top_p"]) == (0.7, 1.0)
