@@ -117,7 +117,7 @@ def inject(
 ) -> Iterator[Row]:
     """The rows, and for each problem up to `per_problem` planted mistakes that are proved to be mistakes.
 
-    Types are drawn from the distribution of the student's own at this very problem (LEMMA's rule; its release never draws), among those
+    Types are drawn from the distribution of the student's own at this very problem (LEMMA's rule), among those
     that the teacher can plant. Where the student made no known mistake, `otherwise` says what is drawn from: those of
     the whole pool, all types alike, or nothing. A planted mistake stays if the final answer is wrong, no equation
     before its step is false, and the step is wrong: by an equation in it that SymPy refutes, by what the right chain
