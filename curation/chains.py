@@ -11,6 +11,24 @@ from limo.marks import after_hashes, last_boxed
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's annotations, addressed to a calculator and not to a reader
 
 
+_SHOWN_BEFORE = re.compile(r"=\s*[$£€]?\s*$")
+
+
+def write_out(rows: Iterable[Example], /) -> Iterator[Example]:
+    """GSM8K's calculator annotations become text where a reader would miss the equation, and go where he sees it.
+
+    `sold 48/2 = <<48/2=24>>24 clips` becomes `sold 48/2 = 24 clips`, and `sold <<48/2=24>>24 clips` becomes
+    `sold 48/2=24 clips`, so that whoever reads the chain can follow, and check, each step.
+    """
+    for row in rows:
+        yield replace(row, completion=CALCULATOR.sub(_in_text, row.completion))
+
+
+def _in_text(found: re.Match[str]) -> str:
+    left, sign, _ = found[0][2:-2].rpartition("=")
+    return "" if not sign or _SHOWN_BEFORE.search(found.string[: found.start()]) else f"{left}="
+
+
 def verify(rows: Iterable[Example], /, *, keep_unverified: bool) -> Iterator[Row]:
     """Keep chains whose final answer the grader finds correct, and note the verdict.
 
@@ -31,7 +49,7 @@ def verify(rows: Iterable[Example], /, *, keep_unverified: bool) -> Iterator[Row
             yield Dropped(row.id, "", reason, detail, data=row.to_json())
 
 
-def box_answers(rows: Iterable[Example], /) -> Iterator[Row]:
+def box_answers(rows: Iterable[Example], /) -> Iterator[Example]:
     """End every chain with its answer in a box, as the system prompt asks for.
 
     GSM8K's `#### n` becomes a sentence and its calculator annotations go; a chain without a box gets a last line with

@@ -4,6 +4,7 @@
     runs/<name>/controls/longest.jsonl        as many, those with the longest chains
     runs/<name>/controls/easiest.jsonl        as many, those that were solved most often
     runs/<name>/controls/random_tokens.jsonl  drawn at random until there are as many tokens
+    runs/<name>/controls/error_free.jsonl     the same, of chains in which no error is mended (`curation/errors.py`)
 
 All are drawn from the rows that came into the stage `source`, one chain of a problem, so only the choice differs.
 Longer chains teach more, whatever else they are: without the last set, a curated one that is longer than random may win
@@ -20,7 +21,7 @@ from typing import Any
 from limo.data import Example, content_id, write_jsonl
 from limo.errors import UserError
 
-KINDS = ("random", "longest", "easiest", "random_tokens")
+KINDS = ("random", "longest", "easiest", "random_tokens", "error_free")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class _Entry:
     lot: str  # what a draw sorts by
     length: float
     rate: float
+    error: bool
 
 
 def make(folder: Path, candidates: Iterable[Example], chosen: Iterable[Example], controls: Controls) -> dict[str, Any]:
@@ -66,20 +68,22 @@ def _entry(at: int, row: Example, seed: int) -> _Entry:
     # By problem, then by chain: a problem with many chains is drawn no sooner than one with a single one
     lot = content_id([seed, row.problem], 16) + content_id([seed, row.id], 16)
     length = row.scores.get("tokens", float(len(row.completion)))
-    return _Entry(at, row.problem, lot, length, row.scores.get("pass_rate", -1.0))
+    return _Entry(at, row.problem, lot, length, row.scores.get("pass_rate", -1.0), "error" in row.notes)
 
 
 def _pick(kind: str, entries: list[_Entry], count: int, tokens: float) -> list[_Entry]:
     order: dict[str, Callable[[_Entry], Any]] = {
         "random": lambda entry: entry.lot,
         "random_tokens": lambda entry: entry.lot,
+        "error_free": lambda entry: entry.lot,
         "longest": lambda entry: (-entry.length, entry.lot),
         "easiest": lambda entry: (-entry.rate, entry.lot),
     }
     allowed = [entry for entry in entries if entry.rate >= 0] if kind == "easiest" else entries
+    allowed = [entry for entry in entries if not entry.error] if kind == "error_free" else allowed
     single = list({entry.problem: entry for entry in sorted(allowed, key=order[kind], reverse=True)}.values())
     ranked = sorted(single, key=order[kind])
-    return _until(ranked, tokens) if kind == "random_tokens" else ranked[:count]
+    return _until(ranked, tokens) if kind in ("random_tokens", "error_free") else ranked[:count]
 
 
 def _until(entries: list[_Entry], tokens: float) -> list[_Entry]:

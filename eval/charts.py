@@ -130,7 +130,12 @@ def draw_shares(ax: Any, names: Sequence[str], before: Sequence[float], after: S
     ax.figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
 
 
-def draw_intervals(ax: Any, names: Sequence[str], series: Mapping[str, Sequence[Mapping[str, float] | None]]) -> None:
+def draw_intervals(
+    ax: Any,
+    names: Sequence[str],
+    series: Mapping[str, Sequence[Mapping[str, float] | None]],
+    what: str = "% correct",
+) -> None:
     """Shares with their intervals, in %: a line for each name, a mark for each of the series."""
     for i, (label, values) in enumerate(series.items()):
         colour, mark = SERIES[i % len(SERIES)]
@@ -153,7 +158,7 @@ def draw_intervals(ax: Any, names: Sequence[str], series: Mapping[str, Sequence[
     ax.set_yticks(range(len(names)), [short(name) for name in names])
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.set_xlim(-2, 102)
-    ax.set_xlabel("% correct, with 95 % interval")
+    ax.set_xlabel(f"{what}, with 95 % interval")
     ax.grid(axis="x")
     ax.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series))
 

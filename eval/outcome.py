@@ -173,7 +173,9 @@ def _problem(
         for name, c in sides
     )
     head = f"<summary>{marks} {text(before)}{text(' '.join(row['question'].split())[:120])}</summary>"
-    inner = f"{prose(row['question'], limit)}<p class=faint>reference {text(row['answer'][:300])}</p>"
+    begun = row["notes"].get("begun", {}).get("text", "")  # of a solution that the model went on with
+    start = f"<p class=faint>begun with</p>{prose(begun, limit)}" if begun else ""
+    inner = f"{prose(row['question'], limit)}{start}<p class=faint>reference {text(row['answer'][:300])}</p>"
     return f"<details>{head}{inner}<div class=sides>{shown}</div></details>"
 
 

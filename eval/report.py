@@ -21,6 +21,7 @@ from eval.curves import training_section
 from eval.funnel import chosen_section, funnel_section
 from eval.outcome import answers_section, flips_section, outcome_section, sampled_section
 from eval.page import percent, section, table, text
+from eval.repair import repair_section
 from eval.viewer import LIMIT, scripts, style, viewer
 from limo.data import replacing
 from limo.errors import UserError
@@ -31,6 +32,7 @@ from limo.recipe import command
 TITLES = {
     "outcome": "Result",
     "turns": "Turns",
+    "repair": "Errors",
     "funnel": "Funnel",
     "chosen": "Chosen",
     "chains": "Chains",
@@ -61,6 +63,7 @@ def write_report(folder: Path) -> Path:
     parts = {
         "outcome": outcome_section(summary),
         "turns": turns_section(summary),
+        "repair": repair_section(summary.get("repair", {})),
         "funnel": funnel_section(curated) if curated else "",
         "chosen": chosen_section(curated) if curated else "",
         "chains": "",

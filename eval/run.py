@@ -21,6 +21,7 @@ from eval.bulk import grade_all
 from eval.compare import Interval, p_value, paired, share
 from eval.metrics import ks, majority_at_k, parts, pass_at_k
 from eval.protocols import sampling_for
+from eval.repair import measured, repair_table
 from eval.report import write_report
 from limo.data import Example, content_id, dump, replacing
 from limo.engine import Completion, Sampling, sample
@@ -210,7 +211,7 @@ def summarise(
             differences.append(
                 {"benchmark": name, "before": before, "after": after, **paired(a, b, resamples, seed).to_json()}
             )
-    return {"accuracy": accuracy, "differences": differences}
+    return {"accuracy": accuracy, "differences": differences, "repair": measured(results, resamples, seed)}
 
 
 def correct_share(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -293,6 +294,8 @@ def _print(summary: Mapping[str, Any], folder: Path, report: Path) -> None:
     if summary["differences"]:
         console.print(table)
     console.print(accuracy_table(summary))
+    if summary["repair"]:
+        console.print(repair_table(summary["repair"]))
     for model, by in summary["accuracy"].items():
         for name, a in by.items():
             if a["truncated"] > 0.5:

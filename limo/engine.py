@@ -5,7 +5,8 @@
 An engine pulls requests (a prompt and the index of the sample) whenever it has room, and yields each completion as soon
 as it is finished, in any order. So what is asked may depend on what has come back: `curation/attempt.py` asks no more
 of a problem once its decision is certain. Sample i of a prompt is independent of the other samples and reproducible:
-its randomness comes from (seed, prompt, i) alone. `limo/ledger.py` keeps what was sampled;
+its randomness comes from (seed, prompt, i) alone. A prompt whose last message is the assistant's is a turn that has
+begun: the model goes on with it, and the completion is what is new. `limo/ledger.py` keeps what was sampled;
 `limo/engine_transformers.py` and `limo/engine_vllm.py` run a local model, `limo/engine_openai.py` asks servers. Recipes
 name an engine by its dotted path; docs/engines.md says how they differ.
 """

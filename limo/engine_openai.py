@@ -44,6 +44,9 @@ class OpenAIEngine:
     refuse longer prompts itself; `stream` takes completions in pieces; `timeout` seconds of silence (without `stream`,
     of a whole completion); `tries` of a request; `patience` seconds for which all servers may fail; `backoff` seconds
     after the first failure, doubled each time; `control_text` whether prompts that spell control tokens are refused;
+    `continues` whether the server goes on with an assistant's turn that has begun when asked by vLLM's and SGLang's
+    `continue_final_message`: where it does not, such a prompt is refused, since most servers would end the turn and
+    begin another;
     `rename` request fields to other names, or to null to leave one out; `extra` fields of every request.
 
     Raises UserError for settings that cannot be, and if a key is not set.
@@ -66,6 +69,7 @@ class OpenAIEngine:
         patience: float = 300.0,
         backoff: float = 1.0,
         control_text: Literal["refuse", "send"] = "refuse",
+        continues: bool = False,
         rename: dict[str, str | None] | None = None,
         extra: dict[str, Any] | None = None,
     ) -> None:
@@ -87,7 +91,7 @@ class OpenAIEngine:
         self.model, self.revision, self.concurrency = model, revision, concurrency
         self.per_minute = requests_per_minute, tokens_per_minute
         self.context, self.stream, self.timeout, self.tries = context, stream, timeout, tries
-        self.patience, self.backoff, self.control_text = patience, backoff, control_text
+        self.patience, self.backoff, self.control_text, self.continues = patience, backoff, control_text, continues
         self.rename, self.extra = rename or {}, extra or {}
 
     @property
@@ -141,9 +145,15 @@ class OpenAIEngine:
         }
         if sampling.stop:
             fields["stop"] = list(sampling.stop)
+        if _begun(request):
+            fields |= {"continue_final_message": True, "add_generation_prompt": False}
         if self.stream:
             fields |= {"stream": True, "stream_options": {"include_usage": True}}
         return {name: value for old, value in fields.items() if (name := self.rename.get(old, old))} | self.extra
+
+
+def _begun(request: Request) -> bool:
+    return request.prompt[-1]["role"] == "assistant"
 
 
 class _Asking:
@@ -160,6 +170,9 @@ class _Asking:
         spelled = next((found for m in request.prompt if (found := CONTROL.search(m["content"]))), None)
         if spelled and self.engine.control_text == "refuse":
             why = f"the prompt spells the control token {spelled[0]!r}, which a server may take for one"
+            return Completion("", 0, "refused", why)
+        if _begun(request) and not self.engine.continues:
+            why = "the prompt ends in a turn that has begun; set engine.continues where the server goes on with one"
             return Completion("", 0, "refused", why)
         body, tries, server = self.engine.body(request, self.sampling), 0, None
         while True:

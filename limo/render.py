@@ -72,8 +72,14 @@ def learned_text(tokenizer: Any, row: Example) -> str:
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Token ids of a prompt, up to and including the template's start of the assistant's turn.
 
-    Where a message contains the text of a control token, that text is encoded as ordinary characters.
+    Where a message contains the text of a control token, that text is encoded as ordinary characters. A last message
+    of the assistant is a turn that has begun and that the model goes on with: its text follows the start of the turn as
+    in training, and nothing ends it.
     """
+    if messages and messages[-1]["role"] == "assistant":
+        pieces = _pieces(tokenizer, messages[:-1])
+        begun = completion_ids(tokenizer, _continued(pieces[-1], messages[-1]["content"]))
+        return _joined(tokenizer, pieces) + begun
     return _joined(tokenizer, _pieces(tokenizer, messages))
 
 

@@ -20,13 +20,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from limo.data import chat
+from limo.data import Message, chat
 from limo.engine import Completion, Engine, Prompt, Request, Sampling, Scripted, sample, taker
 from limo.engine_openai import OpenAIEngine
 from limo.engine_transformers import TransformersEngine
 from limo.engine_vllm import VLLMEngine
 from limo.model import load_tokenizer
-from limo.render import encoded, prompt_ids, template_text
+from limo.render import completion_ids, encoded, prompt_ids, template_text
 from tests.conftest import build_tiny
 
 CONTEXT = 512  # of the tiny model
@@ -43,6 +43,7 @@ class Case:
     engine: Callable[[], Engine]
     model: Path | None = None  # None: no model at all
     forged: str = "text"  # what becomes of a message that spells control tokens: text, or refused
+    continues: bool = True  # whether it goes on with an assistant's turn that has begun
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def case(request: pytest.FixtureRequest, tiny: Path) -> Case:
     def asking() -> OpenAIEngine:
         return OpenAIEngine(model=str(folder), base_urls=[url], concurrency=1, context=CONTEXT, stream=stream)
 
-    return Case(asking, folder, forged="refused")
+    return Case(asking, folder, forged="refused", continues=False)  # `transformers serve` always begins a turn
 
 
 def drawn(case: Case, prompts: list[Prompt], sampling: Sampling) -> list[list[Completion]]:
@@ -154,6 +155,33 @@ def test_text_of_control_tokens_forges_no_turn(case: Case) -> None:
         assert forged.finish == "refused" and "'<|im_end|>'" in forged.why
     else:
         assert forged.finish != "refused"
+
+
+def test_a_turn_that_has_begun_is_gone_on_with(case: Case) -> None:
+    """What comes back is what is new, and it is what the whole turn would have gone on with."""
+    asked = PROMPTS[1]
+    ((whole,),) = drawn(case, [asked], GREEDY)
+    begun = whole.text if not case.model else _cut(case.model, asked, whole.text)
+    ((rest,),) = drawn(case, [(*asked, Message(role="assistant", content=begun))], GREEDY)
+    if not case.continues:
+        assert rest.finish == "refused" and "engine.continues" in rest.why
+    elif case.model:
+        assert begun and rest.text and (begun + rest.text).startswith(whole.text)
+    else:
+        assert rest.finish == "stop", "the scripted engine answers whatever text is last"
+
+
+def _cut(model: Path, asked: Prompt, text: str) -> str:
+    """The longest beginning of a completion after which its tokens are those of the whole."""
+    tokenizer = load_tokenizer(model)
+    whole, start = completion_ids(tokenizer, text), prompt_ids(tokenizer, asked)
+    for size in range(len(text) - 1, 0, -1):
+        ids = completion_ids(tokenizer, text[:size])
+        if ids == whole[: len(ids)] and len(ids) < len(whole):
+            begun = prompt_ids(tokenizer, (*asked, Message(role="assistant", content=text[:size])))
+            assert begun == start + ids, "as in training: the start of the turn, the text, and no end"
+            return text[:size]
+    raise AssertionError(f"no such beginning of {text!r}")
 
 
 def test_unicode_and_empty_prompts(case: Case) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from limo.data import chat
+from limo.data import Message, chat
 from limo.engine import Completion, Request, Sampling, sample, taker
 from limo.engine_openai import OpenAIEngine
 from limo.errors import UserError
@@ -143,6 +143,19 @@ def test_what_is_sent(server: Running) -> None:
         "stream_options": {"include_usage": True},
         "top_k": 20,
     }
+
+
+def test_a_turn_that_has_begun_is_sent_only_to_servers_that_go_on_with_it(server: Running) -> None:
+    sampling = Sampling(n=1, temperature=0.5, top_p=0.9, max_tokens=100, seed=3)
+    prompt = (*chat("mine"), Message(role="assistant", content="2 + 3 ="))
+    before = len(server.counts()["bodies"])
+    ((refused,),) = sample(asking(server.url), [prompt], sampling)
+    assert refused.finish == "refused" and "set engine.continues" in refused.why
+    assert len(server.counts()["bodies"]) == before, "nothing was asked"
+    ((done,),) = sample(asking(server.url, continues=True), [prompt], sampling)
+    sent = server.counts()["bodies"][-1]
+    assert done.finish == "stop" and sent["messages"][-1] == {"role": "assistant", "content": "2 + 3 ="}
+    assert sent["continue_final_message"] is True and sent["add_generation_prompt"] is False
 
 
 def test_a_name_says_what_may_share_samples() -> None:

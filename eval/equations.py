@@ -1,0 +1,288 @@
+r"""Equations in the text of a chain: `48/2 = 24`, `12 * $0.50 = $6.00`, `3x + 5 = 20`, and whether they hold.
+
+    [e] = equations("She sold 48/2 = 24 clips.");  e.value  ->  Fraction(24, 1);  holds(e)  ->  True
+
+Text is never executed. A side is read by `eval/reader.py` into nodes, exact arithmetic gives its value, and SymPy,
+which is handed numbers built from those nodes, proves that two sides differ. Only `+ - * /` and parentheses are known,
+so no work is without bound. Units of up to two words may stand behind a number; percent is a hundredth.
+
+Left out: powers, roots, several unknowns. What is not understood is no equation here, which says nothing against it.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from eval.expression import Call, Name, Node, Number
+from eval.numerals import Unreadable
+from eval.reader import read
+from eval.values import TooMuch, Undefined, exact
+
+# Possessive, and with bounds on each repetition: what was taken for a number or unit is not taken apart again, so that
+# the work is linear in the text. An equation stands on one line
+_DIGITS = r"(?>\d{1,3}(?:,\d{3}){1,5}+(?![\d,])|\d{1,20}+)(?>\.\d{1,20}+)?+|\.\d{1,20}+"
+_GAP = r"[ \t]{0,3}+"
+_TIMES = rf"x(?={_GAP}[($£€.\d])"
+_UNIT = rf"(?: ?+(?!{_TIMES})/?[A-Za-z]{{2,30}}+(?:/[A-Za-z]{{2,30}}+)?+){{0,2}}+"
+_TERM = rf"(?>\({{0,4}}+{_GAP}(?:-{_GAP})?+\({{0,4}}+[$£€]?+(?:{_DIGITS})(?: ?%)?+{_UNIT}(?:{_GAP}\)){{0,4}}+)"
+_OPERATOR = rf"{_GAP}(?:[-+*/×÷·−–]|{_TIMES}){_GAP}"
+_EQUATION = re.compile(
+    rf"(?<![\w.,)])(?P<left>{_TERM}(?:{_OPERATOR}{_TERM}){{1,12}}+){_GAP}={_GAP}[$£€]?+ ?+"
+    rf"(?P<right>-?+ ?+[$£€]?+(?:{_DIGITS})(?:/\d{{1,20}}+)?+(?: ?%)?+)(?!{_OPERATOR}[($£€.\d])(?!{_GAP}=)"
+)
+_SIDE = r"(?:[-+*/()., \d]|(?<![A-Za-z\\])[a-zA-Z](?![A-Za-z])){1,60}"
+_ALGEBRA = re.compile(rf"(?P<left>{_SIDE}+)=(?P<right>{_SIDE}+)")
+_PIECE = re.compile(
+    rf"(?P<number>(?:{_DIGITS})(?:\s?%)?)|(?P<times>(?<![A-Za-z]){_TIMES})|(?P<unit>/?[A-Za-z]+(?:/[A-Za-z]+)*)"
+    r"|(?P<sign>[-+*/×÷·−–()])"
+)
+_PLAIN = {"×": "*", "·": "*", "x": "*", "÷": "/", "−": "-", "–": "-"}
+_LETTER = re.compile(r"[a-zA-Z]")
+LONGEST = 20_000  # characters of a text that are searched
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A number or an operator and where it stands in the text."""
+
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """One equation of a text."""
+
+    start: int
+    end: int
+    left: str  # plain arithmetic: no units, no currency, no separators
+    right: str
+    numbers: tuple[Written, ...]  # of the left side, of both where there is an unknown; a sign in front is part of it
+    operators: tuple[Written, ...]  # of the left side, as + - * /
+    result: Written | None  # the number on the right; None where there is an unknown
+    unknown: str = ""  # its letter
+
+    @property
+    def value(self) -> Fraction:
+        """Of the left side of an equation without an unknown."""
+        found = value_of(self.left)
+        assert found is not None, self.left
+        return found
+
+
+def equations(text: str) -> list[Equation]:
+    """The equations of a text that can be understood, in their order."""
+    text = text[:LONGEST]
+    found = [e for match in _EQUATION.finditer(text) if (e := _arithmetic(match))]
+    taken = [(e.start, e.end) for e in found]
+    for match in _ALGEBRA.finditer(text):
+        equation = None if any(match.start() < e and s < match.end() for s, e in taken) else _algebra(match)
+        if equation:
+            found.append(equation)
+    return sorted(found, key=lambda e: e.start)
+
+
+def _arithmetic(match: re.Match[str]) -> Equation | None:
+    start, end = match.span("left")
+    text = match.string
+    while text[start] == " " or (text[start] == "(" and text[start:end].count("(") > text[start:end].count(")")):
+        start += 1  # `(5 + 3 = 8)`: the bracket is around the equation
+    left, numbers, operators = _pieces(text, start, end)
+    right, results, _ = _pieces(text, *match.span("right"))
+    if not operators or value_of(left) is None or value_of(right) is None:
+        return None
+    result = Written(results[0].start, match.end("right"), text[results[0].start : match.end("right")])
+    return Equation(start, match.end(), left, right, numbers, operators, result)
+
+
+def _algebra(match: re.Match[str]) -> Equation | None:
+    letters = set(_LETTER.findall(match[0]))
+    if len(letters) != 1 or not re.search(r"\d", match[0]):
+        return None
+    unknown = letters.pop()
+    spans = [_trimmed(match, side) for side in ("left", "right")]
+    sides = [match.string[a:b] for a, b in spans]
+    if not all(_linear(side, unknown) for side in sides):
+        return None
+    numbers = [n for a, b in spans for n in _pieces(match.string, a, b)[1]]
+    operators = _pieces(match.string, *spans[0])[2]
+    return Equation(spans[0][0], spans[1][1], sides[0], sides[1], tuple(numbers), operators, None, unknown)
+
+
+def _trimmed(match: re.Match[str], side: str) -> tuple[int, int]:
+    """Without the spaces and commas around it, and without the full stop of the sentence."""
+    start, end = match.span(side)
+    text = match.string
+    while start < end and text[start] in " ,.":
+        start += 1
+    while start < end and text[end - 1] in " ,.":
+        end -= 1
+    return start, end
+
+
+def _linear(side: str, unknown: str) -> bool:
+    """Whether a side can be read, and is known when the unknown is."""
+    node = _read(side)
+    return node is not None and _at(node, {unknown: Fraction(1)}) is not None
+
+
+def _pieces(text: str, start: int, end: int) -> tuple[str, tuple[Written, ...], tuple[Written, ...]]:
+    """The plain arithmetic of a stretch of text, its numbers, and its operators."""
+    plain, numbers, operators = list[str](), list[Written](), list[Written]()
+    sign: re.Match[str] | None = None  # a minus in front of a number, which is no operator
+    for piece in _PIECE.finditer(text, start, end):
+        if piece["unit"]:
+            continue
+        if piece["number"]:
+            at = sign.start() if sign else piece.start()
+            numbers.append(Written(at, piece.end(), text[at : piece.end()]))
+            plain.append(("-" if sign else "") + piece["number"].replace(",", "").replace(" ", ""))
+            sign = None
+            continue
+        mark = _PLAIN.get(piece[0], piece[0])
+        if mark == "-" and (not plain or plain[-1] in "(+-*/"):
+            sign = piece
+            continue
+        if mark in "+-*/":
+            operators.append(Written(piece.start(), piece.end(), mark))
+        plain.append(mark)
+    return " ".join(plain), tuple(numbers), tuple(operators)
+
+
+def _read(text: str) -> Node | None:
+    try:
+        return read(text)
+    except (Unreadable, RecursionError):
+        return None
+
+
+def value_of(text: str) -> Fraction | None:
+    """The value of plain arithmetic, or None if it has none.
+
+    >>> value_of("1/2 * 390"), value_of("20% * 50"), value_of("1/0")
+    (Fraction(195, 1), Fraction(10, 1), None)
+    """
+    node = _read(text)
+    try:
+        return exact(node) if node is not None else None
+    except (TooMuch, Undefined):
+        return None
+
+
+def _at(node: Node, where: Mapping[str, Fraction]) -> Fraction | None:
+    """The value of a side at a value of its unknown."""
+
+    def put(inner: Node) -> Node:
+        if isinstance(inner, Name) and inner.text in where:
+            return Number(where[inner.text])
+        return Call(inner.what, tuple(put(arg) for arg in inner.args)) if isinstance(inner, Call) else inner
+
+    try:
+        return exact(put(node))
+    except (TooMuch, Undefined):
+        return None
+
+
+def holds(equation: Equation, at: Fraction | None = None) -> bool | None:
+    """Whether an equation is true; with an unknown, at its value `at`. None where that is not known.
+
+    A right side with decimals may be rounded to its last place: `10 / 3 = 3.33` holds, `10 / 3 = 3` does not.
+    """
+    if equation.unknown:
+        if at is None:
+            return None
+        sides = [_at(node, {equation.unknown: at}) for node in map(_read, (equation.left, equation.right)) if node]
+        return None if None in sides or len(sides) < 2 else sides[0] == sides[1]
+    right = value_of(equation.right)
+    assert right is not None, equation.right
+    return abs(equation.value - right) <= (_last_place(equation.right) / 2)
+
+
+def _last_place(written: str) -> Fraction:
+    """The worth of the last decimal place as written; 0 for a whole number or a fraction."""
+    _, dot, decimals = written.rstrip("%").partition(".")
+    worth = Fraction(1, 10 ** len(decimals)) if dot else Fraction(0)
+    return worth / 100 if written.endswith("%") else worth
+
+
+def root(equation: Equation) -> Fraction | None:
+    """The one value of the unknown at which an equation holds, by SymPy; None if there is none, or not one."""
+    import sympy
+
+    sides = [_sympy(node) for node in map(_read, (equation.left, equation.right)) if node]
+    if len(sides) < 2 or None in sides:
+        return None
+    letter = sympy.Symbol(equation.unknown)
+    found = sympy.Poly(sides[0] - sides[1], letter) if (sides[0] - sides[1]).is_polynomial(letter) else None
+    if found is None or found.degree() != 1:
+        return None
+    a, b = found.all_coeffs()
+    return Fraction(int((-b / a).p), int((-b / a).q))
+
+
+def proved_different(one: str, other: str, at: Mapping[str, Fraction] | None = None) -> bool:
+    """Whether SymPy proves that two expressions differ: their difference, worked out exactly, is not 0.
+
+    >>> proved_different("48 / 2", "25"), proved_different("48 / 2", "24"), proved_different("3*x", "16", {"x": 5})
+    (True, False, True)
+    """
+    import sympy
+
+    nodes = [_read(one), _read(other)]
+    sides = [_sympy(node) for node in nodes if node is not None]
+    if len(sides) < 2 or None in sides:
+        return False
+    values = {sympy.Symbol(name): sympy.Rational(str(value)) for name, value in (at or {}).items()}
+    return sympy.simplify((sides[0] - sides[1]).subs(values)).is_zero is False
+
+
+def _sympy(node: Node) -> Any:
+    """The node as SymPy's own, built from numbers and never from text; None if it has more than + - * / in it."""
+    import sympy
+
+    if isinstance(node, Number):
+        return sympy.Rational(node.value.numerator, node.value.denominator)
+    if isinstance(node, Name):
+        return sympy.Symbol(node.text)
+    if not isinstance(node, Call) or node.what not in ("+", "*", "of", "/", "neg", "%"):
+        return None
+    args = [_sympy(arg) for arg in node.args]
+    if None in args:
+        return None
+    match node.what:
+        case "+":
+            return sympy.Add(*args)
+        case "/":
+            return args[0] / args[1]
+        case "neg":
+            return -args[0]
+        case "%":
+            return args[0] / 100
+        case _:
+            return sympy.Mul(*args)
+
+
+def numbers_in(text: str) -> list[Written]:
+    """Every number of a text, a box's among them, with the sign that stands directly before it."""
+    return [
+        Written(m.start(), m.end(), m[0])
+        for m in re.finditer(rf"(?<![\w.])-(?:{_DIGITS})|(?<![\w.])(?:{_DIGITS})", text[:LONGEST])
+    ]
+
+
+def number(written: str) -> Fraction:
+    """The value of a written number, separators and all. Raises ValueError if it is none."""
+    found = value_of(written.replace(",", "").replace(" ", "").lstrip("$£€"))
+    if found is None:
+        raise ValueError(f"{written!r} is no number")
+    return found
+
+
+def replaced(text: str, changes: Sequence[tuple[int, int, str]]) -> str:
+    """A text with stretches of it replaced, each given by start, end and what to put there; none may overlap."""
+    for start, end, new in sorted(changes, reverse=True):
+        text = text[:start] + new + text[end:]
+    return text

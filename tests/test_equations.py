@@ -1,0 +1,72 @@
+"""Equations in text: what is read, what holds, what SymPy refutes. Values worked out by hand."""
+
+import time
+from fractions import Fraction
+
+import pytest
+
+from eval.equations import equations, holds, number, numbers_in, proved_different, replaced, root, value_of
+
+
+@pytest.mark.parametrize(
+    ("text", "left", "right", "true"),
+    [
+        ("She sold 48/2 = 24 clips.", "48 / 2", "24", True),
+        ("Weng earns 12/60 = $0.2 per minute.", "12 / 60", "0.2", True),
+        ("so (5+3 = 9)", "5 + 3", "9", False),
+        ("(5 + 3) * 2 = 16", "( 5 + 3 ) * 2", "16", True),
+        ("-5 + 3 = -2", "-5 + 3", "-2", True),
+        ("3 - -5 = 8", "3 - -5", "8", True),
+        ("65 − 70 = 5", "65 - 70", "5", False),
+        ("There are 9 girls x 4 boys/girl = 36 boys", "9 * 4", "36", True),
+        ("John has £69.00 - £11.00 = £58 left.", "69.00 - 11.00", "58", True),
+        ("20% * 50 = 10", "20% * 50", "10", True),
+        ("1,000 + 2,000 = 3,000", "1000 + 2000", "3000", True),
+        ("10 / 3 = 3.33", "10 / 3", "3.33", True),
+        ("10 / 3 = 3", "10 / 3", "3", False),
+        ("10 / 3 = 3.34", "10 / 3", "3.34", False),
+        ("$4/week x 8 weeks = $32.", "4 * 8", "32", True),
+        ("35 × 3 = 105 kiwi", "35 * 3", "105", True),
+    ],
+)
+def test_arithmetic(text: str, left: str, right: str, true: bool) -> None:
+    (e,) = equations(text)
+    assert (e.left, e.right, e.unknown, holds(e)) == (left, right, "", true)
+    assert e.result is not None and number(e.result.text) == value_of(right)
+
+
+@pytest.mark.parametrize(
+    "text", ["8/0 = 4", "5*4 = 20 = 10+10", "a fifth-grader is 11", "\\frac{1}{2} * 4 = 2", "x = y", "f(x) = 3", "= 5"]
+)
+def test_what_is_no_equation(text: str) -> None:
+    assert equations(text) == []
+
+
+def test_one_unknown() -> None:
+    (e,) = equations("so 3x + 5 = 20.")
+    assert (e.unknown, e.left, e.right, root(e)) == ("x", "3x + 5", "20", Fraction(5))
+    assert holds(e) is None and holds(e, Fraction(5)) is True and holds(e, Fraction(4)) is False
+    (both,) = equations("2(x + 3) = 5x - 3")
+    assert root(both) == Fraction(3)
+    (no_root,) = equations("x + 1 = x + 2")
+    assert root(no_root) is None
+
+
+def test_sympy_refutes_and_believes_nothing_it_cannot_read() -> None:
+    assert proved_different("48 / 2", "25") and not proved_different("48 / 2", "24")
+    assert not proved_different("0.1 + 0.2", "0.3"), "exact: no floating point"
+    assert proved_different("3*x", "16", {"x": Fraction(5)}) and not proved_different("3*x", "15", {"x": Fraction(5)})
+    assert not proved_different("__import__('os')", "1") and not proved_different("sin(1)", "2")
+
+
+def test_numbers_and_replacing() -> None:
+    text = "from -3 to 1,200 and 0.5 in \\boxed{72}, not x2"
+    assert [n.text for n in numbers_in(text)] == ["-3", "1,200", "0.5", "72"]
+    assert replaced("a 12 b 3", [(2, 4, "x"), (7, 8, "yy")]) == "a x b yy"
+
+
+@pytest.mark.parametrize("piece", ["1 + ", "((((", "9 apples ", "5x", "= 3 ", "1,000", "- - ", "x "])
+def test_long_texts_cost_no_more_than_their_length(piece: str) -> None:
+    start = time.monotonic()
+    equations(piece * 4000)
+    assert time.monotonic() - start < 2.0
