@@ -114,7 +114,7 @@ class Kept:
         }
         super()._save(output_dir, low)  # type: ignore[misc]
         config = Path(output_dir or self.args.output_dir) / "config.json"
-        if config.is_file():
+        if first() and config.is_file():  # ranks that share a folder must not read what another is writing
             written = json.loads(config.read_text(encoding="utf-8")) | {"dtype": str(self.saved_as).split(".")[1]}
             config.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
