@@ -1,7 +1,7 @@
 # make            what there is to make
 # make demo       the whole job on the model that comes along, offline, in minutes
 # make curate train eval report RECIPE=demo ARGS="seed=1 name=second"
-.PHONY: demo test check curate train eval report explore clean help
+.PHONY: demo test check curate train eval improve discover report explore clean help
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 RECIPE ?= demo
@@ -26,6 +26,13 @@ train: .venv/ready ## python -m limo.train recipe=RECIPE
 
 eval: .venv/ready ## python -m eval.run recipe=RECIPE
 	@$(BIN)/python -m eval.run recipe=$(RECIPE) $(ARGS)
+
+improve: .venv/ready ## python -m limo.improve recipe=RECIPE: curate, train and evaluate, again and again (RISE)
+	@$(BIN)/python -m limo.improve recipe=$(RECIPE) $(ARGS)
+
+discover: .venv/ready ## curate pairs, then python -m limo.discover recipe=RECIPE: a search for losses (DiscoPOP)
+	@$(MAKE) --no-print-directory curate
+	@$(BIN)/python -m limo.discover recipe=$(RECIPE) $(ARGS)
 
 report: .venv/ready ## python -m eval.report recipe=RECIPE
 	@$(BIN)/python -m eval.report recipe=$(RECIPE) $(ARGS)
