@@ -21,6 +21,8 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from limo import preference
+
 ROLES = ("chosen", "rejected", "reference_chosen", "reference_rejected")
 PUBLISHED = tuple(f"{who}_{what}_logps" for who in ("policy", "reference") for what in ("chosen", "rejected"))
 MAX_CHARS, MAX_NODES, MAX_DEPTH, MAX_FUEL, MAX_LOOP = 20_000, 600, 40, 5_000, 16
@@ -45,6 +47,7 @@ FUNCTIONS: dict[str, tuple[int, int, tuple[str, ...]]] = {
     **dict.fromkeys(("abs", "exp", "expm1", "log", "log1p", "log2", "sqrt", "rsqrt", "square", "sign"), (1, 1, ())),
     **dict.fromkeys(("sigmoid", "logsigmoid", "tanh", "relu", "gelu", "silu", "softsign", "mish"), (1, 1, ())),
     **dict.fromkeys(("sin", "cos", "atan", "erf", "neg", "reciprocal", "zeros_like", "ones_like"), (1, 1, ())),
+    **dict.fromkeys(("logistic", "hinge", "exponential"), (1, 1, ())),  # of limo/preference.py, finite everywhere
     **dict.fromkeys(("mean", "sum", "median", "detach", "float", "floor", "isfinite", "logical_not"), (1, 1, ())),
     **dict.fromkeys(("std", "var"), (1, 1, ("unbiased",))),
     **dict.fromkeys(("min", "max"), (1, 2, ())),
@@ -251,7 +254,7 @@ def _check_call(node: ast.Call, function: ast.expr, args: list[ast.expr], keywor
     match function:
         case ast.Attribute(value=ast.Name(id="math"), attr=name) if name in MATH and len(args) == 1 and not keywords:
             return
-        case ast.Name(id="abs" | "min" | "max" | "float" as name):
+        case ast.Name(id="abs" | "min" | "max" | "float" | "logistic" | "hinge" | "exponential" as name):
             own = 0
         case ast.Attribute(value=place, attr=name) if _path(place) in PLACES:
             own = 0
@@ -419,6 +422,9 @@ class _Walk:
             "softmax": lambda x, dim=0: torch.softmax(first(x), 0),
             "nan_to_num": lambda x, nan=0.0: torch.nan_to_num(first(x), nan=float(nan)),
             "clip": torch.clamp,
+            "logistic": lambda x: preference.logistic(first(x)),
+            "hinge": lambda x: preference.hinge(first(x)),
+            "exponential": lambda x: preference.exponential(first(x)),
         }
         if name in own:
             return own[name]

@@ -4,15 +4,15 @@
     report.refused    # "" or why, in one line
     report.warnings   # what a person should know of a loss that is not refused
 
-`limo/candidate.py` reads the text and never executes it: the first wall. The second is this process: isolated from
-the user's environment and packages, without keys, in an empty folder that is removed; it may open no file, make no
-socket, start no process and write nothing once torch is imported; its memory and processor time are bounded, and it is
-killed on time. Where the system has no such limits (they are POSIX's) it runs with those that there are.
+`limo/candidate.py` reads the text and never executes it: the first wall. The second is this process: isolated from the
+user's environment and packages, without keys, in an empty folder that is removed; it may open no file, make no socket,
+start no process and write nothing once torch is imported; its memory and processor time are bounded, and it is killed
+on time. Where the system has no such limits (they are POSIX's) it runs with those that there are.
 
 What is checked: one finite value a pair, finite slopes in policy and reference, at random inputs and as far out as
-|beta rho| = 10,000; that a pair may stand anywhere in the batch; that a larger margin is the better one; the slope
-at rho = 0. A reference that a loss does not use is allowed. All losses of the burn-in pass, which the validator
-published with arXiv 2406.08414 does not: it rejects KTO, whose output is twice as long, and, since reformatted, DPO.
+|beta rho| = 10,000; that a pair may stand anywhere in the batch; that a larger margin is the better one; the slope at
+rho = 0. A reference that a loss does not use is allowed. All losses of the burn-in pass, which the validator published
+with arXiv 2406.08414 does not: it rejects KTO, whose output is twice as long, and, since a reformatting, DPO.
 """
 
 import contextlib
