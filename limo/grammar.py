@@ -4,7 +4,7 @@
     text(tree, "grown_7")                     # as a function that limo/candidate.py reads
 
 A tree is a nested tuple, ("blend", 0.5, ("logistic", "x"), ("exponential", "x")): an operation of `OPERATIONS` and what
-it takes, the inputs `x` (beta times the margin over the reference), `free` (beta times the policy's own margin), `c` and
+it takes, the inputs `x` (beta times the margin over the reference), `free` (beta times the policy's own margin), `c` or
 `r` (beta times the log-ratio of the chosen and of the rejected one), or a number. Better parents are likelier to have
 children. A child that differs from a known tree by a constant or a factor only, which an adaptive optimizer does not
 see, is drawn again.
