@@ -19,9 +19,12 @@ import ast
 import math
 import operator
 from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from limo import preference
+from limo.errors import UserError
 
 ROLES = ("chosen", "rejected", "reference_chosen", "reference_rejected")
 PUBLISHED = tuple(f"{who}_{what}_logps" for who in ("policy", "reference") for what in ("chosen", "rejected"))
@@ -48,6 +51,7 @@ FUNCTIONS: dict[str, tuple[int, int, tuple[str, ...]]] = {
     **dict.fromkeys(("sigmoid", "logsigmoid", "tanh", "relu", "gelu", "silu", "softsign", "mish"), (1, 1, ())),
     **dict.fromkeys(("sin", "cos", "atan", "erf", "neg", "reciprocal", "zeros_like", "ones_like"), (1, 1, ())),
     **dict.fromkeys(("logistic", "hinge", "exponential"), (1, 1, ())),  # of limo/preference.py, finite everywhere
+    "margin": (4, 4, ()),  # of limo/preference.py: rho
     **dict.fromkeys(("mean", "sum", "median", "detach", "float", "floor", "isfinite", "logical_not"), (1, 1, ())),
     **dict.fromkeys(("std", "var"), (1, 1, ("unbiased",))),
     **dict.fromkeys(("min", "max"), (1, 2, ())),
@@ -68,8 +72,10 @@ MATH = {name: getattr(math, name) for name in ("exp", "log", "sqrt", "tanh", "lo
 MATH_CONSTANTS = {"pi": math.pi, "e": math.e}
 
 
-class Refused(Exception):
+class Refused(UserError):
     """The candidate's text is none that is run; says what and where."""
+
+    code = 3  # of a command that ends with it: the candidate's fault and nobody else's
 
 
 def candidate(text: str) -> "Candidate":
@@ -90,6 +96,25 @@ def candidate(text: str) -> "Candidate":
     found = Candidate(functions[0])
     found.check()
     return found
+
+
+def from_file(
+    chosen: Any, rejected: Any, reference_chosen: Any, reference_rejected: Any, beta: float, *, path: str
+) -> Any:
+    """The loss that a file describes, as a recipe takes it: `{_target_: limo.candidate.from_file, path: ...}`.
+
+    Raises UserError if there is no such file, Refused as `candidate` does.
+    """
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the loss '{path}': {error}") from None
+    return _parsed(text)(chosen, rejected, reference_chosen, reference_rejected, beta)
+
+
+@cache
+def _parsed(text: str) -> "Candidate":
+    return candidate(text)
 
 
 def _depth(tree: ast.AST) -> int:
@@ -254,7 +279,7 @@ def _check_call(node: ast.Call, function: ast.expr, args: list[ast.expr], keywor
     match function:
         case ast.Attribute(value=ast.Name(id="math"), attr=name) if name in MATH and len(args) == 1 and not keywords:
             return
-        case ast.Name(id="abs" | "min" | "max" | "float" | "logistic" | "hinge" | "exponential" as name):
+        case ast.Name(id="abs" | "min" | "max" | "float" | "logistic" | "hinge" | "exponential" | "margin" as name):
             own = 0
         case ast.Attribute(value=place, attr=name) if _path(place) in PLACES:
             own = 0
@@ -425,6 +450,7 @@ class _Walk:
             "logistic": lambda x: preference.logistic(first(x)),
             "hinge": lambda x: preference.hinge(first(x)),
             "exponential": lambda x: preference.exponential(first(x)),
+            "margin": preference.margin,
         }
         if name in own:
             return own[name]
