@@ -125,7 +125,7 @@ def entries(out: Path) -> list[Entry]:
 def keep(file: Path, value: Any) -> None:
     """Write JSON that is whole once it is there."""
     with replacing(file) as out:
-        json.dump(_finite(value), out, indent=1, ensure_ascii=False)
+        json.dump(_finite(value), out, indent=1)  # in ASCII: a reply may hold half of a surrogate pair
 
 
 def write_archive(out: Path, tried: Iterable[Entry]) -> None:

@@ -366,7 +366,7 @@ class _Walk:
                 value = self.value(operand)
                 if isinstance(op, ast.Not):
                     return self.torch.logical_not(value) if self.is_tensor(value) else not value
-                return -value if isinstance(op, ast.USub) else value
+                return self._made(operator.neg if isinstance(op, ast.USub) else operator.pos, node, value)
             case ast.BinOp(left=left, op=op, right=right):
                 return self._made(ARITHMETIC[type(op)], node, self.value(left), self.value(right))
             case ast.Compare(left=left, ops=[op], comparators=[right]):
@@ -409,7 +409,8 @@ class _Walk:
             raise Refused(f"line {getattr(node, 'lineno', '?')}: {said}") from None
         if isinstance(made, complex) or (self.is_tensor(made) and made.numel() > self.most):
             raise Refused(f"line {getattr(node, 'lineno', '?')}: a value that no loss needs")
-        return made
+        # True + True is a whole number, and those grow without bound
+        return float(made) if isinstance(made, int) and not isinstance(made, bool) else made
 
     def _call(self, node: ast.Call) -> Any:
         values = [self.value(a) for a in node.args]

@@ -170,6 +170,8 @@ def _cut(folder: Path, data: str, split: Split) -> dict[str, Path]:
         return files
     read = list(read_pairs(data))
     rows = sorted((r for r in read if isinstance(r, Example)), key=lambda r: (content_id(r.prompt), r.id))
+    if len({row.id for row in rows}) < len(rows):  # scores are kept by id
+        rows = [replace(row, id=f"{row.id}#{number}") for number, row in enumerate(rows, 1)]
     write_jsonl(folder / "dropped.jsonl", [r for r in read if isinstance(r, Dropped)])
     at = 0
     for name, size in sizes.items():
@@ -269,14 +271,15 @@ def _scored(one: Entry, seed: int, folder: Path, trial: Trial) -> dict[str, Any]
     say(f"== {folder}")
     own = {
         "out": str(folder),
-        "train.loss": one.loss,
+        "+train.loss": one.loss,
         "train.seed": seed,
         "train.data": str(trial.train),
         "train.eval_data": str(trial.held_out),
         "train.warmup": one.report["warmup"],
     }
     log = folder / "log.txt"
-    code = run_module("limo.train", [*trial.typed, *(override(k, v) for k, v in own.items())], log)
+    # Without the recipe's own loss first, a node would be merged into it
+    code = run_module("limo.train", [*trial.typed, "~train.loss", *(override(k, v) for k, v in own.items())], log)
     scores: dict[str, Any] = {}
     failed = ""
     if code == Refused.code:

@@ -141,5 +141,7 @@ def read_reply(reply: Completion) -> tuple[Mapping[str, str] | None, str]:
                 return None, "thought, name and code must be texts"
             if not NAME.fullmatch(value["name"]):
                 return None, "the name must be a short one of letters, digits and _"
+            if any("\ud800" <= sign <= "\udfff" for sign in value["code"]):
+                return None, "the code has half of a surrogate pair, which no file holds"
             return value, ""
     return None, "it does not end with a JSON object of thought, name and code"

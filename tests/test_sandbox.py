@@ -263,6 +263,20 @@ ATTACKS = {
     "other arguments": "def f(os, sys, path, open, exec):\n    return os\n",
     "math of a batch": body("y = math.exp(x)\nreturn x"),
     "math.factorial": body("y = math.factorial(100000000)\nreturn x"),
+    "whole numbers out of truths": body(
+        "z = True + True\nfor i in range(16):\n    for j in range(16):\n        z = z * z\nreturn F.softplus(-x) + z"
+    ),
+    "whole numbers out of minus": body(
+        "z = -True - True\nfor i in range(16):\n    for j in range(16):\n        z = z * z\nreturn F.softplus(-x) + z"
+    ),
+    "very deep minus": HEAD + "    return " + "-" * 19_000 + "chosen\n",
+    "very deep methods": HEAD + "    return chosen" + ".mean()" * 2500 + "\n",
+    "very deep not": HEAD + "    return " + "not " * 4000 + "chosen\n",
+    "very deep powers": HEAD + "    return " + "2**" * 6000 + "1\n",
+    "very long comparison": HEAD + "    return " + "1<" * 9000 + "1\n",
+    "very deep lambda": HEAD + "    return " + "lambda:" * 2500 + "1\n",
+    "very deep blocks": HEAD + "".join(" " * (4 + i) + "if 1:\n" for i in range(99)) + " " * 104 + "return chosen\n",
+    "half a surrogate pair": HEAD + "    return \ud800\n",
     "fuel": body(
         "for i in range(16):\n    for j in range(16):\n        for k in range(16):\n            x = x + i * j\nreturn x"
     ),
@@ -302,6 +316,12 @@ def test_the_corpus_is_large_and_every_attack_fails_for_what_it_is() -> None:
     assert (
         "more than" in look(ATTACKS["fuel"], BETA).refused and str(MAX_FUEL)[0] in look(ATTACKS["fuel"], BETA).refused
     )
+
+
+def test_annotations_are_never_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    evil = HEAD.replace("chosen,", "chosen: open('CANARY', 'w'),", 1).replace("):", ") -> exit():")
+    assert look(evil + RHO + "    return F.softplus(-x)\n", BETA).refused == "" and not list(tmp_path.iterdir())
 
 
 def test_a_candidate_changes_no_input() -> None:
