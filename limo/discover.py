@@ -309,7 +309,9 @@ def _floor(tried: Sequence[Entry], baseline: str) -> Noise:
     one = next(one for one in tried if one.name == baseline)
     if one.failed:
         raise UserError(f"the baseline {baseline} cannot be trained: {one.failed}")
-    return noise([fitness(scores) for scores in one.scores.values()])
+    measures = next(iter(one.scores.values()))
+    step = max(1 / len(items) for items in measures.values()) / len(measures)
+    return noise([fitness(scores) for scores in one.scores.values()], step)
 
 
 def _finalists(tried: Sequence[Entry], baseline: str, n: int) -> list[Entry]:

@@ -48,9 +48,14 @@ class Gain:
         return self.low > 0
 
 
-def noise(values: Sequence[float]) -> Noise:
-    """The noise of at least two trainings of the same loss."""
-    return Noise(fmean(values), math.sqrt(variance(values)), len(values), len(values) - 1)
+def noise(values: Sequence[float], step: float = 0.0) -> Noise:
+    """The noise of at least two trainings of the same loss.
+
+    `step` is the least difference that can be seen, one item of so many: its rounding, step / sqrt(12), is added, so
+    that seeds that happen to agree do not promise that nothing else could have come.
+    """
+    sd = math.sqrt(variance(values) + step**2 / 12)
+    return Noise(fmean(values), sd, len(values), len(values) - 1)
 
 
 def student(df: float, level: float) -> float:
@@ -74,8 +79,10 @@ def gains(losses: Mapping[str, Sequence[Scores]], baseline: str, more: Sequence[
 
     Args: trainings with different seeds of each loss, all measured on the same items; `more` are fitnesses of other
     repeated trainings, which tell how much a seed does. Two sources are added: the choice of items (variance of the
-    items' differences, paired) and that of the seed (variance within a loss, pooled over all losses, since few seeds of
-    one tell little); degrees of freedom by Welch and Satterthwaite (Biometrics Bulletin 2, 1946, page 110).
+    items' differences, paired, after one half is added to either kind of flip, as Agresti and Min have it, Statistics
+    in Medicine 24, 2005, page 729: few items without a flip promise nothing) and that of the seed (variance within a
+    loss, pooled over all losses, since few seeds of one tell little); degrees of freedom by Welch and Satterthwaite
+    (Biometrics Bulletin 2, 1946, page 110).
     Raises ValueError if no loss was trained twice, or the items differ.
     """
     of_seeds, df_seeds = _pooled([*([fitness(s) for s in runs] for runs in losses.values()), *more])
@@ -86,7 +93,7 @@ def gains(losses: Mapping[str, Sequence[Scores]], baseline: str, more: Sequence[
         mine, theirs = losses[name], losses[baseline]
         of_items, df_items = _items(mine, theirs)
         seeds = of_seeds * (1 / len(mine) + 1 / len(theirs))
-        df = (of_items + seeds) ** 2 / (of_items**2 / df_items + seeds**2 / df_seeds) if of_items + seeds else 1
+        df = (of_items + seeds) ** 2 / (of_items**2 / df_items + seeds**2 / df_seeds)
         mean = fmean(fitness(s) for s in mine)
         by = mean - fmean(fitness(s) for s in theirs)
         half = student(df, level) * math.sqrt(of_items + seeds)
@@ -111,7 +118,8 @@ def _items(mine: Sequence[Scores], theirs: Sequence[Scores]) -> tuple[float, int
         if any(sorted(s[measure]) != ids for s in (*mine, *theirs)):
             raise ValueError(f"the losses were not measured on the same items of '{measure}'")
         differences = [fmean(s[measure][i] for s in mine) - fmean(s[measure][i] for s in theirs) for i in ids]
-        if len(ids) > 1:
-            total += variance(differences) / len(ids) / len(mine[0]) ** 2
-            df = max(df, len(ids) - 1)
+        n = len(ids) + 2
+        around = (sum(d * d for d in differences) + 1) / n - (sum(differences) / n) ** 2
+        total += around / n / len(mine[0]) ** 2
+        df = max(df, n - 1)
     return total, df

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from curation.planted import slipped
+from curation.pairs import by_score, from_errors, slipped
 from limo.archive import Proposal, begin, entries, entry, keep, write_archive
 from limo.candidate import Refused, from_file
 from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
@@ -28,7 +28,7 @@ from limo.noise import Gain, noise
 from limo.prefer import prefer
 from limo.processes import override
 from limo.proposers import Grammar, LanguageModel, read_reply, system, told, tree_of
-from limo.recipe import compose
+from limo.recipe import compose, run_section
 from tests.conftest import ROOT, Script, asked, build_tiny, lines
 from tests.test_preference import settings
 
@@ -99,6 +99,30 @@ def test_a_slip_is_all_that_differs() -> None:
         assert ours[:-2] == theirs[:-2], "what comes before the last result stays"
         wrong = theirs[-2].rpartition("= ")[2]
         assert theirs[-1] == f"The answer is \\boxed{{{wrong}}}." and abs(int(wrong) - int(row.answer)) in (1, 2, 10)
+
+
+def test_pairs_of_turns_and_of_errors() -> None:
+    opening, turns = chat("p", "Be brief."), [{"role": "assistant", "content": "5"}, {"role": "user", "content": "No."}]
+    rows = [
+        Example("p/1", opening, "4", "so 5", scores={"reward": 0.1}),
+        Example("p/2", (*opening, *turns), "4", "so 4", scores={"reward": 1.0}),  # type: ignore[arg-type]
+        Example("p/3", opening, "4", "so 3", scores={"reward": 0.5}),
+        Example("q/1", chat("q"), "4", "so 1", scores={"reward": 0.0}),
+        Example("r/1", chat("r"), "4", "so 1"),
+    ]
+    found = list(by_score(rows, by="reward"))
+    (pair,) = [row for row in found if isinstance(row, Example)]
+    assert (pair.id, pair.prompt, pair.completion, pair.rejected) == ("p/2", opening, "so 4", "so 5")
+    assert {row.id: row.reason for row in found if isinstance(row, Dropped)} == {
+        "p/3": "neither best nor worst",
+        "q/1": "no better and no worse chain",
+        "r/1": "no score to pair by",
+    }
+    error = {"steps": ["6 - 5 = 1\n", "So 1."], "at": 0}
+    row = Example("s", chat("6 + 5 ="), "11", "6 - 5 = 1", notes={"error": error, "chain": "6 + 5 = 11"})
+    pair, without = from_errors([row, rows[0]])  # type: ignore[assignment]
+    assert (pair.completion, pair.rejected) == ("6 + 5 = 11", "6 - 5 = 1\nSo 1.")
+    assert isinstance(without, Dropped) and without.reason == "no error"
 
 
 def test_pairs_are_cut_by_prompt(tmp_path: Path) -> None:
@@ -343,11 +367,10 @@ def test_a_search_that_is_killed_goes_on_to_its_end(
     fresh = [row["id"] for row in lines(folder / "confirm-seed-7" / "held_out.jsonl")]
     assert len(held_out) == len(fresh) == 8 and not set(held_out) & set(fresh)
     assert found["verdict"] in done.stdout and "finalists on fresh data" in done.stdout
-    again = run("limo.discover", *small(tiny, tmp_path))
-    assert again.returncode == 0 and "already searched" in again.stderr
-    other = run("limo.discover", *small(tiny, tmp_path), "train.args.beta=0.2")
-    assert other.returncode == 2 and "made with other settings for 'discover'" in other.stderr
-    report = run("eval.report", *small(tiny, tmp_path))
-    assert report.returncode == 0, report.stderr
+    recipe = compose(*small(tiny, tmp_path))
+    assert run_section(recipe, "discover") == found, "an ended search is told, not made again"
+    with pytest.raises(UserError, match="made with other settings for 'discover'"):
+        run_section(compose(*small(tiny, tmp_path), "train.args.beta=0.2"), "discover")
+    run_section(recipe, "report")
     page = (out / "report.html").read_text()
     assert "id=discovered" in page and found["verdict"].split(" on ")[0] in page and page.count("<svg") >= 3

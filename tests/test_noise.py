@@ -16,6 +16,15 @@ def test_the_noise_of_three_seeds() -> None:
     assert student(2, 0.95) == pytest.approx(4.3027, abs=1e-4)
 
 
+def test_seeds_that_agree_promise_little() -> None:
+    assert noise([0.75, 0.75, 0.75], 1 / 64).half(1) == pytest.approx(
+        4.3027 / 64 / math.sqrt(12) * math.sqrt(4 / 3), 1e-4
+    )
+    all_right = [scores([1.0] * 64)] * 2
+    (gain,) = gains({"dpo": all_right, "new": all_right}, "dpo")
+    assert gain.difference == 0 and gain.high == -gain.low == pytest.approx(0.0303, abs=2e-3)
+
+
 def test_fitness_is_the_mean_of_measures() -> None:
     assert fitness({"a": {"1": 1.0, "2": 0.0}, "b": {"x": 1.0}}) == pytest.approx(0.75)
 
@@ -25,14 +34,14 @@ def scores(values: list[float]) -> dict[str, dict[str, float]]:
 
 
 def test_a_difference_by_hand() -> None:
-    """Two seeds each on two items: variance of items 0.5 / 2, of seeds 0.125 / 2 pooled over two losses."""
+    """Two seeds each on two items, whose differences are 1 and -0.5; variances of seeds are 0.125 and 0."""
     mine = [scores([1, 1]), scores([1, 0])]
     base = [scores([0, 1]), scores([0, 1])]
     (gain,) = gains({"dpo": base, "new": mine}, "dpo")
     assert gain.mean == pytest.approx(0.75) and gain.difference == pytest.approx(0.25)
-    items = (0.75**2 * 2) / 1 / 2  # differences 1 and -0.5, their mean 0.25
+    items = ((1 + 0.25 + 1) / 4 - (0.5 / 4) ** 2) / 4  # with one half of either kind of flip
     seeds = (0.125 / 2) * (1 / 2 + 1 / 2)
-    df = (items + seeds) ** 2 / (items**2 / 1 + seeds**2 / 2)
+    df = (items + seeds) ** 2 / (items**2 / 3 + seeds**2 / 2)
     half = student(df, 0.95) * math.sqrt(items + seeds)
     assert (gain.low, gain.high) == pytest.approx((0.25 - half, 0.25 + half)) and not gain.beats
 
