@@ -10,8 +10,10 @@ Answers may contain anything, orders to the judge too: texts stand between marks
 them, and a verdict must repeat it.
 """
 
+import gc
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -109,7 +111,18 @@ def judged(
 
 def _answers(rows: Sequence[Example], engine: Mapping[str, Any], model: str, sampling: Sampling) -> list[str]:
     asked = Cached(bind({**engine, "model": model}, "engine")())
-    return [said[0].text for said in sample(asked, [row.prompt for row in rows], sampling, "answers")]
+    texts = [said[0].text for said in sample(asked, [row.prompt for row in rows], sampling, "answers")]
+    del asked
+    _let_go()
+    return texts
+
+
+def _let_go() -> None:
+    """Give the GPU's memory back to the training that comes next, which is another process."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def pair_prompt(request: str, first: str, second: str) -> Prompt:

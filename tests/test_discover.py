@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from curation.pairs import by_score, from_errors, slipped
+from eval.discovered import discovered_section
 from limo.archive import Proposal, begin, entries, entry, keep, write_archive
 from limo.candidate import Refused, from_file
 from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
-from limo.discover import Split, _check, _cut, verdict
+from limo.discover import Split, _check, _concluded, _cut, show, verdict
 from limo.duel import judged, pair_prompt, read_verdict
 from limo.engine import Completion, Sampling
 from limo.errors import UserError, reported
@@ -236,6 +237,56 @@ def test_settings_that_cannot_be() -> None:
             _check({**good, **change})
 
 
+def searched(out: Path, better: float) -> dict[str, Any]:
+    """A finished search whose finalist is right on this share of 40 fresh pairs, DPO on half of them."""
+    tried(out, {"dpo": 0.70, "slic": 0.60, "flat": None, "smooth": 0.95})
+    for one in entries(out):
+        if one.report.get("refused"):
+            continue
+        keep(one.folder / "report.json", {**one.report, "warmup": 0.3 if one.name == "slic" else 0.0, "curve": {
+            "rho": [-8.0, -1.0, 0.0, 1.0, 8.0], "value": [4.0, 1.5, 1.0, 0.6, 0.1], "slope": [-1.0] * 5}})  # fmt: skip
+    dpo, finalist = entries(out)[0], entries(out)[3]
+    for seed, value in ((1, 0.76), (2, 0.70)):
+        keep(dpo.folder / f"seed-{seed}" / "score.json", score({"1": value}))
+    for one, share in ((dpo, 0.5), (finalist, better)):
+        for seed in (7, 8):
+            items = {str(i): float(i < 40 * share) for i in range(40)}
+            keep(one.folder / f"confirm-seed-{seed}" / "score.json", score(items))
+    found = _concluded(out, "dpo", FLOOR, 1, [one.number for one in (dpo, finalist)])
+    keep(out / "discovered.json", found)
+    return found
+
+
+def score(items: dict[str, float]) -> dict[str, Any]:
+    return {"scores": {"preference": items}, "failed": "", "seconds": 1}
+
+
+def test_what_comes_of_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = searched(tmp_path, 0.9)
+    assert found["noise"]["half"] == pytest.approx(FLOOR.half(1))
+    assert [(o["name"], o["above_noise"]) for o in found["tried"]] == [
+        ("dpo", False),
+        ("slic", False),
+        ("smooth", FLOOR.mean + FLOOR.half(1) < 0.95),
+    ]
+    assert found["tried"][0]["fitness"] == pytest.approx(0.72), "over its seeds"
+    assert found["refused"] == [{"number": 3, "name": "flat", "why": "is flat"}]
+    (gain,) = found["confirmed"]
+    assert gain["beats"] and gain["mean"] == 0.9 and gain["difference"] == pytest.approx(0.4)
+    assert found["baseline_confirmed"] == 0.5
+    show(found)
+    said = capsys.readouterr().out
+    assert "smooth of 1 finalists beats dpo by more than noise" in said and "slic (known) after a warm-up" in said
+
+
+def test_a_search_without_a_find_says_so_in_its_report(tmp_path: Path) -> None:
+    searched(tmp_path, 0.55)
+    page = discovered_section(tmp_path)
+    assert "None of 1 finalists beats dpo by more than noise on fresh data." in page
+    assert page.count("<svg") == 3 and "is flat" in page and "return logistic(x) + 0.1 * hinge(x)" in page
+    assert discovered_section(tmp_path / "nothing") == ""
+
+
 def test_a_verdict_says_when_there_is_nothing() -> None:
     def gain(name: str, low: float) -> Gain:
         return Gain(name, 0.8, 0.1, low, 0.2, 2)
@@ -331,6 +382,7 @@ def small(tiny: Path, runs: Path) -> list[str]:
         "discover.confirm.finalists=1",
         "discover.confirm.seeds=[7]",
         "train.args.bf16=false",
+        "train.lora.layers_to_transform=null",
     ]
 
 
