@@ -1,12 +1,21 @@
-"""Pairs for preference training: a chosen chain, and a worse one of the same problem that was dropped on the way."""
+"""Pairs for preference training: a chain, and a worse one of the same problem.
 
+`curate.pairs` takes the worse one from what was dropped on the way. The stages here make rows that are pairs
+themselves, so that `curated.jsonl` is what is trained on: from rows with a score, such as the turns of RISE, from the
+errors of LEMMA, or from one planted slip.
+"""
+
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 from curation.pool import digest
-from limo.data import Example, parsed
+from limo.data import Dropped, Example, Message, Row, parsed
 
+RESULT = re.compile(r"=\s*(-?\d+)\b(?!\s*[-+*/^=.]|\.\d)")
+SLIPS = (-10, -2, -1, 1, 2, 10)  # a carry forgotten, a digit off
 REASONS = {"wrong": "wrong answer", "worst": "better chain of the same problem"}
 
 
@@ -39,3 +48,65 @@ def _dropped(left: Sequence[Path], reason: str) -> Iterator[Example]:
             for line in lines:
                 if mark in line and (row := parsed(line))["reason"] == reason:
                     yield Example.from_json(row["data"])
+
+
+def slipped(rows: Iterable[Example], /, *, seed: int) -> Iterator[Row]:
+    """Each row with its chain as the better one of a pair, and as `rejected` the same with a wrong last result.
+
+    The last whole number after an equals sign is off by 1, 2 or 10, there and wherever it is repeated after that; which
+    it is depends on `seed` and the row's id alone. A row without such a number is set aside.
+    """
+    for row in rows:
+        found = list(RESULT.finditer(row.completion))
+        if not found:
+            yield Dropped(row.id, "", "no result to change", row.completion[:200], data=row.to_json())
+            continue
+        begin, right = found[-1].start(1), found[-1][1]
+        wrong = int(right) + Random(f"{seed}/{row.id}").choice(SLIPS)
+        rest = re.sub(rf"(?<![\d-]){re.escape(right)}(?!\d)", str(wrong), row.completion[begin:])
+        yield replace(row, rejected=row.completion[:begin] + rest)
+
+
+def by_score(rows: Iterable[Example], /, *, by: str) -> Iterator[Row]:
+    """One pair of each problem: the chain with the highest `scores[by]`, and as `rejected` that with the lowest.
+
+    A problem is the messages up to the first of the user, so the turns of one dialogue belong together, and the pair
+    has that beginning as its prompt. Of equals the first is taken. Rows without the score, problems whose chains all
+    have the same one, and chains between best and worst are set aside. Goes through `rows` once, and holds them.
+    """
+    problems: dict[int, list[Example]] = {}
+    for row in rows:
+        if by in row.scores and row.completion.strip():
+            problems.setdefault(digest(replace(row, prompt=_opening(row.prompt)).problem), []).append(row)
+        else:
+            yield Dropped(row.id, "", "no score to pair by", by, data=row.to_json())
+    for group in problems.values():
+        best, worst = (extreme(group, key=lambda row: row.scores[by]) for extreme in (max, min))
+        paired_ = best.scores[by] > worst.scores[by] and best.completion.strip() != worst.completion.strip()
+        if paired_:
+            yield replace(best, prompt=_opening(best.prompt), rejected=worst.completion)
+        for row in group:
+            if not paired_ or row not in (best, worst):
+                reason = "neither best nor worst" if paired_ else "no better and no worse chain"
+                yield Dropped(row.id, "", reason, data=row.to_json())
+
+
+def _opening(prompt: Sequence[Message]) -> tuple[Message, ...]:
+    """The messages up to the first of the user."""
+    first = next((at for at, m in enumerate(prompt) if m["role"] == "user"), len(prompt) - 1)
+    return tuple(prompt[: first + 1])
+
+
+def from_errors(rows: Iterable[Example], /) -> Iterator[Row]:
+    """A pair of each row with an error as LEMMA's stages `find` and `inject` note it; rows without one are set aside.
+
+    The better one is the right chain in `notes.chain`, the worse one all steps of the wrong solution in
+    `notes.error.steps`, which the completion is the beginning of.
+    """
+    for row in rows:
+        right, error = row.notes.get("chain"), row.notes.get("error")
+        if not right or not error:
+            yield Dropped(row.id, "", "no error", data=row.to_json())
+            continue
+        notes = {key: value for key, value in row.notes.items() if key != "chain"}
+        yield replace(row, completion=right, rejected="".join(error["steps"]), notes=notes)

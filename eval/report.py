@@ -18,6 +18,7 @@ from typing import Any
 from eval.by_turn import turns_section
 from eval.curated import Curated, gathered
 from eval.curves import training_section
+from eval.discovered import discovered_section
 from eval.funnel import chosen_section, funnel_section
 from eval.outcome import answers_section, flips_section, outcome_section, sampled_section
 from eval.page import percent, section, table, text
@@ -37,6 +38,7 @@ TITLES = {
     "chosen": "Chosen",
     "chains": "Chains",
     "training": "Training",
+    "discovered": "Losses",
     "flips": "Flips",
     "answers": "Answers",
     "sampled": "Sampling",
@@ -68,6 +70,7 @@ def write_report(folder: Path) -> Path:
         "chosen": chosen_section(curated) if curated else "",
         "chains": "",
         "training": training_section(folder, manifest.get("train", {})),
+        "discovered": discovered_section(folder),
         "flips": flips_section(folder, summary),
         "answers": answers_section(folder, summary),
         "sampled": sampled_section(manifest),

@@ -69,11 +69,13 @@ def fit(
     config: Any,
     shards: Mapping[str, Any],
     make: Callable[[], Any],
+    measure: Callable[[Any], Mapping[str, float]] | None = None,
 ) -> None:
     """Train from the last whole checkpoint to the end, and keep model, card and results in the step's folder.
 
     Args: `make` gives the trainer; it is called after `config` is made, since under ZeRO-3 weights are shared out as
-    they are loaded. Raises Interrupted where SIGTERM ended the training, which is saved.
+    they are loaded. `measure` is called with it at the end, by all ranks, and returns more results to keep. Raises
+    Interrupted where SIGTERM ended the training, which is saved.
     """
     kind = as_kind(config.deepspeed, bool(config.fsdp))
     last = told(lambda: _resumable(step.folder / "checkpoints", kind))
@@ -91,8 +93,10 @@ def fit(
         ended.told = not first()
         raise ended
     held = held_bytes(trainer)
+    measured = measure(trainer) if measure else {}
     save(trainer, tokenizer, settings, source, step.folder)
     _finish(step, settings, trainer, prepared, seconds, steps_in(last), held)
+    step.results |= measured
 
 
 def configured(

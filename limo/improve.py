@@ -13,24 +13,19 @@ Each has a run folder of its own. Stopped at any point, even by SIGKILL, the sam
 recognised by themselves, begun ones go on where they were. More iterations, `improve.iterations=3`, go on as well.
 """
 
-import ctypes
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from limo.errors import UserError
+from limo.processes import override, run_module
 from limo.progress import say
 from limo.recipe import bind, checked, command, compose, overrides_in
 
 SECTIONS = {"curation.run": "curate", "limo.train": "train", "eval.run": "eval"}
-DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +54,7 @@ def improve(
         checked(compose(*overrides_in(run.overrides), open_=True), SECTIONS[run.module])
     for run in runs:
         say(f"== {run.out}: {run.module}")
-        code = _run(run)
+        code = run_module(run.module, run.overrides)
         if code:
             say(f"stopped at {run.module} in {run.out}; run the same command again to go on")
             return code
@@ -81,17 +76,17 @@ def commands(
         folder = out / "boost"
         more = tuple(boosted(boost))
         for module in ("curation.run", "limo.train"):
-            yield Run(module, folder, (*given, _is("out", folder), _is("student", student), *more))
+            yield Run(module, folder, (*given, override("out", str(folder)), override("student", student), *more))
         first = str(folder / "model")
     models = {"first": first}
     for number in range(1, iterations + 1):
         folder, last = out / f"iteration-{number}", list(models.values())[-1]
-        own = (*given, _is("out", folder), _is("student", last))
-        start = _is("train.model", first if train_from == "first" else last)
+        own = (*given, override("out", str(folder)), override("student", last))
+        start = override("train.model", first if train_from == "first" else last)
         for module in ("curation.run", "limo.train", "eval.run"):
             yield Run(module, folder, (*own, start))
         models[f"iteration_{number}"] = str(folder / "model")
-    yield Run("eval.run", out, (*given, _is("out", out), _is("student", first), *compared(models)))
+    yield Run("eval.run", out, (*given, override("out", str(out)), override("student", first), *compared(models)))
 
 
 def boosted(boost: Mapping[str, Any]) -> Iterator[str]:
@@ -112,42 +107,8 @@ def compared(models: Mapping[str, str]) -> Iterator[str]:
     names = list(models)
     pairs = list(dict.fromkeys([*pairwise(names), (names[0], names[-1])]))
     yield "~eval.models"
-    yield "+eval.models={" + ", ".join(f"{name}: {_quoted(path)}" for name, path in models.items()) + "}"
+    yield override("+eval.models", models)
     yield "eval.compare=[" + ",".join(f"[{a},{b}]" for a, b in pairs) + "]"
-
-
-def _is(key: str, value: str | Path) -> str:
-    return f"{key}={_quoted(str(value))}"
-
-
-def _quoted(value: str) -> str:
-    """A text as Hydra reads it back, whatever signs it has."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'" if set(value) & set(" ,='\"\\[]{}()$") else value
-
-
-def _run(run: Run) -> int:
-    """Run a command to its end; its exit code. It ends when this process does, also if that is killed.
-
-    SIGTERM is handed on, so that a training saves its step.
-    """
-    call = [sys.executable, "-m", run.module, *run.overrides]
-    process = subprocess.Popen(call, preexec_fn=partial(_die_with, os.getpid()))
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:  # the terminal has told the child as well
-        code = process.wait() or 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 128 - code if code < 0 else code
-
-
-def _die_with(parent: int) -> None:
-    """In the child before it becomes the command: where the system can, it is killed when its parent is."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before this was asked for
-        os._exit(1)
 
 
 def _in_processes(section: Mapping[str, Any]) -> int:

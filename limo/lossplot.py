@@ -69,7 +69,7 @@ def curve(loss: Loss, beta: float, rho: Sequence[float]) -> tuple[list[float], l
 
     try:
         value = torch.func.vmap(batch)(batches)
-    except RuntimeError:  # it decides by values, which vmap cannot follow
+    except (RuntimeError, UserError):  # it decides by values, which vmap cannot follow, or fails at a pair by itself
         value = torch.stack([batch(r) for r in batches])
     (slope,) = torch.autograd.grad(value.sum(), batches)
     return value[:, 0].tolist(), slope.mean(1).tolist()

@@ -9,22 +9,26 @@ for `limo.train.sft`, and ranks, sharding, checkpoints and what is kept are the 
 first (`limo/lossplot.py`): one that begins by pushing pairs the wrong way needs a warm-up with DPO.
 """
 
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from limo.adapters import check_quantize, lora_config
 from limo.arguments import accumulation, check_args, rows_at_once
-from limo.data import content_id
+from limo.data import content_id, dump, replacing
 from limo.errors import UserError
 from limo.fit import Shape, claimed, configured, fit, loaded, quiet_trl, tokenizer_of
 from limo.launch import Devices, drop_others_plans, first, hide_others, joined, ranks, told
+from limo.ledger import cache_folder
 from limo.lossplot import look_at, resolved
 from limo.manifest import Step, read_manifest
 from limo.model import load_model, model_folder
 from limo.pairs import Pairs, describe_pairs, prepare_pairs, read_pairs
 from limo.preference import dpo
 from limo.progress import say
+from limo.recipe import files_in
 from limo.rows import check_rows, set_aside
 from limo.sharding import sharded
 
@@ -77,7 +81,7 @@ def prefer(
     with joined():
         told(lambda: str(model_folder(model)))  # one rank downloads or converts; the others find it done
         source = model_folder(model)
-        local = [p for p in (data, eval_data) if p and Path(p).expanduser().exists()]
+        local = [p for p in (data, eval_data, *files_in({"loss": loss})) if p and Path(p).expanduser().exists()]
         with claimed(folder, settings, [source, *local]) as step:
             if step.finished:
                 say(f"already trained: {folder / 'model'} ({step.entry['seconds']:.0f} s at the time)")
@@ -140,10 +144,32 @@ def _train(step: Step, settings: Mapping[str, Any], source: Path) -> None:
     shards = sharded(settings["sharding"])
     config = _config(settings, step.folder / "checkpoints", shards, shape)
 
-    def make() -> Any:
-        return _trainer(settings, source, tokenizer, pairs, config, step.folder / "checkpoints")
+    held_out = _read(settings, tokenizer, settings["eval_data"]) if settings["eval_data"] else None
 
-    fit(step, settings, source, tokenizer, pairs, shape, config, shards, make)
+    def make() -> Any:
+        return _trainer(settings, source, tokenizer, pairs, held_out, config)
+
+    def measure(trainer: Any) -> dict[str, float]:
+        assert held_out, "asked for only where there are held-out pairs"
+        return _held_out(trainer, held_out, settings["args"].get("beta", 0.1), step.folder / "held_out.jsonl")
+
+    fit(step, settings, source, tokenizer, pairs, shape, config, shards, make, measure if held_out else None)
+
+
+def _held_out(trainer: Any, pairs: Pairs, beta: float, file: Path) -> dict[str, float]:
+    """Write what the trained model makes of each pair of `eval_data`, and return the share that it prefers rightly.
+
+    A row has the pair's id and `chosen` and `rejected`, the log-ratios of policy to reference in nats.
+    """
+    trainer.held_out.clear()
+    trainer.evaluate()
+    rewards = trainer.held_out
+    assert len(rewards) == len(pairs.rows), (len(rewards), len(pairs.rows))
+    if first():
+        with replacing(file) as rows:
+            for row, (chosen, rejected) in zip(pairs.rows, rewards, strict=True):
+                rows.write(dump({"id": row.id, "chosen": chosen / beta, "rejected": rejected / beta}))
+    return {"held_out_accuracy": sum(c > r for c, r in rewards) / len(rewards)}
 
 
 def _prepared(settings: Mapping[str, Any], tokenizer: Any, dropped: Path) -> Pairs:
@@ -167,11 +193,14 @@ def _config(settings: Mapping[str, Any], checkpoints: Path, shards: Mapping[str,
 
 
 def _trainer(
-    settings: Mapping[str, Any], source: Path, tokenizer: Any, pairs: Pairs, config: Any, checkpoints: Path
+    settings: Mapping[str, Any], source: Path, tokenizer: Any, pairs: Pairs, held_out: Pairs | None, config: Any
 ) -> Any:
     """The trainer, ready to train."""
+    from transformers import set_seed
+
     from limo.trainers import Pairwise
 
+    set_seed(settings["seed"])  # an adapter is made before the trainer would do this
     model = loaded(settings, source, tokenizer, config, packing=False)
     alone = not settings["lora"] and not (config.precompute_ref_log_probs and not config.fsdp)
     reference = None
@@ -179,7 +208,6 @@ def _trainer(
         kind = model.config._attn_implementation
         dtype = str(model.dtype).removeprefix("torch.")
         reference = load_model(source, dtype, settings["trust_remote_code"], attn_implementation=kind)
-    held_out = _read(settings, tokenizer, settings["eval_data"]) if settings["eval_data"] else None
     steps = -(-len(pairs.rows) // settings["global_batch"]) * config.num_train_epochs
     steps = config.max_steps if config.max_steps > 0 else steps
     try:
@@ -187,8 +215,8 @@ def _trainer(
             model,
             ref_model=reference,
             args=config,
-            train_dataset=_dataset(pairs, checkpoints),
-            eval_dataset=_dataset(held_out, checkpoints) if held_out else None,
+            train_dataset=_dataset(pairs),
+            eval_dataset=_dataset(held_out) if held_out else None,
             processing_class=tokenizer,
             peft_config=lora_config(settings["lora"]) if settings["lora"] else None,
             pair_loss=resolved(settings["loss"], "train.loss"),
@@ -199,16 +227,25 @@ def _trainer(
         raise UserError(f"cannot set up the training: {' '.join(str(error).split())}") from error
 
 
-def _dataset(pairs: Pairs, checkpoints: Path) -> Any:
-    """The pairs as a dataset in a file, where all ranks find the reference's log-probabilities that one has written."""
+def _dataset(pairs: Pairs) -> Any:
+    """The pairs as a dataset in the cache.
+
+    There all ranks, and later trainings on the same pairs from the same model, find the reference's log-probabilities
+    that one has written.
+    """
     from datasets import Dataset, load_from_disk
 
     columns = pairs.columns()
-    folder = checkpoints.parent / ".pairs" / content_id(columns)
+    folder = cache_folder() / "pairs" / content_id(columns)
 
     def write() -> str:
         if not folder.exists():
-            Dataset.from_list(columns).save_to_disk(str(folder))
+            part = folder.with_name(f".{folder.name}.{os.getpid()}")
+            Dataset.from_list(columns).save_to_disk(str(part))
+            if folder.exists():  # another process was faster
+                shutil.rmtree(part)
+            else:
+                part.rename(folder)
         return str(folder)
 
     return load_from_disk(told(write))

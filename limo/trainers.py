@@ -250,6 +250,7 @@ class Pairwise(Kept, DPOTrainer):  # type: ignore[misc]
         self, *args: Any, pair_loss: PairLoss, warm_loss: PairLoss | None = None, warm_steps: int = 0, **rest: Any
     ) -> None:
         """The first `warm_steps` optimizer steps take `warm_loss`."""
+        self.held_out = list[list[float]]()  # rewards of chosen and rejected of each pair evaluated, in their order
         self.pair_loss, self.warm_loss, self.warm_steps = pair_loss, warm_loss, warm_steps
         super().__init__(*args, **rest)
 
@@ -279,6 +280,8 @@ class Pairwise(Kept, DPOTrainer):  # type: ignore[misc]
     def _note(self, chosen: torch.Tensor, rejected: torch.Tensor) -> None:
         rewards = self.accelerator.gather_for_metrics(self.beta * torch.stack([chosen, rejected], 1))
         notes = self._metrics["train" if self.model.training else "eval"]
+        if not self.model.training:
+            self.held_out += rewards.float().tolist()
         notes["rewards/chosen"].append(rewards[:, 0].mean().item())
         notes["rewards/rejected"].append(rewards[:, 1].mean().item())
         notes["rewards/margins"].append((rewards[:, 0] - rewards[:, 1]).mean().item())

@@ -1,0 +1,73 @@
+"""A command in a process of its own that ends when this one does."""
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
+
+
+def run_module(module: str, arguments: Sequence[str], log: Path | None = None) -> int:
+    """Run `python -m module arguments` to its end; its exit code, 128 and more where a signal ended it.
+
+    What it says goes to the end of the file `log`, or where this process's own goes. It is killed when this process
+    is, where the system can; SIGTERM is handed on, so that a training saves its step.
+    """
+    call = [sys.executable, "-m", module, *arguments]
+    if log is None:
+        return _waited(subprocess.Popen(call, preexec_fn=partial(_die_with, os.getpid())))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as said:
+        return _waited(subprocess.Popen(call, stdout=said, stderr=said, preexec_fn=partial(_die_with, os.getpid())))
+
+
+def _waited(process: "subprocess.Popen[bytes]") -> int:
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # the terminal has told the child as well
+        code = process.wait() or 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 128 - code if code < 0 else code
+
+
+def _die_with(parent: int) -> None:
+    """In the child before it becomes the command: where the system can, it is killed when its parent is."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before this was asked for
+        os._exit(1)
+
+
+def override(key: str, value: Any) -> str:
+    """A setting as Hydra's command line takes it, whatever signs its texts have.
+
+    >>> override("train.loss", {"_target_": "a.b", "tau": 0.05, "on": None})
+    "train.loss={_target_: 'a.b', tau: 0.05, on: null}"
+    """
+    return f"{key}={_written(value)}"
+
+
+def _written(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return repr(value)
+        case Mapping():
+            return "{" + ", ".join(f"{key}: {_written(inner)}" for key, inner in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(map(_written, value)) + "]"
+    # Backslashes count as such except before a quote
+    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (r"\'" if found[2] else ""), str(value))
+    return f"'{quoted}'"
