@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+PLAIN = re.compile(r"[A-Za-z_./][\w./:-]*")  # a text that needs no quotes
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
 
 
@@ -51,7 +52,7 @@ def override(key: str, value: Any) -> str:
     """A setting as Hydra's command line takes it, whatever signs its texts have.
 
     >>> override("train.loss", {"_target_": "a.b", "tau": 0.05, "on": None})
-    "train.loss={_target_: 'a.b', tau: 0.05, on: null}"
+    'train.loss={_target_: a.b, tau: 0.05, on: null}'
     """
     return f"{key}={_written(value)}"
 
@@ -68,6 +69,8 @@ def _written(value: Any) -> str:
             return "{" + ", ".join(f"{key}: {_written(inner)}" for key, inner in value.items()) + "}"
         case list() | tuple():
             return "[" + ", ".join(map(_written, value)) + "]"
+    if PLAIN.fullmatch(str(value)) and str(value).lower() not in ("null", "true", "false", "nan", "inf"):
+        return str(value)
     # Backslashes count as such except before a quote
     quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (r"\'" if found[2] else ""), str(value))
     return f"'{quoted}'"
