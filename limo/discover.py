@@ -128,7 +128,7 @@ def discover(
         floor = _floor(entries(folder), baseline)
         say(f"noise: {baseline} with {floor.n} seeds has {floor.mean:.4f}, standard deviation {floor.sd:.4f}")
         source = bind(proposer, "discover.proposer")()
-        with progress("new losses", candidates, "loss") as advance:
+        with progress("new losses", candidates, "candidate") as advance:
             for one in _searched(folder, source, floor, train, warmup, check_seconds, candidates, proposals):
                 if not one.why_not:
                     one = _trained(one, seeds, search)
