@@ -3,8 +3,8 @@
     wrong: {_target_: curation.begun.begun, source: {...}, types: [CA, OP], right: false, seed: 0}
 
 A beginning that is wrong ends with its first wrong step, planted and proved by `curation/slips.py`; one that is right
-ends with a step of the right chain. The model goes on from there: `eval/repair.py` says how often it notices and mends
-the one, and takes back the other. The problems must be held out like any others.
+ends with a step of the right chain, or is all of it. The model goes on from there: `eval/repair.py` says how often it
+notices and mends the one, and takes back the other. The problems must be held out like any others.
 """
 
 from collections import Counter
@@ -28,10 +28,10 @@ def begun(
     """The problems of `source`, each with the beginning of a solution as the assistant's own turn.
 
     Args: `types` of mistakes, taken in turn, so that each has its share; `right` ends with a right step instead, and
-    `types` are then those of none. Adds `notes.type` (a code, or "right") and `notes.begun` with the step's equation
-    and what it should be. Problems whose chain cannot be read, or in which there is no place for the type whose turn it
-    is, are left out; how many and why is said. Raises UserError for a type that there is no rule for, or if no problem
-    is left.
+    `types` are then those of none. Adds `notes.type` (a code; "right", or "whole" where the answer is in it already)
+    and `notes.begun` with the text, the wrong equation and what it should be. Problems whose chain cannot be read, or in
+    which there is no place for the type whose turn it is, are left out; how many and why is said. Raises UserError for a
+    type that there is no rule for, or if no problem is left.
     """
     for kind in types:
         if kind not in KINDS:
@@ -63,11 +63,12 @@ def _wrong(row: Example, kind: str, seed: int) -> Example:
 
 
 def _right(row: Example, seed: int) -> Example:
-    """Ends with one of the steps that find something, the last of them included, and without the answer's line."""
+    """Ends with one of the steps that find something, or with the answer: then nothing is left to do."""
     chain: Chain = read_chain(row)
-    finding = [at for at, each in enumerate(chain.equations) if each]
-    at = Random(f"{seed}/{row.id}").choice(finding)
-    return _with_beginning(row, "".join(chain.steps[: at + 1]).rstrip(), "right", {})
+    last = len(chain.steps) - 1
+    finding = [at for at, each in enumerate(chain.equations) if each and at < last]
+    at = Random(f"{seed}/{row.id}").choice([*finding, last])
+    return _with_beginning(row, "".join(chain.steps[: at + 1]).rstrip(), "whole" if at == last else "right", {})
 
 
 def _with_beginning(row: Example, text: str, kind: str, about: dict[str, str]) -> Example:

@@ -4,7 +4,8 @@ Benchmarks whose problems come with the beginning of a solution (`notes.begun`; 
 measured here beside their accuracy, which is that of the final answer:
 
     wrong beginnings    noticed: it reflects, or says what the step should have been; repaired: its answer is right
-    right beginnings    false alarms: it reflects where nothing was wrong; spoiled: its answer is wrong all the same
+    right beginnings    false alarms: it reflects where nothing was wrong; spoiled: its answer is wrong all the same;
+                        some are whole solutions, after which there is nothing to say
     no beginning        reflections in solutions of its own, and how many of those end right
 
 All by type of error as well. LEMMA reports none of this. A reflection is recognised by its words, in English, so a
@@ -22,6 +23,7 @@ from eval.equations import equations
 from eval.page import percent, section, span, table, text
 
 Rows = Sequence[Mapping[str, Any]]
+RIGHT = ("right", "whole")  # kinds of right beginnings: up to a step, or with the answer
 Measures = Mapping[str, Mapping[str, Any]]  # by model, by benchmark
 
 # What a text says that looks back and doubts; `tests/test_repair.py` has sentences for and against
@@ -62,8 +64,8 @@ def measured(results: Mapping[str, Mapping[str, Rows]], resamples: int, seed: in
 
 def _shares(rows: Rows, resamples: int, seed: int) -> dict[str, Any]:
     """The shares of one benchmark, each of all its rows and by type."""
-    right = [row for row in rows if row["notes"].get("type") == "right"]
-    wrong = [row for row in rows if "begun" in row["notes"] and row["notes"].get("type") != "right"]
+    right = [row for row in rows if row["notes"].get("type") in RIGHT]
+    wrong = [row for row in rows if "begun" in row["notes"] and row["notes"].get("type") not in RIGHT]
     plain = [row for row in rows if "begun" not in row["notes"]]
     kinds = sorted({row["notes"]["type"] for row in wrong})
 
@@ -87,6 +89,13 @@ def _shares(rows: Rows, resamples: int, seed: int) -> dict[str, Any]:
         found["false alarm"] = of(right, lambda r, c: reflects(c["text"]))
         found["spoiled"] = of(right, lambda r, c: not _correct(r, c))
         found["right to wrong"] = of(right, lambda r, c: reflects(c["text"]) and not _correct(r, c))
+        found["by type"] = {
+            kind: {
+                "false alarm": of([r for r in right if r["notes"]["type"] == kind], lambda r, c: reflects(c["text"])),
+                "spoiled": of([r for r in right if r["notes"]["type"] == kind], lambda r, c: not _correct(r, c)),
+            }
+            for kind in sorted({row["notes"]["type"] for row in right})
+        }
     if plain:
         found["reflects"] = of(plain, lambda r, c: reflects(c["text"]))
         found["reflects and right"] = of(plain, lambda r, c: reflects(c["text"]) and _correct(r, c))
@@ -112,10 +121,10 @@ def _lines(repair: Measures) -> Iterator[tuple[str, str, str, Mapping[str, Any]]
                     yield name, what, model, by[name][what]
         kinds = dict.fromkeys(k for by in repair.values() for k in by.get(name, {}).get("by type", {}))
         for kind in kinds:
-            for what in ("noticed", "repaired"):
+            for what in ("noticed", "repaired", "false alarm", "spoiled"):
                 for model, by in repair.items():
-                    if kind in by.get(name, {}).get("by type", {}):
-                        yield name, f"{kind} {what}", model, by[name]["by type"][kind][what]
+                    if what in by.get(name, {}).get("by type", {}).get(kind, {}):
+                        yield name, f"{kind}: {what}", model, by[name]["by type"][kind][what]
 
 
 def repair_table(repair: Measures) -> Any:

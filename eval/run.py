@@ -175,7 +175,8 @@ def graded(rows: Sequence[Example], drawn: Sequence[Sequence[Completion]], what:
     asked = [(row, c) for row, completions in zip(rows, drawn, strict=True) for c in completions]
     kinds = {row.notes.get("kind", "math") for row in rows}
     assert len(kinds) <= 1, f"one benchmark has one kind of answer, not {kinds}"
-    grades = iter(grade_all([(c.text, row.answer) for row, c in asked], kind=next(iter(kinds), "math"), what=what))
+    pairs = [(_begun(row) + c.text, row.answer) for row, c in asked]  # what is judged is the whole solution
+    grades = iter(grade_all(pairs, kind=next(iter(kinds), "math"), what=what))
     found = []
     for row, completions in zip(rows, drawn, strict=True):
         judged = []
@@ -195,6 +196,11 @@ def graded(rows: Sequence[Example], drawn: Sequence[Sequence[Completion]], what:
         question = row.notes.get("problem", row.question)
         found.append({"id": row.id, "question": question, "answer": row.answer, "notes": notes, "completions": judged})
     return found
+
+
+def _begun(row: Example) -> str:
+    """The beginning of a solution that a problem comes with (`curation/begun.py`); empty as a rule."""
+    return row.prompt[-1]["content"] if row.prompt[-1]["role"] == "assistant" else ""
 
 
 def summarise(

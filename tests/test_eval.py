@@ -10,7 +10,7 @@ import pytest
 from eval.benchmarks import load
 from eval.compare import paired, share, wilson
 from eval.run import correct_share, graded, summarise
-from limo.data import Example, chat
+from limo.data import Example, Message, chat
 from limo.engine import Completion
 from limo.errors import UserError
 
@@ -112,3 +112,11 @@ def test_a_benchmark_with_an_unusable_row_is_an_error(tmp_path: Path) -> None:
         load({"mine": node}, "")
     path.write_text('{"problem": "1+1?", "answer": "2"}\n')
     assert [r.prompt[0]["content"] for r in load({"mine": node}, "system")["mine"]] == ["system"]
+
+
+def test_of_a_solution_that_was_begun_the_whole_is_judged() -> None:
+    """Nothing more to say after a right answer is right, after a wrong one wrong; a later answer counts."""
+    begun = [Message(role="assistant", content=f"So \\boxed{{{n}}}.") for n in (5, 6, 6)]
+    rows = [Example(str(i), (*chat("?"), message), "5") for i, message in enumerate(begun)]
+    said = [[Completion(text, 1, "stop")] for text in ("", "", "\nWait, no: \\boxed{5}.")]
+    assert [r["completions"][0]["verdict"] for r in graded(rows, said)] == ["correct", "wrong", "correct"]

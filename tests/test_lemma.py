@@ -55,7 +55,7 @@ def test_four_commands_make_a_whole_run(tiny: Path, tmp_path: Path, run: Run) ->
     assert list(summary["repair"]) == NAMES
     for by in summary["repair"].values():
         assert {"noticed", "repaired", "noticed and repaired", "by type"} == set(by["wrong_beginnings"])
-        assert {"false alarm", "spoiled", "right to wrong"} == set(by["right_beginnings"])
+        assert {"false alarm", "spoiled", "right to wrong", "by type"} == set(by["right_beginnings"])
         assert by["right_beginnings"]["false alarm"]["n"] == 5
     assert "false alarm" in done.stdout and all(name in done.stdout for name in NAMES)
     page = (out / "report.html").read_text()

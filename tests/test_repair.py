@@ -67,7 +67,7 @@ def test_shares_worked_out_by_hand() -> None:
         line("e", "right", completion("Wait.", False)),
         line("f", "right", completion("on", True)),
         line("g", "right", completion("Wait.", True)),
-        line("h", "right", completion("on", False)),
+        line("h", "whole", completion("on", False)),
     ]
     plain = [{"id": "i", "notes": {}, "completions": [completion("Hold on", True), completion("on", True)]}]
     found = measured({"m": {"wrong": rows, "right": right, "own": plain}}, 100, 0)["m"]
@@ -76,11 +76,13 @@ def test_shares_worked_out_by_hand() -> None:
     assert means["right"] == {"false alarm": 0.5, "spoiled": 0.5, "right to wrong": 0.25}
     assert means["own"] == {"reflects": 0.5, "reflects and right": 0.5}
     assert {k: v["noticed"]["mean"] for k, v in found["wrong"]["by type"].items()} == {"CA": 1.0, "OP": 0.0}
+    alarms = {k: v["false alarm"]["mean"] for k, v in found["right"]["by type"].items()}
+    assert alarms == {"right": pytest.approx(2 / 3), "whole": 0.0}
     assert found["wrong"]["noticed"]["n"] == 4 and found["wrong"]["noticed"]["low"] < 0.5
     assert measured({"m": {"own": plain}}, 100, 0) == {}, "nothing is said of runs without beginnings"
     page = repair_section({"m": found})
-    assert "<svg" in page and "CA noticed" in page and "false alarm" in page and repair_section({}) == ""
-    assert repair_table({"m": found}).row_count == 3 + 4 + 3 + 2
+    assert "<svg" in page and "CA: noticed" in page and "false alarm" in page and repair_section({}) == ""
+    assert repair_table({"m": found}).row_count == 3 + 4 + 3 + 4 + 2
 
 
 def test_wrong_beginnings_take_the_types_in_turn() -> None:
@@ -93,10 +95,12 @@ def test_wrong_beginnings_take_the_types_in_turn() -> None:
         assert text == r.notes["begun"]["text"] and text == text.rstrip() and r.notes["begun"]["wrong"] in text
 
 
-def test_right_beginnings_are_right_and_say_no_answer() -> None:
+def test_right_beginnings_are_right_and_some_are_whole() -> None:
     rows = [r for r in begun("r", "", source=SOURCE, types=[], right=True, seed=0) if isinstance(r, Example)]
     texts = [r.prompt[-1]["content"] for r in rows]
-    assert all(holds(e) for text in texts for e in equations(text)) and not any("boxed" in text for text in texts)
+    assert all(holds(e) for text in texts for e in equations(text))
+    whole = ["boxed" in text for text in texts]
+    assert [r.notes["type"] == "whole" for r in rows] == whole and 0 < sum(whole) < len(rows)
     assert len({len(equations(text)) for text in texts}) > 1, "they end at different steps"
 
 
