@@ -23,7 +23,7 @@ def discovered_section(folder: Path) -> str:
         f"{len(found['tried'])} losses in their order; the band is {found['baseline']} with {found['noise']['n']} "
         f"seeds, {mean:.4f} plus and minus {half:.4f}: inside it nothing differs by more than noise"
     )
-    charts = [chart(partial(_draw_search, found=found), 6.4, 3.2, said)]
+    search, charts = chart(partial(_draw_search, found=found), 9.0, 3.4, said), list[str]()
     if found["confirmed"]:
         about = f"Finalists on fresh data, difference to {found['baseline']} with intervals that hold together at 95 %"
         charts.append(chart(partial(_draw_finalists, found=found), 5.2, 0.9 + 0.55 * len(found["confirmed"]), about))
@@ -31,7 +31,7 @@ def discovered_section(folder: Path) -> str:
     if curves:
         charts.append(chart(partial(_draw_curves, curves=curves), 5.2, 3.0, "Loss over rho of the finalists"))
     body = f"<p><b>{text(found['verdict'])}</b></p><p class=note>{text(said)}.</p>"
-    body += f"<div class=charts>{''.join(charts)}</div>" + _finalists(found) + _tried(found, tried)
+    body += f"{search}<div class=charts>{''.join(charts)}</div>" + _finalists(found) + _tried(found, tried)
     return section("discovered", "Losses", body)
 
 

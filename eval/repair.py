@@ -20,7 +20,7 @@ from typing import Any
 from eval.charts import chart, draw_intervals
 from eval.compare import share
 from eval.equations import equations
-from eval.page import percent, section, span, table, text
+from eval.page import folded, percent, section, span, table, text
 
 Rows = Sequence[Mapping[str, Any]]
 RIGHT = ("right", "whole")  # kinds of right beginnings: up to a step, or with the answer
@@ -159,6 +159,5 @@ def repair_section(repair: Measures) -> str:
         charts += f"<h3>{text(name)}</h3>" + chart(draw, 8, height, f"Errors noticed and repaired on {name}, in %")
     head = ("benchmark", "share", "model", "%", "95 % interval", "n")
     rows = [(name, what, model, percent(f["mean"]), span(f), f["n"]) for name, what, model, f in lines]
-    return section(
-        "repair", "Are errors noticed and repaired?", charts + table(head, rows, range(3, 6)) if rows else ""
-    )
+    body = charts + folded("As a table", table(head, rows, range(3, 6))) if rows else ""
+    return section("repair", "Are errors noticed and repaired?", body)
