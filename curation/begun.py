@@ -30,8 +30,8 @@ def begun(
     Args: `types` of mistakes, taken in turn, so that each has its share; `right` ends with a right step instead, and
     `types` are then those of none. Adds `notes.type` (a code; "right", or "whole" where the answer is in it already)
     and `notes.begun` with the text, the wrong equation and what it should be. Problems whose chain cannot be read, or
-    which have no place for the type whose turn it is, are left out; how many and why is said. Raises UserError for a
-    type that there is no rule for, or if no problem is left.
+    in which there is no place for the type whose turn it is, are left out; how many and why is said. Raises UserError
+    for a type that there is no rule for, or if no problem is left.
     """
     for kind in types:
         if kind not in KINDS:
