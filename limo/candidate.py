@@ -86,9 +86,8 @@ def candidate(text: str) -> "Candidate":
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Refused(f"not Python: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
-    if _depth(tree) > MAX_DEPTH or (count := sum(1 for _ in ast.walk(tree))) > MAX_NODES:
+    if _depth(tree) > MAX_DEPTH or sum(1 for _ in ast.walk(tree)) > MAX_NODES:
         raise Refused(f"too much of it: at most {MAX_NODES} parts, {MAX_DEPTH} deep")
-    del count
     functions = [part for part in tree.body if not _is_text(part)]
     if len(functions) != 1 or not isinstance(functions[0], ast.FunctionDef):
         where = next((part for part in functions if not isinstance(part, ast.FunctionDef)), None)
