@@ -7,6 +7,7 @@ to DDP in silence; for the case named fsdp2 it is told that these ranks are GPUs
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,18 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def prefer(settings: dict[str, Any]) -> list[tuple[float, float]]:
-    """Losses and gradient norms of a preference training with a loss of ours, over any number of ranks."""
+    """Losses and gradient norms of a preference training, over any number of ranks.
+
+    `loss` names one of `limo.preference`, with its `constants`; `trl` one of TRL's, with its `options`.
+    """
     from accelerate.state import AcceleratorState
     from datasets import load_dataset
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
     from trl import DPOConfig, DPOTrainer
 
+    from limo import preference
     from limo.launch import first, ranks
     from limo.model import load_model, load_tokenizer
-    from limo.preference import dpo
     from limo.sharding import sharded
     from limo.trainers import Pairwise
 
@@ -64,12 +68,15 @@ def prefer(settings: dict[str, Any]) -> list[tuple[float, float]]:
         output_dir=settings["out"],
         per_device_train_batch_size=rows,
         gradient_accumulation_steps=batch // rows // ranks(),
-        **{"max_steps": 3, "learning_rate": 1e-3, "beta": 0.5, "logging_steps": 1, "save_strategy": "no"},
+        **{"max_steps": 3, "learning_rate": 1e-3, "beta": settings["beta"], "logging_steps": 1, "save_strategy": "no"},
         **{"use_cpu": True, "bf16": False, "disable_tqdm": True, "report_to": "none", "max_length": None, "seed": 0},
         **sharded(settings["sharding"]),
+        **({"loss_type": settings["trl"], **settings["options"]} if "trl" in settings else {}),
     )
     folder = Path(settings["model"])
-    ours = {"pair_loss": dpo} if settings["ours"] else {}
+    ours = {}
+    if "loss" in settings:
+        ours = {"pair_loss": partial(getattr(preference, settings["loss"]), **settings["constants"])}
     trainer = (Pairwise if ours else DPOTrainer)(
         load_model(folder, "float32"),
         ref_model=load_model(folder, "float32"),
@@ -94,4 +101,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined():
         for case in json.loads(Path(sys.argv[1]).read_text()):
-            (prefer if "ours" in case else train)(case)
+            (prefer if "loss" in case else train)(case)

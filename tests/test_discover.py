@@ -370,6 +370,26 @@ def test_what_is_passed_on_comes_back_as_it_was(tmp_path: Path) -> None:
     assert given["train"]["loss"] == node and given["train"]["args"]["x"] == [None, True, 1e-5, "a b"]
 
 
+TASK = {
+    "_target_": "limo.fitness.task",
+    "benchmarks": {
+        "sums": {
+            **{"_target_": "limo.sources.generate", "generator": "chain_sum", "size": 4, "seed": 1},
+            "options": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1},
+        }
+    },
+}
+JUDGE = {
+    "_target_": "limo.duel.judged",
+    "engine": {"_target_": "limo.engine_transformers.TransformersEngine", "dtype": "float32", "batch_size": 8},
+    "sampling": {"n": 1, "temperature": 0.0, "top_p": 1.0, "max_tokens": 4, "seed": 0},
+    "judge": {"_target_": "tests.judging.Judge"},
+    "judge_sampling": {"n": 1, "temperature": 0.0, "top_p": 1.0, "max_tokens": 64, "seed": 0},
+    "against": None,
+    "limit": 8,
+}
+
+
 def small(tiny: Path, runs: Path) -> list[str]:
     return [
         "recipe=discover_demo",
@@ -383,6 +403,10 @@ def small(tiny: Path, runs: Path) -> list[str]:
         "discover.confirm.seeds=[7]",
         "train.args.bf16=false",
         "train.lora.layers_to_transform=null",
+        "~discover.confirm.fitness",
+        override("+discover.confirm.fitness", {"task": TASK, "judge": JUDGE}),
+        "eval.engine.dtype=float32",
+        "eval.sampling.max_tokens=4",
     ]
 
 
@@ -418,6 +442,11 @@ def test_a_search_that_is_killed_goes_on_to_its_end(
     held_out = [row["id"] for row in lines(folder / "seed-0" / "held_out.jsonl")]
     fresh = [row["id"] for row in lines(folder / "confirm-seed-7" / "held_out.jsonl")]
     assert len(held_out) == len(fresh) == 8 and not set(held_out) & set(fresh)
+    measured = json.loads((folder / "confirm-seed-7" / "score.json").read_text())["scores"]
+    assert set(measured["judge"]) == set(fresh) and set(measured["judge"].values()) <= {i / 9 for i in range(10)}
+    assert len(measured["task"]) == 4 and set(measured["task"].values()) <= {0.0, 1.0}
+    mean = [sum(values.values()) / len(values) for values in measured.values()]
+    assert found["confirmed"][0]["mean"] == pytest.approx(sum(mean) / 2), "the mean of the measures' means"
     assert found["verdict"] in done.stdout and "finalists on fresh data" in done.stdout
     recipe = compose(*small(tiny, tmp_path))
     assert run_section(recipe, "discover") == found, "an ended search is told, not made again"

@@ -151,21 +151,45 @@ def test_a_preference_loss_is_that_of_trl_however_a_step_is_split(tiny: Path, tm
     ]
     (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(pair) for pair in pairs))
 
-    def of(name: str, sharding: str, rows: int, ours: bool = True) -> dict[str, Any]:
+    def of(name: str, sharding: str, rows: int, **which: Any) -> dict[str, Any]:
         (tmp_path / name).mkdir()
-        shared = {"model": str(tiny), "data": str(tmp_path / "pairs.jsonl"), "out": str(tmp_path / name)}
-        return {**shared, "sharding": sharding, "rows": rows, "ours": ours}
+        shared = {"model": str(tiny), "data": str(tmp_path / "pairs.jsonl"), "out": str(tmp_path / name), "beta": 0.5}
+        return {**shared, "sharding": sharding, "rows": rows, **which}
 
-    trl = prefer(of("trl", "ddp", 8, ours=False))
+    ours: dict[str, Any] = {"loss": "dpo", "constants": {}}
+    trl = prefer(of("trl", "ddp", 8, trl="sigmoid", options={}))
     assert len(trl) == 3 and trl[0][0] == pytest.approx(math.log(2), rel=1e-5)
     for rows_at_once in (8, 2):
-        got = prefer(of(f"alone{rows_at_once}", "ddp", rows_at_once))
+        got = prefer(of(f"alone{rows_at_once}", "ddp", rows_at_once, **ours))
         assert torch.tensor(got) == pytest.approx(torch.tensor(trl), rel=1e-3, abs=1e-5)
-    done = launch(tmp_path, [of(name, name, 2) for name in ("ddp", "zero2", "zero3")])
+    for name, theirs, options, constants in (
+        ("slic", "hinge", {}, {}),
+        ("discopop", "discopop", {"discopop_tau": 0.5}, {"tau": 0.5}),
+    ):
+        trained = prefer(of(theirs, "ddp", 8, trl=theirs, options=options))
+        assert len(trained) == 3 and abs(trained[2][0] - trl[2][0]) > 0.01, "another loss, another training"
+        got = prefer(of(name + "_ours", "ddp", 8, loss=name, constants=constants))
+        assert torch.tensor(got) == pytest.approx(torch.tensor(trained), rel=1e-3, abs=1e-5), name
+    done = launch(tmp_path, [of(name, name, 2, **ours) for name in ("ddp", "zero2", "zero3")])
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ("ddp", "zero2", "zero3"):
         got = [tuple(row) for row in json.loads((tmp_path / name / "curve.json").read_text())]
         assert torch.tensor(got) == pytest.approx(torch.tensor(trl), rel=1e-3, abs=1e-5), name
+
+
+def test_ipo_is_that_of_trl_times_the_square_of_the_length(tiny: Path, tmp_path: Path) -> None:
+    """TRL takes means over tokens: with L tokens a side, (rho/L - 1/(2 beta))^2 is ours at beta/L, over L^2."""
+    pairs = [{"prompt": f"What is {i}?", "chosen": f"{i % 10}", "rejected": f"{(i + 3) % 10}"} for i in range(24)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(pair) for pair in pairs))
+    length = 2  # a digit and the end of the text
+    shared = {"model": str(tiny), "data": str(tmp_path / "pairs.jsonl"), "sharding": "ddp", "rows": 8}
+    (tmp_path / "trl").mkdir()
+    trl = prefer({**shared, "out": str(tmp_path / "trl"), "beta": 0.5, "trl": "ipo", "options": {}})
+    (tmp_path / "ours").mkdir()
+    ours = prefer({**shared, "out": str(tmp_path / "ours"), "beta": 0.5 / length, "loss": "ipo", "constants": {}})
+    assert trl[0][0] == pytest.approx(1.0)
+    assert [step[0] / length**2 for step in ours] == pytest.approx([step[0] for step in trl], rel=1e-2)
+    assert ours[0][1] / length**2 == pytest.approx(trl[0][1], rel=1e-3), "the first slope"
 
 
 def recipe_in(folder: Path, tiny: Path, **changed: Any) -> list[str]:
