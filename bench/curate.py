@@ -226,24 +226,26 @@ def near_here(tool: str, count: int) -> None:
     print(json.dumps({"rate": count / took, **share}))
 
 
-def near_table(count: int, python: str | None) -> None:
-    """Each tool in a process of its own, three times; medians."""
-    print(f"\nnear duplicates of {count:,} problems: % dropped of what was planted")
-    print(f"{'tool':<12} {'rows/s':>9} {'copies':>8} {'doubles':>8} {'variants':>9} {'new':>6}")
+def near_table(count: int, python: str | None, rounds: int) -> None:
+    """Each tool in a process of its own, several times; medians."""
+    print(f"near duplicates of {count:,} problems: % dropped of what was planted, medians of {rounds}")
+    print(f"{'tool':<12} {'ours is':>9} {'rows/s':>9} {'copies':>8} {'doubles':>8} {'variants':>9} {'new':>6}")
+    rate = 0.0  # of ours, which comes first
     for tool in TOOLS:
         interpreter = sys.executable if tool == "ours" else python
         if interpreter is None:
             continue
         found = []
-        for _ in range(3):
+        for _ in range(rounds):
             done = subprocess.run([interpreter, __file__, "--tool", tool, str(count)], capture_output=True, text=True)
             if done.returncode:
                 print(f"{tool:<12} failed: {done.stderr.strip().splitlines()[-1]}")
                 break
             found.append(json.loads(done.stdout.strip().splitlines()[-1]))
         else:
-            median = sorted(found, key=lambda f: f["rate"])[1]
-            print(f"{tool:<12} {median['rate']:>9,.0f} {median['copy']:>8.1f} {median['double']:>8.1f} "
+            median = sorted(found, key=lambda f: f["rate"])[rounds // 2]
+            rate = rate or median["rate"]
+            print(f"{tool:<12} {rate / median['rate']:>7.2f} x {median['rate']:>9,.0f} {median['copy']:>8.1f} {median['double']:>8.1f} "
                   f"{median['variant']:>9.1f} {median['new']:>6.1f}")  # fmt: skip
 
 
@@ -252,6 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("counts", nargs="*", type=int, help="rows of the pools")
     parser.add_argument("--near", type=int, metavar="N", help="compare near deduplication on N problems")
+    parser.add_argument("--rounds", type=int, default=3, help="of that comparison")
     parser.add_argument("--python", help="an interpreter that has datasketch and datatrove[processing]")
     parser.add_argument("--curate", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--tool", choices=TOOLS, help=argparse.SUPPRESS)
@@ -264,7 +267,7 @@ def main() -> None:
         for count in args.counts:
             stages(count)
         if args.near:
-            near_table(args.near, args.python)
+            near_table(args.near, args.python, args.rounds)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     runs/<name>/controls/random.jsonl         as many problems, drawn at random
     runs/<name>/controls/longest.jsonl        as many, those with the longest chains
     runs/<name>/controls/easiest.jsonl        as many, those that were solved most often
-    runs/<name>/controls/random_tokens.jsonl  drawn at random until there are as many tokens
+    runs/<name>/controls/random_tokens.jsonl  drawn at random until there are as many tokens (so with longest, easiest)
+    runs/<name>/controls/everything.jsonl     one chain of every problem
     runs/<name>/controls/error_free.jsonl     the same, of chains in which no error is mended (`curation/errors.py`)
 
 All are drawn from the rows that came into the stage `source`, one chain of a problem, so only the choice differs.
@@ -21,7 +22,8 @@ from typing import Any
 from limo.data import Example, content_id, write_jsonl
 from limo.errors import UserError
 
-KINDS = ("random", "longest", "easiest", "random_tokens", "error_free")
+KINDS = ("random", "longest", "easiest", "everything")
+BY_TOKENS = ("random_tokens", "longest_tokens", "easiest_tokens", "error_free")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,8 @@ class Controls:
     seed: int
 
     def __post_init__(self) -> None:
-        if unknown := [kind for kind in self.kinds if kind not in KINDS]:
-            raise UserError(f"controls.kinds: there is no '{unknown[0]}'; there are {', '.join(KINDS)}")
+        if unknown := [kind for kind in self.kinds if kind not in KINDS + BY_TOKENS]:
+            raise UserError(f"controls.kinds: there is no '{unknown[0]}'; there are {', '.join(KINDS + BY_TOKENS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +75,17 @@ def _entry(at: int, row: Example, seed: int) -> _Entry:
 
 def _pick(kind: str, entries: list[_Entry], count: int, tokens: float) -> list[_Entry]:
     order: dict[str, Callable[[_Entry], Any]] = {
-        "random": lambda entry: entry.lot,
-        "random_tokens": lambda entry: entry.lot,
-        "error_free": lambda entry: entry.lot,
         "longest": lambda entry: (-entry.length, entry.lot),
         "easiest": lambda entry: (-entry.rate, entry.lot),
     }
-    allowed = [entry for entry in entries if entry.rate >= 0] if kind == "easiest" else entries
+    first = order.get(kind.removesuffix("_tokens"), lambda entry: entry.lot)
+    allowed = [entry for entry in entries if entry.rate >= 0] if kind.startswith("easiest") else entries
     allowed = [entry for entry in entries if not entry.error] if kind == "error_free" else allowed
-    single = list({entry.problem: entry for entry in sorted(allowed, key=order[kind], reverse=True)}.values())
-    ranked = sorted(single, key=order[kind])
-    return _until(ranked, tokens) if kind in ("random_tokens", "error_free") else ranked[:count]
+    single = list({entry.problem: entry for entry in sorted(allowed, key=first, reverse=True)}.values())
+    ranked = sorted(single, key=first)
+    if kind == "everything":
+        return ranked
+    return _until(ranked, tokens) if kind in BY_TOKENS else ranked[:count]
 
 
 def _until(entries: list[_Entry], tokens: float) -> list[_Entry]:

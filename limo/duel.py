@@ -10,10 +10,8 @@ Answers may contain anything, orders to the judge too: texts stand between marks
 them, and a verdict must repeat it.
 """
 
-import gc
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -27,6 +25,7 @@ from limo.ledger import Cached
 from limo.manifest import read_manifest
 from limo.noise import Items
 from limo.pairs import read_pairs
+from limo.processes import free_gpu
 from limo.recipe import bind
 
 BETTER = {"first": 1.0, "same": 0.5, "second": 0.0}
@@ -113,16 +112,8 @@ def _answers(rows: Sequence[Example], engine: Mapping[str, Any], model: str, sam
     asked = Cached(bind({**engine, "model": model}, "engine")())
     texts = [said[0].text for said in sample(asked, [row.prompt for row in rows], sampling, "answers")]
     del asked
-    _let_go()
+    free_gpu()
     return texts
-
-
-def _let_go() -> None:
-    """Give the GPU's memory back to the training that comes next, which is another process."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def pair_prompt(request: str, first: str, second: str) -> Prompt:

@@ -1,6 +1,7 @@
 """A command in a process of its own that ends when this one does."""
 
 import ctypes
+import gc
 import os
 import re
 import signal
@@ -27,6 +28,14 @@ def run_module(module: str, arguments: Sequence[str], log: Path | None = None) -
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as said:
         return _waited(subprocess.Popen(call, stdout=said, stderr=said, preexec_fn=partial(_die_with, os.getpid())))
+
+
+def free_gpu() -> None:
+    """Give the memory of models that are gone back to the GPU, for a process that comes next."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _waited(process: "subprocess.Popen[bytes]") -> int:
