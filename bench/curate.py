@@ -229,7 +229,7 @@ def near_here(tool: str, count: int) -> None:
 def near_table(count: int, python: str | None, rounds: int) -> None:
     """Each tool in a process of its own, several times; medians."""
     print(f"near duplicates of {count:,} problems: % dropped of what was planted, medians of {rounds}")
-    print(f"{'tool':<12} {'ours is':>9} {'rows/s':>9} {'copies':>8} {'doubles':>8} {'variants':>9} {'new':>6}")
+    print(f"{'tool':<12} {'ours is':>9} {'rows/s':>9}{'copies':>9}{'doubles':>9}{'variants':>9}{'new':>9}")
     rate = 0.0  # of ours, which comes first
     for tool in TOOLS:
         interpreter = sys.executable if tool == "ours" else python
@@ -245,8 +245,8 @@ def near_table(count: int, python: str | None, rounds: int) -> None:
         else:
             median = sorted(found, key=lambda f: f["rate"])[rounds // 2]
             rate = rate or median["rate"]
-            print(f"{tool:<12} {rate / median['rate']:>7.2f} x {median['rate']:>9,.0f} {median['copy']:>8.1f} {median['double']:>8.1f} "
-                  f"{median['variant']:>9.1f} {median['new']:>6.1f}")  # fmt: skip
+            share = [f"{median[kind]:>9.1f}" for kind in ("copy", "double", "variant", "new")]
+            print(f"{tool:<12} {rate / median['rate']:>7.2f} x {median['rate']:>9,.0f}{''.join(share)}")
 
 
 def main() -> None:

@@ -49,10 +49,10 @@ def main() -> None:
     kept = sections(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name in parser.parse_args().names or BENCHES:
         about, call = BENCHES[name]
-        print(f"== {name}: {about}", flush=True)  # noqa: T201
+        print(f"== {name}: {about}", flush=True)
         kept[name] = measured(about, call)
         RESULTS.write_text(page(kept), encoding="utf-8")
-    print(f"{RESULTS.relative_to(HERE.parent)} is written")  # noqa: T201
+    print(f"{RESULTS.relative_to(HERE.parent)} is written")
 
 
 def measured(about: str, call: list[str]) -> str:
@@ -66,11 +66,12 @@ def measured(about: str, call: list[str]) -> str:
         text=True,
     )
     took = time.monotonic() - start
-    print(done.stdout, flush=True)  # noqa: T201
+    print(done.stdout, flush=True)
     shown = " ".join(["python", f"bench/{call[0]}", *call[1:]]).replace(str(HERE.parent) + "/", "")
     ended = "" if done.returncode == 0 else f"\n\nIt ended with code {done.returncode}: what is above is not whole."
     printed = re.sub(r"[ \t]+$", "", done.stdout, flags=re.MULTILINE).strip("\n")
-    return f"{about[0].upper()}{about[1:]}. {machine()}; {took / 60:.0f} min.\n\n    {shown}\n\n```text\n{printed}\n```{ended}"
+    head = f"{about[0].upper()}{about[1:]}. {machine()}; {took / 60:.0f} min."
+    return f"{head}\n\n    {shown}\n\n```text\n{printed}\n```{ended}"
 
 
 def machine() -> str:
@@ -93,7 +94,9 @@ def sections(text: str) -> dict[str, str]:
 
 def page(kept: dict[str, str]) -> str:
     """All sections in the order of the measurements."""
-    head = "# Measurements\n\n`make bench-setup`, then `make bench`. Ratios are of one run; absolute speeds are this machine's.\n"
+    head = (
+        "# Measurements\n\n`make bench-setup`, then `make bench`. Ratios are of one run, speeds are this machine's.\n"
+    )
     return head + "".join(f"\n## {name}\n\n{kept[name]}\n" for name in BENCHES if name in kept)
 
 
