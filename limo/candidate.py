@@ -108,7 +108,10 @@ def from_file(
         text = Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the loss '{path}': {error}") from None
-    return _parsed(text)(chosen, rejected, reference_chosen, reference_rejected, beta)
+    try:
+        return _parsed(text)(chosen, rejected, reference_chosen, reference_rejected, beta)
+    except Refused as refused:
+        raise Refused(f"{path}: {refused}") from None
 
 
 @cache

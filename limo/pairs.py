@@ -69,7 +69,7 @@ def _rows(path: str) -> Iterator[Example | Dropped]:
         name, _, split = path.partition(":")
         raws = hub_rows(name, None, split or "train", None)
     elif not file.exists():
-        raise UserError(f"no such file '{path}'. Curate first, or give another path with train.data=")
+        raise UserError(f"no such file '{path}'. Curate first, or give another path as data")
     else:
         raws = read_rows(str(file))
     for number, value in raws:

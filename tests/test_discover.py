@@ -82,7 +82,8 @@ def test_a_loss_that_is_refused_ends_a_training_with_a_code_of_its_own(
     with pytest.raises(SystemExit) as ended, reported():
         prefer(**settings(tiny, tmp_path, loss=node))
     assert ended.value.code == Refused.code == 3
-    assert capsys.readouterr().err.endswith("error: line 3: float division by zero\n")
+    said = capsys.readouterr().err
+    assert said.endswith(f"error: {tmp_path / 'l.py'}: line 3: float division by zero\n")
 
 
 def test_a_slip_is_all_that_differs() -> None:
