@@ -33,6 +33,7 @@ improve: .venv/ready ## python -m limo.improve recipe=RECIPE: curate, train and 
 discover: .venv/ready ## curate pairs, then python -m limo.discover recipe=RECIPE: a search for losses (DiscoPOP)
 	@$(MAKE) --no-print-directory curate
 	@$(BIN)/python -m limo.discover recipe=$(RECIPE) $(ARGS)
+	@$(BIN)/python -m eval.report recipe=$(RECIPE) $(ARGS)
 
 study: .venv/ready ## python -m curation.study recipe=study: is the choice better than random? Hours; it goes on
 	@$(BIN)/python -m curation.study recipe=$(if $(filter demo,$(RECIPE)),study,$(RECIPE)) $(ARGS)
