@@ -22,12 +22,13 @@ import limo.ledger
 from curation.pool import draw
 from curation.run import Rows, run_stages, stage_file
 from eval.compare import wilson
+from limo.command import command
 from limo.data import Dropped, Example, Row, content_id
 from limo.errors import UserError
 from limo.ledger import Spent, allow, spent
 from limo.manifest import content_hash, differences, lasting, read_manifest
 from limo.progress import say
-from limo.recipe import bind, command, files_in, near
+from limo.recipe import bind, files_in, near
 
 REVIVED = 8  # rows that go on where none survives
 

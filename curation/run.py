@@ -30,12 +30,13 @@ from curation.pairs import paired
 from curation.parts import Machines, kind_of, over_parts
 from curation.pool import gather
 from curation.stopping import Window
+from limo.command import command
 from limo.data import Example, Row, content_id, dump, parsed, read_jsonl, replacing, write_jsonl, write_parquet
 from limo.errors import UserError
 from limo.ledger import Spent, allow, spent
 from limo.manifest import claim, lasting
 from limo.progress import clock, progress, say
-from limo.recipe import bind, command, files_in, near
+from limo.recipe import bind, files_in, near
 from limo.shards import take_in
 
 DOUBTS = {b"suspect reference", b"same problem, another answer"}  # reasons that a person should look into

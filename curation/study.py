@@ -32,6 +32,7 @@ from curation.run import Rows, stage_file
 from curation.study_page import show, write_page
 from eval.run import Task, completed, correct_share, tasks
 from limo.archive import keep
+from limo.command import command
 from limo.data import Example, read_jsonl, write_jsonl
 from limo.engine import Sampling
 from limo.errors import Interrupted, UserError
@@ -41,7 +42,7 @@ from limo.manifest import claim, read_manifest
 from limo.noise import Scores, fitness, gains
 from limo.processes import free_gpu, override, run_module
 from limo.progress import clock, progress, say
-from limo.recipe import bind, command
+from limo.recipe import bind
 
 RIVALS = ("random", "longest", "easiest", "everything")
 STOPPED = (130, 137, 143)  # exit codes of a command that was interrupted, killed or terminated

@@ -33,13 +33,14 @@ import orjson
 import limo.ledger
 from curation.run import check_early
 from curation.worklist import Sampled, WorkList
+from limo.command import command
 from limo.data import Example
 from limo.engine import Completion, Engine, Prompt, Request, Sampling, Take
 from limo.errors import Interrupted, UserError
 from limo.leases import BEATS, Leases
 from limo.ledger import allow, sample_name, samples_folder, spent
 from limo.progress import say
-from limo.recipe import bind, command, own
+from limo.recipe import bind, own
 from limo.shards import NAME, Shard, absorb, read
 
 KEYS = {"shard": "any", "stage": "", "wait": "true", "expiry": "300", "block": "16", "ray": "0", "gpus": "1"}

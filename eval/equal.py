@@ -11,6 +11,7 @@ points; SymPy in a worker that is killed on time. Nothing that a model wrote is 
 import re
 from functools import lru_cache
 
+from eval.exact import TooMuch, Undefined
 from eval.expression import Node, Number, Quantity, Words, walk
 from eval.numerals import Unreadable, written_number
 from eval.reader import negative, read
@@ -19,7 +20,6 @@ from eval.spelling import normalise, squeezed
 from eval.structure import Kind, Told, compare, tolerance
 from eval.symbolic import Verdict, same_by_sympy
 from eval.units import may_be_said
-from eval.values import TooMuch, Undefined
 from eval.worker import TimedOut
 
 _COMPOUND_UNIT = re.compile(r"([-+]?[\d.,]+) ?([a-zA-Z]{1,5}(?:\^\{?-?\d\}?)? ?/ ?[a-zA-Z]{1,5}(?:\^\{?-?\d\}?)?)")

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from eval.exact import TooMuch, Undefined, exact
 from eval.expression import Call, Name, Node, Number
 from eval.numerals import Unreadable
 from eval.reader import read
-from eval.values import TooMuch, Undefined, exact
 
 # Possessive, and with bounds on each repetition: what was taken for a number or unit is not taken apart again, so that
 # the work is linear in the text. An equation stands on one line

@@ -24,11 +24,11 @@ from eval.outcome import answers_section, flips_section, outcome_section, sample
 from eval.page import percent, section, table, text
 from eval.repair import repair_section
 from eval.viewer import LIMIT, scripts, style, viewer
+from limo.command import command
 from limo.data import replacing
 from limo.errors import UserError
 from limo.manifest import read_manifest
 from limo.progress import clock
-from limo.recipe import command
 
 TITLES = {
     "outcome": "Result",

@@ -23,13 +23,14 @@ from eval.metrics import ks, majority_at_k, parts, pass_at_k
 from eval.protocols import sampling_for
 from eval.repair import measured, repair_table
 from eval.report import write_report
+from limo.command import command
 from limo.data import Example, content_id, dump, replacing
 from limo.engine import Completion, Sampling, sample
 from limo.errors import UserError
 from limo.ledger import Cached, Spent, spent
 from limo.manifest import claim, read_manifest
 from limo.progress import clock, say
-from limo.recipe import bind, command, files_in
+from limo.recipe import bind, files_in
 
 UNSURE_LISTED = 50  # of a benchmark, in the summary; the rows have them all
 

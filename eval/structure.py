@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Literal
 
+from eval.exact import TooMuch, Undefined, exact
 from eval.expression import Based, Call, Clock, Group, Matrix, Name, Node, Number, Quantity, Relation, Words, walk
 from eval.forms import FREE, plain_form
 from eval.intervals import interval_parts, intervals, is_inequality, variable
 from eval.reader import FUNCTIONS, negative
 from eval.symbolic import Verdict
 from eval.units import may_be_said, needed, same_unit
-from eval.values import TooMuch, Undefined, approximately, exact, names, proportional, same_value
+from eval.values import approximately, names, proportional, same_value
 
 Kind = Literal["math", "physics", "choice"]
 Told = tuple[Verdict, str]

@@ -17,12 +17,13 @@ from typing import Any
 from eval.benchmarks import load
 from eval.compare import p_value, paired, share
 from eval.run import Task, completed, correct_share, tasks
+from limo.command import command
 from limo.data import Example, replacing
 from limo.engine import Sampling
 from limo.errors import UserError
 from limo.ledger import Cached
 from limo.progress import say
-from limo.recipe import bind, command
+from limo.recipe import bind
 
 Found = list[tuple[Path, dict[str, float]]]  # each checkpoint, and the share of right completions of each dev problem
 

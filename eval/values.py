@@ -1,6 +1,6 @@
-"""What a read expression is worth: exactly where it is rational, to many digits at fixed points where it is not.
+"""What a read expression is worth where it is not rational: to many digits, at fixed points.
 
-`exact` gives a Fraction or None; `same_value` tells whether two expressions are the same number or the same function.
+`same_value` tells whether two expressions are the same number or the same function; rational ones are compared exactly.
 Nothing here is symbolic: two formulas that agree to forty digits at points that nobody chose are the same formula. All
 work is bounded; what would go beyond the bounds raises TooMuch, and is the third verdict, not a wrong one.
 """
@@ -14,9 +14,9 @@ from typing import Any
 
 import mpmath
 
+from eval.exact import TooMuch, Undefined, exact, size
 from eval.expression import Based, Call, Name, Node, Number, walk
 
-MAX_BITS = 200_000  # of an exact integer
 MAX_NODES = 400  # of an expression that is evaluated at points
 MAX_MAGNITUDE = 10**12  # bits of the exponent of a value
 DIGITS = 50
@@ -26,118 +26,6 @@ MAX_GAMMA_DIGITS = 300  # the same where a factorial or a binomial of what is no
 CLEARLY = 1e-15  # relative difference of which no rounding is capable
 NEARLY_NOTHING = 1e-20  # a value below may be the noise of a zero
 CONSTANTS = {"pi", "e", "i", "oo"}
-
-
-class TooMuch(ArithmeticError):
-    """A value that would need unbounded work, or has none that is known here."""
-
-
-class Undefined(ArithmeticError):
-    """No real value at this point."""
-
-
-def exact(node: Node) -> Fraction | None:
-    """The value of a rational expression; None if it is not one, or not by arithmetic alone.
-
-    Raises TooMuch for a number beyond MAX_BITS, Undefined for a division by zero.
-    """
-    if isinstance(node, Number | Based):
-        return node.value
-    if not isinstance(node, Call):
-        return None
-    rule = _EXACT.get(node.what)
-    if rule is None:
-        return None
-    values = []
-    for arg in node.args:
-        value = exact(arg)
-        if value is None:
-            return None
-        values.append(value)
-    return rule(*values)
-
-
-def _divided(a: Fraction, b: Fraction) -> Fraction:
-    if not b:
-        raise Undefined("division by zero")
-    return a / b
-
-
-def _size(value: Fraction) -> int:
-    return max(value.numerator.bit_length(), value.denominator.bit_length())
-
-
-def _power(base: Fraction, power: Fraction) -> Fraction | None:
-    if power.denominator != 1:
-        return None
-    if base in (0, 1, -1):
-        if not base and power < 0:
-            raise Undefined("division by zero")
-        return base ** (int(power) % 2) if base == -1 else Fraction(1) if not power else base
-    if _size(base) * abs(int(power)) > MAX_BITS:
-        raise TooMuch("a power out of bounds")
-    return base ** int(power)
-
-
-def _product(a: Fraction, b: Fraction) -> Fraction:
-    if _size(a) + _size(b) > MAX_BITS:
-        raise TooMuch("a product out of bounds")
-    return a * b
-
-
-def _factorial(n: Fraction) -> Fraction | None:
-    if n.denominator != 1 or n < 0:
-        return None
-    if n > 2000:
-        raise TooMuch("a factorial out of bounds")
-    return Fraction(math.factorial(int(n)))
-
-
-def _double_factorial(n: Fraction) -> Fraction | None:
-    if n.denominator != 1 or n < 0:
-        return None
-    if n > 2000:
-        raise TooMuch("a factorial out of bounds")
-    return Fraction(math.prod(range(int(n), 0, -2)))
-
-
-def _binomial(n: Fraction, k: Fraction) -> Fraction | None:
-    if n.denominator != 1 or k.denominator != 1 or n < 0 or k < 0:
-        return None
-    if n > 2000:
-        raise TooMuch("a binomial out of bounds")
-    return Fraction(math.comb(int(n), int(k)))
-
-
-def _whole(f: Callable[..., int]) -> Callable[..., Fraction | None]:
-    def of(*values: Fraction) -> Fraction | None:
-        return None if any(v.denominator != 1 for v in values) else Fraction(f(*map(int, values)))
-
-    return of
-
-
-_EXACT: dict[str, Callable[..., Fraction | None]] = {
-    "+": lambda *values: sum(values, Fraction(0)),
-    "*": _product,
-    "of": _product,
-    "/": _divided,
-    "neg": lambda a: -a,
-    "^": _power,
-    "%": lambda a: a / 100,
-    "rad": lambda a: a,
-    "!": _factorial,
-    "!!": _double_factorial,
-    "binom": _binomial,
-    "abs": abs,
-    "floor": lambda a: Fraction(math.floor(a)),
-    "ceil": lambda a: Fraction(math.ceil(a)),
-    "max": lambda *values: max(values),
-    "min": lambda *values: min(values),
-    "gcd": _whole(math.gcd),
-    "lcm": _whole(math.lcm),
-}
-
-# -- to many digits
 
 
 class _Local(threading.local):
@@ -160,7 +48,7 @@ class _Evaluator:
 
     def value(self, node: Node) -> Any:
         if isinstance(node, Number | Based):
-            if _size(node.value) > 20_000:
+            if size(node.value) > 20_000:
                 raise TooMuch("a number out of bounds")
             return self.mp.mpf(node.value.numerator) / node.value.denominator
         if isinstance(node, Name):
@@ -384,10 +272,10 @@ def _compared(at: _Evaluator, a: Node, b: Node) -> tuple[Any, Any]:
 def _written_digits(node: Node) -> int:
     """Digits that a number is written with, or that a power of numbers has: what hides behind them must be seen."""
     if isinstance(node, Number | Based):
-        return _size(node.value) * 3 // 10
+        return size(node.value) * 3 // 10
     if isinstance(node, Call) and node.what == "^" and all(isinstance(arg, Number) for arg in node.args):
         base, power = (arg.value for arg in node.args if isinstance(arg, Number))
-        return int(_size(base) * abs(power) * 3 // 10)
+        return int(size(base) * abs(power) * 3 // 10)
     return 0
 
 

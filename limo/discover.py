@@ -25,8 +25,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from limo.allowed import Refused
 from limo.archive import Entry, Proposal, begin, entries, entry, keep, write_archive
-from limo.candidate import Refused
+from limo.command import command
 from limo.data import Dropped, Example, content_id, write_jsonl
 from limo.errors import Interrupted, UserError
 from limo.fitness import last_line
@@ -36,7 +37,7 @@ from limo.noise import Gain, Noise, Scores, fitness, gains, noise
 from limo.pairs import read_pairs
 from limo.processes import override, run_module
 from limo.progress import clock, progress, say
-from limo.recipe import bind, command, files_in, resolve
+from limo.recipe import bind, files_in, resolve
 from limo.sandbox import Report, checked
 
 OURS = ("out", "train.loss", "train.seed", "train.data", "train.eval_data", "train.warmup", "train.look")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limo.candidate import Refused
+from limo.allowed import Refused
 from limo.errors import UserError
 from limo.noise import Items
 from limo.processes import override, run_module

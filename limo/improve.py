@@ -20,10 +20,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from limo.command import command
 from limo.errors import UserError
 from limo.processes import override, run_module
 from limo.progress import say
-from limo.recipe import bind, checked, command, compose, overrides_in
+from limo.recipe import bind, checked, compose, overrides_in
 
 SECTIONS = {"curation.run": "curate", "limo.train": "train", "eval.run": "eval"}
 

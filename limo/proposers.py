@@ -12,8 +12,8 @@ from random import Random
 from typing import Any
 
 from limo import grammar
+from limo.allowed import FUNCTIONS
 from limo.archive import Entry, Proposal
-from limo.candidate import FUNCTIONS
 from limo.data import chat
 from limo.engine import Completion, Request, Sampling, taker
 from limo.ledger import Cached

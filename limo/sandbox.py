@@ -112,7 +112,8 @@ def _close_doors(seconds: float) -> None:
 
 def look(text: str, beta: float) -> Report:
     """The checks themselves, in this process. A candidate is walked, never executed, so that this is safe as well."""
-    from limo.candidate import Refused, candidate
+    from limo.allowed import Refused
+    from limo.candidate import candidate
 
     try:
         loss = candidate(text)
@@ -128,7 +129,7 @@ def _checks(loss: Any, beta: float) -> tuple[float, list[str]]:
     """(slope at the start, what to know). Raises Refused with the first check that fails."""
     import torch
 
-    from limo.candidate import Refused
+    from limo.allowed import Refused
 
     draw = torch.Generator().manual_seed(0)
     inputs = [torch.randn(PAIRS, generator=draw) for _ in range(4)]
@@ -164,7 +165,7 @@ def _at(rho: Any) -> tuple[Any, Any, Any, Any]:
 
 def _with_slopes(loss: Any, inputs: list[Any], beta: float, where: str) -> tuple[Any, list[Any]]:
     """Values (pairs,) and slopes. Raises Refused where one is not finite, or not one value a pair."""
-    from limo.candidate import Refused
+    from limo.allowed import Refused
 
     given = [i.clone().requires_grad_() for i in inputs]
     values = loss(*given, beta)

@@ -21,10 +21,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from limo.command import command
 from limo.errors import UserError
 from limo.launch import SAVING
 from limo.plan import estimated
-from limo.recipe import command, own
+from limo.recipe import own
 
 KEYS = {
     **{"nodes": "1", "gpus": "8", "cpus": "8", "gpu": "H100", "hours": "", "array": "", "stage": "", "shard": ""},

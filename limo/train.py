@@ -19,6 +19,7 @@ from typing import Any, Literal
 from limo.adapters import check_quantize, lora_config
 from limo.arguments import accumulation, check_args, rows_at_once
 from limo.batches import forwards_needed, steps_of
+from limo.command import command
 from limo.data import read_jsonl
 from limo.errors import UserError
 from limo.fit import Shape, claimed, configured, fit, loaded, quiet_trl, tokenizer_of
@@ -38,7 +39,7 @@ from limo.losses import Weighting
 from limo.manifest import Step, read_manifest
 from limo.model import model_folder
 from limo.progress import say
-from limo.recipe import bind, command
+from limo.recipe import bind
 from limo.rows import Prepared, check_rows, columns, describe, prepare, set_aside
 from limo.sharding import offloads, sharded
 

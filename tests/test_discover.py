@@ -16,8 +16,9 @@ import torch
 
 from curation.pairs import by_score, from_errors, slipped
 from eval.discovered import discovered_section
+from limo.allowed import Refused
 from limo.archive import Proposal, begin, entries, entry, keep, write_archive
-from limo.candidate import Refused, from_file
+from limo.candidate import from_file
 from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
 from limo.discover import Split, _check, _concluded, _cut, show, verdict
 from limo.duel import judged, pair_prompt, read_verdict

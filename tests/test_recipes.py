@@ -8,7 +8,7 @@ import yaml
 
 from limo.errors import UserError
 from limo.manifest import claim, content_hash, differences, read_manifest
-from limo.recipe import RECIPES, _fits, _flags, bind, check, compose, cores, nodes, recipes
+from limo.recipe import RECIPES, _fits, bind, check, compose, cores, flags, nodes, recipes
 from limo.train import check_args
 
 OPEN = {"evaluate": ("eval.models.model=x",)}  # what a recipe leaves to the person
@@ -75,8 +75,8 @@ def test_flags_keep_their_values_wherever_they_stand() -> None:
         "plugins",
         "-m",
     ]
-    flags, overrides = _flags(given)
-    assert flags == ["--config-dir", "my", "--cfg", "job", "--info", "--info", "plugins", "-m"]
+    found, overrides = flags(given)
+    assert found == ["--config-dir", "my", "--cfg", "job", "--info", "--info", "plugins", "-m"]
     assert overrides == ["recipe=demo", "seed=1", "name=x"]
 
 

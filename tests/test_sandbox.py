@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from limo import preference
-from limo.candidate import MAX_FUEL, Refused, candidate
+from limo.allowed import Refused
+from limo.candidate import candidate
 from limo.preference import margin
 from limo.sandbox import checked, look
+from limo.walk import MAX_FUEL
 from tests.conftest import ROOT
 
 BETA = 0.05
