@@ -222,7 +222,7 @@ def test_a_page_works_from_top_to_bottom(
         elif block.language == "python" and not MARK.search(block.text.partition("\n")[0]):
             text = block.text.replace('compose("recipe=demo"', 'compose("recipe=demo", *SMALL')
             text = text.replace('"embedded:smollm2-135m-instruct"', "TINY")
-            exec(compile(text, f"{page.name}", "exec"), names)
+            exec(compile(text, page.name, "exec"), names)  # noqa: S102, the pages of this project
         elif block.language == "sh":
             for command in filter(is_run, commands(block)):
                 if command.startswith("python"):
@@ -230,3 +230,17 @@ def test_a_page_works_from_top_to_bottom(
                 else:
                     done = subprocess.run(["bash", "-c", bare(command)], capture_output=True, text=True)
                     assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_the_lines_of_troubleshooting_are_lines_of_the_code() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    source = "".join(
+        p.read_text(encoding="utf-8") for top in ("limo", "curation", "eval") for p in (ROOT / top).glob("*.py")
+    )
+    source = re.sub(r'["\']\s*\n\s*f?["\']', "", source)  # a text over several lines
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    said = [re.findall(r"`([^`]+)`", re.split(r"(?<!\\) \| ", row[2:])[0]) for row in rows]
+    assert len(rows) > 30
+    for quoted in (quote for quotes in said for quote in quotes):
+        for piece in quoted.split("…"):
+            assert piece.strip(" '") in source, f"the code says nothing like: {quoted}"
