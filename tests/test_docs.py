@@ -203,7 +203,14 @@ def is_run(command: str) -> bool:
     return bare(command).startswith(("python -m ", *SHELL)) and not MARK.search(command) and not elsewhere(command)
 
 
-WALKED = [p for p in PAGES if any(b.language in ("sh", "python") for b in blocks(p))]
+WALKED = [p for p in PAGES[1:] if any(b.language in ("sh", "python") for b in blocks(p))]  # all but the README
+
+
+def test_what_the_readme_shows_is_run_by_another_page() -> None:
+    """`docs/tour.md` walks through the README's commands with the output of each."""
+    walked = {bare(command) for page, command in ALL if page in WALKED}
+    shown = {bare(command) for page, command in ALL if page == PAGES[0] and is_run(command)}
+    assert shown and shown <= walked, shown - walked
 
 
 @pytest.mark.parametrize("page", WALKED, ids=lambda page: page.name)
