@@ -60,8 +60,8 @@ class Block:
 
     @property
     def path(self) -> str:
-        """Where it says it belongs: a path as a comment in its first line, or nothing."""
-        found = re.match(r"# ([\w./-]+\.(?:py|yaml|jsonl|json))$", self.text.partition("\n")[0])
+        """Where it says it belongs: a path as a comment in its first line, or behind Hydra's; or nothing."""
+        found = re.match(r"(?:# @package _global_\n)?# ([\w./-]+\.(?:py|yaml|jsonl|json))\n", self.text)
         return found.group(1) if found else ""
 
 

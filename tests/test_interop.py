@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
+from limo.data import write_jsonl
 from limo.errors import UserError
 from limo.hub import check_push, main, push
 from limo.recipe import compose, run_section
+from limo.train import sft
 from tests.conftest import lines
 from tests.hub_stub import KEY, LICENCES, Hub, serving
 from tests.test_commands import small
+from tests.test_train import rows, settings
 
 
 def attempt(question: str, index: int) -> str:
@@ -175,3 +178,17 @@ def test_what_a_person_gets_wrong_about_the_hub_is_one_line(
 def test_pushed_sets_keep_no_machine_path(finished: Path) -> None:
     card = (finished / "README.md").read_text()
     assert str(finished) not in card and json.dumps(str(Path.home()))[1:-1] not in card
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "trackio"])
+def test_a_training_is_followed_by(tracker: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `pip install 'limo-toolkit[tracking]'` has put it; none needs a network."""
+    pytest.importorskip(tracker)
+    for name, value in (("WANDB_MODE", "offline"), ("WANDB_DIR", str(tmp_path)), ("TRACKIO_DIR", str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tensorboard"))
+    write_jsonl(tmp_path / "rows.jsonl", rows())
+    given = settings(tiny, tmp_path)
+    sft(**{**given, "args": {**given["args"], "report_to": tracker, "max_steps": 1}})
+    ending = {"tensorboard": "*.tfevents.*", "wandb": "*.wandb", "trackio": "*.db"}[tracker]
+    assert any(path.stat().st_size for path in tmp_path.rglob(ending))
