@@ -97,7 +97,7 @@ def test_a_command_is_run_or_marked(command: str) -> None:
     if MARK.search(command) or (test and (ROOT / test).is_file()):
         return
     words = bare(command)
-    assert words.startswith(("python -m ", "make ", "pip install ", *SHELL, *BENCH)), f"run it, or mark it: {command}"
+    assert words.startswith(("python -m ", "make ", "pip ", *SHELL, *BENCH)), f"run it, or mark it: {command}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -251,3 +251,16 @@ def test_the_lines_of_troubleshooting_are_lines_of_the_code() -> None:
     for quoted in (quote for quotes in said for quote in quotes):
         for piece in quoted.split("…"):
             assert piece.strip(" '") in source, f"the code says nothing like: {quoted}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_says_what_it_gives_and_its_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    if page.name != "README.md":
+        assert "What you get from this page: " in text[:400], "a page opens with what its reader gets"
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#[^)]+)?\)", text):
+        there = page.parent / target if target else page
+        assert there.exists(), f"{page.name} links to {target}"
+        heads = re.findall(r"^#+ (.*)", there.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        names = {"#" + re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+        assert not anchor or anchor in names, f"{page.name} links to {target}{anchor}"
