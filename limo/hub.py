@@ -27,7 +27,6 @@ def push(folder: str | Path, name: str, *, private: bool = True) -> str:
     neither, for a name or key that the Hub does not take, and where the Hub cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     folder = Path(folder).expanduser()
     kind = _kind(folder)
@@ -42,10 +41,9 @@ def push(folder: str | Path, name: str, *, private: bool = True) -> str:
             allow_patterns=patterns,
             commit_message="LIMO toolkit",
         )
-    except HfHubHTTPError as error:
-        raise UserError(f"{_again(folder, name)} The Hub says: {str(error).splitlines()[0]}") from None
-    except (HFValidationError, OfflineModeIsEnabled, OSError) as error:
-        raise UserError(f"{_again(folder, name)} {str(error).splitlines()[0]}") from None
+    except Exception as error:  # of three HTTP libraries, and the Hub's own: all are its answer to a person's request
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{_again(folder, name)} {reason}") from error
     say(f"{folder} is at {url}")
     return str(url)
 

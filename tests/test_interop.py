@@ -164,7 +164,11 @@ def test_what_a_person_gets_wrong_about_the_hub_is_one_line(
         ([str(finished), "me/x", "pubic"], "usage:"),
         ([str(finished), "a/b/c"], "tries again"),
         ([str(finished), "me/x"], "401"),
+        ([str(finished), "me/gone"], "Connection refused"),
     ):
+        if "me/gone" in arguments:
+            hub.shutdown()
+            hub.server_close()
         monkeypatch.setattr(sys, "argv", ["limo.hub", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
