@@ -136,7 +136,9 @@ class Trials:
             return Dropped(trial.row.id, "", "not sampled", trial.refused, data=trial.row.to_json())
         row = self._noted(trial) if trial.asked else trial.row
         spent.spared += self.n - trial.asked if trial.asked else 0
-        tried = row.notes["attempts"][self.by]
+        tried = row.notes.get("attempts", {}).get(self.by)
+        if tried is None:  # the window excludes nothing, so that no attempt is needed to keep it
+            return row
         if doubt := self._doubt(tried, row.answer):
             return Dropped(row.id, "", "suspect reference", doubt, data=row.to_json())
         reason, detail = outside(tried, self.window) if "from" in tried else reason_to_drop(tried, self.window)

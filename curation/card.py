@@ -58,15 +58,20 @@ def _front(folder: Path, rows: Sequence[Example]) -> dict[str, Any]:
     licences = {str(row.notes.get("licence", "")).lower() for row in rows}
     known = HUB_LICENCES.get(next(iter(licences))) if len(licences) == 1 else None
     size = next(name for limit, name in SIZES if len(rows) < limit)
-    data = [{"split": "train", "path": "curated.parquet"}]
+    files = {"default": "curated.parquet"} | ({"pairs": "pairs.parquet"} if _has_rows(folder / "pairs.jsonl") else {})
+    configs = [{"config_name": name, "data_files": [{"split": "train", "path": file}]} for name, file in files.items()]
     return {
         "license": known or "other",
         "task_categories": ["text-generation"],
         "size_categories": [size],
         "tags": ["reasoning", "mathematics", "sft"],
         "pretty_name": folder.name,
-        "configs": [{"config_name": "default", "data_files": data}],
+        "configs": configs,
     }
+
+
+def _has_rows(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**12, "100K<n<1M"))

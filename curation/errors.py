@@ -122,6 +122,7 @@ def inject(
     the whole pool, all types alike, or nothing. A planted mistake stays if the final answer is wrong, no equation
     before its step is false, and the step is wrong: by an equation in it that SymPy refutes, by what the right chain
     works out there, or by a second opinion of the teacher. Goes through `rows` twice.
+    Raises UserError for settings that cannot be.
     """
     if per_problem < 0:
         raise UserError(f"inject.per_problem must be at least 0, not {per_problem}")

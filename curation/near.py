@@ -44,7 +44,7 @@ def near(rows: Iterable[Example], /, *, jaccard: float, variants: int | None) ->
 
     Args: `jaccard` is the least overlap of two problems' runs of three tokens (0.6 finds every reformatted copy of a
     MATH problem that was tried); `variants` is how many problems of one template may stay, None for all. Another chain
-    of an earlier problem stays as its rival. Goes through `rows` twice.
+    of an earlier problem stays as its rival. Goes through `rows` twice. Raises UserError for settings that cannot be.
     """
     if not 0 < jaccard <= 1 or (variants is not None and variants < 1):
         raise UserError(f"near needs 0 < jaccard <= 1 and variants of at least 1 or null: {jaccard}, {variants}")

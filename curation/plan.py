@@ -25,7 +25,7 @@ from eval.compare import wilson
 from limo.command import command
 from limo.data import Dropped, Example, Row, content_id
 from limo.errors import UserError
-from limo.ledger import Spent, allow, spent
+from limo.ledger import Spent, spent, within
 from limo.manifest import content_hash, differences, lasting, read_manifest
 from limo.progress import say
 from limo.recipe import bind, files_in, near
@@ -78,19 +78,20 @@ def plan(
     ]:
         if name not in stages:
             raise UserError(f"plan: there is no stage '{name}'{near(name, stages)}")
-    allow(str(folder.resolve()), curate["budget"]["samples"], curate["budget"]["tokens"])
-    free = _free(stages)
-    settings = {"system": curate["system"], "pool": curate["pool"], "stages": free}
-    whole = {key: curate[key] for key in ("system", "pool", "stages", "controls", "pairs")}
-    refuse_if_other(folder, whole)
-    inputs = {path: content_hash(Path(path).expanduser()) for path in files_in(whole)}
-    funnel = run_stages(folder, settings, inputs)
-    number, last = len(free), ["pool", *free][-1]
-    rows = [row for row in draw(Rows(stage_file(folder, number, last)), k=pilot, seed=seed) if isinstance(row, Example)]
-    before = Spent(**vars(spent))
-    limo.ledger.counted = set()  # what one stage has drawn costs the next one nothing
-    rates = _Rates(tokens_per_second, dollars_per_gpu_hour, dollars_per_million_tokens or {})
-    found = list(_estimates(stages, list(free), rows, float(funnel[-1]["out"]), rates))
+    free, before = _free(stages), Spent(**vars(spent))
+    with within(str(folder.resolve()), curate["budget"]["samples"], curate["budget"]["tokens"]):
+        settings = {"system": curate["system"], "pool": curate["pool"], "stages": free}
+        whole = {key: curate[key] for key in ("system", "pool", "stages", "controls", "pairs")}
+        refuse_if_other(folder, whole)
+        inputs = {path: content_hash(Path(path).expanduser()) for path in files_in(whole)}
+        funnel = run_stages(folder, settings, inputs)
+        number, last = len(free), ["pool", *free][-1]
+        rows = [
+            row for row in draw(Rows(stage_file(folder, number, last)), k=pilot, seed=seed) if isinstance(row, Example)
+        ]
+        limo.ledger.counted = set()  # what one stage has drawn costs the next one nothing
+        rates = _Rates(tokens_per_second, dollars_per_gpu_hour, dollars_per_million_tokens or {})
+        found = list(_estimates(stages, list(free), rows, float(funnel[-1]["out"]), rates))
     paid = spent.since(before)
     _print(folder, found, funnel[-1]["out"], len(rows), paid, curate["budget"])
     return found

@@ -152,7 +152,7 @@ def exact_keys(questions: list[str]) -> np.ndarray:
 def draw(rows: Iterable[Example], /, *, k: int, seed: int) -> Iterator[Row]:
     """Keep `k` problems at random, where there are more than can be paid for. A larger `k` keeps the same and more.
 
-    All chains of a problem stay or leave together. Goes through `rows` twice.
+    All chains of a problem stay or leave together. Goes through `rows` twice. Raises UserError for a `k` below 1.
     """
     if k < 1:
         raise UserError(f"draw.k must be at least 1, not {k}")

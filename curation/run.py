@@ -33,7 +33,7 @@ from curation.stopping import Window
 from limo.command import command
 from limo.data import Example, Row, content_id, dump, parsed, read_jsonl, replacing, write_jsonl, write_parquet
 from limo.errors import UserError
-from limo.ledger import Spent, allow, spent
+from limo.ledger import Spent, spent, within
 from limo.manifest import claim, lasting
 from limo.progress import clock, progress, say
 from limo.recipe import bind, files_in, near
@@ -86,8 +86,8 @@ def curate(
         check_early(name, node)
     settings = {"system": system, "pool": pool, "stages": stages, "controls": asdict(controls), "pairs": pairs}
     files = files_in(settings)
-    allow(str(folder.resolve()), budget.samples, budget.tokens)
-    with claim(folder, "curate", settings, inputs=files) as step:
+    paying = within(str(folder.resolve()), budget.samples, budget.tokens)
+    with paying, claim(folder, "curate", settings, inputs=files) as step:
         if step.finished:
             funnel: list[dict[str, Any]] = step.entry["results"]["funnel"]
             say(f"already curated: {folder / 'curated.jsonl'} ({clock(step.entry['seconds'])} at the time)")

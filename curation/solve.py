@@ -28,7 +28,7 @@ def solve(rows: Iterable[Example], /, *, teachers: Mapping[str, Any], official: 
     Args: `teachers` by name, each a `Teacher`; `official` says whether the source's own solution is a candidate. A
     rival's id is the problem's, a slash, the teacher's name and the number of the sample; `notes.teacher` names its
     teacher. Chains cut off by the length limit are set aside, and so are repetitions. Goes through `rows` once for each
-    teacher, so that one model is in memory at a time.
+    teacher, so that one model is in memory at a time. Raises UserError if nobody is to write chains.
     """
     if not teachers and not official:
         raise UserError("solve needs a teacher, or official: true")

@@ -72,6 +72,7 @@ def collect(
     `notes.turns` with the rewards of the whole episode. The row's id is the problem's, the player's name and the number
     of the turn. A problem whose prompt an engine refuses ends there, set aside.
     All problems of a turn are sampled as one batch, with one model in memory, so all rows are in memory at once.
+    Raises UserError for players that cannot be.
     """
     if not players:
         raise UserError("collect.players names none: give each turn one, with its engine and its sampling")

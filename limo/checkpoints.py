@@ -33,7 +33,7 @@ def mark_whole(checkpoint: Path, **made_with: Any) -> None:
 
 
 def read_mark(checkpoint: Path) -> dict[str, Any] | None:
-    """What `mark_whole` wrote, or None if the checkpoint is not whole."""
+    """What `mark_whole` wrote, or None if the checkpoint is not whole. Raises UserError if it cannot be read."""
     try:
         mark = dict(json.loads((checkpoint / MARK).read_text(encoding="utf-8")))
         stands = all((checkpoint / name).stat().st_size == size for name, size in mark["files"].items())

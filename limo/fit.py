@@ -124,6 +124,7 @@ def configured(
         "save_total_limit": None,  # ours waits until the new one is whole
     }
     args = machine(settings["args"])
+    args.pop("push_to_hub", None)  # TRL would upload its checkpoints; ours is the finished model (limo/hub.py)
     if "fsdp_config" in shards:  # FSDP computes layers again by itself; both would do so twice
         again = args.pop("activation_checkpointing", None)
         args = {**args, "gradient_checkpointing": False, "activation_checkpointing": None}

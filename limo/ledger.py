@@ -107,6 +107,18 @@ def allow(run: str, samples: int | None, tokens: int | None) -> None:
             budget.paid_tokens += row[1] if row else 0
 
 
+@contextmanager
+def within(run: str, samples: int | None, tokens: int | None) -> Iterator[None]:
+    """As `allow`, for a block: what is sampled after it counts for no run."""
+    global counted
+    allow(run, samples, tokens)
+    try:
+        yield
+    finally:
+        counted = None
+        allow("", None, None)
+
+
 def sample_name(request: Request, sampling: Sampling) -> bytes:
     """The name under which a sample is kept, 16 bytes."""
     settings = {k: v for k, v in asdict(sampling).items() if k not in ("n", "max_tokens")}

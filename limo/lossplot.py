@@ -55,7 +55,10 @@ def resolved(loss: str | Mapping[str, Any], where: str, **constants: float) -> L
 
 
 def curve(loss: Loss, beta: float, rho: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Values and slopes d loss / d rho (len(rho),), each of a batch of two pairs at that rho."""
+    """Values and slopes d loss / d rho (len(rho),), each of a batch of two pairs at that rho.
+
+    Raises UserError if the loss gives more or fewer.
+    """
     import torch
 
     batches = torch.tensor(rho, dtype=torch.float32)[:, None].repeat(1, 2).requires_grad_()

@@ -20,6 +20,7 @@ from limo.arguments import accumulation, check_args, rows_at_once
 from limo.data import content_id, dump, replacing
 from limo.errors import UserError
 from limo.fit import Shape, claimed, configured, fit, loaded, quiet_trl, tokenizer_of
+from limo.hub import check_push, push_trained
 from limo.launch import Devices, drop_others_plans, first, hide_others, joined, ranks, told
 from limo.ledger import cache_folder
 from limo.lossplot import look_at, resolved
@@ -87,7 +88,10 @@ def prefer(
                 say(f"already trained: {folder / 'model'} ({step.entry['seconds']:.0f} s at the time)")
             else:
                 _train(step, settings, source)
-            return dict(step.results or step.entry["results"])
+            results = dict(step.results or step.entry["results"])
+        if first():
+            push_trained(folder, args)
+        return results
 
 
 def check(settings: Mapping[str, Any]) -> None:
@@ -96,6 +100,7 @@ def check(settings: Mapping[str, Any]) -> None:
     A loss that begins the wrong way with no warm-up to lead it out is among it.
     """
     check_quantize(settings)
+    check_push(settings["args"])
     if not 0 <= settings["warmup"] <= 1:
         raise UserError(f"train.warmup is the share of steps with DPO, from 0 to 1, not {settings['warmup']}")
     found = look_at(resolved(settings["loss"], "train.loss"), settings["args"].get("beta", 0.1))

@@ -237,7 +237,10 @@ def address(url: str) -> str:
 
 
 def keys(named: str | list[str] | None, urls: list[str]) -> list[tuple[str, str]]:
-    """For each URL the variable and the key in it; two empty texts where none is needed."""
+    """For each URL the variable and the key in it; two empty texts where none is needed.
+
+    Raises UserError for a variable that is not set, and for a key in place of its name.
+    """
     variables = named if isinstance(named, list) else [named or ""] * len(urls)
     if len(variables) != len(urls):
         raise UserError(

@@ -23,6 +23,7 @@ from limo.command import command
 from limo.data import read_jsonl
 from limo.errors import UserError
 from limo.fit import Shape, claimed, configured, fit, loaded, quiet_trl, tokenizer_of
+from limo.hub import check_push, push_trained
 from limo.launch import (
     Devices,
     count_devices,
@@ -105,7 +106,10 @@ def sft(
                 say(f"already trained: {folder / 'model'} ({step.entry['seconds']:.0f} s at the time)")
             else:
                 _train(step, settings, source)
-            return dict(step.results or step.entry["results"])
+            results = dict(step.results or step.entry["results"])
+        if first():
+            push_trained(folder, args)
+        return results
 
 
 def _check(settings: Mapping[str, Any]) -> None:
@@ -115,6 +119,7 @@ def _check(settings: Mapping[str, Any]) -> None:
             raise UserError(f"no such file '{file}'. Curate first, or give another path with train.data=")
     check_quantize(settings)
     args = settings["args"]
+    check_push(args)
     for key in ("label_smoothing_factor", "router_aux_loss_coef"):
         if settings["weighting"] and args.get(key):
             raise UserError(

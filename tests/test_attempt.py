@@ -98,6 +98,12 @@ def test_the_decision_is_that_of_all_attempts_for_every_outcome(window: Window) 
             assert endings == {True, False}
 
 
+def test_a_window_that_excludes_nothing_asks_nothing(script: Script) -> None:
+    engine = script(REPLIES)
+    kept, dropped = split(difficulty([example("a")], **settings(engine, at_least=0, at_most=4, early_stop=True)))
+    assert [row.id for row in kept] == ["a"] and not dropped and not asked(engine)
+
+
 def test_windows_that_cannot_be_are_refused() -> None:
     for wrong in ((4, 3, 2, "keep"), (4, 0, 5, "keep"), (4, -1, 2, "drop"), (4, 0, 1, "maybe")):
         with pytest.raises(UserError, match="a window needs"):

@@ -153,3 +153,11 @@ def test_a_run_stops_at_its_budget_and_goes_on_with_a_larger_one() -> None:
     assert len(inner.asked) == 4 + 7
     allow("/runs/mine", 11, 100)
     assert len(sample(Cached(inner), prompts, GREEDY)) == 10
+
+
+def test_a_budget_ends_with_the_run_that_has_it() -> None:
+    import limo.ledger as ledger
+
+    with ledger.within("/runs/mine", 4, 25):
+        assert (ledger.budget.run, ledger.budget.samples, ledger.budget.tokens) == ("/runs/mine", 4, 25)
+    assert (ledger.budget.run, ledger.budget.samples, ledger.counted) == ("", None, None)

@@ -24,7 +24,7 @@ from limo.improve import boosted, commands, improve
 from limo.manifest import read_manifest
 from limo.recipe import bind, check, compose, nodes
 from tests.conftest import ROOT, Script, example, lines
-from tests.test_readme import PYTHON
+from tests.test_docs import ALL, bare
 from tests.test_report import curation, left, line
 
 
@@ -247,7 +247,7 @@ def test_iterations_go_on_after_a_kill_and_do_nothing_twice(
     tiny: Path, tmp_path: Path, run: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     """The README's command, killed while it trains; what the commands of its first iteration had done stays."""
-    typed = next(c for c in PYTHON if "limo.improve" in c).split()
+    typed = next(bare(command) for _, command in ALL if "limo.improve recipe=rise_demo" in command).split()
     arguments = [*typed[2:], *SMALL, f"runs={tmp_path}", f"student={tiny}", "improve.boost=null"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     started = subprocess.Popen(

@@ -168,18 +168,18 @@ COMMANDS = [
     for page in PAGES
     for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     for line in block.splitlines()
-    if line.startswith("python -m ")
+    if line.startswith("python -m ") and " hydra/" in line  # tests/test_docs.py binds the others
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_commands_of_the_page_fit_their_recipes(run: Command, command: str) -> None:
+def test_the_commands_with_a_launcher_fit_their_recipes(run: Command, command: str) -> None:
     """Each is put together as it stands, with its launcher, and stops before it does anything."""
     _, _, module, *arguments = shlex.split(command, comments=True)
     given = [a.replace("0,1,2", "0") for a in arguments if a != "--multirun"]
     done = run(module, *given, "--cfg", "job")
-    assert done.returncode == 0 and ("/shared/runs" in done.stdout or "localhost:8000/v1" in done.stdout), done.stderr
+    assert done.returncode == 0 and "/shared/runs" in done.stdout, done.stderr
 
 
 @pytest.mark.slow

@@ -1,0 +1,198 @@
+"""What this toolkit makes is used by others as it is: datasets, TRL's command, transformers, peft, the Hub."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from limo.data import write_jsonl
+from limo.errors import UserError
+from limo.hub import check_push, main, push
+from limo.recipe import compose, run_section
+from limo.train import sft
+from tests.conftest import lines
+from tests.hub_stub import KEY, LICENCES, Hub, serving
+from tests.test_commands import small
+from tests.test_train import rows, settings
+
+
+def attempt(question: str, index: int) -> str:
+    """The first attempt at a sum is right, the second is off by one."""
+    numbers = question.rpartition(": ")[2].rstrip(" =")
+    right = sum(int(part.replace(" ", "")) for part in numbers.replace("- ", "+ -").split("+"))
+    return f"Let me check: {numbers} is {right + index}, so the answer is \\boxed{{{right + index}}}."
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was curated, with pairs, and trained: whole weights in model/, an adapter in lora/."""
+    import limo.engine
+
+    runs = tmp_path_factory.mktemp("interop")
+    limo.engine.summing = lambda: limo.engine.Scripted(attempt, "summing")  # type: ignore[attr-defined]
+    wanted = [a for a in small(tiny, runs) if not a.startswith(("attempts.", "curate.pool.words"))]
+    wanted += ["~curate.pool.words", "curate.stages.choose.quotas=null"]
+    recipe = compose(*wanted, "+train.args.max_steps=2", "train.args.save_strategy=no")
+    stages = recipe["curate"]["stages"]
+    stages["difficulty"]["engine"] = stages["solve"]["teachers"]["own"]["engine"] = {"_target_": "limo.engine.summing"}
+    run_section(recipe, "curate")
+    run_section(recipe, "train")
+    adapted = {**recipe, "out": str(runs / "lora")}
+    run_section({**adapted, "train": {**recipe["train"], "out": adapted["out"], "lora": {"r": 4}}}, "train")
+    return runs / "demo"
+
+
+def test_a_curated_set_loads_with_datasets(finished: Path, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    rows = load_dataset(str(finished), split="train", cache_dir=str(tmp_path))
+    ours = lines(finished / "curated.jsonl")
+    assert rows["id"] == [row["id"] for row in ours] and rows["prompt"][0] == ours[0]["prompt"]
+    assert rows["completion"][0] == [{"role": "assistant", "content": ours[0]["completion"]}]
+    pairs = load_dataset(str(finished), "pairs", split="train", cache_dir=str(tmp_path))
+    assert len(pairs) == len(lines(finished / "pairs.jsonl")) > 0
+    assert {"prompt", "chosen", "rejected"} <= set(pairs.column_names)
+
+
+@pytest.mark.slow
+def test_trl_s_command_trains_on_a_curated_set_as_it_is(finished: Path, tiny: Path, tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("trl")), "sft", "--dataset_name", str(finished)]
+    command += ["--model_name_or_path", str(tiny), "--output_dir", str(tmp_path), "--max_steps", "1", "--use_cpu"]
+    command += ["--bf16", "false", "--report_to", "none", "--num_processes", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and (tmp_path / "model.safetensors").is_file(), done.stderr[-2000:]
+
+
+def test_trl_s_preference_script_trains_on_the_pairs_as_they_are(finished: Path, tiny: Path, tmp_path: Path) -> None:
+    from trl.scripts import dpo
+
+    typed = ["--dataset_name", str(finished), "--dataset_config", "pairs", "--model_name_or_path", str(tiny)]
+    typed += ["--output_dir", str(tmp_path), "--max_steps", "1", "--use_cpu", "--bf16", "false", "--report_to", "none"]
+    dpo.main(*dpo.make_parser().parse_args_into_dataclasses(typed))
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("folder", ["demo/model", "lora/model"])
+def test_a_tuned_model_loads_in_transformers(finished: Path, folder: str) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = finished.parent / folder
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(where), AutoTokenizer.from_pretrained(where)
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "1 + 1 ="}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    said = model.generate(**asked, max_new_tokens=3, do_sample=False)
+    assert said.shape[1] > asked["input_ids"].shape[1]
+
+
+def test_an_adapter_loads_in_peft_and_is_the_merged_model(finished: Path, tiny: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    adapter = finished.parent / "lora" / "adapter"
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), adapter)
+    merged = AutoModelForCausalLM.from_pretrained(finished.parent / "lora" / "model")
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(adapted(ids).logits, AutoModelForCausalLM.from_pretrained(tiny)(ids).logits)
+
+
+def test_the_cards_are_read_by_the_hub_s_own_classes(finished: Path) -> None:
+    from huggingface_hub import DatasetCard, ModelCard
+
+    data = DatasetCard.load(finished / "README.md").data
+    assert data.license in LICENCES and data.task_categories == ["text-generation"]
+    assert data.size_categories in ("n<1K", ["n<1K"])
+    assert [c["config_name"] for c in data.configs] == ["default", "pairs"]
+    model = ModelCard.load(finished / "model" / "README.md").data
+    assert (model.library_name, model.pipeline_tag) == ("transformers", "text-generation")
+    assert {"limo", "sft", "trl"} <= set(model.tags)
+    merged = ModelCard.load(finished.parent / "lora" / "model" / "README.md").data
+    assert merged.library_name == "transformers"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A Hub on this machine, which huggingface_hub takes for the real one."""
+    import huggingface_hub.constants as constants
+    from huggingface_hub import hf_api
+
+    with serving() as there:
+        for name, value in (("ENDPOINT", there.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(hf_api.api, "endpoint", there.url)
+        monkeypatch.setenv("HF_TOKEN", KEY)
+        yield there
+
+
+def test_a_model_and_a_curated_set_go_to_the_hub(finished: Path, hub: Hub) -> None:
+    url = push(finished / "model", "me/limo-demo")
+    assert url == f"{hub.url}/me/limo-demo" and hub.created[0]["visibility"] == "private"
+    model = hub.files["models/me/limo-demo"]
+    assert model == {p.name: p.read_bytes() for p in (finished / "model").iterdir() if p.is_file()}
+    push(finished, "me/limo-chains", private=False)
+    data = hub.files["datasets/me/limo-chains"]
+    assert set(data) == {"README.md", "curated.parquet", "pairs.parquet", "recipe.yaml"}
+    assert data["curated.parquet"] == (finished / "curated.parquet").read_bytes()
+    assert yaml.safe_load(data["recipe.yaml"])["name"] == "demo"
+    push(finished, "me/limo-chains")
+    assert hub.commits in (2, 3), "what is there already is not uploaded again"
+
+
+def test_a_training_pushes_its_finished_model(finished: Path, hub: Hub, tiny: Path) -> None:
+    recipe = compose(*small(tiny, finished.parent), "out=" + str(finished.parent / "pushed"), "+train.args.max_steps=1")
+    recipe["train"]["args"] |= {"push_to_hub": True, "hub_model_id": "me/pushed"}
+    run_section(recipe, "train")
+    files = hub.files["models/me/pushed"]
+    assert files["model.safetensors"] == (finished.parent / "pushed" / "model" / "model.safetensors").read_bytes()
+    assert b"library_name: transformers" in files["README.md"] and hub.commits == 1
+
+
+def test_what_a_person_gets_wrong_about_the_hub_is_one_line(
+    finished: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    for arguments, said in (
+        ([str(tmp_path), "me/x"], "is neither a model (config.json) nor a curated run"),
+        ([str(finished)], "usage: python -m limo.hub FOLDER OWNER/NAME [public]"),
+        ([str(finished), "me/x", "pubic"], "usage:"),
+        ([str(finished), "a/b/c"], "tries again"),
+        ([str(finished), "me/x"], "401"),
+        ([str(finished), "me/gone"], "Connection refused"),
+    ):
+        if "me/gone" in arguments:
+            hub.shutdown()
+            hub.server_close()
+        monkeypatch.setattr(sys, "argv", ["limo.hub", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert ended.value.code == 2 and len(told) == 1 and said in told[0] and "hf_wrong" not in told[0], told
+    for args, said in (({"push_to_hub": True}, "hub_model_id=owner/name"), ({"hub_token": "hf_x"}, "in the recipe")):
+        with pytest.raises(UserError, match=said):
+            check_push(args)
+
+
+def test_pushed_sets_keep_no_machine_path(finished: Path) -> None:
+    card = (finished / "README.md").read_text()
+    assert str(finished) not in card and json.dumps(str(Path.home()))[1:-1] not in card
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "trackio"])
+def test_a_training_is_followed_by(tracker: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `pip install 'limo-toolkit[tracking]'` has put it; none needs a network."""
+    pytest.importorskip(tracker)
+    for name, value in (("WANDB_MODE", "offline"), ("WANDB_DIR", str(tmp_path)), ("TRACKIO_DIR", str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tensorboard"))
+    write_jsonl(tmp_path / "rows.jsonl", rows())
+    given = settings(tiny, tmp_path)
+    sft(**{**given, "args": {**given["args"], "report_to": tracker, "max_steps": 1}})
+    ending = {"tensorboard": "*.tfevents.*", "wandb": "*.wandb", "trackio": "*.db"}[tracker]
+    assert any(path.stat().st_size for path in tmp_path.rglob(ending))
