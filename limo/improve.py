@@ -113,7 +113,7 @@ def compared(models: Mapping[str, str]) -> Iterator[str]:
 
 
 def _in_processes(section: Mapping[str, Any]) -> int:
-    """See `limo.recipe.command`: the section runs its commands in processes of their own."""
+    """See `limo.command.command`: the section runs its commands in processes of their own."""
     return int(bind(section, "improve")())
 
 
