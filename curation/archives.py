@@ -1,4 +1,4 @@
-"""Archives of web pages, streamed: WARC and WET, Parquet, JSONL, HTML files; on this machine or wherever fsspec reaches.
+"""Archives of web pages, streamed: WARC and WET, Parquet, JSONL, HTML files; from here or wherever fsspec reaches.
 
     for page in opened("s3://commoncrawl/crawl-data/.../CC-MAIN-00000.warc.gz", Columns(...), most=10_000_000): ...
 
@@ -20,7 +20,7 @@ from limo.errors import UserError
 from limo.files import shortened
 
 KINDS = {
-    **{ending: "warc" for ending in (".warc", ".wet", ".warc.wet")},
+    **dict.fromkeys((".warc", ".wet", ".warc.wet"), "warc"),
     **{".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".html": "html", ".htm": "html", ".xhtml": "html"},
 }
 PAGES = ("text/html", "application/xhtml+xml", "text/plain", "")  # media types of records that are read
@@ -55,7 +55,9 @@ def kind_of(path: str) -> str:
     for ending, kind in KINDS.items():
         if name.endswith(ending):
             return kind
-    raise UserError(f"'{path}' is no archive of pages: its name must end with {', '.join(KINDS)}, or one of these and .gz")
+    raise UserError(
+        f"'{path}' is no archive of pages: its name must end with {', '.join(KINDS)}, or one of these and .gz"
+    )
 
 
 def found(path: str) -> list[str]:
@@ -72,8 +74,10 @@ def found(path: str) -> list[str]:
         names = files.glob(stripped) if any(sign in path for sign in "*?[") else files.find(stripped)
     except ImportError as error:
         raise UserError(f"cannot list '{path}': {error}") from None
-    except Exception as error:  # each store raises errors of its own
-        raise UserError(f"cannot list '{path}': {_first_line(error)}. Check the address, the network and the keys") from None
+    except Exception as error:  # noqa: BLE001 - each store raises errors of its own
+        raise UserError(
+            f"cannot list '{path}': {_first_line(error)}. Check the address, the network and the keys"
+        ) from None
     listed = sorted(str(files.unstrip_protocol(name)) for name in names if _known(str(name)))
     if not listed:
         raise UserError(f"there is no archive of pages at '{path}'")
@@ -86,13 +90,18 @@ def _local(path: str) -> list[str]:
         kind_of(path)
         return [str(where)]
     if where.is_dir():
-        listed = sorted(str(file) for file in where.rglob("*") if _known(file.name) and file.is_file() and not file.is_symlink())
+        listed = sorted(
+            str(file) for file in where.rglob("*") if _known(file.name) and file.is_file() and not file.is_symlink()
+        )
     else:
         import glob
 
-        listed = sorted(file for file in glob.glob(str(where), recursive=True) if _known(file) and Path(file).is_file())
+        matching = glob.glob(str(where), recursive=True)  # noqa: PTH207 - the pattern may be absolute
+        listed = sorted(file for file in matching if _known(file) and Path(file).is_file())
     if not listed:
-        raise UserError(f"there is no archive of pages at '{path}': no such file, or none that ends with {', '.join(KINDS)}")
+        raise UserError(
+            f"there is no archive of pages at '{path}': no such file, or none that ends with {', '.join(KINDS)}"
+        )
     return listed
 
 
@@ -110,7 +119,9 @@ def opened(path: str, columns: Columns | None, most: int) -> Iterator[Raw | Drop
     """
     kind = kind_of(path)
     if kind in ("parquet", "jsonl") and columns is None:
-        raise UserError(f"'{path}': say with pages.columns which column holds the page: {{page: html, kind: html, url: url}}")
+        raise UserError(
+            f"'{path}': say with pages.columns which column holds the page: {{page: html, kind: html, url: url}}"
+        )
     with _bytes(path) as file:
         packed = path.lower().endswith(".gz")
         if kind == "parquet":
@@ -138,7 +149,7 @@ def _bytes(path: str) -> Any:
         return fsspec.open(path, "rb").open()
     except ImportError as error:
         raise UserError(f"cannot open '{path}': {error}") from None
-    except Exception as error:  # each store raises errors of its own
+    except Exception as error:  # noqa: BLE001 - each store raises errors of its own
         raise UserError(f"cannot open '{path}': {_first_line(error)}") from None
 
 
@@ -178,62 +189,77 @@ class Unpacked(io.RawIOBase):
 
 def _warc(path: str, stream: Any, most: int) -> Iterator[Raw | Dropped]:
     """The responses (WARC) and conversions (WET) of a stream."""
-    from fastwarc.warc import ArchiveIterator, WarcRecordType
+    from warcio.archiveiterator import ArchiveIterator
+    from warcio.exceptions import ArchiveLoadFailed
 
-    wanted = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
     number = 0
-    records = iter(ArchiveIterator(stream, parse_http=True, record_types=wanted))
+    records = iter(ArchiveIterator(stream))
     while True:
         try:
             record = next(records, None)
             if record is None:
-                return
+                break
+            if record.rec_type not in ("response", "conversion", "resource"):
+                continue
             number += 1
             page = _record(number, record, most, path)
-        except (OSError, AttributeError, ValueError, EOFError) as error:  # a record without its end has no headers
-            if not (isinstance(stream, Unpacked) and stream.error):
+        except (
+            ArchiveLoadFailed,
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            TypeError,
+            IndexError,
+        ) as error:
+            if not (isinstance(stream, Unpacked) and stream.error and number):
                 reason = "archive breaks off" if number else "not a WARC file"
                 yield Dropped("", "", reason, f"{_first_line(error)}, after {number:,} pages", path, number + 1)
-            elif not number:
-                yield Dropped("", "", "not a WARC file", stream.error, path)
             return
         if page is not None:
             yield page
+    if not number:
+        yield Dropped("", "", "no page in the archive", "", path)
 
 
 def _record(number: int, record: Any, most: int, path: str) -> Raw | Dropped | None:
     """A page; None for a record that holds none."""
-    from fastwarc.warc import WarcRecordType
+    from warcio.bufferedreaders import ChunkedDataReader
 
-    url = record.headers.get("WARC-Target-URI") or ""
-    text = record.record_type == WarcRecordType.conversion
-    http = record.http_headers if record.is_http_parsed else None
-    media = ((record.http_content_type or "") if http is not None else record.headers.get("Content-Type", "") or "").lower()
-    if media.partition(";")[0].strip() not in PAGES or (http is not None and (http.status_code or 200) >= 300):
+    url, http = record.rec_headers.get_header("WARC-Target-URI") or "", record.http_headers
+    said = (http.get_header if http else record.rec_headers.get_header)("Content-Type") or ""
+    media, _, rest = said.lower().partition(";")
+    status = http.get_statuscode() if http else "200"
+    if media.strip() not in PAGES or not status.startswith("2"):
         return None
-    body = record.reader.read(most + 1)
+    stream = record.raw_stream
+    if http and "chunked" in (http.get_header("Transfer-Encoding") or "").lower():
+        stream = ChunkedDataReader(stream, decomp_type=None)
+    body = _up_to(stream, most + 1)
     if len(body) > most:
         return Dropped("", "", "page too long", f"the limit is max_bytes={most:,}", path, number, {"url": url})
-    if len(body) < record.content_length:
+    if getattr(record.raw_stream, "limit", 0) > 0 and stream is record.raw_stream:
         return Dropped("", "", "archive breaks off", "the page has no end", path, number, {"url": url})
-    return Raw(
-        number,
-        url,
-        body,
-        "text" if text or media.startswith("text/plain") else "html",
-        (http.get("Content-Encoding") or "") if http is not None else "",
-        (record.http_charset or "") if http is not None else "",
-        (http.get("X-Robots-Tag") or "").lower()[:200] if http is not None else "",
-        record.headers.get("WARC-Date") or "",
-    )
+    charset = rest.partition("charset=")[2].strip(" \"'")[:40]
+    text = record.rec_type == "conversion" or media.strip() == "text/plain"
+    packed, robots = ((http.get_header(name) or "") if http else "" for name in ("Content-Encoding", "X-Robots-Tag"))
+    date = record.rec_headers.get_header("WARC-Date") or ""
+    return Raw(number, url, body, "text" if text else "html", packed, charset, robots.lower()[:200], date)
+
+
+def _up_to(stream: Any, most: int) -> bytes:
+    """The first bytes of a stream whose reads may give fewer than asked."""
+    pieces, size = list[bytes](), 0
+    while size < most and (piece := stream.read(min(most - size, 1 << 20))):
+        pieces.append(piece)
+        size += len(piece)
+    return b"".join(pieces)
 
 
 def _whole(path: str, stream: Any, most: int) -> Raw | Dropped:
     """An HTML file, which is one page."""
-    body, piece = b"", b"x"
-    while piece and len(body) <= most:
-        piece = stream.read(most + 1 - len(body))
-        body += piece
+    body = _up_to(stream, most + 1)
     url = path if "://" in path else Path(path).absolute().as_uri()
     if len(body) > most:
         return Dropped("", "", "page too long", f"the limit is max_bytes={most:,}", path, 1, {"url": url})
@@ -266,13 +292,19 @@ def _row(path: str, number: int, row: Any, columns: Columns, most: int) -> Raw |
         return Dropped("", "", "not an object", type(row).__name__, path, number, shortened(row, 200))
     if columns.page not in row:
         if number == 1:
-            raise UserError(f"'{path}' has no column '{columns.page}' but {', '.join(row) or 'none'}: set pages.columns")
+            raise UserError(
+                f"'{path}' has no column '{columns.page}' but {', '.join(row) or 'none'}: set pages.columns"
+            )
         return Dropped("", "", "missing field", f"no column {columns.page}", path, number)
     body, url = row[columns.page], row.get(columns.url) or ""
     if not isinstance(body, str | bytes) or not isinstance(url, str):
-        return Dropped("", "", "wrong type", f"{columns.page} is {type(body).__name__}", path, number, {"url": str(url)[:200]})
+        return Dropped(
+            "", "", "wrong type", f"{columns.page} is {type(body).__name__}", path, number, {"url": str(url)[:200]}
+        )
     if len(body) > most:
-        return Dropped("", "", "page too long", f"{len(body):,}; the limit is max_bytes={most:,}", path, number, {"url": url})
+        return Dropped(
+            "", "", "page too long", f"{len(body):,}; the limit is max_bytes={most:,}", path, number, {"url": url}
+        )
     return Raw(number, url, body, columns.kind)
 
 

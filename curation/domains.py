@@ -61,7 +61,9 @@ def asked(
     replies = sample(model, [chat(prompt_of(domain)) for domain in domains], sampling, "domains")
     said = [next((v for r in several if (v := read_reply(r)) is not None), None) for several in replies]
     if unread := sum(verdict is None for verdict in said):
-        say(f"{unread} domains have no verdict that can be read, and are {'kept' if otherwise == 'keep' else 'dropped'}")
+        say(
+            f"{unread} domains have no verdict that can be read, and are {'kept' if otherwise == 'keep' else 'dropped'}"
+        )
     return {d.name: (otherwise == "keep") if v is None else v for d, v in zip(domains, said, strict=True)}
 
 

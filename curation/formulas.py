@@ -2,10 +2,10 @@ r"""The mathematics of a page, put where a text extractor keeps it: `$...$` and 
 
     keep(tree)      # changes the tree; the extractor that follows sees formulas as text
 
-Known: MathJax 2 (`<script type="math/tex">`), 3 and 4 (`mjx-container`), KaTeX, MathML with and without a TeX annotation,
-Wikipedia's `mwe-math`, formulas as images (`alt`, `title`, or LaTeX in the address, as codecogs and WordPress have it),
-`data-latex` and the like, `<sup>` and `<sub>`, by which `10<sup>5</sup>` is not read as 105. What a page writes between
-`\(..\)`, `\[..\]` or dollars is text already and stays.
+Known: MathJax 2 (`<script type="math/tex">`), 3 and 4 (`mjx-container`), KaTeX, MathML with and without a TeX
+annotation, Wikipedia's `mwe-math`, formulas as images (`alt`, `title`, or LaTeX in the address, as codecogs and
+WordPress have it), `data-latex` and the like, `<sup>` and `<sub>`, by which `10<sup>5</sup>` is not read as 105. What a
+page writes between `\(..\)`, `\[..\]` or dollars is text already and stays.
 
 Each formula that is put in stands between marks (private-use characters, which the page itself has none of by then), so
 that whoever extracts can see which of them are lost. Left out: formulas that are pictures without a text.
@@ -20,10 +20,13 @@ from curation.mathml import latex
 OPEN, CLOSE = "\ue010", "\ue011"  # around a formula
 MARKS = re.compile("[\ue000-\ue0ff]")
 RENDERED = (
-    "span.MathJax, span.MathJax_Preview, div.MathJax_Display, span.MathJax_SVG, div.MathJax_SVG_Display, span.MathJax_CHTML, "
-    "div.MathJax_CHTML, span.mjx-chtml, span.MathJax_Display, span.MJX_Assistive_MathML, .MathJax_Processing"
+    "span.MathJax, span.MathJax_Preview, div.MathJax_Display, span.MathJax_SVG, div.MathJax_SVG_Display, "
+    "span.MathJax_CHTML, div.MathJax_CHTML, span.mjx-chtml, span.MathJax_Display, span.MJX_Assistive_MathML, "
+    ".MathJax_Processing"
 )
-CARRIED = "[data-latex], [data-tex], [data-math], [data-katex], [data-equation-content], tex-math, tex, span.math, div.math"
+CARRIED = (
+    "[data-latex], [data-tex], [data-math], [data-katex], [data-equation-content], tex-math, tex, span.math, div.math"
+)
 IMAGES = re.compile(r"latex|tex\b|math|equation|formula|codecogs|mimetex|\bcht=tx", re.IGNORECASE)
 SAYS = re.compile(r"\\[a-zA-Z]+|[\^_]\{?\w|[=<>≤≥±√∑∫]|^\s*\$.*\$\s*$", re.DOTALL)  # that an image's text is a formula
 DELIMITED = re.compile(r"^\s*(?:\\\(.*\\\)|\\\[.*\\\]|\$.*\$)\s*$", re.DOTALL)
@@ -168,9 +171,11 @@ def _carried(body: Any, put: _Put) -> None:
         block = node.tag == "div" or "display" in _attr(node, "class") or "block" in _attr(node, "class")
         if said and SAYS.search(said + "="):
             put.formula(node, said, block)
-        elif not said and text.strip() and OPEN not in text and not DELIMITED.match(text) and "\\(" not in text:
-            if node.tag in ("tex-math", "tex") or (re.search(r"\\[a-zA-Z]|[\^_]", text) and "$" not in text):
-                put.formula(node, text, block)
+            continue
+        bare = text.strip() and OPEN not in text and not DELIMITED.match(text) and "\\(" not in text
+        tex = node.tag in ("tex-math", "tex") or (re.search(r"\\[a-zA-Z]|[\^_]", text) and "$" not in text)
+        if not said and bare and tex:
+            put.formula(node, text, block)
 
 
 def _images(body: Any, put: _Put) -> None:
@@ -204,7 +209,7 @@ def _in_address(source: str) -> str:
 
 
 def _scripts(body: Any, put: _Put) -> None:
-    """Exponents and indices of plain HTML; fractions set with them; marks of footnotes and ordinals stay as they are."""
+    """Exponents and indices of plain HTML, fractions set with them; footnotes and ordinals stay as they are."""
     for node in body.query_selector_all("sup, sub")[:]:
         text = " ".join((node.text or "").split())
         sup = node.tag == "sup"

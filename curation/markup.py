@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 OPEN, CLOSE = "\ue000", "\ue001"  # around a mark: kind, number
@@ -123,7 +124,9 @@ def _classes(body: Any, marker: _Marker) -> None:
             box.append_child(rest)
             marker.pair("c", asked, rest)
     waiting = None
-    for node in body.query_selector_all('[class*="question"], [class*="Question"], [class*="answer"], [class*="Answer"]')[:]:
+    for node in body.query_selector_all(
+        '[class*="question"], [class*="Question"], [class*="answer"], [class*="Answer"]'
+    )[:]:
         words = re.split(r"[\s_\-]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", node.getattr("class") or "").lower())
         if node.query_selector('[class*="answer"], [class*="Answer"]') is not None or len(words) > 12:
             continue  # a box around both
@@ -222,7 +225,7 @@ def _labelled(text: str) -> Iterator[Pair]:
     asks = [(found.start(), found.end(), "q") for found in _LINE_ASKS.finditer(text)]
     says = [(found.start(), found.end(), "a") for found in _LINE_ANSWERS.finditer(text)]
     labels = sorted([*asks, *says])
-    for i, ((_, end, kind), (start, said, other)) in enumerate(zip(labels, labels[1:], strict=False)):
+    for i, ((_, end, kind), (start, said, other)) in enumerate(pairwise(labels)):
         if (kind, other) == ("q", "a"):
             stop = labels[i + 2][0] if i + 2 < len(labels) else _gap(text, said)
             yield _pair("labelled lines", text, (end, start), (said, stop))

@@ -5,12 +5,13 @@ r"""MathML as LaTeX, for pages that give a formula in no other form.
 Presentation markup only, as MathML Core 1 (W3C) lists it. What is not known is given as its text, so no sign is lost.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 DEEPEST = 60  # elements inside of each other; deeper ones are given as their text
 NAMES = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp lim limsup liminf max min sup inf gcd det "
-    "dim ker deg arg hom Pr mod".split()
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp lim limsup liminf max min sup inf gcd "
+    "det dim ker deg arg hom Pr mod".split()
 )
 SIGNS = dict(
     pair.split()
@@ -30,7 +31,20 @@ ACCENTS = {
     **{"~": "\\tilde", "˜": "\\tilde", "˙": "\\dot", "¨": "\\ddot", "⏞": "\\overbrace", "_": "\\underline"},
     **{"⏟": "\\underbrace", "̲": "\\underline"},
 }
-LIMITS = ("\\sum", "\\prod", "\\lim", "\\max", "\\min", "\\sup", "\\inf", "\\int", "\\gcd", "\\limsup", "\\liminf", "\\det")
+LIMITS = (
+    "\\sum",
+    "\\prod",
+    "\\lim",
+    "\\max",
+    "\\min",
+    "\\sup",
+    "\\inf",
+    "\\int",
+    "\\gcd",
+    "\\limsup",
+    "\\liminf",
+    "\\det",
+)
 
 
 def latex(node: Any, depth: int = 0) -> str:
@@ -109,7 +123,7 @@ def _under(parts: list[str]) -> str:
     return f"{base}_{{{below}}}" if base in LIMITS else f"\\underset{{{below}}}{{{base}}}"
 
 
-_SHAPES = {
+_SHAPES: dict[str, Callable[[list[str]], str]] = {
     "mfrac": lambda p: f"\\frac{{{p[0]}}}{{{p[1]}}}",
     "msup": lambda p: f"{_script(p[0])}^{{{p[1]}}}",
     "msub": lambda p: f"{_script(p[0])}_{{{p[1]}}}",
@@ -121,4 +135,7 @@ _SHAPES = {
     "mroot": lambda p: f"\\sqrt[{p[1]}]{{{p[0]}}}",
     "mmultiscripts": lambda p: _joined([_script(p[0]), *(f"_{{{b}}}" for b in p[1:2]), *(f"^{{{b}}}" for b in p[2:3])]),
 }
-_LEAST = dict(mfrac=2, msup=2, msub=2, msubsup=3, munderover=3, mover=2, munder=2, msqrt=1, mroot=2, mmultiscripts=1)
+_LEAST = {
+    **dict.fromkeys(("mfrac", "msup", "msub", "mover", "munder", "mroot"), 2),
+    **{"msubsup": 3, "munderover": 3, "msqrt": 1, "mmultiscripts": 1},
+}

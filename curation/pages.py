@@ -3,10 +3,10 @@
     pool:   {web: {_target_: curation.pages.archives, paths: ["s3://bucket/warc/*.warc.gz"]}}
     stages: {pages: {_target_: curation.pages.read, seconds: 5, ...}}
 
-A row of the pool is an archive, so that archives can be read on many machines (`docs/scale.md`). A row that `read` gives
-is a page: its prompt is the text, `notes.page` says where it is from (url, domain, hash of what was fetched, date,
-robots, licence, archive and record), and `notes.stated` holds the pairs that its markup states. What a page does to the
-process that parses it, it does to that process: it is killed, and the page set aside with the reason.
+A row of the pool is an archive, so that archives can be read on many machines (`docs/scale.md`). A row that `read`
+gives is a page: its prompt is the text, `notes.page` says where it is from (url, domain, hash of what was fetched,
+date, robots, licence, archive and record), and `notes.stated` holds the pairs that its markup states. What a page does
+to the process that parses it, it does to that process: it is killed, and the page set aside with the reason.
 """
 
 import hashlib
@@ -60,27 +60,18 @@ def read(
 ) -> Iterator[Row]:
     """The pages of archives: text that keeps mathematics, with the pairs that the markup states.
 
-    Args: `columns` of Parquet and JSONL, null where there are none; `max_bytes` of a page, packed or unpacked; `seconds`
-    of processor time and `memory` in MB that one page may take; `deny` domains, with all below them, that are not read;
-    `robots` directives, such as noai, that a page is not taken under (header and meta element). Raises UserError for
-    settings that cannot be, and a missing package.
+    Args: `columns` of Parquet and JSONL, null where there are none; `max_bytes` of a page, packed or unpacked;
+    `seconds` of processor time and `memory` in MB that one page may take; `deny` domains, with all below them, that are
+    not read; `robots` directives, such as noai, that a page is not taken under (header and meta element). Raises
+    UserError for settings that cannot be.
     """
     if min(max_bytes, seconds, memory) <= 0:
         raise UserError("pages needs max_bytes, seconds and memory above 0")
     if columns and columns.kind not in ("html", "text"):
         raise UserError(f"pages.columns.kind must be html or text, not '{columns.kind}'")
-    _check_installed()
     denied = frozenset(domain.lower().removeprefix("www.") for domain in deny)
     limits = (max_bytes, float(seconds), memory * 2**20)
     yield from _read(_raws(rows, columns, max_bytes, denied), limits, frozenset(robots))
-
-
-def _check_installed() -> None:
-    try:
-        import fastwarc.warc
-        import resiliparse.parse.html  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"reading web pages needs {error.name}: pip install 'limo-toolkit[web]'") from None
 
 
 Found = tuple[Example, Raw] | Dropped  # a page with the archive it is from
@@ -93,7 +84,9 @@ def _raws(rows: Iterable[Example], columns: Columns | None, most: int, denied: f
                 key = f"{row.id}/{raw.row}" if raw.row else row.id
                 yield Dropped(key, "", raw.reason, raw.detail, raw.file, raw.row, raw.data)
             elif banned := _banned(domain_of(raw.url), denied):
-                yield Dropped(f"{row.id}/{raw.number}", "", "domain not wanted", banned, row.question, raw.number, _from(raw))
+                yield Dropped(
+                    f"{row.id}/{raw.number}", "", "domain not wanted", banned, row.question, raw.number, _from(raw)
+                )
             else:
                 yield row, raw
 
@@ -149,7 +142,7 @@ def _chunks(raws: Iterator[Found]) -> Iterator[list[Found]]:
 
 
 def _told(pages: list[Raw], limits: tuple[int, float, int]) -> list[dict[str, Any]]:
-    """What a process tells of each page. One of them that takes too much costs only itself: the others are asked again."""
+    """What a process tells of each page. One that takes too much costs itself: the others are asked again."""
     most, seconds, memory = limits
     if not pages:
         return []
@@ -163,7 +156,12 @@ def _told(pages: list[Raw], limits: tuple[int, float, int]) -> list[dict[str, An
             return [told for page in pages for told in _told([page], limits)]
         if isinstance(error, TimedOut):
             return [{"reason": "takes too long", "detail": f"more than pages.seconds={seconds:g} of processor time"}]
-        return [{"reason": "takes too much memory", "detail": f"more than pages.memory={memory // 2**20} MB, or its parser died"}]
+        return [
+            {
+                "reason": "takes too much memory",
+                "detail": f"more than pages.memory={memory // 2**20} MB, or its parser died",
+            }
+        ]
 
 
 def _rows(chunk: list[Found], future: "Future[list[dict[str, Any]]]", robots: frozenset[str]) -> Iterator[Row]:
@@ -179,7 +177,9 @@ def _row(archive: Example, raw: Raw, told: Mapping[str, Any], robots: frozenset[
     said = ", ".join(filter(None, (raw.robots, told["robots"])))
     page = {
         **_from(raw),
-        "hash": hashlib.sha256(raw.body if isinstance(raw.body, bytes) else raw.body.encode("utf-8", "replace")).hexdigest(),
+        "hash": hashlib.sha256(
+            raw.body if isinstance(raw.body, bytes) else raw.body.encode("utf-8", "replace")
+        ).hexdigest(),
         "title": told["title"],
         "date": raw.date,
         "robots": said,

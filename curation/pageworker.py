@@ -19,12 +19,25 @@ from typing import Any
 from curation import formulas, markup
 from eval.worker import serve
 
-ASIDE = ["nav", "footer", "aside", "form", "button", ".navheader", ".navfooter", ".sphinxsidebar", ".related", ".breadcrumbs"]
+ASIDE = [
+    "nav",
+    "footer",
+    "aside",
+    "form",
+    "button",
+    ".navheader",
+    ".navfooter",
+    ".sphinxsidebar",
+    ".related",
+    ".breadcrumbs",
+]
 ASIDE += ["[role=navigation]", ".sidebar", ".menu", ".cookie", ".advertisement"]
 WHOLE = re.compile(r"\ue011|\ue000[scd]aend\d+\ue001")  # formulas and answers that came out to their end
 WRITTEN = re.compile(r"\\[(\[]|\$[^$\n<>]{1,300}\$|\\begin\{(?:equation|align|gather|eqnarray)")  # by the page itself
 BROKEN = 0.02  # share of characters that cannot be decoded, above which a page has no encoding that is known
-BINARY = re.compile(rb"%PDF-|PK\x03\x04|\x89PNG|GIF8|\xff\xd8\xff|\x1f\x8b|\x7fELF|Rar!|OggS|ID3|\x00\x00\x00.ftyp", re.DOTALL)
+BINARY = re.compile(
+    rb"%PDF-|PK\x03\x04|\x89PNG|GIF8|\xff\xd8\xff|\x1f\x8b|\x7fELF|Rar!|OggS|ID3|\x00\x00\x00.ftyp", re.DOTALL
+)
 
 Told = dict[str, Any]  # text, title, robots, licence, formulas, pairs; or reason and detail
 
@@ -36,14 +49,11 @@ def read_page(body: bytes | str, kind: str, packed: str, charset: str, most: int
     none; `most` bytes that it may unpack to. Returns the page, or `reason` and `detail` why it is set aside.
     """
     if isinstance(body, bytes):
-        body = _unpacked(body, packed, most)
-        if not isinstance(body, bytes):
-            return body
-        if BINARY.match(body[:16]) or body[:4096].count(b"\0") > len(body[:4096]) // 10 + 1 and not _wide(body):
-            return {"reason": "not a page", "detail": f"its bytes begin {body[:8]!r}"}
-        body = _decoded(body, charset, kind)
-        if not isinstance(body, str):
-            return body
+        data = _unpacked(body, packed, most)
+        text = _decoded(data, charset, kind) if isinstance(data, bytes) else data
+        if not isinstance(text, str):
+            return text
+        body = text
     elif len(body) > most:
         return {"reason": "page too long", "detail": f"{len(body):,} characters; the limit is max_bytes={most:,}"}
     body = markup.PRIVATE.sub("\ufffd", body.replace("\0", "\ufffd"))
@@ -74,6 +84,9 @@ def _unpacked(body: bytes, packed: str, most: int) -> bytes | Told:
 
 
 def _decoded(body: bytes, charset: str, kind: str) -> str | Told:
+    """The bytes as text, by what header or page say or by what they look like."""
+    if BINARY.match(body[:16]) or (body[:4096].count(b"\0") > len(body[:4096]) // 10 + 1 and not _wide(body)):
+        return {"reason": "not a page", "detail": f"its bytes begin {body[:8]!r}"}
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
     try:
@@ -112,11 +125,13 @@ def _html(html: str) -> Told:
     if tree.body is None:
         return {"reason": "no text", "detail": "it has no body"}
     robots, licence = _said(tree, html)
-    scripts = [s.text or "" for s in tree.document.query_selector_all('script[type="application/ld+json"]')[:]] if "ld+json" in html else []
+    document: Any = tree.document
+    scripts = document.query_selector_all('script[type="application/ld+json"]')[:] if "ld+json" in html else []
+    metadata = [script.text or "" for script in scripts]
     put = formulas.keep(tree, html)
     marked = put + markup.mark(tree, html)
     text, pairs = markup.unmarked(extracted(tree, html, marked))
-    pairs += _metadata(scripts, text, pairs)
+    pairs += _metadata(metadata, text, pairs)
     return _told(text, " ".join((tree.title or "").split())[:300], robots, licence, put, pairs)
 
 
@@ -127,7 +142,7 @@ def extracted(tree: Any, html: str, marked: int) -> str:
     """
     from resiliparse.extract.html2text import extract_plain_text
 
-    options = {"preserve_formatting": True, "alt_texts": False, "post_meta": False}
+    options: dict[str, Any] = {"preserve_formatting": True, "alt_texts": False, "post_meta": False}
     main = str(extract_plain_text(tree, main_content=True, **options))
     if len(WHOLE.findall(main)) >= marked and len(WRITTEN.findall(main)) >= len(WRITTEN.findall(html)):
         return main
@@ -145,7 +160,9 @@ def _said(tree: Any, html: str) -> tuple[str, str]:
             if (node.getattr("name") or "").lower() == "robots":
                 robots = (node.getattr("content") or "").lower()
     if "license" in low or "licence" in low or "dc.rights" in low:
-        node = tree.document.query_selector('link[rel~="license"], a[rel~="license"], meta[name="dc.rights"], meta[name="DC.rights"]')
+        node = tree.document.query_selector(
+            'link[rel~="license"], a[rel~="license"], meta[name="dc.rights"], meta[name="DC.rights"]'
+        )
         licence = (node.getattr("href") or node.getattr("content") or "") if node is not None else ""
     return robots[:200], licence[:200]
 
@@ -205,7 +222,7 @@ def _guarded(page: list[Any]) -> Told:
 
 
 if __name__ == "__main__":
-    import resiliparse.extract.html2text  # noqa: F401 - before the clock of the first page runs
+    import resiliparse.extract.html2text
     import resiliparse.parse.encoding
     import resiliparse.parse.html  # noqa: F401
 

@@ -1,9 +1,9 @@
 """Recall: of all pages those that are like the seeds, in two rounds with a look at the domains in between.
 
-Round 1 learns from seed pages against random pages. Domains of which it recalls enough pages are decided on, by a list or
-a model (`curation/domains.py`). Round 2 learns from pages of the chosen domains against those of all others, and what it
-recalls is decided on by domain once more (Yue et al. 2024, "MAmmoTH2", arXiv 2405.03548, section 2.1). How well both tell
-held-out pages apart is printed and kept with the stage.
+Round 1 learns from seed pages against random pages. Domains of which it recalls enough pages are decided on, by a list
+or a model (`curation/domains.py`). Round 2 learns from pages of the chosen domains against those of all others, and
+what it recalls is decided on by domain once more (Yue et al. 2024, "MAmmoTH2", arXiv 2405.03548, section 2.1). How well
+both tell held-out pages apart is printed and kept with the stage.
 """
 
 from collections import defaultdict
@@ -88,9 +88,13 @@ def _seed_pages(seeds: Seeds) -> list[str]:
     sources = (bind(node, f"recall.seeds.positives.{name}") for name, node in seeds.positives.items())
     listed = [row for name, source in zip(seeds.positives, sources, strict=True) for row in source(name, "")]
     pages = bind(seeds.read, "recall.seeds.read")([row for row in listed if isinstance(row, Example)])
-    texts = list(islice((first_words(row.question, 3000) for row in pages if isinstance(row, Example)), seeds.per_class))
+    texts = list(
+        islice((first_words(row.question, 3000) for row in pages if isinstance(row, Example)), seeds.per_class)
+    )
     if len(texts) < 2:
-        raise UserError(f"recall.seeds.positives: {len(texts)} seed pages can be read of {len(listed)} archives, 2 are needed")
+        raise UserError(
+            f"recall.seeds.positives: {len(texts)} seed pages can be read of {len(listed)} archives, 2 are needed"
+        )
     return texts
 
 
@@ -111,12 +115,18 @@ def _split(texts: Sequence[str], share: float, seed: int) -> tuple[list[str], li
 
 
 def _round(
-    name: str, positives: list[str], negatives: list[str], learning: Learning, threshold: float, held_out: float, seed: int
+    name: str,
+    positives: list[str],
+    negatives: list[str],
+    learning: Learning,
+    threshold: float,
+    held_out: float,
+    seed: int,
 ) -> Recogniser:
-    kept, out = zip(*(_split(texts, held_out, seed) for texts in (positives, negatives)), strict=True)
-    found = learned(*kept, learning, seed)
-    measured = quality(found, *out, threshold)
-    say(f"recall, {name}: learned from {len(kept[0]):,} and {len(kept[1]):,} others; held out: {measured}")
+    (kept, out), (others, out_others) = (_split(texts, held_out, seed) for texts in (positives, negatives))
+    found = learned(kept, others, learning, seed)
+    measured = quality(found, out, out_others, threshold)
+    say(f"recall, {name}: learned from {len(kept):,} and {len(others):,} others; held out: {measured}")
     tell(f"{name}: held-out precision", measured.precision)
     tell(f"{name}: held-out recall", measured.recall)
     tell(f"{name}: held-out pages", measured.positives + measured.negatives)
@@ -124,7 +134,12 @@ def _round(
 
 
 def _decided(
-    name: str, rows: Iterable[Example], scores: Sequence[float], threshold: float, least: int, decision: Mapping[str, Any]
+    name: str,
+    rows: Iterable[Example],
+    scores: Sequence[float],
+    threshold: float,
+    least: int,
+    decision: Mapping[str, Any],
 ) -> dict[str, bool]:
     """Which domains are chosen, of those with `least` recalled pages."""
     found: dict[str, Domain] = {}
@@ -144,7 +159,7 @@ def _decided(
     tell(f"{name}: pages recalled", sum(d.recalled for d in found.values()))
     if not any(chosen.values()):
         raise UserError(
-            f"recall, {name}: of {len(found)} domains {len(candidates)} have {least} recalled pages or more and none is "
+            f"recall, {name}: of {len(found)} domains {len(candidates)} have {least} recalled pages or more, none is "
             "chosen. Lower recall.least or recall.threshold, or widen the list that decides"
         )
     return chosen

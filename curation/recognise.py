@@ -42,7 +42,8 @@ class Quality:
     negatives: int
 
     def __str__(self) -> str:
-        return f"precision {self.precision:.3f}, recall {self.recall:.3f} of {self.positives:,} and {self.negatives:,} others"
+        said = f"precision {self.precision:.3f}, recall {self.recall:.3f}"
+        return f"{said} of {self.positives:,} and {self.negatives:,} others"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,9 @@ def learned(positives: list[str], negatives: list[str], learning: Learning, seed
     from sklearn.linear_model import SGDClassifier
 
     if not positives or not negatives:
-        raise UserError(f"a classifier needs pages of both kinds, not {len(positives)} positive and {len(negatives)} others")
+        raise UserError(
+            f"a classifier needs pages of both kinds, not {len(positives)} positive and {len(negatives)} others"
+        )
     texts = [*positives, *negatives]
     columns = vstack(list(spread(_vectors, ((learning, chunk) for chunk in chunked(texts, CHUNK)))))
     labels = np.repeat([1, 0], [len(positives), len(negatives)])
@@ -89,7 +92,10 @@ def learned(positives: list[str], negatives: list[str], learning: Learning, seed
 def quality(recogniser: Recogniser, positives: list[str], negatives: list[str], threshold: float) -> Quality:
     """Precision and recall on pages of which the kind is known. Precision is that of as many positives as negatives."""
     found = np.fromiter(recogniser.scores([*positives, *negatives]), dtype=float) >= threshold
-    hits, false = found[: len(positives)].mean() if positives else 0.0, found[len(positives) :].mean() if negatives else 0.0
+    hits, false = (
+        found[: len(positives)].mean() if positives else 0.0,
+        found[len(positives) :].mean() if negatives else 0.0,
+    )
     precision = hits / (hits + false) if hits + false else 0.0
     return Quality(float(precision), float(hits), len(positives), len(negatives))
 

@@ -1,4 +1,4 @@
-"""Figures that a stage finds out on its way: what it tells stands in its line of the funnel, on the screen and in the report.
+"""Figures that a stage finds out on its way: they stand in its line of the funnel, on the screen and in the report.
 
 tell("held-out precision", 0.97)
 """
