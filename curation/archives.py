@@ -136,7 +136,7 @@ def opened(path: str, columns: Columns | None, most: int) -> Iterator[Raw | Drop
         else:
             assert columns
             yield from _jsonl(path, stream, columns, most)
-        if isinstance(stream, Unpacked) and stream.error:
+        if isinstance(stream, Unpacked) and stream.error and stream.given:
             yield Dropped("", "", "archive breaks off", f"{stream.error} after {stream.given:,} bytes", path)
 
 
@@ -199,6 +199,8 @@ def _warc(path: str, stream: Any, most: int) -> Iterator[Raw | Dropped]:
             record = next(records, None)
             if record is None:
                 break
+            if record.format != "warc":  # the reader takes any line for one of the older format's
+                raise ValueError("here stands no WARC record")
             if record.rec_type not in ("response", "conversion", "resource"):
                 continue
             number += 1
@@ -219,7 +221,9 @@ def _warc(path: str, stream: Any, most: int) -> Iterator[Raw | Dropped]:
             return
         if page is not None:
             yield page
-    if not number:
+    if not number and isinstance(stream, Unpacked) and stream.error:
+        yield Dropped("", "", "not a WARC file", stream.error, path)
+    elif not number:
         yield Dropped("", "", "no page in the archive", "", path)
 
 

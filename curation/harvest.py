@@ -51,11 +51,11 @@ After the last pair write one line: ### end {code}
 If there is no pair, write only this line: ### nothing {code}"""
 
 
-def stated(rows: Iterable[Example], /, *, rules: list[str], least: int) -> Iterator[Row]:
+def stated(rows: Iterable[Example], /, *, rules: list[str], least: int, most: int) -> Iterator[Row]:
     """The pairs that pages state by their markup, a row each; a page without any is set aside.
 
-    Args: `rules`, of `curation.markup.RULES`; `least` words of an answer. Raises UserError for a rule that there is
-    not.
+    Args: `rules`, of `curation.markup.RULES`; `least` and `most` words of an answer. Raises UserError for a rule that
+    there is not.
     """
     for rule in rules:
         if rule not in RULES:
@@ -70,16 +70,16 @@ def stated(rows: Iterable[Example], /, *, rules: list[str], least: int) -> Itera
                 question = f"Explain: {question}" + (
                     f" ({row.notes['page']['title']})" if row.notes["page"]["title"] else ""
                 )
-            yield _pair(row, number, question, answer, at, {"by": "rule", "rule": rule}, least)
+            yield _pair(row, number, question, answer, at, {"by": "rule", "rule": rule}, (least, most))
 
 
 def asked(
-    rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling, words: int, least: int
+    rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling, words: int, least: int, most: int
 ) -> Iterator[Row]:
     """The pairs that a model copies out of pages, a row each; a page in which it finds none is set aside.
 
     Args: `engine` node and `sampling` of the model, of which the first reply that can be read is taken; `words` of a
-    page that are shown at once, longer pages in pieces; `least` words of an answer.
+    page that are shown at once, longer pages in pieces; `least` and `most` words of an answer.
     """
     model = Cached(bind(engine, "asked.engine")())
     by = {"by": model.fingerprint, "prompt": content_id(PROMPT)}
@@ -102,7 +102,7 @@ def asked(
                     continue
                 (a, b), (c, d) = (place for place in places if place)
                 offsets = [start + a, start + b, start + c, start + d]
-                yield _pair(row, number * 1000 + at, piece[a:b], piece[c:d], offsets, by, least)
+                yield _pair(row, number * 1000 + at, piece[a:b], piece[c:d], offsets, by, (least, most))
 
 
 def _of_page(row: Example, key: str) -> list[Any]:
@@ -111,7 +111,9 @@ def _of_page(row: Example, key: str) -> list[Any]:
     return list(row.notes.get(key, ()))
 
 
-def _pair(row: Example, number: int, question: str, answer: str, at: list[int], by: dict[str, Any], least: int) -> Row:
+def _pair(
+    row: Example, number: int, question: str, answer: str, at: list[int], by: dict[str, Any], words: tuple[int, int]
+) -> Row:
     """A pair as a row with its provenance, or why it is of no use."""
     count("pairs")
     page = row.notes["page"]
@@ -127,7 +129,7 @@ def _pair(row: Example, number: int, question: str, answer: str, at: list[int], 
         scores=row.scores,
         notes=notes,
     )
-    reason = _useless(question, answer, least)
+    reason = _useless(question, answer, words)
     return (
         Dropped(made.id, "", reason, first_words(answer, 12), page["archive"], page["record"], made.to_json())
         if reason
@@ -135,10 +137,13 @@ def _pair(row: Example, number: int, question: str, answer: str, at: list[int], 
     )
 
 
-def _useless(question: str, answer: str, least: int) -> str:
+def _useless(question: str, answer: str, words: tuple[int, int]) -> str:
     if len(re.findall(r"\w", question)) < 3:
         return "no question"
-    if len(answer.split()) < least and not final_answer(answer):
+    said = len(answer.split())
+    if said > words[1]:
+        return "answer too long"
+    if said < words[0] and not final_answer(answer):
         return "answer too short"
     return "answer cut off" if CUT.search(answer[-80:]) else ""
 

@@ -74,6 +74,8 @@ def _unpacked(body: bytes, packed: str, most: int) -> bytes | Told:
             body = unpack.decompress(body, most + 1)
         except (zlib.error, gzip.BadGzipFile) as error:
             return {"reason": "broken compression", "detail": str(error)}
+        if not unpack.eof and len(body) <= most:
+            return {"reason": "broken compression", "detail": f"it ends after {len(body):,} bytes"}
     elif packed not in ("", "identity"):
         if body[:1] in b"<\n \t\r" or body[:3] == b"\xef\xbb\xbf":  # crawls keep the header of what they have unpacked
             return body

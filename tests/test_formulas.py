@@ -10,7 +10,7 @@ from curation.pageworker import read_page
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "formula_pages.jsonl").open(encoding="utf-8")]
 AROUND = (
-    "<!DOCTYPE html><html><head><title>Lesson</title></head><body><nav><a href='/'>Home</a> <a href='/b'>Lessons</a></nav>"
+    "<!DOCTYPE html><html><head><title>Lesson</title></head><body><nav><a href='/'>Home</a></nav>"
     "<main><h1>Lesson</h1><p>This paragraph stands before the formula and says nothing of it at all.</p>{}"
     "<p>This paragraph follows it, and ends the lesson for today.</p></main><footer>Imprint</footer></body></html>"
 )
