@@ -127,13 +127,13 @@ def _fractions(random: Random, style: Style) -> tuple[str, str]:
     told = style((f"\\frac{{{a}}}{{{b}}} + \\frac{{{c}}}{{{d}}}", f"{fraction[0]}<mo>+</mo>{fraction[1]}"))
     step = style((f"\\frac{{{top}}}{{{low}}}", fraction[2]))
     said = f"Over the common denominator {low} the sum is {step}. The answer is {top}/{low}."
-    return f"Add the fractions {told} and give the result as one fraction.", said
+    return f"Add the fractions {told}.", said
 
 
 def _rows(random: Random, style: Style) -> tuple[str, str]:
     rows, seats, free = random.randint(6, 30), random.randint(8, 24), random.randint(1, 40)
     product = style((f"{rows} \\times {seats}", f"<mn>{rows}</mn><mo>×</mo><mn>{seats}</mn>"))
-    asked = f"A hall has {rows} rows of {seats} seats, and {free} seats stay empty. How many people sit in the hall?"
+    asked = f"A hall has {rows} rows of {seats} seats, and {free} seats stay empty. How many people came?"
     all_, people = rows * seats, rows * seats - free
     said = f"There are {product} seats, that is {all_}. Without the empty ones {all_} - {free} = {people}."
     return asked, f"{said} The answer is {people}."

@@ -27,6 +27,7 @@ RENDERED = (
 CARRIED = (
     "[data-latex], [data-tex], [data-math], [data-katex], [data-equation-content], tex-math, tex, span.math, div.math"
 )
+CARRIES = re.compile(r"data-(?:latex|tex|math|katex|equation)|<tex|class=[\"']?[^\"'>]*\bmath\b")
 IMAGES = re.compile(r"latex|tex\b|math|equation|formula|codecogs|mimetex|\bcht=tx", re.IGNORECASE)
 SAYS = re.compile(r"\\[a-zA-Z]+|[\^_]\{?\w|[=<>≤≥±√∑∫]|^\s*\$.*\$\s*$", re.DOTALL)  # that an image's text is a formula
 DELIMITED = re.compile(r"^\s*(?:\\\(.*\\\)|\\\[.*\\\]|\$.*\$)\s*$", re.DOTALL)
@@ -46,12 +47,12 @@ def keep(tree: Any, html: str) -> int:
         _katex(body, put)
     if "mwe-math" in low:
         _wikipedia(body, put)
-    if "mathjax" in low or "mjx" in low or "math/" in low:
-        _mathjax(body, put)
+    if "mathjax" in low or "mjx" in low or 'type="math/' in low or "type='math/" in low or "type=math/" in low:
+        _mathjax(body, low, put)
     if "<math" in low or ":math" in low:
         for node in body.query_selector_all("math")[:]:
             put.formula(node, _of_math(node), _attr(node, "display") == "block" or _attr(node, "mode") == "display")
-    if "data-" in low or "tex" in low or "math" in low:
+    if CARRIES.search(low):
         _carried(body, put)
     if "<img" in low:
         _images(body, put)
@@ -126,10 +127,10 @@ def _wikipedia(body: Any, put: _Put) -> None:
         put.formula(node, said, block or (math is not None and _attr(math, "display") == "block"))
 
 
-def _mathjax(body: Any, put: _Put) -> None:
+def _mathjax(body: Any, low: str, put: _Put) -> None:
     sources = body.query_selector_all('script[type^="math/"]')[:]
     written = bool(len(sources))
-    for node in body.query_selector_all(RENDERED)[:]:
+    for node in body.query_selector_all(RENDERED)[:] if "mathjax" in low or "mjx" in low else []:
         if written:  # what it was rendered from stands beside it
             if node.parent is not None:
                 node.parent.remove_child(node)
@@ -145,7 +146,7 @@ def _mathjax(body: Any, put: _Put) -> None:
             put.text(node, f"{OPEN}`{' '.join(text.split())}`{CLOSE}")
         else:
             put.formula(node, text, "display" in kind)
-    for node in body.query_selector_all("mjx-container")[:]:
+    for node in body.query_selector_all("mjx-container")[:] if "mjx-container" in low else []:
         math = node.query_selector("math")
         said = _attr(node, "data-latex") or (_of_math(math) if math is not None else "")
         inner = node.query_selector("[data-latex]") if not said else None
