@@ -27,7 +27,18 @@ RENDERED = (
 CARRIED = (
     "[data-latex], [data-tex], [data-math], [data-katex], [data-equation-content], tex-math, tex, span.math, div.math"
 )
-CARRIES = re.compile(r"data-(?:latex|tex|math|katex|equation)|<tex|class=[\"']?[^\"'>]*\bmath\b")
+CARRIES = (
+    "data-latex",
+    "data-tex",
+    "data-math",
+    "data-katex",
+    "data-equation",
+    "<tex",
+    '"math',
+    'math"',
+    "'math",
+    "math'",
+)
 IMAGES = re.compile(r"latex|tex\b|math|equation|formula|codecogs|mimetex|\bcht=tx", re.IGNORECASE)
 SAYS = re.compile(r"\\[a-zA-Z]+|[\^_]\{?\w|[=<>≤≥±√∑∫]|^\s*\$.*\$\s*$", re.DOTALL)  # that an image's text is a formula
 DELIMITED = re.compile(r"^\s*(?:\\\(.*\\\)|\\\[.*\\\]|\$.*\$)\s*$", re.DOTALL)
@@ -52,7 +63,7 @@ def keep(tree: Any, html: str) -> int:
     if "<math" in low or ":math" in low:
         for node in body.query_selector_all("math")[:]:
             put.formula(node, _of_math(node), _attr(node, "display") == "block" or _attr(node, "mode") == "display")
-    if CARRIES.search(low):
+    if any(sign in low for sign in CARRIES):
         _carried(body, put)
     if "<img" in low:
         _images(body, put)
