@@ -14,7 +14,7 @@ import numpy as np
 from limo.errors import UserError
 from limo.parallel import chunked, spread
 
-CHUNK = 256  # pages sent to a process at once
+CHUNK = 2000  # pages sent to a process at once; fewer than two of these are worked here
 LONGEST = 20_000  # characters of a page that are looked at
 
 
