@@ -74,20 +74,18 @@ def stated(rows: Iterable[Example], /, *, rules: list[str], least: int, most: in
 
 
 def asked(
-    rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling, words: int, least: int, most: int
+    rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling, piece: int, least: int, most: int
 ) -> Iterator[Row]:
     """The pairs that a model copies out of pages, a row each; a page in which it finds none is set aside.
 
-    Args: `engine` node and `sampling` of the model, of which the first reply that can be read is taken; `words` of a
-    page that are shown at once, longer pages in pieces; `least` and `most` words of an answer.
+    Args: `engine` node and `sampling` of the model, of which the first reply that can be read is taken; `piece` words of
+    a page are shown at once, longer pages in pieces; `least` and `most` words of an answer.
     """
     model = Cached(bind(engine, "asked.engine")())
     by = {"by": model.fingerprint, "prompt": content_id(PROMPT)}
-    for chunk in chunked(_pieces(rows, words), CHUNK):
-        replies = sample(
-            model, [extract_prompt(piece, code_of(row)) for row, _, piece, _ in chunk], sampling, "extract"
-        )
-        for (row, start, piece, number), several in zip(chunk, replies, strict=True):
+    for chunk in chunked(_pieces(rows, piece), CHUNK):
+        replies = sample(model, [extract_prompt(text, code_of(row)) for row, _, text, _ in chunk], sampling, "extract")
+        for (row, start, text, number), several in zip(chunk, replies, strict=True):
             read = (read_pairs(reply, code_of(row)) for reply in several)
             pairs = next((found for found in read if found is not None), None)
             name, data = f"{row.id}/{number}" if number else row.id, row.notes["page"]
@@ -96,13 +94,13 @@ def asked(
             elif not pairs:
                 yield Dropped(name, "", "no pair", "the model finds none", data=data)
             for at, (question, answer) in enumerate(pairs or (), 1):
-                places = [_place(piece, text) for text in (question, answer)]
+                places = [_place(text, copied) for copied in (question, answer)]
                 if None in places:
                     yield Dropped(f"{name}/{at}", "", "not on the page", question[:200], data=data)
                     continue
                 (a, b), (c, d) = (place for place in places if place)
                 offsets = [start + a, start + b, start + c, start + d]
-                yield _pair(row, number * 1000 + at, piece[a:b], piece[c:d], offsets, by, (least, most))
+                yield _pair(row, number * 1000 + at, text[a:b], text[c:d], offsets, by, (least, most))
 
 
 def _of_page(row: Example, key: str) -> list[Any]:
@@ -189,7 +187,7 @@ def read_pairs(reply: Completion, code: str) -> list[tuple[str, str]] | None:
 def _pieces(rows: Iterable[Example], words: int) -> Iterator[tuple[Example, int, str, int]]:
     """Pieces of at most so many words, cut between paragraphs: page, where it starts, text, number (0 if whole)."""
     if words < 1:
-        raise UserError(f"asked.words must be at least 1, not {words}")
+        raise UserError(f"asked.piece must be at least 1, not {words}")
     for row in rows:
         _of_page(row, "stated")
         text = row.question

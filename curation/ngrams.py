@@ -19,13 +19,13 @@ WORDS = re.compile(r"[^\W_]+")
 LEAST = 4  # words of a short text that is compared as a whole; fewer say nothing
 
 
-def overlap(rows: Iterable[Example], /, *, benchmarks: list[Any] | dict[str, Any], words: int) -> Iterator[Row]:
-    """Drop rows whose question or answer shares a run of `words` words with a benchmark's question or its answer.
+def overlap(rows: Iterable[Example], /, *, benchmarks: list[Any] | dict[str, Any], run: int) -> Iterator[Row]:
+    """Drop rows whose question or answer shares a run of `run` words with a benchmark's question or its answer.
 
     Each is kept beside what it matched. Raises UserError for a benchmark that cannot be had.
     """
-    if words < 2:
-        raise UserError(f"overlap.words must be at least 2, not {words}")
+    if run < 2:
+        raise UserError(f"overlap.run must be at least 2, not {run}")
     known: dict[int, str] = {}
     shortest: set[int] = set()
     for held in load(benchmarks, "").values():
@@ -36,18 +36,16 @@ def overlap(rows: Iterable[Example], /, *, benchmarks: list[Any] | dict[str, Any
                 "solution": row.completion,
             }
             for part, text in texts.items():
-                for key, whole in _runs(text, words):
+                for key, whole in _runs(text, run):
                     known.setdefault(key, f"{part} of {row.id}")
                     if whole:
                         shortest.add(whole)
     for row in rows:
-        hit = next((known[key] for key in _all_runs(row, words, shortest) if key in known), None)
+        hit = next((known[key] for key in _all_runs(row, run, shortest) if key in known), None)
         if hit is None:
             yield row
         else:
-            yield Dropped(
-                row.id, "", "shares words with a benchmark", f"{words} words of the {hit}", data=row.to_json()
-            )
+            yield Dropped(row.id, "", "shares words with a benchmark", f"{run} words of the {hit}", data=row.to_json())
 
 
 def _runs(text: str, words: int) -> Iterator[tuple[int, int]]:

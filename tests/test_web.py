@@ -335,7 +335,7 @@ def test_a_model_copies_pairs_or_says_that_there_are_none(tmp_path: Path) -> Non
             return block.format("What is 2+2?", "It is  4.") + block.format("What is 3+3?", "6") + f"### end {code}"
         return f"### nothing {code_of(two)}" if "tea" in prompt else "I see none."
 
-    rows = list(asked([one, two, six], engine=ask(reply), sampling=ONCE, words=100, least=2, most=50))
+    rows = list(asked([one, two, six], engine=ask(reply), sampling=ONCE, piece=100, least=2, most=50))
     assert reasons(rows) == ["", "not on the page", "no pair", "reply cannot be read"]
     pair = list_of(rows)[0]
     place = pair.notes["extracted"]
@@ -350,7 +350,7 @@ def test_a_model_copies_pairs_or_says_that_there_are_none(tmp_path: Path) -> Non
 def test_long_pages_are_asked_about_in_pieces(tmp_path: Path) -> None:
     row = page("".join(f"<p>Paragraph {i} has these six words.</p>" for i in range(30)), tmp_path)
     engine = ask(lambda prompt, _: f"### nothing {code_of(row)}")
-    assert reasons(asked([row], engine=engine, sampling=ONCE, words=40, least=1, most=50)) == ["no pair"] * 5
+    assert reasons(asked([row], engine=engine, sampling=ONCE, piece=40, least=1, most=50)) == ["no pair"] * 5
     shown = " ".join(request.prompt[-1]["content"] for request in _engine.asked)
     assert all(f"Paragraph {i} " in shown for i in range(30)), "nothing of it is left out"
 
@@ -446,7 +446,7 @@ def test_overlap_with_question_or_answer(tmp_path: Path) -> None:
         pair("Define a dedekind CUT!", "y"),
         pair("Sheep?", "Nine."),
     ]
-    found_ = list(overlap(leaks, benchmarks=node, words=10))
+    found_ = list(overlap(leaks, benchmarks=node, run=10))
     assert reasons(found_) == ["shares words with a benchmark"] * 3 + [""]
     assert isinstance(found_[0], Dropped) and "question of held/1" in found_[0].detail
 
