@@ -78,7 +78,7 @@ def asked(
 ) -> Iterator[Row]:
     """The pairs that a model copies out of pages, a row each; a page in which it finds none is set aside.
 
-    Args: `engine` node and `sampling` of the model, of which the first reply that can be read is taken; `piece` words of
+    Args: `engine` node and `sampling` of the model; the first reply that can be read is taken; `piece` words of
     a page are shown at once, longer pages in pieces; `least` and `most` words of an answer.
     """
     model = Cached(bind(engine, "asked.engine")())
