@@ -38,7 +38,8 @@ from limo.recipe import bind
 
 PER_ROW = (
     *("curation.chains.verify", "curation.chains.box_answers", "curation.sound.sound", "curation.score.tokens"),
-    "curation.pool.decontaminate",
+    *("curation.pool.decontaminate", "curation.ngrams.overlap"),
+    *("curation.pages.read", "curation.harvest.stated", "curation.refine.verified"),
 )
 KEYED = ("curation.pool.distinct", "curation.near.near", "curation.choose.best")
 SCORED = "curation.score.score"

@@ -33,6 +33,7 @@ from curation.stopping import Window
 from limo.command import command
 from limo.data import Example, Row, content_id, dump, parsed, read_jsonl, replacing, write_jsonl, write_parquet
 from limo.errors import UserError
+from limo.figures import shown, taken
 from limo.ledger import Spent, spent, within
 from limo.manifest import claim, lasting
 from limo.progress import clock, progress, say
@@ -195,6 +196,7 @@ def _stage(
         return line
     done.unlink(missing_ok=True)  # before the rows it vouches for are replaced
     say(f"{name} ...")
+    taken()  # of a stage that failed before
     before, start = Spent(**vars(spent)), time.monotonic()
     reasons: Counter[str] = Counter()
     kept = 0
@@ -222,6 +224,7 @@ def _stage(
         "found": paid.found,
         "found_tokens": paid.found_tokens,
         "spared": paid.spared,
+        "figures": taken(),
     }
     with replacing(done) as file:
         json.dump(line, file)
@@ -284,7 +287,7 @@ def print_funnel(funnel: list[dict[str, Any]]) -> None:
         table.add_column(column, justify="left" if column in ("stage", "set aside") else "right")
     for line in funnel:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in line["reasons"].items())
-        more = f"{line['out'] - line['in']:,} rivals" if line["out"] > line["in"] else ""
+        more = f"{line['out'] - line['in']:,} rows" if line["out"] > line["in"] else ""
         known = f"{line['found_tokens']:,} known" if line["found_tokens"] else ""
         tokens = " + ".join(t for t in (f"{line['tokens']:,}" if line["tokens"] else "", known) if t)
         spared = f"{line['spared']:,} attempts not needed" if line["spared"] else ""
@@ -296,7 +299,14 @@ def print_funnel(funnel: list[dict[str, Any]]) -> None:
             tokens,
             f"{line['seconds']:.1f}",
         )
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(table)
+    for line in funnel:
+        if figures := line.get("figures"):
+            console.print(
+                f"{line['stage']}: " + ", ".join(f"{name} {shown(value)}" for name, value in figures.items()),
+                highlight=False,
+            )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from functools import partial
 from eval.charts import chart, draw_distribution, draw_funnel, draw_shares
 from eval.curated import Curated, Tally
 from eval.page import percent, section, table
+from limo.figures import shown
 
 MEASURES = {
     "pass_rate": "Difficulty: pass rate of the attempts",
@@ -43,7 +44,17 @@ def funnel_section(curated: Curated) -> str:
         f"<p>{unit} left after each stage. Hatched is what the stage took away; beside it stand the most frequent "
         "reason, and the rows where a problem has several.</p>"
     )
-    return section("funnel", "Funnel", said + picture + _funnel_table(curated))
+    return section("funnel", "Funnel", said + picture + _funnel_table(curated) + _figures(curated))
+
+
+def _figures(curated: Curated) -> str:
+    """What stages have told of themselves, such as precision and recall of a classifier."""
+    rows = [
+        (line["stage"], name, shown(value))
+        for line in curated.funnel
+        for name, value in line.get("figures", {}).items()
+    ]
+    return "<h3>What the stages found out</h3>" + table(("stage", "figure", "value"), rows, (2,)) if rows else ""
 
 
 def _left(curated: Curated) -> tuple[list[int], str]:

@@ -55,7 +55,7 @@ class Learned(Protocol):
         """Those that were set aside."""
 
     @property
-    def lengths(self) -> list[int]:
+    def lengths(self) -> Sequence[int]:
         """Tokens of each row."""
 
 

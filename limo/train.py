@@ -12,7 +12,7 @@ as the recipe says. A killed run goes on from its last whole checkpoint, with th
 import os
 import sys
 from collections.abc import Mapping
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,9 @@ from limo.progress import say
 from limo.recipe import bind
 from limo.rows import Prepared, check_rows, columns, describe, prepare, set_aside
 from limo.sharding import offloads, sharded
+from limo.tokenised import Tokenised, described, is_parquet, opened, read_parquet, tokenise
+
+LOOKED_AT = 100_000  # rows that `train.look` counts, of a set that may have millions
 
 
 def sft(
@@ -75,7 +78,8 @@ def sft(
 
     What is learned: `chat_template` null is the model's own, chatml or a .jinja file names one; every prompt must begin
     with the system message `system`, unless that is null; `max_length` tokens of prompt and completion together,
-    `too_long` rows are dropped or stop the run; `weighting` of rows in the loss (`limo.losses.row_weight`), null is
+    `too_long` rows are dropped or stop the run; `data` in JSONL is held in memory, in Parquet it is tokenised to the
+    disk once and mapped (`limo/tokenised.py`); `weighting` of rows in the loss (`limo.losses.row_weight`), null is
     none. `eval_data` are rows whose loss is logged when `args.eval_strategy` says so.
 
     How: `global_batch` chains per optimizer step over all devices; `packing` tokens of one forward pass, whole chains
@@ -136,7 +140,8 @@ def _look(settings: Mapping[str, Any]) -> dict[str, Any]:
     if not first():
         return {}
     tokenizer = tokenizer_of(settings, model_folder(settings["model"]))
-    prepared = prepare(tokenizer, list(read_jsonl(settings["data"])), settings["max_length"])
+    rows = islice((read_parquet if is_parquet(settings["data"]) else read_jsonl)(settings["data"]), LOOKED_AT)
+    prepared = prepare(tokenizer, list(rows), settings["max_length"])
     console = Console()
     for row, tokens in list(zip(prepared.rows, prepared.rendered, strict=True))[: settings["look"]]:
         console.print(look(tokenizer, row, tokens), soft_wrap=True)
@@ -151,8 +156,14 @@ def _look(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _train(step: Step, settings: Mapping[str, Any], source: Path) -> None:
     quiet_trl()
     tokenizer = tokenizer_of(settings, source)
-    prepared = _prepared(settings, tokenizer, step.folder / "train_dropped.jsonl")
-    say(describe(prepared, settings["max_length"]))
+    prepared: Prepared | Tokenised
+    if is_parquet(settings["data"]):
+        told(lambda: tokenise(tokenizer, settings, step.folder / "tokens", step.folder / "train_dropped.jsonl"))
+        prepared = opened(step.folder / "tokens")
+        say(described(prepared, settings["max_length"]))
+    else:
+        prepared = _prepared(settings, tokenizer, step.folder / "train_dropped.jsonl")
+        say(describe(prepared, settings["max_length"]))
     shards, shape = sharded(settings["sharding"]), _shape(settings, prepared, ranks())
     config = _config(settings, step.folder / "checkpoints", shards, shape)
 
@@ -179,7 +190,7 @@ def _prepared(settings: Mapping[str, Any], tokenizer: Any, dropped: Path) -> Pre
     return mine[0] if mine else read()
 
 
-def _shape(settings: Mapping[str, Any], prepared: Prepared, count: int) -> Shape:
+def _shape(settings: Mapping[str, Any], prepared: Prepared | Tokenised, count: int) -> Shape:
     tokens, batch, args = settings["packing"], settings["global_batch"], settings["args"]
     if not tokens:
         rows = rows_at_once(args)
@@ -203,7 +214,7 @@ def _config(settings: Mapping[str, Any], checkpoints: Path, shards: Mapping[str,
 
 
 def _trainer(
-    settings: Mapping[str, Any], source: Path, tokenizer: Any, prepared: Prepared, config: Any, shape: Shape
+    settings: Mapping[str, Any], source: Path, tokenizer: Any, prepared: Prepared | Tokenised, config: Any, shape: Shape
 ) -> Any:
     from datasets import Dataset
 
@@ -212,11 +223,15 @@ def _trainer(
     model = loaded(settings, source, tokenizer, config, packing=shape.tokens is not None)
     held_out = _held_out(settings, tokenizer)
     adapters = lora_config(settings["lora"]) if settings["lora"] else None
+    if isinstance(prepared, Tokenised):
+        rows = prepared.dataset()
+    else:
+        rows = Dataset.from_list(columns(prepared, settings["weighting"]))
     try:
         trainer = Supervised(
             model,
             args=config,
-            train_dataset=Dataset.from_list(columns(prepared, settings["weighting"])),
+            train_dataset=rows,
             eval_dataset=Dataset.from_list(held_out) if held_out else None,
             processing_class=tokenizer,
             peft_config=adapters,

@@ -103,3 +103,27 @@ def test_a_mistake_in_a_stage_is_told_as_it_is(folder: Path) -> None:
     assert str(told.value) == "there is no number 1"
     with pytest.raises(UserError, match="at least 1"):
         RayData(parts=0, address=None)
+
+
+@pytest.mark.slow
+def test_web_pages_are_read_as_by_one_process(folder: Path, tmp_path: Path) -> None:
+    from curation import exam_site
+    from curation.markup import RULES
+    from curation.run import run_stages
+    from tests.test_web import LIMITS
+
+    for number in range(3):
+        exam_site.write(tmp_path / "web" / f"{number}.warc.gz", 6, number)
+    settings = {
+        "system": "S",
+        "pool": {"web": {"_target_": "curation.pages.archives", "paths": [str(tmp_path / "web")]}},
+        "stages": {
+            "pages": {"_target_": "curation.pages.read", **LIMITS},
+            "pairs": {"_target_": "curation.harvest.stated", "rules": list(RULES), "least": 3, "most": 200},
+        },
+    }
+    on = {"_target_": "curation.distributed.RayData", "parts": 2, "address": None}
+    for name, machines in (("a", None), ("b", on)):
+        run_stages(tmp_path / name, settings, {}, machines)
+    for file in ("02-pairs.jsonl", "02-pairs.dropped.jsonl"):
+        assert (tmp_path / "a/stages" / file).read_text() == (tmp_path / "b/stages" / file).read_text()

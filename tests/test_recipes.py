@@ -163,3 +163,11 @@ def test_a_step_that_did_not_get_anywhere_may_begin_with_other_settings(tmp_path
 def test_differences_name_the_keys() -> None:
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": None}) == ["a.c: 2 -> 3"]
     assert yaml.safe_load("1e-5") == "1e-5", "PyYAML reads this as text, so recipes write 1.0e-5"
+
+
+def test_only_scores_have_word_lists_in_a_setting_called_words() -> None:
+    """The report takes `words` of any stage for the names of word lists."""
+    for name in recipes():
+        recipe = compose(f"recipe={name}", *OPEN.get(name, ()))
+        for where, inner in nodes(recipe.get("curate", {}), "curate"):
+            assert isinstance(inner.get("words", []), list), where

@@ -1,0 +1,552 @@
+"""Web pages: hostile ones cost themselves, archives that break off keep what came before, pairs know their place."""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation import exam_site
+from curation.archives import Columns, found, opened
+from curation.harvest import asked, code_of, final_answer, read_pairs, stated
+from curation.markup import RULES
+from curation.ngrams import overlap
+from curation.pages import archives, domain_of, read
+from curation.refine import Bounds, refine, verified
+from curation.refine import code_of as pair_code
+from limo.data import Dropped, Example, Row, chat
+from limo.engine import Completion, Sampling, Scripted
+from limo.errors import UserError
+from limo.figures import taken
+from tests.test_commands import Run
+
+LIMITS: dict[str, Any] = {
+    **{"columns": None, "max_bytes": 5_000_000, "seconds": 1.0, "memory": 512, "deny": [], "robots": ["noai"]},
+}
+ONCE = Sampling(n=1, temperature=0.0, top_p=1.0, max_tokens=500, seed=0)
+
+
+def pages(*paths: Path | str, **changed: Any) -> list[Row]:
+    return list(read(list_of(archives("web", "S", paths=[str(p) for p in paths])), **{**LIMITS, **changed}))
+
+
+def list_of(rows: Iterable[Row]) -> list[Example]:
+    return [row for row in rows if isinstance(row, Example)]
+
+
+def reasons(rows: Iterable[Row]) -> list[str]:
+    return [row.reason if isinstance(row, Dropped) else "" for row in rows]
+
+
+def page(html: str, tmp_path: Path, name: str = "page.html") -> Example:
+    (tmp_path / name).write_text(html, encoding="utf-8")
+    (row,) = list_of(pages(tmp_path / name))
+    return row
+
+
+def record(url: str, body: bytes, *headers: str, kind: str = "response") -> bytes:
+    http = (
+        "\r\n".join(["HTTP/1.1 200 OK", "Content-Type: text/html; charset=utf-8", *headers]).encode()
+        + b"\r\n\r\n"
+        + body
+    )
+    block = http if kind == "response" else body
+    media = "application/http; msgtype=response" if kind == "response" else "text/plain"
+    head = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\nWARC-Date: 2026-01-01T00:00:00Z\r\n"
+    return f"{head}Content-Type: {media}\r\nContent-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n"
+
+
+def warc(path: Path, *records: bytes) -> Path:
+    path.write_bytes(b"".join(gzip.compress(one) for one in records) if path.suffix == ".gz" else b"".join(records))
+    return path
+
+
+def ask(reply: Any) -> dict[str, Any]:
+    global _engine
+    _engine = Scripted(reply, fingerprint=f"scripted-{next(_numbers)}")  # so that no test finds another's replies
+    return {"_target_": "tests.test_web.scripted"}
+
+
+_engine: Scripted
+_numbers = count()
+
+
+def scripted() -> Scripted:
+    return _engine
+
+
+HOSTILE = {
+    "nested": ("<div>" * 200_000 + "x", "takes too long|cannot be read|takes too much memory"),
+    "tables": ("<table><tr><td>" * 60_000 + "x", "|takes too long|cannot be read|takes too much memory"),
+    "empty": ("", "no text"),
+    "markup only": ("<html><head><title>t</title></head><body><script>1</script></body></html>", "no text"),
+    "too long": ("<p>" + "word " * 2_000_000, "page too long"),
+}
+
+
+def test_hostile_pages_cost_themselves(tmp_path: Path) -> None:
+    good = record("http://a.example/good", b"<p>Good pages stay, whatever stands beside them.</p>")
+    hostile = [record(f"http://a.example/{name.split()[-1]}", html.encode()) for name, (html, _) in HOSTILE.items()]
+    rows = pages(warc(tmp_path / "a.warc", good, *hostile, good))
+    assert reasons(rows)[0] == reasons(rows)[-1] == ""
+    for why, (name, (_, allowed)) in zip(reasons(rows)[1:-1], HOSTILE.items(), strict=True):
+        assert why in allowed.split("|"), f"{name}: {why}"
+    assert all(row.file and row.row for row in rows if isinstance(row, Dropped)), "each with its archive and record"
+
+
+@pytest.mark.slow
+def test_fifty_megabytes_of_nesting(tmp_path: Path) -> None:
+    (tmp_path / "deep.html").write_bytes(b"<b>" * 16_700_000)
+    (tmp_path / "fine.html").write_text("<p>fine</p>")
+    rows = pages(tmp_path, max_bytes=60_000_000, seconds=2.0)
+    assert reasons(rows)[0] in ("takes too long", "takes too much memory", "cannot be read") and reasons(rows)[1] == ""
+
+
+def test_a_bomb_is_not_unpacked_and_wrong_types_are_told(tmp_path: Path) -> None:
+    bomb = gzip.compress(b"<p>" + b"\0" * 300_000_000, 9)
+    packed = gzip.compress("<p>größer als 2<sup>3</sup></p>".encode())
+    rows = pages(
+        warc(
+            tmp_path / "a.warc.gz",
+            record("http://a.example/bomb", bomb, "Content-Encoding: gzip"),
+            record("http://a.example/packed", packed, "Content-Encoding: gzip"),
+            record("http://a.example/broken", packed[:20], "Content-Encoding: gzip"),
+            record("http://a.example/br", b"\x8b\x00\x80binary", "Content-Encoding: br"),
+            record("http://a.example/pdf", b"%PDF-1.7 ..."),
+            record("http://a.example/zip", b"PK\x03\x04 ..."),
+        )
+    )
+    wanted = ["page too long", "", "broken compression", "unknown compression", "not a page", "not a page"]
+    assert all(why in w.split("|") for why, w in zip(reasons(rows), wanted, strict=True)), reasons(rows)
+    assert list_of(rows)[0].question == "größer als 2^3"
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("<p>naïve café</p>".encode("latin-1"), "naïve café"),
+        ("<meta charset=windows-1251><p>Решение задачи номер пять</p>".encode("cp1251"), "Решение задачи номер пять"),
+        ("<p>Antwort: größer</p>".encode("utf-16"), "Antwort: größer"),
+        ("<meta charset=shift_jis><p>問題を解きなさい</p>".encode("shift_jis"), "問題を解きなさい"),
+        (b"\xef\xbb\xbf<p>with a mark</p>", "with a mark"),
+        (b"<p>one \xe2\x28 bad byte in a text that is long enough to be read all the same</p>", "one"),
+    ],
+)
+def test_encodings(body: bytes, text: str, tmp_path: Path) -> None:
+    (tmp_path / "p.html").write_bytes(body)
+    (row,) = list_of(pages(tmp_path))
+    assert text in row.question
+
+
+def test_bytes_without_an_encoding_are_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "p.html").write_bytes(b"<p>" + bytes(range(128, 256)) * 40)
+    assert reasons(pages(tmp_path))[0] in ("broken encoding", "not a page")
+
+
+def test_an_archive_that_breaks_off_keeps_what_came_before(tmp_path: Path) -> None:
+    ten = [record(f"http://a.example/{i}", f"<p>page {i} of ten</p>".encode()) for i in range(10)]
+    whole = b"".join(gzip.compress(one) for one in ten)
+    (tmp_path / "cut.warc.gz").write_bytes(whole[: len(whole) // 2 + 7])
+    broken = bytearray(whole)
+    broken[len(whole) // 2 : len(whole) // 2 + 60] = bytes(60)
+    (tmp_path / "corrupt.warc.gz").write_bytes(bytes(broken))
+    (tmp_path / "plain.warc").write_bytes(b"".join(ten)[:-60])
+    for name in ("cut.warc.gz", "corrupt.warc.gz", "plain.warc"):
+        rows = pages(tmp_path / name)
+        assert 4 <= len(list_of(rows)) <= 9, name
+        assert "archive breaks off" in reasons(rows)[-1], (name, reasons(rows))
+    (tmp_path / "lies.warc.gz").write_bytes(b"this is no gzip file")
+    (tmp_path / "lies.warc").write_bytes(b"nor is this an archive\n" * 20)
+    (tmp_path / "lies.parquet").write_bytes(b"nor this")
+    table = {"columns": Columns("html", "html", "url")}
+    assert [reasons(pages(tmp_path / f"lies{s}", **table)) for s in (".warc.gz", ".warc", ".parquet")] == [
+        ["not a WARC file"],
+        ["not a WARC file"],
+        ["not a Parquet file"],
+    ]
+
+
+def test_wet_parquet_and_jsonl(tmp_path: Path) -> None:
+    import pandas as pd
+
+    warc(
+        tmp_path / "a.warc.wet.gz",
+        record("http://a.example/1", b"Q: How many legs has a spider?\nA: It has eight legs.", kind="conversion"),
+    )
+    (row,) = list_of(pages(tmp_path / "a.warc.wet.gz"))
+    assert row.notes["stated"][0][:3] == ["labelled lines", "How many legs has a spider?", "It has eight legs."]
+    rows = [
+        {"html": "<p>first 3<sup>2</sup></p>", "url": "http://a.example/1"},
+        {"html": 5, "url": "http://a.example/2"},
+    ]
+    pd.DataFrame([rows[0]]).to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + "{broken\n" + "[1]\n")
+    columns = Columns("html", "html", "url")
+    assert list_of(pages(tmp_path / "a.parquet", columns=columns))[0].question == "first 3^2"
+    assert reasons(pages(tmp_path / "a.jsonl", columns=columns)) == ["", "wrong type", "invalid JSON", "not an object"]
+    for name in ("a.parquet", "a.jsonl"):
+        with pytest.raises(UserError, match=r"has no column 'content' but html, url: set pages\.columns"):
+            pages(tmp_path / name, columns=Columns("content", "html", "url"))
+
+
+def test_addresses_that_fsspec_knows(tmp_path: Path) -> None:
+    import fsspec
+
+    with fsspec.open("memory://crawl/a.warc.gz", "wb") as file:
+        file.write(gzip.compress(record("http://a.example/1", b"<p>from a store</p>")))
+    assert found("memory://crawl/*.warc.gz") == ["memory:///crawl/a.warc.gz"]
+    assert list_of(pages("memory://crawl/*.warc.gz"))[0].question == "from a store"
+    with pytest.raises(UserError, match="there is no archive"):
+        found("memory://nothing")
+    with pytest.raises(UserError, match=r"cannot (list|open) 's3://"):
+        found("s3://127.0.0.1-no-such-bucket/x.warc.gz")
+    with pytest.raises(UserError, match=r"no archive of pages: its name must end with \.warc"):
+        (tmp_path / "x.docx").write_text("x")
+        found(str(tmp_path / "x.docx"))
+
+
+def test_wrong_input_is_one_line(tmp_path: Path, run: Run) -> None:
+    """What a machine without the demo's pages is told."""
+    settings = ["recipe=mammoth2_demo", f"curate.pool.debian.paths=[{tmp_path}]", f"runs={tmp_path}/runs"]
+    told = run("curation.run", *settings)
+    assert told.returncode == 2 and "Traceback" not in told.stderr
+    last = told.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: pool source 'debian': there is no archive of pages at") and "apt-get install" in last
+
+
+def test_domains_robots_and_licence_stay_with_the_row(tmp_path: Path) -> None:
+    licence = b"<link rel='license' href='https://creativecommons.org/licenses/by/4.0/'>"
+    rows = pages(
+        warc(
+            tmp_path / "a.warc",
+            record(
+                "https://www.good.example/1", b"<html><head>" + licence + b"</head><body><p>words</p></body></html>"
+            ),
+            record("https://shop.bad.example/1", b"<p>words</p>"),
+            record("https://good.example/2", b"<p>words</p>", "X-Robots-Tag: noai"),
+            record(
+                "https://good.example/3",
+                b"<html><head><meta name=robots content='noindex, noai'></head><body>a</body></html>",
+            ),
+        ),
+        deny=["bad.example"],
+    )
+    assert reasons(rows) == ["", "domain not wanted", "robots", "robots"]
+    found_ = list_of(rows)[0].notes["page"]
+    assert (found_["domain"], found_["licence"]) == ("good.example", "https://creativecommons.org/licenses/by/4.0/")
+    assert len(found_["hash"]) == 64 and found_["record"] == 1 and found_["archive"].endswith("a.warc")
+    assert domain_of("http://[broken") == ""
+
+
+# fmt: off
+PAGES = {
+    "schema.org": (
+        "<div itemscope itemtype='https://schema.org/Question'><h2 itemprop='name'>How tall is it?</h2>"
+        "<div itemprop='acceptedAnswer' itemscope itemtype='https://schema.org/Answer'>"
+        "<p itemprop='text'>It is 10<sup>3</sup> m tall.</p></div></div>",
+        ("How tall is it?", "It is 10^3 m tall."),
+    ),
+    "json-ld": (
+        '<script type="application/ld+json">{"@type":"FAQPage","mainEntity":[{"@type":"Question","name":"Is 7 prime?",'
+        '"acceptedAnswer":{"@type":"Answer","text":"<p>Yes, <b>7</b> is prime.</p>"}}]}</script>'
+        "<p>Is 7 prime? Yes, 7 is prime.</p>",
+        ("Is 7 prime?", "Yes, 7 is prime."),
+    ),
+    "q&a markup": (
+        "<div class='faq-item'><div class='faq-question'>Who pays for it?</div>"
+        "<div class='faq-answer' style='display:none'>The sender pays.</div></div>",
+        ("Who pays for it?", "The sender pays."),
+    ),
+    "problem and solution": (
+        "<h2>Problem 3</h2><p>Work out 2<sup>4</sup>.</p><h3>Solution:</h3>"
+        "<p>It is 16, since 2·2·2·2 = 16.</p><h2>Problem 4</h2><p>Later.</p>",
+        ("Work out 2^4.", "It is 16, since 2·2·2·2 = 16."),
+    ),
+    "faq heading": (
+        "<section><h2>1.3 What is a field?<a class='headerlink' href='#f'>¶</a></h2>"
+        "<p>A ring in which one can divide.</p></section><p>Imprint</p>",
+        ("What is a field?", "A ring in which one can divide."),
+    ),
+    "definition": (
+        "<dl><dt>Median</dt><dd>The value in the middle of a sorted list.</dd></dl>",
+        ("Median", "The value in the middle of a sorted list."),
+    ),
+    "labelled lines": (
+        "<p><b>Exercise 2.</b> Name a prime above 7.</p><p><b>Solution.</b> One is 11.</p>",
+        ("Name a prime above 7.", "One is 11."),
+    ),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_pairs_that_a_page_states(rule: str, tmp_path: Path) -> None:
+    html, pair = PAGES[rule]
+    row = page(f"<html><body><main><h1>Page</h1>{html}</main></body></html>", tmp_path)
+    assert [(r, q, a) for r, q, a, _ in row.notes["stated"]] == [(rule, *pair)]
+    (_, question, answer, (a, b, c, d)) = row.notes["stated"][0]
+    assert (row.question[a:b], row.question[c:d]) == (question, answer), "the pair is a piece of the page's text"
+
+
+def test_details_and_summary(tmp_path: Path) -> None:
+    row = page("<details><summary>Why is it so?</summary>Because <b>we</b> say so.</details>", tmp_path)
+    assert row.notes["stated"][0][1:3] == ["Why is it so?", "Because we say so."]
+
+
+def test_a_pair_knows_where_it_is_from(tmp_path: Path) -> None:
+    """The release has no provenance of a pair."""
+    row = page(f"<main>{PAGES['schema.org'][0]}</main>", tmp_path)
+    (pair,) = list_of(stated([row], rules=list(RULES), least=2, most=50))
+    assert pair.prompt == chat("How tall is it?", "S") and pair.id == f"{row.id}/1"
+    place = pair.notes["extracted"]
+    assert place["by"] == "rule" and row.question[slice(*place["answer"])] == pair.completion
+    assert pair.notes["page"]["url"] == (tmp_path / "page.html").as_uri() and "stated" not in pair.notes
+    assert taken()["pairs"] == 1, "yields are counted"
+
+
+def test_useless_pairs_are_set_aside(tmp_path: Path) -> None:
+    boxes = [
+        ("Why?", "See the full answer"),
+        ("How does one do this here?", "Yes."),
+        ("?", "It is a long answer."),
+        ("Long one?", "w " * 60),
+    ]
+    html = "".join(f"<details><summary>{q}</summary><p>{a}</p></details>" for q, a in boxes)
+    rows = list(stated([page(html, tmp_path)], rules=["q&a markup"], least=3, most=50))
+    assert reasons(rows) == ["answer cut off", "answer too short", "no question", "answer too long"]
+    assert reasons(stated([page("<p>nothing</p>", tmp_path)], rules=["definition"], least=1, most=5)) == ["no pair"]
+    with pytest.raises(UserError, match="there is no rule 'faq'"):
+        list(stated([], rules=["faq"], least=1, most=5))
+
+
+def test_a_model_copies_pairs_or_says_that_there_are_none(tmp_path: Path) -> None:
+    one = page("<p>What is 2+2?</p><p>It is 4.</p><p>By: Ann</p>", tmp_path, "one.html")
+    two = page("<p>Buy our tea today, it is fresh.</p>", tmp_path, "two.html")
+    six = page("<p>Only a page of names: Bob, Eve.</p>", tmp_path, "six.html")
+
+    def reply(prompt: str, _: int) -> str:
+        if "2+2" in prompt:
+            code = code_of(one)
+            block = f"### pair {code}\n### question\n{{}}\n### answer\n{{}}\n"
+            return block.format("What is 2+2?", "It is  4.") + block.format("What is 3+3?", "6") + f"### end {code}"
+        return f"### nothing {code_of(two)}" if "tea" in prompt else "I see none."
+
+    rows = list(asked([one, two, six], engine=ask(reply), sampling=ONCE, piece=100, least=2, most=50))
+    assert reasons(rows) == ["", "not on the page", "no pair", "reply cannot be read"]
+    pair = list_of(rows)[0]
+    place = pair.notes["extracted"]
+    assert (
+        (pair.question, pair.completion)
+        == ("What is 2+2?", "It is 4.")
+        == tuple(one.question[slice(*place[part])] for part in ("question", "answer"))
+    )
+    assert place["by"] == _engine.fingerprint and len(place["prompt"]) == 16, "model and prompt are known"
+
+
+def test_long_pages_are_asked_about_in_pieces(tmp_path: Path) -> None:
+    row = page("".join(f"<p>Paragraph {i} has these six words.</p>" for i in range(30)), tmp_path)
+    engine = ask(lambda prompt, _: f"### nothing {code_of(row)}")
+    assert reasons(asked([row], engine=engine, sampling=ONCE, piece=40, least=1, most=50)) == ["no pair"] * 5
+    shown = " ".join(request.prompt[-1]["content"] for request in _engine.asked)
+    assert all(f"Paragraph {i} " in shown for i in range(30)), "nothing of it is left out"
+
+
+def test_replies_in_another_form_are_no_pairs() -> None:
+    said = "### pair c\n### question\nq\n### answer\na\n"
+    assert read_pairs(Completion(said + "### end c", 9, "stop"), "c") == [("q", "a")]
+    assert read_pairs(Completion(said + "### end c", 9, "length"), "c") is None, "cut off"
+    for text in (said, "### pair c\nq\na\n### end c", said.replace("pair c", "pair d") + "### end c", "", "nothing"):
+        assert read_pairs(Completion(text, 9, "stop"), "c") is None
+
+
+def pair(question: str, completion: str) -> Example:
+    return Example("p", chat(question), final_answer(completion), completion, notes={"page": {"url": "u"}})
+
+
+REFINED = {
+    "Take away 3: x is 4. The answer is 4.": "",
+    "Take away 3: x is 5. The answer is 5.": "final answer changed",
+    "It": "too short",
+    "Take away 3: x is 4. The answer is 4. " * 40: "too long",
+    "First, we take away 3 from both sides, and then:": "not complete",
+    "I'm sorry, but I cannot help with this question at all.": "no answer",
+}
+
+
+@pytest.mark.parametrize("said", REFINED)
+def test_a_rewriting_is_checked_before_it_is_believed(said: str) -> None:
+    """The release never verifies what its refiners write; an audit found 10 % of it wrong."""
+    row = pair("Solve x + 3 = 7.", "x+3=7 so x is 4. The answer is 4.")
+    code = pair_code(row)
+    engine = ask(lambda *_: f"### question {code}\nSolve $x + 3 = 7$.\n### answer {code}\n{said}\n### end {code}")
+    refiner = {"m": {"engine": engine, "sampling": ONCE}}
+    bounds: Any = {"shortest": 0.5, "longest": 10, "always": 0}
+    (row_,) = refine([row], refiners=refiner, bounds=Bounds(**bounds), otherwise="keep")
+    assert isinstance(row_, Example)
+    if REFINED[said]:
+        assert row_.completion == row.completion and row_.notes["refined"]["why"] == {"m": REFINED[said]}
+        assert reasons(refine([row], refiners=refiner, bounds=Bounds(**bounds), otherwise="drop")) == ["not refined"]
+    else:
+        assert (row_.id, row_.question, row_.completion) == ("p/m", "Solve $x + 3 = 7$.", said)
+        assert row_.notes["refined"] == {
+            **row_.notes["refined"],
+            "by": "m",
+            "model": _engine.fingerprint,
+            "verdict": "correct",
+        }
+        assert row_.notes["page"] == {"url": "u"}, "where it is from stays with it"
+
+
+def test_several_refiners_and_replies_in_another_form() -> None:
+    row = pair("Solve x + 3 = 7.", "x is 4. The answer is 4.")
+    code, bounds = pair_code(row), Bounds(0.1, 10, 500)
+    good = f"### question {code}\nSolve x + 3 = 7.\n### answer {code}\nTake 3 away. The answer is 4.\n### end {code}"
+    node = {"engine": ask(lambda *_: good), "sampling": ONCE}
+    assert [r.id for r in refine([row], refiners={"a": node, "b": node}, bounds=bounds, otherwise="drop")] == [
+        "p/a",
+        "p/b",
+    ]
+    for text, why in (
+        (good.replace(code, "00"), "another form"),
+        (good.replace("+ 3 = 7", "+ 3 = 8"), "other numbers in the question"),
+    ):
+        node = {"engine": ask(lambda *_, text=text: text), "sampling": ONCE}
+        (dropped,) = refine([row], refiners={"a": node}, bounds=bounds, otherwise="drop")
+        assert isinstance(dropped, Dropped) and dropped.detail == f"a: {why}"
+
+
+def test_answers_are_verified_where_they_can_be() -> None:
+    rows = [
+        pair("a", "2 + 2 = 4. The answer is 4."),
+        pair("b", "2 + 2 = 5. The answer is 5."),
+        pair("c", "It depends on you."),
+    ]
+    assert reasons(verified(rows, unverified="keep")) == ["", "false equation", ""]
+    assert reasons(verified(rows, unverified="drop")) == ["", "false equation", "cannot be graded"]
+
+
+def test_overlap_with_question_or_answer(tmp_path: Path) -> None:
+    """The release matches runs of ten words only, so a question of fewer words is never found."""
+    held = tmp_path / "held.jsonl"
+    long = "A farmer has seventeen sheep and all but nine of them run away at night"
+    solution = "so nine of the sheep are left with the farmer in the morning"
+    rows = [
+        {"question": long, "solution": solution, "answer": "9"},
+        {"question": "Define a Dedekind cut", "answer": "a cut"},
+    ]
+    held.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    node: Any = {"held": {"_target_": "limo.sources.file", "path": str(held)}}
+    leaks = [
+        pair(f"Riddle: {long.upper()}!", "x"),
+        pair("What is left?", f"Well, {solution}."),
+        pair("Define a dedekind CUT!", "y"),
+        pair("Sheep?", "Nine."),
+    ]
+    found_ = list(overlap(leaks, benchmarks=node, run=10))
+    assert reasons(found_) == ["shares words with a benchmark"] * 3 + [""]
+    assert isinstance(found_[0], Dropped) and "question of held/1" in found_[0].detail
+
+
+def test_a_page_twice_is_one_pair() -> None:
+    """The release reports no deduplication."""
+    from curation.pool import distinct
+
+    rows = [pair("How many?", "There are two of them."), pair("How  MANY?", "There are two of them.")]
+    assert reasons(distinct(rows)) == ["", "same problem"]
+
+
+def site(tmp_path: Path, size: int = 120, seed: int = 1, kinds: tuple[str, ...] = ()) -> list[Row]:
+    exam_site.write(tmp_path / "site.warc.gz", size, seed, kinds)
+    return pages(tmp_path / "site.warc.gz")
+
+
+def test_our_own_web_gives_every_problem_with_its_answer(tmp_path: Path) -> None:
+    rows = list_of(
+        stated(list_of(site(tmp_path)), rules=[rule for rule in RULES if rule != "faq heading"], least=3, most=200)
+    )
+    graded = Counter(row.notes["verdict"] for row in list_of(verified(rows, unverified="keep")))
+    assert graded["correct"] == len(rows) > 80, graded
+    assert {row.notes["extracted"]["rule"] for row in rows} == {
+        "schema.org",
+        "json-ld",
+        "q&a markup",
+        "problem and solution",
+    }
+
+
+def test_recall_in_two_rounds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMO_CORES", "1")  # starting processes takes longer than the work
+    from curation.recall import Seeds, recall
+    from curation.recognise import Learning
+
+    rows = list_of(site(tmp_path, 300))
+    decide = {"_target_": "curation.domains.listed", "keep": [], "drop": ["shop.example"], "otherwise": "keep"}
+    seeds = {
+        "a": {"_target_": "curation.exam_site.archives", "pages": 150, "seed": 2, "kinds": ["exam", "forum", "help"]}
+    }
+    given: dict[str, Any] = {
+        **{
+            "seeds": Seeds(seeds, {"_target_": "curation.pages.read", **LIMITS}, 150),
+            "learning": Learning(3, 2**16, 20, 1.0),
+        },
+        **{"threshold": 0.5, "held_out": 0.3, "least": 2, "first": decide, "second": decide, "seed": 0},
+    }
+    taken()
+    found_ = list(recall(rows, **given))
+    kept = Counter(row.notes["page"]["domain"] for row in list_of(found_))
+    there = Counter(row.notes["page"]["domain"] for row in rows)
+    for domain in ("exams.example", "help.example"):
+        assert kept[domain] > 0.9 * there[domain], kept
+    assert kept["shop.example"] == 0 and kept["news.example"] < 0.1 * there["news.example"]
+    told = taken()
+    assert float(told["round 2: held-out recall"]) > 0.9 and float(told["round 2: held-out precision"]) > 0.9
+    assert "held out: precision" in capsys.readouterr().err
+    assert all("recall_2" in row.scores for row in list_of(found_))
+    with pytest.raises(UserError, match="none is chosen"):
+        list(recall(rows, **{**given, "least": 10**6}))
+
+
+def test_a_model_decides_on_domains() -> None:
+    from curation.domains import Domain, listed
+    from curation.domains import asked as ask_domains
+
+    domains = [Domain("exams.example", 5, 4, ("u t",)), Domain("shop.example", 5, 2), Domain("odd.example", 5, 2)]
+    replies = {"exams": "Yes.", "shop": "no", "odd": "Perhaps yes, perhaps no"}
+    engine = ask(lambda prompt, _: next(said for name, said in replies.items() if f"Domain: {name}" in prompt))
+    chosen = ask_domains(domains, engine=engine, sampling=ONCE, otherwise="drop")
+    assert chosen == {"exams.example": True, "shop.example": False, "odd.example": False}
+    by_list = listed(domains, keep=["ex*"], drop=["shop.*"], otherwise="drop")
+    assert by_list == {"exams.example": True, "shop.example": False, "odd.example": False}
+
+
+def test_stages_run_unchanged_over_parts(tmp_path: Path) -> None:
+    from curation.parts import kind_of, over_parts
+    from limo.data import write_jsonl
+
+    class Here:
+        parts, per_row = 3, ()
+
+        def run(self, task: Any, count: int) -> None:
+            for number in reversed(range(count)):
+                task(number)
+
+    for number in range(4):
+        exam_site.write(tmp_path / f"{number}.warc.gz", 6, number)
+    rows = list_of(archives("web", "", paths=[str(tmp_path)]))
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    node = {"_target_": "curation.pages.read", **LIMITS}
+    assert kind_of(node, Here()) == "per_row"
+    spread = list(over_parts(node, "per_row", tmp_path / "rows.jsonl", tmp_path / "parts", Here()))
+    assert spread == list(read(rows, **LIMITS)) and len(spread) == 24
+
+
+def test_opened_streams(tmp_path: Path) -> None:
+    exam_site.write(tmp_path / "site.warc.gz", 50, 1)
+    first = next(opened(str(tmp_path / "site.warc.gz"), None, 10**6))
+    assert not isinstance(first, Dropped) and first.number == 1 and first.url.startswith("https://")
