@@ -42,6 +42,8 @@ CARRIES = (
 IMAGES = re.compile(r"latex|tex\b|math|equation|formula|codecogs|mimetex|\bcht=tx", re.IGNORECASE)
 SAYS = re.compile(r"\\[a-zA-Z]+|[\^_]\{?\w|[=<>≤≥±√∑∫]|^\s*\$.*\$\s*$", re.DOTALL)  # that an image's text is a formula
 DELIMITED = re.compile(r"^\s*(?:\\\(.*\\\)|\\\[.*\\\]|\$.*\$)\s*$", re.DOTALL)
+COMMENT = re.compile(r"(?<!\\)%[^\n]*\n")  # of LaTeX; without a line's end it may be a sign of per cent
+CDATA = re.compile(r"%?\s*<!\[CDATA\[|%?\s*\]\]>")  # around what XHTML writes into a script
 DISPLAY_STYLE = re.compile(r"^\{\\(?:displaystyle|textstyle|scriptstyle)\s*(.*)\}$", re.DOTALL)
 
 
@@ -73,7 +75,7 @@ def keep(tree: Any, html: str) -> int:
 
 
 class _Put:
-    """Replaces elements by text. An element inside of one that is replaced already is left alone."""
+    """Replaces elements by text and counts the formulas. An element without a parent is left alone."""
 
     def __init__(self, tree: Any) -> None:
         self.tree, self.count = tree, 0
@@ -99,9 +101,8 @@ def _attr(node: Any, name: str) -> str:
 
 def _bare(tex: str) -> str:
     """LaTeX without the delimiters and style commands around it, on one line."""
-    tex = " ".join(MARKS.sub("", tex).split())
-    if tex.startswith("%") and "\n" not in tex:
-        tex = tex.lstrip("% ")
+    tex = CDATA.sub("\n", MARKS.sub("", tex)) if "CDATA" in tex else MARKS.sub("", tex)
+    tex = " ".join(COMMENT.sub("\n", tex).split()).removeprefix("% ")
     for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
         if tex.startswith(left) and tex.endswith(right) and len(tex) > len(left + right):
             tex = tex[len(left) : -len(right)].strip()
@@ -120,7 +121,9 @@ def _of_math(node: Any) -> str:
 
 
 def _katex(body: Any, put: _Put) -> None:
-    for node in body.query_selector_all(".katex-display, .katex")[:]:
+    for node in [*body.query_selector_all(".katex-display")[:], *body.query_selector_all(".katex")[:]]:
+        if node.closest("body") is None:  # it stood in a display that is replaced by now
+            continue
         note = node.query_selector("annotation, math")
         if note is None and "katex-display" not in _attr(node, "class"):
             note = node.query_selector(".katex-html")
@@ -178,6 +181,8 @@ def _carried(body: Any, put: _Put) -> None:
     """Elements that carry LaTeX in an attribute, or as their text without any delimiter (Pandoc, JATS)."""
     for node in body.query_selector_all(CARRIED)[:]:
         named = ("data-latex", "data-tex", "data-math", "data-katex", "data-equation-content")
+        if node.closest("body") is None:  # it stood in one that is replaced by now
+            continue
         said = next((_attr(node, name) for name in named if _attr(node, name)), "")
         text = node.text or ""
         block = node.tag == "div" or "display" in _attr(node, "class") or "block" in _attr(node, "class")
@@ -222,7 +227,12 @@ def _in_address(source: str) -> str:
 
 def _scripts(body: Any, put: _Put) -> None:
     """Exponents and indices of plain HTML, fractions set with them; footnotes and ordinals stay as they are."""
-    for node in body.query_selector_all("sup, sub")[:]:
+    nodes = body.query_selector_all("sup, sub")[:]
+    if (
+        body.query_selector("sup sup, sup sub, sub sup, sub sub") is not None
+    ):  # what stands inside of another comes first
+        nodes = sorted(nodes, key=lambda node: len(node.query_selector_all("sup, sub")))
+    for node in nodes:
         text = " ".join((node.text or "").split())
         sup = node.tag == "sup"
         if not text or node.parent is None or OPEN in text:

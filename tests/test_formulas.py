@@ -37,6 +37,14 @@ def test_a_page_keeps_its_formulas(case: dict[str, Any]) -> None:
     assert not any("\ue000" <= sign <= "\ue0ff" for sign in told["text"]), "marks are gone"
 
 
+def test_formulas_are_counted_once() -> None:
+    note = "<math><semantics><mrow></mrow><annotation encoding='application/x-tex'>x^2</annotation></semantics></math>"
+    katex = f"<span class='katex-display'><span class='katex'>{note}<span class='katex-html'>x2</span></span></span>"
+    carried = "<div class='math' data-tex='y^2'><span class='math' data-tex='y^2'>y2</span></div>"
+    told = read_page(AROUND.format(katex + carried).encode(), "html", "", "utf-8", 10**6)
+    assert told["formulas"] == 2 and told["text"].count("$$") == 4, "one inside of another is the same one"
+
+
 def test_an_extractor_alone_loses_most_of_them() -> None:
     from resiliparse.extract.html2text import extract_plain_text
 
