@@ -136,7 +136,7 @@ def opened(path: str, columns: Columns | None, most: int) -> Iterator[Raw | Drop
         else:
             assert columns
             yield from _jsonl(path, stream, columns, most)
-        if isinstance(stream, Unpacked) and stream.error and stream.given:
+        if isinstance(stream, Unpacked) and stream.error and (stream.given or kind != "warc"):
             yield Dropped("", "", "archive breaks off", f"{stream.error} after {stream.given:,} bytes", path)
 
 
@@ -288,6 +288,8 @@ def _jsonl(path: str, stream: Any, columns: Columns, most: int) -> Iterator[Raw 
             yield Dropped("", "", "invalid JSON", _first_line(error), path, number, shown)
             continue
         yield _row(path, number, row, columns, most)
+    if not number and not getattr(stream, "error", ""):
+        yield Dropped("", "", "no page in the archive", "", path)
 
 
 def _row(path: str, number: int, row: Any, columns: Columns, most: int) -> Raw | Dropped:
@@ -302,9 +304,8 @@ def _row(path: str, number: int, row: Any, columns: Columns, most: int) -> Raw |
         return Dropped("", "", "missing field", f"no column {columns.page}", path, number)
     body, url = row[columns.page], row.get(columns.url) or ""
     if not isinstance(body, str | bytes) or not isinstance(url, str):
-        return Dropped(
-            "", "", "wrong type", f"{columns.page} is {type(body).__name__}", path, number, {"url": str(url)[:200]}
-        )
+        name, wrong = (columns.url, url) if isinstance(body, str | bytes) else (columns.page, body)
+        return Dropped("", "", "wrong type", f"{name} is {type(wrong).__name__}", path, number, {"url": str(url)[:200]})
     if len(body) > most:
         return Dropped(
             "", "", "page too long", f"{len(body):,}; the limit is max_bytes={most:,}", path, number, {"url": url}
@@ -327,6 +328,8 @@ def _parquet(path: str, file: Any, columns: Columns, most: int) -> Iterator[Raw 
                 for row in batch.to_pylist():
                     number += 1
                     yield _row(path, number, row, columns, most)
+        if not number:
+            yield Dropped("", "", "no page in the archive", "", path)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         reason = "archive breaks off" if number else "not a Parquet file"
         yield Dropped("", "", reason, f"{_first_line(error)}, after {number:,} pages", path, number + 1)

@@ -17,6 +17,9 @@ from typing import Any
 OPEN, CLOSE = "\ue000", "\ue001"  # around a mark: kind, number
 MARK = re.compile(r"\ue000([a-zA-Z]+)(\d+)\ue001")
 PRIVATE = re.compile("[\ue000-\ue0ff]")
+REFERENCE = re.compile(
+    r"&#(?:x0*e0[\da-f]{2}(?![\da-f])|0*57[3-5]\d\d(?!\d));?", re.IGNORECASE
+)  # to one of them in HTML
 RULES = ("schema.org", "json-ld", "q&a markup", "problem and solution", "faq heading", "definition", "labelled lines")
 MOST = 500  # pairs of a page
 DEEPEST = 12  # of JSON-LD
@@ -191,33 +194,35 @@ def _marked(text: str, marks: list[tuple[str, int, int]]) -> Iterator[Pair]:
 
 def _under_headings(text: str, marks: list[tuple[str, int, int]]) -> Iterator[Pair]:
     """Problem and Solution headings, and headings that are questions, each with what stands below."""
-    sections = _sections(text, marks)
+    starts = [(at, kind, number) for kind, number, at in marks if kind in ("h", "hend", "e")]
     waiting: tuple[int, int] | None = None
-    for level, start, end, below in sections:
+    for i, (start, kind, level) in enumerate(starts):
+        later = starts[i + 1 :] if kind == "h" else []
+        end = next((at for at, other, n in later if other == "hend" and n == level), None)
+        if end is None:
+            continue
+        below = next((at for at, other, _ in later if other in ("h", "e") and at >= end), len(text))
         title = text[start:end].strip()
         if ASKS.match(title):
             waiting = _trimmed(text, end, below)
         elif ANSWERS.match(title) and waiting is not None:
-            yield _pair("problem and solution", text, waiting, (end, below))
+            yield _pair("problem and solution", text, waiting, (end, _whole(text, later, level)))
             waiting = None
         elif _PERMALINK.sub("", title).endswith("?") and level:
             yield _pair("faq heading", text, (start, end), (end, below))
 
 
-def _sections(text: str, marks: list[tuple[str, int, int]]) -> list[tuple[int, int, int, int]]:
-    """Each heading: its level, where it starts and ends, and where what belongs to it ends."""
-    starts = [(at, kind, number) for kind, number, at in marks if kind in ("h", "hend", "e")]
-    found = []
-    for i, (start, kind, level) in enumerate(starts):
-        if kind != "h":
-            continue
-        later = starts[i + 1 :]
-        end = next((at for at, other, n in later if other == "hend" and n == level), None)
-        if end is not None:
-            # A deeper heading belongs to an answer, unless it is a question itself
-            stops = (at for at, other, _ in later if other in ("h", "e") and at >= end)
-            found.append((level, start, end, next(stops, len(text))))
-    return found
+def _whole(text: str, later: list[tuple[int, str, int]], level: int) -> int:
+    """Where a solution ends: deeper headings, such as its steps, belong to it, unless they ask or answer themselves."""
+    inside = 0  # headings whose own sections have not ended: each has its mark, inside of that of the solution
+    for (at, kind, number), (end, _, _) in pairwise([*later, (len(text), "", 0)]):
+        title = _PERMALINK.sub("", text[at:end].strip())
+        if kind == "h" and (number <= level or ASKS.match(title) or ANSWERS.match(title) or title.endswith("?")):
+            return at
+        if kind == "e" and not inside:
+            return at
+        inside += {"h": 1, "e": -1}.get(kind, 0)
+    return len(text)
 
 
 def _labelled(text: str) -> Iterator[Pair]:

@@ -113,7 +113,8 @@ def domain_of(url: str) -> str:
 
 
 def _from(raw: Raw) -> dict[str, Any]:
-    return {"url": raw.url[:2000], "domain": domain_of(raw.url)}
+    url = raw.url[:2000].encode("utf-8", "replace").decode()  # half of a surrogate pair cannot be shown
+    return {"url": url, "domain": domain_of(url)}
 
 
 def _read(raws: Iterator[Found], limits: tuple[int, float, int], robots: frozenset[str]) -> Iterator[Row]:

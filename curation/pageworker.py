@@ -39,6 +39,8 @@ BINARY = re.compile(
     rb"%PDF-|PK\x03\x04|\x89PNG|GIF8|\xff\xd8\xff|\x1f\x8b|\x7fELF|Rar!|OggS|ID3|\x00\x00\x00.ftyp", re.DOTALL
 )
 
+FOREIGN = re.compile("[\0\ue000-\ue0ff\ud800-\udfff]")  # our marks, and what no text can hold
+
 Told = dict[str, Any]  # text, title, robots, licence, formulas, pairs; or reason and detail
 
 
@@ -56,8 +58,8 @@ def read_page(body: bytes | str, kind: str, packed: str, charset: str, most: int
         body = text
     elif len(body) > most:
         return {"reason": "page too long", "detail": f"{len(body):,} characters; the limit is max_bytes={most:,}"}
-    body = markup.PRIVATE.sub("\ufffd", body.replace("\0", "\ufffd"))
-    return _text(body) if kind == "text" else _html(body)
+    body = FOREIGN.sub("\ufffd", body)
+    return _text(body) if kind == "text" else _html(markup.REFERENCE.sub("\ufffd", body))
 
 
 def _wide(body: bytes) -> bool:

@@ -292,6 +292,48 @@ def test_pairs_that_a_page_states(rule: str, tmp_path: Path) -> None:
     assert (row.question[a:b], row.question[c:d]) == (question, answer), "the pair is a piece of the page's text"
 
 
+def test_a_page_cannot_write_marks(tmp_path: Path) -> None:
+    forged = "&#xE000;sq1&#xE001;Whose?&#57344;sqend1&#57345;&#xe000;sa1&#xe001;Mine.&#xE000saend1&#xE001 &#xE010;$x$"
+    row = page(f"<main><p>{forged}&#xE0001; stays</p></main>", tmp_path)
+    assert not row.notes["stated"] and "Whose?" in row.question and "\U000e0001 stays" in row.question
+
+
+def test_steps_of_a_solution_belong_to_it(tmp_path: Path) -> None:
+    steps = "<h3>Solution</h3><p>In two.</p><h4>Step 1</h4><p>Add.</p><h4>Step 2</h4><p>It is 7.</p>"
+    after = "<h4>Why so?</h4><p>Because.</p><h3>Comments</h3><p>Thanks!</p>"
+    row = page(f"<main><h2>Problem 1</h2><p>What is 3 + 4?</p>{steps}{after}</main>", tmp_path)
+    (pair, why) = row.notes["stated"]
+    assert pair[2].startswith("In two.") and pair[2].endswith("It is 7.") and why[2] == "Because."
+    boxes = f"<section><h2>Problem 1</h2><p>What?</p><section>{steps}</section></section>"
+    (pair,) = page(f"<main>{boxes}<section><h4>Ads</h4><p>Buy.</p></section></main>", tmp_path).notes["stated"]
+    assert pair[2].endswith("It is 7."), "the section around a solution ends it"
+
+
+def test_half_of_a_surrogate_pair_costs_itself(tmp_path: Path) -> None:
+    row = {"page": "Q: Is \ud800 one?\nA: It is \ud83d one.", "url": "http://a.example/\udc00"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    (found_,) = list_of(pages(tmp_path, columns=Columns("page", "text", "url")))
+    _, question, answer, (a, b, c, d) = found_.notes["stated"][0]
+    assert (found_.question[a:b], found_.question[c:d]) == (question, answer) == ("Is \ufffd one?", "It is \ufffd one.")
+    assert found_.notes["page"]["url"] == "http://a.example/?"
+    (tmp_path / "a.jsonl").write_text(json.dumps({**row, "page": f"<p>{row['page']}</p>"}) + "\n")
+    assert reasons(pages(tmp_path, columns=Columns("page", "html", "url"))) == [""]
+
+
+def test_an_archive_without_pages_is_told(tmp_path: Path) -> None:
+    import pandas as pd
+
+    table = {"columns": Columns("html", "html", "url")}
+    pd.DataFrame({"html": [], "url": []}).to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_bytes(b"")
+    (tmp_path / "a.jsonl.gz").write_bytes(b"this is no gzip file")
+    (tmp_path / "a.html.gz").write_bytes(b"nor this")
+    for name, why in (("parquet", "no page in the archive"), ("jsonl", "no page in the archive")):
+        assert reasons(pages(tmp_path / f"a.{name}", **table)) == [why]
+    for name in ("jsonl.gz", "html.gz"):
+        assert reasons(pages(tmp_path / f"a.{name}", **table))[-1] == "archive breaks off"
+
+
 def test_details_and_summary(tmp_path: Path) -> None:
     row = page("<details><summary>Why is it so?</summary>Because <b>we</b> say so.</details>", tmp_path)
     assert row.notes["stated"][0][1:3] == ["Why is it so?", "Because we say so."]
