@@ -47,7 +47,7 @@ def distinct(rows: Iterable[Example], /) -> Iterator[Row]:
     groups = group_equal(array("Q", (digest(squeezed(row.question)) for row in rows)))
     answers: dict[int, list[str]] = {}
     for at, row in enumerate(rows):
-        if at in groups:
+        if at in groups and row.answer:
             answers.setdefault(groups[at], []).append(row.answer)
     right = {group: majority(listed) for group, listed in answers.items()}
     yield from merged(_undisputed(rows, groups, right), groups, same=lambda row, first: True)
@@ -56,7 +56,7 @@ def distinct(rows: Iterable[Example], /) -> Iterator[Row]:
 def _undisputed(rows: Iterable[Example], groups: Mapping[int, int], right: Mapping[int, str | None]) -> Iterator[Row]:
     """The rows, and in the place of one whose answer most others contradict its drop."""
     for at, row in enumerate(rows):
-        answer = right[groups[at]] if at in groups else row.answer
+        answer = right.get(groups[at], "") if at in groups else row.answer
         if answer is not None and same_answer(row.answer, answer):
             yield row
         else:
@@ -135,8 +135,8 @@ class First:
 
 
 def same_answer(one: str, other: str) -> bool:
-    """Whether two references agree, or cannot be told apart."""
-    return one == other or equal(one, other)[0] != "wrong"
+    """Whether two references agree, or cannot be told apart: one that is missing contradicts none."""
+    return not (one and other) or one == other or equal(one, other)[0] != "wrong"
 
 
 def digest(text: str) -> int:

@@ -171,6 +171,14 @@ def test_doubles_and_benchmark_problems_leave(tmp_path: Path) -> None:
     assert dropped[0].data["matched"] == {"id": "mine/1", "problem": "PROBLEM c", "contained": 1.0}
 
 
+def test_an_answer_that_is_missing_contradicts_none() -> None:
+    """Of the same question on three pages, two may mark their final answer."""
+    for answers in (("4", "4", ""), ("", "4"), ("4", "")):
+        rows = [replace(example("a", f"chain {i}", answer), id=str(i)) for i, answer in enumerate(answers)]
+        kept, dropped = split(distinct(rows))
+        assert len(kept) == len(answers) and not dropped, answers
+
+
 def test_one_problem_with_two_answers_is_told() -> None:
     def rows(*answers: str) -> list[Example]:
         return [replace(example("a", f"chain {i % 3}", answer), id=str(i)) for i, answer in enumerate(answers)]
