@@ -36,8 +36,10 @@ from limo.gpus import (
     seconds_per_step,
 )
 from limo.model import load_tokenizer, tokenizer_folder
+from limo.parallel import chunked
 from limo.plan_table import show
 from limo.sizes import Size, parameters
+from limo.tokenised import BATCH, is_parquet, read_parquet
 
 SAMPLE = 2000  # rows whose lengths say how evenly steps fill the devices
 ROOM = 0.9  # share of a GPU's memory that may be planned for
@@ -238,7 +240,11 @@ def _rows(training: Training, rows: int | None, mean_tokens: float | None) -> Ro
 
     tokenizer = load_tokenizer(tokenizer_folder(training.model), training.trust_remote_code, template=False)
     set_template(tokenizer, training.chat_template)
-    lengths = prepare(tokenizer, list(read_jsonl(training.data)), training.max_length).lengths
+    lengths = [
+        length
+        for some in chunked((read_parquet if is_parquet(training.data) else read_jsonl)(training.data), BATCH)
+        for length in prepare(tokenizer, some, training.max_length).lengths
+    ]
     if not lengths:
         raise UserError(f"{training.data} holds no row that can be trained on: curate first, or raise train.max_length")
     mean = mean_tokens or sum(lengths) / len(lengths)

@@ -13,7 +13,7 @@ import shutil
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +65,37 @@ def read_parquet(path: str | Path) -> Iterator[Example]:
                 raise UserError(
                     f"{path} has no column {', '.join(sorted(missing))}: it is no training set of this toolkit"
                 )
-            for batch in table.iter_batches(batch_size=BATCH):
-                for row in batch.to_pylist():
-                    yield _example(row)
+            wanted = [field.name for field in fields(Example) if field.name in table.schema_arrow.names]
+            rows = (row for some in table.iter_batches(batch_size=BATCH, columns=wanted) for row in some.to_pylist())
+            for number, row in enumerate(rows, 1):
+                yield _example(row, f"{path}, row {number}")
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
 
 
-def _example(row: Mapping[str, Any]) -> Example:
-    said = "".join(message["content"] for message in row["completion"] or ())
-    answer, source, weight = row.get("answer") or "", row.get("source") or "", row.get("weight")
-    return Example(
-        row["id"], tuple(row["prompt"]), answer, said, weight=1.0 if weight is None else weight, source=source
+def _example(row: Mapping[str, Any], where: str) -> Example:
+    """The example of a row. Raises UserError for columns of other types, and prompts that no template could render."""
+    prompt, said = row["prompt"] or [], row["completion"] or []
+    text = {name: row.get(name) or "" for name in ("id", "answer", "source")}
+    weight = 1.0 if row.get("weight") is None else row["weight"]
+    wrong = [
+        f"{name} is {type(value).__name__}, not text" for name, value in text.items() if not isinstance(value, str)
+    ]
+    if not isinstance(weight, int | float):
+        wrong.append(f"weight is {type(weight).__name__}, not a number")
+    if not prompt or not _are_messages(prompt):
+        wrong.append("prompt is no list of messages with role and content")
+    if not _are_messages(said) or [message["role"] for message in said] not in ([], ["assistant"]):
+        wrong.append("completion is not one message of the assistant")
+    if wrong:
+        raise UserError(f"{where}: {'; '.join(wrong)}. Foreign files are read as a pool source")
+    told = said[0]["content"] if said else ""
+    return Example(text["id"], tuple(prompt), text["answer"], told, weight=float(weight), source=text["source"])
+
+
+def _are_messages(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and all(isinstance(one.get(key), str) for key in ("role", "content")) for one in value
     )
 
 

@@ -2,12 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from limo.data import write_jsonl, write_parquet
 from limo.errors import UserError
 from limo.model import load_tokenizer
+from limo.plan import Training
+from limo.plan import _rows as planned
 from limo.tokenised import opened, read_parquet, tokenise
 from limo.train import sft
 from tests.test_train import curve, rows, settings
@@ -50,6 +55,39 @@ def test_tokens_are_made_once(tiny: Path, tmp_path: Path, capsys: pytest.Capture
     assert found.learned == sum(label != -100 for row in dataset for label in row["labels"])
     tokenise(tokenizer, {**given, "max_length": 90}, tmp_path / "tokens", tmp_path / "dropped.jsonl")
     assert len(opened(tmp_path / "tokens").rows) + len((tmp_path / "dropped.jsonl").read_text().splitlines()) == 12
+
+
+SAID = [{"role": "assistant", "content": "4"}]
+ASKED = [{"role": "user", "content": "2 + 2?"}]
+NAMED = [{"from": "human", "value": "2 + 2?"}]
+GOOD: dict[str, Any] = {"id": "a", "prompt": ASKED, "completion": SAID, "weight": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"prompt": "2 + 2?"}, "prompt is no list of messages"),
+        ({"prompt": NAMED}, "prompt is no list of messages"),
+        ({"prompt": None}, "prompt is no list of messages"),
+        ({"completion": "4"}, "completion is not one message of the assistant"),
+        ({"completion": [*SAID, *ASKED, *SAID]}, "completion is not one message of the assistant"),
+        ({"id": 1, "weight": "heavy"}, "id is int, not text; weight is str, not a number"),
+    ],
+)
+def test_columns_of_other_types_are_one_line(changed: dict[str, Any], told: str, tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([{**GOOD, **changed}]), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=rf"x\.parquet, row 1: {told}.*pool source$"):
+        list(read_parquet(tmp_path / "x.parquet"))
+
+
+def test_a_plan_reads_what_training_reads(tiny: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", rows(12))
+    given = {**settings(tiny, tmp_path), "global_batch": 1}
+    read = [
+        planned(Training.read({**given, "data": str(d)}), None, None)
+        for d in (tmp_path / "rows.jsonl", written(tmp_path))
+    ]
+    assert read[0].count == 12 and read[0] == read[1]
 
 
 def test_what_cannot_be_trained_on_is_told(tiny: Path, tmp_path: Path) -> None:
