@@ -21,6 +21,7 @@ from limo.words import term_lists
 NUMBERS = ("score", "pass_rate", "tokens", "length", "characters")
 KINDS = ("source", "teacher", *PARTS)
 UNFINISHED = "cut off by its length limit"
+FINDERS = ("curation.harvest.stated", "curation.harvest.asked")  # stages before which a row is an archive or a page
 VALUES = 1000  # different values of a note beyond which they are not counted: it is no kind of problem
 
 
@@ -77,6 +78,7 @@ class Curated:
     chosen: list[Example]
     funnel: list[dict[str, Any]]
     problems: list[int]  # problems left after each stage of the funnel; empty where that cannot be told
+    found: int  # the line of the funnel from which a row is a problem: where it is found in a page; 0 without pages
     kept: Tally
     dropped: Tally
     rivals: dict[str, list[Rival]]  # by problem: right chains first, then by score
@@ -113,8 +115,12 @@ def gathered(folder: Path) -> Curated | None:
         found.sort(key=lambda r: (r.verdict != "correct", r.score is None, -(r.score or 0)))
     left_at = Counter(last.values())
     problems = [sum(count for stage, count in left_at.items() if stage > number) for number in range(len(stages))]
-    nodes = entry.get("settings", {}).get("stages", {}).values()
-    return Curated(chosen, funnel, problems, kept, dropped, rivals, weights(nodes), _terms(nodes))
+    named = entry.get("settings", {}).get("stages", {})
+    finders = [order[name] for name, node in named.items() if name in order and node.get("_target_") in FINDERS]
+    nodes = named.values()
+    return Curated(
+        chosen, funnel, problems, max(finders, default=0), kept, dropped, rivals, weights(nodes), _terms(nodes)
+    )
 
 
 def origin(row: Example) -> str:

@@ -42,7 +42,7 @@ def funnel_section(curated: Curated) -> str:
     )
     said = (
         f"<p>{unit} left after each stage. Hatched is what the stage took away; beside it stand the most frequent "
-        "reason, and the rows where a problem has several.</p>"
+        "reason" + (", and the rows where a problem has several.</p>" if unit == "Problems" else ".</p>")
     )
     return section("funnel", "Funnel", said + picture + _funnel_table(curated) + _figures(curated))
 
@@ -58,25 +58,29 @@ def _figures(curated: Curated) -> str:
 
 
 def _left(curated: Curated) -> tuple[list[int], str]:
-    """What is left after each stage: problems, or rows for a run that does not tell its problems apart."""
-    if curated.problems and curated.dropped.rows and curated.problems[-1]:
+    """What is left after each stage: problems, or rows for a run that finds them on its way or cannot tell them."""
+    if _tells(curated) and not curated.found:
         return curated.problems, "Problems"
     return [line["out"] for line in curated.funnel], "Rows"
 
 
+def _tells(curated: Curated) -> bool:
+    """Whether a run tells its problems apart."""
+    return bool(curated.problems and curated.dropped.rows and curated.problems[-1])
+
+
 def _funnel_table(curated: Curated) -> str:
-    left, unit = _left(curated)
     rows = [
         (
             line["stage"],
             f"{line['in']:,}",
             f"{line['out']:,}",
-            f"{count:,}" if unit == "Problems" else "",
+            f"{count:,}" if _tells(curated) and number >= curated.found else "",
             ", ".join(f"{reason}: {n:,}" for reason, n in line["reasons"].items()),
             f"{line['tokens']:,}" if line["tokens"] else "",
             f"{line['seconds']:.1f}",
         )
-        for line, count in zip(curated.funnel, left, strict=True)
+        for number, (line, count) in enumerate(zip(curated.funnel, curated.problems, strict=True))
     ]
     head = ("stage", "rows in", "rows out", "problems", "set aside because", "tokens sampled", "seconds")
     return table(head, rows, (1, 2, 3, 5, 6))

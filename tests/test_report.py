@@ -142,6 +142,25 @@ def test_chains_of_one_problem_are_no_growth(tmp_path: Path) -> None:
     assert [(r.stage, r.verdict) for r in rivals] == [("verify", "wrong"), ("choose", "")]
 
 
+def test_pages_are_no_problems(tmp_path: Path) -> None:
+    rows = [example(name, "it is 5") for name in "abc"]
+    funnel = [line("pool", 1, 1), line("pages", 1, 2), line("overlap", 2, 1), line("pairs", 1, 3), line("choose", 3, 2)]
+    dropped = [
+        left(example("a page"), "overlap", "shares words with a benchmark"),
+        left(rows[2], "choose", "not chosen"),
+    ]
+    folder = curation(tmp_path, rows[:2], dropped, funnel)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["curate"]["settings"]["stages"]["pairs"] = {"_target_": "curation.harvest.stated"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    found = gathered(folder)
+    assert found and (found.found, found.problems[found.found :]) == (3, [3, 2])
+    drawn = funnel_section(found)
+    assert 'aria-label="Rows left after each stage, from 1 to 2"' in drawn
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row)[3] for row in re.findall(r"<tr>(.*?)</tr>", drawn)[1:]]
+    assert cells == ["", "", "", "3", "2"]
+
+
 def test_a_score_is_taken_apart() -> None:
     scores = {"length": 90.0, "length_rank": 0.5, "exploration": 0.1, "exploration_rank": 0.25, "score": 0.6}
     parts = score_parts(scores, {"length": 0.6, "exploration": -0.4, "judge": 0.0})
