@@ -56,9 +56,10 @@ def recall(
     """
     if not (0 < threshold < 1 and 0 < held_out < 1):
         raise UserError(f"recall needs threshold and held_out between 0 and 1: {threshold}, {held_out}")
+    listed = _seed_archives(seeds)  # where there are none, that is told before any page is read
     if not any(True for _ in rows):
         return
-    positives = _seed_pages(seeds)
+    positives = _seed_pages(seeds, listed)
     random = [first_words(row.question, 3000) for row in _drawn(rows, seeds.per_class, f"{seed}/random")]
     one = _round("round 1", positives, random, learning, threshold, held_out, seed)
     scores_1 = list(one.scores(row.question for row in rows))
@@ -84,10 +85,13 @@ def _domain(row: Example) -> str:
     return str(row.notes["page"]["domain"])
 
 
-def _seed_pages(seeds: Seeds) -> list[str]:
-    sources = (bind(node, f"recall.seeds.positives.{name}") for name, node in seeds.positives.items())
-    listed = [row for name, source in zip(seeds.positives, sources, strict=True) for row in source(name, "")]
-    pages = bind(seeds.read, "recall.seeds.read")([row for row in listed if isinstance(row, Example)])
+def _seed_archives(seeds: Seeds) -> list[Example]:
+    sources = ((name, bind(node, f"recall.seeds.positives.{name}")) for name, node in seeds.positives.items())
+    return [row for name, source in sources for row in source(name, "") if isinstance(row, Example)]
+
+
+def _seed_pages(seeds: Seeds, listed: list[Example]) -> list[str]:
+    pages = bind(seeds.read, "recall.seeds.read")(listed)
     texts = list(
         islice((first_words(row.question, 3000) for row in pages if isinstance(row, Example)), seeds.per_class)
     )

@@ -117,6 +117,7 @@ def check_early(name: str, node: Mapping[str, Any]) -> None:
             raise UserError(f"curate.stages.{name}: {error}") from None
     several = ((key, own, asker) for key in ("teachers", "players") for own, asker in node.get(key, {}).items())
     asking = {"": node} | {f"{key}.{own}.": asker for key, own, asker in several}
+    asking |= {f"{key}.": own for key, own in node.items() if isinstance(own, Mapping) and "engine" in own}
     for where, asker in asking.items():
         if "engine" in asker:  # made, and let go before it loads anything: a key that is not set is told now
             bind(asker["engine"], f"curate.stages.{name}.{where}engine")()

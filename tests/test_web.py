@@ -18,6 +18,7 @@ from curation.ngrams import overlap
 from curation.pages import archives, domain_of, read
 from curation.refine import Bounds, refine, verified
 from curation.refine import code_of as pair_code
+from curation.run import check_early
 from limo.data import Dropped, Example, Row, chat
 from limo.engine import Completion, Sampling, Scripted
 from limo.errors import UserError
@@ -518,6 +519,23 @@ def test_our_own_web_gives_every_problem_with_its_answer(tmp_path: Path) -> None
         "q&a markup",
         "problem and solution",
     }
+
+
+def test_what_recall_lacks_is_told_before_pages_are_read(tmp_path: Path) -> None:
+    """Missing seeds, and a key of the model that decides on domains: reading a crawl may take days."""
+    listed = {"_target_": "curation.domains.listed", "keep": [], "drop": [], "otherwise": "keep"}
+    engine = {"_target_": "limo.engine_openai.OpenAIEngine", "model": "m", "base_urls": ["http://x.example"]}
+    seeds = {"faq": {"_target_": "curation.pages.archives", "paths": [f"{tmp_path}/none"]}}
+    given: dict[str, Any] = {
+        **{"seeds": {"positives": seeds, "read": {"_target_": "curation.pages.read", **LIMITS}, "per_class": 9}},
+        **{"learning": {"ngrams": 3, "features": 64, "epochs": 1, "rate": 1.0}, "threshold": 0.5, "held_out": 0.3},
+        **{"_target_": "curation.recall.recall", "least": 2, "first": listed, "second": listed, "seed": 0},
+    }
+    with pytest.raises(UserError, match="source 'faq': there is no archive of pages"):
+        check_early("recall", given)
+    asks = {"engine": {**engine, "api_key_env": "NO_SUCH_KEY"}, "sampling": {}, "otherwise": "drop"}
+    with pytest.raises(UserError, match="NO_SUCH_KEY is not set"):
+        check_early("recall", {**given, "second": {"_target_": "curation.domains.asked", **asks}})
 
 
 def test_recall_in_two_rounds(
