@@ -24,7 +24,10 @@ DATE = "2026-01-01T00:00:00Z"
 
 
 def archives(name: str, system: str, /, *, pages: int, seed: int, kinds: list[str]) -> Iterator[Row]:
-    """The site as one archive in the toolkit's cache; pages of `kinds` (see KINDS) only, of all where it is empty."""
+    """The site as one archive in the toolkit's cache; pages of `kinds` (see KINDS) only, of all where it is empty.
+
+    Raises UserError for a kind that there is not.
+    """
     for kind in kinds:
         if kind not in KINDS:
             raise UserError(f"pool source '{name}': the site has no pages '{kind}'{near(kind, KINDS)}")

@@ -80,7 +80,8 @@ def refine(
 
     Args: `refiners` by name, each a `Refiner`; `bounds` of length; `otherwise` what becomes of a pair without one.
     The id of a rewriting is the pair's and the refiner's name; `notes.refined` says who, by which prompt, or why none.
-    Goes through `rows` once for each refiner and once more; one model is in memory at a time.
+    Goes through `rows` once for each refiner and once more; one model is in memory at a time. Raises UserError if there
+    is no refiner.
     """
     if not refiners:
         raise UserError("refine.refiners names none: give each its engine and sampling, or leave the stage out")

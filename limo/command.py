@@ -151,7 +151,8 @@ def _composition(error: BaseException) -> str:
     full = " ".join(str(error).split())
     if full.startswith("Could not find 'recipe/") or full.startswith("In 'run': Could not find 'recipe/"):
         name = full.split("'recipe/")[1].split("'")[0]
-        return f"there is no recipe '{name}'{near(name, recipes())} (recipes/recipe/{name}.yaml is looked for)"
+        where = f"recipes/recipe/{name}.yaml is looked for; one of your own needs --config-dir"
+        return f"there is no recipe '{name}'{near(name, recipes())} ({where})"
     if full.startswith("Could not override '"):
         key = (
             getattr(error.__cause__, "full_key", None) or full.split("'")[1]

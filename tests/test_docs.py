@@ -33,6 +33,7 @@ ELSEWHERE = {  # what a command holds, and the test that runs it
     "recipe=lemma_demo": "tests/test_lemma.py",
     "recipe=discover_demo": "tests/test_discover.py",
     "recipe=mammoth2_demo": "tests/test_web.py",
+    "-m curation.study": "tests/test_study.py",
     "--multirun": "tests/test_commands.py",
     "-m limo.slurm": "tests/test_slurm.py",
     "-m eval.sweep": "tests/test_eval.py",
@@ -40,7 +41,7 @@ ELSEWHERE = {  # what a command holds, and the test that runs it
 SECTIONS = {
     **{"curation.run": "curate", "curation.attempt": "curate", "curation.plan": "plan", "eval.run": "eval"},
     **{"limo.train": "train", "limo.plan": "train_plan", "limo.slurm": "train", "eval.report": "report"},
-    **{"limo.improve": "improve", "limo.discover": "discover", "eval.sweep": "sweep"},
+    **{"limo.improve": "improve", "limo.discover": "discover", "eval.sweep": "sweep", "curation.study": "study"},
 }
 OWN = {  # keys of the commands themselves, which no recipe has
     *("shard", "stage", "wait", "expiry", "block", "ray", "gpus", "cpus"),
