@@ -130,12 +130,12 @@ def _check(settings: Mapping[str, Any]) -> None:
         raise UserError("study.rivals must have random: it is what the others are measured against")
     if len(set(settings["seeds"])) < 2:
         raise UserError("study.seeds needs two seeds at least, to know what a seed does")
-    if min(settings["rows"], *settings["sizes"]) < 1:
+    if min([settings["rows"], *settings["sizes"]]) < 1:
         raise UserError("study.rows and study.sizes must be at least 1")
     last, node = list(settings["curate"]["stages"].items())[-1]
     if not isinstance(node.get("k"), int):
         raise UserError(f"the last stage, curate.stages.{last}, has no size k that a study could change")
-    largest = max(settings["rows"], *settings["sizes"])
+    largest = max([settings["rows"], *settings["sizes"]])
     if node["k"] < largest:
         raise UserError(f"curate.stages.{last}.k={node['k']} is less than the study's largest set, {largest}")
     for section in ("curate", "train", "eval"):

@@ -29,13 +29,17 @@ def command(
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; the line is ours to write
     settle()
-    with ended(), reported(lambda error: None if debug else explained(error)):
-        if {"--help", "-h"} & set(sys.argv[1:]):
-            print(help_text(section, module, about, sys.argv[1:]))  # noqa: T201
-        else:
-            # Hydra wants the overrides in one piece, but a person may type a flag anywhere
-            sys.argv[1:] = [part for side in flags(sys.argv[1:]) for part in side]
-            _hydra(section, module, debug, several)
+    try:
+        with ended(), reported(lambda error: None if debug else explained(error)):
+            if {"--help", "-h"} & set(sys.argv[1:]):
+                print(help_text(section, module, about, sys.argv[1:]))  # noqa: T201
+            else:
+                # Hydra wants the overrides in one piece, but a person may type a flag anywhere
+                sys.argv[1:] = [part for side in flags(sys.argv[1:]) for part in side]
+                _hydra(section, module, debug, several)
+    finally:  # a process may run several commands
+        if not debug:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
 def _hydra(section: str, module: str, debug: bool, several: Callable[[Mapping[str, Any]], int | None] | None) -> None:
@@ -57,7 +61,7 @@ def _hydra(section: str, module: str, debug: bool, several: Callable[[Mapping[st
                 return
             recipe = plain(config)
             if not debug:  # processes started from here are commands of their own
-                del os.environ["HYDRA_FULL_ERROR"]
+                os.environ.pop("HYDRA_FULL_ERROR", None)
             code = several(checked(recipe, section)) if several else None
             if code is None:
                 run_section(recipe, section)
