@@ -362,7 +362,7 @@ def test_an_evaluation_asks_a_server(tmp_path: Path, run: Callable[..., subproce
     rows = [f'{{"problem": "q{i}", "answer": "{i}"}}' for i in range(3)]
     (tmp_path / "three.jsonl").write_text("\n".join(rows))
     with faulty() as server:
-        arguments = [a.replace("http://localhost:8000/v1", server.url) for a in shlex.split(line)[2:]]
+        arguments = [a.replace("http://localhost:8000/v1", server.url) for a in shlex.split(line, comments=True)[2:]]
         own = [f"runs={tmp_path}", f"eval.benchmarks=[{tmp_path}/three.jsonl]", "eval.resamples=50"]
         done = run(*arguments, *own)
         assert done.returncode == 0, done.stderr
