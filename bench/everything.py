@@ -35,11 +35,16 @@ BENCHES: dict[str, tuple[str, list[str]]] = {  # what is measured beside what, a
     ),
     "train": (
         "training beside TRL and LLaMA-Factory",
-        *(["train.py", "--rows", "4", "--at-once", "2", "--longest", "600", "--median", "200", "--packing", "800",
-           "--rounds", "5", "--llamafactory", str(LLAMAFACTORY)],),
+        [
+            *("train.py", "--rows", "4", "--at-once", "2", "--longest", "600", "--median", "200", "--packing", "800"),
+            *("--rounds", "5", "--llamafactory", str(LLAMAFACTORY)),
+        ],
     ),
-    "web": ("text of pages beside trafilatura and resiliparse: pages a second, formulas kept", ["web.py"]),
-}  # fmt: skip
+    "web": (
+        "text of pages beside trafilatura and resiliparse: pages a second, formulas kept",
+        ["web.py", "--python", PEER],
+    ),
+}
 
 
 def main() -> None:

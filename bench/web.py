@@ -1,15 +1,17 @@
 """Pages a second and formulas kept: the toolkit's extraction beside resiliparse and trafilatura alone, stage by stage.
 
-    pip install trafilatura lxml_html_clean
-    python bench/web.py                          # the test set of formulas, and pages of our own
-    python bench/web.py /usr/share/doc/maxima-doc/html/*.html
+    python bench/web.py --python .venv-bench/bin/python      # the test set of formulas, and pages of our own
+    python bench/web.py --python .venv-bench/bin/python /usr/share/doc/maxima-doc/html/*.html
 
-One process, medians of ROUNDS. Speed is measured on the pages given, or else on 300 of `curation/exam_site.py`;
-formulas are counted on tests/formula_pages.jsonl, where each page says what must be left of it.
+Trafilatura runs under the interpreter that is named, which has it. One process each, medians of ROUNDS. Speed is
+measured on the pages given, or else on 300 of `curation/exam_site.py`; formulas are counted on
+tests/formula_pages.jsonl, where each page says what must be left of it.
 """
 
+import argparse
 import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -47,19 +49,54 @@ def resiliparse(page: str) -> str:
     return str(extract_plain_text(page, main_content=True))
 
 
-def trafilatura(page: str) -> str:
-    """Trafilatura as it comes."""
-    import trafilatura as library
+TRAFILATURA = """
+import json, sys, time
+import trafilatura
+for line in sys.stdin:
+    pages = json.loads(line)
+    start = time.perf_counter()
+    texts = [trafilatura.extract(page) or "" for page in pages]
+    print(json.dumps([texts, time.perf_counter() - start]), flush=True)
+"""
+Extractor = Callable[[list[str]], tuple[list[str], float]]  # pages to their texts, and the seconds that took
 
-    return library.extract(page) or ""
+
+def here(extract: Callable[[str], str]) -> Extractor:
+    """An extractor in this process."""
+
+    def timed(pages: list[str]) -> tuple[list[str], float]:
+        start = time.perf_counter()
+        texts = [extract(page) for page in pages]
+        return texts, time.perf_counter() - start
+
+    return timed
 
 
-def share_kept(extract: Callable[[str], str], cases: list[dict[str, Any]]) -> tuple[int, int]:
+def trafilatura(python: str) -> Extractor:
+    """Trafilatura as it comes, under another interpreter. Ends the command if that one has it not."""
+    peer = subprocess.Popen([python, "-c", TRAFILATURA], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def timed(pages: list[str]) -> tuple[list[str], float]:
+        if peer.stdin is None or peer.stdout is None or peer.poll() is not None:
+            sys.exit(f"error: {python} has no trafilatura: make bench-setup, and --python .venv-bench/bin/python")
+        peer.stdin.write(json.dumps(pages) + "\n")
+        peer.stdin.flush()
+        texts, seconds = json.loads(peer.stdout.readline() or "[[], 0]")
+        return texts, seconds
+
+    if not timed(["<p>Is it there?</p>"])[0]:
+        peer.wait()
+        timed([])
+    return timed
+
+
+def share_kept(extract: Extractor, cases: list[dict[str, Any]]) -> tuple[int, int]:
     """Formulas that are left in the text, of how many."""
+    texts, _ = extract([AROUND.format(case["html"]) for case in cases])
     kept = total = 0
-    for case in cases:
-        text = " ".join(extract(AROUND.format(case["html"])).split())
-        kept += sum(" ".join(formula.split()) in text for formula in case["must"])
+    for case, text in zip(cases, texts, strict=True):
+        left = " ".join(text.split())
+        kept += sum(" ".join(formula.split()) in left for formula in case["must"])
         total += len(case["must"])
     return kept, total
 
@@ -67,27 +104,27 @@ def share_kept(extract: Callable[[str], str], cases: list[dict[str, Any]]) -> tu
 def main() -> None:
     """Print ratios first, then rates."""
     cases = [json.loads(line) for line in (ROOT / "tests" / "formula_pages.jsonl").open(encoding="utf-8")]
-    paths = [Path(name) for name in sys.argv[1:]]
-    pages = [path.read_text("utf-8", "replace") for path in paths] or [page for _, page in site(300, 1)]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", type=Path, help="HTML files")
+    parser.add_argument("--python", default=sys.executable, help="an interpreter that has trafilatura")
+    given = parser.parse_args()
+    pages = [path.read_text("utf-8", "replace") for path in given.pages] or [page for _, page in site(300, 1)]
     size = sum(map(len, pages)) / len(pages) / 1000
-    print(f"{len(pages)} pages of {size:.1f} kB, {len(cases)} pages with formulas, medians of {ROUNDS}, one process")
-    extractors = (ours, resiliparse, trafilatura)
-    taken: dict[str, list[float]] = {extract.__name__: [] for extract in extractors}
+    print(
+        f"{len(pages)} pages of {size:.1f} kB, {len(cases)} pages with formulas, medians of {ROUNDS}, one process each"
+    )
+    extractors = {"ours": here(ours), "resiliparse": here(resiliparse), "trafilatura": trafilatura(given.python)}
+    taken: dict[str, list[float]] = {name: [] for name in extractors}
     for _ in range(ROUNDS):  # in turn, so that a busy moment is everybody's
-        for extract in extractors:
-            start = time.perf_counter()
-            for page in pages:
-                extract(page)
-            taken[extract.__name__].append(time.perf_counter() - start)
+        for name, extract in extractors.items():
+            taken[name].append(extract(pages)[1])
     rates = {name: len(pages) / statistics.median(seconds) for name, seconds in taken.items()}
     print(f"  {rates['ours'] / rates['resiliparse']:.2f} of resiliparse's speed (aim: 0.5)")
     print(f"  {rates['ours'] / rates['trafilatura']:.1f} times trafilatura's speed (aim: above 1)\n")
     print(f"  {'':24} {'pages/s':>9}   formulas kept")
-    for extract in extractors:
+    for name, extract in extractors.items():
         kept, total = share_kept(extract, cases)
-        print(
-            f"  {extract.__name__:24} {rates[extract.__name__]:9,.0f}   {kept} of {total} ({100 * kept / total:.0f} %)"
-        )
+        print(f"  {name:24} {rates[name]:9,.0f}   {kept} of {total} ({100 * kept / total:.0f} %)")
     print("\n  stages of the toolkit")
     for name, rate in stages(pages):
         print(f"  {name:24} {rate:9,.0f}")
