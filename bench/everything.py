@@ -74,7 +74,8 @@ def measured(about: str, call: list[str]) -> str:
     print(done.stdout, flush=True)
     shown = " ".join(["python", f"bench/{call[0]}", *call[1:]]).replace(str(HERE.parent) + "/", "")
     ended = "" if done.returncode == 0 else f"\n\nIt ended with code {done.returncode}: what is above is not whole."
-    printed = re.sub(r"[ \t]+$", "", done.stdout, flags=re.MULTILINE).strip("\n")
+    lines = [line.rstrip() for line in done.stdout.splitlines() if not line.startswith("{'")]  # trainers' own logs
+    printed = "\n".join(lines).strip("\n")
     head = f"{about[0].upper()}{about[1:]}. {machine()}; {took / 60:.0f} min."
     return f"{head}\n\n    {shown}\n\n```text\n{printed}\n```{ended}"
 
