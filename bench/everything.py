@@ -52,16 +52,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", choices=[*BENCHES, []], help="all by default")
     kept = sections(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    failed = []
     for name in parser.parse_args().names or BENCHES:
         about, call = BENCHES[name]
         print(f"== {name}: {about}", flush=True)
-        kept[name] = measured(about, call)
+        kept[name], code = measured(about, call)
+        failed += [name] if code else []
         RESULTS.write_text(page(kept), encoding="utf-8")
     print(f"{RESULTS.relative_to(HERE.parent)} is written")
+    if failed:
+        sys.exit(f"error: {', '.join(failed)} did not come to an end")
 
 
-def measured(about: str, call: list[str]) -> str:
-    """What one command prints, as a section of the page."""
+def measured(about: str, call: list[str]) -> tuple[str, int]:
+    """What one command prints, as a section of the page, and its exit code."""
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, str(HERE / call[0]), *call[1:]],
@@ -77,7 +81,7 @@ def measured(about: str, call: list[str]) -> str:
     lines = [line.rstrip() for line in done.stdout.splitlines() if not line.startswith("{'")]  # trainers' own logs
     printed = "\n".join(lines).strip("\n")
     head = f"{about[0].upper()}{about[1:]}. {machine()}; {took / 60:.0f} min."
-    return f"{head}\n\n    {shown}\n\n```text\n{printed}\n```{ended}"
+    return f"{head}\n\n    {shown}\n\n```text\n{printed}\n```{ended}", done.returncode
 
 
 def machine() -> str:

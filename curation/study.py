@@ -98,7 +98,10 @@ def study(
             say(f"already studied: {folder / 'study.md'} ({clock(step.entry['seconds'])} at the time)")
             return dict(step.entry["results"])
         files = _sets(folder, settings)
-        arms = [arm for arm in arms_of(rows, sizes, rivals, seeds) if (arm.kind, arm.size, arm.seed) in files]
+        every = arms_of(rows, sizes, rivals, seeds)
+        arms = [arm for arm in every if (arm.kind, arm.size, arm.seed) in files]
+        if missing := sorted({arm.kind for arm in every} - {arm.kind for arm in arms}):
+            say(f"left out: {', '.join(missing)}. No row has a pass rate, which says what is easy")
         given = _problems(eval)
         untrained = _evaluated(folder / "arms" / "untrained", train["model"], eval, given)
         measured = _measured(folder, arms, files, settings, given, keep_models)
