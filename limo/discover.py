@@ -15,33 +15,28 @@ All is kept in `candidates/` (`limo/archive.py`). Killed at any point, the same 
 """
 
 import inspect
-import shutil
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from limo.allowed import Refused
 from limo.archive import Entry, Proposal, begin, entries, entry, keep, write_archive
 from limo.command import command
 from limo.data import Dropped, Example, content_id, write_jsonl
-from limo.errors import Interrupted, UserError
-from limo.fitness import last_line
+from limo.discovered import concluded, show
+from limo.errors import UserError
 from limo.lossplot import Look, look_at, resolved
 from limo.manifest import claim
-from limo.noise import Gain, Noise, Scores, fitness, gains, noise
+from limo.noise import Noise, fitness, noise
 from limo.pairs import read_pairs
-from limo.processes import override, run_module
 from limo.progress import clock, progress, say
 from limo.recipe import bind, files_in, resolve
 from limo.sandbox import Report, checked
+from limo.trial import Trial, trained
 
 OURS = ("out", "train.loss", "train.seed", "train.data", "train.eval_data", "train.warmup", "train.look")
-STOPPED = (130, 137, 143)  # exit codes of a command that was interrupted, killed or terminated
 DRAWN = 121  # points of a curve that is kept
 
 
@@ -61,18 +56,6 @@ class Confirm:
     finalists: int  # the best new losses; the baseline is trained beside them
     seeds: list[int]  # other than those of the search
     fitness: dict[str, Any]  # measures by name
-
-
-@dataclass(frozen=True)
-class Trial:
-    """How losses are trained and measured: in the search, or at the end."""
-
-    typed: Sequence[str]  # arguments of the command line, which every training gets
-    train: Path
-    held_out: Path
-    measures: Mapping[str, Any]
-    prefix: str  # of a training's folder, before the seed
-    keep_models: bool
 
 
 def discover(
@@ -125,20 +108,20 @@ def discover(
         _known(folder, known, train, warmup)
         for one in entries(folder):
             if one.known:
-                _trained(one, sorted({*seeds, *(baseline_seeds if one.name == baseline else [])}), search)
+                trained(one, sorted({*seeds, *(baseline_seeds if one.name == baseline else [])}), search)
         floor = _floor(entries(folder), baseline)
         say(f"noise: {baseline} with {floor.n} seeds has {floor.mean:.4f}, standard deviation {floor.sd:.4f}")
         source = bind(proposer, "discover.proposer")()
         with progress("new losses", candidates, "candidate") as advance:
             for one in _searched(folder, source, floor, train, warmup, check_seconds, candidates, proposals):
                 if not one.why_not:
-                    one = _trained(one, seeds, search)
+                    one = trained(one, seeds, search)
                 if not one.why_not:
                     advance(1, f"{one.name}: {one.fitness:.4f}")
         finalists = _finalists(entries(folder), baseline, confirm.finalists)
         for one in finalists:
-            _trained(one, confirm.seeds, last)
-        step.results = _concluded(folder, baseline, floor, len(seeds), [one.number for one in finalists])
+            trained(one, confirm.seeds, last)
+        step.results = concluded(folder, baseline, floor, len(seeds), [one.number for one in finalists])
         keep(folder / "discovered.json", step.results)
         step.outputs = [folder / "discovered.json", folder / "archive.jsonl"]
     show(step.results)
@@ -252,51 +235,6 @@ def _keep_report(folder: Path, report: Report, look: Look | None, warmup: float)
     keep(folder / "report.json", {**asdict(report), "warmup": lead, "curve": curve})
 
 
-def _trained(one: Entry, seeds: Sequence[int], trial: Trial) -> Entry:
-    """Train a loss with each seed and measure it, where that has not been done. Stops at the first that fails."""
-    for seed in seeds:
-        folder = one.folder / f"{trial.prefix}{seed}"
-        if not (folder / "score.json").exists():
-            keep(folder / "score.json", _scored(one, seed, folder, trial))
-            if not trial.keep_models:
-                for name in ("model", "adapter", "checkpoints"):
-                    shutil.rmtree(folder / name, ignore_errors=True)
-        if entry(one.folder).failed:
-            break
-    return entry(one.folder)
-
-
-def _scored(one: Entry, seed: int, folder: Path, trial: Trial) -> dict[str, Any]:
-    """Train once and measure: scores, or why there are none. Raises UserError for a failure that is not the loss's."""
-    start = time.monotonic()
-    say(f"== {folder}")
-    own = {
-        "out": str(folder),
-        "+train.loss": one.loss,
-        "train.seed": seed,
-        "train.data": str(trial.train),
-        "train.eval_data": str(trial.held_out),
-        "train.warmup": one.report["warmup"],
-    }
-    log = folder / "log.txt"
-    # Without the recipe's own loss first, a node would be merged into it
-    code = run_module("limo.train", [*trial.typed, "~train.loss", *(override(k, v) for k, v in own.items())], log)
-    scores: dict[str, Any] = {}
-    failed = ""
-    if code == Refused.code:
-        failed = last_line(log)
-    elif code in STOPPED:
-        raise Interrupted(f"the training in {folder} was stopped: run the same command again to go on")
-    elif code:
-        raise UserError(f"the training in {folder} ended with code {code}: {last_line(log)}. Its whole log is {log}")
-    else:
-        try:
-            scores = {n: bind(node, n)(folder, trial.typed) for n, node in trial.measures.items()}
-        except Refused as refused:
-            failed = str(refused)
-    return {"scores": scores, "failed": failed, "seconds": round(time.monotonic() - start, 1)}
-
-
 def _beta(train: Mapping[str, Any]) -> float:
     return float(train["args"].get("beta", 0.1))
 
@@ -320,75 +258,6 @@ def _finalists(tried: Sequence[Entry], baseline: str, n: int) -> list[Entry]:
     new = [one for one in tried if not one.known and one.fitness is not None]
     best = sorted(new, key=lambda one: -(one.fitness or 0))[:n]
     return [next(one for one in tried if one.name == baseline), *best]
-
-
-def _concluded(folder: Path, baseline: str, floor: Noise, seeds: int, finalists: Sequence[int]) -> dict[str, Any]:
-    """What came of it all."""
-    tried = entries(folder)
-    write_archive(folder, tried)
-    last: dict[str, list[Scores]] = {
-        one.name: list(one.confirmed.values()) for one in tried if one.number in finalists and one.confirmed
-    }
-    more = [[fitness(s) for s in one.scores.values()] for one in tried]
-    ranked = gains(last, baseline, more) if baseline in last else []
-    half = floor.half(seeds)
-    scored = [
-        {
-            "number": one.number,
-            "name": one.name,
-            "known": one.known,
-            "fitness": one.fitness,
-            "above_noise": one.fitness > floor.mean + half,
-            "warmup": one.report["warmup"],
-        }
-        for one in tried
-        if one.fitness is not None
-    ]
-    return {
-        "baseline": baseline,
-        "noise": {**asdict(floor), "half": half},
-        "tried": scored,
-        "refused": [{"number": o.number, "name": o.name, "why": o.why_not} for o in tried if o.why_not],
-        "baseline_confirmed": fmean(fitness(s) for s in last[baseline]) if baseline in last else None,
-        "confirmed": [{**asdict(gain), "beats": gain.beats} for gain in ranked],
-        "verdict": verdict(ranked, baseline),
-    }
-
-
-def verdict(ranked: Sequence[Gain], baseline: str) -> str:
-    """In one sentence which finalists are better than the baseline, if any is."""
-    if not ranked:
-        return f"No new loss was trained to its end: there is nothing to compare with {baseline}."
-    better = [gain.name for gain in ranked if gain.beats]
-    if not better:
-        return f"None of {len(ranked)} finalists beats {baseline} by more than noise on fresh data."
-    beat = "beats" if len(better) == 1 else "beat"
-    return f"{', '.join(better)} of {len(ranked)} finalists {beat} {baseline} by more than noise on fresh data."
-
-
-def show(found: Mapping[str, Any]) -> None:
-    """Print the search and the finalists as tables."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
-    half, mean = found["noise"]["half"], found["noise"]["mean"]
-    table = Table("no.", "loss", "fitness", f"to {found['baseline']}", "beyond noise", title="search, in its order")
-    for one in found["tried"]:
-        by = one["fitness"] - mean
-        beyond = "yes" if by > half else "worse" if by < -half else "no"
-        name = one["name"] + (" (known)" if one["known"] else "") + (" after a warm-up" if one["warmup"] else "")
-        table.add_row(str(one["number"]), name, f"{one['fitness']:.4f}", f"{by:+.4f}", beyond)
-    console.print(table)
-    console.print(f"noise: a difference of less than {half:.4f} means nothing; {len(found['refused'])} losses refused")
-    if found["confirmed"]:
-        table = Table("loss", "fitness", f"to {found['baseline']}", "95 % interval", title="finalists on fresh data")
-        table.add_row(found["baseline"], f"{found['baseline_confirmed']:.4f}", "", "")
-        for gain in found["confirmed"]:
-            interval = f"{gain['low']:+.4f} to {gain['high']:+.4f}"
-            table.add_row(gain["name"], f"{gain['mean']:.4f}", f"{gain['difference']:+.4f}", interval)
-        console.print(table)
-    console.print(found["verdict"])
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ import numpy as np
 
 from limo.engine import Completion, Finish, Request, Sampling, Take, random_key
 from limo.errors import UserError
+from limo.kv_cache import is_plain, joined, new_cache
 from limo.model import fingerprint, load, model_folder
 from limo.render import prompt_ids, turn_end
 
 if TYPE_CHECKING:
     import torch
 
-SPARE = 64  # positions a growing cache reserves ahead, so that most steps write in place
 REFILL = 0.25  # share of the batch that must be free before the cache is copied to drop and add rows
 NUCLEUS = 1024  # tokens sorted first when looking for a nucleus; the whole vocabulary only if they are not enough
 
@@ -90,7 +90,7 @@ class _Decoder:
         self.model, self.tokenizer, self.ends = model, tokenizer, _end_ids(model, tokenizer)
         self.sampling, self.batch_size = sampling, batch_size
         self.context = _context(model)
-        self.plain = _plain_cache(model)
+        self.plain = is_plain(model)
         self.rows: list[_Row] = []
         self.cache: Any = None
         self.mask: torch.Tensor
@@ -149,7 +149,7 @@ class _Decoder:
             ids[i, width - len(group[0].prompt) :] = torch.tensor(group[0].prompt)
             mask[i, width - len(group[0].prompt) :] = 1
         ids, mask = ids.to(device), mask.to(device)
-        cache = self._new_cache()
+        cache = new_cache(self.model)
         out = self.model(
             input_ids=ids,
             attention_mask=mask,
@@ -164,7 +164,7 @@ class _Decoder:
         mask = mask[copies]
         last = self._draw(out.logits[:, -1][copies], rows)
         if self.rows:
-            cache, mask = _joined(self.cache, self.mask, cache, mask)
+            cache, mask = joined(self.cache, self.mask, cache, mask)
             last = torch.cat([self.last, last])
         self.cache, self.mask, self.last = cache, mask, last
         self.rows = self.rows + rows
@@ -239,14 +239,6 @@ class _Decoder:
     def _text(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    def _new_cache(self) -> Any:
-        from transformers import DynamicCache
-
-        cache = DynamicCache(config=self.model.config)
-        if self.plain:
-            cache.layers = [_growing() for _ in cache.layers]
-        return cache
-
 
 def choose(logits: "torch.Tensor", uniform: "torch.Tensor", temperature: float, top_p: float) -> "torch.Tensor":
     """One token for each row of logits (rows, vocabulary) by inverting the distribution at `uniform` (rows,) in [0, 1).
@@ -282,59 +274,3 @@ def _end_ids(model: Any, tokenizer: Any) -> set[int]:
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
     return {int(t) for t in [*listed, tokenizer.eos_token_id, turn_end(tokenizer)] if t is not None}
-
-
-def _plain_cache(model: Any) -> bool:
-    """Whether the cache is attention keys and values only, which can be cut, padded and joined."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    layers = DynamicCache(config=model.config).layers
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
-
-
-def _joined(old: Any, old_mask: "torch.Tensor", new: Any, new_mask: "torch.Tensor") -> tuple[Any, "torch.Tensor"]:
-    """Two caches as one: the shorter is padded on the left, where the mask hides the padding."""
-    import torch
-    from torch.nn.functional import pad
-
-    width = max(old_mask.shape[1], new_mask.shape[1])
-
-    def join(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        return torch.cat([pad(t, (0, 0, width - t.shape[2], 0)) for t in (first, second)])
-
-    for layer, other in zip(old.layers, new.layers, strict=True):
-        layer.set(join(layer.keys, other.keys), join(layer.values, other.values))
-    return old, torch.cat([pad(m, (width - m.shape[1], 0)) for m in (old_mask, new_mask)])
-
-
-def _growing() -> Any:
-    """A cache layer that writes new positions into reserved room; the library's copies everything at every step."""
-    import torch
-    from transformers.cache_utils import DynamicLayer
-
-    class Growing(DynamicLayer):  # type: ignore[misc]
-        def set(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-            self.keys, self.values = keys, values
-            self.room: tuple[torch.Tensor, torch.Tensor] | None = None
-            self.is_initialized = True
-
-        def batch_select_indices(self, indices: torch.Tensor) -> None:
-            self.set(self.keys[indices], self.values[indices])
-
-        def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[Any, Any]:
-            if not self.is_initialized:
-                self.lazy_initialization(keys, values)
-                self.set(keys, values)
-                return keys, values
-            length, more = self.keys.shape[2], keys.shape[2]
-            if self.room is None or self.room[0].shape[2] < length + more:
-                shape = (*self.keys.shape[:2], length + more + SPARE, self.keys.shape[3])
-                self.room = self.keys.new_empty(shape), self.values.new_empty(shape)
-                self.room[0][:, :, :length], self.room[1][:, :, :length] = self.keys, self.values
-            for whole, part in zip(self.room, (keys, values), strict=True):
-                whole[:, :, length : length + more] = part
-            self.keys, self.values = (whole[:, :, : length + more] for whole in self.room)
-            return self.keys, self.values
-
-    return Growing()

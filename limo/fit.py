@@ -7,24 +7,24 @@ manifest, each under its name only once it is whole.
 
 import logging
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from limo.adapters import check_saved, merge, quantization
+from limo.adapters import quantization
 from limo.arguments import machine
 from limo.checkpoints import as_kind, check_resumable, last_checkpoint, locked, remove_broken, steps_in
-from limo.data import dump, replacing
 from limo.errors import Interrupted, UserError
-from limo.launch import first, ranks, told, wait
+from limo.launch import first, ranks, told
 from limo.manifest import Step, claim
 from limo.model import load_model, load_tokenizer, quiet_deepspeed
 from limo.progress import say
 from limo.render import pad_id, set_template, turn_end
+from limo.rows import Learned
+from limo.saving import finish, save
 from limo.sharding import check_sharding, held_bytes
 
 Config = TypeVar("Config")
@@ -37,26 +37,6 @@ class Shape:
     forwards: int
     rows: int
     tokens: int | None
-
-
-class Learned(Protocol):
-    """What is trained on: `limo.rows.Prepared`, or pairs of it."""
-
-    @property
-    def unit(self) -> str:
-        """What a row is: chains, or pairs."""
-
-    @property
-    def rows(self) -> Sequence[Any]:
-        """Each with what it teaches."""
-
-    @property
-    def dropped(self) -> Sequence[Any]:
-        """Those that were set aside."""
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        """Tokens of each row."""
 
 
 def fit(
@@ -95,7 +75,7 @@ def fit(
     held = held_bytes(trainer)
     measured = measure(trainer) if measure else {}
     save(trainer, tokenizer, settings, source, step.folder)
-    _finish(step, settings, trainer, prepared, seconds, steps_in(last), held)
+    finish(step, settings, trainer, prepared, seconds, steps_in(last), held)
     step.results |= measured
 
 
@@ -233,84 +213,6 @@ def watched(
     made_with = {"ranks": ranks(), "kind": kind, "weights_only": bool(args.get("save_only_model"))}
     trainer.add_callback(Whole(args.get("save_total_limit"), **made_with))
     return stop
-
-
-def save(trainer: Any, tokenizer: Any, settings: Mapping[str, Any], source: Path, folder: Path) -> None:
-    """Under its name only when complete: a folder `model` is always a whole model. All ranks take part."""
-    name = "adapter" if settings["lora"] and settings["merge_adapter"] else "model"
-    partial_ = folder / f".{name}.part"
-    if first():
-        shutil.rmtree(partial_, ignore_errors=True)
-    wait()
-    as_trained = settings["lora"] or trainer.is_deepspeed_enabled  # which saves what it computes with
-    trainer.saved_as = None if as_trained else _torch_dtype(settings["dtype"])
-    trainer.save_model(str(partial_))
-    if first():
-        tokenizer.save_pretrained(partial_)
-        (partial_ / "training_args.bin").unlink(missing_ok=True)  # a pickle that loads the trainer's whole world
-        shared = {id(p): getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad}
-        check_saved(partial_, sum(shared.values()))
-        _replace(partial_, folder / name)
-        if name == "adapter":
-            merged = folder / ".model.part"
-            shutil.rmtree(merged, ignore_errors=True)
-            dtype = "bfloat16" if settings["quantize"] else settings["dtype"]
-            merge(folder / name, source, merged, dtype, settings["trust_remote_code"])
-            _replace(merged, folder / "model")
-    wait()
-
-
-def _torch_dtype(name: str) -> Any:
-    import torch
-
-    return None if name == "auto" else getattr(torch, name)
-
-
-def _replace(partial_: Path, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    partial_.rename(folder)
-
-
-def _finish(
-    step: Step,
-    settings: Mapping[str, Any],
-    trainer: Any,
-    prepared: Learned,
-    seconds: float,
-    steps_before: int,
-    held: Mapping[str, int],
-) -> None:
-    from limo.card import write_card
-
-    state = trainer.state
-    history = [entry for entry in state.log_history if "loss" in entry]
-    evals = [entry for entry in state.log_history if "eval_loss" in entry]
-    share = 1 - steps_before / max(state.global_step, 1)  # of the steps that were done this time
-    step.tokens = round(sum(prepared.lengths) * (state.epoch or 0))
-    step.outputs = [step.folder / "model"]
-    step.results = {
-        "rows": len(prepared.rows),
-        "dropped": len(prepared.dropped),
-        "steps": state.global_step,
-        "epochs": state.epoch or 0,
-        "first_loss": history[0]["loss"] if history else None,
-        "last_loss": history[-1]["loss"] if history else None,
-        "eval_loss": evals[-1]["eval_loss"] if evals else None,
-        "tokens_per_second": round(step.tokens * share / seconds),
-        "devices": ranks(),
-        **{f"{what}_bytes": size for what, size in held.items()},
-    }
-    if not first():
-        return
-    with replacing(step.folder / "train_log.jsonl") as log:
-        log.writelines(dump(entry) for entry in [*history, *evals])
-    write_card(step.folder, settings, step.results, history, evals, step.entry, prepared.unit)
-    if not settings["keep_checkpoints"]:
-        shutil.rmtree(step.folder / "checkpoints", ignore_errors=True)
-    say(
-        f"trained on {len(prepared.rows)} {prepared.unit}, {state.global_step} steps, {step.tokens:,} tokens "
-        f"in {seconds:.0f} s: {step.folder / 'model'}"
-    )
 
 
 def quiet_trl() -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from limo.allowed import Refused
-from limo.errors import UserError
 from limo.noise import Items
-from limo.processes import override, run_module
+from limo.processes import override, run_to_end
 
 
 def preference(folder: Path, typed: Sequence[str], /) -> Items:
@@ -32,22 +31,14 @@ def preference(folder: Path, typed: Sequence[str], /) -> Items:
 def task(folder: Path, typed: Sequence[str], /, *, benchmarks: dict[str, Any] | list[str]) -> Items:
     """Accuracy on `benchmarks`, as the recipe's `eval` section takes them, by `python -m eval.run`.
 
-    Raises UserError if the evaluation does not come to its end.
+    Raises UserError if the evaluation fails, and Interrupted if it is stopped.
     """
     models = {"tuned": str(folder / "model")}
     own = [override("out", folder), "~eval.models", override("+eval.models", models), "eval.compare=[]"]
     own += ["~eval.benchmarks", override("+eval.benchmarks", benchmarks)]
-    log = folder / "log.txt"
-    if code := run_module("eval.run", [*typed, *own], log):
-        raise UserError(f"the evaluation in {folder} ended with code {code}: {last_line(log)}")
+    run_to_end("eval.run", [*typed, *own], folder)
     names = list(benchmarks)
     return {f"{name}/{i}": v for name in names for i, v in _shares(folder / "eval" / "tuned" / f"{name}.jsonl").items()}
-
-
-def last_line(log: Path) -> str:
-    """The last thing that a command said, without the word error."""
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-    return next((line for line in reversed(lines) if line.strip()), "it said nothing").removeprefix("error: ").strip()
 
 
 def _shares(file: Path) -> Mapping[str, float]:

@@ -15,7 +15,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -78,11 +78,13 @@ def claim(
     settings: Mapping[str, Any],
     inputs: Sequence[str | Path] = (),
     begun: Sequence[Path] = (),
+    grows: Collection[str] = (),
 ) -> Iterator[Step]:
     """Begin, continue or recognise a step. The entry is marked finished when the block ends without an error.
 
     `begun` are paths that exist once an unfinished step holds work made with its settings, such as checkpoints; without
-    them it may begin anew with other settings. Raises UserError if the folder holds this step, finished or begun, made
+    them it may begin anew with other settings. `grows` are keys of settings that say how much is asked for: with other
+    values the step goes on from what it has. Raises UserError if the folder holds this step, finished or begun, made
     with other settings or from other inputs, or if what the step wrote was changed since.
     """
     folder = Path(folder)
@@ -94,8 +96,9 @@ def claim(
         old = None
     step = Step(folder, name, entry=old or {})
     if old:
-        _refuse_if_different(folder, name, old, settings, read)
-        step.finished = old["finished"] and _outputs_stand(folder, name, old)
+        same = {**settings, **{key: old["settings"].get(key) for key in grows}}
+        _refuse_if_different(folder, name, old, same, read)
+        step.finished = old["finished"] and same == settings and _outputs_stand(folder, name, old)
     if step.finished:
         yield step
         return

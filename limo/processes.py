@@ -12,7 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from limo.errors import Interrupted, UserError
+
 PLAIN = re.compile(r"[A-Za-z_./][\w./:-]*")  # a text that needs no quotes
+STOPPED = (130, 137, 143)  # exit codes of a command that was interrupted, killed or terminated
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
 
 
@@ -28,6 +31,26 @@ def run_module(module: str, arguments: Sequence[str], log: Path | None = None) -
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as said:
         return _waited(subprocess.Popen(call, stdout=said, stderr=said, preexec_fn=partial(_die_with, os.getpid())))
+
+
+def run_to_end(module: str, arguments: Sequence[str], folder: Path, refused: int = 0) -> str:
+    """`run_module` for what fills `folder`, with its log there; its last line if it ended with the code `refused`.
+
+    Returns "" at success. Raises Interrupted if it was stopped, and UserError with its last line at any other code.
+    """
+    log = folder / "log.txt"
+    code = run_module(module, arguments, log)
+    if code in STOPPED:
+        raise Interrupted(f"{module} in {folder} was stopped: run the same command again to go on")
+    if code not in (0, refused):
+        raise UserError(f"{module} in {folder} ended with code {code}: {last_line(log)}. Its whole log is {log}")
+    return last_line(log) if code else ""
+
+
+def last_line(log: Path) -> str:
+    """The last thing that a command said, without the word error."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    return next((line for line in reversed(lines) if line.strip()), "it said nothing").removeprefix("error: ").strip()
 
 
 def free_gpu() -> None:

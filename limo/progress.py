@@ -32,6 +32,15 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def pace(rate: float, unit: str = "") -> str:
+    """How fast units are done, given as units a second: 12.0/s, or of what takes long 3 min 20 s each.
+
+    >>> pace(12), pace(0.005)
+    ('12.0/s', '3 min 20 s each')
+    """
+    return f"{rate:,.1f}{unit}/s" if rate >= 0.1 else f"{clock(1 / rate)} each"
+
+
 def say(text: str) -> None:
     """One line for a person, beside the results on standard output. Of several ranks, the first one speaks."""
     if first():
@@ -46,20 +55,23 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(what: str, total: int | None, unit: str = "row") -> Iterator[Advance]:
-    """Yields a function that is called with the number of units done since the last call."""
+def progress(what: str, total: int | None, unit: str = "row", done: int = 0) -> Iterator[Advance]:
+    """Yields a function that is called with the number of units done since the last call.
+
+    `done` of the `total` were there before, and say nothing of the rate.
+    """
     draw = _bar if sys.stderr.isatty() and first() else _lines
-    with draw(what, total, unit) as advance:
+    with draw(what, total, unit, done) as advance:
         yield advance
 
 
 @contextmanager
-def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
+def _bar(what: str, total: int | None, unit: str, before: int) -> Iterator[Advance]:
     """A bar on the terminal; one that is opened while another is open stands below it, whichever ends first."""
     display = _display()
     if not display.tasks:
         display.start()
-    task = display.add_task(what, total=total, note="", unit=unit)
+    task = display.add_task(what, total=total, completed=before, note="", unit=unit)
     try:
         yield lambda done, note="": display.update(task, advance=done, note=note)
     finally:
@@ -84,7 +96,7 @@ def _display() -> "Progress":
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:,.1f} {task.fields['unit']}/s" if task.speed else "", style="dim")
+            return Text(pace(task.speed, f" {task.fields['unit']}") if task.speed else "", style="dim")
 
     columns = [
         TextColumn("{task.description:>16}"),
@@ -98,21 +110,21 @@ def _display() -> "Progress":
 
 
 @contextmanager
-def _lines(what: str, total: int | None, unit: str) -> Iterator[Advance]:
+def _lines(what: str, total: int | None, unit: str, before: int) -> Iterator[Advance]:
     start = last = time.monotonic()
-    count = 0
+    count = before
     warm: tuple[float, int] | None = None  # when the first came and how many: loading a model says nothing of the rate
 
     def show(note: str = "") -> None:
         spent = time.monotonic() - start
         known = warm is not None and count > warm[1] and count != total  # at the end, the rate is that of it all
-        since, already = warm if warm and known else (start, 0)
+        since, already = warm if warm and known else (start, before)
         rate = (count - already) / max(time.monotonic() - since, 1e-9)
         left = f", {clock((total - count) / rate)} left" if total and known and count < total else ""
         of = f"/{total}" if total else ""
         end = f", {note}" if note else ""
-        line = f"{what}: {count}{of} {unit}s, {rate:,.1f}/s, {clock(spent)}{left}{end}"
-        say(line)
+        fast = f", {pace(rate)}" if count > already else ""
+        say(f"{what}: {count}{of} {unit}s{fast}, {clock(spent)}{left}{end}")
 
     def advance(done: int, note: str = "", /) -> None:
         nonlocal count, last, warm

@@ -35,16 +35,24 @@ class Prepared:
         return sum(sum(label != -100 for label in r.labels) for r in self.rendered)
 
 
-class Kept(Protocol):
-    """Rows to train on, and those that were set aside: `Prepared`, or pairs."""
+class Learned(Protocol):
+    """What is trained on: `Prepared`, or pairs of it."""
+
+    @property
+    def unit(self) -> str:
+        """What a row is: chains, or pairs."""
 
     @property
     def rows(self) -> Sequence[Any]:
         """Each with what it teaches."""
 
     @property
-    def dropped(self) -> Sequence[Dropped]:
+    def dropped(self) -> Sequence[Any]:
         """Those that were set aside."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each row."""
 
 
 def prepare(tokenizer: Any, rows: Sequence[Example], max_length: int) -> Prepared:
@@ -65,7 +73,7 @@ def prepare(tokenizer: Any, rows: Sequence[Example], max_length: int) -> Prepare
     return Prepared(kept, rendered, dropped)
 
 
-def set_aside(prepared: Kept, file: Path, too_long: Literal["drop", "stop"], data: str) -> None:
+def set_aside(prepared: Learned, file: Path, too_long: Literal["drop", "stop"], data: str) -> None:
     """Write down what was set aside. Raises UserError if the recipe wants to stop then, or if nothing is left."""
     dropped = prepared.dropped
     if first():

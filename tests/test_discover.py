@@ -20,15 +20,16 @@ from limo.allowed import Refused
 from limo.archive import Proposal, begin, entries, entry, keep, write_archive
 from limo.candidate import from_file
 from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
-from limo.discover import Split, _check, _concluded, _cut, show, verdict
+from limo.discover import Split, _check, _cut
+from limo.discovered import concluded, show, verdict
 from limo.duel import judged, pair_prompt, read_verdict
 from limo.engine import Completion, Sampling
 from limo.errors import UserError, reported
-from limo.fitness import last_line, preference
+from limo.fitness import preference
 from limo.lossplot import look_at, resolved
 from limo.noise import Gain, noise
 from limo.prefer import prefer
-from limo.processes import override
+from limo.processes import last_line, override
 from limo.proposers import Grammar, LanguageModel, read_reply, system, told, tree_of
 from limo.recipe import compose, run_section
 from tests.conftest import ROOT, Script, asked, build_tiny, lines
@@ -254,7 +255,7 @@ def searched(out: Path, better: float) -> dict[str, Any]:
         for seed in (7, 8):
             items = {str(i): float(i < 40 * share) for i in range(40)}
             keep(one.folder / f"confirm-seed-{seed}" / "score.json", score(items))
-    found = _concluded(out, "dpo", FLOOR, 1, [one.number for one in (dpo, finalist)])
+    found = concluded(out, "dpo", FLOOR, 1, [one.number for one in (dpo, finalist)])
     keep(out / "discovered.json", found)
     return found
 

@@ -24,8 +24,9 @@ from limo.gpus import (
     seconds_per_step,
 )
 from limo.model import load
-from limo.plan import Training, busy, plan, steps
+from limo.plan import plan
 from limo.sizes import parameters
+from limo.workload import Training, busy, steps
 
 BILLION = 10**9
 # One layer of width 10 with 2 heads and an MLP of 30; a vocabulary of 100

@@ -160,6 +160,21 @@ def test_a_step_that_did_not_get_anywhere_may_begin_with_other_settings(tmp_path
         pass
 
 
+def test_a_step_may_grow(tmp_path: Path) -> None:
+    with claim(tmp_path, "step", {"a": 1, "seeds": [0]}, grows=["seeds"]) as step:
+        step.results = {"seeds": 1}
+    with claim(tmp_path, "step", {"a": 1, "seeds": [0]}, grows=["seeds"]) as step:
+        assert step.finished
+    with (
+        pytest.raises(UserError, match="a: 1 -> 2"),
+        claim(tmp_path, "step", {"a": 2, "seeds": [0, 1]}, grows=["seeds"]),
+    ):
+        pass
+    with claim(tmp_path, "step", {"a": 1, "seeds": [0, 1]}, grows=["seeds"]) as step:
+        assert not step.finished
+    assert read_manifest(tmp_path)["step"]["settings"] == {"a": 1, "seeds": [0, 1]}
+
+
 def test_differences_name_the_keys() -> None:
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": None}) == ["a.c: 2 -> 3"]
     assert yaml.safe_load("1e-5") == "1e-5", "PyYAML reads this as text, so recipes write 1.0e-5"

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from curation.study import RIVALS, Arm, _check, _sets, arms_of, concluded, steps_for
+from curation.study import RIVALS, _check, _problems, concluded
 from curation.study_page import write_page
+from curation.study_sets import Arm, arms_of, sets, steps_for
+from limo.archive import keep
 from limo.data import read_jsonl, write_jsonl
 from limo.errors import UserError
 from limo.recipe import compose
@@ -49,7 +51,7 @@ def test_sets_of_one_run(tmp_path: Path) -> None:
     given = settings(rows=8, sizes=[4, 8], seeds=[0, 1])
     number = list(given["curate"]["stages"]).index("choose")
     write_jsonl(tmp_path / "stages" / f"{number:02d}-score.jsonl", rows)
-    files = _sets(tmp_path, given)
+    files = sets(tmp_path, given)
     of = {key: list(read_jsonl(file)) for key, file in files.items()}
     assert {row.scores["score"] for row in of["curated", 8, 0]} == {i / 40 for i in range(32, 40)}
     assert of["curated", 8, 0][:4] == of["curated", 4, 1], "the best four of the best eight, whatever the seed"
@@ -60,7 +62,7 @@ def test_sets_of_one_run(tmp_path: Path) -> None:
         assert abs(sum(row.scores["tokens"] for row in of[kind, 8, 0]) - tokens) <= 25, kind
     assert min(row.scores["pass_rate"] for row in of["easiest", 8, 0]) == 1.0
     with pytest.raises(UserError, match="leaves 40 rows, too few for the study's 41"):
-        _sets(tmp_path, {**given, "rows": 41})
+        sets(tmp_path, {**given, "rows": 41})
 
 
 @pytest.mark.parametrize(
@@ -103,22 +105,42 @@ def test_what_is_said_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_from_the_command_line(
+def test_a_study_from_the_command_line_trains_only_what_is_new(
     tiny: Path, tmp_path: Path, run: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    call = [
-        *("curation.study", "recipe=study", f"runs={tmp_path}", f"student={tiny}", "curate.pool.sums.size=24"),
+    values = [
+        *("recipe=study", f"runs={tmp_path}", f"student={tiny}", "curate.pool.sums.size=24"),
         *("eval.benchmarks.new_seeds.size=6", "engine.dtype=float32", "attempts.max_tokens=4"),
         *("eval.sampling.max_tokens=4", "train.args.bf16=false", "train.args.num_train_epochs=1"),
-        *("study.rows=8", "study.sizes=[]", "study.rivals=[random]", "study.seeds=[0,1]", "curate.stages.choose.k=8"),
+        *("study.rows=8", "study.sizes=[]", "study.rivals=[random]", "curate.stages.choose.k=8"),
     ]
-    done = run(*call)
+    arms = tmp_path / "study" / "arms"
+    given = _problems(compose(*values)["eval"])
+    paid = {"shares": {task.name: {row.id: 0.5 for row in task.rows} for task in given}}
+    paid |= {"rows": 8, "tokens": 800, "seconds": {"train": 1.0, "eval": 1.0}}
+
+    def pay(seed: int) -> None:
+        for kind in ("curated", "random", "random_tokens"):
+            keep(arms / f"{kind}-8-seed-{seed}" / "score.json", paid)
+
+    pay(0)
+    done = run("curation.study", *values, "study.seeds=[0,1]")
     assert done.returncode == 0, done.stderr
-    out = tmp_path / "study"
-    found = json.loads((out / "study.json").read_text())
-    assert len(found["equal"]["rows"]["random"]["accuracy"]) == 2 and found["problems"] == 6
-    assert len(list((out / "arms").glob("*/score.json"))) == 6 and not list((out / "arms").glob("*/model"))
+    found = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert found["problems"] == 6 and found["equal"]["rows"]["random"]["accuracy"][0] == 0.5
+    assert len(list(arms.glob("*-seed-1/manifest.json"))) == 3, "trained"
+    assert not list(arms.glob("*-seed-0/manifest.json")) and not list(arms.glob("*/model"))
     assert re.search(r"curated\s+│ 8 ", done.stdout) and "With as many rows" in done.stdout
-    assert (out / "equal.svg").exists() and (out / "study.md").exists()
-    again = run(*call)
+    assert (tmp_path / "study" / "equal.svg").exists() and (tmp_path / "study" / "study.md").exists()
+
+    pay(2)
+    grown = run("curation.study", *values, "study.seeds=[0,1,2]")
+    assert grown.returncode == 0, grown.stderr
+    more = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert more["equal"]["rows"]["curated"]["accuracy"] == [*found["equal"]["rows"]["curated"]["accuracy"], 0.5]
+    assert not list(arms.glob("*-seed-2/manifest.json"))
+
+    refused = run("curation.study", *values, "study.seeds=[0,1,2]", "train.args.learning_rate=1.0e-5")
+    assert refused.returncode == 2 and "learning_rate: 0.0003 -> 1e-05" in refused.stderr
+    again = run("curation.study", *values, "study.seeds=[0,1,2]")
     assert again.returncode == 0 and "already studied" in again.stderr + again.stdout

@@ -11,10 +11,9 @@ import pytest
 from limo.data import write_jsonl, write_parquet
 from limo.errors import UserError
 from limo.model import load_tokenizer
-from limo.plan import Training
-from limo.plan import _rows as planned
 from limo.tokenised import opened, read_parquet, tokenise
 from limo.train import sft
+from limo.workload import Training, rows_of
 from tests.test_train import curve, rows, settings
 
 
@@ -84,7 +83,7 @@ def test_a_plan_reads_what_training_reads(tiny: Path, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", rows(12))
     given = {**settings(tiny, tmp_path), "global_batch": 1}
     read = [
-        planned(Training.read({**given, "data": str(d)}), None, None)
+        rows_of(Training.read({**given, "data": str(d)}), None, None)
         for d in (tmp_path / "rows.jsonl", written(tmp_path))
     ]
     assert read[0].count == 12 and read[0] == read[1]
