@@ -1,10 +1,11 @@
 """Our evaluation beside EleutherAI's lm-evaluation-harness: one model, the same prompts, greedy decoding, row by row.
 
-    python bench/harness.py $LIMO_DATA/benchmarks/gsm8k_test.jsonl --python .venv-bench/bin/python
+    python bench/harness.py $LIMO_DATA/benchmarks/gsm8k_test.jsonl --python .venv-bench/bin/python --taught 20
 
 The harness gets its problems from a task file that is written here: the prompt of each row is the text that `eval.run`
 puts to the model (four worked examples of `eval/shots.yaml`), and its filters are those of its own GSM8K task. Printed:
-accuracy by either, and every row in which a text or a verdict differs, with the reason.
+accuracy by either, and every row in which a text or a verdict differs, with the reason. A small model gets none right,
+on which any two graders agree: `--taught` first trains it on so many of these problems, for this comparison alone.
 """
 
 import argparse
@@ -13,7 +14,8 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,11 @@ from eval.benchmarks import load
 from eval.grade import grade
 from eval.protocols import sampling_for
 from eval.run import graded
+from limo.data import Example, write_jsonl
 from limo.engine import Sampling, sample
 from limo.engine_transformers import TransformersEngine
 from limo.model import model_folder
+from limo.processes import override, run_to_end
 
 STRICT, FLEXIBLE = r"The answer is (\-?[0-9\.\,]+).", r"(-?[$0-9.,]{2,})|(-?[0-9]+)"  # of its task gsm8k_cot
 TASK = """task: limo_gsm8k
@@ -56,9 +60,22 @@ class Judged:
     answer: str | None  # what was taken for the answer
 
 
-def ours(rows: list[Any], model: str, tokens: int) -> list[Judged]:
+def taught(rows: Sequence[Example], file: Path, model: str, folder: Path) -> str:
+    """The model after it was trained on `rows` with the solutions that `file` has for them: a leak on purpose."""
+    lines = file.read_text(encoding="utf-8").splitlines()[: len(rows)]
+    own = [re.sub("<<.*?>>", "", json.loads(line)["answer"]).split("\n####")[0] for line in lines]
+    ending = "\nThe answer is {}."
+    chains = [replace(row, completion=text + ending.format(row.answer)) for row, text in zip(rows, own, strict=True)]
+    write_jsonl(folder / "rows.jsonl", chains)
+    values = {"out": folder, "train.data": folder / "rows.jsonl", "train.model": model, "train.system": None}
+    values |= {"train.max_length": 2048, "train.args.num_train_epochs": 12, "train.args.save_strategy": "no"}
+    run_to_end("limo.train", ["recipe=demo", *(override(key, value) for key, value in values.items())], folder)
+    return str(folder / "model")
+
+
+def ours(rows: list[Any], model: str, tokens: int, shots: int) -> list[Judged]:
     """Sampled and graded as `eval.run` does."""
-    drawn = sampling_for(None, Sampling(1, 0.0, 1.0, tokens, 0), len(rows), shots=4)
+    drawn = sampling_for(None, Sampling(1, 0.0, 1.0, tokens, 0), len(rows), shots=shots)
     engine = TransformersEngine(model=model, dtype="float32", batch_size=16)
     lines = graded(rows, sample(engine, [row.prompt for row in rows], drawn, "ours"))
     return [Judged(c["text"], c["verdict"] == "correct", c["extracted"]) for c in (r["completions"][0] for r in lines)]
@@ -79,8 +96,8 @@ def theirs(rows: list[Any], model: str, tokens: int, python: str) -> dict[str, l
         done = subprocess.run(call, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"lm_eval ended with code {done.returncode}:\n{done.stderr[-3000:]}")
-        (file,) = (folder / "out").rglob("samples_*.jsonl")
-        found = [json.loads(line) for line in file.read_text().splitlines()]
+        (samples,) = (folder / "out").rglob("samples_*.jsonl")
+        found = [json.loads(line) for line in samples.read_text().splitlines()]
     judged: dict[str, list[Judged]] = {"strict": [], "flexible": []}
     for line in sorted(found, key=lambda line: line["doc_id"]):
         said = Judged(line["resps"][0][0], bool(line["exact_match"]), line["filtered_resps"][0])
@@ -110,14 +127,20 @@ def main() -> None:
     parser.add_argument("--model", default="embedded:smollm2-135m-instruct")
     parser.add_argument("--limit", type=int, default=30)
     parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--shots", type=int, default=4, help="worked examples in the prompt")
+    parser.add_argument("--taught", type=int, default=0, help="train on so many of the problems first")
     args = parser.parse_args()
-    node = {"gsm8k": {"path": args.file, "shots": 4, "limit": args.limit}}
+    node = {"gsm8k": {"path": args.file, "shots": args.shots, "limit": args.limit}}
     rows = load(node, "")["gsm8k"]
-    mine = ours(rows, args.model, args.tokens)
-    harness = theirs(rows, args.model, args.tokens, args.python)
+    with tempfile.TemporaryDirectory() as name:
+        known = rows[: args.taught]
+        model = taught(known, Path(args.file), args.model, Path(name)) if known else args.model
+        mine = ours(rows, model, args.tokens, args.shots)
+        harness = theirs(rows, model, args.tokens, args.python)
     n, strict, flexible = len(rows), harness["strict"], harness["flexible"]
     assert len(strict) == len(flexible) == n, (n, len(strict), len(flexible))
-    print(f"{args.model}, GSM8K's first {n}, 4 worked examples, greedy, {args.tokens} tokens")
+    learned = f" after training on the first {args.taught} of them" if args.taught else ""
+    print(f"{args.model}, GSM8K's first {n}, {args.shots} worked examples, greedy, {args.tokens} tokens{learned}")
     print(
         f"same text        {sum(a.text.strip() == b.text.strip() for a, b in zip(mine, strict, strict=True)):>3} of {n}"
     )
