@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from eval.prompts import LETTERS, behind_examples, plain, with_options, worked
-from eval.structure import Kind
+from eval.verdicts import Kind
 from limo.data import Dropped, Example, Row, chat
 from limo.errors import UserError
 from limo.files import Raw, read_rows
