@@ -16,11 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks import load, nodes, origin, published
+from eval.benchmarks import load, nodes, origin
 from eval.bulk import grade_all
 from eval.compare import Interval, p_value, paired, share
 from eval.metrics import ks, majority_at_k, parts, pass_at_k
 from eval.protocols import sampling_for
+from eval.published import OWN, TABLE
 from eval.repair import measured, repair_table
 from eval.report import write_report
 from limo.command import command
@@ -52,7 +53,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Sample and grade every model on every benchmark, compare the pairs, print the table, write the report.
 
-    Args: `models` are name -> path, `engine` is a node without its model, `benchmarks` names of `eval/benchmarks.py` or
+    Args: `models` are name -> path, `engine` is a node without its model, `benchmarks` names of `eval/published.py` or
     name -> node, `protocol` a preset of `eval/protocols.py` that takes the place of `sampling` (its seed excepted),
     `compare` lists pairs of names (before, after), `resamples` and `seed` are those of intervals and tests. Returns the
     summary that `eval/summary.json` holds. Raises UserError for wrong settings, a missing model, or a benchmark that
@@ -125,7 +126,7 @@ def tasks(
     described = nodes(benchmarks)
     for name, rows in load(benchmarks, system).items():
         shots = max((row.notes.get("shots", 0) for row in rows), default=0)
-        drawn = sampling_for(protocol, sampling, published(name) or len(rows), shots)
+        drawn = sampling_for(protocol, sampling, TABLE.get(name, OWN).rows or len(rows), shots)
         if drawn.n > 1 and not drawn.temperature:
             raise UserError(
                 f"{drawn.n} completions at temperature 0 are {drawn.n} times the same: raise it, or set n=1"
