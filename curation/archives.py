@@ -1,4 +1,4 @@
-"""Archives of web pages, streamed: WARC and WET, Parquet, JSONL, HTML files; from here or wherever fsspec reaches.
+"""The pages of archives, streamed: WARC and WET, Parquet, JSONL, HTML files; from here or wherever fsspec reaches.
 
     for page in opened("s3://commoncrawl/crawl-data/.../CC-MAIN-00000.warc.gz", Columns(...), most=10_000_000): ...
 
@@ -15,14 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from curation.storage import first_line, kind_of, stream_of
 from limo.data import Dropped, parsed
 from limo.errors import UserError
 from limo.files import shortened
 
-KINDS = {
-    **dict.fromkeys((".warc", ".wet", ".warc.wet"), "warc"),
-    **{".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".html": "html", ".htm": "html", ".xhtml": "html"},
-}
 PAGES = ("text/html", "application/xhtml+xml", "text/plain", "")  # media types of records that are read
 
 
@@ -49,69 +46,6 @@ class Raw:
     date: str = ""  # when it was fetched
 
 
-def kind_of(path: str) -> str:
-    """What an archive is, by its ending. Raises UserError for another ending."""
-    name = path.lower().removesuffix(".gz")
-    for ending, kind in KINDS.items():
-        if name.endswith(ending):
-            return kind
-    raise UserError(
-        f"'{path}' is no archive of pages: its name must end with {', '.join(KINDS)}, or one of these and .gz"
-    )
-
-
-def found(path: str) -> list[str]:
-    """The archives of a path: a file, a folder with all below it, a pattern, or an address that fsspec knows.
-
-    Raises UserError if there are none, or they cannot be listed.
-    """
-    if "://" not in path:
-        return _local(path)
-    import fsspec
-
-    try:
-        files, stripped = fsspec.core.url_to_fs(path)
-        names = files.glob(stripped) if any(sign in path for sign in "*?[") else files.find(stripped)
-    except ImportError as error:
-        raise UserError(f"cannot list '{path}': {error}") from None
-    except Exception as error:  # noqa: BLE001 - each store raises errors of its own
-        raise UserError(
-            f"cannot list '{path}': {_first_line(error)}. Check the address, the network and the keys"
-        ) from None
-    listed = sorted(str(files.unstrip_protocol(name)) for name in names if _known(str(name)))
-    if not listed:
-        raise UserError(f"there is no archive of pages at '{path}'")
-    return listed
-
-
-def _local(path: str) -> list[str]:
-    where = Path(path).expanduser()
-    if where.is_file():
-        kind_of(path)
-        return [str(where)]
-    if where.is_dir():
-        listed = sorted(
-            str(file) for file in where.rglob("*") if _known(file.name) and file.is_file() and not file.is_symlink()
-        )
-    else:
-        import glob
-
-        matching = glob.glob(str(where), recursive=True)  # noqa: PTH207 - the pattern may be absolute
-        listed = sorted(file for file in matching if _known(file) and Path(file).is_file())
-    if not listed:
-        raise UserError(
-            f"there is no archive of pages at '{path}': no such file, or none that ends with {', '.join(KINDS)}"
-        )
-    return listed
-
-
-def _known(name: str) -> bool:
-    try:
-        return bool(kind_of(name))
-    except UserError:
-        return False
-
-
 def opened(path: str, columns: Columns | None, most: int) -> Iterator[Raw | Dropped]:
     """The pages of one archive, streamed; of a page, `most` bytes at most are read.
 
@@ -122,7 +56,7 @@ def opened(path: str, columns: Columns | None, most: int) -> Iterator[Raw | Drop
         raise UserError(
             f"'{path}': say with pages.columns which column holds the page: {{page: html, kind: html, url: url}}"
         )
-    with _bytes(path) as file:
+    with stream_of(path) as file:
         packed = path.lower().endswith(".gz")
         if kind == "parquet":
             assert columns
@@ -138,23 +72,6 @@ def opened(path: str, columns: Columns | None, most: int) -> Iterator[Raw | Drop
             yield from _jsonl(path, stream, columns, most)
         if isinstance(stream, Unpacked) and stream.error and (stream.given or kind != "warc"):
             yield Dropped("", "", "archive breaks off", f"{stream.error} after {stream.given:,} bytes", path)
-
-
-def _bytes(path: str) -> Any:
-    if "://" not in path:
-        return Path(path).open("rb")
-    import fsspec
-
-    try:
-        return fsspec.open(path, "rb").open()
-    except ImportError as error:
-        raise UserError(f"cannot open '{path}': {error}") from None
-    except Exception as error:  # noqa: BLE001 - each store raises errors of its own
-        raise UserError(f"cannot open '{path}': {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class Unpacked(io.RawIOBase):
@@ -175,7 +92,7 @@ class Unpacked(io.RawIOBase):
         try:
             data = self.stream.read1(size if size >= 0 else 1 << 20)
         except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
-            self.error = _first_line(error)
+            self.error = first_line(error)
             return b""
         self.given += len(data)
         return data
@@ -217,7 +134,7 @@ def _warc(path: str, stream: Any, most: int) -> Iterator[Raw | Dropped]:
         ) as error:
             if not (isinstance(stream, Unpacked) and stream.error and number):
                 reason = "archive breaks off" if number else "not a WARC file"
-                yield Dropped("", "", reason, f"{_first_line(error)}, after {number:,} pages", path, number + 1)
+                yield Dropped("", "", reason, f"{first_line(error)}, after {number:,} pages", path, number + 1)
             return
         if page is not None:
             yield page
@@ -285,7 +202,7 @@ def _jsonl(path: str, stream: Any, columns: Columns, most: int) -> Iterator[Raw 
             row = parsed(line)
         except (ValueError, RecursionError) as error:
             shown = shortened(line[:200].decode("utf-8", "replace"))
-            yield Dropped("", "", "invalid JSON", _first_line(error), path, number, shown)
+            yield Dropped("", "", "invalid JSON", first_line(error), path, number, shown)
             continue
         yield _row(path, number, row, columns, most)
     if not number and not getattr(stream, "error", ""):
@@ -332,4 +249,4 @@ def _parquet(path: str, file: Any, columns: Columns, most: int) -> Iterator[Raw 
             yield Dropped("", "", "no page in the archive", "", path)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         reason = "archive breaks off" if number else "not a Parquet file"
-        yield Dropped("", "", reason, f"{_first_line(error)}, after {number:,} pages", path, number + 1)
+        yield Dropped("", "", reason, f"{first_line(error)}, after {number:,} pages", path, number + 1)

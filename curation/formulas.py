@@ -15,10 +15,10 @@ import re
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from curation.markup import PRIVATE
 from curation.mathml import latex
 
-OPEN, CLOSE = "\ue010", "\ue011"  # around a formula
-MARKS = re.compile("[\ue000-\ue0ff]")
+OPEN, CLOSE = "\ue010", "\ue011"  # around a formula; of PRIVATE, as the marks of `curation/markup.py` are
 RENDERED = (
     "span.MathJax, span.MathJax_Preview, div.MathJax_Display, span.MathJax_SVG, div.MathJax_SVG_Display, "
     "span.MathJax_CHTML, div.MathJax_CHTML, span.mjx-chtml, span.MathJax_Display, span.MJX_Assistive_MathML, "
@@ -101,7 +101,7 @@ def _attr(node: Any, name: str) -> str:
 
 def _bare(tex: str) -> str:
     """LaTeX without the delimiters and style commands around it, on one line."""
-    tex = CDATA.sub("\n", MARKS.sub("", tex)) if "CDATA" in tex else MARKS.sub("", tex)
+    tex = CDATA.sub("\n", PRIVATE.sub("", tex)) if "CDATA" in tex else PRIVATE.sub("", tex)
     tex = " ".join(COMMENT.sub("\n", tex).split()).removeprefix("% ")
     for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
         if tex.startswith(left) and tex.endswith(right) and len(tex) > len(left + right):
@@ -228,9 +228,8 @@ def _in_address(source: str) -> str:
 def _scripts(body: Any, put: _Put) -> None:
     """Exponents and indices of plain HTML, fractions set with them; footnotes and ordinals stay as they are."""
     nodes = body.query_selector_all("sup, sub")[:]
-    if (
-        body.query_selector("sup sup, sup sub, sub sup, sub sub") is not None
-    ):  # what stands inside of another comes first
+    if body.query_selector("sup sup, sup sub, sub sup, sub sub") is not None:
+        # What stands inside of another comes first
         nodes = sorted(nodes, key=lambda node: len(node.query_selector_all("sup, sub")))
     for node in nodes:
         text = " ".join((node.text or "").split())

@@ -17,9 +17,7 @@ from typing import Any
 OPEN, CLOSE = "\ue000", "\ue001"  # around a mark: kind, number
 MARK = re.compile(r"\ue000([a-zA-Z]+)(\d+)\ue001")
 PRIVATE = re.compile("[\ue000-\ue0ff]")
-REFERENCE = re.compile(
-    r"&#(?:x0*e0[\da-f]{2}(?![\da-f])|0*57[3-5]\d\d(?!\d));?", re.IGNORECASE
-)  # to one of them in HTML
+REFERENCE = re.compile(r"&#(?:x0*e0[\da-f]{2}(?![\da-f])|0*57[3-5]\d\d(?!\d));?", re.IGNORECASE)  # to one, in HTML
 RULES = ("schema.org", "json-ld", "q&a markup", "problem and solution", "faq heading", "definition", "labelled lines")
 MOST = 500  # pairs of a page
 DEEPEST = 12  # of JSON-LD

@@ -18,7 +18,8 @@ from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
-from curation.archives import Columns, Raw, found, opened
+from curation.archives import Columns, Raw, opened
+from curation.storage import found
 from eval.worker import Died, TimedOut, Workers
 from limo.data import Dropped, Example, Row, chat
 from limo.errors import UserError

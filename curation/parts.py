@@ -102,7 +102,7 @@ class Job:
 
     def make_folders(self) -> None:
         """Make those that tasks write to."""
-        for name in ("out", "keys", "met", "sent", "related", "values"):
+        for name in ("out", "keys", "met", "places", "sent", "related", "measured", "scaled"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def at(self, name: str, part: int) -> Path:
@@ -173,11 +173,11 @@ class Job:
             to[label] = part
             heapq.heapreplace(load, (rows + int(sizes[label]), part))
         for part, found in enumerate(np.split(to[labels], np.cumsum(counts)[:-1])):
-            _save(self.at("values", part), found)
+            _save(self.at("places", part), found)
 
     def scatter(self, part: int) -> None:
         """Send each row of a part that meets others to where its group is related."""
-        to = np.load(self.at("values", part))
+        to = np.load(self.at("places", part))
         sent: dict[int, list[str]] = defaultdict(list)
         for at, (row, other) in enumerate(zip(self.part(part), to.tolist(), strict=True)):
             if other >= 0:
@@ -208,22 +208,22 @@ class Job:
 
     def measure(self, part: int) -> None:
         """Write the numbers of a part's rows: (columns, rows)."""
-        if self.at("values", part).exists():
+        if self.at("measured", part).exists():
             return
         weights = self.node["weights"]
         score.check(weights, self.node["words"], self.node["scaling"])
         found = score.measured(list(self.part(part)), self.node["words"], weights)
-        _save(self.at("values", part), np.stack(list(found.values())))
+        _save(self.at("measured", part), np.stack(list(found.values())))
 
     def scale(self) -> None:
         """Bring the numbers of all rows to scale, and write each part's: (columns, scaled columns, sum; rows)."""
-        weights, parts = self.node["weights"], [np.load(self.at("values", part)) for part in range(self.parts)]
+        weights, parts = self.node["weights"], [np.load(self.at("measured", part)) for part in range(self.parts)]
         values = dict(zip(self._columns(), np.concatenate(parts, axis=1), strict=True))
         weighed, total = score.weighed_sum(values, weights, self.node["scaling"])
         found = np.stack([*values.values(), *weighed.values(), total])
         ends = np.cumsum([part.shape[1] for part in parts])[:-1]
         for part, columns in enumerate(np.split(found, ends, axis=1)):
-            _save(self.at("keys", part), columns)
+            _save(self.at("scaled", part), columns)
 
     def _columns(self) -> list[str]:
         return [*score.TEXT, *(name for name in self.node["weights"] if name not in score.TEXT)]
@@ -232,7 +232,7 @@ class Job:
         """Give a part's rows their numbers."""
         if self.at("out", part).exists():
             return
-        columns = np.load(self.at("keys", part))
+        columns = np.load(self.at("scaled", part))
         names, weights = self._columns(), list(self.node["weights"])
         values = dict(zip(names, columns, strict=False))
         weighed = dict(zip(weights, columns[len(names) :], strict=False))

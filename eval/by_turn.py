@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from eval.charts import CHOSEN, FAINT, FOURTH, OTHER, THIRD, chart
+from eval.compare import beyond_chance
 from eval.page import percent, section, span, table, text
 from eval.turn_metrics import signed, spent_tokens
 
@@ -38,7 +39,7 @@ def _sentences(each: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Iterator[s
     """The question of equal budgets, answered for each model."""
     for model, name, found in each:
         d = found["against"][0]
-        sure = "beyond chance" if d["p"] < 0.05 and d["low"] * d["high"] > 0 else "which may be chance"
+        sure = "beyond chance" if beyond_chance(d) else "which may be chance"
         yield f"{name}, {model}: {found['n']} turns against {found['n']} samples {signed(d)} points, {sure}."
 
 

@@ -113,6 +113,11 @@ def p_value(p: float) -> str:
     return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 
+def beyond_chance(difference: Mapping[str, Any]) -> bool:
+    """Whether a difference, as JSON, says something: by its test too, as the bootstrap is too sure of few problems."""
+    return bool(difference["p"] < 0.05 and (difference["low"] > 0 or difference["high"] < 0))
+
+
 def detectable(differences: np.ndarray) -> float:
     """The smallest difference that a test at 5 % finds with a power of 80 %, given each problem's difference (n,).
 

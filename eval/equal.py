@@ -15,11 +15,13 @@ from eval.exact import TooMuch, Undefined
 from eval.expression import Node, Number, Quantity, Words, walk
 from eval.numerals import Unreadable, written_number
 from eval.reader import negative, read
+from eval.scalars import tolerance
 from eval.scanner import MAX_LENGTH
 from eval.spelling import normalise, squeezed
-from eval.structure import Kind, Told, compare, tolerance
-from eval.symbolic import Verdict, same_by_sympy
+from eval.structure import compare
+from eval.symbolic import same_by_sympy
 from eval.units import may_be_said
+from eval.verdicts import Kind, Told, Verdict
 from eval.worker import TimedOut
 
 _COMPOUND_UNIT = re.compile(r"([-+]?[\d.,]+) ?([a-zA-Z]{1,5}(?:\^\{?-?\d\}?)? ?/ ?[a-zA-Z]{1,5}(?:\^\{?-?\d\}?)?)")

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 from eval.equal import equal
 from eval.extract import after_thinking, explicit, extract
-from eval.structure import Kind
-from eval.symbolic import Verdict
+from eval.verdicts import Kind, Verdict
 from limo.marks import boxed
 
 __all__ = ["Grade", "Kind", "Verdict", "equal", "explicit", "extract", "grade"]

@@ -8,24 +8,22 @@ these two.
 """
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from eval.compare import p_value, paired
+from eval.compare import paired
 from eval.report import write_report
-from eval.run import Rows, Task, check_models, graded, local, stage_seconds, summarise, tasks
-from eval.turn_metrics import Row, measured, measures, signed, spent_tokens
+from eval.run import Rows, Task, check_models, graded, kept, local, summarise, tasks
+from eval.tables import print_turns
+from eval.turn_metrics import measured, measures
 from eval.turns import Dialogue, Episode, draw
-from limo.data import dump, replacing
+from limo.data import replacing
 from limo.engine import Prompt, Sampling
 from limo.errors import UserError
-from limo.ledger import Cached, Spent, spent
-from limo.manifest import claim
-from limo.progress import say
-from limo.recipe import bind, files_in
+from limo.ledger import Cached
+from limo.recipe import bind
 
 
 def evaluate(
@@ -67,7 +65,7 @@ def evaluate(
     with replacing(folder / "eval" / "summary.json") as file:
         json.dump(summary, file, indent=2)
     report = write_report(folder)
-    _print(summary["turns"], folder, report)
+    print_turns(summary["turns"], folder, report)
     return summary
 
 
@@ -76,27 +74,15 @@ def played(folder: Path, model: str, path: str, runner: Cached, task: Task, dial
 
     A line is that of `eval.run.completed` with the parallel samples as its completions, and beside them `turns`.
     """
-    file = folder / "eval" / model / f"{task.name}.jsonl"
-    claimed = {"model": path, **task.settings, "dialogue": asdict(dialogue)}
-    read: list[str | Path] = [*local(task.engine, path), *files_in({"benchmark": task.origin})]
-    with claim(folder, f"eval/{model}/{task.name}", claimed, inputs=read) as step:
-        if not step.finished:
-            before = Spent(**vars(spent))
-            lines = _play(runner, task, dialogue, f"{model} on {task.name}", _counter(task.engine, path))
-            with replacing(file) as written:
-                written.writelines(map(dump, lines))
-            step.outputs, step.tokens = [file], spent.since(before).tokens
-            found = spent.since(before).found
-            step.results = {"problems": len(lines), "found_in_ledger": found}
-            if found:
-                say(f"{found} of these completions were there from before")
-    with file.open(encoding="utf-8") as written:
-        return [json.loads(line) for line in written]
+
+    def lines() -> tuple[Rows, int]:
+        rows = _play(runner, task, dialogue, f"{model} on {task.name}", _counter(task.engine, path))
+        return rows, len(rows)
+
+    return kept(folder, model, path, task, "problems", lines, dialogue=asdict(dialogue))
 
 
-def _play(
-    runner: Cached, task: Task, dialogue: Dialogue, what: str, count: Callable[[Prompt], int | None]
-) -> list[dict[str, Any]]:
+def _play(runner: Cached, task: Task, dialogue: Dialogue, what: str, count: Callable[[Prompt], int | None]) -> Rows:
     """All parallel samples first, then the episodes turn by turn, each turn one batch over the problems."""
     episodes = [Episode(row, dialogue) for row in task.rows]
     asked = [[count(episode.prompt)] for episode in episodes]
@@ -139,56 +125,3 @@ def _differences(
                 change = paired(a, b, resamples, seed).to_json()
                 found.append({"benchmark": name, "before": before, "after": after, "measure": measure, **change})
     return found
-
-
-def _print(turns: Mapping[str, Any], folder: Path, report: Path) -> None:
-    """The tables a run ends with."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    each = [(m, name, found) for m, by in turns["models"].items() for name, found in by.items()]
-    table = Table(title=f"{folder.name}: accuracy in % with 95 % interval", title_justify="left")
-    for head in ("model", "benchmark", *each[0][2]["measures"], "problems"):
-        table.add_column(head, justify="left" if head in ("model", "benchmark") else "right")
-    for model, name, found in each:
-        cells = [
-            f"{100 * v['mean']:.1f}\n{100 * v['low']:.1f} to {100 * v['high']:.1f}" for v in found["measures"].values()
-        ]
-        table.add_row(model, name, *cells, str(found["measures"]["m1@t1"]["n"]))
-    console.print(table)
-    console.print(_budgets(each))
-    console.print(_flips(each))
-    for d in turns["differences"]:
-        said = f"{d['benchmark']}, {d['measure']}: {d['after']} against {d['before']} {signed(d)}, p {p_value(d['p'])}"
-        console.print(said, soft_wrap=True)
-    console.print(f"Seconds: {stage_seconds(folder)}")
-    console.print(f"Report:  {report}", soft_wrap=True)
-
-
-def _budgets(each: Sequence[tuple[str, str, Row]]) -> Any:
-    """Turns against parallel samples, which cost as many answers."""
-    from rich.table import Table
-
-    n = each[0][2]["n"]
-    table = Table(title=f"{n} turns against {n} parallel samples, in points", title_justify="left")
-    heads = ("model", "benchmark", "without oracle", "p", "with oracle", "p", "tokens, turns", "tokens, samples")
-    for head in heads:
-        table.add_column(head, justify="left" if head in heads[:2] else "right")
-    for model, name, found in each:
-        cells = [cell for d in found["against"] for cell in (signed(d), p_value(d["p"]))]
-        cost = [spent_tokens(found["tokens"][key]) for key in ("turns", "samples")]
-        table.add_row(model, name, *cells, *cost)
-    return table
-
-
-def _flips(each: Sequence[tuple[str, str, Row]]) -> Any:
-    from rich.table import Table
-
-    table = Table(title="From turn to turn: problems that became right, and that became wrong", title_justify="left")
-    heads = ["model", "benchmark", *(f"{k} to {k + 1}" for k in range(1, each[0][2]["n"]))]
-    for head in heads:
-        table.add_column(head, justify="left" if head in heads[:2] else "right")
-    for model, name, found in each:
-        table.add_row(model, name, *(f"+{t['wrong_right']} -{t['right_wrong']}" for t in found["transitions"]))
-    return table

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.charts import chart, draw_intervals
+from eval.compare import beyond_chance
 from eval.page import LONGEST, folded, percent, prose, section, span, table, text, verdict
 from limo.data import parsed
 
@@ -24,11 +25,10 @@ def sentences(summary: Summary) -> list[str]:
 
 
 def _sentence(d: Mapping[str, Any]) -> str:
-    beyond = d["p"] < 0.05 and (d["low"] > 0 or d["high"] < 0)  # the bootstrap alone is too sure of few problems
     return (
         f"{d['benchmark']}: {d['after']} is {100 * d['mean']:+.1f} points against {d['before']} (95 % interval "
         f"{100 * d['low']:+.1f} to {100 * d['high']:+.1f}, n = {d['n']}), "
-        f"{'a difference beyond chance' if beyond else 'which may be chance'}."
+        f"{'a difference beyond chance' if beyond_chance(d) else 'which may be chance'}."
     )
 
 

@@ -14,6 +14,7 @@ model that mends a step without a word about it and without writing the right eq
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -71,8 +72,7 @@ def _shares(rows: Rows, resamples: int, seed: int) -> dict[str, Any]:
 
     def of(some: Rows, hit: Callable[[Mapping[str, Any], Mapping[str, Any]], bool]) -> dict[str, Any]:
         values = {r["id"]: sum(hit(r, c) for c in r["completions"]) / len(r["completions"]) for r in some}
-        found = share(values, resamples, seed)
-        return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+        return asdict(share(values, resamples, seed))
 
     found: dict[str, Any] = {}
     if wrong:

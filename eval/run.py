@@ -9,27 +9,28 @@ listed in the report.
 """
 
 import json
-import sys
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks import load, nodes, origin, published
+from eval.benchmarks import load, nodes, origin
 from eval.bulk import grade_all
-from eval.compare import Interval, p_value, paired, share
-from eval.metrics import ks, majority_at_k, parts, pass_at_k
+from eval.compare import paired, share
+from eval.metrics import ks, parts
 from eval.protocols import sampling_for
-from eval.repair import measured, repair_table
+from eval.published import OWN, TABLE
+from eval.repair import measured
 from eval.report import write_report
+from eval.tables import print_summary
+from eval.turn_metrics import samples_any, samples_vote
 from limo.command import command
 from limo.data import Example, content_id, dump, replacing
 from limo.engine import Completion, Sampling, sample
 from limo.errors import UserError
 from limo.ledger import Cached, Spent, spent
-from limo.manifest import claim, read_manifest
-from limo.progress import clock, say
+from limo.manifest import claim
+from limo.progress import say
 from limo.recipe import bind, files_in
 
 UNSURE_LISTED = 50  # of a benchmark, in the summary; the rows have them all
@@ -52,7 +53,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Sample and grade every model on every benchmark, compare the pairs, print the table, write the report.
 
-    Args: `models` are name -> path, `engine` is a node without its model, `benchmarks` names of `eval/benchmarks.py` or
+    Args: `models` are name -> path, `engine` is a node without its model, `benchmarks` names of `eval/published.py` or
     name -> node, `protocol` a preset of `eval/protocols.py` that takes the place of `sampling` (its seed excepted),
     `compare` lists pairs of names (before, after), `resamples` and `seed` are those of intervals and tests. Returns the
     summary that `eval/summary.json` holds. Raises UserError for wrong settings, a missing model, or a benchmark that
@@ -69,7 +70,7 @@ def evaluate(
     with replacing(folder / "eval" / "summary.json") as file:
         json.dump(summary, file, indent=2)
     report = write_report(folder)
-    _print(summary, folder, report)
+    print_summary(summary, folder, report)
     return summary
 
 
@@ -125,7 +126,7 @@ def tasks(
     described = nodes(benchmarks)
     for name, rows in load(benchmarks, system).items():
         shots = max((row.notes.get("shots", 0) for row in rows), default=0)
-        drawn = sampling_for(protocol, sampling, published(name) or len(rows), shots)
+        drawn = sampling_for(protocol, sampling, TABLE.get(name, OWN).rows or len(rows), shots)
         if drawn.n > 1 and not drawn.temperature:
             raise UserError(
                 f"{drawn.n} completions at temperature 0 are {drawn.n} times the same: raise it, or set n=1"
@@ -137,24 +138,37 @@ def tasks(
 
 
 def completed(folder: Path, model: str, path: str, runner: Cached, task: Task) -> Rows:
-    """The graded completions of one model on one benchmark, from the disk if they are there.
+    """The graded completions of one model on one benchmark, from the disk if they are there."""
 
-    They lie in `<folder>/eval/<model>/<benchmark>.jsonl`, recorded in that folder's manifest.
+    def draw() -> tuple[Rows, int]:
+        drawn = sample(runner, [row.prompt for row in task.rows], task.sampling, f"{model} on {task.name}")
+        return graded(task.rows, drawn, f"grading {model} on {task.name}"), sum(map(len, drawn))
+
+    return kept(folder, model, path, task, "completions", draw)
+
+
+def kept(
+    folder: Path, model: str, path: str, task: Task, what: str, draw: Callable[[], tuple[Rows, int]], **more: Any
+) -> Rows:
+    """What `draw` gives for one model on one benchmark, a line a problem, from the disk if it is there.
+
+    It lies in `<folder>/eval/<model>/<benchmark>.jsonl`, recorded in that folder's manifest: `more` are settings that
+    it depends on beside the task's, and `draw` says with its lines how many of `what` they hold.
     """
     file = folder / "eval" / model / f"{task.name}.jsonl"
-    claimed = {"model": path, **task.settings}
+    claimed = {"model": path, **task.settings, **more}
     read: list[str | Path] = [*local(task.engine, path), *files_in({"benchmark": task.origin})]
     with claim(folder, f"eval/{model}/{task.name}", claimed, inputs=read) as step:
         if not step.finished:
             before = Spent(**vars(spent))
-            drawn = sample(runner, [row.prompt for row in task.rows], task.sampling, f"{model} on {task.name}")
+            rows, count = draw()
             with replacing(file) as lines:
-                lines.writelines(map(dump, graded(task.rows, drawn, f"grading {model} on {task.name}")))
-            step.outputs, step.tokens = [file], spent.since(before).tokens
-            found = spent.since(before).found
-            step.results = {"completions": sum(map(len, drawn)), "found_in_ledger": found}
-            if found:
-                say(f"{found} of these completions were there from before")
+                lines.writelines(map(dump, rows))
+            took = spent.since(before)
+            step.outputs, step.tokens = [file], took.tokens
+            step.results = {what: count, "found_in_ledger": took.found}
+            if took.found:
+                say(f"{took.found} of these completions were there from before")
     with file.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
@@ -230,13 +244,13 @@ def _accuracy(rows: Sequence[Mapping[str, Any]], resamples: int, seed: int) -> d
     completions = [c for row in rows for c in row["completions"]]
     count = max(len(completions), 1)
     return {
-        **_interval(correct_share(rows), resamples, seed),
+        **asdict(share(correct_share(rows), resamples, seed)),
         "problems": len(rows),
         "completions": len(completions),
-        "pass_at": _at_k(rows, resamples, seed, _passes),
-        "maj_at": _at_k(rows, resamples, seed, _majorities),
+        "pass_at": _at_k(rows, resamples, seed, samples_any),
+        "maj_at": _at_k(rows, resamples, seed, samples_vote),
         "parts": {
-            note: {v: _interval(correct_share(r), resamples, seed) for v, r in by.items()}
+            note: {v: asdict(share(correct_share(r), resamples, seed)) for v, r in by.items()}
             for note, by in parts(rows).items()
         },
         "unsure": sum(c["verdict"] == "unsure" for c in completions) / count,
@@ -246,26 +260,14 @@ def _accuracy(rows: Sequence[Mapping[str, Any]], resamples: int, seed: int) -> d
     }
 
 
-def _interval(values: Mapping[str, float], resamples: int, seed: int) -> dict[str, Any]:
-    interval: Interval = share(values, resamples, seed)
-    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n}
-
-
-def _at_k(rows: Sequence[Mapping[str, Any]], resamples: int, seed: int, of: Any) -> dict[str, Any]:
+def _at_k(
+    rows: Sequence[Mapping[str, Any]], resamples: int, seed: int, of: Callable[[Mapping[str, Any], int], float]
+) -> dict[str, Any]:
     """A value at each k, for benchmarks with several completions a problem, with intervals over problems."""
     n = min((len(row["completions"]) for row in rows), default=0)
     if n < 2:
         return {}
-    return {str(k): _interval({row["id"]: of(row, k) for row in rows}, resamples, seed) for k in ks(n)}
-
-
-def _passes(row: Mapping[str, Any], k: int) -> float:
-    verdicts = [c["verdict"] == "correct" for c in row["completions"]]
-    return pass_at_k(len(verdicts), sum(verdicts), k)
-
-
-def _majorities(row: Mapping[str, Any], k: int) -> float:
-    return majority_at_k(row["completions"], k, seed=zlib.crc32(row["id"].encode()))
+    return {str(k): asdict(share({row["id"]: of(row, k) for row in rows}, resamples, seed)) for k in ks(n)}
 
 
 def _unsure(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -276,81 +278,6 @@ def _unsure(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if c["verdict"] == "unsure"
     ]
     return found[:UNSURE_LISTED]
-
-
-def _print(summary: Mapping[str, Any], folder: Path, report: Path) -> None:
-    """The table a run ends with."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 110)
-    table = Table(title=f"{folder.name}: accuracy in %, pass@1", title_justify="left")
-    for column in ("held-out problems", "before", "after", "difference", "95 % interval", "p", "n"):
-        table.add_column(column, justify="left" if column == "held-out problems" else "right")
-    for d in summary["differences"]:
-        before, after = (summary["accuracy"][d[m]][d["benchmark"]]["mean"] for m in ("before", "after"))
-        table.add_row(
-            d["benchmark"],
-            f"{d['before']} {100 * before:.1f}",
-            f"{d['after']} {100 * after:.1f}",
-            f"{100 * d['mean']:+.1f}",
-            f"{100 * d['low']:+.1f} to {100 * d['high']:+.1f}",
-            p_value(d["p"]),
-            str(d["n"]),
-        )
-    if summary["differences"]:
-        console.print(table)
-    console.print(accuracy_table(summary))
-    if summary["repair"]:
-        console.print(repair_table(summary["repair"]))
-    for model, by in summary["accuracy"].items():
-        for name, a in by.items():
-            if a["truncated"] > 0.5:
-                console.print(
-                    f"{100 * a['truncated']:.0f} % of the completions of {model} on {name} were cut off: this measures "
-                    "max_tokens more than the model",
-                    soft_wrap=True,
-                )
-    console.print(f"Seconds: {stage_seconds(folder)}")
-    console.print(f"Report:  {report}", soft_wrap=True)
-
-
-def accuracy_table(summary: Mapping[str, Any]) -> Any:
-    """Each model on each benchmark, for a terminal: accuracy, what was cut off, what the grader could not tell."""
-    from rich.table import Table
-
-    several = any(a["pass_at"] for by in summary["accuracy"].values() for a in by.values())
-    heads = ["model", "benchmark", "pass@1 %", "95 % interval", "cut off %", "unsure %", "tokens", "n"]
-    heads += ["k", "pass@k %", "maj@k %"] if several else []
-    table = Table()
-    for head in heads:
-        table.add_column(head, justify="left" if head in heads[:2] else "right")
-    for model, by in summary["accuracy"].items():
-        for name, a in by.items():
-            interval = f"{100 * a['low']:.1f} to {100 * a['high']:.1f}"
-            numbers = [f"{100 * a['mean']:.1f}", interval, f"{100 * a['truncated']:.1f}", f"{100 * a['unsure']:.1f}"]
-            numbers += [f"{a['tokens_per_answer']:.0f}", str(a["problems"])]
-            table.add_row(model, name, *numbers, *(_at_most(a) if several else ()))
-    return table
-
-
-def _at_most(a: Mapping[str, Any]) -> list[str]:
-    """pass@k and maj@k at the largest k there is."""
-    k = max(map(int, a["pass_at"]), default=1)
-    found = (a[which].get(str(k)) for which in ("pass_at", "maj_at"))
-    return [str(k), *("" if at is None else f"{100 * at['mean']:.1f}" for at in found)]
-
-
-def stage_seconds(folder: Path) -> str:
-    """Time of each finished stage of a run, as one phrase."""
-    seconds: dict[str, float] = {}
-    for name, entry in read_manifest(folder).items():
-        stage = name.partition("/")[0]
-        seconds[stage] = seconds.get(stage, 0) + entry["seconds"]
-    return (
-        ", ".join(f"{stage} {clock(value)}" for stage, value in seconds.items())
-        + f"; together {clock(sum(seconds.values()))}"
-    )
 
 
 if __name__ == "__main__":

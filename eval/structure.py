@@ -4,26 +4,19 @@
 `eval/values.py`. The rules in words, with examples: docs/grading.md.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from fractions import Fraction
-from typing import Literal
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from eval.exact import TooMuch, Undefined, exact
-from eval.expression import Based, Call, Clock, Group, Matrix, Name, Node, Number, Quantity, Relation, Words, walk
+from eval.exact import exact
+from eval.expression import Based, Call, Clock, Group, Matrix, Name, Node, Number, Quantity, Relation, Words
 from eval.forms import FREE, plain_form
 from eval.intervals import interval_parts, intervals, is_inequality, variable
-from eval.reader import FUNCTIONS, negative
-from eval.symbolic import Verdict
+from eval.labels import label_of, last_side, usual
+from eval.reader import negative
+from eval.scalars import by_degrees, by_value, degrees, is_radians
 from eval.units import may_be_said, needed, same_unit
-from eval.values import approximately, names, proportional, same_value
-
-Kind = Literal["math", "physics", "choice"]
-Told = tuple[Verdict, str]
-MAX_UNLIKE = 20  # members of a list that are written unlike, each compared with each
-ROUNDED = Fraction(1, 500)  # a decimal reference may be a rounded value if its last place is this fine, relatively
-COMPUTED = Fraction(1, 10**6)  # a physics reference with a finer last place was printed by a program, not measured
-COMPUTED_TO = Fraction(1, 200)
-PHYSICS = Fraction(1, 50)  # and in scientific notation or a physics benchmark if it is this fine
+from eval.values import names, proportional
+from eval.verdicts import Kind, Told, all_of, matched, told
 
 
 def compare(given: Node, reference: Node, kind: Kind = "math") -> Told:
@@ -34,33 +27,10 @@ def compare(given: Node, reference: Node, kind: Kind = "math") -> Told:
     if given == reference:
         return "correct", "structure"
     for rule in _RULES:
-        told = rule(given, reference, kind)
-        if told is not None:
-            return told
-    return _scalars(given, reference, kind)
-
-
-def _told(same: bool, how: str, why: str = "") -> Told:
-    return ("correct", how) if same else ("wrong", why or how)
-
-
-def tolerance(reference: Node, kind: Kind = "math") -> Fraction:
-    """How far an answer may be from a reference: half a unit of its last place where it can be a rounded value.
-
-    That is: a decimal whose last place is at most ROUNDED of it (3.14, but not 2.5, which is more likely exact), any
-    number in scientific notation with a decimal point or a negative exponent, and any decimal of a physics benchmark;
-    the last two to PHYSICS of the value at most. Zero for everything else: integers and fractions are exact.
-    """
-    if isinstance(reference, Call) and reference.what in ("%", "neg", "deg", "rad"):
-        return tolerance(reference.args[0], kind) / (100 if reference.what == "%" else 1)
-    if not isinstance(reference, Number) or reference.step is None or not reference.value:
-        return Fraction(0)
-    half, size = reference.step / 2, abs(reference.value)
-    if kind == "physics" and reference.step < size * COMPUTED:
-        return size * COMPUTED_TO
-    if reference.scientific or kind == "physics":
-        return min(half, size * PHYSICS)
-    return half if half <= size * ROUNDED else Fraction(0)
+        found = rule(given, reference, kind)
+        if found is not None:
+            return found
+    return by_value(given, reference, kind)
 
 
 # Each rule: (given, reference, kind) -> a verdict, or None where it has no say
@@ -70,25 +40,18 @@ Rule = Callable[[Node, Node, Kind], Told | None]
 
 def _by_modulus(given: Node, reference: Node, kind: Kind) -> Told | None:
     if not (isinstance(reference, Call) and reference.what == "mod"):
-        residue = _last_side(given.args[0]) if isinstance(given, Call) and given.what == "mod" else None
+        residue = last_side(given.args[0]) if isinstance(given, Call) and given.what == "mod" else None
         return compare(residue, reference, kind) if residue is not None else None
     if not (isinstance(given, Call) and given.what == "mod"):
         return "wrong", "a residue without its modulus"
-    a, b = _last_side(given.args[0]), _last_side(reference.args[0])
+    a, b = last_side(given.args[0]), last_side(reference.args[0])
     if a is None or b is None:
         return "wrong", "a congruence that is no value"
     values = [exact(node) for node in (a, given.args[1], b, reference.args[1])]
     if None in values or not values[1]:
-        return _told(given == reference, "residue")
+        return told(given == reference, "residue")
     x, modulus, y, other = (v for v in values if v is not None)
-    return _told(modulus == other and (x - y) % modulus == 0, "residue")
-
-
-def _last_side(node: Node) -> Node | None:
-    """What `x \\equiv 5` says x is, or the node itself where it says nothing of a name."""
-    if not isinstance(node, Relation):
-        return node
-    return node.sides[-1] if isinstance(node.sides[0], Name) else None
+    return told(modulus == other and (x - y) % modulus == 0, "residue")
 
 
 def _by_interval(given: Node, reference: Node, kind: Kind) -> Told | None:
@@ -106,7 +69,7 @@ def _by_interval(given: Node, reference: Node, kind: Kind) -> Told | None:
     name, asked = variable(given), variable(reference)
     if name and asked and name != asked:
         return "wrong", "an inequality in another variable"
-    return _matched(found, wanted, kind, _same_interval), "intervals"
+    return matched(found, wanted, partial(_same_interval, kind=kind)), "intervals"
 
 
 def _same_interval(given: Node, reference: Node, kind: Kind) -> Told:
@@ -129,14 +92,14 @@ def _by_equation(given: Node, reference: Node, kind: Kind) -> Told | None:
 
 
 def _to_relation(given: Node, reference: Relation, kind: Kind) -> Told:
-    label, value = _label(reference), _value_of(reference)
+    label, value = label_of(reference), _value_of(reference)
     if not isinstance(given, Relation):
         if "approx" in reference.signs:
             candidates = [s for s in reference.sides if s != label]
-            return _told(any(compare(given, c, kind)[0] == "correct" for c in candidates), "value")
+            return told(any(compare(given, c, kind)[0] == "correct" for c in candidates), "value")
         return compare(given, value, kind) if value is not None else ("wrong", "a value for an equation")
     if value is not None:
-        name, found = _label(given), _value_of(given)
+        name, found = label_of(given), _value_of(given)
         if found is not None and name == label:
             return compare(found, value, kind)
         if found is not None and not names(value) and not names(found):
@@ -152,63 +115,14 @@ def _proportional(given: Relation, reference: Relation) -> Told:
     a, b = (Call("+", (r.sides[0], negative(r.sides[1]))) for r in (given, reference))
     sign = proportional(a, b)
     asked = reference.signs[0] if sign >= 0 else turned.get(reference.signs[0], reference.signs[0])
-    return _told(sign != 0 and given.signs[0] == asked, "equation", "another equation")
-
-
-def _label(relation: Relation) -> Node | None:
-    """The left side of `x = 5`, `AB = 5`, `f(x) = 5` or `Area = 5`, where it is only a name for the value."""
-    first = relation.sides[0]
-    if relation.signs[0] not in ("=", "approx", "equiv", "in"):
-        return None
-    if isinstance(first, Words):
-        return first
-    inside = set(walk(relation.sides[-1]))
-    if isinstance(first, Name):
-        return None if first.text in ("pi", "e", "i", "oo") or first in inside else first
-    if isinstance(first, Group):
-        return _label_of_several(first, relation.sides[-1])
-    if not isinstance(first, Call):
-        return None
-    if first.what == "abs":  # |AB| = 5
-        inner = _label(Relation((first.args[0], relation.sides[-1]), ("=",)))
-        return first if isinstance(inner, Call) else None
-    if first.what == "of" or (first.what in FUNCTIONS and all(isinstance(a, Name) for a in first.args)):
-        return None if set(walk(first.args[0])) & inside and first.what == "of" else first
-    if first.what == "/" and all(isinstance(_factors(arg)[0], Name) for arg in first.args):
-        both = [_factors(arg)[0] for arg in first.args]
-        return first if both == [Name("d"), Name("d")] else None  # dy/dx
-    return first if _is_segment(first) and not set(_factors(first)) & inside else None
-
-
-def _label_of_several(first: Group, last: Node) -> Node | None:
-    """`(x, y) = (1, 2)`, unless the names stand in another order than the usual one."""
-    named = [part.text for part in first.parts if isinstance(part, Name)]
-    if not isinstance(last, Group) or not len(named) == len(first.parts) == len(last.parts):
-        return None
-    return first if named == sorted(named) or not _usual(named) else None
-
-
-def _is_segment(product: Call) -> bool:
-    """`AB`, `ABC`, `\\angle ABC`, `m\\angle ABC`: capitals that name one thing."""
-    factors = [f.text for f in _factors(product) if isinstance(f, Name)]
-    if len(factors) != len(_factors(product)):
-        return False
-    while factors and (factors[0] in ("angle", "triangle") or factors[:2] in (["m", "angle"], ["m", "triangle"])):
-        factors.pop(0)
-    return 1 <= len(factors) <= 5 and all(len(f) == 1 and f.isupper() for f in factors)
-
-
-def _factors(node: Node) -> list[Node]:
-    if isinstance(node, Call) and node.what == "*":
-        return _factors(node.args[0]) + _factors(node.args[1])
-    return [node]
+    return told(sign != 0 and given.signs[0] == asked, "equation", "another equation")
 
 
 def _value_of(relation: Relation) -> Node | None:
     """What `x = 2 + 3 = 5` says x is; None if it is no such statement, or a false one."""
     if any(s not in ("=", "approx", "equiv", "in") for s in relation.signs):
         return None
-    label = _label(relation)
+    label = label_of(relation)
     sides = relation.sides if label is None else relation.sides[1:]
     signs = relation.signs if label is None else relation.signs[1:]
     if label is None and names(sides[0]) and (len(sides) == 2 or not _all_same(sides)):
@@ -256,23 +170,18 @@ def _members(given: Group, reference: Group, kind: Kind) -> Told:
     wanted = _named_values(reference)
     if wanted is not None and not any(isinstance(part, Relation) for part in given.parts):
         return _in_order(given.parts, wanted, kind)
-    return _matched(given.parts, reference.parts, kind), "members in any order"
+    return matched(given.parts, reference.parts, partial(compare, kind=kind)), "members in any order"
 
 
 def _named_values(group: Group) -> list[Node] | None:
     """The values of `x = 1, y = 2`, in the order in which such names are usually put; None if it is no such list."""
-    pairs = [(_label(p), _value_of(p)) for p in group.parts if isinstance(p, Relation)]
+    pairs = [(label_of(p), _value_of(p)) for p in group.parts if isinstance(p, Relation)]
     names_ = [label.text for label, _ in pairs if isinstance(label, Name)]
     values = [value for _, value in pairs if value is not None]
     if not len(group.parts) == len(pairs) == len(names_) == len(set(names_)) == len(values):
         return None
-    order = sorted(range(len(names_)), key=lambda i: names_[i]) if _usual(names_) else range(len(names_))
+    order = sorted(range(len(names_)), key=lambda i: names_[i]) if usual(names_) else range(len(names_))
     return [values[i] for i in order]
-
-
-def _usual(names_: Sequence[str]) -> bool:
-    """Whether names have an order of their own: x, y, z or a, b, c; others stand in the order they are written."""
-    return any(set(names_) <= set(known) for known in ("xyz", "abcd", "uvw", "pqrs"))
 
 
 def _shape(matrix: Matrix) -> tuple[int, int]:
@@ -282,38 +191,7 @@ def _shape(matrix: Matrix) -> tuple[int, int]:
 def _in_order(given: Sequence[Node], reference: Sequence[Node], kind: Kind) -> Told:
     if len(given) != len(reference):
         return "wrong", "another number of parts"
-    return _all(compare(g, r, kind)[0] for g, r in zip(given, reference, strict=True)), "parts in order"
-
-
-def _all(verdicts: Iterable[Verdict]) -> Verdict:
-    seen = set(verdicts)
-    return "wrong" if "wrong" in seen else "unsure" if "unsure" in seen else "correct"
-
-
-def _matched(
-    given: Sequence[Node], reference: Sequence[Node], kind: Kind, same: Callable[[Node, Node, Kind], Told] | None = None
-) -> Verdict:
-    """Whether each member of one is one member of the other. Members written alike pair off first, which is fast."""
-    if len(given) != len(reference):
-        return "wrong"
-    left, missing = list(given), list[Node]()
-    for part in reference:
-        if part in left:
-            left.remove(part)
-        else:
-            missing.append(part)
-    if len(missing) > MAX_UNLIKE:
-        return "unsure"
-    doubtful = False
-    for part in missing:
-        verdicts = [(same or compare)(g, part, kind)[0] for g in left]
-        if "correct" not in verdicts:
-            if "unsure" not in verdicts:
-                return "wrong"
-            doubtful = True
-            continue
-        left.pop(verdicts.index("correct"))
-    return "unsure" if doubtful else "correct"
+    return all_of(compare(g, r, kind)[0] for g, r in zip(given, reference, strict=True)), "parts in order"
 
 
 def _by_matrix(given: Node, reference: Node, kind: Kind) -> Told | None:
@@ -325,22 +203,22 @@ def _by_matrix(given: Node, reference: Node, kind: Kind) -> Told | None:
     if not isinstance(given, Matrix) or _shape(given) != _shape(reference):
         return "wrong", "no matrix of this shape"
     pairs = [(g, r) for a, b in zip(given.rows, reference.rows, strict=True) for g, r in zip(a, b, strict=True)]
-    return _all(compare(g, r, kind)[0] for g, r in pairs), "matrix"
+    return all_of(compare(g, r, kind)[0] for g, r in pairs), "matrix"
 
 
 def _by_kind(given: Node, reference: Node, kind: Kind) -> Told | None:
     """Words, times of day, ratios and numbers in a base equal only their own kind."""
     if isinstance(reference, Words) or isinstance(given, Words):
-        return _told(given == reference, "words")
+        return told(given == reference, "words")
     if isinstance(reference, Clock) or isinstance(given, Clock):
         if isinstance(given, Call) and given.what == "ratio" and isinstance(reference, Clock):
             at = _seconds(given)
             whole_day = at is not None and not 3600 <= at < 13 * 3600  # as 16:30 or 00:20 can only be written
-            return _told(whole_day and at == reference.seconds, "time of day")
-        return _told(given == reference, "time of day")
+            return told(whole_day and at == reference.seconds, "time of day")
+        return told(given == reference, "time of day")
     if isinstance(reference, Based):
         same = isinstance(given, Based) and given == reference
-        return _told(same, "base", "not in the base of the reference")
+        return told(same, "base", "not in the base of the reference")
     if isinstance(reference, Call) and reference.what == "ratio":
         return _ratios(given, reference, kind)
     if isinstance(given, Call) and given.what == "ratio" and len(given.args) == 2:
@@ -367,7 +245,7 @@ def _ratios(given: Node, reference: Call, kind: Kind) -> Told:
         return "wrong", "another number of terms"
     first, wanted = given.args[0], reference.args[0]
     return (
-        _all(
+        all_of(
             compare(Call("*", (g, wanted)), Call("*", (r, first)), kind)[0]
             for g, r in zip(given.args[1:], reference.args[1:], strict=True)
         ),
@@ -379,7 +257,7 @@ def _by_unit(given: Node, reference: Node, kind: Kind) -> Told | None:
     """Units and percent count where the reference has them; where it has none, they may be said."""
     if isinstance(reference, Quantity):
         if not isinstance(given, Quantity):
-            if _is_percent(given) or _degrees(given) is not None or _is_radians(given):
+            if _is_percent(given) or degrees(given) is not None or is_radians(given):
                 return "wrong", "not the unit of the reference"
             if needed(reference.unit):
                 return "wrong", "without the unit of the reference"
@@ -406,36 +284,6 @@ def _is_percent(node: Node) -> bool:
     return isinstance(node, Call) and node.what == "%"
 
 
-def _by_degrees(given: Node, reference: Node, kind: Kind) -> Told | None:
-    """A degree sign may be left out or said; otherwise degrees are worth pi/180 each."""
-    ours, theirs = _degrees(given), _degrees(reference)
-    if (ours is None and theirs is None) or _is_radians(given):
-        return None
-    if ours is not None and (theirs is not None or _is_radians(reference)):
-        return _scalars(given, reference, kind) if theirs is None else _scalars(ours, theirs, kind)
-    verdict, how = _scalars(ours or given, theirs or reference, kind)
-    return (verdict, how) if verdict == "correct" else _scalars(given, reference, kind)
-
-
-def _is_radians(node: Node) -> bool:
-    return isinstance(node, Call) and node.what == "rad"
-
-
-def _degrees(node: Node) -> Node | None:
-    """How many degrees an angle is, if it is written in degrees."""
-    if not isinstance(node, Call):
-        return None
-    if node.what == "deg":
-        return node.args[0]
-    if node.what in ("neg", "+"):
-        parts = [_degrees(arg) for arg in node.args]
-        return None if any(p is None for p in parts) else Call(node.what, tuple(p for p in parts if p is not None))
-    if node.what == "*":
-        inner = _degrees(node.args[1])
-        return None if inner is None else Call("*", (node.args[0], inner))
-    return None
-
-
 _RULES: tuple[Rule, ...] = (
     _by_modulus,
     _by_interval,
@@ -444,34 +292,5 @@ _RULES: tuple[Rule, ...] = (
     _by_several,
     _by_kind,
     _by_unit,
-    _by_degrees,
+    by_degrees,
 )
-
-
-def _scalars(given: Node, reference: Node, kind: Kind) -> Told:
-    """Two values: exactly where both are rational, within the reference's own precision, to fifty digits otherwise."""
-    special = [n.text for e in (given, reference) for n in walk(e) if isinstance(n, Name) and n.text in _NO_NUMBER]
-    if special:
-        return "wrong", f"not the same as {special[-1]}"
-    if any(isinstance(n, Words | Group | Matrix | Relation | Clock | Quantity) for n in walk(given)):
-        return "wrong", "not a value"
-    try:
-        found, wanted = exact(given), exact(reference)
-    except Undefined:
-        return "wrong", "division by zero"
-    except TooMuch:  # as exact numbers: their first digits may tell them apart, but not prove them equal
-        if same_value(given, reference):
-            raise
-        return "wrong", "value"
-    within = tolerance(reference, kind)
-    if found is not None and wanted is not None:
-        return _told(found == wanted or abs(found - wanted) <= within, "number")
-    if within:
-        near = approximately(given)
-        value = exact(reference)
-        if near is not None and value is not None and abs(near - value) <= within:
-            return "correct", "the reference is this value, rounded"
-    return _told(same_value(given, reference), "value")
-
-
-_NO_NUMBER = {"oo", "∅", "...", "mathbb R", "mathbb Z", "mathbb C", "mathbb Q", "mathbb N"}

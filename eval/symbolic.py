@@ -6,11 +6,11 @@ memory, so it never happens in the caller. Reading is by Math-Verify's LaTeX gra
 which execute their input, are never given text.
 """
 
-from typing import Any, Literal
+from typing import Any
 
+from eval.verdicts import Told
 from eval.worker import Died, Workers, cores, serve
 
-Verdict = Literal["correct", "wrong", "unsure"]
 SECONDS = 0.6  # for one comparison
 MEMORY = 3 * 2**30  # bytes of address space of the worker
 FORBIDDEN = ("!!", "\\prod", "\\sum", "\\int", "\\lim")  # of given answers: work without bound, never a final answer
@@ -18,7 +18,7 @@ FORBIDDEN = ("!!", "\\prod", "\\sum", "\\int", "\\lim")  # of given answers: wor
 _workers = Workers("eval.symbolic", limit=cores())
 
 
-def same_by_sympy(given: str, reference: str) -> tuple[Verdict, str]:
+def same_by_sympy(given: str, reference: str) -> Told:
     """Whether two LaTeX expressions are equal, and how it was found.
 
     Raises TimedOut after SECONDS of processor time: that says something of the machine too, so nobody keeps it.
@@ -32,7 +32,7 @@ def same_by_sympy(given: str, reference: str) -> tuple[Verdict, str]:
     return verdict, how
 
 
-def _compare(given: str, reference: str) -> tuple[Verdict, str]:
+def _compare(given: str, reference: str) -> Told:
     """In the worker: parse both by the LaTeX grammar and ask Math-Verify whether they are equal."""
     from math_verify import verify
 
@@ -72,7 +72,7 @@ def _exactly(wanted: Any, found: Any) -> bool | None:
     return (wanted.doit() - found.doit()).equals(0)  # type: ignore[no-any-return]
 
 
-def _answer(question: tuple[str, str]) -> tuple[Verdict, str]:
+def _answer(question: tuple[str, str]) -> Told:
     try:
         return _compare(*question)
     except Exception as error:  # noqa: BLE001 - whatever SymPy raises on odd text, the answer is the third verdict

@@ -5,10 +5,8 @@ Nothing here is symbolic: two formulas that agree to forty digits at points that
 work is bounded; what would go beyond the bounds raises TooMuch, and is the third verdict, not a wrong one.
 """
 
-import math
 import random
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -16,9 +14,9 @@ import mpmath
 
 from eval.exact import TooMuch, Undefined, exact, size
 from eval.expression import Based, Call, Name, Node, Number, walk
+from eval.numeric import value_at
 
 MAX_NODES = 400  # of an expression that is evaluated at points
-MAX_MAGNITUDE = 10**12  # bits of the exponent of a value
 DIGITS = 50
 SLACK = 12  # of these, what rounding may cost
 MAX_DIGITS = 2000  # to which a value is worked out, the second look included
@@ -26,163 +24,6 @@ MAX_GAMMA_DIGITS = 300  # the same where a factorial or a binomial of what is no
 CLEARLY = 1e-15  # relative difference of which no rounding is capable
 NEARLY_NOTHING = 1e-20  # a value below may be the noise of a zero
 CONSTANTS = {"pi", "e", "i", "oo"}
-
-
-class _Local(threading.local):
-    """mpmath's contexts keep their precision as state: every thread has its own."""
-
-    def __init__(self) -> None:
-        self.context = mpmath.MPContext()
-
-
-_local = _Local()
-
-
-class _Evaluator:
-    """Values of expressions at one point, to `digits` digits; real only unless `complex_` is set."""
-
-    def __init__(self, digits: int, complex_: bool, point: Mapping[str, Fraction], log_base: int) -> None:
-        self.mp: Any = _local.context
-        self.mp.dps = digits
-        self.complex, self.point, self.log_base = complex_, point, log_base
-
-    def value(self, node: Node) -> Any:
-        if isinstance(node, Number | Based):
-            if size(node.value) > 20_000:
-                raise TooMuch("a number out of bounds")
-            return self.mp.mpf(node.value.numerator) / node.value.denominator
-        if isinstance(node, Name):
-            return self.name(node.text)
-        if not isinstance(node, Call):
-            raise TooMuch("no value")
-        return self.call(node)
-
-    def name(self, name: str) -> Any:
-        if name == "pi":
-            return +self.mp.pi
-        if name == "e":
-            return +self.mp.e
-        if name == "i":
-            return self.mp.j
-        if name in self.point:
-            value = self.point[name]
-            return self.mp.mpf(value.numerator) / value.denominator
-        raise TooMuch(f"the name {name}")
-
-    def call(self, node: Call) -> Any:
-        rule = _NUMERIC.get(node.what)
-        if rule is None:
-            raise TooMuch(f"the operation {node.what}")
-        args = [self.value(arg) for arg in node.args]
-        try:
-            value = self.odd_root(node, args) or rule(self, *args)
-        except ZeroDivisionError:
-            raise Undefined("division by zero") from None
-        except (ValueError, OverflowError, TypeError) as error:
-            raise Undefined(str(error)) from None
-        if not self.mp.isfinite(value):
-            raise Undefined("not finite")
-        if self.mp.mag(value) > MAX_MAGNITUDE if value else False:
-            raise TooMuch("a value out of bounds")
-        if isinstance(value, self.mp.mpc) and not self.complex:
-            if abs(value.imag) > abs(value.real) * self.mp.mpf(10) ** (8 - self.mp.dps):
-                raise Undefined("not real")
-            value = value.real
-        return value
-
-    def power(self, base: Any, power: Any) -> Any:
-        if not base and self.mp.re(power) <= 0 and power != 0:
-            raise Undefined("division by zero")
-        if base and self.mp.mag(power) > 60:
-            raise TooMuch("a power out of bounds")
-        return self.mp.power(base, power)
-
-    def odd_root(self, node: Call, args: list[Any]) -> Any:
-        """A negative number to the power p/q with q odd, as in school: (-8)^(1/3) = -2; None for anything else."""
-        if node.what != "^" or self.complex or isinstance(args[0], self.mp.mpc) or args[0] >= 0:
-            return None
-        power = exact(node.args[1])
-        if power is None or power.denominator == 1 or power.denominator % 2 == 0 or power.denominator > 99:
-            return None
-        return self.power(self.real_root(args[0], self.mp.mpf(power.denominator)), self.mp.mpf(power.numerator))
-
-    def real_root(self, value: Any, index: Any) -> Any:
-        """The real root of a negative number where the index is odd, as in school; else the principal one."""
-        if self.mp.im(value) == 0 and self.mp.re(value) < 0 and index == self.mp.nint(index) and int(index) % 2:
-            return -self.mp.root(-self.mp.re(value), int(index))
-        return self.power(value, 1 / index)
-
-    def trigonometric(self, f: str, x: Any) -> Any:
-        if x and self.mp.mag(x) > 200:
-            raise TooMuch("an angle out of bounds")
-        return getattr(self.mp, f)(x)
-
-    def natural_or_ten(self, x: Any, base: Any = None) -> Any:
-        """A logarithm whose base is not written is one of ten or of e: the caller tries both."""
-        if base is None:
-            base = self.mp.mpf(self.log_base) if self.log_base else None
-        return self.mp.ln(x) if base is None else self.mp.ln(x) / self.mp.ln(base)
-
-    def factorial(self, x: Any) -> Any:
-        if abs(x) > 10_000:
-            raise TooMuch("a factorial out of bounds")
-        return self.mp.factorial(x)
-
-    def rounded(self, f: str, x: Any) -> Any:
-        if abs(x) > self.mp.mpf(10) ** 30:
-            raise TooMuch("a number out of bounds")
-        return getattr(self.mp, f)(x)
-
-    def whole(self, f: Callable[..., int], *args: Any) -> Any:
-        if any(a != self.mp.nint(a) or abs(a) > 10**30 for a in args):
-            raise Undefined("not whole")
-        return self.mp.mpf(f(*(int(a) for a in args)))
-
-    def cis(self, x: Any) -> Any:
-        return self.trigonometric("cos", x) + self.mp.j * self.trigonometric("sin", x)
-
-
-_NUMERIC: dict[str, Callable[..., Any]] = {
-    "+": lambda _, *args: sum(args[1:], args[0]),
-    "*": lambda _, a, b: a * b,
-    "of": lambda _, a, b: a * b,  # as good as any function of its argument, the same on both sides
-    "/": lambda _, a, b: a / b,
-    "neg": lambda _, a: -a,
-    "^": _Evaluator.power,
-    "%": lambda _, a: a / 100,
-    "rad": lambda _, a: a,
-    "deg": lambda e, a: a * e.mp.pi / 180,
-    "!": _Evaluator.factorial,
-    "gamma": lambda e, a: e.factorial(a - 1),
-    "binom": lambda e, n, k: e.mp.binomial(n, k) if max(abs(n), abs(k)) < 10_000 else _too_much(),
-    "sqrt": lambda e, a: e.mp.sqrt(a),
-    "cbrt": lambda e, a: e.real_root(a, e.mp.mpf(3)),
-    "root": _Evaluator.real_root,
-    "abs": lambda _, a: abs(a),
-    "norm": lambda _, a: abs(a),
-    "exp": lambda e, a: e.power(+e.mp.e, a),
-    "ln": lambda e, a: e.mp.ln(a),
-    "log": _Evaluator.natural_or_ten,
-    "lg": lambda e, a: e.mp.ln(a) / e.mp.ln(10),
-    "floor": lambda e, a: e.rounded("floor", a),
-    "ceil": lambda e, a: e.rounded("ceil", a),
-    "max": lambda _, *args: max(args),
-    "min": lambda _, *args: min(args),
-    "gcd": lambda e, *args: e.whole(math.gcd, *args),
-    "lcm": lambda e, *args: e.whole(math.lcm, *args),
-    "cis": _Evaluator.cis,
-    "Re": lambda e, a: e.mp.re(a),
-    "Im": lambda e, a: e.mp.im(a),
-}
-for _ours, _theirs in {
-    **{f: f for f in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")},
-    **{f"arc{f}": f"a{f}" for f in ("sin", "cos", "tan", "cot", "sinh", "cosh", "tanh")},
-}.items():
-    _NUMERIC[_ours] = lambda e, a, theirs=_theirs: e.trigonometric(theirs, a)
-
-
-def _too_much() -> Any:
-    raise TooMuch("out of bounds")
 
 
 def names(node: Node) -> set[str]:
@@ -253,20 +94,20 @@ def _agree_at(a: Node, b: Node, point: Mapping[str, Fraction], complex_: bool, l
     slow = any(isinstance(n, Call) and n.what in ("!", "gamma", "binom") for e in (a, b) for n in walk(e))
     if 4 * digits > (MAX_GAMMA_DIGITS if slow else MAX_DIGITS):
         raise TooMuch("numbers out of bounds")
-    largest, apart = _compared(_Evaluator(digits, complex_, point, log_base), a, b)
+
+    def compared(digits: int) -> tuple[Any, Any]:
+        """The larger size of the two values, and how far they are apart."""
+        left, right = (value_at(e, point, digits, complex_=complex_, log_base=log_base) for e in (a, b))
+        return max(abs(left), abs(right)), abs(left - right)
+
+    largest, apart = compared(digits)
     if apart <= largest * mpmath.mpf(10) ** (SLACK - digits):
         return True
     if apart > largest * CLEARLY and largest > NEARLY_NOTHING:
         return False
     # Cancellation leaves noise, which shrinks when the work is done to more digits; a real difference does not
-    _, still_apart = _compared(_Evaluator(4 * digits, complex_, point, log_base), a, b)
+    _, still_apart = compared(4 * digits)
     return bool(still_apart <= apart * mpmath.mpf(10) ** -digits)
-
-
-def _compared(at: _Evaluator, a: Node, b: Node) -> tuple[Any, Any]:
-    """The larger size of two values, and how far they are apart."""
-    left, right = at.value(a), at.value(b)
-    return max(abs(left), abs(right)), abs(left - right)
 
 
 def _written_digits(node: Node) -> int:
@@ -286,9 +127,8 @@ def proportional(a: Node, b: Node) -> int:
     """
     variables, ratios = sorted(names(a) | names(b)), []
     for point in _points(variables)[:8]:
-        at = _Evaluator(DIGITS, False, point, 0)
         try:
-            left, right = at.value(a), at.value(b)
+            left, right = value_at(a, point, DIGITS), value_at(b, point, DIGITS)
         except Undefined:
             continue
         if not right or not left:
@@ -308,7 +148,7 @@ def approximately(node: Node) -> Fraction | None:
             return value
         if names(node):
             return None
-        found = _Evaluator(DIGITS, False, {}, 0).value(node)
+        found = value_at(node, {}, DIGITS)
         if abs(found) > 1e300:
             return None
         return Fraction(int(found * 10**60), 10**60)

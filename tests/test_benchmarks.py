@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from eval import benchmarks
-from eval.benchmarks import TABLE, arc, gaokao, gpqa, load, mmlu, nodes, theoremqa
+from eval import benchmarks, published
+from eval.benchmarks import load, nodes
 from eval.prompts import behind_examples, with_options
 from eval.protocols import sampling_for
+from eval.published import TABLE, arc, gaokao, gpqa, mmlu, theoremqa
 from limo.engine import Sampling
 from limo.errors import UserError
 
@@ -73,8 +74,8 @@ def test_rows_of_other_benchmarks_by_hand() -> None:
     assert theoremqa({"Question": "q?", "Answer": True, "Answer_type": "bool"}, 0)["answer"] == "True"
     assert gaokao({"question": "q?", "answer": "5", "choice_answer": ""}, 0)["answer"] == "5"
     assert gaokao({"question": "q?", "answer": "5", "choice_answer": "C"}, 0)["answer"] == "C"
-    assert benchmarks.as_it_is({"problem": "q?", "answer": {"x": 1, "y": 2}}, 0)["answer"] == "1, 2"
-    assert benchmarks.as_it_is({"question": "q?", "final_answer": ["1", "2"]}, 0)["answer"] == "1, 2"
+    assert published.as_it_is({"problem": "q?", "answer": {"x": 1, "y": 2}}, 0)["answer"] == "1, 2"
+    assert published.as_it_is({"question": "q?", "final_answer": ["1", "2"]}, 0)["answer"] == "1, 2"
     assert with_options("q?", ["a"]) == "q?\n(A) a"
     assert gpqa({"question": "q?", "answer": "B"}, 0) == {"question": "q?", "answer": "B"}
 

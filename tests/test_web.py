@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from curation import exam_site
-from curation.archives import Columns, found, opened
+from curation.archives import Columns, opened
 from curation.harvest import asked, code_of, final_answer, read_pairs, stated
 from curation.markup import RULES
 from curation.ngrams import overlap
@@ -19,6 +19,7 @@ from curation.pages import archives, domain_of, read
 from curation.refine import Bounds, refine, verified
 from curation.refine import code_of as pair_code
 from curation.run import check_early
+from curation.storage import found
 from limo.data import Dropped, Example, Row, chat
 from limo.engine import Completion, Sampling, Scripted
 from limo.errors import UserError
