@@ -89,7 +89,7 @@ def _shares(rows: Rows, resamples: int, seed: int) -> dict[str, Any]:
         found["false alarm"] = of(right, lambda r, c: reflects(c["text"]))
         found["spoiled"] = of(right, lambda r, c: not _correct(r, c))
         found["right to wrong"] = of(right, lambda r, c: reflects(c["text"]) and not _correct(r, c))
-        found["by type"] = {
+        found["by type"] = found.get("by type", {}) | {
             kind: {
                 "false alarm": of([r for r in right if r["notes"]["type"] == kind], lambda r, c: reflects(c["text"])),
                 "spoiled": of([r for r in right if r["notes"]["type"] == kind], lambda r, c: not _correct(r, c)),

@@ -21,6 +21,7 @@ from limo.errors import Interrupted, UserError
 from limo.launch import first, ranks, told
 from limo.manifest import Step, claim
 from limo.model import load_model, load_tokenizer, quiet_deepspeed
+from limo.processes import keep_freed_memory
 from limo.progress import say
 from limo.render import pad_id, set_template, turn_end
 from limo.rows import Learned
@@ -64,6 +65,8 @@ def fit(
     if last:
         say(f"going on from {last}")
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(step.folder / "tensorboard"))
+    if trainer.args.device.type == "cpu":
+        keep_freed_memory()
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     seconds = time.monotonic() - start

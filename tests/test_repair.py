@@ -78,6 +78,8 @@ def test_shares_worked_out_by_hand() -> None:
     assert {k: v["noticed"]["mean"] for k, v in found["wrong"]["by type"].items()} == {"CA": 1.0, "OP": 0.0}
     alarms = {k: v["false alarm"]["mean"] for k, v in found["right"]["by type"].items()}
     assert alarms == {"right": pytest.approx(2 / 3), "whole": 0.0}
+    both = measured({"m": {"mixed": rows + right}}, 100, 0)["m"]["mixed"]["by type"]
+    assert both == {**found["wrong"]["by type"], **found["right"]["by type"]}, "a benchmark may have both"
     assert found["wrong"]["noticed"]["n"] == 4 and found["wrong"]["noticed"]["low"] < 0.5
     assert measured({"m": {"own": plain}}, 100, 0) == {}, "nothing is said of runs without beginnings"
     page = repair_section({"m": found})
