@@ -35,7 +35,7 @@ class Arm:
 
 
 def arms_of(rows: int, sizes: Sequence[int], rivals: Sequence[str], seeds: Sequence[int]) -> list[Arm]:
-    """All trainings: those at `rows` first, seed by seed, so that a study that is stopped has whole comparisons.
+    """All trainings: those at `rows` first, then size by size, so that a study that is stopped has whole comparisons.
 
     >>> [arm.label for arm in arms_of(8, [4], ["random"], [0])][:3]
     ['curated-8-seed-0', 'random-8-seed-0', 'random_tokens-8-seed-0']
@@ -43,7 +43,7 @@ def arms_of(rows: int, sizes: Sequence[int], rivals: Sequence[str], seeds: Seque
     met = [("curated", "rows"), *((name, "rows") for name in rivals), *((name, "tokens") for name in rivals)]
     first = [Arm(name, equal, rows, seed) for seed in seeds for name, equal in met]
     others = sorted({*sizes} - {rows})
-    return first + [Arm(n, "rows", size, seed) for seed in seeds for size in others for n in ("curated", "random")]
+    return first + [Arm(n, "rows", size, seed) for size in others for seed in seeds for n in ("curated", "random")]
 
 
 def sets(folder: Path, settings: Mapping[str, Any]) -> dict[tuple[str, int, int], Path]:
