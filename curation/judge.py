@@ -9,11 +9,9 @@ marks with a code that occurs in none of them, so no text can close its own mark
 so a judge that only quotes what it read gives none. What remains is a judge that lets itself be talked round.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import count
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,7 +19,8 @@ from typing import Any
 import yaml
 
 from curation.perplexity import CHUNK
-from limo.data import Dropped, Example, Row, chat, content_id
+from limo import marked
+from limo.data import Dropped, Example, Row, chat
 from limo.engine import Completion, Prompt, Sampling, sample
 from limo.errors import UserError
 from limo.ledger import Cached
@@ -110,27 +109,17 @@ def judge_prompt(row: Example, criteria: Sequence[Criterion]) -> Prompt:
 
 
 def code_of(row: Example) -> str:
-    """A short code that occurs neither in problem nor answer nor chain; for one row it is always the same."""
-    texts = [row.question, row.answer, row.completion]
-    codes = ("x" + content_id([number, *texts], 4) for number in count())
-    return next(code for code in codes if not any(code in text.lower() for text in texts))
+    """The code of a row's marks (`limo/marked.py`)."""
+    return marked.code_of(row.question, row.answer, row.completion)
 
 
 def read_verdict(reply: Completion, code: str, criteria: Sequence[Criterion]) -> dict[str, int] | None:
     """The number of each criterion, or None for a reply that was cut off or does not end with a whole verdict.
 
-    The verdict is the last thing in the reply (the end of a code block may follow), has the code, every criterion once,
-    nothing else, and whole numbers from 1 to 5 only.
+    It has every criterion once, nothing else beside the code, and whole numbers from 1 to 5 only (`limo/marked.py`).
     """
-    found = re.search(r"\{[^{}\[\]]*\}$", reply.text.rstrip().removesuffix("```").rstrip())
-    if reply.finish != "stop" or found is None:
-        return None
-    try:
-        pairs = json.loads(found[0], object_pairs_hook=list)
-    except ValueError:
-        return None
-    verdict = dict(pairs)
-    if len(pairs) != len(verdict) or verdict.pop("code", None) != code or set(verdict) != {c.name for c in criteria}:
+    verdict = marked.verdict_of(reply, code)
+    if verdict is None or set(verdict) != {c.name for c in criteria}:
         return None
     # A bool is an int to isinstance
     return verdict if all(type(v) is int and LOW <= v <= HIGH for v in verdict.values()) else None

@@ -9,16 +9,15 @@ its own marks; a reply must use it too, so one that only quotes what it read is 
 reply of another shape; nothing is guessed from words.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import count
 from typing import Any, Literal
 
 from curation.mistakes import TYPES, Mistake, Unusable, split_steps
 from eval.equations import equations, holds, proved_different
-from limo.data import Example, content_id
+from limo import marked
+from limo.data import Example
 from limo.engine import Completion
 
 Strategy = Literal["fix", "restart"]
@@ -153,9 +152,7 @@ Give only the new text, between these marks:
 
 def code_of(row: Example, *texts: str) -> str:
     """A short code that occurs in none of the texts of a question; for the same texts it is always the same."""
-    said = [row.question, row.answer, row.completion, *texts]
-    codes = ("x" + content_id([n, *said], 4) for n in count())
-    return next(code for code in codes if not any(code in text.lower() for text in said))
+    return marked.code_of(row.question, row.answer, row.completion, *texts)
 
 
 def _numbered(steps: Sequence[str]) -> str:
@@ -259,12 +256,8 @@ def _verdict(reply: Completion, code: str, wanted: dict[str, type]) -> dict[str,
 
     A sentence that says of a right solution that there was no such mistake is therefore no diagnosis.
     """
-    found = re.search(r"\{[^{}]*\}$", reply.text.rstrip().removesuffix("```").rstrip())
-    try:
-        verdict = json.loads(found[0]) if found and reply.finish == "stop" else None
-    except ValueError:
-        verdict = None
-    if not isinstance(verdict, dict) or verdict.pop("code", None) != code or set(verdict) != set(wanted):
+    verdict = marked.verdict_of(reply, code)
+    if verdict is None or set(verdict) != set(wanted):
         raise Unusable("a reply of the teacher in the wrong shape", _shown(reply))
     if any(type(verdict[name]) is not kind for name, kind in wanted.items()):
         raise Unusable("a reply of the teacher in the wrong shape", _shown(reply))

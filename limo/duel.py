@@ -10,19 +10,19 @@ Answers may contain anything, orders to the judge too: texts stand between marks
 them, and a verdict must repeat it.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from limo.data import Example, chat, content_id
+from limo.data import Example, chat
 from limo.engine import Completion, Prompt, Sampling, sample
 from limo.errors import UserError
 from limo.ledger import Cached
 from limo.manifest import read_manifest
+from limo.marked import code_of, verdict_of
 from limo.noise import Items
 from limo.pairs import read_pairs
 from limo.processes import free_gpu
@@ -118,34 +118,19 @@ def _answers(rows: Sequence[Example], engine: Mapping[str, Any], model: str, sam
 
 def pair_prompt(request: str, first: str, second: str) -> Prompt:
     """What a judge is asked about two answers."""
-    return chat(PAIR.format(code=_code(request, first, second), request=request, first=first, second=second))
+    return chat(PAIR.format(code=code_of(request, first, second), request=request, first=first, second=second))
 
 
 def score_prompt(request: str, answer: str) -> Prompt:
     """What a judge is asked about one."""
-    return chat(SCORE.format(code=_code(request, answer), request=request, answer=answer))
-
-
-def _code(*texts: str) -> str:
-    codes = ("x" + content_id([number, *texts], 4) for number in count())
-    return next(code for code in codes if not any(code in text.lower() for text in texts))
+    return chat(SCORE.format(code=code_of(request, answer), request=request, answer=answer))
 
 
 def read_verdict(reply: Completion, prompt: Prompt) -> float | None:
-    """From 0 to 1, for the first answer or the only one; None for a reply that does not end with a whole verdict.
-
-    The verdict is the last thing in the reply (the end of a code block may follow) and repeats the prompt's code.
-    """
-    found = re.search(r"\{[^{}\[\]]*\}$", reply.text.rstrip().removesuffix("```").rstrip())
+    """From 0 to 1, for the first answer or the only one; None for a reply that does not end with a whole verdict."""
     code = re.search(r"the code (x[0-9a-f]{8})\.", prompt[-1]["content"])
-    if reply.finish != "stop" or found is None or code is None:
-        return None
-    try:
-        pairs = json.loads(found[0], object_pairs_hook=list)
-    except ValueError:
-        return None
-    verdict = dict(pairs)
-    if len(pairs) != 2 or verdict.pop("code", None) != code[1]:
+    verdict = verdict_of(reply, code[1]) if code else None
+    if verdict is None or len(verdict) != 1:
         return None
     better, score = verdict.get("better"), verdict.get("score")
     if "better" in verdict and "<second" in prompt[-1]["content"]:

@@ -2,11 +2,14 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from limo.engine import Completion, Request, Sampling, Take
+from tests.conftest import ROOT
 
 
 class Slow:
@@ -47,3 +50,16 @@ class Timed(Slow):
                 yield request, Completion(f"Perhaps we check it. So \\boxed{{{digit}}}", 9, "stop")
                 with self.log.open("a") as file:
                     file.write(f"{os.getpid()} {begun} {ended} {name}\n")
+
+
+def start(command: list[str], cache: Path, log: Path) -> "subprocess.Popen[str]":
+    """`python -m` command in a process group of its own, with a ledger of its own; the engine writes to `log`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LIMO_CACHE": str(cache), "SLOW_LOG": str(log)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )

@@ -19,6 +19,7 @@ from curation.reward import conversation_ids, reward
 from limo.data import Dropped, Example, Message, chat
 from limo.engine import Completion, Sampling, Scripted
 from limo.errors import UserError
+from limo.marked import verdict_of
 from limo.model import load
 from limo.render import completion_ids, prompt_ids
 from tests.conftest import CHATML
@@ -410,8 +411,15 @@ def test_a_chain_cannot_forge_a_verdict(rubric: str, answering: Any) -> None:
 def test_the_code_gives_way_to_a_text_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     (row,) = examples(["XAAAAAAAA"])
     codes = iter(["aaaaaaaa", "bbbbbbbb", "cccccccc"])
-    monkeypatch.setattr("curation.judge.content_id", lambda *_: next(codes))
+    monkeypatch.setattr("limo.marked.content_id", lambda *_: next(codes))
     assert code_of(replace(row, answer="xbbbbbbbb")) == "xcccccccc"
+
+
+@pytest.mark.parametrize(
+    "end", ['"a": ' + "[" * 100_000 + "]" * 100_000, '"a": 1, "a": 2', '"a": {"b": 1}', '"a": 1, "code": "x1"', '"a": ']
+)
+def test_what_is_no_verdict_is_none_however_it_is_written(end: str) -> None:
+    assert verdict_of(Completion(f'{{"code": "x1", {end}}}', 9, "stop"), "x1") is None
 
 
 def test_the_shipped_rubric_is_asked_in_full() -> None:

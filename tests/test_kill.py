@@ -6,14 +6,13 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.slow_engine import start
 
 RECIPE = """# @package _global_
 name: killed
@@ -63,21 +62,7 @@ def write_recipe(folder: Path, engine: str, at_least: int) -> None:
 def started(folder: Path, runs: str, cache: str) -> "subprocess.Popen[str]":
     """The command, in a process group of its own, with a ledger of its own."""
     command = ["curation.run", "--config-dir", str(folder), "recipe=killed", f"runs={folder / runs}"]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "LIMO_CACHE": str(folder / cache),
-        "SLOW_LOG": str(folder / "log.txt"),
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", *command],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return start(command, folder / cache, folder / "log.txt")
 
 
 def finish(process: "subprocess.Popen[str]") -> None:

@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -13,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from limo.ledgers import holdings
-from tests.conftest import ROOT
+from tests.slow_engine import start
 from tests.test_kill import RESULTS, finish, write_recipe
 
 Process = "subprocess.Popen[str]"
@@ -32,21 +30,7 @@ class Job:
 
     def start(self, module: str, *arguments: str, runs: str = "shared", cache: str = "cache") -> "Process":
         command = [module, "--config-dir", str(self.folder), "recipe=killed", f"runs={self.folder / runs}", *arguments]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "LIMO_CACHE": str(self.folder / cache),
-            "SLOW_LOG": str(self.folder / f"{runs}.txt"),
-        }
-        return subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        return start(command, self.folder / cache, self.folder / f"{runs}.txt")
 
     def worker(self, *arguments: str) -> "Process":
         return self.start("curation.attempt", "block=4", "expiry=2", *arguments)
