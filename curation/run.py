@@ -30,6 +30,7 @@ from curation.pairs import paired
 from curation.parts import Machines, kind_of, over_parts
 from curation.pool import gather
 from curation.stopping import Window
+from limo.checkpoints import locked
 from limo.command import command
 from limo.data import Example, Row, content_id, dump, parsed, read_jsonl, replacing, write_jsonl, write_parquet
 from limo.errors import UserError
@@ -88,7 +89,7 @@ def curate(
     settings = {"system": system, "pool": pool, "stages": stages, "controls": asdict(controls), "pairs": pairs}
     files = files_in(settings)
     paying = within(str(folder.resolve()), budget.samples, budget.tokens)
-    with paying, claim(folder, "curate", settings, inputs=files) as step:
+    with paying, locked(folder / "work", "curating"), claim(folder, "curate", settings, inputs=files) as step:
         if step.finished:
             funnel: list[dict[str, Any]] = step.entry["results"]["funnel"]
             say(f"already curated: {folder / 'curated.jsonl'} ({clock(step.entry['seconds'])} at the time)")

@@ -1,7 +1,9 @@
 """The report's part on curation: the funnel, and what was chosen beside what was not."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from eval.charts import chart, draw_distribution, draw_funnel, draw_shares
@@ -111,7 +113,26 @@ def _counts(kind: str, kept: Tally, dropped: Tally) -> list[tuple[str, int, int]
     names = sorted({*chosen, *others}, key=lambda name: (-chosen[name], -others[name], name))
     if all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
         names.sort(key=float)
+        if len(names) > KINDS_SHOWN and math.isfinite(float(names[-1]) - float(names[0])):
+            return _binned(chosen, others)
     return [(name, chosen[name], chosen[name] + others[name]) for name in names]
+
+
+def _binned(chosen: Mapping[str, int], others: Mapping[str, int]) -> list[tuple[str, int, int]]:
+    """Many numbers as ranges of equal width, each from its lower end to below its upper end."""
+    values = [float(name) for name in {*chosen, *others}]
+    least, reach = min(values), max(values) - min(values)
+    rough = reach / (KINDS_SHOWN - 2)
+    unit = 10.0 ** math.floor(math.log10(rough))
+    width = next(unit * step for step in (1, 2, 5, 10) if unit * step >= rough)
+    first = math.floor(least / width)
+    among, beside = Counter[int](), Counter[int]()
+    for counted, names in ((among, chosen), (beside, others)):
+        for name, count in names.items():
+            counted[math.floor(float(name) / width)] += count
+    places = range(first, math.floor(max(values) / width) + 1)
+    ends = {at: f"{at * width:.6g}" for at in range(first, places.stop + 1)}
+    return [(f"{ends[at]} to {ends[at + 1]}", among[at], among[at] + beside[at]) for at in places]
 
 
 def _kind(kind: str, kept: Tally, dropped: Tally) -> str:
@@ -127,7 +148,7 @@ def _kind(kind: str, kept: Tally, dropped: Tally) -> str:
     def draw(ax: object) -> None:
         names: Sequence[str] = [name for name, _, _ in shown]
         draw_shares(ax, names, [100 * a / totals[1] for _, _, a in shown], [100 * c / totals[0] for _, c, _ in shown])
-        ax.set_title(kind.capitalize())  # type: ignore[attr-defined]
+        ax.set_title(kind.capitalize() + more)  # type: ignore[attr-defined]
 
     more = f", {len(shown)} of {len(counts)} values" if len(counts) > len(shown) else ""
     return chart(draw, 4, 1.3 + 0.27 * len(shown), f"rows by {kind}{more}: share of all rows and of the chosen ones")

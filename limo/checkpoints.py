@@ -84,15 +84,15 @@ def check_resumable(checkpoint: Path, ranks: int, kind: str) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Around a training that writes into `folder`. Raises UserError if another process is at it."""
+def locked(folder: Path, doing: str = "training") -> Iterator[None]:
+    """Around work that writes into `folder`, a folder of a run. Raises UserError if another process is at it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"another process is training in {folder.parent}: wait for it, end it, or give this run a new name="
+                f"another process is {doing} in {folder.parent}: wait for it, end it, or give this run a new name="
             ) from None
         yield  # the system gives the lock back with the process, however that ends
 

@@ -5,7 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,9 @@ def command(
                 print(help_text(section, module, about, sys.argv[1:]))  # noqa: T201
             else:
                 # Hydra wants the overrides in one piece, but a person may type a flag anywhere
-                sys.argv[1:] = [part for side in flags(sys.argv[1:]) for part in side]
+                given, overrides = flags(sys.argv[1:])
+                _refuse_unread(overrides)
+                sys.argv[1:] = [*given, *overrides]
                 _hydra(section, module, debug, several)
     finally:  # a process may run several commands
         if not debug:
@@ -161,23 +163,47 @@ def _composition(error: BaseException) -> str:
         key = (
             getattr(error.__cause__, "full_key", None) or full.split("'")[1]
         )  # what a {...} has of its own stands deeper
-        return f"the recipe has no key '{key}'{_nearest(key)}. --cfg job prints them all; +{key}=... adds a new one"
+        adds = f"; +{key}=... adds a new one" if "." in key else ""
+        return f"the recipe has no key '{key}'{_nearest(key)}. --cfg job prints them all{adds}"
+    if "Cannot merge" in full and (key := getattr(error.__cause__ or error, "full_key", "")):
+        return (
+            f"{key} is of another kind in the recipe, and nothing is merged: take it away first, '~{key}' '+{key}=...'"
+        )
     cause = f": {' '.join(str(error.__cause__).split())}" if error.__cause__ else ""
     return full + cause
 
 
-def _nearest(key: str) -> str:
-    """The recipe's key whose last part is closest to that of a misspelt one."""
+def _known_keys() -> list[str]:
+    """All keys of the chosen recipe, as it is without the command line; none where there is no such recipe."""
     from hydra.errors import MissingConfigException
 
-    chosen = [a for a in sys.argv[1:] if a.startswith("recipe=")]
+    chosen = [a for a in overrides_in(sys.argv[1:]) if a.startswith(("recipe=", "hydra.searchpath="))]
     try:
-        known = list(_keys(compose(*chosen, open_=True))) if chosen else []
-    except MissingConfigException:  # a recipe of another folder gets no hint; the mistake is told all the same
-        known = []
-    last = {k.rpartition(".")[2]: k for k in reversed(known)}
-    close = difflib.get_close_matches(key.rpartition(".")[2], last, 1)
-    return f" (did you mean '{last[close[0]]}'?)" if close and last[close[0]] != key else ""
+        return list(_keys(compose(*chosen, open_=True))) if chosen else []
+    except MissingConfigException:
+        return []
+
+
+def _nearest(key: str) -> str:
+    """The key that was meant: one beside a misspelt one, or one of that very name elsewhere, the shallowest first."""
+    known = sorted(_known_keys(), key=lambda k: k.count("."))
+    parent, _, name = key.rpartition(".")
+    beside = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
+    same = [k for k in known if k.rpartition(".")[2] == name]
+    close = [beside[found] for found in difflib.get_close_matches(name, beside, 1)]
+    meant = next((k for k in [*close, *same] if k != key), "")
+    return f" (did you mean '{meant}'?)" if meant else ""
+
+
+def _refuse_unread(overrides: Sequence[str]) -> None:
+    """Raise UserError for a key that `+` would add beside the sections, where nothing reads it."""
+    for key in (part.partition("=")[0] for part in overrides):
+        name = key.lstrip("+")
+        if not key.startswith("+") or any(sign in name for sign in "./@") or (RECIPES / name).is_dir():
+            continue
+        known = _known_keys()
+        if known and name not in known:
+            raise UserError(f"nothing reads a key '{name}' beside the recipe's sections{_nearest(name)}")
 
 
 def _keys(value: Any, where: str = "") -> Iterator[str]:

@@ -32,6 +32,10 @@ def read_rows(path: str | Path, max_bytes: int = MAX_BYTES) -> Iterator[Raw]:
     read = _saved_dataset if where.is_dir() else readers.get(where.suffix.lower())
     if read is None:
         raise UserError(f"'{path}' is none of {', '.join(readers)}, nor a folder saved by datasets")
+    if where.is_file() and where.suffix.lower() != ".parquet":
+        with where.open("rb") as file:
+            if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+                raise UserError(f"{path} is UTF-16: save it as UTF-8")
     yield from read(where, max_bytes)
 
 
@@ -121,7 +125,10 @@ def _parquet(path: Path, max_bytes: int) -> Iterator[Raw]:
 def _csv(path: Path, max_bytes: int) -> Iterator[Raw]:
     csv.field_size_limit(2**31 - 1)  # a longer row is set aside below, with its reason
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        reader = csv.DictReader(lines)
+        header = lines.readline(max_bytes)
+        lines.seek(0)
+        # Spreadsheets write semicolons where the comma is a decimal sign
+        reader = csv.DictReader(lines, delimiter=max(",;\t", key=header.count))
         try:
             for number, row in enumerate(reader, 1):
                 if None in row:

@@ -90,6 +90,8 @@ def compose(*overrides: str, open_: bool = False) -> dict[str, Any]:
 
 def checked(recipe: Mapping[str, Any], section: str) -> Mapping[str, Any]:
     """A section of a recipe, once it and every node in it are bound to their functions. Raises UserError otherwise."""
+    if not str(recipe.get("name") or "").strip():
+        raise UserError("name= is empty: a run's folder is called by it")
     if not isinstance(recipe.get(section), dict):
         raise UserError(f"the recipe '{recipe.get('name')}' has no section '{section}'")
     bind(recipe[section], section)

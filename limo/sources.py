@@ -25,7 +25,7 @@ from limo.files import MAX_BYTES, Raw, bounded, read_rows, shortened
 from limo.marks import after_hashes, last_boxed
 
 COLUMNS = {
-    "problem": ("problem", "question", "prompt", "instruction"),
+    "problem": ("problem", "question", "prompt", "instruction", "messages"),
     "chain": ("solution", "response", "chain", "completion", "reasoning"),
     "answer": ("answer", "final_answer", "gt", "ground_truth", "reference"),
     "id": ("id", "unique_id"),
@@ -211,6 +211,8 @@ def examples(
     unknown = sorted(set(fields) - set(COLUMNS))
     if unknown:
         raise UserError(f"pool source '{name}': fields has '{unknown[0]}'; it may name {', '.join(COLUMNS)}")
+    if limit is not None and limit < 1:
+        raise UserError(f"pool source '{name}': limit must be at least 1, not {limit}; null reads all rows")
     usable, reasons, columns = 0, dict[str, int](), set[str]()
     for number, raw in islice(raws, limit):
         row = _example(raw, number, name, system, path, fields)
@@ -221,13 +223,20 @@ def examples(
             columns |= set(raw) if isinstance(raw, dict) and len(columns) < 50 else set()
         yield row
     if not usable:
-        why = "; ".join(f"{reason}: {count}" for reason, count in reasons.items()) or "it is empty"
-        has = (
-            f" Its columns are {', '.join(sorted(map(str, columns)))}; say which is which with fields."
-            if columns
-            else ""
-        )
-        raise UserError(f"pool source '{name}': no usable row in '{path}' ({why}).{has}")
+        raise UserError(_none_usable(name, path, reasons, columns))
+
+
+def _none_usable(name: str, path: str, reasons: Mapping[str, int], columns: Iterable[str]) -> str:
+    """What is wrong with a source that has no usable row, and what to do."""
+    why = "; ".join(f"{reason}: {count}" for reason, count in reasons.items()) or "it is empty"
+    cures = []
+    if columns:
+        cures.append(f"Its columns are {', '.join(sorted(map(str, columns)))}: say which is which with fields")
+    if "no answer" in reasons:
+        cures.append("A row needs an answer, which attempts and chains are checked against")
+    if reasons.keys() & {"invalid JSON", "not an object"} and path.lower().endswith(("jsonl", "ndjson")):
+        cures.append("JSONL has one object a line: if the whole file is one list or object, name it .json")
+    return ". ".join([f"pool source '{name}': no usable row in '{path}' ({why})", *cures])
 
 
 def _example(raw: Any, number: int, name: str, system: str, path: str, fields: Mapping[str, str]) -> Row:
@@ -241,6 +250,8 @@ def _example(raw: Any, number: int, name: str, system: str, path: str, fields: M
     if not isinstance(raw, dict):
         return drop("not an object", f"a row must be a mapping of columns, this is {type(raw).__name__}")
     column = {ours: _column(raw, ours, fields) for ours in COLUMNS}
+    if column["problem"] == "messages" and column["chain"] is None:  # the conversations that TRL trains on
+        raw, column["chain"] = raw | {"answered": _answered(raw["messages"])}, "answered"
     absent = [theirs for theirs in fields.values() if theirs not in raw]
     if column["problem"] is None or absent:
         return drop("missing field", f"no column {', '.join(absent) or ' or '.join(COLUMNS['problem'])}")
@@ -265,6 +276,13 @@ def _example(raw: Any, number: int, name: str, system: str, path: str, fields: M
         source=name,
         notes={**extra, "file": path, "row": number},
     )
+
+
+def _answered(messages: Any) -> str:
+    """What the assistant says at the end of a conversation."""
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    said = last.get("content") if isinstance(last, dict) and last.get("role") == "assistant" else None
+    return said if isinstance(said, str) else ""
 
 
 def _column(raw: Mapping[str, Any], ours: str, fields: Mapping[str, str]) -> str | None:
