@@ -52,7 +52,10 @@ def score(
 
 def check(weights: Mapping[str, float], words: Sequence[str], scaling: str) -> None:
     """Raise UserError for weights that do not sum to 1, and for a word list or a scaling that there is not."""
-    if not all(isinstance(w, int | float) for w in weights.values()) or abs(sum(map(abs, weights.values())) - 1) > 1e-9:
+    for name, weight in weights.items():
+        if not isinstance(weight, int | float):
+            raise UserError(f"score.weights.{name} must be a number, not {weight!r}")
+    if abs(sum(map(abs, weights.values())) - 1) > 1e-9:
         raise UserError(f"score.weights must sum to 1 (their sizes, where some are negative): {weights}")
     if scaling not in ("rank", "minmax"):
         raise UserError(f"score.scaling must be rank or minmax, not '{scaling}'")

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -165,10 +166,8 @@ def _composition(error: BaseException) -> str:
         )  # what a {...} has of its own stands deeper
         adds = f"; +{key}=... adds a new one" if "." in key else ""
         return f"the recipe has no key '{key}'{_nearest(key)}. --cfg job prints them all{adds}"
-    if "Cannot merge" in full and (key := getattr(error.__cause__ or error, "full_key", "")):
-        return (
-            f"{key} is of another kind in the recipe, and nothing is merged: take it away first, '~{key}' '+{key}=...'"
-        )
+    if "Cannot merge" in full and (found := re.search(r"full_key: (\S+)", full)):
+        return f"{found[1]} is of another kind in the recipe, so take that away first: '~{found[1]}' '+{found[1]}=...'"
     cause = f": {' '.join(str(error.__cause__).split())}" if error.__cause__ else ""
     return full + cause
 
@@ -185,13 +184,15 @@ def _known_keys() -> list[str]:
 
 
 def _nearest(key: str) -> str:
-    """The key that was meant: one beside a misspelt one, or one of that very name elsewhere, the shallowest first."""
+    """The key that was meant: one beside a misspelt one, or of that very name elsewhere, or like it further down."""
     known = sorted(_known_keys(), key=lambda k: k.count("."))
     parent, _, name = key.rpartition(".")
     beside = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
     same = [k for k in known if k.rpartition(".")[2] == name]
     close = [beside[found] for found in difflib.get_close_matches(name, beside, 1)]
-    meant = next((k for k in [*close, *same] if k != key), "")
+    below = {k.rpartition(".")[2]: k for k in known if k.startswith(f"{parent}.")} if parent else {}
+    like = [below[found] for found in difflib.get_close_matches(name, below, 1)]
+    meant = next((k for k in [*close, *same, *like] if k != key), "")
     return f" (did you mean '{meant}'?)" if meant else ""
 
 

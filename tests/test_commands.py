@@ -172,6 +172,14 @@ def test_multirun_gives_each_job_a_folder_of_its_own(finished: Path, tiny: Path,
         (["curation.run", "recipe=dmo"], "there is no recipe 'dmo'; did you mean 'demo'?"),
         (["limo.train", "recipe=demo", "train.lerning_rate=1"], "(did you mean 'train.args.learning_rate'?)"),
         (["limo.train", "recipe=demo", "+train.args.lerning_rate=1"], "did you mean 'learning_rate'?"),
+        (["curation.run", "recipe=demo", "k=10"], "no key 'k' (did you mean 'curate.stages.choose.k'?)"),
+        (
+            ["curation.run", "recipe=demo", "+k=10"],
+            "reads a key 'k' beside the recipe's sections (did you mean 'curate.",
+        ),
+        (["curation.run", "recipe=demo", "name="], "name= is empty"),
+        (["eval.run", "recipe=demo", "eval.benchmarks=[x.jsonl]"], "take that away first: '~eval.benchmarks' '+eval"),
+        (["curation.run", "recipe=demo", "name=n", "+curate.pool.sums.limit=-1"], "limit is no setting"),
         (["limo.train", "recipe=demo", "+train.args.warmup_ratio=0.1"], "today it is warmup_steps"),
         (["limo.train", "recipe=demo", "+train.args.gradient_accumulation_steps=4"], "follows from train.global_batch"),
         (["limo.train", "recipe=demo", "train.devices=0"], "train.devices must be a number from 1, or all"),
@@ -184,7 +192,10 @@ def test_multirun_gives_each_job_a_folder_of_its_own(finished: Path, tiny: Path,
         (["curation.run", "recipe=demo", "curate.controls.source=chose"], "no stage 'chose'; did you mean 'choose'?"),
         (["curation.run", "recipe=demo", "curate.controls.kinds=[best]"], "there is no 'best'; there are random,"),
         (["curation.run", "recipe=demo", "score=limo_v3"], "limo_v3"),
-        (["curation.run", "recipe=demo", "score.weights.length=abc"], "weights must sum to 1"),
+        (
+            ["curation.run", "recipe=demo", "score.weights.length=abc"],
+            "score.weights.length must be a number, not 'abc'",
+        ),
         (
             ["curation.run", "recipe=demo", "curate.stages.difficulty.at_least=2"],
             "curate.stages.difficulty: a window needs",
@@ -259,7 +270,9 @@ def test_help_shows_recipes_and_a_section(run: Run, tmp_path: Path) -> None:
     assert "_target_: limo.train.sft" in shown and "seed: 7" in shown
     wrong = run("curation.run", "--config-dir", str(tmp_path), "recipe=mine", "curate.stages.choose.kk=3")
     assert (
-        wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "no key 'curate.stages.choose.kk'" in wrong.stderr
+        wrong.returncode == 2
+        and wrong.stderr.count("\n") == 1
+        and "no key 'curate.stages.choose.kk' (did you mean 'curate.stages.choose.k'?)" in wrong.stderr
     )
 
 

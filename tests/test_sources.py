@@ -74,6 +74,12 @@ def test_a_byte_order_mark_costs_no_row(tmp_path: Path) -> None:
         ),
         ({"prompt": "q", "response": "c", "ground_truth": "7"}, "7", "c"),
         ({"problem": "q", "solution": "c", "gt": 27.0}, "27", "c"),
+        (
+            {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": r"so \boxed{7}"}]},
+            "7",
+            r"so \boxed{7}",
+        ),
+        ({"messages": [{"role": "user", "content": "q"}], "answer": "7"}, "7", ""),
         ({"problem": "q", "answer": 204}, "204", ""),
         ({"problem": "q", "answer": 0.5}, "0.5", ""),
         ({"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}], "answer": "1"}, "1", ""),
@@ -95,7 +101,7 @@ def test_fields_rename_columns_and_other_columns_become_notes(tmp_path: Path) ->
     assert (row.question, row.answer, row.notes["level"], row.notes["row"]) == ("Was ist 1+1?", "2", "easy, really", 1)
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "csv", "folder", "wrongly-named.json"])
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "csv", "semicolons.csv", "folder", "wrongly-named.json"])
 def test_every_kind_of_file_gives_the_same_rows(kind: str, tmp_path: Path) -> None:
     rows = [{"problem": f"{i}+{i}?", "answer": str(2 * i)} for i in range(3)]
     path = tmp_path / f"pool.{kind}"
@@ -105,8 +111,9 @@ def test_every_kind_of_file_gives_the_same_rows(kind: str, tmp_path: Path) -> No
         path.write_text(json.dumps(rows))
     elif kind == "parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
-    elif kind == "csv":
-        path.write_text("problem,answer\n" + "".join(f"{r['problem']},{r['answer']}\n" for r in rows))
+    elif kind.endswith("csv"):
+        sign = ";" if kind == "semicolons.csv" else ","
+        path.write_text(f"problem{sign}answer\n" + "".join(f"{r['problem']}{sign}{r['answer']}\n" for r in rows))
     else:
         from datasets import Dataset
 
@@ -125,8 +132,11 @@ def test_every_kind_of_file_gives_the_same_rows(kind: str, tmp_path: Path) -> No
         (
             "pool.jsonl",
             b'{"frage": "q", "antwort": "1"}\n',
-            "Its columns are antwort, frage; say which is which with fields",
+            "Its columns are antwort, frage: say which is which with fields",
         ),
+        ("pool.jsonl", b'{"problem": "q"}\n', "A row needs an answer"),
+        ("pool.jsonl", b'[\n{"problem": "q",\n "answer": "1"}\n]\n', "name it .json"),
+        ("pool.csv", "problem,answer\nq,1\n".encode("utf-16"), "is UTF-16: save it as UTF-8"),
         ("pool.json", b'[{"problem": "q", "answer": "1"}', "not JSON"),
         ("pool.json", b'[\n{"problem": "q", "answer": "1"},\n]x', "not JSON"),
         ("pool.parquet", b"PAR1" + b"\x00" * 40 + b"PAR1", "not a readable Parquet file"),
@@ -140,6 +150,13 @@ def test_an_unusable_file_is_one_clear_error(name: str, content: bytes, said: st
     with pytest.raises(UserError, match="pool") as raised:
         read(path)
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("limit", [0, -5])
+def test_a_limit_below_one_is_told(limit: int, tmp_path: Path) -> None:
+    (tmp_path / "pool.jsonl").write_text('{"problem": "q", "answer": "1"}\n')
+    with pytest.raises(UserError, match=f"limit must be at least 1, not {limit}"):
+        read(tmp_path / "pool.jsonl", limit=limit)
 
 
 def test_a_bad_byte_in_a_json_array_costs_one_row(tmp_path: Path) -> None:
