@@ -166,9 +166,9 @@ def _composition(error: BaseException) -> str:
         )  # what a {...} has of its own stands deeper
         adds = f"; +{key}=... adds a new one" if "." in key else ""
         return f"the recipe has no key '{key}'{_nearest(key)}. --cfg job prints them all{adds}"
-    if "Cannot merge" in full and (found := re.search(r"full_key: (\S+)", full)):
-        return f"{found[1]} is of another kind in the recipe, so take that away first: '~{found[1]}' '+{found[1]}=...'"
     cause = f": {' '.join(str(error.__cause__).split())}" if error.__cause__ else ""
+    if "Cannot merge" in cause and (found := re.search(r"full_key: (\S+)", cause)):
+        return f"{found[1]} is of another kind in the recipe, so take that away first: '~{found[1]}' '+{found[1]}=...'"
     return full + cause
 
 
