@@ -5,7 +5,8 @@
 
 The stages that cost nothing run for real, into the run's own folder, where the run will find them done. Of what they
 leave, a few problems are drawn at random and go through the rest: this pilot is paid for, once, since its samples stay
-in the ledger. What it took is carried over to all rows. The range is that of the share of rows that stay (95 %
+in the ledger. What it took, but for loading models, is carried over to all rows. Hours are those of this machine unless
+`plan.tokens_per_second` says what a GPU reaches. The range is that of the share of rows that stay (95 %
 intervals, compounded from stage to stage); of tokens a sample the pilot's mean is taken.
 """
 
@@ -22,8 +23,10 @@ import limo.ledger
 from curation.pool import draw
 from curation.run import Rows, run_stages, stage_file
 from eval.compare import wilson
+from limo.checkpoints import locked
 from limo.command import command
 from limo.data import Dropped, Example, Row, content_id
+from limo.engine import loading
 from limo.errors import UserError
 from limo.ledger import Spent, spent, within
 from limo.manifest import content_hash, differences, lasting, read_manifest
@@ -62,7 +65,7 @@ def plan(
     dollars_per_gpu_hour: float,
     dollars_per_million_tokens: Mapping[str, float] | None = None,
 ) -> list[Estimate]:
-    """Estimate samples, tokens, GPU-hours and dollars of each stage of `curate`, and print them.
+    """Estimate samples, tokens, hours and dollars of each stage of `curate`, and print them.
 
     Args: `pilot` problems go through the stages that sample; `tokens_per_second` of one GPU, for all stages or by
     stage, null for the rate that the pilot reaches here; `dollars_per_million_tokens` by stage, where a price is paid
@@ -79,7 +82,8 @@ def plan(
         if name not in stages:
             raise UserError(f"plan: there is no stage '{name}'{near(name, stages)}")
     free, before = _free(stages), Spent(**vars(spent))
-    with within(str(folder.resolve()), curate["budget"]["samples"], curate["budget"]["tokens"]):
+    paying = within(str(folder.resolve()), curate["budget"]["samples"], curate["budget"]["tokens"])
+    with paying, locked(folder / "work", "curating"):
         settings = {"system": curate["system"], "pool": curate["pool"], "stages": free}
         whole = {key: curate[key] for key in ("system", "pool", "stages", "controls", "pairs")}
         refuse_if_other(folder, whole)
@@ -149,9 +153,10 @@ def _estimates(
     for name in left[: left.index(sampling[-1]) + 1] if sampling else []:
         say(f"pilot: {name} with {len(rows)} rows ...")
         stage = bind(stages[name], f"plan.curate.stages.{name}")
-        before, start = Spent(**vars(spent)), time.monotonic()
+        before, start, ready = Spent(**vars(spent)), time.monotonic(), loading.seconds
         went: list[Row] = list(stage(rows))
         took, paid = time.monotonic() - start, spent.since(before)
+        took -= loading.seconds - ready  # paid once, and not for each row
         stayed = [row for row in went if isinstance(row, Example)]
         each = 1 / max(len(rows), 1)
         tokens = (paid.tokens + paid.found_tokens) * each * expected[1]
@@ -198,7 +203,7 @@ def _print(
     table = Table(
         title=f"{folder.name}: {start:,.0f} problems reach the first stage that samples", title_justify="left"
     )
-    for head in ("stage", "rows in", "samples", "not needed", "tokens", "GPU-hours", "$", "rows out", "pilot"):
+    for head in ("stage", "rows in", "samples", "not needed", "tokens", "hours", "$", "rows out", "pilot"):
         table.add_column(head, justify="left" if head == "stage" else "right")
     for e in found:
         table.add_row(

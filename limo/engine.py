@@ -12,8 +12,10 @@ name an engine by its dotted path; docs/engines.md says how they differ.
 """
 
 import hashlib
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -25,6 +27,25 @@ Prompt = tuple[Message, ...]
 T = TypeVar("T")
 Finish = Literal["stop", "length", "refused"]
 OPEN = 4096  # prompts under way at once in a stream: enough for any engine's batch, little memory
+
+
+@dataclass
+class Loading:
+    """Seconds that engines of this process have spent on getting ready: imports, conversion, weights."""
+
+    seconds: float = 0.0
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Around what makes an engine ready."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds += time.monotonic() - start
+
+
+loading = Loading()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from limo.engine import Completion, Finish, Request, Sampling, Take, random_key
+from limo.engine import Completion, Finish, Request, Sampling, Take, loading, random_key
 from limo.errors import UserError
 from limo.kv_cache import is_plain, joined, new_cache
 from limo.model import fingerprint, load, model_folder
@@ -59,12 +59,13 @@ class TransformersEngine:
 
     def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
         """See `Engine.complete`. A prompt that leaves no room in the context is refused with the reason."""
-        import torch
-
         first = take(self.batch_size)
         if not first:
             return  # before a model is loaded for nothing
-        model, tokenizer = self._loaded
+        with loading.timed():
+            import torch
+
+            model, tokenizer = self._loaded
         with torch.inference_mode():
             yield from _Decoder(model, tokenizer, sampling, self.batch_size).run(first, take)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from limo.background import Loop, driven
-from limo.engine import Completion, Request, Sampling, Take, random_key
+from limo.engine import Completion, Request, Sampling, Take, loading, random_key
 from limo.errors import UserError
 from limo.model import fingerprint, load_tokenizer, model_folder
 from limo.render import prompt_ids, turn_end
@@ -107,7 +107,8 @@ class VLLMEngine:
         """See `Engine.complete`. A prompt that leaves no room in the context is refused with the reason."""
         if not (first := take(self.concurrency)):
             return
-        running = self._running
+        with loading.timed():
+            running = self._running
 
         async def answer(request: Request) -> Completion:
             return await self._answer(running, request, sampling)

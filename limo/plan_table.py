@@ -4,6 +4,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limo.progress import clock
+
 GIB = 2**30
 
 
@@ -72,11 +74,11 @@ def _bill(costs: Sequence[Mapping[str, Any]]) -> Any:
     from rich.table import Table
 
     table = Table(title="What fits first, the simplest before the others", title_justify="left")
-    for head in ("GPU", "GPUs", "sharding", "busy %", "s a step", "hours", "$"):
+    for head in ("GPU", "GPUs", "sharding", "busy %", "s a step", "time", "$"):
         table.add_column(head, justify="left" if head in ("GPU", "sharding") else "right")
     for c in costs:
         least = "≥ " if c["sharding"].endswith("_offload") else ""  # the CPU's part of a step comes on top
-        numbers = (f"{c['seconds_per_step']:,.1f}", f"{c['hours']:,.2f}", f"{c['dollars']:,.2f}")
+        numbers = (f"{c['seconds_per_step']:,.3g}", clock(3600 * c["hours"]), f"{c['dollars']:,.2f}")
         filled = f"{100 * c['busy']:.0f}"
         table.add_row(c["gpu"], str(c["devices"]), c["sharding"], filled, *(least + n for n in numbers))
     return table

@@ -1,15 +1,24 @@
-"""The annotated tree of the README is the tree. `tests/test_docs.py` runs its commands."""
+"""The annotated trees of README and CONTRIBUTING are the tree. `tests/test_docs.py` runs its commands."""
 
 import re
 
 from tests.conftest import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_tree_in_the_readme_is_the_tree() -> None:
-    tree = re.search(r"```text\n(limo/.*?)```", README, re.DOTALL)
+def test_the_folders_in_the_readme_are_those_there_are() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = re.search(r"```text\n(limo/.*?)```", readme, re.DOTALL)
     assert tree, "the README shows an annotated tree"
+    named = {line.split()[0] for line in tree.group(1).splitlines() if not line.startswith(" ")}
+    there = {f"{p.name}/" for p in ROOT.iterdir() if p.is_dir() and any(p.glob("*.py")) | any(p.glob("*.md"))}
+    assert named == there - {"runs/"} | {"recipes/"}
+
+
+def test_every_file_is_named_with_its_purpose() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    tree = re.search(r"```text\n(limo/.*?)```", page, re.DOTALL)
+    assert tree, "CONTRIBUTING shows an annotated tree"
     named, folder = set(), ""
     for line in tree.group(1).splitlines():
         name = line.split()[0]
