@@ -114,11 +114,11 @@ def _counts(kind: str, kept: Tally, dropped: Tally) -> list[tuple[str, int, int]
     if all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
         names.sort(key=float)
         if len(names) > KINDS_SHOWN and math.isfinite(float(names[-1]) - float(names[0])):
-            return _binned(chosen, others)
+            return binned(chosen, others)
     return [(name, chosen[name], chosen[name] + others[name]) for name in names]
 
 
-def _binned(chosen: Mapping[str, int], others: Mapping[str, int]) -> list[tuple[str, int, int]]:
+def binned(chosen: Mapping[str, int], others: Mapping[str, int]) -> list[tuple[str, int, int]]:
     """Many numbers as ranges of equal width, each from its lower end to below its upper end."""
     values = [float(name) for name in {*chosen, *others}]
     least, reach = min(values), max(values) - min(values)

@@ -12,6 +12,7 @@ from curation.controls import Controls
 from curation.pool import decontaminate, distinct, draw, gather
 from curation.run import Limits, curate
 from curation.score import between_percentiles, percentile_ranks, score, tokens
+from limo.checkpoints import locked
 from limo.data import Example, chat, read_jsonl, write_jsonl
 from limo.errors import UserError
 from limo.words import COUNTED, FOLDER, features, word_lists
@@ -265,6 +266,11 @@ def test_curate_as_a_function_and_going_on_after_a_failure(tmp_path: Path, scrip
         "00-pool.jsonl",
     ], "a failed stage must leave nothing that looks finished"
     pool.write_text(pool.read_text().replace("problem x", "problem d"))  # the pool is repaired and read anew
+    with (
+        locked(tmp_path / "run" / "work"),
+        pytest.raises(UserError, match="another process is curating in"),
+    ):
+        curate(**settings)
     funnel = curate(**settings)
     assert [(f["stage"], f["in"], f["out"]) for f in funnel] == [("pool", 5, 4), ("attempt", 4, 4), ("choose", 4, 2)]
     assert [r.id for r in read_jsonl(tmp_path / "run" / "curated.jsonl")] == ["mine/1", "mine/2"]
