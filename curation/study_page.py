@@ -82,19 +82,25 @@ def _saved(path: Path, draw: Callable[[Any, Found], None], found: Found) -> None
 
 
 def _draw_equal(ax: Any, found: Found) -> None:
-    """Each set's mean as a line, its seeds as dots; the interval is that of its difference to random."""
+    """Each set's seeds as dots; its interval is that of the difference to random, whose mean stands beside it."""
     lines = [(equal, name, one) for equal, by in found["equal"].items() for name, one in by.items()]
     for place, (_, name, one) in enumerate(lines):
         _seeds(ax, one["accuracy"], [place] * len(one["accuracy"]), name, across=True)
         if gain := one["to_random"]:
             start = gain["mean"] - gain["difference"]
             ax.plot([100 * (start + gain[k]) for k in ("low", "high")], [place] * 2, color=_colour(name), linewidth=2)
+    first = 0
+    for by in found["equal"].values():
+        mean = 100 * fmean(by["random"]["accuracy"])
+        label = "" if first else "mean of random"
+        ax.plot([mean] * 2, [first - 0.3, first + len(by) - 0.7], "--", color=COLOURS["random"], label=label)
+        first += len(by)
     ax.axvline(100 * found["untrained"], color=OTHER, linestyle=":", label="untrained")
     ax.set_yticks(range(len(lines)), [f"{name}, as many {equal}" for equal, name, _ in lines])
     ax.invert_yaxis()
     ax.set_xlabel("% right; bars: 95 % interval of the difference to random")
     ax.grid(axis="x", alpha=0.3)
-    ax.legend(frameon=False, loc="lower right")
+    ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
 
 
 def _draw_sizes(ax: Any, found: Found) -> None:
