@@ -101,7 +101,10 @@ def steps(*, rows: int, global_batch: int, epochs: float, max_steps: int = -1) -
 
 
 def rows_of(training: Training, rows: int | None, mean_tokens: float | None) -> Rows:
-    """As given, or as `train.data` has them; rows that training would set aside are not counted."""
+    """As given, or as `train.data` has them; rows that training would set aside are not counted.
+
+    Raises UserError if the data is not there yet, or holds no row that can be trained on.
+    """
     if rows is not None and mean_tokens is not None:
         return Rows(rows, mean_tokens, training.max_length, mean_tokens, _drawn(training, rows, mean_tokens))
     if not Path(training.data).expanduser().is_file():

@@ -61,11 +61,12 @@ def test_an_installed_wheel_runs_a_recipe_far_from_the_checkout(wheel: Path, tin
     work.mkdir()
     site = next((home / "lib").glob("python*/site-packages"))
     pip = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python")]
-    installed = subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], capture_output=True)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}  # pip would find the checkout's there
+    call = [*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    installed = subprocess.run(call, cwd=work, env=environment, capture_output=True)
     assert installed.returncode == 0, installed.stderr
     others = [path for path in sys.path if path.endswith("site-packages")]
     (site / "dependencies.pth").write_text("\n".join(others))
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     code = "import limo, sys; print(limo.__file__)"
     where = subprocess.run(
         [home / "bin" / "python", "-c", code], cwd=work, env=environment, capture_output=True, text=True
