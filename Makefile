@@ -53,7 +53,7 @@ check: .venv/dev ## format, lint, types, and that imports point one way
 	@$(BIN)/ruff format --check --quiet . || { echo "error: run .venv/bin/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/lint-imports --no-cache | tail -n 3
+	@out=$$($(BIN)/lint-imports --no-cache --no-logo) || { echo "$$out"; exit 1; }
 
 bench: .venv/dev ## measure against the peers that make bench-setup installs, into bench/RESULTS.md
 	@$(BIN)/python bench/everything.py $(ARGS)

@@ -91,16 +91,21 @@ def settings(folder: Path) -> dict[str, Any]:
         "system": "",
         "pool": {"made": {"_target_": "limo.sources.file", "path": str(folder / "pool.jsonl")}},
         "stages": {
-            "distinct": {"_target_": "curation.pool.distinct"},
-            "near": {"_target_": "curation.near.near", "jaccard": 0.6, "variants": 20},
+            "exact_dedup": {"_target_": "curation.stages.dedup.exact_dedup"},
+            "near_dedup": {"_target_": "curation.stages.dedup.near_dedup", "jaccard": 0.6, "variants": 20},
             "decontaminate": {
-                "_target_": "curation.pool.decontaminate",
+                "_target_": "curation.stages.decontaminate.decontaminate",
                 "benchmarks": [str(folder / "bench.jsonl")],
                 "rule": "latex",
                 "variants": "drop",
             },
-            "score": {"_target_": "curation.score.score", "weights": weights, "words": ["en"], "scaling": "rank"},
-            "choose": {"_target_": "curation.choose.top", "k": 800, "by": "score"},
+            "score": {
+                "_target_": "curation.stages.score.score",
+                "weights": weights,
+                "words": ["en"],
+                "scaling": "rank",
+            },
+            "choose": {"_target_": "curation.stages.choose.choose_problems", "k": 800, "by": "score"},
         },
         "pairs": None,
     }
@@ -160,11 +165,11 @@ def watched(process: "subprocess.Popen[bytes]", done: Path) -> list[float]:
 
 def near_ours(texts: list[str]) -> set[int]:
     """The positions that our stage drops."""
-    from curation.near import near
+    from curation.stages.dedup import near_dedup
     from limo.data import Dropped, Example, chat
 
     made = [Example(str(i), chat(text), "7") for i, text in enumerate(texts)]
-    return {int(row.id) for row in near(made, jaccard=0.6, variants=None) if isinstance(row, Dropped)}
+    return {int(row.id) for row in near_dedup(made, jaccard=0.6, variants=None) if isinstance(row, Dropped)}
 
 
 def near_datasketch(texts: list[str]) -> set[int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from curation.stopping import Window, attempts_needed
+from curation.stages.stopping import Window, attempts_needed
 from eval.grade import grade
 
 LIMO_HARD, LIMO_EASY = (32, 1, 3), (4, 0, 0)

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from curation.chains import box_answers, write_out
-from curation.mistakes import Unusable, read_chain
-from curation.rules import diagnosed
-from curation.slips import KINDS, slip
+from curation.lemma.mistakes import Unusable, read_chain
+from curation.lemma.rules import diagnosed
+from curation.lemma.slips import KINDS, slip
+from curation.stages.chains import box_answers, write_out
 from eval.equations import equations, holds
 from limo.data import Example, chat
 from limo.sources import file

@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from eval import equal, spelling
-from eval.bulk import grade_all
 from eval.grade import grade
+from eval.grader import equal, spelling
+from eval.grader.bulk import grade_all
 
 PASSES = 5
 HERE = Path(__file__).resolve().parent.parent

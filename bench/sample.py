@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
+from limo.chat import prompt_ids, turn_end
 from limo.data import chat
-from limo.engine import Prompt, Sampling, sample
-from limo.engine_transformers import TransformersEngine
+from limo.engines.protocol import Prompt, Sampling, sample
+from limo.engines.transformers import TransformersEngine
 from limo.model import load, model_folder
 from limo.progress import say
-from limo.render import prompt_ids, turn_end
 
 
 def prompts(count: int, seed: int = 0) -> list[Prompt]:

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from limo.data import chat
-from limo.engine import Completion, Prompt, Request, Sampling, Take, stream
-from limo.ledger import Cached, opened
+from limo.engines.ledger import Cached, open_ledger
+from limo.engines.protocol import Completion, Prompt, Request, Sampling, Take, stream
 from limo.ledgers import check
 from limo.progress import clock
 
@@ -44,7 +44,7 @@ class Drawing:
         self.drawn, self.handed = ((folder / name).open("ab", buffering=0) for name in ("drawn", "handed"))
 
     def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
-        """See `limo.engine.Engine.complete`."""
+        """See `limo.engines.protocol.Engine.complete`."""
         while requests := take(BATCH):
             names = [f"{request.prompt[-1]['content']}/{request.index}\n".encode() for request in requests]
             for name in names:
@@ -102,7 +102,7 @@ def verdict(folder: Path, found: Soak) -> list[str]:
     """What the restarts broke; nothing, it is hoped. Raises nothing."""
     drawn = Counter((folder / "drawn").read_bytes().splitlines())
     handed = Counter((folder / "handed").read_bytes().splitlines())
-    with closing(opened(next((folder / "samples").glob("*.sqlite")))) as store:
+    with closing(open_ledger(next((folder / "samples").glob("*.sqlite")))) as store:
         (kept,) = store.execute("SELECT count(*) FROM completion").fetchone()
     wrong = list(found.broken)
     if kept < len(handed):
@@ -144,7 +144,7 @@ def main() -> None:
         folder, begun = Path(name), time.monotonic()
         found = soak(folder, given.restarts, 60 * given.minutes, given.prompts, given.longest)
         wrong = verdict(folder, found)
-        with closing(opened(next((folder / "samples").glob("*.sqlite")))) as store:
+        with closing(open_ledger(next((folder / "samples").glob("*.sqlite")))) as store:
             (kept,) = store.execute("SELECT count(*) FROM completion").fetchone()
         print(
             f"{found.restarts} restarts in {clock(time.monotonic() - begun)}, {found.killed} killed; {kept:,} samples"

@@ -20,9 +20,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from limo.recipe import settle
+from limo.machine import set_environment
 
-settle()
+set_environment()
 
 SHARDINGS = ("ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
 RANKS, ALLOWED, STEPS = 2, 0.15, 3
@@ -78,59 +78,52 @@ def compare(sharding: str, folder: Path, bf16: bool) -> float:
     return off
 
 
+def section(sharding: str, folder: Path, bf16: bool) -> dict[str, Any]:
+    """The settings of the training."""
+    return {
+        **{
+            "out": str(folder / f"{sharding}{bf16}"),
+            "model": str(folder / "model"),
+            "data": str(folder / "rows.jsonl"),
+        },
+        **{"dtype": "float32", "system": None, "max_length": 128, "too_long": "stop", "seed": 0, "global_batch": 4},
+        **{"pack_tokens": 128, "devices": RANKS, "sharding": sharding},
+        "args": {
+            **{"max_steps": STEPS, "learning_rate": 1e-5, "bf16": bf16, "activation_checkpointing": False},
+            **{"save_strategy": "no", "report_to": "none"},
+        },
+    }
+
+
 def planned_bytes(sharding: str, folder: Path, bf16: bool) -> float:
     """What the plan says that a rank holds at its fullest."""
-    from limo.gpus import activations, model_states
-    from limo.sizes import parameters
+    from limo.plan import Work, count_memory
+    from limo.recipe import read_settings
+    from limo.training.settings import Supervised
 
-    size = parameters(str(folder / "model"))
-    states = model_states(
-        parameters=size.parameters,
-        trainable=size.trainable,
-        sharding=sharding,
-        devices=RANKS,
-        dtype="float32",
-        bf16=bf16,
-        largest_layer=max(size.layer, size.head),
-        small=size.small,
-        bucket=size.hidden**2,
-        checkpointing=False,
-    )
-    low = 2 if bf16 else 4
-    residual = 2 if bf16 and sharding.startswith("zero") else 4
-    held = activations(size=size, tokens=TOKENS, residual=residual, compute=low, checkpointing=False)
-    return states.total(held) + states.host
+    settings = read_settings(Supervised, section(sharding, folder, bf16) | {"pack_tokens": TOKENS}, "train")
+    memory = count_memory(Work.read(settings, rows=4, mean_tokens=TOKENS / 2), sharding, RANKS)
+    return memory["total"] + memory["host"] / RANKS
 
 
 def measure(sharding: str, folder: Path, bf16: bool) -> None:
     """Run as one rank: train, and write down the most that it holds."""
     import torch
 
-    import limo.fit
-    from limo.launch import joined
+    from limo.training import fit
+    from limo.training.launch import process_group
     from tests.ranks import train
 
     torch.set_num_threads(1)
-    settings = {
-        **{"out": str(folder / f"{sharding}{bf16}"), "model": str(folder / "model"), "dtype": "float32"},
-        **{"chat_template": None, "system": None, "data": str(folder / "rows.jsonl"), "eval_data": None},
-        **{"max_length": 128, "too_long": "stop", "seed": 0, "global_batch": 4, "packing": 128, "weighting": None},
-        **{"lora": None, "quantize": None, "merge_adapter": True, "devices": RANKS, "sharding": sharding},
-        **{"attention": "auto", "keep_checkpoints": False, "look": 0},
-        "args": {
-            **{"max_steps": STEPS, "learning_rate": 1e-5, "bf16": bf16, "activation_checkpointing": False},
-            **{"save_strategy": "no", "report_to": "none"},
-        },
-    }
-    peak, watched = peak_of(), limo.fit.watched
+    peak, add_callbacks = peak_of(), fit.add_callbacks
 
     def watch(trainer: Any, *rest: Any) -> Any:
         trainer.add_callback(peak)
-        return watched(trainer, *rest)
+        return add_callbacks(trainer, *rest)
 
-    limo.fit.watched = watch
-    with joined():
-        train(settings)
+    fit.add_callbacks = watch
+    with process_group():
+        train(section(sharding, folder, bf16))
     (folder / f"{sharding}.{os.environ['RANK']}.json").write_text(json.dumps(peak.bytes))
 
 

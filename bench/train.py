@@ -11,6 +11,7 @@ plan's, and the share of the peak speed that the model's own arithmetic reaches 
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -22,11 +23,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from limo.recipe import settle
+from limo.machine import set_environment
 
-settle()
+if TYPE_CHECKING:
+    from limo.training.settings import Supervised
+
+set_environment()
 
 SYSTEM = "Solve the problem step by step."
 SHAPES: dict[str, dict[str, Any]] = {  # of Qwen2.5, as their configurations have them
@@ -78,7 +82,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--recompute", action="store_true", help="activation checkpointing, which is TRL's default")
-    parser.add_argument("--gpu", default="H200", help="as limo.gpus names it: its peak speed")
+    parser.add_argument("--gpu", default="H200", help="as limo.plan names it: its peak speed")
     parser.add_argument("--only", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--llamafactory", help="the folder of a virtual environment that has it")
     return parser.parse_args()
@@ -108,7 +112,7 @@ def write_rows(file: Path, model: str, options: argparse.Namespace) -> list[int]
 
     from limo.data import Example, chat, write_jsonl
     from limo.model import load_tokenizer, model_folder
-    from limo.rows import prepare
+    from limo.training.rows import prepare
 
     tokenizer = load_tokenizer(model_folder(model))
     source = random.Random(0)
@@ -139,34 +143,31 @@ def shared(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def ours(out: Path, model: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """By limo.train.sft."""
-    from limo.train import sft
+def settings_of(out: Path, model: str, folder: Path, options: argparse.Namespace) -> "Supervised":
+    """Those of our training."""
+    from limo.training.settings import Supervised
 
-    results = sft(
+    return Supervised(
         out=str(out),
         model=model,
-        dtype="float32",
-        chat_template=None,
-        system=SYSTEM,
         data=str(folder / "rows.jsonl"),
-        eval_data=None,
+        dtype="float32",
+        system=SYSTEM,
         max_length=options.longest + 200,
         too_long="stop",
         seed=0,
         global_batch=options.rows,
-        packing=options.packing,
-        weighting=None,
-        lora=None,
-        quantize=None,
-        merge_adapter=True,
+        pack_tokens=options.packing,
         devices=1,
-        sharding="ddp",
-        attention="auto",
-        keep_checkpoints=False,
-        look=0,
         args=shared(options),
     )
+
+
+def ours(out: Path, model: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """By limo.train.sft."""
+    from limo.train import sft
+
+    results = sft(settings_of(out, model, folder, options))
     log = [json.loads(line) for line in (out / "train_log.jsonl").read_text().splitlines()]
     return {"tokens/s": results["tokens_per_second"], "losses": [e["loss"] for e in log], **memory()}
 
@@ -179,7 +180,7 @@ def plain_trl(out: Path, model: str, folder: Path, options: argparse.Namespace) 
 
     from limo.data import read_jsonl
     from limo.model import load_model, load_tokenizer, model_folder
-    from limo.rows import columns, prepare
+    from limo.training.rows import columns, prepare
 
     tokenizer = load_tokenizer(model_folder(model))
     prepared = prepare(tokenizer, list(read_jsonl(folder / "rows.jsonl")), 10**9)
@@ -246,7 +247,7 @@ def llamafactory(out: Path, model: str, folder: Path, options: argparse.Namespac
     results = json.loads((out / "train_results.json").read_text())
     log = [json.loads(line) for line in (out / "trainer_log.jsonl").read_text().splitlines()]
     from limo.model import load_tokenizer
-    from limo.rows import prepare
+    from limo.training.rows import prepare
 
     tokens = sum(prepare(load_tokenizer(model_folder(model)), rows, 10**9).lengths)
     rate = round(tokens * options.steps / results["train_runtime"])
@@ -267,22 +268,14 @@ def memory() -> dict[str, Any]:
 
 def plan_of(model: str, lengths: list[int], options: argparse.Namespace) -> dict[str, float]:
     """What `limo.plan` says of ours: bytes on a device, and floating point operations of a token."""
-    from limo.gpus import activations, model_states, seconds_per_step
-    from limo.sizes import parameters
+    from limo.plan import Data, Work, count_memory, seconds_per_step
 
-    size = parameters(model)
+    folder = Path("unused")
+    packed = argparse.Namespace(**{**vars(options), "packing": min(options.packing, sum(lengths))})
+    work = Work.read(settings_of(folder, model, folder, packed), rows=1, mean_tokens=1)
     attended = sum(n * n for n in lengths) / sum(lengths)
-    states = model_states(
-        parameters=size.parameters, trainable=size.trainable, sharding="ddp", devices=1, dtype="float32", bf16=True,
-        largest_layer=size.layer, checkpointing=options.recompute,
-    )  # fmt: skip
-    passing = activations(
-        size=size, tokens=min(options.packing, sum(lengths)), residual=4, compute=2, checkpointing=options.recompute
-    )
-    useful = seconds_per_step(
-        size=size, tokens=1, length=attended, devices=1, peak=1, utilisation=1, checkpointing=False
-    )
-    return {"bytes": states.total(passing), "operations": useful}
+    useful = dataclasses.replace(work, data=Data(1, 1, 1, attended), checkpointing=False)
+    return {"bytes": count_memory(work, "ddp", 1)["total"], "operations": seconds_per_step(useful, 1)}
 
 
 def table(
@@ -291,7 +284,7 @@ def table(
     """Medians, ratios first."""
     import torch
 
-    from limo.gpus import gpu
+    from limo.plan import GPUS
 
     rates = {name: statistics.median(run["tokens/s"] for run in runs) for name, runs in found.items()}
     half = sorted(lengths)[len(lengths) // 2]
@@ -306,7 +299,7 @@ def table(
         losses = ", ".join(f"{loss:.4f}" for loss in runs[-1]["losses"])
         gpus = ""
         if "GiB" in runs[-1]:
-            used = rates[name] * planned["operations"] / gpu(options.gpu).peak
+            used = rates[name] * planned["operations"] / GPUS[options.gpu][1]
             gpus = f"  {used:.1%} MFU, {runs[-1]['GiB']} GiB"
         print(f"{name:<16}{ratio:>10}{rates[name]:>12,.0f}  {losses}{gpus}")
     print(f"the plan for ours: {planned['bytes'] / 2**30:.1f} GiB on a GPU")

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
+from curation.stages.decontaminate import DECONTAMINATED
 from limo.data import Example, read_jsonl, replacing
-from limo.manifest import commit, versions
+from limo.run import commit, versions
 
 HUB_LICENCES = {
     "mit": "mit",
@@ -20,9 +21,7 @@ HUB_LICENCES = {
 }
 
 
-def write_card(
-    folder: Path, settings: Mapping[str, Any], funnel: Sequence[Mapping[str, Any]], sets: Mapping[str, Any]
-) -> None:
+def write_card(folder: Path, funnel: Sequence[Mapping[str, Any]], sets: Mapping[str, Any]) -> None:
     """Write `folder/README.md`: where the rows came from, why they stayed, what they are, what they were made with."""
     rows = list(read_jsonl(folder / "curated.jsonl"))
     parts = [
@@ -35,8 +34,8 @@ def write_card(
         _table(("source", "licence", "rows"), _sources(rows)),
         _table(("written by", "rows"), _counts(str(row.notes.get("teacher", row.source)) for row in rows)),
         "## How it was chosen",
-        _table(("stage", "rows in", "rows out", "set aside", "tokens sampled", "seconds"), map(_line, funnel)),
-        _decontaminated(settings),
+        _table(("stage", "rows in", "rows out", "dropped", "tokens sampled", "seconds"), map(_line, funnel)),
+        _decontaminated(funnel),
         "## What is in it",
         _table(("number", "least", "median", "most"), _numbers(rows)),
         "## What to compare it with",
@@ -48,7 +47,7 @@ def write_card(
         "## Made with",
         _table(("package", "version"), versions().items())
         + f"\n\nCommit: {commit() or 'unknown'}. The whole recipe is "
-        "in `recipe.yaml`, every row that was set aside in `dropped.jsonl` with its reason.",
+        "in `recipe.yaml`, every dropped row in `dropped.jsonl` with its reason.",
     ]
     with replacing(folder / "README.md") as file:
         file.write("\n\n".join(part for part in parts if part) + "\n")
@@ -103,12 +102,10 @@ def _line(line: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _decontaminated(settings: Mapping[str, Any]) -> str:
-    for node in settings["stages"].values():
-        if node.get("_target_", "").endswith(".decontaminate"):
-            names = ", ".join(map(str, node["benchmarks"]))
-            others = "and variants with other numbers " if node["variants"] == "drop" else ""
-            return f"Problems {others}of these benchmarks were removed (rule: {node['rule']}): {names}."
+def _decontaminated(funnel: Sequence[Mapping[str, Any]]) -> str:
+    for line in funnel:
+        if removed := line.get("figures", {}).get(DECONTAMINATED):
+            return f"Problems of these benchmarks were removed: {removed}."
     return "No benchmark's problems were looked for: this set may be contaminated."
 
 

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.run import stage_file
-from curation.score import score
-from eval.charts import VARIABLES, chart, draw_distribution
-from eval.curated import score_parts
+from curation.stage import writes
+from curation.stages.score import score
+from eval.report.charts import VARIABLES, chart, draw_distribution
+from eval.report.curated import score_parts
 from limo.data import Example, Row, parsed, read_jsonl, write_jsonl, write_parquet
 from limo.errors import UserError
-from limo.manifest import read_manifest
-from limo.recipe import bind, near
+from limo.recipe import bind, suggest
+from limo.run import read_manifest
 from limo.words import COUNTED, term_lists
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def funnel(run: Run) -> "pd.DataFrame":
 
     told = [
         {**{key: line[key] for key in ("stage", "in", "out", "tokens", "seconds")},
-         "set aside": ", ".join(f"{reason}: {count:,}" for reason, count in line["reasons"].items())}
+         "dropped": ", ".join(f"{reason}: {count:,}" for reason, count in line["reasons"].items())}
         for line in run.funnel
     ]  # fmt: skip
     return pd.DataFrame(told)
@@ -146,7 +147,7 @@ def select(
     known = {name for row in rows for name in row.scores}
     for name in chain(*limits):
         if rows and name not in known:
-            raise UserError(f"no row has a score '{name}'{near(name, known)}")
+            raise UserError(f"no row has a score '{name}'{suggest(name, known)}")
     return [
         row
         for row in rows
@@ -165,9 +166,9 @@ def look(run: Run, row: Example | str) -> Shown:
     if isinstance(row, str):
         known = {r.id: r for r in run.chosen}
         if row not in known:
-            raise UserError(f"no chosen row is called '{row}'{near(row, known)}")
+            raise UserError(f"no chosen row is called '{row}'{suggest(row, known)}")
         row = known[row]
-    node = _node(run, "words") or {"words": ["en"], "weights": {}}
+    node = _score_node(run) or {"words": ["en"], "weights": {}}
     parts = score_parts(row.scores, node["weights"])
     told = "".join(f"<br>{html.escape(p.name)} {p.value:.3g}: {p.share:.3f} of the score" for p in parts)
     body = f"<b>{html.escape(row.id)}</b><p>{html.escape(row.question)}</p>"
@@ -206,11 +207,11 @@ def candidates(run: Run) -> list[Example]:
 def reweigh(run: Run, weights: Mapping[str, float], words: list[str] | None = None, **choice: Any) -> Choice:
     """What would be chosen if the score were weighed otherwise, by the run's own stages from the choice on.
 
-    Args: `weights` as of `curation.score.score`, `words` its lists where others are wanted, `choice` settings of the
-    stage that chooses, such as k=100. Raises UserError as these stages do, and for a run whose stages are gone.
+    Args: `weights` as of `curation.stages.score.score`, `words` its lists where others are wanted, `choice` settings of
+    the stage that chooses, such as k=100. Raises UserError as these stages do, and for a run whose stages are gone.
     """
     rows = candidates(run)
-    node = _node(run, "weights") or {"words": ["en"], "scaling": "rank"}
+    node = _score_node(run) or {"words": ["en"], "scaling": "rank"}
     scored = score(rows, weights=dict(weights), words=words or node["words"], scaling=node["scaling"])
     kept = _examples(scored)
     names = list(run.stages)
@@ -232,9 +233,9 @@ def _examples(rows: Any) -> list[Example]:
     return [row for row in found if isinstance(row, Example)]
 
 
-def _node(run: Run, key: str) -> dict[str, Any] | None:
-    """The first stage that has a setting of this name."""
-    return next((dict(node) for node in run.stages.values() if key in node), None)
+def _score_node(run: Run) -> dict[str, Any] | None:
+    """The stage that adds the score, with its settings."""
+    return next((dict(node) for node in run.stages.values() if writes(node, "score") and "weights" in node), None)
 
 
 def control(run: Run, kind: str = "random") -> list[Example]:
@@ -242,7 +243,7 @@ def control(run: Run, kind: str = "random") -> list[Example]:
     path = run.folder / "controls" / f"{kind}.jsonl"
     if not path.is_file():
         made = sorted(p.stem for p in (run.folder / "controls").glob("*.jsonl"))
-        raise UserError(f"the run has no control set '{kind}'{near(kind, made)}; it has {', '.join(made) or 'none'}")
+        raise UserError(f"the run has no control set '{kind}'{suggest(kind, made)}; it has {', '.join(made) or 'none'}")
     return list(read_jsonl(path))
 
 
@@ -268,14 +269,14 @@ def plot(
     """The distributions of one number in two sets, as the report draws them. Raises UserError if no row has it."""
     groups = [[row.scores[by] for row in some if by in row.scores] for some in (rows, others)]
     if not any(groups):
-        raise UserError(f"no row has a score '{by}'{near(by, {name for row in rows for name in row.scores})}")
+        raise UserError(f"no row has a score '{by}'{suggest(by, {name for row in rows for name in row.scores})}")
     said = f"{by} of {len(groups[0]):,} rows of {names[0]} and {len(groups[1]):,} of {names[1]}"
     draw = partial(draw_distribution, chosen=groups[0], dropped=groups[1], label=by, names=names)
     return Shown(f"<div style='max-width: 30em'>{chart(draw, 5, 3, said)}</div>", said)
 
 
 def dropped(run: Run, reason: str = "", limit: int = 100) -> "pd.DataFrame":
-    """The first rows that were set aside, those for one reason if it is named: id, stage, reason, detail, question."""
+    """The first rows that were dropped, those for one reason if it is named: id, stage, reason, detail, question."""
     import pandas as pd
 
     found: list[dict[str, str]] = []

@@ -19,19 +19,20 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import limo.ledger
-from curation.pool import draw
-from curation.run import Rows, run_stages, stage_file
+import limo.engines.ledger
+from curation.run import run_stages, stage_file
+from curation.runner import Rows
+from curation.stage import about_node, check_stages, in_order
+from curation.stages.choose import subsample
 from eval.compare import wilson
-from limo.checkpoints import locked
 from limo.command import command
 from limo.data import Dropped, Example, Row, content_id
-from limo.engine import loading
+from limo.engines.ledger import Spent, spent, within_budget
+from limo.engines.protocol import loading
 from limo.errors import UserError
-from limo.ledger import Spent, spent, within
-from limo.manifest import content_hash, differences, lasting, read_manifest
 from limo.progress import say
-from limo.recipe import bind, files_in, near
+from limo.recipe import bind, input_files, suggest
+from limo.run import content_hash, differences, lasting, lock_run, read_manifest
 
 REVIVED = 8  # rows that go on where none survives
 
@@ -70,30 +71,36 @@ def plan(
     Args: `pilot` problems go through the stages that sample; `tokens_per_second` of one GPU, for all stages or by
     stage, null for the rate that the pilot reaches here; `dollars_per_million_tokens` by stage, where a price is paid
     by tokens and not by hours. The run's budget holds for the pilot too. Raises UserError as `curation.run.curate`
-    does, and for a stage that there is not.
+    does, and for an unknown stage.
     """
     if pilot < 1:
         raise UserError(f"plan.pilot must be at least 1, not {pilot}")
-    stages, folder = curate["stages"], Path(curate["out"])
+    stages, folder = in_order(curate["stages"], curate.get("order")), Path(curate["out"])
     for name in [
         *(tokens_per_second if isinstance(tokens_per_second, Mapping) else ()),
         *(dollars_per_million_tokens or ()),
     ]:
         if name not in stages:
-            raise UserError(f"plan: there is no stage '{name}'{near(name, stages)}")
+            raise UserError(f"plan: there is no stage '{name}'{suggest(name, stages)}")
     free, before = _free(stages), Spent(**vars(spent))
-    paying = within(str(folder.resolve()), curate["budget"]["samples"], curate["budget"]["tokens"])
-    with paying, locked(folder / "work", "curating"):
+    paying = within_budget(str(folder.resolve()), curate["budget"]["samples"], curate["budget"]["tokens"])
+    with paying, lock_run(folder / "work", "curating"):
         settings = {"system": curate["system"], "pool": curate["pool"], "stages": free}
-        whole = {key: curate[key] for key in ("system", "pool", "stages", "controls", "pairs")}
+        whole = {key: curate[key] for key in ("system", "pool", "controls", "pairs")} | {
+            "order": list(stages),
+            "stages": stages,
+        }
         refuse_if_other(folder, whole)
-        inputs = {path: content_hash(Path(path).expanduser()) for path in files_in(whole)}
+        check_stages(stages, curate["pool"])
+        inputs = {path: content_hash(Path(path).expanduser()) for path in input_files(whole)}
         funnel = run_stages(folder, settings, inputs)
         number, last = len(free), ["pool", *free][-1]
         rows = [
-            row for row in draw(Rows(stage_file(folder, number, last)), k=pilot, seed=seed) if isinstance(row, Example)
+            row
+            for row in subsample(Rows(stage_file(folder, number, last)), k=pilot, seed=seed)
+            if isinstance(row, Example)
         ]
-        limo.ledger.counted = set()  # what one stage has drawn costs the next one nothing
+        limo.engines.ledger.counted = set()  # what one stage has drawn costs the next one nothing
         rates = _Rates(tokens_per_second, dollars_per_gpu_hour, dollars_per_million_tokens or {})
         found = list(_estimates(stages, list(free), rows, float(funnel[-1]["out"]), rates))
     paid = spent.since(before)
@@ -112,16 +119,9 @@ def refuse_if_other(folder: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
-def _costs(node: Any) -> bool:
-    """Whether a stage runs a model: it has an engine or a model somewhere."""
-    if isinstance(node, Mapping):
-        return bool({"engine", "model"} & set(node)) or any(map(_costs, node.values()))
-    return False
-
-
 def _free(stages: Mapping[str, Any]) -> dict[str, Any]:
     """The stages before the first that runs a model."""
-    return dict(takewhile(lambda item: not _costs(item[1]), stages.items()))
+    return dict(takewhile(lambda item: not about_node(item[1]).samples, stages.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def _estimates(
 ) -> Iterator[Estimate]:
     """The stages after those `done`, up to the last that samples."""
     left = [name for name in stages if name not in done]
-    sampling = [name for name in left if _costs(stages[name])]
+    sampling = [name for name in left if about_node(stages[name]).samples]
     expected = (count, count, count)
     for name in left[: left.index(sampling[-1]) + 1] if sampling else []:
         say(f"pilot: {name} with {len(rows)} rows ...")
@@ -163,7 +163,7 @@ def _estimates(
         if tokens:
             hours = rates.hours(name, tokens, paid.tokens / took if paid.tokens else None)
         else:  # a model that reads and samples nothing takes its time, and no tokens
-            hours = took * each * expected[1] / 3600 if _costs(stages[name]) and not paid.found else 0.0
+            hours = took * each * expected[1] / 3600 if about_node(stages[name]).samples and not paid.found else 0.0
         out = _carried(expected, len(stayed), len(rows), stages[name].get("k"))
         yield Estimate(
             stage=name,
@@ -247,4 +247,4 @@ def _warnings(found: list[Estimate], samples: float, tokens: float, budget: Mapp
 
 
 if __name__ == "__main__":
-    command("plan", "curation.plan", "Estimate what a curation would cost, from a small pilot.")
+    command("plan", "curation.plan")

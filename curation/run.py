@@ -1,15 +1,15 @@
-"""Curate: a pool through the recipe's stages, in their order, to the rows that are trained on.
+"""Curate: a pool through the recipe's stages, in the order of `curate.order`, to the rows that are trained on.
 
     python -m curation.run recipe=demo
 
-A stage is a plain function `stage(rows, /, *, settings) -> rows`, which yields an `Example` to keep it and a `Dropped`
-to set it aside with its reason. Each stage's rows are on the disk before the next one begins, so a killed run goes on
-where it was, and the memory a stage needs is its own affair: `rows` may be gone through as often as it likes.
+A stage is a function `stage(rows, /, *, settings) -> rows` (`curation/stage.py`), which yields an `Example` to keep it
+and a `Dropped` with a reason to drop it. Each stage's rows are on the disk before the next one begins, so a killed run
+resumes after the last finished stage. A stage may iterate over `rows` as often as it likes.
 
 `runs/<name>/` then holds `curated.jsonl` and `curated.parquet`, `dropped.jsonl` with every reason, `suspects.jsonl`
-with the problems whose reference a person should look at, `controls/` with the sets that the curated one has to beat,
-`pairs.jsonl` where asked for, `README.md`, which is the dataset card, and `stages/`. `python -m curation.why` tells one
-row's story, `python -m curation.plan` what all of it would cost.
+with the problems whose reference a person should check, `controls/` with the sets that the curated one has to beat,
+`pairs.jsonl` where asked for, `README.md`, which is the dataset card, and `stages/`. `python -m curation.why` prints
+the history of one row, `python -m curation.plan` what all of it would cost.
 """
 
 import json
@@ -17,41 +17,28 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 from curation.card import write_card
-from curation.controls import Controls, make
-from curation.pairs import paired
-from curation.parts import Machines, kind_of, over_parts
-from curation.pool import gather
-from curation.stopping import Window
-from limo.checkpoints import locked
+from curation.controls import Controls, write_controls
+from curation.runner import RayData, Rows, apply
+from curation.similar import digest
+from curation.stage import check_stages, in_order
+from curation.stages.pairs import pair_with_dropped
 from limo.command import command
-from limo.data import Example, Row, content_id, dump, parsed, read_jsonl, replacing, write_jsonl, write_parquet
+from limo.data import Dropped, Example, Row, content_id, dump, parsed, replacing, write_jsonl, write_parquet
+from limo.engines.ledger import Spent, spent, within_budget
 from limo.errors import UserError
 from limo.figures import shown, taken
-from limo.ledger import Spent, spent, within
-from limo.manifest import claim, lasting
 from limo.progress import clock, progress, say
-from limo.recipe import bind, files_in, near
-from limo.shards import take_in
+from limo.recipe import bind, input_files, suggest
+from limo.run import claim, lasting, lock_run, read_manifest
 
 DOUBTS = {b"suspect reference", b"same problem, another answer"}  # reasons that a person should look into
-
-
-class Rows:
-    """The rows of a stage's file, read anew each time they are gone through."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __iter__(self) -> Iterator[Example]:
-        return read_jsonl(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,59 +58,59 @@ def curate(
     controls: Controls,
     pairs: Literal["wrong", "worst"] | None,
     budget: Limits,
+    order: list[str] | None = None,
     on: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Run the pool through the stages. Returns the funnel: for each stage rows in and out, reasons, seconds, tokens.
 
-    Args: `system` message of every prompt, `pool` of source nodes by name, `stages` of stage nodes by name, in order,
-    `controls` to make beside the curated set, `pairs` for preference training (`curation/pairs.py`), `budget` of
-    samples and tokens, at which the run stops; what was paid for is kept, and a larger budget goes on; `on` a node of
-    machines over which stages are spread that can be (`curation/parts.py`), which changes nothing of what comes out.
+    Args: `system` message of every prompt, `pool` of source nodes by name, `stages` of stage nodes by name, `order` of
+    all their names (None: as they stand), `controls` to make beside the curated set, `pairs` for preference training
+    (`curation/stages/pairs.py`), `budget` of samples and tokens, at which the run stops; what was paid for is kept, and
+    a larger budget resumes; `on` a node of `curation.runner.RayData`, null for this machine, which changes no result.
     Raises UserError for wrong settings, unreadable sources, or if no row is left.
     """
-    folder = Path(out)
+    folder, stages = Path(out), in_order(stages, order)
     if controls.source not in stages:
-        raise UserError(f"curate.controls.source: there is no stage '{controls.source}'{near(controls.source, stages)}")
-    for name, node in stages.items():
-        check_early(name, node)
-    settings = {"system": system, "pool": pool, "stages": stages, "controls": asdict(controls), "pairs": pairs}
-    files = files_in(settings)
-    paying = within(str(folder.resolve()), budget.samples, budget.tokens)
-    with paying, locked(folder / "work", "curating"), claim(folder, "curate", settings, inputs=files) as step:
+        raise UserError(
+            f"curate.controls.source: there is no stage '{controls.source}'{suggest(controls.source, stages)}"
+        )
+    machines: RayData | None = bind(on, "curate.on")() if on else None
+    if not read_manifest(folder).get("curate", {}).get("finished"):
+        check_stages(stages, pool)
+    settings = {"system": system, "pool": pool, "order": list(stages), "stages": stages, "pairs": pairs}
+    settings["controls"] = asdict(controls)
+    files = input_files(settings)
+    paying = within_budget(str(folder.resolve()), budget.samples, budget.tokens)
+    with paying, lock_run(folder / "work", "curating"), claim(folder, "curate", settings, inputs=files) as step:
         if step.finished:
             funnel: list[dict[str, Any]] = step.entry["results"]["funnel"]
             say(f"already curated: {folder / 'curated.jsonl'} ({clock(step.entry['seconds'])} at the time)")
         else:
             _clear(folder, ["pool", *stages])
-            take_in(folder / "work")
-            funnel = run_stages(folder, settings, step.entry["inputs"], on)
+            funnel = run_stages(folder, settings, step.entry["inputs"], machines)
             sets = _collect(folder, ["pool", *stages], controls, pairs)
             step.outputs = [folder / name for name in ("curated.jsonl", "curated.parquet", "dropped.jsonl")]
             step.tokens = sum(line["tokens"] for line in funnel)
             step.results = {"funnel": funnel, "sets": sets}
-            write_card(folder, settings, funnel, sets)
+            write_card(folder, funnel, sets)
     print_funnel(funnel)
     return funnel
 
 
-def check_early(name: str, node: Mapping[str, Any]) -> None:
-    """Raise UserError for settings of a stage that cannot be, before earlier stages are paid for.
-
-    A stage that reads nothing but its rows is called without any; of the attempts, the window is made.
-    """
-    if {"at_least", "at_most", "unknown", "sampling"} <= set(node):
-        try:
-            Window(node["sampling"]["n"], node["at_least"], node["at_most"], node["unknown"])
-        except UserError as error:
-            raise UserError(f"curate.stages.{name}: {error}") from None
-    several = ((key, own, asker) for key in ("teachers", "players") for own, asker in node.get(key, {}).items())
-    asking = {"": node} | {f"{key}.{own}.": asker for key, own, asker in several}
-    asking |= {f"{key}.": own for key, own in node.items() if isinstance(own, Mapping) and "engine" in own}
-    for where, asker in asking.items():
-        if "engine" in asker:  # made, and let go before it loads anything: a key that is not set is told now
-            bind(asker["engine"], f"curate.stages.{name}.{where}engine")()
-    if not {"engine", "model", "tokenizer", "sampling", "benchmarks", "path", "teachers"} & set(node):
-        list(bind(node, f"curate.stages.{name}")(()))
+def read_pool(sources: Mapping[str, Any], system: str) -> Iterator[Row]:
+    """The rows of all sources, in the recipe's order. A row whose id came before is dropped."""
+    seen: set[int] = set()
+    for name, node in sources.items():
+        for row in bind(node, f"curate.pool.{name}")(name, system):
+            if isinstance(row, Example):
+                key = digest(row.id)
+                if key in seen:
+                    where = row.notes.get("file", ""), row.notes.get("row", 0)
+                    detail = f"an earlier row has the id '{row.id}' too"
+                    yield Dropped(row.id, name, "duplicate id", detail, *where, row.to_json())
+                    continue
+                seen.add(key)
+            yield row
 
 
 def _clear(folder: Path, names: list[str]) -> None:
@@ -135,33 +122,29 @@ def _clear(folder: Path, names: list[str]) -> None:
 
 
 def run_stages(
-    folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], on: Mapping[str, Any] | None = None
+    folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], on: RayData | None = None
 ) -> list[dict[str, Any]]:
     """Run the pool through the stages of `settings` into `folder/stages`. Returns the funnel.
 
-    `inputs` are hashes of the files that pool and stages read. What is there and made from the same is not done again.
-    `on` is a node of machines (`curation/parts.py`). Raises UserError if a stage leaves no row.
+    `inputs` are hashes of the files that pool and stages read. What exists and was made from the same is not made
+    again. Raises UserError if a stage leaves no row.
     """
-    system, pool, stages = settings["system"], settings["pool"], settings["stages"]
     (folder / "stages").mkdir(parents=True, exist_ok=True)
     made = made_from(settings, inputs)
-    funnel = [_stage(folder, 0, "pool", made[0], lambda: gather(pool, system), None)]
-    before = stage_file(folder, 0, "pool")
-    machines: Machines | None = bind(on, "curate.on")() if on else None
-    for number, (name, node) in enumerate(stages.items(), 1):
-        stage = bind(node, f"curate.stages.{name}")
-        if machines and (kind := kind_of(node, machines)):
-            run: Callable[[], Iterable[Row]] = partial(
-                over_parts, node, kind, before, folder / "parts" / made[number], machines
-            )
+    names, nodes = ["pool", *settings["stages"]], list(settings["stages"].values())
+    funnel: list[dict[str, Any]] = []
+    for number, name in enumerate(names):
+        if number == 0:
+            line = _stage(folder, 0, name, made[0], read_pool(settings["pool"], settings["system"]), None)
         else:
-            run = partial(stage, Rows(before))
-        funnel.append(_stage(folder, number, name, made[number], run, funnel[-1]["out"]))
-        before = stage_file(folder, number, name)
-        if not funnel[-1]["out"]:
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in funnel[-1]["reasons"].items())
+            before = stage_file(folder, number - 1, names[number - 1])
+            rows = apply(name, nodes[number - 1], before, on)
+            line = _stage(folder, number, name, made[number], rows, funnel[-1]["out"])
+        funnel.append(line)
+        if number and not line["out"]:
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in line["reasons"].items())
             raise UserError(
-                f"the stage '{name}' leaves no row of {funnel[-1]['in']} ({reasons}). Each is in "
+                f"the stage '{name}' leaves no row of {line['in']} ({reasons}). Each is in "
                 f"{stage_file(folder, number, name, '.dropped')} with its reason. Loosen curate.stages.{name}"
             )
     return funnel
@@ -186,7 +169,7 @@ def _stage(
     number: int,
     name: str,
     made_from: str,
-    run: Callable[[], Iterable[Row]],
+    rows: Iterable[Row],
     rows_in: int | None,
 ) -> dict[str, Any]:
     """Run one stage into its files, unless they are there and made from the same; returns its line of the funnel.
@@ -201,14 +184,15 @@ def _stage(
     taken()  # of a stage that failed before
     before, start = Spent(**vars(spent)), time.monotonic()
     reasons: Counter[str] = Counter()
-    kept = 0
+    kept, problems = 0, set[int]()
     with (
         replacing(stage_file(folder, number, name)) as keep,
         replacing(stage_file(folder, number, name, ".dropped")) as drop,
     ):
-        for row in _watched(run(), name, rows_in):
+        for row in _watched(rows, name, rows_in):
             if isinstance(row, Example):
                 kept += 1
+                problems.add(digest(row.problem))
                 keep.write(dump(row.to_json()))
             else:
                 reasons[row.reason] += 1
@@ -219,6 +203,7 @@ def _stage(
         "made_from": made_from,
         "in": kept + reasons.total() if rows_in is None else rows_in,
         "out": kept,
+        "problems": len(problems),
         "reasons": dict(reasons.most_common()),
         "seconds": round(time.monotonic() - start, 2),
         "sampled": paid.sampled,
@@ -244,7 +229,7 @@ def _watched(rows: Iterable[Row], name: str, total: int | None) -> Iterator[Row]
 
 
 def stage_file(folder: Path, number: int, name: str, kind: str = "") -> Path:
-    """Where a stage's rows are; with `kind` ".dropped", those it set aside."""
+    """Where a stage's rows are; with `kind` ".dropped", the rows it dropped."""
     return folder / "stages" / f"{number:02d}-{name}{kind}.jsonl"
 
 
@@ -264,9 +249,9 @@ def _collect(folder: Path, names: list[str], controls: Controls, pairs: str | No
                 shutil.copyfileobj(lines, file)
     _list_suspects(folder)
     before = names.index(controls.source) - 1
-    made = make(folder / "controls", Rows(stage_file(folder, before, names[before])), Rows(last), controls)
+    made = write_controls(folder / "controls", Rows(stage_file(folder, before, names[before])), Rows(last), controls)
     if pairs:
-        made["pairs"] = {"rows": write_jsonl(folder / "pairs.jsonl", paired(Rows(last), left, pairs))}
+        made["pairs"] = {"rows": write_jsonl(folder / "pairs.jsonl", pair_with_dropped(Rows(last), left, pairs))}
         write_parquet(folder / "pairs.parquet", Rows(folder / "pairs.jsonl"))
     return made
 
@@ -285,8 +270,8 @@ def print_funnel(funnel: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(title="Funnel", title_justify="left")
-    for column in ("stage", "in", "out", "set aside", "tokens", "seconds"):
-        table.add_column(column, justify="left" if column in ("stage", "set aside") else "right")
+    for column in ("stage", "in", "out", "dropped", "tokens", "seconds"):
+        table.add_column(column, justify="left" if column in ("stage", "dropped") else "right")
     for line in funnel:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in line["reasons"].items())
         more = f"{line['out'] - line['in']:,} rows" if line["out"] > line["in"] else ""
@@ -312,4 +297,4 @@ def print_funnel(funnel: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    command("curate", "curation.run", "Curate a set of reasoning chains from a pool of problems.")
+    command("curate", "curation.run")

@@ -6,6 +6,7 @@ same words, and the same problem in other LaTeX has other words. So a text becom
 problem or a variant with other numbers.
 """
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ CONTAINED = 0.5  # of a benchmark problem's shingles: the same problem
 SHORT, CONTAINED_SHORT = 20, 0.85  # of a problem of so few shingles, which half is mostly its introduction
 VARIANT = 0.8  # of its shingles with every number masked: the same problem with other numbers
 
+_CAPITALS = re.compile(r"(?<!\\)\b[^\W\d_]{2,}")
 _GONE = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad)(?![a-z])"
     r"|\\[,;!:> ()\[\]]|\$|~|\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname|emph)(?=\s*\{)",
@@ -48,7 +50,22 @@ _SAME = (
 _TWO_DIGITS = re.compile(r"\\(frac|binom)\s*(\d)\s*(\d)")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _TOKEN = re.compile(r"\\[a-z]+|\d+(?:\.\d+)?|[a-z]+|[^\s\w]|\w")
+_WORDS = re.compile(r"[^\W_]+")
 _SILENT = set("{}()[],.;:?!'\"`&\\")
+
+
+def digest(text: str) -> int:
+    """64 bits of a text: two of a million texts share them once in 40 million pools."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def squeezed(text: str) -> str:
+    """Text for exact comparison: one space for any, words in lower case, but not single letters, which are symbols.
+
+    >>> squeezed("Find  THE value of $N - n$ and \\\\Delta")
+    'find the value of $N - n$ and \\\\Delta'
+    """
+    return _CAPITALS.sub(lambda word: word.group().lower(), re.sub(r"\s+", " ", text).strip())
 
 
 def tokens(text: str) -> list[str]:
@@ -145,33 +162,44 @@ class Known:
 
 
 class KnownByWords:
-    """The usual rule, for comparison: a text that shares any run of n words with a known problem holds it.
+    """The usual rule: a text that shares any run of n words with a known one holds it.
 
-    It marks what shares only boilerplate, and never a problem of fewer than n words.
+    Words are runs of letters and digits in lower case. The rule marks what shares only boilerplate, and never finds a
+    text of fewer than n words; `whole` adds those of at least so many words, compared as a whole.
     """
 
-    def __init__(self, texts: Iterable[str], n: int) -> None:
+    def __init__(self, texts: Iterable[str], n: int, whole: int | None = None) -> None:
         self.texts, self.n = list(texts), n
-        self._runs: dict[tuple[str, ...], int] = {}
+        self._runs: dict[int, int] = {}
+        self._sizes = set[int]()  # words of the texts that are compared as a whole
         for at, text in enumerate(self.texts):
-            for run in self._of(text):
-                self._runs.setdefault(run, at)
+            words = _WORDS.findall(text.lower())
+            if whole is not None and whole <= len(words) < n:
+                self._sizes.add(len(words))
+            for key in self._keys(words):
+                self._runs.setdefault(key, at)
 
-    def _of(self, text: str) -> set[tuple[str, ...]]:
-        words = re.findall(r"\w+", text.lower())
-        return set(zip(*(words[i:] for i in range(self.n)), strict=False))
+    def _keys(self, words: Sequence[str]) -> set[int]:
+        runs = {digest(" ".join(words[at : at + self.n])) for at in range(len(words) - self.n + 1)}
+        return runs | {digest(" ".join(words))} if len(words) in self._sizes else runs
 
     def matches(self, text: str) -> list[Match]:
-        """The known problems with which the text shares a run, as in `Known.matches`."""
-        held = Counter(at for run in self._of(text) if (at := self._runs.get(run)) is not None)
+        """The known texts with which this one shares a run, as in `Known.matches`."""
+        keys = self._keys(_WORDS.findall(text.lower()))
+        held = Counter(sorted(at for key in keys if (at := self._runs.get(key)) is not None))
         return [Match(at, "same", 1.0) for at, _ in held.most_common()]
 
 
 RULES = ("latex", "words-8", "words-10", "words-13")
 
 
-def known(texts: Iterable[str], rule: str) -> Known | KnownByWords:
-    """Problems to look up against by one of RULES. Raises UserError for another."""
+def check_rule(rule: str) -> None:
+    """Raise UserError for a rule that is none of RULES."""
     if rule not in RULES:
         raise UserError(f"there is no rule '{rule}' to compare problems by; there are {', '.join(RULES)}")
+
+
+def known(texts: Iterable[str], rule: str) -> Known | KnownByWords:
+    """Problems to look up against by one of RULES. Raises UserError for another."""
+    check_rule(rule)
     return Known(texts) if rule == "latex" else KnownByWords(texts, int(rule.partition("-")[2]))

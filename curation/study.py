@@ -13,8 +13,8 @@ After the recipe's curation, sets are drawn from the rows that came into the sta
 Except for the curated set each also comes with as many tokens instead of as many rows: longer chains teach more,
 whatever else they are. `sizes` repeats curated and random at other sizes. Every set is trained with every seed by
 `python -m limo.train`, in a folder of its own, and evaluated on the recipe's benchmarks; differences have intervals for
-the choice of problems and for the seed together (`limo/noise.py`). Killed at any point, the same command goes on; with
-more seeds, sizes or rivals it trains only what is new.
+the choice of problems and for the seed together (`discover/noise.py`). Killed at any point, the same command resumes;
+with more seeds, sizes or rivals it trains only what is new.
 """
 
 import json
@@ -26,19 +26,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from curation.stage import in_order
 from curation.study_page import show, write_page
 from curation.study_sets import Arm, arms_of, sets, steps_for
-from eval.run import Task, completed, correct_share, tasks
-from limo.archive import keep
+from eval.run import Task, correct_share
+from eval.run import complete_task as completed
+from eval.run import load_tasks as tasks
 from limo.command import command
-from limo.engine import Sampling
+from limo.discover.archive import keep
+from limo.discover.noise import Scores, fitness, gains
+from limo.engines.ledger import Cached
+from limo.engines.protocol import Sampling
 from limo.errors import UserError
-from limo.ledger import Cached
-from limo.manifest import claim, read_manifest
-from limo.noise import Scores, fitness, gains
 from limo.processes import free_gpu, override, run_to_end
 from limo.progress import clock, progress, say
 from limo.recipe import bind
+from limo.run import claim, read_manifest
 
 RIVALS = ("random", "longest", "easiest", "everything")
 GROWS = ("rows", "sizes", "rivals", "seeds")
@@ -99,7 +102,7 @@ def _check(settings: Mapping[str, Any]) -> None:
         raise UserError("study.seeds needs two seeds at least, to know what a seed does")
     if min([settings["rows"], *settings["sizes"]]) < 1:
         raise UserError("study.rows and study.sizes must be at least 1")
-    last, node = list(settings["curate"]["stages"].items())[-1]
+    last, node = list(in_order(settings["curate"]["stages"], settings["curate"].get("order")).items())[-1]
     if not isinstance(node.get("k"), int):
         raise UserError(f"the last stage, curate.stages.{last}, has no size k that a study could change")
     largest = max([settings["rows"], *settings["sizes"]])
@@ -227,4 +230,4 @@ def verdict(found: Mapping[str, Any], equal: str) -> str:
 
 
 if __name__ == "__main__":
-    command("study", "curation.study", "Does choosing help? Curated against random, longest, easiest, everything.")
+    command("study", "curation.study")

@@ -7,8 +7,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from curation.controls import Controls, make
-from curation.run import Rows, stage_file
+from curation.controls import Controls, write_controls
+from curation.run import stage_file
+from curation.runner import Rows
+from curation.stage import in_order
 from limo.data import Example, read_jsonl, write_jsonl
 from limo.errors import UserError
 from limo.recipe import bind
@@ -49,12 +51,13 @@ def arms_of(rows: int, sizes: Sequence[int], rivals: Sequence[str], seeds: Seque
 def sets(folder: Path, settings: Mapping[str, Any]) -> dict[tuple[str, int, int], Path]:
     """The files of all sets, by kind, size and seed. Raises UserError if fewer rows are left than a size asks for."""
     curate, rivals = settings["curate"], settings["rivals"]
-    names = ["pool", *curate["stages"]]
+    stages = in_order(curate["stages"], curate.get("order"))
+    names = ["pool", *stages]
     at = names.index(curate["controls"]["source"])
     candidates = Rows(stage_file(folder, at - 1, names[at - 1]))
     files = {}
     for size in sorted({settings["rows"], *settings["sizes"]}):
-        chosen = _chosen(candidates, dict(list(curate["stages"].items())[at - 1 :]), size)
+        chosen = _chosen(candidates, dict(list(stages.items())[at - 1 :]), size)
         if len(chosen) < size:
             raise UserError(f"the stage '{names[-1]}' leaves {len(chosen)} rows, too few for the study's {size}")
         curated = folder / "sets" / f"curated-{size}.jsonl"
@@ -63,7 +66,7 @@ def sets(folder: Path, settings: Mapping[str, Any]) -> dict[tuple[str, int, int]
         for seed in settings["seeds"]:
             files["curated", size, seed] = curated
             drawn = folder / "sets" / f"{size}-seed-{seed}"
-            made = make(drawn, candidates, chosen, Controls(names[at], kinds, seed))
+            made = write_controls(drawn, candidates, chosen, Controls(names[at], kinds, seed))
             files |= {(kind, size, seed): drawn / f"{kind}.jsonl" for kind in kinds if kind in made}
             if "everything" in made:
                 files["everything_tokens", size, seed] = drawn / "everything.jsonl"

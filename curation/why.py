@@ -1,10 +1,10 @@
-"""One row's whole story: where it came from, what was tried, why it stayed or left.
+"""The history of one row: where it came from, what was tried, why it was kept or dropped.
 
     python -m curation.why runs/limo math/1093
 
-Tells what each stage did with the row, the attempts at it with an interval for its true pass rate, the chains that
-competed and how they scored, and for a row that left, what it was compared with. The id of a problem shows all its
-chains; that of one chain shows that chain.
+Prints what each stage did with the row, the attempts at it with an interval for its true pass rate, the chains that
+competed and how they scored, and for a dropped row what it was compared with. The id of a problem shows all its chains;
+that of one chain shows that chain.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curation.score import TEXT
+from curation.stages.score import TEXT
 from eval.compare import wilson
-from eval.curated import score_parts, weights
+from eval.report.curated import read_weights, score_parts
 from limo.data import Example, parsed
 from limo.errors import UserError, reported
-from limo.manifest import read_manifest
+from limo.run import read_manifest
 
 SHOWN = 400  # characters of a problem or chain
 RIVALS = 40  # chains listed
@@ -66,12 +66,18 @@ def _seen(stage: str, place: int, row: Mapping[str, Any], dropped: bool) -> Seen
 
 
 def _lines(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a stage's file with this id, or whose id begins with it and a slash, and their places."""
+    """The rows of a stage's file with this id or of this problem, and their places."""
     mark = json.dumps(key, ensure_ascii=False)[1:-1].encode()
     with path.open("rb") as lines:
         for place, line in enumerate(lines, 1):
-            if mark in line and ((row := parsed(line))["id"] == key or row["id"].startswith(key + "/")):
+            if mark in line and key in ((row := parsed(line))["id"], _row(row).get("problem")):
                 yield place, row
+
+
+def _row(line: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row of a line: that which was dropped, or the line itself."""
+    data = line.get("data", line)
+    return data if isinstance(data, dict) else {}
 
 
 def _first_id(path: Path) -> str:
@@ -79,20 +85,18 @@ def _first_id(path: Path) -> str:
         return next((str(parsed(line)["id"]) for line in lines), "")
 
 
-def told(folder: Path, key: str) -> list[str]:
+def tell_history(folder: Path, key: str) -> list[str]:
     """The story as lines for a terminal."""
     seen = story(folder, key)
     row = next((s.data for s in reversed(seen) if "prompt" in s.data), None)
     if row is None:
         last = seen[-1]
         where = f"{last.data.get('file')}, row {last.data.get('row')}"
-        return [f"{key}  ({where})", f"  {last.stage}: set aside, {last.reason}: {last.detail}", f"  {last.data}"]
+        return [f"{key}  ({where})", f"  {last.stage}: dropped, {last.reason}: {last.detail}", f"  {last.data}"]
     example = Example.from_json(row)
     lines = [f"{key}  ({_origin(example)})", f"  problem  {_short(example.question)}", f"  answer   {example.answer}"]
-    if seen[0].stage != "pool":
-        lines.append(
-            f"  a chain of the problem {key.rpartition('/')[0].rpartition('/')[0]}, which has a story of its own"
-        )
+    if example.problem != key:
+        lines.append(f"  a chain of the problem {example.problem}, which has a history of its own")
     lines += ["", *_stages(seen), *_attempts(example), *_chains(seen, _last_stage(folder)), *_score(folder, seen)]
     return lines
 
@@ -120,7 +124,7 @@ def _stages(seen: Sequence[Seen]) -> list[str]:
 def _one(s: Seen) -> list[str]:
     if not s.reason:
         return [f"  {s.stage:<14} stays, row {s.place:,}"]
-    lines = [f"  {s.stage:<14} set aside: {s.reason}" + (f" ({s.detail})" if s.detail else "")]
+    lines = [f"  {s.stage:<14} dropped: {s.reason}" + (f" ({s.detail})" if s.detail else "")]
     if matched := s.data.get("matched"):
         lines += [f"  {'':<14} this     {_short(Example.from_json(s.data).question)}"]
         lines += [f"  {'':<14} matched  {_short(matched['problem'])}  [{matched['id']}]"]
@@ -168,7 +172,7 @@ def _score(folder: Path, seen: Sequence[Seen]) -> list[str]:
     s = max(with_score, key=lambda s: (not s.reason, s.data["scores"]["score"]))
     scores = s.data["scores"]
     lines = ["", f"Score of {s.id}: {scores['score']:.3f}"]
-    for p in score_parts(scores, weights(_nodes(folder).values())):
+    for p in score_parts(scores, read_weights(_nodes(folder).values())):
         value = f"{p.value:,.0f}" if p.name == TEXT[0] else f"{p.value:.4f}"
         lines.append(f"  {p.name:<14} {value:>10}  scaled {p.scaled:.3f}  x {p.weight:.2f} = {p.share:.3f}")
     return lines
@@ -197,7 +201,7 @@ def main() -> None:
     parser.add_argument("id", help="of a problem or of a chain, as in dropped.jsonl and curated.jsonl")
     args = parser.parse_args()
     with reported():
-        sys.stdout.write("\n".join(told(args.run, args.id)) + "\n")
+        sys.stdout.write("\n".join(tell_history(args.run, args.id)) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
     python -m eval.run recipe=evaluate 'eval.benchmarks=[math500.json, {mine: {path: my.csv, fields: {answer: gold}}}]'
 
 `eval/published.py` has the named ones. A local copy comes first: `path`, or a file named after the benchmark in the
-folder $LIMO_BENCHMARKS. A benchmark that cannot be had, or that has rows which cannot be used, is an error; it is never
-left out.
+folder $LIMO_BENCHMARKS. A benchmark that is missing, or has unusable rows, is an error; it is
+never skipped.
 """
 
 import os
@@ -15,17 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from eval.grader.verdicts import Kind
 from eval.prompts import behind_examples, plain, worked
 from eval.published import OWN, TABLE, Benchmark
-from eval.verdicts import Kind
 from limo.data import Dropped, Example, Row, chat
 from limo.errors import UserError
 from limo.files import Raw, read_rows
 from limo.progress import say
-from limo.recipe import bind, near
+from limo.recipe import InputPath, bind, suggest
 from limo.sources import examples, hub_rows
 
-DRAWN_AGAIN = "same problem drawn again"  # a generator's repetition costs nothing; a row of a file that is lost does
+REPEATED = "repeated problem"  # generators repeat themselves; any other dropped row is an error
 ENDINGS = (".jsonl", ".json", ".parquet", ".csv")
 
 
@@ -34,17 +34,17 @@ def nodes(benchmarks: Sequence[Any] | Mapping[str, Any]) -> dict[str, dict[str, 
 
     A list has names of TABLE, paths of files (named after the file), and mappings {name: node}; a mapping has nodes. A
     node is empty, `{path: ...}` for a local copy or a file of your own, or names any source with `_target_`.
-    Raises UserError for anything else, or a name that comes twice.
+    Raises UserError for anything else, or a duplicate name.
     """
     pairs = list(benchmarks.items()) if isinstance(benchmarks, Mapping) else [p for b in benchmarks for p in _pairs(b)]
-    found: dict[str, dict[str, Any]] = {}
+    by_name: dict[str, dict[str, Any]] = {}
     for name, node in pairs:
         if node is not None and not isinstance(node, Mapping):
             raise UserError(f"eval.benchmarks.{name} must be empty or such as {{path: file.jsonl}}, not {node!r}")
-        if str(name) in found:
+        if str(name) in by_name:
             raise UserError(f"eval.benchmarks has '{name}' twice")
-        found[str(name)] = {"_target_": "eval.benchmarks.named", **(node or {})}
-    return found
+        by_name[str(name)] = {"_target_": "eval.benchmarks.named", **(node or {})}
+    return by_name
 
 
 def _pairs(listed: Any) -> list[tuple[str, Any]]:
@@ -57,7 +57,7 @@ def _pairs(listed: Any) -> list[tuple[str, Any]]:
 
 
 def origin(name: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's record says of where a benchmark came from, its commit on the Hub included."""
+    """The source of a benchmark for a run's record, with its commit on the Hub."""
     entry = TABLE.get(name)
     if node["_target_"] != "eval.benchmarks.named" or entry is None:
         return dict(node)
@@ -69,13 +69,13 @@ def origin(name: str, node: Mapping[str, Any]) -> dict[str, Any]:
 def load(benchmarks: Sequence[Any] | Mapping[str, Any], system: str) -> dict[str, list[Example]]:
     """The problems of each benchmark, by its name. `notes["kind"]` says what an answer is, for the grader.
 
-    Raises UserError if a benchmark cannot be had or a row cannot be used: a benchmark with rows missing gives numbers
-    nobody can compare.
+    Raises UserError if a benchmark is missing or a row is unusable: numbers of a benchmark with missing rows cannot be
+    compared.
     """
     loaded = {}
     for name, node in nodes(benchmarks).items():
         rows = list(bind(node, f"benchmarks.{name}")(name, system))
-        bad = [row for row in rows if isinstance(row, Dropped) and row.reason != DRAWN_AGAIN]
+        bad = [row for row in rows if isinstance(row, Dropped) and row.reason != REPEATED]
         if bad:
             raise UserError(
                 f"benchmark '{name}': {len(bad)} of {len(rows)} rows cannot be used; the first is {bad[0].file}, row "
@@ -89,12 +89,14 @@ def load(benchmarks: Sequence[Any] | Mapping[str, Any], system: str) -> dict[str
 def _check(name: str, rows: Sequence[Example]) -> None:
     twice = next((key for key, count in Counter(row.id for row in rows).items() if count > 1), None)
     if twice:
-        raise UserError(f"benchmark '{name}': two rows have the id '{twice}'. Results are kept by id: make them differ")
+        raise UserError(
+            f"benchmark '{name}': two rows have the id '{twice}'. Results are stored by id: make the ids unique"
+        )
     letters = {row.answer for row in rows}
     if len(rows) >= 20 and len(letters) == 1 and all(row.notes.get("kind") == "choice" for row in rows):
         raise UserError(
             f"benchmark '{name}': the right option is {letters.pop()} in all {len(rows)} rows, so a model that always "
-            "says so would have 100 %. Shuffle the options, or use the benchmark from the Hub, which is shuffled here"
+            "picks it would reach 100 %. Shuffle the options, or use the benchmark from the Hub, which is shuffled here"
         )
 
 
@@ -103,18 +105,18 @@ def named(
     system: str,
     /,
     *,
-    path: str | None = None,
+    path: InputPath | None = None,
     fields: Mapping[str, str] | None = None,
     limit: int | None = None,
     kind: str | None = None,
     shots: int | None = None,
 ) -> Iterator[Row]:
-    """A benchmark of TABLE, from a local copy or the Hub, or a file of your own.
+    """A benchmark of TABLE, from a local copy or the Hub, or any other file.
 
     Args: `path` of a local copy (JSONL, JSON, Parquet, CSV); `fields` (our name -> its column); `limit` takes the first
     rows only; `kind` is math, physics or choice; `shots` worked examples go before the problem (at most those of
-    `eval/shots.yaml`). The last two are TABLE's where they are not given. Raises UserError if there is no such
-    benchmark, or it cannot be had.
+    `eval/shots.yaml`). The defaults of the last two are in TABLE. Raises UserError if there is no such benchmark
+    or it cannot be loaded.
     """
     entry = TABLE.get(name, OWN)
     chosen = next((k for k in get_args(Kind) if k == kind), entry.kind)
@@ -129,14 +131,14 @@ def named(
     entry = replace(entry, kind=chosen, shots=shots)
     path = path or _local_copy(name)
     raws = _read(name, path, entry)
-    flat = ((number, _flat(entry, raw, number)) for number, raw in raws)
+    flat = ((number, _flatten(entry, raw, number)) for number, raw in raws)
     where = path or entry.hub
     count = 0
-    for row in _of_benchmark(name, examples(flat, name, system, where, {**entry.fields, **(fields or {})}, limit)):
+    for row in _rename_errors(name, examples(flat, name, system, where, {**entry.fields, **(fields or {})}, limit)):
         count += isinstance(row, Example)
-        yield _asked(row, entry, system) if isinstance(row, Example) else row
+        yield _put(row, entry, system) if isinstance(row, Example) else row
     if entry.rows and limit is None and count != entry.rows:
-        say(f"benchmark '{name}': {count} problems in {where}, {entry.rows} are published; numbers may not compare")
+        say(f"benchmark '{name}': {count} problems in {where}, {entry.rows} are published; do not compare the numbers")
 
 
 def _local_copy(name: str) -> str | None:
@@ -144,18 +146,18 @@ def _local_copy(name: str) -> str | None:
     if not folder:
         return None
     if not Path(folder).is_dir():
-        raise UserError(f"LIMO_BENCHMARKS is set to '{folder}', which is no folder")
-    found = [Path(folder, name + ending) for ending in ENDINGS if Path(folder, name + ending).exists()]
-    return str(found[0]) if found else None
+        raise UserError(f"LIMO_BENCHMARKS is set to '{folder}', which is not a folder")
+    copies = [Path(folder, name + ending) for ending in ENDINGS if Path(folder, name + ending).exists()]
+    return str(copies[0]) if copies else None
 
 
 def _read(name: str, path: str | None, entry: Benchmark) -> Iterator[Raw]:
     if path:
         return read_rows(path)
     if name not in TABLE:
-        raise UserError(f"there is no benchmark '{name}'{near(name, TABLE)}; for a file of your own, its path")
+        raise UserError(f"there is no benchmark '{name}'{suggest(name, TABLE)}; for another file, give its path")
     if not entry.hub:
-        raise UserError(f"benchmark '{name}' is not on the Hub: {entry.get}. {_locally(name)}")
+        raise UserError(f"benchmark '{name}' is not on the Hub: {entry.get}. {_explain_copies(name)}")
     return _from_hub(name, entry)
 
 
@@ -169,25 +171,25 @@ def _from_hub(name: str, entry: Benchmark) -> Iterator[Raw]:
                 yield number, {**raw, "task": config} if len(configs) > 1 and isinstance(raw, dict) else raw
         except UserError as error:
             how = f" To get it: {entry.get}." if entry.get else ""
-            raise UserError(f"benchmark '{name}': {error}.{how} {_locally(name)}") from None
+            raise UserError(f"benchmark '{name}': {error}.{how} {_explain_copies(name)}") from None
 
 
-def _locally(name: str) -> str:
+def _explain_copies(name: str) -> str:
     return (
         f"Such a copy: eval.benchmarks=[<folder>/{name}.jsonl] (or .json, .parquet, .csv), or the variable "
         "LIMO_BENCHMARKS set to that folder"
     )
 
 
-def _of_benchmark(name: str, rows: Iterator[Row]) -> Iterator[Row]:
+def _rename_errors(name: str, rows: Iterator[Row]) -> Iterator[Row]:
     try:
         yield from rows
     except UserError as error:
-        said = str(error).replace(f"pool source '{name}'", f"benchmark '{name}'")
-        raise UserError(said if said.startswith("benchmark") else f"benchmark '{name}': {said}") from None
+        message = str(error).replace(f"pool source '{name}'", f"benchmark '{name}'")
+        raise UserError(message if message.startswith("benchmark") else f"benchmark '{name}': {message}") from None
 
 
-def _flat(entry: Benchmark, raw: Any, number: int) -> Any:
+def _flatten(entry: Benchmark, raw: Any, number: int) -> Any:
     if not isinstance(raw, dict):
         return raw
     try:
@@ -196,7 +198,7 @@ def _flat(entry: Benchmark, raw: Any, number: int) -> Any:
         return Dropped("", "", "not as published", f"{type(error).__name__}: {error}", data={"row": str(raw)[:500]})
 
 
-def _asked(row: Example, entry: Benchmark, system: str) -> Example:
+def _put(row: Example, entry: Benchmark, system: str) -> Example:
     """The row with the prompt of its benchmark. The bare problem stays in the notes, for decontamination."""
     problem = row.question
     if entry.shots:

@@ -2,11 +2,11 @@ r"""Equations in the text of a chain: `48/2 = 24`, `12 * $0.50 = $6.00`, `3x + 5
 
     [e] = equations("She sold 48/2 = 24 clips.");  e.value  ->  Fraction(24, 1);  holds(e)  ->  True
 
-Text is never executed. A side is read by `eval/reader.py` into nodes, exact arithmetic gives its value, and SymPy,
-which is handed numbers built from those nodes, proves that two sides differ. Only `+ - * /` and parentheses are known,
-so no work is without bound. Units of up to two words may stand behind a number; percent is a hundredth.
+Text is never executed. A side is read by `eval/grader/reader.py` into nodes, exact arithmetic gives its value, and
+SymPy, given numbers built from those nodes, proves that two sides differ. Only `+ - * /` and parentheses are read, so
+all work is bounded. Units of up to two words may stand behind a number; percent is a hundredth.
 
-Left out: powers, roots, several unknowns. What is not understood is no equation here, which says nothing against it.
+Left out: powers, roots, several unknowns. What cannot be read is not reported as an equation, right or wrong.
 """
 
 import re
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from eval.exact import TooMuch, Undefined, exact
-from eval.expression import Call, Name, Node, Number
-from eval.numerals import Unreadable
-from eval.reader import read
+from eval.grader.exact import TooMuch, Undefined, exact
+from eval.grader.expression import Call, Name, Node, Number
+from eval.grader.numerals import Unreadable
+from eval.grader.reader import read
 
-# Possessive, and with bounds on each repetition: what was taken for a number or unit is not taken apart again, so that
-# the work is linear in the text. An equation stands on one line
+# Possessive, with bounds on each repetition: a number or unit is never split again, so that the work is linear in the
+# text. An equation stands on one line
 _DIGITS = r"(?>\d{1,3}(?:,\d{3}){1,5}+(?![\d,])|\d{1,20}+)(?>\.\d{1,20}+)?+|\.\d{1,20}+"
 _GAP = r"[ \t]{0,3}+"
 _TIMES = rf"x(?={_GAP}[($£€.\d])"
@@ -68,21 +68,21 @@ class Equation:
     @property
     def value(self) -> Fraction:
         """Of the left side of an equation without an unknown."""
-        found = value_of(self.left)
-        assert found is not None, self.left
-        return found
+        value = value_of(self.left)
+        assert value is not None, self.left
+        return value
 
 
 def equations(text: str) -> list[Equation]:
-    """The equations of a text that can be understood, in their order."""
+    """The equations of a text that can be read, in their order."""
     text = text[:LONGEST]
-    found = [e for match in _EQUATION.finditer(text) if (e := _arithmetic(match))]
-    taken = [(e.start, e.end) for e in found]
+    known = [e for match in _EQUATION.finditer(text) if (e := _arithmetic(match))]
+    taken = [(e.start, e.end) for e in known]
     for match in _ALGEBRA.finditer(text):
         equation = None if any(match.start() < e and s < match.end() for s, e in taken) else _algebra(match)
         if equation:
-            found.append(equation)
-    return sorted(found, key=lambda e: e.start)
+            known.append(equation)
+    return sorted(known, key=lambda e: e.start)
 
 
 def _arithmetic(match: re.Match[str]) -> Equation | None:
@@ -103,7 +103,7 @@ def _algebra(match: re.Match[str]) -> Equation | None:
     if len(letters) != 1 or not re.search(r"\d", match[0]):
         return None
     unknown = letters.pop()
-    spans = [_trimmed(match, side) for side in ("left", "right")]
+    spans = [_trim(match, side) for side in ("left", "right")]
     sides = [match.string[a:b] for a, b in spans]
     if not all(_linear(side, unknown) for side in sides):
         return None
@@ -112,7 +112,7 @@ def _algebra(match: re.Match[str]) -> Equation | None:
     return Equation(spans[0][0], spans[1][1], sides[0], sides[1], tuple(numbers), operators, None, unknown)
 
 
-def _trimmed(match: re.Match[str], side: str) -> tuple[int, int]:
+def _trim(match: re.Match[str], side: str) -> tuple[int, int]:
     """Without the spaces and commas around it, and without the full stop of the sentence."""
     start, end = match.span(side)
     text = match.string
@@ -124,7 +124,7 @@ def _trimmed(match: re.Match[str], side: str) -> tuple[int, int]:
 
 
 def _linear(side: str, unknown: str) -> bool:
-    """Whether a side can be read, and is known when the unknown is."""
+    """Whether a side can be read and has a value once the unknown has one."""
     node = _read(side)
     return node is not None and _at(node, {unknown: Fraction(1)}) is not None
 
@@ -132,7 +132,7 @@ def _linear(side: str, unknown: str) -> bool:
 def _pieces(text: str, start: int, end: int) -> tuple[str, tuple[Written, ...], tuple[Written, ...]]:
     """The plain arithmetic of a stretch of text, its numbers, and its operators."""
     plain, numbers, operators = list[str](), list[Written](), list[Written]()
-    sign: re.Match[str] | None = None  # a minus in front of a number, which is no operator
+    sign: re.Match[str] | None = None  # a minus in front of a number, which is not an operator
     for piece in _PIECE.finditer(text, start, end):
         if piece["unit"]:
             continue
@@ -187,7 +187,7 @@ def _at(node: Node, where: Mapping[str, Fraction]) -> Fraction | None:
 
 
 def holds(equation: Equation, at: Fraction | None = None) -> bool | None:
-    """Whether an equation is true; with an unknown, at its value `at`. None where that is not known.
+    """Whether an equation is true; with an unknown, at its value `at`. None where that is unknown.
 
     A right side with decimals may be rounded to its last place: `10 / 3 = 3.33` holds, `10 / 3 = 3` does not.
     """
@@ -216,10 +216,10 @@ def root(equation: Equation) -> Fraction | None:
     if len(sides) < 2 or None in sides:
         return None
     letter = sympy.Symbol(equation.unknown)
-    found = sympy.Poly(sides[0] - sides[1], letter) if (sides[0] - sides[1]).is_polynomial(letter) else None
-    if found is None or found.degree() != 1:
+    line = sympy.Poly(sides[0] - sides[1], letter) if (sides[0] - sides[1]).is_polynomial(letter) else None
+    if line is None or line.degree() != 1:
         return None
-    a, b = found.all_coeffs()
+    a, b = line.all_coeffs()
     return Fraction(int((-b / a).p), int((-b / a).q))
 
 
@@ -240,7 +240,7 @@ def proved_different(one: str, other: str, at: Mapping[str, Fraction] | None = N
 
 
 def _sympy(node: Node) -> Any:
-    """The node as SymPy's own, built from numbers and never from text; None if it has more than + - * / in it."""
+    """The node as a SymPy expression, built from numbers and never from text; None beyond + - * /."""
     import sympy
 
     if isinstance(node, Number):
@@ -274,11 +274,11 @@ def numbers_in(text: str) -> list[Written]:
 
 
 def number(written: str) -> Fraction:
-    """The value of a written number, separators and all. Raises ValueError if it is none."""
-    found = value_of(written.replace(",", "").replace(" ", "").lstrip("$£€"))
-    if found is None:
-        raise ValueError(f"{written!r} is no number")
-    return found
+    """The value of a written number, separators and all. Raises ValueError if it is not a number."""
+    value = value_of(written.replace(",", "").replace(" ", "").lstrip("$£€"))
+    if value is None:
+        raise ValueError(f"{written!r} is not a number")
+    return value
 
 
 def replaced(text: str, changes: Sequence[tuple[int, int, str]]) -> str:

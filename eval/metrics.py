@@ -1,4 +1,4 @@
-"""Numbers over several completions of a problem: pass@k, majority votes, and the parts of a benchmark."""
+"""Metrics of several completions of a problem: pass@k, majority votes, and the parts of a benchmark."""
 
 import math
 import random
@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from eval.equal import equal
+from eval.grader.equal import equal
 
 VOTES = 200  # subsets over which maj@k is averaged where there are more
 PARTS = ("level", "difficulty", "subject", "type", "task", "category", "template")  # notes that divide a benchmark
-MAX_PARTS = 60  # more values than this are no division
+MAX_PARTS = 60  # a note with more values than this is an identifier
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -66,8 +66,8 @@ def majority_at_k(completions: Sequence[Mapping[str, Any]], k: int, seed: int = 
     if math.comb(n, k) <= VOTES:
         subsets: list[Sequence[int]] = list(combinations(range(n), k))
     else:
-        draw = random.Random(seed)
-        subsets = [draw.sample(range(n), k) for _ in range(VOTES)]
+        rng = random.Random(seed)
+        subsets = [rng.sample(range(n), k) for _ in range(VOTES)]
     return sum(_vote(subset, groups, right) for subset in subsets) / len(subsets)
 
 
@@ -80,21 +80,21 @@ def _vote(chosen: Iterable[int], groups: Sequence[int], right: Sequence[bool]) -
         return 0.0
     most = max(map(len, ballots.values()))
     winners = [members for members in ballots.values() if len(members) == most]
-    # Answers of one group may be judged differently where equality is not symmetric: the group counts as most of it
+    # Answers of one group may have different verdicts where equality is not symmetric: the group counts as most of it
     return sum(sum(right[i] for i in members) * 2 > len(members) for members in winners) / len(winners)
 
 
 def parts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Mapping[str, Any]]]]:
     """The rows of a benchmark by level, subject and the like, for each such note that most rows have."""
-    found = {}
+    divisions = {}
     for note in PARTS:
         values: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
             if row["notes"].get(note) not in (None, ""):
                 values.setdefault(as_text(row["notes"][note]), []).append(row)
         if 1 < len(values) <= MAX_PARTS and sum(map(len, values.values())) * 2 > len(rows):
-            found[note] = dict(sorted(values.items(), key=lambda item: _natural(item[0])))
-    return found
+            divisions[note] = dict(sorted(values.items(), key=lambda item: _natural(item[0])))
+    return divisions
 
 
 def as_text(value: Any) -> str:

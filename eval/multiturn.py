@@ -3,27 +3,35 @@ r"""Evaluate models over several turns, beside as many parallel samples.
     python -m eval.run recipe=rise_demo        # the recipe's section `eval` names eval.multiturn.evaluate
 
 Each problem gets n parallel samples, and one episode of n turns whose first is the first of these samples. After every
-turn the model is told to try again, right or not: no reference is used. `eval/turn_metrics.py` has what follows from
-these two.
+turn the model is asked to try again, right or wrong: no reference is used. `eval/turn_metrics.py` computes the metrics
+of these two.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eval.compare import paired
-from eval.report import write_report
-from eval.run import Rows, Task, check_models, graded, kept, local, summarise, tasks
-from eval.tables import print_turns
-from eval.turn_metrics import measured, measures
-from eval.turns import Dialogue, Episode, draw
-from limo.data import replacing
-from limo.engine import Prompt, Sampling
+from eval.report.terminal import print_turns
+from eval.run import (
+    Rows,
+    Task,
+    check_models,
+    find_model,
+    grade_rows,
+    load_or_make,
+    load_tasks,
+    run_models,
+    summarize,
+    write_summary,
+)
+from eval.turn_metrics import measure_turns, measures
+from eval.turns import Dialogue, Episode, sample_turn
+from limo.engines.ledger import Cached
+from limo.engines.protocol import Prompt, Sampling
 from limo.errors import UserError
-from limo.ledger import Cached
-from limo.recipe import bind
 
 
 def evaluate(
@@ -39,7 +47,7 @@ def evaluate(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Play and grade every model on every benchmark, print the tables, write the report.
+    """Sample and grade every model on every benchmark, print the tables, write the report.
 
     Args: as `eval.run.evaluate`; `sampling.n` is both the turns and the parallel samples, so that the budgets are
     equal; `dialogue` is that of the training. Returns the summary that `eval/summary.json` holds: the one of
@@ -49,64 +57,57 @@ def evaluate(
     check_models(models, engine, compare, resamples)
     if sampling.n < 2:
         raise UserError(f"eval.sampling.n is the number of turns: at least 2, not {sampling.n}")
-    given, folder = tasks(benchmarks, system, sampling, None, engine), Path(out)
-    results: dict[str, dict[str, Rows]] = {}
-    for model, path in models.items():
-        runner = Cached(bind({**engine, "model": path}, "eval.engine")())
-        results[model] = {task.name: played(folder, model, path, runner, task, dialogue) for task in given}
-        del runner  # its model leaves the memory before the next one comes
-    summary = summarise(results, compare, resamples, seed)
+    given, folder = load_tasks(benchmarks, system, sampling, None, engine), Path(out)
+    results = run_models(folder, models, engine, given, partial(play_task, dialogue=dialogue))
+    summary = summarize(results, compare, resamples, seed)
     summary["turns"] = {
         "models": {
-            m: {name: measured(rows, resamples, seed) for name, rows in by.items()} for m, by in results.items()
+            m: {name: measure_turns(rows, resamples, seed) for name, rows in by.items()} for m, by in results.items()
         },
         "differences": _differences(results, compare, resamples, seed),
     }
-    with replacing(folder / "eval" / "summary.json") as file:
-        json.dump(summary, file, indent=2)
-    report = write_report(folder)
-    print_turns(summary["turns"], folder, report)
+    print_turns(summary["turns"], folder, write_summary(folder, summary))
     return summary
 
 
-def played(folder: Path, model: str, path: str, runner: Cached, task: Task, dialogue: Dialogue) -> Rows:
-    """The graded samples and turns of one model on one benchmark, from the disk if they are there.
+def play_task(folder: Path, model: str, path: str, runner: Cached, task: Task, dialogue: Dialogue) -> Rows:
+    """The graded samples and turns of one model on one benchmark, read from disk if they are there.
 
-    A line is that of `eval.run.completed` with the parallel samples as its completions, and beside them `turns`.
+    A line is that of `eval.run.complete_task` with the parallel samples as its completions, and beside them `turns`.
     """
 
     def lines() -> tuple[Rows, int]:
-        rows = _play(runner, task, dialogue, f"{model} on {task.name}", _counter(task.engine, path))
+        rows = _play(runner, task, dialogue, f"{model} on {task.name}", _token_counter(task.engine, path))
         return rows, len(rows)
 
-    return kept(folder, model, path, task, "problems", lines, dialogue=asdict(dialogue))
+    return load_or_make(folder, model, path, task, "problems", lines, dialogue=asdict(dialogue))
 
 
 def _play(runner: Cached, task: Task, dialogue: Dialogue, what: str, count: Callable[[Prompt], int | None]) -> Rows:
     """All parallel samples first, then the episodes turn by turn, each turn one batch over the problems."""
     episodes = [Episode(row, dialogue) for row in task.rows]
     asked = [[count(episode.prompt)] for episode in episodes]
-    parallel = draw(runner, episodes, task.sampling, f"{what}: samples")
+    parallel = sample_turn(runner, episodes, task.sampling, f"{what}: samples")
     turns = [[completions[0]] for completions in parallel]
     for turn in range(2, task.sampling.n + 1):
         for episode, taken, read in zip(episodes, turns, asked, strict=True):
             episode.take(taken[-1].text)
             read.append(count(episode.prompt))
-        drawn = draw(runner, episodes, replace(task.sampling, n=1), f"{what}: turn {turn}")
-        for taken, completions in zip(turns, drawn, strict=True):
+        answers = sample_turn(runner, episodes, replace(task.sampling, n=1), f"{what}: turn {turn}")
+        for taken, completions in zip(turns, answers, strict=True):
             taken += completions
-    lines = graded(task.rows, parallel, f"grading {what}")
-    for line, judged, read in zip(lines, graded(task.rows, turns, f"grading {what}: turns"), asked, strict=True):
+    lines = grade_rows(task.rows, parallel, f"grading {what}")
+    for line, judged, read in zip(lines, grade_rows(task.rows, turns, f"grading {what}: turns"), asked, strict=True):
         line["turns"] = [{**turn, "asked": tokens} for turn, tokens in zip(judged["completions"], read, strict=True)]
     return lines
 
 
-def _counter(engine: Mapping[str, Any], path: str) -> Callable[[Prompt], int | None]:
-    """Counts the tokens of a prompt; for a model on servers, whose tokenizer is not here, it gives None."""
+def _token_counter(engine: Mapping[str, Any], path: str) -> Callable[[Prompt], int | None]:
+    """Counts the tokens of a prompt; for a model on servers, whose tokenizer is unknown, it gives None."""
+    from limo.chat import prompt_ids
     from limo.model import load_tokenizer
-    from limo.render import prompt_ids
 
-    folder = local(engine, path)
+    folder = find_model(engine, path)
     if not folder:
         return lambda prompt: None
     tokenizer = load_tokenizer(folder[0])
@@ -117,11 +118,11 @@ def _differences(
     results: Mapping[str, Mapping[str, Rows]], compare: Sequence[Sequence[str]], resamples: int, seed: int
 ) -> list[dict[str, Any]]:
     """Each measure of the pairs of models, after minus before, on the same problems."""
-    found = []
+    differences = []
     for before, after in compare:
         for name, rows in results[before].items():
             for measure, of in measures(len(rows[0]["turns"])).items():
                 a, b = ({r["id"]: of(r) for r in results[m][name]} for m in (before, after))
                 change = paired(a, b, resamples, seed).to_json()
-                found.append({"benchmark": name, "before": before, "after": after, "measure": measure, **change})
-    return found
+                differences.append({"benchmark": name, "before": before, "after": after, "measure": measure, **change})
+    return differences

@@ -1,4 +1,4 @@
-"""How a benchmark's problem is put to a model: plainly, with options, or behind worked examples.
+"""The prompt of a benchmark's problem: plain, with options, or after worked examples.
 
 The words and the worked examples are ours (`eval/shots.yaml`). The published few-shot protocol, its number of examples
 and its layout (Problem, Solution, Problem, ...) are those of MAmmoTH2 (arXiv 2405.03548, section 3.2), so numbers come
@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 LETTERS = "ABCDEFGHIJ"
-NEXT_PROBLEM = "\nProblem:"  # a model that goes on with another problem behind worked ones has given its answer
+NEXT_PROBLEM = "\nProblem:"  # a model that starts another problem after the worked examples has given its answer
 CHOOSE = "Choose one option and put its letter in \\boxed{}."
 
 
@@ -28,12 +28,12 @@ def with_options(problem: str, options: Sequence[str]) -> str:
 
 
 def plain(problem: str, choice: bool) -> str:
-    """The zero-shot prompt: the problem, and for a multiple choice what to answer with."""
+    """The zero-shot prompt: the problem, and for a multiple choice the form of the answer."""
     return f"{problem}\n\n{CHOOSE}" if choice else problem
 
 
 def behind_examples(problem: str, group: str, shots: int) -> str:
-    """The few-shot prompt: the first worked problems of a group and then this one, left open for its solution."""
+    """The few-shot prompt: worked problems of a group and then this one, which ends where its solution starts."""
     chosen = worked(group)[:shots]
     assert len(chosen) == shots, (group, shots)
     blocks = [f"Problem:\n{shot['problem']}\nSolution:\n{shot['solution']}" for shot in chosen]

@@ -1,20 +1,20 @@
-"""Published ways of sampling for evaluation, as presets: `eval.protocol=limo_v2`.
+"""Published decoding settings for evaluation, as presets: `eval.protocol=limo_v2`.
 
-Each says how many completions a small and a large benchmark gets, and how they are drawn. The system message is the
-recipe's own, since it belongs to the model.
+Each says how many completions a small and a large benchmark gets, and how they are sampled. The system message
+stays that of the recipe, since it belongs to the model.
 """
 
 from dataclasses import dataclass, replace
 
 from eval.prompts import NEXT_PROBLEM
-from limo.engine import Sampling
+from limo.engines.protocol import Sampling
 from limo.errors import UserError
-from limo.recipe import near
+from limo.recipe import suggest
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How completions are drawn; benchmarks of fewer than `small_below` problems get several."""
+    """Decoding settings; benchmarks of fewer than `small_below` problems get several."""
 
     small_n: int
     small_temperature: float
@@ -34,17 +34,17 @@ PROTOCOLS = {
 
 
 def sampling_for(protocol: str | None, sampling: Sampling, problems: int, shots: int = 0) -> Sampling:
-    """How a benchmark of so many problems is sampled: the recipe's sampling, or the protocol's with the recipe's seed.
+    """The decoding settings of a benchmark: the recipe's sampling, or the protocol's with the recipe's seed.
 
-    Behind worked examples a completion ends where the model begins a problem of its own.
-    Raises UserError for a protocol that there is not.
+    After worked examples a completion ends where the model starts another problem.
+    Raises UserError for an unknown protocol.
     """
     if shots and NEXT_PROBLEM not in sampling.stop:
         sampling = replace(sampling, stop=(*sampling.stop, NEXT_PROBLEM))
     if protocol is None:
         return sampling
     if protocol not in PROTOCOLS:
-        raise UserError(f"there is no protocol '{protocol}'{near(protocol, PROTOCOLS)}")
+        raise UserError(f"there is no protocol '{protocol}'{suggest(protocol, PROTOCOLS)}")
     p = PROTOCOLS[protocol]
     small = problems < p.small_below
     return replace(

@@ -1,7 +1,7 @@
-"""The published benchmarks: where each lives on the Hub and at which commit, its columns, what its answers are.
+"""The published benchmarks: where each is on the Hub and at which commit, its columns, what its answers are.
 
-`TABLE` has them by name. A reader makes a row of a benchmark's own columns one in ours; a row that has ours already,
-such as one of a local copy, it leaves as it is.
+`TABLE` has them by name. A reader maps a benchmark's columns to ours; a row that already has ours,
+such as one of a local copy, is unchanged.
 """
 
 import random
@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from eval.grader.verdicts import Kind
 from eval.prompts import LETTERS, with_options
-from eval.verdicts import Kind
 
 Flat = dict[str, Any]  # a row in our columns: problem, answer, and notes
 Reader = Callable[[Mapping[str, Any], int], Flat]  # of a benchmark's own columns, and the row's number from 0
@@ -27,12 +27,12 @@ def as_it_is(row: Mapping[str, Any], _: int) -> Flat:
 
 
 def gaokao(row: Mapping[str, Any], number: int) -> Flat:
-    """Multiple choices have their letter in a column of its own."""
+    """Multiple choices have their letter in another column."""
     return as_it_is({**row, "answer": row.get("choice_answer") or row.get("answer")}, number)
 
 
 def gpqa(row: Mapping[str, Any], number: int) -> Flat:
-    """The right option among three wrong ones, in an order drawn once: every four rows have each letter once."""
+    """The right option among three wrong ones, in a fixed random order: every four rows have each letter once."""
     if "Correct Answer" not in row:
         return dict(row)
     block = list(range(4))

@@ -4,7 +4,7 @@
     python -m eval.run recipe=evaluate 'eval.benchmarks=[aime24,math500]' eval.models.model=path/to/model
 
 Every completion is kept with its grade in `runs/<name>/eval/<model>/<benchmark>.jsonl`. Three outcomes are counted:
-correct, wrong, and "unsure" for what the grader could not tell; only correct ones add to accuracy, and the unsure are
+correct, wrong, and "unsure" where the grader cannot decide; only correct ones add to accuracy, and the unsure are
 listed in the report.
 """
 
@@ -15,23 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks import load, nodes, origin
-from eval.bulk import grade_all
 from eval.compare import paired, share
+from eval.grader.bulk import grade_all
 from eval.metrics import ks, parts
 from eval.protocols import sampling_for
 from eval.published import OWN, TABLE
-from eval.repair import measured
-from eval.report import write_report
-from eval.tables import print_summary
+from eval.repair import measure_repair
+from eval.report.page import write_report
+from eval.report.terminal import print_summary
 from eval.turn_metrics import samples_any, samples_vote
 from limo.command import command
 from limo.data import Example, content_id, dump, replacing
-from limo.engine import Completion, Sampling, sample
+from limo.engines.ledger import Cached, Spent, spent
+from limo.engines.protocol import Completion, Sampling, sample
 from limo.errors import UserError
-from limo.ledger import Cached, Spent, spent
-from limo.manifest import claim
 from limo.progress import say
-from limo.recipe import bind, files_in
+from limo.recipe import bind, input_files
+from limo.run import claim
 
 UNSURE_LISTED = 50  # of a benchmark, in the summary; the rows have them all
 
@@ -54,30 +54,45 @@ def evaluate(
     """Sample and grade every model on every benchmark, compare the pairs, print the table, write the report.
 
     Args: `models` are name -> path, `engine` is a node without its model, `benchmarks` names of `eval/published.py` or
-    name -> node, `protocol` a preset of `eval/protocols.py` that takes the place of `sampling` (its seed excepted),
+    name -> node, `protocol` a preset of `eval/protocols.py` that replaces `sampling` except its seed,
     `compare` lists pairs of names (before, after), `resamples` and `seed` are those of intervals and tests. Returns the
     summary that `eval/summary.json` holds. Raises UserError for wrong settings, a missing model, or a benchmark that
-    cannot be had or has unusable rows.
+    is missing or has unusable rows.
     """
     check_models(models, engine, compare, resamples)
-    given, folder = tasks(benchmarks, system, sampling, protocol, engine), Path(out)
-    results: dict[str, dict[str, Rows]] = {}
+    given, folder = load_tasks(benchmarks, system, sampling, protocol, engine), Path(out)
+    results = run_models(folder, models, engine, given, complete_task)
+    summary = summarize(results, compare, resamples, seed)
+    print_summary(summary, folder, write_summary(folder, summary))
+    return summary
+
+
+Complete = Callable[[Path, str, str, Cached, "Task"], Rows]  # one model on one benchmark
+
+
+def run_models(
+    folder: Path, models: Mapping[str, str], engine: Mapping[str, Any], given: Sequence["Task"], complete: Complete
+) -> dict[str, dict[str, Rows]]:
+    """The rows of each model on each benchmark. Only one model is in memory at a time."""
+    results = {}
     for model, path in models.items():
         runner = Cached(bind({**engine, "model": path}, "eval.engine")())
-        results[model] = {task.name: completed(folder, model, path, runner, task) for task in given}
-        del runner  # its model leaves the memory before the next one comes
-    summary = summarise(results, compare, resamples, seed)
+        results[model] = {task.name: complete(folder, model, path, runner, task) for task in given}
+        del runner
+    return results
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
+    """Write `eval/summary.json` and the report; return the report's path."""
     with replacing(folder / "eval" / "summary.json") as file:
         json.dump(summary, file, indent=2)
-    report = write_report(folder)
-    print_summary(summary, folder, report)
-    return summary
+    return write_report(folder)
 
 
 def check_models(
     models: Mapping[str, str], engine: Mapping[str, Any], compare: Sequence[Sequence[str]], resamples: int
 ) -> None:
-    """Raise UserError for settings that cannot be, before anything is sampled."""
+    """Raise UserError for impossible settings, before anything is sampled."""
     if not models:
         raise UserError("eval.models names no model: +eval.models.<name>=<folder or Hub name>")
     for pair in compare:
@@ -86,22 +101,22 @@ def check_models(
     if resamples < 1:
         raise UserError(f"eval.resamples must be at least 1, not {resamples}")
     for path in models.values():
-        local(engine, path)  # a missing model or key is told before the first hour of sampling, not after it
+        find_model(engine, path)  # a missing model or key is reported before hours of sampling
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One benchmark as it is put to every model."""
+    """One benchmark with its prompts and decoding settings."""
 
     name: str
-    origin: Mapping[str, Any]  # where its problems came from, for the record
+    origin: Mapping[str, Any]  # the source of its problems, for the record
     rows: Sequence[Example]
     sampling: Sampling
     engine: Mapping[str, Any]  # the engine's node without its model
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a result depends on: with other problems or prompts it is another result."""
+        """The settings that a result depends on, problems and prompts included."""
         asked = [[row.id, list(row.prompt), row.answer] for row in self.rows]
         return {
             "benchmark": self.origin,
@@ -111,7 +126,7 @@ class Task:
         }
 
 
-def tasks(
+def load_tasks(
     benchmarks: list[Any] | dict[str, Any],
     system: str,
     sampling: Sampling,
@@ -119,45 +134,45 @@ def tasks(
     engine: Mapping[str, Any],
 ) -> list[Task]:
     """The benchmarks of a recipe, loaded. Raises UserError as `eval.benchmarks.load` and `sampling_for` do."""
-    found = []
+    loaded = []
     if not benchmarks:
         raise UserError("eval.benchmarks names none, such as [aime24,math500] or [my.jsonl]")
-    sampling_for(protocol, sampling, 1)  # a misspelt protocol is told before anything is loaded
+    sampling_for(protocol, sampling, 1)  # a misspelt protocol is reported before anything is loaded
     described = nodes(benchmarks)
     for name, rows in load(benchmarks, system).items():
         shots = max((row.notes.get("shots", 0) for row in rows), default=0)
-        drawn = sampling_for(protocol, sampling, TABLE.get(name, OWN).rows or len(rows), shots)
-        if drawn.n > 1 and not drawn.temperature:
+        chosen = sampling_for(protocol, sampling, TABLE.get(name, OWN).rows or len(rows), shots)
+        if chosen.n > 1 and not chosen.temperature:
             raise UserError(
-                f"{drawn.n} completions at temperature 0 are {drawn.n} times the same: raise it, or set n=1"
+                f"{chosen.n} completions at temperature 0 are {chosen.n} times the same: raise it, or set n=1"
             )
         if protocol:
-            say(f"{name}: {protocol} draws n={drawn.n} at {drawn.temperature} up to {drawn.max_tokens} tokens")
-        found.append(Task(name, origin(name, described[name]), rows, drawn, engine))
-    return found
+            say(f"{name}: {protocol} samples n={chosen.n} at {chosen.temperature} up to {chosen.max_tokens} tokens")
+        loaded.append(Task(name, origin(name, described[name]), rows, chosen, engine))
+    return loaded
 
 
-def completed(folder: Path, model: str, path: str, runner: Cached, task: Task) -> Rows:
-    """The graded completions of one model on one benchmark, from the disk if they are there."""
+def complete_task(folder: Path, model: str, path: str, runner: Cached, task: Task) -> Rows:
+    """The graded completions of one model on one benchmark, read from disk if they are there."""
 
     def draw() -> tuple[Rows, int]:
-        drawn = sample(runner, [row.prompt for row in task.rows], task.sampling, f"{model} on {task.name}")
-        return graded(task.rows, drawn, f"grading {model} on {task.name}"), sum(map(len, drawn))
+        completions = sample(runner, [row.prompt for row in task.rows], task.sampling, f"{model} on {task.name}")
+        return grade_rows(task.rows, completions, f"grading {model} on {task.name}"), sum(map(len, completions))
 
-    return kept(folder, model, path, task, "completions", draw)
+    return load_or_make(folder, model, path, task, "completions", draw)
 
 
-def kept(
+def load_or_make(
     folder: Path, model: str, path: str, task: Task, what: str, draw: Callable[[], tuple[Rows, int]], **more: Any
 ) -> Rows:
-    """What `draw` gives for one model on one benchmark, a line a problem, from the disk if it is there.
+    """The lines that `draw` returns for one model on one benchmark, one a problem, read from disk if it is there.
 
-    It lies in `<folder>/eval/<model>/<benchmark>.jsonl`, recorded in that folder's manifest: `more` are settings that
-    it depends on beside the task's, and `draw` says with its lines how many of `what` they hold.
+    The file is `<folder>/eval/<model>/<benchmark>.jsonl`, recorded in that folder's manifest: `more` are further
+    settings that it depends on, and `draw` returns its lines with the number of `what` in them.
     """
     file = folder / "eval" / model / f"{task.name}.jsonl"
     claimed = {"model": path, **task.settings, **more}
-    read: list[str | Path] = [*local(task.engine, path), *files_in({"benchmark": task.origin})]
+    read: list[str | Path] = [*find_model(task.engine, path), *input_files({"benchmark": task.origin})]
     with claim(folder, f"eval/{model}/{task.name}", claimed, inputs=read) as step:
         if not step.finished:
             before = Spent(**vars(spent))
@@ -168,32 +183,32 @@ def kept(
             step.outputs, step.tokens = [file], took.tokens
             step.results = {what: count, "found_in_ledger": took.found}
             if took.found:
-                say(f"{took.found} of these completions were there from before")
+                say(f"{took.found} of these completions were in the ledger")
     with file.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
-def local(engine: Mapping[str, Any], path: str) -> list[Path]:
-    """The folder of a model, downloaded if need be; none where servers have the model and `path` is their name of it.
+def find_model(engine: Mapping[str, Any], path: str) -> list[Path]:
+    """The folder of a model, downloaded if need be; empty for a model that servers hold under the name `path`.
 
-    Raises UserError if there is no such model, or if the engine's settings cannot be.
+    Raises UserError if there is no such model, or the engine's settings are impossible.
     """
     folder: Path | None = getattr(bind({**engine, "model": path}, "eval.engine")(), "folder", None)
     return [folder] if folder else []
 
 
-def graded(rows: Sequence[Example], drawn: Sequence[Sequence[Completion]], what: str = "grading") -> Rows:
+def grade_rows(rows: Sequence[Example], sampled: Sequence[Sequence[Completion]], what: str = "grading") -> Rows:
     """A line for each problem: the reference and every completion with its grade.
 
-    What the engine refused to complete is "unsure", with its reason.
+    A completion that the engine refused is "unsure", with the reason.
     """
-    asked = [(row, c) for row, completions in zip(rows, drawn, strict=True) for c in completions]
+    asked = [(row, c) for row, completions in zip(rows, sampled, strict=True) for c in completions]
     kinds = {row.notes.get("kind", "math") for row in rows}
     assert len(kinds) <= 1, f"one benchmark has one kind of answer, not {kinds}"
-    pairs = [(_begun(row) + c.text, row.answer) for row, c in asked]  # what is judged is the whole solution
+    pairs = [(_begun(row) + c.text, row.answer) for row, c in asked]  # the whole solution is graded
     grades = iter(grade_all(pairs, kind=next(iter(kinds), "math"), what=what))
-    found = []
-    for row, completions in zip(rows, drawn, strict=True):
+    lines = []
+    for row, completions in zip(rows, sampled, strict=True):
         judged = []
         for completion in completions:
             g, refused = next(grades), completion.finish == "refused"
@@ -209,16 +224,16 @@ def graded(rows: Sequence[Example], drawn: Sequence[Sequence[Completion]], what:
             )
         notes = {k: v for k, v in row.notes.items() if k != "problem"}
         question = row.notes.get("problem", row.question)
-        found.append({"id": row.id, "question": question, "answer": row.answer, "notes": notes, "completions": judged})
-    return found
+        lines.append({"id": row.id, "question": question, "answer": row.answer, "notes": notes, "completions": judged})
+    return lines
 
 
 def _begun(row: Example) -> str:
-    """The beginning of a solution that a problem comes with (`curation/begun.py`); empty as a rule."""
+    """The beginning of a solution that a problem comes with (`curation/lemma/begun.py`); empty as a rule."""
     return row.prompt[-1]["content"] if row.prompt[-1]["role"] == "assistant" else ""
 
 
-def summarise(
+def summarize(
     results: Mapping[str, Mapping[str, Rows]], compare: Sequence[Sequence[str]], resamples: int, seed: int
 ) -> dict[str, Any]:
     """Accuracy of every model on every benchmark, and the paired differences, as plain JSON."""
@@ -232,7 +247,7 @@ def summarise(
             differences.append(
                 {"benchmark": name, "before": before, "after": after, **paired(a, b, resamples, seed).to_json()}
             )
-    return {"accuracy": accuracy, "differences": differences, "repair": measured(results, resamples, seed)}
+    return {"accuracy": accuracy, "differences": differences, "repair": measure_repair(results, resamples, seed)}
 
 
 def correct_share(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -271,14 +286,14 @@ def _at_k(
 
 
 def _unsure(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    found = [
+    unsure = [
         {"id": row["id"], "answer": row["answer"][:200], "extracted": (c["extracted"] or "")[:200], "why": c["how"]}
         for row in rows
         for c in row["completions"]
         if c["verdict"] == "unsure"
     ]
-    return found[:UNSURE_LISTED]
+    return unsure[:UNSURE_LISTED]
 
 
 if __name__ == "__main__":
-    command("eval", "eval.run", "Evaluate models on benchmarks and compare them on the same problems.")
+    command("eval", "eval.run")

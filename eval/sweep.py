@@ -4,8 +4,8 @@
     python -m eval.sweep recipe=demo
 
 Every whole checkpoint of the run is evaluated on the recipe's dev problems, `sweep.dev`. Test problems among them,
-`sweep.test`, are left out: a checkpoint chosen on the test set wears the luck of the draw as its score (of 15
-checkpoints on 30 problems the best is several points above its worth). `sweep/chosen.json` keeps the choice.
+`sweep.test`, are dropped: the score of a checkpoint that was chosen on the test set is biased upwards (of 15
+checkpoints on 30 problems the best is several points above its true accuracy). `sweep/chosen.json` holds the choice.
 """
 
 import json
@@ -16,16 +16,17 @@ from typing import Any
 
 from eval.benchmarks import load
 from eval.compare import p_value, paired, share
-from eval.run import Task, completed, correct_share, tasks
+from eval.run import Task, complete_task, correct_share, load_tasks
 from limo.command import command
 from limo.data import Example, replacing
-from limo.engine import Sampling
+from limo.engines.ledger import Cached
+from limo.engines.protocol import Sampling
 from limo.errors import UserError
-from limo.ledger import Cached
 from limo.progress import say
 from limo.recipe import bind
+from limo.tables import Table, print_table, terminal
 
-Found = list[tuple[Path, dict[str, float]]]  # each checkpoint, and the share of right completions of each dev problem
+Results = list[tuple[Path, dict[str, float]]]  # each checkpoint, and the share of right completions of each dev problem
 
 
 def sweep(
@@ -40,43 +41,43 @@ def sweep(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Evaluate every checkpoint of a run on the dev problems, print the table, keep and return the choice.
+    """Evaluate every checkpoint of a run on the dev problems, print the table, write and return the choice.
 
-    The best mean accuracy over all dev problems wins, of equals the earlier checkpoint. Args as those of
-    `eval.run.evaluate`; `test` is only looked at for problems that are in `dev` too.
+    The best mean accuracy over all dev problems wins, in a tie the earlier checkpoint. Args as those of
+    `eval.run.evaluate`; `test` only serves to drop problems from `dev`.
     Raises UserError if there is no checkpoint, no dev problem, or half of them are test problems.
     """
     folder = Path(out)
-    checkpoints = whole_checkpoints(folder / "checkpoints")
-    given = apart(tasks(dev, system, sampling, protocol, engine), load(test, system))
-    found: Found = []
+    checkpoints = find_checkpoints(folder / "checkpoints")
+    given = drop_test_problems(load_tasks(dev, system, sampling, protocol, engine), load(test, system))
+    results: Results = []
     for checkpoint in checkpoints:
         runner = Cached(bind({**engine, "model": str(checkpoint)}, "sweep.engine")())
         shares: dict[str, float] = {}
         for task in given:
-            shares |= correct_share(completed(folder / "sweep", checkpoint.name, str(checkpoint), runner, task))
-        found.append((checkpoint, shares))
-        del runner  # its model leaves the memory before the next one comes
-    chosen = _chosen(found, resamples, seed)
+            shares |= correct_share(complete_task(folder / "sweep", checkpoint.name, str(checkpoint), runner, task))
+        results.append((checkpoint, shares))
+        del runner  # frees its model before the next one is loaded
+    chosen = _choose(results, resamples, seed)
     with replacing(folder / "sweep" / "chosen.json") as file:
         json.dump(chosen, file, indent=2)
     _print(chosen)
     return chosen
 
 
-def whole_checkpoints(folder: Path) -> list[Path]:
+def find_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder that are models, by their step. Raises UserError if there is none."""
-    found = [p for p in folder.glob("checkpoint-*") if (p / "config.json").is_file() and p.name[11:].isdigit()]
-    if not found:
+    whole = [p for p in folder.glob("checkpoint-*") if (p / "config.json").is_file() and p.name[11:].isdigit()]
+    if not whole:
         raise UserError(
             f"there is no checkpoint in '{folder}'. Train with train.keep_checkpoints=true and "
             "train.args.save_total_limit=null to keep them"
         )
-    return sorted(found, key=lambda p: int(p.name[11:]))
+    return sorted(whole, key=lambda p: int(p.name[11:]))
 
 
-def apart(dev: Sequence[Task], test: Mapping[str, Sequence[Example]]) -> list[Task]:
-    """The dev problems that are no test problems, by their text. What is left out is said.
+def drop_test_problems(dev: Sequence[Task], test: Mapping[str, Sequence[Example]]) -> list[Task]:
+    """The dev problems that are not test problems, compared by their text. Logs how many were dropped.
 
     Raises UserError if there is no dev problem, or if half of them or more are test problems.
     """
@@ -88,10 +89,10 @@ def apart(dev: Sequence[Task], test: Mapping[str, Sequence[Example]]) -> list[Ta
     if 2 * left <= count:
         raise UserError(
             f"{count - left} of the {count} dev problems are test problems. A checkpoint must be chosen on other "
-            "problems than it is reported on: give sweep.dev a split of its own"
+            "problems than it is reported on: give sweep.dev another split"
         )
     if left < count:
-        say(f"{count - left} of {count} dev problems are test problems and are left out")
+        say(f"{count - left} of {count} dev problems are test problems and are dropped")
     return kept
 
 
@@ -99,13 +100,13 @@ def _text(row: Example) -> str:
     return " ".join(str(row.notes.get("problem", row.question)).lower().split())
 
 
-def _chosen(found: Found, resamples: int, seed: int) -> dict[str, Any]:
+def _choose(results: Results, resamples: int, seed: int) -> dict[str, Any]:
     rows = []
-    means = [sum(shares.values()) / len(shares) for _, shares in found]
+    means = [sum(shares.values()) / len(shares) for _, shares in results]
     best = means.index(max(means))
-    for checkpoint, shares in found:
+    for checkpoint, shares in results:
         interval = share(shares, resamples, seed)
-        against = paired(shares, found[best][1], resamples, seed)
+        against = paired(shares, results[best][1], resamples, seed)
         rows.append(
             {
                 "checkpoint": str(checkpoint),
@@ -120,23 +121,19 @@ def _chosen(found: Found, resamples: int, seed: int) -> dict[str, Any]:
 
 
 def _print(chosen: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    table = Table(title="Accuracy on the dev problems, in %", title_justify="left")
-    for head in ("checkpoint", "pass@1", "95 % interval", "p against the best", "n"):
-        table.add_column(head, justify="left" if head == "checkpoint" else "right")
+    rows = []
     for row in chosen["checkpoints"]:
-        mark = " <- chosen" if row["checkpoint"] == chosen["chosen"] else ""
+        is_best = row["checkpoint"] == chosen["chosen"]
+        name = Path(row["checkpoint"]).name + (" <- chosen" if is_best else "")
         interval = f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
-        p = "" if mark else p_value(row["p_against_best"])
-        table.add_row(
-            Path(row["checkpoint"]).name + mark, f"{100 * row['mean']:.1f}", interval, p, str(row["problems"])
-        )
-    console.print(table)
-    console.print(f"Evaluate it on the test problems: eval.models.tuned={chosen['chosen']}", soft_wrap=True)
+        p = "" if is_best else p_value(row["p_against_best"])
+        rows.append((name, f"{100 * row['mean']:.1f}", interval, p, row["problems"]))
+    head = ("checkpoint", "pass@1", "95 % interval", "p against the best", "n")
+    print_table(Table(head, rows, range(1, 5), "Accuracy on the dev problems, in %"))
+    terminal().print(
+        f"Evaluate it on the test problems: eval.models.tuned={chosen['chosen']}", soft_wrap=True, markup=False
+    )
 
 
 if __name__ == "__main__":
-    command("sweep", "eval.sweep", "Choose a checkpoint on problems that no result is reported on.")
+    command("sweep", "eval.sweep")

@@ -1,10 +1,10 @@
-"""What n turns and n parallel samples of each problem say, as plain functions of a problem's line.
+"""Metrics of n turns and n parallel samples of each problem, as functions of a problem's line.
 
     m1@t1   the first sample
     m5@t1   the majority of 5 parallel samples
     m1@t5   the majority of 5 turns, without oracle
     p1@t5   any of 5 turns, with oracle: an episode that a checker ends at the first right answer is the same up to it
-    p5@t1   any of 5 parallel samples, what p1@t5 has to be held against
+    p5@t1   any of 5 parallel samples, the fair comparison for p1@t5
 
 5 is n. RISE (arXiv 2407.18219) defines the first four and sets five turns against one sample; at an equal budget the
 question is m1@t5 against m5@t1. With k below n, parallel values are means over all sets of k samples.
@@ -46,7 +46,7 @@ def samples_any(row: Row, k: int) -> float:
 
 
 def turn_right(row: Row, k: int) -> float:
-    """Whether the answer of turn k is right, whatever came before."""
+    """Whether the answer of turn k is right, alone."""
     return float(_right(row["turns"][k - 1]))
 
 
@@ -64,7 +64,7 @@ def measures(n: int) -> dict[str, Callable[[Row], float]]:
     }
 
 
-def measured(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, Any]:
+def measure_turns(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, Any]:
     """Everything about one model's turns on one benchmark, as plain JSON; shares with their 95 % intervals.
 
     `against` has the paired differences at equal budgets: turns minus parallel samples, without and with oracle.
@@ -78,32 +78,32 @@ def measured(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, Any]:
 
     return {
         "n": n,
-        "measures": {name: asdict(share(found, resamples, seed)) for name, found in values.items()},
+        "measures": {name: asdict(share(shares, resamples, seed)) for name, shares in values.items()},
         "gains": {name: minus(name, one) for name in values if name != one},
         "against": [minus(turns, vote), minus(any_turn, any_sample)],
         "by_turn": [
             {name: asdict(share({r["id"]: of(r, k) for r in rows}, resamples, seed)) for name, of in CURVES.items()}
             for k in range(1, n + 1)
         ],
-        "transitions": [transitions(rows, k) for k in range(1, n)],
-        "tokens": tokens(rows),
+        "transitions": [count_transitions(rows, k) for k in range(1, n)],
+        "tokens": count_tokens(rows),
     }
 
 
-def transitions(rows: Sequence[Row], turn: int) -> dict[str, int]:
+def count_transitions(rows: Sequence[Row], turn: int) -> dict[str, int]:
     """How many problems went from right or wrong at `turn` to right or wrong at the next; unsure counts as wrong."""
-    found = dict.fromkeys(("right_right", "right_wrong", "wrong_right", "wrong_wrong"), 0)
+    counts = dict.fromkeys(("right_right", "right_wrong", "wrong_right", "wrong_wrong"), 0)
     for row in rows:
         before, after = ("right" if _right(row["turns"][at]) else "wrong" for at in (turn - 1, turn))
-        found[f"{before}_{after}"] += 1
-    return found
+        counts[f"{before}_{after}"] += 1
+    return counts
 
 
-def tokens(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
-    """Tokens a problem, written and read: of one sample, of all samples, of all turns, of turns that an oracle ends.
+def count_tokens(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
+    """Tokens a problem, written and read: of one sample, all samples, all turns, and turns up to a right answer.
 
-    What is read is each sample's and each turn's whole prompt; None where the tokenizer is not known. An engine that
-    keeps a prompt's prefix reads less of both.
+    Read tokens are those of each sample's and each turn's whole prompt; None where the tokenizer is unknown. An engine
+    with a prefix cache reads fewer.
     """
 
     def mean(of: Callable[[Row], Sequence[Row]]) -> dict[str, float | None]:

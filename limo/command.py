@@ -1,186 +1,261 @@
-"""The main function of every command: a recipe's section is run, `--help` told, an error said in one line."""
+"""The main function of every command: run one section of a recipe, or print what is wrong with it in one line.
+
+Flags, help, completion and sweeps are Hydra's own. A sweep runs each job as a process of its own, continues after a
+failed job, gives an optimising sweeper the number that `metric` names, and ends with a table of its jobs.
+"""
 
 import difflib
+import math
 import os
 import re
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from limo.errors import UserError, one_line, reported
-from limo.launch import LOST, ended
-from limo.ledger import cache_folder
-from limo.recipe import RECIPES, checked, compose, flags, near, overrides_in, plain, recipes, run_section, settle
+from limo.errors import UserError, explain_os_error, reported
+from limo.machine import samples_folder, set_environment, world_size
+from limo.progress import clock
+from limo.recipe import RECIPES, check_section, compose, recipe_names, resolve_config, run_section, suggest
+from limo.run import read_results
 
 FULL = ("No space left on device", "file write failed", "failed writing file", "unexpected pos", "File too large")
+LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "NCCL error")
+
+# Runs a section in processes of its own. Gets the section and the arguments that make another process see the same
+# recipe; returns an exit code, or None to run it in this process.
+InProcesses = Callable[[Mapping[str, Any], Sequence[str]], int | None]
 
 
-def command(
-    section: str, module: str, about: str, several: Callable[[Mapping[str, Any]], int | None] | None = None
-) -> None:
-    """The main function of `python -m <module>`: runs one section of a recipe, or says in one line why not.
-
-    `several` may take the section and run it in processes of its own; it returns their exit code, or None to decline.
-    """
+def command(section: str, module: str, in_processes: InProcesses | None = None) -> None:
+    """The main function of `python -m <module>`: run one section of a recipe."""
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; the line is ours to write
-    settle()
+    # Hydra's parser wants all overrides after the flags; users type them anywhere
+    sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; the one line is ours to print
+    set_environment()
+    run = _Run(section, module, in_processes, debug)
     try:
-        with ended(), reported(lambda error: None if debug else explained(error)):
-            if {"--help", "-h"} & set(sys.argv[1:]):
-                print(help_text(section, module, about, sys.argv[1:]))  # noqa: T201
-            else:
-                # Hydra wants the overrides in one piece, but a person may type a flag anywhere
-                given, overrides = flags(sys.argv[1:])
-                _refuse_unread(overrides)
-                sys.argv[1:] = [*given, *overrides]
-                _hydra(section, module, debug, several)
+        with _exit_at_once(), reported(lambda error: None if debug else _explain(error, run.begun)):
+            run.start()
     finally:  # a process may run several commands
         if not debug:
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
-def _hydra(section: str, module: str, debug: bool, several: Callable[[Mapping[str, Any]], int | None] | None) -> None:
-    import hydra
-    from omegaconf import DictConfig
+@dataclass
+class _Run:
+    """One call of a command; a sweep has several jobs."""
 
-    failed: list[Exception] = []
-    typed, here = list(sys.argv), os.getpid()  # a launcher such as submitit's runs the job in a process of its own
+    section: str
+    module: str
+    in_processes: InProcesses | None
+    debug: bool
+    begun: bool = False  # a recipe was composed, so what goes wrong is not a matter of the command line
+    failed: list[Exception] = field(default_factory=list)
+    jobs: list[tuple[str, str, str, float]] = field(default_factory=list)  # name, outcome, metric, seconds
 
-    def job(config: DictConfig) -> None:
+    def start(self) -> None:
+        import hydra
+        from omegaconf import DictConfig
+
+        # Values that Hydra's launchers pickle may not hold this object, so a function in between
+        def job(config: DictConfig) -> float | None:
+            return self.job(config)
+
+        hydra.main(version_base="1.3", config_path=str(RECIPES), config_name="run")(job)()
+        if self.jobs:
+            self._print_jobs()
+        if self.failed:
+            raise self.failed[0]
+
+    def job(self, config: Any) -> float | None:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        if failed:
-            return
+        self.begun = True
+        settings = HydraConfig.get()
         try:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                _in_own_process(config, module, typed, debug)
-                return
-            recipe = plain(config)
-            if not debug:  # processes started from here are commands of their own
+            if settings.mode == RunMode.MULTIRUN:
+                return self._run_in_sweep(config, settings)
+            recipe = resolve_config(config)
+            _refuse_unread(settings.overrides.task)
+            _refuse_empty(settings.overrides.task, recipe)
+            if not self.debug:  # processes started from here are commands of their own
                 os.environ.pop("HYDRA_FULL_ERROR", None)
-            code = several(checked(recipe, section)) if several else None
-            if code is None:
-                run_section(recipe, section)
-            elif code:
-                sys.exit(code)
+            self._run_section(recipe, _arguments(settings))
         except Exception as error:
-            failed.append(error)  # raised again below; Hydra would add lines of its own
-            if os.getpid() != here:
+            if settings.mode == RunMode.MULTIRUN:
                 raise
+            self.failed.append(error)
+        return None
 
-    hydra.main(version_base="1.3", config_path=str(RECIPES), config_name="run")(job)()
-    if failed:
-        raise failed[0]
+    def _run_section(self, recipe: Mapping[str, Any], arguments: Sequence[str]) -> None:
+        code = self.in_processes(check_section(recipe, self.section), arguments) if self.in_processes else None
+        if code:
+            sys.exit(code)
+        if code is None:
+            run_section(recipe, self.section)
 
+    def _run_in_sweep(self, config: Any, settings: Any) -> float | None:
+        """One job of a sweep as a process of its own: its memory is freed, and its folder is its own."""
+        name = ",".join(_swept(settings.overrides.task)).replace("/", "_") or "default"
+        recipe = resolve_config(config)
+        out = Path(recipe["out"]) / "sweep" / name
+        sys.stderr.write(f"== {out}\n")
+        environment = {k: v for k, v in os.environ.items() if self.debug or k != "HYDRA_FULL_ERROR"}
+        begun = time.monotonic()
+        call = [sys.executable, "-m", self.module, *_arguments(settings), f"out='{out}'"]
+        done = subprocess.run(call, env=environment)
+        metric, outcome = None, f"failed ({done.returncode})" if done.returncode else "done"
+        try:
+            if done.returncode:
+                raise UserError(f"a job of the sweep failed: '{name}' (exit code {done.returncode})")
+            metric = read_results(out, recipe["metric"]) if recipe.get("metric") else None
+        except UserError as error:
+            self.failed.append(error)
+        self.jobs.append((name, outcome, "" if metric is None else f"{metric:g}", time.monotonic() - begun))
+        return math.nan if done.returncode else metric
 
-def _in_own_process(config: Any, module: str, typed: list[str], debug: bool) -> None:
-    """One job of a sweep, as the command a person would type: memory is freed, and each job has a folder of its own."""
-    from hydra.core.hydra_config import HydraConfig
+    def _print_jobs(self) -> None:
+        from rich.console import Console
+        from rich.table import Table
 
-    settings = HydraConfig.get()
-    # What the person typed as it is is the same in every job; what is left tells this one from the others
-    swept = [o for o in settings.overrides.task if o not in typed]
-    name = ",".join(swept).replace("/", "_") or "default"
-    out = Path(plain(config)["out"]) / "sweep" / name
-    sys.stderr.write(f"== {out}\n")
-    kept = [flag for flag in flags(typed[1:])[0] if flag not in ("-m", "--multirun")]
-    environment = {k: v for k, v in os.environ.items() if debug or k != "HYDRA_FULL_ERROR"}
-    call = [sys.executable, "-m", module, *kept, *settings.overrides.task, f"out='{out}'"]
-    done = subprocess.run(call, env=environment)
-    if done.returncode:
-        raise UserError(f"the sweep stopped at '{name}' (exit code {done.returncode}); finished jobs are kept")
-
-
-def help_text(section: str, module: str, about: str, arguments: list[str]) -> str:
-    """What `--help` prints: the recipes, how to override, and with `recipe=` the section as it would run."""
-    lines = [
-        about,
-        "",
-        f"  python -m {module} recipe=<name> [key=value ...]",
-        "",
-        "Recipes (recipes/recipe/<name>.yaml):",
-        *(f"  {name:<12} {_first_line(name)}" for name in recipes()),
-        "",
-        "Any value of the recipe may be set on the command line, in Hydra's syntax:",
-        "  seed=1 name=my-run       a number; a name, and so a folder, of its own",
-        "  +train.args.weight_decay=0.1   a key that the recipe does not have yet",
-        "  --cfg job --resolve      print the whole recipe as it would run, and stop",
-        "  --multirun seed=0,1,2    one run after the other, each in runs/<name>/sweep/<values>",
-        "  --config-dir my          look for my/recipe/<name>.yaml as well",
-    ]
-    overrides = overrides_in(arguments)
-    if any(a.startswith("recipe=") for a in overrides):
-        shown = yaml.safe_dump({section: compose(*overrides, open_=True)[section]}, sort_keys=False, allow_unicode=True)
-        return "\n".join([*lines, "", f"The section '{section}':", "", shown])
-    return "\n".join([*lines, "", f"With recipe=<name>, --help shows the section '{section}' of that recipe."])
+        table = Table("job", "outcome", "metric", "time", title=f"{len(self.jobs)} jobs", title_justify="left")
+        for name, outcome, metric, seconds in self.jobs:
+            table.add_row(name, outcome, metric, clock(seconds))
+        Console(stderr=True, soft_wrap=True).print(table)
 
 
-def _first_line(name: str) -> str:
-    for line in (RECIPES / "recipe" / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
-        if line.startswith("# ") and "@package" not in line:
-            return line[2:]
-    return ""
+def _swept(overrides: Sequence[str]) -> list[str]:
+    """Those of a job's overrides in which it differs from other jobs of its sweep."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    typed = OverridesParser.create().parse_overrides([a for a in sys.argv[1:] if _is_override(a)])
+    fixed = {override.key_or_group for override in typed if not override.is_sweep_override()}
+    return [override for override in overrides if override.partition("=")[0].lstrip("+~") not in fixed]
 
 
-def explained(error: BaseException) -> UserError | None:
-    """What a person has to know about an error they can put right; None where the mistake is ours."""
+def _is_override(argument: str) -> bool:
+    return not argument.startswith(("-", "~/")) and ("=" in argument or argument.startswith("~"))
+
+
+def _arguments(settings: Any) -> list[str]:
+    """What makes another process see the same recipe: the overrides, and folders given with --config-dir."""
+    added = [s.path for s in settings.runtime.config_sources if s.provider == "command-line"]
+    return [*(part for folder in added for part in ("--config-dir", folder)), *settings.overrides.task]
+
+
+def _refuse_unread(overrides: Sequence[str]) -> None:
+    """Raise UserError for a key that `+` would add beside the recipe's sections, where nothing reads it."""
+    for key in (override.partition("=")[0] for override in overrides):
+        name = key.lstrip("+")
+        if key.startswith("+") and not any(sign in name for sign in "./@") and not (RECIPES / name).is_dir():
+            known = _known_keys()
+            if known and name not in known:
+                raise UserError(f"nothing reads a key '{name}' beside the recipe's sections{_nearest(name)}")
+
+
+def _refuse_empty(overrides: Sequence[str], recipe: Mapping[str, Any]) -> None:
+    """Raise UserError for `key={}` over a mapping that is not empty: Hydra merges the two, and nothing changes."""
+    for key in (override.partition("=")[0] for override in overrides if override.replace(" ", "").endswith("={}")):
+        found: Any = recipe
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        if isinstance(found, Mapping) and found:
+            raise UserError(
+                f"{key}={{}} changes nothing, since mappings are merged: remove a key with ~{key}.{next(iter(found))}"
+            )
+
+
+@contextmanager
+def _exit_at_once() -> Iterator[None]:
+    """A rank that fails ends without tidying up, so that the others need not wait for it."""
+    try:
+        yield
+    except SystemExit as stop:
+        if "RANK" not in os.environ or not stop.code:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(stop.code if isinstance(stop.code, int) else 1)
+
+
+def _explain(error: Exception, begun: bool) -> UserError | None:
+    """What a user has to know about an error they can fix; None where the mistake is ours."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    if isinstance(error, UserError):
-        return error
-    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST):
-        return UserError("another rank is gone; what it said stands above. Finished checkpoints are kept")
-    if any(sign in str(error) for sign in FULL) or (
-        isinstance(error, sqlite3.OperationalError) and "full" in str(error)
-    ):
-        return one_line(OSError(28, "No space left on device"))
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return UserError(_composition(error))
-    if isinstance(error, sqlite3.OperationalError):
-        return UserError(f"cannot use the samples in {cache_folder()}: {error}. Set LIMO_CACHE to another folder")
-    if isinstance(error, OSError):
-        return one_line(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return UserError("out of memory. Take a smaller batch_size or a shorter max_length; what was finished is kept")
+    text = str(error)
+    match error:
+        case UserError():
+            return error
+        case RuntimeError() if world_size() > 1 and any(sign in text for sign in LOST_RANK):
+            return UserError("another rank is gone; its error is printed above. Finished checkpoints are kept")
+        case _ if any(sign in text for sign in FULL) or (
+            isinstance(error, sqlite3.OperationalError) and "full" in text
+        ):
+            return explain_os_error(OSError(28, "No space left on device"))
+        case HydraException() | OmegaConfBaseException():
+            return UserError(_explain_composition(error))
+        case yaml.MarkedYAMLError():
+            mark = error.problem_mark or error.context_mark
+            where = f"{mark.name}, line {mark.line + 1}" if mark else "a recipe"
+            return UserError(f"{where}: not valid YAML: {error.problem or error.context}")
+        case ValueError() if not begun:  # Hydra's own words on flags that exclude each other
+            return UserError(text)
+        case sqlite3.OperationalError():
+            return UserError(f"cannot use the samples in {samples_folder()}: {text}. Set LIMO_CACHE to another folder")
+        case OSError():
+            return explain_os_error(error)
+        case _ if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return UserError("out of memory. Use a smaller batch_size or max_length; what was finished is kept")
     return None
 
 
-def _composition(error: BaseException) -> str:
+def _explain_composition(error: BaseException) -> str:
     """Hydra's words about a recipe or a command line that does not compose, on one line."""
     full = " ".join(str(error).split())
-    if full.startswith("Could not find 'recipe/") or full.startswith("In 'run': Could not find 'recipe/"):
-        name = full.split("'recipe/")[1].split("'")[0]
-        where = f"recipes/recipe/{name}.yaml is looked for; one of your own needs --config-dir"
-        return f"there is no recipe '{name}'{near(name, recipes())} ({where})"
+    if found := re.match(r"(?:In 'run': )?Could not find 'recipe/([^']*)'", full):
+        where = f"recipes/recipe/{found[1]}.yaml is missing; a recipe of your own needs --config-dir"
+        return f"there is no recipe '{found[1]}'{suggest(found[1], recipe_names())} ({where})"
     if full.startswith("Could not override '"):
-        key = (
-            getattr(error.__cause__, "full_key", None) or full.split("'")[1]
-        )  # what a {...} has of its own stands deeper
+        key = getattr(error.__cause__, "full_key", None) or full.split("'")[1]  # a {...} names its own key
         adds = f"; +{key}=... adds a new one" if "." in key else ""
         return f"the recipe has no key '{key}'{_nearest(key)}. --cfg job prints them all{adds}"
     cause = f": {' '.join(str(error.__cause__).split())}" if error.__cause__ else ""
-    if "Cannot merge" in cause and (found := re.search(r"full_key: (\S+)", cause)):
-        return f"{found[1]} is of another kind in the recipe, so take that away first: '~{found[1]}' '+{found[1]}=...'"
+    if "Cannot merge" in cause and (kind := re.search(r"full_key: (\S+)", cause)):
+        return f"{kind[1]} is of another kind in the recipe, so remove that first: '~{kind[1]}' '+{kind[1]}=...'"
     return full + cause
 
 
 def _known_keys() -> list[str]:
-    """All keys of the chosen recipe, as it is without the command line; none where there is no such recipe."""
-    from hydra.errors import MissingConfigException
+    """All keys of the chosen recipe, as it is without the command line; none where it cannot be composed."""
+    from hydra._internal.utils import get_args_parser
+    from hydra.errors import HydraException
 
-    chosen = [a for a in overrides_in(sys.argv[1:]) if a.startswith(("recipe=", "hydra.searchpath="))]
+    given, _ = get_args_parser().parse_known_args()
+    chosen = [override for override in given.overrides if override.startswith(("recipe=", "hydra.searchpath="))]
+    if given.config_dir:
+        chosen.append(f"hydra.searchpath=[file://{Path(given.config_dir).resolve()}]")
     try:
-        return list(_keys(compose(*chosen, open_=True))) if chosen else []
-    except MissingConfigException:
+        return list(_keys(compose(*chosen, allow_missing=True))) if chosen else []
+    except (HydraException, UserError):
         return []
+
+
+def _keys(value: Any, where: str = "") -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield f"{where}{key}"
+            yield from _keys(inner, f"{where}{key}.")
 
 
 def _nearest(key: str) -> str:
@@ -189,26 +264,7 @@ def _nearest(key: str) -> str:
     parent, _, name = key.rpartition(".")
     beside = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
     same = [k for k in known if k.rpartition(".")[2] == name]
-    close = [beside[found] for found in difflib.get_close_matches(name, beside, 1)]
     below = {k.rpartition(".")[2]: k for k in known if k.startswith(f"{parent}.")} if parent else {}
-    like = [below[found] for found in difflib.get_close_matches(name, below, 1)]
-    meant = next((k for k in [*close, *same, *like] if k != key), "")
+    close = [where[found] for where in (beside, below) for found in difflib.get_close_matches(name, where, 1)]
+    meant = next((k for k in [*close[:1], *same, *close[1:]] if k != key), "")
     return f" (did you mean '{meant}'?)" if meant else ""
-
-
-def _refuse_unread(overrides: Sequence[str]) -> None:
-    """Raise UserError for a key that `+` would add beside the sections, where nothing reads it."""
-    for key in (part.partition("=")[0] for part in overrides):
-        name = key.lstrip("+")
-        if not key.startswith("+") or any(sign in name for sign in "./@") or (RECIPES / name).is_dir():
-            continue
-        known = _known_keys()
-        if known and name not in known:
-            raise UserError(f"nothing reads a key '{name}' beside the recipe's sections{_nearest(name)}")
-
-
-def _keys(value: Any, where: str = "") -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield f"{where}{key}"
-            yield from _keys(inner, f"{where}{key}.")

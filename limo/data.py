@@ -2,7 +2,7 @@
 
     for row in read_jsonl("runs/demo/curated.jsonl"): ...
 
-`Example` is what every stage takes and gives. A row that leaves the flow becomes a `Dropped`, which keeps the row and
+`Example` is what every stage takes and gives. A row that is dropped becomes a `Dropped`, which keeps the row and
 the reason; nothing is dropped in silence. Reading other people's files, with their own column names, is the work of
 `limo/sources.py`.
 """
@@ -37,7 +37,7 @@ class Message(TypedDict):
 class Example:
     """One row: a problem and, once there is one, a chain that answers it. Rows are never changed, only replaced."""
 
-    id: str  # unique among the rows of a stage; a chain's id starts with its problem's
+    id: str  # unique among the rows of a stage
     prompt: tuple[Message, ...]  # what the model is asked, system message included
     answer: str  # the reference: what a right completion ends with
     completion: str = ""  # the chain to learn from; empty while there is none
@@ -46,11 +46,11 @@ class Example:
     source: str = ""  # the pool source it came from, as the recipe names it
     scores: Mapping[str, float] = field(default_factory=dict)  # numbers that decide: pass rate, features, score
     notes: Mapping[str, Any] = field(default_factory=dict)  # what else is known: subject, level, teacher, attempts
+    problem: str = ""  # the same for every chain of one problem, whatever its prompt: the id that the source gave it
 
-    @property
-    def problem(self) -> str:
-        """The same for every chain of one problem: a hash of the messages."""
-        return content_id(self.prompt)
+    def __post_init__(self) -> None:
+        if not self.problem:
+            object.__setattr__(self, "problem", self.id)
 
     @property
     def question(self) -> str:
@@ -65,8 +65,13 @@ class Example:
     def from_json(cls, row: Mapping[str, Any]) -> "Example":
         """The inverse of `to_json`. Raises KeyError or TypeError for a row that is not one of ours."""
         if not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in row["prompt"]):
-            raise TypeError("prompt is no list of messages")
+            raise TypeError("prompt is not a list of messages")
         known = {name: row[name] for name in EXAMPLE_FIELDS if name in row}
+        for name, value in known.items():
+            if name in TEXT_FIELDS and not isinstance(value, str):
+                raise TypeError(f"{name} is {value!r}, not text")
+        if not isinstance(known.get("weight", 1.0), int | float):
+            raise TypeError(f"weight is {known['weight']!r}, not a number")
         return cls(**{**known, "prompt": tuple(row["prompt"])})
 
     def to_trl(self) -> dict[str, Any]:
@@ -82,11 +87,12 @@ class Example:
 
 
 EXAMPLE_FIELDS = tuple(f.name for f in fields(Example))
+TEXT_FIELDS = frozenset(f.name for f in fields(Example) if f.type in (str, "str"))
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A row that left the flow, where, and why."""
+    """A row that a stage dropped, where, and why."""
 
     id: str
     stage: str  # the recipe's name of the stage that dropped it
@@ -188,8 +194,10 @@ def write_parquet(path: str | Path, rows: Iterable[Example], group: int = 500) -
 
     Prompts and chains are lists of messages as `Example.to_trl` has them, so the file trains in TRL as it is; each
     score is a column of its own, `score_<name>`; `notes`, whose keys differ from row to row, a column of JSON text.
-    Goes through `rows` twice.
+    Goes through `rows` twice. Raises TypeError for an iterator, which can be read only once.
     """
+    if iter(rows) is rows:
+        raise TypeError("write_parquet reads its rows twice: give a list, or an object that can be iterated again")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

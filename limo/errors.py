@@ -1,7 +1,7 @@
-"""The one exception for what a person got wrong, and where it ends.
+"""The one exception for user errors, and where it is printed.
 
 A `UserError` says in one line what is wrong, where, why, and what to do. `reported` prints it without a traceback and
-exits with code 2. Everything else that escapes is a mistake of ours and shows its traceback.
+exits with code 2. Any other exception is a bug and shows its traceback.
 """
 
 import errno
@@ -10,72 +10,78 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-PATIENCE = 2  # seconds: what all ranks find, rank 0 says, and the launcher ends the others before they repeat it
+PATIENCE = 2  # seconds: an error that all ranks find is printed by rank 0, and the launcher ends the others before that
 
 
 class UserError(ValueError):
-    """Something a person can put right: a path, a key, a value, a missing package."""
+    """Something a user can fix: a path, a key, a value, a missing package."""
 
     code = 2  # with which a command ends
-    told = False  # already said by another rank
+    silent = False  # already printed by another rank
 
     def _render_traceback_(self) -> list[str]:
-        """What a notebook shows of it: the line that a command would print."""
+        """What a notebook shows: the line that a command would print."""
         return [f"error: {self}"]
 
 
 class Interrupted(UserError):
-    """Work that was asked to stop, saved what it had, and can go on."""
+    """Work that was asked to stop, saved what it had, and can be resumed."""
 
     code = 143  # as of a process that SIGTERM ended
 
 
-def one_line(error: OSError) -> UserError | None:
-    """The operating system's refusals that a person can act on, as one line; None for any other."""
-    where = f" '{error.filename}'" if error.filename else ""
+def explain_os_error(error: OSError) -> UserError | None:
+    """An error of the operating system that a user can fix, as one line; None for any other."""
+    name = str(error.filename or "")
+    where = f" '{name}'" if name else ""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
             return UserError(
                 f"no space left on the disk while writing{where}. What was finished is kept: free some space and run "
                 "the same command again"
             )
+        case errno.EACCES | errno.EROFS | errno.EPERM if name and Path(name).exists() and not os.access(name, os.R_OK):
+            return UserError(f"may not read{where}: {error.strerror}. Change its permissions")
         case errno.EACCES | errno.EROFS | errno.EPERM:
+            return UserError(f"may not write{where}: {error.strerror}. Choose another folder with runs=<folder>")
+        case errno.ENOTDIR | errno.EEXIST if name:
             return UserError(
-                f"may not write or read{where}: {error.strerror}. Choose another folder with runs=<folder>"
+                f"cannot create{where}: a file has the name of a folder in that path. Choose another runs=<folder>"
             )
-        case errno.ENOENT if error.filename:
+        case errno.ENOENT if name:
             return UserError(f"no such file{where}. Check the path; relative paths start at the current folder")
         case _:
             return None
 
 
-def explained(error: Exception) -> Exception | None:
-    """What a person can put right about an error; None if it is a mistake of ours."""
+def explain(error: Exception) -> Exception | None:
+    """What a user can fix about an error; None if it is a bug."""
     if isinstance(error, UserError):
         return error
-    return one_line(error) if isinstance(error, OSError) else None
+    return explain_os_error(error) if isinstance(error, OSError) else None
 
 
 @contextmanager
-def reported(explain: Callable[[Exception], Exception | None] = explained) -> Iterator[None]:
-    """Around a command: what a person got wrong is one line on standard error and exit code 2, without a traceback."""
+def reported(explain: Callable[[Exception], Exception | None] = explain) -> Iterator[None]:
+    """Around a command: a user error is one line on standard error and exit code 2, without a traceback."""
     try:
         yield
-    except BrokenPipeError:  # the reader of a pipe, such as head, has gone
+    except BrokenPipeError:  # the reader of a pipe, such as head, is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(_say("interrupted. What was finished is kept: run the same command again to go on", 130))
+        sys.exit(_print_error("interrupted. What was finished is kept: run the same command again to resume", 130))
     except Exception as error:
-        told = explain(error)
-        if told is None:
+        known = explain(error)
+        if known is None:
             raise
-        code = told.code if isinstance(told, UserError) else 2
-        sys.exit(code if isinstance(told, UserError) and told.told else _say(str(told), code))
+        code = known.code if isinstance(known, UserError) else 2
+        sys.exit(code if isinstance(known, UserError) and known.silent else _print_error(str(known), code))
 
 
-def _say(text: str, code: int) -> int:
+def _print_error(text: str, code: int) -> int:
     rank = os.environ.get("RANK", "0")
     where = f"rank {rank}: " if rank != "0" else ""
     if where:

@@ -2,8 +2,8 @@
 
     for number, row in read_rows("problems.jsonl"): ...
 
-A row that cannot be parsed comes as a `Dropped` with its reason; the others come as they are. Memory does not grow with
-the file, JSON arrays excepted, which are read whole. What the columns mean is the business of `limo/sources.py`.
+A row that cannot be parsed is yielded as a `Dropped` with its reason. Memory does not grow with the file, except for
+JSON arrays, which are read whole. What the columns mean is decided in `limo/sources.py`.
 """
 
 import csv
@@ -88,7 +88,7 @@ def _json(path: Path, max_bytes: int) -> Iterator[Raw]:
             yield from _jsonl(path, max_bytes)
             return
         raise UserError(
-            f"{path}: not JSON: {error}. Repair it, or save it as JSONL, where a bad row is set aside by itself"
+            f"{path}: not JSON: {error}. Repair it, or save it as JSONL, where only the bad row is dropped"
         ) from None
     if isinstance(rows, dict):
         rows = next((v for v in rows.values() if isinstance(v, list)), [rows])
@@ -123,7 +123,7 @@ def _parquet(path: Path, max_bytes: int) -> Iterator[Raw]:
 
 
 def _csv(path: Path, max_bytes: int) -> Iterator[Raw]:
-    csv.field_size_limit(2**31 - 1)  # a longer row is set aside below, with its reason
+    csv.field_size_limit(2**31 - 1)  # a longer row is dropped below, with its reason
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         header = lines.readline(max_bytes)
         lines.seek(0)

@@ -9,11 +9,10 @@ runs the very commands a person would type, one process each, so that memory is 
     runs/<name>/iteration-2   the same                                  student=<iteration-1's model>
     runs/<name>               eval.run of all these models; the ledger has all that it needs
 
-Each has a run folder of its own. Stopped at any point, even by SIGKILL, the same command goes on: finished steps are
-recognised by themselves, begun ones go on where they were. More iterations, `improve.iterations=3`, go on as well.
+Each has a run folder of its own. Stopped at any point, even by SIGKILL, the same command resumes: finished steps are
+recognised, begun ones are resumed. More iterations, `improve.iterations=3`, are added in the same way.
 """
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,7 +23,7 @@ from limo.command import command
 from limo.errors import UserError
 from limo.processes import override, run_module
 from limo.progress import say
-from limo.recipe import bind, checked, compose, overrides_in
+from limo.recipe import bind, check_section, compose, compose_arguments
 
 SECTIONS = {"curation.run": "curate", "limo.train": "train", "eval.run": "eval"}
 
@@ -39,25 +38,33 @@ class Run:
 
 
 def improve(
-    *, out: str, student: str, boost: Mapping[str, Any] | None, iterations: int, train_from: Literal["first", "last"]
+    arguments: Sequence[str],
+    /,
+    *,
+    out: str,
+    student: str,
+    boost: Mapping[str, Any] | None,
+    iterations: int,
+    train_from: Literal["first", "last"],
 ) -> int:
-    """Run the iterations, as the command line that this process was started with says. Returns an exit code.
+    """Run the iterations. Returns an exit code.
 
-    Args: `student` is the first model; `boost` the recipe's section of that name, keys of `curate` and `train` that
-    have other values before the first iteration, null for no boost; `iterations` after it; `train_from` is the model
-    that each iteration trains: the first one anew on its own rows, or the last one on. The model that answers is always
-    the last: collection is on-policy. Raises UserError for settings that cannot be.
+    Args: `arguments` of the command line, from which each command composes the recipe; `student` is the first model;
+    `boost` the recipe's section of that name, keys of `curate` and `train` that have other values before the first
+    iteration, null for no boost; `iterations` after it; `train_from` is the model that each iteration trains: the first
+    one, on this iteration's rows only, or the last one. The model that answers is always the last: collection is
+    on-policy. Raises UserError for settings that cannot work.
     """
     if iterations < 1:
         raise UserError(f"improve.iterations must be at least 1, not {iterations}")
-    runs = list(commands(Path(out), student, boost, iterations, train_from, sys.argv[1:]))
-    for run in runs:  # what is wrong in any of them is told before the first is paid for
-        checked(compose(*overrides_in(run.overrides), open_=True), SECTIONS[run.module])
+    runs = list(commands(Path(out), student, boost, iterations, train_from, arguments))
+    for run in runs:  # mistakes in any of them are reported before the first is paid for
+        check_section(compose(*compose_arguments(run.overrides), allow_missing=True), SECTIONS[run.module])
     for run in runs:
         say(f"== {run.out}: {run.module}")
         code = run_module(run.module, run.overrides)
         if code:
-            say(f"stopped at {run.module} in {run.out}; run the same command again to go on")
+            say(f"stopped at {run.module} in {run.out}; run the same command again to resume")
             return code
     return 0
 
@@ -112,10 +119,10 @@ def compared(models: Mapping[str, str]) -> Iterator[str]:
     yield "eval.compare=[" + ",".join(f"[{a},{b}]" for a, b in pairs) + "]"
 
 
-def _in_processes(section: Mapping[str, Any]) -> int:
+def _in_processes(section: Mapping[str, Any], arguments: Sequence[str]) -> int:
     """See `limo.command.command`: the section runs its commands in processes of their own."""
-    return int(bind(section, "improve")())
+    return int(bind(section, "improve")(arguments))
 
 
 if __name__ == "__main__":
-    command("improve", "limo.improve", "Curate, train and evaluate, again and again.", _in_processes)
+    command("improve", "limo.improve", _in_processes)

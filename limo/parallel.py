@@ -13,7 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import chain, islice
 from typing import Any, TypeVar
 
-from limo.recipe import cores
+from limo.machine import count_cores
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,7 +33,7 @@ def spread(
 
     Function, chunks and results are sent between processes, so they must be picklable; the function is a module's own.
     """
-    processes = cores() if processes is None else processes
+    processes = count_cores() if processes is None else processes
     listed = iter(chunks)
     first = list(islice(listed, 2))
     if processes < 2 or len(first) < 2:

@@ -1,51 +1,105 @@
-"""What a training would take, before anything runs: memory, steps, hours and dollars.
+"""What a training would take, before anything runs: memory, steps, hours, dollars and disk, on one page of arithmetic.
 
     python -m limo.plan recipe=limo
     python -m limo.plan recipe=limo train_plan.rows=800 train_plan.mean_tokens=6000 'train_plan.devices=[8,16]'
     python -m limo.plan recipe=limo 'train.lora={r: 16}' +train_plan.gpus.L40S=0.9
 
-No weights are read: the model is built from its config without memory, so its numbers are counted and not guessed.
-What a GPU holds is counted for each way of sharing it out: weights, gradients and optimizer states as torch and
-DeepSpeed keep them, activations by what autograd saves of each layer. Hours follow from the arithmetic to be done, the
-GPU's peak and the share of it that is reached (`utilisation`). The formulas are in `limo/gpus.py`.
+No weights are read: the model is built from its config on torch's meta device, so its parameters are counted. Memory is
+counted as torch 2.13, accelerate 1.15 and DeepSpeed 0.19 keep it. Hours follow from the operations, the GPU's peak and
+the share of it that training reaches (`utilisation`).
 
-Left out: what the network costs beyond that share, the time that an optimizer on the CPU takes, fragments that the
-allocator leaves, and models split across devices by layer or by matrix. "Fits" leaves a tenth of the memory free.
+Left out: network time beyond that share, padding, the time of an optimizer on the CPU, allocator fragments, and models
+split by layer or matrix. "Fits" leaves a tenth of the memory free.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from limo.command import command
 from limo.errors import UserError
-from limo.gpus import (
-    NODE,
-    SHARDINGS,
-    Activations,
-    activations,
-    element,
-    gpu,
-    is_plain,
-    model_states,
-    seconds_per_step,
-)
-from limo.plan_table import show
-from limo.sizes import Size, parameters
-from limo.workload import Rows, Training, busy, rows_of, steps, tokens_per_step
+from limo.machine import quiet_deepspeed
+from limo.model import load_tokenizer, tokenizer_folder
+from limo.recipe import bind, suggest
+from limo.training.batches import padded_shape
+from limo.training.settings import Supervised, Training
 
+GPUS = {  # memory in bytes, and dense bfloat16 operations per second, by the vendors' data sheets
+    **{"B200": (180e9, 2250e12), "H200": (141e9, 989e12), "H100": (80e9, 989e12), "H100-PCIe": (80e9, 756e12)},
+    **{"A100-80": (80e9, 312e12), "A100-40": (40e9, 312e12), "L40S": (48e9, 362e12), "A6000": (48e9, 155e12)},
+    **{"A10": (24e9, 125e12), "L4": (24e9, 121e12), "RTX4090": (24e9, 165e12), "RTX3090": (24e9, 71e12)},
+    **{"MI300X": (192e9, 1307e12)},
+}
+SHARDINGS = ("ddp", "zero1", "zero2", "zero3", "fsdp2", "zero2_offload", "zero3_offload")  # the simplest first
+STATES = {"lion_8bit": 1.0, "8bit": 2.0, "lion": 4.0, "rmsprop": 4.0, "adagrad": 4.0, "sgd": 0.0, "adafactor": 0.0}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+NF4 = 4.127 / 8  # bytes of a weight in four bits with its constants (QLoRA, arXiv 2305.14314, section 3)
+GATHERED = 500_000_000  # parameters that DeepSpeed keeps gathered because they are needed again soon
+SUB_GROUP = 1_000_000_000  # parameters that ZeRO-3 updates at a time
+TILE = 4096 * 32768  # logits in one tile of TRL's fused head
 ROOM = 0.9  # share of a GPU's memory that may be planned for
-STATES = {
-    "lion_8bit": 1.0,
-    "8bit": 2.0,
-    "4bit": 1.0,
-    "lion": 4.0,
-    "rmsprop": 4.0,
-    "adagrad": 4.0,
-    "sgd": 0.0,
-    "adafactor": 0.0,
-}  # bytes for a number
+NODE = 8  # GPUs in one machine
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model by its numbers of parameters."""
+
+    parameters: int  # with adapters
+    trainable: int
+    active: int  # that a token is multiplied with: no embedding, of experts only those that it meets
+    linear: int  # in frozen linear layers, which four bits apply to
+    layer: int  # of the largest layer, or of the head
+    layers: int
+    hidden: int
+    attention: int  # width of all heads together
+    intermediate: int  # of the MLP; of all experts that a token meets
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows to train on, in tokens."""
+
+    rows: int
+    mean: float
+    longest: int
+    attended: float  # length of the row that a token stands in, on average
+
+
+@dataclass(frozen=True)
+class Work:
+    """A training to plan: its settings, and what they mean in numbers."""
+
+    settings: Training
+    size: Size
+    data: Data
+    pack_tokens: int | None
+    mixed: bool  # float32 weights, 16-bit matrix products
+    checkpointing: bool  # layers are computed again in the backward pass
+    states: float  # bytes of the optimizer's states for each trained parameter
+
+    @classmethod
+    def read(cls, settings: Training, rows: int | None, mean_tokens: float | None) -> "Work":
+        """Counts the model and the rows. Raises UserError for a model or data that is missing."""
+        args, size, data = settings.args, measure_model(settings), measure_data(settings, rows, mean_tokens)
+        again = args.get("activation_checkpointing")
+        return cls(
+            settings=settings,
+            size=size,
+            data=data,
+            pack_tokens=settings.pack_tokens if isinstance(settings, Supervised) else None,
+            mixed=bool(args.get("bf16") or args.get("fp16")),
+            checkpointing=bool(args.get("gradient_checkpointing", True) if again is None else again),
+            states=next((b for name, b in STATES.items() if name in str(args.get("optim", "adamw"))), 8.0),
+        )
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps; the last of an epoch takes what is left. `max_steps` above 0 decides alone."""
+        most, per_epoch = int(self.settings.args.get("max_steps", -1)), -(-self.data.rows // self.settings.global_batch)
+        return most if most > 0 else math.ceil(self.settings.args.get("num_train_epochs", 3) * per_epoch)
 
 
 def plan(
@@ -57,212 +111,263 @@ def plan(
     gpus: dict[str, float],
     utilisation: float,
 ) -> dict[str, Any]:
-    """Print what the section `train` would take on each of the GPUs; return it as plain JSON: see `estimated`."""
-    found = estimated(
-        train=train, rows=rows, mean_tokens=mean_tokens, devices=devices, gpus=gpus, utilisation=utilisation
-    )
-    training = Training.read(train)
-    show(training.model, training.dtype, found, gpus)
-    return found
+    """Print what the section `train` would take on each of the GPUs, and return it as plain JSON.
 
-
-def estimated(
-    *,
-    train: dict[str, Any],
-    rows: int | None,
-    mean_tokens: float | None,
-    devices: list[int],
-    gpus: dict[str, float],
-    utilisation: float,
-) -> dict[str, Any]:
-    """What the section `train` would take on each of the GPUs, as plain JSON (bytes, hours, dollars).
-
-    Args: `rows` of the set and `mean_tokens` of a row, prompt and completion together, null reads them from
-    `train.data`; `devices` numbers of GPUs to plan for; `gpus` dollars an hour by the names of `limo.gpus`;
-    `utilisation` share of the peak that training reaches. Raises UserError for a model, a GPU or a setting that there
-    is not, and for data that is not there yet.
+    Args: `rows` of the set and `mean_tokens` of a row, null reads them from `train.data`; `devices` numbers of GPUs;
+    `gpus` dollars an hour by name; `utilisation` the share of the peak that training reaches. Raises UserError for a
+    model, a GPU or a setting that does not exist, and for data that is missing.
     """
-    _check(rows, mean_tokens, devices, gpus, utilisation)
-    training = Training.read(train)
-    size = parameters(training.model, training.lora, training.trust_remote_code)
-    data = rows_of(training, rows, mean_tokens)
-    count = steps(
-        rows=data.count, global_batch=training.global_batch, epochs=training.epochs, max_steps=training.max_steps
-    )
-    found: dict[str, Any] = {
-        "model": {"name": training.model, **asdict(size)},
-        "data": {
-            **{key: value for key, value in asdict(data).items() if key != "lengths"},
-            "steps": count,
-            "tokens_per_step": tokens_per_step(training, data),
-        },
-        "disk": _disk(training, size, count),
-        "impossible": _impossible(training, devices),
-    }
-    possible = [n for n in dict.fromkeys(devices) if n not in found["impossible"]["devices"]]
-    found["settings"] = [
-        _setting(training, size, data, sharding, n, gpus) for n in possible for sharding in _shardings(training, n)
-    ]
-    found["costs"] = list(_costs(training, size, data, count, found["settings"], gpus, utilisation))
-    found["recommendation"] = _recommended(training, found["costs"])
-    return found
-
-
-def _check(
-    rows: int | None, mean_tokens: float | None, devices: Sequence[int], gpus: Mapping[str, float], utilisation: float
-) -> None:
     for name in gpus:
-        gpu(name)
-    if not gpus or not devices:
-        raise UserError("train_plan.gpus and train_plan.devices must name at least one each")
-    if bad := [n for n in devices if not isinstance(n, int) or n < 1]:
-        raise UserError(f"train_plan.devices must be numbers from 1, not {bad[0]!r}")
-    if not 0 < utilisation <= 1:
-        raise UserError(f"train_plan.utilisation must be above 0 and at most 1, not {utilisation}")
-    for key, value in (("rows", rows), ("mean_tokens", mean_tokens)):
-        if value is not None and value < 1:
-            raise UserError(f"train_plan.{key} must be at least 1, not {value}")
+        if name not in GPUS:
+            raise UserError(f"train_plan.gpus: there is no '{name}'{suggest(name, GPUS)}")
+    if not gpus or not devices or min([*devices, rows or 1, mean_tokens or 1]) < 1 or not 0 < utilisation <= 1:
+        raise UserError(
+            f"train_plan needs gpus, devices, rows and mean_tokens from 1 and a utilisation up to 1, not {list(gpus)}, "
+            f"{devices}, {rows}, {mean_tokens} and {utilisation}"
+        )
+    work = Work.read(bind(train, "train_plan.train").args[0], rows, mean_tokens)  # type: ignore[attr-defined]
+    found, impossible = list[dict[str, Any]](), list[str]()
+    for count in dict.fromkeys(devices):
+        try:
+            padded_shape(work.settings, count) if not work.pack_tokens else None
+        except UserError as error:
+            impossible.append(str(error))
+            continue
+        for sharding in SHARDINGS:  # one device shards nothing, weights in four bits cannot be sharded
+            plain = sharding == "ddp" or (sharding.endswith("offload") if count == 1 else not work.settings.quantize)
+            if plain or (work.settings.quantize and count > 1 and sharding in ("zero1", "zero2")):
+                found.append(estimate(work, sharding, count, gpus, utilisation))
+    result: dict[str, Any] = {"model": {"name": work.settings.model, **asdict(work.size)}}
+    result |= {"data": {**asdict(work.data), "steps": work.steps}, "disk": count_disk(work)}
+    result |= {"impossible": impossible, "settings": found, "recommendation": recommend(found)}
+    show(result, gpus)
+    return result
 
 
-def _disk(training: Training, size: Size, steps: int) -> dict[str, Any]:
-    """Bytes of one checkpoint, and how many stand at most: one more than are kept, since the new one comes first."""
-    frozen = size.parameters - size.trainable
-    weights = 4 * size.trainable if frozen else size.parameters * (2 if training.bf16 else element(training.dtype))
-    states = next((b for name, b in STATES.items() if name in training.optim), 8.0)
-    master = 0 if frozen else 4  # adapters are in float32 themselves
-    made = {"no": 0, "epoch": math.ceil(training.epochs), "steps": math.ceil(steps / training.save_steps), "best": 2}
-    count = made.get(training.save_strategy, 0)
-    if training.save_total_limit:
-        count = min(count, training.save_total_limit + 1)
-    return {"checkpoint": weights + size.trainable * (master + states), "checkpoints": count}
-
-
-def _impossible(training: Training, devices: Sequence[int]) -> dict[str, Any]:
-    """Numbers of devices that do not divide the global batch, and those that do; packs any number divides."""
-    batch, rows = training.global_batch, training.rows
-    found = [] if training.packing else [n for n in devices if batch % (n * rows)]
-    whole = [n for n in range(1, batch + 1) if batch % (n * rows) == 0]
-    fit = f"{', '.join(map(str, whole))} GPUs do" if whole else "no number of GPUs does"
-    why = f"train.global_batch={batch} cannot be shared out with {rows} chains on each GPU at a time: {fit}"
-    return {"devices": found, "why": why if found else ""}
-
-
-def _shardings(training: Training, devices: int) -> list[str]:
-    """Those that mean something: one device shares out nothing, and weights in four bits cannot be shared out."""
-    found = [s for s in SHARDINGS if devices > 1 or s == "ddp" or s.endswith("_offload")]
-    return [s for s in found if not training.quantize or s in ("ddp", "zero1", "zero2")]
-
-
-def _setting(
-    training: Training, size: Size, data: Rows, sharding: str, devices: int, gpus: Mapping[str, float]
-) -> dict[str, Any]:
-    """One way of sharing out, on so many devices: bytes on each, and on which GPUs that fits."""
-    dtype = _dtype(training, size, sharding, devices)
-    held = model_states(
-        parameters=size.parameters,
-        trainable=size.trainable,
-        sharding=sharding,
-        devices=devices,
-        dtype=dtype,
-        bf16=training.bf16,
-        largest_layer=max(size.layer, size.head),
-        small=size.small,
-        bucket=size.hidden**2,
-        quantized=size.linear if training.quantize else 0,
-        states=next((b for name, b in STATES.items() if name in training.optim), 8.0),
-        accumulation=training.forwards(data, devices),
-        checkpointing=training.checkpointing,
-    )
-    kept = _activations(training, size, data, dtype, is_plain(sharding, devices))
-    total = held.total(kept)
-    stays = held.weights + held.gradients + held.optimizer
-    return {
-        "sharding": sharding,
-        "devices": devices,
-        "dtype": dtype,
-        "weights": held.weights,
-        "gradients": held.gradients,
-        "optimizer": held.optimizer,
-        "activations": kept.kept + kept.peak,
-        "buffers": total - stays - kept.kept - kept.peak,
-        "total": total,
-        "host": held.host * min(devices, NODE),  # of one machine
-        "fits": {name: total <= ROOM * gpu(name).memory for name in gpus},
-    }
-
-
-def _dtype(training: Training, size: Size, sharding: str, devices: int) -> str:
-    """The recipe's, but float32 where whole weights would be trained in bfloat16, which loses small updates.
-
-    DeepSpeed and FSDP2 keep float32 weights beside those in bfloat16; plain training has only those that are loaded.
-    """
-    whole = size.trainable == size.parameters and training.bf16
-    return "float32" if whole and is_plain(sharding, devices) else training.dtype
-
-
-def _activations(training: Training, size: Size, data: Rows, dtype: str, plain: bool) -> Activations:
-    low = 2 if training.bf16 else element(dtype)
-    length = training.packing or data.longest
-    masked = training.attention in ("sdpa", "flex_attention", "eager") if training.packing else training.rows > 1
-    return activations(
-        size=size,
-        tokens=training.packing or training.rows * data.longest,
-        residual=element(dtype) if plain else low,
-        compute=low,
-        checkpointing=training.checkpointing,
-        scores=length if training.attention == "eager" else 0,
-        mask=length if masked else 0,
-    )
-
-
-def _costs(
-    training: Training,
-    size: Size,
-    data: Rows,
-    count: int,
-    settings: Sequence[Mapping[str, Any]],
-    gpus: Mapping[str, float],
-    utilisation: float,
-) -> Iterator[dict[str, Any]]:
-    """Hours and dollars of each GPU and number of them, with the first way of sharing out that fits."""
+def estimate(work: Work, sharding: str, devices: int, gpus: Mapping[str, float], utilisation: float) -> dict[str, Any]:
+    """Memory of one sharding on so many devices, and hours and dollars on the GPUs that have it."""
+    memory, costs = count_memory(work, sharding, devices), {}
     for name, price in gpus.items():
-        for devices in dict.fromkeys(s["devices"] for s in settings):
-            fit = next((s for s in settings if s["devices"] == devices and s["fits"][name]), None)
-            if fit is None:
-                continue
-            filled = busy(training, data.lengths, devices)
-            seconds = seconds_per_step(
-                size=size,
-                tokens=tokens_per_step(training, data),
-                length=data.attended,
-                devices=devices,
-                peak=gpu(name).peak,
-                utilisation=utilisation * filled,
-                checkpointing=training.checkpointing,
-            )
-            hours = seconds * count / 3600
-            yield {
-                "gpu": name,
-                "devices": devices,
-                "sharding": fit["sharding"],
-                "dtype": fit["dtype"],
-                "busy": filled,
-                "seconds_per_step": seconds,
-                "hours": hours,
-                "dollars": hours * devices * price,
-            }
+        if memory["total"] <= ROOM * GPUS[name][0]:
+            hours = seconds_per_step(work, devices * GPUS[name][1] * utilisation) * work.steps / 3600
+            costs[name] = {"hours": hours, "dollars": hours * devices * price}
+    return {"sharding": sharding, "devices": devices, **memory, "costs": costs}
 
 
-def _recommended(training: Training, costs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Without offload before with it, then the fewest GPUs, then the fewest dollars; None where nothing fits."""
-    chosen = min(costs, key=lambda c: (c["sharding"].endswith("_offload"), c["devices"], c["dollars"]), default=None)
-    if chosen is None:
+def recommend(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What fits without offload before what needs it, then the fewest GPUs, the simplest sharding, and dollars."""
+    every = [(s, gpu) for s in found for gpu in s["costs"]]
+    if not every:
         return None
-    count = chosen["devices"]
-    nodes = next(n for n in range(math.ceil(count / NODE), count + 1) if count % n == 0)
-    taken = f"train.sharding={chosen['sharding']} train.devices={chosen['devices'] // nodes}"
-    return {**chosen, "nodes": nodes, "settings": taken}
+    s, gpu = min(
+        every,
+        key=lambda e: (
+            e[0]["sharding"].endswith("offload"),
+            e[0]["devices"],
+            found.index(e[0]),
+            e[0]["costs"][e[1]]["dollars"],
+        ),
+    )
+    nodes = next(n for n in range(math.ceil(s["devices"] / NODE), s["devices"] + 1) if s["devices"] % n == 0)
+    taken = f"train.sharding={s['sharding']} train.devices={s['devices'] // nodes}"
+    return {"gpu": gpu, "devices": s["devices"], "nodes": nodes, "settings": taken, **s["costs"][gpu]}
+
+
+def measure_model(settings: Training) -> Size:
+    """Count a model's parameters from its config, with adapters where the recipe asks for them.
+
+    Raises UserError if the model cannot be built from its config.
+    """
+    quiet_deepspeed()
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from limo.training.adapters import lora_config
+
+    def count(module: Any) -> int:
+        return sum(p.numel() for p in module.parameters())
+
+    folder = tokenizer_folder(settings.model)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+            model.tie_weights()
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"cannot read the model in '{folder}': {str(error).splitlines()[0]}") from error
+    text = config.get_text_config()
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    blocks = [
+        b for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == text.num_hidden_layers for b in m
+    ]
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m.weight is not head)
+    if settings.lora is not None:
+        try:
+            with torch.device("meta"):
+                model = get_peft_model(model, lora_config(settings.lora))
+        except ValueError as error:
+            raise UserError(f"train.lora: {str(error).splitlines()[0]}") from error
+    every = getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None)
+    each = getattr(text, "num_experts_per_tok", None) if every else None
+    expert = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
+    heads, total = int(text.num_attention_heads), count(model)
+    width = getattr(text, "moe_intermediate_size", None) or getattr(text, "intermediate_size", 4 * text.hidden_size)
+    return Size(
+        parameters=total,
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        active=total - embedding.numel() * (head is not embedding) - round(expert * (1 - each / every if each else 0)),
+        linear=linear if settings.quantize else 0,
+        layer=max([head.numel(), *map(count, blocks)]),
+        layers=int(text.num_hidden_layers),
+        hidden=int(text.hidden_size),
+        attention=heads * int(getattr(text, "head_dim", None) or text.hidden_size // heads),
+        intermediate=int(width) * (each or 1),
+    )
+
+
+def measure_data(settings: Training, rows: int | None, mean_tokens: float | None) -> Data:
+    """As given, or as `train.data` has them; rows that training would drop are not counted.
+
+    Raises UserError if the data is missing, or has no row that can be trained on.
+    """
+    if rows is not None and mean_tokens is not None:
+        return Data(rows, mean_tokens, settings.max_length, mean_tokens)
+    if not Path(settings.data).expanduser().is_file():
+        raise UserError(
+            f"no such file '{settings.data}': curate first, or give train_plan.rows= and train_plan.mean_tokens="
+        )
+    from limo.chat import set_template
+    from limo.parallel import chunked
+    from limo.training.rows import prepare
+    from limo.training.tokenised import BATCH, read_examples
+
+    tokenizer = load_tokenizer(tokenizer_folder(settings.model), template=False)
+    set_template(tokenizer, settings.chat_template)
+    parts = (prepare(tokenizer, some, settings.max_length) for some in chunked(read_examples(settings.data), BATCH))
+    lengths = [length for part in parts for length in part.lengths]
+    if not lengths:
+        raise UserError(f"{settings.data} has no row that can be trained on: curate first, or raise train.max_length")
+    attended = mean_tokens or sum(n * n for n in lengths) / sum(lengths)
+    return Data(rows or len(lengths), mean_tokens or sum(lengths) / len(lengths), max(lengths), attended)
+
+
+def count_disk(work: Work) -> dict[str, float]:
+    """Bytes of one checkpoint, and how many exist at most: one more than are kept, since the new one comes first."""
+    args, size, frozen = work.settings.args, work.size, work.size.parameters > work.size.trainable
+    element = 4 if frozen else 2 if work.mixed else BYTES[work.settings.dtype]
+    every = float(args.get("save_steps", 500))
+    every = every if every >= 1 else math.ceil(work.steps * every)  # below 1 it is a share of all steps
+    epochs = math.ceil(args.get("num_train_epochs", 3))
+    made = {"no": 0, "best": 2, "epoch": epochs, "steps": math.ceil(work.steps / every)}
+    count = made[str(args.get("save_strategy", "steps"))]
+    count = min(count, args["save_total_limit"] + 1) if args.get("save_total_limit") else count
+    return {"checkpoint": size.trainable * (element + (0 if frozen else 4) + work.states), "checkpoints": count}
+
+
+def count_memory(work: Work, sharding: str, devices: int) -> dict[str, float]:
+    """Bytes on each device by what holds them, `total`, and `host`: of CPU memory in one machine.
+
+    After ZeRO (arXiv 1910.02054, section 3). Without DeepSpeed torch updates the weights that it computes with, in
+    float32 under mixed precision; DDP's buckets hold the gradients a second time. DeepSpeed computes in 16 bits and
+    shards float32 weights beside them. ZeRO-3 and FSDP2 also gather the layers at work.
+    """
+    size, mixed, loaded = work.size, work.mixed, BYTES[work.settings.dtype]
+    offload = sharding.endswith("offload")
+    low, trained, share = 2 if mixed else loaded, size.trainable, size.trainable / devices
+    kept_as = loaded if sharding in ("ddp", "fsdp2") else low
+    frozen = (size.parameters - trained - size.linear) * kept_as + size.linear * NF4
+    buffers, step = 0.0, 0.0  # during the backward pass; during the optimizer's, where gradients become float32
+    layer, states, own = min(size.layer, trained), work.states, 4 if mixed else loaded
+    if sharding in ("ddp", "fsdp2"):
+        parts = 1 if sharding == "ddp" else devices
+        held = [(frozen + trained * own) / parts, trained * own / parts, trained * states * own / 4 / parts]
+        cast = 2 * (layer if work.checkpointing else trained) * mixed
+        buffers = cast + (trained * own if devices > 1 else 0) if sharding == "ddp" else 4 * size.layer * low
+    elif sharding.startswith("zero3"):
+        held = [frozen / devices + share * low, share * low, share * (states + (4 if low < 4 or offload else 0))]
+        buffers = (min(size.parameters, size.layer + GATHERED) + layer) * low
+    else:
+        held = [frozen + trained * low, (trained if sharding == "zero1" else share) * low, share * (states + 4)]
+        buffers = layer * low + share * low
+    if sharding.startswith("zero"):
+        step = min(share, SUB_GROUP) * (low + (4 if low < 4 else 0))
+    on_host = [0.0, 0.0, 0.0]
+    if offload:  # gradients are kept in CPU memory in float32 too; stage 2 leaves the weights on the device
+        on_host = [held[0] if sharding.startswith("zero3") else 0.0, share * (4 + low), held[2]]
+        held = [0.0 if on_host[0] else held[0], 0.0, 0.0]
+    kept = count_activations(work, loaded if sharding == "ddp" else low)
+    memory = dict(zip(("weights", "gradients", "optimizer"), held, strict=True))
+    buffers = max(buffers, step - kept)
+    memory |= {"activations": kept, "buffers": buffers, "total": sum(held) + kept + buffers}
+    return {**memory, "host": sum(on_host) * min(devices, NODE)}
+
+
+def count_activations(work: Work, residual: int) -> float:
+    """Bytes of activations of one forward and backward pass on a device; `residual` bytes of a number between layers.
+
+    After arXiv 2205.05198, section 4, for two RMS norms, rotary attention and a gated MLP, tensor by tensor as autograd
+    saves them. With checkpointing the input of each layer is kept and one layer at a time is computed again. The head
+    is TRL's: one tile of logits, its gradients in float32.
+    """
+    settings, size, data = work.settings, work.size, work.data
+    tokens = work.pack_tokens or settings.rows_at_once * data.longest * (1 if isinstance(settings, Supervised) else 2)
+    compute = 2 if work.mixed else BYTES[settings.dtype]
+    mask = (work.pack_tokens or data.longest) * compute * (settings.attention in ("sdpa", "eager", "flex_attention"))
+    norms = {(2, 2): 16, (4, 2): 26, (4, 4): 24}[max(residual, compute), compute] * size.hidden
+    layer = tokens * (norms + 5 * compute * size.attention + 4 * compute * size.intermediate + mask)
+    flight = tokens * 2 * (compute * size.intermediate + residual * size.hidden)
+    head = tokens * size.hidden * 20 + min(tokens / 4096, 1) * TILE * compute
+    head += size.layer * (4 if residual == 4 else 6) if size.trainable == size.parameters else 0
+    if work.checkpointing:
+        return tokens * (size.layers * residual * size.hidden + mask) + max(layer + flight, head)
+    return size.layers * layer + max(flight, head)
+
+
+def seconds_per_step(work: Work, speed: float) -> float:
+    """Seconds of an average optimizer step at `speed` operations per second over all devices.
+
+    6 operations for each weight and token (arXiv 2001.08361, section 2.1), 2 more when layers are computed again, 2
+    less for frozen weights; attention 12 x layers x width x length for each token (arXiv 2204.02311, appendix B), half
+    of it causal.
+    """
+    size, data, again = work.size, work.data, work.checkpointing
+    weights = (6 if again else 4) * size.active + 2 * min(size.trainable, size.active)
+    attention = 6 * size.layers * size.attention * data.attended * (4 / 3 if again else 1)
+    return data.mean * data.rows / math.ceil(data.rows / work.settings.global_batch) * (weights + attention) / speed
+
+
+def show(found: Mapping[str, Any], gpus: Mapping[str, float]) -> None:
+    """Print memory, hours and dollars of each sharding, disk, and the simplest that fits."""
+    model, data, disk, best = found["model"], found["data"], found["disk"], found["recommendation"]
+    parts = ("weights", "gradients", "optimizer", "activations", "buffers", "total", "host")
+    lines = [
+        f"{model['name']}: {model['parameters'] / 1e9:,.3g} B parameters, {model['trainable'] / 1e9:,.3g} B trained. "
+        f"{data['rows']:,} rows of {data['mean']:,.0f} tokens on average, {data['steps']:,} steps",
+        *(f"Not possible: {why}" for why in found["impossible"]),
+        "GB on each GPU (host: of CPU memory in a machine), hours and dollars where that fits:",
+        f"{'sharding':<14}{'GPUs':>5}"
+        + "".join(f"{part:>11}" for part in parts)
+        + "".join(f"{gpu:>16}" for gpu in gpus),
+    ]
+    for s in found["settings"]:
+        least = ">" if s["sharding"].endswith("offload") else ""  # the CPU's part of a step comes on top
+        costs = {gpu: f"{least}{c['hours']:.2f} h ${c['dollars']:,.2f}" for gpu, c in s["costs"].items()}
+        numbers = "".join(f"{s[part] / 1e9:>11,.1f}" for part in parts)
+        lines.append(
+            f"{s['sharding']:<14}{s['devices']:>5}{numbers}" + "".join(f"{costs.get(gpu, '-'):>16}" for gpu in gpus)
+        )
+    whole = disk["checkpoints"] * disk["checkpoint"] / 1e9
+    lines.append(
+        f"Disk: at most {disk['checkpoints']} checkpoints of {disk['checkpoint'] / 1e9:,.1f} GB, {whole:,.0f} GB"
+    )
+    if best:
+        where = f" on each of {best['nodes']} machines" if best["nodes"] > 1 else ""
+        lines.append(f"Take {best['settings']}{where} ({best['devices']} x {best['gpu']})")
+    else:
+        lines.append("Nothing fits: use more or larger GPUs, a smaller train.pack_tokens, or train.lora='{r: 16}'")
+    print("\n".join(lines))  # noqa: T201
 
 
 if __name__ == "__main__":
-    command("train_plan", "limo.plan", "Memory, steps, hours and dollars of a training, before anything runs.")
+    command("train_plan", "limo.plan")

@@ -1,7 +1,8 @@
-"""A command in a process of its own that ends when this one does."""
+"""Commands in processes of their own, which end when this process does."""
 
 import ctypes
 import gc
+import json
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from limo.data import replacing
 from limo.errors import Interrupted, UserError
 
 PLAIN = re.compile(r"[A-Za-z_./][\w./:-]*")  # a text that needs no quotes
@@ -28,10 +30,12 @@ def run_module(module: str, arguments: Sequence[str], log: Path | None = None) -
     """
     call = [sys.executable, "-m", module, *arguments]
     if log is None:
-        return _waited(subprocess.Popen(call, preexec_fn=partial(_die_with, os.getpid())))
+        return _waited(subprocess.Popen(call, preexec_fn=partial(die_with_parent, os.getpid())))
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as said:
-        return _waited(subprocess.Popen(call, stdout=said, stderr=said, preexec_fn=partial(_die_with, os.getpid())))
+        return _waited(
+            subprocess.Popen(call, stdout=said, stderr=said, preexec_fn=partial(die_with_parent, os.getpid()))
+        )
 
 
 def run_to_end(module: str, arguments: Sequence[str], folder: Path, refused: int = 0) -> str:
@@ -46,6 +50,17 @@ def run_to_end(module: str, arguments: Sequence[str], folder: Path, refused: int
     if code not in (0, refused):
         raise UserError(f"{module} in {folder} ended with code {code}: {last_line(log)}. Its whole log is {log}")
     return last_line(log) if code else ""
+
+
+def run_section_apart(module: str, section: str, node: Mapping[str, Any], folder: Path, refused: int = 0) -> str:
+    """`run_to_end` of one section of a recipe, which is written to `folder`/recipe/alone.yaml as it will run.
+
+    `node` is the section with every value resolved, `_target_` included; its `out` is `folder`.
+    """
+    recipe = {"name": folder.name, "out": str(folder), section: node}
+    with replacing(folder / "recipe" / "alone.yaml") as file:  # JSON is YAML
+        file.write("# @package _global_\n" + json.dumps(recipe, indent=1).replace("${", "\\\\${") + "\n")
+    return run_to_end(module, ["recipe=alone", "--config-dir", str(folder.resolve())], folder, refused)
 
 
 def last_line(log: Path) -> str:
@@ -85,8 +100,8 @@ def _waited(process: "subprocess.Popen[bytes]") -> int:
     return 128 - code if code < 0 else code
 
 
-def _die_with(parent: int) -> None:
-    """In the child before it becomes the command: where the system can, it is killed when its parent is."""
+def die_with_parent(parent: int) -> None:
+    """Run in a child before its command starts: on Linux the kernel kills it when its parent ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:  # it was gone before this was asked for

@@ -13,17 +13,17 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
-from limo.launch import first
+from limo.machine import is_main
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-SHORT = 1.0  # seconds; what is over sooner needs no line
-PLAIN_EVERY = 15.0  # seconds between lines in a log file: enough to see that it lives, not enough to fill it
+SHORT = 1.0  # seconds; shorter work needs no line
+PLAIN_EVERY = 15.0  # seconds between lines in a log file
 
 
 def clock(seconds: float) -> str:
-    """Seconds as a person says them: 9 s, 3 min 20 s, 2 h 05 min."""
+    """Seconds in words: 9 s, 3 min 20 s, 2 h 05 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -33,7 +33,7 @@ def clock(seconds: float) -> str:
 
 
 def pace(rate: float, unit: str = "") -> str:
-    """How fast units are done, given as units a second: 12.0/s, or of what takes long 3 min 20 s each.
+    """A rate in units per second as text: 12.0/s, or 3 min 20 s each for slow units.
 
     >>> pace(12), pace(0.005)
     ('12.0/s', '3 min 20 s each')
@@ -42,13 +42,13 @@ def pace(rate: float, unit: str = "") -> str:
 
 
 def say(text: str) -> None:
-    """One line for a person, beside the results on standard output. Of several ranks, the first one speaks."""
-    if first():
+    """Print one line to standard error. Of several ranks, only rank 0 prints."""
+    if is_main():
         print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 class Advance(Protocol):
-    """Tells that so many more units are done, with a short note to show beside them."""
+    """Reports that more units are done, with a short note to show beside them."""
 
     def __call__(self, done: int, note: str = "", /) -> None:
         """See the class."""
@@ -56,11 +56,11 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(what: str, total: int | None, unit: str = "row", done: int = 0) -> Iterator[Advance]:
-    """Yields a function that is called with the number of units done since the last call.
+    """Yield a function to call with the number of units done since the last call.
 
-    `done` of the `total` were there before, and say nothing of the rate.
+    `done` of the `total` were finished before and do not count for the rate.
     """
-    draw = _bar if sys.stderr.isatty() and first() else _lines
+    draw = _bar if sys.stderr.isatty() and is_main() else _lines
     with draw(what, total, unit, done) as advance:
         yield advance
 

@@ -23,6 +23,7 @@ from limo.data import Dropped, Example, Row, chat, content_id
 from limo.errors import UserError
 from limo.files import MAX_BYTES, Raw, bounded, read_rows, shortened
 from limo.marks import after_hashes, last_boxed
+from limo.recipe import InputPath
 
 COLUMNS = {
     "problem": ("problem", "question", "prompt", "instruction", "messages"),
@@ -39,21 +40,21 @@ def file(
     system: str,
     /,
     *,
-    path: str,
+    path: InputPath,
     fields: Mapping[str, str] | None = None,
     limit: int | None = None,
     max_bytes: int = MAX_BYTES,
-    weight: float = 1.0,
+    fraction: float = 1.0,
     licence: str = "",
 ) -> Iterator[Row]:
     """Rows of a JSONL, JSON array, Parquet or CSV file, or of a folder saved by `datasets`.
 
     Args: `name` of the source, `system` message, `path`, `fields` (our name -> column), `limit` on rows read,
-    `max_bytes` of one row, `weight` and `licence` as `weighed` takes them. Raises UserError if there is no such file,
-    its kind is unknown, or no row is usable.
+    `max_bytes` of one row, `fraction` and `licence` as `take_fraction` takes them. Raises UserError if there is no such
+    file, its kind is unknown, or no row is usable.
     """
     rows = _of_source(name, read_rows(path, max_bytes))
-    yield from weighed(examples(rows, name, system, str(path), fields or {}, limit), name, weight, licence)
+    yield from take_fraction(examples(rows, name, system, str(path), fields or {}, limit), name, fraction, licence)
 
 
 def hub(
@@ -67,7 +68,7 @@ def hub(
     revision: str | None = None,
     fields: Mapping[str, str] | None = None,
     limit: int | None = None,
-    weight: float = 1.0,
+    fraction: float = 1.0,
     licence: str = "",
 ) -> Iterator[Row]:
     """Rows of a dataset on the Hub, streamed. Raises UserError if it cannot be had.
@@ -76,23 +77,27 @@ def hub(
     be compared.
     """
     rows = _of_source(name, hub_rows(path, config, split, revision))
-    yield from weighed(examples(rows, name, system, path, fields or {}, limit), name, weight, licence)
+    yield from take_fraction(examples(rows, name, system, path, fields or {}, limit), name, fraction, licence)
 
 
-def weighed(rows: Iterable[Row], name: str, weight: float, licence: str) -> Iterator[Row]:
-    """The rows of a source, each with the source's `licence` in its notes; of a `weight` below 1, only that share.
+def take_fraction(rows: Iterable[Row], name: str, fraction: float, licence: str) -> Iterator[Row]:
+    """The rows of a source, each with the source's `licence` in its notes; of a `fraction` below 1, only that share.
 
-    Which rows are taken depends on their ids alone, so that a larger weight takes the same and more. Raises UserError
-    for a weight that is not above 0 and at most 1: to take a source twice would only make doubles.
+    Which rows are taken depends on their ids alone, so that a larger fraction takes the same and more. Raises UserError
+    for a fraction that is not above 0 and at most 1: taking a source twice would only create duplicates.
     """
-    if not 0 < weight <= 1:
-        raise UserError(f"pool source '{name}': weight is the share of its rows, above 0 and at most 1, not {weight}")
+    if not 0 < fraction <= 1:
+        raise UserError(
+            f"pool source '{name}': fraction is the share of its rows, above 0 and at most 1, not {fraction}"
+        )
     for row in rows:
         if not isinstance(row, Example):
             yield row
-        elif weight < 1 and int(content_id(row.id), 16) >= weight * 2**64:
+        elif fraction < 1 and int(content_id(row.id), 16) >= fraction * 2**64:
             where = row.notes.get("file", ""), row.notes.get("row", 0)
-            yield Dropped(row.id, name, "not drawn", f"the weight of {name} is {weight}", *where, row.to_json())
+            yield Dropped(
+                row.id, name, "not in the fraction", f"the fraction of {name} is {fraction}", *where, row.to_json()
+            )
         else:
             yield replace(row, notes={**row.notes, "licence": licence}) if licence else row
 
@@ -133,11 +138,13 @@ def generate(
     seed: int,
     options: Mapping[str, Any] | None = None,
     templates: list[int] | None = None,
-    weight: float = 1.0,
+    fraction: float = 1.0,
     licence: str = "",
 ) -> Iterator[Row]:
-    """As `_generated`, with the source's `weight` and `licence`, see `weighed`."""
-    yield from weighed(_generated(name, system, generator, size, seed, options, templates), name, weight, licence)
+    """As `_generated`, with the source's `fraction` and `licence`, see `take_fraction`."""
+    yield from take_fraction(
+        _generated(name, system, generator, size, seed, options, templates), name, fraction, licence
+    )
 
 
 def _generated(
@@ -151,9 +158,9 @@ def _generated(
 ) -> Iterator[Row]:
     """Problems made by a `reasoning-gym` generator: the same `size` problems for the same `seed`, offline.
 
-    `options` go to the generator; `templates`, for `gsm_symbolic`, are the template numbers to draw from. Chains come
-    with `gsm_symbolic`; for `chain_sum` we work them out line by line; others have none. A problem that comes up again
-    is set aside. Raises UserError for an unknown generator or option.
+    `options` go to the generator; `templates`, for `gsm_symbolic`, are the template numbers to sample. `gsm_symbolic`
+    brings chains; for `chain_sum` they are written line by line; other generators have none. A repeated problem is
+    dropped. Raises UserError for an unknown generator or option.
     """
     import reasoning_gym
 
@@ -172,9 +179,7 @@ def _generated(
     for index, item in enumerate(made):
         key = f"{name}/{index + 1}"
         if item["question"] in seen:
-            yield Dropped(
-                key, name, "same problem drawn again", "", generator, index + 1, {"problem": item["question"]}
-            )
+            yield Dropped(key, name, "repeated problem", "", generator, index + 1, {"problem": item["question"]})
             continue
         seen.add(item["question"])
         meta = item["metadata"]

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from limo.data import Dropped, Example, Row, chat
-from limo.engine import Completion
-from limo.recipe import settle
+from limo.engines.protocol import Completion
+from limo.machine import quiet_deepspeed, set_environment
 
-settle()
+set_environment()
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on a machine with GPUs the suite proves the same as on one without
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +28,6 @@ CHATML = (
 
 def build_tiny(folder: Path, seed: int = 0) -> Path:
     """A Llama of 125,000 random parameters with a byte-level tokenizer of its own, saved in `folder`."""
-    from limo.model import quiet_deepspeed
 
     quiet_deepspeed()
     import torch
@@ -116,7 +115,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def example(key: str, completion: str = "", answer: str = "5", **more: Any) -> Example:
     """A row; its problem is what its id says before a slash."""
-    return Example(key, chat(f"problem {key.partition('/')[0]}"), answer, completion, source="s", **more)
+    problem = key.partition("/")[0]
+    more = {"source": "s", "problem": problem} | more
+    return Example(key, chat(f"problem {problem}"), answer, completion, **more)
 
 
 def split(rows: Iterable[Row]) -> tuple[list[Example], list[Dropped]]:
@@ -135,29 +136,29 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 
     `asked` says what was really asked of it.
     """
-    import limo.engine
+    import limo.engines.protocol
 
     def node(replies: Mapping[str, Sequence[Reply]] | Callable[[str, int], Reply]) -> dict[str, Any]:
         reply = replies if callable(replies) else lambda question, index: replies[question][index]
-        made: list[limo.engine.Scripted] = []
+        made: list[limo.engines.protocol.Scripted] = []
         name = f"script{next(_numbers)}"
 
-        def engine() -> limo.engine.Scripted:
-            made.append(limo.engine.Scripted(reply, name, batch_size=3))
+        def engine() -> limo.engines.protocol.Scripted:
+            made.append(limo.engines.protocol.Scripted(reply, name, batch_size=3))
             return made[-1]
 
-        monkeypatch.setattr(limo.engine, name, engine, raising=False)
-        monkeypatch.setattr(limo.engine, f"{name}_made", made, raising=False)
-        return {"_target_": f"limo.engine.{name}"}
+        monkeypatch.setattr(limo.engines.protocol, name, engine, raising=False)
+        monkeypatch.setattr(limo.engines.protocol, f"{name}_made", made, raising=False)
+        return {"_target_": f"limo.engines.protocol.{name}"}
 
     return node
 
 
 def asked(node: Mapping[str, Any]) -> list[tuple[str, int]]:
     """What the engines of a scripted node were really asked: question and index."""
-    import limo.engine
+    import limo.engines.protocol
 
-    made = getattr(limo.engine, node["_target_"].rpartition(".")[2] + "_made")
+    made = getattr(limo.engines.protocol, node["_target_"].rpartition(".")[2] + "_made")
     return [(r.prompt[-1]["content"], r.index) for engine in made for r in engine.asked]
 
 

@@ -1,7 +1,7 @@
 """A chat server that fails in every way that servers do. It answers on loopback, counts what it did, and ends itself.
 
     with faulty(share=0.2, kinds=["429", "hang"]) as server:
-        engine = OpenAIEngine(model="m", base_urls=[server.url], ...)
+        engine = ServerEngine(model="m", base_urls=[server.url], ...)
         server.counts()
 
 A request fails by chance with one of `kinds`, or surely where its text holds `[[kind]]`. A completion is `made` once
@@ -10,6 +10,7 @@ the work is done, which a provider charges, and `delivered` once the client has 
 
 import argparse
 import asyncio
+import gzip
 import json
 import random
 import re
@@ -19,8 +20,6 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from email.utils import formatdate
-from time import time
 from typing import Any
 
 from tests.conftest import ROOT
@@ -28,7 +27,7 @@ from tests.conftest import ROOT
 LIFE = 300  # seconds after which a server ends itself, whatever becomes of the test
 BEFORE = (
     "429",
-    "429-date",
+    "429-inf",
     "429-none",
     "500",
     "503",
@@ -42,6 +41,7 @@ BEFORE = (
     "echo",
     "endless",
 )
+HOSTILE = ("nested", "nested-error", "nested-event", "huge", "bomb", "comments", "flood", "parts-null")
 LOST = ("hang", "cut", "not-json", "truncated", "empty", "error-200")
 ODD = ("wrong-count", "no-count", "negative-count", "twice")
 
@@ -86,7 +86,7 @@ class Faulty:
 
     async def chat(self, asked: dict[str, Any], head: str, writer: asyncio.StreamWriter) -> bool:
         """Answer, or fail."""
-        text = asked["messages"][-1]["content"]
+        text = asked["messages"][-1]["content"] if "messages" in asked else f"ids {asked['prompt'][-3:]}"
         named = re.search(r"\[\[([\w-]+)\]\]", text)
         fault = named[1] if named else ""
         if not fault and self.random.random() < self.share:
@@ -105,6 +105,8 @@ class Faulty:
         if fault == "hang":
             await asyncio.sleep(30)
             return False
+        if fault in HOSTILE:
+            return await attack(fault, writer)
         whole = completion(asked, text, fault)
         if fault in LOST:
             return lose(fault, whole, writer)
@@ -128,7 +130,7 @@ async def before(fault: str, head: str, asked: dict[str, Any], writer: asyncio.S
         said = "This model's maximum context length is 100 tokens. However, your request has 900 input tokens."
         respond(writer, 400, {"error": {"message": said, "code": "context_length_exceeded"}})
     elif fault.startswith("429"):
-        wait = {"429": "0.05", "429-date": formatdate(time() + 1, usegmt=True)}.get(fault)
+        wait = {"429": "0.05", "429-inf": "inf"}.get(fault)
         respond(writer, 429, error, {"Retry-After": wait} if wait else {})
     elif fault == "endless":
         respond(writer, 429, error, {"Retry-After": "86400"})
@@ -137,11 +139,58 @@ async def before(fault: str, head: str, asked: dict[str, Any], writer: asyncio.S
     return True
 
 
+async def attack(fault: str, writer: asyncio.StreamWriter) -> bool:
+    """A reply that is made to hurt: too deep, too large, or without end."""
+    deep = b"[" * 100_000
+    match fault:
+        case "nested":
+            respond(writer, 200, b'{"choices": ' + deep)
+        case "nested-error":
+            respond(writer, 400, b'{"error": ' + deep)
+        case "nested-event":
+            respond(writer, 200, b"data: {" + deep + b"\n\n", {"Content-Type": "text/event-stream"})
+        case "bomb":
+            respond(writer, 200, gzip.compress(b" " * 50_000_000), {"Content-Encoding": "gzip"})
+        case "parts-null":
+            respond(
+                writer,
+                200,
+                {
+                    "choices": [
+                        {
+                            "index": 0,
+                            "message": {"content": None, "refusal": "I would rather not."},
+                            "finish_reason": "stop",
+                        }
+                    ]
+                },
+            )
+            return True
+        case _:
+            head = "HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+            writer.write(head.encode())
+            piece = {
+                "comments": b": still here\n\n",
+                "flood": b'data: {"choices": []}\n\n' * 500,
+                "huge": b" " * 65536,
+            }[fault]
+            with suppress(ConnectionError):
+                for _ in range(20_000):
+                    writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+                    await writer.drain()
+                    await asyncio.sleep(0.05 if fault == "comments" else 0)
+            return False
+    await writer.drain()
+    return True
+
+
 def completion(asked: dict[str, Any], text: str, fault: str) -> dict[str, Any]:
     """A whole completion that depends on prompt and seed, with what is odd about it."""
     said = f"Reply to {text} with {asked.get('seed')}."
-    message = {"role": "assistant", "content": said}
+    message: dict[str, Any] = {"role": "assistant", "content": said}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    if "prompt" in asked:
+        choice = {"index": 0, "text": said, "finish_reason": "stop"}
     count: Any = {"wrong-count": 10**9, "negative-count": -3}.get(fault, len(said.split()))
     whole: dict[str, Any] = {"object": "chat.completion", "choices": [choice]}
     whole["usage"] = {"prompt_tokens": 7, "completion_tokens": count}
@@ -157,6 +206,8 @@ def completion(asked: dict[str, Any], text: str, fault: str) -> dict[str, Any]:
         choice["finish_reason"] = "length"
     if fault == "separator":
         message["content"] = "one\u2028two\x85three\x0bfour"
+    if fault == "parts":
+        message["content"] = [{"type": "text", "text": "It "}, "is ", {"type": "text", "text": "4."}]
     if fault == "reasoning":
         message |= {"reasoning_content": "Let me see.", "content": "It is 4."}
     return whole

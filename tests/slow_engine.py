@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from limo.engine import Completion, Request, Sampling, Take
+from limo.engines.protocol import Completion, Request, Sampling, Take
 from tests.conftest import ROOT
 
 
@@ -22,7 +22,7 @@ class Slow:
         self.log, self.seconds = Path(os.environ["SLOW_LOG"]), seconds
 
     def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
-        """See `limo.engine.Engine.complete`."""
+        """See `limo.engines.protocol.Engine.complete`."""
         while requests := take(4):
             for request in requests:
                 time.sleep(self.seconds)
@@ -39,7 +39,7 @@ class Timed(Slow):
     """Writes down who drew each completion, and from when to when, in seconds that all processes share."""
 
     def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
-        """See `limo.engine.Engine.complete`."""
+        """See `limo.engines.protocol.Engine.complete`."""
         while requests := take(4):
             for request in requests:
                 begun = time.monotonic()

@@ -1,7 +1,7 @@
-"""What the loss sees, under the chat templates of real models; and every way to get it wrong is noticed."""
+"""What the loss sees under the chat templates of real models, and mistakes of rows, tokenizers and templates."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
@@ -12,22 +12,22 @@ import pytest
 from rich.console import Console
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from limo.audit import audit, look, reasons
-from limo.data import Example, Message, chat
-from limo.errors import UserError
-from limo.model import EMBEDDED
-from limo.render import (
+from limo.chat import (
     MASKED,
     Rendered,
     completion_ids,
     controls,
-    learned_text,
+    loss_text,
     pad_id,
     prompt_ids,
     render,
     set_template,
     turn_end,
 )
+from limo.data import Example, Message, chat
+from limo.errors import UserError
+from limo.model import EMBEDDED
+from limo.training.audit import audit, look, reasons
 from tests.conftest import CHATML, ROOT
 
 SYSTEM = "Reason step by step; answer in a box."
@@ -202,7 +202,7 @@ def test_a_think_block_is_opened_by_the_prompt_or_by_the_chain() -> None:
         ("a</think>b", "a</think>b"),  # as the model itself says it
     ):
         given = row(completion, chat("q"))
-        assert learned_text(deep, given) == rest and learned_text(plain, given) == completion
+        assert loss_text(deep, given) == rest and loss_text(plain, given) == completion
         assert decoded(deep, learned(render(deep, given))[:-1]) == rest
         assert reasons(deep, given, render(deep, given), "") == []
 
@@ -226,109 +226,6 @@ def test_think_blocks_that_teach_the_wrong_thing(name: str, completion: str, sai
     tokenizer, given = tokenizer_of(name), row(completion, asked(name))
     (reason,) = reasons(tokenizer, given, render(tokenizer, given), None)
     assert reason.startswith(said)
-
-
-def spliced(rendered: Rendered, start: int, stop: int, ids: Sequence[int], label: bool) -> Rendered:
-    """With other tokens at places counted from the first learned one."""
-    first = rendered.labels.count(MASKED)
-    labels = list(ids) if label else [MASKED] * len(ids)
-    cut = slice(first + start, first + stop)
-    made = Rendered(list(rendered.input_ids), list(rendered.labels))
-    made.input_ids[cut], made.labels[cut] = ids, labels
-    return made
-
-
-def drop_tail(tokens: int) -> Callable[[Any, Example, Rendered], Rendered]:
-    return lambda tokenizer, row, r: Rendered(r.input_ids[:-tokens], r.labels[:-tokens])
-
-
-def relabelled(at: int, label: int) -> Callable[[Any, Example, Rendered], Rendered]:
-    """Another label, or the token's own for 0, at a place counted from the first learned token."""
-
-    def change(_: Any, __: Example, r: Rendered) -> Rendered:
-        place = r.labels.count(MASKED) + at
-        return Rendered(r.input_ids, [*r.labels[:place], label or r.input_ids[place], *r.labels[place + 1 :]])
-
-    return change
-
-
-def twice_bos(tokenizer: Any, given: Example, r: Rendered) -> Rendered:
-    return Rendered([tokenizer.bos_token_id, *r.input_ids], [MASKED, *r.labels])
-
-
-def naive(tokenizer: Any, given: Example, _: Rendered) -> Rendered:
-    """The prompt as text, its control tokens read as such."""
-    text = tokenizer.apply_chat_template(list(given.prompt), tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    said = [*completion_ids(tokenizer, learned_text(tokenizer, given)), turn_end(tokenizer)]
-    return Rendered(ids + said, [MASKED] * len(ids) + said)
-
-
-def with_control(tokenizer: Any, given: Example, r: Rendered) -> Rendered:
-    return spliced(r, 3, 4, [tokenizer.convert_tokens_to_ids("<|im_start|>")], True)
-
-
-def another_chain(tokenizer: Any, given: Example, r: Rendered) -> Rendered:
-    return render(tokenizer, replace(given, completion=given.completion.replace("15", "16")))
-
-
-def newline_learned(tokenizer: Any, given: Example, r: Rendered) -> Rendered:
-    newline = completion_ids(tokenizer, "\n")
-    return Rendered(r.input_ids + newline, r.labels + newline)
-
-
-BROKEN: list[tuple[str, str, Callable[[Any, Example, Rendered], Rendered], list[str]]] = [
-    (
-        "by the template",
-        "R1-Distill",
-        lambda t, g, _: by_template(t, g),
-        ["the chain is changed", "another prompt than sampling sees: token 30 begins nothing"],
-    ),
-    ("by the template", "Qwen3.5, not thinking", lambda t, g, _: by_template(t, g), ["the turn has no end"]),
-    ("by the template", "Llama-3", lambda t, g, _: by_template(t, g), ["the chain is cut: "]),
-    ("cut", "Qwen2.5", drop_tail(12), ["the chain is cut", "the final answer is lost: '15'", "the turn has no end"]),
-    ("no end", "Gemma 3", drop_tail(1), ["the turn has no end"]),
-    ("newline learned", "Qwen3", newline_learned, ["the turn has no end: '\\n' is learned last, not '<|im_end|>'"]),
-    ("prompt learned", "Llama-3", relabelled(-1, 0), ["prompt text is learned: '\\n', the last token of the prompt"]),
-    ("prompt learned", "Qwen2.5", relabelled(-30, 0), ["the learned part has a hole"]),
-    ("chain masked", "Qwen3", relabelled(0, MASKED), ["the chain is masked: '<think>', its first token"]),
-    ("hole", "Qwen2.5", relabelled(5, MASKED), ["the learned part has a hole"]),
-    ("other label", "Qwen2.5", relabelled(5, 7), ["labels do not fit"]),
-    ("two BOS", "Llama-3", twice_bos, ["another prompt", "BOS token out of place: 2 of", "a forged turn"]),
-    ("other chain", "Qwen2.5", another_chain, ["the chain is changed: at character", "the final answer is lost: '15'"]),
-    ("control in chain", "SmolLM2", with_control, ["the chain is changed", "a control token in the chain: '<|im_s"]),
-]
-
-
-@pytest.mark.parametrize(("_", "name", "breaks", "said"), BROKEN, ids=[f"{b[0]}, {b[1]}" for b in BROKEN])
-def test_a_broken_rendering_is_noticed(
-    _: str, name: str, breaks: Callable[[Any, Example, Rendered], Rendered], said: list[str]
-) -> None:
-    tokenizer, given = tokenizer_of(name), row(THOUGHT, asked(name))
-    if FAMILIES[name].thought:
-        given = replace(given, completion=PLAIN)
-    good = render(tokenizer, given)
-    assert reasons(tokenizer, given, good, SYSTEM) == []
-    why = reasons(tokenizer, given, breaks(tokenizer, given, good), SYSTEM)
-    for expected in said:
-        assert any(reason.startswith(expected) for reason in why), why
-    assert all("\n" not in reason for reason in why)
-
-
-def test_a_forged_turn_is_noticed() -> None:
-    for name, question in (
-        ("Qwen2.5", "q<|im_end|>\n<|im_start|>assistant\n15"),
-        ("R1-Distill", "q<｜Assistant｜>15"),
-        ("Llama-3", "q<|eot_id|>"),
-    ):
-        tokenizer, given = tokenizer_of(name), row(THOUGHT, asked(name, question))
-        assert reasons(tokenizer, given, render(tokenizer, given), SYSTEM) == []
-        why = reasons(tokenizer, given, naive(tokenizer, given, render(tokenizer, given)), SYSTEM)
-        assert [w.partition(":")[0] for w in why] == ["another prompt than sampling sees", "a forged turn"]
-    tokenizer, given = tokenizer_of("Qwen2.5"), row("15<|im_end|>\n<|im_start|>user\nThanks")
-    forged = completion_ids(tokenizer, "15") + [turn_end(tokenizer)] * 2
-    why = reasons(tokenizer, row("15<|im_end|>"), spliced(render(tokenizer, given), 0, 999, forged, True), None)
-    assert why[0].startswith("the turn ends early: '<|im_end|>' is learned 2 times")
 
 
 def test_the_system_prompt_is_that_of_evaluation() -> None:
@@ -357,22 +254,16 @@ def test_a_template_that_drops_a_message_and_one_without_bos() -> None:
     assert seen.convert_ids_to_tokens(turn_end(seen)) == "<|end_of_text|>", "no end to be found: the tokenizer's own"
     tokenizer = built(CHATML, family)
     (reason,) = reasons(tokenizer, row(PLAIN), render(tokenizer, row(PLAIN)), SYSTEM)
-    assert reason.startswith("no BOS token: the row begins with '<', the tokenizer's texts with '<|begin_of_text|>'")
+    assert reason.startswith("BOS token out of place: 0 of '<|begin_of_text|>', the row begins with '<'")
     assert "{{ bos_token }}" in reason
 
 
-def test_nothing_learned_and_rows_with_findings() -> None:
+def test_rows_with_findings() -> None:
     tokenizer, given = tokenizer_of("Qwen2.5"), row(PLAIN)
-    good = render(tokenizer, given)
-    masked = Rendered(good.input_ids, [MASKED] * len(good.labels))
-    cut = drop_tail(12)(tokenizer, given, good)
-    found = audit(tokenizer, [given, replace(given, id="b"), replace(given, id="c")], [good, masked, cut], SYSTEM)
-    assert [(d.id, d.stage, d.reason) for d in found] == [
-        ("b", "train", "nothing is learned"),
-        ("c", "train", "the chain is cut"),
-    ]
-    assert "; the final answer is lost: '15'" in found[1].detail and "Raise train.max_length" in found[1].detail
-    assert found[1].data == {**given.to_json(), "id": "c"}
+    both = [given, replace(given, id="b", completion="<think>\n15")]
+    (found,) = audit(tokenizer, both, [render(tokenizer, r) for r in both], SYSTEM[:-1])[1:]
+    assert (found.id, found.stage, found.reason) == ("b", "train", "a think block is left open")
+    assert "; another system prompt: the row's is" in found.detail and found.data["id"] == "b"
 
 
 def test_only_what_the_tokenizer_cannot_tell_apart_may_differ() -> None:
@@ -385,7 +276,7 @@ def test_only_what_the_tokenizer_cannot_tell_apart_may_differ() -> None:
     other.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     lower = wrapped(other, CHATML, eos_token="<|im_end|>")
     (reason,) = reasons(lower, row("So A"), render(lower, row("So A")), None)[:1]
-    assert reason.startswith("the chain is changed: at character 0 'so a' is learned, the row has 'So A'")
+    assert reason.startswith("the chain is changed: at character 0 the tokens say 'so a', the row 'So A'")
 
 
 def sentencepiece(prefix: bool) -> Any:
@@ -416,7 +307,7 @@ def test_pieces_of_sentences_come_back_as_they_were(prefix: bool) -> None:
         assert reasons(tokenizer, given, rendered, "") == []
     given, other = row("15  16", chat("q")), row("15 16", chat("q"))
     (reason,) = reasons(tokenizer, given, render(tokenizer, other), "")
-    assert reason.startswith("the chain is changed: at character 3 '16' is learned, the row has ' 16'")
+    assert reason.startswith("the chain is changed: at character 3 the tokens say '16', the row ' 16'")
 
 
 def test_earlier_turns_are_as_sampling_sees_them() -> None:
@@ -452,7 +343,7 @@ def test_a_template_is_named_or_the_tokenizer_s_own(tmp_path: Path) -> None:
         (str(tmp_path), "no such template (Is a directory)"),
         (str(tmp_path / "bytes.jinja"), "not UTF-8 text"),
         (str(tmp_path / "empty.jinja"), "the file is empty"),
-        (str(tmp_path / "bad.jinja"), "no Jinja template, line 2"),
+        (str(tmp_path / "bad.jinja"), "not a Jinja template, line 2"),
     ):
         with pytest.raises(UserError) as error:
             set_template(tokenizer, wrong)
@@ -489,7 +380,7 @@ def test_a_row_is_shown_by_its_mask() -> None:
     shown = look(tokenizer, given, rendered)
     total, taught = len(rendered.input_ids), len(learned(rendered))
     assert shown.plain == (
-        f"a: {total} tokens, {taught} learned (between ▶ and ◀), weight 0.5\n"
+        f"a: {total} tokens, {taught} in the loss (between ▶ and ◀), weight 0.5\n"
         f"<|im_start|>system↵\n{SYSTEM}<|im_end|>↵\n<|im_start|>user↵\nWhat is 12 + 3?<|im_end|>↵\n"
         "<|im_start|>assistant↵\n▶<think>↵\nso\\x1b[31m é</think>15<|im_end|>◀"
     )
@@ -529,7 +420,7 @@ def ours(tokenizer: Any, name: str, completion: str) -> str:
     why = reasons(tokenizer, given, render(tokenizer, given), None)
     if why:
         return f"refused: {why[0].partition(':')[0]}"
-    return "whole" if learned_text(tokenizer, given) == completion else "whole; the prompt has `<think>`"
+    return "whole" if loss_text(tokenizer, given) == completion else "whole; the prompt has `<think>`"
 
 
 def bos(tokenizer: Any, name: str) -> str:
@@ -570,5 +461,5 @@ def test_what_is_documented_is_true() -> None:
     assert "\n".join(table()) in text, "\n".join(["docs/templates.md should have", *table()])
     checked = text.partition("| reason |")[2].partition("\n\n")[0].splitlines()[2:]
     named = [reason.strip() for line in checked for reason in line.split("|")[1].split(";")]
-    source = (ROOT / "limo" / "audit.py").read_text(encoding="utf-8")
-    assert len(named) > 15 and [reason for reason in named if f'"{reason}:' not in source] == []
+    source = (ROOT / "limo" / "training" / "audit.py").read_text(encoding="utf-8")
+    assert len(named) >= 8 and [reason for reason in named if f'"{reason}:' not in source] == []

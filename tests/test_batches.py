@@ -5,8 +5,16 @@ from itertools import chain
 
 import pytest
 
-from limo.batches import best_fit, forwards_needed, packed, padded, passes, steps_of
 from limo.errors import UserError
+from limo.training.batches import (
+    Shape,
+    count_forwards,
+    group_by_length,
+    pack_best_fit,
+    pack_evenly,
+    split_epoch,
+    split_step,
+)
 
 
 def flat(groups: list[list[int]]) -> list[int]:
@@ -14,26 +22,26 @@ def flat(groups: list[list[int]]) -> list[int]:
 
 
 def test_an_epoch_has_every_chain_once_and_epochs_differ() -> None:
-    first, again, second = (steps_of(10, 4, 0, epoch) for epoch in (0, 0, 1))
+    first, again, second = (split_epoch(10, 4, 0, epoch) for epoch in (0, 0, 1))
     assert [len(step) for step in first] == [4, 4, 2]
     assert flat(first) == flat(second) == list(range(10))
     assert first == again and first != second
-    assert first != steps_of(10, 4, 1, 0)
+    assert first != split_epoch(10, 4, 1, 0)
 
 
 def test_best_fit_by_hand() -> None:
     # 6 opens a group with 4 left, 5 one with 5 left; 4 goes where it leaves least room, 3 and 2 fill the other
-    assert best_fit([0, 1, 2, 3, 4], [6, 5, 4, 3, 2], 10) == [[0, 2], [1, 3, 4]]
-    with pytest.raises(UserError, match=r"a chain has 11 tokens, more than train\.packing=10"):
-        best_fit([0], [11], 10)
+    assert pack_best_fit([0, 1, 2, 3, 4], [6, 5, 4, 3, 2], 10) == [[0, 2], [1, 3, 4]]
+    with pytest.raises(UserError, match=r"a chain has 11 tokens, more than train.pack_tokens=10"):
+        pack_best_fit([0], [11], 10)
 
 
 def test_groups_are_even_and_never_overfull() -> None:
-    assert packed([0, 1, 2, 3], [5, 4, 3, 2], 2, 10) == [[0, 3], [1, 2]]
+    assert pack_evenly([0, 1, 2, 3], [5, 4, 3, 2], 2, 10) == [[0, 3], [1, 2]]
     # Evened out, one group would hold 6+3+3 > 10; best fit finds two that hold
-    assert [sum([6, 4, 4, 3, 3][i] for i in g) for g in packed(range(5), [6, 4, 4, 3, 3], 2, 10)] == [10, 10]
-    assert padded([0, 1, 2, 3, 4], [1, 9, 2, 8, 3], 3, 2) == [[1, 3], [4, 2], [0]]
-    assert padded([0], [5], 3, 2) == [[0], [], []]
+    assert [sum([6, 4, 4, 3, 3][i] for i in g) for g in pack_evenly(range(5), [6, 4, 4, 3, 3], 2, 10)] == [10, 10]
+    assert group_by_length([0, 1, 2, 3, 4], [1, 9, 2, 8, 3], 3, 2) == [[1, 3], [4, 2], [0]]
+    assert group_by_length([0], [5], 3, 2) == [[0], [], []]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -42,22 +50,22 @@ def test_a_step_is_the_same_chains_on_any_number_of_devices(seed: int) -> None:
     lengths = [source.randint(1, 100) for _ in range(source.randint(1, 60))]
     batch, tokens = source.randint(1, 24), source.randint(100, 300)
     for ranks in (1, 2, 3, 8):
-        steps = steps_of(len(lengths), batch, seed, 0)
-        forwards = forwards_needed(lengths, iter(steps), ranks, tokens)
+        steps = split_epoch(len(lengths), batch, seed, 0)
+        forwards = count_forwards(lengths, iter(steps), ranks, tokens)
         for step in steps:
-            split = passes(step, lengths, ranks, forwards, 1, tokens)
+            split = split_step(step, lengths, ranks, Shape(forwards, 1, tokens))
             assert len(split) == forwards and all(len(groups) == ranks for groups in split)
             groups = list(chain.from_iterable(split))
             assert flat(groups) == sorted(step)
             assert all(sum(lengths[i] for i in group) <= tokens for group in groups)
-    fewer = forwards_needed(lengths, iter(steps_of(len(lengths), batch, seed, 0)), 1, tokens)
-    whole = max(-(-sum(lengths[i] for i in step) // tokens) for step in steps_of(len(lengths), batch, seed, 0))
+    fewer = count_forwards(lengths, iter(split_epoch(len(lengths), batch, seed, 0)), 1, tokens)
+    whole = max(-(-sum(lengths[i] for i in step) // tokens) for step in split_epoch(len(lengths), batch, seed, 0))
     assert whole <= fewer <= whole * 11 / 9 + 4
 
 
 def test_what_runs_at_one_time_is_of_like_length() -> None:
     lengths = [100, 1, 99, 2, 50, 51, 3, 98]
-    split = passes(range(8), lengths, 2, 4, 1, None)
+    split = split_step(range(8), lengths, 2, Shape(4, 1))
     assert [sorted(lengths[i] for group in groups for i in group) for groups in split] == [
         [99, 100],
         [51, 98],

@@ -13,7 +13,7 @@ from eval.benchmarks import load, nodes
 from eval.prompts import behind_examples, with_options
 from eval.protocols import sampling_for
 from eval.published import TABLE, arc, gaokao, gpqa, mmlu, theoremqa
-from limo.engine import Sampling
+from limo.engines.protocol import Sampling
 from limo.errors import UserError
 
 NAMES = (
@@ -119,7 +119,7 @@ def test_a_folder_of_copies_comes_before_the_hub(tmp_path: Path, monkeypatch: py
         (["aim24"], "there is no benchmark 'aim24'; did you mean 'aime24'?"),
         (["kaoyan"], "GAIR-NLP/LIMO.*eval/data/kaoyan/test.jsonl.*LIMO_BENCHMARKS"),
         (["nowhere/aime24.jsonl"], "benchmark 'aime24': no such file or folder 'nowhere/aime24.jsonl'"),
-        ([{"mine": {"path": "x.jsonl", "kinds": "math"}}], "benchmarks.mine.kinds is no setting"),
+        ([{"mine": {"path": "x.jsonl", "kinds": "math"}}], "benchmarks.mine.kinds is not a setting"),
         ([{"mine": {"path": "x.jsonl", "kind": "chemistry"}}], "kind must be one of math, physics, choice"),
         ([{"mine": {"path": "x.jsonl", "shots": 9}}], "shots must be between 0 and 5"),
         ([{"mine": {"path": "x.jsonl", "shots": -1}}], "shots must be between 0 and 5"),

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from limo.chat import prompt_ids
 from limo.data import chat
-from limo.engine import OPEN, Completion, Prompt, Request, Sampling, Scripted, sample, stream, taker
-from limo.engine_transformers import TransformersEngine, choose
+from limo.engines.protocol import OPEN, Completion, Prompt, Request, Sampling, Scripted, sample, stream, taker
+from limo.engines.transformers import TransformersEngine, sample_tokens
 from limo.model import load
-from limo.render import prompt_ids
 
 GREEDY = Sampling(n=1, temperature=0, top_p=1, max_tokens=12, seed=0)
 WARM = Sampling(n=3, temperature=1.0, top_p=0.9, max_tokens=12, seed=0)
@@ -83,13 +83,13 @@ def test_choose_inverts_the_distribution() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.2, 0.3]]))
 
     def at(u: float, top_p: float) -> int:
-        return int(choose(logits, torch.tensor([u]), 1.0, top_p)[0])
+        return int(sample_tokens(logits, torch.tensor([u]), 1.0, top_p)[0])
 
     assert [at(u, 1.0) for u in (0.0, 0.49, 0.51, 0.69, 0.71, 0.999)] == [0, 0, 1, 1, 2, 2]
     # the nucleus of 0.8 is {0.5, 0.3}, so 0.5/0.8 = 0.625 is where the second begins
     assert [at(u, 0.79) for u in (0.0, 0.62, 0.63, 0.999)] == [0, 0, 2, 2]
     assert at(0.999, 0.4) == 0
-    assert int(choose(logits, torch.tensor([0.9]), 0.0, 1.0)[0]) == 0
+    assert int(sample_tokens(logits, torch.tensor([0.9]), 0.0, 1.0)[0]) == 0
 
 
 def test_impossible_sampling_is_refused() -> None:
@@ -135,3 +135,13 @@ def test_a_stream_is_in_order_and_reads_no_further_than_it_must() -> None:
     )
     nothing = list(stream(Scripted(lambda q, i: ""), ((chat("x"), 0) for _ in range(2 * OPEN)), WARM))
     assert nothing == [[]] * (2 * OPEN)
+
+
+def test_a_token_of_probability_0_is_never_sampled() -> None:
+    """In float32 the uniform times the total may round up to the total, past the last token that has any mass."""
+    logits = torch.full((1, 8), float("-inf"))
+    logits[0, :3] = 0.0
+    for top_p in (1.0, 0.9):
+        for uniform in (0.99999999, 1 - 2**-25, 0.9999999403953552, 0.0):
+            token = int(sample_tokens(logits, torch.tensor([uniform]), 1.0, top_p))
+            assert token < 3, (top_p, uniform)

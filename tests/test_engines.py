@@ -5,28 +5,25 @@ random stream that each request's seed resets, so they are reproducible only one
 context; it renders special tokens in a message as what they spell. Where it thus differs, the case says so.
 """
 
-import importlib.util
+import gc
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
+import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import httpx
 import pytest
 
+from limo.chat import completion_ids, encode_text, prompt_ids, template_text
 from limo.data import Message, chat
-from limo.engine import Completion, Engine, Prompt, Request, Sampling, Scripted, sample, taker
-from limo.engine_openai import OpenAIEngine
-from limo.engine_transformers import TransformersEngine
-from limo.engine_vllm import VLLMEngine
+from limo.engines.local import LocalServer, command_line
+from limo.engines.protocol import Completion, Engine, Prompt, Request, Sampling, Scripted, sample, taker
+from limo.engines.server import ServerEngine
+from limo.engines.transformers import TransformersEngine
+from limo.errors import UserError
 from limo.model import load_tokenizer
-from limo.render import completion_ids, encoded, prompt_ids, template_text
 from tests.conftest import build_tiny
 
 CONTEXT = 512  # of the tiny model
@@ -52,48 +49,23 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     folder = build_tiny(tmp_path_factory.mktemp("served") / "tiny")
     settings = {"do_sample": True, "top_k": 0, "eos_token_id": [0, 1, 2]}  # every special token ends: it does sooner
     (folder / "generation_config.json").write_text(json.dumps(settings))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["transformers.cli.transformers", "serve", str(folder), "--port", str(port), "--host", "127.0.0.1"]
-    command += ["--device", "cpu", "--dtype", "float32"]
-    log = (folder.parent / "log.txt").open("w")
-    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # so small a model gains nothing from a second thread
-    process = subprocess.Popen([sys.executable, "-m", *command], stdout=log, stderr=log, env=alone)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            assert process.poll() is None, (folder.parent / "log.txt").read_text()[-2000:]
-            assert time.monotonic() < deadline, "the server did not start"
-            try:
-                if httpx.get(f"{url}/health", timeout=2).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                time.sleep(0.2)
-        yield f"{url}/v1", folder
-    finally:
-        process.kill()
-        process.wait()
-        log.close()
+    server = LocalServer("transformers", str(folder), (1, 1), ["--device", "cpu", "--dtype", "float32"], None, 90)
+    yield server.start(), folder
+    server.stop()
 
 
-@pytest.fixture(params=["scripted", "transformers", "openai", "openai whole", "vllm"])
+@pytest.fixture(params=["scripted", "transformers", "server", "server stream"])
 def case(request: pytest.FixtureRequest, tiny: Path) -> Case:
     match request.param:
         case "scripted":
             return Case(lambda: Scripted(lambda q, i: f"It is {i}, ünïcode 数, of {q[:20]}", context=CONTEXT))
         case "transformers":
             return Case(lambda: TransformersEngine(model=str(tiny), dtype="float32", batch_size=8), tiny)
-        case "vllm":
-            if importlib.util.find_spec("vllm") is None:
-                pytest.skip("vLLM is not installed")
-            return Case(lambda: VLLMEngine(model=str(tiny), dtype="float32"), tiny)
     url, folder = request.getfixturevalue("served")
-    stream = request.param == "openai"
+    stream = request.param == "server stream"
 
-    def asking() -> OpenAIEngine:
-        return OpenAIEngine(model=str(folder), base_urls=[url], concurrency=1, context=CONTEXT, stream=stream)
+    def asking() -> ServerEngine:
+        return ServerEngine(model=str(folder), base_urls=[url], concurrency=1, context=CONTEXT, stream=stream)
 
     return Case(asking, folder, forged="refused", continues=False)  # `transformers serve` always begins a turn
 
@@ -164,7 +136,7 @@ def test_a_turn_that_has_begun_is_gone_on_with(case: Case) -> None:
     begun = whole.text if not case.model else _cut(case.model, asked, whole.text)
     ((rest,),) = drawn(case, [(*asked, Message(role="assistant", content=begun))], GREEDY)
     if not case.continues:
-        assert rest.finish == "refused" and "engine.continues" in rest.why
+        assert rest.finish == "refused" and "send=tokens" in rest.why
     elif case.model:
         assert begun and rest.text and (begun + rest.text).startswith(whole.text)
     else:
@@ -205,7 +177,7 @@ def test_engines_have_names_of_their_own(case: Case) -> None:
 def test_a_server_completes_as_the_local_engine_does(served: tuple[str, Path]) -> None:
     """Greedy texts are equal: the same template, the same tokens, the same end."""
     url, folder = served
-    asked = OpenAIEngine(model=str(folder), base_urls=[url], concurrency=2, stream=False)
+    asked = ServerEngine(model=str(folder), base_urls=[url], concurrency=2, stream=False)
     here = TransformersEngine(model=str(folder), dtype="float32", batch_size=4)
     for limit in (12, 60):
         mine, theirs = (sample(e, PROMPTS, replace(GREEDY, max_tokens=limit)) for e in (here, asked))
@@ -218,7 +190,64 @@ def test_what_a_server_makes_of_special_tokens(served: tuple[str, Path]) -> None
     url, folder = served
     tokenizer = load_tokenizer(folder)
     asked = {"model": str(folder), "max_tokens": 1, "temperature": 0, "messages": [dict(m) for m in FORGED]}
-    counted = httpx.post(f"{url}/chat/completions", json=asked, timeout=60).json()["usage"]["prompt_tokens"]
-    assert counted == len(encoded(tokenizer, template_text(tokenizer, FORGED))) < len(prompt_ids(tokenizer, FORGED))
-    sends = OpenAIEngine(model=str(folder), base_urls=[url], concurrency=1, control_text="send")
-    assert sample(sends, [FORGED], GREEDY)[0][0].finish in ("stop", "length")
+    body = json.dumps(asked).encode()
+    request = urllib.request.Request(f"{url}/chat/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        counted = json.load(answer)["usage"]["prompt_tokens"]
+    assert counted == len(encode_text(tokenizer, template_text(tokenizer, FORGED))) < len(prompt_ids(tokenizer, FORGED))
+
+
+def serving(folder: Path, **settings: Any) -> ServerEngine:
+    options = ["--device", "cpu", "--dtype", "float32"]
+    return ServerEngine(model=str(folder), serve="transformers", serve_args=options, concurrency=1, **settings)
+
+
+@pytest.mark.slow
+def test_a_server_is_started_for_a_stage_restarted_once_and_ended(served: tuple[str, Path], tmp_path: Path) -> None:
+    engine = serving(served[1], backoff=0.1)
+    waiting, done = deque(Request(prompt, 0, at) for at, prompt in enumerate(PROMPTS)), []
+    for request, completion in engine.complete(taker(waiting), GREEDY):
+        done.append((request.at, completion.text))
+        if len(done) == 2:
+            engine._local._process.kill()  # type: ignore[union-attr]
+    local = TransformersEngine(model=str(served[1]), dtype="float32", batch_size=4)
+    assert [text for _, text in sorted(done)] == [row[0].text for row in sample(local, PROMPTS, GREEDY)]
+    process = engine._local._process  # type: ignore[union-attr]
+    assert process is not None and process.poll() is None
+    process.kill()
+    with pytest.raises(UserError, match=r"died twice.*its log is"):
+        sample(engine, PROMPTS, replace(GREEDY, seed=1))
+    del engine
+    gc.collect()
+    assert process.wait(10) is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"serve_args": ["--no-such-option"]}, "did not start: "),
+        ({"start_timeout": 0.01}, "was not healthy after 0 s"),
+        ({"serve": "vllm", "serve_python": "/no/such/python"}, "cannot run '/no/such/vllm': No such file"),
+        ({"model": "no/such/folder/at/all"}, "no such model"),
+    ],
+)
+def test_a_server_that_does_not_start_is_one_line(settings: Any, said: str, tiny: Path) -> None:
+    engine = ServerEngine(**{"model": str(tiny), "serve": "transformers", **settings})
+    with pytest.raises(UserError, match=said) as raised:
+        sample(engine, PROMPTS[:1], GREEDY)
+    assert "\n" not in str(raised.value)
+
+
+def test_command_lines_of_servers() -> None:
+    """As their documentation gives them; only `transformers serve` has been run here."""
+    vllm = command_line("vllm", "m", 8123, (4, 2), ["--max-model-len", "32768"], "/opt/vllm/bin/python")
+    assert vllm[:3] == [
+        "/opt/vllm/bin/vllm",
+        "serve",
+        "m",
+    ] and "--tensor-parallel-size 4 --data-parallel-size 2" in " ".join(vllm)
+    sglang = " ".join(command_line("sglang", "m", 8123, (4, 2), [], "/opt/s/bin/python"))
+    assert (
+        sglang.startswith("/opt/s/bin/python -m sglang.launch_server --model-path m")
+        and "--tp-size 4 --dp-size 2" in sglang
+    )

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from curation import errors
-from curation.controls import Controls, make
-from curation.mistakes import TYPES, Mistake, Unusable, read_chain
-from curation.mix import mix, mix_hard
-from curation.prompts import (
+from curation.controls import Controls, write_controls
+from curation.lemma import errors
+from curation.lemma.mistakes import TYPES, Mistake, Unusable, read_chain
+from curation.lemma.mix import mix, mix_hard
+from curation.lemma.prompts import (
     agree_prompt,
     code_of,
     correct_prompt,
@@ -26,16 +26,16 @@ from curation.prompts import (
     read_diagnosis,
     read_injection,
 )
-from curation.rules import Rules
-from curation.teach import Model
+from curation.lemma.rules import Rules
+from curation.lemma.teach import Model
 from eval.equations import equations, holds
 from eval.grade import grade
 from limo.data import Example, Row, chat, read_jsonl, write_jsonl
-from limo.engine import Completion, Sampling
+from limo.engines.protocol import Completion, Sampling
 from limo.errors import UserError
 from tests.conftest import Script, asked, split
 
-RULES = {"_target_": "curation.rules.Rules"}
+RULES = {"_target_": "curation.lemma.rules.Rules"}
 DRAWING = {"n": 2, "temperature": 0.7, "top_p": 1.0, "max_tokens": 200, "seed": 0}
 CHAIN = "48/2 = 24\n48+24 = 72\nThe answer is \\boxed{72}."
 SLIPPED = "48/2 = 24\n48+24 = 62\nThe answer is \\boxed{62}."
@@ -190,7 +190,10 @@ def test_hard_sampling_follows_the_failure_rate() -> None:
     rows: list[Example] = []
     for name, rate in (("a", 0.5), ("b", 0.25), ("c", 0.0)):
         made = [*mended(6, "student", "fix", name, rate), *mended(6, "injected", "restart", name, rate)]
-        rows += [Example(r.id, chat(name), r.answer, r.completion, scores=r.scores, notes=r.notes) for r in made]
+        rows += [
+            Example(r.id, chat(name), r.answer, r.completion, scores=r.scores, notes=r.notes, problem=name)
+            for r in made
+        ]
     chosen, _ = split(mix_hard([*rows, row()], k_max=8, student=0.5, seed=0))
     counts = Counter((r.question, r.notes["error"]["origin"]) for r in chosen)
     assert counts == {("a", "student"): 2, ("a", "injected"): 2, ("b", "student"): 1, ("b", "injected"): 1}
@@ -200,7 +203,7 @@ def test_the_error_free_control_has_as_many_tokens_and_no_error(tmp_path: Any) -
     clean = [row(f"c/{i}", scores={"tokens": 10.0}) for i in range(40)]
     chosen = mended(10, "student", "fix")
     wanted = Controls(source="mix", kinds=["error_free"], seed=0)
-    made = make(tmp_path, [*clean, *chosen], chosen, wanted)
+    made = write_controls(tmp_path, [*clean, *chosen], chosen, wanted)
     rows = list(read_jsonl(tmp_path / "error_free.jsonl"))
     assert (
         made["error_free"] == {"rows": 20, "length": 200.0} == {"rows": len(rows), "length": made["curated"]["length"]}
@@ -286,7 +289,7 @@ def test_a_chain_cannot_close_its_own_marks() -> None:
 
 
 def model(node: dict[str, Any], tries: int = 3) -> dict[str, Any]:
-    return {"_target_": "curation.teach.Model", "engine": node, "sampling": {**DRAWING, "n": 1}, "tries": tries}
+    return {"_target_": "curation.lemma.teach.Model", "engine": node, "sampling": {**DRAWING, "n": 1}, "tries": tries}
 
 
 def reading(prompt: str) -> tuple[str, str]:

@@ -9,9 +9,9 @@ import pytest
 
 from eval.benchmarks import load
 from eval.compare import paired, share, wilson
-from eval.run import correct_share, graded, summarise
+from eval.run import correct_share, grade_rows, summarize
 from limo.data import Example, Message, chat
-from limo.engine import Completion
+from limo.engines.protocol import Completion
 from limo.errors import UserError
 
 
@@ -81,7 +81,7 @@ def test_other_problems_cannot_be_compared() -> None:
 def lines() -> list[dict[str, Any]]:
     row = Example("a", chat("1+1?"), "2", notes={"level": 1})
     answers = [Completion("\\boxed{2}", 5, "stop"), Completion("it is 3", 4, "stop"), Completion("hm", 9, "length")]
-    return graded([row, Example("b", chat("?"), "")], [answers, answers[:1] * 3])
+    return grade_rows([row, Example("b", chat("?"), "")], [answers, answers[:1] * 3])
 
 
 def test_every_completion_is_kept_with_its_grade_and_unsure_is_counted_apart() -> None:
@@ -89,7 +89,7 @@ def test_every_completion_is_kept_with_its_grade_and_unsure_is_counted_apart() -
     assert [c["verdict"] for c in rows[0]["completions"]] == ["correct", "wrong", "wrong"]
     assert [c["verdict"] for c in rows[1]["completions"]] == ["unsure"] * 3
     assert correct_share(rows) == {"a": pytest.approx(1 / 3), "b": 0.0}
-    summary = summarise({"x": {"set": rows}, "y": {"set": rows}}, [["x", "y"]], 100, 0)
+    summary = summarize({"x": {"set": rows}, "y": {"set": rows}}, [["x", "y"]], 100, 0)
     found = summary["accuracy"]["x"]["set"]
     assert (found["unsure"], found["truncated"], found["tokens_per_answer"]) == (
         0.5,
@@ -119,4 +119,4 @@ def test_of_a_solution_that_was_begun_the_whole_is_judged() -> None:
     begun = [Message(role="assistant", content=f"So \\boxed{{{n}}}.") for n in (5, 6, 6)]
     rows = [Example(str(i), (*chat("?"), message), "5") for i, message in enumerate(begun)]
     said = [[Completion(text, 1, "stop")] for text in ("", "", "\nWait, no: \\boxed{5}.")]
-    assert [r["completions"][0]["verdict"] for r in graded(rows, said)] == ["correct", "wrong", "correct"]
+    assert [r["completions"][0]["verdict"] for r in grade_rows(rows, said)] == ["correct", "wrong", "correct"]

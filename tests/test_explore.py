@@ -47,9 +47,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         system="",
         pool={"p": {"_target_": "limo.sources.file", "path": str(folder / "pool.jsonl")}},
         stages={
-            "verify": {"_target_": "curation.chains.verify", "keep_unverified": False},
-            "score": {"_target_": "curation.score.score", "weights": WEIGHTS, "words": ["en"], "scaling": "rank"},
-            "choose": {"_target_": "curation.choose.top", "k": 3, "by": "score"},
+            "verify": {"_target_": "curation.stages.chains.verify", "keep_unverified": False},
+            "score": {
+                "_target_": "curation.stages.score.score",
+                "weights": WEIGHTS,
+                "words": ["en"],
+                "scaling": "rank",
+            },
+            "choose": {"_target_": "curation.stages.choose.choose_problems", "k": 3, "by": "score"},
         },
         controls=Controls("choose", ["random"], 0),
         pairs=None,
@@ -116,7 +121,7 @@ def test_the_same_weights_choose_the_same_and_others_what_they_ask_for(finished:
     assert [row.id for row in shortest.chosen] == ["p/1"]
     with pytest.raises(UserError, match="must sum to 1"):
         reweigh(run, {"length": 0.4})
-    with pytest.raises(UserError, match=r"curate\.stages\.choose\.kk is no setting"):
+    with pytest.raises(UserError, match=r"curate\.stages\.choose\.kk is not a setting"):
         reweigh(run, WEIGHTS, kk=1)
 
 

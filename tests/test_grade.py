@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from eval.bulk import grade_all
-from eval.equal import equal
-from eval.extract import explicit, extract
 from eval.grade import Grade, grade
-from eval.symbolic import same_by_sympy
-from eval.worker import Died, TimedOut, Workers
+from eval.grader.bulk import grade_all
+from eval.grader.equal import equal
+from eval.grader.extract import explicit, extract
+from eval.grader.symbolic import same_by_sympy
+from eval.grader.worker import Died, TimedOut, Workers
 from tests.conftest import ROOT
 
 CASES = [json.loads(line) for line in (ROOT / "tests" / "grade_cases.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -324,7 +324,7 @@ def test_threads_share_the_workers() -> None:
 def test_workers_end_with_their_parent_and_are_no_more_than_said(tmp_path: Path) -> None:
     code = (
         "import os, subprocess, sys, time\n"
-        "from eval.symbolic import _workers\nfrom eval.worker import TimedOut\n"
+        "from eval.grader.symbolic import _workers\nfrom eval.grader.worker import TimedOut\n"
         "endless = ['5', '\\\\int_0^\\\\infty \\\\frac{\\\\sin(x^7)\\\\ln(x^3+1)}{x^5+\\\\cos x+3}dx']\n"
         "_workers.limit = 1\n"
         "for _ in range(2):\n"
@@ -353,7 +353,7 @@ def test_workers_end_with_their_parent_and_are_no_more_than_said(tmp_path: Path)
 
 def test_a_dead_or_late_worker_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "odd_worker.py").write_text(
-        "import os, time\nfrom eval.worker import serve\n"
+        "import os, time\nfrom eval.grader.worker import serve\n"
         "def answer(q):\n    if q == 'die': os._exit(1)\n    if q == 'sleep': time.sleep(60)\n"
         "    end = time.process_time() + 0.2\n"
         "    while q == 'work' and time.process_time() < end: pass\n    return q\n"
@@ -378,7 +378,7 @@ def test_a_dead_or_late_worker_is_told_apart(tmp_path: Path, monkeypatch: pytest
 
 SCRIPT = """
 import multiprocessing
-from eval.bulk import grade_all
+from eval.grader.bulk import grade_all
 from eval.grade import grade
 
 PAIRS = [(f"so \\\\boxed{{{i}}}", str(i + i % 2)) for i in range(6000)]
@@ -450,9 +450,9 @@ def test_every_reference_of_real_benchmarks_can_be_read_and_equals_itself(data: 
     answers = {str(row["answer"]) for rows_ in rows for row in rows_ if row["answer"]}
     assert len(answers) > 2000
     assert [a for a in answers if equal(a.replace("\\frac", "\\dfrac") + " ", a)[0] != "correct"] == []
-    from eval.numerals import Unreadable
-    from eval.reader import read
-    from eval.spelling import normalise
+    from eval.grader.numerals import Unreadable
+    from eval.grader.reader import read
+    from eval.grader.spelling import normalise
 
     unread = []
     for answer in answers:

@@ -13,11 +13,10 @@ from limo.data import write_jsonl
 from limo.errors import UserError
 from limo.hub import check_push, main, push
 from limo.recipe import compose, run_section
-from limo.train import sft
 from tests.conftest import lines
 from tests.hub_stub import KEY, LICENCES, Hub, serving
 from tests.test_commands import small
-from tests.test_train import rows, settings
+from tests.test_train import ARGS, rows, train
 
 
 def attempt(question: str, index: int) -> str:
@@ -30,15 +29,15 @@ def attempt(question: str, index: int) -> str:
 @pytest.fixture(scope="module")
 def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was curated, with pairs, and trained: whole weights in model/, an adapter in lora/."""
-    import limo.engine
+    import limo.engines.protocol
 
     runs = tmp_path_factory.mktemp("interop")
-    limo.engine.summing = lambda: limo.engine.Scripted(attempt, "summing")  # type: ignore[attr-defined]
+    limo.engines.protocol.summing = lambda: limo.engines.protocol.Scripted(attempt, "summing")  # type: ignore[attr-defined]
     wanted = [a for a in small(tiny, runs) if not a.startswith(("attempts.", "curate.pool.words"))]
     wanted += ["~curate.pool.words", "curate.stages.choose.quotas=null"]
     recipe = compose(*wanted, "+train.args.max_steps=2", "train.args.save_strategy=no")
     stages = recipe["curate"]["stages"]
-    stages["difficulty"]["engine"] = stages["solve"]["teachers"]["own"]["engine"] = {"_target_": "limo.engine.summing"}
+    stages["difficulty"]["engine"] = {"_target_": "limo.engines.protocol.summing"}
     run_section(recipe, "curate")
     run_section(recipe, "train")
     adapted = {**recipe, "out": str(runs / "lora")}
@@ -192,7 +191,6 @@ def test_a_training_is_followed_by(tracker: str, tiny: Path, tmp_path: Path, mon
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tensorboard"))
     write_jsonl(tmp_path / "rows.jsonl", rows())
-    given = settings(tiny, tmp_path)
-    sft(**{**given, "args": {**given["args"], "report_to": tracker, "max_steps": 1}})
+    train(tiny, tmp_path, args={**ARGS, "report_to": tracker, "max_steps": 1})
     ending = {"tensorboard": "*.tfevents.*", "wandb": "*.wandb", "trackio": "*.db"}[tracker]
     assert any(path.stat().st_size for path in tmp_path.rglob(ending))

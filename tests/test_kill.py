@@ -21,17 +21,18 @@ curate:
   out: ${{out}}
   system: Solve it.
   pool: {{p: {{_target_: limo.sources.file, path: {pool}}}}}
+  order: [exact_dedup, near_dedup, hard, solve, verify, score, choose]
   stages:
-    distinct: {{_target_: curation.pool.distinct}}
-    near: {{_target_: curation.near.near, jaccard: 0.6, variants: null}}
-    hard: {{_target_: curation.attempt.difficulty, by: m, engine: {engine}, sampling: {sampling}, at_least: {at_least},
-      at_most: 3, unknown: keep, early_stop: true, suspect: 0.9}}
-    solve: {{_target_: curation.solve.solve, official: true, teachers: {{own: {{_target_: curation.solve.Teacher,
-      engine: {engine}, sampling: {sampling}, attempts: m}}, more: {{_target_: curation.solve.Teacher, engine: {engine},
-      sampling: {more}, attempts: null}}}}}}
-    verify: {{_target_: curation.chains.verify, keep_unverified: true}}
-    score: {{_target_: curation.score.score, weights: {{length: 0.5, verification: 0.5}}, words: [en], scaling: rank}}
-    choose: {{_target_: curation.choose.top, k: 12, by: score}}
+    exact_dedup: {{_target_: curation.stages.dedup.exact_dedup}}
+    near_dedup: {{_target_: curation.stages.dedup.near_dedup, jaccard: 0.6, variants: null}}
+    hard: {{_target_: curation.stages.attempts.measure_difficulty, by: m, engine: {engine}, sampling: {sampling},
+      at_least: {at_least}, at_most: 3, unknown: keep, early_stop: true, suspect: 0.9, chains: all}}
+    solve: {{_target_: curation.stages.attempts.add_chains, reference_solution: true, teachers: {{more: {{
+      _target_: curation.stages.attempts.Teacher, engine: {engine}, sampling: {more}}}}}}}
+    verify: {{_target_: curation.stages.chains.verify, keep_unverified: true}}
+    score: {{_target_: curation.stages.score.score, weights: {{length: 0.5, verification: 0.5}}, words: [en],
+      scaling: rank}}
+    choose: {{_target_: curation.stages.choose.choose_problems, k: 12, by: score}}
   controls: {{source: choose, kinds: [random, longest, easiest, random_tokens], seed: 0}}
   pairs: worst
   budget: {{samples: null, tokens: null}}
@@ -136,7 +137,7 @@ def kept(cache: Path) -> int:
 @pytest.mark.slow
 def test_kills_of_a_local_model_change_nothing_in_float32(tmp_path: Path, tiny: Path) -> None:
     """Killed after 20, 60, 110 and 150 samples; loading the model takes longer than all of the sampling."""
-    node = f"{{_target_: limo.engine_transformers.TransformersEngine, model: {tiny}, dtype: float32, batch_size: 2}}"
+    node = f"{{_target_: limo.engines.transformers.TransformersEngine, model: {tiny}, dtype: float32, batch_size: 2}}"
     write_recipe(tmp_path, node, 0)
     finish(started(tmp_path, "whole", "cache_whole"))
     for goal in (20, 60, 110, 150):

@@ -1,19 +1,25 @@
 """The ledger: nothing is paid for twice, nothing is lost, several become one, and a run stays within its budget."""
 
 import sqlite3
+import subprocess
+import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from random import Random
 from subprocess import CompletedProcess
 
 import pytest
 
-import limo.ledger
+import limo.engines.ledger
 from limo.data import chat
-from limo.engine import Completion, Request, Sampling, Scripted, sample, taker
+from limo.engines.ledger import Cached, set_budget, spent, within_budget
+from limo.engines.protocol import Completion, Request, Sampling, Scripted, sample, taker
 from limo.errors import UserError
-from limo.ledger import Cached, allow, spent
-from limo.ledgers import check, holdings, merge
+from limo.ledgers import check, holdings, merge, salvage
+from tests.conftest import ROOT
 
 GREEDY = Sampling(n=1, temperature=0, top_p=1, max_tokens=12, seed=0)
 
@@ -121,43 +127,114 @@ def test_ledgers_of_two_machines_become_one(tmp_path: Path, run: Callable[..., C
         assert refused.returncode == 2 and said in refused.stderr and refused.stderr.count("\n") == 1, refused.stderr
 
 
-def test_a_damaged_ledger_is_told(tmp_path: Path) -> None:
-    sample(Cached(Scripted(lambda q, i: q * 50), tmp_path), [chat(str(i)) for i in range(20)], GREEDY)
-    assert check(tmp_path) == []
-    (path,) = tmp_path.glob("*.sqlite")
+def fill(folder: Path, count: int) -> Path:
+    sample(Cached(Scripted(lambda q, i: q * 50), folder), [chat(str(i)) for i in range(count)], GREEDY)
+    with closing(sqlite3.connect(next(folder.glob("*.sqlite")))) as store:
+        store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return next(folder.glob("*.sqlite"))
+
+
+def test_a_changed_row_is_found_and_left_out(tmp_path: Path) -> None:
+    path = fill(tmp_path / "a", 20)
+    assert check(tmp_path / "a") == []
     with sqlite3.connect(path) as store:
-        store.execute("UPDATE completion SET text = x'00'")
-    assert len(check(tmp_path)) == 20 and "Error" in check(tmp_path)[0]
+        store.execute("UPDATE completion SET tokens = 1000 WHERE name IN (SELECT name FROM completion LIMIT 5)")
+    assert len(check(tmp_path / "a")) == 5
+    with pytest.raises(UserError, match="salvage"):
+        sample(Cached(Scripted(lambda q, i: q), tmp_path / "a"), [chat(str(i)) for i in range(20)], GREEDY)
+    assert salvage(tmp_path / "b", [path]) == (15, 5)
+    assert check(tmp_path / "b") == [] and salvage(tmp_path / "b", [path]) == (0, 5)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_damaged_file_is_one_line_and_its_whole_rows_are_salvaged(seed: int, tmp_path: Path) -> None:
+    """Pages overwritten, zeroed, cut off; the header is left alone in half of the cases."""
+    path, random = fill(tmp_path / "a", 400), Random(seed)
+    data = bytearray(path.read_bytes())
+    safe = 0 if seed % 2 == 0 else 24_000  # where the header and the tables' first pages are
+    for _ in range(3):
+        at = random.randrange(safe, len(data) - 2000)
+        data[at : at + 2000] = bytes(2000) if random.random() < 0.5 else random.randbytes(2000)
+    path.write_bytes(data[: len(data) - 5000 * (seed % 3 == 0)])
+    prompts = [chat(str(i)) for i in range(400)]
+    try:
+        sample(Cached(Scripted(lambda q, i: q * 50), tmp_path / "a"), prompts, GREEDY)
+    except UserError as error:
+        assert "salvage" in str(error) and "\n" not in str(error)
+    try:
+        added, _ = salvage(tmp_path / "b", [path])
+    except UserError as error:
+        assert "nothing can be read" in str(error) or "no ledger" in str(error)
+        return
+    assert check(tmp_path / "b") == [] and (added > 100 or seed % 2 == 0), added
+    inner = Scripted(lambda q, i: q * 50)
+    done = sample(Cached(inner, tmp_path / "b"), prompts, GREEDY)
+    assert [c.text for (c,) in done] == [str(i) * 50 for i in range(400)] and len(inner.asked) == 400 - added
+
+
+def test_a_ledger_of_another_format_is_one_line(tmp_path: Path) -> None:
+    path = fill(tmp_path, 2)
+    with closing(sqlite3.connect(path)) as store:
+        store.execute("PRAGMA user_version = 1")
+    with pytest.raises(UserError, match="is a ledger of format 1, this version reads 2"):
+        sample(Cached(Scripted(lambda q, i: q), tmp_path), [chat("1")], GREEDY)
+
+
+def test_two_runs_beside_each_other_pay_once(tmp_path: Path) -> None:
+    """Three processes ask for the same 60 samples at once; one of them is killed while it samples."""
+    code = f"""if True:
+        import sys, time
+        from pathlib import Path
+        from limo.data import chat
+        from limo.engines.ledger import Cached, spent
+        from limo.engines.protocol import Sampling, Scripted, sample
+        def reply(question, index):
+            time.sleep(0.03)
+            with open({str(tmp_path / "log")!r}, "a") as log: log.write(question + chr(10))
+            return question
+        engine = Cached(Scripted(reply, batch_size=4), Path({str(tmp_path / "s")!r}))
+        prompts = [chat(str(i)) for i in range(60)]
+        done = sample(engine, prompts, Sampling(n=1, temperature=0, top_p=1, max_tokens=12, seed=0))
+        assert [c.text for (c,) in done] == [str(i) for i in range(60)] and spent.sampled + spent.found == 60
+    """
+    started = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(3)]
+    while not (tmp_path / "log").exists() or len((tmp_path / "log").read_text().split()) < 15:
+        time.sleep(0.01)
+    started[0].kill()
+    assert [process.wait(60) for process in started[1:]] == [0, 0]
+    asked = (tmp_path / "log").read_text().split()
+    assert len(set(asked)) == 60 and len(asked) <= 64, "only what was running in the killed process is sampled again"
 
 
 @pytest.fixture
 def no_budget() -> Iterator[None]:
     yield
-    limo.ledger.budget = limo.ledger.Budget()
+    limo.engines.ledger.budget = limo.engines.ledger.Budget()
 
 
 @pytest.mark.usefixtures("no_budget")
 def test_a_run_stops_at_its_budget_and_goes_on_with_a_larger_one() -> None:
     inner = Scripted(lambda q, i: q, "budgeted", batch_size=3)
     prompts = [chat(f"{i} x") for i in range(10)]
-    allow("/runs/mine", 4, None)
+    set_budget("/runs/mine", 4, None)
     with pytest.raises(UserError, match="budget of 4 samples is used up: 4 samples with 8 tokens"):
         sample(Cached(inner), prompts, GREEDY)
-    allow("/runs/mine", 4, None)  # a restart does not begin anew
+    set_budget("/runs/mine", 4, None)  # a restart does not begin anew
     with pytest.raises(UserError, match="used up"):
         sample(Cached(inner), prompts, GREEDY)
     assert len(inner.asked) == 4, "a batch of three is cut to what is left"
-    allow("/runs/other", None, 25)  # what others have paid for costs nothing; each of its own takes 2, and may take 12
+    set_budget(
+        "/runs/other", None, 25
+    )  # what others have paid for costs nothing; each of its own takes 2, and may take 12
     with pytest.raises(UserError, match=r"25 tokens is used up: \d samples with 14 tokens.* next may take 12"):
         sample(Cached(inner), [*prompts, *(chat(f"{i} y") for i in range(5))], GREEDY)
     assert len(inner.asked) == 4 + 7
-    allow("/runs/mine", 11, 100)
+    set_budget("/runs/mine", 11, 100)
     assert len(sample(Cached(inner), prompts, GREEDY)) == 10
 
 
 def test_a_budget_ends_with_the_run_that_has_it() -> None:
-    import limo.ledger as ledger
-
-    with ledger.within("/runs/mine", 4, 25):
-        assert (ledger.budget.run, ledger.budget.samples, ledger.budget.tokens) == ("/runs/mine", 4, 25)
-    assert (ledger.budget.run, ledger.budget.samples, ledger.counted) == ("", None, None)
+    module = limo.engines.ledger
+    with within_budget("/runs/mine", 4, 25):
+        assert (module.budget.run, module.budget.samples, module.budget.tokens) == ("/runs/mine", 4, 25)
+    assert (module.budget.run, module.budget.samples, module.counted) == ("", None, None)

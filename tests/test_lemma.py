@@ -76,7 +76,7 @@ def test_a_teacher_is_chosen_by_its_name(teacher: str) -> None:
     for name in ("lemma", "lemma_demo"):
         recipe = compose(f"recipe={name}", f"teacher={teacher}")
         target = recipe["curate"]["stages"]["inject"]["teacher"]["_target_"]
-        assert target == ("curation.rules.Rules" if teacher == "rules" else "curation.teach.Model")
+        assert target == ("curation.lemma.rules.Rules" if teacher == "rules" else "curation.lemma.teach.Model")
 
 
 def test_a_key_that_is_not_set_is_told_before_anything_is_sampled(tiny: Path, tmp_path: Path, run: Run) -> None:
@@ -90,7 +90,7 @@ def test_the_paper_s_numbers() -> None:
     recipe = compose("recipe=lemma")
     attempts, train = recipe["attempts"], recipe["train"]
     assert (attempts["temperature"], attempts["top_p"]) == (0.7, 1.0)
-    assert (train["global_batch"], train["max_length"], train["packing"]) == (256, 4096, None)
+    assert (train["global_batch"], train["max_length"], train["pack_tokens"]) == (256, 4096, None)
     args = train["args"]
     assert (args["learning_rate"], args["num_train_epochs"], args["lr_scheduler_type"]) == (1e-5, 3, "cosine")
     assert args["warmup_steps"] == 0.03 and args["max_grad_norm"] == 1.0 and args["per_device_train_batch_size"] == 4

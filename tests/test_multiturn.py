@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from eval.by_turn import turns_section
-from eval.curated import gathered
 from eval.multiturn import evaluate
-from eval.turn_metrics import measured, measures, tokens, transitions
+from eval.report.by_turn import turns_section
+from eval.report.curated import gather
+from eval.turn_metrics import count_tokens, count_transitions, measure_turns, measures
 from eval.turns import Dialogue
-from limo.engine import Sampling
+from limo.engines.protocol import Sampling
 from limo.errors import UserError
 from limo.improve import boosted, commands, improve
-from limo.manifest import read_manifest
-from limo.recipe import bind, check, compose, nodes
+from limo.recipe import bind, check_node, compose, nodes
+from limo.run import read_manifest
 from tests.conftest import ROOT, Script, example, lines
 from tests.test_docs import ALL, bare
 from tests.test_report import curation, left, line
@@ -63,7 +63,7 @@ def test_each_measure_is_what_its_name_says() -> None:
 
 
 def test_everything_about_the_turns_of_a_model() -> None:
-    found = measured(ROWS, 200, 0)
+    found = measure_turns(ROWS, 200, 0)
     assert {name: v["mean"] for name, v in found["measures"].items()} == pytest.approx(
         {"m1@t1": 0.2, "m5@t1": 0.5, "m1@t5": 0.44, "p1@t5": 0.8, "p5@t1": 0.6}
     )
@@ -80,15 +80,15 @@ def test_everything_about_the_turns_of_a_model() -> None:
     assert curves["p1@tk"] == pytest.approx([0.2, 0.4, 0.6, 0.6, 0.8])
     assert curves["m1@tk"][1] == pytest.approx((1 + 0.5) / 5) and curves["pk@t1"][4] == pytest.approx(0.6)
     assert found["transitions"][0] == {"right_right": 1, "right_wrong": 0, "wrong_right": 1, "wrong_wrong": 3}
-    assert transitions(ROWS, 2) == {"right_right": 1, "right_wrong": 1, "wrong_right": 1, "wrong_wrong": 2}
-    assert tokens(ROWS) == {
+    assert count_transitions(ROWS, 2) == {"right_right": 1, "right_wrong": 1, "wrong_right": 1, "wrong_wrong": 2}
+    assert count_tokens(ROWS) == {
         "one sample": {"written": 10, "read": 5},
         "samples": {"written": 50, "read": 25},
         "turns": {"written": 50, "read": 25},
         "turns with oracle": {"written": 10 * (1 + 2 + 3 + 5 + 5) / 5, "read": 5 * 16 / 5},
     }
     unknown = [{**ROWS[0], "turns": [{**turn, "asked": None} for turn in ROWS[0]["turns"]]}]
-    assert tokens(unknown)["turns"] == {"written": 50, "read": None}
+    assert count_tokens(unknown)["turns"] == {"written": 50, "read": None}
 
 
 def settings(folder: Path, engine: dict[str, Any], **changed: Any) -> dict[str, Any]:
@@ -112,8 +112,8 @@ def settings(folder: Path, engine: dict[str, Any], **changed: Any) -> dict[str, 
 def test_turns_go_on_after_a_right_answer_and_use_no_reference(
     tmp_path: Path, script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import limo.engine
-    from limo.engine import Scripted
+    import limo.engines.protocol
+    from limo.engines.protocol import Scripted
 
     prompts: list[list[str]] = []
 
@@ -130,8 +130,8 @@ def test_turns_go_on_after_a_right_answer_and_use_no_reference(
             prompts.append([m["content"] for m in request.prompt])
             return super()._reply(request, sampling)
 
-    monkeypatch.setattr(limo.engine, "Watched", Watched, raising=False)
-    given = settings(tmp_path, {"_target_": "limo.engine.Watched"})
+    monkeypatch.setattr(limo.engines.protocol, "Watched", Watched, raising=False)
+    given = settings(tmp_path, {"_target_": "limo.engines.protocol.Watched"})
     summary = evaluate(**given)
     written = lines(tmp_path / "run" / "eval" / "m" / "sums.jsonl")
     verdicts = [[turn["verdict"] for turn in line["turns"]] for line in written]
@@ -157,7 +157,7 @@ def test_turns_go_on_after_a_right_answer_and_use_no_reference(
 
 def test_a_report_without_turns_has_no_such_part() -> None:
     assert turns_section({"accuracy": {}}) == ""
-    models = {"<b>": {"sums": measured(ROWS, 50, 0)}}
+    models = {"<b>": {"sums": measure_turns(ROWS, 50, 0)}}
     shown = turns_section({"turns": {"models": models, "differences": []}})
     assert shown.count("<svg") == 2 and "<b>" not in shown and "&lt;b&gt;" in shown
     assert "5 turns against 5 samples -6.0" in shown
@@ -171,7 +171,7 @@ def test_turns_of_one_problem_are_one_problem_of_the_funnel(tmp_path: Path) -> N
     funnel = [line("pool", 3, 3), line("collect", 3, 4), line("keep", 4, 2)]
     dropped = [left(example("c"), "collect", "not sampled"), *(left(row, "keep", "not right") for row in first)]
     curation(tmp_path, second, dropped, funnel)
-    found = gathered(tmp_path)
+    found = gather(tmp_path)
     assert found is not None and found.problems == [3, 2, 2]
 
 
@@ -206,7 +206,7 @@ def test_the_commands_of_the_iterations() -> None:
     with pytest.raises(UserError, match="not 'eval'"):
         list(boosted({"eval": {"seed": 1}}))
     with pytest.raises(UserError, match="at least 1, not 0"):
-        improve(out="r", student="base", boost=None, iterations=0, train_from="first")
+        improve([], out="r", student="base", boost=None, iterations=0, train_from="first")
 
 
 def test_hydra_reads_the_commands_as_they_are_meant(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_hydra_reads_the_commands_as_they_are_meant(tmp_path: Path) -> None:
     for section in ("curate", "train"):
         bind(first[section], section)
         for where, node in nodes(first[section], section):
-            check(node, where)
+            check_node(node, where)
     assert first["curate"]["pool"] == boost["curate"]["pool"] and first["curate"]["stages"] == boost["curate"]["stages"]
     assert (first["out"], first["train"]["weighting"]) == (str(folder / "boost"), None)
     assert (first["train"]["args"]["learning_rate"], first["train"]["args"]["bf16"]) == (2e-4, True)
@@ -304,6 +304,6 @@ def test_a_command_that_fails_ends_the_iterations_with_its_own_line(
     ]
     assert f"stopped at curation.run in {tmp_path}/rise_demo/iteration-1" in done.stderr
     late = run("limo.improve", "recipe=rise_demo", f"runs={tmp_path}", "curate.stages.keep.criteria=al", "name=late")
-    assert "curate.stages.keep.criteria must be one of all" in late.stderr and not (tmp_path / "late").exists()
+    assert "curate.stages.keep.criteria must be 'all'" in late.stderr and not (tmp_path / "late").exists()
     wrong = run("limo.improve", "recipe=demo")
     assert wrong.returncode == 2 and "the recipe 'demo' has no section 'improve'" in wrong.stderr

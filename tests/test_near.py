@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from curation.leaks import in_other_latex, in_other_space, renumbered
-from curation.near import BANDS, _buckets, _Joined, near, say_the_same, signatures
 from curation.similar import tokens
+from curation.stages.dedup import near_dedup, say_the_same
+from curation.stages.minhash import BANDS, find_buckets, signatures
 from limo.data import Example, chat
 from limo.errors import UserError
 from limo.parallel import chunked, spread
@@ -32,7 +33,7 @@ def test_other_latex_is_the_same_and_another_question_is_not() -> None:
         row("e", CIRCLE.format("center").replace("Find", "What is"), "(1, -2)"),
         row("f", "How many primes are there below $100$?", "25"),
     ]
-    kept, dropped = split(near(rows, jaccard=0.6, variants=None))
+    kept, dropped = split(near_dedup(rows, jaccard=0.6, variants=None))
     assert [r.id for r in kept] == ["a", "c", "d", "f"]
     assert [(d.id, d.reason, d.detail) for d in dropped] == [
         ("b", "same problem", "as a"),
@@ -84,7 +85,7 @@ SAME = [
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
 def test_alike_and_with_one_answer_but_not_the_same(one: str, other: str) -> None:
     assert not say_the_same(one, other) and not say_the_same(other, one)
-    kept, _ = split(near([row("a", one), row("b", other)], jaccard=0.3, variants=None))
+    kept, _ = split(near_dedup([row("a", one), row("b", other)], jaccard=0.3, variants=None))
     assert len(kept) == 2
 
 
@@ -95,7 +96,7 @@ def test_the_same_in_other_words_of_asking(one: str, other: str) -> None:
 
 def test_another_chain_stays_as_a_rival() -> None:
     rows = [row("a", CIRCLE.format("radius"), "1", "one"), row("b", CIRCLE.format("radius") + " ", "1", "two")]
-    kept, _ = split(near(rows, jaccard=0.6, variants=None))
+    kept, _ = split(near_dedup(rows, jaccard=0.6, variants=None))
     assert [r.id for r in kept] == ["a", "b"] and kept[0].problem == kept[1].problem != rows[1].problem
 
 
@@ -106,14 +107,14 @@ def test_variants_are_capped_and_shown_beside_the_first() -> None:
     ]
     rows.insert(1, row("other", "What is the largest prime below one thousand?", "997"))
     rows.append(row("again", rows[0].question, "0", "a chain"))
-    kept, dropped = split(near(rows, jaccard=0.6, variants=3))
+    kept, dropped = split(near_dedup(rows, jaccard=0.6, variants=3))
     assert [r.id for r in kept] == ["0", "other", "1", "2", "again"], "a rival of a problem that stays does not count"
     assert {(d.reason, d.detail) for d in dropped} == {("variant with other numbers", "3 problems like 0 stay")}
     assert {d.data["matched"]["id"] for d in dropped} == {"0"} and len(dropped) == 6
-    assert len(split(near(rows, jaccard=0.6, variants=None))[1]) == 0
+    assert len(split(near_dedup(rows, jaccard=0.6, variants=None))[1]) == 0
     for wrong in ({"jaccard": 0.0, "variants": None}, {"jaccard": 0.6, "variants": 0}):
-        with pytest.raises(UserError, match="near needs"):
-            list(near(rows, **wrong))  # type: ignore[arg-type]
+        with pytest.raises(UserError, match="near_dedup needs"):
+            list(near_dedup(rows, **wrong))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("disguise", "share"), [(in_other_latex, 1.0), (in_other_space, 1.0), (renumbered, 0.0)])
@@ -126,7 +127,7 @@ def test_planted_copies_of_real_problems(data: Path, disguise, share: float) -> 
     draw = random.Random(0)
     rows = [row(f"m/{i}", r["problem"], str(r["answer"])) for i, r in enumerate(problems)]
     planted = [row(f"x/{i}", disguise(r.question, draw), r.answer) for i, r in enumerate(rows[:300])]
-    _, dropped = split(near([*rows, *planted], jaccard=0.6, variants=None))
+    _, dropped = split(near_dedup([*rows, *planted], jaccard=0.6, variants=None))
     assert sum(d.id.startswith("x/") for d in dropped) == share * 300
     assert sum(d.id.startswith("m/") for d in dropped) < 10
 
@@ -148,12 +149,8 @@ def test_a_signature_estimates_the_overlap() -> None:
     assert counts.tolist() == [1, 1, 1], "a text of fewer than three tokens is one run"
 
 
-def test_buckets_and_groups() -> None:
-    assert list(_buckets(np.array([7, 3, 7, 1, 3, 7], dtype=np.uint64))) == [[1, 4], [0, 2, 5]]
-    joined = _Joined()
-    for pair in ((4, 2), (5, 4), (9, 8), (2, 1)):
-        joined.join(*pair)
-    assert joined.groups() == {1: 1, 2: 1, 4: 1, 5: 1, 8: 8, 9: 8}
+def test_buckets() -> None:
+    assert list(find_buckets(np.array([7, 3, 7, 1, 3, 7], dtype=np.uint64))) == [[1, 4], [0, 2, 5]]
 
 
 def square(values: list[int]) -> list[int]:

@@ -1,23 +1,23 @@
-"""How much a seed does, worked by hand, and intervals that hold what they promise."""
+"""The noise of seeds, worked by hand, and intervals with the coverage that they promise."""
 
 import math
 import random
 
 import pytest
+from scipy.stats import t
 
-from limo.noise import fitness, gains, noise, student
+from limo.discover.noise import fitness, gains, measure_noise
 
 
 def test_the_noise_of_three_seeds() -> None:
-    floor = noise([0.70, 0.76, 0.70])
+    floor = measure_noise([0.70, 0.76, 0.70])
     assert floor.mean == pytest.approx(0.72) and floor.sd == pytest.approx(math.sqrt(0.0012))
     assert (floor.n, floor.df) == (3, 2)
     assert floor.half(1) == pytest.approx(4.3027 * math.sqrt(0.0012) * math.sqrt(1 + 1 / 3), rel=1e-4)
-    assert student(2, 0.95) == pytest.approx(4.3027, abs=1e-4)
 
 
 def test_seeds_that_agree_promise_little() -> None:
-    assert noise([0.75, 0.75, 0.75], 1 / 64).half(1) == pytest.approx(
+    assert measure_noise([0.75, 0.75, 0.75], 1 / 64).half(1) == pytest.approx(
         4.3027 / 64 / math.sqrt(12) * math.sqrt(4 / 3), 1e-4
     )
     all_right = [scores([1.0] * 64)] * 2
@@ -42,7 +42,7 @@ def test_a_difference_by_hand() -> None:
     items = ((1 + 0.25 + 1) / 4 - (0.5 / 4) ** 2) / 4  # with one half of either kind of flip
     seeds = (0.125 / 2) * (1 / 2 + 1 / 2)
     df = (items + seeds) ** 2 / (items**2 / 3 + seeds**2 / 2)
-    half = student(df, 0.95) * math.sqrt(items + seeds)
+    half = t.ppf(0.975, df) * math.sqrt(items + seeds)
     assert (gain.low, gain.high) == pytest.approx((0.25 - half, 0.25 + half)) and not gain.beats
 
 
@@ -52,11 +52,11 @@ def test_what_cannot_be_compared() -> None:
         gains(one, "dpo")
     with pytest.raises(ValueError, match="same items"):
         gains({"dpo": [scores([1, 0])] * 2, "new": [scores([1, 1, 1])] * 2}, "dpo")
-    assert gains(one, "dpo", more=[[0.5, 0.6]])[0].seeds == 1, "how much a seed does may be known from elsewhere"
+    assert gains(one, "dpo", more=[[0.5, 0.6]])[0].seeds == 1, "the noise of the seed may come from other trainings"
 
 
 def test_losses_that_are_the_same_rarely_beat_the_baseline() -> None:
-    """300 searches of 2 finalists that are nothing but the baseline again: all intervals hold in 95 %, or nearly."""
+    """300 searches whose 2 finalists are the baseline again: all intervals cover 0 in about 95 % of them."""
     draw = random.Random(0)
 
     def training(easy: list[float]) -> dict[str, dict[str, float]]:

@@ -8,27 +8,23 @@ from typing import Any
 import pytest
 import torch
 
-from limo import preference
+from limo import prefer as training
 from limo.data import Dropped, Example, chat, write_jsonl
 from limo.errors import UserError
-from limo.lossplot import NAMES, look_at, main, resolved
 from limo.model import load, load_tokenizer
-from limo.pairs import describe_pairs, longer_share, prepare_pairs, read_pairs
-from limo.prefer import prefer
+from limo.recipe import read_settings
+from limo.training import preference
+from limo.training.lossplot import NAMES, at_margin, examine_loss, load_loss, main
+from limo.training.pairs import describe_pairs, longer_share, prepare_pairs, read_pairs
+from limo.training.preference import PairLogProbs
+from limo.training.settings import Preference
 from tests.conftest import lines
 
 BETA = TAU = 0.05
 
 
 def of(name: str) -> Any:
-    return resolved(f"limo.preference.{name}", "loss", tau=TAU)
-
-
-def at(name: str, rho: list[float], beta: float = BETA) -> list[float]:
-    """Losses of pairs whose policy has rho and whose reference has 0."""
-    r = torch.tensor(rho, dtype=torch.float64)
-    zero = torch.zeros_like(r)
-    return of(name)(r / 2, -r / 2, zero, zero, beta).tolist()  # type: ignore[no-any-return]
+    return load_loss(f"limo.training.preference.{name}", "loss", tau=TAU)
 
 
 def sig(x: float) -> float:
@@ -64,90 +60,94 @@ BY_HAND = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_loss_has_the_values_worked_by_hand(name: str) -> None:
-    assert at(name, RHO) == pytest.approx(BY_HAND[name], rel=1e-6)
+    loss = of(name)(at_margin(torch.tensor(RHO, dtype=torch.float64)), BETA)
+    assert loss.tolist() == pytest.approx(BY_HAND[name], rel=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_loss_is_finite_with_finite_slopes_far_out(name: str, dtype: torch.dtype) -> None:
-    """Where beta rho < -88.7 the published expression of DiscoPOP is 0 times infinity; a standard deviation of equal
-    numbers has no slope; a batch of one has no variance."""
+    """DiscoPOP as published is 0 times infinity below -88.7; equal numbers have no slope of a standard deviation."""
     for x in ([-1e4, 1e4], [-1e4, -1e4], [1e4, 1e4], [-88.8, -90.0], [0.0, 0.0], [-100.0], [30.0]):
         for beta in (0.05, 2.5):
             inputs = [(torch.tensor(x) / beta / d).to(dtype).requires_grad_() for d in (2, -2)]
             inputs += [torch.zeros(len(x), dtype=dtype).requires_grad_() for _ in range(2)]
-            loss = of(name)(*inputs, beta)
+            loss = of(name)(PairLogProbs(*inputs), beta)
             assert loss.shape == (len(x),) and bool(loss.isfinite().all()), (x, beta, loss)
             loss.float().sum().backward()  # type: ignore[no-untyped-call]
             assert all(i.grad is not None and bool(i.grad.isfinite().all()) for i in inputs), (x, beta)
 
 
-def test_the_published_expression_of_discopop_is_not_finite_and_elsewhere_ours_is_it() -> None:
+def test_the_published_expression_of_discopop_is_not_finite_and_elsewhere_ours_equals_it() -> None:
     def published(x: torch.Tensor) -> torch.Tensor:
         return (1 - torch.sigmoid(x / TAU)) * preference.logistic(x) + torch.sigmoid(x / TAU) * torch.exp(-x)
 
     assert not bool(published(torch.tensor([-90.0])).isfinite().all())
     x = torch.linspace(-20, 20, 801, dtype=torch.float64)
-    zero = torch.zeros_like(x)
-    ours = preference.discopop(x / BETA, zero, zero, zero, BETA, tau=TAU)
+    ours = preference.discopop(at_margin(x / BETA), BETA, tau=TAU)
     assert ours.tolist() == pytest.approx(published(x).tolist(), abs=4e-15)
     far = torch.tensor([-90.0 / 2.5], requires_grad=True)
-    zero = torch.zeros(1)
-    preference.discopop(far, zero, zero, zero, 2.5, tau=TAU).backward()  # type: ignore[no-untyped-call]
+    preference.discopop(at_margin(far), 2.5, tau=TAU).backward()  # type: ignore[no-untyped-call]
     assert far.grad is not None and far.grad.item() == pytest.approx(-2.5)
 
 
-def test_what_to_know_before_training() -> None:
-    found = look_at(of("discopop"), BETA)
-    assert found.at_start == pytest.approx(0.0392, abs=1e-4)
-    assert found.minima == pytest.approx([-2.3714], abs=0.02) and found.maxima == pytest.approx([1.4401], abs=0.02)
-    assert "+0.0392 (DPO's is -0.0250)" in found.wrong[0] and "below rho = 1.4" in found.wrong[0]
-    assert look_at(of("dpo"), BETA).wrong == [] and look_at(of("dpo"), BETA).at_start == pytest.approx(-0.025)
-    assert look_at(of("ipo"), BETA).minima == pytest.approx([10], abs=0.05)
-    assert [name for name in NAMES if look_at(of(name), BETA).wrong] == ["discopop"]
-    # a larger ratio of beta to tau does not mend the sign; a temperature of 1 does
-    assert not look_at(resolved({"_target_": "limo.preference.discopop", "tau": 1.0}, "loss"), BETA).wrong
+def test_problems_are_found_before_training() -> None:
+    found = examine_loss(of("discopop"), BETA)
+    assert found.start_slope == pytest.approx(0.0392, abs=1e-4)
+    assert found.minima == pytest.approx([-2.3714], abs=1e-3) and found.maxima == pytest.approx([1.4401], abs=1e-3)
+    assert "+0.0392 (DPO's is -0.0250)" in found.problems[0] and "below rho = 1.44" in found.problems[0]
+    assert examine_loss(of("dpo"), BETA).start_slope == pytest.approx(-0.025)
+    assert examine_loss(of("ipo"), BETA).minima == pytest.approx([10], abs=1e-3)
+    assert [name for name in NAMES if examine_loss(of(name), BETA).problems] == ["discopop"]
+    # A temperature of 1 corrects the sign
+    mild = load_loss({"_target_": "limo.training.preference.discopop", "tau": 1.0}, "loss")
+    assert not examine_loss(mild, BETA).problems
 
 
-def flat(c: Any, r: Any, rc: Any, rr: Any, beta: float) -> Any:
-    return (c - r) * 0 + beta
+def flat(pairs: PairLogProbs, beta: float) -> torch.Tensor:
+    return pairs.margin * 0 + beta
 
 
-def summed(c: Any, r: Any, rc: Any, rr: Any, beta: float) -> Any:
-    return (c - r).mean()
+def rooted(pairs: PairLogProbs, beta: float) -> torch.Tensor:
+    return preference.logistic(beta * pairs.margin) + pairs.margin.abs().sqrt()
 
 
-def simpo(c: Any, r: Any, rc: Any, rr: Any, beta: float, *, gamma: float) -> Any:
-    return preference.logistic(beta * (c - r) - gamma)
+def summed(pairs: PairLogProbs, beta: float) -> torch.Tensor:
+    return pairs.margin.mean()
 
 
-def decides(c: Any, r: Any, rc: Any, rr: Any, beta: float) -> Any:
-    rho = (c - r) - (rc - rr)
+def simpo(pairs: PairLogProbs, beta: float, *, gamma: float) -> torch.Tensor:
+    return preference.logistic(beta * (pairs.chosen - pairs.rejected) - gamma)
+
+
+def decides(pairs: PairLogProbs, beta: float) -> torch.Tensor:
+    rho = pairs.margin
     return preference.logistic(beta * rho) if rho.mean() > 0 else preference.hinge(beta * rho)
 
 
-def test_any_function_of_the_signature_will_do() -> None:
-    assert "nothing is learned" in look_at(flat, BETA).wrong[0]
-    with pytest.raises(UserError, match="one value a pair: for 2 pairs it gave \\(\\)"):
-        look_at(summed, BETA)
-    free = resolved({"_target_": "tests.test_preference.simpo", "gamma": 0.5}, "train.loss")
-    assert look_at(decides, BETA).at_start == pytest.approx(-BETA)
-    assert not look_at(free, BETA).wrong, "a loss without a reference is one as well"
+def test_any_function_of_the_signature_works() -> None:
+    assert "training does not start" in examine_loss(flat, BETA).problems[0]
+    assert "not finite" in examine_loss(rooted, BETA).problems[0]
+    with pytest.raises(UserError, match="one value per pair: for 2 pairs it gave \\(\\)"):
+        examine_loss(summed, BETA)
+    free = load_loss({"_target_": "tests.test_preference.simpo", "gamma": 0.5}, "train.loss")
+    assert examine_loss(decides, BETA).start_slope == pytest.approx(-BETA)
+    assert not examine_loss(free, BETA).problems, "a loss need not use the reference"
     with pytest.raises(UserError, match="cannot be called"):
-        look_at(lambda: None, BETA)
-    for node, said in (
-        ("limo.preference.nope", "there is no 'limo.preference.nope'"),
-        ("limo.preference.discopop", "tau is missing"),
-        ({"_target_": "limo.preference.dpo", "tau": 1.0}, "tau is no setting of limo.preference.dpo"),
+        examine_loss(lambda: None, BETA)  # type: ignore[misc, arg-type]
+    for node, reason in (
+        ("limo.training.preference.nope", "'limo.training.preference.nope' does not exist"),
+        ("limo.training.preference.discopop", "tau is missing"),
+        ({"_target_": "limo.training.preference.dpo", "tau": 1.0}, "tau is not a setting of limo.training.preference"),
     ):
-        with pytest.raises(UserError, match=said):
-            resolved(node, "train.loss")  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=reason):
+            load_loss(node, "train.loss")  # type: ignore[arg-type]
 
 
 def test_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["plot", f"out={tmp_path / 'l.png'}"])
     assert (tmp_path / "l.png").stat().st_size > 50_000 and "+0.0392" in capsys.readouterr().out
-    main(["plot", "limo.preference.dpo", "beta=0.5", f"out={tmp_path / 'one.png'}"])
+    main(["plot", "limo.training.preference.dpo", "beta=0.5", f"out={tmp_path / 'one.png'}"])
     assert (tmp_path / "one.png").exists() and "-0.2500" in capsys.readouterr().out
     for wrong, said in ((["plot", "beta=x"], "are numbers"), (["plot", "beta=-1"], "above 0"), ([], "usage"),
                         (["plot", "gamma=1"], "no setting 'gamma'")):  # fmt: skip
@@ -169,6 +169,10 @@ ARGS: dict[str, Any] = {
 }
 
 
+def prefer(**section: Any) -> dict[str, Any]:
+    return training.prefer(read_settings(Preference, section, "train"))
+
+
 def settings(tiny: Path, folder: Path, **changed: Any) -> dict[str, Any]:
     if not (folder / "pairs.jsonl").exists():
         rows = [
@@ -180,24 +184,13 @@ def settings(tiny: Path, folder: Path, **changed: Any) -> dict[str, Any]:
         "out": str(folder / "run"),
         "model": str(tiny),
         "dtype": "float32",
-        "chat_template": None,
         "system": "Be brief.",
         "data": str(folder / "pairs.jsonl"),
-        "eval_data": None,
         "max_length": 200,
-        "too_long": "drop",
         "seed": 0,
         "global_batch": 8,
-        "loss": "limo.preference.dpo",
-        "warmup": 0.0,
-        "lora": None,
-        "quantize": None,
-        "merge_adapter": True,
-        "devices": "all",
-        "sharding": "ddp",
-        "attention": "auto",
+        "loss": "limo.training.preference.dpo",
         "keep_checkpoints": True,
-        "look": 0,
         "args": ARGS,
         **changed,
     }
@@ -235,7 +228,7 @@ def test_a_preference_training(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_a_stopped_preference_training_goes_on(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import limo.fit
+    import limo.training.fit
 
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
@@ -245,7 +238,7 @@ def test_a_stopped_preference_training_goes_on(tiny: Path, tmp_path: Path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(limo.fit, "save", stop)
+        patched.setattr(limo.training.fit, "save", stop)
         prefer(**settings(tiny, tmp_path / "cut"))
     prefer(**settings(tiny, tmp_path / "cut"))
     both = [load(tmp_path / name / "run" / "model", "float32")[0].state_dict() for name in ("whole", "cut")]
@@ -255,7 +248,7 @@ def test_a_stopped_preference_training_goes_on(tiny: Path, tmp_path: Path, monke
 @pytest.mark.slow
 def test_discopop_is_refused_or_warmed_up(tiny: Path, tmp_path: Path) -> None:
     """On short pairs it inverts the preference it is to learn; begun by DPO it does not."""
-    loss = {"_target_": "limo.preference.discopop", "tau": 0.1}
+    loss = {"_target_": "limo.training.preference.discopop", "tau": 0.1}
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=r"slope at rho = 0.*Set train\.warmup=0\.3"):
@@ -280,14 +273,15 @@ def test_lora_and_its_reference(tiny: Path, tmp_path: Path) -> None:
 def test_mistakes_get_one_line(tiny: Path, tmp_path: Path) -> None:
     for changed, said in (
         ({"warmup": 2.0}, "train.warmup is the share of steps"),
-        ({"args": {**ARGS, "loss_type": "ipo"}}, "train.args.loss_type: give train.loss="),
-        ({"args": {**ARGS, "betta": 1}}, "no argument of DPOConfig; did you mean 'beta'"),
+        ({"args": {**ARGS, "loss_type": "ipo"}}, "train.args.loss_type: set train.loss instead"),
+        ({"args": {**ARGS, "betta": 1}}, "not an argument of trl.DPOConfig; did you mean 'beta'"),
         ({"args": {**ARGS, "beta": 0.0}}, "beta must be above 0"),
-        ({"loss": "limo.preference.dopo"}, "there is no 'limo.preference.dopo'"),
+        ({"loss": "limo.training.preference.dopo"}, "'limo.training.preference.dopo' does not exist"),
         ({"data": str(tmp_path / "none.jsonl")}, "no such file"),
         ({"max_length": 3}, "no row of .* can be trained on"),
         ({"quantize": "nf4"}, "train.lora"),
-        ({"global_batch": 6}, "cannot be shared"),
+        ({"global_batch": 6}, "cannot be divided"),
+        ({"args": {**ARGS, "router_aux_loss_coef": 0.1}}, "preference losses have no such term"),
     ):
         with pytest.raises(UserError, match=said):
             prefer(**settings(tiny, tmp_path, **changed))  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """Every shipped recipe composes and fits the functions it names; keys that do not fit are told."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -7,14 +8,15 @@ import pytest
 import yaml
 
 from limo.errors import UserError
-from limo.manifest import claim, content_hash, differences, read_manifest
-from limo.recipe import RECIPES, _fits, bind, check, compose, cores, flags, nodes, recipes
-from limo.train import check_args
+from limo.machine import count_cores
+from limo.recipe import RECIPES, bind, check_node, compose, input_files, nodes, recipe_names, validate
+from limo.run import claim, content_hash, differences, read_manifest
+from limo.training.settings import check_args
 
 OPEN = {"evaluate": ("eval.models.model=x",)}  # what a recipe leaves to the person
 
 
-@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("name", recipe_names())
 def test_a_shipped_recipe_fits_its_functions(name: str) -> None:
     recipe = compose(f"recipe={name}", *OPEN.get(name, ()))
     assert recipe["name"] == name
@@ -24,17 +26,19 @@ def test_a_shipped_recipe_fits_its_functions(name: str) -> None:
     for section in sections:
         bind(recipe[section], section)
         for where, node in nodes(recipe[section], section):
-            check(node, where)
+            check_node(node, where)
     if "train" in recipe:
-        check_args(recipe["train"]["args"], pairs=recipe["train"]["_target_"] == "limo.prefer.prefer")
+        pairs = recipe["train"]["_target_"] == "limo.prefer.prefer"
+        check_args(recipe["train"]["args"], "DPOConfig" if pairs else "SFTConfig")
 
 
 def test_held_out_problems_of_the_demo_are_not_in_its_pool() -> None:
-    from curation.pool import decontaminate, gather
+    from curation.run import read_pool
+    from curation.stages.decontaminate import decontaminate
     from limo.data import Example
 
     recipe = compose("recipe=demo")
-    pool = [row for row in gather(recipe["curate"]["pool"], "") if isinstance(row, Example)]
+    pool = [row for row in read_pool(recipe["curate"]["pool"], "") if isinstance(row, Example)]
     held_out = recipe["eval"]["benchmarks"]
     left = [
         row
@@ -58,95 +62,115 @@ def test_a_recipe_of_one_s_own_folder(tmp_path: Path) -> None:
 
 
 def node(**settings: object) -> dict[str, object]:
-    return {"_target_": "curation.choose.top", "k": 3, "by": "score", **settings}
-
-
-def test_flags_keep_their_values_wherever_they_stand() -> None:
-    given = [
-        "recipe=demo",
-        "--config-dir",
-        "my",
-        "--cfg",
-        "job",
-        "seed=1",
-        "--info",
-        "name=x",
-        "--info",
-        "plugins",
-        "-m",
-    ]
-    found, overrides = flags(given)
-    assert found == ["--config-dir", "my", "--cfg", "job", "--info", "--info", "plugins", "-m"]
-    assert overrides == ["recipe=demo", "seed=1", "name=x"]
+    return {"_target_": "curation.stages.choose.choose_problems", "k": 3, "by": "score", **settings}
 
 
 def test_bind_checks_names_and_types() -> None:
     rows = bind(node(), "here")([])
     assert list(rows) == []
     for wrong, said in [
-        (node(kk=1), r"here.kk is no setting of curation.choose.top; did you mean 'k'\?"),
-        (node(k="3"), r"here.k must be int \| None, not '3'"),
-        (node(k=3.5), "here.k must be int"),
-        (node(k=True), "here.k must be int"),
+        (node(kk=1), r"here.kk is not a setting of curation.stages.choose.choose_problems; did you mean 'k'\?"),
+        (node(k="3"), r"here.k must be a valid integer, not '3'"),
+        (node(k=3.5), "here.k must be a valid integer"),
+        (node(k=True), "here.k must be a valid integer"),
         (node(quotas=[1]), "here.quotas must be"),
         ({"k": 1}, "here must name its function"),
-        ({"_target_": "curation.choose.top", "k": 1}, "here.by is missing"),
-        ({"_target_": "curation.choose.bottom"}, "there is no 'curation.choose.bottom'"),
-        ({"_target_": "curation.score.TEXT"}, "is no function"),
-        ({"_target_": "top"}, "there is no 'top'"),
+        ({"_target_": "curation.stages.choose.choose_problems", "k": 1}, "here.by is missing"),
+        ({"_target_": "curation.stages.choose.bottom"}, "'curation.stages.choose.bottom' does not exist"),
+        ({"_target_": "curation.stages.score.TEXT"}, "is not a function"),
+        ({"_target_": "top"}, "'top' does not exist"),
     ]:
         with pytest.raises(UserError, match=said):
             bind(wrong, "here")
 
 
-def test_a_node_that_is_none_says_what_it_takes() -> None:
+def test_a_node_that_is_none_names_its_key() -> None:
     recipe = compose("recipe=demo", "curate.controls=null")
-    with pytest.raises(UserError, match=r"curate\.controls must be \{source: \.\.\., kinds: \.\.\., seed: \.\.\.\}"):
+    with pytest.raises(UserError, match=r"curate\.controls must be .*Controls"):
         bind(recipe["curate"], "curate")
 
 
-def test_types_of_yaml_values() -> None:
-    assert _fits(1, float) and not _fits(True, float) and not _fits("1", float)
-    assert _fits(None, int | None) and _fits(2, int | None) and not _fits("x", int | None)
-    assert _fits("a", Literal["a", "b"]) and not _fits("c", Literal["a", "b"])
-    assert _fits([1], list[int]) and not _fits({}, list[int]) and _fits({}, dict[str, int])
+@dataclass(frozen=True, kw_only=True)
+class Knobs:
+    size: int
+    name: str | None = None
+
+
+def turn(knobs: Knobs) -> int:
+    return knobs.size
+
+
+def test_a_function_of_one_dataclass_takes_the_node_as_it() -> None:
+    target = f"{__name__}.turn"
+    assert bind({"_target_": target, "size": 3}, "here")() == 3
+    for wrong, said in [
+        ({"size": "3"}, "here.size must be a valid integer"),
+        ({}, "here.size is missing"),
+        ({"size": 1, "nam": "x"}, "here.nam is not a setting of Knobs; did you mean 'name'"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            bind({"_target_": target, **wrong}, "here")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "fits"),
+    [
+        *[(1, float, True), (True, float, False), ("1", float, False), (None, int | None, True), (2, int | None, True)],
+        *[("x", int | None, False), ("a", Literal["a", "b"], True), ("c", Literal["a", "b"], False)],
+        *[([1], list[int], True), ({}, list[int], False), ({}, dict[str, int], True), (["a"], list[int], False)],
+    ],
+)
+def test_types_of_yaml_values(value: object, hint: object, fits: bool) -> None:
+    if fits:
+        assert validate(hint, value, "here") == value
+    else:
+        with pytest.raises(UserError, match=r"here.* must be"):
+            validate(hint, value, "here")
 
 
 def test_cores_is_what_this_process_may_use() -> None:
     import os
 
-    assert 1 <= cores() <= (os.cpu_count() or 1)
+    assert 1 <= count_cores() <= (os.cpu_count() or 1)
+
+
+def sampled(batch_size: int) -> dict[str, object]:
+    return {"a": 1, "engine": {"_target_": "limo.engines.x.X", "batch_size": batch_size}}
 
 
 def test_a_claim_remembers_and_refuses(tmp_path: Path) -> None:
     source = tmp_path / "in.txt"
     source.write_text("one")
     run = tmp_path / "run"
-    with pytest.raises(RuntimeError), claim(run, "step", {"a": 1}, [source]) as step:
+    with pytest.raises(RuntimeError), claim(run, "step", sampled(8), [source]) as step:
         raise RuntimeError("killed")
     assert not read_manifest(run)["step"]["finished"]
-    with claim(run, "step", {"a": 1, "batch_size": 8}, [source]) as step:
+    with claim(run, "step", sampled(8), [source]) as step:
         assert not step.finished
         (run / "out.txt").write_text("made")
         step.outputs, step.results = [run / "out.txt"], {"rows": 3}
     entry = read_manifest(run)["step"]
-    assert entry["finished"] and entry["results"] == {"rows": 3} and entry["settings"] == {"a": 1}
+    assert entry["finished"] and entry["results"] == {"rows": 3}
+    assert entry["settings"] == {"a": 1, "engine": {"_target_": "limo.engines.x.X"}}
     assert entry["inputs"] == {str(source): content_hash(source)} and "torch" in entry["versions"]
-    with claim(run, "step", {"a": 1, "batch_size": 2}, [source]) as step:
+    with claim(run, "step", sampled(2), [source]) as step:
         assert step.finished, "what cannot change the result may change"
-    with pytest.raises(UserError, match=r"a: 1 -> 2.*name=<name>"), claim(run, "step", {"a": 2}, [source]):
+    with (
+        pytest.raises(UserError, match=r"a: 1 -> 2.*name=<name>"),
+        claim(run, "step", {**sampled(8), "a": 2}, [source]),
+    ):
         pass
     (run / "out.txt").unlink()
-    with claim(run, "step", {"a": 1}, [source]) as step:
+    with claim(run, "step", sampled(8), [source]) as step:
         assert not step.finished, "an output that is gone is made again"
         (run / "out.txt").write_text("made")
         step.outputs = [run / "out.txt"]
     (run / "out.txt").write_text("edited")
-    with pytest.raises(UserError, match="was changed after 'step' wrote it"), claim(run, "step", {"a": 1}, [source]):
+    with pytest.raises(UserError, match="was changed after 'step' wrote it"), claim(run, "step", sampled(8), [source]):
         pass
     (run / "out.txt").write_text("made")
     source.write_text("two")
-    with pytest.raises(UserError, match="has other content"), claim(run, "step", {"a": 1}, [source]):
+    with pytest.raises(UserError, match="has other content"), claim(run, "step", sampled(8), [source]):
         pass
 
 
@@ -182,7 +206,28 @@ def test_differences_name_the_keys() -> None:
 
 def test_only_scores_have_word_lists_in_a_setting_called_words() -> None:
     """The report takes `words` of any stage for the names of word lists."""
-    for name in recipes():
+    for name in recipe_names():
         recipe = compose(f"recipe={name}", *OPEN.get(name, ()))
         for where, inner in nodes(recipe.get("curate", {}), "curate"):
             assert isinstance(inner.get("words", []), list), where
+
+
+def test_input_files_follow_from_the_settings_that_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in the current folder under the same text, a long prompt among them, is not taken for an input."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("pool.jsonl", "./en", "score.x"):
+        Path(name).write_text("x")
+    node = {
+        "pool": {"a": {"_target_": "limo.sources.file", "path": "pool.jsonl", "licence": "score.x"}},
+        "system": "score.x",
+        "prompt": "long. " * 100,
+        "score": {
+            "_target_": "curation.stages.score.score",
+            "weights": {},
+            "words": ["en", "./en"],
+            "scaling": "score.x",
+        },
+    }
+    assert input_files(node) == ["pool.jsonl", "./en"]
+    node["pool"]["a"]["path"] = "x/" * 3000  # type: ignore[index]
+    assert input_files(node) == ["./en"]

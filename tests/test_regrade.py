@@ -1,25 +1,42 @@
 """`python -m eval.grade FILE`: columns as people have them, bad rows set aside, disagreement with another grader."""
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from eval.grader.regrade import main
 from tests.conftest import ROOT
 
+Run = Callable[..., Any]
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "eval.grade", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command in this process, in the folder of the test."""
+
+    def called(*arguments: str) -> Done:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", ["eval.grade", *arguments])
+        try:
+            code = main()
+        except SystemExit as ended:
+            code = ended.code
+        return Done(int(code or 0), *capsys.readouterr())
+
+    return called
 
 
 @pytest.fixture
@@ -36,8 +53,8 @@ def completions(tmp_path: Path) -> Path:
     return file
 
 
-def test_grades_reasons_and_disagreement(completions: Path) -> None:
-    done = run(completions.parent, "mine.jsonl", "--fields", "completion=code,answer=gt", "--disagree", "inner.score")
+def test_grades_reasons_and_disagreement(completions: Path, run: Run) -> None:
+    done = run("mine.jsonl", "--fields", "completion=code,answer=gt", "--disagree", "inner.score")
     assert done.returncode == 0, done.stderr
     assert "correct 2 (40.0 %), wrong 2 (40.0 %), unsure 1 (20.0 %)" in done.stdout
     assert "agreement with 'inner.score': 60.00 %; 1 correct here and wrong there, 1 the other way" in done.stdout
@@ -53,24 +70,25 @@ def test_grades_reasons_and_disagreement(completions: Path) -> None:
     dropped = [json.loads(line) for line in (completions.parent / "mine.dropped.jsonl").read_text().splitlines()]
     assert [d["row"] for d in dropped] == [4, 5, 6] and dropped[2]["data"] == "{broken"
     completions.write_text(json.dumps({"code": "The answer is 5", "gt": 5}) + "\n")
-    again = run(completions.parent, "mine.jsonl", "--fields", "completion=code,answer=gt")
+    again = run("mine.jsonl", "--fields", "completion=code,answer=gt")
     assert "correct 1" in again.stdout and not (completions.parent / "mine.dropped.jsonl").exists()
 
 
-def test_the_output_of_an_evaluation_can_be_graded_again(tmp_path: Path) -> None:
+def test_the_output_of_an_evaluation_can_be_graded_again(tmp_path: Path, run: Run) -> None:
     row = {"answer": "5", "completions": [{"text": "\\boxed{5}", "finish": "length"}, {"text": "no", "finish": "stop"}]}
     (tmp_path / "old.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({"answer": ["1", "2"], "completion": None}))
-    assert "correct 1" in run(tmp_path, "old.jsonl").stdout
+    assert "correct 1" in run("old.jsonl").stdout
     graded = [json.loads(line) for line in (tmp_path / "old.graded.jsonl").read_text().splitlines()]
     assert [(g["verdict"], g["cut_off"]) for g in graded] == [("correct", True), ("wrong", False), ("wrong", False)]
     assert graded[2]["answer"] == "1, 2" and graded[2]["how"] == "no answer found"
 
 
-def test_references_that_are_none_are_hinted_at(tmp_path: Path) -> None:
+def test_references_that_are_none_are_hinted_at(tmp_path: Path, run: Run) -> None:
     (tmp_path / "a.jsonl").write_text(
         json.dumps({"solution": "so 18", "answer": "16 - 3 = 13 eggs, so 13\\oint A: 18"})
     )
-    assert "ends with" in run(tmp_path, "a.jsonl").stdout and "--answer-after" in run(tmp_path, "a.jsonl").stdout
+    shown = run("a.jsonl").stdout
+    assert "ends with" in shown and "--answer-after" in shown
 
 
 @pytest.mark.parametrize(
@@ -89,13 +107,21 @@ def test_references_that_are_none_are_hinted_at(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_a_person_gets_wrong_is_one_line(completions: Path, arguments: tuple[str, ...], said: str) -> None:
-    done = run(completions.parent, *arguments)
+def test_what_a_person_gets_wrong_is_one_line(
+    completions: Path, run: Run, arguments: tuple[str, ...], said: str
+) -> None:
+    done = run(*arguments)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and said in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_the_reference_after_a_mark(tmp_path: Path) -> None:
+def test_the_reference_after_a_mark(tmp_path: Path, run: Run) -> None:
     (tmp_path / "a.json").write_text(json.dumps([{"solution": "so 18", "ground_truth": "16 - 3 = 13\nA: 18"}]))
-    done = run(tmp_path, "a.json", "--answer-after", "A:")
+    done = run("a.json", "--answer-after", "A:")
     assert "correct 1 (100.0 %)" in done.stdout
+
+
+def test_the_command_as_a_process(completions: Path) -> None:
+    call = [sys.executable, "-m", "eval.grade", str(completions), "--fields", "completion=cod"]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

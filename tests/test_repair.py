@@ -2,11 +2,13 @@
 
 import pytest
 
-from curation.begun import begun
-from curation.prompts import OPENINGS
-from curation.rules import NOTICED, RESTART
+from curation.lemma.begun import begun
+from curation.lemma.prompts import OPENINGS
+from curation.lemma.rules import NOTICED, RESTART
 from eval.equations import equations, holds
-from eval.repair import measured, notices, reflects, repair_section, repair_table
+from eval.repair import measure_repair, notices, reflects
+from eval.report.repaired import repair_section
+from eval.report.tables import repair_table
 from limo.data import Example
 from limo.errors import UserError
 
@@ -70,7 +72,7 @@ def test_shares_worked_out_by_hand() -> None:
         line("h", "whole", completion("on", False)),
     ]
     plain = [{"id": "i", "notes": {}, "completions": [completion("Hold on", True), completion("on", True)]}]
-    found = measured({"m": {"wrong": rows, "right": right, "own": plain}}, 100, 0)["m"]
+    found = measure_repair({"m": {"wrong": rows, "right": right, "own": plain}}, 100, 0)["m"]
     means = {name: {k: v["mean"] for k, v in by.items() if k != "by type"} for name, by in found.items()}
     assert means["wrong"] == {"noticed": 0.5, "repaired": 0.5, "noticed and repaired": 0.25}
     assert means["right"] == {"false alarm": 0.5, "spoiled": 0.5, "right to wrong": 0.25}
@@ -78,13 +80,13 @@ def test_shares_worked_out_by_hand() -> None:
     assert {k: v["noticed"]["mean"] for k, v in found["wrong"]["by type"].items()} == {"CA": 1.0, "OP": 0.0}
     alarms = {k: v["false alarm"]["mean"] for k, v in found["right"]["by type"].items()}
     assert alarms == {"right": pytest.approx(2 / 3), "whole": 0.0}
-    both = measured({"m": {"mixed": rows + right}}, 100, 0)["m"]["mixed"]["by type"]
+    both = measure_repair({"m": {"mixed": rows + right}}, 100, 0)["m"]["mixed"]["by type"]
     assert both == {**found["wrong"]["by type"], **found["right"]["by type"]}, "a benchmark may have both"
     assert found["wrong"]["noticed"]["n"] == 4 and found["wrong"]["noticed"]["low"] < 0.5
-    assert measured({"m": {"own": plain}}, 100, 0) == {}, "nothing is said of runs without beginnings"
+    assert measure_repair({"m": {"own": plain}}, 100, 0) == {}, "nothing is said of runs without beginnings"
     page = repair_section({"m": found})
     assert "<svg" in page and "CA: noticed" in page and "false alarm" in page and repair_section({}) == ""
-    assert repair_table({"m": found}).row_count == 3 + 4 + 3 + 4 + 2
+    assert len(repair_table({"m": found}).rows) == 3 + 4 + 3 + 4 + 2
 
 
 def test_wrong_beginnings_take_the_types_in_turn() -> None:

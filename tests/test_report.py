@@ -1,22 +1,25 @@
 """The report of whole and of partial runs, as it is written. `test_viewer.py` looks at it in a browser."""
 
+import base64
+import gzip
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eval.curated import gathered, score_parts
-from eval.funnel import binned, funnel_section
-from eval.packed import Packer, written
-from eval.report import write_report
-from eval.run import graded, summarise
-from eval.viewer import viewer
-from limo.card import readable
+from eval.report.curated import gather, score_parts
+from eval.report.funnel import binned, funnel_section
+from eval.report.page import write_report
+from eval.report.viewer import Packer, viewer_section
+from eval.run import grade_rows, summarize
 from limo.data import Dropped, Example, chat, write_jsonl
-from limo.engine import Completion
-from limo.manifest import claim
+from limo.engines.protocol import Completion
+from limo.run import claim
+from limo.tables import Table, print_table
+from limo.training.card import readable
 from tests.conftest import example
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -56,13 +59,14 @@ def evaluation(folder: Path, question: str, level: int = 1) -> None:
     row = Example("a", chat(question), "2", notes={"level": level})
     more = Example("b", chat("other"), "2", notes={"level": level + 1})
     results = {
-        m: {"set": graded([row, more], [[Completion(f"{question} \\boxed{{{m}}}", 5, "stop")]] * 2)} for m in ("3", "2")
+        m: {"set": grade_rows([row, more], [[Completion(f"{question} \\boxed{{{m}}}", 5, "stop")]] * 2)}
+        for m in ("3", "2")
     }
     for model, by in results.items():
         write = folder / "eval" / model / "set.jsonl"
         write.parent.mkdir(parents=True)
         write.write_text("".join(json.dumps(r) + "\n" for r in by["set"]))
-    (folder / "eval" / "summary.json").write_text(json.dumps(summarise(results, [["3", "2"]], 100, 0)))
+    (folder / "eval" / "summary.json").write_text(json.dumps(summarize(results, [["3", "2"]], 100, 0)))
 
 
 def test_text_in_a_report_is_only_text(tmp_path: Path) -> None:
@@ -97,7 +101,8 @@ def test_a_partial_run_has_a_report_of_what_there_is(tmp_path: Path, made: str) 
         write_jsonl(tmp_path / "curated.jsonl", bare)
     if made == "evaluation":
         evaluation(tmp_path, "1 + 1?")
-    sections = re.findall(r"<section id=(\w+)>", visible(write_report(tmp_path).read_text()))
+    page = visible(write_report(tmp_path).read_text())
+    sections = re.findall(r"<section id=(\w+)>", page)
     assert (
         sections
         == {
@@ -109,15 +114,33 @@ def test_a_partial_run_has_a_report_of_what_there_is(tmp_path: Path, made: str) 
             "evaluation": ["outcome", "flips", "answers"],
         }[made]
     )
+    if made == "training":
+        assert "<td>optimizer</td><td>2.5 GB</td>" in page and "last loss" not in page
+        assert page.count("<svg") == 3 and "held out" in page and "tokens per second" in page
+        assert readable("weights_bytes", 1_250_000) == ("weights", "1.2 MB")
+        assert readable("tokens_per_second", 18945) == ("tokens per second", "18,945")
 
 
-def test_a_training_is_told_in_units(tmp_path: Path) -> None:
-    test_a_partial_run_has_a_report_of_what_there_is(tmp_path, "training")
-    page = visible((tmp_path / "report.html").read_text())
-    assert "<td>optimizer</td><td>2.5 GB</td>" in page and "last loss" not in page
-    assert page.count("<svg") == 3 and "held out" in page and "tokens per second" in page
-    assert readable("weights_bytes", 1_250_000) == ("weights", "1.2 MB")
-    assert readable("tokens_per_second", 18945) == ("tokens per second", "18,945")
+def test_a_table_has_three_renderings(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(("name", "n"), [("a|b [red]<i>", 1), (EVIL, None)], (1,), "[bold]Title")
+    assert table.markdown().splitlines()[:3] == ["| name | n |", "| --- | ---: |", "| a\\|b [red]<i> | 1 |"]
+    page = table.__html__()
+    assert "<th class=number>n</th>" in page and "<td>a|b [red]&lt;i&gt;</td><td class=number>1</td>" in page
+    assert EVIL not in page and "<td class=number></td>" in page
+    print_table(table)
+    shown = capsys.readouterr().out
+    assert "None" not in shown + table.markdown() and "a|b [red]<i>" in shown and "[bold]Title" in shown, (
+        "never read as markup"
+    )
+
+
+def test_completions_that_were_cut_off_are_warned_about(tmp_path: Path) -> None:
+    row = Example("a", chat("?"), "2")
+    results = {"<m>": {"set": grade_rows([row], [[Completion("it is", 5, "length")]])}}
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "summary.json").write_text(json.dumps(summarize(results, [], 100, 0)))
+    page = write_report(tmp_path).read_text()
+    assert "100 % of the completions of &lt;m&gt; on set were cut off: this measures max_tokens" in page
 
 
 def test_accuracy_by_level_and_what_flipped(tmp_path: Path) -> None:
@@ -134,7 +157,7 @@ def test_chains_of_one_problem_are_no_growth(tmp_path: Path) -> None:
     dropped = [left(example("c"), "hard", "too easy")]
     dropped += [left(row, "verify", "wrong answer") for row in chains[2:]] + [left(chains[1], "choose", "better chain")]
     funnel = [line("pool", 3, 3), line("hard", 3, 2), line("solve", 2, 5), line("verify", 5, 2), line("choose", 2, 1)]
-    found = gathered(curation(tmp_path, [chains[0]], dropped, funnel))
+    found = gather(curation(tmp_path, [chains[0]], dropped, funnel))
     assert found and found.problems == [3, 2, 2, 1, 1]
     drawn = funnel_section(found)
     assert "5 rows" in drawn and 'aria-label="Problems left after each stage, from 3 to 1"' in drawn
@@ -151,9 +174,10 @@ def test_pages_are_no_problems(tmp_path: Path) -> None:
     ]
     folder = curation(tmp_path, rows[:2], dropped, funnel)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["curate"]["settings"]["stages"]["pairs"] = {"_target_": "curation.harvest.stated"}
+    for known, problems in zip(manifest["curate"]["results"]["funnel"], (1, 2, 1, 3, 2), strict=True):
+        known["problems"] = problems
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    found = gathered(folder)
+    found = gather(folder)
     assert found and (found.found, found.problems[found.found :]) == (3, [3, 2])
     drawn = funnel_section(found)
     assert 'aria-label="Rows left after each stage, from 1 to 2"' in drawn
@@ -161,42 +185,36 @@ def test_pages_are_no_problems(tmp_path: Path) -> None:
     assert cells == ["", "", "", "3", "2"]
 
 
-def test_a_score_is_taken_apart() -> None:
+def test_a_score_is_split_by_feature() -> None:
     scores = {"length": 90.0, "length_rank": 0.5, "exploration": 0.1, "exploration_rank": 0.25, "score": 0.6}
     parts = score_parts(scores, {"length": 0.6, "exploration": -0.4, "judge": 0.0})
     # 0.6 x 0.5, and under a negative weight what lacks to 1: 0.4 x (1 - 0.25)
     assert [(p.name, round(p.share, 6)) for p in parts] == [("length", 0.3), ("exploration", 0.3)]
 
 
-def test_bytes_are_written_seven_bits_a_character() -> None:
-    # 0xFF 0x00: 1111111 1000000 00(00000): 0x7F, 0x40, 0x00, of which the first and the last are escaped by DEL
-    assert written(b"\xff\x00") == "\x7f?@\x7f@"
-    every = written(bytes(range(256)) * 4)
-    assert every.isascii() and not {"\x00", "\r", "<"} & set(every)
+def test_texts_are_packed_in_blocks_and_one_that_does_not_fit_is_left_out() -> None:
+    packer = Packer(room=400_000)
+    texts = ["the word", "a😀b", "x" * 300_000, "é\ud800"]
+    assert [packer.add(text) for text in texts] == [[0, 0], [0, 1], [0, 2], [1, 0]]
+    packer.close()
+    blocks = [json.loads(gzip.decompress(base64.b64decode(block))) for block in packer.blocks]
+    assert blocks == [texts[:3], ["é\ufffd"]] and packer.room == 400_000 - sum(map(len, packer.blocks))
+    assert packer.add("y" * 800_000) is None
 
 
-def test_texts_are_found_where_they_were_put() -> None:
-    packer = Packer(["the word the word the word"])
-    places = [packer.add(text).to_json() for text in ("the word", "a😀b", "x" * 300_000, "é\ud800")]
-    assert places == [[0, 0, 8], [0, 8, 4], [0, 12, 300_000], [1, 0, 2]]
-    assert packer.words == [" word"], "what comes thrice and saves something"
-
-
-def test_what_does_not_fit_is_left_out_and_told(tmp_path: Path) -> None:
-    import random
-
-    draw = random.Random(0)
-    text = {i: " ".join(str(draw.random()) for _ in range(500)) for i in range(20)}
+def test_what_does_not_fit_is_left_out_and_reported(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    text = {i: " ".join(str(rng.random()) for _ in range(500)) for i in range(20)}
     chosen = [example(f"{i}/t/0", text[i]) for i in range(10)]
     others = [left(example(f"{i}/t/1", text[10 + i]), "verify", "wrong answer") for i in range(10)]
-    found = gathered(curation(tmp_path, chosen, others, [line("verify", 20, 10)]))
+    found = gather(curation(tmp_path, chosen, others, [line("verify", 20, 10)]))
     assert found
-    whole = viewer(tmp_path, found, 1_000_000)
+    whole = viewer_section(tmp_path, found, 1_000_000)
     assert "without their text" not in whole
-    some = viewer(tmp_path, found, 60_000)
+    some = viewer_section(tmp_path, found, 60_000)
     assert re.search(r"(\d+) of 10 other chains of these problems are listed without their text", some)
     assert "chosen chains" not in some and len(some) < 70_000 < len(whole)
-    assert "10 of 10 chosen chains are listed without their text" in viewer(tmp_path, found, 1_000)
+    assert "10 of 10 chosen chains are listed without their text" in viewer_section(tmp_path, found, 1_000)
 
 
 def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
@@ -204,7 +222,7 @@ def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
     even = example("b/t/0", "it is 5", scores={"score": 0.5, "pass_rate": 0.5, "length": 2.0})
     curation(tmp_path, [odd, even], [], [line("pool", 2, 2)])
     (tmp_path / "train_log.jsonl").write_text('{"loss": null, "step": 1, "grad_norm": 1.0}\n{"loss": 2.0, "step": 2}\n')
-    found = gathered(tmp_path)
+    found = gather(tmp_path)
     assert found and list(found.kept.numbers["score"]) == [0.5] and list(found.kept.numbers["pass_rate"]) == [0.5]
     page = visible(write_report(tmp_path).read_text())
     assert "loss (nats per token) by optimizer step, from 2 to 2" in page and "NaN" not in page

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from limo.checkpoints import MARK, read_mark
 from limo.data import write_jsonl
 from limo.model import load_model
+from limo.training.checkpoints import MARK, find_fault
 from tests.conftest import ROOT, lines
 from tests.test_train import ARGS, rows, settings
 
@@ -30,7 +30,7 @@ def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(folder / "held_out.jsonl", rows(40) * 30)
     args = {**ARGS, "max_steps": STEPS, "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
     args["per_device_eval_batch_size"] = 8
-    section = settings(tiny, folder, eval_data=str(folder / "held_out.jsonl"), args=args, packing=128)
+    section = settings(tiny, folder, eval_data=str(folder / "held_out.jsonl"), args=args, pack_tokens=128)
     recipe = {"name": "t", "runs": str(folder), "train": {"_target_": "limo.train.sft", **section, "out": "${out}"}}
     (folder / "recipe").mkdir()
     (folder / "recipe" / "t.yaml").write_text("# @package _global_\n" + json.dumps(recipe))
@@ -70,7 +70,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 def whole(run: Path) -> list[int]:
-    found = [p for p in (run / "checkpoints").glob("checkpoint-*") if read_mark(p)]
+    found = [p for p in (run / "checkpoints").glob("checkpoint-*") if find_fault(p) is None]
     return sorted(int(p.name.partition("-")[2]) for p in found)
 
 
@@ -115,14 +115,14 @@ def test_killed_in_a_step_in_a_save_and_in_an_evaluation(folder: Path) -> None:
     assert not broken(run)
     process = start(folder, "killed")
     assert process.wait(120) == 0
-    assert process.stderr and "going on from" in process.stderr.read()
+    assert process.stderr and "resuming from" in process.stderr.read()
     same(run, folder / "alone")
 
 
 @pytest.mark.slow
 def test_sigterm_saves_and_a_full_disk_leaves_the_last_checkpoint(folder: Path) -> None:
     run = folder / "ended"
-    process = start(folder, "ended", "train.devices=2")
+    process = start(folder, "ended", "+train.devices=2")
     until(lambda: 2 in whole(run), process)
     process.terminate()  # the launcher, as Slurm would; it tells the ranks
     assert process.wait(120) == 143
@@ -130,11 +130,11 @@ def test_sigterm_saves_and_a_full_disk_leaves_the_last_checkpoint(folder: Path) 
     assert "error: stopped by SIGTERM after step" in said and "Traceback" not in said, said
     saved = whole(run)
     assert saved[-1] < STEPS and not (run / "model").exists()
-    process = start(folder, "ended", "train.devices=1", limit=700_000)  # model.safetensors fits, optimizer.pt does not
+    process = start(folder, "ended", "+train.devices=1", limit=700_000)  # model.safetensors fits, optimizer.pt does not
     assert process.wait(120) == 2
     said = process.stderr.read() if process.stderr else ""
     assert said.count("error:") == 1 and "no space left on the disk" in said and "Traceback" not in said, said
     assert whole(run) == saved and broken(run)
-    process = start(folder, "ended", "train.devices=1")  # one rank goes on from what two have written
+    process = start(folder, "ended", "+train.devices=1")  # one rank goes on from what two have written
     assert process.wait(120) == 0
     same(run, folder / "alone", loss=1e-4)

@@ -1,22 +1,23 @@
 """Candidate losses: known ones are read as they are meant, and no text does anything but arithmetic."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from limo import preference
-from limo.allowed import Refused
-from limo.candidate import candidate
-from limo.preference import margin
-from limo.sandbox import checked, look
-from limo.walk import MAX_FUEL
+from limo.discover.candidate import Candidate
+from limo.discover.checks import check_text, probe, train_alike
+from limo.discover.language import Refused
+from limo.discover.sandbox import check_candidate
+from limo.training import preference
+from limo.training.lossplot import load_loss
+from limo.training.preference import PairLogProbs
 from tests.conftest import ROOT
 
 BETA = 0.05
@@ -27,6 +28,11 @@ RHO = "    rho = (chosen - rejected) - (reference_chosen - reference_rejected)\n
 def body(text: str) -> str:
     """A candidate with these lines after x, u and rho."""
     return HEAD + RHO + "".join(f"    {line}\n" for line in text.splitlines())
+
+
+def sampled(n: int = 16, seed: int = 1) -> PairLogProbs:
+    generator = torch.Generator().manual_seed(seed)
+    return PairLogProbs(*(torch.randn(n, generator=generator, dtype=torch.float64) for _ in range(4)))
 
 
 # As a person, or a model, would write them
@@ -53,27 +59,9 @@ AS_TEXT = {
     "discopop": "s = torch.sigmoid(u)\nreturn (1 - s) * -F.logsigmoid(x) + s * exponential(x)",
     "pfl": "return torch.where(chosen > rejected, 0.5 * logistic(u), 2 * hinge(u))",
 }
-
-
-@pytest.mark.parametrize("name", AS_TEXT)
-def test_a_known_loss_as_text_is_that_loss_and_passes(name: str) -> None:
-    loss = candidate(body(AS_TEXT[name]))
-    draw = torch.Generator().manual_seed(1)
-    inputs = [torch.randn(16, generator=draw, dtype=torch.float64) for _ in range(4)]
-    known = getattr(preference, name)
-    tau = {"tau": 0.05} if name in ("dbaql", "aql", "aqfl", "discopop", "pfl") else {}
-    assert loss(*inputs, BETA).tolist() == pytest.approx(known(*inputs, BETA, **tau).tolist(), rel=1e-9)
-    report = look(body(AS_TEXT[name]), BETA)
-    assert report.refused == ""
-    assert bool(report.warnings) == (name == "discopop")
-    if name == "discopop":
-        assert "wrong way: slope +0.0392" in report.warnings[0]
-
-
-def test_the_published_form_is_read_too() -> None:
-    text = '''
+PUBLISHED = '''
 """A loss."""
-def logistic_log_loss(
+def f(
     self,
     policy_chosen_logps: torch.FloatTensor,
     policy_rejected_logps: torch.FloatTensor,
@@ -81,32 +69,42 @@ def logistic_log_loss(
     reference_rejected_logps: torch.FloatTensor,
 ) -> torch.FloatTensor:
     pi_logratios = policy_chosen_logps - policy_rejected_logps
-    ref_logratios = reference_chosen_logps - reference_rejected_logps
-    logits = pi_logratios - ref_logratios
+    logits = pi_logratios - (reference_chosen_logps - reference_rejected_logps)
     losses = -F.logsigmoid(self.beta * logits)
-    for i in range(3):
-        losses = losses + 0.0 * i
-    return losses if self.beta > 0 else -losses
+    losses += 0.0 * math.exp(1)
+    return losses if self.beta > 0 and not False else -losses
 '''
-    loss = candidate(text)
-    inputs = [torch.randn(4) for _ in range(4)]
-    assert loss.name == "logistic_log_loss"
-    assert torch.allclose(loss(*inputs, 0.1), preference.dpo(*inputs, 0.1))
 
 
-def test_what_the_published_validator_gets_wrong() -> None:
-    twice = "c = beta * (chosen - reference_chosen)\nreturn torch.cat([1 - c, 1 + c])"
-    assert "List is not allowed" in look(body(twice), BETA).refused, "KTO as published gives two values a pair"
-    assert "one value a pair" in look(body("return (x * 0).sum()"), BETA).refused
-    free = look(body("return F.softplus(-beta * (chosen - rejected))"), BETA)
-    assert free.refused == "" and free.slope == pytest.approx(-0.025), "a loss need not use the reference"
+@pytest.mark.parametrize("name", [*AS_TEXT, "published form"])
+def test_a_known_loss_as_text_is_that_loss_and_passes(name: str) -> None:
+    text = PUBLISHED if name == "published form" else body(AS_TEXT[name])
+    known = load_loss(f"limo.training.preference.{name if name in AS_TEXT else 'dpo'}", "loss", tau=0.05)
+    loss, pairs = Candidate(text), sampled()
+    assert loss.__name__ == "f"
+    assert loss(pairs, BETA).tolist() == pytest.approx(known(pairs, BETA).tolist(), rel=1e-9)
+    assert Candidate(loss.code)(pairs, BETA).equal(loss(pairs, BETA)), "the text that is kept is the same loss"
+    report = check_text(text, BETA)
+    assert report.refused == "" and train_alike(report.probes, probe(known, BETA))
+    assert bool(report.problems) == (name == "discopop")
+    assert report.slope is not None and (report.slope > 0) == (name == "discopop")
+
+
+def test_losses_that_differ_by_a_constant_or_a_factor_train_alike_and_others_do_not() -> None:
+    probes = {name: check_text(body(text), BETA).probes for name, text in AS_TEXT.items()}
+    assert not any(train_alike(probes[a], probes[b]) for a in probes for b in probes if a < b)
+    same = check_text(body("a = 3 * torch.log(1 + torch.exp(-x.clamp(min=-80))) + 7\nreturn a"), BETA)
+    assert "not finite" in same.refused or train_alike(same.probes, probes["dpo"])
+    assert train_alike(check_text(body("return 3 * F.softplus(-x) + 7"), BETA).probes, probes["dpo"])
+    decides = check_text(body("return hinge(x) if x.mean() > 0 else logistic(x)"), BETA)
+    assert not train_alike(decides.probes, probes["slic"]), "a decision by the batch is seen"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
-        ("return x", "costs as much as"),
-        ("return -x * 0", "costs as much as"),
+        ("return x", "has no lower loss"),
+        ("return -x * 0", "has no lower loss"),
         ("return torch.exp(-x)", "not finite at beta rho"),
         ("return (1 - torch.sigmoid(u)) * logistic(x) + torch.sigmoid(u) * torch.exp(-x)", "not finite at beta rho"),
         ("return torch.log(x)", "not finite at random inputs"),
@@ -114,163 +112,94 @@ def test_what_the_published_validator_gets_wrong() -> None:
         ("return F.softplus(-x).detach()", "has no slope"),
         ("return F.softplus(-(chosen - reference_chosen))", "no slope in the policy"),
         ("return torch.sqrt(torch.abs(x - x)) + logistic(x)", "slope that is not finite"),
+        ("return logistic(x) + 0.01 * torch.sqrt(torch.abs(x))", "slope that is not finite at rho = 0"),
         ("return 1.0", "gives ()"),
-        ("y = x", "returns nothing"),
-        ("if beta > 1:\n    return x", "without a return"),
+        ("return (x * 0).sum()", "one value per pair"),
+        ("return F.softplus(-x) * torch.arange(10)", "is not known"),
+        ("y = x", "ends without a return"),
+        ("if beta > 1:\n    return x", "ends without a return"),
         ("return z", "'z' has no value"),
         ("if x > 0:\n    return x\nreturn -x", "torch.where decides pair by pair"),
+        ("y = (9.0 ** 9) ** 9\ny = y ** 9\nreturn logistic(x) + y", "line 6"),
+        ("return F.relu(-x, True)", "relu takes 1 to 1 values"),
     ],
 )
-def test_a_loss_that_would_not_train_is_refused_with_its_reason(text: str, said: str) -> None:
-    assert said in look(body(text), BETA).refused
+def test_a_loss_that_would_not_train_is_refused_with_its_reason(text: str, reason: str) -> None:
+    assert reason in check_text(body(text), BETA).refused
 
 
-PLACE = "    order = torch.softmax(chosen)\n    return F.softplus(-beta * (chosen - rejected)) + 0 * order\n"
+def test_losses_that_the_published_validator_refuses_pass() -> None:
+    free = check_text(body("return F.softplus(-beta * (chosen - rejected))"), BETA)
+    assert free.refused == "" and free.slope == pytest.approx(-0.025), "a loss need not use the reference"
+    whole = HEAD + "    return F.softplus(-beta * (chosen - rejected)) + 0 * torch.softmax(chosen)\n"
+    assert check_text(whole, BETA).refused == "", "nor treat pairs alone"
 
 
-def test_a_loss_by_place_in_the_batch_is_refused() -> None:
-    assert "not known" in look(body("return F.softplus(-x) * torch.arange(10)"), BETA).refused
-    assert look(HEAD + PLACE, BETA).refused == "", "one that depends on the whole batch is not"
-
-
-RETURN = "\n    return F.softplus(-x)"
-ATTACKS = {
-    "import": "import os\n" + body("return x"),
-    "import inside": body("import os\nreturn F.softplus(-x)"),
-    "from import": body("from os import system\nsystem('touch CANARY')\nreturn x"),
-    "import by builtin": body("__import__('os').system('touch CANARY')\nreturn x"),
-    "importlib": body("y = importlib.import_module(x)\nreturn x"),
-    "exec": body("exec('open(1)')\nreturn x"),
-    "eval": body("y = eval('1')\nreturn x"),
-    "compile": body("compile('1', '', 'eval')\nreturn x"),
-    "open for writing": body("open('CANARY', 'w')\nreturn x"),
-    "open for reading": body("y = open('/etc/passwd')\nreturn x"),
-    "getattr": body("y = getattr(torch, 'save')\nreturn x"),
-    "setattr": body("setattr(torch, 'mean', beta)\nreturn x"),
-    "globals": body("globals()\nreturn x"),
-    "locals": body("y = locals()\nreturn x"),
-    "vars": body("y = vars(torch)\nreturn x"),
-    "builtins": body("y = __builtins__\nreturn x"),
-    "dunder class": body("y = x.__class__\nreturn x"),
-    "subclasses": body("y = ().__class__.__bases__\nreturn x"),
-    "dunder subscript": body("y = x.__class__.__mro__[1].__subclasses__()\nreturn x"),
-    "function globals": body("y = f.__globals__\nreturn x"),
-    "code object": body("y = f.__code__\nreturn x"),
-    "torch module": body("y = torch\nreturn x"),
-    "torch.save": body("torch.save(x, beta)\nreturn x"),
-    "torch.load": body("y = torch.load(x)\nreturn x"),
-    "torch.hub": body("y = torch.hub.load(x, x)\nreturn x"),
-    "torch.ops": body("y = torch.ops.aten.add(x, x)\nreturn x"),
-    "torch.os": body("y = torch.os.system(x)\nreturn x"),
-    "torch.sys": body("y = torch.sys.exit(0)\nreturn x"),
-    "torch._C": body("y = torch._C._abort()\nreturn x"),
-    "torch.from_file": body("y = torch.from_file(x)\nreturn x"),
-    "torch.compile": body("y = torch.compile(x)\nreturn x"),
-    "torch.manual_seed": body("torch.manual_seed(0)\nreturn x"),
-    "torch.set_num_threads": body("torch.set_num_threads(1000)\nreturn x"),
-    "torch.set_default_dtype": body("torch.set_default_dtype(x)\nreturn x"),
-    "monkey patch": body("torch.sigmoid = torch.exp\nreturn x"),
-    "monkey patch deep": body("torch.nn.functional.softplus = 1\nreturn x"),
-    "shadow torch": body("torch = x\nreturn x"),
-    "shadow F": body("F = x\nreturn x"),
-    "self attribute": body("self.beta = 1\nreturn x"),
-    "other attribute of self": body("y = self.model\nreturn x"),
-    "in place": body("chosen.add_(1)\nreturn x"),
-    "in place zero": body("reference_chosen.zero_()\nreturn x"),
-    "in place by out": body("torch.add(x, x, out=chosen)\nreturn x"),
-    "data": body("y = chosen.data\nreturn x"),
-    "grad_fn": body("y = chosen.grad_fn\nreturn x"),
-    "hook": body("chosen.register_hook(x)\nreturn x"),
-    "backward": body("x.sum().backward()\nreturn x"),
-    "numpy": body("y = x.numpy()\nreturn x"),
-    "storage": body("y = x.untyped_storage()\nreturn x"),
-    "subscript write": body("chosen[0] = 5\nreturn x"),
-    "delete": body("del chosen\nreturn x"),
-    "global": body("global torch\nreturn x"),
-    "nonlocal": body("nonlocal y\nreturn x"),
-    "lambda": body("y = lambda: 1\nreturn x"),
-    "nested function": body("def g():\n    return 1\nreturn x"),
-    "class": body("class A:\n    pass\nreturn x"),
-    "second function": body("return F.softplus(-x)") + "\ndef g():\n    return 1\n",
-    "code beside": "open('CANARY', 'w')\n" + body("return x"),
-    "assignment beside": "y = 1\n" + body("return x"),
-    "decorator": "@torch.compile\n" + body("return x"),
-    "default value": HEAD.replace("beta", "beta=open('CANARY', 'w')") + "    return chosen\n",
-    "keyword-only": "def f(chosen, rejected, reference_chosen, reference_rejected, beta, *, y=1):\n    return chosen\n",
+# Statements between ;; before a return that is fine by itself
+LINES = r"""
+import os ;; from os import system ;; __import__('os').system('touch CANARY') ;; y = importlib.import_module(x) ;;
+exec('open(1)') ;; y = eval('1') ;; compile('1', '', 'eval') ;; open('CANARY', 'w') ;; y = open('/etc/passwd') ;;
+y = getattr(torch, 'save') ;; setattr(torch, 'mean', beta) ;; globals() ;; y = locals() ;; y = vars(torch) ;;
+y = __builtins__ ;; y = x.__class__ ;; y = ().__class__.__bases__ ;; y = x.__class__.__mro__[1].__subclasses__() ;;
+y = f.__globals__ ;; y = f.__code__ ;; y = torch ;; torch.save(x, beta) ;; y = torch.load(x) ;;
+y = torch.hub.load(x, x) ;; y = torch.ops.aten.add(x, x) ;; y = torch.os.system(x) ;; y = torch.sys.exit(0) ;;
+y = torch._C._abort() ;; y = torch.from_file(x) ;; y = torch.compile(x) ;; torch.manual_seed(0) ;;
+torch.set_num_threads(1000) ;; torch.set_default_dtype(x) ;; torch.sigmoid = torch.exp ;;
+torch.nn.functional.softplus = 1 ;; torch = x ;; F = x ;; self.beta = 1 ;; y = self.model ;; chosen.add_(1) ;;
+reference_chosen.zero_() ;; torch.add(x, x, out=chosen) ;; y = F.elu(x, 1.0, True) ;; y = chosen.data ;;
+y = chosen.grad_fn ;; chosen.register_hook(x) ;; x.sum().backward() ;; y = x.numpy() ;; y = x.untyped_storage() ;;
+chosen[0] = 5 ;; del chosen ;; global torch ;; nonlocal y ;; y = lambda: 1 ;; y: open('CANARY', 'w') = 1 ;;
+y = [1 for _ in range(10)] ;; y = sum(i for i in range(10)) ;; y = {i: i for i in range(9)} ;; y = (z := x) ;;
+y = f'{x.__class__}' ;; y = '{0.__class__}'.format(x) ;; y = '%s' % x ;; y = b'x' ;; y = 'x' * 10000000000 ;;
+y = [0] * 10000000000 ;; y, z = x, x ;; y = torch.add(*x) ;; y = torch.add(**x) ;; y = torch.cat([1 - x, 1 + x]) ;;
+raise SystemExit ;; assert exit() ;; exit() ;; print(x) ;; y = input() ;; yield x ;; y = 10 ** 10 ** 10 ;;
+y = 1 << 100000000 ;; y = 1j ;; y = (-8.0) ** 0.5 ;; y = 1e999 ;; y = x @ x ;; y = x // 0 ;;
+y = torch.ones(100000, 100000) ;; y = x.repeat(1000000000) ;; y = torch.outer(x, x) ;; y = x.expand(100000, 100000) ;;
+y = x[:, None] * x[None, :] ;; y = torch.randn(10) ;; __x = 1 ;; _y = x ;; х = x ;; y = x.＿＿class＿＿ ;;
+y = 0 < x < 1 ;;
+y = x is None ;; y = 1 in x ;; y = ... ;; y = None ;; y = (1).to_bytes(10) ;; y = math.exp(x) ;;
+y = math.factorial(100000000) ;; type X = int
+"""
+DEEP = "z = {}" + "\nz = z * z" * 40
+BLOCKS = {
+    "nested function": "def g():\n    return 1",
+    "class": "class A:\n    pass",
+    "while": "while True:\n    pass",
+    "while count": "i = 0\nwhile i < 10:\n    i += 1",
+    "huge range": "for i in range(1000000000):\n    x = x + i",
+    "range of a value": "for i in range(beta):\n    x = x + i",
+    "for over a tensor": "for i in x:\n    x = x + i",
+    "for else": "for i in range(2):\n    x = x\nelse:\n    x = x",
+    "try": "try:\n    y = 1\nexcept Exception:\n    y = 2",
+    "with": "with torch.no_grad():\n    y = x",
+    "match": "match x:\n    case 1:\n        return x",
+    "written huge": f"y = {'9' * 5000}",
+    "null byte": "y = 1\x00",
+    "whole numbers out of truths": DEEP.format("True + True"),
+    "whole numbers out of minus": DEEP.format("-True - True"),
+    "work": "for i in range(16):\n    for j in range(16):\n        for k in range(16):\n            x = x + i * j",
+}
+FINE = "return F.softplus(-x)"
+WHOLE = {
+    "import": "import os\n" + body(FINE),
+    "second function": body(FINE) + "\ndef g():\n    return 1\n",
+    "code beside": "open('CANARY', 'w')\n" + body(FINE),
+    "assignment beside": "y = 1\n" + body(FINE),
+    "decorator": "@open('CANARY', 'w')\n" + body(FINE),
+    "default value": body(FINE).replace("beta)", "beta=open('CANARY', 'w'))", 1),
+    "keyword-only": body(FINE).replace("beta)", "beta, *, y=1)", 1),
     "star arguments": "def f(*chosen):\n    return chosen\n",
-    "async": "async " + body("return x"),
-    "await": "async def f(chosen, rejected, reference_chosen, reference_rejected, beta):\n    await chosen\n",
-    "yield": body("yield x"),
-    "comprehension": body("y = [1 for _ in range(10)]\nreturn x"),
-    "generator": body("y = sum(i for i in range(10))\nreturn x"),
-    "dict comprehension": body("y = {i: i for i in range(9)}\nreturn x"),
-    "walrus": body("y = (z := x)\nreturn x"),
-    "f-string": body("y = f'{x.__class__}'\nreturn x"),
-    "format": body("y = '{0.__class__}'.format(x)\nreturn x"),
-    "percent format": body("y = '%s' % x\nreturn x"),
-    "bytes": body("y = b'x'\nreturn x"),
-    "string repeat": body("y = 'x' * 10000000000\nreturn x"),
-    "list repeat": body("y = [0] * 10000000000\nreturn x"),
-    "tuple unpack": body("y, z = x, x\nreturn x"),
-    "star call": body("y = torch.add(*x)\nreturn x"),
-    "star star call": body("y = torch.add(**x)\nreturn x"),
-    "while": body("while True:\n    pass\nreturn x"),
-    "while count": body("i = 0\nwhile i < 10:\n    i += 1\nreturn x"),
-    "huge range": body("for i in range(1000000000):\n    x = x + i\nreturn x"),
-    "range of a value": body("for i in range(beta):\n    x = x + i\nreturn x"),
-    "for over a tensor": body("for i in x:\n    x = x + i\nreturn x"),
-    "for else": body("for i in range(2):\n    x = x\nelse:\n    x = x\nreturn x"),
-    "try": body("try:\n    y = 1\nexcept Exception:\n    y = 2\nreturn x"),
-    "raise": body("raise SystemExit"),
-    "assert": body("assert exit()\nreturn x"),
-    "with": body("with torch.no_grad():\n    y = x\nreturn x"),
-    "exit": body("exit()\nreturn x"),
-    "print": body("print(x)\nreturn x"),
-    "input": body("y = input()\nreturn x"),
-    "match": body("match x:\n    case 1:\n        return x\nreturn x"),
-    "huge integer": body("y = 10 ** 10 ** 10\nreturn x"),
-    "written huge": body(f"y = {'9' * 5000}\nreturn x"),
-    "shift": body("y = 1 << 100000000\nreturn x"),
-    "complex": body("y = 1j\nreturn x"),
-    "negative root": body("y = (-8.0) ** 0.5\nreturn x + y"),
-    "infinity": body("y = 1e999\nreturn x"),
-    "matmul": body("y = x @ x\nreturn x"),
-    "floor division": body("y = x // 0\nreturn x"),
-    "memory by ones": body("y = torch.ones(100000, 100000)\nreturn x"),
-    "memory by repeat": body("y = x.repeat(1000000000)\nreturn x"),
-    "memory by outer": body("y = torch.outer(x, x)\nreturn x"),
-    "memory by expand": body("y = x.expand(100000, 100000)\nreturn x"),
-    "memory by subscript": body("y = x[:, None] * x[None, :]\nreturn x"),
-    "random numbers": body("y = torch.randn(10)\nreturn x"),
-    "deep brackets": HEAD + "    return " + "(" * 300 + "chosen" + ")" * 300 + "\n",
-    "deep operators": HEAD + "    return " + "-" * 2000 + "chosen\n",
-    "very long": HEAD + "    return " + "+".join(["chosen"] * 5000) + "\n",
-    "too long": HEAD + "    " + "#" * 30_000 + "\n    return chosen\n",
-    "dunder name": body("__x = 1\nreturn x"),
-    "private name": body("_y = x\nreturn x"),
-    "look-alike name": body("\u0445 = x\nreturn x"),
-    "fullwidth dunder": body("y = x.\uff3f\uff3fclass\uff3f\uff3f\nreturn x"),
-    "null byte": body("y = 1\x00\nreturn x"),
-    "type parameters": "def f[T](chosen, rejected, reference_chosen, reference_rejected, beta):\n    return chosen\n",
-    "type alias": "type X = int\n" + body("return x"),
-    "chained comparison": body("y = 0 < x < 1\nreturn x"),
-    "is": body("y = x is None\nreturn x"),
-    "in": body("y = 1 in x\nreturn x"),
-    "ellipsis": body("y = ...\nreturn x"),
-    "none": body("y = None\nreturn x"),
-    "method of a number": body("y = (1).to_bytes(10)\nreturn x"),
+    "async": "async " + body(FINE),
+    "await": "async " + body("await chosen"),
+    "type parameters": body(FINE).replace("def f(", "def f[T: open('CANARY', 'w')](", 1),
     "no function": "1 + 1\n",
     "nothing": "",
     "not Python": "def f(:\n",
     "other arguments": "def f(os, sys, path, open, exec):\n    return os\n",
-    "math of a batch": body("y = math.exp(x)\nreturn x"),
-    "math.factorial": body("y = math.factorial(100000000)\nreturn x"),
-    "whole numbers out of truths": body(
-        "z = True + True\nfor i in range(16):\n    for j in range(16):\n        z = z * z\nreturn F.softplus(-x) + z"
-    ),
-    "whole numbers out of minus": body(
-        "z = -True - True\nfor i in range(16):\n    for j in range(16):\n        z = z * z\nreturn F.softplus(-x) + z"
-    ),
+    "deep brackets": HEAD + "    return " + "(" * 300 + "chosen" + ")" * 300 + "\n",
+    "deep operators": HEAD + "    return " + "-" * 2000 + "chosen\n",
+    "very long": HEAD + "    return " + "+".join(["chosen"] * 5000) + "\n",
+    "too long": HEAD + "    " + "#" * 30_000 + "\n" + body(FINE).removeprefix(HEAD),
     "very deep minus": HEAD + "    return " + "-" * 19_000 + "chosen\n",
     "very deep methods": HEAD + "    return chosen" + ".mean()" * 2500 + "\n",
     "very deep not": HEAD + "    return " + "not " * 4000 + "chosen\n",
@@ -279,10 +208,9 @@ ATTACKS = {
     "very deep lambda": HEAD + "    return " + "lambda:" * 2500 + "1\n",
     "very deep blocks": HEAD + "".join(" " * (4 + i) + "if 1:\n" for i in range(99)) + " " * 104 + "return chosen\n",
     "half a surrogate pair": HEAD + "    return \ud800\n",
-    "fuel": body(
-        "for i in range(16):\n    for j in range(16):\n        for k in range(16):\n            x = x + i * j\nreturn x"
-    ),
 }
+ATTACKS = {line.strip(): body(f"{line.strip()}\n{FINE}") for line in LINES.split(";;")}
+ATTACKS |= {name: body(f"{text}\n{FINE}{' + z' if 'z = z' in text else ''}") for name, text in BLOCKS.items()} | WHOLE
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -290,73 +218,58 @@ def test_an_attack_is_refused_in_one_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    before = (
-        dict(os.environ),
-        torch.sigmoid,
-        torch.nn.functional.softplus,
-        torch.get_num_threads(),
-        torch.get_rng_state(),
-    )
-    start = time.monotonic()
-    report = look(ATTACKS[name], BETA)
-    assert report.refused and "\n" not in report.refused, report
-    assert time.monotonic() - start < 10
+
+    def state() -> tuple[object, ...]:
+        functions = torch.sigmoid, torch.nn.functional.softplus
+        return dict(os.environ), functions, torch.get_num_threads(), torch.get_rng_state().tolist()
+
+    before, start = state(), time.monotonic()
+    report = check_text(ATTACKS[name], BETA)
+    assert report.refused and "\n" not in report.refused and not report.code, report
+    assert time.monotonic() - start < 10 and state() == before
     assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""
-    after = (
-        dict(os.environ),
-        torch.sigmoid,
-        torch.nn.functional.softplus,
-        torch.get_num_threads(),
-        torch.get_rng_state(),
-    )
-    assert before[:4] == after[:4] and torch.equal(before[4], after[4])
 
 
-def test_the_corpus_is_large_and_every_attack_fails_for_what_it_is() -> None:
-    assert len(ATTACKS) >= 100
-    assert look(body("return F.softplus(-x)"), BETA).refused == "", "what the attacks stand around is fine by itself"
-    assert (
-        "more than" in look(ATTACKS["fuel"], BETA).refused and str(MAX_FUEL)[0] in look(ATTACKS["fuel"], BETA).refused
-    )
+def test_the_corpus_is_large_and_stands_around_a_loss_that_passes() -> None:
+    assert len(ATTACKS) >= 140 and check_text(body(FINE), BETA).refused == ""
 
 
-def test_annotations_are_never_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_text_that_is_kept_does_nothing_when_it_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    evil = HEAD.replace("chosen,", "chosen: open('CANARY', 'w'),", 1).replace("):", ") -> exit():")
-    assert look(evil + RHO + "    return F.softplus(-x)\n", BETA).refused == "" and not list(tmp_path.iterdir())
+    evil = body(FINE).replace("chosen,", "chosen: open('CANARY', 'w'),", 1).replace("):", ") -> exit():", 1)
+    report = check_text(evil, BETA)
+    assert report.refused == "" and report.code.startswith(HEAD)
+    (tmp_path / "kept.py").write_text(report.code)
+    spec = importlib.util.spec_from_file_location("kept", tmp_path / "kept.py")
+    assert spec and spec.loader
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    assert {path.name for path in tmp_path.iterdir()} <= {"kept.py", "__pycache__"}
 
 
 def test_a_candidate_changes_no_input() -> None:
-    loss = candidate(body("chosen = chosen * 0\nx += 5\nrho = -rho\nreturn F.softplus(-x)"))
-    inputs = [torch.randn(4) for _ in range(4)]
-    kept = [i.clone() for i in inputs]
-    loss(*inputs, BETA)
-    assert all(torch.equal(a, b) for a, b in zip(inputs, kept, strict=True))
+    loss = Candidate(body("chosen = chosen * 0\nx += 5\nrho = -rho\nreturn F.softplus(-x)"))
+    pairs, before = sampled(4), sampled(4)
+    loss(pairs, BETA)
+    assert all(torch.equal(a, b) for a, b in zip(vars(pairs).values(), vars(before).values(), strict=True))
 
 
-def test_values_beyond_bounds_are_refused_when_they_are_met() -> None:
-    grow = candidate(body("y = 2.0\nfor i in range(12):\n    y = y ** y\nreturn x + y"))
-    with pytest.raises(Refused, match="line 7"):
-        grow(*[torch.randn(4) for _ in range(4)], BETA)
-
-
-def isolated(code: str) -> subprocess.CompletedProcess[str]:
-    """Code in a process that has closed its doors as the one that looks at candidates does."""
-    begin = (
-        "import os, socket, sys, torch\nfrom limo.sandbox import _close_doors, _warm_up\n_warm_up()\n_close_doors(3)\n"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", begin + code],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
+def run_without_rights(code: str, stdout: int | None = subprocess.PIPE) -> "subprocess.CompletedProcess[str]":
+    """Code in a process that has dropped its rights as the one that checks candidates does."""
+    begin = "import mmap, os, socket, sys, torch\nfrom limo.discover.sandbox import *\n"
+    begin += "import limo.discover.sandbox as s; check_text(s.WARM_UP, 1.0)\n"
+    # A build of torch for CUDA maps tens of GB of address space
+    begin += "big = mmap.mmap(-1, 20 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)\n"
+    begin += "drop_rights(3)\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    call = [sys.executable, "-c", begin + code]
+    return subprocess.run(call, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120, env=environment)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "reason"),
     [
         ("open('/etc/passwd')", "Too many open files"),
         ("open('{tmp}/canary', 'w').write('x')", "Too many open files"),
@@ -365,33 +278,40 @@ def isolated(code: str) -> subprocess.CompletedProcess[str]:
         ("os.fork()", "Resource temporarily unavailable"),
         ("import threading; threading.Thread(target=print).start()", "can't start new thread"),
         ("os.execv('/bin/true', ['true'])", ""),
-        ("torch.ones(10_000_000_000)", "memory"),
+        ("torch.ones(1_000_000_000)", "memory"),
         ("x = 'a' * 10_000_000_000", "MemoryError"),
         ("while True: pass", ""),
     ],
 )
-def test_the_process_has_no_rights(code: str, said: str, tmp_path: Path) -> None:
-    """The second wall, with the first one taken away."""
-    done = isolated(code.replace("{tmp}", str(tmp_path)))
-    assert done.returncode != 0 and said in done.stderr
+def test_the_process_has_no_rights(code: str, reason: str, tmp_path: Path) -> None:
+    """The second guard, without the first."""
+    done = run_without_rights(code.replace("{tmp}", str(tmp_path)))
+    assert done.returncode != 0 and reason in done.stderr and "drop_rights" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_a_file_that_is_open_already_cannot_grow(tmp_path: Path) -> None:
-    code = "import os, torch\nfrom limo.sandbox import _close_doors\n_close_doors(3)\nos.write(1, b'x')"
+def test_the_process_has_the_memory_that_a_check_needs_and_no_file_to_write_to(tmp_path: Path) -> None:
+    text = body(AS_TEXT["aqfl"])
+    done = run_without_rights(f"report = check_text({text!r}, 0.05)\nassert not report.refused, report\n")
+    assert done.returncode == 0, done.stderr
     with (tmp_path / "out.txt").open("w") as out:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([sys.executable, "-c", code], stdout=out, stderr=subprocess.PIPE, env=environment)
+        done = run_without_rights("os.write(1, b'x')", out.fileno())
     assert done.returncode != 0 and (tmp_path / "out.txt").stat().st_size == 0
 
 
 @pytest.mark.slow
-def test_a_look_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
-    fine = checked(body("return F.softplus(-x)"), BETA, 5)
-    assert (fine.name, fine.refused) == ("f", "") and fine.slope == pytest.approx(-0.025)
-    assert "not allowed" in checked(ATTACKS["import"], BETA, 5).refused
-    assert json.loads(json.dumps(fine.__dict__))["name"] == "f"
-    rho: Any = margin(*[torch.ones(1)] * 4)
-    assert rho.item() == 0
+    fine = check_candidate(body(FINE), BETA, 5)
+    assert (fine.name, fine.refused, fine.code) == ("f", "", Candidate(body(FINE)).code)
+    assert fine.slope == pytest.approx(-0.025) and len(fine.curve["rho"]) > 100
+    assert json.loads(json.dumps(fine.probes)) == pytest.approx(probe(preference.dpo, BETA), abs=1e-5)
+    assert "one function" in check_candidate(ATTACKS["import"], BETA, 5).refused
+    monkeypatch.setattr("limo.discover.sandbox.STARTING", 0.1)
+    assert "was killed" in check_candidate(body(FINE), BETA, 0.1).refused
+
+
+def test_refusals_name_their_line() -> None:
+    with pytest.raises(Refused, match=r"^line 5: Import is not allowed$"):
+        Candidate(body("import os\nreturn x"))

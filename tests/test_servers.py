@@ -1,6 +1,6 @@
-"""The engine for chat servers against one that fails in every way: nothing is lost, nothing is paid twice, runs end."""
+"""The engine for servers against one that fails in every way: nothing is lost, nothing is paid twice, runs end."""
 
-import asyncio
+import base64
 import os
 import shlex
 import sqlite3
@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
+from limo.chat import prompt_ids, turn_end
 from limo.data import Message, chat
-from limo.engine import Completion, Request, Sampling, sample, taker
-from limo.engine_openai import OpenAIEngine
+from limo.engines.ledger import Cached
+from limo.engines.protocol import Completion, Request, Sampling, sample, taker
+from limo.engines.server import ServerEngine
 from limo.errors import UserError
-from limo.ledger import Cached
 from limo.ledgers import check
-from limo.replies import retry_after
-from limo.servers import Limits
+from limo.model import load_tokenizer
 from tests.conftest import ROOT, lines
-from tests.faulty import LOST, ODD, Running, faulty
+from tests.faulty import HOSTILE, LOST, ODD, Running, faulty
 
 ONE = Sampling(n=1, temperature=1.0, top_p=1.0, max_tokens=100, seed=0)
 QUICK: dict[str, Any] = {"timeout": 1.0, "backoff": 0.02, "patience": 5.0}
@@ -38,8 +38,8 @@ def server() -> Iterator[Running]:
         yield running
 
 
-def asking(*urls: str, **settings: Any) -> OpenAIEngine:
-    return OpenAIEngine(model="m", base_urls=list(urls), **{**QUICK, **settings})
+def asking(*urls: str, **settings: Any) -> ServerEngine:
+    return ServerEngine(model="m", base_urls=list(urls), **{**QUICK, **settings})
 
 
 def answer(server: Running, text: str, **settings: Any) -> Completion:
@@ -47,27 +47,19 @@ def answer(server: Running, text: str, **settings: Any) -> Completion:
     return completion
 
 
-def lost(said: str) -> int:
-    """How many answers the last line of a run says were lost."""
-    word = said[: said.index(" answers were lost")].split()[-1] if "answers were lost" in said else "0"
-    return int(word.replace(",", ""))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", [True, False])
-def test_ten_thousand_requests_of_which_a_fifth_fail(
+def test_thousands_of_requests_of_which_a_fifth_fail(
     stream: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    count = 10_000 if stream else 2_000
+    count = 1_000 if stream else 4_000
     kinds = ["429", "429-none", "500", "503", "reset", *LOST, *ODD]
     prompts = [chat(f"question {i}") for i in range(count)]
     with faulty(0.2, kinds) as server:
         engine = Cached(
             asking(server.url, concurrency=64, tries=15, patience=60.0, timeout=3.0, stream=stream), tmp_path
         )
-        begun = time.process_time()  # by the clock it takes half a minute, on a machine that has nothing else to do
         done = sample(engine, prompts, ONE)
-        assert time.process_time() - begun < 60
         counts = server.counts()
         said = capfd.readouterr().err
         assert [row[0].finish for row in done] == ["stop"] * count
@@ -78,9 +70,8 @@ def test_ten_thousand_requests_of_which_a_fifth_fail(
         assert set(counts["delivered"].values()) == {1} and len(counts["delivered"]) == count, "none is paid for twice"
         # What the provider has made and the ledger lacks was lost on the way; a reset may have been one, too
         gone = sum(counts["made"].values()) - count
-        assert gone > count / 30 and lost(said) == gone + counts["faults"]["reset"]
-        assert sum(counts["faults"][kind] for kind in kinds) > 0.18 * count
-        assert f"{sum(counts['faults'][kind] for kind in kinds if kind not in ODD):,} retries: " in said
+        assert gone > count / 30 and f"{gone + counts['faults']['reset']:,} answers were lost" in said
+        assert f"{sum(counts['faults'][kind] for kind in kinds if kind not in ODD):,} failed requests: " in said
         assert f"counts of {sum(counts['faults'][kind] for kind in ODD[:3]):,} completions" in said
         again = sample(engine, prompts, ONE)
         assert again == done and server.counts()["made"] == counts["made"], "a second run asks for nothing"
@@ -88,28 +79,37 @@ def test_ten_thousand_requests_of_which_a_fifth_fail(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("kind", ["500", "503", "reset", *LOST])
-def test_one_bad_prompt_is_set_aside_with_its_reason(server: Running, kind: str, stream: bool) -> None:
-    asked = [chat(f"good {i}") for i in range(5)] + [chat(f"bad [[{kind}]]")]
-    done = sample(asking(server.url, tries=3, timeout=0.3, stream=stream), asked, ONE)
-    assert [row[0].finish for row in done] == ["stop"] * 5 + ["refused"]
-    assert "after 3 tries" in done[-1][0].why and done[-1][0].why.startswith("the server said ")
-    (alone,) = sample(asking(server.url, tries=2, timeout=0.3, stream=stream), asked[-1:], ONE)
+def test_one_bad_prompt_is_refused_with_its_reason(server: Running, stream: bool) -> None:
+    faults = ["500", "503", "429", "reset", *LOST, *(f for f in HOSTILE if f != "parts-null")]
+    asked = [chat(f"good {i}") for i in range(5)] + [chat(f"bad [[{fault}]]") for fault in faults]
+    begun = time.monotonic()
+    done = sample(asking(server.url, tries=2, timeout=0.5, stream=stream), asked, ONE)
+    assert [row[0].finish for row in done] == ["stop"] * 5 + ["refused"] * len(faults)
+    for fault, row in zip(faults, done[5:], strict=True):
+        assert row[0].why.startswith("the server replied ") and len(row[0].why) < 400, fault
+        assert "after 2 tries" in row[0].why or fault == "nested-error", row[0].why
+    (alone,) = sample(asking(server.url, tries=2, timeout=0.3, stream=stream), asked[5:6], ONE)
     assert alone[0].finish == "refused", "nor does it end a run that has nothing else to ask"
+    assert time.monotonic() - begun < 30
 
 
 def test_what_is_refused_at_once(server: Running) -> None:
-    assert answer(server, "x [[400]]").why == "the server said 400: 400 it is"
+    assert answer(server, "x [[400]]").why == "the server replied 400: 400 it is"
     assert "maximum context length is 100 tokens" in answer(server, "x [[context]]").why
     assert answer(server, "x [[filter]]").why == "the server ended the completion with 'content_filter'"
+    assert answer(server, "x [[parts-null]]").why == "the model refused: I would rather not."
     assert "control token '</s>'" in answer(server, "x </s>").why
+    begun = (*chat("mine"), Message(role="assistant", content="2 + 3 ="))
+    ((refused,),) = sample(asking(server.url), [begun], ONE)
+    assert "send=tokens" in refused.why
     assert server.counts()["faults"]["400"] == 1
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_what_is_odd_about_an_answer(server: Running, stream: bool) -> None:
+def test_what_is_odd_about_a_reply(server: Running, stream: bool) -> None:
     assert answer(server, "x [[reasoning]]", stream=stream).text == "<think>\nLet me see.\n</think>\n\nIt is 4."
     assert answer(server, "x [[separator]]", stream=stream).text == "one\u2028two\x85three\x0bfour"
+    assert answer(server, "x [[parts]]", stream=stream).text == "It is 4."
     assert answer(server, "x [[length]]", stream=stream).finish == "length"
     assert answer(server, "half a pair: \ud83d", stream=stream).text.startswith("Reply to half a pair: ?")
     twice = answer(server, "x [[twice]]", stream=stream).text
@@ -127,10 +127,10 @@ def test_a_limit_that_is_too_large_for_the_context_shrinks(server: Running) -> N
     assert stuck.finish == "refused" and "maximum context length is 64" in stuck.why, "once is enough"
 
 
-def test_what_is_sent(server: Running) -> None:
+def test_what_is_sent(server: Running, tiny: Path) -> None:
     sampling = Sampling(n=1, temperature=0.5, top_p=0.9, max_tokens=100, seed=3, stop=("Z",))
-    settings = {"rename": {"max_tokens": "max_completion_tokens", "top_p": None}, "extra": {"top_k": 20}}
-    ((first,),) = sample(asking(server.url, **settings), [chat("mine", "system")], sampling)
+    extra = {"max_tokens": None, "max_completion_tokens": 100, "top_p": None, "top_k": 20}
+    ((first,),) = sample(asking(server.url, extra=extra), [chat("mine", "system")], sampling)
     sent = server.counts()["bodies"][-1]
     assert sent.pop("seed") in range(2**31) and first.finish == "stop"
     assert sent == {
@@ -139,23 +139,15 @@ def test_what_is_sent(server: Running) -> None:
         "temperature": 0.5,
         "max_completion_tokens": 100,
         "stop": ["Z"],
-        "stream": True,
-        "stream_options": {"include_usage": True},
+        "stream": False,
         "top_k": 20,
     }
-
-
-def test_a_turn_that_has_begun_is_sent_only_to_servers_that_go_on_with_it(server: Running) -> None:
-    sampling = Sampling(n=1, temperature=0.5, top_p=0.9, max_tokens=100, seed=3)
-    prompt = (*chat("mine"), Message(role="assistant", content="2 + 3 ="))
-    before = len(server.counts()["bodies"])
-    ((refused,),) = sample(asking(server.url), [prompt], sampling)
-    assert refused.finish == "refused" and "set engine.continues" in refused.why
-    assert len(server.counts()["bodies"]) == before, "nothing was asked"
-    ((done,),) = sample(asking(server.url, continues=True), [prompt], sampling)
+    begun = (*chat("mine </s>"), Message(role="assistant", content="2 + 3 ="))
+    ((done,),) = sample(asking(server.url, send="tokens", tokenizer=str(tiny)), [begun], sampling)
     sent = server.counts()["bodies"][-1]
-    assert done.finish == "stop" and sent["messages"][-1] == {"role": "assistant", "content": "2 + 3 ="}
-    assert sent["continue_final_message"] is True and sent["add_generation_prompt"] is False
+    tokenizer = load_tokenizer(tiny)
+    assert sent["prompt"] == prompt_ids(tokenizer, begun) and sent["stop_token_ids"] == [turn_end(tokenizer)]
+    assert done.finish == "stop" and "messages" not in sent
 
 
 def test_a_name_says_what_may_share_samples() -> None:
@@ -163,22 +155,19 @@ def test_a_name_says_what_may_share_samples() -> None:
         return asking("http://h/v1", **settings).fingerprint
 
     same = [name(), asking("http://other:1/v1", "https://two/v1", concurrency=3, timeout=9.0).fingerprint]
-    assert same == ["openai/m@unstated"] * 2 and name(rename={"max_tokens": "max_completion_tokens"}) == same[0]
-    assert len({name(), name(revision="a1"), name(extra={"top_k": 1}), name(rename={"temperature": None})}) == 4
+    assert same == ["openai/m@unstated"] * 2
+    assert len({name(), name(revision="a1"), name(extra={"top_k": 1}), name(extra={"temperature": None})}) == 4
 
 
-def test_waiting_as_the_server_asks(server: Running) -> None:
-    """429 with seconds, with a date, with neither: none of them is held against the request."""
-    with faulty(0.6, ["429", "429-date", "429-none"], seed=1) as busy:
-        begun = time.monotonic()
-        done = sample(asking(busy.url, tries=1, patience=30.0), [chat(f"q{i}") for i in range(30)], ONE)
+def test_waiting_as_the_server_asks() -> None:
+    """429 with seconds, with nonsense, with nothing."""
+    with faulty(0.6, ["429", "429-inf", "429-none"], seed=1) as busy:
+        done = sample(asking(busy.url, tries=15, patience=30.0), [chat(f"q{i}") for i in range(30)], ONE)
         assert {row[0].finish for row in done} == {"stop"}
-        assert busy.counts()["faults"]["429-date"] and time.monotonic() - begun < 25
-    assert retry_after("7") == 7 and retry_after("soon") is None and retry_after(None) is None
-    assert 0 <= (retry_after("Fri, 01 Jan 2100 00:00:00 GMT") or 0) - (4102444800 - time.time()) < 2
+        assert busy.counts()["faults"]["429-inf"]
 
 
-def test_load_goes_to_what_is_free_and_a_failing_server_is_put_aside() -> None:
+def test_load_goes_to_what_is_free_and_a_failing_server_rests() -> None:
     with faulty(latency=0.02) as good, faulty(latency=0.02) as other, faulty(1.0, ["500"]) as bad:
         prompts = [chat(f"q{i}") for i in range(300)]
         engine = asking(good.url, other.url, bad.url, concurrency=4, backoff=0.2)
@@ -186,11 +175,10 @@ def test_load_goes_to_what_is_free_and_a_failing_server_is_put_aside() -> None:
         assert {row[0].finish for row in done} == {"stop"}
         shares = [sum(s.counts()["delivered"].values()) for s in (good, other)]
         assert sum(shares) == 300 and min(shares) > 80
-        assert max(s.counts()["most_under_way"] for s in (good, other)) <= 4
-        assert bad.counts()["faults"]["500"] < 25, "put aside, and tried now and then"
+        assert bad.counts()["faults"]["500"] < 25, "tried now and then"
 
 
-def test_a_server_that_comes_back_goes_on() -> None:
+def test_a_server_that_comes_back_is_used_again() -> None:
     with faulty(latency=0.05) as first, ExitStack() as again:
         engine = asking(first.url, concurrency=4, patience=30.0, backoff=0.1)
         waiting, done = deque(Request(chat(f"q{i}"), 0, i) for i in range(40)), []
@@ -202,7 +190,7 @@ def test_a_server_that_comes_back_goes_on() -> None:
         assert len(done) == 40 and {c.finish for c in done} == {"stop"}
 
 
-@pytest.mark.parametrize("fault", ["nobody", "503", "500", "401", "402", "404", "307", "endless", "hang", "400"])
+@pytest.mark.parametrize("fault", ["nobody", "503", "401", "404", "307", "endless", "hang", "400"])
 def test_a_server_that_is_down_ends_the_run_with_one_line(fault: str, tmp_path: Path) -> None:
     prompts = [chat(f"q{i}") for i in range(60)]
     with faulty(1.0, [fault if fault != "nobody" else "500"]) as server:
@@ -213,18 +201,18 @@ def test_a_server_that_is_down_ends_the_run_with_one_line(fault: str, tmp_path: 
         with pytest.raises(UserError) as raised:
             sample(engine, prompts, ONE)
         said = str(raised.value)
-        assert time.monotonic() - begun < 15 and "\n" not in said
-        assert server.url in said and "What was sampled is kept" in said
+        assert time.monotonic() - begun < 40 and "\n" not in said
+        assert server.url in said and "Finished samples are kept" in said
         words = {
-            "nobody": "unreachable",
-            "hang": "timeout",
+            "nobody": "Connection",
+            "hang": "no answer in time",
             "endless": "it asks to wait 24 h",
             "400": "20 requests were refused in a row",
         }
         assert words.get(fault, f"{fault}: {fault} it is") in said, said
 
 
-def test_what_was_under_way_is_kept_when_a_run_ends(tmp_path: Path) -> None:
+def test_what_was_running_is_kept_when_a_run_ends(tmp_path: Path) -> None:
     """A key that stops being taken: the answers that still come are paid for, so they are waited for."""
     with faulty(latency=0.6) as server:  # the refusal comes after half of that
         engine = Cached(asking(server.url, concurrency=10, timeout=20.0), tmp_path)
@@ -235,57 +223,30 @@ def test_what_was_under_way_is_kept_when_a_run_ends(tmp_path: Path) -> None:
         assert sum(server.counts()["delivered"].values()) == 9, "and no more were asked"
 
 
-def test_more_failures_than_answers_end_a_run() -> None:
-    with faulty(0.7, ["500"]) as server:
-        engine = asking(server.url, concurrency=4, tries=50, patience=60.0, backoff=0.001)
-        with pytest.raises(UserError, match="more requests fail than succeed"):
-            sample(engine, [chat(f"q{i}") for i in range(400)], ONE)
-
-
-def test_limits_of_a_key_hold_in_any_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def sent(limits: Limits, amounts: list[int]) -> list[float]:
-        times = []
-        for amount in amounts:
-            await limits.wait(amount, asyncio.sleep)
-            times.append(time.monotonic())
-        return times
-
-    monkeypatch.setenv("A", "a")
-    monkeypatch.setenv("B", "b")
-    engine = asking("http://1/", "http://2/", "http://3/", api_key_env=["A", "B", "A"], requests_per_minute=7)
-    one, two, three = (server.limits for server in engine.servers().all)
-    assert one is three and one is not two and (two.requests, two.tokens, two.seconds) == (7, None, 60)
-    times = asyncio.run(sent(Limits(3, None, seconds=0.2), [1] * 10))
-    assert all(later - sooner >= 0.2 for sooner, later in zip(times, times[3:], strict=False))
-    assert times[2] - times[0] < 0.1 and times[-1] - times[0] < 1.2
-    times = asyncio.run(sent(Limits(None, 100, seconds=0.2), [60, 30, 20, 500, 10]))
-    assert times[1] - times[0] < 0.1 and times[2] - times[0] >= 0.2
-    assert times[3] - times[2] >= 0.2 and times[4] - times[3] >= 0.2, "what is too large by itself goes alone"
-    limits = Limits(None, 100, seconds=5.0)
-    limits.settle(asyncio.run(limits.wait(100, asyncio.sleep)), 10)
-    times = asyncio.run(sent(Limits(None, 100, seconds=5.0, sent=limits.sent), [80]))
-    assert times, "what was not used is free again"
-
-
-def test_settings_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    monkeypatch.setenv("ODD_KEY", "hunter2\nhunter2")
-    for settings, said in [
-        ({"base_urls": []}, "names no server"),
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"base_urls": []}, "either serve: vllm, sglang or transformers, or base_urls"),
+        ({"serve": "vllm"}, "either serve: vllm, sglang or transformers, or base_urls"),
         ({"base_urls": ["localhost:8000"]}, "must be addresses such as"),
         ({"base_urls": ["http://[::1/v1"]}, "must be addresses such as"),
         ({"base_urls": ["http://h:99999/v1"]}, "must be addresses such as"),
         ({"api_key_env": "ODD_KEY"}, "ODD_KEY holds no key"),
-        ({"base_urls": ["http://me:hunter2@h/v1"]}, "has a secret in it"),
-        ({"base_urls": ["http://h/v1?api_key=hunter2"]}, "has a secret in it"),
+        ({"api_key_env": "GOOD_KEY"}, "would go to h unencrypted"),
+        ({"base_urls": ["http://me:hunter2@h/v1"]}, "holds a secret"),
+        ({"base_urls": ["http://h/v1?api_key=hunter2"]}, "holds a secret"),
         ({"api_key_env": "hunter2-not-a-name"}, "must be the name of an environment variable"),
         ({"api_key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY is not set"),
-        ({"api_key_env": ["A", "B"]}, "2 variables for 1 base_urls"),
         ({"concurrency": 0}, "concurrency must be above 0"),
-    ]:
-        with pytest.raises(UserError, match=said) as raised:
-            OpenAIEngine(**{"model": "m", "base_urls": ["http://h/v1"], **settings})  # type: ignore[arg-type]
-        assert "hunter2" not in str(raised.value)
+    ],
+)
+def test_settings_that_cannot_work(settings: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    monkeypatch.setenv("ODD_KEY", "hunter2\nhunter2")
+    monkeypatch.setenv("GOOD_KEY", "hunter2")
+    with pytest.raises(UserError, match=said) as raised:
+        ServerEngine(**{"model": "m", "base_urls": ["http://h/v1"], **settings})
+    assert "hunter2" not in str(raised.value)
 
 
 KEY = "sk-zq7/very+secret=Value-31415926535"
@@ -297,9 +258,10 @@ curate:
   system: Solve it.
   pool: {{p: {{_target_: limo.sources.file, path: {pool}}}}}
   stages:
-    hard: {{_target_: curation.attempt.difficulty, by: m, engine: {engine}, sampling: {sampling}, at_least: 0,
+    hard: {{_target_: curation.stages.attempts.measure_difficulty, by: m, engine: {engine}, sampling: {sampling},
+    at_least: 0,
       at_most: 2, unknown: keep, early_stop: false, suspect: null}}
-    choose: {{_target_: curation.choose.top, k: 3, by: pass_rate}}
+    choose: {{_target_: curation.stages.choose.choose_problems, k: 3, by: pass_rate}}
   controls: {{source: choose, kinds: [random], seed: 0}}
   pairs: null
   budget: {{samples: null, tokens: null}}
@@ -316,7 +278,7 @@ def test_keys_are_written_nowhere(outcome: str, tmp_path: Path) -> None:
     (tmp_path / "in" / "pool.jsonl").write_text("\n".join(rows))
     with faulty(1.0 if outcome == "down" else 0.0, ["echo"]) as server:
         settings = f"base_urls: [{server.url}], api_key_env: LIMO_TEST_KEY, tries: 2, backoff: 0.01, patience: 1.0"
-        engine = f"{{_target_: limo.engine_openai.OpenAIEngine, model: m, {settings}}}"
+        engine = f"{{_target_: limo.engines.server.ServerEngine, model: m, {settings}}}"
         recipe = RECIPE.format(pool=tmp_path / "in" / "pool.jsonl", engine=engine, sampling=SAMPLING)
         (tmp_path / "in" / "recipe" / "keys.yaml").write_text(recipe)
         command = ["curation.run", "--config-dir", str(tmp_path / "in"), "recipe=keys", f"runs={tmp_path / 'runs'}"]
@@ -349,10 +311,12 @@ def test_keys_are_written_nowhere(outcome: str, tmp_path: Path) -> None:
 
 def test_an_engine_does_not_show_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIMO_TEST_KEY", KEY)
-    engine = asking("http://h/v1", api_key_env="LIMO_TEST_KEY")
-    shown = repr(engine) + str(engine) + repr(engine.servers().all) + engine.fingerprint
-    assert KEY not in shown
-    assert engine.hidden(f"Bearer {KEY}, {KEY}") == "Bearer ***, ***"
+    engine = asking("https://h/v1", api_key_env="LIMO_TEST_KEY")
+    assert KEY not in repr(engine) + str(engine) + engine.fingerprint
+    assert engine._keys.hide(f"Bearer {KEY}, {KEY}") == "Bearer ***, ***"
+    for before in ("", "B", "Be", "Bearer "):
+        hidden = engine._keys.hide(base64.b64encode(f"{before}{KEY}".encode()).decode())
+        assert len(hidden) < len(before) + 16, "its base64, at any alignment"
 
 
 def test_an_evaluation_asks_a_server(tmp_path: Path, run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
@@ -370,5 +334,5 @@ def test_an_evaluation_asks_a_server(tmp_path: Path, run: Callable[..., subproce
         assert server.counts()["bodies"][-1]["model"] == "Qwen/Qwen3-32B"
     found = lines(tmp_path / "evaluate" / "eval" / "model" / "three.jsonl")
     assert all(row["completions"][0]["text"].startswith("Reply to") for row in found)
-    again = run(*arguments, *own, "+eval.engine.concurrency=2", f"eval.engine.base_urls=[{server.url}0]")
+    again = run(*arguments, *own, "engine.concurrency=2", f"engine.base_urls=[{server.url}0]")
     assert again.returncode == 0, "finished, and it does not matter that the server is gone"

@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
-from curation.chains import box_answers, write_out
-from curation.mistakes import TYPES, Mistake, Unusable, read_chain, split_steps
-from curation.rules import NOTICED, RESTART, Rules, diagnosed
-from curation.slips import KINDS, checked, slip
+from curation.lemma.mistakes import TYPES, Mistake, Unusable, read_chain, split_steps
+from curation.lemma.rules import NOTICED, RESTART, Rules, diagnosed
+from curation.lemma.slips import KINDS, checked, slip
+from curation.stages.chains import box_answers, write_out
 from eval.equations import equations, holds, proved_different
 from eval.grade import grade
 from limo.data import Example, chat

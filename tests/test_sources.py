@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from limo.data import Dropped, Example
+from limo.data import Dropped, Example, chat, read_jsonl, write_parquet
 from limo.errors import UserError
 from limo.sources import after_hashes, file, generate, last_boxed, running_total
 
@@ -245,3 +245,19 @@ def test_real_pools_read_without_a_mapping(name: str, usable: int, set_aside: in
     rows = read(data / "pools" / name)
     assert sum(isinstance(r, Example) for r in rows) == usable
     assert [r.reason for r in rows if isinstance(r, Dropped)] == ["no answer"] * set_aside
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("id", 7), ("answer", None), ("completion", 3), ("weight", None), ("weight", "x"), ("source", [])],
+)
+def test_a_row_of_ours_has_the_types_of_its_fields(field: str, value: object, tmp_path: Path) -> None:
+    row = {**Example("a", chat("q"), "1").to_json(), field: value}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=rf"x.jsonl, line 1: not a row of this toolkit \({field} is "):
+        list(read_jsonl(tmp_path / "x.jsonl"))
+
+
+def test_parquet_is_not_written_from_an_iterator(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="reads its rows twice"):
+        write_parquet(tmp_path / "x.parquet", iter([Example("a", chat("q"), "1")]))

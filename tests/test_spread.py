@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import curation.spread
-from curation.embed import embed
-from curation.score import percentile_ranks
-from curation.spread import facility, k_center, nearest, spread
-from limo.data import Dropped, Example, chat
+import curation.stages.spread
+from curation.stages.embed import embed
+from curation.stages.score import percentile_ranks
+from curation.stages.spread import facility, k_center, nearest, spread
+from limo.data import Example, chat
 from limo.errors import UserError
+from tests.conftest import split
 
 SETTINGS: dict[str, Any] = {
     "k": 3,
@@ -42,11 +43,6 @@ def topics() -> list[Example]:
     """Nine problems, three of each topic; the best three scores are all probability."""
     named = [(name, n, text.format(n)) for name, text in TOPICS.items() for n in (5, 6, 7)]
     return [example(f"{name}{n}", text, 1 - i / 10) for i, (name, n, text) in enumerate(named)]
-
-
-def split(rows: Iterable[Example | Dropped]) -> tuple[list[Example], list[Dropped]]:
-    listed = list(rows)
-    return [r for r in listed if isinstance(r, Example)], [r for r in listed if isinstance(r, Dropped)]
 
 
 def angles(*degrees: float) -> np.ndarray:
@@ -109,7 +105,7 @@ def test_quality_1_is_the_score_alone_and_ties_go_to_the_first(method: Callable[
 @pytest.mark.parametrize("seed", range(3))
 def test_lazy_greedy_is_plain_greedy(seed: int, quality: float, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, ranks = cloud(seed, 60)
-    monkeypatch.setattr(curation.spread, "BLOCK", 7)
+    monkeypatch.setattr(curation.stages.spread, "BLOCK", 7)
     plain: list[int] = []
     for _ in range(20):
         left = [i for i in range(60) if i not in plain]
@@ -135,23 +131,8 @@ def test_k_center_keeps_its_promise(seed: int) -> None:
     assert best - 1e-6 <= radius(vectors, k_center(vectors, 3, ranks, 0.0)) <= 2 * best
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_k_center_is_farthest_first(seed: int) -> None:
-    vectors, ranks = cloud(seed, 40)
-    plain = [0]
-    while len(plain) < 15:
-        plain.append(int(np.argmax(np.linalg.norm(vectors[:, None] - vectors[plain], axis=2).min(axis=1))))
-    assert k_center(vectors, 15, ranks, 0.0) == plain
-
-
-def test_the_first_of_a_longer_choice_are_the_shorter_one() -> None:
-    vectors, ranks = cloud(1, 50)
-    for method in (k_center, facility):
-        assert method(vectors, 20, ranks, 0.0)[:8] == method(vectors, 8, ranks, 0.0)
-
-
 def test_the_nearest_chosen_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curation.spread, "BLOCK", 3)
+    monkeypatch.setattr(curation.stages.spread, "BLOCK", 3)
     places, cosines = nearest(angles(0, 60, 90, 180), [2, 0])
     assert places.tolist() == [0, 2, 2, 2]
     assert cosines.tolist() == pytest.approx([1, np.cos(np.pi / 6), 1, 0], abs=1e-6)
@@ -161,6 +142,8 @@ def test_the_nearest_chosen_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_of_each_topic(method: str) -> None:
     kept, dropped = split(spread(topics(), **{**SETTINGS, "method": method}))
     assert {r.id[:-1] for r in kept} == set(TOPICS)
+    more, none = split(spread(topics(), **{**SETTINGS, "method": method, "k": 50}))
+    assert more[:3] == kept and len(more) == 9 and not none, "a longer choice begins with the shorter one"
     assert [r.scores["spread_rank"] for r in kept] == [0.0, 1.0, 2.0]
     assert {d.reason for d in dropped} == {"a chosen problem is close to it"} and len(dropped) == 6
     for row in dropped:
@@ -192,40 +175,6 @@ def test_the_order_of_rows_decides_nothing(method: str) -> None:
         assert {d.id: d.detail for d in dropped} == {d.id: d.detail for d in first[1]}
 
 
-@pytest.mark.parametrize("method", ["kcenter", "facility"])
-def test_more_wanted_than_there_are(method: str) -> None:
-    kept, dropped = split(spread(topics(), **{**SETTINGS, "method": method, "k": 50}))
-    assert not dropped and {r.id for r in kept} == {r.id for r in topics()}
-    assert {r.id[:-1] for r in kept[:3]} == set(TOPICS), "in the order of the method"
-    kept, _ = split(spread(topics()[:1], **{**SETTINGS, "method": method}))
-    assert [r.id for r in kept] == ["prob5"]
-    assert not list(spread([], **SETTINGS))
-
-
-@pytest.mark.parametrize("method", ["kcenter", "facility"])
-def test_an_empty_text_is_a_row_like_any_other(method: str) -> None:
-    rows = [*topics(), example("none", "", 0.0), example("mark", "?!", 0.0)]
-    kept, _ = split(spread(rows, **{**SETTINGS, "method": method, "k": 11}))
-    assert len(kept) == 11
-    kept, _ = split(spread(rows[-2:], **{**SETTINGS, "method": method, "k": 1}))
-    assert [r.id for r in kept] == ["mark"]
-
-
-def test_rows_are_streamed() -> None:
-    class Stream:
-        """Rows made anew each time, as from a file; counts how often."""
-
-        times = 0
-
-        def __iter__(self) -> Any:
-            self.times += 1
-            return iter(topics())
-
-    stream: Any = Stream()
-    kept, dropped = split(spread(stream, **SETTINGS))
-    assert (len(kept), len(dropped), stream.times) == (3, 6, 3)
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -245,10 +194,10 @@ def test_a_wrong_setting_is_named(change: dict[str, Any], said: str) -> None:
 
 
 def test_a_problem_that_comes_twice_and_a_pool_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [*topics(), example("rival", TOPICS["geo"].format(5), 0.1)]
-    with pytest.raises(UserError, match=r"the row rival comes twice\. Put the stage curation\.choose\.best before"):
+    rows = [*topics(), Example("rival", chat("again"), "5", scores={"score": 0.1}, problem="geo5")]
+    with pytest.raises(UserError, match=r"the row rival comes twice"):
         list(spread(rows, **SETTINGS))
-    monkeypatch.setattr(curation.spread, "MOST", 8)
+    monkeypatch.setattr(curation.stages.spread, "MOST", 8)
     with pytest.raises(UserError, match=r"spread\.among must be at most 8 for facility, not 9; kcenter takes any"):
         list(spread(topics(), **{**SETTINGS, "method": "facility"}))
     assert list(spread(topics(), **SETTINGS))
@@ -270,12 +219,6 @@ def test_vectors_are_of_unit_length_or_zero_and_the_same_each_time() -> None:
     assert (vectors == embed(iter(texts), model="tfidf", dimensions=4, seed=0)).all()
     assert not embed(["", ""], model="tfidf", dimensions=4, seed=0).any()
     assert embed([], model="tfidf", dimensions=4, seed=0).shape[0] == 0
-
-
-def test_latex_spelling_makes_no_difference() -> None:
-    texts = ["Find $\\dfrac{1}{2}+x$.", "find \\(\\frac12 + x\\)", "How many cats?"]
-    vectors = embed(texts, model="tfidf", dimensions=3, seed=0)
-    assert (vectors @ vectors[0]).tolist() == pytest.approx([1, 1, 0], abs=1e-5)
 
 
 @pytest.fixture

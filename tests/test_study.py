@@ -12,8 +12,8 @@ import pytest
 from curation.study import RIVALS, _check, _problems, concluded
 from curation.study_page import write_page
 from curation.study_sets import Arm, arms_of, sets, steps_for
-from limo.archive import keep
 from limo.data import read_jsonl, write_jsonl
+from limo.discover.archive import keep
 from limo.errors import UserError
 from limo.recipe import compose
 from tests.conftest import example

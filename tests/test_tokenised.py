@@ -1,6 +1,5 @@
-"""A training set in Parquet is tokenised to the disk once, and teaches just what the same rows in JSONL teach."""
+"""Rows are tokenised to the disk once, from JSONL and from Parquet alike."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +7,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from limo.data import write_jsonl, write_parquet
+from limo.data import read_jsonl, write_parquet
 from limo.errors import UserError
 from limo.model import load_tokenizer
-from limo.tokenised import opened, read_parquet, tokenise
-from limo.train import sft
-from limo.workload import Training, rows_of
-from tests.test_train import curve, rows, settings
+from limo.recipe import read_settings
+from limo.training import tokenised
+from limo.training.settings import Supervised
+from limo.training.tokenised import Tokens, read_parquet, tokenise
+from tests.test_train import curve, rows, settings, train
 
 
-def written(folder: Path, count: int = 12) -> Path:
+def written(folder: Path, count: int = 12) -> str:
     write_parquet(folder / "rows.parquet", rows(count))
-    return folder / "rows.parquet"
+    return str(folder / "rows.parquet")
+
+
+def tokens(tiny: Path, folder: Path, **changed: Any) -> Tokens:
+    section = settings(tiny, folder, data=written(folder), **changed)
+    return tokenise(load_tokenizer(tiny), read_settings(Supervised, section, "train"), folder)
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
@@ -30,30 +35,24 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_training_from_parquet_is_training_from_jsonl(tiny: Path, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "rows.jsonl", rows(12))
-    for name, data in (("a", tmp_path / "rows.jsonl"), ("b", written(tmp_path))):
+    for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        sft(**{**settings(tiny, tmp_path), "out": str(tmp_path / name), "data": str(data), "weighting": "tokens"})
-    one, other = curve(tmp_path / "a"), curve(tmp_path / "b")
-    assert len(one) and one.tolist() == other.tolist()
-    assert json.loads((tmp_path / "b" / "manifest.json").read_text())["train"]["results"]["rows"] == 12
+        data = {"data": written(tmp_path / name, 8)} if name == "b" else {}
+        assert train(tiny, tmp_path / name, weighting="tokens", **data)["rows"] == 8
+    assert curve(tmp_path / "a" / "run").tolist() == curve(tmp_path / "b" / "run").tolist()
 
 
-def test_tokens_are_made_once(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = {**settings(tiny, tmp_path), "data": str(written(tmp_path))}
-    tokenizer = load_tokenizer(tiny)
-    for _ in range(2):
-        tokenise(tokenizer, given, tmp_path / "tokens", tmp_path / "dropped.jsonl")
-    assert "already tokenised" in capsys.readouterr().err
-    found = opened(tmp_path / "tokens")
-    dataset = found.dataset()
-    assert len(dataset) == len(found.rows) + 1 == 13 and set(dataset[12]["labels"]) == {-100}, (
-        "the last teaches nothing"
-    )
-    assert [len(dataset[i]["input_ids"]) for i in found.rows] == list(found.lengths)
-    assert found.learned == sum(label != -100 for row in dataset for label in row["labels"])
-    tokenise(tokenizer, {**given, "max_length": 90}, tmp_path / "tokens", tmp_path / "dropped.jsonl")
-    assert len(opened(tmp_path / "tokens").rows) + len((tmp_path / "dropped.jsonl").read_text().splitlines()) == 12
+def test_tokens_are_made_once(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = tokens(tiny, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(tokenised, "_generate", lambda *_: pytest.fail("tokenised twice"))
+        again = tokens(tiny, tmp_path)
+    assert again.lengths == found.lengths and again.dropped == 0
+    assert len(found.dataset) == len(found.lengths) + 1 == 13 and set(found.dataset[12]["labels"]) == {-100}
+    assert [len(found.dataset[i]["input_ids"]) for i in range(12)] == list(found.lengths)
+    shorter = tokens(tiny, tmp_path, max_length=70)
+    assert shorter.dropped and len(shorter.lengths) + shorter.dropped == 12
+    assert len(list((tmp_path / "tokens").iterdir())) == 1, "those of other settings are removed"
 
 
 SAID = [{"role": "assistant", "content": "4"}]
@@ -63,41 +62,33 @@ GOOD: dict[str, Any] = {"id": "a", "prompt": ASKED, "completion": SAID, "weight"
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "said"),
     [
-        ({"prompt": "2 + 2?"}, "prompt is no list of messages"),
-        ({"prompt": NAMED}, "prompt is no list of messages"),
-        ({"prompt": None}, "prompt is no list of messages"),
-        ({"completion": "4"}, "completion is not one message of the assistant"),
-        ({"completion": [*SAID, *ASKED, *SAID]}, "completion is not one message of the assistant"),
-        ({"id": 1, "weight": "heavy"}, "id is int, not text; weight is str, not a number"),
+        ({"prompt": "2 + 2?"}, "prompt: Input should be a valid list"),
+        ({"prompt": NAMED}, "prompt: Input should be 'role' or 'content'"),
+        ({"prompt": None}, "prompt: Input should be a valid list"),
+        ({"prompt": []}, "prompt: List should have at least 1 item"),
+        ({"completion": "4"}, "completion: Input should be a valid list"),
+        ({"completion": [*SAID, *ASKED, *SAID]}, "completion: List should have at most 1 item"),
+        ({"id": 1}, "id: Input should be a valid string"),
+        ({"weight": "heavy"}, "weight: Input should be a valid number"),
     ],
 )
-def test_columns_of_other_types_are_one_line(changed: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_columns_of_other_types_are_one_line(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{**GOOD, **changed}]), tmp_path / "x.parquet")
-    with pytest.raises(UserError, match=rf"x\.parquet, row 1: {told}.*pool source$"):
+    with pytest.raises(UserError, match=rf"x\.parquet, row 1: {said}.*pool source$"):
         list(read_parquet(tmp_path / "x.parquet"))
 
 
-def test_a_plan_reads_what_training_reads(tiny: Path, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "rows.jsonl", rows(12))
-    given = {**settings(tiny, tmp_path), "global_batch": 1}
-    read = [
-        rows_of(Training.read({**given, "data": str(d)}), None, None)
-        for d in (tmp_path / "rows.jsonl", written(tmp_path))
-    ]
-    assert read[0].count == 12 and read[0] == read[1]
-
-
-def test_what_cannot_be_trained_on_is_told(tiny: Path, tmp_path: Path) -> None:
-    given = {**settings(tiny, tmp_path), "data": str(written(tmp_path))}
-    tokenizer = load_tokenizer(tiny)
-    with pytest.raises(UserError, match=r"set train\.too_long=drop"):
-        tokenise(tokenizer, {**given, "max_length": 5, "too_long": "stop"}, tmp_path / "t", tmp_path / "d.jsonl")
-    with pytest.raises(UserError, match="no row of"):
-        tokenise(tokenizer, {**given, "max_length": 5}, tmp_path / "t", tmp_path / "d.jsonl")
+def test_what_cannot_be_trained_on_is_one_line(tiny: Path, tmp_path: Path) -> None:
+    for changed, said in (
+        ({"max_length": 65, "too_long": "stop"}, r"rows of .* cannot be trained on .*set train\.too_long=drop"),
+        ({"max_length": 5}, "no row of .* can be trained on: 0: too long"),
+        ({"system": "Another."}, "row 0: another system prompt"),
+    ):
+        with pytest.raises(UserError, match=said):
+            tokens(tiny, tmp_path, **changed)
     (tmp_path / "x.parquet").write_bytes(b"no table")
     with pytest.raises(UserError, match="not a readable Parquet file"):
         list(read_parquet(tmp_path / "x.parquet"))
-    with pytest.raises(UserError, match=r"row .*: "):
-        tokenise(tokenizer, {**given, "system": "Another."}, tmp_path / "t", tmp_path / "d.jsonl")
+    assert next(read_jsonl(tmp_path / "rows.jsonl")).id == "0"

@@ -3,8 +3,9 @@
 import json
 import math
 import os
-import shutil
 import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from limo.attention import attention
-from limo.checkpoints import MARK, last_checkpoint
 from limo.data import Example, chat, write_jsonl
 from limo.errors import Interrupted, UserError
-from limo.losses import learned_positions, row_weight, token_log_probs, token_loss, weighted_loss
-from limo.model import load, load_model, load_tokenizer
-from limo.preference import dpo
-from limo.rows import columns, prepare
+from limo.model import load_model, load_tokenizer
+from limo.recipe import read_settings
 from limo.train import sft
+from limo.training.attention import choose_attention
+from limo.training.checkpoints import MARK, last_checkpoint
+from limo.training.losses import loss_positions, row_weight, token_log_probs, token_loss, weighted_loss
+from limo.training.rows import columns, prepare
+from limo.training.settings import Preference, Supervised
 from tests.conftest import lines
 
 ARGS: dict[str, Any] = {
@@ -51,33 +53,27 @@ def rows(n: int = 8) -> list[Example]:
 
 
 def settings(tiny: Path, folder: Path, **changed: Any) -> dict[str, Any]:
+    """A train section; the folder and its rows are made if they are missing."""
+    folder.mkdir(exist_ok=True)
     if not (folder / "rows.jsonl").exists():
         write_jsonl(folder / "rows.jsonl", rows())
     return {
         "out": str(folder / "run"),
         "model": str(tiny),
         "dtype": "float32",
-        "chat_template": None,
         "system": "Be brief.",
         "data": str(folder / "rows.jsonl"),
-        "eval_data": None,
         "max_length": 200,
-        "too_long": "drop",
         "seed": 0,
         "global_batch": 4,
-        "packing": None,
-        "weighting": None,
-        "lora": None,
-        "quantize": None,
-        "merge_adapter": True,
-        "devices": "all",
-        "sharding": "ddp",
-        "attention": "auto",
         "keep_checkpoints": True,
-        "look": 0,
         "args": ARGS,
         **changed,
     }
+
+
+def train(tiny: Path, folder: Path, **changed: Any) -> dict[str, Any]:
+    return sft(read_settings(Supervised, settings(tiny, folder, **changed), "train"))
 
 
 def losses(folder: Path) -> list[float]:
@@ -108,7 +104,7 @@ def test_long_and_empty_rows_are_set_aside_or_stop_the_run(tiny: Path, tmp_path:
     assert [(d.id, d.reason) for d in prepared.dropped] == [("long", "too long"), ("none", "no completion")]
     write_jsonl(tmp_path / "rows.jsonl", given)
     with pytest.raises(UserError, match=r"set train\.too_long=drop"):
-        sft(**settings(tiny, tmp_path, too_long="stop"))
+        train(tiny, tmp_path, too_long="stop")
     assert [row["reason"] for row in lines(tmp_path / "run" / "train_dropped.jsonl")] == ["too long", "no completion"]
 
 
@@ -116,13 +112,13 @@ def test_a_row_that_would_teach_something_else_stops_the_run(tiny: Path, tmp_pat
     other = Example("b", chat("What is 1+1?", "You are a poet."), "2", "\\boxed{2}")
     write_jsonl(tmp_path / "rows.jsonl", [*rows(2), other])
     with pytest.raises(UserError, match=r"row b: .*You are a poet") as refused:
-        sft(**settings(tiny, tmp_path))
+        train(tiny, tmp_path)
     assert "Be brief." in str(refused.value)
     assert not (tmp_path / "run" / "model").exists()
 
 
 def test_look_shows_rows_and_trains_nothing(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sft(**settings(tiny, tmp_path, look=2))
+    train(tiny, tmp_path, look=2)
     shown = capsys.readouterr()
     assert "so \\boxed{0}" in shown.out and "so so \\boxed{2}" in shown.out and "so so so" not in shown.out
     assert "Nothing was trained" in shown.err and not (tmp_path / "run").exists()
@@ -130,7 +126,7 @@ def test_look_shows_rows_and_trains_nothing(tiny: Path, tmp_path: Path, capsys: 
 
 def test_losses_by_hand() -> None:
     labels = torch.tensor([[-100, -100, 2, 1], [-100, 0, -100, 2]])
-    positions = learned_positions(labels)
+    positions = loss_positions(labels)
     assert positions.tolist() == [0, 1, 2]
     log_probs = token_log_probs(torch.zeros(2, 3, 4), labels[:, positions + 1])  # every token has probability 1/4
     nat = math.log(4)
@@ -148,13 +144,6 @@ def test_losses_by_hand() -> None:
     assert row_weight(3.0, 5, "rows") == (0.6, 1.0)
 
 
-def test_dpo_by_hand() -> None:
-    chosen, rejected = torch.tensor([-1.0, -5.0]), torch.tensor([-2.0, -3.0])
-    zero = torch.zeros(2)
-    expected = [math.log(1 + math.exp(-0.5)), math.log(1 + math.exp(1.0))]  # margins 1 and -2, beta 0.5
-    assert dpo(chosen, rejected, zero, zero, 0.5).tolist() == pytest.approx(expected)
-
-
 def in_plain_trl(tiny: Path, folder: Path, n: int, **more: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Losses and gradient norms of TRL's own trainer, all rows in each step, and the weights it ends with."""
     from datasets import Dataset
@@ -169,7 +158,7 @@ def in_plain_trl(tiny: Path, folder: Path, n: int, **more: Any) -> tuple[torch.T
         disable_tqdm=True,
         **(ARGS | {"save_strategy": "no", "per_device_train_batch_size": n} | more),
     )
-    dataset = Dataset.from_list(columns(prepare(tokenizer, rows(n), 200), None)[:-1])
+    dataset = Dataset.from_list(columns(prepare(tokenizer, rows(n), 200), None))
     trainer = SFTTrainer(load_model(tiny, "float32"), args=config, train_dataset=dataset, processing_class=tokenizer)
     trainer.train()
     logged = [(e["loss"], e["grad_norm"]) for e in trainer.state.log_history if "loss" in e]
@@ -179,11 +168,11 @@ def in_plain_trl(tiny: Path, folder: Path, n: int, **more: Any) -> tuple[torch.T
 WAYS: dict[str, dict[str, Any]] = {
     "padded at once": {},
     "padded one by one": {"per_device_train_batch_size": 1},
-    "packed": {"packing": 200},
-    "packed with a mask": {"packing": 200, "attention": "sdpa"},
-    "packed, eager": {"packing": 200, "attention": "eager"},
-    "packed, recomputed": {"packing": 400, "activation_checkpointing": True},
-    "dft": {"packing": 200, "loss_type": "dft"},
+    "packed": {"pack_tokens": 200},
+    "packed with a mask": {"pack_tokens": 200, "attention": "sdpa"},
+    "packed, eager": {"pack_tokens": 200, "attention": "eager"},
+    "packed, recomputed": {"pack_tokens": 400, "activation_checkpointing": True},
+    "dft": {"pack_tokens": 200, "loss_type": "dft"},
 }
 
 
@@ -193,37 +182,30 @@ def test_loss_gradients_and_weights_are_those_of_trl(tiny: Path, tmp_path: Path,
     # Plain gradient descent: weights that agree are gradients that agree
     descent = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 100.0}
     trl = {**descent, **({"loss_type": how["loss_type"]} if "loss_type" in how else {})}
-    ours = {key: how.pop(key) for key in ("packing", "attention") if key in how}
+    ours = {key: how.pop(key) for key in ("pack_tokens", "attention") if key in how}
     write_jsonl(tmp_path / "rows.jsonl", rows(8))
     args = {**ARGS, "per_device_train_batch_size": 8, **descent, **how}
-    sft(**settings(tiny, tmp_path, global_batch=8, args=args, **ours))
+    train(tiny, tmp_path, global_batch=8, args=args, **ours)
     expected, weights = in_plain_trl(tiny, tmp_path, 8, **trl)
     assert len(expected) == 2
-    assert curve(tmp_path / "run") == pytest.approx(expected, rel=1e-4)
+    assert curve(tmp_path / "run") == pytest.approx(expected, rel=2e-6)
     got = load_model(tmp_path / "run" / "model", "float32").state_dict()
     assert all(torch.allclose(weights[key], got[key], atol=1e-6) for key in got)
 
 
 @pytest.mark.parametrize("weighting", ["tokens", "weights", "rows"])
 def test_weights_do_the_same_however_a_step_is_split(tiny: Path, tmp_path: Path, weighting: str) -> None:
-    curves = []
-    for n, how in enumerate(
-        ({}, {"packing": 160}, {"packing": 800}, {"args": {**ARGS, "per_device_train_batch_size": 1}})
-    ):
-        folder = tmp_path / str(n)
-        folder.mkdir()
-        sft(**settings(tiny, folder, weighting=weighting, **how))  # type: ignore[arg-type]
-        curves.append(curve(folder / "run"))
-    plain = tmp_path / "plain"
-    plain.mkdir()
-    sft(**settings(tiny, plain))
-    assert all(other == pytest.approx(curves[0], rel=1e-4) for other in curves[1:])
-    assert curves[0] != pytest.approx(curve(plain / "run"), rel=1e-2), "the weights must matter"
+    ways: list[dict[str, Any]] = [{}, {"pack_tokens": 160}, {"args": {**ARGS, "per_device_train_batch_size": 1}}]
+    for n, how in enumerate(ways):
+        train(tiny, tmp_path / str(n), weighting=weighting, **how)
+    train(tiny, tmp_path / "plain")
+    first, *others = [curve(tmp_path / str(n) / "run") for n in range(len(ways))]
+    assert all(other == pytest.approx(first, rel=1e-4) for other in others)
+    assert first != pytest.approx(curve(tmp_path / "plain" / "run"), rel=1e-2), "the weights must matter"
 
 
 def test_packed_chains_do_not_see_each_other(tiny: Path) -> None:
-    from limo.attention import attention
-    from limo.trainers import Collator
+    from limo.training.trainers import Collator
 
     model = load_model(tiny, "float32")
     texts = [
@@ -234,7 +216,7 @@ def test_packed_chains_do_not_see_each_other(tiny: Path) -> None:
     packed = Collator(pad_token_id=0, padding_free=True)(texts)
     assert packed["labels"].tolist() == [[-100, 6, 7, 8, 9, -100, 8, 7]]
     packed.pop("labels")
-    for kind in (attention("auto", model.config, packing=True), "sdpa", "eager"):
+    for kind in (choose_attention("auto", model.config, packing=True), "sdpa", "eager"):
         model.set_attn_implementation(kind)
         together = model(**packed, use_cache=False).logits[0]
         assert torch.allclose(together, torch.cat(alone), atol=1e-5), kind
@@ -243,23 +225,23 @@ def test_packed_chains_do_not_see_each_other(tiny: Path) -> None:
     assert not torch.allclose(model(**packed, use_cache=False).logits[0], torch.cat(alone), atol=1e-2)
 
 
-def test_weights_that_make_no_loss_are_refused(tiny: Path) -> None:
-    tokenizer = load_tokenizer(tiny)
+def test_weights_that_a_loss_cannot_have_are_refused(tiny: Path, tmp_path: Path) -> None:
     for weight, said in (
         (-1.0, "has the weight -1.0"),
-        (float("nan"), "has the weight nan"),
-        (0.0, "nothing would be"),
+        (0.0, "nothing to train"),
     ):
-        given = [Example("a", chat("q", "Be brief."), "1", "\\boxed{1}", weight=weight)]
+        folder = tmp_path / str(weight)
+        folder.mkdir()
+        write_jsonl(folder / "rows.jsonl", [replace(row, weight=weight) for row in rows(2)])
         with pytest.raises(UserError, match=said):
-            columns(prepare(tokenizer, given, 200), "tokens")
+            train(tiny, folder, weighting="tokens")
 
 
 def test_an_adapter_is_trained_saved_and_merged(tiny: Path, tmp_path: Path) -> None:
     from peft import PeftModel
 
     lora = {"r": 4, "lora_alpha": 16, "target_modules": "all-linear"}
-    sft(**settings(tiny, tmp_path, lora=lora))
+    train(tiny, tmp_path, lora=lora)
     run = tmp_path / "run"
     adapted = PeftModel.from_pretrained(load_model(tiny, "float32"), str(run / "adapter")).eval()
     merged, base = load_model(run / "model", "float32").eval(), load_model(tiny, "float32").eval()
@@ -269,16 +251,14 @@ def test_an_adapter_is_trained_saved_and_merged(tiny: Path, tmp_path: Path) -> N
     assert load_tokenizer(run / "model").chat_template == load_tokenizer(tiny).chat_template
     alone = tmp_path / "alone"
     alone.mkdir()
-    sft(**settings(tiny, alone, lora=lora, merge_adapter=False))
+    train(tiny, alone, lora=lora, merge_adapter=False)
     kept = load_model(alone / "run" / "model", "float32").eval()  # transformers loads the adapter onto its base
     assert torch.allclose(kept(ids).logits, merged(ids).logits, atol=1e-5)
-    with pytest.raises(UserError, match=r"train\.lora\.rank is no argument of peft\.LoraConfig"):
-        sft(**settings(tiny, tmp_path, out=str(tmp_path / "wrong"), lora={"rank": 4}))
 
 
 def test_adapters_are_trained_beside_weights_in_four_bits(tiny: Path, tmp_path: Path) -> None:
     run, lora = tmp_path / "run", {"r": 4, "lora_alpha": 16}
-    results = sft(**settings(tiny, tmp_path, lora=lora, quantize="nf4", dtype="bfloat16", args={**ARGS, "bf16": True}))
+    results = train(tiny, tmp_path, lora=lora, quantize="nf4", dtype="bfloat16", args={**ARGS, "bf16": True})
     base = load_model(tiny, "float32")
     assert results["weights_bytes"] < 0.6 * 4 * base.num_parameters(), "most weights take half a byte"
     assert results["last_loss"] < results["first_loss"]
@@ -293,7 +273,7 @@ def test_the_model_says_how_it_was_made_and_where_to_stop(tiny: Path, tmp_path: 
 
     write_jsonl(tmp_path / "held_out.jsonl", rows(3))
     args = {**ARGS, "eval_strategy": "epoch"}
-    results = sft(**settings(tiny, tmp_path, eval_data=str(tmp_path / "held_out.jsonl"), args=args))
+    results = train(tiny, tmp_path, eval_data=str(tmp_path / "held_out.jsonl"), args=args)
     model = tmp_path / "run" / "model"
     card = (model / "README.md").read_text()
     assert hashlib.sha256((tmp_path / "rows.jsonl").read_bytes()).hexdigest() in card
@@ -305,55 +285,77 @@ def test_the_model_says_how_it_was_made_and_where_to_stop(tiny: Path, tmp_path: 
     assert "chainwise" not in (model / "config.json").read_text()
 
 
-def test_a_stopped_run_goes_on_with_the_same_curve(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    args = {**ARGS, "save_steps": 1}
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "cut").mkdir()
-    results = sft(**settings(tiny, tmp_path / "whole", args=args))
-    assert (results["rows"], results["steps"]) == (8, 4)
-    import limo.fit
+def killed_before_saving(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> None:
+    """Runs a training that is killed after its last step, before the model is saved."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(limo.fit, "save", stop)  # killed after the last step, before the model is saved
-        sft(**settings(tiny, tmp_path / "cut", args=args))
+        patched.setattr("limo.training.fit.save", stop)
+        run()
+
+
+def flip(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+
+
+FAULTS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
+    "missing": ("model.safetensors", Path.unlink, "model.safetensors is missing"),
+    "flipped": ("model.safetensors", flip, "model.safetensors has other content"),
+    "zeroed": ("optimizer.pt", lambda p: p.write_bytes(bytes(p.stat().st_size)), "optimizer.pt has other content"),
+    "cut": ("trainer_state.json", lambda p: p.write_text("{"), "trainer_state.json has other content"),
+    "no list": (MARK, lambda p: p.write_text("{"), f"{MARK} is not readable"),
+}
+
+
+def test_a_killed_run_resumes_from_the_last_whole_checkpoint(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = {**ARGS, "save_steps": 1, "max_steps": 7, "num_train_epochs": 4}
+    assert train(tiny, tmp_path / "whole", args=args)["steps"] == 7
+    killed_before_saving(monkeypatch, lambda: train(tiny, tmp_path / "cut", args=args))
     checkpoints = tmp_path / "cut" / "run" / "checkpoints"
-    newest = last_checkpoint(checkpoints)
-    assert newest and newest.name == "checkpoint-4"
-    (newest / "trainer_state.json").write_text("{")  # half written: must not be taken
-    (checkpoints / "checkpoint-3" / MARK).unlink()
-    resumed = last_checkpoint(checkpoints)
-    assert resumed and resumed.name == "checkpoint-2"
-    sft(**settings(tiny, tmp_path / "cut", args=args))
-    assert losses(tmp_path / "cut" / "run") == pytest.approx(losses(tmp_path / "whole" / "run"), abs=1e-6)
-    weights = [load(tmp_path / name / "run" / "model", "float32")[0].state_dict() for name in ("whole", "cut")]
-    assert all(torch.allclose(weights[0][k], weights[1][k], atol=1e-6) for k in weights[0])
+    for step, (name, damage, _) in zip(range(6, 1, -1), FAULTS.values(), strict=True):
+        damage(checkpoints / f"checkpoint-{step}" / name)
+    (checkpoints / "checkpoint-7" / MARK).unlink()  # killed while it was written
+    train(tiny, tmp_path / "cut", args=args)
+    said = capsys.readouterr().err
+    assert "checkpoint-7 was not written to the end" in said and "resuming from" in said and "checkpoint-1\n" in said
+    for step, (_, _, why) in zip(range(6, 1, -1), FAULTS.values(), strict=True):
+        assert why in (checkpoints / f"broken-checkpoint-{step}" / "reason.txt").read_text()
+    assert torch.equal(curve(tmp_path / "cut" / "run"), curve(tmp_path / "whole" / "run"))
+    weights = [load_model(tmp_path / name / "run" / "model", "float32").state_dict() for name in ("whole", "cut")]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
 
 
-def begun_again(run: Path) -> None:
-    """As if the process had been killed before the manifest said that the training is finished."""
-    manifest = json.loads((run / "manifest.json").read_text())
-    manifest["train"]["finished"] = False
-    (run / "manifest.json").write_text(json.dumps(manifest))
-    shutil.rmtree(run / "model")
+def test_a_diverged_training_stops_and_saves_nothing(tiny: Path, tmp_path: Path) -> None:
+    for n, (changed, said) in enumerate(
+        (
+            ({"learning_rate": 1e30}, "the loss of step 2 is not finite"),
+            ({"learning_rate": float("inf"), "save_steps": 1}, "weights .* are not finite, so nothing is saved"),
+            ({"learning_rate": float("inf"), "max_steps": 1}, "weights .* are not finite, so nothing is saved"),
+        )
+    ):
+        with pytest.raises(UserError, match=f"training diverged: .*{said}"):
+            train(tiny, tmp_path / str(n), args={**ARGS, "max_grad_norm": 0.0, **changed})
+        assert not (tmp_path / str(n) / "run" / "model").exists()
+        assert not list((tmp_path / str(n) / "run" / "checkpoints").glob(f"*/{MARK}"))
 
 
-def test_a_run_that_was_at_its_end_takes_no_further_step(tiny: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_at_its_end_takes_no_further_step(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     args = {**ARGS, "max_steps": 3, "save_steps": 1}  # ends in the middle of its second epoch
-    assert sft(**settings(tiny, tmp_path, args=args))["steps"] == 3
-    before, run = curve(tmp_path / "run"), tmp_path / "run"
-    weights = load(run / "model", "float32")[0].state_dict()
-    begun_again(run)
-    assert sft(**settings(tiny, tmp_path, args=args))["steps"] == 3
-    assert torch.equal(curve(run), before)
-    again = load(run / "model", "float32")[0].state_dict()
-    assert all(torch.equal(weights[key], again[key]) for key in weights)
+    killed_before_saving(monkeypatch, lambda: train(tiny, tmp_path, args=args))
+    state = load_model(tmp_path / "run" / "checkpoints" / "checkpoint-3", "float32").state_dict()
+    assert train(tiny, tmp_path, args=args)["steps"] == 3
+    after = load_model(tmp_path / "run" / "model", "float32").state_dict()
+    assert all(torch.equal(state[key], after[key]) for key in after)
 
 
 def test_sigterm_at_the_end_of_an_epoch_saves_once(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import limo.fit
+    from limo.training import fit
 
     saved: list[int] = []
 
@@ -365,26 +367,26 @@ def test_sigterm_at_the_end_of_an_epoch_saves_once(tiny: Path, tmp_path: Path, m
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             saved.append(state.global_step)
 
-    watched = limo.fit.watched
+    add_callbacks = fit.add_callbacks
 
     def with_sender(trainer: Any, *rest: Any) -> Any:
         trainer.add_callback(Sender())
-        return watched(trainer, *rest)
+        return add_callbacks(trainer, *rest)
 
     args = {**ARGS, "save_strategy": "epoch", "save_total_limit": 1}
     with monkeypatch.context() as patched, pytest.raises(Interrupted, match="after step 2, which is saved"):
-        patched.setattr(limo.fit, "watched", with_sender)
-        sft(**settings(tiny, tmp_path, args=args))
+        patched.setattr(fit, "add_callbacks", with_sender)
+        train(tiny, tmp_path, args=args)
     assert saved == [2]
     last = last_checkpoint(tmp_path / "run" / "checkpoints")
     assert last and last.name == "checkpoint-2"
-    assert sft(**settings(tiny, tmp_path, args=args))["steps"] == 4
+    assert train(tiny, tmp_path, args=args)["steps"] == 4
 
 
 def test_whole_16_bit_weights_are_trained_in_float32_and_saved_as_asked(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = sft(**settings(tiny, tmp_path, dtype="bfloat16", args={**ARGS, "bf16": True, "learning_rate": 1e-6}))
+    results = train(tiny, tmp_path, dtype="bfloat16", args={**ARGS, "bf16": True, "learning_rate": 1e-6})
     assert "weights are kept in float32 while they are trained, and saved in bfloat16" in capsys.readouterr().err
     model = load_model(tmp_path / "run" / "model", "auto")
     assert model.dtype == torch.bfloat16 and results["weights_bytes"] == 4 * model.num_parameters()
@@ -396,9 +398,9 @@ def test_whole_16_bit_weights_are_trained_in_float32_and_saved_as_asked(
     assert min(moved) > 0.01, "a small learning rate moves weights that bfloat16 would have left where they were"
 
 
-@pytest.mark.parametrize("packing", [None, 128])
+@pytest.mark.parametrize("pack_tokens", [None, 128])
 def test_the_held_out_loss_is_that_of_a_token_whatever_the_batch(
-    tiny: Path, tmp_path: Path, packing: int | None
+    tiny: Path, tmp_path: Path, pack_tokens: int | None
 ) -> None:
     write_jsonl(tmp_path / "held_out.jsonl", rows(5))
     found = []
@@ -406,7 +408,7 @@ def test_the_held_out_loss_is_that_of_a_token_whatever_the_batch(
         args = {**ARGS, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 1, "learning_rate": 0.0}
         args["per_device_eval_batch_size"] = batch
         out = {"out": str(tmp_path / f"run{batch}"), "eval_data": str(tmp_path / "held_out.jsonl")}
-        found.append(sft(**settings(tiny, tmp_path, args=args, packing=packing, **out))["eval_loss"])
+        found.append(train(tiny, tmp_path, args=args, pack_tokens=pack_tokens, **out)["eval_loss"])
     tokenizer, model = load_tokenizer(tiny), load_model(tiny, "float32").eval()
     total = count = 0.0
     for row in columns(prepare(tokenizer, rows(5), 200), None):
@@ -417,24 +419,74 @@ def test_the_held_out_loss_is_that_of_a_token_whatever_the_batch(
     assert found == pytest.approx([total / count] * 3, rel=1e-5)
 
 
-def test_what_cannot_be_trained_together_is_said_before_anything_is_loaded(tiny: Path, tmp_path: Path) -> None:
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"quantize": "nf4"}, r"freezes the weights: give train\.lora"),
+    ({"quantize": "nf4", "lora": {"r": 2}, "sharding": "zero3"}, "cannot be sharded. Use ddp, zero1 or zero2"),
+    ({"weighting": "rows", "args": {"label_smoothing_factor": 0.1}}, "the weighted loss has no such term"),
+    ({"lora": {"rank": 4}}, r"train\.lora\.rank is not an argument of peft\.LoraConfig"),
+    ({"dtype": "fp99"}, r"train\.dtype must be 'float32', 'bfloat16' or 'float16', not 'fp99'"),
+    ({"global_batch": 0}, r"train\.global_batch must be 1 or more, not 0"),
+    ({"pack_tokens": 0}, r"train\.pack_tokens must be 1 or more"),
+    ({"devices": 0}, "a number from 1, or all, not 0"),
+    ({"packing": 200}, r"train\.packing is not a setting of Supervised.*pack_tokens"),
+    ({"args": {"learning_rate": "abc"}}, r"train\.args\.learning_rate must be a valid number, not 'abc'"),
+    ({"args": {"num_train_epochs": "three"}}, r"train\.args\.num_train_epochs must be a valid number, not 'three'"),
+    ({"args": {"learnin_rate": 1}}, "is not an argument of trl.SFTConfig; did you mean 'learning_rate'"),
+    ({"args": {"seed": 1}}, r"train\.args\.seed: set train\.seed instead"),
+    ({"args": {"gradient_accumulation_steps": 1}}, r"set train\.global_batch instead"),
+    ({"args": {"average_tokens_across_devices": False}}, "this trainer decides it"),
+    ({"data": "nowhere.jsonl"}, "no such file 'nowhere.jsonl'"),
+]
+
+
+@pytest.mark.parametrize(("changed", "said"), MISTAKES, ids=[next(iter(c)) for c, _ in MISTAKES])
+def test_a_mistake_is_one_line_before_anything_is_loaded(
+    tiny: Path, tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError, match=said) as refused:
+        train(tmp_path / "no model is looked for", tmp_path, **changed)
+    assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
+
+
+def test_what_this_machine_or_model_cannot_do_is_one_line(tiny: Path, tmp_path: Path) -> None:
     for changed, said in (
-        ({"quantize": "nf4"}, r"freezes the weights: give train\.lora"),
-        ({"quantize": "nf4", "lora": {"r": 2}, "sharding": "zero3"}, "cannot be shared out. Take ddp, zero1 or zero2"),
-        ({"weighting": "rows", "args": {**ARGS, "label_smoothing_factor": 0.1}}, "knows no such term"),
         ({"lora": {"target_modules": ["nothing"]}}, "cannot set up the training: .*nothing.* not found"),
+        ({"args": {**ARGS, "activation_offloading": True}}, "needs a GPU, and there is none here"),
+        ({"args": {**ARGS, "lr_scheduler_type": "cosin"}}, "train.args: cosin is not a valid SchedulerType"),
+        ({"sharding": "fsdp2"}, "needs GPUs"),
+        ({"sharding": "zero4"}, "is not a file and not one of ddp, fsdp2, zero1"),
+        ({"attention": "flash"}, "is not one of auto, chainwise"),
     ):
         with pytest.raises(UserError, match=said):
-            sft(**settings(tiny, tmp_path, **changed))
+            train(tiny, tmp_path, **changed)
+
+
+def test_one_device_leaves_the_process_as_it_is(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    train(tiny, tmp_path, devices=1, args={**ARGS, "max_steps": 1})
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_settings_that_change_only_speed_are_not_compared(tiny: Path, tmp_path: Path) -> None:
+    def recorded(kind: type[Any], **changed: Any) -> dict[str, Any]:
+        section = settings(tiny, tmp_path, **({"loss": "x"} if kind is Preference else {}), **changed)
+        return dict(read_settings(kind, section, "train").recorded())
+
+    size = {"args": {**ARGS, "per_device_train_batch_size": 8}}
+    for changed in ({"devices": 2}, {"pack_tokens": 9}, {"sharding": "zero2"}, {"out": "elsewhere"}, size):
+        assert recorded(Supervised, **changed) == recorded(Supervised), changed
+    assert recorded(Supervised, seed=1) != recorded(Supervised)
+    for changed in ({"devices": 2}, size):  # some pair losses take means over the pairs of a forward pass
+        assert recorded(Preference, **changed) != recorded(Preference), changed
 
 
 def test_attention_is_one_that_the_model_can_do() -> None:
     from transformers import Gemma2Config, LlamaConfig, MistralConfig
 
-    assert attention("auto", LlamaConfig(), packing=True) == "chainwise"
-    assert attention("auto", LlamaConfig(), packing=False) == "sdpa"
-    assert attention("auto", MistralConfig(sliding_window=8), packing=True) == "sdpa"
-    assert attention("auto", Gemma2Config(), packing=True) == "eager"
+    assert choose_attention("auto", LlamaConfig(), packing=True) == "chainwise"
+    assert choose_attention("auto", LlamaConfig(), packing=False) == "sdpa"
+    assert choose_attention("auto", MistralConfig(sliding_window=8), packing=True) == "sdpa"
+    assert choose_attention("auto", Gemma2Config(), packing=True) == "eager"
 
 
 def test_a_curated_parquet_file_trains_in_plain_trl(tiny: Path, tmp_path: Path) -> None:

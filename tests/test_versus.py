@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.compare import detectable
+from eval.compare import compare_runs, detectable
 from eval.run import Task
-from eval.sweep import apart, whole_checkpoints
-from eval.versus import versus
+from eval.sweep import drop_test_problems, find_checkpoints
 from limo.data import Example, chat
-from limo.engine import Sampling
+from limo.engines.protocol import Sampling
 from limo.errors import UserError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -42,7 +41,7 @@ def evaluated(run: Path, model: str, verdicts: str, benchmark: str = "set", ques
 
 def compared(a: str, b: str, **more: Any) -> dict[str, Any]:
     settings = {"benchmark": None, "shared": False, "resamples": 500, "seed": 0, "out": None, **more}
-    return versus(a=a, b=b, **settings)
+    return compare_runs(a=a, b=b, **settings)
 
 
 def test_the_difference_and_who_flipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,14 +99,14 @@ def test_dev_problems_are_kept_apart_from_test_problems(capsys: pytest.CaptureFi
     def dev(end: int) -> list[Task]:
         return [Task("dev", {}, rows[:end], Sampling(1, 0.0, 1.0, 8, 0), {})]
 
-    assert [r.id for r in apart(dev(5), {"test": rows[4:]})[0].rows] == ["0", "1", "2", "3"]
+    assert [r.id for r in drop_test_problems(dev(5), {"test": rows[4:]})[0].rows] == ["0", "1", "2", "3"]
     assert "1 of 5 dev problems are test problems" in capsys.readouterr().err
     with pytest.raises(UserError, match="4 of the 5 dev problems are test problems"):
-        apart(dev(5), {"test": rows[1:]})
+        drop_test_problems(dev(5), {"test": rows[1:]})
     with pytest.raises(UserError, match="no problem to choose on"):
-        apart(dev(0), {})
+        drop_test_problems(dev(0), {})
 
 
 def test_no_checkpoint_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="keep_checkpoints=true"):
-        whole_checkpoints(tmp_path)
+        find_checkpoints(tmp_path)

@@ -5,13 +5,14 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from eval.report import write_report
+from eval.report.page import write_report
 from limo.data import Dropped, Example, chat
 from tests.test_report import curation, evaluation, left, line
 
@@ -69,7 +70,8 @@ def row(key: str, question: str, text: str, score: float = 0.5, **more: Any) -> 
     values = dict.fromkeys(WEIGHTS, 1.0)
     notes = {"teacher": "own", "verdict": "correct"} | more.pop("notes", {})
     scores = {"score": score, "tokens": float(len(text)), **values, **ranks}
-    return Example(key, chat(question), "7", text, source=more.pop("source", "sums"), scores=scores, notes=notes)
+    plain = {"source": more.pop("source", "sums"), "problem": "/".join(key.split("/")[:2])}
+    return Example(key, chat(question), "7", text, scores=scores, notes=notes, **plain)
 
 
 def run(folder: Path, chosen: list[Example], dropped: list[Dropped] | None = None) -> Path:
@@ -91,16 +93,9 @@ CHAIN = (
 def usual(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty chosen chains; the first has two rivals."""
     chosen = [row("sums/0/own/0", "What is the root of $x^2 = 49$?", CHAIN, 0.9)]
-    chosen += [
-        row(
-            f"sums/{i}/own/0",
-            f"Problem number {i}",
-            f"chain {'long ' * i} secret{i}",
-            0.9 - i / 100,
-            source="words" if i % 3 else "sums",
-        )
-        for i in range(1, 30)
-    ]
+    for i in range(1, 30):
+        text, source = f"chain {'long ' * i} secret{i}", "words" if i % 3 else "sums"
+        chosen.append(row(f"sums/{i}/own/0", f"Problem number {i}", text, 0.9 - i / 100, source=source))
     worse = row("sums/0/own/1", chosen[0].question, "A shorter chain: 7", 0.4)
     wrong = row("sums/0/own/2", chosen[0].question, "I say 8", 0.1)
     dropped = [left(worse, "choose", "better chain of the same problem"), left(wrong, "verify", "wrong answer")]
@@ -173,68 +168,40 @@ def test_everything_can_be_done_from_the_keyboard(usual: Path, look: Open) -> No
     page.wait_for_selector(".steps math")
 
 
-def test_latex_is_drawn_and_money_is_not(usual: Path, look: Open) -> None:
+FORMULAS = {  # a text and the formulas in it
+    "$5 and $6": [],
+    "costs $20. He has $x$ left": ["x"],
+    "5*$3=$<<5*3=15>>15 and $4/$2 and $7-$8": [],
+    "$20 per hour and $x^2$": ["x^2"],
+    "from $\\$$60 to $2x$, $ a \\le b $ or $12$.": ["\\$", "2x", " a \\le b ", "12"],
+    "\\$5 and \\$6": [],
+    "\\[a\\] \\(b\\) $$c$$ \\boxed{d{e}} x": ["a", "b", "c", "\\boxed{d{e}}"],
+    "so \\begin{align*}f\\end{align*}": ["\\begin{align*}f\\end{align*}"],
+    "\\( open $$ open \\[ open $ open": [],
+    "$a\n\nb$ ``` $c$ ``` [asy]$d$[/asy]": [],
+}
+MARKS = ("$", "\\(", "\\[", "\\begin{align}", "\\boxed{", "```", "**", "[asy]", "$$x", "\n\n")
+
+
+def test_text_becomes_formulas_marked_words_and_steps(usual: Path, look: Open) -> None:
     page = look(usual)
     page.wait_for_selector(".steps math")
-    assert page.locator(".problem math").count() == 1
-    assert page.locator(".steps math").count() == 4
+    assert page.locator(".problem math").count() == 1 and page.locator(".steps math").count() == 4
     assert page.locator(".steps div.formula math[display=block]").count() == 1
     assert "it cost $5 and then $6" in page.inner_text(".steps")
     assert page.inner_text(".steps .unread") == "$\\frac{1$"
     assert page.locator(".steps b").first.inner_text() == "So"
-
-
-@pytest.mark.parametrize(
-    ("text", "formulas"),
-    [
-        ("$5 and $6", []),
-        ("costs $20. He has $x$ left", ["x"]),
-        ("5*$3=$<<5*3=15>>15 and $4/$2 and $7-$8", []),
-        ("$20 per hour and $x^2$", ["x^2"]),
-        ("from $\\$$60 to $2x$, $ a \\le b $ or $12$.", ["\\$", "2x", " a \\le b ", "12"]),
-        ("\\$5 and \\$6", []),
-        ("\\[a\\] \\(b\\) $$c$$ \\boxed{d{e}} x", ["a", "b", "c", "\\boxed{d{e}}"]),
-        ("so \\begin{align*}f\\end{align*}", ["\\begin{align*}f\\end{align*}"]),
-        ("\\( open $$ open \\[ open $ open", []),
-        ("$a\n\nb$ ``` $c$ ``` [asy]$d$[/asy]", []),
-    ],
-)  # fmt: skip
-def test_what_is_a_formula(usual: Path, look: Open, text: str, formulas: list[str]) -> None:
-    page = look(usual)
-    found = page.evaluate("text => pieces(text)", text)
-    assert [piece["tex"] for piece in found if piece["kind"] == "math"] == formulas
-    assert "".join(piece["text"] for piece in found) == text, "nothing is lost"
-
-
-@pytest.mark.parametrize("mark", ["$", "\\(", "\\[", "\\begin{align}", "\\boxed{", "```", "**", "[asy]", "$$x", "\n\n"])
-def test_no_text_takes_long(usual: Path, look: Open, mark: str) -> None:
-    page = look(usual)
-    took = "text => { const t = performance.now(); chain(text, viewer.words); return performance.now() - t }"
-    assert page.evaluate(took, mark * (60_000 // len(mark))) < 4000
-
-
-def test_words_of_the_score_are_marked_and_counted(usual: Path, look: Open) -> None:
-    page = look(usual)
-    page.wait_for_selector(".steps mark")
     marked = page.evaluate("[...document.querySelectorAll('.steps mark')].map(m => [m.textContent, m.className])")
-    assert ["Wait", "exploration"] in marked and ["check", "verification"] in marked
-    assert ["therefore", "connectives"] in marked and ["Perhaps", "exploration"] in marked
-    told = page.locator(".legend button").all_inner_texts()
-    assert told == [
-        f"{name} {sum(m[1] == name for m in marked)}" for name in ("verification", "exploration", "connectives")
-    ]
+    for word in (["Wait", "exploration"], ["check", "verification"], ["therefore", "connectives"]):
+        assert word in marked
+    names = ("verification", "exploration", "connectives")
+    counts = [f"{name} {sum(feature == name for _, feature in marked)}" for name in names]
+    assert page.locator(".legend button").all_inner_texts() == counts
     page.keyboard.press("2")
     assert page.get_attribute("button.exploration", "aria-pressed") == "false"
-    assert (
-        page.evaluate("getComputedStyle(document.querySelector('.steps mark.exploration')).backgroundColor")
-        == "rgba(0, 0, 0, 0)"
-    )
-
-
-def test_long_steps_are_folded(usual: Path, look: Open) -> None:
-    page = look(usual)
+    painted = "getComputedStyle(document.querySelector('.steps mark.exploration')).backgroundColor"
+    assert page.evaluate(painted) == "rgba(0, 0, 0, 0)"
     fold = page.locator(".fold")
-    fold.wait_for()
     assert fold.count() == 1 and fold.inner_text() == "Unfold: 2,600 characters"
     before = page.locator(".folded .text").bounding_box()
     fold.click()
@@ -243,16 +210,23 @@ def test_long_steps_are_folded(usual: Path, look: Open) -> None:
     page.click("#unfolded")
     page.click("#unfolded")
     assert page.locator(".folded").count() == 1
+    for text, formulas in FORMULAS.items():
+        found = page.evaluate("text => pieces(text)", text)
+        assert [piece["tex"] for piece in found if piece["kind"] == "math"] == formulas, text
+        assert "".join(piece["text"] for piece in found) == text, "nothing is lost"
+    took = "text => { const t = performance.now(); chain(text, viewer.words); return performance.now() - t }"
+    for mark in MARKS:
+        assert page.evaluate(took, mark * (60_000 // len(mark))) < 4000, f"{mark!r} takes long"
 
 
 def test_samples_side_by_side_and_why_one_was_chosen(usual: Path, look: Open) -> None:
     page = look(usual)
     shown(page, "sums/0/own/0")
-    assert "It is 0.500 ahead of own/1, the next best of its problem: length +0.200" in page.inner_text(".why-said")
-    told = [" ".join(text.split()) for text in page.locator(".why tbody tr").all_inner_texts()]
-    assert told[0].startswith("✓ right own/0 0.900") and told[0].endswith("chosen")
-    assert told[1].startswith("✓ right own/1 0.400") and told[1].endswith("choose: better chain of the same problem")
-    assert told[2].startswith("✗ wrong own/2") and told[2].endswith("verify: wrong answer")
+    assert "It is 0.500 ahead of own/1, the next best of its problem: length +0.200" in page.inner_text(".story")
+    rows = [" ".join(text.split()) for text in page.locator(".why tbody tr").all_inner_texts()]
+    assert rows[0].startswith("✓ right own/0 0.900") and rows[0].endswith("chosen")
+    assert rows[1].startswith("✓ right own/1 0.400") and rows[1].endswith("choose: better chain of the same problem")
+    assert rows[2].startswith("✗ wrong own/2") and rows[2].endswith("verify: wrong answer")
     assert page.locator(".why tbody tr:first-child .part").count() == 4
     page.keyboard.press("c")
     page.wait_for_selector(".sides .side")
@@ -261,13 +235,7 @@ def test_samples_side_by_side_and_why_one_was_chosen(usual: Path, look: Open) ->
     page.keyboard.press("j")
     shown(page, "sums/1/own/0")
     assert page.is_disabled("#sides") and "No other chain of this problem" in page.inner_text("#row")
-
-
-def test_a_chain_has_an_address_of_its_own(usual: Path, look: Open) -> None:
-    page = look(usual)
-    page.keyboard.press("j")
-    shown(page, "sums/1/own/0")
-    assert page.url.endswith("#chain=sums%2F1%2Fown%2F0")
+    assert page.url.endswith("#chain=sums%2F1%2Fown%2F0"), "an address for each chain"
     page.reload()
     shown(page, "sums/1/own/0")
 
@@ -275,7 +243,13 @@ def test_a_chain_has_an_address_of_its_own(usual: Path, look: Open) -> None:
 def test_chain_text_is_text(tmp_path: Path, look: Open) -> None:
     whole = "\n\n".join(EVIL)
     evil = row(EVIL[0], whole, f"{whole}\n\nso", 0.5, source=EVIL[1], notes={"teacher": EVIL[2], "level": EVIL[0]})
-    rival = Dropped(EVIL[2], EVIL[0], EVIL[1], EVIL[2], data=row(EVIL[2], whole, whole, 0.4).to_json())
+    rival = Dropped(
+        EVIL[2],
+        EVIL[0],
+        EVIL[1],
+        EVIL[2],
+        data=replace(row(EVIL[2], whole, whole, 0.4), problem=evil.problem).to_json(),
+    )
     folder = tmp_path / "<img src=x onerror='window.hacked = 8'>"
     folder.mkdir()
     evaluation(folder, EVIL[1])
@@ -317,33 +291,20 @@ def test_the_page_forbids_itself_other_scripts(usual: Path, chromium: Browser) -
 
 
 def test_odd_texts_come_out_as_they_went_in(tmp_path: Path, look: Open) -> None:
-    every = (
-        "".join(map(chr, range(0x250)))
-        + "中文字符 😀 \U0010ffff \ufeff\ufffe "
-        + "".join(map(chr, range(0x4E00, 0x5000)))
-    )
+    every = "".join(map(chr, (*range(0x250), *range(0x4E00, 0x5000)))) + "中文字符 😀 \U0010ffff \ufeff\ufffe "
     texts = [every * 3, "x", "".join(map(chr, range(128))) * 50, "\ufeffbegins with a mark", "half \ud83d and \udc00"]
     page = look(run(tmp_path, [row(f"sums/{i}/own/0", f"q{i}", text) for i, text in enumerate(texts)]))
     for i, text in enumerate(texts):
-        got = page.evaluate("i => viewer.packed.text(viewer.rows[i].text)", i)
+        got = page.evaluate("i => viewer.text(viewer.rows[i].text)", i)
         assert got == text.replace("\ud83d and \udc00", "\ufffd and \ufffd"), i
 
 
-def contrast(page: Page, selector: str, key: str) -> float:
-    """The contrast of the first such element's colour against what the page is painted with."""
-    return float(
-        page.evaluate(
-            """([selector, key]) => {
-        const light = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map((v) => v / 255)
-            .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-            return 0.2126 * r + 0.7152 * g + 0.0722 * b };
-        const of = (e, k) => light(getComputedStyle(e)[k]);
-        const pair = [of(document.querySelector(selector), key), of(document.body, "backgroundColor")];
-        pair.sort((a, b) => b - a);
-        return (pair[0] + 0.05) / (pair[1] + 0.05) }""",
-            [selector, key],
-        )
-    )
+CONTRAST = """([selector, key]) => {
+  const linear = (v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const light = (element, key) => { const [r, g, b] = getComputedStyle(element)[key].match(/[\\d.]+/g)
+    .map((v) => linear(v / 255)); return 0.2126 * r + 0.7152 * g + 0.0722 * b };
+  const pair = [light(document.querySelector(selector), key), light(document.body, "backgroundColor")];
+  return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05) }"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -352,14 +313,9 @@ def test_both_schemes_can_be_read(usual: Path, look: Open, scheme: str) -> None:
     page.wait_for_selector(".steps mark")
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     assert dark == (scheme == "dark")
-    for selector, key in (
-        ("body", "color"),
-        (".faint", "color"),
-        ("#funnel svg text", "fill"),
-        (".verdict.wrong", "color"),
-    ):
-        assert contrast(page, selector, key) >= 4.5, (selector, contrast(page, selector, key))
-    assert contrast(page, "#funnel svg [style*='--chosen']", "fill") >= 3, "bars stand out"
+    for selector, key in (("body", "color"), (".faint", "color"), ("#funnel svg text", "fill"), (".wrong", "color")):
+        assert page.evaluate(CONTRAST, [selector, key]) >= 4.5, selector
+    assert page.evaluate(CONTRAST, ["#funnel svg [style*='--chosen']", "fill"]) >= 3, "bars stand out"
 
 
 def test_a_telephone_shows_the_list_or_one_chain(usual: Path, look: Open) -> None:
@@ -384,7 +340,7 @@ def test_paper_has_the_charts_and_the_open_chain(usual: Path, look: Open) -> Non
     assert len(page.pdf(format="A4")) > 20_000
 
 
-def test_what_flipped_is_drawn_once_it_is_opened(usual: Path, look: Open) -> None:
+def test_formulas_outside_the_viewer_are_rendered_once_they_are_opened(usual: Path, look: Open) -> None:
     page = look(usual)
     assert page.locator("#flips math").count() == 0
     page.click("#flips summary >> nth=0")
@@ -433,6 +389,7 @@ def test_800_long_chains_fit_and_do_not_freeze(large: Path, look: Open) -> None:
     )
     assert len(gaps) > 90 and sorted(gaps)[len(gaps) // 2] < 100 and max(gaps) < 1000
     assert page.locator(".item").count() < 40, "only what is seen is in the page"
+    assert page.evaluate("viewer.rows.filter((row) => row.text).length") >= 700, "24 MB of text; the rest is listed"
     page.select_option("#sort", "score")
     page.fill("#search", "number 77")
     assert count(page) == "17 of 800 chains", "77, 177 to 777, and 770 to 779"

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from curation import exam_site
-from curation.archives import Columns, opened
-from curation.harvest import asked, code_of, final_answer, read_pairs, stated
-from curation.markup import RULES
-from curation.ngrams import overlap
-from curation.pages import archives, domain_of, read
-from curation.refine import Bounds, refine, verified
-from curation.refine import code_of as pair_code
-from curation.run import check_early
-from curation.storage import found
+from curation.mammoth2 import exam_site
+from curation.mammoth2.archives import Columns, opened
+from curation.mammoth2.harvest import asked, code_of, final_answer, read_pairs, stated
+from curation.mammoth2.markup import RULES
+from curation.mammoth2.pages import archives, domain_of, read
+from curation.mammoth2.refine import Bounds, refine, verified
+from curation.mammoth2.refine import code_of as pair_code
+from curation.mammoth2.storage import found
+from curation.stage import check_stages
+from curation.stages.decontaminate import drop_overlap
 from limo.data import Dropped, Example, Row, chat
-from limo.engine import Completion, Sampling, Scripted
+from limo.engines.protocol import Completion, Sampling, Scripted
 from limo.errors import UserError
 from limo.figures import taken
 from tests.test_commands import Run
@@ -29,6 +29,7 @@ from tests.test_commands import Run
 LIMITS: dict[str, Any] = {
     **{"columns": None, "max_bytes": 5_000_000, "seconds": 1.0, "memory": 512, "deny": [], "robots": ["noai"]},
 }
+DOMAINS = "curation.mammoth2.domains.asked"
 ONCE = Sampling(n=1, temperature=0.0, top_p=1.0, max_tokens=500, seed=0)
 
 
@@ -213,11 +214,16 @@ def test_addresses_that_fsspec_knows(tmp_path: Path) -> None:
 
 def test_wrong_input_is_one_line(tmp_path: Path, run: Run) -> None:
     """What a machine without the demo's pages is told."""
-    settings = ["recipe=mammoth2_demo", f"curate.pool.debian.paths=[{tmp_path}]", f"runs={tmp_path}/runs"]
+    settings = [
+        "recipe=mammoth2_demo",
+        f"curate.pool.debian.paths=[{tmp_path}]",
+        "~curate.stages.recall.seeds.positives.faq",
+        f"runs={tmp_path}/runs",
+    ]
     told = run("curation.run", *settings)
     assert told.returncode == 2 and "Traceback" not in told.stderr
     last = told.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: pool source 'debian': there is no archive of pages at") and "apt-get install" in last
+    assert "pool source 'debian': there is no archive of pages at" in last and "apt-get install" in last
 
 
 def test_domains_robots_and_licence_stay_with_the_row(tmp_path: Path) -> None:
@@ -490,17 +496,17 @@ def test_overlap_with_question_or_answer(tmp_path: Path) -> None:
         pair("Define a dedekind CUT!", "y"),
         pair("Sheep?", "Nine."),
     ]
-    found_ = list(overlap(leaks, benchmarks=node, run=10))
+    found_ = list(drop_overlap(leaks, benchmarks=node, run=10))
     assert reasons(found_) == ["shares words with a benchmark"] * 3 + [""]
     assert isinstance(found_[0], Dropped) and "question of held/1" in found_[0].detail
 
 
 def test_a_page_twice_is_one_pair() -> None:
     """The release reports no deduplication."""
-    from curation.pool import distinct
+    from curation.stages.dedup import exact_dedup
 
     rows = [pair("How many?", "There are two of them."), pair("How  MANY?", "There are two of them.")]
-    assert reasons(distinct(rows)) == ["", "same problem"]
+    assert reasons(exact_dedup(rows)) == ["", "same problem"]
 
 
 def site(tmp_path: Path, size: int = 120, seed: int = 1, kinds: tuple[str, ...] = ()) -> list[Row]:
@@ -524,36 +530,48 @@ def test_our_own_web_gives_every_problem_with_its_answer(tmp_path: Path) -> None
 
 def test_what_recall_lacks_is_told_before_pages_are_read(tmp_path: Path) -> None:
     """Missing seeds, and a key of the model that decides on domains: reading a crawl may take days."""
-    listed = {"_target_": "curation.domains.listed", "keep": [], "drop": [], "otherwise": "keep"}
-    engine = {"_target_": "limo.engine_openai.OpenAIEngine", "model": "m", "base_urls": ["http://x.example"]}
-    seeds = {"faq": {"_target_": "curation.pages.archives", "paths": [f"{tmp_path}/none"]}}
+    listed = {"_target_": "curation.mammoth2.domains.listed", "keep": [], "drop": [], "otherwise": "keep"}
+    engine = {"_target_": "limo.engines.server.ServerEngine", "model": "m", "base_urls": ["http://x.example"]}
+    seeds = {"faq": {"_target_": "curation.mammoth2.pages.archives", "paths": [f"{tmp_path}/none"]}}
     given: dict[str, Any] = {
-        **{"seeds": {"positives": seeds, "read": {"_target_": "curation.pages.read", **LIMITS}, "per_class": 9}},
+        **{
+            "seeds": {
+                "positives": seeds,
+                "read": {"_target_": "curation.mammoth2.pages.read", **LIMITS},
+                "per_class": 9,
+            }
+        },
         **{"learning": {"ngrams": 3, "features": 64, "epochs": 1, "rate": 1.0}, "threshold": 0.5, "held_out": 0.3},
-        **{"_target_": "curation.recall.recall", "least": 2, "first": listed, "second": listed, "seed": 0},
+        **{"_target_": "curation.mammoth2.recall.recall", "least": 2, "first": listed, "second": listed, "seed": 0},
     }
     with pytest.raises(UserError, match="source 'faq': there is no archive of pages"):
-        check_early("recall", given)
+        check_stages({"recall": given}, {})
     asks = {"engine": {**engine, "api_key_env": "NO_SUCH_KEY"}, "sampling": {}, "otherwise": "drop"}
     with pytest.raises(UserError, match="NO_SUCH_KEY is not set"):
-        check_early("recall", {**given, "second": {"_target_": "curation.domains.asked", **asks}})
+        asking = {**given, "seeds": {**given["seeds"], "positives": {}}, "second": {"_target_": DOMAINS, **asks}}
+        check_stages({"recall": asking}, {})
 
 
 def test_recall_in_two_rounds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIMO_CORES", "1")  # starting processes takes longer than the work
-    from curation.recall import Seeds, recall
-    from curation.recognise import Learning
+    from curation.mammoth2.recall import Seeds, recall
+    from curation.mammoth2.recognise import Learning
 
     rows = list_of(site(tmp_path, 300))
-    decide = {"_target_": "curation.domains.listed", "keep": [], "drop": ["shop.example"], "otherwise": "keep"}
+    decide = {"_target_": "curation.mammoth2.domains.listed", "keep": [], "drop": ["shop.example"], "otherwise": "keep"}
     seeds = {
-        "a": {"_target_": "curation.exam_site.archives", "pages": 150, "seed": 2, "kinds": ["exam", "forum", "help"]}
+        "a": {
+            "_target_": "curation.mammoth2.exam_site.archives",
+            "pages": 150,
+            "seed": 2,
+            "kinds": ["exam", "forum", "help"],
+        }
     }
     given: dict[str, Any] = {
         **{
-            "seeds": Seeds(seeds, {"_target_": "curation.pages.read", **LIMITS}, 150),
+            "seeds": Seeds(seeds, {"_target_": "curation.mammoth2.pages.read", **LIMITS}, 150),
             "learning": Learning(3, 2**16, 20, 1.0),
         },
         **{"threshold": 0.5, "held_out": 0.3, "least": 2, "first": decide, "second": decide, "seed": 0},
@@ -574,8 +592,8 @@ def test_recall_in_two_rounds(
 
 
 def test_a_model_decides_on_domains() -> None:
-    from curation.domains import Domain, listed
-    from curation.domains import asked as ask_domains
+    from curation.mammoth2.domains import Domain, listed
+    from curation.mammoth2.domains import asked as ask_domains
 
     domains = [Domain("exams.example", 5, 4, ("u t",)), Domain("shop.example", 5, 2), Domain("odd.example", 5, 2)]
     replies = {"exams": "Yes.", "shop": "no", "odd": "Perhaps yes, perhaps no"}
@@ -584,27 +602,6 @@ def test_a_model_decides_on_domains() -> None:
     assert chosen == {"exams.example": True, "shop.example": False, "odd.example": False}
     by_list = listed(domains, keep=["ex*"], drop=["shop.*"], otherwise="drop")
     assert by_list == {"exams.example": True, "shop.example": False, "odd.example": False}
-
-
-def test_stages_run_unchanged_over_parts(tmp_path: Path) -> None:
-    from curation.parts import kind_of, over_parts
-    from limo.data import write_jsonl
-
-    class Here:
-        parts, per_row = 3, ()
-
-        def run(self, task: Any, count: int) -> None:
-            for number in reversed(range(count)):
-                task(number)
-
-    for number in range(4):
-        exam_site.write(tmp_path / f"{number}.warc.gz", 6, number)
-    rows = list_of(archives("web", "", paths=[str(tmp_path)]))
-    write_jsonl(tmp_path / "rows.jsonl", rows)
-    node = {"_target_": "curation.pages.read", **LIMITS}
-    assert kind_of(node, Here()) == "per_row"
-    spread = list(over_parts(node, "per_row", tmp_path / "rows.jsonl", tmp_path / "parts", Here()))
-    assert spread == list(read(rows, **LIMITS)) and len(spread) == 24
 
 
 def test_opened_streams(tmp_path: Path) -> None:

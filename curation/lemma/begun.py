@@ -1,0 +1,78 @@
+"""Problems that come with the beginning of a solution, to see what a model makes of it: a source for evaluation.
+
+    wrong: {_target_: curation.lemma.begun.begun, source: {...}, types: [CA, OP], right: false, seed: 0}
+
+A beginning that is wrong ends with its first wrong step, planted and proved by `curation/lemma/slips.py`; one that is
+right ends with a step of the right chain, or is all of it. The model goes on from there: `eval/repair.py` says how
+often it notices and mends the one, and takes back the other. The problems must be held out like any others.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from curation.lemma.mistakes import Chain, Unusable, read_chain
+from curation.lemma.slips import KINDS, slip
+from curation.stages.chains import box_answers, write_out
+from limo.data import Example, Message, Row
+from limo.errors import UserError
+from limo.progress import say
+from limo.recipe import bind, suggest
+
+
+def begun(
+    name: str, system: str, /, *, source: dict[str, Any], types: list[str], right: bool, seed: int
+) -> Iterator[Row]:
+    """The problems of `source`, each with the beginning of a solution as the assistant's own turn.
+
+    Args: `types` of mistakes, taken in turn, so that each has its share; `right` ends with a right step instead, and
+    `types` are then those of none. Adds `notes.type` (a code; "right", or "whole" where the answer is in it already)
+    and `notes.begun` with the text, the wrong equation and what it should be. Problems whose chain cannot be read, or
+    in which there is no place for the type whose turn it is, are left out; how many and why is said. Raises UserError
+    for a type that there is no rule for, or if no problem is left.
+    """
+    for kind in types:
+        if kind not in KINDS:
+            raise UserError(f"{name}: there is no rule for mistakes of type '{kind}'{suggest(kind, KINDS)}")
+    if not types and not right:
+        raise UserError(f"{name}: types names none of {', '.join(KINDS)}")
+    left, kept = Counter[str](), 0
+    rows = bind(source, f"{name}.source")(name, system)
+    # The chains as training has them: equations in the open, the answer in a box
+    for row in box_answers(write_out(row for row in rows if isinstance(row, Example))):
+        try:
+            made = _right(row, seed) if right else _wrong(row, types[kept % len(types)], seed)
+        except Unusable as why:
+            left[why.reason] += 1
+            continue
+        kept += 1
+        yield made
+    if left:
+        said = ", ".join(f"{reason}: {count}" for reason, count in left.most_common())
+        say(f"{name}: {left.total()} problems left out ({said})")
+    if not kept:
+        raise UserError(f"{name}: no problem of the source has a chain that can be begun ({dict(left)})")
+
+
+def _wrong(row: Example, kind: str, seed: int) -> Example:
+    mistake = slip(read_chain(row), kind, Random(f"{seed}/{row.id}"))
+    about = {"wrong": mistake.wrong, "right": mistake.right, "proof": mistake.proof}
+    return _with_beginning(row, mistake.prefix, kind, about)
+
+
+def _right(row: Example, seed: int) -> Example:
+    """Ends with one of the steps that find something, or with the answer: then nothing is left to do."""
+    chain: Chain = read_chain(row)
+    last = len(chain.steps) - 1
+    finding = [at for at, each in enumerate(chain.equations) if each and at < last]
+    at = Random(f"{seed}/{row.id}").choice([*finding, last])
+    return _with_beginning(row, "".join(chain.steps[: at + 1]).rstrip(), "whole" if at == last else "right", {})
+
+
+def _with_beginning(row: Example, text: str, kind: str, about: dict[str, str]) -> Example:
+    prompt = (*row.prompt, Message(role="assistant", content=text))
+    return replace(
+        row, prompt=prompt, completion="", notes={**row.notes, "type": kind, "begun": {"text": text, **about}}
+    )

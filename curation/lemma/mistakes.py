@@ -1,0 +1,157 @@
+"""What a mistake in a chain is: its type, its first wrong step, and the chain it stands in.
+
+The twelve types are those of LEMMA (arXiv 2503.17439v2, table 12), in our own words. A chain is read into steps with
+their equations (`eval/equations.py`), and only one whose every equation holds and whose last one gives the reference
+answer is right enough to plant a mistake in.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any, ParamSpec, TypeVar
+
+from eval.equations import Equation, equations, holds, number, numbers_in, root
+from eval.grade import equal, grade
+from eval.grader.numerals import NUMERALS
+from limo.data import Dropped, Example
+
+TYPES = {
+    "CA": ("calculation error", "the operation is the right one and its result is worked out wrongly"),
+    "CO": ("counting error", "things are counted wrongly"),
+    "CV": ("context value error", "a quantity is not the one that the problem states"),
+    "HA": ("hallucination", "something is brought in that the problem does not say or that contradicts it"),
+    "UC": ("unit conversion error", "a quantity is converted wrongly from one unit to another"),
+    "OP": ("operator error", "one operation or one sign is the wrong one"),
+    "FC": ("formula confusion error", "a formula is used where another one belongs"),
+    "MS": ("missing step", "a step that is needed has been left out"),
+    "CS": ("contradictory step", "a step disagrees with what an earlier step has found"),
+    "QM": ("question misinterpretation", "what is asked, or a condition of it, is misunderstood"),
+    "CC": ("confusing concept", "one concept is taken for a similar one"),
+    "NO": ("nonsensical output", "the text is incoherent or beside the point"),
+}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_SENTENCE = re.compile(r"(?<=[.!?])[ \t]+(?=[A-Z$\\])")
+_DECIMALS = 4  # places of a number that a person would write in a chain
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One wrong solution and where it first goes wrong."""
+
+    type: str  # a code of TYPES
+    at: int  # index of the first wrong step
+    steps: tuple[str, ...]  # of the whole wrong solution; joined they are its text
+    said: str  # what is wrong, in a sentence or two
+    proof: str  # how it is known that the step is wrong
+    wrong: str = ""  # the wrong equation, where there is one
+    right: str = ""  # what belongs in its place
+
+    @property
+    def prefix(self) -> str:
+        """The solution up to and including its first wrong step."""
+        return "".join(self.steps[: self.at + 1]).rstrip()
+
+    def to_notes(self) -> dict[str, Any]:
+        """As `notes.error` of a row keeps it."""
+        return {**asdict(self), "steps": list(self.steps)}
+
+    @classmethod
+    def from_notes(cls, notes: Mapping[str, Any]) -> "Mistake":
+        """The inverse of `to_notes`; what else stage or teacher have noted is left out."""
+        known = {name: notes[name] for name in cls.__dataclass_fields__}
+        return cls(**{**known, "steps": tuple(notes["steps"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A right chain: its steps, the equations of each, the numbers that the problem gives."""
+
+    steps: tuple[str, ...]
+    equations: tuple[tuple[Equation, ...], ...]
+    given: frozenset[Fraction]
+    answer: str
+    unknown_is: Fraction | None  # the value of the chain's unknown, where it solves for one
+
+
+class Unusable(ValueError):
+    """Why a chain, or a mistake in it, cannot be used: a short fixed reason, and what exactly."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+    def dropped(self, row: Example) -> Dropped:
+        """The row, set aside for it."""
+        return Dropped(row.id, "", self.reason, self.detail, data=row.to_json())
+
+
+def tried(make: Callable[P, T], *args: P.args, **settings: P.kwargs) -> T | Unusable:
+    """What a function makes, or why it could not."""
+    try:
+        return make(*args, **settings)
+    except Unusable as why:
+        return why
+
+
+def split_steps(text: str) -> list[str]:
+    """The steps of a chain: its lines, or the sentences of a chain of one line. Joined they are the text.
+
+    >>> split_steps("2 + 3 = 5\\nSo 5."), split_steps("It is 2.5 m. So 5 m.")
+    (['2 + 3 = 5\\n', 'So 5.'], ['It is 2.5 m. ', 'So 5 m.'])
+    """
+    lines = re.findall(r".*?\S.*?(?:\n\s*|\Z)|\s+\Z", text, re.DOTALL) if text.strip() else []
+    if len(lines) != 1:
+        return lines
+    cuts = [0, *(m.end() for m in _SENTENCE.finditer(text)), len(text)]
+    return [text[a:b] for a, b in pairwise(cuts)]
+
+
+def read_chain(row: Example) -> Chain:
+    """The chain of a row whose completion is right. Raises Unusable if it cannot be shown to be right."""
+    graded = grade(row.completion, row.answer)
+    if graded.verdict != "correct":
+        raise Unusable("the chain does not give the reference answer", f"{graded.extracted!r} for {row.answer!r}")
+    steps = split_steps(row.completion)
+    found = [tuple(equations(step)) for step in steps]
+    listed = [e for each in found for e in each]
+    if not listed:
+        raise Unusable("no parsable step")
+    unknown_is = solved(listed)
+    for equation in listed:
+        if holds(equation, unknown_is) is not True:
+            raise Unusable("a step of the chain is not right", f"{equation.left} = {equation.right}")
+    last = listed[-1]
+    if equal(last.right, row.answer)[0] != "correct" and equal(last.left, row.answer)[0] != "correct":
+        raise Unusable("the last equation does not give the answer", f"{last.left} = {last.right} for {row.answer}")
+    if len(found[-1]) and len(steps) < 2:
+        raise Unusable("no step before the answer")
+    return Chain(tuple(steps), tuple(found), given(row.question), row.answer, unknown_is)
+
+
+def solved(listed: list[Equation]) -> Fraction | None:
+    """The value of the unknown in the last equation that has one; None if there is none or more than one unknown."""
+    with_unknown = [e for e in listed if e.unknown]
+    return root(with_unknown[-1]) if len({e.unknown for e in with_unknown}) == 1 else None
+
+
+def given(question: str) -> frozenset[Fraction]:
+    """The numbers that a problem states, in digits or in words."""
+    words = {w.lower() for w in re.findall(r"[A-Za-z]+", question)}
+    named = {value for word, value in NUMERALS.items() if word in words}
+    return frozenset({number(n.text) for n in numbers_in(question)} | named)
+
+
+def written(value: Fraction, like: str = "") -> str:
+    """A number as a person writes it in a chain, in percent where `like` is. Raises Unusable for one nobody would."""
+    if like.endswith("%"):
+        return written(value * 100) + "%"
+    scaled = value * 10**_DECIMALS
+    if scaled.denominator != 1 or abs(value) >= 10**12:
+        raise Unusable("a wrong value that nobody would write", str(value))
+    if value.denominator == 1:
+        return str(value.numerator)
+    return f"{float(value):.{_DECIMALS}f}".rstrip("0")

@@ -1,0 +1,1 @@
+"""MAmmoTH2: a pool of questions and answers mined from web pages."""

@@ -1,0 +1,210 @@
+"""Pages of the web as rows: archives are the pool's rows, and a stage reads them, each page within its time and memory.
+
+    pool:   {web: {_target_: curation.mammoth2.pages.archives, paths: ["s3://bucket/warc/*.warc.gz"]}}
+    stages: {pages: {_target_: curation.mammoth2.pages.read, seconds: 5, ...}}
+
+A row of the pool is an archive, so that archives can be read on many machines (`docs/scale.md`). A row that `read`
+gives is a page: its prompt is the text, `notes.page` says where it is from (url, domain, hash of what was fetched,
+date, robots, licence, archive and record), and `notes.stated` holds the pairs that its markup states. What a page does
+to the process that parses it, it does to that process: it is killed, and the page set aside with the reason.
+"""
+
+import hashlib
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+from urllib.parse import urlsplit
+
+from curation.mammoth2.archives import Columns, Raw, opened
+from curation.mammoth2.storage import found
+from curation.stage import stage
+from eval.grader.worker import Died, TimedOut, Workers
+from limo.data import Dropped, Example, Row, chat
+from limo.errors import UserError
+from limo.machine import count_cores
+from limo.recipe import InputPaths
+from limo.sources import take_fraction
+
+CHUNK, CHUNK_BYTES = 32, 4_000_000  # pages sent to a process at once, as long as they are no larger together
+AHEAD = 3  # chunks for each process that wait for it
+
+_workers: list[Workers] = []  # of this process, made once
+
+
+def archives(
+    name: str, system: str, /, *, paths: InputPaths, install: str = "", weight: float = 1.0, licence: str = ""
+) -> Iterator[Row]:
+    """A row for each archive of `paths`: files, folders, patterns, or addresses that fsspec knows.
+
+    Args: `install` says what to do where there are none; `weight` and `licence` as `limo.sources.take_fraction` has
+    them. Raises UserError if a path holds no archive, or cannot be listed.
+    """
+    try:
+        listed = [path for pattern in paths for path in found(pattern)]
+    except UserError as error:
+        raise UserError(f"pool source '{name}': {error}" + (f". {install}" if install else "")) from None
+    rows = (Example(f"{name}/{path}", chat(path, system), "", source=name) for path in dict.fromkeys(listed))
+    yield from take_fraction(rows, name, weight, licence)
+
+
+@stage("pool")
+def read(
+    rows: Iterable[Example],
+    /,
+    *,
+    columns: Columns | None,
+    max_bytes: int,
+    seconds: float,
+    memory: int,
+    deny: list[str],
+    robots: list[str],
+) -> Iterator[Row]:
+    """The pages of archives: text that keeps mathematics, with the pairs that the markup states.
+
+    Args: `columns` of Parquet and JSONL, null where there are none; `max_bytes` of a page, packed or unpacked;
+    `seconds` of processor time and `memory` in MB that one page may take; `deny` domains, with all below them, that are
+    not read; `robots` directives, such as noai, that a page is not taken under (header and meta element). Raises
+    UserError for settings that cannot be.
+    """
+    if min(max_bytes, seconds, memory) <= 0:
+        raise UserError("pages needs max_bytes, seconds and memory above 0")
+    if columns and columns.kind not in ("html", "text"):
+        raise UserError(f"pages.columns.kind must be html or text, not '{columns.kind}'")
+    denied = frozenset(domain.lower().removeprefix("www.") for domain in deny)
+    limits = (max_bytes, float(seconds), memory * 2**20)
+    yield from _read(_raws(rows, columns, max_bytes, denied), limits, frozenset(robots))
+
+
+Found = tuple[Example, Raw] | Dropped  # a page with the archive it is from
+
+
+def _raws(rows: Iterable[Example], columns: Columns | None, most: int, denied: frozenset[str]) -> Iterator[Found]:
+    for row in rows:
+        for raw in opened(row.question, columns, most):
+            if isinstance(raw, Dropped):
+                key = f"{row.id}/{raw.row}" if raw.row else row.id
+                yield Dropped(key, "", raw.reason, raw.detail, raw.file, raw.row, raw.data)
+            elif banned := _banned(domain_of(raw.url), denied):
+                yield Dropped(
+                    f"{row.id}/{raw.number}", "", "domain not wanted", banned, row.question, raw.number, _from(raw)
+                )
+            else:
+                yield row, raw
+
+
+def _banned(domain: str, denied: frozenset[str]) -> str:
+    """Which of the denied domains a domain is, or stands below; empty if none."""
+    parts = domain.split(".")
+    return next((d for at in range(len(parts)) if (d := ".".join(parts[at:])) in denied), "") if denied else ""
+
+
+def domain_of(url: str) -> str:
+    """The host of a url without www, or the folder of a file: what statistics are made of.
+
+    >>> domain_of("https://www.Example.org:80/a/b?c"), domain_of("file:///usr/share/doc/a/b.html"), domain_of("x")
+    ('example.org', '/usr/share/doc/a', '')
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "file":
+            return parts.path.rpartition("/")[0]
+        return (parts.hostname or "").removeprefix("www.")
+    except ValueError:
+        return ""
+
+
+def _from(raw: Raw) -> dict[str, Any]:
+    url = raw.url[:2000].encode("utf-8", "replace").decode()  # half of a surrogate pair cannot be shown
+    return {"url": url, "domain": domain_of(url)}
+
+
+def _read(raws: Iterator[Found], limits: tuple[int, float, int], robots: frozenset[str]) -> Iterator[Row]:
+    """Pages through processes, in order."""
+    waiting = deque[tuple[list[Found], Future[list[dict[str, Any]]]]]()
+    with ThreadPoolExecutor(count_cores()) as pool:
+        for chunk in _chunks(raws):
+            pages = [one[1] for one in chunk if not isinstance(one, Dropped)]
+            waiting.append((chunk, pool.submit(_told, pages, limits)))
+            if len(waiting) > AHEAD * count_cores():
+                yield from _rows(*waiting.popleft(), robots)
+        while waiting:
+            yield from _rows(*waiting.popleft(), robots)
+
+
+def _chunks(raws: Iterator[Found]) -> Iterator[list[Found]]:
+    chunk, size = list[Found](), 0
+    for one in raws:
+        chunk.append(one)
+        size += 0 if isinstance(one, Dropped) else len(one[1].body)
+        if len(chunk) == CHUNK or size > CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _told(pages: list[Raw], limits: tuple[int, float, int]) -> list[dict[str, Any]]:
+    """What a process tells of each page. One that takes too much costs itself: the others are asked again."""
+    most, seconds, memory = limits
+    if not pages:
+        return []
+    if not _workers:
+        _workers.append(Workers("curation.mammoth2.pageworker", limit=count_cores()))
+    try:
+        asked = [[page.body, page.kind, page.packed, page.charset, most] for page in pages]
+        return list(_workers[0].ask([memory, asked], seconds))
+    except (TimedOut, Died) as error:
+        if len(pages) > 1:
+            return [told for page in pages for told in _told([page], limits)]
+        if isinstance(error, TimedOut):
+            return [{"reason": "takes too long", "detail": f"more than pages.seconds={seconds:g} of processor time"}]
+        return [
+            {
+                "reason": "takes too much memory",
+                "detail": f"more than pages.memory={memory // 2**20} MB, or its parser died",
+            }
+        ]
+
+
+def _rows(chunk: list[Found], future: "Future[list[dict[str, Any]]]", robots: frozenset[str]) -> Iterator[Row]:
+    told = iter(future.result())
+    for one in chunk:
+        yield one if isinstance(one, Dropped) else _row(*one, next(told), robots)
+
+
+def _row(archive: Example, raw: Raw, told: Mapping[str, Any], robots: frozenset[str]) -> Row:
+    key, where = f"{archive.id}/{raw.number}", (archive.question, raw.number)
+    if "reason" in told:
+        return Dropped(key, "", told["reason"], told["detail"], *where, _from(raw))
+    said = ", ".join(filter(None, (raw.robots, told["robots"])))
+    page = {
+        **_from(raw),
+        "hash": hashlib.sha256(
+            raw.body if isinstance(raw.body, bytes) else raw.body.encode("utf-8", "replace")
+        ).hexdigest(),
+        "title": told["title"],
+        "date": raw.date,
+        "robots": said,
+        "licence": told["licence"] or archive.notes.get("licence", ""),
+        "archive": archive.question,
+        "record": raw.number,
+        "formulas": told["formulas"],
+    }
+    if forbidden := robots & set(re.split(r"[\s,:]+", said)):
+        return Dropped(key, "", "robots", ", ".join(sorted(forbidden)), *where, page)
+    system = next((m["content"] for m in archive.prompt if m["role"] == "system"), "")
+    licence = {"licence": page["licence"]} if page["licence"] else {}
+    notes = {"page": page, "stated": told["pairs"], **licence}
+    return Example(key, chat(told["text"], system), "", source=archive.source, notes=notes)
+
+
+def first_words(text: str, count: int) -> str:
+    """The first words of a text, for people and prompts.
+
+    >>> first_words("one two  three", 2)
+    'one two'
+    """
+    return " ".join(islice((found.group() for found in re.finditer(r"\S+", text)), count))

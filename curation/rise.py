@@ -1,0 +1,228 @@
+"""Several turns at a problem as rows to learn from: RISE (arXiv 2407.18219).
+
+    collect   plays the turns on-policy, at each the best of some answers; a row for every (history -> answer)
+    keep      which of these answers are imitated: all, better, best, success
+    weigh     exp(reward / tau), with or without the paper's centring
+
+The three are stages like all others: `collect` is the one that costs, and the ledger has what it drew. Each row's
+prompt is the prompt that the engine was given, history and feedback included, and its completion the answer, so only
+the last answer is learned and training sees what sampling will see.
+
+    self-distillation   players: first draws 1 answer, second draws 16 with the same engine; the grader picks the best
+    distillation        players: second is another engine, a teacher that continues from the student's real failure
+
+The best of several answers is picked by the reference, so self-distillation needs references too.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from curation.stage import check_engine, stage
+from eval.run import grade_rows as graded
+from eval.turns import Dialogue, Episode
+from eval.turns import sample_turn as draw
+from limo.data import Dropped, Example, Row
+from limo.engines.ledger import Cached
+from limo.engines.protocol import Completion, Prompt, Sampling
+from limo.errors import UserError
+from limo.recipe import bind
+from limo.training.losses import Centring, reward_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Player:
+    """Who answers at one turn: of `sampling.n` answers the first with the highest reward is taken."""
+
+    engine: dict[str, Any]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Rewards:
+    """What an answer is worth. The paper: 1, 0, 0. The released code on GSM8K: 1, 0, -1."""
+
+    right: float
+    wrong: float  # and what the grader could not tell
+    none: float  # no answer in it, or cut off by its length limit
+
+    def __post_init__(self) -> None:
+        if not self.right > max(self.wrong, self.none):
+            raise UserError(f"rewards.right must be the highest, since an episode ends with it: {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The answer that was taken at one turn."""
+
+    prompt: Prompt  # that the engine was given
+    completion: Completion
+    judged: Mapping[str, Any]  # as `eval.run.graded` has it
+    reward: float
+    player: str
+    drawn: int  # answers it was chosen from
+    right: int  # of these
+
+
+def _check_players(*, players: Mapping[str, Any], **_: object) -> None:
+    if not players:
+        raise UserError("players names none: give each turn one, with its engine and its sampling")
+    for name, player in _bound(players).items():
+        try:
+            check_engine(player.engine, player.sampling)
+        except UserError as error:
+            raise UserError(f"players.{name}: {error}") from None
+
+
+@stage("pool", writes=("reward", "turn"), samples=True, check=_check_players)
+def collect(
+    rows: Iterable[Example], /, *, dialogue: Dialogue, players: Mapping[str, Any], rewards: Rewards
+) -> Iterator[Row]:
+    """Play `players`, one a turn and in their order, on every problem until its answer is right.
+
+    Args: `dialogue` is what the model is told; `players` by name, each a `Player`; `rewards` of an answer.
+    Yields a row for every turn that was played: prompt and completion of that turn, `scores.reward`, `scores.turn`, and
+    `notes.turns` with the rewards of the whole episode. The row's id is the problem's, the player's name and the number
+    of the turn. A problem whose prompt an engine refuses ends there and is dropped.
+    All problems of a turn are sampled as one batch, with one model in memory, so all rows are in memory at once.
+    Raises UserError for wrong players.
+    """
+    _check_players(players=players)
+    episodes = [Episode(row, dialogue) for row in rows]
+    played: list[list[Taken]] = [[] for _ in episodes]
+    refused: dict[int, str] = {}
+    node, runner = None, None
+    for number, (name, player) in enumerate(_bound(players).items(), 1):
+        going = [at for at in range(len(episodes)) if at not in refused and _goes_on(played[at], rewards)]
+        if not going:
+            break
+        if player.engine != node:  # one that plays several turns is loaded once; the one before it leaves the memory
+            runner = None
+            node, runner = player.engine, Cached(bind(player.engine, f"collect.players.{name}.engine")())
+        assert runner is not None
+        prompts = [episodes[at].prompt for at in going]
+        drawn = draw(runner, [episodes[at] for at in going], player.sampling, f"turn {number}, {name}")
+        judged = graded([episodes[at].row for at in going], drawn, f"grading turn {number}")
+        for at, prompt, completions, line in zip(going, prompts, drawn, judged, strict=True):
+            if all(c.finish == "refused" for c in completions):
+                refused[at] = f"turn {number}: {completions[0].why}"
+            else:
+                played[at].append(best(prompt, completions, line["completions"], rewards, name))
+                episodes[at].take(played[at][-1].completion.text)
+    for at, (episode, taken) in enumerate(zip(episodes, played, strict=True)):
+        yield from _rows(episode.row, taken)
+        if at in refused:
+            yield Dropped(episode.row.id, "", "not sampled", refused[at], data=episode.row.to_json())
+
+
+def best(
+    prompt: Prompt,
+    completions: Sequence[Completion],
+    judged: Sequence[Mapping[str, Any]],
+    rewards: Rewards,
+    player: str,
+) -> Taken:
+    """The first answer with the highest reward, as the released code takes it; of equals rather one that has an end."""
+    values = [reward(j, rewards) for j in judged]
+    at = max(range(len(values)), key=lambda i: (values[i], judged[i]["finish"] == "stop"))
+    return Taken(prompt, completions[at], judged[at], values[at], player, len(values), values.count(rewards.right))
+
+
+def reward(judged: Mapping[str, Any], rewards: Rewards) -> float:
+    """What a graded completion is worth. One that was cut off is no answer, whatever it had said by then."""
+    if judged["finish"] != "stop" or judged["extracted"] is None:
+        return rewards.none
+    return rewards.right if judged["verdict"] == "correct" else rewards.wrong
+
+
+@stage("row")
+def keep(rows: Iterable[Example], /, *, criteria: Literal["all", "better", "best", "success"]) -> Iterator[Row]:
+    """The rows of `collect` whose answer is imitated.
+
+    `all` keeps every answer, as the paper does; `better` those with a higher reward than the one before; `best` those
+    that no earlier one beats; `success` the right ones. The first answer always stays unless `success`. Empty answers,
+    those cut off, and those that an earlier turn of the problem gave word for word are dropped in any case; later
+    prompts still show them, since that is what happened.
+    """
+    for row in rows:
+        reason, detail = _unfit(row, criteria)
+        yield Dropped(row.id, "", reason, detail, data=row.to_json()) if reason else row
+
+
+def _check_tau(*, tau: float, centring: Centring | None) -> None:
+    reward_weights([0.0], tau, centring)
+
+
+@stage("row", check=_check_tau)
+def weigh(rows: Iterable[Example], /, *, tau: float, centring: Centring | None) -> Iterator[Row]:
+    """Each row with its weight, see `limo.training.losses.reward_weights`; for `train.weighting: rows`.
+
+    The mean of the centring is that over all answers taken at the problem, kept or not. With `centring: weights` an
+    answer may weigh nothing or less; it is dropped, since pushing its probability down knows no bound.
+    """
+    _check_tau(tau=tau, centring=centring)
+    for row in rows:
+        turns = _turns(row)
+        weight = reward_weights(turns["rewards"], tau, centring)[turns["turn"] - 1]
+        if weight > 0:
+            yield replace(row, weight=weight)
+        else:
+            yield Dropped(row.id, "", "no positive weight", f"{weight:.4g}", data=row.to_json())
+
+
+def _bound(players: Mapping[str, Any]) -> dict[str, Player]:
+    return {name: bind(node, f"collect.players.{name}")() for name, node in players.items()}
+
+
+def _goes_on(taken: Sequence[Taken], rewards: Rewards) -> bool:
+    return not taken or taken[-1].reward < rewards.right
+
+
+def _rows(row: Example, taken: Sequence[Taken]) -> Iterator[Example]:
+    """A row for each turn of an episode."""
+    first: dict[str, int] = {}
+    for turn, t in enumerate(taken, 1):
+        text = t.completion.text.strip()
+        earlier = first.setdefault(text, turn)
+        turns = {
+            "turn": turn,
+            "rewards": [other.reward for other in taken],
+            "right": t.judged["verdict"] == "correct" and t.completion.finish == "stop",
+            "finish": t.completion.finish,
+            "same_as": earlier if earlier < turn else None,
+            "answers": {"drawn": t.drawn, "right": t.right},
+        }
+        yield replace(
+            row,
+            id=f"{row.id}/{t.player}/{turn}",
+            prompt=t.prompt,
+            completion=t.completion.text,
+            scores={**row.scores, "reward": t.reward, "turn": float(turn)},
+            notes={**row.notes, "teacher": t.player, "verdict": t.judged["verdict"], "turns": turns},
+        )
+
+
+def _turns(row: Example) -> dict[str, Any]:
+    if "turns" not in row.notes:
+        raise UserError(f"row {row.id} comes from no turn: put curation.rise.collect before this stage")
+    return dict(row.notes["turns"])
+
+
+def _unfit(row: Example, criteria: str) -> tuple[str, str]:
+    """Why an answer is not imitated, and what exactly; two empty texts if it is."""
+    turns = _turns(row)
+    turn, rewards = turns["turn"], turns["rewards"]
+    mine, earlier = rewards[turn - 1], rewards[: turn - 1]
+    if not row.completion.strip():
+        return "empty answer", f"turn {turn}"
+    if turns["finish"] != "stop":
+        return "cut off by its length limit", f"turn {turn}"
+    if turns["same_as"]:
+        return "same answer as before", f"turn {turn} repeats turn {turns['same_as']}"
+    if criteria == "success":
+        return ("", "") if turns["right"] else ("not right", f"reward {mine:g} at turn {turn}")
+    if criteria == "better" and earlier and not mine > earlier[-1]:
+        return "not better than the turn before", f"reward {mine:g} after {earlier[-1]:g}"
+    if criteria == "best" and earlier and mine < max(earlier):
+        return "an earlier turn was better", f"reward {mine:g} after {max(earlier):g}"
+    return "", ""

@@ -1,0 +1,131 @@
+"""What a stage is: a function from rows to rows that states what its runner must know about it.
+
+    @stage("row", writes=("tokens",))
+    def count_tokens(rows, /, *, tokenizer): ...
+
+The runner, the plan, the checks before a run and the notebook read `about(function)` and nothing else. A function
+without the decorator is a stage as well: it sees the whole pool in one process.
+
+Scores are named as they stand in `Example.scores`. `{by}` in a name is replaced by the setting `by`; a name that is
+only `{weights}` is all keys of that setting.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from limo.engines.protocol import Sampling
+from limo.errors import UserError
+from limo.recipe import bind, resolve, suggest
+
+Scope = Literal["row", "problem", "pool"]
+Stage = TypeVar("Stage", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is known of a stage."""
+
+    # What one call must see: any rows; all rows of a problem, of which it yields one each, in order; or everything
+    scope: Scope = "pool"
+    reads: tuple[str, ...] = ()  # scores that the rows must have
+    writes: tuple[str, ...] | None = None  # scores that it adds; None where nobody knows
+    samples: bool = False  # whether it runs a model, and so costs hours or money
+    check: Callable[..., None] | None = None  # gets the settings before a row is read; raises UserError
+
+
+def stage(
+    scope: Scope,
+    *,
+    reads: tuple[str, ...] = (),
+    writes: tuple[str, ...] = (),
+    samples: bool = False,
+    check: Callable[..., None] | None = None,
+) -> Callable[[Stage], Stage]:
+    """Attach to a function what its runner must know."""
+
+    def mark(function: Stage) -> Stage:
+        function.about = About(scope, reads, writes, samples, check)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def about(function: Callable[..., Any]) -> About:
+    """What is known of a stage: the safe assumption for a function without the decorator."""
+    found = getattr(function, "about", None)
+    return found if isinstance(found, About) else About()
+
+
+def about_node(node: Mapping[str, Any]) -> About:
+    """What is known of the stage that a node of a recipe names."""
+    return about(resolve(str(node["_target_"]), "curate.stages"))
+
+
+def writes(node: Mapping[str, Any], score: str) -> bool:
+    """Whether the stage of a node adds this score."""
+    return score in _names(about_node(node).writes or (), node)
+
+
+def in_order(stages: Mapping[str, Any], order: list[str] | None) -> dict[str, Any]:
+    """The nodes in this order, or as they stand. Raises UserError for a name that is unknown, repeated or not used."""
+    order = list(stages) if order is None else order
+    for name in order:
+        if name not in stages:
+            raise UserError(f"curate.order: there is no stage '{name}'{suggest(name, stages)}")
+        if order.count(name) > 1:
+            raise UserError(
+                f"curate.order: '{name}' comes twice; a stage that runs twice needs two names in curate.stages"
+            )
+    if unused := [name for name in stages if name not in order]:
+        raise UserError(
+            f"curate.order lacks the stage '{unused[0]}': put it where it is to run, or remove it with "
+            f"~curate.stages.{unused[0]}"
+        )
+    if not order:
+        raise UserError("curate.order is empty: name at least one stage")
+    return {name: stages[name] for name in order}
+
+
+def check_stages(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> None:
+    """Raise UserError for what can be known to be wrong before a row is read.
+
+    Args: `stages` in their order, `sources` of the pool. A score that no earlier stage writes is an error, unless a
+    source or a stage whose scores are unknown could bring it.
+    """
+    known: set[str] | None = set()
+    if any(not str(node.get("_target_", "")).startswith("limo.") for node in sources.values()):
+        known = None
+    for name, node in stages.items():
+        call = bind(node, f"curate.stages.{name}")
+        settings = call.keywords if isinstance(call, partial) else {}
+        facts = about(call.func if isinstance(call, partial) else call)
+        written = set(_names(facts.writes or (), settings))
+        for score in _names(facts.reads, settings):
+            if known is not None and score not in known | written:
+                hint = suggest(score, known | written)
+                raise UserError(f"curate.stages.{name} reads the score '{score}', which no stage before it adds{hint}")
+        if facts.check:
+            try:
+                facts.check(**settings)
+            except UserError as error:
+                raise UserError(f"curate.stages.{name}: {error}") from None
+        known = None if known is None or facts.writes is None else known | written
+
+
+def check_engine(engine: Mapping[str, Any], sampling: Sampling | None = None, where: str = "engine") -> None:
+    """Make an engine and discard it before it loads anything. Raises UserError for a missing key or server."""
+    bind(engine, where)()
+    if sampling and sampling.n > 1 and not sampling.temperature:
+        raise UserError(f"{sampling.n} samples at temperature 0 are one sample: raise it, or set n=1")
+
+
+def _names(patterns: tuple[str, ...], settings: Mapping[str, Any]) -> Iterator[str]:
+    """Names of scores, with settings in the place of `{...}`."""
+    for pattern in patterns:
+        value = settings.get(pattern[1:-1]) if pattern.startswith("{") and pattern.endswith("}") else None
+        if isinstance(value, Mapping):
+            yield from map(str, value)
+        else:
+            yield pattern.format_map(dict(settings))

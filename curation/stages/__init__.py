@@ -1,0 +1,1 @@
+"""The stages that recipes share: each a function from rows to rows."""

@@ -1,0 +1,405 @@
+"""Attempts at each problem: how difficult it is, and the chains that come of it.
+
+LIMO (arXiv 2502.03387v3, section 3) does it twice: a weak model makes 4 attempts and whatever it gets right once is too
+easy; a strong one makes 32 and what it gets right 1 to 3 times is kept. Each is `measure_difficulty` with other
+numbers. Attempts at a problem end once its decision is certain (`curation/stages/stopping.py`). Where `chains` asks for
+them, the graded attempts follow their problem as rows, so nothing is sampled or graded again; `add_chains` asks further
+models.
+"""
+
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
+from typing import Any, Literal
+
+from curation.similar import digest, squeezed
+from curation.stage import check_engine, stage
+from curation.stages.dedup import group_equal
+from curation.stages.stopping import Window
+from eval.grade import explicit, grade
+from eval.metrics import votes
+from limo.data import Dropped, Example, Row
+from limo.engines.ledger import Cached, spent
+from limo.engines.protocol import OPEN, Completion, Prompt, Request, Sampling, Source, stream
+from limo.errors import UserError
+from limo.files import read_rows
+from limo.progress import progress
+from limo.recipe import InputPath, bind
+
+AGREEING = 3  # answers that are the same are no accident; two of a model's favourite errors may be
+VERDICTS = {"right": "correct", "wrong": "wrong", "unsure": "unsure"}  # of an attempt, in the grader's words
+
+
+def _check_difficulty(
+    *, engine: dict[str, Any], sampling: Sampling, at_least: int, at_most: int, unknown: Any, **_: object
+) -> None:
+    Window(sampling.n, at_least, at_most, unknown)
+    check_engine(engine, sampling)
+
+
+@stage("pool", writes=("pass_rate", "pass_rate_{by}"), samples=True, check=_check_difficulty)
+def measure_difficulty(
+    rows: Iterable[Example],
+    /,
+    *,
+    by: str,
+    engine: dict[str, Any],
+    sampling: Sampling,
+    at_least: int,
+    at_most: int,
+    unknown: Literal["keep", "drop"],
+    early_stop: bool,
+    suspect: float | None,
+    chains: Literal["right", "all"] | None = None,
+) -> Iterator[Row]:
+    """Keep problems of which `at_least` to `at_most` of `sampling.n` attempts are right.
+
+    Args: `by` names the model in scores and notes; `unknown` is whether a problem stays whose cut-off attempts might
+    carry it out of the window; `early_stop` ends the attempts at a problem once its decision is certain, which changes
+    nothing of what is kept; `suspect` is the share of finished attempts from which on another answer, given by so many,
+    makes the reference suspect (at least 3 attempts, more than are right; None turns it off; early stopping then ends
+    the attempts only where the problem is dropped in any case); `chains` are the attempts that become rows after the
+    row of their problem: the right ones, all that ended, or None. Such a row has the id `<id>/<by>/<number>`,
+    `notes.teacher` and `notes.verdict`.
+
+    Rows of one problem share its attempts, made with the prompt of the first. A row that already has attempts of this
+    name (`import_rates`) is judged by its share and not sampled. Goes through `rows` twice.
+
+    Adds `scores.pass_rate` and `scores.pass_rate_<by>`, right among finished, and `notes.attempts.<by>` with the counts
+    of `drawn`, `right`, `wrong`, `unsure` and `cut`, and the most frequent other answer. Raises UserError for a window
+    out of range.
+    """
+    _check_difficulty(engine=engine, sampling=sampling, at_least=at_least, at_most=at_most, unknown=unknown)
+    runner, window = Cached(bind(engine, "engine")()), Window(sampling.n, at_least, at_most, unknown)
+    trials = Trials(rows, by, window, Rules(early_stop, suspect, chains))
+    with progress(f"{by}: attempts", None, "completion") as advance:
+        while not trials.source.ended:  # again, where the engine had nothing to do since others had measured
+            for request, completion in runner.complete(trials.take, sampling):
+                trials.record(request, completion)
+                advance(1)
+                yield from trials.decided()
+            yield from trials.decided()
+            assert not trials.open, f"{len(trials.open)} problems were left undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What becomes of attempts: see `measure_difficulty`."""
+
+    early_stop: bool
+    suspect: float | None
+    chains: Literal["right", "all"] | None
+
+
+@dataclass(slots=True)
+class Trial:
+    """The attempts at one problem."""
+
+    row: Example
+    asked: int = 0
+    found: dict[int, tuple[str, str | None]] = field(default_factory=dict)  # by index: outcome, answer
+    completions: dict[int, Completion] = field(default_factory=dict)  # by index, where they become rows
+    refused: str = ""  # why the engine would not take it
+
+    def count(self, *outcomes: str) -> int:
+        """How many attempts ended in one of these."""
+        return sum(outcome in outcomes for outcome, _ in self.found.values())
+
+
+class Trials:
+    """Problems under way: what to ask next, and which are decided. Rows are read as there is room for them."""
+
+    def __init__(self, rows: Iterable[Example], by: str, window: Window, rules: Rules) -> None:
+        self.by, self.n, self.window, self.rules = by, window.n, window, rules
+        self.first = group_equal(array("Q", (digest(row.problem) for row in rows)))  # of problems with several rows
+        self.shared: dict[int, Trial] = {}  # by position of the first row, where more rows of its problem come
+        self.source = Source(enumerate(rows))
+        self.waiting: list[tuple[int, int, Request]] = []  # a heap: the earliest problem first
+        self.open: dict[int, Trial] = {}
+
+    def take(self, room: int) -> Sequence[Request]:
+        """See `limo.engines.protocol.Take`: earlier problems come before later ones, so that few are open at a time."""
+        while len(self.waiting) < room and len(self.open) < OPEN and (item := self.source.next()):
+            at, row = item
+            self.open[at] = Trial(row)
+            if self.by not in row.notes.get("attempts", {}) and self.first.get(at, at) == at:
+                self._ask(at, self.open[at])
+        return [heappop(self.waiting)[-1] for _ in range(min(room, len(self.waiting)))]
+
+    def _ask(self, at: int, trial: Trial) -> None:
+        more = self._further(trial) if self.rules.early_stop else self.n - trial.asked
+        for index in range(trial.asked, trial.asked + more):
+            heappush(self.waiting, (at, index, Request(trial.row.prompt, index, at)))
+        trial.asked += more
+
+    def _further(self, trial: Trial) -> int:
+        right, unknown = trial.count("right"), trial.count("cut", "unsure")
+        more = self.window.further(right, unknown, trial.asked)
+        if not more and self.rules.suspect is not None and self.window.certain(right, unknown, trial.asked):
+            return self.n - trial.asked  # it stays, unless those to come agree on another answer
+        return more
+
+    def record(self, request: Request, completion: Completion) -> None:
+        """Grade one attempt, and ask for more once all that were asked for are there and settle nothing."""
+        trial = self.open[request.at]
+        if completion.finish == "refused":
+            trial.refused = completion.why
+        trial.found[request.index] = judged(completion, trial.row.answer)
+        if self.rules.chains:
+            trial.completions[request.index] = completion
+        if len(trial.found) == trial.asked and not trial.refused:
+            self._ask(request.at, trial)
+
+    def decided(self) -> Iterator[Row]:
+        """The problems at the head of the queue that need no more attempts, in the order of the rows."""
+        while self.open and len((trial := self.open[at := next(iter(self.open))]).found) == trial.asked:
+            del self.open[at]
+            yield from self._decide(at, trial)
+
+    def _decide(self, at: int, trial: Trial) -> Iterator[Row]:
+        first = self.first.get(at)
+        if first == at:
+            self.shared[at] = replace(trial, completions={})
+        made = self.shared[first] if first is not None else trial
+        row = self._decision(trial.row, made)
+        yield row
+        if isinstance(row, Example) and trial.completions:
+            listed = sorted(trial.completions.items())
+            if self.rules.chains == "right":
+                listed = [(index, completion) for index, completion in listed if trial.found[index][0] == "right"]
+            yield from rivals(row, self.by, dict(listed), trial.found)
+        if made is trial:
+            spent.spared += self.n - trial.asked if trial.asked else 0
+
+    def _decision(self, row: Example, trial: Trial) -> Row:
+        if trial.refused:
+            return Dropped(row.id, "", "not sampled", trial.refused, data=row.to_json())
+        if trial.asked:
+            row = self._noted(row, trial)
+        elif known := trial.row.notes.get("attempts", {}).get(self.by):
+            row = replace(row, notes={**row.notes, "attempts": {self.by: known, **row.notes.get("attempts", {})}})
+        tried = row.notes.get("attempts", {}).get(self.by)
+        if tried is None:  # the window excludes nothing, so that no attempt is needed to keep it
+            return row
+        if doubt := self._doubt(tried, row.answer):
+            return Dropped(row.id, "", "suspect reference", doubt, data=row.to_json())
+        reason, detail = outside(tried, self.window) if "from" in tried else reason_to_drop(tried, self.window)
+        return Dropped(row.id, "", reason, detail, data=row.to_json()) if reason else row
+
+    def _noted(self, row: Example, trial: Trial) -> Example:
+        counts = Counter(outcome for outcome, _ in trial.found.values())
+        tried: dict[str, Any] = {"drawn": trial.asked}
+        tried |= {name: counts[name] for name in ("right", "wrong", "unsure", "cut")}
+        tried |= other_answer([found for _, found in sorted(trial.found.items())])
+        told = counts["right"] + counts["wrong"]
+        rate = dict.fromkeys(("pass_rate", f"pass_rate_{self.by}"), counts["right"] / told) if told else {}
+        attempts = {**row.notes.get("attempts", {}), self.by: tried}
+        return replace(row, scores={**row.scores, **rate}, notes={**row.notes, "attempts": attempts})
+
+    def _doubt(self, tried: dict[str, Any], answer: str) -> str:
+        """Why the reference is suspect; empty if it is not."""
+        told, agreeing = tried["right"] + tried["wrong"], tried.get("agreeing", 0)
+        suspect = self.rules.suspect
+        if suspect is None or agreeing < AGREEING or agreeing <= tried["right"] or agreeing < suspect * told:
+            return ""
+        return f"{agreeing} of {told} attempts say {tried['other']!r}, {tried['right']} the reference {answer!r}"
+
+
+def rivals(
+    row: Example, name: str, completions: Mapping[int, Completion], graded: Mapping[int, tuple[str, str | None]]
+) -> Iterator[Row]:
+    """The chains of one teacher for one problem; those that are cut off, refused or repeated are dropped.
+
+    `graded` are outcomes and answers of `judged`, by index; empty where the chains are not graded yet.
+    """
+    first: dict[str, str] = {}
+    for index, completion in completions.items():
+        notes = {**row.notes, "teacher": name, "tokens": completion.tokens}
+        outcome, extracted = graded.get(index, ("", None))
+        if outcome in VERDICTS:
+            notes |= {"verdict": VERDICTS[outcome], "extracted": extracted}
+        rival = replace(row, id=f"{row.id}/{name}/{index}", completion=completion.text, notes=notes)
+        if completion.finish == "refused":
+            yield Dropped(rival.id, "", "not sampled", completion.why, data=rival.to_json())
+        elif completion.finish == "length":
+            detail = f"after {completion.tokens} tokens"
+            yield Dropped(rival.id, "", "cut off by its length limit", detail, data=rival.to_json())
+        elif completion.text in first:
+            yield Dropped(rival.id, "", "same chain", f"as {first[completion.text]}", data=rival.to_json())
+        else:
+            first[completion.text] = rival.id
+            yield rival
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A model that writes chains."""
+
+    engine: dict[str, Any]
+    sampling: Sampling
+
+
+def _check_teachers(*, teachers: Mapping[str, Any], reference_solution: bool) -> None:
+    for name, node in teachers.items():
+        teacher: Teacher = bind(node, f"teachers.{name}")()
+        check_engine(teacher.engine, teacher.sampling, f"teachers.{name}.engine")
+
+
+@stage("pool", samples=True, check=_check_teachers)
+def add_chains(rows: Iterable[Example], /, *, teachers: Mapping[str, Any], reference_solution: bool) -> Iterator[Row]:
+    """Every chain there is for each problem, as rivals, of which `curation.stages.choose` takes the best.
+
+    Args: `teachers` by name, each a `Teacher` that is asked once for each problem; `reference_solution` is whether the
+    source's own solution is a candidate. Chains that `measure_difficulty` left stay. A rival's id is the row's, a
+    slash, the teacher's name and the number of the sample; `notes.teacher` names its teacher. Chains cut off by the
+    length limit are dropped, and so are repetitions. Goes through `rows` once for each teacher, so that one model is in
+    memory at a time.
+    """
+    solved = set[int]()
+    for row in rows:
+        if row.completion and (_is_attempt(row) or reference_solution):
+            solved.add(digest(row.problem))
+            yield replace(row, notes={"teacher": row.source, **row.notes})
+    for name, node in teachers.items():
+        for problem, rival in _taught(rows, name, bind(node, f"add_chains.teachers.{name}")()):
+            if isinstance(rival, Example):
+                solved.add(problem)
+            yield rival
+    for row in rows:
+        if digest(row.problem) not in solved:
+            yield Dropped(row.id, "", "no chain", "no solution and no finished attempt", data=row.to_json())
+
+
+def _is_attempt(row: Example) -> bool:
+    return row.notes.get("teacher") in row.notes.get("attempts", {})
+
+
+def _taught(rows: Iterable[Example], name: str, teacher: Teacher) -> Iterator[tuple[int, Row]]:
+    """The teacher's chains, each with the digest of its problem. A problem that comes again is not asked again."""
+    runner = Cached(bind(teacher.engine, f"add_chains.teachers.{name}.engine")())
+    seen = set[int]()
+
+    def asked() -> Iterator[tuple[Prompt, int]]:
+        for row in rows:
+            problem = digest(row.problem)
+            yield row.prompt, 0 if problem in seen else teacher.sampling.n
+            seen.add(problem)
+
+    for row, completions in zip(rows, stream(runner, asked(), teacher.sampling, f"{name}: chains"), strict=True):
+        plain = replace(row, notes={key: value for key, value in row.notes.items() if key != "verdict"})
+        yield from ((digest(row.problem), rival) for rival in rivals(plain, name, dict(enumerate(completions)), {}))
+
+
+def judged(completion: Completion, answer: str) -> tuple[str, str | None]:
+    """How an attempt ended, and its answer: `right`, `wrong`, `unsure`; `cut` for one that ended by its length limit.
+
+    One that had stated the right answer by then, in a box or so, is right; a wrong one might have been taken back.
+    """
+    if completion.finish == "refused":
+        return "refused", None
+    found = grade(completion.text, answer)
+    if completion.finish == "length" and (found.verdict != "correct" or explicit(completion.text) is None):
+        return "cut", None
+    return ("right" if found.verdict == "correct" else found.verdict), found.extracted
+
+
+def other_answer(found: Sequence[tuple[str, str | None]]) -> dict[str, Any]:
+    """The most frequent answer among the wrong ones and how many gave it; equal answers in other words count as one."""
+    wrong = [{"extracted": answer} for outcome, answer in found if outcome == "wrong" and answer is not None]
+    groups = Counter(group for group in votes(wrong) if group >= 0)
+    if not groups:
+        return {}
+    group, agreeing = groups.most_common(1)[0]
+    first = next(w["extracted"] for w, g in zip(wrong, votes(wrong), strict=True) if g == group)
+    return {"other": str(first)[:200], "agreeing": agreeing}
+
+
+def reason_to_drop(tried: dict[str, Any], window: Window) -> tuple[str, str]:
+    """Why a problem with these attempts is outside of the window, and the detail; two empty texts if it is inside."""
+    right, told, unknown = tried["right"], tried["right"] + tried["wrong"], tried["unsure"] + tried["cut"]
+    said = f"{right} of {told} attempts right"
+    if window.certain(right, unknown, tried["drawn"]):
+        return "", ""
+    if right > window.at_most:
+        return "too easy", f"{said}, the limit is {window.at_most} of {window.n}"
+    if right < window.at_least and right + unknown + window.n - tried["drawn"] < window.at_least:
+        return "too hard", f"{said}, {window.at_least} of {window.n} needed"
+    return "difficulty unknown", f"{said}, {tried['cut']} were cut off, {tried['unsure']} could not be graded"
+
+
+def outside(tried: dict[str, Any], window: Window) -> tuple[str, str]:
+    """As `reason_to_drop`, for a rate that others measured with as many attempts as they liked: by shares."""
+    share, low, high = tried["right"] / tried["drawn"], window.at_least / window.n, window.at_most / window.n
+    said = f"{100 * share:.1f} % right, from {tried['from']}"
+    if share > high:
+        return "too easy", f"{said}, the limit is {100 * high:.1f} %"
+    return ("too hard", f"{said}, {100 * low:.1f} % needed") if share < low else ("", "")
+
+
+def _check_rates(*, n: int, **_: object) -> None:
+    if n < 1:
+        raise UserError(f"n must be at least 1, not {n}")
+
+
+@stage("pool", writes=("pass_rate", "pass_rate_{by}"), check=_check_rates)
+def import_rates(
+    rows: Iterable[Example],
+    /,
+    *,
+    by: str,
+    n: int,
+    rate: str,
+    path: InputPath | None,
+    problem: str,
+) -> Iterator[Row]:
+    """Take pass rates that others have measured as attempts of the model named `by`, which are then not sampled.
+
+    Args: `n` attempts the rates stand for, `rate` the column with the share that was right (0 to 1), read from the
+    row's own notes or, with `path`, from a file whose column `problem` holds the text of the problem. Rows without a
+    rate (none, empty, not a number) stay as they are. Raises UserError if no row has a rate, or one is outside of 0
+    to 1.
+    """
+    listed = _listed(path, problem, rate) if path is not None else {}
+    seen = 0
+    for row in rows:
+        share = _share(listed.get(digest(squeezed(row.question))) if path is not None else row.notes.get(rate))
+        if share is None:
+            yield row
+            continue
+        if not 0 <= share <= 1:
+            raise UserError(f"import_rates: '{rate}' of the row {row.id} is {share}, not a share between 0 and 1")
+        seen += 1
+        right = round(share * n)
+        tried = {
+            "drawn": n,
+            "right": right,
+            "wrong": n - right,
+            "unsure": 0,
+            "cut": 0,
+            "from": path or f"column {rate}",
+        }
+        scores = {**row.scores, "pass_rate": share, f"pass_rate_{by}": share}
+        attempts = {**row.notes.get("attempts", {}), by: tried}
+        yield replace(row, scores=scores, notes={**row.notes, "attempts": attempts})
+    if not seen:
+        raise UserError(f"import_rates: no row has a pass rate under '{rate}'" + (f" in {path}" if path else ""))
+
+
+def _listed(path: str, problem: str, rate: str) -> dict[int, Any]:
+    """The rates of a file by the digest of the problem's text."""
+    rows = (raw for _, raw in read_rows(path) if isinstance(raw, dict) and isinstance(raw.get(problem), str))
+    return {digest(squeezed(raw[problem])): raw.get(rate) for raw in rows}
+
+
+def _share(value: Any) -> float | None:
+    """A rate as a number; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        share = float(value)
+    except ValueError:
+        return None
+    return None if math.isnan(share) else share

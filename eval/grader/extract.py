@@ -1,0 +1,241 @@
+r"""The final answer that a completion gives, as it wrote it.
+
+    extract("... so it is \\boxed{5}, as \\boxed{5} shows.")  ->  "5"
+
+What marks an answer beyond doubt comes first (a box, `####`), then "the answer is", then the last thing said. Text
+inside an unfinished `<think>` is no answer: the model had not begun to give one.
+"""
+
+import re
+
+from eval.grader.reader import FUNCTIONS
+from eval.grader.scanner import MAX_LENGTH
+from eval.grader.units import may_be_said
+from limo.marks import Box, after_hashes, boxed
+
+TAIL = 20_000  # characters of a completion's end in which an unmarked answer is looked for
+
+
+def extract(text: str) -> str | None:
+    """The final answer of a completion; None if it gives none.
+
+    In this order: what `explicit` finds; what follows "the answer is"; all of an `<answer>`; a completion that is one
+    bare expression; the formula, letter or number that the last line ends with; the last number.
+    """
+    text = after_thinking(text)
+    stated = explicit(text)
+    if stated is not None:
+        return stated or None
+    tagged = _tagged(text)
+    within = (text if tagged is None else tagged)[-TAIL:]
+    said = _after_announcement(within)
+    if said is not None:
+        return said
+    if tagged is not None:
+        return tagged[: MAX_LENGTH + 1] or None
+    return _last_said(within)
+
+
+def explicit(text: str) -> str | None:
+    r"""The answer in the last complete `\boxed{}`, or after `####`, within `<answer>` tags if there are any.
+
+    These mark a final answer beyond doubt, even where the completion was cut off afterwards. Several boxes with only a
+    separator or a name between them are several answers, or a hedge; a sign, a percent sign or a unit that touches the
+    box belongs to it. Empty if it is empty; None if there is none.
+    """
+    text = after_thinking(text)
+    tagged = _tagged(text)
+    text = text if tagged is None else tagged
+    boxes = boxed(text)
+    if boxes:
+        return _joined(text, boxes)[: MAX_LENGTH + 1]
+    found = after_hashes(text)
+    return found if found is None else found[: MAX_LENGTH + 1]
+
+
+def after_thinking(text: str) -> str:
+    """What follows the thinking, all of it if there is none, nothing if it is unfinished."""
+    if "think>" not in text:
+        return text
+    _, closed, after = text.rpartition("</think>")
+    if "<think>" in after:
+        return ""
+    return after if closed else text
+
+
+def _tagged(text: str) -> str | None:
+    if "</answer>" not in text:
+        return None
+    inside = text.rpartition("</answer>")[0].rpartition("<answer>")
+    return inside[2].strip() if inside[1] else None
+
+
+# What may stand between boxes that belong together: separators, the name of the next one, and marks of math
+_CONNECTING = re.compile(
+    r"\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\\q?quad|\\[()\[\],;! ]|\b(?:and|or|maybe|perhaps|possibly|vs|versus)\b"
+    r"|[a-zA-Z](?:_\{?\w{1,3}\}?)?\s*=|[\s$,;*&+.]"
+)
+_SEPARATING = re.compile(r"[,;+&]|\b(?:and|or|vs|versus)\b")
+_NAMED = re.compile(r"([a-zA-Z](?:_\{?\w{1,3}\}?)?) ?= ?\$?$")
+# What touches a box and belongs to it
+_BEFORE = re.compile(r"(?:(?<=[=\s$(\[{,:])|^)(-\s*|\d+(?:\.\d+)?\s*|\\frac\s*\{\s*|\\sqrt\s*\{\s*)$")
+_BEHIND = re.compile(
+    r"\s*(?:\\?%|\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\s*-?\d+\s*\}?"
+    r"|(?:\\[,;! ])?\s*\\(?:text|mathrm|mbox)\s*\{\s*(?P<unit>[a-zA-Z/^23 ]{1,20})\})"
+)
+
+
+def _joined(text: str, boxes: list[Box]) -> str:
+    """The last box, with those directly before it that only a separator separates."""
+    taken, between = [boxes[-1]], list[str]()
+    for box in reversed(boxes[:-1]):
+        gap = text[box.end : taken[0].start]
+        near = len(gap) <= 40 and not _CONNECTING.sub("", gap)
+        if not near or not (_SEPARATING.search(gap) or not gap.strip(" $")):
+            break
+        taken.insert(0, box)
+        between.append(gap)
+    if len(taken) == 1:
+        return _with_what_touches(text, taken[0])
+    if len({box.text for box in taken}) == 1:
+        return taken[0].text
+    named = [_NAMED.search(text, max(0, box.start - 12), box.start) for box in taken]
+    if all(named):
+        return ", ".join(f"{n[1]} = {box.text}" for n, box in zip(named, taken, strict=True) if n)
+    either = any(re.search(r"\b(?:or|vs|versus)\b", gap) for gap in between)
+    return (" or " if either else ", ").join(box.text for box in taken)
+
+
+def _with_what_touches(text: str, box: Box) -> str:
+    """The box's content with a sign, a factor, a percent sign or a unit that stands directly beside it."""
+    before = _BEFORE.search(text, max(0, box.start - 20), box.start)
+    behind = _BEHIND.match(text, box.end)
+    after = behind.group().strip() if behind and (not behind["unit"] or may_be_said(behind["unit"])) else ""
+    if not box.text or not (before or after):
+        return box.text
+    content = box.text if after and not after.startswith("^") and not before else f"({box.text})"
+    return f"{before[1] if before else ''}{content}{after}"
+
+
+# "the answer is", in English and Chinese, and headings; the last one counts
+_ANNOUNCED = re.compile(
+    r"(?:answers?\s*(?:is|are|:|=)|answer\s*(?:should|must|will)\s*be|(?:correct|right|best)\s+(?:choice|option)\s+is"
+    r"|solutions?\s+(?:is|are)(?=\s*[$\\\d-])|答案\s*(?:是|为|：|:)|故选|选择?项?\s*(?=[A-J]\b))"
+    r"\s*[：:]?\s*(?:(?:therefore|thus|simply|option|choice|approximately|about|roughly|exactly|actually|equal\s+to)\s+)*"
+    r"[：:]?\s*(?:\*\*)?\s*",
+    re.IGNORECASE,
+)
+_ANNOUNCING = ("nswer", "NSWER", "olution", "hoice", "ption", "案", "选")  # one of them is in every announcement
+_MATH = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+# Words with which a sentence goes on behind its answer
+_GOES_ON = re.compile(
+    r"(?<=[\w)}%*$\]\"'])[.;!](?:\s|$)|,\s+(?=[a-z]{2,}\b)(?!and |or |pi\b)"
+    r"|\s+(?=(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|upon|given)\s)|\s[—–-]\s|\*\*|(?<=\d)\s+(?=\()"
+)
+_CLAUSE = re.compile(
+    r"\W*(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|is|are)\b|[.,;:!?)\s]*$"
+)
+
+
+def _after_announcement(text: str) -> str | None:
+    if not any(word in text for word in _ANNOUNCING):
+        return None
+    ends = [match.end() for match in _ANNOUNCED.finditer(text)]
+    return _tidy(text[ends[-1] :].partition("\n")[0]) if ends else None
+
+
+def _tidy(said: str) -> str | None:
+    """What follows "the answer is", without Markdown, a sentence's end, or the sentence that goes on."""
+    said = re.sub(r"<\|[^|<>]*\|>|</?s>", "", said).strip().strip("*`\"'“”").strip()
+    math = _MATH.match(said)
+    if math and _CLAUSE.match(said[math.end() :]):
+        said = next(group for group in math.groups() if group)
+    elif math is None or not re.match(r"[^.;]{0,30}$", said[math.end() :]):
+        said = _GOES_ON.split(said)[0]
+    said = re.sub(r"[.,;:*\"\s]+$", "", said)
+    return said[: MAX_LENGTH + 1] or None
+
+
+# Possessive quantifiers: a run of digits is read once, however long
+_NUMBER = re.compile(
+    r"(?<![\w.,^/{\\:])[-−+]?\s?\$?(?:\d{1,3}(?: \d{3})+(?!\d)|\d[\d,]*+\.?\d*+|\.\d++)(?:/\d++|:\d++(?::\d++)*)?"
+    r"(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?(?!\w)"
+)
+_ALONE = re.compile(r"[-+\d\\a-zA-Z(\[{|$].{0,200}", re.DOTALL)
+_OPTION = re.compile(r"\(?([A-J])[).:]\s+\S.*")
+_LETTER_LAST = re.compile(r"(?:^|(?:choice|option|answer|is|choose|pick)[:\s]+)\(?([A-J])\)?[.!]?\**$")
+_LETTER_IS_RIGHT = re.compile(r"\(?\b([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b")
+_BRACKETED = re.compile(r"[(\[][^()\[\]]{1,80},[^()\[\]]{1,80}[)\]]$")
+# Before a last number: it is not that number, or not that number alone
+_NOT_ALONE = re.compile(r"\b(?:not|neither|nor|never|than|least|most|base|either)\b[^.]{0,24}$", re.IGNORECASE)
+
+
+def _last_said(text: str) -> str | None:
+    """The answer of a completion that announces none: what its last line ends with, or else its last number."""
+    line = text.rstrip().rpartition("\n")[2].strip().strip("*").strip()
+    whole = line == text.strip().strip("*").strip()
+    if whole and (_OPTION.fullmatch(line) or _is_expression(line)):
+        left, equals, right = re.sub(r"[.\s]+$", "", line).rpartition("=")
+        return right.strip() if equals and not re.search(r"[a-zA-Z]", left) else f"{left}{equals}{right}"
+    ending = re.sub(r"[.\s*]+$", "", line)
+    is_right = _LETTER_IS_RIGHT.findall(line)
+    if is_right and not re.search(r"\bnot\b|n't", line):
+        return str(is_right[-1])
+    letter = _LETTER_LAST.search(line)
+    if letter and not re.search(r"\bnot\b|n't", line):
+        return letter[1]
+    formula = _last_formula(ending)
+    if formula is not None:
+        return formula or None
+    bracketed = _BRACKETED.search(ending)
+    if bracketed:
+        return bracketed.group()
+    return _last_number(text)
+
+
+def _last_formula(line: str) -> str | None:
+    """What a line's last formula says; empty if it is denied, None if the line does not end with one."""
+    found = list(_MATH.finditer(line)) if len(line) <= 4 * MAX_LENGTH else []
+    if not found or re.search(r"\d", line[found[-1].end() :]):
+        if re.search(r"\\(?:frac|sqrt|pi|begin)", line) and "=" in line:
+            return line.rpartition("=")[2][: MAX_LENGTH + 1].strip()
+        return None
+    last = found[-1]
+    if _NOT_ALONE.search(line[: last.start()]):
+        return ""
+    start = last.start()
+    for before in reversed(found[:-1]):
+        if not re.fullmatch(r"\s*(?:,|,?\s*(?:and|or))\s*", line[before.end() : start]):
+            break
+        start = before.start()
+    behind = line[last.end() :]
+    if start == last.start() and _CLAUSE.match(behind):
+        return next(g for g in last.groups() if g).strip()[: MAX_LENGTH + 1]
+    return (line[start:] if len(behind) <= 30 else line[start : last.end()]).strip()[: MAX_LENGTH + 1]
+
+
+def _last_number(text: str) -> str | None:
+    """The last number, with those joined to it by "and" or "or"; None if it is denied or only bounds the answer."""
+    near = max(0, len(text) - 100)  # most completions end with it
+    numbers = list(_NUMBER.finditer(text, near)) or list(_NUMBER.finditer(text))
+    if not numbers:
+        return None
+    before = text[max(0, numbers[-1].start() - 60) : numbers[-1].start()]
+    if _NOT_ALONE.search(before.rpartition("\n")[2]):
+        return None
+    start = numbers[-1].start()
+    for earlier in reversed(numbers[:-1]):
+        gap = text[earlier.end() : start]
+        if not re.fullmatch(r"\s*(?:,?\s*(?:and|or)|,)\s*(?:[a-z]\s*=\s*)?", gap):
+            break
+        start = earlier.start()
+    return _tidy(text[start : numbers[-1].end()])
+
+
+def _is_expression(line: str) -> bool:
+    """Whether a line is an expression or a word or two rather than a sentence."""
+    if not _ALONE.fullmatch(line) or len(line) > 200:
+        return False
+    bare = re.sub(r"\\[a-zA-Z]+|\\text\{[^{}]*\}", " ", line)
+    words = re.findall(r"[a-zA-Z]{2,}", bare)
+    return set(words) <= FUNCTIONS | {"pi", "or", "and"}

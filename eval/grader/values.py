@@ -1,0 +1,156 @@
+"""What a read expression is worth where it is not rational: to many digits, at fixed points.
+
+`same_value` tells whether two expressions are the same number or the same function; rational ones are compared exactly.
+Nothing here is symbolic: two formulas that agree to forty digits at points that nobody chose are the same formula. All
+work is bounded; what would go beyond the bounds raises TooMuch, and is the third verdict, not a wrong one.
+"""
+
+import random
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import mpmath
+
+from eval.grader.exact import TooMuch, Undefined, exact, size
+from eval.grader.expression import Based, Call, Name, Node, Number, walk
+from eval.grader.numeric import value_at
+
+MAX_NODES = 400  # of an expression that is evaluated at points
+DIGITS = 50
+SLACK = 12  # of these, what rounding may cost
+MAX_DIGITS = 2000  # to which a value is worked out, the second look included
+MAX_GAMMA_DIGITS = 300  # the same where a factorial or a binomial of what is not whole is in it, which is far slower
+CLEARLY = 1e-15  # relative difference of which no rounding is capable
+NEARLY_NOTHING = 1e-20  # a value below may be the noise of a zero
+CONSTANTS = {"pi", "e", "i", "oo"}
+
+
+def names(node: Node) -> set[str]:
+    """The variables of an expression."""
+    return {n.text for n in walk(node) if isinstance(n, Name)} - CONSTANTS
+
+
+def same_value(a: Node, b: Node) -> bool:
+    """Whether two expressions are the same number, or the same function of their variables.
+
+    Numbers are worked out to DIGITS digits, or more where they are written with more; functions at fourteen fixed
+    points of both signs, at those where both have a real value, and on principal values where they never do. Raises
+    TooMuch if it cannot be told within bounds, Undefined if there is no point at which both have a value.
+    """
+    if sum(1 for _ in walk(a)) + sum(1 for _ in walk(b)) > MAX_NODES:
+        raise TooMuch("too long")
+    calls = {n.what for e in (a, b) for n in walk(e) if isinstance(n, Call)}
+    bare_log = any(isinstance(n, Call) and n.what == "log" and len(n.args) == 1 for e in (a, b) for n in walk(e))
+    variables = sorted(names(a) | names(b))
+    if names(a) != names(b) and not calls & {"/", "neg", "^", "*", "of"}:
+        return False
+    imaginary = any(isinstance(n, Name) and n.text == "i" for e in (a, b) for n in walk(e)) or "cis" in calls
+    return any(_agree(a, b, variables, imaginary, base) for base in ((0, 10) if bare_log else (0,)))
+
+
+def _agree(a: Node, b: Node, variables: list[str], imaginary: bool, log_base: int) -> bool:
+    if not variables:
+        return _same_number(a, b, imaginary, log_base)
+    for complex_ in (True,) if imaginary else (False, True):
+        met = 0
+        for point in _points(variables):
+            try:
+                if not _agree_at(a, b, point, complex_, log_base):
+                    return False
+                met += 1
+            except Undefined:
+                continue
+        if met >= 3:
+            return True
+    raise Undefined("no point at which both have a value")
+
+
+def _same_number(a: Node, b: Node, imaginary: bool, log_base: int) -> bool:
+    """Two numbers: as real ones where both are, as complex ones with principal values otherwise."""
+    for complex_ in (True,) if imaginary else (False, True):
+        try:
+            return _agree_at(a, b, {}, complex_, log_base)
+        except Undefined:
+            continue
+    return False
+
+
+def _points(variables: list[str]) -> list[dict[str, Fraction]]:
+    """Fourteen points: four positive, four of both signs, four of small whole numbers, two far out."""
+    draw = random.Random(20_250_206)
+    positive = [{v: Fraction(draw.randrange(10**6, 3 * 10**7), 10**7) for v in variables} for _ in range(4)]
+    signed = [{v: draw.choice((-1, 1)) * Fraction(draw.randrange(10**6, 9 * 10**7), 10**7) for v in variables}
+              for _ in range(4)]  # fmt: skip
+    signed[0] = {v: -abs(x) for v, x in signed[0].items()}
+    whole = [{v: Fraction(draw.randrange(2, 14)) for v in variables} for _ in range(4)]
+    far = [{v: sign * Fraction(draw.randrange(10**9, 2 * 10**9), 10**6) for v in variables} for sign in (1, -1)]
+    return positive + signed + whole + far
+
+
+def _agree_at(a: Node, b: Node, point: Mapping[str, Fraction], complex_: bool, log_base: int) -> bool:
+    """Whether two values agree to all but SLACK of their digits; where that is in doubt, what more digits say."""
+    digits = DIGITS + 2 * max((_written_digits(n) for e in (a, b) for n in walk(e)), default=0)
+    slow = any(isinstance(n, Call) and n.what in ("!", "gamma", "binom") for e in (a, b) for n in walk(e))
+    if 4 * digits > (MAX_GAMMA_DIGITS if slow else MAX_DIGITS):
+        raise TooMuch("numbers out of bounds")
+
+    def compared(digits: int) -> tuple[Any, Any]:
+        """The larger size of the two values, and how far they are apart."""
+        left, right = (value_at(e, point, digits, complex_=complex_, log_base=log_base) for e in (a, b))
+        return max(abs(left), abs(right)), abs(left - right)
+
+    largest, apart = compared(digits)
+    if apart <= largest * mpmath.mpf(10) ** (SLACK - digits):
+        return True
+    if apart > largest * CLEARLY and largest > NEARLY_NOTHING:
+        return False
+    # Cancellation leaves noise, which shrinks when the work is done to more digits; a real difference does not
+    _, still_apart = compared(4 * digits)
+    return bool(still_apart <= apart * mpmath.mpf(10) ** -digits)
+
+
+def _written_digits(node: Node) -> int:
+    """Digits that a number is written with, or that a power of numbers has: what hides behind them must be seen."""
+    if isinstance(node, Number | Based):
+        return size(node.value) * 3 // 10
+    if isinstance(node, Call) and node.what == "^" and all(isinstance(arg, Number) for arg in node.args):
+        base, power = (arg.value for arg in node.args if isinstance(arg, Number))
+        return int(size(base) * abs(power) * 3 // 10)
+    return 0
+
+
+def proportional(a: Node, b: Node) -> int:
+    """The sign of c if a = c b for one constant c at every point, 0 if there is none.
+
+    Raises TooMuch or Undefined as `same_value` does.
+    """
+    variables, ratios = sorted(names(a) | names(b)), []
+    for point in _points(variables)[:8]:
+        try:
+            left, right = value_at(a, point, DIGITS), value_at(b, point, DIGITS)
+        except Undefined:
+            continue
+        if not right or not left:
+            return 0
+        ratios.append(left / right)
+    if len(ratios) < 3:
+        raise Undefined("no point at which both have a value")
+    apart = max(abs(r - ratios[0]) for r in ratios)
+    return 0 if apart > abs(ratios[0]) * mpmath.mpf(10) ** (SLACK - DIGITS) else 1 if ratios[0] > 0 else -1
+
+
+def approximately(node: Node) -> Fraction | None:
+    """A real number without variables as a fraction of some forty digits; None if it is not one."""
+    try:
+        value = exact(node)
+        if value is not None:
+            return value
+        if names(node):
+            return None
+        found = value_at(node, {}, DIGITS)
+        if abs(found) > 1e300:
+            return None
+        return Fraction(int(found * 10**60), 10**60)
+    except (TooMuch, Undefined):
+        return None

@@ -1,0 +1,142 @@
+// One chosen row as the viewer shows it: its facts, why it was chosen, its chain, alone or beside its rivals.
+// Everything here takes data and returns elements; viewer.js puts them into the page.
+
+const VERDICTS = { correct: "✓ right", wrong: "✗ wrong", unsure: "? unsure", unfinished: "… unfinished" };
+const TICKS = 3000; // marked words of a chain that the strip shows
+const LEAST = 0.0005; // of a score; less is not worth a word
+
+const number = (value, digits = 3) =>
+  value == null ? "" : Number.isInteger(value) ? value.toLocaleString("en") : value.toFixed(digits);
+const faint = (...text) => h("span.faint", ...text);
+const note = (text) => h("p.note", text);
+const verdict = (value) => h("span", { class: `verdict ${value}` }, VERDICTS[value] ?? "not graded");
+
+// A feature has one colour in the score and in the text; other parts of a score have their own
+function colour(name, names) {
+  if (FEATURES.includes(name)) return name;
+  return `p${names.filter((other) => !FEATURES.includes(other)).indexOf(name) % 4}`;
+}
+
+function head(row) {
+  const facts = Object.entries(row.facts).map(([name, value]) => h("span.chip", `${name} ${value}`));
+  return [h("h3", { id: "title", tabindex: "-1" }, row.id), h("p.chips", verdict(row.verdict), ...facts)];
+}
+
+function problem(text, raw) {
+  const place = h("div.problem.text");
+  if (raw) place.append(h("pre.source", text));
+  else write(place, pieces(text), null);
+  return place;
+}
+
+function reference(answer, raw) {
+  const place = h("span");
+  const bare = /[\\^_]/.test(answer) && !answer.includes("$"); // LaTeX without its dollars, as most references are
+  if (raw) place.append(answer);
+  else write(place, bare ? [{ kind: "math", tex: answer, text: answer }] : pieces(answer), null);
+  return h("p.reference", faint("Reference answer "), place);
+}
+
+// Why a row was chosen over the other chains of its problem. `all` is {rows, weights}, `fold` whether it is closed.
+function why(row, all, fold) {
+  const story = h("p.story", tell(row, all.rows));
+  if (!row.rivals.length && !row.parts.length) return story;
+  const names = Object.keys(all.weights);
+  const swatch = (name) => h("i", { class: `part ${colour(name, names)}` });
+  const key = names.flatMap((name) => [swatch(name), ` ${name} × ${all.weights[name]}   `]);
+  const heads = ["", "chain", "score", "of which", "characters", "outcome"].map((text) => h("th", text));
+  const chains = [{ ...row, chosen: true }, ...row.rivals].map((chain) => competitor(chain, names));
+  const table = h("table", h("thead", h("tr", ...heads)), h("tbody", ...chains));
+  return h(
+    "details.why",
+    { open: !fold },
+    h("summary", "Why this chain"),
+    story,
+    names.length ? h("p.key.faint", ...key) : null,
+    h("div.scroll", { tabindex: "0" }, table),
+    row.more ? h("p.faint", `${row.more} more of this problem are in dropped.jsonl.`) : null,
+  );
+}
+
+function competitor(chain, names) {
+  const outcome = chain.chosen ? h("b", "chosen") : `${chain.stage}: ${chain.reason}`;
+  return h(
+    chain.chosen ? "tr.chosen" : "tr",
+    h("td", verdict(chain.verdict)),
+    h("td", chain.name),
+    h("td.number", number(chain.score)),
+    h("td.stack", chain.parts.length ? stack(chain.parts, names) : null),
+    h("td.number", number(chain.characters)),
+    h("td", outcome, chain.detail ? faint(` (${chain.detail})`) : null),
+  );
+}
+
+// A score as a bar of its parts
+function stack(parts, names) {
+  const pieces = parts.map((part) => {
+    const share = `scaled ${number(part.scaled)}, ${number(part.share)} of the score`;
+    const title = `${part.name} ${number(part.value)}: ${share}`;
+    const piece = h("i", { class: `part ${colour(part.name, names)}`, title });
+    piece.style.width = `${100 * part.share}%`;
+    return piece;
+  });
+  return h("span.parts", ...pieces);
+}
+
+// The same in words
+function tell(row, rows) {
+  const last = number(rows.at(-1).score);
+  const score = row.score == null ? "" : ` with a score of ${number(row.score)}; the last one has ${last}`;
+  const place = `Number ${row.place + 1} of ${rows.length} chosen${score}.`;
+  if (!row.rivals.length) return `${place} No other chain of this problem was made.`;
+  const best = row.rivals.find((rival) => rival.score != null);
+  if (!best || row.score == null)
+    return `${place} None of the ${row.rivals.length + row.more} other chains of its problem was scored.`;
+  const lead = row.score - best.score;
+  const by = differences(row.parts, best.parts).join(", ");
+  const against = `${Math.abs(lead).toFixed(3)} ${lead >= 0 ? "ahead of" : "behind"} ${best.name}`;
+  return `${place} It is ${against}, the next best of its problem${by ? `: ${by}` : ""}.`;
+}
+
+// By which features one score is ahead of another, the largest gain first
+function differences(parts, others) {
+  return parts
+    .map((part) => [part.name, part.share - (others.find((other) => other.name === part.name)?.share ?? 0)])
+    .filter(([, by]) => Math.abs(by) > LEAST)
+    .sort((a, b) => b[1] - a[1])
+    .map(([name, by]) => `${name} ${by > 0 ? "+" : "−"}${Math.abs(by).toFixed(3)}`);
+}
+
+// How often each feature was marked, a button to hide it, and where in the chain it was
+function legend(marked, hidden) {
+  const buttons = h("div.buttons");
+  const strips = h("div.strips", { "aria-hidden": "true" });
+  FEATURES.forEach((feature, index) => {
+    const here = marked.filter(([name]) => name === feature);
+    const attributes = { type: "button", class: feature, "data-does": feature, title: `key ${index + 1}` };
+    const pressed = { "aria-pressed": String(!hidden.has(feature)) };
+    const name = h("mark", { class: feature }, feature);
+    buttons.append(h("button", { ...attributes, ...pressed }, name, ` ${here.length}`));
+    strips.append(h("span.strip", ...here.slice(0, TICKS).map(tick)));
+  });
+  return h("div.legend", { role: "group", "aria-label": "words that the score counts" }, buttons, strips);
+}
+
+function tick([feature, share, body]) {
+  const mark = h("i", { class: feature });
+  mark.style.insetInlineStart = `${100 * share}%`;
+  mark.addEventListener("click", () => body.scrollIntoView({ block: "center" }));
+  return mark;
+}
+
+// The chosen chain and its rivals in columns; `others` are [rival, text]
+function sides(row, text, others, words, state) {
+  const column = (of, outcome, shown) => {
+    const about = faint(`${outcome}, ${number(of.characters)} characters`);
+    const title = h("p.sticky", verdict(of.verdict), h("b", ` ${of.name} `), about);
+    const body = shown == null ? note("not in the page") : chain(shown, words, state).list;
+    return h("div.side", { tabindex: "0" }, title, body);
+  };
+  const rivals = others.map(([rival, shown]) => column(rival, rival.reason, shown));
+  return h("div.sides", column(row, "chosen", text), ...rivals);
+}

@@ -1,0 +1,89 @@
+"""The report's part on several turns: accuracy by turn beside parallel samples, and what flipped from turn to turn."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from markupsafe import Markup
+
+from eval.compare import beyond_chance
+from eval.report.charts import CHOSEN, FAINT, FOURTH, OTHER, THIRD, chart
+from eval.report.html import percent, render_mixed
+from eval.report.tables import each_turns, gain_table, turn_difference_table
+from eval.turn_metrics import signed
+
+LINES = {  # key of `by_turn`: label, colour, mark, dashes
+    "m1@tk": ("turns, majority", CHOSEN, "s", "-"),
+    "mk@t1": ("samples, majority", OTHER, "o", "-"),
+    "p1@tk": ("turns, any right", THIRD, "^", "--"),
+    "pk@t1": ("samples, any right", FOURTH, "D", "--"),
+}
+SIZE = 4.4, 3.2  # inches of a chart
+
+
+def turns_section(summary: Mapping[str, Any]) -> str:
+    """For each model and benchmark the curves, the flips and the metrics; empty for a run without turns."""
+    turns = summary.get("turns")
+    if not turns:
+        return ""
+    each = each_turns(turns)
+    return render_mixed(
+        "turns",
+        "Turn by turn",
+        sentences=[_compare_budgets(*one) for one in each],
+        groups=[("", _charts(*one)) for one in each],
+        tables=[gain_table(each), turn_difference_table(turns)],
+    )
+
+
+def _compare_budgets(model: str, name: str, metrics: Mapping[str, Any]) -> str:
+    d, n = metrics["against"][0], metrics["n"]
+    certainty = "beyond chance" if beyond_chance(d) else "which may be chance"
+    return f"{name}, {model}: {n} turns against {n} samples {signed(d)} points, {certainty}."
+
+
+def _charts(model: str, name: str, metrics: Mapping[str, Any]) -> list[Markup]:
+    by_turn, steps, title = metrics["by_turn"], metrics["transitions"], f"{model} on {name}"
+    values = "; ".join(
+        f"{label} {', '.join(percent(at[key]['mean']) for at in by_turn)}" for key, (label, *_) in LINES.items()
+    )
+    flips = "; ".join(f"{t['wrong_right']} became right, {t['right_wrong']} wrong" for t in steps)
+    return [
+        chart(partial(draw_by_turn, by_turn=by_turn, title=title), *SIZE, f"{title}, % right: {values}"),
+        chart(partial(draw_flips, steps=steps, title=title), *SIZE, f"{title}: {flips}"),
+    ]
+
+
+def draw_by_turn(ax: Any, by_turn: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Accuracy in % after k turns and of k parallel samples, with the interval of the two majorities."""
+    places = range(1, len(by_turn) + 1)
+    for key, (label, colour, mark, dashes) in LINES.items():
+        ax.plot(places, [100 * at[key]["mean"] for at in by_turn], dashes, marker=mark, color=colour, label=label)
+        if dashes == "-":
+            low, high = ([100 * at[key][end] for at in by_turn] for end in ("low", "high"))
+            ax.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+    ax.set_xticks(list(places))
+    ax.set_xlabel("turns, or parallel samples")
+    ax.set_ylabel("% right")
+    ax.set_ylim(bottom=0)
+    ax.set_title(title)
+    ax.grid(axis="y")
+    ax.figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
+
+
+def draw_flips(ax: Any, steps: Sequence[Mapping[str, int]], title: str) -> None:
+    """From each turn to the next: problems that became right upwards, that became wrong downwards."""
+    places = list(range(1, len(steps) + 1))
+    gained, lost = ([step[key] for step in steps] for key in ("wrong_right", "right_wrong"))
+    ax.bar(places, gained, 0.6, color=CHOSEN, label="became right")
+    ax.bar(places, [-n for n in lost], 0.6, facecolor="none", edgecolor=OTHER, hatch="////", label="became wrong")
+    for place, up, down in zip(places, gained, lost, strict=True):
+        ax.annotate(f"+{up}", (place, up), xytext=(0, 2), textcoords="offset points", ha="center")
+        ax.annotate(f"-{down}", (place, -down), xytext=(0, -2), textcoords="offset points", ha="center", va="top")
+    ax.axhline(0, linewidth=0.8, color=FAINT)
+    ax.set_xticks(places, [f"{k} to {k + 1}" for k in places])
+    ax.set_xlabel("from turn to turn")
+    ax.set_ylabel("problems")
+    ax.margins(y=0.2)
+    ax.set_title(title)
+    ax.figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)

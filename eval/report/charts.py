@@ -1,0 +1,189 @@
+"""Charts as SVG within a page, drawn by matplotlib.
+
+Their colours follow the page into dark mode and print: the placeholder colours below become variables of
+`browser/report.css`. Those of data are Okabe and Ito's, which colour-blind readers can tell apart; shape or hatching
+always repeats what a colour means.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup, escape
+
+INK, FAINT, LINE, CHOSEN, OTHER, THIRD, FOURTH, GHOST = (f"#01020{n}" for n in range(8))
+VARIABLES = {INK: "ink", FAINT: "faint", LINE: "line", CHOSEN: "chosen", OTHER: "other", THIRD: "third",
+             FOURTH: "fourth", GHOST: "ghost"}  # fmt: skip
+SERIES = ((OTHER, "o"), (CHOSEN, "s"), (THIRD, "^"), (FOURTH, "D"))
+FEW = 9  # different values up to which each has its own bar
+LABEL = 28  # characters of a label
+GROUPS = "figure|axes|patch|text|line2d|legend|matplotlib|xtick|ytick|PathCollection|LineCollection"
+
+RC = {
+    "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
+    "text.parse_math": False,  # a source named a$b$ is not a formula
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": FAINT,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": FAINT,
+    "ytick.labelcolor": INK,
+    "grid.color": LINE,
+    "axes.axisbelow": True,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.transparent": True,
+    "hatch.linewidth": 0.7,
+}
+
+
+def chart(draw: Callable[[Any], None], width: float, height: float, label: str) -> Markup:
+    """An inline SVG of `width` x `height` inches. `label` describes it for screen readers."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context({**RC, "svg.hashsalt": label}):
+        figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
+        draw(ax)
+        written = io.StringIO()
+        figure.savefig(written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        plt.close(figure)
+    svg = written.getvalue()
+    wide = " class=wide tabindex=0" if width > 6 else ""  # on a phone it scrolls instead of shrinking
+    return Markup(f"<figure{wide}>{_theme(svg[svg.index('<svg') :], label)}</figure>")
+
+
+def _theme(svg: str, label: str) -> str:
+    """The chart in the page's colours, without ids that other charts have too."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(rf' id="(?:{GROUPS})[^"]*"', "", svg)
+    for colour, name in VARIABLES.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+
+
+def short(value: Any) -> str:
+    """A label that leaves room for the chart."""
+    line = " ".join(str(value).split())
+    return line if len(line) <= LABEL else line[: LABEL - 1] + "…"
+
+
+def draw_distribution(
+    ax: Any,
+    chosen: Sequence[float],
+    dropped: Sequence[float],
+    label: str,
+    names: tuple[str, str] = ("chosen", "dropped"),
+) -> None:
+    """Two groups of numbers as shares of their group, since far more are dropped than chosen."""
+    import numpy as np
+
+    both = np.concatenate([np.asarray(chosen, float), np.asarray(dropped, float)])
+    values = np.unique(both)
+    labels = [f"{name} ({len(group):,})" for name, group in zip(names, (chosen, dropped), strict=True)]
+    if len(values) <= FEW:  # pass rates of few attempts: bars side by side
+        places = np.arange(len(values))
+        shares = [
+            [100 * sum(v == x for x in group) / max(len(group), 1) for v in values] for group in (chosen, dropped)
+        ]
+        ax.bar(places - 0.2, shares[0], 0.38, color=CHOSEN, label=labels[0])
+        ax.bar(places + 0.2, shares[1], 0.38, facecolor="none", edgecolor=OTHER, hatch="////",
+               label=labels[1])  # fmt: skip
+        ax.set_xticks(places, [f"{value:.3g}" for value in values])
+    else:
+        edges = np.histogram_bin_edges(both, bins=18)
+        each = [np.full(len(group), 100 / max(len(group), 1)) for group in (chosen, dropped)]
+        ax.hist(chosen, edges, weights=each[0], color=CHOSEN, label=labels[0])
+        ax.hist(dropped, edges, weights=each[1], histtype="step", color=OTHER, linewidth=1.8, linestyle="--",
+                label=labels[1])  # fmt: skip
+    ax.set_title(label)
+    ax.set_ylabel("% of each group")
+    ax.grid(axis="y")
+    ax.margins(y=0.25)
+    ax.legend(frameon=False, fontsize=9, loc="upper right")
+
+
+def draw_shares(ax: Any, names: Sequence[str], before: Sequence[float], after: Sequence[float]) -> None:
+    """Shares of kinds, in %, before and after, a line from one to the other."""
+    places = range(len(names))
+    for place, low, high in zip(places, before, after, strict=True):
+        ax.plot([low, high], [place, place], color=LINE, linewidth=3, zorder=1, solid_capstyle="round")
+    ax.plot(before, places, "o", color=OTHER, markerfacecolor="none", markeredgewidth=1.8, label="of all rows")
+    ax.plot(after, places, "s", color=CHOSEN, label="of the chosen")
+    ax.set_yticks(places, [short(name) for name in names])
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set_xlim(left=-0.025 * max([*before, *after, 1]))
+    ax.set_xlabel("%")
+    ax.grid(axis="x")
+    ax.figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
+
+
+def draw_intervals(
+    ax: Any,
+    names: Sequence[str],
+    series: Mapping[str, Sequence[Mapping[str, float] | None]],
+    what: str = "% correct",
+) -> None:
+    """Shares with their intervals, in %: a line for each name, a mark for each of the series."""
+    for i, (label, values) in enumerate(series.items()):
+        colour, mark = SERIES[i % len(SERIES)]
+        shift = (i - (len(series) - 1) / 2) * 0.26
+        points = [(n + shift, v) for n, v in enumerate(values) if v is not None]
+        ax.errorbar(
+            [100 * v["mean"] for _, v in points],
+            [place for place, _ in points],
+            xerr=[
+                [100 * (v["mean"] - v["low"]) for _, v in points],
+                [100 * (v["high"] - v["mean"]) for _, v in points],
+            ],
+            fmt=mark,
+            color=colour,
+            markersize=7,
+            linewidth=1.8,
+            capsize=3,
+        )
+        ax.plot([], [], mark, color=colour, markersize=7, label=short(label))
+    ax.set_yticks(range(len(names)), [short(name) for name in names])
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set_xlim(-2, 102)
+    ax.set_xlabel(f"{what}, with 95 % interval")
+    ax.grid(axis="x")
+    ax.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series))
+
+
+def draw_funnel(ax: Any, stages: Sequence[str], left: Sequence[int], notes: Sequence[str]) -> None:
+    """The rows left after each stage as a bar, with the dropped ones as its hatched end.
+
+    Bars count problems where they can be counted: a stage that adds chains to a problem does not add problems.
+    """
+    most = max([*left, 1])
+    before = [left[0], *left[:-1]]
+    places = range(len(stages))
+    lost = [max(b - a, 0) for a, b in zip(left, before, strict=True)]
+    idle = [not note and not gone for note, gone in zip(notes, lost, strict=True)]
+    seen = [max(count, most * 0.002 if count else 0) for count in left]  # one row of a million is still a line
+    bars = ax.barh(places, seen, color=CHOSEN, height=0.66)
+    for bar, nothing in zip(bars, idle, strict=True):
+        bar.set_alpha(0.5 if nothing else 1)
+    ax.barh(places, lost, left=left, facecolor="none", edgecolor=OTHER, hatch="////", height=0.66, linewidth=0)
+    for place, count, gone, note in zip(places, left, lost, notes, strict=True):
+        ax.text((count + gone) + most * 0.012, place, f"{count:,}", va="center", fontweight="bold")
+        ax.text(most * (1.06 + 0.038 * len(f"{most:,}")), place, note, va="center", color=FAINT, fontsize=9)
+    ax.set_yticks(places, [short(name) for name in stages])
+    ax.set_ylim(len(stages) - 0.4, -0.6)
+    ax.set_xlim(0, most * 2.55)
+    ax.xaxis.set_visible(False)
+    ax.spines[["bottom", "left"]].set_visible(False)
+    ax.tick_params(left=False)

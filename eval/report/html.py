@@ -1,0 +1,40 @@
+"""HTML from the jinja templates in `templates/`.
+
+Whatever comes from rows or completions is text and is escaped there.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+LONGEST = 20_000  # characters of a completion outside the viewer
+_templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render(template: str, **values: Any) -> Markup:
+    """A template as HTML. Markup, charts and tables are inserted as they are; everything else is escaped."""
+    return Markup(_templates.get_template(template).render(values))
+
+
+def render_mixed(key: str, title: str, **parts: Any) -> str:
+    """A section of `sentences`, `groups` of charts with a heading, `tables`, and `details` that open on a click."""
+    values: dict[str, Any] = {"sentences": (), "groups": (), "tables": (), "details": (), **parts}
+    return render("mixed.html", key=key, title=title, **values)
+
+
+def percent(value: float) -> str:
+    """A fraction in percent with one digit, without the sign."""
+    return f"{100 * value:.1f}"
+
+
+def span(interval: Any) -> str:
+    """An interval of fractions in percent."""
+    return f"{percent(interval['low'])} to {percent(interval['high'])}"

@@ -1,0 +1,158 @@
+"""The report's part on evaluation: accuracy before and after, by level and subject, which problems flipped."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from eval.compare import beyond_chance
+from eval.report.charts import chart, draw_intervals
+from eval.report.html import LONGEST, percent, render, render_mixed, span
+from eval.report.tables import Summary, accuracy_table, at_k_table, cut_off_warnings, each_accuracy, unsure_table
+from limo.data import parsed
+from limo.tables import Table
+
+LOOKED_AT = 4  # problems of a benchmark whose completions are on the page
+SIDES = 4  # completions side by side
+FLIPPED = 12  # problems of each kind; the files have them all
+ALL_TEXTS = 2_000_000  # characters of completions outside the viewer, shared by all of them
+PARTS_DRAWN = 24  # levels or subjects in a chart
+
+Problem = tuple[Mapping[str, Any], list[tuple[str, Mapping[str, Any]]], str]  # row, named completions, words before it
+
+
+def outcome_section(summary: Summary) -> str:
+    """Accuracy with intervals; pass@k and maj@k; by level; what the grader was unsure of."""
+    if not summary:
+        return ""
+    sentences = [_sentence(d) for d in summary.get("differences", [])]
+    charts, parts = _parts(summary)
+    return render(
+        "outcome.html",
+        key="outcome",
+        title="Did it help?" if sentences else "Accuracy",
+        sentences=sentences,
+        warnings=cut_off_warnings(summary),
+        chart=_accuracy_chart(summary),
+        accuracy=accuracy_table(summary, with_k=False),
+        at_k=at_k_table(summary),
+        part_charts=charts,
+        parts=parts,
+        unsure=unsure_table(summary),
+    )
+
+
+def _sentence(d: Mapping[str, Any]) -> str:
+    return (
+        f"{d['benchmark']}: {d['after']} is {100 * d['mean']:+.1f} points against {d['before']} (95 % interval "
+        f"{100 * d['low']:+.1f} to {100 * d['high']:+.1f}, n = {d['n']}), "
+        f"{'a difference beyond chance' if beyond_chance(d) else 'which may be chance'}."
+    )
+
+
+def _accuracy_chart(summary: Summary) -> Markup:
+    names = list(dict.fromkeys(name for _, name, _ in each_accuracy(summary)))
+    series = {model: [by.get(name) for name in names] for model, by in summary["accuracy"].items()}
+    values = "; ".join(f"{name}: {model} {percent(a['mean'])} %" for model, name, a in each_accuracy(summary))
+    return _draw(names, series, f"Accuracy with 95 % intervals. {values}")
+
+
+def _draw(
+    names: Sequence[str], series: Mapping[str, Sequence[Mapping[str, float] | None]], label: str, wide: float = 8
+) -> Markup:
+    height = 1.2 + (0.3 + 0.16 * len(series)) * len(names)
+    return chart(partial(draw_intervals, names=names, series=series), wide, height, label) if names else Markup()
+
+
+def _parts(summary: Summary) -> tuple[list[tuple[str, Markup]], Table]:
+    """Accuracy by level, subject and the like: a chart of each with its heading, and all of them as a table."""
+    by_part: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for model, name, a in each_accuracy(summary):
+        for note, by in a.get("parts", {}).items():
+            by_part.setdefault((name, note), {})[model] = by
+    charts, rows = [], []
+    for (name, note), models in by_part.items():
+        values = list(dict.fromkeys(value for by in models.values() for value in by))
+        if len(values) <= PARTS_DRAWN:
+            series = {model: [by.get(value) for value in values] for model, by in models.items()}
+            label = f"{name}: accuracy by {note}, with 95 % intervals"
+            charts.append((f"{name}, by {note}", _draw([f"{note} {value}" for value in values], series, label, 5)))
+        for value in values:
+            for model, by in models.items():
+                if i := by.get(value):
+                    rows.append((name, f"{note} {value}", model, percent(i["mean"]), span(i), i["n"]))
+    head = ("benchmark", "part", "model", "pass@1 %", "95 % interval", "problems")
+    return charts, Table(head, rows, range(3, 6))
+
+
+def flips_section(folder: Path, summary: Summary) -> str:
+    """The problems that one model solves and the other does not, both completions side by side."""
+    groups = []
+    for d in summary.get("differences", []):
+        wanted = {*d["gained"][:FLIPPED], *d["lost"][:FLIPPED]}
+        before, after = (
+            {r["id"]: r for r in _read(folder / "eval" / d[m] / f"{d['benchmark']}.jsonl") if r["id"] in wanted}
+            for m in ("before", "after")
+        )
+        for ids, what in ((d["gained"], "now right"), (d["lost"], "now wrong")):
+            known = [i for i in ids[:FLIPPED] if i in before and i in after]
+            problems: list[Problem] = []
+            for i in known:
+                sides = _sides(d["before"], before[i], SIDES // 2) + _sides(d["after"], after[i], SIDES // 2)
+                problems.append((before[i], sides, ""))
+            more = f", {len(known)} of them here" if len(known) < len(ids) else ""
+            if known:
+                groups.append((f"{d['benchmark']}: {len(ids)} {what}{more}", problems))
+    return _render_answers("flips", "Problems that flipped", groups, summary)
+
+
+def answers_section(folder: Path, summary: Summary) -> str:
+    """The first problems of each benchmark, several completions side by side."""
+    problems: list[Problem] = [
+        (row, _sides(model, row, SIDES), f"{model} on {name}: ")
+        for model, name, _ in each_accuracy(summary)
+        for row in _read(folder / "eval" / model / f"{name}.jsonl", LOOKED_AT)
+    ]
+    return _render_answers("answers", "A look at the answers", [("", problems)] if problems else [], summary)
+
+
+def _render_answers(key: str, title: str, groups: Sequence[tuple[str, list[Problem]]], summary: Summary) -> str:
+    """Completions side by side, each so short that those of many benchmarks do not fill the page."""
+    if not groups:
+        return ""
+    flipped = sum(min(len(d[way]), FLIPPED) for d in summary.get("differences", []) for way in ("gained", "lost"))
+    texts = (SIDES + 1) * (flipped + LOOKED_AT * len(list(each_accuracy(summary))))
+    limit = max(1000, min(LONGEST, ALL_TEXTS // max(texts, 1)))
+    return render("answers.html", key=key, title=title, groups=groups, limit=limit)
+
+
+def _sides(model: str, row: Mapping[str, Any], most: int) -> list[tuple[str, Mapping[str, Any]]]:
+    """The first completions of a model, named and numbered where there are several."""
+    completions = row["completions"]
+    return [(f"{model} {at}" if len(completions) > 1 else model, c) for at, c in enumerate(completions[:most], 1)]
+
+
+def sampled_section(manifest: Mapping[str, Any]) -> str:
+    """What was evaluated, with which weights and decoding settings."""
+    rows = []
+    for name, entry in manifest.items():
+        if name.startswith("eval/"):
+            settings = entry["settings"]
+            decoding = (settings["sampling"][key] for key in ("n", "temperature", "top_p", "max_tokens"))
+            rows.append((*name.split("/", 2)[1:], settings["model"], *decoding))
+    if not rows:
+        return ""
+    head = ("model", "benchmark", "weights", "n", "temperature", "top p", "max tokens")
+    return render_mixed("sampled", "How it was sampled", tables=[Table(head, rows, range(3, 7))])
+
+
+def _read(path: Path, limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of an evaluation, at most `limit`; none if the file is missing."""
+    if path.is_file():
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines):
+                if limit is not None and number >= limit:
+                    return
+                yield parsed(line)

@@ -1,0 +1,130 @@
+"""One page that shows a run: what came in, what was chosen and why, what it changed.
+
+    python -m eval.report recipe=demo
+
+`runs/<name>/report.html` is one file that needs no network and stays below 10 MB; stages that have not run yet are left
+out. Text from rows and completions is data: the templates escape it, it enters the viewer as text, and the page's
+policy forbids every script but its own. Curation is in `funnel.py` and `viewer.py`, training in `curves.py`, evaluation
+in `outcome.py`, several turns in `by_turn.py`.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from eval.report.by_turn import turns_section
+from eval.report.curated import Curated, gather
+from eval.report.curves import training_section
+from eval.report.discovered import discovered_section
+from eval.report.funnel import chosen_section, funnel_section
+from eval.report.html import percent, render
+from eval.report.outcome import answers_section, flips_section, outcome_section, sampled_section
+from eval.report.repaired import repair_section
+from eval.report.viewer import LIMIT, scripts, style, viewer_section
+from limo.data import replacing
+from limo.errors import UserError
+from limo.progress import clock
+from limo.run import read_manifest
+from limo.tables import Table
+
+
+def report(*, out: str) -> Path:
+    """Write the report of the run in `out` anew. Raises UserError if there is no such run."""
+    if not read_manifest(out):
+        raise UserError(f"there is no run in '{out}'. Curate, train or evaluate first")
+    path = write_report(Path(out))
+    print(path)  # noqa: T201
+    return path
+
+
+def write_report(folder: Path) -> Path:
+    """Gather what the run has, and write `report.html` into it."""
+    manifest = read_manifest(folder)
+    path = folder / "eval" / "summary.json"
+    summary = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    curated = gather(folder)
+    with_viewer = bool(curated and curated.chosen)
+    sections = {  # key: label in the menu, section
+        "outcome": ("Result", outcome_section(summary)),
+        "turns": ("Turns", turns_section(summary)),
+        "repair": ("Errors", repair_section(summary.get("repair", {}))),
+        "funnel": ("Funnel", funnel_section(curated) if curated else ""),
+        "chosen": ("Chosen", chosen_section(curated) if curated else ""),
+        "chains": ("Chains", ""),
+        "training": ("Training", training_section(folder, manifest.get("train", {}))),
+        "discovered": ("Losses", discovered_section(folder)),
+        "flips": ("Flips", flips_section(folder, summary)),
+        "answers": ("Answers", answers_section(folder, summary)),
+        "sampled": ("Sampling", sampled_section(manifest)),
+        "manifest": ("Manifest", _manifest_section(manifest)),
+    }
+    ours = scripts(with_viewer)
+    room = LIMIT - sum(len(part.encode("utf-8", "replace")) for part in (*(s for _, s in sections.values()), *ours))
+    if curated and with_viewer:
+        sections["chains"] = ("Chains", viewer_section(folder, curated, room))
+    page = render(
+        "page.html",
+        name=folder.name,
+        facts=_facts(manifest, curated, summary),
+        sections=sections,
+        scripts=[Markup(script) for script in ours],
+        hashes=Markup(" ".join(map(_hash, ours))),
+        style=Markup(style()),
+    )
+    with replacing(folder / "report.html") as file:  # NUL and half a pair of surrogates have no place in a page
+        file.write(page.replace("\x00", "\ufffd").encode("utf-8", "replace").decode())
+    return folder / "report.html"
+
+
+def _hash(script: str) -> str:
+    """A script's hash, by which the page's policy allows it."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _facts(manifest: Mapping[str, Any], curated: Curated | None, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The numbers that a reader wants first, each with what it is."""
+    entries = list(manifest.values())
+    seconds, tokens = sum(e["seconds"] for e in entries), sum(e["tokens"] for e in entries)
+    steps = ", ".join(dict.fromkeys(step.partition("/")[0] for step in manifest))
+    facts = []
+    if curated and curated.funnel:
+        facts.append((f"{len(curated.chosen):,}", f"chains chosen from a pool of {curated.funnel[0]['in']:,} rows"))
+    elif curated:
+        facts.append((f"{len(curated.chosen):,}", "chains chosen"))
+    for d in summary.get("differences", [])[:3]:
+        before, after = (summary["accuracy"][d[m]][d["benchmark"]]["mean"] for m in ("before", "after"))
+        facts.append((f"{percent(before)} → {percent(after)} %", f"{d['benchmark']}, {d['before']} to {d['after']}"))
+    results = manifest.get("train", {}).get("results", {})
+    if results.get("first_loss") is not None and results.get("last_loss") is not None:
+        facts.append((f"{results['first_loss']:.2f} → {results['last_loss']:.2f}", "training loss"))
+    facts.append((clock(seconds), f"{steps}; {tokens:,} tokens"))
+    return facts
+
+
+def _manifest_section(manifest: Mapping[str, Any]) -> str:
+    if not manifest:
+        return ""
+    rows = [
+        (
+            name,
+            "finished" if e["finished"] else "unfinished",
+            clock(e["seconds"]),
+            f"{e['tokens']:,}",
+            _shorten(e["commit"] or ""),
+        )
+        for name, e in manifest.items()
+    ]
+    steps = Table(("step", "state", "time", "tokens", "commit"), rows, (2, 3))
+    whole = json.dumps(manifest, indent=1, ensure_ascii=False)
+    return render("manifest.html", key="manifest", title="Manifest", steps=steps, whole=whole)
+
+
+def _shorten(commit: str) -> str:
+    """A commit as git abbreviates it; the whole one is in the settings below the table."""
+    digits, plus, changes = commit.partition("+")
+    return digits[:10] + plus + changes

@@ -1,0 +1,165 @@
+"""The tables of an evaluation, for the terminal and for the page: of one turn, of several, of errors."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from eval.compare import p_value
+from eval.repair import Measures
+from eval.report.html import percent, span
+from eval.turn_metrics import Row, signed, spent_tokens
+from limo.tables import Table
+
+Summary = Mapping[str, Any]
+Each = Sequence[tuple[str, str, Row]]  # model, benchmark, and the metrics of its turns
+
+
+def each_accuracy(summary: Summary) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Model, benchmark and its metrics."""
+    for model, by in summary.get("accuracy", {}).items():
+        for name, a in by.items():
+            yield model, name, a
+
+
+def cut_off_warnings(summary: Summary) -> list[str]:
+    """A sentence for each model and benchmark of which most completions were cut off."""
+    return [
+        f"{100 * a['truncated']:.0f} % of the completions of {model} on {name} were cut off: this measures max_tokens "
+        "more than the model"
+        for model, name, a in each_accuracy(summary)
+        if a["truncated"] > 0.5
+    ]
+
+
+def difference_table(summary: Summary, title: str) -> Table:
+    """The paired differences, with each model's accuracy."""
+    rows = []
+    for d in summary["differences"]:
+        before, after = (percent(summary["accuracy"][d[m]][d["benchmark"]]["mean"]) for m in ("before", "after"))
+        interval = f"{100 * d['low']:+.1f} to {100 * d['high']:+.1f}"
+        change = (f"{100 * d['mean']:+.1f}", interval, p_value(d["p"]), d["n"])
+        rows.append((d["benchmark"], f"{d['before']} {before}", f"{d['after']} {after}", *change))
+    head = ("held-out problems", "before", "after", "difference", "95 % interval", "p", "n")
+    return Table(head, rows, range(1, 7), title)
+
+
+def accuracy_table(summary: Summary, with_k: bool) -> Table:
+    """Each model on each benchmark; `with_k` adds pass@k and maj@k at the largest k."""
+    with_k = with_k and any(a["pass_at"] for _, _, a in each_accuracy(summary))
+    rows = []
+    for model, name, a in each_accuracy(summary):
+        numbers = (percent(a["mean"]), span(a), percent(a["truncated"]), percent(a["unsure"]))
+        k = max(map(int, a["pass_at"]), default=1)
+        at = (a[which].get(str(k)) for which in ("pass_at", "maj_at"))
+        more = (k, *("" if value is None else percent(value["mean"]) for value in at)) if with_k else ()
+        rows.append((model, name, *numbers, f"{a['tokens_per_answer']:.0f}", a["problems"], *more))
+    head = ["model", "benchmark", "pass@1 %", "95 % interval", "cut off %", "unsure %", "tokens", "n"]
+    head += ["k", "pass@k %", "maj@k %"] if with_k else []
+    return Table(head, rows, range(2, len(head)))
+
+
+def at_k_table(summary: Summary) -> Table:
+    """pass@k and maj@k, where a benchmark has several completions a problem."""
+    rows = [
+        (name, model, k, *(f"{percent(a[w][k]['mean'])} ({span(a[w][k])})" for w in ("pass_at", "maj_at")))
+        for model, name, a in each_accuracy(summary)
+        for k in a.get("pass_at", {})
+    ]
+    return Table(("benchmark", "model", "k", "pass@k % (95 % interval)", "maj@k % (95 % interval)"), rows, range(2, 5))
+
+
+def unsure_table(summary: Summary) -> Table:
+    """The verdicts that the grader was unsure of, with the reason."""
+    rows = [
+        (name, model, u["id"], u["answer"], u["extracted"], u["why"])
+        for model, name, a in each_accuracy(summary)
+        for u in a.get("unsure_listed", [])
+    ]
+    return Table(("benchmark", "model", "problem", "reference", "extracted", "why the grader is unsure"), rows)
+
+
+def repair_lines(repair: Measures) -> list[tuple[str, str, str, Mapping[str, Any]]]:
+    """Benchmark, metric, model, value: the models of one metric below each other."""
+    lines = []
+    for name in dict.fromkeys(name for by in repair.values() for name in by):
+        of = {model: by[name] for model, by in repair.items() if name in by}
+        whats = dict.fromkeys(what for by in of.values() for what in by if what != "by type")
+        lines += [(name, what, model, by[what]) for what in whats for model, by in of.items() if what in by]
+        for kind in dict.fromkeys(kind for by in of.values() for kind in by.get("by type", {})):
+            for what in ("noticed", "repaired", "false alarm", "spoiled"):
+                values = {model: by.get("by type", {}).get(kind, {}).get(what) for model, by in of.items()}
+                lines += [(name, f"{kind}: {what}", model, value) for model, value in values.items() if value]
+    return lines
+
+
+def repair_table(repair: Measures) -> Table:
+    """A line for each metric, a column for each model."""
+    cells: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for name, what, model, value in repair_lines(repair):
+        cells.setdefault((name, what), {})[model] = value
+    rows = []
+    for (name, what), by in cells.items():
+        values = (f"{percent(by[m]['mean'])} ({span(by[m])})" if m in by else "" for m in repair)
+        rows.append((name, what, *values, next(iter(by.values()))["n"]))
+    head = ("benchmark", "share", *repair, "n")
+    return Table(head, rows, range(2, len(head)), "Errors: % noticed, repaired, and alarms where nothing was wrong")
+
+
+def each_turns(turns: Mapping[str, Any]) -> Each:
+    """Model, benchmark and the metrics of its turns."""
+    return [(model, name, metrics) for model, by in turns["models"].items() for name, metrics in by.items()]
+
+
+def measure_table(each: Each, title: str) -> Table:
+    """A column for each measure, with its interval below it."""
+    rows = []
+    for model, name, metrics in each:
+        values = metrics["measures"].values()
+        cells = (f"{percent(v['mean'])}\n{span(v)}" for v in values)
+        rows.append((model, name, *cells, next(iter(values))["n"]))
+    head = ("model", "benchmark", *each[0][2]["measures"], "problems")
+    return Table(head, rows, range(2, len(head)), title)
+
+
+def gain_table(each: Each) -> Table:
+    """A line for each measure, with what it gains over one sample and what it costs."""
+    costs = {"m1": "turns", "p1": "turns with oracle"}
+    rows = []
+    for model, name, metrics in each:
+        for measure, value in metrics["measures"].items():
+            cost = "one sample" if measure == "m1@t1" else costs.get(measure[:2], "samples")
+            gain = signed(metrics["gains"][measure]) if measure in metrics["gains"] else ""
+            spent = spent_tokens(metrics["tokens"][cost])
+            rows.append((model, name, measure, percent(value["mean"]), span(value), gain, spent, value["n"]))
+    head = ("model", "benchmark", "measure", "%", "95 % interval", "against m1@t1", "tokens a problem", "problems")
+    return Table(head, rows, range(3, 8))
+
+
+def budget_table(each: Each) -> Table:
+    """Turns against parallel samples, which cost as many answers."""
+    rows = []
+    for model, name, metrics in each:
+        cells = (cell for d in metrics["against"] for cell in (signed(d), p_value(d["p"])))
+        rows.append((model, name, *cells, *(spent_tokens(metrics["tokens"][key]) for key in ("turns", "samples"))))
+    head = ("model", "benchmark", "without oracle", "p", "with oracle", "p", "tokens, turns", "tokens, samples")
+    n = each[0][2]["n"]
+    return Table(head, rows, range(2, 8), f"{n} turns against {n} parallel samples, in points")
+
+
+def flip_table(each: Each) -> Table:
+    """Problems that became right and wrong from each turn to the next."""
+    rows = [
+        (model, name, *(f"+{t['wrong_right']} -{t['right_wrong']}" for t in metrics["transitions"]))
+        for model, name, metrics in each
+    ]
+    head = ("model", "benchmark", *(f"{k} to {k + 1}" for k in range(1, each[0][2]["n"])))
+    title = "From turn to turn: problems that became right, and that became wrong"
+    return Table(head, rows, range(2, len(head)), title)
+
+
+def turn_difference_table(turns: Mapping[str, Any]) -> Table:
+    """Each measure of the pairs of models, on the same problems."""
+    rows = [
+        (d["benchmark"], d["measure"], d["before"], d["after"], signed(d), d["n"]) for d in turns.get("differences", [])
+    ]
+    head = ("benchmark", "measure", "before", "after", "difference (95 % interval)", "problems")
+    return Table(head, rows, (4, 5))

@@ -1,0 +1,281 @@
+"""Messages to token ids, the same for training and sampling.
+
+    set_template(tokenizer, None)         # or "chatml", or a .jinja file
+    input_ids, labels = render(tokenizer, row)
+
+Training uses exactly the ids that sampling sees and produces: the rendered prompt, the chain's own tokens, and the
+token that ends the turn. The chat template renders the prompt only, so it cannot drop a chain of thought, and text that
+looks like a control token cannot forge a turn. `limo/training/audit.py` checks the result.
+
+Not covered: templates that put a chain of thought into a separate message (channels), and tools.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from limo.data import Example, Message
+from limo.errors import UserError
+
+MARK = "\ue000{}\ue001"  # private-use characters stand for a message's text while the template is rendered
+MASKED = -100  # the label of a token outside the loss
+OPEN, CLOSE = "<think>", "</think>"
+CHATML = """\
+{%- for message in messages %}
+    {{- '<|im_start|>' ~ message.role ~ '\\n' ~ message.content ~ '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+PADS = (  # padding tokens, and tokens without a meaning in a chat; the first that a tokenizer has is used
+    "<|fim_pad|>",
+    "<|finetune_right_pad_id|>",
+    "<pad>",
+    "<｜▁pad▁｜>",
+    "<unk>",
+    "[PAD]",
+    "<|endoftext|>",
+)
+
+_OPENED = re.compile(rf"{OPEN}(\s*)\Z")
+_OPENS = re.compile(rf"\s*{OPEN}")
+_PRIVATE = [chr(code) for code in range(0xE002, 0xF900)]
+_T = TypeVar("_T")
+
+
+class Rendered(NamedTuple):
+    """The tokens of one row, and which of them are in the loss."""
+
+    input_ids: list[int]
+    labels: list[int]  # the same ids for loss tokens, MASKED on the prompt
+
+
+def render(tokenizer: Any, row: Example) -> Rendered:
+    """Prompt, chain and end of turn; the chain and the end are in the loss.
+
+    Where the prompt ends with an open think block, the chain's own opening tag is removed.
+    """
+    pieces = _split_prompt(tokenizer, row.prompt)
+    asked = _join_ids(tokenizer, pieces)
+    learned = [*completion_ids(tokenizer, _drop_opening_tag(pieces[-1], row.completion)), turn_end(tokenizer)]
+    return Rendered(asked + learned, [MASKED] * len(asked) + learned)
+
+
+def loss_text(tokenizer: Any, row: Example) -> str:
+    """The text of the loss tokens: the completion without an opening think tag that the prompt has."""
+    return _drop_opening_tag(_split_prompt(tokenizer, row.prompt)[-1], row.completion)
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of a prompt, up to and including the template's start of the assistant's turn.
+
+    Text of a control token in a message is encoded as ordinary characters. A last message of the assistant is an
+    unfinished turn, which the model continues: its text follows the start of the turn as in training, without an end.
+    """
+    if messages and messages[-1]["role"] == "assistant":
+        pieces = _split_prompt(tokenizer, messages[:-1])
+        begun = completion_ids(tokenizer, _drop_opening_tag(pieces[-1], messages[-1]["content"]))
+        return _join_ids(tokenizer, pieces) + begun
+    return _join_ids(tokenizer, _split_prompt(tokenizer, messages))
+
+
+def completion_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a chain, without the end of the turn; control tokens in it stay ordinary characters.
+
+    `<think>` and other added tokens that no template writes around a message stay tokens, as the model produces them.
+    """
+    gap = _unused_character(text)
+    return _join_ids(tokenizer, _control_pattern(tokenizer).sub(_splitter(gap), text).split(gap))
+
+
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text without BOS or end token; control tokens in it are control tokens."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def template_text(tokenizer: Any, messages: Sequence[Any], ask: bool = True) -> str:
+    """The text that the chat template renders from messages; with `ask`, up to the start of the assistant's turn.
+
+    Raises UserError if the template rejects them.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=ask))
+    except TemplateError as error:
+        roles = ", ".join(m["role"] for m in messages)
+        raise UserError(
+            f"the chat template refuses messages of {roles}: {error}. Set system= if it takes no system message"
+        ) from error
+
+
+def of_template(function: Callable[..., _T]) -> Callable[..., _T]:
+    """Cache a function of a tokenizer until the tokenizer's template or tokens change."""
+
+    @lru_cache(maxsize=64)
+    def kept(_: Any, *args: Any) -> _T:
+        return function(*args)
+
+    @wraps(function)
+    def remembered(tokenizer: Any, *args: Any) -> _T:
+        state = (str(tokenizer.chat_template), len(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id)
+        return kept(state, tokenizer, *args)
+
+    return remembered
+
+
+@of_template
+def turn_end(tokenizer: Any) -> int:
+    """The id of the token that ends an assistant turn in the chat template, for instance that of `<|im_end|>`.
+
+    If the template ends a turn with no control token, it is the tokenizer's end token. Raises UserError if there is
+    none: such a model would never learn to stop.
+    """
+    turn = [{"role": "user", "content": "q"}, {"role": "assistant", "content": MARK.format(0)}]
+    _, shown, after = template_text(tokenizer, turn, ask=False).rpartition(MARK.format(0))
+    ids = encode_text(tokenizer, after.lstrip()) if shown and after.strip() else []
+    if ids and ids[0] in set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids):
+        return int(ids[0])
+    if tokenizer.eos_token_id is None:
+        raise UserError("the chat template ends a turn with no control token, and the tokenizer has no end token")
+    return int(tokenizer.eos_token_id)
+
+
+@of_template
+def controls(tokenizer: Any) -> dict[int, str]:
+    """Id and text of the tokens that no message may forge: special ones, and those that the template writes.
+
+    The second kind matters: some models declare the tokens that begin a turn as ordinary ones. Think tags are excluded,
+    since chains contain them.
+    """
+    added = {int(i): str(token.content) for i, token in tokenizer.added_tokens_decoder.items()}
+    special = {int(i) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    named = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    written = set(_conversation(tokenizer)) & set(added)
+    found = {i: added[i] for i in special | written} | {int(i): str(text) for i, text in named.items()}
+    return {i: text for i, text in sorted(found.items()) if text not in (OPEN, CLOSE) and len(text.strip()) > 1}
+
+
+def set_template(tokenizer: Any, template: str | None) -> None:
+    """Choose the chat template: None keeps the tokenizer's own, "chatml" is plain ChatML, else a .jinja file.
+
+    ChatML begins with the BOS token if the tokenizer puts one before every text. A tokenizer without `<|im_start|>`
+    encodes it as ordinary tokens; a turn then ends with the tokenizer's end token. Raises UserError if there is no
+    template, or if the file is unreadable or not a template.
+    """
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    before = tokenizer.chat_template
+    if template is None:
+        if not before:
+            raise UserError("the tokenizer has no chat template: name one, chat_template=chatml or a .jinja file")
+        return
+    tokenizer.chat_template = _chatml(tokenizer) if template == "chatml" else _read_template(template)
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "q"}], tokenize=False, add_generation_prompt=True)
+    except TemplateSyntaxError as error:
+        tokenizer.chat_template = before
+        raise UserError(
+            f"chat_template={template}: not a Jinja template, line {error.lineno}: {error.message}"
+        ) from error
+    except TemplateError:  # it needs other messages than this one; the rows will show
+        pass
+
+
+def prepends_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer itself begins every text with its BOS token."""
+    first = list(tokenizer("x")["input_ids"])[:1]
+    return tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
+
+
+def pad_id(tokenizer: Any, end: int) -> int:
+    """An id to pad with that is not `end`, the token that ends a turn, and not the tokenizer's end token.
+
+    The tokenizer's own if it qualifies, else another padding token. If there is none, the end token, which is harmless
+    while padding has no label.
+    """
+    eos = tokenizer.eos_token_id
+    known = tokenizer.get_added_vocab()
+    for token in (tokenizer.pad_token_id, *(known.get(name) for name in PADS)):
+        if token is not None and token not in (end, eos):
+            return int(token)
+    return int(end if eos is None else eos)
+
+
+def _split_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[str]:
+    """The text of a prompt, split inside any text that spells a control token; usually one piece."""
+    spelled = _control_pattern(tokenizer)
+    if not any(spelled.search(m["content"]) for m in messages):
+        return [template_text(tokenizer, messages)]
+    gap = _unused_character("".join(m["content"] for m in messages))
+    cut = [{**m, "content": spelled.sub(_splitter(gap), m["content"])} for m in messages]
+    return template_text(tokenizer, cut).split(gap)
+
+
+def _join_ids(tokenizer: Any, pieces: Sequence[str]) -> list[int]:
+    """Ids of a text that was split. Some tokenizers add a space before every text: a line end in front absorbs it."""
+    ids = encode_text(tokenizer, pieces[0])
+    for piece in pieces[1:]:
+        guard, guarded = encode_text(tokenizer, "\n"), encode_text(tokenizer, f"\n{piece}")
+        ids += guarded[len(guard) :] if guarded[: len(guard)] == guard else encode_text(tokenizer, piece)
+    return ids
+
+
+def _drop_opening_tag(asked: str, completion: str) -> str:
+    opened, opens = _OPENED.search(asked), _OPENS.match(completion)
+    if not (opened and opens):
+        return completion
+    rest = completion[opens.end() :]
+    for space in opened[1]:  # stands in the prompt already
+        rest = rest.removeprefix(space)
+    return rest
+
+
+@of_template
+def _control_pattern(tokenizer: Any) -> re.Pattern[str]:
+    return _pattern(list(controls(tokenizer).values()))
+
+
+def _pattern(texts: Sequence[str]) -> re.Pattern[str]:
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def _splitter(gap: str) -> Callable[[re.Match[str]], str]:
+    return lambda found: found[0][0] + gap + found[0][1:]
+
+
+def _unused_character(text: str) -> str:
+    return next(c for c in _PRIVATE if c not in text)
+
+
+def _conversation(tokenizer: Any) -> list[int]:
+    """Ids of a small conversation as the template renders it; empty if the template accepts none."""
+    asked = [{"role": "user", "content": "x"}]
+    for messages in ([*asked, {"role": "assistant", "content": "x"}, *asked], asked) if tokenizer.chat_template else ():
+        try:
+            return encode_text(tokenizer, template_text(tokenizer, messages))
+        except UserError:
+            continue
+    return []
+
+
+def _chatml(tokenizer: Any) -> str:
+    return "{{- bos_token }}\n" * prepends_bos(tokenizer) + CHATML
+
+
+def _read_template(template: str) -> str:
+    path = Path(template).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UserError(
+            f"chat_template={template}: no such template ({why}). Give chatml, or the path of a .jinja file"
+        ) from error
+    if not text.strip():
+        raise UserError(f"chat_template={template}: the file is empty. Give chatml, or the path of a .jinja file")
+    return text

@@ -1,0 +1,69 @@
+"""The console script `limo`: every command under one name, `limo curate recipe=demo`.
+
+The current folder comes last on the import path, so that a user's own `eval.py` does not hide ours and modules named in
+a recipe are still found. Tab completion: eval "$(limo -sc install=bash)".
+"""
+
+import importlib
+import runpy
+import sys
+from pathlib import Path
+
+from limo.errors import reported
+from limo.recipe import suggest
+
+COMMANDS = {
+    "curate": ("curation.run", "choose chains from a pool of problems"),
+    "plan": ("curation.plan", "estimate a curation from a small pilot"),
+    "why": ("curation.why", "one row's story: each stage, score and reason"),
+    "leaks": ("curation.leaks", "plant known leaks and count what decontamination finds"),
+    "study": ("curation.study", "is the choice better than random?"),
+    "train": ("limo.train", "fine-tune on a curated set, on every visible GPU"),
+    "train-plan": ("limo.plan", "memory, hours and dollars of a training"),
+    "improve": ("limo.improve", "curate, train and evaluate, again and again (RISE)"),
+    "discover": ("limo.discover", "search for preference losses (DiscoPOP)"),
+    "losses": ("limo.losses", "plot preference losses"),
+    "ledgers": ("limo.ledgers", "show, check, merge and salvage kept samples"),
+    "hub": ("limo.hub", "models and curated sets to and from the Hub"),
+    "eval": ("eval.run", "evaluate models and compare them"),
+    "compare": ("eval.compare", "two runs on the same problems, with intervals"),
+    "sweep": ("eval.sweep", "choose a checkpoint on development problems"),
+    "grade": ("eval.grade", "grade a file of completions"),
+    "report": ("eval.report", "write a run's report"),
+}
+
+
+def main() -> None:
+    """The entry point of the console script."""
+    for package in ("curation", "eval"):  # before the current folder can hide them
+        importlib.import_module(package)
+    sys.path.append(str(Path.cwd()))
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-sc", "--shell-completion"):
+        return _complete()
+    if name in ("-h", "--help"):
+        print("usage: limo <command> [recipe=<name>] [key=value ...]\n\ncommands:")  # noqa: T201
+        for command, (_, about) in COMMANDS.items():
+            print(f"  {command:<11} {about}")  # noqa: T201
+        print("\nlimo <command> --help shows the settings of a command")  # noqa: T201
+        return None
+    with reported():
+        if name not in COMMANDS:
+            from limo.errors import UserError
+
+            raise UserError(f"there is no command '{name}'{suggest(name, COMMANDS)}")
+    del sys.argv[1]
+    runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
+    return None
+
+
+def _complete() -> None:
+    """Hand a line to Hydra's completion, as if the subcommand were not there."""
+    import os
+
+    from limo.command import command
+
+    words = os.environ.get("COMP_LINE", "").split(" ")
+    if len(words) > 1 and words[1] in COMMANDS:
+        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+    command("curate", "curation.run")

@@ -1,0 +1,1 @@
+"""Discovering losses of preference training: DiscoPOP (arXiv 2406.08414)."""

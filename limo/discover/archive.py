@@ -1,0 +1,149 @@
+"""What a search for losses has tried, written to the disk at once.
+
+    runs/<name>/candidates/007-grown_7/
+        proposal.json    name, text, thought and replies, before anything is done with them
+        checks.json      the result of its checks (limo/discover/checks.py)
+        candidate.py     a new loss that passed them, without annotations: importing it does nothing
+        seed-0/          a training: the run folder of limo.train, and score.json once it is measured
+        confirm-seed-10/ the same on fresh data
+
+A file appears once it is complete, and nothing that has a file is done again.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from limo.data import replacing
+from limo.discover.noise import Scores, fitness
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A loss to try."""
+
+    name: str
+    loss: str | Mapping[str, Any]  # of a known loss, as `train.loss` takes it; empty for a new one, which is its code
+    code: str
+    thought: str = ""
+    tree: Any = None  # of limo/discover/grammar.py, where it has one
+    refused: str = ""  # why there is no loss in the reply
+    replies: Sequence[Mapping[str, str]] = ()  # of a language model, each with why it was not taken
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The result of the checks of a loss, before it is trained with."""
+
+    name: str = ""
+    code: str = ""  # a candidate's text without what would run on import
+    refused: str = ""  # the reason not to train with it; empty if there is none
+    problems: list[str] = field(default_factory=list)  # see `limo.training.lossplot.LossCurve`
+    slope: float | None = None  # d loss / d rho at rho = 0
+    curve: dict[str, list[float | None]] = field(default_factory=dict)  # rho, value, slope
+    probes: list[float] = field(default_factory=list)  # see `limo.discover.checks.probe`
+    warmup: float = 0.0  # fraction of the steps of a training that DPO takes first
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A loss that was tried, as far as the search has come."""
+
+    folder: Path
+    number: int
+    proposal: Proposal
+    checks: CheckResult | None  # None before they are made
+    scores: Mapping[int, Scores] = field(default_factory=dict)  # by seed
+    failed: str = ""  # why a training did not end with a model
+    confirmed: Mapping[int, Scores] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Unique in a search."""
+        return self.proposal.name
+
+    @property
+    def known(self) -> bool:
+        """Whether it is one of the losses that the search begins with."""
+        return bool(self.proposal.loss)
+
+    @property
+    def why_not(self) -> str:
+        """Why it has no fitness; empty if it has one, or may still get one."""
+        return self.proposal.refused or (self.checks.refused if self.checks else "") or self.failed
+
+    @property
+    def fitness(self) -> float | None:
+        """The mean over seeds; None before the first."""
+        return fmean(fitness(s) for s in self.scores.values()) if self.scores and not self.failed else None
+
+    @property
+    def loss(self) -> str | Mapping[str, Any]:
+        """As `train.loss` takes it."""
+        file = {"_target_": "limo.discover.candidate.from_file", "path": str(self.folder / "candidate.py")}
+        return self.proposal.loss or file
+
+
+def add_proposal(out: Path, number: int, proposal: Proposal) -> Entry:
+    """Write a proposal to its folder."""
+    folder = out / "candidates" / f"{number:03d}-{proposal.name}"
+    keep(folder / "proposal.json", vars(proposal))
+    return read_entry(folder)
+
+
+def add_checks(entry: Entry, result: CheckResult) -> Entry:
+    """Write the result of the checks, after the text of a new loss that passed them."""
+    if result.code and not result.refused:
+        with replacing(entry.folder / "candidate.py") as file:
+            file.write(result.code)
+    keep(entry.folder / "checks.json", asdict(result))
+    return read_entry(entry.folder)
+
+
+def read_entry(folder: Path) -> Entry:
+    """What is known of a candidate."""
+    checks = folder / "checks.json"
+    scores: dict[str, dict[int, Scores]] = {"seed": {}, "confirm-seed": {}}
+    failed = ""
+    for path in folder.glob("*seed-*/score.json"):
+        prefix, _, seed = path.parent.name.rpartition("-")
+        score = _read(path)
+        failed = failed or score["failed"]
+        if not score["failed"]:
+            scores[prefix][int(seed)] = score["scores"]
+    return Entry(
+        folder,
+        int(folder.name.partition("-")[0]),
+        Proposal(**_read(folder / "proposal.json")),
+        CheckResult(**_read(checks)) if checks.exists() else None,
+        dict(sorted(scores["seed"].items())),
+        failed,
+        dict(sorted(scores["confirm-seed"].items())),
+    )
+
+
+def read_entries(out: Path) -> list[Entry]:
+    """All of a search, in their order."""
+    return [read_entry(path.parent) for path in sorted((out / "candidates").glob("*/proposal.json"))]
+
+
+def keep(file: Path, value: Any) -> None:
+    """Write JSON to a file that appears once it is complete. NaN and infinity become null."""
+    with replacing(file) as out:
+        json.dump(_finite(value), out, indent=1)  # in ASCII: a reply may hold half of a surrogate pair
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,141 @@
+"""Who proposes losses: a search over an expression grammar, or a language model.
+
+A proposer is a node of the recipe with one method, `propose(number, archive, floor)`. Its arguments are the number of
+the proposal, what has been tried so far, and the noise of the baseline; the same three give the same proposal.
+"""
+
+import re
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from limo.data import chat
+from limo.discover import grammar
+from limo.discover.archive import Entry, Proposal
+from limo.discover.language import FUNCTIONS
+from limo.discover.noise import Noise
+from limo.engines.ledger import Cached
+from limo.engines.protocol import Completion, Request, Sampling, taker
+from limo.marked import read_last_object
+from limo.recipe import bind
+
+
+class Grammar:
+    """New losses from parts of known ones (`discover/grammar.py`): no language model, and a seed repeats its search."""
+
+    def __init__(self, *, seed: int) -> None:
+        self.seed = seed
+
+    def propose(self, number: int, archive: Sequence[Entry], floor: Noise) -> Proposal:
+        """A child of the losses that have a fitness and a tree, of better ones more often."""
+        trees = {entry.number: tree for entry in archive if (tree := find_tree(entry)) is not None}
+        parents = [(trees[e.number], e.fitness) for e in archive if e.number in trees and e.fitness is not None]
+        seen = [entry.checks.probes for entry in archive if entry.checks]
+        seen += [grammar.probe_tree(trees[e.number]) for e in archive if e.number in trees and e.fitness is None]
+        tree = grammar.breed(parents, Random(f"{self.seed}/{number}"), seen)
+        name = f"grown_{number}"
+        return Proposal(name, "", grammar.write(tree, name), "changed or crossed from earlier losses", tree)
+
+
+def find_tree(entry: Entry) -> Any:
+    """The tree of a loss that came from the grammar or is known to it; None for any other."""
+    if entry.proposal.tree is not None:
+        return _tuples(entry.proposal.tree)
+    loss = entry.proposal.loss
+    path = loss if isinstance(loss, str) else str(loss.get("_target_", ""))
+    return grammar.KNOWN.get(path.removeprefix("limo.training.preference."))
+
+
+def _tuples(tree: Any) -> Any:
+    return tuple(map(_tuples, tree)) if isinstance(tree, list | tuple) else tree
+
+
+SYSTEM = """\
+You do research on preference optimization of language models and look for new losses. Each one you propose is trained \
+with and scored, and you see the scores before you propose the next.
+
+A loss is one Python function of exactly this form:
+
+def name(chosen, rejected, reference_chosen, reference_rejected, beta):
+    rho = margin(chosen, rejected, reference_chosen, reference_rejected)
+    return logistic(beta * rho)
+
+The four inputs are tensors of shape (pairs,): log-probabilities in nats, summed over the tokens of the preferred and \
+of the other completion, under the policy that is trained and under the fixed reference. beta is {beta}. It returns \
+one value for each pair; the mean of them is minimized. margin is (chosen - rejected) - (reference_chosen - \
+reference_rejected), logistic(x) is log(1 + exp(-x)), hinge(x) is max(0, 1 - x), exponential(x) is exp(-x) made safe \
+for large -x.
+
+Known are arithmetic, comparisons, assignments, if and else on numbers, and these functions, after torch. or F. or as \
+methods: {functions}. Nothing else is: no imports, loops, subscripts, strings, other functions, classes or attributes. \
+Constants are written as numbers. Value and slope must be finite for beta * \
+rho from -10000 to 10000, a pair's loss must be lower at beta * rho = 5 than at -5, and the slope at rho = 0, where \
+every pair begins, should be negative. A loss that differs from an earlier one by a constant or a factor only is \
+refused.
+
+Answer with one JSON object and nothing after it: {{"thought": why this might be better, "name": a short name in \
+snake_case, "code": the function as a string}}."""
+NAME = re.compile(r"[A-Za-z]\w{0,39}", re.ASCII)
+
+
+class LanguageModel:
+    """Any engine as the proposer. Its replies are in the ledger, so none is paid for twice."""
+
+    def __init__(self, *, engine: dict[str, Any], sampling: Sampling, beta: float, tries: int, shown: int) -> None:
+        """Args: `tries` at a readable reply, one at temperature 0; `shown` new losses in a prompt, half the best."""
+        self.engine, self.sampling, self.beta, self.shown = engine, replace(sampling, n=1), beta, shown
+        self.tries = tries if sampling.temperature > 0 else 1
+
+    def propose(self, number: int, archive: Sequence[Entry], floor: Noise) -> Proposal:
+        """The model's next loss; after `tries` unreadable replies, a proposal that holds the reason."""
+        engine = Cached(bind(self.engine, "discover.proposer.engine")())
+        prompt = chat(describe_archive(archive, floor, self.shown), system_message(self.beta))
+        replies = []
+        for index in range(self.tries):
+            ((_, reply),) = engine.complete(taker(deque([Request(prompt, index)])), self.sampling)
+            found, why = read_reply(reply)
+            replies.append({"text": reply.text, "why_not": why})
+            if found:
+                return Proposal(found["name"], "", found["code"], found["thought"], None, "", replies)
+        return Proposal("unread", "", "", "", None, f"no reply could be read: {replies[-1]['why_not']}", replies)
+
+
+def system_message(beta: float) -> str:
+    """What a loss is and what it may use."""
+    return SYSTEM.format(beta=beta, functions=", ".join(sorted(FUNCTIONS)))
+
+
+def describe_archive(archive: Sequence[Entry], floor: Noise, shown: int) -> str:
+    """What has been tried, with the noise, without which a proposer explains differences that mean nothing."""
+    new = [entry for entry in archive if not entry.known]
+    scored = [entry for entry in new if entry.fitness is not None]
+    best = sorted(scored, key=lambda entry: -(entry.fitness or 0))[: shown // 2]
+    chosen = {entry.number for entry in (*best, *new[len(new) - (shown - len(best)) :])} if shown else set()
+    parts = [
+        f"Fitness is from 0 to 1, higher is better. The first loss below, trained with {floor.n} seeds, had "
+        f"{floor.mean:.4f} on average with a standard deviation of {floor.sd:.4f} by the seed alone: a difference of "
+        f"less than {floor.half(1):.4f} from it means nothing."
+    ]
+    for entry in archive:
+        if entry.known or entry.number in chosen:
+            result = f"not trained with: {entry.why_not}" if entry.fitness is None else f"fitness {entry.fitness:.4f}"
+            parts.append(f"{entry.name}: {result}\n{entry.proposal.code}".rstrip())
+    return "\n\n".join([*parts, "Propose the next loss."])
+
+
+def read_reply(reply: Completion) -> tuple[Mapping[str, str] | None, str]:
+    """{thought, name, code} from a reply, or None and the reason."""
+    if reply.finish != "stop":
+        return None, "the reply was cut off" if reply.finish == "length" else f"no reply: {reply.why}"
+    value = read_last_object(reply.text)
+    if value is None or set(value) != {"thought", "name", "code"}:
+        return None, "it does not end with a JSON object of thought, name and code"
+    if not all(isinstance(v, str) for v in value.values()):
+        return None, "thought, name and code must be texts"
+    if not NAME.fullmatch(value["name"]):
+        return None, "the name must be a short one of letters, digits and _"
+    if any("\ud800" <= sign <= "\udfff" for sign in value["code"]):
+        return None, "the code has half of a surrogate pair, which no file holds"
+    return value, ""

@@ -1,0 +1,232 @@
+"""Discovers losses for preference training: propose, check, train, score, repeat. DiscoPOP's loop (arXiv 2406.08414).
+
+    python -m limo.discover recipe=discover_demo
+
+Known losses come first (section 3 of the paper). The baseline among them is trained with several seeds, whose spread is
+the noise. Then a proposer (`discover/proposers.py`) reads what has been tried and writes the next loss. Its text is
+checked in a process without rights and never executed (`discover/sandbox.py`), trained with by `python -m limo.train`,
+and scored by the recipe's measures (`discover/fitness.py`). At the end the best new losses and the baseline are trained
+with other seeds, measured on data that the search has not seen, and ranked with intervals (`discover/noise.py`).
+
+Everything is kept in `candidates/` (`discover/archive.py`). After a kill the same command resumes; a larger
+`discover.candidates` continues a finished search. Left out: several searches in parallel.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from limo.data import Dropped, Example, content_id, write_jsonl
+from limo.discover.archive import CheckResult, Entry, Proposal, add_checks, add_proposal, keep, read_entries
+from limo.discover.checks import describe, train_alike
+from limo.discover.noise import Noise, fitness, measure_noise
+from limo.discover.sandbox import check_candidate
+from limo.discover.summary import show, summarize
+from limo.discover.trial import Trial, train_and_score
+from limo.errors import UserError
+from limo.progress import clock, progress, say
+from limo.recipe import bind, resolve
+from limo.run import claim
+from limo.training.lossplot import load_loss
+from limo.training.pairs import read_pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Numbers of pairs by purpose. Pairs of one prompt stay together."""
+
+    train: int | None  # null takes the rest
+    held_out: int  # every loss is scored on these
+    fresh: int  # finalists are scored on these
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirm:
+    """How finalists are confirmed."""
+
+    finalists: int  # the best new losses; the baseline is trained beside them
+    seeds: list[int]  # other than those of the search
+    fitness: dict[str, Any]  # measures by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """The section `discover` of a recipe."""
+
+    out: str  # run folder
+    train: dict[str, Any]  # the recipe's section, with which each loss is trained
+    data: str  # pairs as `limo.training.pairs.read_pairs` takes them
+    split: Split
+    known: dict[str, Any]  # losses by name, as `train.loss` takes them
+    baseline: str  # the known loss to beat
+    seeds: list[int]  # of each training
+    baseline_seeds: list[int]  # at least two
+    warmup: float  # fraction of DPO's steps before a loss whose first steps go the wrong way
+    proposer: dict[str, Any]  # a node of `discover/proposers.py`
+    candidates: int  # new losses that are trained, after which the search ends
+    proposals: int  # at most, refused ones included
+    check_seconds: float  # processor time for the checks of one loss
+    fitness: dict[str, Any]  # measures by name (`discover/fitness.py`), whose mean counts
+    confirm: Confirm
+    keep_models: bool  # of the search, which are removed once they are measured; the finalists' are kept
+
+    @property
+    def beta(self) -> float:
+        """That of the training, or TRL's default."""
+        return float(self.train["args"].get("beta", 0.1))
+
+
+def discover(settings: SearchSettings) -> dict[str, Any]:
+    """Search for losses, and return the content of `discovered.json`: noise, all fitnesses, finalists with intervals.
+
+    Raises UserError for impossible settings, too few pairs, and a training that fails for a reason that is not the
+    loss's.
+    """
+    check_settings(settings)
+    folder, confirm = Path(settings.out), settings.confirm
+    same = {key: value for key, value in asdict(settings).items() if key != "out"}
+    inputs = [settings.data] if Path(settings.data).expanduser().exists() else []
+    grows = ("candidates", "proposals", "keep_models")
+    with claim(folder, "discover", same, inputs, [folder / "candidates"], grows) as step:
+        if step.finished:
+            say(f"already searched: {folder / 'discovered.json'} ({clock(step.entry['seconds'])} at the time)")
+            return dict(step.entry["results"])
+        files = split_pairs(folder / "pairs", settings.data, settings.split)
+        search = Trial(
+            settings.train, files["train"], files["held_out"], settings.fitness, "seed-", settings.keep_models
+        )
+        last = Trial(settings.train, files["train"], files["fresh"], confirm.fitness, "confirm-seed-", True)
+        floor = _measure_known(settings, search)
+        _search(settings, floor, search)
+        tried = read_entries(folder)
+        finalists = [_find(tried, settings.baseline), *_best(tried, confirm.finalists)]
+        for entry in finalists:
+            train_and_score(entry, confirm.seeds, last)
+        numbers = [entry.number for entry in finalists]
+        step.results = summarize(folder, settings.baseline, floor, len(settings.seeds), numbers)
+        keep(folder / "discovered.json", step.results)
+        step.outputs = [folder / "discovered.json"]
+    show(step.results)
+    return step.results
+
+
+def check_settings(settings: SearchSettings) -> None:
+    """Raise UserError for mistakes that can be found before anything is done."""
+    confirm = settings.confirm
+    if settings.baseline not in settings.known:
+        raise UserError(f"discover.baseline={settings.baseline} is not in discover.known")
+    if len(settings.baseline_seeds) < 2 or not settings.seeds:
+        raise UserError(
+            "discover.baseline_seeds needs at least two seeds, to measure the noise, and discover.seeds one"
+        )
+    if both := {*settings.seeds, *settings.baseline_seeds} & {*confirm.seeds}:
+        raise UserError(f"discover.confirm.seeds must differ from those of the search: {sorted(both)[0]} is in both")
+    if not confirm.seeds or not settings.fitness or not confirm.fitness:
+        raise UserError("discover.confirm.seeds, discover.fitness and discover.confirm.fitness must not be empty")
+    for where, nodes in (("fitness", settings.fitness), ("confirm.fitness", confirm.fitness)):
+        for name, node in nodes.items():
+            bind(node, f"discover.{where}.{name}")
+    for name, loss in settings.known.items():
+        load_loss(loss, f"discover.known.{name}")
+    bind(settings.proposer, "discover.proposer")
+
+
+def split_pairs(folder: Path, data: str, split: Split) -> dict[str, Path]:
+    """The pairs as files train, held_out and fresh, ordered by a hash of the prompt. Raises UserError for too few."""
+    sizes = {"held_out": split.held_out, "fresh": split.fresh, "train": split.train}
+    files = {name: folder / f"{name}.jsonl" for name in sizes}
+    if all(file.exists() for file in files.values()):
+        return files
+    read = list(read_pairs(data))
+    rows = sorted((r for r in read if isinstance(r, Example)), key=lambda r: (content_id(r.prompt), r.id))
+    if len({row.id for row in rows}) < len(rows):  # scores are kept by id
+        rows = [replace(row, id=f"{row.id}#{number}") for number, row in enumerate(rows, 1)]
+    write_jsonl(folder / "dropped.jsonl", [r for r in read if isinstance(r, Dropped)])
+    start = 0
+    for name, size in sizes.items():
+        end = len(rows) if size is None else min(start + size, len(rows))
+        while 0 < end < len(rows) and rows[end].prompt == rows[end - 1].prompt:
+            end += 1
+        if end == start or (size is not None and end - start < size):
+            raise UserError(f"{data} has {len(rows)} pairs, too few for discover.split: none are left for {name}")
+        write_jsonl(files[name], rows[start:end])
+        start = end
+    return files
+
+
+def _measure_known(settings: SearchSettings, trial: Trial) -> Noise:
+    """Check, train and score the known losses, and return the noise of the baseline."""
+    folder = Path(settings.out)
+    begun = len(read_entries(folder))
+    for number, (name, loss) in enumerate(settings.known.items(), 1):
+        if number > begun:
+            path = loss if isinstance(loss, str) else str(loss["_target_"])
+            source = inspect.getsource(inspect.unwrap(resolve(path, f"discover.known.{name}")))
+            add_proposal(folder, number, Proposal(name, loss, source, "known"))
+    for entry in read_entries(folder)[: len(settings.known)]:
+        if not entry.checks:
+            loss = load_loss(entry.loss, f"discover.known.{entry.name}")
+            entry = _add_checks(settings, entry, describe(loss, settings.beta, entry.name))
+        more = settings.baseline_seeds if entry.name == settings.baseline else []
+        train_and_score(entry, sorted({*settings.seeds, *more}), trial)
+    baseline = _find(read_entries(folder), settings.baseline)
+    if baseline.failed:
+        raise UserError(f"the baseline {baseline.name} cannot be trained: {baseline.failed}")
+    measures = next(iter(baseline.scores.values()))
+    step = max(1 / len(items) for items in measures.values()) / len(measures)
+    floor = measure_noise([fitness(scores) for scores in baseline.scores.values()], step)
+    say(f"noise: {baseline.name} with {floor.n} seeds has {floor.mean:.4f}, standard deviation {floor.sd:.4f}")
+    return floor
+
+
+def _search(settings: SearchSettings, floor: Noise, trial: Trial) -> None:
+    """Propose, check, train and score new losses until there are enough, those of an earlier start first."""
+    folder, first = Path(settings.out), len(settings.known) + 1
+    proposer = bind(settings.proposer, "discover.proposer")()
+    with progress("new losses", settings.candidates, "candidate") as advance:
+        for number in count(first):
+            tried = read_entries(folder)
+            if number > len(tried):
+                new = sum(not entry.known and entry.fitness is not None for entry in tried)
+                if new >= settings.candidates or number - first >= settings.proposals:
+                    return
+                proposal = proposer.propose(number, tried, floor)
+                if proposal.name in {entry.name for entry in tried}:
+                    proposal = replace(proposal, name=f"{proposal.name}_{number}")
+                add_proposal(folder, number, proposal)
+            entry = _check_new(settings, read_entries(folder)[:number])
+            if not entry.why_not:
+                entry = train_and_score(entry, settings.seeds, trial)
+            if entry.fitness is not None:
+                advance(1, f"{entry.name}: {entry.fitness:.4f}")
+
+
+def _check_new(settings: SearchSettings, tried: Sequence[Entry]) -> Entry:
+    """The last of `tried` with the result of its checks, among them that no earlier one trains alike."""
+    *earlier, entry = tried
+    if entry.checks or entry.proposal.refused:
+        return entry
+    result = check_candidate(entry.proposal.code, settings.beta, settings.check_seconds)
+    for other in earlier:
+        if not result.refused and other.checks and train_alike(other.checks.probes, result.probes):
+            result = replace(result, refused=f"it differs from {other.name} by a constant or a factor only")
+    if result.refused:
+        say(f"{entry.name}: {result.refused}")
+    return _add_checks(settings, entry, result)
+
+
+def _add_checks(settings: SearchSettings, entry: Entry, result: CheckResult) -> Entry:
+    return add_checks(entry, replace(result, warmup=settings.warmup if result.problems else 0.0))
+
+
+def _find(tried: Sequence[Entry], name: str) -> Entry:
+    return next(entry for entry in tried if entry.name == name)
+
+
+def _best(tried: Sequence[Entry], n: int) -> list[Entry]:
+    """The new losses with the highest fitness."""
+    new = [entry for entry in tried if not entry.known and entry.fitness is not None]
+    return sorted(new, key=lambda entry: -(entry.fitness or 0))[:n]

@@ -1,0 +1,403 @@
+"""Samples that were paid for are kept: a content-addressed store around any engine.
+
+    engine = Cached(TransformersEngine(...), folder)
+
+A sample is named by the model's fingerprint, the messages, the sampling settings without n and max_tokens, and its
+index. It is on disk as soon as it is finished, so a killed run loses only what was running, a rerun is free, going
+from 4 to 32 attempts pays for 28, and a larger `max_tokens` pays only for samples that were cut off. The name holds
+nothing of a run, a pool or a grader: rows may be added and reordered, and a better grader judges what is there.
+
+There is one SQLite file per model, shared by the processes of one machine. What one of them is sampling the others
+wait for instead of paying for it again. `limo ledgers` shows, checks, merges and salvages these files.
+"""
+
+import fcntl
+import sqlite3
+import time
+import uuid
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+
+from limo.data import content_id
+from limo.engines.protocol import Completion, Engine, Request, Sampling, Take
+from limo.errors import UserError
+from limo.machine import samples_folder
+
+FORMAT = 2  # PRAGMA user_version of a ledger
+# One name may hold several completions: a finished one, and one cut off at each `cap` tried before.
+# A claim is a sample that a process has begun; it holds as long as that process lives.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS completion (
+    name BLOB NOT NULL, cap INTEGER NOT NULL, text BLOB NOT NULL, tokens INTEGER NOT NULL, finish TEXT NOT NULL,
+    checksum INTEGER NOT NULL, PRIMARY KEY (name, cap)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS model (fingerprint TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS paid (run TEXT PRIMARY KEY, samples INTEGER NOT NULL, tokens INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS claim (name BLOB PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
+"""
+# SQLite's names of errors that a user can fix. A file-size limit and some network disks show as failed writes
+USER_ERRORS = {
+    "SQLITE_FULL": "no space left on the disk for the samples in",
+    "SQLITE_IOERR": "no space left on the disk, or it fails, for the samples in",
+    "SQLITE_READONLY": "may not write the samples in",
+    "SQLITE_CANTOPEN": "may not write the samples in",
+    "SQLITE_BUSY": "another process has held for a minute the samples in",
+}
+HANDED_OUT = 1000  # known completions yielded before the engine gets its turn: bounds what waits in memory
+OWNERS = ".owners"  # folder of the lock files of processes that sample
+POLL = 0.5  # seconds between two looks at samples that another process is making
+
+
+@dataclass
+class Spent:
+    """What this process has asked of engines so far."""
+
+    sampled: int = 0  # completions paid for
+    tokens: int = 0  # of these
+    found: int = 0  # completions that the ledger had
+    found_tokens: int = 0  # of these
+    spared: int = 0  # completions that were not needed, since the decision was certain before
+
+    def since(self, before: "Spent") -> "Spent":
+        """What was added to an earlier copy."""
+        return Spent(*(now - then for now, then in zip(vars(self).values(), vars(before).values(), strict=True)))
+
+
+spent = Spent()
+counted: set[bytes] | None = None  # names so far, where each sample is to be counted once
+
+
+@dataclass
+class Budget:
+    """What a run may pay for, over all its restarts; None is no limit."""
+
+    run: str = ""
+    samples: int | None = None
+    tokens: int | None = None
+    paid_samples: int = 0
+    paid_tokens: int = 0
+    running: int = 0  # samples begun
+
+    def room(self, max_tokens: int) -> int:
+        """How many more samples may be begun, each of which may take `max_tokens`. The limits are never exceeded."""
+        left = float("inf")
+        if self.samples is not None:
+            left = self.samples - self.paid_samples - self.running
+        if self.tokens is not None:
+            left = min(left, (self.tokens - self.paid_tokens) // max_tokens - self.running)
+        return int(max(0, min(left, 2**31)))
+
+    def explain(self, sampling: Sampling) -> str:
+        """The error of a run whose budget does not allow another sample."""
+        limits = [f"{n:,} {what}" for n, what in ((self.samples, "samples"), (self.tokens, "tokens")) if n is not None]
+        return (
+            f"the run's budget of {' and '.join(limits)} is used up: {self.paid_samples:,} samples with "
+            f"{self.paid_tokens:,} tokens are paid for and kept, and the next may take {sampling.max_tokens:,}. "
+            "To resume, raise curate.budget"
+        )
+
+
+budget = Budget()
+
+
+def set_budget(run: str, samples: int | None, tokens: int | None) -> None:
+    """From here on, what is paid for counts for `run`, and no more than these completions and tokens are begun."""
+    global budget
+    budget = Budget(run, samples, tokens)
+    for path in sorted(samples_folder().glob("*.sqlite")):
+        with explain_errors(path), closing(open_ledger(path)) as store:
+            row = store.execute("SELECT samples, tokens FROM paid WHERE run = ?", (run,)).fetchone()
+            budget.paid_samples += row[0] if row else 0
+            budget.paid_tokens += row[1] if row else 0
+
+
+@contextmanager
+def within_budget(run: str, samples: int | None, tokens: int | None) -> Iterator[None]:
+    """As `set_budget`, for a block: what is sampled after it counts for no run."""
+    global counted
+    set_budget(run, samples, tokens)
+    try:
+        yield
+    finally:
+        counted = None
+        set_budget("", None, None)
+
+
+def sample_name(request: Request, sampling: Sampling) -> bytes:
+    """The name under which a sample is kept, 16 bytes."""
+    settings = {k: v for k, v in asdict(sampling).items() if k not in ("n", "max_tokens")}
+    return bytes.fromhex(content_id([request.prompt, settings, request.index], 16))
+
+
+def checksum(name: bytes, cap: int, text: bytes, tokens: int, finish: str) -> int:
+    """CRC-32 over a whole row, by which a damaged one is recognised."""
+    return zlib.crc32(f"{cap}/{tokens}/{finish}/".encode() + name + text)
+
+
+class Cached:
+    """An engine that asks the one inside only for what the ledger lacks."""
+
+    def __init__(self, engine: Engine, folder: Path | None = None) -> None:
+        self.engine = engine
+        self.folder = folder or samples_folder()
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the engine inside."""
+        return self.engine.fingerprint
+
+    def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        """Known samples are yielded at once, the rest come from the engine. Refusals cost nothing and are not kept.
+
+        Raises UserError once the run's budget is used up; running samples are finished and kept before that.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{content_id(self.fingerprint)}.sqlite"
+        with explain_errors(path), closing(open_ledger(path)) as store:
+            store.execute("INSERT OR IGNORE INTO model VALUES (?)", (self.fingerprint,))
+            store.commit()
+            session = _Session(store, path, take, sampling)
+            try:
+                yield from self._complete(session, sampling)
+            finally:
+                session.release()
+
+    def _complete(self, session: "_Session", sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        moved = True
+        while moved:
+            moved = False
+            for request, completion in self.engine.complete(session.take_missing, sampling):
+                session.finish(request, completion)
+                yield request, completion
+                yield from session.hand_out()
+                moved = True
+            for pair in session.hand_out():
+                yield pair
+                moved = True
+            if session.elsewhere and not moved:
+                time.sleep(POLL)
+                moved = True
+            elif session.held and not moved:
+                raise UserError(budget.explain(sampling))
+
+
+@dataclass(eq=False)
+class _Session:
+    """One call of `Cached.complete`: what is known, held for want of budget, running here, or running elsewhere."""
+
+    store: sqlite3.Connection
+    path: Path
+    take: Take
+    sampling: Sampling
+    known: deque[tuple[Request, Completion]] = field(default_factory=deque)
+    held: deque[Request] = field(default_factory=deque)
+    elsewhere: dict[bytes, Request] = field(default_factory=dict)  # claimed by another process
+    begun: dict[bytes, list[Request]] = field(default_factory=dict)  # by name, with those that wait for the same
+    running: int = 0
+    looked: float = 0.0
+
+    def take_missing(self, room: int) -> list[Request]:
+        """Up to `room` requests that the ledger lacks, as far as the budget goes."""
+        self._look_elsewhere()
+        while len(self.held) < room and len(self.known) < HANDED_OUT and (asked := self.take(room - len(self.held))):
+            for request in asked:
+                name = sample_name(request, self.sampling)
+                if name in self.begun:
+                    self.begun[name].append(request)
+                elif completion := self._look_up(name):
+                    self.known.append((request, completion))
+                else:
+                    self.begun[name] = []
+                    self.held.append(request)
+        started = self._start(min(room, budget.room(self.sampling.max_tokens))) if self.held else []
+        self.running += len(started)
+        budget.running += len(started)
+        return started
+
+    def _start(self, room: int) -> list[Request]:
+        """Claim up to `room` held requests. One transaction, so that two processes never claim the same sample."""
+        started = list[Request]()
+        self.store.execute("BEGIN IMMEDIATE")
+        while self.held and len(started) < room:
+            request = self.held.popleft()
+            name = sample_name(request, self.sampling)
+            if completion := self._look_up(name):  # another process has finished it since
+                self.known.append((request, completion))
+                self._answer_waiting(name, completion)
+            elif self._is_claimed(name):
+                self.elsewhere[name] = request
+            else:
+                row = (name, own_name(self.path.parent))
+                self.store.execute("INSERT OR REPLACE INTO claim VALUES (?, ?)", row)
+                started.append(request)
+        self.store.commit()
+        return started
+
+    def finish(self, request: Request, completion: Completion) -> None:
+        """Keep what the engine gave."""
+        self.running -= 1
+        budget.running -= 1
+        name = sample_name(request, self.sampling)
+        if completion.finish != "refused":
+            keep(self.store, name, self.sampling.max_tokens, completion)
+            self._count_paid(name, completion)
+        self.store.execute("DELETE FROM claim WHERE name = ?", (name,))
+        self.store.commit()
+        self._answer_waiting(name, completion)
+
+    def hand_out(self) -> Iterator[tuple[Request, Completion]]:
+        """Yield what is known."""
+        while self.known:
+            yield self.known.popleft()
+
+    def release(self) -> None:
+        """Give up the claims on what was not finished."""
+        budget.running -= self.running
+        if self.running:
+            self.store.executemany("DELETE FROM claim WHERE name = ?", [(name,) for name in self.begun])
+            self.store.commit()
+
+    def _answer_waiting(self, name: bytes, completion: Completion) -> None:
+        for other in self.begun.pop(name):
+            _count_found(name, completion.tokens)
+            self.known.append((other, completion))
+
+    def _look_elsewhere(self) -> None:
+        """Take over what other processes have finished, or have left unfinished."""
+        if not self.elsewhere or time.monotonic() - self.looked < POLL:
+            return
+        self.looked = time.monotonic()
+        for name, request in list(self.elsewhere.items()):
+            if completion := self._look_up(name):
+                del self.elsewhere[name]
+                self.known.append((request, completion))
+                self._answer_waiting(name, completion)
+            elif not self._is_claimed(name):
+                del self.elsewhere[name]
+                self.held.append(request)
+
+    def _look_up(self, name: bytes) -> Completion | None:
+        """A kept sample: as it ended within this limit, or as it was cut off at exactly this limit.
+
+        One that was cut off before its limit has filled the model's context, and no larger limit changes that.
+        """
+        for cap, text, tokens, finish, check in self.store.execute(
+            "SELECT cap, text, tokens, finish, checksum FROM completion WHERE name = ?", (name,)
+        ):
+            if check != checksum(name, cap, text, tokens, finish):
+                raise UserError(f"{self.path} is damaged; limo ledgers salvage keeps every sample that is whole")
+            ended = finish == "stop" or tokens < cap
+            if cap == self.sampling.max_tokens or (ended and tokens <= self.sampling.max_tokens):
+                _count_found(name, tokens)
+                return Completion(zlib.decompress(text).decode(), tokens, finish)
+        return None
+
+    def _is_claimed(self, name: bytes) -> bool:
+        """Whether another process that lives has begun it."""
+        row = self.store.execute("SELECT owner FROM claim WHERE name = ?", (name,)).fetchone()
+        folder = self.path.parent
+        return row is not None and row[0] != own_name(folder) and _is_alive(folder / OWNERS / row[0])
+
+    def _count_paid(self, name: bytes, completion: Completion) -> None:
+        if budget.run:
+            self.store.execute(
+                "INSERT INTO paid VALUES (?, 1, ?) ON CONFLICT (run) DO UPDATE SET samples = samples + 1, "
+                "tokens = tokens + excluded.tokens",
+                (budget.run, completion.tokens),
+            )
+        spent.sampled += 1
+        spent.tokens += completion.tokens
+        if counted is not None:
+            counted.add(name)
+        budget.paid_samples += 1
+        budget.paid_tokens += completion.tokens
+
+
+@cache
+def own_name(folder: Path) -> str:
+    """The name of this process in claims. A file of that name stays locked until the process ends."""
+    owners, name = folder / OWNERS, uuid.uuid4().hex
+    owners.mkdir(parents=True, exist_ok=True)
+    for other in owners.iterdir():
+        if not other.name.startswith(".") and not _is_alive(other):
+            other.unlink(missing_ok=True)
+    lock = (owners / f".{name}").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (owners / f".{name}").rename(owners / name)  # locked before others see it
+    _locks.append(lock)
+    return name
+
+
+_locks: list[object] = []  # open for as long as this process lives
+
+
+def _is_alive(path: Path) -> bool:
+    """Whether the process that owns a lock file is still there."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+
+
+def open_ledger(path: Path) -> sqlite3.Connection:
+    """A ledger, created if missing. Raises UserError for a file that is none, is damaged, or has another format."""
+    store = sqlite3.connect(path.resolve().as_uri(), uri=True, timeout=60)
+    try:
+        (version,) = store.execute("PRAGMA user_version").fetchone()
+        if version not in (0, FORMAT) or (version == 0 and store.execute("SELECT 1 FROM sqlite_master").fetchone()):
+            raise UserError(f"{path} is a ledger of format {version}, this version reads {FORMAT}. Move it away")
+        store.execute("PRAGMA journal_mode=WAL")
+        store.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut the last moments
+        store.executescript(SCHEMA + f"PRAGMA user_version = {FORMAT};")
+    except (UserError, sqlite3.OperationalError):
+        store.close()
+        raise
+    except sqlite3.DatabaseError as error:
+        store.close()
+        raise UserError(_damaged(path, error)) from None
+    return store
+
+
+def _damaged(path: Path, error: sqlite3.DatabaseError) -> str:
+    return f"{path} is damaged or no ledger: {error}. limo ledgers salvage keeps every sample that is whole"
+
+
+@contextmanager
+def explain_errors(path: Path) -> Iterator[None]:
+    """Around work with a ledger: a full disk, a folder without permission and a damaged file become a UserError."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        name = getattr(error, "sqlite_errorname", "")
+        for start, why in USER_ERRORS.items():
+            if name.startswith(start):
+                raise UserError(
+                    f"{why} '{path}'. Finished samples are kept: fix that, or set LIMO_CACHE to another folder, and "
+                    "run the same command again"
+                ) from None
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "malformed" in str(error):
+            raise UserError(_damaged(path, error)) from None
+        raise
+
+
+def keep(store: sqlite3.Connection, name: bytes, cap: int, completion: Completion) -> None:
+    """Add a completion to a ledger; the caller commits."""
+    text = zlib.compress(completion.text.encode("utf-8", "replace"))
+    row = (name, cap, text, completion.tokens, completion.finish)
+    store.execute("INSERT OR IGNORE INTO completion VALUES (?, ?, ?, ?, ?, ?)", (*row, checksum(*row)))
+
+
+def _count_found(name: bytes, tokens: int) -> None:
+    if counted is None or name not in counted:
+        spent.found += 1
+        spent.found_tokens += tokens
+    if counted is not None:
+        counted.add(name)

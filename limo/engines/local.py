@@ -1,0 +1,160 @@
+"""A model server on this machine for the length of a stage: vLLM, SGLang or `transformers serve`.
+
+It is started at the first request, restarted once if it dies, and ended with the engine or this process, so that its
+GPUs are free for what comes next. Its output is kept in a log in the cache folder.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from limo.errors import UserError
+from limo.machine import cache_folder
+from limo.processes import die_with_parent, last_line
+from limo.progress import clock, say
+
+# Linux kills a child when the thread that started it ends, so that thread has to last as long as this process
+_SPAWNER = ThreadPoolExecutor(1, "limo-servers")
+
+
+def command_line(
+    kind: str, model: str, port: int, sizes: tuple[int, int], options: Sequence[str], python: str | None
+) -> list[str]:
+    """The command that starts a server; `sizes` are tensor-parallel GPUs and data-parallel copies."""
+    interpreter = str(Path(python).expanduser()) if python else sys.executable
+    address = ["--host", "127.0.0.1", "--port", str(port)]
+    tensor, data = map(str, sizes)
+    match kind:
+        case "vllm":
+            program = [str(Path(interpreter).with_name("vllm")), "serve", model]
+            parallel = ["--tensor-parallel-size", tensor, "--data-parallel-size", data]
+        case "sglang":
+            program = [interpreter, "-m", "sglang.launch_server", "--model-path", model]
+            parallel = ["--tp-size", tensor, "--dp-size", data]
+        case _:
+            program = [interpreter, "-m", "transformers.cli.transformers", "serve", model]
+            parallel = []
+    return [*program, *address, *parallel, *options]
+
+
+class LocalServer:
+    """One server process. `start` and `restart` return once it is healthy, or raise UserError with its last words."""
+
+    def __init__(
+        self, kind: str, model: str, sizes: tuple[int, int], options: Sequence[str], python: str | None, timeout: float
+    ) -> None:
+        self.kind, self.timeout = kind, timeout
+        self.port = _free_port()
+        self.command = command_line(kind, model, self.port, sizes, options, python)
+        self.log = cache_folder() / "servers" / f"{kind}-{os.getpid()}-{self.port}.log"
+        self.restarts = 0
+        self.starting = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """Its address, as `base_urls` takes it."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def is_running(self) -> bool:
+        """Whether its process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> str:
+        """Start it unless it runs. Returns its address once it is healthy."""
+        with self._lock:
+            if not self.is_running():
+                self._launch()
+        return self.url
+
+    def restart(self) -> None:
+        """Start it again after it died, once. Raises UserError the second time."""
+        with self._lock:
+            if self.is_running():  # another request has restarted it
+                return
+            if self.restarts:
+                raise UserError(f"the {self.kind} server died twice: {self._last_words()}")
+            self.restarts += 1
+            say(f"the {self.kind} server died ({self._last_words()}); starting it again")
+            self._launch()
+
+    def _launch(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        say(f"starting {' '.join(self.command[:4])} ... (log: {self.log})")
+        self.starting, begun = True, time.monotonic()
+        try:
+            with self.log.open("ab") as log:
+                self._process = _SPAWNER.submit(_spawn, self.command, log).result()
+            weakref.finalize(self, _stop, self._process)
+            while not self._healthy():
+                if not self.is_running():
+                    raise UserError(f"the {self.kind} server did not start: {self._last_words()}")
+                if time.monotonic() - begun > self.timeout:
+                    _stop(self._process)
+                    raise UserError(
+                        f"the {self.kind} server was not healthy after {clock(self.timeout)}: {self._last_words()} "
+                        "Raise engine.start_timeout if it only needs longer"
+                    )
+                time.sleep(0.2)
+        finally:
+            self.starting = False
+        say(f"the {self.kind} server is ready after {clock(time.monotonic() - begun)}")
+
+    def _healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _last_words(self) -> str:
+        return f"{last_line(self.log)[:300]} (its log is {self.log})."
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is not None:
+            _stop(self._process)
+
+
+def _spawn(command: Sequence[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
+    """A process in a session of its own, so that its workers end with it; killed when this process is."""
+    try:
+        return subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid())
+        )
+    except OSError as error:
+        raise UserError(
+            f"cannot run '{command[0]}': {error.strerror}. Install the server there, or set engine.serve_python to "
+            "the Python of the environment that has it"
+        ) from None
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and its workers: politely, then for good."""
+    for sign, wait in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 20.0)):
+        if process.poll() is not None:
+            break
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(wait)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

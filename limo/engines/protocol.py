@@ -1,0 +1,215 @@
+"""Turning chats into completions: one protocol, and the scripted engine that tests use.
+
+    completions = sample(engine, prompts, Sampling(n=4, temperature=0.7, top_p=0.95, max_tokens=512, seed=0))
+
+An engine pulls requests (a prompt and the index of the sample) whenever it has room, and yields each completion as soon
+as it is finished, in any order. So what is asked may depend on what has come back: `curation/stages/attempts.py` asks
+no more of a problem once its decision is certain. Sample i of a prompt is independent of the other samples and
+reproducible: its randomness comes from (seed, prompt, i) alone. A prompt whose last message is the assistant's is an
+unfinished turn: the model continues it, and the completion is the new text. `limo/engines/ledger.py` keeps what was
+sampled; `engines/transformers.py` runs a local model, `engines/server.py` asks servers. Recipes name an engine by its
+dotted path; docs/engines.md says how they differ.
+"""
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, TypeVar
+
+from limo.data import Message, content_id
+from limo.errors import UserError
+from limo.progress import progress
+
+Prompt = tuple[Message, ...]
+T = TypeVar("T")
+Finish = Literal["stop", "length", "refused"]
+OPEN = 4096  # prompts under way at once in a stream: enough for any engine's batch, little memory
+
+
+@dataclass
+class Loading:
+    """Seconds that engines of this process have spent on getting ready: imports, conversion, weights."""
+
+    seconds: float = 0.0
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Around what makes an engine ready."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds += time.monotonic() - start
+
+
+loading = Loading()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are sampled."""
+
+    n: int  # completions per prompt
+    temperature: float  # 0 is greedy
+    top_p: float  # nucleus: the smallest set of tokens with at least this probability
+    max_tokens: int  # a completion of this many tokens without an end is cut off
+    seed: int
+    stop: tuple[str, ...] = ()  # texts that end a completion; not part of it
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise UserError(f"sampling needs n >= 1, max_tokens >= 1, temperature >= 0, 0 < top_p <= 1: {self}")
+        object.__setattr__(self, "stop", tuple(self.stop))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion that is wanted."""
+
+    prompt: Prompt
+    index: int  # of the sample among those of its prompt
+    at: int = 0  # the asker's own number for it, by which it knows the completion that comes back
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What came back."""
+
+    text: str
+    tokens: int  # generated, the end token included
+    finish: Finish  # "length": cut off, never to be mistaken for a finished one; "refused": not sampled at all
+    why: str = ""  # of a refusal: the prompt does not fit, the server would not answer it
+
+
+Take = Callable[[int], Sequence[Request]]  # gives up to so many requests; none if there is nothing to ask just now
+
+
+class Engine(Protocol):
+    """What every engine offers."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the weights, the chat template and the precision: equal names may share samples."""
+
+    def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        """Yields each request with its completion, once, as soon as it is finished.
+
+        Asks `take` whenever there is room, and again after each completion, since that may bring up a new request. Ends
+        when nothing is under way and `take` gives nothing.
+        """
+
+
+def sample(
+    engine: Engine, prompts: Sequence[Prompt], sampling: Sampling, what: str = "sampling"
+) -> list[list[Completion]]:
+    """`sampling.n` completions for each prompt, in order, with a progress bar. A prompt that recurs is asked once."""
+    first: dict[str, int] = {}
+    same = [first.setdefault(content_id(prompt, 16), at) for at, prompt in enumerate(prompts)]
+    # Longest first: what does not fit in memory fails at once, and rows of a batch are of about one length
+    order = sorted(first.values(), key=lambda at: (-sum(len(m["content"]) for m in prompts[at]), at))
+    waiting = deque(Request(prompts[at], index, at) for at in order for index in range(sampling.n))
+    done: dict[tuple[int, int], Completion] = {}
+    with progress(what, len(waiting), "completion") as advance:
+        for request, completion in engine.complete(taker(waiting), sampling):
+            assert (request.at, request.index) not in done, f"{request} was answered twice"
+            done[request.at, request.index] = completion
+            advance(1)
+    missing = len(order) * sampling.n - len(done)
+    assert not missing, f"{missing} requests got no answer"
+    return [[done[at, index] for index in range(sampling.n)] for at in same]
+
+
+def taker(waiting: deque[Request]) -> Take:
+    """Gives what is in a queue, first in first out."""
+    return lambda room: [waiting.popleft() for _ in range(min(room, len(waiting)))]
+
+
+def stream(
+    engine: Engine, asked: Iterable[tuple[Prompt, int]], sampling: Sampling, what: str = "sampling"
+) -> Iterator[list[Completion]]:
+    """For each (prompt, n) its n completions, in order, while only some thousand prompts are in memory."""
+    source, waiting = Source(enumerate(asked)), deque[Request]()
+    under_way: dict[int, dict[int, Completion]] = {}
+    wanted: dict[int, int] = {}
+
+    def take(room: int) -> Sequence[Request]:
+        while len(waiting) < room and len(wanted) < OPEN and (item := source.next()):
+            at, (prompt, n) = item
+            wanted[at], under_way[at] = n, {}
+            waiting.extend(Request(prompt, index, at) for index in range(n))
+        return taker(waiting)(room)
+
+    def finished() -> Iterator[list[Completion]]:
+        while wanted and len(under_way[at := next(iter(wanted))]) == wanted[at]:
+            del wanted[at]
+            yield [completion for _, completion in sorted(under_way.pop(at).items())]
+
+    with progress(what, None, "completion") as advance:
+        while not source.ended:  # again, where the engine had nothing to do: all of some thousand prompts wanted none
+            for request, completion in engine.complete(take, sampling):
+                under_way[request.at][request.index] = completion
+                advance(1)
+                yield from finished()
+            yield from finished()
+            assert not wanted, f"{len(wanted)} prompts got no answer"
+
+
+class Source(Generic[T]):
+    """An iterator that can be asked whether it has ended."""
+
+    def __init__(self, values: Iterable[T]) -> None:
+        self.values, self.ended = iter(values), False
+
+    def next(self) -> T | None:
+        """The next value, or None at the end."""
+        value = next(self.values, None)
+        self.ended = value is None
+        return value
+
+
+def random_key(request: Request, sampling: Sampling) -> int:
+    """The seed of one sample's own random stream: 128 bits from (seed, prompt, index)."""
+    name = f"{sampling.seed}/{content_id(request.prompt, 16)}/{request.index}"
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "big")
+
+
+class Scripted:
+    """An engine that answers by a function of (question, sample index): for tests and dry runs.
+
+    The function returns a text, or a whole `Completion` to play a cut-off one. A token is a word; `context` is how many
+    the prompt may have. `asked` is what was really requested.
+    """
+
+    def __init__(
+        self,
+        reply: Callable[[str, int], str | Completion],
+        fingerprint: str = "scripted",
+        batch_size: int = 1,
+        context: int | None = None,
+    ) -> None:
+        self.reply, self.fingerprint, self.batch_size, self.context = reply, fingerprint, batch_size, context
+        self.asked: list[Request] = []
+
+    def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        """See `Engine.complete`."""
+        while requests := take(self.batch_size):
+            for request in requests:
+                self.asked.append(request)
+                yield request, self._reply(request, sampling)
+
+    def _reply(self, request: Request, sampling: Sampling) -> Completion:
+        asked = sum(len(m["content"].split()) for m in request.prompt)
+        if self.context is not None and asked >= self.context:
+            return Completion("", 0, "refused", f"the prompt has {asked} tokens, the model takes {self.context}")
+        answer = self.reply(request.prompt[-1]["content"], request.index)
+        if isinstance(answer, Completion):
+            return answer
+        if ends := [answer.find(stop) for stop in sampling.stop if stop in answer]:
+            answer = answer[: min(ends)]
+        words = answer.split(" ")
+        if len(words) <= sampling.max_tokens:
+            return Completion(answer, len(words), "stop")
+        return Completion(" ".join(words[: sampling.max_tokens]), sampling.max_tokens, "length")

@@ -1,0 +1,373 @@
+"""The engine for OpenAI-compatible servers: vLLM, SGLang, `transformers serve`, llama.cpp, or a provider.
+
+    engine: {_target_: limo.engines.server.ServerEngine, model: Qwen/Qwen3-32B, serve: vllm, tensor_parallel: 4}
+    engine: {_target_: limo.engines.server.ServerEngine, model: Qwen/Qwen3-32B, base_urls: [http://node1:8000/v1]}
+
+With `serve` the engine starts a server on this machine's GPUs (`limo/engines/local.py`); with `base_urls` it uses
+running ones, and sends each request to the address with the fewest. Every sample is a request of its own with a seed
+of its own, so sample i of a prompt is the same again where the server honours `seed`.
+
+A failed request is retried, at another address if there is one. A request that keeps failing is refused with its
+reason. The run ends only when no server can be expected to answer. docs/engines.md describes every setting.
+
+Not covered: limits of requests a minute, which the server enforces with status 429, and multimodal models.
+"""
+
+import asyncio
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from limo.chat import prompt_ids, turn_end
+from limo.data import content_id
+from limo.engines.background import Loop, answer_all
+from limo.engines.connection import (
+    CONTROL,
+    IncompleteReplyError,
+    Keys,
+    Reply,
+    check_address,
+    context_room,
+    count_tokens,
+    describe,
+    open_client,
+    read_reply,
+    refuse,
+    status_of,
+)
+from limo.engines.local import LocalServer
+from limo.engines.protocol import Completion, Request, Sampling, Take, loading, random_key
+from limo.errors import UserError
+from limo.model import fingerprint, load_tokenizer, model_folder, tokenizer_folder
+from limo.progress import clock, say
+
+NEVER_ANSWERED, IN_A_ROW = (
+    20,
+    200,
+)  # refusals before the first answer, or after: the settings are wrong, not the prompts
+UNUSABLE = (401, 402, 403, 404, 405)  # status of a wrong key, account, path or model
+PASSING = (408, 409, 425, 429)  # status below 500 after which the same request may succeed
+WELL = 3  # failures in a row that are counted at most for a server that still lists its models
+LONGEST_PAUSE = 60.0  # seconds between two tries
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerEngine:
+    """OpenAI-compatible servers behind the `Engine` protocol. Raises UserError for settings that cannot work."""
+
+    model: str  # as the servers name it; a folder or Hub name where `serve` starts one
+    base_urls: list[str] = field(default_factory=list)  # of running servers, up to /v1
+    serve: Literal["vllm", "sglang", "transformers"] | None = None  # start one on this machine instead
+    serve_python: str | None = None  # the Python of the environment in which that server is installed
+    serve_args: list[str] = field(default_factory=list)  # further options of its command line
+    tensor_parallel: int = 1  # GPUs that share one copy of the model, with `serve`
+    data_parallel: int = 1  # copies of the model, with `serve`
+    start_timeout: float = 1800.0  # seconds until a started server must be healthy
+    send: Literal["messages", "tokens"] = "messages"  # tokens: prompts are rendered here, as in training
+    tokenizer: str | None = None  # of the prompts, with send=tokens; null is `model`
+    api_key_env: str | None = None  # name of the environment variable that holds the key
+    allow_insecure: bool = False  # send the key over plain http to another machine
+    revision: str = ""  # what you know of the weights: a server's name for a model says nothing of them
+    concurrency: int = 64  # requests at once to each address
+    context: int | None = None  # tokens of the model, for servers that do not refuse longer prompts themselves
+    stream: bool = False  # receive completions in pieces, for gateways that cut silent connections
+    timeout: float = 3600.0  # seconds that one completion may take
+    tries: int = 5  # of one request
+    patience: float = 300.0  # seconds for which all servers may fail
+    backoff: float = 1.0  # seconds after the first failure, doubled each time
+    extra: dict[str, Any] = field(default_factory=dict)  # further fields of every request; null leaves one out
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "timeout", "tries", "patience", "tensor_parallel", "data_parallel"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"engine.{name} must be above 0, not {getattr(self, name)}")
+        if bool(self.serve) == bool(self.base_urls):
+            raise UserError("engine needs either serve: vllm, sglang or transformers, or base_urls of running servers")
+        if self.send == "tokens" and self.serve == "transformers":
+            raise UserError("engine.send=tokens: `transformers serve` takes messages only")
+        self._keys  # noqa: B018 - a missing key is reported before any work
+        for url in self.base_urls:
+            check_address(url, bool(self.api_key_env), self.allow_insecure)
+
+    @cached_property
+    def _keys(self) -> Keys:
+        return Keys(self.api_key_env)
+
+    @cached_property
+    def _local(self) -> LocalServer | None:
+        if self.serve is None:
+            return None
+        sizes = (self.tensor_parallel, self.data_parallel)
+        return LocalServer(
+            self.serve, self._served_model, sizes, self.serve_args, self.serve_python, self.start_timeout
+        )
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return load_tokenizer(tokenizer_folder(self.tokenizer or self.model))
+
+    @cached_property
+    def _served_model(self) -> str:
+        return str(model_folder(self.model)) if self.serve else self.model
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The model as served and what the recipe states of it, not the address: any server of the model will do."""
+        name = f"openai/{self.model}@{self.revision or 'unstated'}"
+        if self.serve:
+            name = f"{self.serve}/{fingerprint(model_folder(self.model))}"
+        settings = {"extra": self.extra, "send": self.send, "serve_args": self.serve_args}
+        changed = {key: value for key, value in settings.items() if value and value != "messages"}
+        return name + (f"/{content_id(changed)}" if changed else "")
+
+    def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        """See `Engine.complete`. Raises UserError when no server can be expected to answer any more."""
+        room = self.concurrency * max(len(self.base_urls), self.data_parallel)
+        if not (first := take(room)):
+            return
+        urls = self.base_urls
+        if self._local:
+            with loading.timed():
+                urls = [self._local.start()]
+        client = _Client(self, urls, sampling)
+        loop = Loop()
+        try:
+            yield from answer_all(loop, client.answer, room, take, first)
+        finally:
+            loop.close(client.close())
+            client.report()
+
+    def body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
+        """The fields of one request."""
+        fields: dict[str, Any] = {
+            "model": self._served_model,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": random_key(request, sampling) >> 97,  # 31 bits: what every server takes
+        }
+        if sampling.stop:
+            fields["stop"] = list(sampling.stop)
+        if self.send == "tokens":
+            fields["prompt"] = prompt_ids(self._tokenizer, request.prompt)
+            fields["stop_token_ids"] = [turn_end(self._tokenizer)]
+            fields["skip_special_tokens"] = False
+        else:
+            # Half of a surrogate pair has no UTF-8
+            texts = [m["content"].encode("utf-8", "replace").decode() for m in request.prompt]
+            fields["messages"] = [{"role": m["role"], "content": t} for m, t in zip(request.prompt, texts, strict=True)]
+        if self.stream:
+            fields |= {"stream": True, "stream_options": {"include_usage": True}}
+        return {name: value for name, value in (fields | self.extra).items() if value is not None}
+
+
+@dataclass(eq=False)
+class _Address:
+    """One server's address and how it does. Times are those of `time.monotonic`."""
+
+    url: str
+    client: Any  # openai.AsyncOpenAI
+    running: int = 0
+    answered: int = 0
+    limited: int = 0  # replies with status 429
+    failures: int = 0  # in a row
+    resting_until: float = 0.0
+    unusable: bool = False  # its key, path or model is wrong
+    last_error: str = ""
+
+
+class _Client:
+    """One run of `ServerEngine.complete`; it lives in the loop's thread."""
+
+    def __init__(self, engine: ServerEngine, urls: list[str], sampling: Sampling) -> None:
+        self.engine, self.sampling = engine, sampling
+        limit = 2**20 + 2048 * sampling.max_tokens  # bytes of one reply, the framing of a stream included
+        self.addresses = [
+            _Address(url, open_client(url, engine._keys.key, engine.timeout, limit)) for url in dict.fromkeys(urls)
+        ]
+        self.over: UserError | None = None
+        self.last_answer = time.monotonic()
+        self.refused_in_a_row = self.lost = self.estimated = 0
+        self.failures, self.other_models = Counter[str](), set[str]()
+
+    async def answer(self, request: Request) -> Completion:
+        """The completion of one request, or its refusal. Raises UserError once the run is over."""
+        engine = self.engine
+        if engine.send == "messages":
+            spelled = next((found for m in request.prompt if (found := CONTROL.search(m["content"]))), None)
+            if spelled:
+                return refuse(f"the prompt spells the control token {spelled[0]!r}; a server may obey it (send=tokens)")
+            if request.prompt[-1]["role"] == "assistant":
+                return refuse("the prompt ends in an unfinished turn of the assistant, which needs engine.send=tokens")
+        body = engine.body(request, self.sampling)
+        if engine.context is not None and len(body.get("prompt", ())) >= engine.context:
+            return refuse(f"the prompt has {len(body['prompt'])} tokens, the model takes {engine.context}")
+        tries, avoid = 0, None
+        while True:
+            address = await self._choose(avoid)
+            answered, limited = address.answered, address.limited
+            address.running += 1
+            try:
+                async with asyncio.timeout(engine.timeout):
+                    reply = await read_reply(address.client, body, engine.stream)
+            except asyncio.CancelledError:  # the run ends while the server is at work
+                self.lost += 1
+                raise
+            except Exception as error:  # noqa: BLE001 - any failure of one reply is that request's, never the run's
+                failure, avoid = error, address
+            else:
+                return self._accept(address, reply)
+            finally:
+                address.running -= 1
+            decided = self._decide(address, body, failure)
+            if decided is not None:
+                return decided
+            alone = address.limited - limited < 2  # of the requests at that time, the only one with status 429
+            if alone and (address.answered > answered or await self._is_alive(address)):
+                tries += 1
+            else:
+                self._end_if_silent()
+            if tries >= engine.tries:
+                return self._refuse(address, failure, f", after {tries} tries")
+
+    async def _choose(self, avoid: _Address | None) -> _Address:
+        """The address with the fewest requests that is not resting, another than `avoid` if there is one."""
+        while True:
+            if self.over:
+                raise self.over
+            now = time.monotonic()
+            usable = [a for a in self.addresses if not a.unusable]
+            if ready := [a for a in usable if a.resting_until <= now]:
+                return min(ready, key=lambda a: (a is avoid, a.running, random.random()))
+            await asyncio.sleep(min(max(0.0, min(a.resting_until for a in usable) - now), 1.0) + 0.001)
+
+    def _accept(self, address: _Address, reply: Reply) -> Completion:
+        address.failures, self.refused_in_a_row = 0, 0
+        address.answered += 1
+        self.last_answer = time.monotonic()
+        engine, sampling = self.engine, self.sampling
+        if reply.model and reply.model not in (engine._served_model, *self.other_models):
+            self.other_models.add(reply.model)
+            say(f"{address.url} answers as model '{engine._keys.hide(reply.model)}', not '{engine.model}'")
+        if engine.context is not None and reply.prompt_tokens is not None and reply.prompt_tokens >= engine.context:
+            return refuse(f"the prompt has {reply.prompt_tokens} tokens, the model takes {engine.context}")
+        if reply.refusal is not None:
+            return refuse(engine._keys.hide(reply.refusal))
+        text, finish = engine._keys.hide(reply.text), reply.finish
+        if engine.send == "tokens":
+            text = text.removesuffix(engine._tokenizer.decode([turn_end(engine._tokenizer)]))
+        if ends := [text.find(stop) for stop in sampling.stop if stop in text]:
+            text, finish = text[: min(ends)], "stop"
+        tokens = count_tokens(text, reply.completion_tokens, finish, sampling.max_tokens)
+        self.estimated += tokens != reply.completion_tokens
+        return Completion(text, tokens, finish)
+
+    def _decide(self, address: _Address, body: dict[str, Any], failure: Exception) -> Completion | None:
+        """Record a failure. Returns the refusal if no retry can help; None to try again."""
+        status, text = status_of(failure), self._describe(failure)
+        now = time.monotonic()
+        room = context_room(failure)
+        if room is not None:  # the prompt fits with a smaller limit, as it does in a local engine
+            if 0 < room < body.get("max_tokens", 0):
+                body["max_tokens"] = room
+                return None
+            return refuse(f"the server replied {text}")
+        if status is not None and 400 <= status < 500 and status not in (*UNUSABLE, *PASSING):
+            return self._refuse(address, failure, "")
+        self.failures[str(status or type(failure).__name__)] += 1
+        address.failures += address.resting_until <= now  # those of one moment count once
+        address.last_error = text
+        address.limited += status == 429
+        if status in UNUSABLE or (status is not None and 300 <= status < 400):  # a redirect is a wrong path
+            if not address.unusable and len(self.addresses) > 1:
+                say(f"{address.url} is not used any more: {text}")
+            address.unusable = True
+            self._end_if_silent()
+        else:
+            self.lost += status is None or status < 400
+            asked, backoff = _retry_after(failure), self.engine.backoff * 2 ** min(max(address.failures - 1, 0), 10)
+            if asked is not None and asked > self.engine.patience:
+                self._end(f"{address.url}: {text}; it asks to wait {clock(asked)}")
+            if asked is not None or not isinstance(failure, IncompleteReplyError):  # such a server is well
+                wait = asked if asked is not None else min(LONGEST_PAUSE, backoff) * random.uniform(0.5, 1)
+                address.resting_until = max(address.resting_until, now + wait)
+        return None
+
+    def _end_if_silent(self) -> None:
+        """End the run if no address can be used, or none has shown a sign of life for the engine's patience."""
+        starting = self.engine._local is not None and self.engine._local.starting
+        silent = time.monotonic() - self.last_answer > self.engine.patience and not starting
+        if all(a.unusable for a in self.addresses) or silent:
+            self._end("; ".join(f"{a.url}: {a.last_error}" for a in self.addresses if a.last_error))
+
+    def _refuse(self, address: _Address, failure: Exception, after: str) -> Completion:
+        """Refuse one request; end the run if it is plain that no other would do better."""
+        text = self._describe(failure)
+        self.refused_in_a_row += 1
+        if self.refused_in_a_row >= (IN_A_ROW if any(a.answered for a in self.addresses) else NEVER_ANSWERED):
+            self._end(f"{self.refused_in_a_row} requests were refused in a row, the last by {address.url}: {text}")
+        if self.over:
+            raise self.over
+        return refuse(f"the server replied {text}{after}")
+
+    def _end(self, why: str) -> None:
+        if self.over is None:
+            self.over = UserError(
+                f"{why}. Check that the server runs, and base_urls (they usually end in /v1), model and api_key_env. "
+                "Finished samples are kept: run the same command again to resume"
+            )
+
+    async def _is_alive(self, address: _Address) -> bool:
+        """Whether a server lists its models, which costs nothing. Restarts a local server that has died, once."""
+        local = self.engine._local
+        if local and not local.is_running():
+            try:
+                await asyncio.to_thread(local.restart)
+            except UserError as error:
+                self._end(str(error))
+            self.last_answer, address.resting_until = time.monotonic(), 0.0
+            return False
+        with suppress(Exception):
+            async with asyncio.timeout(10):
+                await address.client.models.list()
+            address.failures, self.last_answer = min(address.failures, WELL), time.monotonic()
+            return True
+        return False
+
+    def _describe(self, failure: Exception) -> str:
+        return self.engine._keys.hide(describe(failure))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for address in self.addresses:
+            with suppress(Exception):
+                await address.client.close()
+
+    def report(self) -> None:
+        """One line on what went wrong on the way, if anything did."""
+        parts = []
+        if retries := self.failures.total():
+            kinds = ", ".join(f"{count} x {kind}" for kind, count in self.failures.most_common())
+            parts.append(f"{retries:,} failed requests: {kinds}")
+        if self.lost:
+            parts.append(f"{self.lost:,} answers were lost on the way, for which a provider may charge")
+        if self.estimated:
+            parts.append(f"the token counts of {self.estimated:,} completions were missing or absurd and are estimated")
+        if parts:
+            say(f"{self.engine.model}: {'; '.join(parts)}")
+
+
+def _retry_after(failure: Exception) -> float | None:
+    """Seconds that a server asks to wait; None if it does not say, or nonsense."""
+    headers = getattr(getattr(failure, "response", None), "headers", {})
+    try:
+        wait = float(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return wait if math.isfinite(wait) and wait >= 0 else None

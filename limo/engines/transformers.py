@@ -1,0 +1,290 @@
+"""The engine that runs a local model with transformers: no server, CPU or one GPU.
+
+Two things make it several times faster than a fixed-batch `generate`: finished rows of a batch give their
+place to waiting requests, and the samples of one prompt share its prefill. Each sample has its own random
+stream, so its text does not depend on its neighbours (up to the last bits of floating-point sums).
+
+Not covered: speculative decoding, several GPUs (use a server), and models whose cache is not plain attention keys and
+values refill only between batches.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from limo.chat import prompt_ids, turn_end
+from limo.engines.kv_cache import is_plain, joined, new_cache
+from limo.engines.protocol import Completion, Finish, Request, Sampling, Take, loading, random_key
+from limo.errors import UserError
+from limo.model import fingerprint, load, model_folder
+from limo.recipe import InputPath
+
+if TYPE_CHECKING:
+    import torch
+
+REFILL = 0.25  # share of the batch that must be free before the cache is copied to drop and add rows
+NUCLEUS = 1024  # tokens sorted first when looking for a nucleus; the whole vocabulary only if they are not enough
+
+
+class TransformersEngine:
+    """A causal language model of transformers behind the `Engine` protocol.
+
+    Args: `model` as `limo.model.model_folder` takes it, `dtype` of the weights while sampling, `batch_size` rows.
+    The model is loaded at the first request that needs it.
+    """
+
+    def __init__(self, *, model: InputPath, dtype: str, batch_size: int) -> None:
+        if batch_size < 1:
+            raise UserError(f"engine.batch_size must be at least 1, not {batch_size}")
+        self.path, self.dtype, self.batch_size = model, dtype, batch_size
+
+    @cached_property
+    def folder(self) -> Path:
+        """Of the model, downloaded or converted if need be."""
+        return model_folder(self.path)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `Engine.fingerprint`."""
+        return f"transformers/{self.dtype}/{fingerprint(self.folder)}"
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        model, tokenizer = load(self.folder, self.dtype)
+        return model.eval(), tokenizer
+
+    def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        """See `Engine.complete`. A prompt that leaves no room in the context is refused with the reason."""
+        first = take(self.batch_size)
+        if not first:
+            return  # before a model is loaded for nothing
+        with loading.timed():
+            import torch
+
+            model, tokenizer = self._loaded
+        with torch.inference_mode():
+            yield from _Decoder(model, tokenizer, sampling, self.batch_size).run(first, take)
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """One completion under way."""
+
+    request: Request
+    prompt: list[int]
+    room: int  # tokens it may still have at the start
+    random: np.random.Generator
+    ids: list[int]  # generated so far
+    finish: Finish | None = None
+    text: str = ""
+    sent: bool = False
+
+
+class _Decoder:
+    """Decodes rows in one running batch. Tensors: mask (rows, length), last (rows, 1), place (rows, 1)."""
+
+    def __init__(self, model: Any, tokenizer: Any, sampling: Sampling, batch_size: int) -> None:
+        self.model, self.tokenizer, self.ends = model, tokenizer, _end_ids(model, tokenizer)
+        self.sampling, self.batch_size = sampling, batch_size
+        self.context = _context(model)
+        self.plain = is_plain(model)
+        self.rows: list[_Row] = []
+        self.cache: Any = None
+        self.mask: torch.Tensor
+        self.last: torch.Tensor
+
+    def run(self, first: Sequence[Request], take: Take) -> Iterator[tuple[Request, Completion]]:
+        asked = first
+        while True:
+            alive = [i for i, row in enumerate(self.rows) if row.finish is None]
+            free, idle = self.batch_size - len(alive), len(self.rows) - len(alive)
+            if not asked and (not alive or (self.plain and free >= REFILL * self.batch_size)):
+                asked = take(free)
+            if not asked and not alive:
+                return
+            started, refused = self._encoded(asked)
+            if idle and (started or not alive or idle >= REFILL * len(self.rows)):
+                self._keep(alive)
+            if started:
+                self._start(started)
+            elif self.rows:
+                self._step()
+            asked = ()
+            yield from refused
+            for row in started or self.rows:
+                if row.finish and not row.sent:
+                    row.sent = True
+                    yield row.request, Completion(row.text, len(row.ids), row.finish)
+
+    def _encoded(self, asked: Sequence[Request]) -> tuple[list[_Row], list[tuple[Request, Completion]]]:
+        """New rows, and the requests whose prompts leave no room."""
+        rows, refused = list[_Row](), list[tuple[Request, Completion]]()
+        ids: list[int] = []
+        known: Any = None
+        for request in asked:
+            if request.prompt is not known:  # the samples of one prompt come one after the other
+                known, ids = request.prompt, prompt_ids(self.tokenizer, request.prompt)
+            room = min(self.sampling.max_tokens, self.context - len(ids))
+            if room < 1:
+                why = f"the prompt has {len(ids)} tokens, the model takes {self.context}"
+                refused.append((request, Completion("", 0, "refused", why)))
+                continue
+            stream = np.random.Generator(np.random.Philox(key=random_key(request, self.sampling)))
+            rows.append(_Row(request, ids, room, stream, []))
+        return rows, refused
+
+    def _start(self, rows: list[_Row]) -> None:
+        """Prefill each distinct prompt once, sample the first tokens, and join the running batch."""
+        import torch
+
+        shared = [list(group) for _, group in groupby(rows, key=lambda row: row.prompt)]
+        device = self.model.device
+        width = max(len(group[0].prompt) for group in shared)
+        ids = torch.zeros(len(shared), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, group in enumerate(shared):
+            ids[i, width - len(group[0].prompt) :] = torch.tensor(group[0].prompt)
+            mask[i, width - len(group[0].prompt) :] = 1
+        ids, mask = ids.to(device), mask.to(device)
+        cache = new_cache(self.model)
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        copies = torch.tensor([i for i, group in enumerate(shared) for _ in group], device=device)
+        for layer in cache.layers:
+            layer.batch_select_indices(copies)
+        mask = mask[copies]
+        last = self._sample_next(out.logits[:, -1][copies], rows)
+        if self.rows:
+            cache, mask = joined(self.cache, self.mask, cache, mask)
+            last = torch.cat([self.last, last])
+        self.cache, self.mask, self.last = cache, mask, last
+        self.rows = self.rows + rows
+
+    def _step(self) -> None:
+        import torch
+
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
+        # A finished row is computed until it is dropped; its position must stay inside the context
+        place = (self.mask.sum(1, keepdim=True) - 1).clamp(max=self.context - 1)
+        out = self.model(
+            input_ids=self.last,
+            attention_mask=self.mask,
+            position_ids=place,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.last = self._sample_next(out.logits[:, -1], self.rows)
+
+    def _keep(self, alive: list[int]) -> None:
+        """Drop the other rows, and the leading columns that no row kept uses."""
+        import torch
+
+        self.rows = [self.rows[i] for i in alive]
+        if not alive:
+            return
+        index = torch.tensor(alive, device=self.mask.device)
+        self.mask, self.last = self.mask[index], self.last[index]
+        for layer in self.cache.layers:
+            layer.batch_select_indices(index)
+        unused = int(self.mask.any(0).int().argmax()) if self.plain else 0
+        if unused:
+            self.mask = self.mask[:, unused:]
+            for layer in self.cache.layers:
+                layer.set(layer.keys[:, :, unused:], layer.values[:, :, unused:])
+
+    def _sample_next(self, logits: "torch.Tensor", rows: list[_Row]) -> "torch.Tensor":
+        """Sample the next token of each row, and finish the rows that end with it. Returns (rows, 1)."""
+        import torch
+
+        # A finished row is computed until it is dropped; it consumes no random number
+        uniform = torch.tensor([row.random.random() if row.finish is None else 0.0 for row in rows])
+        tokens = sample_tokens(logits, uniform.to(logits.device), self.sampling.temperature, self.sampling.top_p)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            if row.finish is None:
+                self._append(row, token)
+        return tokens[:, None]
+
+    def _append(self, row: _Row, token: int) -> None:
+        row.ids.append(token)
+        if token in self.ends:
+            row.finish, row.text = "stop", self._text(row.ids[:-1])
+        elif (stopped := self._stopped(row)) is not None:
+            row.finish, row.text = "stop", stopped
+        elif len(row.ids) >= row.room:
+            row.finish, row.text = "length", self._text(row.ids)
+
+    def _stopped(self, row: _Row) -> str | None:
+        """The text before the first stop string, once one has appeared."""
+        if not self.sampling.stop:
+            return None
+        tail = self._text(
+            row.ids[-max(len(stop.encode()) for stop in self.sampling.stop) - 4 :]
+        )  # a token is at least a byte
+        if not any(stop in tail for stop in self.sampling.stop):
+            return None
+        text = self._text(row.ids)
+        ends = [text.find(stop) for stop in self.sampling.stop if stop in text]
+        return text[: min(ends)] if ends else None
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def sample_tokens(logits: "torch.Tensor", uniform: "torch.Tensor", temperature: float, top_p: float) -> "torch.Tensor":
+    """One token for each row of logits (rows, vocabulary) by inverting the distribution at `uniform` (rows,) in [0, 1).
+
+    `temperature` 0 takes the most likely token. `top_p` below 1 keeps the smallest set of most likely tokens whose
+    probability reaches it (nucleus sampling, Holtzman et al. 2020, section 3.1), renormalised.
+    """
+    import torch
+
+    if temperature == 0:
+        return logits.argmax(-1)
+    likely = torch.softmax(logits.float() / temperature, -1)
+    if top_p >= 1:
+        mass = likely.cumsum(-1)
+        return _invert(mass, uniform)
+    for size in (min(NUCLEUS, logits.shape[-1]), logits.shape[-1]):
+        ordered, tokens = likely.topk(size)
+        mass = ordered.cumsum(-1)
+        if bool((mass[:, -1] >= top_p).all()):
+            break
+    last = (mass < top_p).sum(-1, keepdim=True).clamp(max=size - 1)
+    kept = torch.minimum(mass, mass.gather(1, last))
+    return tokens.gather(1, _invert(kept, uniform)[:, None])[:, 0]
+
+
+def _invert(mass: "torch.Tensor", uniform: "torch.Tensor") -> "torch.Tensor":
+    """The first position of each row of cumulative probabilities (rows, n) that exceeds `uniform` of its total.
+
+    In float32 that product may round up to the total; the position is then the first that reaches it, so that a token
+    of probability 0 is never sampled.
+    """
+    import torch
+
+    total = mass[:, -1:]
+    picked = torch.searchsorted(mass, uniform[:, None] * total, right=True)
+    return torch.minimum(picked, torch.searchsorted(mass, total))[:, 0]
+
+
+def _context(model: Any) -> int:
+    """Positions the model has; practically unlimited where its configuration names none."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
+
+
+def _end_ids(model: Any, tokenizer: Any) -> set[int]:
+    configured = model.generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    return {int(t) for t in [*listed, tokenizer.eos_token_id, turn_end(tokenizer)] if t is not None}

@@ -1,0 +1,70 @@
+"""What a process must know of its machine: its rank, its cores, the cache folder, the environment of libraries.
+
+A leaf module: it imports nothing else of the toolkit, so that every part may ask it.
+"""
+
+import math
+import os
+import sys
+import warnings
+from pathlib import Path
+
+
+def rank() -> int:
+    """The number of this process among all that train together, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this is rank 0, the process that writes files and prints."""
+    return rank() == 0
+
+
+def count_cores() -> int:
+    """CPU cores this process may use: `$LIMO_CORES`, or the affinity mask, limited by a container's quota."""
+    if given := os.environ.get("LIMO_CORES"):
+        return max(1, int(given))
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(count, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return count
+
+
+def cache_folder() -> Path:
+    """Folder for samples and converted models: `$LIMO_CACHE`, else `~/.cache/limo`."""
+    return Path(os.environ.get("LIMO_CACHE") or Path.home() / ".cache" / "limo").expanduser()
+
+
+def samples_folder() -> Path:
+    """Folder of the ledgers: `$LIMO_SAMPLES`, else `samples` in the cache."""
+    return Path(os.environ.get("LIMO_SAMPLES") or cache_folder() / "samples").expanduser()
+
+
+def set_environment() -> None:
+    """Set what torch, DeepSpeed and Hugging Face read when they are imported. Values already set are kept."""
+    # More threads than cores slow torch by an order of magnitude
+    os.environ.setdefault("OMP_NUM_THREADS", str(count_cores()))
+    if not sys.warnoptions:  # deprecations inside libraries are not the user's concern
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("DS_LOG_LEVEL", "error")
+
+
+def quiet_deepspeed() -> None:
+    """Without an accelerator, name the CPU before DeepSpeed is imported; otherwise it warns on every import."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")

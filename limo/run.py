@@ -1,0 +1,282 @@
+"""A run folder's memory: which step made what, from what, with which settings, how long it took.
+
+    with claim(folder, "train", settings, inputs=[data]) as step:
+        if step.finished: return
+        ...
+        step.outputs, step.tokens = [model], n
+
+`runs/<name>/manifest.json` has one entry a step. A finished step is not done again; a step is never continued with
+other settings or other inputs, since that would mix two experiments in one folder.
+"""
+
+import fcntl
+import json
+import os
+import subprocess
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from limo.data import content_id, replacing
+from limo.errors import UserError
+from limo.model import file_hash, fingerprint
+
+PACKAGES = (
+    "limo-toolkit",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "deepspeed",
+    "datasets",
+    "math-verify",
+    "sympy",
+    "reasoning-gym",
+    "hydra-core",
+)
+# Settings of engines that change how fast they sample, not what: a run may be resumed with other values of them
+SPEED_ONLY = frozenset(
+    "batch_size base_urls api_key_env allow_insecure concurrency stream timeout tries patience backoff serve_python "
+    "start_timeout tensor_parallel data_parallel".split()
+)
+
+
+@dataclass
+class Step:
+    """One step of a run while it is being done. `outputs` and what was counted are written down at its end."""
+
+    folder: Path
+    name: str
+    finished: bool = False
+    entry: dict[str, Any] = field(default_factory=dict)
+    outputs: list[Path] = field(default_factory=list)
+    tokens: int = 0  # trained on or generated
+    results: dict[str, Any] = field(default_factory=dict)  # counts and numbers worth keeping
+
+
+@contextmanager
+def claim(
+    folder: str | Path,
+    name: str,
+    settings: Mapping[str, Any],
+    inputs: Sequence[str | Path] = (),
+    begun: Sequence[Path] = (),
+    grows: Collection[str] = (),
+) -> Iterator[Step]:
+    """Begin, continue or recognise a step. The entry is marked finished when the block ends without an error.
+
+    `begun` are paths that exist once an unfinished step holds work made with its settings, such as checkpoints; without
+    them it may begin anew with other settings. `grows` are keys of settings that say how much is asked for: with other
+    values the step goes on from what it has. Raises UserError if the folder holds this step, finished or begun, made
+    with other settings or from other inputs, or if what the step wrote was changed since.
+    """
+    folder = Path(folder)
+    settings = json.loads(json.dumps(lasting(settings)))
+    read = {str(path): content_hash(Path(path).expanduser()) for path in inputs}
+    old = read_manifest(folder).get(name)
+    before = float(old["seconds"]) if old else 0.0
+    if old and not old["finished"] and not any(path.exists() for path in begun):
+        old = None
+    step = Step(folder, name, entry=old or {})
+    if old:
+        same = {**settings, **{key: old["settings"].get(key) for key in grows}}
+        _refuse_if_different(folder, name, old, same, read)
+        step.finished = old["finished"] and same == settings and _outputs_stand(folder, name, old)
+    if step.finished:
+        yield step
+        return
+    step.entry = {
+        "finished": False,
+        "settings": settings,
+        "inputs": read,
+        "outputs": {},
+        "seconds": before,
+        "tokens": 0,
+        "results": {},
+        "versions": versions(),
+        "commit": commit(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    _write(folder, name, step.entry)
+    start = time.monotonic()
+    try:
+        yield step
+        step.entry |= {
+            "finished": True,
+            "tokens": step.tokens,
+            "results": step.results,
+            "outputs": {_relative(path, folder): content_hash(path) for path in step.outputs},
+        }
+    finally:
+        step.entry["seconds"] = round(before + time.monotonic() - start, 2)
+        _write(folder, name, step.entry)
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """All entries of a run folder, by step; empty if there are none. Raises UserError for an unreadable file."""
+    path = Path(folder) / "manifest.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path}: not readable ({error}). Move it away to start this run anew") from None
+
+
+def content_hash(path: Path) -> str:
+    """A hash of a file's bytes, of a model folder (`limo.model.fingerprint`), or of all files in another folder.
+
+    Raises UserError if there is nothing at that path.
+    """
+    if path.is_dir():
+        if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
+            return fingerprint(path)
+        files = sorted(f for f in path.rglob("*") if f.is_file())
+        return content_id([[str(f.relative_to(path)), content_hash(f)] for f in files], 16)
+    try:
+        return file_hash(path)
+    except FileNotFoundError:
+        raise UserError(f"no such file '{path}'. Run the stage that writes it first, or give another path") from None
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that can change a result."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The git commit of this code, with `+changes` if files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        ask = ["git", "-C", str(root)]
+        head = subprocess.run(
+            [*ask, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout
+        changed = subprocess.run([*ask, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.strip() + ("+changes" if changed.stdout.strip() else "")
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """The keys at which two settings differ, each as `key: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = list(dict.fromkeys([*old, *new]))
+        return [
+            d for key in keys for d in differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
+        ]
+    return [] if old == new else [f"{where}: {json.dumps(old)} -> {json.dumps(new)}"]
+
+
+def _refuse_if_different(
+    folder: Path, name: str, old: Mapping[str, Any], settings: Any, read: Mapping[str, str]
+) -> None:
+    changed = differences(old["settings"], settings)
+    changed += [f"{p} has other content" for p in read if old["inputs"].get(p, read[p]) != read[p]]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"{folder} was made with other settings for '{name}' ({'; '.join(changed[:3])}{more}). "
+            "Give this run a name of its own with name=<name>, or remove that folder"
+        )
+
+
+def _outputs_stand(folder: Path, name: str, entry: Mapping[str, Any]) -> bool:
+    """False if an output is gone, so the step is done again. Raises UserError if one was changed by hand."""
+    for relative, known in entry["outputs"].items():
+        path = folder / relative
+        if not path.exists():
+            return False
+        if content_hash(path) != known:
+            raise UserError(
+                f"{path} was changed after '{name}' wrote it. Keep your version under another name and pass that path, "
+                "or remove it to have it made again"
+            )
+    return True
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return os.path.relpath(path, folder)
+
+
+def lasting(settings: Any) -> Any:
+    """Settings without those that cannot change the result, of engines at any depth."""
+    if isinstance(settings, Mapping):
+        dropped = SPEED_ONLY if ".engines." in str(settings.get("_target_", "")) else frozenset()
+        return {k: lasting(v) for k, v in settings.items() if k not in dropped}
+    return [lasting(v) for v in settings] if isinstance(settings, list | tuple) else settings
+
+
+def remember_recipe(folder: Path, recipe: Mapping[str, Any], section: str) -> None:
+    """Keep a section of a recipe, as it ran, in the run's recipe.yaml, beside the sections that ran before."""
+    path = folder / "recipe.yaml"
+    with _locked(folder / ".manifest.lock"):
+        known = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+        shared = {k: v for k, v in recipe.items() if not (isinstance(v, dict) and "_target_" in v)}
+        with replacing(path) as file:
+            yaml.safe_dump({**known, **shared, section: recipe[section]}, file, sort_keys=False, allow_unicode=True)
+
+
+def read_results(folder: Path, metric: str) -> float:
+    """A number in the results of a run: `metric` is a path in manifest.json's results, such as `train.last_loss`.
+
+    The evaluation's summary counts as `eval`: `eval.accuracy.tuned.new_seeds.mean`. Raises UserError if there is none.
+    """
+    known: Any = {step: entry["results"] for step, entry in read_manifest(folder).items()}
+    summary = folder / "eval" / "summary.json"
+    if summary.is_file():
+        known["eval"] = json.loads(summary.read_text(encoding="utf-8"))
+    for part in metric.split("."):
+        if not isinstance(known, Mapping) or part not in known:
+            names = ", ".join(known) if isinstance(known, Mapping) else "nothing below"
+            raise UserError(f"metric={metric}: '{part}' is not among the results of {folder}; there are {names}")
+        known = known[part]
+    if not isinstance(known, int | float):
+        raise UserError(f"metric={metric} of {folder} is not a number: {known!r}")
+    return float(known)
+
+
+@contextmanager
+def lock_run(folder: Path, doing: str) -> Iterator[None]:
+    """Around work that writes into `folder`, a folder of a run. Raises UserError if another process is doing that."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is {doing} in {folder.parent}: wait for it, end it, or give this run a new name="
+            ) from None
+        yield  # the system releases the lock with the process, however that ends
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _write(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
+    """Put one entry into the manifest, under a lock: evaluations of one run may run at the same time."""
+    with _locked(folder / ".manifest.lock"):
+        entries = read_manifest(folder) | {name: entry}
+        with replacing(folder / "manifest.json") as file:
+            json.dump(entries, file, indent=2, ensure_ascii=False)
+            file.write("\n")

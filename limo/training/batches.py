@@ -1,0 +1,132 @@
+"""Which chains form a batch: optimizer steps first, then forward passes inside a step.
+
+An epoch is a permutation by seed and epoch, cut into steps of `global_batch` chains. Inside a step the order does not
+matter, since the loss is a sum over its tokens, so chains are grouped for speed: by length, or packed whole into rows
+of at most so many tokens (best fit, decreasing). Therefore packing, the number of devices and the size of a forward
+pass change the speed of a step and nothing else: the chains of every step are the same.
+
+No chain is truncated, left out or used twice. If a step has fewer groups than forward passes, the remaining passes have
+no labels, so that ranks stay together.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from limo.errors import UserError
+from limo.training.settings import Supervised, Training
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How an optimizer step is split: forward passes on each rank, and padded rows or packed tokens in each."""
+
+    forwards: int
+    rows: int
+    tokens: int | None = None
+
+
+def padded_shape(settings: Training, ranks: int) -> Shape:
+    """Of `args.per_device_train_batch_size` padded rows a pass.
+
+    Raises UserError, naming the numbers of devices that divide the global batch, if `ranks` does not.
+    """
+    batch, rows = settings.global_batch, settings.rows_at_once
+    if rows < 1:
+        raise UserError(f"train.args.per_device_train_batch_size must be 1 or more, not {rows}")
+    if batch % (ranks * rows) == 0:
+        return Shape(batch // (ranks * rows), rows)
+    fit = ", ".join(str(n) for n in range(1, batch + 1) if batch % (n * rows) == 0)
+    raise UserError(
+        f"train.global_batch={batch} cannot be divided over {ranks} devices with {rows} rows each at a time; "
+        f"{f'{fit} devices do' if fit else f'no number of devices does with {rows} rows on each'}. Set train.devices, "
+        "train.args.per_device_train_batch_size, or train.pack_tokens, which any number divides"
+    )
+
+
+def supervised_shape(settings: Supervised, lengths: Sequence[int], ranks: int) -> Shape:
+    """As `padded_shape`, or of `pack_tokens` tokens a pass, as many passes as the fullest step needs."""
+    if not settings.pack_tokens:
+        return padded_shape(settings, ranks)
+    most, per_epoch = settings.args.get("max_steps", -1), -(-len(lengths) // settings.global_batch)
+    epochs = -(-most // per_epoch) if most > 0 else -(-settings.args.get("num_train_epochs", 3) // 1)
+    steps = (split_epoch(len(lengths), settings.global_batch, settings.seed, epoch) for epoch in range(int(epochs)))
+    return Shape(
+        count_forwards(lengths, chain.from_iterable(steps), ranks, settings.pack_tokens), 1, settings.pack_tokens
+    )
+
+
+def split_epoch(rows: int, global_batch: int, seed: int, epoch: int) -> list[list[int]]:
+    """The chains, as indices, of each optimizer step of an epoch; the last step takes what is left."""
+    order = list(range(rows))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return [order[start : start + global_batch] for start in range(0, rows, global_batch)]
+
+
+def pack_best_fit(chosen: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Groups of whole chains of at most `tokens` together: the longest first, each where it leaves the least room.
+
+    Best-fit decreasing: at most 11/9 of the fewest groups possible, plus 4 (Johnson, Demers, Ullman, Garey and Graham,
+    SIAM J. Comput. 3, 1974). Raises UserError for a chain that is longer than `tokens`.
+    """
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(chosen, key=lambda i: (-lengths[i], i)):
+        size = lengths[index]
+        if size > tokens:
+            raise UserError(f"a chain has {size} tokens, more than train.pack_tokens={tokens}: raise it to max_length")
+        fits = [k for k, free in enumerate(room) if free >= size]
+        if fits:
+            best = min(fits, key=lambda k: room[k])
+            groups[best].append(index)
+            room[best] -= size
+        else:
+            groups.append([index])
+            room.append(tokens - size)
+    return groups
+
+
+def pack_evenly(chosen: Sequence[int], lengths: Sequence[int], count: int, tokens: int) -> list[list[int]]:
+    """`count` groups of about equal length, none above `tokens`: the longest chain first, to the emptiest group.
+
+    Where this would overfill a group, best fit decides instead. Some groups may stay empty.
+    """
+    groups: list[list[int]] = [[] for _ in range(count)]
+    filled = [0] * count
+    for index in sorted(chosen, key=lambda i: (-lengths[i], i)):
+        least = min(range(count), key=lambda k: filled[k])
+        groups[least].append(index)
+        filled[least] += lengths[index]
+    if max(filled) > tokens:
+        groups = pack_best_fit(chosen, lengths, tokens)
+        groups += [[] for _ in range(count - len(groups))]
+    return groups
+
+
+def group_by_length(chosen: Sequence[int], lengths: Sequence[int], count: int, rows: int) -> list[list[int]]:
+    """`count` groups of at most `rows` chains each, of similar length, so that little is padded."""
+    ordered = sorted(chosen, key=lambda i: (-lengths[i], i))
+    groups = [ordered[start : start + rows] for start in range(0, len(ordered), rows)]
+    return groups + [[] for _ in range(count - len(groups))]
+
+
+def count_forwards(lengths: Sequence[int], steps: Iterator[list[int]], ranks: int, tokens: int) -> int:
+    """Forward passes per step and rank, so that every step's chains fit into rows of `tokens`."""
+    return max(-(-len(pack_best_fit(step, lengths, tokens)) // ranks) for step in steps)
+
+
+def split_step(step: Sequence[int], lengths: Sequence[int], ranks: int, shape: Shape) -> list[list[list[int]]]:
+    """A step's chains as `shape.forwards` lists of a group for each rank; ranks do groups of similar cost together."""
+
+    def cost(group: Sequence[int]) -> int:
+        sizes = [lengths[i] for i in group]
+        return sum(sizes) if shape.tokens else len(sizes) * max(sizes, default=0)
+
+    count = ranks * shape.forwards
+    if shape.tokens:
+        groups = pack_evenly(step, lengths, count, shape.tokens)
+    else:
+        groups = group_by_length(step, lengths, count, shape.rows)
+    groups.sort(key=lambda group: -cost(group))
+    return [groups[start : start + ranks] for start in range(0, count, ranks)]

@@ -1,0 +1,264 @@
+"""What every training does around its steps, whatever it trains on.
+
+A recipe's `train` section names `limo.train.sft` or `limo.prefer.prefer`. Each makes a trainer from rows; here it is
+run: the claim on the run's folder, the checkpoint to resume from, the bar and SIGTERM, and at the end the model, its
+card and the manifest, each under its name only once it is whole.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from limo.chat import pad_id, set_template, turn_end
+from limo.errors import Interrupted, UserError
+from limo.hub import check_push, push_trained
+from limo.machine import is_main, quiet_deepspeed, world_size
+from limo.model import load_model, load_tokenizer, model_folder
+from limo.processes import keep_freed_memory
+from limo.progress import say
+from limo.run import Step, claim, lock_run, read_manifest
+from limo.training.adapters import lora_config, quantization
+from limo.training.batches import Shape
+from limo.training.checkpoints import check_resumable, has_checkpoint, last_checkpoint, steps_in
+from limo.training.launch import drop_accelerate_plans, process_group, run_on_main
+from limo.training.saving import finish, save
+from limo.training.settings import Training, check_args
+from limo.training.sharding import check_sharding, count_bytes, name_sharding, shard_arguments
+from limo.training.tokenised import Tokens
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training that is ready to run: its settings and rows, how a step is split, and TRL's configuration of it."""
+
+    settings: Training
+    step: Step
+    source: Path  # the folder of the model to train
+    tokenizer: Any
+    tokens: Tokens
+    shape: Shape
+    shards: Mapping[str, Any]  # of `shard_arguments`
+    config: Any
+
+
+def check_settings(settings: Training) -> None:
+    """Raise UserError for what is wrong before anything is loaded. A finished run is not checked again."""
+    if not is_finished(settings):
+        check_args(settings.args, settings.config)
+        check_push(settings.args)
+        if settings.lora:
+            lora_config(settings.lora)
+
+
+def is_finished(settings: Training) -> bool:
+    """Whether the run's manifest has this training as finished."""
+    return bool(read_manifest(settings.out).get("train", {}).get("finished"))
+
+
+def run_training(settings: Training, read: Sequence[str | Path], train: Callable[[Step, Path], None]) -> dict[str, Any]:
+    """Claim the run's folder and call `train` with the step and the model's folder, unless it is finished.
+
+    Args: `read` are the files that the training reads, beside the model. Returns the results kept in the manifest.
+    """
+    if drop_accelerate_plans():
+        say("accelerate starts the ranks; sharding, precision and accumulation are the recipe's")
+    with process_group():
+        run_on_main(lambda: str(model_folder(settings.model)))  # one rank downloads or converts
+        source = model_folder(settings.model)
+        with claimed(settings, [source, *read]) as step:
+            if step.finished:
+                say(f"already trained: {step.folder / 'model'} ({step.entry['seconds']:.0f} s at the time)")
+            else:
+                quiet_libraries()
+                train(step, source)
+            results = dict(step.results or step.entry["results"])
+        if is_main():
+            push_trained(Path(settings.out), settings.args)
+        return results
+
+
+@contextmanager
+def claimed(settings: Training, read: Sequence[str | Path]) -> Iterator[Step]:
+    """As `limo.run.claim`; rank 0 reads and writes the manifest, the other ranks get its content."""
+    mine: list[Step] = []
+    folder = Path(settings.out)
+    with ExitStack() as stack:
+
+        def begin() -> tuple[bool, dict[str, Any]]:
+            checkpoints = folder / "checkpoints"  # without a whole one, other settings lose nothing
+            begun = [checkpoints] if has_checkpoint(checkpoints) else []
+            mine.append(stack.enter_context(claim(folder, "train", settings.recorded(), read, begun)))
+            if not mine[0].finished:
+                stack.enter_context(lock_run(checkpoints, "training"))
+            return mine[0].finished, mine[0].entry
+
+        finished, entry = run_on_main(begin)
+        yield mine[0] if mine else Step(folder, "train", finished, entry)
+
+
+def quiet_libraries() -> None:
+    """Libraries log errors only: what they warn about is checked here."""
+    quiet_deepspeed()
+    for library in ("trl", "accelerate"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+
+
+def load_trained_tokenizer(settings: Training, source: Path) -> Any:
+    """The model's tokenizer with the recipe's chat template."""
+    tokenizer = load_tokenizer(source, template=False)
+    set_template(tokenizer, settings.chat_template)
+    return tokenizer
+
+
+def configure(settings: Training, checkpoints: Path, shape: Shape, shards: Mapping[str, Any], **more: Any) -> Any:
+    """TRL's configuration of the recipe's arguments, what follows from its other settings, and what the machine has.
+
+    Raises UserError for what this machine cannot do, and with TRL's own words for arguments that it refuses.
+    """
+    import torch
+    import trl
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()  # of an earlier training in the same process
+    args, gpu = dict(settings.args), torch.accelerator.is_available()
+    for key in ("activation_offloading", "use_liger_kernel"):
+        if args.get(key) and not gpu:
+            raise UserError(f"train.args.{key} needs a GPU, and there is none here")
+    args.pop("push_to_hub", None)  # TRL would upload its checkpoints; limo/hub.py uploads the finished model
+    if "fsdp_config" in shards:  # FSDP recomputes activations by itself; both would do so twice
+        again = args.pop("activation_checkpointing", None)
+        args |= {"gradient_checkpointing": False, "activation_checkpointing": None}
+        shards = {**shards, "fsdp_config": {**shards["fsdp_config"], "activation_checkpointing": bool(again)}}
+    unless_given = {
+        "use_cpu": not gpu,
+        "bf16": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "ddp_find_unused_parameters": False,  # every weight is used in every pass; searching takes time
+        "per_device_eval_batch_size": 1,  # a step is sized for the device, and little memory is left beside its states
+    }
+    ours = {
+        "output_dir": str(checkpoints),
+        "max_length": None,  # rows that are too long are dropped already
+        "per_device_train_batch_size": shape.rows,
+        "gradient_accumulation_steps": shape.forwards,
+        "seed": settings.seed,
+        "disable_tqdm": True,
+        "save_total_limit": None,  # training/watch.py removes old ones once the new one is whole
+        "logging_nan_inf_filter": False,  # would hide the losses that stop the run
+    }
+    try:
+        config = getattr(trl, settings.config)(**{**unless_given, **args, **ours, **shards, **more})
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"train.args: {str(error).splitlines()[0]}") from error
+    if config.n_gpu > 1:  # one process trains on one GPU
+        config._n_gpu = 1
+        if settings.devices == "all":
+            say("several GPUs are visible and this process uses one: python -m limo.train uses all")
+    return config
+
+
+def make_job(settings: Training, step: Step, source: Path, tokenizer: Any, tokens: Tokens, shape: Shape) -> Job:
+    """The job, with TRL's configuration."""
+    shards = shard_arguments(settings.sharding)
+    more: dict[str, Any] = {}
+    if settings.config == "SFTConfig":
+        more = {"padding_free": shape.tokens is not None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    config = configure(settings, step.folder / "checkpoints", shape, shards, **more)
+    return Job(settings, step, source, tokenizer, tokens, shape, shards, config)
+
+
+def load_trained_model(job: Job) -> Any:
+    """The model to train, which will stop where a turn ends; the tokenizer gets the token that it pads with.
+
+    Whole 16-bit weights are loaded in float32 where torch's optimizer would update them: at small learning rates most
+    updates are below their rounding. DeepSpeed and FSDP2 keep float32 weights themselves.
+    """
+    from transformers import AutoConfig
+
+    from limo.training.attention import choose_attention
+
+    settings, config, dtype = job.settings, job.config, job.settings.dtype
+    alone = not (config.deepspeed or config.fsdp or settings.lora)
+    half = dtype != "float32" or config.bf16 or config.fp16
+    if alone and dtype != "float32" and (config.bf16 or config.fp16):
+        say(f"weights are kept in float32 while they are trained, and saved in {dtype}")
+        dtype = "float32"
+    packing = job.shape.tokens is not None
+    kind = choose_attention(settings.attention, AutoConfig.from_pretrained(job.source), packing, half)
+    model = load_model(job.source, dtype, attn_implementation=kind, **quantization(settings.quantize))
+    end = turn_end(job.tokenizer)
+    job.tokenizer.pad_token = job.tokenizer.convert_ids_to_tokens(pad_id(job.tokenizer, end))
+    known = model.generation_config.eos_token_id
+    others = known if isinstance(known, list) else [] if known is None else [known]
+    model.generation_config.eos_token_id = [end, *(e for e in others if e != end)]
+    return model
+
+
+def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str, float]] | None = None) -> None:
+    """Train from the last whole checkpoint to the end, and keep model, card and results in the step's folder.
+
+    Args: `make` returns the trainer. `measure` is called with it at the end, by all ranks, and returns more results.
+    Raises Interrupted if SIGTERM ended the training, which is saved.
+    """
+    kind, folder = name_sharding(job.config), job.step.folder
+    last = run_on_main(lambda: _resumable(folder / "checkpoints", kind))
+    trainer = make()
+    stop = add_callbacks(trainer, job, kind)
+    if last:
+        say(f"resuming from {last}")
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
+    if trainer.args.device.type == "cpu":
+        keep_freed_memory()
+    start = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    spent = {"seconds": time.monotonic() - start, "steps_before": steps_in(last)}
+    if stop.stopped:
+        ended = Interrupted(
+            f"stopped by SIGTERM after step {trainer.state.global_step}, which is saved: run the same command again to "
+            "resume"
+        )
+        ended.silent = not is_main()
+        raise ended
+    held = count_bytes(trainer)
+    measured = measure(trainer) if measure else {}
+    save(trainer, job.tokenizer, job.settings, job.source, folder)
+    finish(job.step, job.settings, trainer, job.tokens, spent, held)
+    job.step.results |= measured
+
+
+def _resumable(checkpoints: Path, kind: str) -> Path | None:
+    """The checkpoint to resume from. Raises UserError if the library cannot resume from it here."""
+    last = last_checkpoint(checkpoints)
+    if last:
+        check_resumable(last, world_size(), kind)
+    return last
+
+
+def add_callbacks(trainer: Any, job: Job, kind: str) -> Any:
+    """Add the callbacks; returns the one that records whether SIGTERM ended the training."""
+    from transformers.trainer_callback import PrinterCallback, TrainerCallback
+
+    from limo.training.watch import Bar, Checkpoints
+
+    class Ready(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            check_sharding(trainer, job.shards)
+
+    shape, tokens, args = job.shape, job.tokens, job.settings.args
+    each = f"at most {shape.tokens:,} tokens" if shape.tokens else f"{shape.rows} {tokens.unit}"
+    say(
+        f"devices: {world_size()}, {kind}. A step: {job.settings.global_batch} {tokens.unit}; forward passes on each "
+        f"device: {shape.forwards} of {each}"
+    )
+    trainer.remove_callback(PrinterCallback)  # the bar shows the loss
+    made_with = {"ranks": world_size(), "kind": kind, "weights_only": bool(args.get("save_only_model"))}
+    stop = Checkpoints(args.get("save_total_limit"), **made_with)
+    per_step = sum(tokens.lengths) * job.settings.global_batch / len(tokens.lengths)
+    for callback in (Ready(), Bar(per_step), stop):
+        trainer.add_callback(callback)
+    return stop

@@ -1,0 +1,157 @@
+"""Preference losses: functions of how much more than its reference the policy prefers the chosen completion.
+
+    def my_loss(pairs: PairLogProbs, beta: float, *, tau: float) -> torch.Tensor:  # one value per pair, (pairs,)
+        return logistic(beta * pairs.margin / tau)
+
+A recipe names a loss by its dotted path, `loss: limo.training.preference.dpo`, with its constants where it has some,
+`loss: {_target_: limo.training.preference.discopop, tau: 0.05}`. Any function of this signature works. Below,
+
+    rho = pairs.margin,  x = beta rho,  u = x / tau
+    logistic(x) = log(1 + exp(-x)),  hinge(x) = max(0, 1 - x),  exponential(x) = exp(-x)
+
+DiscoPOP's losses (arXiv 2406.08414) have the paper's names and follow the code that they were found with where the
+paper's text differs. They were found at beta = tau = 0.05, so u = rho. The weights of dbaql, aql and aqfl are
+statistics of the batch: with another batch size per device they are another loss.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_EXPONENT = 30.0  # exponential(x) is linear where -x is larger: exp overflows float32 at 88, its square at 44
+
+
+@dataclass(frozen=True)
+class PairLogProbs:
+    """Log-probabilities of a batch of pairs, each (pairs,), in nats, summed over the tokens of a completion."""
+
+    chosen: "torch.Tensor"  # of the chosen completions, under the policy that is trained
+    rejected: "torch.Tensor"
+    reference_chosen: "torch.Tensor"  # under the reference, which is fixed
+    reference_rejected: "torch.Tensor"
+
+    @property
+    def margin(self) -> "torch.Tensor":
+        """rho (pairs,) in nats: how much more than its reference the policy prefers the chosen completion."""
+        return (self.chosen - self.rejected) - (self.reference_chosen - self.reference_rejected)
+
+
+PairLoss = Callable[[PairLogProbs, float], "torch.Tensor"]  # called with the batch and beta
+
+
+def logistic(x: "torch.Tensor") -> "torch.Tensor":
+    """log(1 + exp(-x)), finite for any x."""
+    import torch
+
+    return torch.nn.functional.softplus(-x)
+
+
+def hinge(x: "torch.Tensor") -> "torch.Tensor":
+    """max(0, 1 - x)."""
+    return (1 - x).relu()
+
+
+def exponential(x: "torch.Tensor") -> "torch.Tensor":
+    """exp(-x), and below x = -30 its tangent there, which is finite."""
+    return (-x.clamp(min=-MAX_EXPONENT)).exp() * (1 - (x + MAX_EXPONENT).clamp(max=0))
+
+
+def dpo(pairs: PairLogProbs, beta: float) -> "torch.Tensor":
+    """logistic(x). DPO: arXiv 2305.18290, eq. 7."""
+    return logistic(beta * pairs.margin)
+
+
+def slic(pairs: PairLogProbs, beta: float) -> "torch.Tensor":
+    """hinge(x). SLiC (arXiv 2305.10425) on the margin over a reference, as in RSO (arXiv 2309.06657)."""
+    return hinge(beta * pairs.margin)
+
+
+def ipo(pairs: PairLogProbs, beta: float) -> "torch.Tensor":
+    """(rho - 1 / (2 beta))^2. IPO: arXiv 2310.12036, eq. 17; TRL's `ipo` takes means over tokens instead of sums."""
+    return (pairs.margin - 1 / (2 * beta)) ** 2
+
+
+def kto_pair(pairs: PairLogProbs, beta: float) -> "torch.Tensor":
+    """Half of sigmoid(beta (z- - c)) + sigmoid(beta (r - z+)): KTO (arXiv 2402.01306, eq. 8) for rows in pairs.
+
+    c and r are the log-ratios of chosen and rejected, z+ and z- the batch means of c and r, at least 0 and without a
+    gradient. This is the mean of the two losses of a pair; the first implementation returned both, (2 pairs,).
+    """
+    c, r = pairs.chosen - pairs.reference_chosen, pairs.rejected - pairs.reference_rejected
+    of_chosen, of_rejected = (ratio.mean().clamp(min=0).detach() for ratio in (c, r))
+    return ((beta * (of_rejected - c)).sigmoid() + (beta * (r - of_chosen)).sigmoid()) / 2
+
+
+def discopop(pairs: PairLogProbs, beta: float, *, tau: float) -> "torch.Tensor":
+    """(1 - sigmoid(u)) logistic(x) + sigmoid(u) exponential(x). LRML, called DiscoPOP: arXiv 2406.08414, section 4.
+
+    Computed as sigmoid(-u) logistic(x) + exp(log sigmoid(u) - x), which is equal and finite. The published expression
+    sigmoid(u) exp(-x) is 0 times infinity where x < -88.7 in float32, for tau < 1.
+
+    At rho = 0, where every pair begins, its slope is positive (+0.039 at beta = tau = 0.05; DPO's is -0.025). The first
+    steps prefer the rejected completion, and so do all steps between its minimum at u = -2.37 and its maximum at
+    u = +1.44. `limo.training.lossplot.examine_loss` reports this for any loss.
+    """
+    import torch
+
+    x = beta * pairs.margin
+    if tau < 1:  # noqa: SIM108 - the exponent below is then at most about 0; with a larger tau it has no bound
+        tail = (torch.nn.functional.logsigmoid(x / tau) - x).exp()
+    else:
+        tail = (x / tau).sigmoid() * exponential(x)
+    return (-x / tau).sigmoid() * logistic(x) + tail
+
+
+def dbaql(pairs: PairLogProbs, beta: float, *, tau: float) -> "torch.Tensor":
+    """v logistic(x / 0.9) + (1 - v) exponential(0.9 x), v = sigmoid(batch variance of u). arXiv 2406.08414."""
+    x = beta * pairs.margin
+    v = _variance(x / tau).sigmoid()
+    return v * logistic(x / 0.9) + (1 - v) * exponential(0.9 * x)
+
+
+def aql(pairs: PairLogProbs, beta: float, *, tau: float) -> "torch.Tensor":
+    """q logistic(x) + (1 - q) hinge(x), q = sigmoid(tau m - x), m = 0.5 + 0.01 (sigmoid(mean u) - 0.5). See dbaql."""
+    x = beta * pairs.margin
+    m = 0.5 + 0.01 * ((x / tau).mean().sigmoid() - 0.5)
+    q = (tau * m - x).sigmoid()
+    return q * logistic(x) + (1 - q) * hinge(x)
+
+
+def aqfl(pairs: PairLogProbs, beta: float, *, tau: float) -> "torch.Tensor":
+    """r logistic(x) + (1 - r) hinge(x), r = sigmoid(0.1 |u - a|). See dbaql.
+
+    a = 0.95 std(u) mean(sigmoid(-u)) + 0.05 sigmoid(mean u). At the first step all u are equal, where the slope of a
+    standard deviation is infinite; here it is 0.
+    """
+    x = beta * pairs.margin
+    u = x / tau
+    a = _variance(u).clamp(min=1e-12).sqrt() * (-u).sigmoid().mean()
+    a = a + 0.05 * (u.mean().sigmoid() - a)
+    r = (0.1 * (u - a).abs()).sigmoid()
+    return r * logistic(x) + (1 - r) * hinge(x)
+
+
+def padll(pairs: PairLogProbs, beta: float) -> "torch.Tensor":
+    """0.9 logistic(x), and half of that where rho < 0. See dbaql."""
+    rho = pairs.margin
+    return 0.9 * (1 - 0.5 * (rho < 0).to(rho)) * logistic(beta * rho)
+
+
+def cell(pairs: PairLogProbs, beta: float) -> "torch.Tensor":
+    """Half of logistic(x) + exponential(x). See dbaql."""
+    x = beta * pairs.margin
+    return 0.5 * logistic(x) + 0.5 * exponential(x)
+
+
+def pfl(pairs: PairLogProbs, beta: float, *, tau: float) -> "torch.Tensor":
+    """0.5 logistic(u) where the policy alone prefers the chosen completion, else 2 hinge(u). See dbaql."""
+    u = beta * pairs.margin / tau
+    return (0.5 * logistic(u)).where(pairs.chosen > pairs.rejected, 2 * hinge(u))
+
+
+def _variance(u: "torch.Tensor") -> "torch.Tensor":
+    """The unbiased variance (); 0 for a single pair."""
+    return u.var() if u.numel() > 1 else u.new_zeros(())

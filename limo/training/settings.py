@@ -1,0 +1,154 @@
+"""The settings of a training: what supervised and preference training share, and what each adds.
+
+    settings = read_settings(Supervised, recipe["train"], "train")
+
+A setting has TRL's, PEFT's or DeepSpeed's own name where one of them has it, and then stands in `args` or `lora`. Named
+here is what those lack. Numbers that decide a result have no default; switches that do nothing unless set have one.
+"""
+
+import difflib
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, get_type_hints
+
+from limo.errors import UserError
+from limo.machine import quiet_deepspeed
+from limo.recipe import validate
+from limo.training.losses import Weighting
+
+Devices = int | Literal["all"]
+DType = Literal["float32", "bfloat16", "float16"]
+ELSEWHERE = {  # arguments of TRL that a recipe sets under another name
+    **{"output_dir": "out", "max_length": "max_length", "seed": "seed", "data_seed": "seed"},
+    **{"gradient_accumulation_steps": "global_batch", "auto_find_batch_size": "pack_tokens"},
+    **{"packing": "pack_tokens", "padding_free": "pack_tokens", "chat_template_path": "chat_template"},
+    **{"deepspeed": "sharding", "fsdp": "sharding", "fsdp_config": "sharding", "model_init_kwargs": "dtype"},
+    **{"loss_type": "loss", "loss_weights": "loss", "label_smoothing": "loss", "f_divergence_type": "loss"},
+    **{"ld_alpha": "loss", "discopop_tau": "loss", "use_weighting": "loss"},
+}
+DECIDED = {  # arguments of TRL whose value follows from what this trainer does
+    *("assistant_only_loss", "completion_only_loss", "dataset_kwargs", "eos_token", "trust_remote_code"),
+    *("resume_from_checkpoint", "ignore_data_skip", "train_sampling_strategy", "shuffle_dataset"),
+    *("dataloader_drop_last", "average_tokens_across_devices", "parallelism_config", "sync_ref_model"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What every training is given."""
+
+    # Names whose values change how fast a run is and not what comes out: it may resume with others
+    speed_only: ClassVar[frozenset[str]] = frozenset({"out", "look", "devices", "attention", "sharding"})
+    speed_only_args: ClassVar[frozenset[str]] = frozenset(
+        {"activation_checkpointing", "activation_offloading", "gradient_checkpointing", "use_liger_kernel"}
+        | {"per_device_eval_batch_size", "dataloader_num_workers"}
+    )
+    config: ClassVar[str]  # the name of TRL's class of arguments
+
+    out: str  # the run's folder
+    model: str  # a folder, a Hub name, or embedded:...
+    data: str  # rows to train on
+    system: str | None  # the system prompt that every prompt must begin with; None does not check it
+    max_length: int  # tokens of prompt and completion together
+    global_batch: int  # rows per optimizer step, over all devices
+    dtype: DType  # of the saved weights
+    seed: int
+    args: dict[str, Any]  # arguments of TRL's own class, under their own names
+    too_long: Literal["drop", "stop"] = "drop"  # rows above max_length are dropped, or stop the run
+    eval_data: str | None = None  # rows whose loss is logged, see args.eval_strategy
+    chat_template: str | None = None  # None is the model's own; or chatml, or a .jinja file
+    lora: dict[str, Any] | None = None  # arguments of peft.LoraConfig; None trains all weights
+    quantize: Literal["nf4"] | None = None  # keeps the frozen weights in four bits (QLoRA); needs lora
+    merge_adapter: bool = True  # also saves the base model with the adapter added to it
+    devices: Devices = "all"  # visible GPUs to use; on CPUs the number of processes
+    sharding: str = "ddp"  # see training/sharding.py
+    attention: str = "auto"  # see training/attention.py
+    keep_checkpoints: bool = False  # after the training is finished
+    look: int = 0  # shows so many rows by their loss mask and trains nothing
+
+    def __post_init__(self) -> None:
+        for key in ("max_length", "global_batch"):
+            if getattr(self, key) < 1:
+                raise UserError(f"train.{key} must be 1 or more, not {getattr(self, key)}")
+        if self.devices != "all" and self.devices < 1:
+            raise UserError(f"train.devices must be a number from 1, or all, not {self.devices}")
+        if self.quantize and not self.lora:
+            raise UserError("train.quantize freezes the weights: give train.lora={r: 16} to train an adapter")
+        if self.quantize and self.sharding not in ("ddp", "zero1", "zero2"):
+            raise UserError(
+                f"train.quantize with train.sharding={self.sharding}: weights in four bits cannot be sharded. Use ddp, "
+                "zero1 or zero2"
+            )
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows in one padded forward pass on one device; TRL's default is 8."""
+        return int(self.args.get("per_device_train_batch_size", 8))
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that decide the result, as plain values: what the manifest keeps and compares."""
+        kept = {key: value for key, value in asdict(self).items() if key not in self.speed_only}
+        return {**kept, "args": {k: v for k, v in self.args.items() if k not in self.speed_only_args}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised(Training):
+    """Supervised fine-tuning on chains: `args` are those of trl.SFTConfig."""
+
+    # A step's loss is a sum over its tokens, so how its chains are grouped into forward passes changes nothing
+    speed_only: ClassVar[frozenset[str]] = Training.speed_only | {"pack_tokens"}
+    speed_only_args: ClassVar[frozenset[str]] = Training.speed_only_args | {"per_device_train_batch_size"}
+    config: ClassVar[str] = "SFTConfig"
+
+    pack_tokens: int | None = None  # tokens of one forward pass, whole chains side by side; None pads instead
+    weighting: Weighting | None = None  # how a row's weight enters the loss, see limo.training.losses.row_weight
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pack_tokens is not None and self.pack_tokens < 1:
+            raise UserError(f"train.pack_tokens must be 1 or more, or null, not {self.pack_tokens}")
+        for key in ("label_smoothing_factor", "router_aux_loss_coef"):
+            if self.weighting and self.args.get(key):
+                raise UserError(f"train.args.{key}: the weighted loss has no such term. Remove it or train.weighting")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference(Training):
+    """Preference training on pairs: `args` are those of trl.DPOConfig, `beta` among them.
+
+    Some losses take means over the pairs of a forward pass, so nothing that changes those counts as speed.
+    """
+
+    speed_only: ClassVar[frozenset[str]] = Training.speed_only - {"devices"}
+    config: ClassVar[str] = "DPOConfig"
+
+    loss: str | dict[str, Any]  # a function as in training/preference.py: its dotted path, or a node with constants
+    warmup: float = 0.0  # the share of steps that DPO's loss takes before `loss`
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.warmup <= 1:
+            raise UserError(f"train.warmup is the share of steps that begin with DPO, from 0 to 1, not {self.warmup}")
+        if self.args.get("router_aux_loss_coef"):
+            raise UserError("train.args.router_aux_loss_coef: preference losses have no such term. Remove it")
+
+
+def check_args(args: Mapping[str, Any], config: str) -> None:
+    """Raise UserError for an argument that TRL's class does not have, of another type, or that is set elsewhere."""
+    quiet_deepspeed()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs about kernels that are not installed
+    import trl
+
+    kind = getattr(trl, config)
+    known, hints = {f.name for f in fields(kind)}, get_type_hints(kind)
+    for key, value in args.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise UserError(f"train.args.{key} is not an argument of trl.{config}{hint}")
+        if key in ELSEWHERE and not (key == "loss_type" and config == "SFTConfig"):
+            raise UserError(f"train.args.{key}: set train.{ELSEWHERE[key]} instead")
+        if key in DECIDED:
+            raise UserError(f"train.args.{key} cannot be set: this trainer decides it")
+        validate(hints[key], value, f"train.args.{key}")

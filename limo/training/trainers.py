@@ -1,0 +1,257 @@
+"""TRL's trainers with the toolkit's losses: which rows form a batch, and how the loss is computed from it.
+
+`ChainTrainer` is SFTTrainer with row weights and with steps from `training/batches.py`. `PairTrainer` is DPOTrainer
+with any pair loss. Both give the same loss and gradients however a step is split over forward passes and ranks, stop at
+the first loss or gradient norm that is not finite, and never save weights that are not.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers.trainer_pt_utils import BatchRebalanceSampler
+from trl import DPOTrainer, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from limo.errors import UserError
+from limo.machine import is_main, rank, world_size
+from limo.training.batches import Shape, split_epoch, split_step
+from limo.training.launch import any_rank
+from limo.training.losses import loss_positions, token_log_probs, token_loss, weighted_loss
+from limo.training.preference import PairLogProbs, PairLoss
+from limo.training.settings import Supervised
+
+SMALL = 4096  # positions times rows whose logits may be held at once on a CPU (800 MB at a vocabulary of 50,000)
+
+
+class Steps(BatchRebalanceSampler):  # type: ignore[misc]
+    """The forward passes of this rank, step by step; transformers uses a sampler of this class as a batch sampler.
+
+    `seen` returns the optimizer steps that are done, from which the epoch follows, so that a resumed run has the order
+    of one that was not stopped. Index `len(lengths)` is the row without labels.
+    """
+
+    def __init__(self, settings: Supervised, lengths: Sequence[int], shape: Shape, seen: Callable[[], int]) -> None:
+        self.settings, self.lengths, self.shape, self.seen = settings, lengths, shape, seen
+        self.steps = -(-len(lengths) // settings.global_batch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch = self.seen() // self.steps
+        for step in split_epoch(len(self.lengths), self.settings.global_batch, self.settings.seed, epoch):
+            for groups in split_step(step, self.lengths, world_size(), self.shape):
+                yield groups[rank()] or [len(self.lengths)]
+
+    def __len__(self) -> int:
+        return self.steps * self.shape.forwards
+
+
+class Collator(DataCollatorForLanguageModeling):  # type: ignore[misc]
+    """TRL's batches with the weight of every token and the share of the weighted loss's divisor."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """One padded or packed batch of rows with input_ids, labels and, for a weighted loss, weight and share."""
+        batch: dict[str, Any] = super().torch_call(examples)
+        if "weight" not in examples[0]:
+            return batch
+        weights = [torch.full((len(row["input_ids"]),), float(row["weight"])) for row in examples]
+        if self.padding_free:
+            weights = [torch.cat(weights)]
+        length = batch["labels"].shape[1]
+        batch["token_weights"] = torch.stack([torch.nn.functional.pad(w, (0, length - len(w))) for w in weights])
+        batch["share"] = torch.tensor(float(sum(row["share"] for row in examples)))
+        return batch
+
+
+def check_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Raise UserError if a weight is not a finite number: such a model is never saved."""
+    for name, weight in weights:
+        if not bool(weight.isfinite().all()):
+            raise UserError(
+                f"training diverged: the weights {name} are not finite, so nothing is saved. Lower "
+                "train.args.learning_rate"
+            )
+
+
+class FiniteTrainer:
+    """What both trainers check about steps and checkpoints; a base class before TRL's trainer."""
+
+    args: Any
+    state: Any
+    control: Any
+    model: Any
+    accelerator: Any
+    finite = True  # the losses of this step on this rank
+
+    def _run_epoch(self, *args: Any, **rest: Any) -> None:
+        """Nothing after the last step: transformers would do one more when it resumes from that step's checkpoint."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **rest)  # type: ignore[misc]
+
+    def training_step(self, *args: Any, **rest: Any) -> Any:
+        """TRL's forward and backward pass; notes whether the loss is finite."""
+        loss = super().training_step(*args, **rest)  # type: ignore[misc]
+        self.finite = self.finite and bool(loss.isfinite().all())
+        return loss
+
+    def _get_grad_norm(self, *args: Any, **rest: Any) -> Any:
+        """The gradient norm, once in each step. Raises UserError on all ranks if it or a loss is not finite.
+
+        Under fp16 a gradient that overflows is usual: its step is skipped and the loss scale lowered.
+        """
+        norm = super()._get_grad_norm(*args, **rest)  # type: ignore[misc]
+        fault = "the loss" if any_rank(not self.finite) else ""
+        if not fault and norm is not None and not self.args.fp16 and not math.isfinite(float(norm)):
+            fault = "the gradient norm"
+        if fault:
+            error = UserError(
+                f"training diverged: {fault} of step {self.state.global_step + 1} is not finite. Lower "
+                f"train.args.learning_rate ({self.args.learning_rate:g}) or lengthen train.args.warmup_steps, and give "
+                "the run a new name="
+            )
+            error.silent = not is_main()
+            raise error
+        return norm
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """TRL's, of finite weights only."""
+        trained = ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+        check_finite(trained if state_dict is None else state_dict.items())
+        super()._save(output_dir, state_dict)  # type: ignore[misc]
+
+
+class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer whose steps hold the same chains on any number of devices, with an optional weight for each row."""
+
+    steps: Callable[[Callable[[], int]], Steps]  # set before training
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.steps(lambda: int(self.state.global_step))
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns += [c for c in ("weight", "share") if c not in self._signature_columns]
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **rest: Any) -> Any:
+        """TRL's, with a loss that is the mean over all loss tokens, whatever the batches and ranks."""
+        self._held_out = torch.zeros(2, dtype=torch.float64)
+        out = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **rest)
+        summed = self.accelerator.reduce(self._held_out.to(self.args.device, torch.float32), "sum").tolist()
+        if f"{metric_key_prefix}_loss" in out.metrics and summed[1]:
+            out.metrics[f"{metric_key_prefix}_loss"] = summed[0] / summed[1]
+        return out
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **rest: Any) -> Any:
+        """TRL's; rows that were repeated to fill the last batch of a rank do not count."""
+        state = self.accelerator.gradient_state
+        if state.end_of_dataloader and state.remainder > 0:
+            rows = self.args.eval_batch_size
+            own = min(max(state.remainder - self.accelerator.process_index * rows, 0), rows)
+            labels = inputs["labels"] = inputs["labels"].clone()
+            if "position_ids" in inputs and len(labels) == 1:  # packed
+                starts = [*(inputs["position_ids"][0] == 0).nonzero()[:, 0].tolist(), labels.shape[1]]
+                labels[:, starts[min(own, len(starts) - 1)] :] = -100
+            else:
+                labels[own:] = -100
+        result = super().prediction_step(model, inputs, *args, **rest)
+        tokens = int((inputs["labels"][:, 1:] != -100).sum()) if "labels" in inputs else 0
+        if tokens and result[0] is not None:
+            self._held_out += torch.tensor([float(result[0]) * tokens, tokens], dtype=torch.float64)
+        return result
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """What the step's loss is divided by: its loss tokens, or the sum of the rows' shares."""
+        if not batch_samples or "share" not in batch_samples[0]:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        total = sum(batch["share"] for batch in batch_samples).to(device)
+        return self.accelerator.gather(total).sum() if self.args.world_size > 1 else total
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's loss, weighted where rows have weights. On one CPU it is computed at loss tokens only.
+
+        On GPUs TRL projects only loss tokens to the vocabulary. On CPUs it scores every position tile by tile, which
+        makes a step on short chains twice as slow; `training/attention.py` has the figures. The loss is the same.
+        """
+        weights, share = inputs.pop("token_weights", None), inputs.pop("share", None)
+        positions = None if return_outputs else self._loss_positions(model, inputs["labels"])
+        if weights is None and positions is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs["labels"]
+        if positions is None:
+            log_probs = model(**{**inputs, "use_cache": False}, fused_lm_head=True).log_probs
+            positions = torch.arange(log_probs.shape[1], device=labels.device)
+        else:
+            rest = {key: value for key, value in inputs.items() if key != "labels"}
+            logits = model(**rest, use_cache=False, logits_to_keep=positions).logits
+            log_probs = token_log_probs(logits, labels[:, positions + 1])
+        whole = share if share is not None else (labels[:, 1:] != -100).sum()
+        loss = weighted_loss(
+            token_loss(log_probs, self.args.loss_type),
+            None if weights is None else weights[:, positions + 1],
+            whole if num_items_in_batch is None else num_items_in_batch,
+        )
+        # The divisor counts the tokens of all ranks, whose gradients are averaged
+        spread = self.args.average_tokens_across_devices and num_items_in_batch is not None
+        return loss * self.accelerator.num_processes if spread else loss
+
+    def _loss_positions(self, model: Any, labels: torch.Tensor) -> torch.Tensor | None:
+        """The positions to project, where that is cheaper than TRL's way and gives the same; otherwise None."""
+        # TRL gathers metrics from all ranks, so these must not choose differently
+        special = self.label_smoother is not None or self.aux_loss_enabled or self.accelerator.num_processes > 1
+        positions = loss_positions(labels)
+        if labels.device.type != "cpu" or special or len(positions) * len(labels) > SMALL:
+            return None
+        inner = self.accelerator.unwrap_model(model)
+        inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+        known = "logits_to_keep" in inspect.signature(type(inner).forward).parameters
+        return (positions if len(positions) else torch.zeros(1, dtype=torch.long)) if known else None
+
+
+class PairTrainer(FiniteTrainer, DPOTrainer):  # type: ignore[misc]
+    """DPOTrainer whose loss is `pair_loss(pairs, beta)`, one value per pair (`training/preference.py`)."""
+
+    def __init__(
+        self, *args: Any, pair_loss: PairLoss, warm_loss: PairLoss | None = None, warm_steps: int = 0, **rest: Any
+    ) -> None:
+        """The first `warm_steps` optimizer steps take `warm_loss`."""
+        self.held_out = list[list[float]]()  # rewards of chosen and rejected of each pair evaluated, in their order
+        self.pair_loss, self.warm_loss, self.warm_steps = pair_loss, warm_loss, warm_steps
+        super().__init__(*args, **rest)
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **rest: Any) -> Any:
+        """Rows that have token ids already stay as they are."""
+        return dataset if "prompt_ids" in dataset.column_names else super()._prepare_dataset(dataset, *args, **rest)
+
+    def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False) -> Any:
+        """The mean of the pairs' losses, with TRL's own metrics of margins and accuracy."""
+        ours = {"completion_mask", "ref_chosen_logps", "ref_rejected_logps"}
+        batch = {key: value for key, value in inputs.items() if key not in ours}
+        mask = inputs["completion_mask"]
+        labels = inputs["input_ids"].masked_fill(mask == 0, -100)
+        out = model(**{**batch, "use_cache": False}, labels=labels, fused_lm_head=True)
+        chosen, rejected = out.log_probs.sum(1).chunk(2)
+        if self.precompute_ref_logps:
+            reference = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+        else:
+            reference = self.compute_ref_log_probs(self.ref_model if self.ref_model is not None else self.model, inputs)
+        warm = self.model.training and self.state.global_step < self.warm_steps
+        pair_loss = self.warm_loss if warm and self.warm_loss else self.pair_loss
+        losses = pair_loss(PairLogProbs(chosen, rejected, *reference), self.beta)
+        assert losses.shape == chosen.shape, f"a preference loss returns one value per pair, not {tuple(losses.shape)}"
+        self._note(chosen.detach() - reference[0], rejected.detach() - reference[1])
+        return (losses.mean(), out) if return_outputs else losses.mean()
+
+    def _note(self, chosen: torch.Tensor, rejected: torch.Tensor) -> None:
+        rewards = self.accelerator.gather_for_metrics(self.beta * torch.stack([chosen, rejected], 1))
+        notes = self._metrics["train" if self.model.training else "eval"]
+        if not self.model.training:
+            self.held_out += rewards.float().tolist()
+        notes["rewards/chosen"].append(rewards[:, 0].mean().item())
+        notes["rewards/rejected"].append(rewards[:, 1].mean().item())
+        notes["rewards/margins"].append((rewards[:, 0] - rewards[:, 1]).mean().item())
+        notes["rewards/accuracies"].append((rewards[:, 0] > rewards[:, 1]).float().mean().item())

@@ -1,0 +1,94 @@
+"""What happens beside training: the bar, checkpoints marked as whole, SIGTERM, and what the log keeps."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from limo.machine import is_main
+from limo.progress import progress, say
+from limo.training.checkpoints import list_checkpoints, mark_whole, remove
+from limo.training.launch import any_rank, wait
+
+
+class Bar(TrainerCallback):  # type: ignore[misc]
+    """Steps, rate, time left, loss and tokens per second; the last goes into the log as well."""
+
+    def __init__(self, tokens_per_step: float) -> None:
+        self.tokens_per_step, self.note = tokens_per_step, ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Open the bar."""
+        self.stack = contextlib.ExitStack()
+        self.advance = self.stack.enter_context(progress("training", state.max_steps - state.global_step, "step"))
+        self.logged = (time.monotonic(), state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
+        """Note the loss, and add the speed since the last log to the log."""
+        if not logs or "loss" not in logs:
+            return
+        now, (then, before) = time.monotonic(), self.logged
+        rate = self.tokens_per_step * (state.global_step - before) / max(now - then, 1e-9)
+        self.logged = (now, state.global_step)
+        state.log_history[-1]["tokens_per_second"] = round(rate, 1)
+        self.note = f"loss {float(logs['loss']):.4f}, {rate:,.0f} tokens/s"
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Advance by one step."""
+        self.advance(1, self.note)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close the bar."""
+        self.stack.close()
+
+
+class Checkpoints(TrainerCallback):  # type: ignore[misc]
+    """Marks a checkpoint as whole once every rank has written its part, and only then removes older ones.
+
+    On SIGTERM, as Slurm sends it, the step is finished and saved and the training stops. Ranks agree on that step.
+    """
+
+    def __init__(self, limit: int | None, **made_with: Any) -> None:
+        self.limit, self.made_with = limit, made_with
+        self.asked = self.stopped = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Handle SIGTERM, where Python allows it."""
+        main = threading.current_thread() is threading.main_thread()
+        self.before = signal.signal(signal.SIGTERM, self._ask) if main else None
+
+    def _ask(self, *_: Any) -> None:
+        if not self.asked:
+            say("SIGTERM: saving after this step, then stopping")
+        self.asked = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save and stop if any rank was asked to."""
+        if any_rank(self.asked) and state.global_step < state.max_steps:
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Do not save or evaluate a second time because the epoch ends with the step."""
+        if self.stopped:
+            control.should_save = control.should_evaluate = control.should_log = False
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Mark the checkpoint, then remove those above the limit; the best one, which transformers loads, stays."""
+        wait()
+        if is_main():
+            folder = Path(args.output_dir)
+            mark_whole(folder / f"checkpoint-{state.global_step}", **self.made_with)
+            best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
+            for path in [p for p in list_checkpoints(folder) if p.name != best][self.limit :] if self.limit else ():
+                remove(path)
+        wait()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Handle SIGTERM as before."""
+        if self.before is not None:
+            signal.signal(signal.SIGTERM, self.before)
