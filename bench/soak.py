@@ -26,7 +26,7 @@ from pathlib import Path
 from limo.data import chat
 from limo.engines.ledger import Cached, open_ledger
 from limo.engines.protocol import Completion, Prompt, Request, Sampling, Take, stream
-from limo.ledgers import check
+from limo.ledgers import salvage
 from limo.progress import clock
 
 SAMPLES = 2  # of each prompt
@@ -94,7 +94,8 @@ def soak(folder: Path, restarts: int, seconds: float, prompts: int, longest: flo
             found.finished += 1
         else:
             found.broken.append(f"restart {found.restarts} ended with {process.returncode}: {said[-300:]}")
-        found.broken += [f"after restart {found.restarts}: {wrong}" for wrong in check(folder / "samples")]
+        _, damaged = salvage(folder / "salvaged", [folder / "samples"])
+        found.broken += [f"after restart {found.restarts}: {damaged} samples are damaged"] * bool(damaged)
     return found
 
 

@@ -18,7 +18,7 @@ from limo.data import chat
 from limo.engines.ledger import Cached, set_budget, spent, within_budget
 from limo.engines.protocol import Completion, Request, Sampling, Scripted, sample, taker
 from limo.errors import UserError
-from limo.ledgers import check, holdings, merge, salvage
+from limo.ledgers import list_models, salvage
 from tests.conftest import ROOT
 
 GREEDY = Sampling(n=1, temperature=0, top_p=1, max_tokens=12, seed=0)
@@ -79,7 +79,7 @@ def test_the_same_sample_asked_for_twice_at_once_is_drawn_once(tmp_path: Path) -
 def test_a_file_that_is_no_ledger_gets_one_line(tmp_path: Path, run: Callable[..., CompletedProcess[str]]) -> None:
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "x.sqlite").write_text("not a database, but long enough to be looked at" * 50)
-    for command in (("limo.ledgers",), ("limo.ledgers", "check"), ("curation.run", "recipe=demo", f"runs={tmp_path}")):
+    for command in (("limo.ledgers",), ("curation.run", "recipe=demo", f"runs={tmp_path}")):
         done = run(*command, LIMO_CACHE=str(tmp_path))
         assert done.returncode == 2 and done.stderr.startswith("error: ") and "x.sqlite" in done.stderr, done.stderr
 
@@ -110,21 +110,22 @@ def test_ledgers_of_two_machines_become_one(tmp_path: Path, run: Callable[..., C
     sample(Cached(Scripted(lambda q, i: f"{q} here"), here), [chat("a"), chat("b")], GREEDY)
     sample(Cached(Scripted(lambda q, i: f"{q} there"), there), [chat("b"), chat("c")], GREEDY)
     sample(Cached(Scripted(lambda q, i: "x", "other"), there), [chat("a")], GREEDY)
-    assert merge(here, [there]) == (2, 1), "two are new, one that both have differs"
+    assert salvage(here, [there]) == (2, 0), "two are new"
     nobody = Scripted(lambda q, i: 1 / 0)  # type: ignore[arg-type, return-value]
     known = sample(Cached(nobody, here), [chat("a"), chat("b"), chat("c")], GREEDY)
     assert [c.text for (c,) in known] == ["a here", "b here", "c there"]
-    assert merge(here, [there]) == (0, 1), "a merge twice adds nothing"
-    assert [(h.model, h.samples) for h in holdings(here)] in (
-        [("scripted", 3), ("other", 1)],
-        [("other", 1), ("scripted", 3)],
-    )
-    done = run("limo.ledgers", "merge", str(there), "--into", str(tmp_path / "new"))
+    assert salvage(here, [there]) == (0, 0), "the second time adds nothing"
+    assert sorted(row[:2] for row in list_models(here).rows) == [["other", "1"], ["scripted", "3"]]
+    done = run("limo.ledgers", "salvage", str(there), "--into", str(tmp_path / "new"))
     assert done.returncode == 0 and done.stdout.startswith("3 samples added"), done.stderr
     assert "scripted" in run("limo.ledgers", "--into", str(tmp_path / "new")).stdout
-    for wrong, said in ((str(tmp_path / "no"), "no ledger in"), (__file__, "is not a readable ledger")):
-        refused = run("limo.ledgers", "merge", wrong)
+    for wrong, said in ((str(tmp_path / "no"), "no ledger in"), (__file__, "nothing can be read")):
+        refused = run("limo.ledgers", "salvage", wrong)
         assert refused.returncode == 2 and said in refused.stderr and refused.stderr.count("\n") == 1, refused.stderr
+
+
+def damaged_rows(folder: Path) -> int:
+    return salvage(folder.with_name(f"{folder.name}-checked"), [folder])[1]
 
 
 def fill(folder: Path, count: int) -> Path:
@@ -136,14 +137,16 @@ def fill(folder: Path, count: int) -> Path:
 
 def test_a_changed_row_is_found_and_left_out(tmp_path: Path) -> None:
     path = fill(tmp_path / "a", 20)
-    assert check(tmp_path / "a") == []
+    assert damaged_rows(tmp_path / "a") == 0
     with sqlite3.connect(path) as store:
         store.execute("UPDATE completion SET tokens = 1000 WHERE name IN (SELECT name FROM completion LIMIT 5)")
-    assert len(check(tmp_path / "a")) == 5
+    assert damaged_rows(tmp_path / "a") == 5
     with pytest.raises(UserError, match="salvage"):
         sample(Cached(Scripted(lambda q, i: q), tmp_path / "a"), [chat(str(i)) for i in range(20)], GREEDY)
     assert salvage(tmp_path / "b", [path]) == (15, 5)
-    assert check(tmp_path / "b") == [] and salvage(tmp_path / "b", [path]) == (0, 5)
+    assert damaged_rows(tmp_path / "b") == 0 and salvage(tmp_path / "b", [path]) == (0, 5)
+    assert salvage(tmp_path / "a", [path]) == (15, 5) and path.with_suffix(".damaged").exists()
+    assert damaged_rows(tmp_path / "a") == 0, "the folder's own file was replaced"
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -166,7 +169,7 @@ def test_a_damaged_file_is_one_line_and_its_whole_rows_are_salvaged(seed: int, t
     except UserError as error:
         assert "nothing can be read" in str(error) or "no ledger" in str(error)
         return
-    assert check(tmp_path / "b") == [] and (added > 100 or seed % 2 == 0), added
+    assert damaged_rows(tmp_path / "b") == 0 and (added > 100 or seed % 2 == 0), added
     inner = Scripted(lambda q, i: q * 50)
     done = sample(Cached(inner, tmp_path / "b"), prompts, GREEDY)
     assert [c.text for (c,) in done] == [str(i) * 50 for i in range(400)] and len(inner.asked) == 400 - added

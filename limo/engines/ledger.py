@@ -8,7 +8,7 @@ from 4 to 32 attempts pays for 28, and a larger `max_tokens` pays only for sampl
 nothing of a run, a pool or a grader: rows may be added and reordered, and a better grader judges what is there.
 
 There is one SQLite file per model, shared by the processes of one machine. What one of them is sampling the others
-wait for instead of paying for it again. `limo ledgers` shows, checks, merges and salvages these files.
+wait for instead of paying for it again. `limo ledgers` lists and salvages these files.
 """
 
 import fcntl
