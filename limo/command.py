@@ -60,7 +60,7 @@ class _Run:
     debug: bool
     begun: bool = False  # a recipe was composed, so what goes wrong is not a matter of the command line
     failed: list[Exception] = field(default_factory=list)
-    jobs: list[tuple[str, str, str, float]] = field(default_factory=list)  # name, outcome, metric, seconds
+    jobs: list[tuple[str, str, str, str]] = field(default_factory=list)  # name, outcome, metric, time
 
     def start(self) -> None:
         import hydra
@@ -82,27 +82,22 @@ class _Run:
 
         self.begun = True
         settings = HydraConfig.get()
+        if settings.mode == RunMode.MULTIRUN:
+            return self._run_in_sweep(config, settings)
         try:
-            if settings.mode == RunMode.MULTIRUN:
-                return self._run_in_sweep(config, settings)
             recipe = resolve_config(config)
-            _refuse_unread(settings.overrides.task)
-            _refuse_empty(settings.overrides.task, recipe)
+            _refuse_without_effect(settings.overrides.task, recipe)
             if not self.debug:  # processes started from here are commands of their own
                 os.environ.pop("HYDRA_FULL_ERROR", None)
-            self._run_section(recipe, _arguments(settings))
-        except Exception as error:
-            if settings.mode == RunMode.MULTIRUN:
-                raise
+            section = check_section(recipe, self.section)
+            code = self.in_processes(section, _arguments(settings)) if self.in_processes else None
+            if code:
+                sys.exit(code)
+            if code is None:
+                run_section(recipe, self.section)
+        except Exception as error:  # noqa: BLE001 - raised by `start`, outside of Hydra, which would print it
             self.failed.append(error)
         return None
-
-    def _run_section(self, recipe: Mapping[str, Any], arguments: Sequence[str]) -> None:
-        code = self.in_processes(check_section(recipe, self.section), arguments) if self.in_processes else None
-        if code:
-            sys.exit(code)
-        if code is None:
-            run_section(recipe, self.section)
 
     def _run_in_sweep(self, config: Any, settings: Any) -> float | None:
         """One job of a sweep as a process of its own: its memory is freed, and its folder is its own."""
@@ -113,25 +108,24 @@ class _Run:
         environment = {k: v for k, v in os.environ.items() if self.debug or k != "HYDRA_FULL_ERROR"}
         begun = time.monotonic()
         call = [sys.executable, "-m", self.module, *_arguments(settings), f"out='{out}'"]
-        done = subprocess.run(call, env=environment)
-        metric, outcome = None, f"failed ({done.returncode})" if done.returncode else "done"
+        code = subprocess.run(call, env=environment).returncode
+        metric, outcome = None, f"failed ({code})" if code else "done"
         try:
-            if done.returncode:
-                raise UserError(f"a job of the sweep failed: '{name}' (exit code {done.returncode})")
+            if code:
+                raise UserError(f"a job of the sweep failed: '{name}' (exit code {code})")
             metric = read_results(out, recipe["metric"]) if recipe.get("metric") else None
         except UserError as error:
             self.failed.append(error)
-        self.jobs.append((name, outcome, "" if metric is None else f"{metric:g}", time.monotonic() - begun))
-        return math.nan if done.returncode else metric
+        self.jobs.append((name, outcome, "" if metric is None else f"{metric:g}", clock(time.monotonic() - begun)))
+        return math.nan if code else metric
 
     def _print_jobs(self) -> None:
         from rich.console import Console
-        from rich.table import Table
 
-        table = Table("job", "outcome", "metric", "time", title=f"{len(self.jobs)} jobs", title_justify="left")
-        for name, outcome, metric, seconds in self.jobs:
-            table.add_row(name, outcome, metric, clock(seconds))
-        Console(stderr=True, soft_wrap=True).print(table)
+        from limo.tables import Table, print_table
+
+        table = Table(("job", "outcome", "metric", "time"), self.jobs, title=f"{len(self.jobs)} jobs")
+        print_table(table, Console(stderr=True, soft_wrap=True))
 
 
 def _swept(overrides: Sequence[str]) -> list[str]:
@@ -153,23 +147,19 @@ def _arguments(settings: Any) -> list[str]:
     return [*(part for folder in added for part in ("--config-dir", folder)), *settings.overrides.task]
 
 
-def _refuse_unread(overrides: Sequence[str]) -> None:
-    """Raise UserError for a key that `+` would add beside the recipe's sections, where nothing reads it."""
-    for key in (override.partition("=")[0] for override in overrides):
+def _refuse_without_effect(overrides: Sequence[str], recipe: Mapping[str, Any]) -> None:
+    """Raise UserError for `+key=value` beside the sections, which nothing reads, and `key={}`, which Hydra merges."""
+    for override in overrides:
+        key, _, value = override.partition("=")
         name = key.lstrip("+")
         if key.startswith("+") and not any(sign in name for sign in "./@") and not (RECIPES / name).is_dir():
             known = _known_keys()
             if known and name not in known:
                 raise UserError(f"nothing reads a key '{name}' beside the recipe's sections{_nearest(name)}")
-
-
-def _refuse_empty(overrides: Sequence[str], recipe: Mapping[str, Any]) -> None:
-    """Raise UserError for `key={}` over a mapping that is not empty: Hydra merges the two, and nothing changes."""
-    for key in (override.partition("=")[0] for override in overrides if override.replace(" ", "").endswith("={}")):
         found: Any = recipe
-        for part in key.split("."):
+        for part in key.split(".") if value.replace(" ", "") == "{}" else ():
             found = found.get(part) if isinstance(found, Mapping) else None
-        if isinstance(found, Mapping) and found:
+        if found and found is not recipe and isinstance(found, Mapping):
             raise UserError(
                 f"{key}={{}} changes nothing, since mappings are merged: remove a key with ~{key}.{next(iter(found))}"
             )
@@ -199,9 +189,7 @@ def _explain(error: Exception, begun: bool) -> UserError | None:
             return error
         case RuntimeError() if world_size() > 1 and any(sign in text for sign in LOST_RANK):
             return UserError("another rank is gone; its error is printed above. Finished checkpoints are kept")
-        case _ if any(sign in text for sign in FULL) or (
-            isinstance(error, sqlite3.OperationalError) and "full" in text
-        ):
+        case _ if any(sign in text for sign in FULL):
             return explain_os_error(OSError(28, "No space left on device"))
         case HydraException() | OmegaConfBaseException():
             return UserError(_explain_composition(error))
@@ -259,12 +247,12 @@ def _keys(value: Any, where: str = "") -> Iterator[str]:
 
 
 def _nearest(key: str) -> str:
-    """The key that was meant: one beside a misspelt one, or of that very name elsewhere, or like it further down."""
+    """The known key that was meant: of the same name elsewhere, or of a similar one, best with the same beginning."""
     known = sorted(_known_keys(), key=lambda k: k.count("."))
     parent, _, name = key.rpartition(".")
-    beside = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
+    near = [k for k in known if parent and k.startswith(f"{parent}.")]
+    names = {k.rpartition(".")[2]: k for k in reversed([*near, *known])}
     same = [k for k in known if k.rpartition(".")[2] == name]
-    below = {k.rpartition(".")[2]: k for k in known if k.startswith(f"{parent}.")} if parent else {}
-    close = [where[found] for where in (beside, below) for found in difflib.get_close_matches(name, where, 1)]
-    meant = next((k for k in [*close[:1], *same, *close[1:]] if k != key), "")
+    close = [names[found] for found in difflib.get_close_matches(name, {k.rpartition(".")[2] for k in near}, 1)]
+    meant = next((k for k in [*close, *same] if k != key), "")
     return f" (did you mean '{meant}'?)" if meant else ""
