@@ -3,17 +3,73 @@ r"""The final answer that a completion gives, as it wrote it.
     extract("... so it is \\boxed{5}, as \\boxed{5} shows.")  ->  "5"
 
 What marks an answer beyond doubt comes first (a box, `####`), then "the answer is", then the last thing said. Text
-inside an unfinished `<think>` is no answer: the model had not begun to give one.
+inside an unfinished `<think>` is no answer: the model had not begun to give one. Text after the end of the turn, or of
+a next turn that the model made up, is not the model's answer either.
 """
 
 import re
+from collections.abc import Iterator
 
-from eval.grader.reader import FUNCTIONS
+from eval.grader.expression import Group, Quantity, Words, walk
+from eval.grader.numerals import Unreadable
+from eval.grader.reader import read
 from eval.grader.scanner import MAX_LENGTH
+from eval.grader.spelling import normalise
 from eval.grader.units import may_be_said
 from limo.marks import Box, after_hashes, boxed
 
 TAIL = 20_000  # characters of a completion's end in which an unmarked answer is looked for
+LINE = 400  # characters of a line or sentence that is searched as one
+
+# -- where the answer can be
+
+
+def final_part(text: str) -> str:
+    """What follows the thinking, up to the end of the turn; nothing if the thinking is unfinished."""
+    return _this_turn(after_thinking(text))
+
+
+def after_thinking(text: str) -> str:
+    """What follows the thinking, all of it if there is none, nothing if it is unfinished."""
+    if "think>" not in text:
+        return text
+    _, closed, after = text.rpartition("</think>")
+    if "<think>" in after:
+        return ""
+    return after if closed else text
+
+
+_TOKEN = r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]"
+_LEADING_TOKENS = re.compile(rf"\s*(?:(?:{_TOKEN})\s*(?:assistant\s*(?=\n|<))?)+")
+_NEXT_TURN = re.compile(
+    rf"{_TOKEN}|\n\s*(?:\#+\s*)?(?:Human|User|USER|Instruction)\s*:|\n\#+\s*(?:Instruction|Human|User)\b"
+)
+_NEXT_PROBLEM = re.compile(r"\n\s*\n\s*(?:Problem|Question|Q|Input|题目|问题)\s*\d*\s*[:：.]")
+
+
+def _this_turn(text: str) -> str:
+    """The text up to a token that ends the turn, a made-up turn of the user, or the next problem after an answer."""
+    if "<" in text or "[" in text:
+        leading = _LEADING_TOKENS.match(text)
+        text = text[leading.end() :] if leading else text
+    found = _NEXT_TURN.search(text)
+    if found and text[: found.start()].strip():
+        text = text[: found.start()]
+    for found in _NEXT_PROBLEM.finditer(text):
+        before = text[: found.start()]
+        if "\\boxed" in before or "####" in before or _ANNOUNCED.search(before):
+            return before
+    return text
+
+
+def _tagged(text: str) -> str | None:
+    if "</answer>" not in text:
+        return None
+    inside = text.rpartition("</answer>")[0].rpartition("<answer>")
+    return inside[2].strip() if inside[1] else None
+
+
+# -- the answer
 
 
 def extract(text: str) -> str | None:
@@ -22,8 +78,8 @@ def extract(text: str) -> str | None:
     In this order: what `explicit` finds; what follows "the answer is"; all of an `<answer>`; a completion that is one
     bare expression; the formula, letter or number that the last line ends with; the last number.
     """
-    text = after_thinking(text)
-    stated = explicit(text)
+    text = final_part(text)
+    stated = _marked(text)
     if stated is not None:
         return stated or None
     tagged = _tagged(text)
@@ -43,7 +99,10 @@ def explicit(text: str) -> str | None:
     separator or a name between them are several answers, or a hedge; a sign, a percent sign or a unit that touches the
     box belongs to it. Empty if it is empty; None if there is none.
     """
-    text = after_thinking(text)
+    return _marked(final_part(text))
+
+
+def _marked(text: str) -> str | None:
     tagged = _tagged(text)
     text = text if tagged is None else tagged
     boxes = boxed(text)
@@ -53,23 +112,6 @@ def explicit(text: str) -> str | None:
     return found if found is None else found[: MAX_LENGTH + 1]
 
 
-def after_thinking(text: str) -> str:
-    """What follows the thinking, all of it if there is none, nothing if it is unfinished."""
-    if "think>" not in text:
-        return text
-    _, closed, after = text.rpartition("</think>")
-    if "<think>" in after:
-        return ""
-    return after if closed else text
-
-
-def _tagged(text: str) -> str | None:
-    if "</answer>" not in text:
-        return None
-    inside = text.rpartition("</answer>")[0].rpartition("<answer>")
-    return inside[2].strip() if inside[1] else None
-
-
 # What may stand between boxes that belong together: separators, the name of the next one, and marks of math
 _CONNECTING = re.compile(
     r"\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\\q?quad|\\[()\[\],;! ]|\b(?:and|or|maybe|perhaps|possibly|vs|versus)\b"
@@ -77,10 +119,12 @@ _CONNECTING = re.compile(
 )
 _SEPARATING = re.compile(r"[,;+&]|\b(?:and|or|vs|versus)\b")
 _NAMED = re.compile(r"([a-zA-Z](?:_\{?\w{1,3}\}?)?) ?= ?\$?$")
-# What touches a box and belongs to it
-_BEFORE = re.compile(r"(?:(?<=[=\s$(\[{,:])|^)(-\s*|\d+(?:\.\d+)?\s*|\\frac\s*\{\s*|\\sqrt\s*\{\s*)$")
+# What touches a box and belongs to it: a factor without a space, a sign behind an opening or a relation
+_BEFORE = re.compile(
+    r"(?:(?<=[=$(\[{,:\s])|^)(\d+(?:\.\d+)?|-|\\frac\s*\{|\\sqrt\s*\{)\Z|(?:[=$(:]|^)[ \t]*(-)[ \t]\Z"
+)
 _BEHIND = re.compile(
-    r"\s*(?:\\?%|\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\s*-?\d+\s*\}?"
+    r"[ \t]*(?:\\?%|\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\s*-?\d+\s*\}?"
     r"|(?:\\[,;! ])?\s*\\(?:text|mathrm|mbox)\s*\{\s*(?P<unit>[a-zA-Z/^23 ]{1,20})\})"
 )
 
@@ -114,69 +158,125 @@ def _with_what_touches(text: str, box: Box) -> str:
     if not box.text or not (before or after):
         return box.text
     content = box.text if after and not after.startswith("^") and not before else f"({box.text})"
-    return f"{before[1] if before else ''}{content}{after}"
+    return f"{(before[1] or before[2]) if before else ''}{content}{after}"
 
+
+# -- an announced answer
 
 # "the answer is", in English and Chinese, and headings; the last one counts
 _ANNOUNCED = re.compile(
-    r"(?:answers?\s*(?:is|are|:|=)|answer\s*(?:should|must|will)\s*be|(?:correct|right|best)\s+(?:choice|option)\s+is"
-    r"|solutions?\s+(?:is|are)(?=\s*[$\\\d-])|答案\s*(?:是|为|：|:)|故选|选择?项?\s*(?=[A-J]\b))"
+    r"(?:answers?\**\s*(?:is|are|:|：|=)|answer\s*(?:should|must|will)\s*be|\banswer\**[ \t]*\n(?=\s*\S)"
+    r"|(?:correct|right|best)\s+(?:choice|option)\s+is"
+    r"|solutions?\s+(?:is|are)(?=\s*[$\\\d-])|答案\s*(?:是|为|：|:|(?=\s*[$\\\d-]))|故?应?[选選](?:择|項|项)?\s*[：:]?\s*(?=[（(]?[A-J](?![a-zA-Z])))"
     r"\s*[：:]?\s*(?:(?:therefore|thus|simply|option|choice|approximately|about|roughly|exactly|actually|equal\s+to)\s+)*"
     r"[：:]?\s*(?:\*\*)?\s*",
     re.IGNORECASE,
 )
-_ANNOUNCING = ("nswer", "NSWER", "olution", "hoice", "ption", "案", "选")  # one of them is in every announcement
+_ANNOUNCING = ("nswer", "NSWER", "olution", "hoice", "ption", "案", "选", "選")  # one is in every announcement
 _MATH = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-# Words with which a sentence goes on behind its answer
-_GOES_ON = re.compile(
-    r"(?<=[\w)}%*$\]\"'])[.;!](?:\s|$)|,\s+(?=[a-z]{2,}\b)(?!and |or |pi\b)"
-    r"|\s+(?=(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|upon|given)\s)|\s[—–-]\s|\*\*|(?<=\d)\s+(?=\()"
+# Words with which a sentence continues behind its answer
+_CONTINUES = re.compile(
+    r"(?<=[\w)}%*$\]\"'])[.;!。；](?:\s|$)|,\s+(?=[a-z]{2,}\b)(?!and |or |pi\b)"
+    r"|\s+(?=(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|upon|given)\s)"
+    r"|\s[—–-]\s|\*\*|(?<=\d)\s+(?=\()"
 )
 _CLAUSE = re.compile(
-    r"\W*(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|is|are)\b|[.,;:!?)\s]*$"
+    r"\W*(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|is|are)\b|[.,;:!?)\s。；]*$"
+)
+_DENIED = re.compile(
+    r"\s*(?:definitely |certainly |probably )?(?:not|never|neither|incorrect|wrong|unlikely)\b", re.IGNORECASE
 )
 
 
 def _after_announcement(text: str) -> str | None:
     if not any(word in text for word in _ANNOUNCING):
         return None
-    ends = [match.end() for match in _ANNOUNCED.finditer(text)]
-    return _tidy(text[ends[-1] :].partition("\n")[0]) if ends else None
+    ends = [match.end() for match in _ANNOUNCED.finditer(text) if not _DENIED.match(text, match.end())]
+    return _tidy(text[ends[-1] :].lstrip("\n").partition("\n")[0]) if ends else None
 
 
 def _tidy(said: str) -> str | None:
-    """What follows "the answer is", without Markdown, a sentence's end, or the sentence that goes on."""
-    said = re.sub(r"<\|[^|<>]*\|>|</?s>", "", said).strip().strip("*`\"'“”").strip()
+    """What follows "the answer is", without Markdown, a sentence's end, or the sentence that continues."""
+    said = said.strip().strip("*`\"'“”").strip()
+    whole = re.sub(r"[.,;:*\"\s。；]+$", "", said)
+    if whole and is_readable(whole):
+        return whole
     math = _MATH.match(said)
     if math and _CLAUSE.match(said[math.end() :]):
         said = next(group for group in math.groups() if group)
     elif math is None or not re.match(r"[^.;]{0,30}$", said[math.end() :]):
-        said = _GOES_ON.split(said)[0]
-    said = re.sub(r"[.,;:*\"\s]+$", "", said)
-    return said[: MAX_LENGTH + 1] or None
+        said = _CONTINUES.split(said)[0]
+    said = re.sub(r"[.,;:*\"\s。；]+$", "", said)[: MAX_LENGTH + 1]
+    return said or None
 
+
+def is_readable(text: str) -> bool:
+    """Whether a text is an answer as it stands: an expression, or one or two words."""
+    if len(text) > LINE:
+        return False
+    try:
+        node = read(normalise(text))
+    except (Unreadable, RecursionError):
+        return False
+    parts = node.parts if isinstance(node, Group) else (node,)
+    if all(isinstance(part, Words) for part in parts):
+        return sum(len(part.text.split()) for part in parts if isinstance(part, Words)) <= 2 * len(parts)
+    units = [n.unit for n in walk(node) if isinstance(n, Quantity)]
+    return not any(isinstance(n, Words) for n in walk(node)) and all(map(may_be_said, units))
+
+
+_SAYS = re.compile(r"\b(?:is|are|be|equals?|equal to|gives?|gets?|obtain|have|was|were|total of)\b\s*:?|[:：=≈]|为|是")
+
+
+def within_sentence(said: str) -> str | None:
+    """The answer in a sentence that is none as a whole: its last formula, what it says "is" or "=", its only number."""
+    said = re.sub(r"[.,;:*\"\s。；]+$", "", said)
+    if len(said) > LINE or re.search(r"\b(?:not|neither|nor|either|cannot|between)\b|n't\b", said, re.IGNORECASE):
+        return None
+    for found in _candidates(said):
+        text = re.sub(r"^[\s*:]+|[.,;:*\"\s。；]+$", "", found)
+        if text and text != said and is_readable(text):
+            return text
+    numbers = _NUMBER.findall(said)
+    return numbers[0].strip() if len(numbers) == 1 else None
+
+
+def _candidates(said: str) -> Iterator[str]:
+    says = list(_SAYS.finditer(said))
+    formulas = list(_MATH.finditer(said))
+    if formulas and _CLAUSE.match(said[formulas[-1].end() :]):
+        yield next(group for group in formulas[-1].groups() if group)
+    for match in reversed(says[-3:]):
+        rest = said[match.end() :]
+        yield rest
+        yield _CONTINUES.split(rest)[0]
+
+
+# -- the last thing said
 
 # Possessive quantifiers: a run of digits is read once, however long
 _NUMBER = re.compile(
     r"(?<![\w.,^/{\\:])[-−+]?\s?\$?(?:\d{1,3}(?: \d{3})+(?!\d)|\d[\d,]*+\.?\d*+|\.\d++)(?:/\d++|:\d++(?::\d++)*)?"
     r"(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?(?!\w)"
 )
-_ALONE = re.compile(r"[-+\d\\a-zA-Z(\[{|$].{0,200}", re.DOTALL)
 _OPTION = re.compile(r"\(?([A-J])[).:]\s+\S.*")
 _LETTER_LAST = re.compile(r"(?:^|(?:choice|option|answer|is|choose|pick)[:\s]+)\(?([A-J])\)?[.!]?\**$")
 _LETTER_IS_RIGHT = re.compile(r"\(?\b([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b")
 _BRACKETED = re.compile(r"[(\[][^()\[\]]{1,80},[^()\[\]]{1,80}[)\]]$")
 # Before a last number: it is not that number, or not that number alone
-_NOT_ALONE = re.compile(r"\b(?:not|neither|nor|never|than|least|most|base|either)\b[^.]{0,24}$", re.IGNORECASE)
+_NOT_ALONE = re.compile(
+    r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either)\b|n't\b)[^.]{0,24}$", re.IGNORECASE
+)
 
 
 def _last_said(text: str) -> str | None:
     """The answer of a completion that announces none: what its last line ends with, or else its last number."""
+    stripped = text.strip().strip("*").strip()
+    whole = re.sub(r"[.\s]+$", "", stripped)
     line = text.rstrip().rpartition("\n")[2].strip().strip("*").strip()
-    whole = line == text.strip().strip("*").strip()
-    if whole and (_OPTION.fullmatch(line) or _is_expression(line)):
-        left, equals, right = re.sub(r"[.\s]+$", "", line).rpartition("=")
-        return right.strip() if equals and not re.search(r"[a-zA-Z]", left) else f"{left}{equals}{right}"
+    if _OPTION.fullmatch(stripped) or ((line == stripped or "\\begin" in whole) and is_readable(whole)):
+        left, equals, right = whole.rpartition("=")
+        return right.strip() if equals and not re.search(r"[a-zA-Z]", left) else whole or None
     ending = re.sub(r"[.\s*]+$", "", line)
     is_right = _LETTER_IS_RIGHT.findall(line)
     if is_right and not re.search(r"\bnot\b|n't", line):
@@ -230,12 +330,3 @@ def _last_number(text: str) -> str | None:
             break
         start = earlier.start()
     return _tidy(text[start : numbers[-1].end()])
-
-
-def _is_expression(line: str) -> bool:
-    """Whether a line is an expression or a word or two rather than a sentence."""
-    if not _ALONE.fullmatch(line) or len(line) > 200:
-        return False
-    bare = re.sub(r"\\[a-zA-Z]+|\\text\{[^{}]*\}", " ", line)
-    words = re.findall(r"[a-zA-Z]{2,}", bare)
-    return set(words) <= FUNCTIONS | {"pi", "or", "and"}

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 
 from eval.grader.equal import equal
-from eval.grader.extract import after_thinking, explicit, extract
+from eval.grader.extract import explicit, extract, final_part, is_readable, within_sentence
 from eval.grader.verdicts import Kind, Verdict
 from limo.marks import boxed
 
@@ -38,10 +38,29 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
     completion, answer = completion or "", answer if isinstance(answer, str) else str(answer)
     given = extract(completion)
     if given is None:
-        return Grade("wrong", None, "no answer found", cut_off)
-    verdict, how = equal(given, answer, kind)
-    found = Grade(verdict, given, how, cut_off)
-    return _several_boxes(completion, answer, kind, found) if how == "one answer for several" else found
+        found = Grade("wrong", None, "no answer found", cut_off)
+    else:
+        verdict, how = equal(given, answer, kind)
+        found = Grade(verdict, given, how, cut_off)
+        if how == "one answer for several":
+            return _several_boxes(completion, answer, kind, found)
+    return found if found.verdict == "correct" else _search_again(completion, answer, kind, found)
+
+
+WHOLE = 200  # characters of a completion that may be an answer as a whole
+
+
+def _search_again(completion: str, answer: str, kind: Kind, found: Grade) -> Grade:
+    """An extraction that is a sentence is searched; a completion without marks may be the answer as it stands."""
+    text = final_part(completion).strip()
+    marked = explicit(completion) is not None
+    again = [within_sentence(found.extracted)] if found.extracted and not is_readable(found.extracted) else []
+    if len(text) <= WHOLE and not marked and text != found.extracted:
+        again.append(text)
+    for given in again:
+        if given and equal(given, answer, kind)[0] == "correct":
+            return replace(found, verdict="correct", extracted=given, how=equal(given, answer, kind)[1])
+    return found
 
 
 _TAKEN_BACK = re.compile(r"\b(?:no|not|wrong|wait|instead|actually|incorrect|mistake|error|try|again)\b", re.IGNORECASE)
@@ -49,7 +68,7 @@ _TAKEN_BACK = re.compile(r"\b(?:no|not|wrong|wait|instead|actually|incorrect|mis
 
 def _several_boxes(completion: str, answer: str, kind: Kind, found: Grade) -> Grade:
     """A reference of several answers, and a box for each of them somewhere in the completion."""
-    text = after_thinking(completion)
+    text = final_part(completion)
     found_boxes = boxed(text)
     boxes = [box.text for box in found_boxes]
     joined = ", ".join(boxes)
