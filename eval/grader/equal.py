@@ -25,7 +25,8 @@ from eval.grader.verdicts import Kind, Told, Verdict
 from eval.grader.worker import TimedOut
 
 _COMPOUND_UNIT = re.compile(r"([-+]?[\d.,]+) ?([a-zA-Z]{1,5}(?:\^\{?-?\d\}?)? ?/ ?[a-zA-Z]{1,5}(?:\^\{?-?\d\}?)?)")
-_PLAIN = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+_DECIMAL_COMMA = re.compile(r"-?(?:\d+,\d{1,2}|\d+,\d{4,}|0,\d+)")
+_PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?")
 
 
 def equal(given: str, reference: str, kind: Kind = "math") -> Told:
@@ -50,6 +51,8 @@ def _equal(given: str, reference: str, kind: Kind) -> Told:
         return "unsure", "empty reference"
     if len(given) > MAX_LENGTH:
         return "wrong", "longer than any answer"
+    if len(reference) > MAX_LENGTH:
+        return ("correct", "text") if given.strip() == reference.strip() else ("unsure", "the reference is too long")
     plain = _plain(given), _plain(reference)
     if plain[0] is not None and plain[1] is not None:
         return _numbers(plain[0], plain[1], kind), "number"
@@ -61,6 +64,10 @@ def _equal(given: str, reference: str, kind: Kind) -> Told:
     if not right:
         return "unsure", "the reference has no content"
     told = _by_choice(left, right) or _by_structure(left, right, kind)
+    if told[0] == "wrong" and bool(_DECIMAL_COMMA.fullmatch(left)) != bool(_DECIMAL_COMMA.fullmatch(right)):
+        sides = [_plain(text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text) for text in (left, right)]
+        if sides[0] is not None and sides[1] is not None and sides[0].value == sides[1].value:
+            return "correct", "a comma for the decimal point"
     if told[0] == "wrong" and isinstance(_read(right), Number):
         measured = _COMPOUND_UNIT.fullmatch(left)  # `5 m/s` is no product of names
         if measured and may_be_said(measured[2]):
@@ -140,23 +147,33 @@ def _by_structure(left: str, right: str, kind: Kind) -> Told:
     reference = _read(right)
     if reference is None:
         return _without_reader(left, right)
-    given = _read(left, any(isinstance(n, Quantity) for n in walk(reference)))
+    short_units = any(isinstance(n, Quantity) for n in walk(reference))
+    given = _read(left, short_units)
     if given is None:
-        if isinstance(reference, Words) or not re.search(r"\\(?:int|sum|prod|lim)(?![a-z])", left):
-            return "wrong", "not readable as an answer"
-        return "unsure", "too much to work out"
+        return _ask_sympy(left, right, "the answer is not readable")
     try:
-        return compare(given, reference, kind)
+        told = compare(given, reference, kind)
+        if told[0] == "wrong":  # `1,2,100` may be three numbers
+            readings = [(g, r) for g in _readings(left, short_units) for r in _readings(right, False)]
+            told = next((t for g, r in readings[1:] if (t := compare(g, r, kind))[0] == "correct"), told)
+        return told
     except TooMuch as error:
         return "unsure", f"not within bounds: {error}"
     except Undefined:
         return same_by_sympy(left, right)
 
 
+def _readings(text: str, short_units: bool) -> list[Node]:
+    """A text as it is read, and with every comma as a separator where some are that and others may be."""
+    plain = _read(text, short_units)
+    apart = _read(text, short_units, False) if re.search(r"\d,\d{3}(?!\d)", text) and text.count(",") > 1 else None
+    return [node for node in (plain, apart) if node is not None]
+
+
 @lru_cache(maxsize=50_000)
-def _read(text: str, short_units: bool = False) -> Node | None:
+def _read(text: str, short_units: bool = False, grouped: bool = True) -> Node | None:
     try:
-        return read(text, short_units=short_units)
+        return read(text, short_units=short_units, grouped=grouped)
     except Unreadable:
         return None
 
@@ -169,11 +186,18 @@ def _without_reader(left: str, right: str) -> Told:
         return ("correct" if same else "wrong"), "words"
     if not re.search(r"[a-zA-Z0-9]", right):
         return "wrong", "other signs"
-    if _texts(left) != _texts(right):  # SymPy would read past words
-        return "unsure", "the reference is not readable"
     number = _read(left)
     if isinstance(number, Number):  # a written number is exactly that number
         left = f"\\frac{{{number.value.numerator}}}{{{number.value.denominator}}}"
+    return _ask_sympy(left, right, "the reference is not readable")
+
+
+def _ask_sympy(left: str, right: str, why: str) -> Told:
+    """SymPy's verdict on formulas that the reader does not know; text with words is left undecided, for that reason."""
+    if _texts(left) != _texts(right) or re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{4,}", re.sub(r"\\[a-zA-Z]+", " ", left)):
+        return "unsure", why  # SymPy would read past words
+    if any(re.search(r"[\dA-F}] ?_ ?\{?\d", text) for text in (left, right)):
+        return "unsure", why  # and past the base of a number
     return same_by_sympy(left, right)
 
 

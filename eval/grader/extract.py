@@ -106,12 +106,16 @@ def _marked(text: str) -> str | None:
     tagged = _tagged(text)
     text = text if tagged is None else tagged
     boxes = boxed(text)
+    later = _FINAL.search(text, boxes[-1].end) if boxes and "inal" in text[boxes[-1].end :] else None
+    if later and (said := _tidy(text[later.end() :].partition("\n")[0])) and is_readable(said):
+        return said
     if boxes:
         return _joined(text, boxes)[: MAX_LENGTH + 1]
     found = after_hashes(text)
     return found if found is None else found[: MAX_LENGTH + 1]
 
 
+_FINAL = re.compile(r"\bfinal answer\**:?\**\s+(?:the\s+final\s+answer\s+)?is\s*:?\s*(?=[$\\\d-])", re.IGNORECASE)
 # What may stand between boxes that belong together: separators, the name of the next one, and marks of math
 _CONNECTING = re.compile(
     r"\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\\q?quad|\\[()\[\],;! ]|\b(?:and|or|maybe|perhaps|possibly|vs|versus)\b"
@@ -120,11 +124,9 @@ _CONNECTING = re.compile(
 _SEPARATING = re.compile(r"[,;+&]|\b(?:and|or|vs|versus)\b")
 _NAMED = re.compile(r"([a-zA-Z](?:_\{?\w{1,3}\}?)?) ?= ?\$?$")
 # What touches a box and belongs to it: a factor without a space, a sign behind an opening or a relation
-_BEFORE = re.compile(
-    r"(?:(?<=[=$(\[{,:\s])|^)(\d+(?:\.\d+)?|-|\\frac\s*\{|\\sqrt\s*\{)\Z|(?:[=$(:]|^)[ \t]*(-)[ \t]\Z"
-)
+_BEFORE = re.compile(r"(?:(?<=[=$(\[{,:\s])|^)(\d+(?:\.\d+)?|-|\\frac\s*\{|\\sqrt\s*\{)\Z|(?:[=$(:]|^)[ \t]*(-)[ \t]\Z")
 _BEHIND = re.compile(
-    r"[ \t]*(?:\\?%|\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\s*-?\d+\s*\}?"
+    r"[ \t]*(?:\$?[ \t]*(?:\\?%|(?:percent|per cent|pct)\b)|\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\s*-?\d+\s*\}?"
     r"|(?:\\[,;! ])?\s*\\(?:text|mathrm|mbox)\s*\{\s*(?P<unit>[a-zA-Z/^23 ]{1,20})\})"
 )
 
@@ -180,6 +182,7 @@ _CONTINUES = re.compile(
     r"|\s+(?=(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|upon|given)\s)"
     r"|\s[—–-]\s|\*\*|(?<=\d)\s+(?=\()"
 )
+_SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s|$)")
 _CLAUSE = re.compile(
     r"\W*(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|is|are)\b|[.,;:!?)\s。；]*$"
 )
@@ -195,10 +198,15 @@ def _after_announcement(text: str) -> str | None:
     return _tidy(text[ends[-1] :].lstrip("\n").partition("\n")[0]) if ends else None
 
 
+def _unpunctuated(text: str) -> str:
+    """Without the punctuation that ends a sentence; three dots belong to a list."""
+    return text if text.rstrip().endswith("...") else re.sub(r"[.,;:*\"\s。；]+$", "", text)
+
+
 def _tidy(said: str) -> str | None:
     """What follows "the answer is", without Markdown, a sentence's end, or the sentence that continues."""
     said = said.strip().strip("*`\"'“”").strip()
-    whole = re.sub(r"[.,;:*\"\s。；]+$", "", said)
+    whole = _unpunctuated(said)
     if whole and is_readable(whole):
         return whole
     math = _MATH.match(said)
@@ -206,7 +214,9 @@ def _tidy(said: str) -> str | None:
         said = next(group for group in math.groups() if group)
     elif math is None or not re.match(r"[^.;]{0,30}$", said[math.end() :]):
         said = _CONTINUES.split(said)[0]
-    said = re.sub(r"[.,;:*\"\s。；]+$", "", said)[: MAX_LENGTH + 1]
+    said = _unpunctuated(said)[: MAX_LENGTH + 1]
+    if said and not is_readable(said):
+        said = within_sentence(_SENTENCE_END.split(whole)[0]) or said
     return said or None
 
 
@@ -230,11 +240,14 @@ _SAYS = re.compile(r"\b(?:is|are|be|equals?|equal to|gives?|gets?|obtain|have|wa
 
 def within_sentence(said: str) -> str | None:
     """The answer in a sentence that is none as a whole: its last formula, what it says "is" or "=", its only number."""
-    said = re.sub(r"[.,;:*\"\s。；]+$", "", said)
+    said = _unpunctuated(said)
+    plain = re.sub(r"\\(?:text|mbox|textbf|mathrm)\s*\{|\\[a-zA-Z]+", " ", said)
+    if len(re.findall(r"[a-zA-Z]{2,}", plain)) < 2 and not re.search(r"[\u4e00-\u9fff]", said):
+        return None  # no sentence
     if len(said) > LINE or re.search(r"\b(?:not|neither|nor|either|cannot|between)\b|n't\b", said, re.IGNORECASE):
         return None
     for found in _candidates(said):
-        text = re.sub(r"^[\s*:]+|[.,;:*\"\s。；]+$", "", found)
+        text = _unpunctuated(found).lstrip("*: ")
         if text and text != said and is_readable(text):
             return text
     numbers = _NUMBER.findall(said)
@@ -244,7 +257,12 @@ def within_sentence(said: str) -> str | None:
 def _candidates(said: str) -> Iterator[str]:
     says = list(_SAYS.finditer(said))
     formulas = list(_MATH.finditer(said))
-    if formulas and _CLAUSE.match(said[formulas[-1].end() :]):
+    last = formulas[-1].end() if formulas else 0
+    if (
+        formulas
+        and not (says and says[-1].start() >= last and re.search(r"[\d$\\]", said[says[-1].end() :]))
+        and _CLAUSE.match(said[last:])
+    ):
         yield next(group for group in formulas[-1].groups() if group)
     for match in reversed(says[-3:]):
         rest = said[match.end() :]
@@ -257,7 +275,7 @@ def _candidates(said: str) -> Iterator[str]:
 # Possessive quantifiers: a run of digits is read once, however long
 _NUMBER = re.compile(
     r"(?<![\w.,^/{\\:])[-−+]?\s?\$?(?:\d{1,3}(?: \d{3})+(?!\d)|\d[\d,]*+\.?\d*+|\.\d++)(?:/\d++|:\d++(?::\d++)*)?"
-    r"(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?(?!\w)"
+    r"(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?(?:(?!\w)|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?!\w)))"
 )
 _OPTION = re.compile(r"\(?([A-J])[).:]\s+\S.*")
 _LETTER_LAST = re.compile(r"(?:^|(?:choice|option|answer|is|choose|pick)[:\s]+)\(?([A-J])\)?[.!]?\**$")
@@ -265,14 +283,15 @@ _LETTER_IS_RIGHT = re.compile(r"\(?\b([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|rig
 _BRACKETED = re.compile(r"[(\[][^()\[\]]{1,80},[^()\[\]]{1,80}[)\]]$")
 # Before a last number: it is not that number, or not that number alone
 _NOT_ALONE = re.compile(
-    r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either)\b|n't\b)[^.]{0,24}$", re.IGNORECASE
+    r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either)\b|n't\b)[^.\d]{0,24}$", re.IGNORECASE
 )
+_RATHER_THAN = re.compile(r"(?<=\d),? (?:and )?(?:not|rather than|instead of) [^.\n]{1,30}[.\s]*\Z")
 
 
 def _last_said(text: str) -> str | None:
     """The answer of a completion that announces none: what its last line ends with, or else its last number."""
     stripped = text.strip().strip("*").strip()
-    whole = re.sub(r"[.\s]+$", "", stripped)
+    whole = _unpunctuated(stripped)
     line = text.rstrip().rpartition("\n")[2].strip().strip("*").strip()
     if _OPTION.fullmatch(stripped) or ((line == stripped or "\\begin" in whole) and is_readable(whole)):
         left, equals, right = whole.rpartition("=")
@@ -316,6 +335,7 @@ def _last_formula(line: str) -> str | None:
 
 def _last_number(text: str) -> str | None:
     """The last number, with those joined to it by "and" or "or"; None if it is denied or only bounds the answer."""
+    text = _RATHER_THAN.sub("", text)
     near = max(0, len(text) - 100)  # most completions end with it
     numbers = list(_NUMBER.finditer(text, near)) or list(_NUMBER.finditer(text))
     if not numbers:

@@ -32,12 +32,18 @@ def plain_form(node: Node) -> Node:
         return Group("", tuple(Relation((*node.sides[:-1], v), node.signs) for v in _both_signs(node.sides[-1])))
     if _signed(node) and not (isinstance(node, Group) and node.brackets in FREE):
         return Group("", tuple(_both_signs(node)))
+    if isinstance(node, Call) and node.what == "∪":  # of finite sets
+        sides = [plain_form(arg) for arg in node.args]
+        if all(isinstance(side, Group) and side.brackets == "{}" for side in sides):
+            node = Group("{}", tuple(part for side in sides if isinstance(side, Group) for part in side.parts))
     scaled = _scaled(node)
     if scaled is not None:
         return scaled
     if isinstance(node, Group) and node.brackets in FREE:
         parts = tuple(v for part in node.parts for v in (_both_signs(part) if _signed(part) else [part]))
         parts = _with_name_carried(parts)
+        if node.brackets == "{}":  # a set has each member once
+            parts = tuple(dict.fromkeys(parts))
         alone = len(parts) == 1 and not isinstance(parts[0], Group) and parts[0] != Name("∅")
         return parts[0] if alone else Group(node.brackets, parts)
     return node

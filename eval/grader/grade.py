@@ -36,6 +36,8 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
     text, and a completion that is None as empty.
     """
     completion, answer = completion or "", answer if isinstance(answer, str) else str(answer)
+    if "\\boxed" in answer:  # a worked solution as the reference
+        answer = explicit(answer) or answer
     given = extract(completion)
     if given is None:
         found = Grade("wrong", None, "no answer found", cut_off)

@@ -17,7 +17,7 @@ NUMERALS = {word: Fraction(i) for i, word in enumerate(
     "eighteen nineteen twenty".split())}  # fmt: skip
 
 _DIGITS = re.compile(r"\d+(?:\.\d+)?|\.\d+")
-_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?")
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?!\d)(?:\.\d+)?")
 _EXPONENT = re.compile(r"[eE]([-+]?\d{1,6})(?![\d.a-zA-Z])")
 _MARKED = re.compile(
     r"(\d*+)\.(\d*+)(?:\\(?:overline|bar)\s*\{(\d+)\}|\\dot\s*\{?(\d)\}?(?:(\d*+)\\dot\s*\{?(\d)\}?)?)"

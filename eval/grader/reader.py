@@ -69,14 +69,16 @@ _REST_OF_TIME = re.compile(
 )
 
 
-def read(text: str, *, short_units: bool = False) -> Node:
+def read(text: str, *, short_units: bool = False, grouped: bool = True) -> Node:
     """The node of a normalised answer. With `short_units`, one letter behind a number and a space is a unit (`5 m`).
+
+    Without `grouped`, a comma never groups digits: `1,2,100` is three numbers.
 
     Raises Unreadable if any of it is not understood.
     """
     if len(text) > MAX_LENGTH:
         raise Unreadable("too long")
-    reader = _Reader(text, short_units)
+    reader = _Reader(text, short_units, grouped)
     node = reader.listed()
     reader.expect_end()
     return node
@@ -308,9 +310,12 @@ class _Reader(Scanner):
         if self.accept("\\prime"):
             return Name(node.text + "'") if isinstance(node, Name) else _unreadable("a prime")
         self.deeper()
-        node = Call("^", (node, self.exponent()))
+        power = self.exponent()
         self.nested -= 1
-        return node
+        chosen_from = re.fullmatch(r"C_(\d{1,4})", node.text) if isinstance(node, Name) else None
+        if chosen_from and isinstance(power, Number):  # C_{10}^{3}
+            return Call("binom", (Number(Fraction(chosen_from[1])), power))
+        return Call("^", (node, power))
 
     def degrees(self, node: Node) -> Node:
         minutes = re.compile(r" *(\d{1,2}) *'").match(self.text, self.at)
@@ -367,7 +372,7 @@ class _Reader(Scanner):
         raise Unreadable(f"'{self.text[token.start : token.start + 20]}'")
 
     def number(self) -> Node:
-        node, end = read_number(self.text, self.peek().start, thousands=not self.depth)
+        node, end = read_number(self.text, self.peek().start, thousands=self.grouped and not self.depth)
         self.jump(end)
         half = _HALF_OF_DAY.match(self.text, end)
         if half and isinstance(node, Number) and node.step is None and node.value in range(1, 13):

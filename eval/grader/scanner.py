@@ -33,8 +33,8 @@ _TOKEN = re.compile(
 class Scanner:
     """A place in a text, the token there, and how deep in brackets it is."""
 
-    def __init__(self, text: str, short_units: bool) -> None:
-        self.text, self.short_units = text, short_units
+    def __init__(self, text: str, short_units: bool, grouped: bool) -> None:
+        self.text, self.short_units, self.grouped = text, short_units, grouped
         self.at = 0
         self.depth = 0  # of brackets that separate by commas
         self.nested = 0

@@ -162,7 +162,16 @@ _LEAD = re.compile(
 _PHANTOM = re.compile(r"\\[hv]?phantom\s*(?:\{[^{}]*\}|\S)|\\(?:h|v)space\s*\{[^{}]*\}")
 _THOUSANDS_BY_SPACE = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d])")
 _CJK_UNIT = re.compile(r"([\d})])\s*([\u4e00-\u9fff]{1,4})$")
-_PERCENT_WORD = re.compile(r"\s*(?:\\text\s*\{\s*(?:percent|per cent|%)\s*\}|\b(?:percent|per cent)\b)", re.IGNORECASE)
+_TIGHT_COMMA = re.compile(
+    r",\\!\s*(?=\d{3}(?!\d))|(?<=\d)\s*\{\s*,\s*\}\s*(?=\d{3}(?!\d))"
+)  # MATH's `32,\! 349` is one number
+_CHOSEN_FROM = re.compile(
+    r"(?:\{ *\})?[\^_] *\{? *(\w{1,4}) *\}? *(?:\\(?:mathrm|text) *\{ *C *\}|C) *_ *\{? *(\w{1,4}) *\}?"
+)
+_PERCENT_WORD = re.compile(
+    r"\s*(?:\\text\s*\{\s*(?:percent(?:age)?|per cent|pct\.?|%)\s*\}|\b(?:percent(?:age)?|per cent|pct)\b\.?)",
+    re.IGNORECASE,
+)
 
 
 @lru_cache(maxsize=100_000)
@@ -170,14 +179,14 @@ def normalise(text: str) -> str:
     """One spelling of an answer; what it means is not touched."""
     if not text.isascii():
         text = _to_ascii(text)
-    if any(c in text for c in "\\~${"):
+    if any(c in text for c in "\\~${^"):
         text = _latex(text)
     text = "".join(c if c >= " " else " " for c in text)
     text = _CJK_UNIT.sub(r"\1\\text{\2}", text)
     text = re.sub(r"\^ ?\{? ?o ?\}?(?![a-zA-Z])", r"^\\circ ", text) if "^" in text else text
     text = text.strip("*` ") if text.startswith(("**", "`")) else text
     text = _PERCENT_WORD.sub("%", text)
-    text = text if text.endswith("...") else text.rstrip("., ")
+    text = text if text.rstrip().endswith("...") else text.rstrip("., ")
     text = _THOUSANDS_BY_SPACE.sub(lambda m: m.group().replace(" ", ""), text)
     return " ".join(text.split())
 
@@ -222,6 +231,8 @@ def _one_character(c: str, before: str) -> str:
 
 
 def _latex(text: str) -> str:
+    text = _TIGHT_COMMA.sub(",", text)
+    text = _CHOSEN_FROM.sub(r"\\binom{\1}{\2}", text)
     text = text.replace("\\\\", "\\cr ")  # before the backslash of a row's end is taken for another's
     text = re.sub(r"\\cr \[[^\]]*\]", r"\\cr ", text) if "\\begin" in text else text
     text = _SIZES.sub("", text)

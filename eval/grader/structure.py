@@ -85,10 +85,20 @@ def _by_equation(given: Node, reference: Node, kind: Kind) -> Told | None:
         return _to_relation(given, reference, kind)
     if not isinstance(given, Relation):
         return None
-    value = _value_of(given)
+    value = _value_of(given) or _stated_value(given)
     if value is None:
         return "wrong", "an equation for a value"
     return compare(value, reference, kind)
+
+
+def _stated_value(given: Relation) -> Node | None:
+    """The value in `a + b = 5`, `|z| = 5` and `5 = x`: the side without a variable, where the other has one."""
+    if len(given.sides) != 2 or given.signs[0] not in ("=", "approx"):
+        return None
+    left, right = given.sides
+    if names(left) and not names(right) and not isinstance(left, Group):
+        return right
+    return left if isinstance(right, Name) and not names(left) else None
 
 
 def _to_relation(given: Node, reference: Relation, kind: Kind) -> Told:
@@ -243,6 +253,8 @@ def _ratios(given: Node, reference: Call, kind: Kind) -> Told:
         return compare(given, Call("/", reference.args), kind)
     if len(given.args) != len(reference.args):
         return "wrong", "another number of terms"
+    if any(exact(term) == 0 for term in (*given.args, *reference.args)):  # 12:00 is no multiple of 5:00
+        return _in_order(given.args, reference.args, kind)
     first, wanted = given.args[0], reference.args[0]
     return (
         all_of(
@@ -259,7 +271,7 @@ def _by_unit(given: Node, reference: Node, kind: Kind) -> Told | None:
         if not isinstance(given, Quantity):
             if _is_percent(given) or degrees(given) is not None or is_radians(given):
                 return "wrong", "not the unit of the reference"
-            if needed(reference.unit):
+            if needed(reference.unit) and kind != "math":
                 return "wrong", "without the unit of the reference"
             return compare(given, reference.value, kind)
         worth = same_unit(given.unit, reference.unit)
@@ -271,6 +283,10 @@ def _by_unit(given: Node, reference: Node, kind: Kind) -> Told | None:
         if not may_be_said(given.unit):
             return "wrong", "words behind the value that change it"
         return compare(given.value, reference, kind)
+    if _is_percent(reference) and not _is_percent(given) and kind == "math":
+        assert isinstance(reference, Call)
+        if compare(given, reference.args[0], kind)[0] == "correct":
+            return "correct", "percent left out"
     if _is_percent(given) and not _is_percent(reference):
         # 50 % for 50, as its unit, but 50 % for 0.5, as its value: never both for one reference
         fixed = exact(reference)

@@ -5,7 +5,9 @@ from typing import Literal, TypeVar
 
 Verdict = Literal["correct", "wrong", "unsure"]
 Told = tuple[Verdict, str]  # and the rule that told
-Kind = Literal["math", "physics", "choice"]  # how a reference is meant
+# How a reference is meant. math: its sign of percent and its unit may be left out, as MATH's own graders allow; strict:
+# they must be said; physics: as strict, and decimals are measurements; choice: a letter
+Kind = Literal["math", "strict", "physics", "choice"]
 
 MAX_UNLIKE = 20  # members of a list that are written unlike, each compared with each
 
