@@ -16,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from eval.grade import grade
-from eval.grader import equal, spelling
-from eval.grader.bulk import grade_all
+from eval.grader import grade as grading
+from eval.grader import normalise
+from eval.grader.grade import grade_all
 
 PASSES = 5
 HERE = Path(__file__).resolve().parent.parent
@@ -63,7 +64,7 @@ def math_verify(completion: str, answer: str) -> bool:
 
 def forget() -> None:
     """Empty our grader's caches."""
-    for cached in (equal._equal, equal._plain, equal._read, spelling.normalise):
+    for cached in (grading._equal, grading._plain, grading._read, normalise.normalise):
         cached.cache_clear()
 
 

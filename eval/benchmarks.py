@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from eval.grader.verdicts import Kind
+from eval.grader.nodes import Kind
 from eval.prompts import behind_examples, plain, worked
 from eval.published import OWN, TABLE, Benchmark
 from limo.data import Dropped, Example, Row, chat

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from eval.grader.exact import TooMuch, Undefined, exact
-from eval.grader.expression import Call, Name, Node, Number
-from eval.grader.numerals import Unreadable
+from eval.grader.arithmetic import TooMuch, Undefined, exact
+from eval.grader.nodes import Call, Name, Node, Number, Unreadable
 from eval.grader.reader import read
 
 # Possessive, with bounds on each repetition: a number or unit is never split again, so that the work is linear in the

@@ -5,17 +5,16 @@ r"""Grade a final answer: correct, wrong, or could not tell.
 
     python -m eval.grade completions.jsonl
 
-The rules are in `eval/grader/`, the command is `eval/grader/regrade.py`.
+The rules are in `eval/grader/`, the command is `eval/grader/command.py`.
 """
 
-from eval.grader.equal import equal
 from eval.grader.extract import explicit, extract
-from eval.grader.grade import Grade, grade
-from eval.grader.verdicts import Kind, Verdict
+from eval.grader.grade import Grade, equal, grade
+from eval.grader.nodes import Kind, Verdict
 
 __all__ = ["Grade", "Kind", "Verdict", "equal", "explicit", "extract", "grade"]
 
 if __name__ == "__main__":
-    from eval.grader.regrade import main
+    from eval.grader.command import main
 
     main()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from eval.grader.equal import equal
+from eval.grader.grade import equal
 
 VOTES = 200  # subsets over which maj@k is averaged where there are more
 PARTS = ("level", "difficulty", "subject", "type", "task", "category", "template")  # notes that divide a benchmark

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.grader.verdicts import Kind
+from eval.grader.nodes import Kind
 from eval.prompts import LETTERS, with_options
 
 Flat = dict[str, Any]  # a row in our columns: problem, answer, and notes

@@ -16,7 +16,7 @@ from typing import Any
 
 from eval.benchmarks import load, nodes, origin
 from eval.compare import paired, share
-from eval.grader.bulk import grade_all
+from eval.grader.grade import grade_all
 from eval.metrics import ks, parts
 from eval.protocols import sampling_for
 from eval.published import OWN, TABLE

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eval.grader.regrade import main
+from eval.grader.command import main
 from tests.conftest import ROOT
 
 Run = Callable[..., Any]
@@ -58,7 +58,7 @@ def test_grades_reasons_and_disagreement(completions: Path, run: Run) -> None:
     assert done.returncode == 0, done.stderr
     assert "correct 2 (40.0 %), wrong 2 (40.0 %), unsure 1 (20.0 %)" in done.stdout
     assert "agreement with 'inner.score': 60.00 %; 1 correct here and wrong there, 1 the other way" in done.stdout
-    assert "3 rows set aside (missing field: 1, no verdict: 1, invalid JSON: 1): mine.dropped.jsonl" in done.stdout
+    assert "3 rows dropped (missing field: 1, no verdict: 1, invalid JSON: 1): mine.dropped.jsonl" in done.stdout
     graded = [json.loads(line) for line in (completions.parent / "mine.graded.jsonl").read_text().splitlines()]
     assert [(g["row"], g["index"], g["verdict"], g["extracted"]) for g in graded] == [
         (1, 0, "correct", "5"),

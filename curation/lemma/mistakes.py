@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from eval.equations import Equation, equations, holds, number, numbers_in, root
 from eval.grade import equal, grade
-from eval.grader.numerals import NUMERALS
+from eval.grader.nodes import NUMERALS
 from limo.data import Dropped, Example
 
 TYPES = {

@@ -9,12 +9,12 @@ a next turn that the model made up, is not the model's answer either.
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
-from eval.grader.expression import Group, Quantity, Words, walk
-from eval.grader.numerals import Unreadable
+from eval.grader.nodes import Group, Quantity, Unreadable, Words, walk
+from eval.grader.normalise import normalise
 from eval.grader.reader import read
 from eval.grader.scanner import MAX_LENGTH
-from eval.grader.spelling import normalise
 from eval.grader.units import may_be_said
 from limo.marks import Box, after_hashes, boxed
 
@@ -220,8 +220,11 @@ def _tidy(said: str) -> str | None:
     return said or None
 
 
-def is_readable(text: str) -> bool:
-    """Whether a text is an answer as it stands: an expression, or one or two words."""
+@lru_cache(maxsize=50_000)
+def is_readable(text: str, words: int = 1) -> bool:
+    """Whether a text is an answer as it stands: an expression, text in LaTeX, or so many words."""
+    if _DIGITS.fullmatch(text):
+        return True
     if len(text) > LINE:
         return False
     try:
@@ -230,11 +233,13 @@ def is_readable(text: str) -> bool:
         return False
     parts = node.parts if isinstance(node, Group) else (node,)
     if all(isinstance(part, Words) for part in parts):
-        return sum(len(part.text.split()) for part in parts if isinstance(part, Words)) <= 2 * len(parts)
+        words = 3 if "\\text" in text else words
+        return sum(len(part.text.split()) for part in parts if isinstance(part, Words)) <= words * len(parts)
     units = [n.unit for n in walk(node) if isinstance(n, Quantity)]
     return not any(isinstance(n, Words) for n in walk(node)) and all(map(may_be_said, units))
 
 
+_DIGITS = re.compile(r"-?\d+(?:\.\d+)?")
 _SAYS = re.compile(r"\b(?:is|are|be|equals?|equal to|gives?|gets?|obtain|have|was|were|total of)\b\s*:?|[:：=≈]|为|是")
 
 
@@ -248,7 +253,7 @@ def within_sentence(said: str) -> str | None:
         return None
     for found in _candidates(said):
         text = _unpunctuated(found).lstrip("*: ")
-        if text and text != said and is_readable(text):
+        if text and text != said and is_readable(text, words=3):
             return text
     numbers = _NUMBER.findall(said)
     return numbers[0].strip() if len(numbers) == 1 else None
@@ -277,6 +282,7 @@ _NUMBER = re.compile(
     r"(?<![\w.,^/{\\:])[-−+]?\s?\$?(?:\d{1,3}(?: \d{3})+(?!\d)|\d[\d,]*+\.?\d*+|\.\d++)(?:/\d++|:\d++(?::\d++)*)?"
     r"(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?(?:(?!\w)|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?!\w)))"
 )
+_LEADING_WORD = re.compile(r"^(?:so|thus|hence|therefore|then|and)\b[,:]?\s+", re.IGNORECASE)
 _OPTION = re.compile(r"\(?([A-J])[).:]\s+\S.*")
 _LETTER_LAST = re.compile(r"(?:^|(?:choice|option|answer|is|choose|pick)[:\s]+)\(?([A-J])\)?[.!]?\**$")
 _LETTER_IS_RIGHT = re.compile(r"\(?\b([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b")
@@ -291,7 +297,7 @@ _RATHER_THAN = re.compile(r"(?<=\d),? (?:and )?(?:not|rather than|instead of) [^
 def _last_said(text: str) -> str | None:
     """The answer of a completion that announces none: what its last line ends with, or else its last number."""
     stripped = text.strip().strip("*").strip()
-    whole = _unpunctuated(stripped)
+    whole = _LEADING_WORD.sub("", _unpunctuated(stripped))
     line = text.rstrip().rpartition("\n")[2].strip().strip("*").strip()
     if _OPTION.fullmatch(stripped) or ((line == stripped or "\\begin" in whole) and is_readable(whole)):
         left, equals, right = whole.rpartition("=")

@@ -1,20 +1,41 @@
 r"""The one judgement of a final answer: correct, wrong, or could not tell.
 
     grade("so it is \\boxed{\\frac{1}{2}}.", "0.5")  ->  Grade("correct", extracted="\\frac{1}{2}", how="number")
+    equal("\\frac{\\sqrt{2}}{2}", "\\frac{1}{\\sqrt{2}}")  ->  ("correct", "value")
+    grade_all([(completion, answer), ...])  ->  the grade of each, over all cores
 
-`extract.py` extracts the answer, `equal.py` compares it; docs/grading.md states the rules with examples.
-From the command line: `python -m eval.grade file.jsonl` (`--help` says what it reads).
+`extract.py` extracts the answer, `equal` compares it, cheapest layer first, each able to stop: plain numbers;
+normalised text; choice letters; structure (lists, sets, intervals, equations, units, words, part by part); exact
+rationals; values to fifty digits at fixed points; and SymPy, in a worker that is killed on time, exactly where our own
+reader cannot read one side. What a model wrote is never executed. docs/grading.md states each rule with examples.
 """
 
 import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from eval.grader.equal import equal
+from eval.grader.arithmetic import TooMuch, Undefined
+from eval.grader.compare import compare
 from eval.grader.extract import explicit, extract, final_part, is_readable, within_sentence
-from eval.grader.verdicts import Kind, Verdict
+from eval.grader.nodes import Kind, Node, Number, Quantity, Ruling, Unreadable, Verdict, walk, written_number
+from eval.grader.normalise import normalise, squeezed
+from eval.grader.reader import FUNCTIONS, negative, read
+from eval.grader.scanner import MAX_LENGTH
+from eval.grader.symbolic import same_by_sympy
+from eval.grader.units import may_be_said
+from eval.grader.values import tolerance
+from eval.grader.worker import Died, TimedOut, Workers, serve
+from limo.machine import count_cores
 from limo.marks import boxed
+from limo.progress import progress
 
-__all__ = ["Grade", "Kind", "Verdict", "equal", "explicit", "extract", "grade"]
+WHOLE = 200  # characters of a completion that may be an answer as a whole
+FEW = 5_000  # answers that are graded sooner than workers start
+CHUNK_CHARACTERS, CHUNK_ANSWERS = 1_600_000, 2000  # that a worker gets at once
+
+Pair = tuple[str, str]  # a completion and the reference answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +51,13 @@ class Grade:
 def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = False) -> Grade:
     """Judge the final answer of a completion against the reference.
 
-    Args: `kind` says how the reference is meant (`eval.grader.equal.equal`); `cut_off` that the completion hit its
-    length limit, which is kept with the grade. "unsure" means that the reference could not be read, or that the answer
-    could not be worked out within bounds. Never raises, whatever the text; an answer that is a number is taken as its
-    text, and a completion that is None as empty.
+    Args: `kind` says how the reference is meant (`equal`); `cut_off` that the completion hit its length limit, which is
+    kept with the grade. A reference that is a worked solution counts by its box. "unsure" means that one side could not
+    be read, or not be worked out within bounds. Never raises, whatever the text; an answer that is a number is taken as
+    its text, and a completion that is None as empty.
     """
     completion, answer = completion or "", answer if isinstance(answer, str) else str(answer)
-    if "\\boxed" in answer:  # a worked solution as the reference
+    if "\\boxed" in answer:
         answer = explicit(answer) or answer
     given = extract(completion)
     if given is None:
@@ -44,38 +65,290 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
     else:
         verdict, how = equal(given, answer, kind)
         found = Grade(verdict, given, how, cut_off)
-        if how == "one answer for several":
-            return _several_boxes(completion, answer, kind, found)
+    if found.how == "one answer for several":
+        return _join_boxes(completion, answer, kind, found)
     return found if found.verdict == "correct" else _search_again(completion, answer, kind, found)
-
-
-WHOLE = 200  # characters of a completion that may be an answer as a whole
 
 
 def _search_again(completion: str, answer: str, kind: Kind, found: Grade) -> Grade:
     """An extraction that is a sentence is searched; a completion without marks may be the answer as it stands."""
-    text = final_part(completion).strip()
-    marked = explicit(completion) is not None
     again = [within_sentence(found.extracted)] if found.extracted and not is_readable(found.extracted) else []
-    if len(text) <= WHOLE and not marked and text != found.extracted:
+    text = final_part(completion).strip()
+    if len(text) <= WHOLE and text != found.extracted and explicit(completion) is None:
         again.append(text)
-    for given in again:
-        if given and equal(given, answer, kind)[0] == "correct":
-            return replace(found, verdict="correct", extracted=given, how=equal(given, answer, kind)[1])
+    for given in filter(None, again):
+        verdict, how = equal(given, answer, kind)
+        if verdict == "correct":
+            return replace(found, verdict=verdict, extracted=given, how=how)
     return found
 
 
 _TAKEN_BACK = re.compile(r"\b(?:no|not|wrong|wait|instead|actually|incorrect|mistake|error|try|again)\b", re.IGNORECASE)
 
 
-def _several_boxes(completion: str, answer: str, kind: Kind, found: Grade) -> Grade:
+def _join_boxes(completion: str, answer: str, kind: Kind, found: Grade) -> Grade:
     """A reference of several answers, and a box for each of them somewhere in the completion."""
     text = final_part(completion)
-    found_boxes = boxed(text)
-    boxes = [box.text for box in found_boxes]
-    joined = ", ".join(boxes)
-    if len(boxes) < 2 or _TAKEN_BACK.search(text, found_boxes[0].end, found_boxes[-1].start):
+    boxes = boxed(text)
+    joined = ", ".join(box.text for box in boxes)
+    if len(boxes) < 2 or _TAKEN_BACK.search(text, boxes[0].end, boxes[-1].start):
         return found
     if equal(joined, answer, kind)[0] != "correct":
         return found
     return replace(found, verdict="correct", extracted=joined, how="a box for each answer")
+
+
+# -- whether two answers are equal
+
+
+def equal(given: str, reference: str, kind: Kind = "math") -> Ruling:
+    """Whether a given answer equals the reference, and the rule that decided. The order of arguments matters.
+
+    Args: both as written, LaTeX or plain. `kind` "math" lets an answer leave out the reference's sign of percent or
+    unit, "strict" does not; "physics" is strict and takes every decimal reference as a rounded measurement; "choice" is
+    compared as "math" is, since a reference that is a letter is known by itself. "unsure" means that one side could not
+    be read or not be worked out within bounds. Never raises; takes about a second at the very most. Results are cached,
+    except for what ran out of time.
+    """
+    try:
+        return _equal(given, reference, kind)
+    except RecursionError:
+        return "unsure", "nested too deeply"
+    except TimedOut:
+        return "unsure", "out of time"
+
+
+_COMPOUND_UNIT = re.compile(r"([-+]?[\d.,]+) ?([a-zA-Z]{1,5}(?:\^\{?-?\d\}?)? ?/ ?[a-zA-Z]{1,5}(?:\^\{?-?\d\}?)?)")
+_DECIMAL_COMMA = re.compile(r"-?(?:\d+,\d{1,2}|\d+,\d{4,}|0,\d+)")
+_PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?")
+
+
+@lru_cache(maxsize=200_000)
+def _equal(given: str, reference: str, kind: Kind) -> Ruling:
+    if not reference.strip():
+        return "unsure", "empty reference"
+    if len(given) > MAX_LENGTH:
+        return "wrong", "longer than any answer"
+    if len(reference) > MAX_LENGTH:
+        return ("correct", "text") if given.strip() == reference.strip() else ("unsure", "the reference is too long")
+    left_number, right_number = _plain(given), _plain(reference)
+    if left_number is not None and right_number is not None:
+        return _compare_numbers(left_number, right_number, kind), "number"
+    left, right = normalise(given), normalise(reference)
+    if not left:
+        return "wrong", "empty answer"
+    if squeezed(left) == squeezed(right):
+        return "correct", "text"
+    if not right:
+        return "unsure", "the reference has no content"
+    ruling = _by_choice(left, right) or _by_structure(left, right, kind)
+    return (_another_reading(left, right, kind) or ruling) if ruling[0] == "wrong" else ruling
+
+
+def _another_reading(left: str, right: str, kind: Kind) -> Ruling | None:
+    """A comma for the decimal point, and `5 m/s`, which is no product of names."""
+    if bool(_DECIMAL_COMMA.fullmatch(left)) != bool(_DECIMAL_COMMA.fullmatch(right)):
+        sides = [_plain(text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text) for text in (left, right)]
+        if sides[0] is not None and sides[1] is not None and sides[0].value == sides[1].value:
+            return "correct", "a comma for the decimal point"
+    measured = _COMPOUND_UNIT.fullmatch(left)
+    if measured and isinstance(_read(right), Number) and may_be_said(measured[2]):
+        return _equal(measured[1], right, kind)
+    return None
+
+
+@lru_cache(maxsize=50_000)
+def _plain(text: str) -> Number | None:
+    """An integer or decimal that needs no reader."""
+    text = text.strip()
+    if len(text) > 400 or not text.isascii() or not _PLAIN.fullmatch(text):
+        return None
+    number = written_number(text.lstrip("+-").replace(",", ""), None)
+    return negative(number) if text[0] == "-" else number  # type: ignore[return-value]
+
+
+def _compare_numbers(given: Number, reference: Number, kind: Kind) -> Verdict:
+    same = given.value == reference.value or abs(given.value - reference.value) <= tolerance(reference, kind)
+    return "correct" if same else "wrong"
+
+
+def _by_structure(left: str, right: str, kind: Kind) -> Ruling:
+    reference = _read(right)
+    if reference is None:
+        return _without_reader(left, right)
+    short_units = any(isinstance(n, Quantity) for n in walk(reference))
+    given = _read(left, short_units)
+    if given is None:
+        return _ask_sympy(left, right, "the answer is not readable")
+    try:
+        ruling = compare(given, reference, kind)
+        if ruling[0] == "wrong":  # `1,2,100` may be three numbers
+            readings = [(g, r) for g in _readings(left, short_units) for r in _readings(right, False)]
+            ruling = next((t for g, r in readings[1:] if (t := compare(g, r, kind))[0] == "correct"), ruling)
+        return ruling
+    except TooMuch as error:
+        return "unsure", f"not within bounds: {error}"
+    except Undefined:
+        return same_by_sympy(left, right)
+
+
+def _readings(text: str, short_units: bool) -> list[Node]:
+    """A text as it is read, and with every comma as a separator where some are that and others may be."""
+    plain = _read(text, short_units)
+    apart = _read(text, short_units, False) if re.search(r"\d,\d{3}(?!\d)", text) and text.count(",") > 1 else None
+    return [node for node in (plain, apart) if node is not None]
+
+
+@lru_cache(maxsize=50_000)
+def _read(text: str, short_units: bool = False, grouped: bool = True) -> Node | None:
+    try:
+        return read(text, short_units=short_units, grouped=grouped)
+    except Unreadable:
+        return None
+
+
+def _without_reader(left: str, right: str) -> Ruling:
+    """A reference that the reader does not know: as words, or by SymPy's reading."""
+    words = re.sub(r"\\text|[^a-z0-9]+", " ", right.lower()).split()
+    if not re.search(r"[\\=^_+*/]", right.replace("\\text", "")) and any(w.isalpha() and len(w) > 2 for w in words):
+        same = words == re.sub(r"\\text|[^a-z0-9]+", " ", left.lower()).split()
+        return ("correct" if same else "wrong"), "words"
+    if not re.search(r"[a-zA-Z0-9]", right):
+        return "wrong", "other signs"
+    number = _read(left)
+    if isinstance(number, Number):  # a written number is exactly that number
+        left = f"\\frac{{{number.value.numerator}}}{{{number.value.denominator}}}"
+    return _ask_sympy(left, right, "the reference is not readable")
+
+
+def _ask_sympy(left: str, right: str, why: str) -> Ruling:
+    """SymPy's verdict on formulas that the reader does not know, but not on words or bases, which it would read past.
+
+    It may read only the beginning of an answer, so an answer that our reader does not know is never wrong by it.
+    """
+    plain = re.sub(r"\\[a-zA-Z]+", " ", left)
+    words = set(re.findall(r"[a-zA-Z]{2,}", plain)) - FUNCTIONS
+    based = any(re.search(r"[\dA-F}] ?_ ?\{?\d", text) for text in (left, right))
+    if words or based or _texts(left) != _texts(right):
+        return "unsure", why
+    ruling = same_by_sympy(left, right)
+    return ruling if ruling[0] == "correct" or _read(left) is not None else ("unsure", why)
+
+
+def _texts(text: str) -> list[str]:
+    return [" ".join(words.lower().split()) for words in re.findall(r"\\text\s*\{([^{}]*)\}", text)]
+
+
+# -- choice letters
+
+_LETTER = re.compile(r"\(?([A-J])(?:\)|\.|:|\))? *")
+_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[.:)]) *(\S.*)")
+_CHOSEN = re.compile(r"(?:(?:option|choice|answer) *:? *(?:is)? *)?(?:\(([A-Ja-j])\)|([A-Ja-j])[.:)]?)(?= |$)(.*)",
+                     re.IGNORECASE)  # fmt: skip
+_ANOTHER_OPTION = re.compile(
+    r"^\W*(?:or|and|,|/)\s*\(?[A-J]\b|\([A-Ja-j]\)|(?:^| )[A-J](?:[).:]|$)|\b(?:or|and) [A-Ja-j][).]"
+)
+_DENIED = re.compile(
+    r"\W*(?:is |are |was )?(?:incorrect|wrong|false|not\b|no\b|none\b|isn't|maybe|perhaps|\?)", re.IGNORECASE
+)
+_LETTERS = re.compile(r"[A-J](?:(?:, ?| and |,? and | )[A-J])+")
+
+
+def _by_choice(given: str, reference: str) -> Ruling | None:
+    """Letters of a multiple choice: with or without their text, never two for one."""
+    reference, given = _bare(reference), _bare(given)
+    letters = re.sub(r"[^A-J]", "", reference)
+    if _LETTERS.fullmatch(reference) and list(letters) == sorted(set(letters)):
+        found = sorted(re.sub(r"\b(?:and|AND)\b|[^A-J]", "", given))
+        full = re.fullmatch(r"[(]?[A-J](?:[(),. ]|and|[A-J])*", given)
+        return ("correct" if full and found == list(letters) else "wrong"), "choice"
+    if _LETTER.fullmatch(reference + " "):
+        return ("correct" if _chosen(given) == letters else "wrong"), "choice"
+    match = _WITH_TEXT.fullmatch(reference)
+    if not match:
+        return None
+    letter, text = match[1] or match[2], match[3]
+    said = _CHOSEN.fullmatch(given)
+    if said is None:
+        return equal(given, text)[0], "choice by its text"
+    same = (said[1] or said[2]).upper() == letter
+    rest = said[3].strip()
+    return ("correct" if same and (not rest or equal(rest, text)[0] == "correct") else "wrong"), "choice"
+
+
+def _chosen(given: str) -> str | None:
+    """The one letter that an answer chooses; None if it chooses none, or several."""
+    match = _CHOSEN.fullmatch(given)
+    if match is None:
+        return None
+    letter, rest = match[1] or match[2], match[3]
+    marked = match[1] or given[match.end(2) : match.end(2) + 1] in (".", ":", ")")
+    if rest.strip() and not (marked and letter.isupper()):
+        return None
+    return None if _ANOTHER_OPTION.search(rest) or _DENIED.match(rest) else letter.upper()
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"\\text *\{([^{}]*)\}|\\text ", lambda m: m[1] or "", text).strip().strip("{}").strip()
+
+
+# -- many answers at once
+
+
+def grade_all(
+    pairs: Sequence[Pair], *, kind: Kind = "math", processes: int | None = None, what: str = "grading"
+) -> list[Grade]:
+    """The grade of each pair, in their order.
+
+    Args: `processes` is how many grade at once, all cores if None; few pairs are graded here, without processes. A
+    completion that a worker dies of is "unsure". Safe from threads and notebooks and under any start method.
+    """
+    processes = count_cores() if processes is None else processes
+    with progress(what, len(pairs), "answer") as advance:
+        found = list[Grade]()
+        if len(pairs) <= FEW or processes < 2:
+            for i, (completion, answer) in enumerate(pairs, 1):
+                found.append(grade(completion, answer, kind=kind))
+                if i % 100 == 0 or i == len(pairs):
+                    advance((i - 1) % 100 + 1)
+            return found
+        workers = Workers("eval.grader.grade", processes)
+        try:
+            with ThreadPoolExecutor(processes) as threads:
+                for grades in threads.map(lambda chunk: _ask(workers, chunk, kind), _chunks(pairs)):
+                    found.extend(grades)
+                    advance(len(grades))
+                return found
+        finally:
+            workers.stop()
+
+
+def _chunks(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
+    start = size = 0
+    for i, (completion, answer) in enumerate(pairs):
+        if i > start and (size > CHUNK_CHARACTERS or i - start >= CHUNK_ANSWERS):
+            yield pairs[start:i]
+            start, size = i, 0
+        size += len(completion or "") + len(str(answer))
+    if start < len(pairs):
+        yield pairs[start:]
+
+
+def _ask(workers: Workers, chunk: Sequence[Pair], kind: Kind) -> list[Grade]:
+    """The grades of a chunk; where the worker dies, of each alone, so that only the one it dies of is lost."""
+    try:
+        return [Grade(*found) for found in workers.ask((list(chunk), kind), seconds=60 + 2.0 * len(chunk))]
+    except (Died, TimedOut) as error:
+        if len(chunk) == 1:
+            return [Grade("unsure", None, "the worker died" if isinstance(error, Died) else "out of time")]
+    return [grade for pair in chunk for grade in _ask(workers, [pair], kind)]
+
+
+def _answer(question: tuple[list[Pair], Kind]) -> list[list[str | None]]:
+    pairs, kind = question
+    grades = [grade(completion, answer, kind=kind) for completion, answer in pairs]
+    return [[g.verdict, g.extracted, g.how] for g in grades]
+
+
+if __name__ == "__main__":
+    serve(_answer)

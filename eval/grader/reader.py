@@ -4,7 +4,7 @@ r"""Reads an answer, LaTeX or plain, into the nodes of `expression.py`, or says 
 
 It takes all of its input or raises Unreadable: an answer half understood is not understood. It executes nothing, and
 does work linear in the text, with bounds on length and depth. Input is expected in the spelling of
-`spelling.normalise`.
+`normalise.normalise`.
 
 How ambiguous writing is read: `2x` and `2 x` are products, `1/2x` is (1/2)x, `xy` is x times y, `sin 2x` is sin(2x),
 `1\frac12` and `1 1/2` are mixed numbers, `2^10` is two to the tenth, `1,234` outside of brackets is one number and
@@ -14,8 +14,26 @@ How ambiguous writing is read: `2x` and `2 x` are products, `1/2x` is (1/2)x, `x
 import re
 from fractions import Fraction
 
-from eval.grader.expression import Based, Call, Clock, Group, Matrix, Name, Node, Number, Quantity, Relation, Words
-from eval.grader.numerals import BASES, IN_BASE, MAX_EXPONENT, SCALES, Unreadable, in_base, read_number
+from eval.grader.nodes import (
+    BASES,
+    IN_BASE,
+    MAX_EXPONENT,
+    SCALES,
+    Based,
+    Call,
+    Clock,
+    Group,
+    Matrix,
+    Name,
+    Node,
+    Number,
+    Quantity,
+    Relation,
+    Unreadable,
+    Words,
+    in_base,
+    read_number,
+)
 from eval.grader.scanner import MAX_LENGTH, Scanner, Token
 
 MAX_MARKS = 6  # powers, factorials, primes and percent signs behind one value
@@ -61,7 +79,6 @@ _UNIT_TEXT = re.compile(
 )
 _HALF_OF_DAY = re.compile(r" *(?:\\text *\{ *)?([ap])(?: ?\. ?m|m)\b\.* *\}?", re.IGNORECASE)
 _CONDITION = re.compile(r" *([a-zA-Z]) *(?:\\in *\\mathbb *\{? *R *\}? *)?(?:\\mid|\||:) *")
-_GLUED = re.compile(r"([a-z]?)(arcsin|arccos|arctan|sin|cos|tan|ln|log)[xyz]")
 _ARTICLE = re.compile(r"an? [a-zA-Z]{3,}", re.IGNORECASE)
 _REST_OF_TIME = re.compile(
     r" *: *([0-5]\d)(?: *: *([0-5]\d))? *(?:\\text *\{ *)?([ap])(?: *\.? *m)?\b\.* *\}?",
@@ -130,23 +147,7 @@ class _Reader(Scanner):
             signs.append(sign)
             sides.append(self.side())
         node: Node = Relation(tuple(sides), tuple(signs)) if signs else sides[0]
-        if self.accept("\\pmod", "\\mod", "\\bmod") or self.bare_mod() or self.parenthesised_mod():
-            node = Call("mod", (node, self.argument()))
         return node
-
-    def bare_mod(self) -> bool:
-        token = self.peek()
-        found = token.kind in ("letters", "words") and token.text.strip().lower() in ("mod", "modulo")
-        if found:
-            self.take()
-        return found
-
-    def parenthesised_mod(self) -> bool:
-        match = re.compile(r" *\( *(?:\\text *\{ *mod *\}|\\b?mod|mod) *(?=\w+ *\)$)").match(self.text, self.at)
-        if match:
-            self.text = self.text[:-1]
-            self.jump(match.end())
-        return match is not None
 
     def side(self) -> Node:
         words = self.words_only()
@@ -157,13 +158,6 @@ class _Reader(Scanner):
             node = Call(_SETS[sign], (node, self.total()))
         if self.peek().text == ":" and self.peek().kind == "sign":
             node = self.ratio(node)
-        elif (
-            isinstance(node, Number)
-            and self.peek().text.strip() == "to"
-            and self.text[self.peek().end :].strip().isdigit()
-        ):
-            self.take()
-            return Call("ratio", (node, self.total()))
         return self.with_unit(node)
 
     def ratio(self, first: Node) -> Node:
@@ -206,7 +200,7 @@ class _Reader(Scanner):
     def is_word(self, letters: str) -> bool:
         """Whether a run of letters is a word, and not a product of names."""
         low = letters.lower()
-        if _GLUED.fullmatch(letters) or re.fullmatch(r"pi[rhdx]", letters):
+        if re.fullmatch(r"pi[rhdx]", letters):
             return False
         if letters in FUNCTIONS or low in _CONSTANTS or low in ("sqrt", "deg") or letters in _GREEK:
             return False
@@ -318,10 +312,6 @@ class _Reader(Scanner):
         return Call("^", (node, power))
 
     def degrees(self, node: Node) -> Node:
-        minutes = re.compile(r" *(\d{1,2}) *'").match(self.text, self.at)
-        if minutes:
-            self.jump(minutes.end())
-            node = Call("+", (node, Number(Fraction(int(minutes[1]), 60))))
         return Call("deg", (node,))
 
     def exponent(self) -> Node:
@@ -383,20 +373,12 @@ class _Reader(Scanner):
     def letters(self) -> Node:
         token = self.take()
         word = token.text
-        word = re.sub(r"^(?:np|math|sympy)$", "", word)
-        if not word:
-            self.expect(".")
-            return self.letters()
         if word in FUNCTIONS:
             return self.function(word)
         if word.lower() in _CONSTANTS:
             return Name(_CONSTANTS[word.lower()])
         if word in _GREEK:
             return self.subscripted(word)
-        glued = _GLUED.fullmatch(word)
-        if glued:  # `xlnx`, `sinx`
-            self.jump(token.start + len(glued[1]) + (len(glued[2]) if not glued[1] else 0))
-            return Name(glued[1]) if glued[1] else self.function(glued[2])
         if word.startswith("pi") and len(word) == 3:  # `pir`
             self.jump(token.start + 2)
             return Name("pi")
@@ -600,8 +582,6 @@ class _Reader(Scanner):
         """The node with the unit that stands behind it, if one does."""
         token = self.peek()
         if token.kind not in ("words", "letters") or token.text.strip().lower() in _SEPARATORS:
-            return node
-        if token.text.strip().lower() in ("mod", "modulo"):
             return node
         scale = SCALES.get(token.text.strip().lower().rstrip("s"))
         if scale:

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from eval.grader.numerals import Unreadable
+from eval.grader.nodes import Unreadable
 
 MAX_LENGTH = 2000  # characters
 MAX_DEPTH = 60  # of brackets within brackets

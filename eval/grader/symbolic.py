@@ -8,7 +8,7 @@ which execute their input, are never given text.
 
 from typing import Any
 
-from eval.grader.verdicts import Told
+from eval.grader.nodes import Ruling
 from eval.grader.worker import Died, Workers, serve
 from limo.machine import count_cores
 
@@ -19,7 +19,7 @@ FORBIDDEN = ("!!", "\\prod", "\\sum", "\\int", "\\lim")  # of given answers: wor
 _workers = Workers("eval.grader.symbolic", limit=count_cores())
 
 
-def same_by_sympy(given: str, reference: str) -> Told:
+def same_by_sympy(given: str, reference: str) -> Ruling:
     """Whether two LaTeX expressions are equal, and how it was found.
 
     Raises TimedOut after SECONDS of processor time: that says something of the machine too, so nobody keeps it.
@@ -33,7 +33,7 @@ def same_by_sympy(given: str, reference: str) -> Told:
     return verdict, how
 
 
-def _compare(given: str, reference: str) -> Told:
+def _compare(given: str, reference: str) -> Ruling:
     """In the worker: parse both by the LaTeX grammar and ask Math-Verify whether they are equal."""
     from math_verify import verify
 
@@ -73,7 +73,7 @@ def _exactly(wanted: Any, found: Any) -> bool | None:
     return (wanted.doit() - found.doit()).equals(0)  # type: ignore[no-any-return]
 
 
-def _answer(question: tuple[str, str]) -> Told:
+def _answer(question: tuple[str, str]) -> Ruling:
     try:
         return _compare(*question)
     except Exception as error:  # noqa: BLE001 - whatever SymPy raises on odd text, the answer is the third verdict
@@ -83,4 +83,5 @@ def _answer(question: tuple[str, str]) -> Told:
 if __name__ == "__main__":
     import math_verify  # noqa: F401 - before the clock of the first question runs
 
+    _answer(("\\frac{1}{2}", "\\int_0^1 x dx"))  # loads what the first question would wait for
     serve(_answer, MEMORY)

@@ -10,118 +10,29 @@ import re
 import unicodedata
 from functools import lru_cache
 
-_SIMPLE = [
-    ("\\dfrac", "\\frac"),
-    ("\\tfrac", "\\frac"),
-    ("\\nicefrac", "\\frac"),
-    ("\\sfrac", "\\frac"),
-    ("\\textdegree", "^\\circ "),
-    ("\\cfrac", "\\frac"),
-    ("\\dbinom", "\\binom"),
-    ("\\tbinom", "\\binom"),
-    ("\\displaystyle", ""),
-    ("\\textstyle", ""),
-    ("\\limits", ""),
-    ("\\!", ""),
-    ("\\,", " "),
-    ("\\;", " "),
-    ("\\:", " "),
-    ("\\>", " "),
-    ("\\ ", " "),
-    ("~", " "),
-    ("\\qquad", " "),
-    ("\\quad", " "),
-    ("\\lbrace", "\\{"),
-    ("\\rbrace", "\\}"),
-    ("\\lbrack", "["),
-    ("\\rbrack", "]"),
-    ("\\%", "%"),
-    ("\\&", "&"),
-    ("\\#", "#"),
-    ("\\_", "_"),
-    ("\\leqslant", "\\le"),
-    ("\\geqslant", "\\ge"),
-    ("\\leq", "\\le"),
-    ("\\geq", "\\ge"),
-    ("\\neq", "\\ne"),
-    ("\\lt", "<"),
-    ("\\gt", ">"),
-    ("\\degree", "^\\circ "),
-    ("{}^", "^"),
-    ("\\varnothing", "\\emptyset"),
-    ("\\backslash", "\\setminus"),
-    ("\\iff", "\\Leftrightarrow"),
-    ("{,}", ","),
-    (",\\,", ","),
-    ("{:}", ":"),
-    ("{.}", "."),
-    ("\\colon", ":"),
-    ("\\cents", "\\text{ cents}"),
-]
-
+# Commands and characters that have another spelling, each followed by the one that is used
+_NAMES = dict(
+    pair.split("=", 1)
+    for pair in (
+        r"dfrac=\frac tfrac=\frac cfrac=\frac nicefrac=\frac sfrac=\frac dbinom=\binom tbinom=\binom lbrace=\{ "
+        r"rbrace=\} lbrack=[ rbrack=] leqslant=\le geqslant=\ge leq=\le geq=\ge neq=\ne lt=< gt=> degree=^\circ "
+        r"textdegree=^\circ varnothing=\emptyset backslash=\setminus iff=\Leftrightarrow colon=: cents=\text{cents} "
+        r"displaystyle= textstyle= limits="
+    ).split()
+)
+_NAME = re.compile(r"\\([a-zA-Z]+)")
+_SPACE = re.compile(r"\\[,;:> ]|~|\\q?quad(?![a-zA-Z])")
+_ESCAPED = re.compile(r"\\([%&#_])|\\!|\{([,.:])\}|\{\}(?=\^)")
 _CHARACTERS = {
-    "−": "-",
-    "–": "-",
-    "—": "-",
-    "‐": "-",
-    "‑": "-",
-    "×": "\\times ",
-    "·": "\\cdot ",
-    "⋅": "\\cdot ",
-    "∙": "\\cdot ",
-    "÷": "/",
-    "∕": "/",
-    "⁄": "/",
-    "π": "\\pi ",
-    "θ": "\\theta ",
-    "φ": "\\phi ",
-    "ϕ": "\\phi ",
-    "α": "\\alpha ",
-    "β": "\\beta ",
-    "γ": "\\gamma ",
-    "λ": "\\lambda ",
-    "μ": "\\mu ",
-    "µ": "\\mu ",
-    "ω": "\\omega ",
-    "√": "\\sqrt ",
-    "∛": "\\sqrt[3]",
-    "∞": "\\infty ",
-    "≤": "\\le ",
-    "≥": "\\ge ",
-    "⩽": "\\le ",
-    "⩾": "\\ge ",
-    "≠": "\\ne ",
-    "≈": "\\approx ",
-    "≡": "\\equiv ",
-    "±": "\\pm ",
-    "∓": "\\mp ",
-    "∪": "\\cup ",
-    "∩": "\\cap ",
-    "∈": "\\in ",
-    "∅": "\\emptyset ",
-    "∖": "\\setminus ",
-    "ℝ": "\\mathbb{R}",
-    "ℤ": "\\mathbb{Z}",
-    "ℂ": "\\mathbb{C}",
-    "°": "^\\circ ",
-    "…": "\\ldots ",
-    "′": "'",
-    "’": "'",
-    "‘": "'",
-    "“": '"',
-    "”": '"',
-    "⟨": "\\langle ",
-    "⟩": "\\rangle ",
-    "。": ".",
-    "、": ",",
-    "或": " or ",
-    "和": " and ",
-    "且": " and ",
-    "£": "\\pounds ",
-    "€": "\\euro ",
-    "¥": "\\yen ",
-    "¢": "\\text{ cents}",
-}
+    **{pair[0]: pair[1:] + " " * ("\\" in pair) for pair in (
+        r"−- –- —- ‐- ‑- ×\times ·\cdot ⋅\cdot ∙\cdot ÷/ ∕/ ⁄/ π\pi θ\theta φ\phi ϕ\phi α\alpha β\beta γ\gamma "
+        r"λ\lambda μ\mu µ\mu ω\omega √\sqrt ∛\sqrt[3] ∞\infty ≤\le ≥\ge ⩽\le ⩾\ge ≠\ne ≈\approx ≡\equiv ±\pm "
+        r"∓\mp ∪\cup ∩\cap ∈\in ∅\emptyset ∖\setminus ℝ\mathbb{R} ℤ\mathbb{Z} "
+        r"ℂ\mathbb{C} °^\circ …\ldots ′' ’' ‘' " + '“" ”" '
+        r"⟨\langle ⟩\rangle 。. 、, £\pounds €\euro ¥\yen ¢\text{cents}"
+    ).split()},
+    **{"或": " or ", "和": " and ", "且": " and "},
+}  # fmt: skip
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-")
 
@@ -135,8 +46,10 @@ _LETTERED_DIGITS = re.compile(r"\\(?:text|mathrm)\s*\{\s*([0-9A-F]+)\s*\}(?=\s*_
 _FUNCTION_IN_TEXT = re.compile(
     r"\\(?:operatorname\*?|mathrm|text)\s*\{\s*((?:arc)?(?:sin|cos|tan|cot)h?|sec|csc|ln|log|exp|cis|gcd|lcm|Re|Im)\s*\}"
 )
-_OVER = re.compile(r"\{([^{}]*)\\(over|choose)(?![a-z])([^{}]*)\}")
 _FRACTION_OF_UNITS = re.compile(r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}")
+_GLUED = re.compile(r"(?<![a-zA-Z\\])([a-z]?)((?:arc)?(?:sin|cos|tan)|ln|log)([xyzt])(?![a-zA-Z])")  # `xlnx`, `sinx`
+_RATIO = re.compile(r"(\d+) *(?:\\text *\{ *to *\}|to) *(\d+)")
+_OVER = re.compile(r"\{([^{}]*)\\(over|choose)(?![a-z])([^{}]*)\}")
 _VALUE_IN_TEXT = re.compile(r"\s*\\text\s*\{([^{}]*\d[^{}]*)\}\s*")
 _COMMA_IN_TEXT = re.compile(r"\\text\s*\{\s*,\s*(and|or)?\s*\}")
 _FONT = re.compile(
@@ -182,6 +95,10 @@ def normalise(text: str) -> str:
     if any(c in text for c in "\\~${^"):
         text = _latex(text)
     text = "".join(c if c >= " " else " " for c in text)
+    text = re.sub(r"\b(?:np|math|sympy)\.(?=[a-z])", "", text)
+    text = _GLUED.sub(r"\1\\\2 \3", text)
+    if ratio := _RATIO.fullmatch(text.strip()):
+        return f"{ratio[1]}:{ratio[2]}"
     text = _CJK_UNIT.sub(r"\1\\text{\2}", text)
     text = re.sub(r"\^ ?\{? ?o ?\}?(?![a-zA-Z])", r"^\\circ ", text) if "^" in text else text
     text = text.strip("*` ") if text.startswith(("**", "`")) else text
@@ -236,13 +153,8 @@ def _latex(text: str) -> str:
     text = text.replace("\\\\", "\\cr ")  # before the backslash of a row's end is taken for another's
     text = re.sub(r"\\cr \[[^\]]*\]", r"\\cr ", text) if "\\begin" in text else text
     text = _SIZES.sub("", text)
-    for old, new in _SIMPLE:
-        if old in text:
-            text = (
-                re.sub(re.escape(old) + r"(?![a-zA-Z])", new.replace("\\", r"\\"), text)
-                if old[-1].isalpha()
-                else (text.replace(old, new))
-            )
+    text = _NAME.sub(lambda m: _NAMES.get(m[1], m[0]), text)
+    text = _SPACE.sub(" ", _ESCAPED.sub(lambda m: m[1] or m[2] or "", text.replace(",\\,", ",")))
     text = text.replace("\\$", "\\dollar ")
     text = _DELIMITERS.sub(" ", text)
     text = _PHANTOM.sub("", text)

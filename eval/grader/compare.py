@@ -4,22 +4,124 @@
 `values.py`. The rules in words, with examples: docs/grading.md.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import TypeVar
 
-from eval.grader.exact import exact
-from eval.grader.expression import Based, Call, Clock, Group, Matrix, Name, Node, Number, Quantity, Relation, Words
-from eval.grader.forms import FREE, plain_form
-from eval.grader.intervals import interval_parts, intervals, is_inequality, variable
-from eval.grader.labels import label_of, last_side, usual
-from eval.grader.reader import negative
-from eval.grader.scalars import by_degrees, by_value, degrees, is_radians
+from eval.grader.arithmetic import exact
+from eval.grader.forms import FREE, interval_parts, intervals, is_inequality, plain_form, variable
+from eval.grader.nodes import (
+    Based,
+    Call,
+    Clock,
+    Group,
+    Kind,
+    Matrix,
+    Name,
+    Node,
+    Number,
+    Quantity,
+    Relation,
+    Ruling,
+    Verdict,
+    Words,
+    decide,
+    walk,
+)
+from eval.grader.reader import FUNCTIONS, negative
 from eval.grader.units import may_be_said, needed, same_unit
-from eval.grader.values import names, proportional
-from eval.grader.verdicts import Kind, Told, all_of, matched, told
+from eval.grader.values import by_degrees, by_value, degrees, is_radians, names, proportional
+
+MAX_UNLIKE = 20  # members of a list that are written unlike, each compared with each
+
+T = TypeVar("T")
 
 
-def compare(given: Node, reference: Node, kind: Kind = "math") -> Told:
+def all_of(verdicts: Iterable[Verdict]) -> Verdict:
+    """Of parts that must all be right."""
+    seen = set(verdicts)
+    return "wrong" if "wrong" in seen else "unsure" if "unsure" in seen else "correct"
+
+
+def matched(given: Sequence[T], reference: Sequence[T], same: Callable[[T, T], Ruling]) -> Verdict:
+    """Whether each member of one is one member of the other. Members written alike pair off first, which is fast."""
+    if len(given) != len(reference):
+        return "wrong"
+    left, missing = list(given), list[T]()
+    for part in reference:
+        if part in left:
+            left.remove(part)
+        else:
+            missing.append(part)
+    if len(missing) > MAX_UNLIKE:
+        return "unsure"
+    doubtful = False
+    for part in missing:
+        verdicts = [same(g, part)[0] for g in left]
+        if "correct" not in verdicts:
+            if "unsure" not in verdicts:
+                return "wrong"
+            doubtful = True
+            continue
+        left.pop(verdicts.index("correct"))
+    return "unsure" if doubtful else "correct"
+
+
+def label_of(relation: Relation) -> Node | None:
+    """The left side of `x = 5`, `AB = 5`, `f(x) = 5` or `Area = 5`, where it is only a name for the value."""
+    first = relation.sides[0]
+    if relation.signs[0] not in ("=", "approx", "equiv", "in"):
+        return None
+    if isinstance(first, Words):
+        return first
+    inside = set(walk(relation.sides[-1]))
+    if isinstance(first, Name):
+        return None if first.text in ("pi", "e", "i", "oo") or first in inside else first
+    if isinstance(first, Group):
+        return _of_several(first, relation.sides[-1])
+    if not isinstance(first, Call):
+        return None
+    if first.what == "abs":  # |AB| = 5
+        inner = label_of(Relation((first.args[0], relation.sides[-1]), ("=",)))
+        return first if isinstance(inner, Call) else None
+    if first.what == "of" or (first.what in FUNCTIONS and all(isinstance(a, Name) for a in first.args)):
+        return None if set(walk(first.args[0])) & inside and first.what == "of" else first
+    if first.what == "/" and all(isinstance(_factors(arg)[0], Name) for arg in first.args):
+        both = [_factors(arg)[0] for arg in first.args]
+        return first if both == [Name("d"), Name("d")] else None  # dy/dx
+    return first if _is_segment(first) and not set(_factors(first)) & inside else None
+
+
+def _of_several(first: Group, last: Node) -> Node | None:
+    """`(x, y) = (1, 2)`, unless the names stand in another order than the usual one."""
+    named = [part.text for part in first.parts if isinstance(part, Name)]
+    if not isinstance(last, Group) or not len(named) == len(first.parts) == len(last.parts):
+        return None
+    return first if named == sorted(named) or not usual(named) else None
+
+
+def _is_segment(product: Call) -> bool:
+    """`AB`, `ABC`, `\\angle ABC`, `m\\angle ABC`: capitals that name one thing."""
+    factors = [f.text for f in _factors(product) if isinstance(f, Name)]
+    if len(factors) != len(_factors(product)):
+        return False
+    while factors and (factors[0] in ("angle", "triangle") or factors[:2] in (["m", "angle"], ["m", "triangle"])):
+        factors.pop(0)
+    return 1 <= len(factors) <= 5 and all(len(f) == 1 and f.isupper() for f in factors)
+
+
+def _factors(node: Node) -> list[Node]:
+    if isinstance(node, Call) and node.what == "*":
+        return _factors(node.args[0]) + _factors(node.args[1])
+    return [node]
+
+
+def usual(names: Sequence[str]) -> bool:
+    """Whether names have an order of their own: x, y, z or a, b, c; others stand in the order they are written."""
+    return any(set(names) <= set(known) for known in ("xyz", "abcd", "uvw", "pqrs"))
+
+
+def compare(given: Node, reference: Node, kind: Kind = "math") -> Ruling:
     """Whether a read answer equals a read reference. Raises TooMuch or Undefined where values cannot be worked out."""
     if given == reference:
         return "correct", "structure"
@@ -35,26 +137,10 @@ def compare(given: Node, reference: Node, kind: Kind = "math") -> Told:
 
 # Each rule: (given, reference, kind) -> a verdict, or None where it has no say
 
-Rule = Callable[[Node, Node, Kind], Told | None]
+Rule = Callable[[Node, Node, Kind], Ruling | None]
 
 
-def _by_modulus(given: Node, reference: Node, kind: Kind) -> Told | None:
-    if not (isinstance(reference, Call) and reference.what == "mod"):
-        residue = last_side(given.args[0]) if isinstance(given, Call) and given.what == "mod" else None
-        return compare(residue, reference, kind) if residue is not None else None
-    if not (isinstance(given, Call) and given.what == "mod"):
-        return "wrong", "a residue without its modulus"
-    a, b = last_side(given.args[0]), last_side(reference.args[0])
-    if a is None or b is None:
-        return "wrong", "a congruence that is no value"
-    values = [exact(node) for node in (a, given.args[1], b, reference.args[1])]
-    if None in values or not values[1]:
-        return told(given == reference, "residue")
-    x, modulus, y, other = (v for v in values if v is not None)
-    return told(modulus == other and (x - y) % modulus == 0, "residue")
-
-
-def _by_interval(given: Node, reference: Node, kind: Kind) -> Told | None:
+def _by_interval(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     """Intervals, their unions, and the inequalities that say the same."""
     wanted = intervals(reference)
     if wanted is None and is_inequality(given):
@@ -72,7 +158,7 @@ def _by_interval(given: Node, reference: Node, kind: Kind) -> Told | None:
     return matched(found, wanted, partial(_same_interval, kind=kind)), "intervals"
 
 
-def _same_interval(given: Node, reference: Node, kind: Kind) -> Told:
+def _same_interval(given: Node, reference: Node, kind: Kind) -> Ruling:
     if not (isinstance(given, Group) and isinstance(reference, Group)):
         return compare(given, reference, kind)
     if given.brackets != reference.brackets:
@@ -80,7 +166,7 @@ def _same_interval(given: Node, reference: Node, kind: Kind) -> Told:
     return _in_order(given.parts, reference.parts, kind)
 
 
-def _by_equation(given: Node, reference: Node, kind: Kind) -> Told | None:
+def _by_equation(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     if isinstance(reference, Relation):
         return _to_relation(given, reference, kind)
     if not isinstance(given, Relation):
@@ -101,12 +187,12 @@ def _stated_value(given: Relation) -> Node | None:
     return left if isinstance(right, Name) and not names(left) else None
 
 
-def _to_relation(given: Node, reference: Relation, kind: Kind) -> Told:
+def _to_relation(given: Node, reference: Relation, kind: Kind) -> Ruling:
     label, value = label_of(reference), _value_of(reference)
     if not isinstance(given, Relation):
         if "approx" in reference.signs:
             candidates = [s for s in reference.sides if s != label]
-            return told(any(compare(given, c, kind)[0] == "correct" for c in candidates), "value")
+            return decide(any(compare(given, c, kind)[0] == "correct" for c in candidates), "value")
         return compare(given, value, kind) if value is not None else ("wrong", "a value for an equation")
     if value is not None:
         name, found = label_of(given), _value_of(given)
@@ -119,13 +205,13 @@ def _to_relation(given: Node, reference: Relation, kind: Kind) -> Told:
     return _proportional(given, reference)
 
 
-def _proportional(given: Relation, reference: Relation) -> Told:
+def _proportional(given: Relation, reference: Relation) -> Ruling:
     """Two equations or inequalities are one if their sides' differences are proportional."""
     turned = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
     a, b = (Call("+", (r.sides[0], negative(r.sides[1]))) for r in (given, reference))
     sign = proportional(a, b)
     asked = reference.signs[0] if sign >= 0 else turned.get(reference.signs[0], reference.signs[0])
-    return told(sign != 0 and given.signs[0] == asked, "equation", "another equation")
+    return decide(sign != 0 and given.signs[0] == asked, "equation", "another equation")
 
 
 def _value_of(relation: Relation) -> Node | None:
@@ -149,7 +235,7 @@ def _all_same(sides: Sequence[Node]) -> bool:
     return all(compare(side, sides[0])[0] == "correct" for side in sides[1:])
 
 
-def _by_several(given: Node, reference: Node, kind: Kind) -> Told | None:
+def _by_several(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     """Lists and sets, whose order is free; tuples and intervals, whose order and brackets are not."""
     if not isinstance(reference, Group):
         if not isinstance(given, Group):
@@ -175,7 +261,7 @@ def _by_several(given: Node, reference: Node, kind: Kind) -> Told | None:
     return _in_order(given.parts, reference.parts, kind)
 
 
-def _members(given: Group, reference: Group, kind: Kind) -> Told:
+def _members(given: Group, reference: Group, kind: Kind) -> Ruling:
     """Members in any order; values for the reference's names, `x=1, y=2`, in the order of the names."""
     wanted = _named_values(reference)
     if wanted is not None and not any(isinstance(part, Relation) for part in given.parts):
@@ -198,13 +284,13 @@ def _shape(matrix: Matrix) -> tuple[int, int]:
     return len(matrix.rows), len(matrix.rows[0])
 
 
-def _in_order(given: Sequence[Node], reference: Sequence[Node], kind: Kind) -> Told:
+def _in_order(given: Sequence[Node], reference: Sequence[Node], kind: Kind) -> Ruling:
     if len(given) != len(reference):
         return "wrong", "another number of parts"
     return all_of(compare(g, r, kind)[0] for g, r in zip(given, reference, strict=True)), "parts in order"
 
 
-def _by_matrix(given: Node, reference: Node, kind: Kind) -> Told | None:
+def _by_matrix(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     if not isinstance(reference, Matrix):
         vector = isinstance(reference, Group) and reference.brackets in ("()", "<>")
         return ("wrong", "a matrix for a value") if isinstance(given, Matrix) and not vector else None
@@ -216,19 +302,19 @@ def _by_matrix(given: Node, reference: Node, kind: Kind) -> Told | None:
     return all_of(compare(g, r, kind)[0] for g, r in pairs), "matrix"
 
 
-def _by_kind(given: Node, reference: Node, kind: Kind) -> Told | None:
+def _by_kind(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     """Words, times of day, ratios and numbers in a base equal only their own kind."""
     if isinstance(reference, Words) or isinstance(given, Words):
-        return told(given == reference, "words")
+        return decide(given == reference, "words")
     if isinstance(reference, Clock) or isinstance(given, Clock):
         if isinstance(given, Call) and given.what == "ratio" and isinstance(reference, Clock):
             at = _seconds(given)
             whole_day = at is not None and not 3600 <= at < 13 * 3600  # as 16:30 or 00:20 can only be written
-            return told(whole_day and at == reference.seconds, "time of day")
-        return told(given == reference, "time of day")
+            return decide(whole_day and at == reference.seconds, "time of day")
+        return decide(given == reference, "time of day")
     if isinstance(reference, Based):
         same = isinstance(given, Based) and given == reference
-        return told(same, "base", "not in the base of the reference")
+        return decide(same, "base", "not in the base of the reference")
     if isinstance(reference, Call) and reference.what == "ratio":
         return _ratios(given, reference, kind)
     if isinstance(given, Call) and given.what == "ratio" and len(given.args) == 2:
@@ -245,7 +331,7 @@ def _seconds(ratio: Call) -> int | None:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def _ratios(given: Node, reference: Call, kind: Kind) -> Told:
+def _ratios(given: Node, reference: Call, kind: Kind) -> Ruling:
     """`3:2` equals `6:4` and `3/2`; of three terms, all in proportion."""
     if not (isinstance(given, Call) and given.what == "ratio"):
         if len(reference.args) != 2 or isinstance(given, Group):
@@ -265,7 +351,7 @@ def _ratios(given: Node, reference: Call, kind: Kind) -> Told:
     )
 
 
-def _by_unit(given: Node, reference: Node, kind: Kind) -> Told | None:
+def _by_unit(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     """Units and percent count where the reference has them; where it has none, they may be said."""
     if isinstance(reference, Quantity):
         if not isinstance(given, Quantity):
@@ -301,7 +387,6 @@ def _is_percent(node: Node) -> bool:
 
 
 _RULES: tuple[Rule, ...] = (
-    _by_modulus,
     _by_interval,
     _by_equation,
     _by_matrix,

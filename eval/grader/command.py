@@ -11,19 +11,19 @@ be used to NAME.dropped.jsonl with the reason.
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval.grader.bulk import grade_all
-from eval.grader.grade import Grade
+from eval.grader.grade import Grade, grade_all
 from limo.data import Dropped, replacing
 from limo.errors import UserError, reported
 from limo.files import read_rows, shortened
+from limo.tables import Table, print_table, terminal
 
+LISTED = 30  # disagreements on the terminal
 COLUMNS = {
     "completion": ("completion", "completions", "response", "output", "generation", "code", "solution", "prediction"),
     "answer": ("answer", "gt", "ground_truth", "final_answer", "reference", "target", "label"),
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--fields", default="", metavar="OURS=THEIRS,...", help="completion=COLUMN,answer=COLUMN")
     parser.add_argument("--answer-after", default="", metavar="TEXT", help="the reference is what follows this text")
     parser.add_argument(
-        "--kind", choices=("math", "physics"), default="math", help="what the references are (default: math)"
+        "--kind", choices=("math", "strict", "physics"), default="math", help="what the references are (default: math)"
     )
     parser.add_argument("--disagree", metavar="COLUMN", help="list where COLUMN, another grader's verdict, differs")
     parser.add_argument("--processes", type=int, help="processes to grade in (default: one a core)")
@@ -129,7 +129,8 @@ def _item(
         values[ours] = None if column is None else _inside(raw, column)
         if values[ours] is None and not (ours == "completion" and column in raw):
             has = ", ".join(map(str, list(raw)[:12]))
-            return "missing field", f"no {ours} in '{column or ' or '.join(usual)}'; the columns are {has}"
+            what = f"no {ours} in '{column or ' or '.join(usual)}'"
+            return "missing field", f"{what}; the columns are {has}: name it with --fields {ours}=COLUMN"
     given = values["completion"] if isinstance(values["completion"], list) else [values["completion"]]
     completions = [c["text"] if isinstance(c, dict) and "text" in c else "" if c is None else c for c in given]
     odd = next((c for c in completions if not isinstance(c, str)), None)
@@ -138,7 +139,7 @@ def _item(
     listed = values["answer"] if isinstance(values["answer"], list) else [values["answer"]]
     answer = ", ".join(map(str, listed))
     answer = answer.rpartition(answer_after)[2].strip() if answer_after else answer
-    told: list[bool | None] = [None] * len(completions)
+    others: list[bool | None] = [None] * len(completions)
     if other is not None:
         said = _inside(raw, other)
         if said is None:
@@ -146,13 +147,13 @@ def _item(
         said = said if isinstance(said, list) else [said]
         if len(said) != len(completions):
             return "missing field", f"'{other}' has {len(said)} verdicts for {len(completions)} completions"
-        told = [_yes(s) for s in said]
-        if None in told:
-            return "no verdict", f"'{other}' holds {said[told.index(None)]!r}, neither true nor false"
+        others = [_yes(s) for s in said]
+        if None in others:
+            return "no verdict", f"'{other}' holds {said[others.index(None)]!r}, neither true nor false"
     cut = [isinstance(c, dict) and c.get("finish", c.get("finish_reason")) == "length" for c in given]
     return [
         Item(number, i, str(text), answer, other_says, was_cut)
-        for i, (text, other_says, was_cut) in enumerate(zip(completions, told, cut, strict=True))
+        for i, (text, other_says, was_cut) in enumerate(zip(completions, others, cut, strict=True))
     ]
 
 
@@ -177,73 +178,57 @@ def _write(where: Path, items: Sequence[Item], grades: Sequence[Grade], dropped:
         for item, grade in zip(items, grades, strict=True):
             row = {"row": item.row, "index": item.index, "answer": item.answer, **asdict(grade), "other": item.other}
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-    _aside(where).unlink(missing_ok=True)  # of an earlier time
+    _dropped_file(where).unlink(missing_ok=True)  # of an earlier time
     if dropped:
-        with replacing(_aside(where)) as lines:
+        with replacing(_dropped_file(where)) as lines:
             lines.writelines(json.dumps(asdict(d), ensure_ascii=False, default=str) + "\n" for d in dropped)
 
 
-def _aside(where: Path) -> Path:
+def _dropped_file(where: Path) -> Path:
     return where.with_name(where.name.removesuffix(".jsonl").removesuffix(".graded") + ".dropped.jsonl")
 
 
 def _print(
     items: Sequence[Item], grades: Sequence[Grade], dropped: Sequence[Dropped], where: Path, other: str | None
 ) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    console = terminal()
 
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False)
+
     count, n = Counter(g.verdict for g in grades), len(grades)
-    console.print(", ".join(f"{v} {count[v]} ({100 * count[v] / n:.1f} %)" for v in ("correct", "wrong", "unsure")))
+    say(", ".join(f"{v} {count[v]} ({100 * count[v] / n:.1f} %)" for v in ("correct", "wrong", "unsure")))
     if other is not None:
-        _print_disagreement(console, items, grades, other)
-    unsure = Counter(g.how for g in grades if g.verdict == "unsure")
-    if unsure:
-        table = Table(title="Unsure, by reason", title_justify="left")
-        table.add_column("reason")
-        table.add_column("answers", justify="right")
-        for reason, times in unsure.most_common(10):
-            table.add_row(reason, str(times))
-        console.print(table)
-        _hint(console, items, grades)
+        differ = [(i, g) for i, g in zip(items, grades, strict=True) if (g.verdict == "correct") != i.other]
+        ours = sum(g.verdict == "correct" for _, g in differ)
+        say(
+            f"agreement with '{other}': {100 * (1 - len(differ) / n):.2f} %; {ours} correct here and wrong there, "
+            f"{len(differ) - ours} the other way"
+        )
+        rows = [
+            (
+                f"{i.row}.{i.index}",
+                (g.extracted or "")[:60],
+                i.answer[:60],
+                g.verdict,
+                g.how,
+                "correct" if i.other else "wrong",
+            )
+            for i, g in differ[:LISTED]
+        ]
+        if rows:
+            title = f"Where they differ (first {len(rows)} of {len(differ)})"
+            print_table(Table(("row", "extracted", "answer", "here", "how", "there"), rows, title=title), console)
+    if unsure := Counter(g.how for g in grades if g.verdict == "unsure"):
+        print_table(Table(("reason", "answers"), unsure.most_common(10), (1,), "Unsure, by reason"), console)
+    unread = [i for i, g in zip(items, grades, strict=True) if g.verdict == "unsure" and "reference" in g.how]
+    if 2 * len(unread) >= n:  # then they are probably not references
+        begin = " ".join(unread[0].answer.split())[-80:]
+        say(
+            f"Most references cannot be read. The first ends with '{begin}': is it the right column (--fields "
+            "answer=...), and does the answer begin after some text (--answer-after)?"
+        )
     if dropped:
         reasons = ", ".join(f"{r}: {c}" for r, c in Counter(d.reason for d in dropped).items())
-        console.print(f"{len(dropped)} rows set aside ({reasons}): {_aside(where)}", soft_wrap=True)
-    console.print(f"Grades: {where}", soft_wrap=True)
-
-
-def _hint(console: Any, items: Sequence[Item], grades: Sequence[Grade]) -> None:
-    """Where half of the references or more cannot be read, they are probably not references."""
-    unread = [i for i, g in zip(items, grades, strict=True) if g.verdict == "unsure" and "reference" in g.how]
-    if 2 * len(unread) >= len(items):
-        begin = " ".join(unread[0].answer.split())[-80:]
-        console.print(
-            f"Most references cannot be read. The first ends with '{begin}': is it the right column (--fields "
-            "answer=...), and does the answer begin after some text (--answer-after)?",
-            soft_wrap=True,
-            markup=False,
-        )
-
-
-def _print_disagreement(console: Any, items: Sequence[Item], grades: Sequence[Grade], other: str) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    differ = [(i, g) for i, g in zip(items, grades, strict=True) if (g.verdict == "correct") != i.other]
-    share = 100 * (1 - len(differ) / len(items))
-    ours = sum(g.verdict == "correct" for _, g in differ)
-    console.print(
-        f"agreement with '{other}': {share:.2f} %; "
-        f"{ours} correct here and wrong there, {len(differ) - ours} the other way"
-    )
-    if not differ:
-        return
-    table = Table(title=f"Where they differ (first {min(len(differ), 30)} of {len(differ)})", title_justify="left")
-    for column in ("row", "extracted", "answer", "here", "how", "there"):
-        table.add_column(column, overflow="fold")
-    for item, grade in differ[:30]:
-        there = "correct" if item.other else "wrong"
-        cells = (f"{item.row}.{item.index}", (grade.extracted or "")[:60], item.answer[:60], grade.verdict, grade.how)
-        table.add_row(*map(escape, cells), there)
-    console.print(table)
+        say(f"{len(dropped)} rows dropped ({reasons}): {_dropped_file(where)}")
+    say(f"Grades: {where}")
