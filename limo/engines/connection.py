@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import cycle
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -18,6 +19,7 @@ from limo.engines.protocol import Completion, Finish
 from limo.errors import UserError
 
 BYTES_PER_TOKEN = 4  # of an estimate, where a server does not count
+POOL = 16  # connections of one pool
 LONGEST_TOKEN = 128  # bytes; a count below one token for so many bytes is absurd
 CONTROL = re.compile(r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|<(start|end)_of_turn>|\[/?INST\]")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -85,7 +87,7 @@ def _is_this_machine(host: str) -> bool:
         return False
 
 
-def open_client(url: str, key: str, timeout: float, limit: int) -> Any:
+def open_client(url: str, key: str, timeout: float, limit: int, concurrency: int) -> Any:
     """An `openai.AsyncOpenAI` for one address whose replies have `limit` bytes at most.
 
     Raises UserError if the SDK is not installed.
@@ -111,18 +113,30 @@ def open_client(url: str, key: str, timeout: float, limit: int) -> Any:
         async def aclose(self) -> None:
             await self.inner.aclose()
 
-    class Transport(httpx2.AsyncHTTPTransport):
+    class Transport(httpx2.AsyncBaseTransport):
+        """Small pools in turn: a pool looks at all of its connections at every request."""
+
+        def __init__(self) -> None:
+            limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+            secure = httpx2.create_ssl_context()
+            count = -(-concurrency // POOL)
+            self.pools = [httpx2.AsyncHTTPTransport(verify=secure, limits=limits) for _ in range(count)]
+            self.turn = cycle(self.pools)
+
         async def handle_async_request(self, request: Any) -> Any:
             request.headers["Accept-Encoding"] = "identity"
-            response = await super().handle_async_request(request)
+            response = await next(self.turn).handle_async_request(request)
             if response.headers.get("content-encoding", "identity").lower() != "identity":
                 await response.aclose()
                 raise OversizedReplyError("the reply is compressed, though that was not accepted")
             response.stream = Limited(response.stream)
             return response
 
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-    client = httpx2.AsyncClient(transport=Transport(limits=limits), timeout=httpx2.Timeout(timeout, connect=10.0))
+        async def aclose(self) -> None:
+            for pool in self.pools:
+                await pool.aclose()
+
+    client = httpx2.AsyncClient(transport=Transport(), timeout=httpx2.Timeout(timeout, connect=10.0))
     return openai.AsyncOpenAI(base_url=url, api_key=key or "none", max_retries=0, http_client=client)
 
 

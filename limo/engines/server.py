@@ -18,7 +18,8 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +27,6 @@ from typing import Any, Literal
 
 from limo.chat import prompt_ids, turn_end
 from limo.data import content_id
-from limo.engines.background import Loop, answer_all
 from limo.engines.connection import (
     CONTROL,
     IncompleteReplyError,
@@ -136,11 +136,9 @@ class ServerEngine:
             with loading.timed():
                 urls = [self._local.start()]
         client = _Client(self, urls, sampling)
-        loop = Loop()
         try:
-            yield from answer_all(loop, client.answer, room, take, first)
+            yield from answer_all(client.answer, client.close, room, take, first)
         finally:
-            loop.close(client.close())
             client.report()
 
     def body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
@@ -183,13 +181,14 @@ class _Address:
 
 
 class _Client:
-    """One run of `ServerEngine.complete`; it lives in the loop's thread."""
+    """One run of `ServerEngine.complete`; one event loop has all of it."""
 
     def __init__(self, engine: ServerEngine, urls: list[str], sampling: Sampling) -> None:
         self.engine, self.sampling = engine, sampling
         limit = 2**20 + 2048 * sampling.max_tokens  # bytes of one reply, the framing of a stream included
         self.addresses = [
-            _Address(url, open_client(url, engine._keys.key, engine.timeout, limit)) for url in dict.fromkeys(urls)
+            _Address(url, open_client(url, engine._keys.key, engine.timeout, limit, engine.concurrency))
+            for url in dict.fromkeys(urls)
         ]
         self.over: UserError | None = None
         self.last_answer = time.monotonic()
@@ -371,3 +370,63 @@ def _retry_after(failure: Exception) -> float | None:
     except ValueError:
         return None
     return wait if math.isfinite(wait) and wait >= 0 else None
+
+
+Answer = Callable[[Request], Coroutine[Any, Any, Completion]]
+Pairs = list[tuple[Request, asyncio.Task[Completion]]]
+
+
+def answer_all(
+    answer: Answer, close: Callable[[], Coroutine[Any, Any, None]], room: int, take: Take, first: Sequence[Request]
+) -> Iterator[tuple[Request, Completion]]:
+    """Yield each request with its completion as soon as it is finished, `room` requests at a time; then `close`.
+
+    `take` is called in the caller's thread; `first` are requests already taken. After a UserError in `answer` nothing
+    more is taken, but running requests are finished and yielded, since they are paid for; then it is raised.
+
+    Requests proceed while the caller waits for the next completion. A loop in a thread of its own would contend with
+    the caller for the interpreter's lock, which halves the rate.
+    """
+    with asyncio.Runner() as runner, ThreadPoolExecutor(1, "limo-engine") as thread:
+        run: Callable[[Coroutine[Any, Any, Any]], Any] = runner.run
+        if _has_loop():  # in a notebook the caller's thread has a running loop already
+            run = lambda work: thread.submit(runner.run, work).result()  # noqa: E731
+        running = dict[asyncio.Task[Completion], Request]()
+
+        async def step(asked: Sequence[Request]) -> Pairs:
+            """Start requests, and wait until one is finished."""
+            running.update({asyncio.create_task(answer(request)): request for request in asked})
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            return [(running.pop(task), task) for task in done]
+
+        async def end() -> None:
+            for task in running:  # the caller stopped iterating, or a bug
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            await close()
+
+        fatal: UserError | None = None
+        asked = first
+        try:
+            while asked or running:
+                for request, task in run(step(asked)):
+                    error = task.exception()
+                    if error is None:
+                        yield request, task.result()
+                    elif isinstance(error, UserError):
+                        fatal = fatal or error
+                    else:
+                        raise error
+                asked = () if fatal else take(room - len(running))
+        finally:
+            run(end())
+        if fatal:
+            raise fatal
+
+
+def _has_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
