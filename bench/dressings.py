@@ -76,7 +76,9 @@ def changed(reference: str) -> str | None:
     words = [m for m in re.finditer(r"(?<![\\a-zA-Z])[a-zA-Z]+", reference) if m[0] not in ("text", "mbox")]
     if words:
         last = words[-1]
-        other = {"A": "B", "even": "odd"}.get(last[0], "q" if len(last[0]) == 1 else "another")
+        other = {"A": "B", "even": "odd"}.get(
+            last[0], "another" if len(last[0]) > 1 else "w" if last[0] == "q" else "q"
+        )
         return f"{reference[: last.start()]}{other}{reference[last.end() :]}"
     return None
 
