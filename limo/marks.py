@@ -15,7 +15,8 @@ class Box(NamedTuple):
     end: int
 
 
-_BOX = re.compile(r"\\f?(?:boxed|box)\s*(?:\{|(?=[\d(\\a-zA-Z-]))|\\framebox\s*\{")
+_BOX = re.compile(r"\\f?box(?:ed)?\s*(?:\{|(?=[\d(\\a-zA-Z-]))|\\framebox\s*\{")
+_BARE_BOX = re.compile(r"(?:\x08oxed|(?<![a-zA-Z])boxed)\{")  # of JSON without escapes, where `\b` is a backspace
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
@@ -25,6 +26,7 @@ def boxed(text: str) -> list[Box]:
     Linear in the text: a box longer than any answer is empty of one, and is not read further.
     """
     starts = list(_BOX.finditer(text)) if "box" in text else []
+    starts = starts or (list(_BARE_BOX.finditer(text)) if "oxed{" in text else [])
     found, inside_of = list[Box](), -1
     for match in starts[-MAX_BOXES:]:
         if match.start() < inside_of:

@@ -365,6 +365,9 @@ def _by_unit(given: Node, reference: Node, kind: Kind) -> Ruling | None:
             return "wrong", "not the unit of the reference"
         value = given.value if worth == 1 else Call("*", (given.value, Number(worth)))
         return compare(value, reference.value, kind)
+    said = isinstance(given, Quantity) or degrees(given) is not None
+    if said and (_is_percent(reference) or (isinstance(given, Quantity) and degrees(reference) is not None)):
+        return "wrong", "not the unit of the reference"
     if isinstance(given, Quantity):
         if not may_be_said(given.unit):
             return "wrong", "words behind the value that change it"

@@ -182,6 +182,10 @@ _CONTINUES = re.compile(
     r"|\s+(?=(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|upon|given)\s)"
     r"|\s[—–-]\s|\*\*|(?<=\d)\s+(?=\()"
 )
+_REMARK = re.compile(
+    r"(?<=[\w$)}%])\s+\((?:(?:or|i\.e\.|that is|since|because|about|approximately|=|≈)[^()]*|[^(),]*[-+*/=][^(),]*)\)"
+    r"(?=[.\s]*\Z)"
+)
 _SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s|$)")
 _CLAUSE = re.compile(
     r"\W*(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|is|are)\b|[.,;:!?)\s。；]*$"
@@ -209,6 +213,7 @@ def _tidy(said: str) -> str | None:
     whole = _unpunctuated(said)
     if whole and is_readable(whole):
         return whole
+    said = _REMARK.sub("", said)
     math = _MATH.match(said)
     if math and _CLAUSE.match(said[math.end() :]):
         said = next(group for group in math.groups() if group)
@@ -279,8 +284,9 @@ def _candidates(said: str) -> Iterator[str]:
 
 # Possessive quantifiers: a run of digits is read once, however long
 _NUMBER = re.compile(
-    r"(?<![\w.,^/{\\:])[-−+]?\s?\$?(?:\d{1,3}(?: \d{3})+(?!\d)|\d[\d,]*+\.?\d*+|\.\d++)(?:/\d++|:\d++(?::\d++)*)?"
-    r"(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?(?:(?!\w)|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?!\w)))"
+    r"(?<![a-zA-Z0-9_.,^/{\\:])[-−+]?\s?\$?(?:\d{1,3}(?: \d{3})+(?!\d)|\d[\d,]*+\.?\d*+|\.\d++)"
+    r"(?:/\d++|:\d++(?::\d++)*)?(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?"
+    r"(?:(?![a-zA-Z0-9_])|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?![a-zA-Z0-9_])))"
 )
 _LEADING_WORD = re.compile(r"^(?:so|thus|hence|therefore|then|and)\b[,:]?\s+", re.IGNORECASE)
 _OPTION = re.compile(r"\(?([A-J])[).:]\s+\S.*")
@@ -341,7 +347,7 @@ def _last_formula(line: str) -> str | None:
 
 def _last_number(text: str) -> str | None:
     """The last number, with those joined to it by "and" or "or"; None if it is denied or only bounds the answer."""
-    text = _RATHER_THAN.sub("", text)
+    text = _RATHER_THAN.sub("", _REMARK.sub("", text))
     near = max(0, len(text) - 100)  # most completions end with it
     numbers = list(_NUMBER.finditer(text, near)) or list(_NUMBER.finditer(text))
     if not numbers:
