@@ -2,6 +2,7 @@
 
 import re
 import string
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -161,3 +162,13 @@ def test_every_reference_is_recognised_in_every_dressing_and_no_changed_one(name
     assert [reference for reference, right, _ in found if not right] == []
     # In `\\frac23 \\approx 0.67` only the second number was changed
     assert [reference for reference, _, fooled in found if fooled and "approx" not in reference] == []
+
+
+@pytest.mark.parametrize("form", ["{}", "\\boxed{{5}} {} x", "{}7", "\\boxed{{{}}}"])
+def test_the_time_grows_with_the_text_and_not_faster(form: str) -> None:
+    pieces = "( ) [ $ 1, 1. \\( \\[ \\boxed{ { } | - % \\text{ <| * .... x= \\frac :: 1:2: $$ think> e+5 0. ^ _ {,} C_".split()
+    grade("\\boxed{\\int_0^1 x dx}", "\\int_0^1 x dx")  # a worker is up
+    for piece in [*pieces, "\n", "\n\nQuestion:", "The answer is ", "is ", "#### ", "Human: ", ", ", "and ", "1 000 "]:
+        start = time.monotonic()
+        grade(form.format(piece * (20_000 // len(piece))), "7")
+        assert time.monotonic() - start < 3, f"{piece!r}: a second, with room for a busy machine"

@@ -42,9 +42,10 @@ def after_thinking(text: str) -> str:
 _TOKEN = r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]"
 _LEADING_TOKENS = re.compile(rf"\s*(?:(?:{_TOKEN})\s*(?:assistant\s*(?=\n|<))?)+")
 _NEXT_TURN = re.compile(
-    rf"{_TOKEN}|\n\s*(?:\#+\s*)?(?:Human|User|USER|Instruction)\s*:|\n\#+\s*(?:Instruction|Human|User)\b"
+    rf"{_TOKEN}|\n[ \t]*(?:\#+[ \t]*)?(?:Human|User|USER|Instruction)\s*:|\n\#+\s*(?:Instruction|Human|User)\b"
 )
-_NEXT_PROBLEM = re.compile(r"\n\s*\n\s*(?:Problem|Question|Q|Input|题目|问题)\s*\d*\s*[:：.]")
+_ANSWERED = re.compile(r"\\boxed|####")
+_NEXT_PROBLEM = re.compile(r"\n[ \t]*\n[ \t]*(?:Problem|Question|Q|Input|题目|问题)\s*\d*\s*[:：.]")
 
 
 def _this_turn(text: str) -> str:
@@ -55,11 +56,9 @@ def _this_turn(text: str) -> str:
     found = _NEXT_TURN.search(text)
     if found and text[: found.start()].strip():
         text = text[: found.start()]
-    for found in _NEXT_PROBLEM.finditer(text):
-        before = text[: found.start()]
-        if "\\boxed" in before or "####" in before or _ANNOUNCED.search(before):
-            return before
-    return text
+    answered = _ANSWERED.search(text) or _ANNOUNCED.search(text)
+    found = _NEXT_PROBLEM.search(text, answered.end()) if answered else None
+    return text[: found.start()] if found else text
 
 
 def _tagged(text: str) -> str | None:
@@ -175,7 +174,7 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _ANNOUNCING = ("nswer", "NSWER", "olution", "hoice", "ption", "案", "选", "選")  # one is in every announcement
-_MATH = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_MATH = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL)
 # Words with which a sentence continues behind its answer
 _CONTINUES = re.compile(
     r"(?<=[\w)}%*$\]\"'])[.;!。；](?:\s|$)|,\s+(?=[a-z]{2,}\b)(?!and |or |pi\b)"
@@ -204,7 +203,7 @@ def _after_announcement(text: str) -> str | None:
 
 def _unpunctuated(text: str) -> str:
     """Without the punctuation that ends a sentence; three dots belong to a list."""
-    return text if text.rstrip().endswith("...") else re.sub(r"[.,;:*\"\s。；]+$", "", text)
+    return text if text.rstrip().endswith("...") else text.rstrip('.,;:*" \t\r\n。；')
 
 
 def _tidy(said: str) -> str | None:
@@ -308,7 +307,7 @@ def _last_said(text: str) -> str | None:
     if _OPTION.fullmatch(stripped) or ((line == stripped or "\\begin" in whole) and is_readable(whole)):
         left, equals, right = whole.rpartition("=")
         return right.strip() if equals and not re.search(r"[a-zA-Z]", left) else whole or None
-    ending = re.sub(r"[.\s*]+$", "", line)
+    ending = line.rstrip(".* \t\r\n")
     is_right = _LETTER_IS_RIGHT.findall(line)
     if is_right and not re.search(r"\bnot\b|n't", line):
         return str(is_right[-1])

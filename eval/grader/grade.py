@@ -32,6 +32,7 @@ from limo.marks import boxed
 from limo.progress import progress
 
 WHOLE = 200  # characters of a completion that may be an answer as a whole
+FORMULA = 300  # characters of a formula that SymPy is asked about
 FEW = 5_000  # answers that are graded sooner than workers start
 CHUNK_CHARACTERS, CHUNK_ANSWERS = 1_600_000, 2000  # that a worker gets at once
 
@@ -229,7 +230,7 @@ def _ask_sympy(left: str, right: str, why: str) -> Ruling:
     plain = re.sub(r"\\[a-zA-Z]+", " ", left)
     words = set(re.findall(r"[a-zA-Z]{2,}", plain)) - FUNCTIONS
     based = any(re.search(r"[\dA-F}] ?_ ?\{?\d", text) for text in (left, right))
-    if words or based or _texts(left) != _texts(right):
+    if words or based or _texts(left) != _texts(right) or max(len(left), len(right)) > FORMULA:
         return "unsure", why
     ruling = same_by_sympy(left, right)
     return ruling if ruling[0] == "correct" or _read(left) is not None else ("unsure", why)
