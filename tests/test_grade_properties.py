@@ -166,7 +166,9 @@ def test_every_reference_is_recognised_in_every_dressing_and_no_changed_one(name
 
 @pytest.mark.parametrize("form", ["{}", "\\boxed{{5}} {} x", "{}7", "\\boxed{{{}}}"])
 def test_the_time_grows_with_the_text_and_not_faster(form: str) -> None:
-    pieces = "( ) [ $ 1, 1. \\( \\[ \\boxed{ { } | - % \\text{ <| * .... x= \\frac :: 1:2: $$ think> e+5 0. ^ _ {,} C_".split()
+    pieces = (
+        "( ) [ $ 1, 1. \\( \\[ \\boxed{ { } | - % \\text{ <| * .... x= \\frac :: 1:2: $$ think> e+5 ^ _ {,} C_".split()
+    )
     grade("\\boxed{\\int_0^1 x dx}", "\\int_0^1 x dx")  # a worker is up
     for piece in [*pieces, "\n", "\n\nQuestion:", "The answer is ", "is ", "#### ", "Human: ", ", ", "and ", "1 000 "]:
         start = time.monotonic()
