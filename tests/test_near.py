@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curation.leaks import in_other_latex, in_other_space, renumbered
+from bench.leaks import renumber, write_other_latex, write_other_space
 from curation.similar import tokens
 from curation.stages.dedup import near_dedup, say_the_same
 from curation.stages.minhash import BANDS, find_buckets, signatures
@@ -117,7 +117,7 @@ def test_variants_are_capped_and_shown_beside_the_first() -> None:
             list(near_dedup(rows, **wrong))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("disguise", "share"), [(in_other_latex, 1.0), (in_other_space, 1.0), (renumbered, 0.0)])
+@pytest.mark.parametrize(("disguise", "share"), [(write_other_latex, 1.0), (write_other_space, 1.0), (renumber, 0.0)])
 def test_planted_copies_of_real_problems(data: Path, disguise, share: float) -> None:  # type: ignore[no-untyped-def]
     problems = [
         r

@@ -1,7 +1,7 @@
 """Decontamination: drop problems that are, or hold, a problem of a benchmark.
 
 `decontaminate` is the toolkit's own method, which reads LaTeX and finds copies in other spelling
-(`curation/similar.py`; `python -m curation.leaks` measures what it finds). `drop_overlap` is the rule that MAmmoTH2
+(`curation/similar.py`; `python bench/leaks.py` measures what it finds). `drop_overlap` is the rule that MAmmoTH2
 publishes: a run of ten words shared with a question or an answer. A recipe may have both.
 """
 
