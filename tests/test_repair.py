@@ -3,8 +3,8 @@
 import pytest
 
 from curation.lemma.begun import begun
-from curation.lemma.prompts import OPENINGS
 from curation.lemma.rules import NOTICED, RESTART
+from curation.lemma.teach import OPENINGS
 from eval.equations import equations, holds
 from eval.repair import measure_repair, notices, reflects
 from eval.report.repaired import repair_section
