@@ -20,19 +20,10 @@ from typing import Any
 from curation.mammoth2 import formulas, markup
 from eval.grader.worker import serve
 
-ASIDE = [
-    "nav",
-    "footer",
-    "aside",
-    "form",
-    "button",
-    ".navheader",
-    ".navfooter",
-    ".sphinxsidebar",
-    ".related",
-    ".breadcrumbs",
-]
-ASIDE += ["[role=navigation]", ".sidebar", ".menu", ".cookie", ".advertisement"]
+ASIDE = (
+    "nav footer aside form button .navheader .navfooter .sphinxsidebar .related .breadcrumbs [role=navigation] "
+    ".sidebar .menu .cookie .advertisement"
+).split()
 WHOLE = re.compile(r"\ue011|\ue000[scd]aend\d+\ue001")  # formulas and answers that came out to their end
 WRITTEN = re.compile(r"\\[(\[]|\$[^$\n<>]{1,300}\$|\\begin\{(?:equation|align|gather|eqnarray)")  # by the page itself
 BROKEN = 0.02  # share of characters that cannot be decoded, above which a page has no encoding that is known
@@ -52,22 +43,21 @@ def read_page(body: bytes | str, kind: str, packed: str, charset: str, most: int
     none; `most` bytes that it may unpack to. Returns the page, or `reason` and `detail` why it is set aside.
     """
     if isinstance(body, bytes):
-        data = _unpacked(body, packed, most)
-        text = _decoded(data, charset, kind) if isinstance(data, bytes) else data
+        data = _unpack(body, packed, most)
+        text = _decode(data, charset) if isinstance(data, bytes) else data
         if not isinstance(text, str):
             return text
         body = text
     elif len(body) > most:
         return {"reason": "page too long", "detail": f"{len(body):,} characters; the limit is max_bytes={most:,}"}
     body = FOREIGN.sub("\ufffd", body)
-    return _text(body) if kind == "text" else _html(markup.REFERENCE.sub("\ufffd", body))
+    if kind == "text":  # such as WET's
+        text, pairs = markup.unmarked(body)
+        return _page(text, "", "", "", 0, pairs)
+    return _html(markup.REFERENCE.sub("\ufffd", body))
 
 
-def _wide(body: bytes) -> bool:
-    return body[:2] in (b"\xff\xfe", b"\xfe\xff")
-
-
-def _unpacked(body: bytes, packed: str, most: int) -> bytes | Told:
+def _unpack(body: bytes, packed: str, most: int) -> bytes | Told:
     """The bytes without their Content-Encoding, at most `most` of them: a bomb is not unpacked."""
     packed = packed.strip().lower()
     if packed in ("gzip", "x-gzip", "deflate") or body[:3] == b"\x1f\x8b\x08":
@@ -88,23 +78,19 @@ def _unpacked(body: bytes, packed: str, most: int) -> bytes | Told:
     return body
 
 
-def _decoded(body: bytes, charset: str, kind: str) -> str | Told:
+def _decode(body: bytes, charset: str) -> str | Told:
     """The bytes as text, by what header or page say or by what they look like."""
-    if BINARY.match(body[:16]) or (body[:4096].count(b"\0") > len(body[:4096]) // 10 + 1 and not _wide(body)):
+    wide = body[:2] in (b"\xff\xfe", b"\xfe\xff")
+    if BINARY.match(body[:16]) or (body[:4096].count(b"\0") > len(body[:4096]) // 10 + 1 and not wide):
         return {"reason": "not a page", "detail": f"its bytes begin {body[:8]!r}"}
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
-    try:
-        return body.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        pass
-    guesses = [map_encoding_to_html5(charset, False)] if charset else []
-    if (found := re.search(rb"charset\s*=\s*[\"']?([\w-]{3,20})", body[:2048])) and kind == "html":
-        guesses.append(map_encoding_to_html5(found[1].decode("ascii", "replace"), False))
     best, share = "", 1.0
+    stated = re.search(rb"charset\s*=\s*[\"']?([\w-]{3,20})", body[:2048])
+    guesses = ["utf-8", charset, stated[1].decode("ascii", "replace") if stated else ""]
     for guess in [*filter(None, guesses), detect_encoding(body, max_len=65536) or "utf-8"]:
         try:
-            text = bytes_to_str(body, guess, errors="replace", fallback_encodings=())
+            text = bytes_to_str(body, str(map_encoding_to_html5(guess)), errors="replace", fallback_encodings=())
         except (LookupError, ValueError):
             continue
         lost = (text.count("\ufffd") + len(re.findall("[\x80-\x9f]", text[:200_000]))) / max(len(text), 1)
@@ -114,13 +100,7 @@ def _decoded(body: bytes, charset: str, kind: str) -> str | Told:
             break
     if share > BROKEN:
         return {"reason": "broken encoding", "detail": f"{100 * min(share, 1):.0f} % of it cannot be decoded"}
-    return best
-
-
-def _text(body: str) -> Told:
-    """A page that comes as text, such as WET's."""
-    text, pairs = markup.unmarked(body)
-    return _told(text, "", "", "", 0, pairs)
+    return best.removeprefix("\ufeff")
 
 
 def _html(html: str) -> Told:
@@ -137,7 +117,7 @@ def _html(html: str) -> Told:
     marked = put + markup.mark(tree, html)
     text, pairs = markup.unmarked(extracted(tree, html, marked))
     pairs += _metadata(metadata, text, pairs)
-    return _told(text, " ".join((tree.title or "").split())[:300], robots, licence, put, pairs)
+    return _page(text, " ".join((tree.title or "").split())[:300], robots, licence, put, pairs)
 
 
 def extracted(tree: Any, html: str, marked: int) -> str:
@@ -197,7 +177,7 @@ def _plain(said: str) -> str:
     return markup.PRIVATE.sub("", extract_plain_text(tree, preserve_formatting=True, alt_texts=False)).strip()
 
 
-def _told(text: str, title: str, robots: str, licence: str, put: int, pairs: list[markup.Pair]) -> Told:
+def _page(text: str, title: str, robots: str, licence: str, put: int, pairs: list[markup.Pair]) -> Told:
     if not text.strip():
         return {"reason": "no text", "detail": "nothing of it is left without its markup"}
     stated = [[pair.rule, pair.question, pair.answer, list(pair.at)] for pair in pairs]
@@ -211,15 +191,14 @@ def _answer(question: tuple[int, list[list[Any]]]) -> list[Told]:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    return [_guarded(page) for page in pages]
+    return [_guard(page) for page in pages]
 
 
-def _guarded(page: list[Any]) -> Told:
+def _guard(page: list[Any]) -> Told:
     try:
         told = read_page(*page)
-        for key in ("text", "title"):  # half of a surrogate pair cannot be sent
-            told[key] = told[key].encode("utf-8", "replace").decode() if key in told else ""
-        return told
+        # Half of a surrogate pair cannot be sent
+        return told | {key: told[key].encode("utf-8", "replace").decode() for key in ("text", "title") if key in told}
     except MemoryError:
         return {"reason": "takes too much memory", "detail": "see pages.memory"}
     except (RecursionError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
