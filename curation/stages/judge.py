@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from curation.stage import check_engine, stage
-from curation.stages.perplexity import CHUNK
+from curation.stages.models import CHUNK
 from limo import marked
 from limo.data import Dropped, Example, Row, chat
 from limo.engines.ledger import Cached
