@@ -12,7 +12,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from curation.similar import RULES, known
+from curation.similar import RULES, Known
 from eval.benchmarks import load
 from limo.data import Example
 from limo.errors import reported
@@ -62,7 +62,7 @@ DISGUISES: Mapping[str, Disguise] = {
 
 def recall(problems: Sequence[str], rule: str, seed: int) -> dict[str, float]:
     """The share of planted problems that a rule finds, by disguise; a planted problem counts only for itself."""
-    lookup, found = known(problems, rule), {}
+    lookup, found = Known(problems, rule), {}
     for name, disguise in DISGUISES.items():
         seeded = random.Random(f"{seed}/{name}")
         hits = [any(hit.at == at for hit in lookup.matches(disguise(text, seeded))) for at, text in enumerate(problems)]
@@ -72,7 +72,7 @@ def recall(problems: Sequence[str], rule: str, seed: int) -> dict[str, float]:
 
 def mark(problems: Sequence[str], pool: Iterable[str], rule: str) -> list[tuple[str, str, str]]:
     """The rows of a pool that a rule marks: how, the row, and what it matched."""
-    lookup = known(problems, rule)
+    lookup = Known(problems, rule)
     marked = ((text, lookup.matches(text)) for text in pool)
     return [(hits[0].kind, text, problems[hits[0].at]) for text, hits in marked if hits]
 

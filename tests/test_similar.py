@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.leaks import DISGUISES, mark, recall
-from curation.similar import Known, KnownByWords, numbers, shingles, tokens
+from curation.similar import Known, numbers, shingles, tokens
 
 PROBLEMS = [
     "Find the sum of all positive integers $n$ such that $n^2 + 12n - 2007$ is a perfect square.",
@@ -37,9 +37,9 @@ def test_the_same_a_variant_and_neither() -> None:
 
 def test_words_miss_what_is_short_and_mark_what_is_boilerplate() -> None:
     boilerplate = "Find the sum of all positive integers that are prime and less than a hundred."
-    by_words = KnownByWords(PROBLEMS, 6)
+    by_words = Known(PROBLEMS, "words-6")
     assert by_words.matches(boilerplate) and not Known(PROBLEMS).matches(boilerplate)
-    assert not KnownByWords(PROBLEMS, 8).matches(PROBLEMS[2])
+    assert not Known(PROBLEMS, "words-8").matches(PROBLEMS[2])
 
 
 def test_planted_leaks_are_found_in_every_disguise(data: Path) -> None:
