@@ -29,8 +29,7 @@ from statistics import fmean
 from typing import Any
 
 from curation.controls import Controls, write_controls
-from curation.run import stage_file
-from curation.runner import Rows
+from curation.folder import Rows, stage_file
 from curation.stage import in_order
 from eval.run import complete_task, correct_share, load_tasks
 from limo.data import Example, content_id, read_jsonl, write_jsonl

@@ -20,7 +20,6 @@ from curation.explore import (
     look,
     plot,
     reweigh,
-    select,
     table,
 )
 from curation.run import Limits, curate
@@ -68,7 +67,7 @@ def test_a_run_is_found_and_what_is_none_is_told_in_one_line(
 ) -> None:
     monkeypatch.delenv("LIMO_RUN", raising=False)
     monkeypatch.chdir(finished.parent.parent)
-    assert load().folder == finished
+    assert load().path == finished
     monkeypatch.setenv("LIMO_RUN", str(finished))
     monkeypatch.chdir(tmp_path)
     assert [line["stage"] for line in load().funnel] == ["pool", "verify", "score", "choose"]
@@ -85,19 +84,9 @@ def test_tables_of_what_is_there(finished: Path) -> None:
     assert list(table(run.chosen)["id"]) == [row.id for row in run.chosen] and len(run.chosen) == 3
     assert list(funnel(run)["out"]) == [6, 6, 6, 3]
     assert set(dropped(run)["reason"]) == {"not among the best 3"} and len(dropped(run, "too easy")) == 0
-    assert len(candidates(run)) == 6
-    assert table([]).empty
-
-
-def test_rows_are_selected_by_text_source_and_limits(finished: Path) -> None:
-    run = load(finished)
-    rows = candidates(run)
-    assert {row.id for row in select(rows, text="PERHAPS")} == {"p/2", "p/3", "p/5"}
-    assert select(rows, source="other") == []
-    assert [row.id for row in select(rows, at_least={"length": 30})] == ["p/6"]
-    assert len(select(rows, at_most={"length": 30})) == 5
-    with pytest.raises(UserError, match="no row has a score 'lenght'"):
-        select(rows, at_least={"lenght": 1})
+    rows = table(candidates(run))
+    assert set(rows[rows["chain"].str.contains("perhaps")]["id"]) == {"p/2", "p/3", "p/5"}
+    assert list(rows.query("length >= 30")["id"]) == ["p/6"] and table([]).empty
 
 
 def test_a_row_is_shown_as_text_with_its_words_marked(finished: Path) -> None:
