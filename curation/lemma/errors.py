@@ -23,11 +23,11 @@ from typing import Any, Literal
 
 from curation.lemma.mistakes import Mistake, Unusable
 from curation.lemma.teach import Strategy, Teacher
-from curation.stage import check_engine, stage
+from curation.stage import check_engine, drop, stage
 from curation.stages.attempts import judged
 from eval.equations import equations, holds
 from eval.grade import grade
-from limo.data import Dropped, Example, Row, content_id
+from limo.data import Example, Row, content_id
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Sampling, stream
 from limo.errors import UserError
@@ -76,7 +76,7 @@ def find(
                 elif outcome != "right":
                     repeated = "same attempt" if attempt.text in texts else "empty attempt"
                     detail = attempt.why or f"{attempt.tokens} tokens"
-                    yield Dropped(made.id, "", UNUSED.get(outcome, repeated), detail, data=made.to_json())
+                    yield drop(made, UNUSED.get(outcome, repeated), detail)
             finished = counts["right"] + counts["wrong"]
             rate = {"failure_rate": counts["wrong"] / finished} if finished else {}
             clean.append(replace(row, scores={**row.scores, **rate}))
@@ -218,9 +218,9 @@ def _check_end(row: Example, rest: str) -> Row:
     found = grade(row.completion, row.answer)
     if found.verdict != "correct":
         detail = f"{found.extracted!r} for {row.answer!r} ({found.how})"
-        return Dropped(row.id, "", "the correction ends in a wrong answer", detail, data=row.to_json())
+        return drop(row, "the correction ends in a wrong answer", detail)
     if false := _find_false(rest):
-        return Dropped(row.id, "", "the correction has a false equation", false, data=row.to_json())
+        return drop(row, "the correction has a false equation", false)
     return row
 
 
@@ -311,4 +311,4 @@ def mix_hard(rows: Iterable[Example], /, *, k_max: int, student: float, seed: in
 
 def _take(listed: Sequence[Example], taken: set[str]) -> Iterator[Row]:
     for row in listed:
-        yield row if row.id in taken else Dropped(row.id, "", "not in the mix", "", data=row.to_json())
+        yield row if row.id in taken else drop(row, "not in the mix")

@@ -12,6 +12,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any, ParamSpec, TypeVar
 
+from curation.stage import drop
 from eval.equations import Equation, equations, holds, number, numbers_in, root
 from eval.grade import equal, grade
 from eval.grader.numerals import NUMERALS
@@ -86,7 +87,7 @@ class Unusable(ValueError):
 
     def dropped(self, row: Example) -> Dropped:
         """The row, dropped for it."""
-        return Dropped(row.id, "", self.reason, self.detail, data=row.to_json())
+        return drop(row, self.reason, self.detail)
 
 
 def tried(make: Callable[P, T], *args: P.args, **settings: P.kwargs) -> T | Unusable:

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 from curation.mammoth2.harvest import CUT, final_answer
 from curation.similar import numbers, tokens
-from curation.stage import stage
+from curation.stage import drop, stage
 from eval.equations import equations, holds
 from eval.grade import grade
 from limo import marked
-from limo.data import Dropped, Example, Message, Row, chat, content_id
+from limo.data import Example, Message, Row, chat, content_id
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Prompt, Sampling, stream
 from limo.errors import UserError
@@ -129,7 +129,7 @@ def _outcome(
         yield replace(row, notes={**row.notes, "refined": {"by": None, "why": why}})
     else:
         detail = "; ".join(f"{name}: {reason}" for name, reason in why.items())
-        yield Dropped(row.id, "", "not refined", detail, data=row.to_json())
+        yield drop(row, "not refined", detail)
 
 
 def refine_prompt(row: Example) -> Prompt:
@@ -192,7 +192,7 @@ def verified(rows: Iterable[Example], /, *, unverified: Literal["keep", "drop"])
         elif verdict != "correct" and unverified == "drop":
             reason, detail = "cannot be graded", found.how if found else "no final answer"
         if reason:
-            yield Dropped(row.id, "", reason, detail, data=row.to_json())
+            yield drop(row, reason, detail)
         else:
             count(f"verdict: {verdict}")
             yield replace(row, notes={**row.notes, "verdict": verdict})

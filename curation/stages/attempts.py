@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from typing import Any, Literal
 
 from curation.similar import digest
-from curation.stage import check_engine, stage
+from curation.stage import check_engine, drop, stage
 from curation.stages.dedup import group_equal
 from curation.stages.stopping import Window
 from eval.grade import explicit, grade
@@ -239,12 +239,12 @@ def rivals(
             notes |= {"verdict": VERDICTS[outcome], "extracted": extracted}
         rival = replace(row, id=f"{row.id}/{name}/{index}", completion=completion.text, notes=notes)
         if completion.finish == "refused":
-            yield Dropped(rival.id, "", "not sampled", completion.why, data=rival.to_json())
+            yield drop(rival, "not sampled", completion.why)
         elif completion.finish == "length":
             detail = f"after {completion.tokens} tokens"
-            yield Dropped(rival.id, "", "cut off by its length limit", detail, data=rival.to_json())
+            yield drop(rival, "cut off by its length limit", detail)
         elif completion.text in first:
-            yield Dropped(rival.id, "", "same chain", f"as {first[completion.text]}", data=rival.to_json())
+            yield drop(rival, "same chain", f"as {first[completion.text]}")
         else:
             first[completion.text] = rival.id
             yield rival
@@ -286,7 +286,7 @@ def add_chains(rows: Iterable[Example], /, *, teachers: Mapping[str, Any], refer
             yield rival
     for row in rows:
         if digest(row.problem) not in solved:
-            yield Dropped(row.id, "", "no chain", "no solution and no finished attempt", data=row.to_json())
+            yield drop(row, "no chain", "no solution and no finished attempt")
 
 
 def _is_attempt(row: Example) -> bool:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from curation.similar import digest
-from curation.stage import stage
+from curation.stage import drop, stage
 from curation.stages.score import read_score
-from limo.data import Dropped, Example, Row
+from limo.data import Example, Row
 from limo.errors import UserError
 from limo.recipe import suggest
 
@@ -32,7 +32,7 @@ def best_chain(rows: Iterable[Example], /, *, by: str) -> Iterator[Row]:
             yield row
         else:
             detail = f"{winner} has {by} {-value:.3f}, this one {row.scores[by]:.3f}"
-            yield Dropped(row.id, "", "better chain of the same problem", detail, data=row.to_json())
+            yield drop(row, "better chain of the same problem", detail)
 
 
 def _check_limits(
@@ -101,7 +101,7 @@ def choose_problems(
     kept: dict[int, Example] = {}
     for at, row in enumerate(rows):
         if at in refused:
-            yield Dropped(row.id, "", *refused[at], data=row.to_json())
+            yield drop(row, *refused[at])
         else:
             kept[at] = row
     yield from (kept[at] for at in chosen)
@@ -135,4 +135,4 @@ def subsample(rows: Iterable[Example], /, *, k: int, seed: int) -> Iterator[Row]
             yield row
         else:
             detail = f"{k:,} of {len(problems):,} problems are sampled"
-            yield Dropped(row.id, "", "not in the subsample", detail, data=row.to_json())
+            yield drop(row, "not in the subsample", detail)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from curation.similar import Known, check_rule
-from curation.stage import stage
+from curation.stage import drop, stage
 from eval.benchmarks import load, nodes, origin
 from limo.data import Dropped, Example, Row
 from limo.errors import UserError
@@ -82,7 +82,7 @@ def drop_overlap(rows: Iterable[Example], /, *, benchmarks: InputBenchmarks, run
         else:
             key, part, _ = texts[hit.at]
             detail = f"{run} words of the {part} of {key}"
-            yield Dropped(row.id, "", "shares words with a benchmark", detail, data=row.to_json())
+            yield drop(row, "shares words with a benchmark", detail)
 
 
 def _key(benchmarks: InputBenchmarks) -> str:

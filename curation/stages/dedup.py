@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from curation.similar import digest, squeezed, tokens
-from curation.stage import stage
+from curation.stage import drop, stage
 from curation.stages.minhash import similar_groups
 from eval.grade import equal
 from limo.data import Dropped, Example, Row
@@ -51,7 +51,7 @@ def _undisputed(rows: Iterable[Example], groups: Mapping[int, int], right: Mappi
                 f"of most others it is {answer!r}" if answer is not None else "others have another, none a majority"
             )
             detail = f"its answer is {row.answer!r}, {others}"
-            yield Dropped(row.id, "", "same problem, another answer", detail, data=row.to_json())
+            yield drop(row, "same problem, another answer", detail)
 
 
 def majority(answers: Sequence[str]) -> str | None:

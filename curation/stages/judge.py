@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 
-from curation.stage import check_engine, stage
+from curation.stage import check_engine, drop, stage
 from limo import marked
-from limo.data import Dropped, Example, Row, chat
+from limo.data import Example, Row, chat
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Prompt, Sampling, stream
 from limo.errors import UserError
@@ -89,12 +89,12 @@ def judge_chains(
     asked = ((judge_prompt(row, criteria), sampling.n if row.completion.strip() else 0) for row in rows)
     for row, replies in zip(rows, stream(judge, asked, sampling, "judge"), strict=True):
         if not replies:
-            yield Dropped(row.id, "", "no chain", "", data=row.to_json())
+            yield drop(row, "no chain")
             continue
         code = code_of(row)
         verdicts = [v for reply in replies if (v := read_verdict(reply, code, criteria)) is not None]
         if not verdicts:
-            yield Dropped(row.id, "", "no verdict of the judge", _shorten(replies[0]), data=row.to_json())
+            yield drop(row, "no verdict of the judge", _shorten(replies[0]))
             continue
         means = {c.name: fmean(v[c.name] for v in verdicts) for c in criteria}
         scores = {f"judge_{name}": mean for name, mean in means.items()}

@@ -24,9 +24,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation.stage import stage
+from curation.stage import drop, stage
 from limo.chat import MARK, completion_ids, encode_text, loss_text, prompt_ids, template_text, turn_end
-from limo.data import Dropped, Example, Message, Row, chat
+from limo.data import Example, Message, Row, chat
 from limo.errors import UserError
 from limo.machine import quiet_deepspeed
 from limo.model import load, load_tokenizer, model_folder
@@ -113,15 +113,15 @@ def _score_rows(
         for row, (before, ids) in zip(chunk, encoded, strict=True):
             length = len(before) + len(ids)
             if not ids:
-                yield Dropped(row.id, "", "no chain", "", data=row.to_json())
+                yield drop(row, "no chain")
             elif length > max_length:
                 detail = f"{length} tokens; the limit is max_length={max_length}"
-                yield Dropped(row.id, "", "too long to score", detail, data=row.to_json())
+                yield drop(row, "too long to score", detail)
             elif all(map(math.isfinite, (scores := next(measured)).values())):
                 yield replace(row, scores={**row.scores, **scores})
             else:
                 detail = ", ".join(f"{name} {value}" for name, value in scores.items())
-                yield Dropped(row.id, "", "cannot be scored", detail, data=row.to_json())
+                yield drop(row, "cannot be scored", detail)
 
 
 def mean_losses(model: Any, texts: Sequence[Ids], batch_size: int) -> list[float]:

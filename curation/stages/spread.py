@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from curation.similar import tokens
-from curation.stage import stage
+from curation.stage import drop, stage
 from curation.stages.score import percentile_ranks, read_score
-from limo.data import Dropped, Example, Row
+from limo.data import Example, Row
 from limo.errors import UserError
 from limo.machine import quiet_deepspeed
 from limo.model import model_folder
@@ -73,7 +73,7 @@ def spread(
     candidates, others = listed[:among], listed[among:] if among else []
     for row in others:
         detail = f"{by} {row.scores[by]:.3f}"
-        yield Dropped(row.id, "", f"not among the best {among} by {by}", detail, data=row.to_json())
+        yield drop(row, f"not among the best {among} by {by}", detail)
     if not candidates:
         return
     vectors = embed([row.question for row in candidates], model=embedding, dimensions=dimensions, seed=seed)
@@ -84,7 +84,7 @@ def spread(
         if at not in chosen:
             nearest = int(cosines[at].argmax())
             detail = f"cosine {cosines[at, nearest]:.2f} to {candidates[chosen[nearest]].id}"
-            yield Dropped(row.id, "", "a chosen problem is close to it", detail, data=row.to_json())
+            yield drop(row, "a chosen problem is close to it", detail)
     for rank, row in enumerate(candidates[at] for at in chosen):
         yield replace(row, scores={**row.scores, "spread_rank": float(rank)})
 
