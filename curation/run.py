@@ -131,39 +131,27 @@ def run_stages(
     again. Raises UserError if a stage leaves no row.
     """
     (folder / "stages").mkdir(parents=True, exist_ok=True)
-    made = made_from(settings, inputs)
-    names, nodes = ["pool", *settings["stages"]], list(settings["stages"].values())
-    funnel: list[dict[str, Any]] = []
-    for number, name in enumerate(names):
-        if number == 0:
-            line = _stage(folder, 0, name, made[0], read_pool(settings["pool"], settings["system"]), None)
-        else:
-            before = stage_file(folder, number - 1, names[number - 1])
-            rows = apply(name, nodes[number - 1], before, on)
-            line = _stage(folder, number, name, made[number], rows, funnel[-1]["out"])
+    path, source = stage_file(folder, 0, "pool"), read_pool(settings["pool"], settings["system"])
+    # What a stage is made from: settings of it and of all before it, content of the files
+    made_from = content_id([settings["system"], lasting(settings["pool"]), inputs])
+    funnel = [_stage(path, "pool", made_from, source, None)]
+    for number, (name, node) in enumerate(settings["stages"].items(), 1):
+        made_from = content_id([made_from, name, lasting(node)])
+        rows, path = apply(name, node, path, on), stage_file(folder, number, name)
+        line = _stage(path, name, made_from, rows, funnel[-1]["out"])
         funnel.append(line)
-        if number and not line["out"]:
+        if not line["out"]:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in line["reasons"].items())
             raise UserError(
                 f"the stage '{name}' leaves no row of {line['in']} ({reasons}). Each is in "
-                f"{stage_file(folder, number, name, '.dropped')} with its reason. Loosen curate.stages.{name}"
+                f"{path.with_suffix('.dropped.jsonl')} with its reason. Loosen curate.stages.{name}"
             )
     return funnel
 
 
-def made_from(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> list[str]:
-    """Names of what the pool and each stage are made from: settings of it and all before it, content of the files."""
-    made = [content_id([settings["system"], lasting(settings["pool"]), inputs])]
-    for name, node in settings["stages"].items():
-        made.append(content_id([made[-1], name, lasting(node)]))
-    return made
-
-
-def _stage(
-    folder: Path, number: int, name: str, made_from: str, rows: Iterable[Row], rows_in: int | None
-) -> dict[str, Any]:
+def _stage(path: Path, name: str, made_from: str, rows: Iterable[Row], rows_in: int | None) -> dict[str, Any]:
     """Run one stage into its files, unless they are there and made from the same; returns its line of the funnel."""
-    done = stage_file(folder, number, name, ".done").with_suffix(".json")
+    done = path.with_suffix(".done.json")
     if done.exists() and (line := dict(json.loads(done.read_text(encoding="utf-8"))))["made_from"] == made_from:
         return line
     done.unlink(missing_ok=True)  # before the rows it vouches for are replaced
@@ -172,10 +160,7 @@ def _stage(
     before, start = Spent(**vars(spent)), time.monotonic()
     reasons: Counter[str] = Counter()
     kept, problems = 0, set[int]()
-    with (
-        replacing(stage_file(folder, number, name)) as keep,
-        replacing(stage_file(folder, number, name, ".dropped")) as drop,
-    ):
+    with replacing(path) as keep, replacing(path.with_suffix(".dropped.jsonl")) as drop:
         for row in _show_progress(rows, name, rows_in):
             if isinstance(row, Example):
                 kept += 1
@@ -193,11 +178,7 @@ def _stage(
         "problems": len(problems),
         "reasons": dict(reasons.most_common()),
         "seconds": round(time.monotonic() - start, 2),
-        "sampled": paid.sampled,
-        "tokens": paid.tokens,
-        "found": paid.found,
-        "found_tokens": paid.found_tokens,
-        "spared": paid.spared,
+        **vars(paid),
         "figures": taken(),
     }
     with replacing(done) as file:

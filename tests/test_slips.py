@@ -9,8 +9,9 @@ from random import Random
 import pytest
 
 from curation.lemma.mistakes import TYPES, Mistake, Unusable, read_chain, split_steps
-from curation.lemma.rules import NOTICED, RESTART, Rules, diagnose
+from curation.lemma.rules import RESTART, Rules, diagnose
 from curation.lemma.slips import KINDS, check_mistake, slip
+from curation.lemma.teach import OPENINGS
 from curation.stages.chains import box_answers, write_out
 from eval.equations import equations, holds, proved_different
 from eval.grade import grade
@@ -189,7 +190,7 @@ def test_mending_continues_from_the_missing_step_or_starts_afresh() -> None:
     )
     assert isinstance(fixed, str) and isinstance(afresh, str) and isinstance(other, str)
     reflection, rest = fixed.split("\n", 1)
-    assert reflection.startswith(NOTICED) and reflection.endswith("48 + 24 is 72, not 62.")
+    assert reflection.startswith(OPENINGS) and reflection.endswith("48 + 24 is 72, not 62.")
     assert rest == "She sold 48+24 = 72 clips altogether.\nThe answer is \\boxed{72}."
     assert afresh.split("\n", 1)[0].endswith(RESTART) and afresh.split("\n", 1)[1] == CLIPS
     assert other.endswith("\n24+48 = 72, so \\boxed{72}")

@@ -17,29 +17,13 @@ from random import Random
 
 from curation.lemma.mistakes import Chain, Mistake, Unusable, read_chain, show, split_steps, tried
 from curation.lemma.slips import KINDS, slip
-from curation.lemma.teach import Strategy
+from curation.lemma.teach import OPENINGS, Strategy
 from eval.equations import Equation, equations, holds, number, numbers_in, proved_different
 from limo.data import Example
 
 # Numbers that a solver may bring along: of days, months, minutes, dozens, percent
 COMMON = frozenset(Fraction(n) for n in (0, 1, 2, 3, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)) | {Fraction(1, 2)}
 
-# Openings of a reflection. LEMMA gives its teacher thirteen of them; these are our own words
-NOTICED = (
-    "Wait, that is not right.",
-    "Wait, something is off here.",
-    "Hold on, this line does not add up.",
-    "Let me check that step again.",
-    "Hmm, I should look at this line once more.",
-    "That cannot be right.",
-    "Just a moment, I made a mistake.",
-    "Let me go back over the last line.",
-    "Looking at it again, this step is wrong.",
-    "I need to correct the last step.",
-    "Actually, that is a mistake.",
-    "Before I go on, let me check this.",
-    "No, this is not correct.",
-)
 RESTART = (
     "Let me start again from the beginning.",
     "I will begin afresh.",
@@ -174,7 +158,7 @@ def key(e: Equation) -> object:
 def _correct(row: Example, mistake: Mistake, other: str, strategy: Strategy) -> str:
     """Reflection and continuation. `other` is another right solution, for a fresh start; empty if there is none."""
     random = Random(f"{row.id}/{mistake.at}/{strategy}")
-    noticed = f"{random.choice(NOTICED)} {mistake.said[:1].upper()}{mistake.said[1:]}"
+    noticed = f"{random.choice(OPENINGS)} {mistake.said[:1].upper()}{mistake.said[1:]}"
     if strategy == "restart":
         return f"{noticed} {random.choice(RESTART)}\n{other.strip() or row.completion.strip()}"
     return f"{noticed}\n{_continue(read_chain(row), mistake)}"

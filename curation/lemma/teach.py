@@ -241,12 +241,21 @@ HOW: dict[str, str] = {
     "fix": "Then put that step right and go on from it to the answer.",
     "restart": "Then start again from the beginning, by the way of the reference or by another one, to the answer.",
 }
-OPENINGS = (  # our own; LEMMA's list has thirteen
-    '"Wait, that is not right."',
-    '"Hold on, this does not add up."',
-    '"Let me check that step again."',
-    '"Hmm, something is off here."',
-    '"That cannot be right."',
+# Openings of a reflection. LEMMA gives its teacher thirteen of them; these are our own words
+OPENINGS = (
+    "Wait, that is not right.",
+    "Wait, something is off here.",
+    "Hold on, this line does not add up.",
+    "Let me check that step again.",
+    "Hmm, I should look at this line once more.",
+    "That cannot be right.",
+    "Just a moment, I made a mistake.",
+    "Let me go back over the last line.",
+    "Looking at it again, this step is wrong.",
+    "I need to correct the last step.",
+    "Actually, that is a mistake.",
+    "Before I go on, let me check this.",
+    "No, this is not correct.",
 )
 
 
@@ -254,7 +263,9 @@ def correct_prompt(row: Example, mistake: Mistake, other: str, strategy: Strateg
     """Asks for reflection and continuation. For a fresh start the reference is the other right solution, if any."""
     shown = replace(row, completion=other) if other and strategy == "restart" else row
     task, form = CORRECT
-    form = form.replace("{openings}", ", ".join(OPENINGS)).replace("{how}", HOW[strategy])
+    form = form.replace("{openings}", ", ".join(f'"{opening}"' for opening in OPENINGS[:5])).replace(
+        "{how}", HOW[strategy]
+    )
     code = code_of(row, mistake.prefix, other)
     return _fill((task.replace("{why}", mistake.said), form), code, row=shown, attempt=mistake.prefix)
 
