@@ -9,33 +9,22 @@
 Nothing here samples or writes into the run's folder, `export` excepted, where you say so. Tables are pandas frames.
 """
 
-import html
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.folder import Folder, read_folder
 from curation.stage import writes
 from curation.stages.score import score
-from eval.report.charts import VARIABLES, chart, draw_distribution
 from eval.report.curated import score_parts
 from limo.data import Example, Row, parsed, read_jsonl, write_jsonl, write_parquet
 from limo.errors import UserError
 from limo.recipe import bind, suggest
-from limo.words import COUNTED, term_lists
 
 if TYPE_CHECKING:
     import pandas as pd
-
-COLOURS = dict(
-    zip(VARIABLES.values(), ("#1a1d21", "#5b6570", "#c9ced6", "#0072b2", "#d55e00", "#007a5a", "#a8447f", "#c9ced6"),
-        strict=True)
-)  # fmt: skip
-MARKED = dict(zip(COUNTED, ("#0072b2 solid", "#d55e00 dashed", "#007a5a dotted"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -59,19 +48,10 @@ class Choice:
         return f"{len(self.chosen)} chosen: {len(self.stays)} stay, {len(self.comes)} come, {len(self.goes)} go"
 
 
-class Shown:
-    """HTML for a notebook, and plain text elsewhere."""
+class Text(str):
+    """A text that a notebook shows as it is."""
 
-    def __init__(self, markup: str, plain: str) -> None:
-        self.markup, self.plain = markup, plain
-
-    def _repr_html_(self) -> str:
-        colours = "; ".join(f"--{name}: {value}" for name, value in COLOURS.items())
-        return f"<div style='{colours}; background: #fff; color: #1a1d21; padding: .5em'>{self.markup}</div>"
-
-    def __repr__(self) -> str:
-        """The plain text."""
-        return self.plain
+    __repr__ = str.__str__
 
 
 def load(folder: str | Path | None = None) -> Run:
@@ -116,8 +96,8 @@ def table(rows: Sequence[Example]) -> "pd.DataFrame":
     return pd.DataFrame(found)
 
 
-def look(run: Run, row: Example | str) -> Shown:
-    """A row, or that of an id: problem, chain with the score's words marked, and the score taken apart.
+def look(run: Run, row: Example | str) -> Text:
+    """A row, or that of an id: problem, chain, answer, and the score taken apart.
 
     Raises UserError if no chosen row has that id.
     """
@@ -126,25 +106,9 @@ def look(run: Run, row: Example | str) -> Shown:
         if row not in known:
             raise UserError(f"no chosen row is called '{row}'{suggest(row, known)}")
         row = known[row]
-    node = _score_node(run)
-    parts = score_parts(row.scores, node["weights"])
-    shares = "".join(f"<br>{html.escape(p.name)} {p.value:.3g}: {p.share:.3f} of the score" for p in parts)
-    chain = _mark(row.completion, term_lists(node["words"]))
-    markup = f"<b>{html.escape(row.id)}</b><p>{html.escape(row.question)}</p>"
-    markup += f"<p style='white-space: pre-wrap'>{chain}</p><p>answer {html.escape(row.answer)}{shares}</p>"
-    return Shown(markup, f"{row.id}\n{row.question}\n\n{row.completion}")
-
-
-def _mark(text: str, terms: Mapping[str, Sequence[str]]) -> str:
-    """A text as HTML, the words of each feature underlined in a way that tells them apart."""
-    feature = {html.escape(term): name for name, listed in terms.items() for term in listed}
-    found = "|".join(map(re.escape, sorted(feature, key=len, reverse=True)))
-
-    def underline(match: "re.Match[str]") -> str:
-        colour, line = MARKED[feature[match[0].lower()]].split()
-        return f"<u style='text-decoration: underline {line} {colour} 2px'>{match[0]}</u>"
-
-    return re.sub(rf"(?<![\w&;])(?:{found})(?!\w)", underline, html.escape(text), flags=re.IGNORECASE)
+    parts = score_parts(row.scores, _score_node(run)["weights"])
+    shares = "\n".join(f"{p.name} {p.value:.3g}: {p.share:.3f} of the score" for p in parts)
+    return Text(f"{row.id}\n\n{row.question}\n\n{row.completion}\n\nanswer {row.answer}\n{shares}")
 
 
 def candidates(run: Run) -> list[Example]:
@@ -217,14 +181,15 @@ def compare(
 
 def plot(
     rows: Sequence[Example], others: Sequence[Example], by: str = "score", names: tuple[str, str] = ("these", "those")
-) -> Shown:
-    """The distributions of one number in two sets, as the report draws them. Raises UserError if no row has it."""
+) -> Any:
+    """The distributions of one number in two sets, as matplotlib axes. Raises UserError if no row has it."""
+    import pandas as pd
+
     groups = [[row.scores[by] for row in some if by in row.scores] for some in (rows, others)]
     if not any(groups):
         raise UserError(f"no row has a score '{by}'{suggest(by, {name for row in rows for name in row.scores})}")
-    said = f"{by} of {len(groups[0]):,} rows of {names[0]} and {len(groups[1]):,} of {names[1]}"
-    draw = partial(draw_distribution, chosen=groups[0], dropped=groups[1], label=by, names=names)
-    return Shown(f"<div style='max-width: 30em'>{chart(draw, 5, 3, said)}</div>", said)
+    columns = {f"{name} ({len(group):,})": pd.Series(group) for name, group in zip(names, groups, strict=True)}
+    return pd.DataFrame(columns).plot.hist(bins=20, alpha=0.6, xlabel=by, figsize=(5, 3))
 
 
 def dropped(run: Run, reason: str = "", limit: int = 100) -> "pd.DataFrame":

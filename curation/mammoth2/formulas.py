@@ -27,18 +27,7 @@ RENDERED = (
 CARRIED = (
     "[data-latex], [data-tex], [data-math], [data-katex], [data-equation-content], tex-math, tex, span.math, div.math"
 )
-CARRIES = (
-    "data-latex",
-    "data-tex",
-    "data-math",
-    "data-katex",
-    "data-equation",
-    "<tex",
-    '"math',
-    'math"',
-    "'math",
-    "math'",
-)
+CARRIES = """data-latex data-tex data-math data-katex data-equation <tex "math math" 'math math'""".split()
 IMAGES = re.compile(r"latex|tex\b|math|equation|formula|codecogs|mimetex|\bcht=tx", re.IGNORECASE)
 SAYS = re.compile(r"\\[a-zA-Z]+|[\^_]\{?\w|[=<>≤≥±√∑∫]|^\s*\$.*\$\s*$", re.DOTALL)  # that an image's text is a formula
 DELIMITED = re.compile(r"^\s*(?:\\\(.*\\\)|\\\[.*\\\]|\$.*\$)\s*$", re.DOTALL)
