@@ -43,8 +43,8 @@ def slip(chain: Chain, kind: str, random: Random) -> Mistake:
     if kind not in KINDS:
         raise Unusable("no rule for a mistake of this type", kind)
     why = Unusable("no place for a mistake of this type", kind)
-    rule = partial(_algebra, kind=kind) if chain.unknown_is is not None else _RULES[kind]
-    for make in islice(rule(chain, random=random), TRIES):
+    rule = _arithmetic if chain.unknown_is is None else _algebra
+    for make in islice(rule(chain, kind, random), TRIES):
         try:
             return check_mistake(chain, make())
         except Unusable as found:
@@ -64,78 +64,68 @@ def check_mistake(chain: Chain, mistake: Mistake) -> Mistake:
     return mistake
 
 
-# Arithmetic
+# Arithmetic. A rule yields edits of the left side, the wrong result (None works it out), and what is to be said of it
+
+Change = tuple[tuple[Edit, ...], Fraction | None, str]
 
 
-def _places(chain: Chain, random: Random) -> list[tuple[int, Equation, Written]]:
-    """Step, equation and result of all equations, in random order."""
-    found = [(at, e) for at, each in enumerate(chain.equations) for e in each]
-    random.shuffle(found)
-    return [(at, e, _result(e)) for at, e in found]
-
-
-def _calculation(chain: Chain, random: Random) -> Iterator[Made]:
-    for at, e, result in _places(chain, random):
-        right = number(result.text)
-        near = [right + d for d in (1, -1, 2, -2, 10, -10)] + [right + s * 100 for s in (1, -1) if abs(right) >= 200]
-        if right.denominator != 1:
-            near = [right * 10, right / 10, right + 1, right - 1]
-        elif "*" in {o.text for o in e.operators}:  # the neighbour in the table
-            near += [right + s * number(n.text) for n in e.numbers for s in (1, -1)]
-        near += _exchange_digits(right)
-        random.shuffle(near)
-        for value in near:
-            yield partial(_change, chain, at, e, "CA", (), value, f"{e.left} is {result.text}, not {{}}.")
-
-
-def _operator(chain: Chain, random: Random) -> Iterator[Made]:
-    for at, e, result in _places(chain, random):
-        for o in random.sample(e.operators, len(e.operators)):
-            other = OTHER_OPERATOR[o.text]
-            said = f"the numbers are to be {VERBS[o.text]}, not {VERBS[other]}: {e.left} is {result.text}."
-            yield partial(_change, chain, at, e, "OP", ((o.start, o.end, other),), None, said)
-        if (right := number(result.text)) < 0:
-            said = f"the sign is lost: {e.left} is {result.text}, not {{}}."
-            yield partial(_change, chain, at, e, "OP", (), -right, said)
-
-
-def _wrong_operand(chain: Chain, random: Random) -> Iterator[Made]:
-    for at, e, result in _places(chain, random):
-        earlier = _results_before(chain, at, e)
-        for n in random.sample(e.numbers, len(e.numbers)):
-            if number(n.text) not in earlier:
-                continue
-            others = sorted((earlier | chain.given) - {number(m.text) for m in e.numbers})
-            for other in random.sample(others, len(others)):
-                said = f"here {n.text} is needed, not {show(other)}: {e.left} is {result.text}."
-                yield partial(_change, chain, at, e, "CS", ((n.start, n.end, _put(other, n)),), None, said)
-
-
-def _misread(chain: Chain, random: Random) -> Iterator[Made]:
-    for at, e, result in _places(chain, random):
-        for n in random.sample(e.numbers, len(e.numbers)):
-            value = number(n.text)
-            if value not in chain.given or value in _results_before(chain, at, e):
-                continue
-            others = [v for v in _misreadings(value) if v not in chain.given]
-            for other in random.sample(others, len(others)):
-                said = f"the problem says {n.text}, not {show(other)}: {e.left} is {result.text}."
-                yield partial(_change, chain, at, e, "CV", ((n.start, n.end, _put(other, n)),), None, said)
-
-
-def _left_out(chain: Chain, random: Random) -> Iterator[Made]:
-    for at, e, _ in _places(chain, random):
-        if len(chain.equations[at]) == 1:
+def _arithmetic(chain: Chain, kind: str, random: Random) -> Iterator[Made]:
+    """Changes of all equations, in random order."""
+    places = [(at, e) for at, each in enumerate(chain.equations) for e in each]
+    random.shuffle(places)
+    for at, e in places:
+        if kind != "MS":
+            for change in _RULES[kind](chain, at, e, random):
+                yield partial(_change, chain, at, e, kind, *change)
+        elif len(chain.equations[at]) == 1:
             for n in random.sample(e.numbers, len(e.numbers)):
                 yield partial(_omit, chain, at, e, number(n.text))
 
 
-_RULES: dict[str, Callable[..., Iterator[Made]]] = {
-    "CA": _calculation,
-    "OP": _operator,
-    "MS": _left_out,
-    "CS": _wrong_operand,
-    "CV": _misread,
+def _calculation(chain: Chain, at: int, e: Equation, random: Random) -> Iterator[Change]:
+    right = number(_result(e).text)
+    near = [right + d for d in (1, -1, 2, -2, 10, -10)] + [right + s * 100 for s in (1, -1) if abs(right) >= 200]
+    if right.denominator != 1:
+        near = [right * 10, right / 10, right + 1, right - 1]
+    elif "*" in {o.text for o in e.operators}:  # the neighbour in the table
+        near += [right + s * number(n.text) for n in e.numbers for s in (1, -1)]
+    near += _exchange_digits(right)
+    random.shuffle(near)
+    for value in near:
+        yield (), value, f"{e.left} is {_result(e).text}, not {{}}."
+
+
+def _operator(chain: Chain, at: int, e: Equation, random: Random) -> Iterator[Change]:
+    for o in random.sample(e.operators, len(e.operators)):
+        other = OTHER_OPERATOR[o.text]
+        said = f"the numbers are to be {VERBS[o.text]}, not {VERBS[other]}: {e.left} is {_result(e).text}."
+        yield ((o.start, o.end, other),), None, said
+    if (right := number(_result(e).text)) < 0:
+        yield (), -right, f"the sign is lost: {e.left} is {_result(e).text}, not {{}}."
+
+
+def _wrong_operand(chain: Chain, at: int, e: Equation, random: Random) -> Iterator[Change]:
+    earlier = _results_before(chain, at, e)
+    for n in random.sample(e.numbers, len(e.numbers)):
+        if number(n.text) in earlier:
+            others = sorted((earlier | chain.given) - {number(m.text) for m in e.numbers})
+            for other in random.sample(others, len(others)):
+                said = f"here {n.text} is needed, not {show(other)}: {e.left} is {_result(e).text}."
+                yield ((n.start, n.end, _put(other, n)),), None, said
+
+
+def _misread(chain: Chain, at: int, e: Equation, random: Random) -> Iterator[Change]:
+    for n in random.sample(e.numbers, len(e.numbers)):
+        value = number(n.text)
+        if value in chain.given and value not in _results_before(chain, at, e):
+            others = [v for v in _misreadings(value) if v not in chain.given]
+            for other in random.sample(others, len(others)):
+                said = f"the problem says {n.text}, not {show(other)}: {e.left} is {_result(e).text}."
+                yield ((n.start, n.end, _put(other, n)),), None, said
+
+
+_RULES: dict[str, Callable[[Chain, int, Equation, Random], Iterator[Change]]] = {
+    **{"CA": _calculation, "OP": _operator, "CS": _wrong_operand, "CV": _misread},
 }
 
 
