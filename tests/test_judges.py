@@ -60,7 +60,9 @@ def saved(model: Any, tiny: Path, folder: Path, **tokenizer: Any) -> Path:
     return folder
 
 
-def test_perplexity_and_ifd_equal_a_direct_computation(tiny: Path) -> None:
+@pytest.mark.parametrize("piece", [16, 1024])
+def test_perplexity_and_ifd_equal_a_direct_computation(piece: int, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curation.stages.models.PIECE", piece)
     model, tokenizer = load(tiny, "float32")
     nothing = tokenizer("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
     rows = [replace(row, scores={"old": 1.0}) for row in examples()]

@@ -185,7 +185,7 @@ def _read_warc(path: str, stream: Any, most: int) -> Iterator[Raw | Dropped]:
             said = (http or record.headers).get("Content-Type") or ""
             media, _, rest = said.lower().partition(";")
             body = record.reader.read(most + 1)
-            chunked = "Transfer-Encoding" in (http or ())
+            chunked = http is not None and http.get("Transfer-Encoding")
             if len(body) < min(record.content_length, most) and not chunked:
                 yield Dropped("", "", "archive breaks off", "the page has no end", path, number)
                 return
