@@ -144,7 +144,7 @@ def _lines(path: Path, start: int, end: int) -> Iterator[tuple[int, bytes]]:
 
 @contextmanager
 def _ray(address: str | None) -> Iterator[Any]:
-    """Ray, connected, without progress bars of its own."""
+    """Ray, connected, without its progress bars."""
     try:
         import ray
         import ray.data

@@ -50,7 +50,7 @@ class Rules:
         return [Unusable("the step is not proved wrong", mistake.wrong) for _, mistake in asked]
 
     def correct(self, asked: Sequence[tuple[Example, Mistake, str]], strategy: Strategy) -> list[str | Unusable]:
-        """What each row's solution goes on with after its first wrong step: reflection and right continuation."""
+        """What follows the first wrong step of each row's solution: reflection and right continuation."""
         return [tried(_correct, row, mistake, other, strategy) for row, mistake, other in asked]
 
 

@@ -5,7 +5,7 @@ opinion, corrects a solution, and smooths it. Each prompt stands beside the read
 not used: these are our words, one call finds type and step where theirs are two, and the model never copies the wrong
 prefix. The teacher without a model is `curation/lemma/rules.py`.
 
-Whatever stands between marks with the row's code is data (`limo/marked.py`). A reader raises `Unusable` for a reply of
+All text between marks with the row's code is data (`limo/marked.py`). A reader raises `Unusable` for a reply of
 another shape; nothing is guessed from words. Such a question is asked again, `tries` times in all; then the row is
 dropped with the reason.
 """

@@ -83,7 +83,7 @@ def _in_store(path: str) -> list[str]:
         files, stripped = fsspec.core.url_to_fs(path)
         names = files.glob(stripped) if any(sign in path for sign in "*?[") else files.find(stripped)
         return [str(files.unstrip_protocol(name)) for name in names]
-    except Exception as error:  # noqa: BLE001 - each store raises errors of its own
+    except Exception as error:  # noqa: BLE001 - each store has its error types
         raise UserError(
             f"cannot list '{path}': {_first_line(error)}. Check the address, the network and the keys"
         ) from None
@@ -96,7 +96,7 @@ def _open(path: str) -> Any:
 
     try:
         return fsspec.open(path, "rb").open()
-    except Exception as error:  # noqa: BLE001 - each store raises errors of its own
+    except Exception as error:  # noqa: BLE001 - each store has its error types
         raise UserError(f"cannot open '{path}': {_first_line(error)}") from None
 
 

@@ -8,7 +8,7 @@ WordPress have it), `data-latex` and the like, `<sup>` and `<sub>`, by which `10
 page writes between `\(..\)`, `\[..\]` or dollars is text already and stays.
 
 Each formula that is put in stands between marks (private-use characters, which the page itself has none of by then), so
-that whoever extracts can see which of them are lost. Left out: formulas that are pictures without a text.
+that the caller can see which of them are lost. Left out: formulas that are pictures without a text.
 """
 
 import re

@@ -31,7 +31,7 @@ from limo.sources import take_fraction
 CHUNK, CHUNK_BYTES = 32, 4_000_000  # pages sent to a process at once, as long as they are no larger together
 AHEAD = 3  # chunks for each process that wait for it
 
-Told = dict[str, Any]  # what a process says of a page
+Parsed = dict[str, Any]  # what a process says of a page
 _workers: list[Workers] = []  # of this process, made once
 
 
@@ -76,7 +76,7 @@ def read(
         raise UserError(f"pages.columns.kind must be html or text, not '{columns.kind}'")
     denied = tuple("." + domain.lower().removeprefix("www.") for domain in deny)
     limits = (max_bytes, float(seconds), memory * 2**20)
-    waiting = deque[tuple[list[Found], Future[list[Told]]]]()
+    waiting = deque[tuple[list[Found], Future[list[Parsed]]]]()
     with ThreadPoolExecutor(count_cores()) as pool:
         for chunk in _chunks(_list_pages(rows, columns, max_bytes, denied)):
             pages = [one[1] for one in chunk if not isinstance(one, Dropped)]
@@ -136,7 +136,7 @@ def _chunks(raws: Iterator[Found]) -> Iterator[list[Found]]:
         yield chunk
 
 
-def _parse(pages: list[Raw], limits: tuple[int, float, int]) -> list[Told]:
+def _parse(pages: list[Raw], limits: tuple[int, float, int]) -> list[Parsed]:
     """What a process says of each page. One that takes too much costs itself: the others are sent again."""
     most, seconds, memory = limits
     if not pages:
@@ -148,42 +148,42 @@ def _parse(pages: list[Raw], limits: tuple[int, float, int]) -> list[Told]:
         return list(_workers[0].ask([memory, asked], seconds))
     except (TimedOut, Died) as error:
         if len(pages) > 1:
-            return [told for page in pages for told in _parse([page], limits)]
+            return [parsed for page in pages for parsed in _parse([page], limits)]
         if isinstance(error, TimedOut):
             return [{"reason": "takes too long", "detail": f"more than pages.seconds={seconds:g} of processor time"}]
         detail = f"more than pages.memory={memory // 2**20} MB, or its parser died"
         return [{"reason": "takes too much memory", "detail": detail}]
 
 
-def _rows(chunk: list[Found], future: "Future[list[Told]]", robots: frozenset[str]) -> Iterator[Row]:
-    told = iter(future.result())
+def _rows(chunk: list[Found], future: "Future[list[Parsed]]", robots: frozenset[str]) -> Iterator[Row]:
+    parsed = iter(future.result())
     for one in chunk:
-        yield one if isinstance(one, Dropped) else _row(*one, next(told), robots)
+        yield one if isinstance(one, Dropped) else _row(*one, next(parsed), robots)
 
 
-def _row(archive: Example, raw: Raw, told: Mapping[str, Any], robots: frozenset[str]) -> Row:
+def _row(archive: Example, raw: Raw, parsed: Mapping[str, Any], robots: frozenset[str]) -> Row:
     key, where = f"{archive.id}/{raw.number}", (archive.question, raw.number)
-    if "reason" in told:
-        return Dropped(key, "", told["reason"], told["detail"], *where, _origin(raw))
-    said = ", ".join(filter(None, (raw.robots, told["robots"])))
+    if "reason" in parsed:
+        return Dropped(key, "", parsed["reason"], parsed["detail"], *where, _origin(raw))
+    said = ", ".join(filter(None, (raw.robots, parsed["robots"])))
     body = raw.body if isinstance(raw.body, bytes) else raw.body.encode("utf-8", "replace")
     page = {
         **_origin(raw),
         "hash": hashlib.sha256(body).hexdigest(),
-        "title": told["title"],
+        "title": parsed["title"],
         "date": raw.date,
         "robots": said,
-        "licence": told["licence"] or archive.notes.get("licence", ""),
+        "licence": parsed["licence"] or archive.notes.get("licence", ""),
         "archive": archive.question,
         "record": raw.number,
-        "formulas": told["formulas"],
+        "formulas": parsed["formulas"],
     }
     if forbidden := robots & set(re.split(r"[\s,:]+", said)):
         return Dropped(key, "", "robots", ", ".join(sorted(forbidden)), *where, page)
     system = next((m["content"] for m in archive.prompt if m["role"] == "system"), "")
     licence = {"licence": page["licence"]} if page["licence"] else {}
-    notes = {"page": page, "stated": told["pairs"], **licence}
-    return Example(key, chat(told["text"], system), "", source=archive.source, notes=notes)
+    notes = {"page": page, "stated": parsed["pairs"], **licence}
+    return Example(key, chat(parsed["text"], system), "", source=archive.source, notes=notes)
 
 
 def first_words(text: str, count: int) -> str:

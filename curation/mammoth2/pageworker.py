@@ -1,9 +1,9 @@
 """One page at a time, in a process that may be killed: from bytes or HTML to text that keeps mathematics, and pairs.
 
     worker = Workers("curation.mammoth2.pageworker", limit=2)
-    told = worker.ask([memory, [page, ...]], seconds)      # one answer a page, `read_page`'s
+    parsed = worker.ask([memory, [page, ...]], seconds)    # one answer a page, `read_page`'s
 
-Whoever sends a page bounds its time (`eval/grader/worker.py` kills the process) and its memory (RLIMIT_AS, set here):
+The caller bounds the time of a page (`eval/grader/worker.py` kills the process) and its memory (RLIMIT_AS, set here):
 50 MB of nested elements take minutes and gigabytes. The parser and the extractor are Resiliparse's, well kept and
 written in Rust; formulas (`curation/mammoth2/formulas.py`) and questions (`curation/mammoth2/markup.py`) are put into
 its tree before it extracts. Its main-content heuristics drop lists and boxes now and then. So the formulas and answers
@@ -33,14 +33,14 @@ BINARY = re.compile(
 
 FOREIGN = re.compile("[\0\ue000-\ue0ff\ud800-\udfff]")  # our marks, and what no text can hold
 
-Told = dict[str, Any]  # text, title, robots, licence, formulas, pairs; or reason and detail
+Parsed = dict[str, Any]  # text, title, robots, licence, formulas, pairs; or reason and detail
 
 
-def read_page(body: bytes | str, kind: str, packed: str, charset: str, most: int) -> Told:
+def read_page(body: bytes | str, kind: str, packed: str, charset: str, most: int) -> Parsed:
     """What is read of one page.
 
     Args: `kind` html or text; `packed` the HTTP Content-Encoding, `charset` that of the header, each empty if there is
-    none; `most` bytes that it may unpack to. Returns the page, or `reason` and `detail` why it is set aside.
+    none; `most` bytes that it may unpack to. Returns the page, or `reason` and `detail` why it is dropped.
     """
     if isinstance(body, bytes):
         data = _unpack(body, packed, most)
@@ -57,7 +57,7 @@ def read_page(body: bytes | str, kind: str, packed: str, charset: str, most: int
     return _html(markup.REFERENCE.sub("\ufffd", body))
 
 
-def _unpack(body: bytes, packed: str, most: int) -> bytes | Told:
+def _unpack(body: bytes, packed: str, most: int) -> bytes | Parsed:
     """The bytes without their Content-Encoding, at most `most` of them: a bomb is not unpacked."""
     packed = packed.strip().lower()
     if packed in ("gzip", "x-gzip", "deflate") or body[:3] == b"\x1f\x8b\x08":
@@ -78,7 +78,7 @@ def _unpack(body: bytes, packed: str, most: int) -> bytes | Told:
     return body
 
 
-def _decode(body: bytes, charset: str) -> str | Told:
+def _decode(body: bytes, charset: str) -> str | Parsed:
     """The bytes as text, by what header or page say or by what they look like."""
     wide = body[:2] in (b"\xff\xfe", b"\xfe\xff")
     if BINARY.match(body[:16]) or (body[:4096].count(b"\0") > len(body[:4096]) // 10 + 1 and not wide):
@@ -103,7 +103,7 @@ def _decode(body: bytes, charset: str) -> str | Told:
     return best.removeprefix("\ufeff")
 
 
-def _html(html: str) -> Told:
+def _html(html: str) -> Parsed:
     from resiliparse.parse.html import HTMLTree
 
     tree = HTMLTree.parse(html)
@@ -177,14 +177,14 @@ def _plain(said: str) -> str:
     return markup.PRIVATE.sub("", extract_plain_text(tree, preserve_formatting=True, alt_texts=False)).strip()
 
 
-def _page(text: str, title: str, robots: str, licence: str, put: int, pairs: list[markup.Pair]) -> Told:
+def _page(text: str, title: str, robots: str, licence: str, put: int, pairs: list[markup.Pair]) -> Parsed:
     if not text.strip():
         return {"reason": "no text", "detail": "nothing of it is left without its markup"}
     stated = [[pair.rule, pair.question, pair.answer, list(pair.at)] for pair in pairs]
     return {"text": text, "title": title, "robots": robots, "licence": licence, "formulas": put, "pairs": stated}
 
 
-def _answer(question: tuple[int, list[list[Any]]]) -> list[Told]:
+def _answer(question: tuple[int, list[list[Any]]]) -> list[Parsed]:
     """In the worker: the pages of one question."""
     memory, pages = question
     with contextlib.suppress(ImportError, ValueError, OSError):
@@ -194,11 +194,12 @@ def _answer(question: tuple[int, list[list[Any]]]) -> list[Told]:
     return [_guard(page) for page in pages]
 
 
-def _guard(page: list[Any]) -> Told:
+def _guard(page: list[Any]) -> Parsed:
     try:
-        told = read_page(*page)
+        parsed = read_page(*page)
         # Half of a surrogate pair cannot be sent
-        return told | {key: told[key].encode("utf-8", "replace").decode() for key in ("text", "title") if key in told}
+        texts = {key: parsed[key] for key in ("text", "title") if key in parsed}
+        return parsed | {key: text.encode("utf-8", "replace").decode() for key, text in texts.items()}
     except MemoryError:
         return {"reason": "takes too much memory", "detail": "see pages.memory"}
     except (RecursionError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:

@@ -1,6 +1,6 @@
 """Attempts at each problem: how difficult it is, and the chains that come of it.
 
-LIMO (arXiv 2502.03387v3, section 3) does it twice: a weak model makes 4 attempts and whatever it gets right once is too
+LIMO (arXiv 2502.03387v3, section 3) does it twice: a weak model makes 4 attempts, and what it gets right once is too
 easy; a strong one makes 32 and what it gets right 1 to 3 times is kept. Each is `measure_difficulty` with other
 numbers. Attempts at a problem end once its decision is certain (`curation/stages/stopping.py`). Where `chains` asks for
 them, the graded attempts follow their problem as rows, so nothing is sampled or graded again; `add_chains` asks further

@@ -21,7 +21,7 @@ def write_out(rows: Iterable[Example], /) -> Iterator[Example]:
     """GSM8K's calculator annotations become text where a reader would miss the equation, and go where he sees it.
 
     `sold 48/2 = <<48/2=24>>24 clips` becomes `sold 48/2 = 24 clips`, and `sold <<48/2=24>>24 clips` becomes
-    `sold 48/2=24 clips`, so that whoever reads the chain can follow, and check, each step.
+    `sold 48/2=24 clips`, so that a reader can follow and check each step.
     """
     for row in rows:
         yield replace(row, completion=CALCULATOR.sub(_in_text, row.completion))

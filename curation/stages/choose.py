@@ -127,11 +127,11 @@ def subsample(rows: Iterable[Example], /, *, k: int, seed: int) -> Iterator[Row]
     All chains of a problem stay or are dropped together. Goes through `rows` twice.
     """
     _check_size(k=k)
-    lots = array("Q", (digest(f"{seed}/{row.problem}") for row in rows))
-    problems = set(lots)
+    keys = array("Q", (digest(f"{seed}/{row.problem}") for row in rows))
+    problems = set(keys)
     kept = problems if len(problems) <= k else set(heapq.nsmallest(k, problems))
-    for lot, row in zip(lots, rows, strict=True):
-        if lot in kept:
+    for key, row in zip(keys, rows, strict=True):
+        if key in kept:
             yield row
         else:
             detail = f"{k:,} of {len(problems):,} problems are sampled"

@@ -162,7 +162,7 @@ def _encode(texts: Sequence[str], model: str) -> np.ndarray:
         raise UserError(
             f"the embedding '{model}' needs a package: pip install 'limo-toolkit[embed]'. 'tfidf' needs none"
         ) from None
-    # As that library has it, a bare name is one of its own models
+    # In that library a bare name is one of its models
     named = model if "/" in model or Path(model).is_dir() else f"sentence-transformers/{model}"
     folder = str(model_folder(named))
     try:
