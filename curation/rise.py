@@ -59,7 +59,6 @@ class Taken:
     verdict: str
     reward: float
     player: str
-    answers: Mapping[str, int]  # how many it was chosen from, and how many of these were right
 
 
 def _check_players(*, players: Mapping[str, Any], **_: object) -> None:
@@ -111,9 +110,8 @@ def collect(
                 continue
             values = [_reward(graded, rewards) for graded in line["completions"]]
             best = max(range(len(values)), key=lambda i: (values[i], completions[i].finish == "stop"))
-            answers = {"drawn": len(values), "right": values.count(rewards.right)}
             verdict = line["completions"][best]["verdict"]
-            played[at].append(Taken(prompt, completions[best], verdict, values[best], name, answers))
+            played[at].append(Taken(prompt, completions[best], verdict, values[best], name))
             episodes[at].take(completions[best].text)
     for at, (episode, taken) in enumerate(zip(episodes, played, strict=True)):
         yield from _rows(episode.row, taken)
@@ -143,7 +141,6 @@ def _rows(row: Example, taken: Sequence[Taken]) -> Iterator[Example]:
             "right": t.verdict == "correct" and t.completion.finish == "stop",
             "finish": t.completion.finish,
             "same_as": earlier if earlier < turn else None,
-            "answers": dict(t.answers),
         }
         yield replace(
             row,
