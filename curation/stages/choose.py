@@ -65,23 +65,12 @@ def choose_problems(
     the chosen ones and some numbers a row. Raises UserError for limits out of range, and for a score rows lack.
     """
     _check_limits(k=k, tokens=tokens, quotas=quotas)
-    entries: list[tuple[float, str, int, int, tuple[tuple[str, str], ...], float]] = []
-    found = set[str]()
     limits = {kind: _limit(quota) for kind, quota in (quotas or {}).items()}
-    for at, row in enumerate(rows):
-        own = {"source": row.source, **row.notes}
-        found.update(own.keys() & limits)
-        kinds = tuple((kind, str(own.get(kind, ""))) for kind in limits)
-        length = read_score(row, "tokens", "choose_problems.tokens") if tokens is not None else 0.0
-        entries.append((-read_score(row, by, "choose_problems.by"), row.id, at, digest(row.problem), kinds, length))
-    if entries and (missing := [kind for kind in limits if kind not in found]):
-        known = sorted({"source", *(name for row in rows for name in row.notes)})
-        raise UserError(f"choose_problems.quotas: no row has a note '{missing[0]}'{suggest(missing[0], known)}")
     chosen: list[int] = []
     refused: dict[int, tuple[str, str]] = {}
     best: dict[int, tuple[float, str]] = {}  # score and id, by problem
     counts, left, last = Counter[tuple[str, str]](), tokens or 0.0, 0.0
-    for value, key, at, problem, kinds, length in sorted(entries):
+    for value, key, at, problem, kinds, length in _ranked(rows, by, tokens is not None, list(limits)):
         full = next((pair for pair in kinds if counts[pair] >= limits[pair[0]](pair[1])), None)
         if problem in best:
             detail = f"{best[problem][1]} has {best[problem][0]:.3f}, this one {-value:.3f}"
@@ -105,6 +94,25 @@ def choose_problems(
         else:
             kept[at] = row
     yield from (kept[at] for at in chosen)
+
+
+Entry = tuple[float, str, int, int, tuple[tuple[str, str], ...], float]
+
+
+def _ranked(rows: Iterable[Example], by: str, with_tokens: bool, kinds: list[str]) -> list[Entry]:
+    """Negative score, id, position, problem, value of each kind, and tokens of all rows, the best first."""
+    entries: list[Entry] = []
+    found = set[str]()
+    for at, row in enumerate(rows):
+        own = {"source": row.source, **row.notes}
+        found.update(own.keys() & kinds)
+        values = tuple((kind, str(own.get(kind, ""))) for kind in kinds)
+        length = read_score(row, "tokens", "choose_problems.tokens") if with_tokens else 0.0
+        entries.append((-read_score(row, by, "choose_problems.by"), row.id, at, digest(row.problem), values, length))
+    if entries and (missing := [kind for kind in kinds if kind not in found]):
+        known = sorted({"source", *(name for row in rows for name in row.notes)})
+        raise UserError(f"choose_problems.quotas: no row has a note '{missing[0]}'{suggest(missing[0], known)}")
+    return sorted(entries)
 
 
 def _limit(quota: Mapping[str, int] | int) -> Callable[[str], float]:
