@@ -131,7 +131,7 @@ class Known:
     def __init__(self, texts: Iterable[str], rule: str = "latex", whole: int | None = None) -> None:
         self.texts = list(texts)
         self.words = 0 if rule == "latex" else int(rule.removeprefix("words-"))
-        self._index: dict[int, list[int]] = {}  # by the hash of a run, plain or masked, who has it
+        self._index: dict[int, list[int]] = {}  # by the hash of a run, inverted where numbers are masked, who has it
         self._short = set[int]()  # words of the texts that are compared as a whole
         self._problems: list[tuple[int, int, Counter[str], set[Run]]] = []  # runs, masked runs, numbers, around these
         for at, text in enumerate(self.texts):
@@ -145,7 +145,7 @@ class Known:
                 plain, masked = shingles(parts), shingles(_masked(parts))
                 around = {run for run in plain if any(part[0].isdigit() for part in run)}
                 self._problems.append((len(plain), len(masked), numbers(parts), around))
-                keys = {hash(run) for run in plain} | {hash(("masked", run)) for run in masked}
+                keys = {hash(run) for run in plain} | {~hash(run) for run in masked}
             for key in keys:
                 self._index.setdefault(key, []).append(at)
 
@@ -162,7 +162,7 @@ class Known:
                 enough = CONTAINED if size > SHORT else CONTAINED_SHORT
                 same = named <= here and count >= enough * size and len(around & runs) >= enough * len(around)
                 found[at] = Match(at, "same" if same else "variant", count / size)
-        for at, count in self._held({hash(("masked", run)) for run in shingles(_masked(parts))}).items():
+        for at, count in self._held({~hash(run) for run in shingles(_masked(parts))}).items():
             share = count / self._problems[at][1]
             if share >= VARIANT and at not in found:
                 found[at] = Match(at, "variant", share)

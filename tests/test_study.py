@@ -1,6 +1,8 @@
 """bench/study.py: which sets are compared, for how long each is trained, what is concluded."""
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from bench.study import Arm, conclude, count_steps, list_arms, study, write_page
 from limo.data import read_jsonl, write_jsonl
 from limo.discover.archive import keep
 from limo.errors import UserError
+from limo.processes import run_to_end
 from limo.recipe import compose
 from tests.conftest import example
 
@@ -60,19 +63,29 @@ def test_what_is_concluded() -> None:
 
 
 @pytest.mark.slow
-def test_a_study_trains_only_what_is_new(tiny: Path, tmp_path: Path) -> None:
+def test_a_study_trains_only_what_is_new(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+
+    def run(module: str, arguments: Sequence[str], folder: Path) -> str:
+        if module != "limo.train":
+            return run_to_end(module, arguments, folder)
+        trained.append(arguments[-3:])
+        shutil.copytree(tiny, folder / "model")
+        (folder / "manifest.json").write_text(json.dumps({"train": {"tokens": 800, "results": {"rows": 8}}}))
+        return ""
+
+    monkeypatch.setattr("bench.study.run_to_end", run)
     values = [
         *("recipe=study", f"runs={tmp_path}", f"student={tiny}", "curate.pool.sums.size=24"),
         *("eval.benchmarks.new_seeds.size=6", "engine.dtype=float32", "attempts.max_tokens=4"),
-        *("eval.sampling.max_tokens=4", "train.args.bf16=false", "train.args.num_train_epochs=1"),
-        *("study.rows=8", "study.sizes=[]", "study.rivals=[random]", "curate.stages.choose.k=8", "study.seeds=[0,1]"),
+        *("eval.sampling.max_tokens=4", "study.rows=8", "study.sizes=[]", "study.rivals=[random]"),
+        *("curate.stages.choose.k=8", "study.seeds=[0,1]"),
     ]
     found = study(compose(*values), values)
     arms = tmp_path / "study" / "arms"
-    assert found["problems"] == 6 and len(list(arms.glob("*-seed-?/score.json"))) == 6
-    assert not list(arms.glob("*/model"))
-    again = study(compose(*values), values)
-    assert again == found
+    assert found["problems"] == 6 and len(trained) == len(list(arms.glob("*-seed-?/score.json"))) == 6
+    assert trained[0][1:] == ["train.seed=0", f"train.data={tmp_path}/study/sets/curated-8.jsonl"]
+    assert not list(arms.glob("*/model")) and study(compose(*values), values) == found and len(trained) == 6
     path = arms / "random-8-seed-1" / "score.json"
     keep(path, {**json.loads(path.read_text()), "made_from": "another recipe"})
     with pytest.raises(UserError, match="was made with other settings"):
