@@ -92,7 +92,7 @@ def settings(folder: Path) -> dict[str, Any]:
         "pool": {"made": {"_target_": "limo.sources.file", "path": str(folder / "pool.jsonl")}},
         "stages": {
             "exact_dedup": {"_target_": "curation.stages.dedup.exact_dedup"},
-            "near_dedup": {"_target_": "curation.stages.dedup.near_dedup", "jaccard": 0.6, "variants": 20},
+            "near_dedup": {"_target_": "curation.stages.dedup.near_dedup", "variants": 20},
             "decontaminate": {
                 "_target_": "curation.stages.decontaminate.decontaminate",
                 "benchmarks": [str(folder / "bench.jsonl")],
@@ -169,7 +169,7 @@ def near_ours(texts: list[str]) -> set[int]:
     from limo.data import Dropped, Example, chat
 
     made = [Example(str(i), chat(text), "7") for i, text in enumerate(texts)]
-    return {int(row.id) for row in near_dedup(made, jaccard=0.6, variants=None) if isinstance(row, Dropped)}
+    return {int(row.id) for row in near_dedup(made, variants=None) if isinstance(row, Dropped)}
 
 
 def near_datasketch(texts: list[str]) -> set[int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 
 from curation.lemma.mistakes import Unusable, read_chain
-from curation.lemma.rules import diagnosed
+from curation.lemma.rules import diagnose
 from curation.lemma.slips import KINDS, slip
 from curation.stages.chains import box_answers, write_out
 from eval.equations import equations, holds
@@ -77,7 +77,7 @@ def found(path: str) -> None:
             right_chains["with a false equation" if false else "without"] += 1
             continue
         try:
-            types.setdefault(model, Counter())[diagnosed(read_chain(row), text).type] += 1
+            types.setdefault(model, Counter())[diagnose(read_chain(row), text).type] += 1
         except Unusable as error:
             reasons.setdefault(model, Counter())[error.reason] += 1
     print(f"\n{'model':<18} {'wrong':>6} {'proved':>7} {'%':>6}   types in % of the proved")

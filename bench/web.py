@@ -24,11 +24,11 @@ sys.path[:0] = [str(ROOT)]
 from resiliparse.extract.html2text import extract_plain_text  # noqa: E402
 from resiliparse.parse.html import HTMLTree  # noqa: E402
 
-from curation import formulas, markup  # noqa: E402
+from curation.mammoth2 import formulas, markup  # noqa: E402
 from curation.mammoth2.exam_site import site  # noqa: E402
 from curation.mammoth2.harvest import final_answer  # noqa: E402
 from curation.mammoth2.pageworker import extracted, read_page  # noqa: E402
-from curation.mammoth2.recognise import Learning, learned  # noqa: E402
+from curation.mammoth2.recall import Learning, learn  # noqa: E402
 
 ROUNDS = 7
 AROUND = (
@@ -136,11 +136,11 @@ def stages(pages: list[str]) -> list[tuple[str, float]]:
     texts = [one["text"] for one in told if "text" in one]
     half = len(texts) // 2
     learning = Learning(3, 2**18, 3, 0.1)
-    model = learned(texts[:half], texts[half:], learning, 0)
+    model = learn(texts[:half], texts[half:], learning, 0)
     answers = [pair[2] for one in told for pair in one.get("pairs", [])]
     work: list[tuple[str, Callable[[], object], int]] = [
         ("text and stated pairs", lambda: [read_page(page, "html", "", "", 10**8) for page in pages], len(pages)),
-        ("recall, learn", lambda: learned(texts[:half], texts[half:], learning, 0), len(texts)),
+        ("recall, learn", lambda: learn(texts[:half], texts[half:], learning, 0), len(texts)),
         ("recall, score", lambda: list(model.scores(texts)), len(texts)),
         ("final answers (pairs)", lambda: [final_answer(answer) for answer in answers], max(len(answers), 1)),
     ]

@@ -6,113 +6,108 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
-
 from curation.stages.decontaminate import DECONTAMINATED
 from limo.data import Example, read_jsonl, replacing
 from limo.run import commit, versions
+from limo.tables import Table
 
-HUB_LICENCES = {
-    "mit": "mit",
-    "apache-2.0": "apache-2.0",
-    "cc-by-4.0": "cc-by-4.0",
-    "cc-by-sa-4.0": "cc-by-sa-4.0",
-    "cc0-1.0": "cc0-1.0",
-}
+HUB_LICENCES = ("mit", "apache-2.0", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0")
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**12, "100K<n<1M"))
 
 
 def write_card(folder: Path, funnel: Sequence[Mapping[str, Any]], sets: Mapping[str, Any]) -> None:
     """Write `folder/README.md`: where the rows came from, why they stayed, what they are, what they were made with."""
+    from huggingface_hub import DatasetCardData
+
     rows = list(read_jsonl(folder / "curated.jsonl"))
-    parts = [
-        "---\n" + yaml.safe_dump(_front(folder, rows), sort_keys=False, allow_unicode=True) + "---",
-        f"# {folder.name}",
-        f"{len(rows):,} reasoning chains, chosen from a pool of {funnel[0]['in']:,} rows. Each row has a prompt and a "
-        "completion in TRL's conversational format, the reference answer, where it came from (`source`, `notes`) and "
-        "the numbers by which it was chosen (`score_...`).",
-        "## Where it came from",
-        _table(("source", "licence", "rows"), _sources(rows)),
-        _table(("written by", "rows"), _counts(str(row.notes.get("teacher", row.source)) for row in rows)),
-        "## How it was chosen",
-        _table(("stage", "rows in", "rows out", "dropped", "tokens sampled", "seconds"), map(_line, funnel)),
-        _decontaminated(funnel),
-        "## What is in it",
-        _table(("number", "least", "median", "most"), _numbers(rows)),
-        "## What to compare it with",
-        "Sets of the same rows, chosen otherwise: a claim that this choice helps is a claim against these.",
-        _table(
-            ("set", "rows", "tokens"),
-            ((n, f"{s['rows']:,}", f"{s.get('length', 0):,.0f}") for n, s in sets.items() if "length" in s),
-        ),
-        "## Made with",
-        _table(("package", "version"), versions().items())
-        + f"\n\nCommit: {commit() or 'unknown'}. The whole recipe is "
-        "in `recipe.yaml`, every dropped row in `dropped.jsonl` with its reason.",
-    ]
-    with replacing(folder / "README.md") as file:
-        file.write("\n\n".join(part for part in parts if part) + "\n")
-
-
-def _front(folder: Path, rows: Sequence[Example]) -> dict[str, Any]:
     licences = {str(row.notes.get("licence", "")).lower() for row in rows}
-    known = HUB_LICENCES.get(next(iter(licences))) if len(licences) == 1 else None
-    size = next(name for limit, name in SIZES if len(rows) < limit)
-    files = {"default": "curated.parquet"} | ({"pairs": "pairs.parquet"} if _has_rows(folder / "pairs.jsonl") else {})
-    configs = [{"config_name": name, "data_files": [{"split": "train", "path": file}]} for name, file in files.items()]
-    return {
-        "license": known or "other",
-        "task_categories": ["text-generation"],
-        "size_categories": [size],
-        "tags": ["reasoning", "mathematics", "sft"],
-        "pretty_name": folder.name,
-        "configs": configs,
-    }
+    pairs = folder / "pairs.jsonl"
+    files = {"default": "curated.parquet"} | (
+        {"pairs": "pairs.parquet"} if pairs.is_file() and pairs.stat().st_size else {}
+    )
+    front = DatasetCardData(
+        license=licences.pop() if len(licences) == 1 and licences <= set(HUB_LICENCES) else "other",
+        task_categories=["text-generation"],
+        size_categories=[next(name for limit, name in SIZES if len(rows) < limit)],
+        tags=["reasoning", "mathematics", "sft"],
+        pretty_name=folder.name,
+        configs=[
+            {"config_name": name, "data_files": [{"split": "train", "path": path}]} for name, path in files.items()
+        ],
+    )
+    sources = Counter((row.source, str(row.notes.get("licence") or "not stated")) for row in rows)
+    teachers = Counter(str(row.notes.get("teacher", row.source)) for row in rows)
+    removed = next((found for line in funnel if (found := line.get("figures", {}).get(DECONTAMINATED))), None)
+    chosen = ((n, f"{s['rows']:,}", f"{s.get('length', 0):,.0f}") for n, s in sets.items() if "length" in s)
+    made_with = _table(("package", "version"), versions().items())
+    text = f"""---
+{front.to_yaml()}
+---
+
+# {folder.name}
+
+{len(rows):,} reasoning chains, chosen from a pool of {funnel[0]["in"]:,} rows. Each row has a prompt and a completion \
+in TRL's conversational format, the reference answer, where it came from (`source`, `notes`) and the numbers by which \
+it was chosen (`score_...`).
+
+## Where it came from
+
+{_table(("source", "licence", "rows"), ((*pair, f"{count:,}") for pair, count in sources.most_common()))}
+
+{_table(("written by", "rows"), ((name, f"{count:,}") for name, count in teachers.most_common()))}
+
+## How it was chosen
+
+{tabulate_funnel(funnel).markdown()}
+
+{f"Problems of these benchmarks were removed: {removed}." if removed else NOT_REMOVED}
+
+## What is in it
+
+{_table(("number", "least", "median", "most"), _numbers(rows))}
+
+## What to compare it with
+
+Sets of the same rows, chosen otherwise: a claim that this choice helps is a claim against these.
+
+{_table(("set", "rows", "tokens"), chosen)}
+
+## Made with
+
+{made_with}
+
+Commit: {commit() or "unknown"}. The whole recipe is in `recipe.yaml`, every dropped row in `dropped.jsonl` with its \
+reason.
+"""
+    with replacing(folder / "README.md") as file:
+        file.write(text)
 
 
-def _has_rows(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
+NOT_REMOVED = "No benchmark's problems were looked for: this set may be contaminated."
 
 
-SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**12, "100K<n<1M"))
+def tabulate_funnel(funnel: Sequence[Mapping[str, Any]]) -> Table:
+    """The funnel: what came in, what went out, why the rest did not, and what it took."""
+    rows = []
+    for line in funnel:
+        dropped = [f"{reason}: {count:,}" for reason, count in line["reasons"].items()]
+        if line["out"] > line["in"]:
+            dropped.insert(0, f"+{line['out'] - line['in']:,} rows")
+        if line.get("spared"):
+            dropped.append(f"{line['spared']:,} attempts not needed")
+        tokens = [f"{line['tokens']:,}"] if line["tokens"] else []
+        tokens += [f"{line['found_tokens']:,} known"] if line.get("found_tokens") else []
+        counts = f"{line['in']:,}", f"{line['out']:,}"
+        rows.append((line["stage"], *counts, ", ".join(dropped), " + ".join(tokens), f"{line['seconds']:.1f}"))
+    return Table(("stage", "in", "out", "dropped", "tokens", "seconds"), rows, (1, 2, 4, 5), "Funnel")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [" | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) for row in rows]
-    return "\n".join(f"| {line} |" for line in (" | ".join(head), " | ".join("---" for _ in head), *lines))
+    return Table(head, list(rows)).markdown()
 
 
-def _counts(values: Iterable[str]) -> list[tuple[str, str]]:
-    return [(value, f"{count:,}") for value, count in Counter(values).most_common()]
-
-
-def _sources(rows: Iterable[Example]) -> list[tuple[str, str, str]]:
-    counts = Counter((row.source, str(row.notes.get("licence") or "not stated")) for row in rows)
-    return [(source, licence, f"{count:,}") for (source, licence), count in counts.most_common()]
-
-
-def _line(line: Mapping[str, Any]) -> tuple[str, ...]:
-    reasons = ", ".join(f"{reason}: {count:,}" for reason, count in line["reasons"].items())
-    return (
-        line["stage"],
-        f"{line['in']:,}",
-        f"{line['out']:,}",
-        reasons,
-        f"{line['tokens']:,}",
-        f"{line['seconds']:.1f}",
-    )
-
-
-def _decontaminated(funnel: Sequence[Mapping[str, Any]]) -> str:
-    for line in funnel:
-        if removed := line.get("figures", {}).get(DECONTAMINATED):
-            return f"Problems of these benchmarks were removed: {removed}."
-    return "No benchmark's problems were looked for: this set may be contaminated."
-
-
-def _numbers(rows: Sequence[Example]) -> list[tuple[str, ...]]:
-    names = dict.fromkeys(name for row in rows for name in row.scores if not name.endswith(("_rank", "_minmax")))
-    found = []
-    for name in names:
+def _numbers(rows: Sequence[Example]) -> Iterable[tuple[str, ...]]:
+    for name in dict.fromkeys(name for row in rows for name in row.scores):
         values = [row.scores[name] for row in rows if name in row.scores]
-        found.append((name, *(f"{value:,.4g}" for value in (min(values), median(values), max(values)))))
-    return found
+        if not name.endswith(("_rank", "_minmax")):
+            yield name, *(f"{value:,.4g}" for value in (min(values), median(values), max(values)))

@@ -8,7 +8,7 @@
     (`curation/lemma/errors.py`)
 
 All are taken from the rows that came into the stage `source`, one chain of a problem, so only the choice differs.
-Longer chains teach more, whatever else they are: without the last set, a curated one that is longer than random may win
+Longer chains teach more, in any case: without the last set, a curated one that is longer than random may win
 by its length alone. To test the claim:
 
     python -m limo.train --multirun recipe=limo train.data=runs/limo/curated.jsonl,runs/limo/controls/random.jsonl
@@ -33,7 +33,7 @@ BY_TOKENS = ("random_tokens", "longest_tokens", "easiest_tokens", "error_free")
 class Controls:
     """Which control sets a run makes."""
 
-    source: str  # the stage into which the rows came that the sets are drawn from: the one that chooses, as a rule
+    source: str  # the stage into which the rows came that the sets are sampled from: the one that chooses, as a rule
     kinds: list[str]
     seed: int
 
@@ -61,16 +61,16 @@ def write_controls(
 
 
 def _table(rows: Iterable[Example], seed: int) -> "pd.DataFrame":
-    """The rows as numbers, by position. `lot` orders by problem, then by chain: more chains give no better chance."""
+    """The rows as numbers, by position. `key` orders by problem, then by chain: more chains give no better chance."""
     import pandas as pd
 
     def each() -> Iterator[tuple[Any, ...]]:
         for row in rows:
-            lot = content_id([seed, row.problem], 16) + content_id([seed, row.id], 16)
+            key = content_id([seed, row.problem], 16) + content_id([seed, row.id], 16)
             length = row.scores.get("tokens", float(len(row.completion)))
-            yield row.problem, lot, length, row.scores.get("pass_rate", -1.0), "error" in row.notes
+            yield row.problem, key, length, row.scores.get("pass_rate", -1.0), "error" in row.notes
 
-    return pd.DataFrame(each(), columns=["problem", "lot", "length", "rate", "error"])
+    return pd.DataFrame(each(), columns=["problem", "key", "length", "rate", "error"])
 
 
 def _pick(kind: str, table: "pd.DataFrame", count: int, tokens: float) -> "pd.DataFrame":
@@ -81,7 +81,7 @@ def _pick(kind: str, table: "pd.DataFrame", count: int, tokens: float) -> "pd.Da
     elif name == "error_free":
         table = table[~table["error"].astype(bool)]
     first = {"longest": ["length"], "easiest": ["rate"]}.get(name, [])
-    ranked = table.sort_values([*first, "lot"], ascending=[False] * len(first) + [True]).drop_duplicates("problem")
+    ranked = table.sort_values([*first, "key"], ascending=[False] * len(first) + [True]).drop_duplicates("problem")
     if kind == "everything":
         return ranked
     if kind not in BY_TOKENS:

@@ -4,11 +4,11 @@
     keep      which of these answers are imitated: all, better, best, success
     weigh     exp(reward / tau), with or without the paper's centring
 
-The three are stages like all others: `collect` is the one that costs, and the ledger has what it drew. Each row's
+The three are stages like all others: `collect` is the one that costs, and the ledger keeps its samples. Each row's
 prompt is the prompt that the engine was given, history and feedback included, and its completion the answer, so only
 the last answer is learned and training sees what sampling will see.
 
-    self-distillation   players: first draws 1 answer, second draws 16 with the same engine; the grader picks the best
+    self-distillation   players: first samples 1 answer, second 16 with the same engine; the grader picks the best
     distillation        players: second is another engine, a teacher that continues from the student's real failure
 
 The best of several answers is picked by the reference, so self-distillation needs references too.
@@ -18,11 +18,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from curation.stage import check_engine, stage
-from eval.run import grade_rows as graded
-from eval.turns import Dialogue, Episode
-from eval.turns import sample_turn as draw
-from limo.data import Dropped, Example, Row
+from curation.stage import check_engine, drop, stage
+from eval.run import grade_rows
+from eval.turns import Dialogue, Episode, sample_turn
+from limo.data import Example, Row
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Prompt, Sampling
 from limo.errors import UserError
@@ -40,7 +39,7 @@ class Player:
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
-    """What an answer is worth. The paper: 1, 0, 0. The released code on GSM8K: 1, 0, -1."""
+    """The reward of an answer. The paper: 1, 0, 0. The released code on GSM8K: 1, 0, -1."""
 
     right: float
     wrong: float  # and what the grader could not tell
@@ -53,21 +52,19 @@ class Rewards:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The answer that was taken at one turn."""
+    """The answer taken at one turn: the first with the highest reward, of equals rather one that has an end."""
 
     prompt: Prompt  # that the engine was given
     completion: Completion
-    judged: Mapping[str, Any]  # as `eval.run.graded` has it
+    verdict: str
     reward: float
     player: str
-    drawn: int  # answers it was chosen from
-    right: int  # of these
 
 
 def _check_players(*, players: Mapping[str, Any], **_: object) -> None:
     if not players:
         raise UserError("players names none: give each turn one, with its engine and its sampling")
-    for name, player in _bound(players).items():
+    for name, player in _bind(players).items():
         try:
             check_engine(player.engine, player.sampling)
         except UserError as error:
@@ -80,7 +77,7 @@ def collect(
 ) -> Iterator[Row]:
     """Play `players`, one a turn and in their order, on every problem until its answer is right.
 
-    Args: `dialogue` is what the model is told; `players` by name, each a `Player`; `rewards` of an answer.
+    Args: `dialogue` is the messages to the model; `players` by name, each a `Player`; `rewards` of an answer.
     Yields a row for every turn that was played: prompt and completion of that turn, `scores.reward`, `scores.turn`, and
     `notes.turns` with the rewards of the whole episode. The row's id is the problem's, the player's name and the number
     of the turn. A problem whose prompt an engine refuses ends there and is dropped.
@@ -92,8 +89,12 @@ def collect(
     played: list[list[Taken]] = [[] for _ in episodes]
     refused: dict[int, str] = {}
     node, runner = None, None
-    for number, (name, player) in enumerate(_bound(players).items(), 1):
-        going = [at for at in range(len(episodes)) if at not in refused and _goes_on(played[at], rewards)]
+    for number, (name, player) in enumerate(_bind(players).items(), 1):
+        going = [
+            at
+            for at, taken in enumerate(played)
+            if at not in refused and not (taken and taken[-1].reward >= rewards.right)
+        ]
         if not going:
             break
         if player.engine != node:  # one that plays several turns is loaded once; the one before it leaves the memory
@@ -101,38 +102,54 @@ def collect(
             node, runner = player.engine, Cached(bind(player.engine, f"collect.players.{name}.engine")())
         assert runner is not None
         prompts = [episodes[at].prompt for at in going]
-        drawn = draw(runner, [episodes[at] for at in going], player.sampling, f"turn {number}, {name}")
-        judged = graded([episodes[at].row for at in going], drawn, f"grading turn {number}")
-        for at, prompt, completions, line in zip(going, prompts, drawn, judged, strict=True):
+        sampled = sample_turn(runner, [episodes[at] for at in going], player.sampling, f"turn {number}, {name}")
+        judged = grade_rows([episodes[at].row for at in going], sampled, f"grading turn {number}")
+        for at, prompt, completions, line in zip(going, prompts, sampled, judged, strict=True):
             if all(c.finish == "refused" for c in completions):
                 refused[at] = f"turn {number}: {completions[0].why}"
-            else:
-                played[at].append(best(prompt, completions, line["completions"], rewards, name))
-                episodes[at].take(played[at][-1].completion.text)
+                continue
+            values = [_reward(graded, rewards) for graded in line["completions"]]
+            best = max(range(len(values)), key=lambda i: (values[i], completions[i].finish == "stop"))
+            verdict = line["completions"][best]["verdict"]
+            played[at].append(Taken(prompt, completions[best], verdict, values[best], name))
+            episodes[at].take(completions[best].text)
     for at, (episode, taken) in enumerate(zip(episodes, played, strict=True)):
         yield from _rows(episode.row, taken)
         if at in refused:
-            yield Dropped(episode.row.id, "", "not sampled", refused[at], data=episode.row.to_json())
+            yield drop(episode.row, "not sampled", refused[at])
 
 
-def best(
-    prompt: Prompt,
-    completions: Sequence[Completion],
-    judged: Sequence[Mapping[str, Any]],
-    rewards: Rewards,
-    player: str,
-) -> Taken:
-    """The first answer with the highest reward, as the released code takes it; of equals rather one that has an end."""
-    values = [reward(j, rewards) for j in judged]
-    at = max(range(len(values)), key=lambda i: (values[i], judged[i]["finish"] == "stop"))
-    return Taken(prompt, completions[at], judged[at], values[at], player, len(values), values.count(rewards.right))
+def _bind(players: Mapping[str, Any]) -> dict[str, Player]:
+    return {name: bind(node, f"collect.players.{name}")() for name, node in players.items()}
 
 
-def reward(judged: Mapping[str, Any], rewards: Rewards) -> float:
-    """What a graded completion is worth. One that was cut off is no answer, whatever it had said by then."""
-    if judged["finish"] != "stop" or judged["extracted"] is None:
+def _reward(graded: Mapping[str, Any], rewards: Rewards) -> float:
+    """The reward of a graded completion. One that was cut off is no answer, even if it had stated one."""
+    if graded["finish"] != "stop" or graded["extracted"] is None:
         return rewards.none
-    return rewards.right if judged["verdict"] == "correct" else rewards.wrong
+    return rewards.right if graded["verdict"] == "correct" else rewards.wrong
+
+
+def _rows(row: Example, taken: Sequence[Taken]) -> Iterator[Example]:
+    """A row for each turn of an episode."""
+    first: dict[str, int] = {}
+    for turn, t in enumerate(taken, 1):
+        earlier = first.setdefault(t.completion.text.strip(), turn)
+        turns = {
+            "turn": turn,
+            "rewards": [other.reward for other in taken],
+            "right": t.verdict == "correct" and t.completion.finish == "stop",
+            "finish": t.completion.finish,
+            "same_as": earlier if earlier < turn else None,
+        }
+        yield replace(
+            row,
+            id=f"{row.id}/{t.player}/{turn}",
+            prompt=t.prompt,
+            completion=t.completion.text,
+            scores={**row.scores, "reward": t.reward, "turn": float(turn)},
+            notes={**row.notes, "teacher": t.player, "verdict": t.verdict, "turns": turns},
+        )
 
 
 @stage("row")
@@ -146,7 +163,7 @@ def keep(rows: Iterable[Example], /, *, criteria: Literal["all", "better", "best
     """
     for row in rows:
         reason, detail = _unfit(row, criteria)
-        yield Dropped(row.id, "", reason, detail, data=row.to_json()) if reason else row
+        yield drop(row, reason, detail) if reason else row
 
 
 def _check_tau(*, tau: float, centring: Centring | None) -> None:
@@ -167,39 +184,7 @@ def weigh(rows: Iterable[Example], /, *, tau: float, centring: Centring | None) 
         if weight > 0:
             yield replace(row, weight=weight)
         else:
-            yield Dropped(row.id, "", "no positive weight", f"{weight:.4g}", data=row.to_json())
-
-
-def _bound(players: Mapping[str, Any]) -> dict[str, Player]:
-    return {name: bind(node, f"collect.players.{name}")() for name, node in players.items()}
-
-
-def _goes_on(taken: Sequence[Taken], rewards: Rewards) -> bool:
-    return not taken or taken[-1].reward < rewards.right
-
-
-def _rows(row: Example, taken: Sequence[Taken]) -> Iterator[Example]:
-    """A row for each turn of an episode."""
-    first: dict[str, int] = {}
-    for turn, t in enumerate(taken, 1):
-        text = t.completion.text.strip()
-        earlier = first.setdefault(text, turn)
-        turns = {
-            "turn": turn,
-            "rewards": [other.reward for other in taken],
-            "right": t.judged["verdict"] == "correct" and t.completion.finish == "stop",
-            "finish": t.completion.finish,
-            "same_as": earlier if earlier < turn else None,
-            "answers": {"drawn": t.drawn, "right": t.right},
-        }
-        yield replace(
-            row,
-            id=f"{row.id}/{t.player}/{turn}",
-            prompt=t.prompt,
-            completion=t.completion.text,
-            scores={**row.scores, "reward": t.reward, "turn": float(turn)},
-            notes={**row.notes, "teacher": t.player, "verdict": t.judged["verdict"], "turns": turns},
-        )
+            yield drop(row, "no positive weight", f"{weight:.4g}")
 
 
 def _turns(row: Example) -> dict[str, Any]:

@@ -14,7 +14,6 @@ the history of one row, `python -m curation.plan` what all of it would cost.
 
 import json
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,9 +22,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from curation.card import write_card
+from curation.card import tabulate_funnel, write_card
 from curation.controls import Controls, write_controls
-from curation.runner import RayData, Rows, apply
+from curation.folder import Rows, stage_file
+from curation.runner import RayData, apply
 from curation.similar import digest
 from curation.stage import check_stages, in_order
 from curation.stages.pairs import pair_with_dropped
@@ -37,6 +37,7 @@ from limo.figures import shown, taken
 from limo.progress import clock, progress, say
 from limo.recipe import bind, input_files, suggest
 from limo.run import claim, lasting, lock_run, read_manifest
+from limo.tables import print_table, terminal
 
 DOUBTS = {b"suspect reference", b"same problem, another answer"}  # reasons that a person should look into
 
@@ -130,53 +131,27 @@ def run_stages(
     again. Raises UserError if a stage leaves no row.
     """
     (folder / "stages").mkdir(parents=True, exist_ok=True)
-    made = made_from(settings, inputs)
-    names, nodes = ["pool", *settings["stages"]], list(settings["stages"].values())
-    funnel: list[dict[str, Any]] = []
-    for number, name in enumerate(names):
-        if number == 0:
-            line = _stage(folder, 0, name, made[0], read_pool(settings["pool"], settings["system"]), None)
-        else:
-            before = stage_file(folder, number - 1, names[number - 1])
-            rows = apply(name, nodes[number - 1], before, on)
-            line = _stage(folder, number, name, made[number], rows, funnel[-1]["out"])
+    path, source = stage_file(folder, 0, "pool"), read_pool(settings["pool"], settings["system"])
+    # What a stage is made from: settings of it and of all before it, content of the files
+    made_from = content_id([settings["system"], lasting(settings["pool"]), inputs])
+    funnel = [_stage(path, "pool", made_from, source, None)]
+    for number, (name, node) in enumerate(settings["stages"].items(), 1):
+        made_from = content_id([made_from, name, lasting(node)])
+        rows, path = apply(name, node, path, on), stage_file(folder, number, name)
+        line = _stage(path, name, made_from, rows, funnel[-1]["out"])
         funnel.append(line)
-        if number and not line["out"]:
+        if not line["out"]:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in line["reasons"].items())
             raise UserError(
                 f"the stage '{name}' leaves no row of {line['in']} ({reasons}). Each is in "
-                f"{stage_file(folder, number, name, '.dropped')} with its reason. Loosen curate.stages.{name}"
+                f"{path.with_suffix('.dropped.jsonl')} with its reason. Loosen curate.stages.{name}"
             )
     return funnel
 
 
-def made_from(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> list[str]:
-    """Names of what the pool and each stage are made from: settings of it and all before it, content of the files."""
-    made = [content_id([settings["system"], lasting(settings["pool"]), inputs])]
-    for name, node in settings["stages"].items():
-        made.append(content_id([made[-1], name, lasting(node)]))
-    return made
-
-
-def is_done(folder: Path, number: int, name: str, made: str) -> bool:
-    """Whether a stage's rows are there and made from just this (`made_from`)."""
-    done = stage_file(folder, number, name, ".done").with_suffix(".json")
-    return done.exists() and json.loads(done.read_text(encoding="utf-8"))["made_from"] == made
-
-
-def _stage(
-    folder: Path,
-    number: int,
-    name: str,
-    made_from: str,
-    rows: Iterable[Row],
-    rows_in: int | None,
-) -> dict[str, Any]:
-    """Run one stage into its files, unless they are there and made from the same; returns its line of the funnel.
-
-    `made_from` names the settings of this and all earlier stages and the content of what they read.
-    """
-    done = stage_file(folder, number, name, ".done").with_suffix(".json")
+def _stage(path: Path, name: str, made_from: str, rows: Iterable[Row], rows_in: int | None) -> dict[str, Any]:
+    """Run one stage into its files, unless they are there and made from the same; returns its line of the funnel."""
+    done = path.with_suffix(".done.json")
     if done.exists() and (line := dict(json.loads(done.read_text(encoding="utf-8"))))["made_from"] == made_from:
         return line
     done.unlink(missing_ok=True)  # before the rows it vouches for are replaced
@@ -185,11 +160,8 @@ def _stage(
     before, start = Spent(**vars(spent)), time.monotonic()
     reasons: Counter[str] = Counter()
     kept, problems = 0, set[int]()
-    with (
-        replacing(stage_file(folder, number, name)) as keep,
-        replacing(stage_file(folder, number, name, ".dropped")) as drop,
-    ):
-        for row in _watched(rows, name, rows_in):
+    with replacing(path) as keep, replacing(path.with_suffix(".dropped.jsonl")) as drop:
+        for row in _show_progress(rows, name, rows_in):
             if isinstance(row, Example):
                 kept += 1
                 problems.add(digest(row.problem))
@@ -206,11 +178,7 @@ def _stage(
         "problems": len(problems),
         "reasons": dict(reasons.most_common()),
         "seconds": round(time.monotonic() - start, 2),
-        "sampled": paid.sampled,
-        "tokens": paid.tokens,
-        "found": paid.found,
-        "found_tokens": paid.found_tokens,
-        "spared": paid.spared,
+        **vars(paid),
         "figures": taken(),
     }
     with replacing(done) as file:
@@ -218,8 +186,8 @@ def _stage(
     return line
 
 
-def _watched(rows: Iterable[Row], name: str, total: int | None) -> Iterator[Row]:
-    """The rows with a bar of their own, which begins at the first: before it a stage may show one of its sampling."""
+def _show_progress(rows: Iterable[Row], name: str, total: int | None) -> Iterator[Row]:
+    """The rows with a progress bar, which begins at the first: before it a stage may show one of its sampling."""
     listed, before = iter(rows), spent.tokens
     first = list(islice(listed, 1))
     with progress(name, total, "row") as advance:
@@ -228,26 +196,20 @@ def _watched(rows: Iterable[Row], name: str, total: int | None) -> Iterator[Row]
             yield row
 
 
-def stage_file(folder: Path, number: int, name: str, kind: str = "") -> Path:
-    """Where a stage's rows are; with `kind` ".dropped", the rows it dropped."""
-    return folder / "stages" / f"{number:02d}-{name}{kind}.jsonl"
-
-
 def _collect(folder: Path, names: list[str], controls: Controls, pairs: str | None) -> dict[str, Any]:
     """The last stage's rows as the curated set, what was dropped on the way as one file, and the sets beside it.
 
     Returns rows and tokens of each set.
     """
     last = stage_file(folder, len(names) - 1, names[-1])
-    with replacing(folder / "curated.jsonl") as file, last.open(encoding="utf-8") as lines:
-        shutil.copyfileobj(lines, file)
-    write_parquet(folder / "curated.parquet", Rows(last))
     left = [stage_file(folder, number, name, ".dropped") for number, name in enumerate(names)]
-    with replacing(folder / "dropped.jsonl") as file:
-        for path in left:
-            with path.open(encoding="utf-8") as lines:
-                shutil.copyfileobj(lines, file)
-    _list_suspects(folder)
+    _join([last], folder / "curated.jsonl")
+    _join(left, folder / "dropped.jsonl")
+    write_parquet(folder / "curated.parquet", Rows(last))
+    with replacing(folder / "suspects.jsonl") as file, (folder / "dropped.jsonl").open("rb") as lines:
+        for line in lines:
+            if any(reason in line for reason in DOUBTS) and parsed(line)["reason"].encode() in DOUBTS:
+                file.write(line.decode())
     before = names.index(controls.source) - 1
     made = write_controls(folder / "controls", Rows(stage_file(folder, before, names[before])), Rows(last), controls)
     if pairs:
@@ -256,44 +218,21 @@ def _collect(folder: Path, names: list[str], controls: Controls, pairs: str | No
     return made
 
 
-def _list_suspects(folder: Path) -> None:
-    """The problems whose reference is in doubt, for a person: each with what the attempts say instead."""
-    with replacing(folder / "suspects.jsonl") as file, (folder / "dropped.jsonl").open("rb") as lines:
-        for line in lines:
-            if any(reason in line for reason in DOUBTS) and parsed(line)["reason"].encode() in DOUBTS:
-                file.write(line.decode())
+def _join(paths: list[Path], into: Path) -> None:
+    with replacing(into) as file:
+        for path in paths:
+            with path.open(encoding="utf-8") as lines:
+                shutil.copyfileobj(lines, file)
 
 
 def print_funnel(funnel: list[dict[str, Any]]) -> None:
-    """The funnel as a table: what came in, what went out, and why the rest did not."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Funnel", title_justify="left")
-    for column in ("stage", "in", "out", "dropped", "tokens", "seconds"):
-        table.add_column(column, justify="left" if column in ("stage", "dropped") else "right")
-    for line in funnel:
-        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in line["reasons"].items())
-        more = f"{line['out'] - line['in']:,} rows" if line["out"] > line["in"] else ""
-        known = f"{line['found_tokens']:,} known" if line["found_tokens"] else ""
-        tokens = " + ".join(t for t in (f"{line['tokens']:,}" if line["tokens"] else "", known) if t)
-        spared = f"{line['spared']:,} attempts not needed" if line["spared"] else ""
-        table.add_row(
-            line["stage"],
-            f"{line['in']:,}",
-            f"{line['out']:,}",
-            ", ".join(t for t in (more and "+" + more, reasons, spared) if t),
-            tokens,
-            f"{line['seconds']:.1f}",
-        )
-    console = Console(width=None if sys.stdout.isatty() else 110)
-    console.print(table)
+    """The funnel as a table, and the metrics that stages measured."""
+    console = terminal(110)
+    print_table(tabulate_funnel(funnel), console)
     for line in funnel:
         if figures := line.get("figures"):
-            console.print(
-                f"{line['stage']}: " + ", ".join(f"{name} {shown(value)}" for name, value in figures.items()),
-                highlight=False,
-            )
+            named = ", ".join(f"{name} {shown(value)}" for name, value in figures.items())
+            console.print(f"{line['stage']}: {named}", markup=False)
 
 
 if __name__ == "__main__":

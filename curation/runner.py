@@ -20,8 +20,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from curation.folder import Rows
 from curation.stage import about_node
-from limo.data import Example, Row, parsed, read_jsonl
+from limo.data import Example, Row, parsed
 from limo.errors import UserError, explain
 from limo.figures import Figure, merge, taken
 from limo.parallel import chunked, spread
@@ -31,16 +32,6 @@ BATCH = 1000  # rows of one call
 FEW = 4  # batches that are not worth starting processes for
 
 Node = Mapping[str, Any]
-
-
-class Rows:
-    """The rows of a file, read anew each time they are iterated over."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __iter__(self) -> Iterator[Example]:
-        return read_jsonl(self.path)
 
 
 @dataclass(frozen=True)
@@ -153,7 +144,7 @@ def _lines(path: Path, start: int, end: int) -> Iterator[tuple[int, bytes]]:
 
 @contextmanager
 def _ray(address: str | None) -> Iterator[Any]:
-    """Ray, connected, without progress bars of its own."""
+    """Ray, connected, without its progress bars."""
     try:
         import ray
         import ray.data

@@ -90,7 +90,10 @@ def _without_drawings(text: str) -> str:
     return " ".join([*kept, text[at:]])
 
 
-def shingles(parts: Sequence[str], size: int = SHINGLE) -> set[tuple[str, ...]]:
+Run = tuple[str, ...]
+
+
+def shingles(parts: Sequence[str], size: int = SHINGLE) -> set[Run]:
     """All runs of `size` tokens; of a shorter text, the one run that it is."""
     if len(parts) < size:
         return {tuple(parts)} if parts else set()
@@ -116,78 +119,61 @@ class Match:
 
 
 class Known:
-    """Problems that others are looked up against: each shingle, and each with its numbers masked, to who has it."""
+    """Problems that others are looked up against, by one of RULES.
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    `latex` compares runs of LaTeX tokens, as they are and with every number masked: the same problem has all numbers of
+    the known one, and as much of what stands around them as of the rest; with others it is a variant at most.
+    `words-<n>` is the usual rule: a text that shares any run of n words with a known one holds it. It marks what shares
+    only boilerplate, and never finds a text of fewer than n words; `whole` adds those of at least so many words,
+    compared as a whole.
+    """
+
+    def __init__(self, texts: Iterable[str], rule: str = "latex", whole: int | None = None) -> None:
         self.texts = list(texts)
-        self._sizes: list[tuple[int, int]] = []
-        self._numbers: list[Counter[str]] = []
-        self._around: list[set[tuple[str, ...]]] = []  # of each, the shingles that hold a number
-        self._plain: dict[tuple[str, ...], list[int]] = {}
-        self._masked: dict[tuple[str, ...], list[int]] = {}
+        self.words = 0 if rule == "latex" else int(rule.removeprefix("words-"))
+        self._index: dict[int, list[int]] = {}  # by the hash of a run, inverted where numbers are masked, who has it
+        self._short = set[int]()  # words of the texts that are compared as a whole
+        self._problems: list[tuple[int, int, Counter[str], set[Run]]] = []  # runs, masked runs, numbers, around these
         for at, text in enumerate(self.texts):
-            parts = tokens(text)
-            plain, masked = shingles(parts), shingles(_masked(parts))
-            self._sizes.append((len(plain), len(masked)))
-            self._numbers.append(numbers(parts))
-            self._around.append({run for run in plain if any(part[0].isdigit() for part in run)})
-            for runs, index in ((plain, self._plain), (masked, self._masked)):
-                for run in runs:
-                    index.setdefault(run, []).append(at)
+            if self.words:
+                words = _WORDS.findall(text.lower())
+                if whole is not None and whole <= len(words) < self.words:
+                    self._short.add(len(words))
+                keys = self._word_keys(words)
+            else:
+                parts = tokens(text)
+                plain, masked = shingles(parts), shingles(_masked(parts))
+                around = {run for run in plain if any(part[0].isdigit() for part in run)}
+                self._problems.append((len(plain), len(masked), numbers(parts), around))
+                keys = {hash(run) for run in plain} | {~hash(run) for run in masked}
+            for key in keys:
+                self._index.setdefault(key, []).append(at)
 
     def matches(self, text: str) -> list[Match]:
-        """Every known problem that the text holds, the most of it first. Linear in the text.
-
-        The same problem has all numbers of the known one, and as much of what stands around them as of the rest; with
-        others it is a variant at most.
-        """
+        """Every known problem that the text holds, the most of it first. Linear in the text."""
+        if self.words:
+            held = self._held(self._word_keys(_WORDS.findall(text.lower())))
+            return [Match(at, "same", 1.0) for at, _ in sorted(held.items(), key=lambda item: (-item[1], item[0]))]
         parts = tokens(text)
         here, runs, found = numbers(parts), shingles(parts), dict[int, Match]()
-        for at, share in self._held(parts, self._plain, 0):
-            if share >= CONTAINED:
-                around = self._around[at]
-                enough = CONTAINED if self._sizes[at][0] > SHORT else CONTAINED_SHORT
-                same = self._numbers[at] <= here and share >= enough and len(around & runs) >= enough * len(around)
-                found[at] = Match(at, "same" if same else "variant", share)
-        for at, share in self._held(_masked(parts), self._masked, 1):
+        for at, count in self._held({hash(run) for run in runs}).items():
+            size, _, named, around = self._problems[at]
+            if count >= CONTAINED * size:
+                enough = CONTAINED if size > SHORT else CONTAINED_SHORT
+                same = named <= here and count >= enough * size and len(around & runs) >= enough * len(around)
+                found[at] = Match(at, "same" if same else "variant", count / size)
+        for at, count in self._held({~hash(run) for run in shingles(_masked(parts))}).items():
+            share = count / self._problems[at][1]
             if share >= VARIANT and at not in found:
                 found[at] = Match(at, "variant", share)
         return sorted(found.values(), key=lambda match: (match.kind, -match.contained))
 
-    def _held(
-        self, parts: Sequence[str], index: dict[tuple[str, ...], list[int]], which: int
-    ) -> Iterable[tuple[int, float]]:
-        held = Counter(at for run in shingles(parts) for at in index.get(run, ()))
-        return ((at, count / self._sizes[at][which]) for at, count in held.items())
+    def _word_keys(self, words: Sequence[str]) -> set[int]:
+        runs = shingles(words, self.words) if len(words) >= self.words else set()
+        return {hash(run) for run in (runs | {tuple(words)} if len(words) in self._short else runs)}
 
-
-class KnownByWords:
-    """The usual rule: a text that shares any run of n words with a known one holds it.
-
-    Words are runs of letters and digits in lower case. The rule marks what shares only boilerplate, and never finds a
-    text of fewer than n words; `whole` adds those of at least so many words, compared as a whole.
-    """
-
-    def __init__(self, texts: Iterable[str], n: int, whole: int | None = None) -> None:
-        self.texts, self.n = list(texts), n
-        self._runs: dict[int, int] = {}
-        self._sizes = set[int]()  # words of the texts that are compared as a whole
-        for at, text in enumerate(self.texts):
-            words = _WORDS.findall(text.lower())
-            if whole is not None and whole <= len(words) < n:
-                self._sizes.add(len(words))
-            for key in self._keys(words):
-                self._runs.setdefault(key, at)
-
-    def _keys(self, words: Sequence[str]) -> set[int]:
-        runs = {digest(" ".join(words[at : at + self.n])) for at in range(len(words) - self.n + 1)}
-        return runs | {digest(" ".join(words))} if len(words) in self._sizes else runs
-
-    def matches(self, text: str) -> list[Match]:
-        """The known texts with which this one shares a run, as in `Known.matches`."""
-        keys = self._keys(_WORDS.findall(text.lower()))
-        held = Counter(sorted(at for key in keys if (at := self._runs.get(key)) is not None))
-        return [Match(at, "same", 1.0) for at, _ in held.most_common()]
+    def _held(self, keys: set[int]) -> Counter[int]:
+        return Counter(at for key in keys for at in self._index.get(key, ()))
 
 
 RULES = ("latex", "words-8", "words-10", "words-13")
@@ -197,9 +183,3 @@ def check_rule(rule: str) -> None:
     """Raise UserError for a rule that is none of RULES."""
     if rule not in RULES:
         raise UserError(f"there is no rule '{rule}' to compare problems by; there are {', '.join(RULES)}")
-
-
-def known(texts: Iterable[str], rule: str) -> Known | KnownByWords:
-    """Problems to look up against by one of RULES. Raises UserError for another."""
-    check_rule(rule)
-    return Known(texts) if rule == "latex" else KnownByWords(texts, int(rule.partition("-")[2]))

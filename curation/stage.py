@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+from limo.data import Dropped, Example
 from limo.engines.protocol import Sampling
 from limo.errors import UserError
 from limo.recipe import bind, resolve, suggest
@@ -50,6 +51,11 @@ def stage(
         return function
 
     return mark
+
+
+def drop(row: Example, reason: str, detail: str = "") -> Dropped:
+    """The row, dropped for a reason; the runner adds the stage."""
+    return Dropped(row.id, "", reason, detail, data=row.to_json())
 
 
 def about(function: Callable[..., Any]) -> About:

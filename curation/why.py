@@ -10,17 +10,18 @@ that of one chain shows that chain.
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from curation.folder import read_folder
 from curation.stages.score import TEXT
 from eval.compare import wilson
 from eval.report.curated import read_weights, score_parts
 from limo.data import Example, parsed
 from limo.errors import UserError, reported
-from limo.run import read_manifest
 
 SHOWN = 400  # characters of a problem or chain
 RIVALS = 40  # chains listed
@@ -34,7 +35,7 @@ class Seen:
     id: str
     reason: str  # empty if it stayed
     detail: str
-    place: int  # among those that stayed, from 1
+    place: int  # in its file, from 1
     data: Mapping[str, Any]  # the row
 
 
@@ -47,42 +48,30 @@ def story(folder: Path, key: str) -> list[Seen]:
     if not names:
         raise UserError(f"no finished stage in '{folder}': give the folder of a run, such as runs/demo")
     found, some = list[Seen](), ""
+    mark = json.dumps(key, ensure_ascii=False)[1:-1].encode()
     for done in names:
         number, _, stage = done.name.removesuffix(".done.json").partition("-")
         for kind in ("", ".dropped"):
-            for place, row in _lines(done.with_name(f"{number}-{stage}{kind}.jsonl"), key):
-                found.append(_seen(stage, place, row, dropped=bool(kind)))
-        some = some or _first_id(done.with_name(f"{number}-{stage}.jsonl"))
+            with done.with_name(f"{number}-{stage}{kind}.jsonl").open("rb") as lines:
+                for place, line in enumerate(lines, 1):
+                    some = some or str(parsed(line)["id"])
+                    if mark in line and (seen := _read(stage, place, parsed(line), key)):
+                        found.append(seen)
     if not any(seen.id == key for seen in found):
         raise UserError(f"no row '{key}' in {folder}; its ids look like {some}")
     return found
 
 
-def _seen(stage: str, place: int, row: Mapping[str, Any], dropped: bool) -> Seen:
+def _read(stage: str, place: int, line: Mapping[str, Any], key: str) -> Seen | None:
+    """A line of a stage's file, if it has this id or is of this problem."""
+    dropped = "reason" in line
+    data = line if not dropped else line["data"] if isinstance(line["data"], dict) else {"raw": line["data"]}
+    if key not in (line["id"], data.get("problem")):
+        return None
     if not dropped:
-        return Seen(stage, row["id"], "", "", place, row)
-    data = row["data"] if isinstance(row["data"], dict) else {"raw": row["data"]}
-    return Seen(stage, row["id"], row["reason"], row["detail"], place, {**data, "file": row["file"], "row": row["row"]})
-
-
-def _lines(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a stage's file with this id or of this problem, and their places."""
-    mark = json.dumps(key, ensure_ascii=False)[1:-1].encode()
-    with path.open("rb") as lines:
-        for place, line in enumerate(lines, 1):
-            if mark in line and key in ((row := parsed(line))["id"], _row(row).get("problem")):
-                yield place, row
-
-
-def _row(line: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row of a line: that which was dropped, or the line itself."""
-    data = line.get("data", line)
-    return data if isinstance(data, dict) else {}
-
-
-def _first_id(path: Path) -> str:
-    with path.open("rb") as lines:
-        return next((str(parsed(line)["id"]) for line in lines), "")
+        return Seen(stage, line["id"], "", "", place, data)
+    data = {**data, "file": line["file"], "row": line["row"]}
+    return Seen(stage, line["id"], line["reason"], line["detail"], place, data)
 
 
 def tell_history(folder: Path, key: str) -> list[str]:
@@ -93,101 +82,76 @@ def tell_history(folder: Path, key: str) -> list[str]:
         last = seen[-1]
         where = f"{last.data.get('file')}, row {last.data.get('row')}"
         return [f"{key}  ({where})", f"  {last.stage}: dropped, {last.reason}: {last.detail}", f"  {last.data}"]
-    example = Example.from_json(row)
-    lines = [f"{key}  ({_origin(example)})", f"  problem  {_short(example.question)}", f"  answer   {example.answer}"]
+    example, notes, stages = Example.from_json(row), row.get("notes", {}), read_folder(folder).stages
+    where = f"{notes['file']}, row {notes['row']}" if "file" in notes else f"source {example.source}"
+    where += f", {notes['licence']}" if notes.get("licence") else ""
+    lines = [f"{key}  ({where})", f"  problem  {_shorten(example.question)}", f"  answer   {example.answer}"]
     if example.problem != key:
-        lines.append(f"  a chain of the problem {example.problem}, which has a history of its own")
-    lines += ["", *_stages(seen), *_attempts(example), *_chains(seen, _last_stage(folder)), *_score(folder, seen)]
-    return lines
+        lines.append(f"  a chain of the problem {example.problem}, whose id shows all its chains")
+    lines += ["", "Stages", *_stages(seen), *_attempts(notes.get("attempts", {}))]
+    return [*lines, *_chains(seen, next(reversed(stages), "")), *_score(seen, read_weights(stages.values()))]
 
 
-def _origin(row: Example) -> str:
-    notes = row.notes
-    where = f"{notes['file']}, row {notes['row']}" if "file" in notes else f"source {row.source}"
-    return where + (f", {notes['licence']}" if notes.get("licence") else "")
-
-
-def _stages(seen: Sequence[Seen]) -> list[str]:
-    lines = ["Stages"]
+def _stages(seen: Sequence[Seen]) -> Iterator[str]:
     for stage in dict.fromkeys(s.stage for s in seen):
         here = [s for s in seen if s.stage == stage]
-        stayed = [s for s in here if not s.reason]
-        if len(here) == 1:
-            lines += _one(here[0])
-            continue
-        reasons = dict.fromkeys(s.reason for s in here if s.reason)
-        left = ", ".join(f"{sum(s.reason == reason for s in here)} {reason}" for reason in reasons)
-        lines.append(f"  {stage:<14} {len(stayed)} of {len(here)} chains stay" + (f"; {left}" if left else ""))
-    return lines
+        first, reasons = here[0], Counter(s.reason for s in here if s.reason)
+        if len(here) > 1:
+            left = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+            stayed = len(here) - reasons.total()
+            yield f"  {stage:<14} {stayed} of {len(here)} chains stay" + (f"; {left}" if left else "")
+        elif not first.reason:
+            yield f"  {stage:<14} stays, row {first.place:,}"
+        else:
+            yield f"  {stage:<14} dropped: {first.reason}" + (f" ({first.detail})" if first.detail else "")
+            if matched := first.data.get("matched"):
+                yield f"  {'':<14} this     {_shorten(Example.from_json(first.data).question)}"
+                yield f"  {'':<14} matched  {_shorten(matched['problem'])}  [{matched['id']}]"
 
 
-def _one(s: Seen) -> list[str]:
-    if not s.reason:
-        return [f"  {s.stage:<14} stays, row {s.place:,}"]
-    lines = [f"  {s.stage:<14} dropped: {s.reason}" + (f" ({s.detail})" if s.detail else "")]
-    if matched := s.data.get("matched"):
-        lines += [f"  {'':<14} this     {_short(Example.from_json(s.data).question)}"]
-        lines += [f"  {'':<14} matched  {_short(matched['problem'])}  [{matched['id']}]"]
-    return lines
-
-
-def _attempts(row: Example) -> list[str]:
-    tried = row.notes.get("attempts", {})
-    lines = ["", "Attempts"] if tried else []
+def _attempts(tried: Mapping[str, Any]) -> Iterator[str]:
+    if tried:
+        yield from ("", "Attempts")
     for by, t in tried.items():
         finished = t["right"] + t["wrong"]
         low, high = wilson(t["right"] / finished, finished) if finished else (0.0, 1.0)
         source = f", from {t['from']}" if "from" in t else ""
-        lines.append(
+        yield (
             f"  {by:<14} {t['right']} of {finished} right (95 % interval {100 * low:.0f} to {100 * high:.0f} %), "
             f"{t['cut']} cut off, {t['unsure']} not gradable{source}"
         )
         if t.get("other") is not None:
-            lines.append(f"  {'':<14} most frequent other answer: {t['other']} ({t['agreeing']} times)")
-    return lines
+            yield f"  {'':<14} most frequent other answer: {t['other']} ({t['agreeing']} times)"
 
 
-def _chains(seen: Sequence[Seen], end: str) -> list[str]:
+def _chains(seen: Sequence[Seen], end: str) -> Iterator[str]:
     """The chains that competed, the best first, each with the stage at which it left."""
     last = {s.id: s for s in seen if s.data.get("completion")}
-    if not last:
-        return []
     order = sorted(last.values(), key=lambda s: (bool(s.reason), -s.data["scores"].get("score", -1), s.id))
-    lines = ["", "Chains"]
+    if order:
+        yield from ("", "Chains")
     for s in order[:RIVALS]:
         fate = "chosen" if s.stage == end and not s.reason else f"{s.stage}: {s.reason or 'last seen here'}"
-        value = s.data["scores"].get("score")
+        score = f"score {s.data['scores']['score']:.3f}  " if "score" in s.data["scores"] else ""
         detail = f" ({s.detail})" if s.detail else ""
-        score = "" if value is None else f"score {value:.3f}  "
-        lines.append(f"  {s.id}  {score}{len(s.data['completion']):,} characters  {fate}{detail}")
-        lines.append(f"      {_short(s.data['completion'], 160)}")
-    return lines + ([f"  and {len(order) - RIVALS} more"] if len(order) > RIVALS else [])
+        yield f"  {s.id}  {score}{len(s.data['completion']):,} characters  {fate}{detail}"
+        yield f"      {_shorten(s.data['completion'], 160)}"
+    if len(order) > RIVALS:
+        yield f"  and {len(order) - RIVALS} more"
 
 
-def _score(folder: Path, seen: Sequence[Seen]) -> list[str]:
+def _score(seen: Sequence[Seen], weights: Mapping[str, float]) -> Iterator[str]:
     """The score of the best chain, taken apart."""
     with_score = [s for s in seen if "score" in s.data.get("scores", {})]
-    if not with_score:
-        return []
-    s = max(with_score, key=lambda s: (not s.reason, s.data["scores"]["score"]))
-    scores = s.data["scores"]
-    lines = ["", f"Score of {s.id}: {scores['score']:.3f}"]
-    for p in score_parts(scores, read_weights(_nodes(folder).values())):
-        value = f"{p.value:,.0f}" if p.name == TEXT[0] else f"{p.value:.4f}"
-        lines.append(f"  {p.name:<14} {value:>10}  scaled {p.scaled:.3f}  x {p.weight:.2f} = {p.share:.3f}")
-    return lines
+    if with_score:
+        s = max(with_score, key=lambda s: (not s.reason, s.data["scores"]["score"]))
+        yield from ("", f"Score of {s.id}: {s.data['scores']['score']:.3f}")
+        for p in score_parts(s.data["scores"], weights):
+            value = f"{p.value:,.0f}" if p.name == TEXT[0] else f"{p.value:.4f}"
+            yield f"  {p.name:<14} {value:>10}  scaled {p.scaled:.3f}  x {p.weight:.2f} = {p.share:.3f}"
 
 
-def _last_stage(folder: Path) -> str:
-    return next(reversed(_nodes(folder)), "")
-
-
-def _nodes(folder: Path) -> dict[str, Any]:
-    """The stages of the run's recipe."""
-    return dict(read_manifest(folder).get("curate", {}).get("settings", {}).get("stages", {}))
-
-
-def _short(text: str, chars: int = SHOWN) -> str:
+def _shorten(text: str, chars: int = SHOWN) -> str:
     line = " ".join(text.split())
     return line if len(line) <= chars else line[:chars] + " ..."
 

@@ -16,8 +16,6 @@ COMMANDS = {
     "curate": ("curation.run", "choose chains from a pool of problems"),
     "plan": ("curation.plan", "estimate a curation from a small pilot"),
     "why": ("curation.why", "one row's story: each stage, score and reason"),
-    "leaks": ("curation.leaks", "plant known leaks and count what decontamination finds"),
-    "study": ("curation.study", "is the choice better than random?"),
     "train": ("limo.train", "fine-tune on a curated set, on every visible GPU"),
     "train-plan": ("limo.plan", "memory, hours and dollars of a training"),
     "improve": ("limo.improve", "curate, train and evaluate, again and again (RISE)"),

@@ -136,10 +136,10 @@ def test_a_cut_off_attempt_counts_only_with_an_explicit_answer() -> None:
     assert judged(Completion("First, 5 + 7 = 12", 9, "stop"), "12") == ("right", "12")
 
 
-def test_rates_of_others_take_the_place_of_samples(tmp_path: Path, script: Script) -> None:
+def test_rates_of_others_take_the_place_of_samples(script: Script) -> None:
     rows = [example("a", notes={"solve_rate": 0.5}), example("b"), example("c", notes={"solve_rate": "1.0"})]
-    given = {"by": "m", "n": 4, "rate": "solve_rate", "problem": "problem"}
-    known, _ = split(import_rates(rows, path=None, **given))
+    given = {"by": "m", "n": 4, "rate": "solve_rate"}
+    known, _ = split(import_rates(rows, **given))
     assert known[0].notes["attempts"]["m"] == {
         "drawn": 4, "right": 2, "wrong": 2, "unsure": 0, "cut": 0, "from": "column solve_rate"
     }  # fmt: skip
@@ -147,19 +147,16 @@ def test_rates_of_others_take_the_place_of_samples(tmp_path: Path, script: Scrip
     kept, dropped = split(measure_difficulty(known, **settings(node)))
     assert [r.id for r in kept] == ["a", "b"] and [(d.id, d.reason) for d in dropped] == [("c", "too easy")]
     assert {question for question, _ in asked(node)} == {"problem b"}
-    (tmp_path / "rates.jsonl").write_text('{"problem": "PROBLEM  b", "solve_rate": 0.25}')
-    known, _ = split(import_rates(rows, path=str(tmp_path / "rates.jsonl"), **given))
-    assert [r.scores.get("pass_rate_m") for r in known] == [None, 0.25, None]
     with pytest.raises(UserError, match="no row has a pass rate under 'rate'"):
-        list(import_rates(rows, path=None, **{**given, "rate": "rate"}))
+        list(import_rates(rows, **{**given, "rate": "rate"}))
     with pytest.raises(UserError, match=r"of the row a is 50\.0, not a share"):
-        list(import_rates([example("a", notes={"r": 50})], path=None, **{**given, "rate": "r"}))
+        list(import_rates([example("a", notes={"r": 50})], **{**given, "rate": "r"}))
 
 
 def test_rates_of_another_number_of_attempts_are_judged_by_their_share(script: Script) -> None:
     shares = {"a": 0.0, "b": 2 / 64, "c": 6 / 64, "d": 7 / 64, "e": "", "f": "n/a", "g": float("nan")}
     rows = [example(key, notes={"rate": share}) for key, share in shares.items()]
-    known, _ = split(import_rates(rows, by="m", n=64, rate="rate", path=None, problem="problem"))
+    known, _ = split(import_rates(rows, by="m", n=64, rate="rate"))
     assert [r.id for r in known if "attempts" in r.notes] == ["a", "b", "c", "d"]
     drawn = Sampling(n=32, temperature=1.0, top_p=1.0, max_tokens=9, seed=0)
     node = script(lambda question, index: "\\boxed{5}")
@@ -196,9 +193,7 @@ def test_rows_of_one_problem_share_its_attempts(script: Script) -> None:
 
 def test_a_rival_of_a_problem_whose_rate_is_known_has_that_rate(script: Script) -> None:
     node = script(REPLIES)
-    known, _ = split(
-        import_rates([example("a", notes={"r": 0.5}), example("a/x")], by="m", n=4, rate="r", path=None, problem="")
-    )
+    known, _ = split(import_rates([example("a", notes={"r": 0.5}), example("a/x")], by="m", n=4, rate="r"))
     kept, _ = split(measure_difficulty(known, **settings(node)))
     assert [r.notes["attempts"]["m"]["right"] for r in kept] == [2, 2] and not asked(node)
 

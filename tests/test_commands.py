@@ -206,7 +206,7 @@ def test_multirun_gives_each_job_a_folder_of_its_own(finished: Path, tiny: Path,
             ["curation.run", "recipe=demo", "curate.stages.difficulty.at_least=2"],
             "curate.stages.difficulty: a window needs",
         ),
-        (["curation.run", "recipe=limo_v1", "curate.stages.choose.method=kcentre"], "did you mean 'kcenter'?"),
+        (["curation.run", "recipe=limo_v1", "curate.stages.choose.quality=2"], "spread.quality must be between 0"),
         (["curation.run", "recipe=demo", "+curate.pool.sums.fraction=2"], "fraction is the share of its rows"),
         (["curation.run", "recipe=demo", "curate.stages={}"], "curate.stages={} changes nothing"),
         (

@@ -36,14 +36,13 @@ ELSEWHERE = {  # what a command holds, and the test that runs it
     "recipe=lemma_demo": "tests/test_lemma.py",
     "recipe=discover_demo": "tests/test_discover.py",
     "recipe=mammoth2_demo": "tests/test_web.py",
-    "-m curation.study": "tests/test_study.py",
     "--multirun": "tests/test_commands.py",
     "-m eval.sweep": "tests/test_eval.py",
 }
 SECTIONS = {
     **{"curation.run": "curate", "curation.plan": "plan", "eval.run": "eval"},
     **{"limo.train": "train", "limo.plan": "train_plan", "eval.report": "report"},
-    **{"limo.improve": "improve", "limo.discover": "discover", "eval.sweep": "sweep", "curation.study": "study"},
+    **{"limo.improve": "improve", "limo.discover": "discover", "eval.sweep": "sweep"},
 }
 SHELL = ("mkdir", "cp", "head", "ls", "wc", "cat", "cd")
 BENCH = ("python bench/", "LIMO_DATA=... python bench/")  # minutes: `make bench` runs them

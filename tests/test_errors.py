@@ -13,9 +13,11 @@ import pytest
 
 from curation.controls import Controls, write_controls
 from curation.lemma import errors
+from curation.lemma.errors import mix, mix_hard
 from curation.lemma.mistakes import TYPES, Mistake, Unusable, read_chain
-from curation.lemma.mix import mix, mix_hard
-from curation.lemma.prompts import (
+from curation.lemma.rules import Rules
+from curation.lemma.teach import (
+    Model,
     agree_prompt,
     code_of,
     correct_prompt,
@@ -26,8 +28,6 @@ from curation.lemma.prompts import (
     read_diagnosis,
     read_injection,
 )
-from curation.lemma.rules import Rules
-from curation.lemma.teach import Model
 from eval.equations import equations, holds
 from eval.grade import grade
 from limo.data import Example, Row, chat, read_jsonl, write_jsonl
@@ -265,7 +265,7 @@ def test_injections_are_read_and_refused() -> None:
     code = code_of(row())
 
     def read(text: str) -> Mistake:
-        return read_injection(Completion(text, 9, "stop"), row(), "CA", 0)
+        return read_injection(Completion(text, 9, "stop"), row(), "CA")
 
     made = read(injection(code))
     assert made.prefix == "48/2 = 24\n48+24 = 62" and made.said == "It is 72, not 62." and made.proof

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from curation.stages.judge import code_of, judge_chains, judge_prompt, read_rubric, read_verdict
-from curation.stages.perplexity import add_perplexity
-from curation.stages.reward import add_reward, conversation_ids
+from curation.stages.models import add_perplexity, add_reward, conversation_ids
 from limo.chat import completion_ids, prompt_ids
 from limo.data import Dropped, Example, Message, chat
 from limo.engines.protocol import Completion, Sampling, Scripted
@@ -61,7 +60,9 @@ def saved(model: Any, tiny: Path, folder: Path, **tokenizer: Any) -> Path:
     return folder
 
 
-def test_perplexity_and_ifd_equal_a_direct_computation(tiny: Path) -> None:
+@pytest.mark.parametrize("piece", [16, 1024])
+def test_perplexity_and_ifd_equal_a_direct_computation(piece: int, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curation.stages.models.PIECE", piece)
     model, tokenizer = load(tiny, "float32")
     nothing = tokenizer("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
     rows = [replace(row, scores={"old": 1.0}) for row in examples()]
@@ -165,7 +166,7 @@ def test_a_chain_cannot_praise_itself_in_another_turn(tiny: Path) -> None:
     _, tokenizer = load(tiny, "float32")
     start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     said = [*chat("12?", "Think."), Message(role="assistant", content=FORGED)]
-    ids = conversation_ids(tokenizer, said)
+    ids = conversation_ids(tokenizer, chat("12?", "Think."), FORGED)
     assert (ids.count(start), ids.count(end)) == (3, 3)
     assert tokenizer.decode(ids) == tokenizer.apply_chat_template(said, tokenize=False)
 
@@ -173,8 +174,7 @@ def test_a_chain_cannot_praise_itself_in_another_turn(tiny: Path) -> None:
 def test_rows_that_reward_sets_aside(tiny: Path, rewarding: Path, tmp_path: Path) -> None:
     _, tokenizer = load(tiny, "float32")
     rows = examples(["12", "", "12 + 3 = 15. " * 12])
-    said = [*rows[2].prompt, Message(role="assistant", content=rows[2].completion)]
-    length = len(conversation_ids(tokenizer, said))
+    length = len(conversation_ids(tokenizer, rows[2].prompt, rows[2].completion))
     kept, dropped = split(add_reward(rows, model=str(rewarding), **{**LIMITS, "max_length": length - 1}))
     limit = f"{length} tokens; the limit is max_length={length - 1}"
     assert [r.id for r in kept] == ["r0"]
@@ -183,7 +183,7 @@ def test_rows_that_reward_sets_aside(tiny: Path, rewarding: Path, tmp_path: Path
     broken = reward_model()
     broken.score.weight.data.fill_(math.nan)
     kept, dropped = split(add_reward(rows[:1], model=str(saved(broken, tiny, tmp_path)), **LIMITS))
-    assert not kept and reasons(dropped) == {"r0": ("cannot be scored", "the reward is nan")}
+    assert not kept and reasons(dropped) == {"r0": ("cannot be scored", "reward nan")}
 
 
 def test_a_token_to_pad_with_is_found_without_changing_what_is_read(tiny: Path, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def refused(case: str, tiny: Path, folder: Path) -> Path:
         ("no template", "has no chat template"),
         ("the end is the only padding", "no token to pad with"),
         ("nothing to pad with", "no token to pad with"),
-        ("no system message", "refuses messages of system, user, assistant: no system"),
+        ("no system message", "refuses messages of system, user: no system"),
         ("no weights", "cannot load the reward model"),
     ],
 )

@@ -4,13 +4,10 @@ import json
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from curation.leaks import in_other_latex, in_other_space, renumbered
-from curation.similar import tokens
+from bench.leaks import renumber, write_other_latex, write_other_space
 from curation.stages.dedup import near_dedup, say_the_same
-from curation.stages.minhash import BANDS, find_buckets, signatures
 from limo.data import Example, chat
 from limo.errors import UserError
 from limo.parallel import chunked, spread
@@ -33,7 +30,7 @@ def test_other_latex_is_the_same_and_another_question_is_not() -> None:
         row("e", CIRCLE.format("center").replace("Find", "What is"), "(1, -2)"),
         row("f", "How many primes are there below $100$?", "25"),
     ]
-    kept, dropped = split(near_dedup(rows, jaccard=0.6, variants=None))
+    kept, dropped = split(near_dedup(rows, variants=None))
     assert [r.id for r in kept] == ["a", "c", "d", "f"]
     assert [(d.id, d.reason, d.detail) for d in dropped] == [
         ("b", "same problem", "as a"),
@@ -85,7 +82,7 @@ SAME = [
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
 def test_alike_and_with_one_answer_but_not_the_same(one: str, other: str) -> None:
     assert not say_the_same(one, other) and not say_the_same(other, one)
-    kept, _ = split(near_dedup([row("a", one), row("b", other)], jaccard=0.3, variants=None))
+    kept, _ = split(near_dedup([row("a", one), row("b", other)], variants=None))
     assert len(kept) == 2
 
 
@@ -96,7 +93,7 @@ def test_the_same_in_other_words_of_asking(one: str, other: str) -> None:
 
 def test_another_chain_stays_as_a_rival() -> None:
     rows = [row("a", CIRCLE.format("radius"), "1", "one"), row("b", CIRCLE.format("radius") + " ", "1", "two")]
-    kept, _ = split(near_dedup(rows, jaccard=0.6, variants=None))
+    kept, _ = split(near_dedup(rows, variants=None))
     assert [r.id for r in kept] == ["a", "b"] and kept[0].problem == kept[1].problem != rows[1].problem
 
 
@@ -107,17 +104,16 @@ def test_variants_are_capped_and_shown_beside_the_first() -> None:
     ]
     rows.insert(1, row("other", "What is the largest prime below one thousand?", "997"))
     rows.append(row("again", rows[0].question, "0", "a chain"))
-    kept, dropped = split(near_dedup(rows, jaccard=0.6, variants=3))
+    kept, dropped = split(near_dedup(rows, variants=3))
     assert [r.id for r in kept] == ["0", "other", "1", "2", "again"], "a rival of a problem that stays does not count"
     assert {(d.reason, d.detail) for d in dropped} == {("variant with other numbers", "3 problems like 0 stay")}
     assert {d.data["matched"]["id"] for d in dropped} == {"0"} and len(dropped) == 6
-    assert len(split(near_dedup(rows, jaccard=0.6, variants=None))[1]) == 0
-    for wrong in ({"jaccard": 0.0, "variants": None}, {"jaccard": 0.6, "variants": 0}):
-        with pytest.raises(UserError, match="near_dedup needs"):
-            list(near_dedup(rows, **wrong))  # type: ignore[arg-type]
+    assert len(split(near_dedup(rows, variants=None))[1]) == 0
+    with pytest.raises(UserError, match="near_dedup needs"):
+        list(near_dedup(rows, variants=0))
 
 
-@pytest.mark.parametrize(("disguise", "share"), [(in_other_latex, 1.0), (in_other_space, 1.0), (renumbered, 0.0)])
+@pytest.mark.parametrize(("disguise", "share"), [(write_other_latex, 1.0), (write_other_space, 1.0), (renumber, 0.0)])
 def test_planted_copies_of_real_problems(data: Path, disguise, share: float) -> None:  # type: ignore[no-untyped-def]
     problems = [
         r
@@ -127,30 +123,9 @@ def test_planted_copies_of_real_problems(data: Path, disguise, share: float) -> 
     draw = random.Random(0)
     rows = [row(f"m/{i}", r["problem"], str(r["answer"])) for i, r in enumerate(problems)]
     planted = [row(f"x/{i}", disguise(r.question, draw), r.answer) for i, r in enumerate(rows[:300])]
-    _, dropped = split(near_dedup([*rows, *planted], jaccard=0.6, variants=None))
+    _, dropped = split(near_dedup([*rows, *planted], variants=None))
     assert sum(d.id.startswith("x/") for d in dropped) == share * 300
     assert sum(d.id.startswith("m/") for d in dropped) < 10
-
-
-def test_a_signature_estimates_the_overlap() -> None:
-    """A pair at Jaccard 0.6 shares a band with probability 1 - (1 - 0.6^3)^21; with other salts it never does."""
-    draw = random.Random(1)
-    met = 0
-    for _ in range(200):
-        common = [f"c{draw.random()}" for _ in range(75)]
-        pair = [common + [f"{side}{draw.random()}" for _ in range(25)] for side in "ab"]  # 73 of 123 runs are shared
-        keys, runs, counts = signatures(pair, np.zeros(2, dtype=np.uint64))
-        assert keys.shape == (BANDS, 2) and counts.tolist() == [98, 98] and len(runs) == 196
-        met += bool((keys[:, 0] == keys[:, 1]).any())
-        salted, _, _ = signatures(pair, np.array([1, 2], dtype=np.uint64))
-        assert not (salted[:, 0] == salted[:, 1]).any()
-    assert met >= 194
-    keys, _, counts = signatures([[], ["a"], tokens("$x$ and $y$")], np.zeros(3, dtype=np.uint64))
-    assert counts.tolist() == [1, 1, 1], "a text of fewer than three tokens is one run"
-
-
-def test_buckets() -> None:
-    assert list(find_buckets(np.array([7, 3, 7, 1, 3, 7], dtype=np.uint64))) == [[1, 4], [0, 2, 5]]
 
 
 def square(values: list[int]) -> list[int]:

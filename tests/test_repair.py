@@ -3,8 +3,8 @@
 import pytest
 
 from curation.lemma.begun import begun
-from curation.lemma.prompts import OPENINGS
-from curation.lemma.rules import NOTICED, RESTART
+from curation.lemma.rules import RESTART
+from curation.lemma.teach import OPENINGS
 from eval.equations import equations, holds
 from eval.repair import measure_repair, notices, reflects
 from eval.report.repaired import repair_section
@@ -21,7 +21,7 @@ SOURCE = {
 }
 
 
-@pytest.mark.parametrize("text", [*NOTICED, *RESTART, *OPENINGS])
+@pytest.mark.parametrize("text", [*OPENINGS, *RESTART])
 def test_every_opening_of_a_reflection_counts_as_one(text: str) -> None:
     assert reflects(text) and reflects(f"\n{text}\n57 + 8 = 65")
 

@@ -1,14 +1,12 @@
 """Which problems are the same: tokens by hand, planted leaks, and real pools beside real benchmarks."""
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from curation.leaks import DISGUISES, marked, recall
-from curation.similar import Known, KnownByWords, numbers, shingles, tokens
+from bench.leaks import DISGUISES, mark, recall
+from curation.similar import Known, numbers, shingles, tokens
 
 PROBLEMS = [
     "Find the sum of all positive integers $n$ such that $n^2 + 12n - 2007$ is a perfect square.",
@@ -39,9 +37,9 @@ def test_the_same_a_variant_and_neither() -> None:
 
 def test_words_miss_what_is_short_and_mark_what_is_boilerplate() -> None:
     boilerplate = "Find the sum of all positive integers that are prime and less than a hundred."
-    by_words = KnownByWords(PROBLEMS, 6)
+    by_words = Known(PROBLEMS, "words-6")
     assert by_words.matches(boilerplate) and not Known(PROBLEMS).matches(boilerplate)
-    assert not KnownByWords(PROBLEMS, 8).matches(PROBLEMS[2])
+    assert not Known(PROBLEMS, "words-8").matches(PROBLEMS[2])
 
 
 def test_planted_leaks_are_found_in_every_disguise(data: Path) -> None:
@@ -59,26 +57,12 @@ def test_the_problems_that_aime_shares_with_math500(data: Path) -> None:
         return [row["problem"] for row in rows]
 
     pool = problems("pools/aime_1983_2023.json")
-    hits = marked(problems("benchmarks/math500.json"), pool, "latex")
+    hits = mark(problems("benchmarks/math500.json"), pool, "latex")
     same = [(text, match) for kind, text, match in hits if kind == "same"]
     exact = {" ".join(t.split()) for t in pool} & {" ".join(t.split()) for t in problems("benchmarks/math500.json")}
     assert len(same) == 10 and exact <= {" ".join(text.split()) for text, _ in same}
-    assert marked(problems("benchmarks/aime24.jsonl"), pool, "latex") == []
-    assert len(marked(problems("benchmarks/aime24.jsonl"), pool, "words-8")) > 200, "boilerplate of contests"
-
-
-def test_the_command(tmp_path: Path, run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    for name, rows in (("bench", PROBLEMS), ("pool", [*PROBLEMS[:1], "Something else entirely, with the number 5."])):
-        lines = (json.dumps({"problem": text, "answer": "1"}) + "\n" for text in rows)
-        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
-    done = run(
-        "curation.leaks", "--benchmark", f"{tmp_path}/bench.jsonl", "--pool", f"{tmp_path}/pool.jsonl", "--show", "1"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "3 problems planted in five disguises" in done.stdout and "same, of 2 rows" in done.stdout
-    assert "latex, same:" in done.stdout and done.stdout.count("2007") >= 2
-    refused = run("curation.leaks", "--benchmark", "nothing.jsonl")
-    assert refused.returncode == 2 and "no such file" in refused.stderr and refused.stderr.count("\n") == 1
+    assert mark(problems("benchmarks/aime24.jsonl"), pool, "latex") == []
+    assert len(mark(problems("benchmarks/aime24.jsonl"), pool, "words-8")) > 200, "boilerplate of contests"
 
 
 @pytest.mark.parametrize("name", list(DISGUISES))

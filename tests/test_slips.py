@@ -9,8 +9,9 @@ from random import Random
 import pytest
 
 from curation.lemma.mistakes import TYPES, Mistake, Unusable, read_chain, split_steps
-from curation.lemma.rules import NOTICED, RESTART, Rules, diagnosed
-from curation.lemma.slips import KINDS, checked, slip
+from curation.lemma.rules import RESTART, Rules, diagnose
+from curation.lemma.slips import KINDS, check_mistake, slip
+from curation.lemma.teach import OPENINGS
 from curation.stages.chains import box_answers, write_out
 from eval.equations import equations, holds, proved_different
 from eval.grade import grade
@@ -72,7 +73,7 @@ def planted(rows: list[Example], kind: str) -> list[tuple[Example, Mistake]]:
 @pytest.mark.parametrize("source", ["sums", "words", "gsm8k"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_planted_mistake_is_one(source: str, kind: str, data: Path) -> None:
-    """Prefix right, step wrong, another answer: each checked here anew, without the code that planted it."""
+    """Prefix right, step wrong, another answer: each check_mistake here anew, without the code that planted it."""
     rows = rows_of(source, data)
     found = planted(rows, kind)
     assert len(found) >= 0.5 * len(rows), "most chains have a place for it"
@@ -118,12 +119,12 @@ def test_what_is_no_mistake_is_not_one() -> None:
     chain = read_chain(row())
     right = Mistake("CA", 0, chain.steps, "said", "proof")
     with pytest.raises(Unusable, match="does not reach the answer"):
-        checked(chain, right)
+        check_mistake(chain, right)
     with pytest.raises(Unusable, match="not proved wrong"):
-        checked(chain, replace(right, proof=""))
+        check_mistake(chain, replace(right, proof=""))
     other_start = replace(right, at=1, steps=("Something else.\n", "x\n", "The answer is \\boxed{7}."))
     with pytest.raises(Unusable, match="an earlier step"):
-        checked(chain, other_start)
+        check_mistake(chain, other_start)
 
 
 ALGEBRA = "2x + 6 = 20\n2x = 14\nx = 7\nThe answer is \\boxed{7}."
@@ -156,7 +157,7 @@ def test_algebra(kind: str) -> None:
     ],
 )
 def test_a_student_s_first_wrong_step(attempt: str, kind: str, at: int, wrong: str) -> None:
-    m = diagnosed(read_chain(row()), attempt)
+    m = diagnose(read_chain(row()), attempt)
     assert (m.type, m.at, m.wrong) == (kind, at, wrong) and m.proof
 
 
@@ -173,13 +174,13 @@ def test_a_student_s_first_wrong_step(attempt: str, kind: str, at: int, wrong: s
 )
 def test_what_is_not_proved_is_not_found(attempt: str, reason: str) -> None:
     with pytest.raises(Unusable) as why:
-        diagnosed(read_chain(row()), attempt)
+        diagnose(read_chain(row()), attempt)
     assert why.value.reason == reason
 
 
 def test_mending_continues_from_the_missing_step_or_starts_afresh() -> None:
     r = row()
-    m = diagnosed(
+    m = diagnose(
         read_chain(r), "Natalia sold 48/2 = 24 clips in May.\nShe sold 48+24 = 62.\nThe answer is \\boxed{62}."
     )
     fixed, afresh, other = (
@@ -189,7 +190,7 @@ def test_mending_continues_from_the_missing_step_or_starts_afresh() -> None:
     )
     assert isinstance(fixed, str) and isinstance(afresh, str) and isinstance(other, str)
     reflection, rest = fixed.split("\n", 1)
-    assert reflection.startswith(NOTICED) and reflection.endswith("48 + 24 is 72, not 62.")
+    assert reflection.startswith(OPENINGS) and reflection.endswith("48 + 24 is 72, not 62.")
     assert rest == "She sold 48+24 = 72 clips altogether.\nThe answer is \\boxed{72}."
     assert afresh.split("\n", 1)[0].endswith(RESTART) and afresh.split("\n", 1)[1] == CLIPS
     assert other.endswith("\n24+48 = 72, so \\boxed{72}")

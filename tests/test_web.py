@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from curation.mammoth2 import exam_site
-from curation.mammoth2.archives import Columns, opened
+from curation.mammoth2.archives import Columns, find_archives
 from curation.mammoth2.harvest import asked, code_of, final_answer, read_pairs, stated
 from curation.mammoth2.markup import RULES
 from curation.mammoth2.pages import archives, domain_of, read
 from curation.mammoth2.refine import Bounds, refine, verified
 from curation.mammoth2.refine import code_of as pair_code
-from curation.mammoth2.storage import found
 from curation.stage import check_stages
 from curation.stages.decontaminate import drop_overlap
 from limo.data import Dropped, Example, Row, chat
@@ -201,15 +200,15 @@ def test_addresses_that_fsspec_knows(tmp_path: Path) -> None:
 
     with fsspec.open("memory://crawl/a.warc.gz", "wb") as file:
         file.write(gzip.compress(record("http://a.example/1", b"<p>from a store</p>")))
-    assert found("memory://crawl/*.warc.gz") == ["memory:///crawl/a.warc.gz"]
+    assert find_archives("memory://crawl/*.warc.gz") == ["memory:///crawl/a.warc.gz"]
     assert list_of(pages("memory://crawl/*.warc.gz"))[0].question == "from a store"
     with pytest.raises(UserError, match="there is no archive"):
-        found("memory://nothing")
+        find_archives("memory://nothing")
     with pytest.raises(UserError, match=r"cannot (list|open) 's3://"):
-        found("s3://127.0.0.1-no-such-bucket/x.warc.gz")
+        find_archives("s3://127.0.0.1-no-such-bucket/x.warc.gz")
     with pytest.raises(UserError, match=r"no archive of pages: its name must end with \.warc"):
         (tmp_path / "x.docx").write_text("x")
-        found(str(tmp_path / "x.docx"))
+        find_archives(str(tmp_path / "x.docx"))
 
 
 def test_wrong_input_is_one_line(tmp_path: Path, run: Run) -> None:
@@ -556,8 +555,7 @@ def test_recall_in_two_rounds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIMO_CORES", "1")  # starting processes takes longer than the work
-    from curation.mammoth2.recall import Seeds, recall
-    from curation.mammoth2.recognise import Learning
+    from curation.mammoth2.recall import Learning, Seeds, recall
 
     rows = list_of(site(tmp_path, 300))
     decide = {"_target_": "curation.mammoth2.domains.listed", "keep": [], "drop": ["shop.example"], "otherwise": "keep"}
@@ -602,9 +600,3 @@ def test_a_model_decides_on_domains() -> None:
     assert chosen == {"exams.example": True, "shop.example": False, "odd.example": False}
     by_list = listed(domains, keep=["ex*"], drop=["shop.*"], otherwise="drop")
     assert by_list == {"exams.example": True, "shop.example": False, "odd.example": False}
-
-
-def test_opened_streams(tmp_path: Path) -> None:
-    exam_site.write(tmp_path / "site.warc.gz", 50, 1)
-    first = next(opened(str(tmp_path / "site.warc.gz"), None, 10**6))
-    assert not isinstance(first, Dropped) and first.number == 1 and first.url.startswith("https://")

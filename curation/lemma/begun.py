@@ -3,8 +3,8 @@
     wrong: {_target_: curation.lemma.begun.begun, source: {...}, types: [CA, OP], right: false, seed: 0}
 
 A beginning that is wrong ends with its first wrong step, planted and proved by `curation/lemma/slips.py`; one that is
-right ends with a step of the right chain, or is all of it. The model goes on from there: `eval/repair.py` says how
-often it notices and mends the one, and takes back the other. The problems must be held out like any others.
+right ends with a step of the right chain, or is all of it. The model continues from there: `eval/repair.py` measures
+how often it notices and corrects the one, and takes back the other. The problems must be held out like any others.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from curation.lemma.mistakes import Chain, Unusable, read_chain
+from curation.lemma.mistakes import Unusable, read_chain
 from curation.lemma.slips import KINDS, slip
 from curation.stages.chains import box_answers, write_out
 from limo.data import Example, Message, Row
@@ -30,8 +30,8 @@ def begun(
     Args: `types` of mistakes, taken in turn, so that each has its share; `right` ends with a right step instead, and
     `types` are then those of none. Adds `notes.type` (a code; "right", or "whole" where the answer is in it already)
     and `notes.begun` with the text, the wrong equation and what it should be. Problems whose chain cannot be read, or
-    in which there is no place for the type whose turn it is, are left out; how many and why is said. Raises UserError
-    for a type that there is no rule for, or if no problem is left.
+    in which there is no place for the type whose turn it is, are left out; how many and why is logged. Raises UserError
+    for an unknown type, or if no problem is left.
     """
     for kind in types:
         if kind not in KINDS:
@@ -42,37 +42,27 @@ def begun(
     rows = bind(source, f"{name}.source")(name, system)
     # The chains as training has them: equations in the open, the answer in a box
     for row in box_answers(write_out(row for row in rows if isinstance(row, Example))):
+        random = Random(f"{seed}/{row.id}")
         try:
-            made = _right(row, seed) if right else _wrong(row, types[kept % len(types)], seed)
+            chain = read_chain(row)
+            if right:  # at a step that finds something, or at the answer: then nothing is left to do
+                last = len(chain.steps) - 1
+                at = random.choice([*(at for at, each in enumerate(chain.equations[:last]) if each), last])
+                text, kind = "".join(chain.steps[: at + 1]).rstrip(), "whole" if at == last else "right"
+                about = {"text": text}
+            else:
+                kind = types[kept % len(types)]
+                mistake = slip(chain, kind, random)
+                text = mistake.prefix
+                about = {"text": text, "wrong": mistake.wrong, "right": mistake.right, "proof": mistake.proof}
         except Unusable as why:
             left[why.reason] += 1
             continue
         kept += 1
-        yield made
+        prompt = (*row.prompt, Message(role="assistant", content=text))
+        yield replace(row, prompt=prompt, completion="", notes={**row.notes, "type": kind, "begun": about})
     if left:
-        said = ", ".join(f"{reason}: {count}" for reason, count in left.most_common())
-        say(f"{name}: {left.total()} problems left out ({said})")
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in left.most_common())
+        say(f"{name}: {left.total()} problems left out ({reasons})")
     if not kept:
         raise UserError(f"{name}: no problem of the source has a chain that can be begun ({dict(left)})")
-
-
-def _wrong(row: Example, kind: str, seed: int) -> Example:
-    mistake = slip(read_chain(row), kind, Random(f"{seed}/{row.id}"))
-    about = {"wrong": mistake.wrong, "right": mistake.right, "proof": mistake.proof}
-    return _with_beginning(row, mistake.prefix, kind, about)
-
-
-def _right(row: Example, seed: int) -> Example:
-    """Ends with one of the steps that find something, or with the answer: then nothing is left to do."""
-    chain: Chain = read_chain(row)
-    last = len(chain.steps) - 1
-    finding = [at for at, each in enumerate(chain.equations) if each and at < last]
-    at = Random(f"{seed}/{row.id}").choice([*finding, last])
-    return _with_beginning(row, "".join(chain.steps[: at + 1]).rstrip(), "whole" if at == last else "right", {})
-
-
-def _with_beginning(row: Example, text: str, kind: str, about: dict[str, str]) -> Example:
-    prompt = (*row.prompt, Message(role="assistant", content=text))
-    return replace(
-        row, prompt=prompt, completion="", notes={**row.notes, "type": kind, "begun": {"text": text, **about}}
-    )

@@ -1,41 +1,41 @@
-"""Learning from errors: find a student's own, plant others like them, mend them all, and mix what comes out.
+"""Learning from errors: find a student's mistakes, plant others like them, correct them all, and mix what comes out.
 
 LEMMA (arXiv 2503.17439v2): training rows are a wrong beginning, cut right after its first wrong step, a reflection, and
 a right continuation. The stages, in the order of a recipe; rows come with a right chain, and those without error stay
 as they are until `mix`:
 
     find     the student's wrong attempts, each with type and first wrong step            -> rows with notes.error
-    inject   mistakes of types drawn from the student's own, each proved to be one        -> rows with notes.error
-    correct  each error mended by each strategy, kept where the answer is right and no equation is false
-    smooth   a teacher rewrites the whole (left out by rule)
-    mix      shares of origin, strategy and error-free chains; or mix_hard, by failure rate (`curation/lemma/mix.py`)
+    inject   mistakes of types sampled from the student's own, each proved to be one      -> rows with notes.error
+    correct  each error corrected by each strategy, kept where the answer is right and no equation is false
+    smooth   a teacher that is a model rewrites the whole
+    mix      shares of origin, strategy and error-free chains; or mix_hard, by failure rate
 
-Every stage has a `teacher` (`curation/lemma/teach.py`): `curation.lemma.rules.Rules` needs no model,
-`curation.lemma.teach.Model` asks one. How the measurement goes on from here: `curation/lemma/begun.py` and
-`eval/repair.py`.
+Every stage has a `teacher`: `curation.lemma.rules.Rules` needs no model, `curation.lemma.teach.Model` asks one. What a
+model makes of a wrong beginning is measured with `curation/lemma/begun.py` and `eval/repair.py`.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from random import Random
 from typing import Any, Literal
 
 from curation.lemma.mistakes import Mistake, Unusable
-from curation.lemma.prompts import Strategy
-from curation.lemma.teach import Teacher
-from curation.stage import check_engine, stage
+from curation.lemma.teach import Strategy, Teacher
+from curation.stage import check_engine, drop, stage
 from curation.stages.attempts import judged
 from eval.equations import equations, holds
 from eval.grade import grade
-from limo.data import Dropped, Example, Row, content_id
+from limo.data import Example, Row, content_id
 from limo.engines.ledger import Cached
-from limo.engines.protocol import Completion, Sampling, stream
+from limo.engines.protocol import Sampling, stream
 from limo.errors import UserError
 from limo.parallel import chunked
 from limo.recipe import bind
 
 CHUNK = 500  # rows whose questions a teacher gets at once
+UNUSED = {"cut": "cut off by its length limit", "unsure": "cannot be graded", "refused": "not sampled"}
 
 
 def _check(*, teacher: dict[str, Any], engine: dict[str, Any] | None = None, **_: object) -> None:
@@ -44,7 +44,7 @@ def _check(*, teacher: dict[str, Any], engine: dict[str, Any] | None = None, **_
             check_engine(node, where=where)
 
 
-@stage("pool", writes=("pass_rate",), samples=True, check=_check)
+@stage("pool", writes=("failure_rate",), samples=True, check=_check)
 def find(
     rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling, teacher: dict[str, Any]
 ) -> Iterator[Row]:
@@ -55,61 +55,47 @@ def find(
     found. An error's row has the id of its problem, `found` and the number of the attempt, its completion ends with
     the first wrong step, and `notes.error` has type, step, reason, proof, the whole attempt, and a right one of the
     same problem where there is one. Attempts that were cut off, that the grader cannot tell or that hold no known
-    mistake are set aside. Goes through `rows` twice.
+    mistake are dropped. Goes through `rows` twice.
     """
-    student, knows = Cached(bind(engine, "find.engine")()), _teacher(teacher)
+    student, finder = Cached(bind(engine, "find.engine")()), _bind_teacher(teacher)
     asked = ((row.prompt, sampling.n) for row in rows)
-    drawn = zip(rows, stream(student, asked, sampling, "student: attempts"), strict=True)
-    for chunk in chunked(drawn, CHUNK):
-        wrong, others, counts = list[tuple[Example, str, int]](), dict[str, str](), dict[str, Counter[str]]()
+    attempted = zip(rows, stream(student, asked, sampling, "student: attempts"), strict=True)
+    for chunk in chunked(attempted, CHUNK):
+        wrong: list[tuple[Example, Example, str]] = []  # the problem's row, the attempt, another one that is right
+        clean: list[Example] = []
         for row, attempts in chunk:
             outcomes = [judged(attempt, row.answer)[0] for attempt in attempts]
-            counts[row.id] = Counter(outcomes)
+            counts, texts = Counter(outcomes), set[str]()
             right = [a.text for a, outcome in zip(attempts, outcomes, strict=True) if outcome == "right"]
-            others[row.id] = Random(row.id).choice(right) if right else ""
+            other = Random(row.id).choice(right) if right else ""
             for index, (attempt, outcome) in enumerate(zip(attempts, outcomes, strict=True)):
-                repeated = any(row is r and attempt.text == text for r, text, _ in wrong)
-                if outcome == "wrong" and attempt.text.strip() and not repeated:
-                    wrong.append((row, attempt.text, index))
+                made = replace(row, id=f"{row.id}/found/{index}", completion=attempt.text)
+                if outcome == "wrong" and attempt.text.strip() and attempt.text not in texts:
+                    texts.add(attempt.text)
+                    wrong.append((row, made, other))
                 elif outcome != "right":
-                    yield _unused(row, attempt, index, "same attempt" if repeated else outcome)
-        yield from _found(chunk, wrong, others, counts, knows)
-
-
-def _unused(row: Example, attempt: Completion, index: int, outcome: str) -> Dropped:
-    reasons = {"cut": "cut off by its length limit", "unsure": "cannot be graded", "refused": "not sampled"}
-    reason = reasons.get(outcome, "empty attempt" if outcome == "wrong" else outcome)
-    data = replace(row, id=f"{row.id}/found/{index}", completion=attempt.text)
-    return Dropped(data.id, "", reason, attempt.why or f"{attempt.tokens} tokens", data=data.to_json())
-
-
-def _found(
-    chunk: Sequence[tuple[Example, Sequence[Completion]]],
-    wrong: Sequence[tuple[Example, str, int]],
-    others: Mapping[str, str],
-    counts: Mapping[str, Counter[str]],
-    teacher: Teacher,
-) -> Iterator[Row]:
-    """The rows of a chunk with what was found in their attempts."""
-    mistakes = teacher.diagnose([(row, text) for row, text, _ in wrong])
-    types = {row.id: Counter[str]() for row, _ in chunk}
-    errors = list[Row]()
-    for (row, text, index), mistake in zip(wrong, mistakes, strict=True):
-        key = f"{row.id}/found/{index}"
-        if isinstance(mistake, Unusable):
-            errors.append(mistake.dropped(replace(row, id=key, completion=text)))
-        else:
-            types[row.id][mistake.type] += 1
-            errors.append(_error(row, key, mistake, "student", others[row.id]))
-    for row, _ in chunk:
-        told = counts[row.id]["right"] + counts[row.id]["wrong"]
-        rate = {"failure_rate": counts[row.id]["wrong"] / told} if told else {}
-        yield replace(row, scores={**row.scores, **rate}, notes={**row.notes, "errors": dict(types[row.id])})
-    yield from errors
+                    repeated = "same attempt" if attempt.text in texts else "empty attempt"
+                    detail = attempt.why or f"{attempt.tokens} tokens"
+                    yield drop(made, UNUSED.get(outcome, repeated), detail)
+            finished = counts["right"] + counts["wrong"]
+            rate = {"failure_rate": counts["wrong"] / finished} if finished else {}
+            clean.append(replace(row, scores={**row.scores, **rate}))
+        mistakes = finder.diagnose([(row, made.completion) for row, made, _ in wrong])
+        types = Counter(
+            (row.id, m.type) for (row, _, _), m in zip(wrong, mistakes, strict=True) if isinstance(m, Mistake)
+        )
+        for row in clean:
+            found = {kind: count for (key, kind), count in types.items() if key == row.id}
+            yield replace(row, notes={**row.notes, "errors": found})
+        for (row, made, other), mistake in zip(wrong, mistakes, strict=True):
+            if isinstance(mistake, Unusable):
+                yield mistake.dropped(made)
+            else:
+                yield _error(row, made.id, mistake, "student", other)
 
 
 def _error(row: Example, key: str, mistake: Mistake, origin: str, other: str) -> Example:
-    """A row whose completion ends with its first wrong step; its right chain goes along in `notes.chain`."""
+    """A row whose completion ends with its first wrong step, and whose right chain is in `notes.chain`."""
     error = {**mistake.to_notes(), "origin": origin, "other": other}
     notes = {**row.notes, "error": error, "chain": row.completion, "type": mistake.type}
     return replace(row, id=key, completion=mistake.prefix, notes=notes)
@@ -127,8 +113,8 @@ def inject(
 ) -> Iterator[Row]:
     """The rows, and for each problem up to `per_problem` planted mistakes that are proved to be mistakes.
 
-    Types are drawn from the distribution of the student's own at this very problem (LEMMA's rule), among those
-    that the teacher can plant. Where the student made no known mistake, `otherwise` says what is drawn from: those of
+    Types are sampled from the distribution of the student's own at this very problem (LEMMA's rule), among those
+    that the teacher can plant. Where the student made no known mistake, `otherwise` says what is sampled from: those of
     the whole pool, all types alike, or nothing. A planted mistake stays if the final answer is wrong, no equation
     before its step is false, and the step is wrong: by an equation in it that SymPy refutes, by what the right chain
     works out there, or by a second opinion of the teacher. Goes through `rows` twice.
@@ -136,88 +122,90 @@ def inject(
     """
     if per_problem < 0:
         raise UserError(f"inject.per_problem must be at least 0, not {per_problem}")
-    knows = _teacher(teacher)
-    pool = Counter[str]()
-    for row in rows:
-        pool.update({k: n for k, n in row.notes.get("errors", {}).items() if k in knows.kinds})
+    planter = _bind_teacher(teacher)
+
+    def types_of(row: Example) -> Counter[str]:
+        return Counter({k: n for k, n in row.notes.get("errors", {}).items() if k in planter.kinds})
+
+    pool = sum((types_of(row) for row in rows), Counter[str]())
     if otherwise == "uniform" or not pool:
-        pool = Counter(dict.fromkeys(knows.kinds, 1))
+        pool = Counter(dict.fromkeys(planter.kinds, 1))
     for chunk in chunked(rows, CHUNK):
         yield from chunk
         asked = list[tuple[Example, str, int]]()
         for row in chunk:
-            if "error" not in row.notes:
-                own = Counter({k: n for k, n in row.notes.get("errors", {}).items() if k in knows.kinds})
-                drawn = _drawn(own or (pool if otherwise != "skip" else Counter()), per_problem, f"{seed}/{row.id}")
-                asked += [(row, kind, drawn[:at].count(kind)) for at, kind in enumerate(drawn)]
-        yield from _planted(asked, knows)
+            types = types_of(row) or (pool if otherwise != "skip" else Counter[str]())
+            if types and "error" not in row.notes:
+                listed = sorted(types)
+                kinds = Random(f"{seed}/{row.id}").choices(listed, [types[k] for k in listed], k=per_problem)
+                asked += [(row, kind, kinds[:at].count(kind)) for at, kind in enumerate(kinds)]
+        yield from _plant(asked, planter)
 
 
-def _drawn(types: Counter[str], n: int, key: str) -> list[str]:
-    """`n` types at random, each as likely as it is frequent; none if there are none."""
-    listed = sorted(types)
-    return Random(key).choices(listed, [types[k] for k in listed], k=n) if types else []
-
-
-def _planted(asked: Sequence[tuple[Example, str, int]], teacher: Teacher) -> Iterator[Row]:
-    """The mistakes that a teacher plants and that are proved, as rows; the others set aside."""
+def _plant(asked: Sequence[tuple[Example, str, int]], teacher: Teacher) -> Iterator[Row]:
+    """The mistakes that a teacher plants and that are proved, as rows; the others are dropped."""
     made = teacher.inject(asked)
     pairs = zip(asked, made, strict=True)
-    doubtful = [(row, m) for (row, _, _), m in pairs if isinstance(m, Mistake) and not m.proof]
-    opinions = iter(teacher.agree(doubtful))
+    opinions = iter(teacher.agree([(row, m) for (row, _, _), m in pairs if isinstance(m, Mistake) and not m.proof]))
     seen = set[str]()
     for (row, kind, number), mistake in zip(asked, made, strict=True):
         key = f"{row.id}/injected/{kind}{number}"
-        why: Unusable | None = mistake if isinstance(mistake, Unusable) else None
+        opinion = next(opinions) if isinstance(mistake, Mistake) and not mistake.proof else True
         if isinstance(mistake, Mistake):
-            if not mistake.proof:
-                opinion = next(opinions)
-                why = opinion if isinstance(opinion, Unusable) else None
-                if opinion is False:
-                    why = Unusable("the step is not proved wrong", "the second opinion is another")
-                mistake = replace(mistake, proof="second opinion of the teacher")
-            why = why or _refuted(row, mistake)
-            if content_id([row.problem, mistake.prefix]) in seen:
-                why = Unusable("same error")
-        if why is None and isinstance(mistake, Mistake):
+            mistake = replace(mistake, proof=mistake.proof or "second opinion of the teacher")
+            try:
+                _check_planted(row, mistake, opinion)
+                if content_id([row.problem, mistake.prefix]) in seen:
+                    raise Unusable("same error")
+            except Unusable as why:
+                mistake = why
+        if isinstance(mistake, Unusable):
+            yield mistake.dropped(replace(row, id=key))
+        else:
             seen.add(content_id([row.problem, mistake.prefix]))
             yield _error(row, key, mistake, "injected", "")
-        else:
-            assert why is not None, key
-            yield why.dropped(replace(row, id=key))
 
 
-def _refuted(row: Example, mistake: Mistake) -> Unusable | None:
-    """Why a planted mistake is none, whatever the teacher says: the answer is right, or an earlier step is wrong."""
+def _check_planted(row: Example, mistake: Mistake, opinion: bool | Unusable) -> None:
+    """Raise Unusable where the second opinion is another, the answer is right, or an earlier step is wrong."""
+    if isinstance(opinion, Unusable):
+        raise opinion
+    if not opinion:
+        raise Unusable("the step is not proved wrong", "the second opinion is another")
     found = grade("".join(mistake.steps), row.answer)
     if found.verdict != "wrong" or found.extracted is None:
-        return Unusable("the wrong solution does not end in a wrong answer", f"{found.extracted!r}: {found.verdict}")
-    if false := _false("".join(mistake.steps[: mistake.at])):
-        return Unusable("an earlier step is wrong", false)
-    return None
+        raise Unusable("the wrong solution does not end in a wrong answer", f"{found.extracted!r}: {found.verdict}")
+    if false := _find_false("".join(mistake.steps[: mistake.at])):
+        raise Unusable("an earlier step is wrong", false)
 
 
 @stage("pool", samples=True, check=_check)
 def correct(rows: Iterable[Example], /, *, teacher: dict[str, Any], strategies: list[str]) -> Iterator[Row]:
-    """Each error mended by each of the `strategies`: fix (and continue), restart (afresh). Other rows stay.
+    """Each error corrected by each of the `strategies`: fix (and continue), restart (afresh). Other rows stay.
 
     The completion becomes the wrong beginning as it is, a reflection, and the rest; `notes.strategy` names the way.
     It is kept if its final answer is right and no equation behind the first wrong step is false, which a check of the
-    answer alone lets through. Raises UserError for a strategy that there is not.
+    answer alone lets through. Raises UserError for an unknown strategy.
     """
     unknown = [s for s in strategies if s not in ("fix", "restart")]
     if unknown or not strategies:
         raise UserError(f"correct.strategies must list fix, restart, not {unknown or 'nothing'}")
-    knows = _teacher(teacher)
+    corrector = _bind_teacher(teacher)
+    ways: list[Strategy] = ["fix" if strategy == "fix" else "restart" for strategy in strategies]
     for chunk in chunked(rows, CHUNK):
-        errors = [(row, Mistake.from_notes(row.notes["error"])) for row in chunk if "error" in row.notes]
         yield from (row for row in chunk if "error" not in row.notes)
+        errors = [(row, Mistake.from_notes(row.notes["error"])) for row in chunk if "error" in row.notes]
         asked = [(_with_chain(row), mistake, row.notes["error"]["other"]) for row, mistake in errors]
-        for strategy in strategies:
-            way: Strategy = "fix" if strategy == "fix" else "restart"
-            rests = knows.correct(asked, way)
-            for (row, mistake), rest in zip(errors, rests, strict=True):
-                yield _mended(row, mistake, rest, strategy)
+        for way in ways:
+            for (row, mistake), rest in zip(errors, corrector.correct(asked, way), strict=True):
+                named = replace(row, id=f"{row.id}/{way}")
+                if isinstance(rest, Unusable):
+                    yield rest.dropped(named)
+                    continue
+                notes = {k: v for k, v in row.notes.items() if k != "chain"}
+                error = {k: v for k, v in row.notes["error"].items() if k != "other"}
+                notes |= {"error": error, "strategy": way, "rest": len(rest)}
+                yield _check_end(replace(named, completion=f"{mistake.prefix}\n{rest.strip()}", notes=notes), rest)
 
 
 def _with_chain(row: Example) -> Example:
@@ -225,47 +213,102 @@ def _with_chain(row: Example) -> Example:
     return replace(row, completion=row.notes["chain"])
 
 
-def _mended(row: Example, mistake: Mistake, rest: str | Unusable, strategy: str) -> Row:
-    named = replace(row, id=f"{row.id}/{strategy}")
-    if isinstance(rest, Unusable):
-        return rest.dropped(named)
-    text = f"{mistake.prefix}\n{rest.strip()}"
-    error = {k: v for k, v in row.notes["error"].items() if k != "other"}
-    notes = {k: v for k, v in row.notes.items() if k != "chain"}
-    made = replace(named, completion=text, notes={**notes, "error": error, "strategy": strategy, "rest": len(rest)})
-    return _ends_right(made, rest)
-
-
-def _ends_right(row: Example, rest: str) -> Row:
-    """The row, or set aside if its answer is not right or what follows the reflection holds a false equation."""
+def _check_end(row: Example, rest: str) -> Row:
+    """The row, or its drop if its answer is not right or what follows the reflection holds a false equation."""
     found = grade(row.completion, row.answer)
     if found.verdict != "correct":
         detail = f"{found.extracted!r} for {row.answer!r} ({found.how})"
-        return Dropped(row.id, "", "the correction ends in a wrong answer", detail, data=row.to_json())
-    if false := _false(rest):
-        return Dropped(row.id, "", "the correction has a false equation", false, data=row.to_json())
+        return drop(row, "the correction ends in a wrong answer", detail)
+    if false := _find_false(rest):
+        return drop(row, "the correction has a false equation", false)
     return row
 
 
-def _false(text: str) -> str:
+def _find_false(text: str) -> str:
     """The first false equation without an unknown; empty if there is none."""
     return next((f"{e.left} = {e.right}" for e in equations(text) if not e.unknown and holds(e) is False), "")
 
 
-@stage("pool", samples=True, check=_check)
+def _check_smooth(*, teacher: dict[str, Any]) -> None:
+    _check(teacher=teacher)
+    if not hasattr(_bind_teacher(teacher), "smooth"):
+        raise UserError("smooth needs a teacher that is a model: take the stage out of curate.order and curate.stages")
+
+
+@stage("pool", samples=True, check=_check_smooth)
 def smooth(rows: Iterable[Example], /, *, teacher: dict[str, Any]) -> Iterator[Row]:
-    """Let a teacher rewrite each mended solution as one piece; kept where the answer is still right. Others stay."""
-    knows = _teacher(teacher)
+    """Let a model rewrite each corrected solution as one piece; kept where the answer is still right. Others stay."""
+    model: Any = _bind_teacher(teacher)
     for chunk in chunked(rows, CHUNK):
         yield from (row for row in chunk if "error" not in row.notes)
-        mended = [row for row in chunk if "error" in row.notes]
-        for row, text in zip(mended, knows.smooth([(row, row.completion) for row in mended]), strict=True):
-            if isinstance(text, Unusable):
-                yield text.dropped(row)
-            else:
-                yield _ends_right(replace(row, completion=text), "")
+        corrected = [row for row in chunk if "error" in row.notes]
+        for row, text in zip(corrected, model.smooth(corrected), strict=True):
+            yield text.dropped(row) if isinstance(text, Unusable) else _check_end(replace(row, completion=text), "")
 
 
-def _teacher(node: dict[str, Any]) -> Teacher:
+def _bind_teacher(node: dict[str, Any]) -> Teacher:
     teacher: Teacher = bind(node, "teacher")()
     return teacher
+
+
+@stage("pool")
+def mix(
+    rows: Iterable[Example], /, *, k: int | None, student: float, fix: float, error_free: float, seed: int
+) -> Iterator[Row]:
+    """`k` rows: `error_free` the share of chains without error; of the others, `student` that of the student's own
+    errors and `fix` that corrected by fix and continue, the rest being injected and fresh starts.
+
+    With `k` null there are as many as the shares allow. Where a kind has too few rows, others of the errors take their
+    place. Raises UserError for a share outside of 0 to 1.
+    """
+    for name, share in (("student", student), ("fix", fix), ("error_free", error_free)):
+        if not 0 <= share <= 1:
+            raise UserError(f"mix.{name} is a share between 0 and 1, not {share}")
+    listed = sorted(rows, key=lambda row: content_id([seed, row.id], 16))
+    wanted = {("", ""): error_free}
+    for origin, a in (("student", student), ("injected", 1 - student)):
+        for strategy, b in (("fix", fix), ("restart", 1 - fix)):
+            wanted[origin, strategy] = (1 - error_free) * a * b
+    cells: dict[tuple[str, str], list[Example]] = {cell: [] for cell in wanted}
+    for row in listed:
+        cells[_cell(row)].append(row)
+    if k is None:
+        k = min((int(len(cells[c]) / share) for c, share in wanted.items() if share), default=0)
+    sums = [0, *(int(total + 0.5) for total in accumulate(wanted[c] * k for c in cells))]  # rounded, with the same sum
+    taken = {row.id for cell, (a, b) in zip(cells.values(), pairwise(sums), strict=True) for row in cell[: b - a]}
+    spare = [row for row in listed if row.id not in taken and _cell(row) != ("", "") and wanted[_cell(row)]]
+    taken |= {row.id for row in spare[: max(0, min(k, len(listed)) - len(taken))]}
+    yield from _take(listed, taken)
+
+
+def _cell(row: Example) -> tuple[str, str]:
+    return (row.notes["error"]["origin"], row.notes["strategy"]) if "error" in row.notes else ("", "")
+
+
+@stage("pool")
+def mix_hard(rows: Iterable[Example], /, *, k_max: int, student: float, seed: int) -> Iterator[Row]:
+    """LEMMA-Hard (table 4): of each problem as many rows as its failure rate times `k_max`, `student` of them its own.
+
+    Where one origin has too few, the other takes their place. Chains without error and problems that the student
+    always solves leave. Raises UserError for a share outside of 0 to 1 or a `k_max` below 1.
+    """
+    if not 0 <= student <= 1 or k_max < 1:
+        raise UserError(f"mix_hard needs k_max of at least 1 and student between 0 and 1, not {k_max} and {student}")
+    listed = sorted(rows, key=lambda row: content_id([seed, row.id], 16))
+    by_problem: dict[str, list[Example]] = {}
+    for row in listed:
+        if "error" in row.notes:
+            by_problem.setdefault(row.problem, []).append(row)
+    taken = set[str]()
+    for errors in by_problem.values():
+        n = round(errors[0].scores.get("failure_rate", 0.0) * k_max)
+        own = [row for row in errors if row.notes["error"]["origin"] == "student"]
+        other = [row for row in errors if row.notes["error"]["origin"] != "student"]
+        first = min(len(own), max(round(n * student), n - len(other)))
+        taken |= {row.id for row in [*own[:first], *other[: n - first]]}
+    yield from _take(listed, taken)
+
+
+def _take(listed: Sequence[Example], taken: set[str]) -> Iterator[Row]:
+    for row in listed:
+        yield row if row.id in taken else drop(row, "not in the mix")

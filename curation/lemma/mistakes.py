@@ -12,6 +12,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any, ParamSpec, TypeVar
 
+from curation.stage import drop
 from eval.equations import Equation, equations, holds, number, numbers_in, root
 from eval.grade import equal, grade
 from eval.grader.nodes import NUMERALS
@@ -72,7 +73,7 @@ class Chain:
 
     steps: tuple[str, ...]
     equations: tuple[tuple[Equation, ...], ...]
-    given: frozenset[Fraction]
+    given: frozenset[Fraction]  # the numbers that the problem states, in digits or in words
     answer: str
     unknown_is: Fraction | None  # the value of the chain's unknown, where it solves for one
 
@@ -85,8 +86,8 @@ class Unusable(ValueError):
         self.reason, self.detail = reason, detail
 
     def dropped(self, row: Example) -> Dropped:
-        """The row, set aside for it."""
-        return Dropped(row.id, "", self.reason, self.detail, data=row.to_json())
+        """The row, dropped for it."""
+        return drop(row, self.reason, self.detail)
 
 
 def tried(make: Callable[P, T], *args: P.args, **settings: P.kwargs) -> T | Unusable:
@@ -120,7 +121,8 @@ def read_chain(row: Example) -> Chain:
     listed = [e for each in found for e in each]
     if not listed:
         raise Unusable("no parsable step")
-    unknown_is = solved(listed)
+    with_unknown = [e for e in listed if e.unknown]
+    unknown_is = root(with_unknown[-1]) if len({e.unknown for e in with_unknown}) == 1 else None
     for equation in listed:
         if holds(equation, unknown_is) is not True:
             raise Unusable("a step of the chain is not right", f"{equation.left} = {equation.right}")
@@ -129,20 +131,9 @@ def read_chain(row: Example) -> Chain:
         raise Unusable("the last equation does not give the answer", f"{last.left} = {last.right} for {row.answer}")
     if len(found[-1]) and len(steps) < 2:
         raise Unusable("no step before the answer")
-    return Chain(tuple(steps), tuple(found), given(row.question), row.answer, unknown_is)
-
-
-def solved(listed: list[Equation]) -> Fraction | None:
-    """The value of the unknown in the last equation that has one; None if there is none or more than one unknown."""
-    with_unknown = [e for e in listed if e.unknown]
-    return root(with_unknown[-1]) if len({e.unknown for e in with_unknown}) == 1 else None
-
-
-def given(question: str) -> frozenset[Fraction]:
-    """The numbers that a problem states, in digits or in words."""
-    words = {w.lower() for w in re.findall(r"[A-Za-z]+", question)}
-    named = {value for word, value in NUMERALS.items() if word in words}
-    return frozenset({number(n.text) for n in numbers_in(question)} | named)
+    words = {word.lower() for word in re.findall(r"[A-Za-z]+", row.question)}
+    given = {number(n.text) for n in numbers_in(row.question)} | {v for word, v in NUMERALS.items() if word in words}
+    return Chain(tuple(steps), tuple(found), frozenset(given), row.answer, unknown_is)
 
 
 def written(value: Fraction, like: str = "") -> str:
@@ -155,3 +146,11 @@ def written(value: Fraction, like: str = "") -> str:
     if value.denominator == 1:
         return str(value.numerator)
     return f"{float(value):.{_DECIMALS}f}".rstrip("0")
+
+
+def show(value: Fraction) -> str:
+    """A number for a sentence: as `written`, or as a fraction."""
+    try:
+        return written(value)
+    except Unusable:
+        return str(value)

@@ -1,12 +1,12 @@
-"""The teacher that needs no model: it finds, plants and mends mistakes in chains whose equations it can read.
+"""The teacher that needs no model: it finds, plants and corrects mistakes in chains whose equations it can read.
 
 Planting is `curation/lemma/slips.py`. **Finding** compares a wrong attempt with the right chain, equation by equation,
 and says where it first goes wrong only if that is proved: an equation is false, one number of a right equation is
-misread, its numbers are joined by another operation, or the answer comes before the last step. **Mending** writes a
-reflection on the mistake, and goes on from the right chain, at the step that is still missing or, as a fresh start,
+misread, its numbers are joined by another operation, or the answer comes before the last step. **Correcting** writes a
+reflection on the mistake, and continues the right chain, at the step that is still missing or, as a fresh start,
 from its beginning.
 
-Left out: what is wrong in words. An attempt that goes another way than the right chain is set aside, since nobody has
+Left out: what is wrong in words. An attempt that goes another way than the right chain is dropped, since nobody has
 shown at which step it first goes wrong.
 """
 
@@ -15,31 +15,15 @@ from collections.abc import Sequence
 from fractions import Fraction
 from random import Random
 
-from curation.lemma.mistakes import Chain, Mistake, Unusable, read_chain, split_steps, tried, written
-from curation.lemma.prompts import Strategy
+from curation.lemma.mistakes import Chain, Mistake, Unusable, read_chain, show, split_steps, tried
 from curation.lemma.slips import KINDS, slip
+from curation.lemma.teach import OPENINGS, Strategy
 from eval.equations import Equation, equations, holds, number, numbers_in, proved_different
 from limo.data import Example
 
 # Numbers that a solver may bring along: of days, months, minutes, dozens, percent
 COMMON = frozenset(Fraction(n) for n in (0, 1, 2, 3, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)) | {Fraction(1, 2)}
 
-# Openings of a reflection. LEMMA gives its teacher thirteen of them; these are our own words
-NOTICED = (
-    "Wait, that is not right.",
-    "Wait, something is off here.",
-    "Hold on, this line does not add up.",
-    "Let me check that step again.",
-    "Hmm, I should look at this line once more.",
-    "That cannot be right.",
-    "Just a moment, I made a mistake.",
-    "Let me go back over the last line.",
-    "Looking at it again, this step is wrong.",
-    "I need to correct the last step.",
-    "Actually, that is a mistake.",
-    "Before I go on, let me check this.",
-    "No, this is not correct.",
-)
 RESTART = (
     "Let me start again from the beginning.",
     "I will begin afresh.",
@@ -55,34 +39,30 @@ class Rules:
 
     def diagnose(self, asked: Sequence[tuple[Example, str]]) -> list[Mistake | Unusable]:
         """Where each wrong attempt first differs from the right chain of its row, or why that is not proved."""
-        return [tried(_compared, row, attempt) for row, attempt in asked]
+        return [tried(_diagnose, row, attempt) for row, attempt in asked]
 
     def inject(self, asked: Sequence[tuple[Example, str, int]]) -> list[Mistake | Unusable]:
         """A mistake of a type in the right chain of each row; the same for the same row, type and number."""
-        return [tried(_injected, *each) for each in asked]
+        return [tried(_inject, *each) for each in asked]
 
     def agree(self, asked: Sequence[tuple[Example, Mistake]]) -> list[bool | Unusable]:
         """No second opinion: what these rules do not prove, they do not believe."""
         return [Unusable("the step is not proved wrong", mistake.wrong) for _, mistake in asked]
 
     def correct(self, asked: Sequence[tuple[Example, Mistake, str]], strategy: Strategy) -> list[str | Unusable]:
-        """What each row's solution goes on with after its first wrong step: reflection and right continuation."""
-        return [tried(_mended, row, mistake, other, strategy) for row, mistake, other in asked]
-
-    def smooth(self, asked: Sequence[tuple[Example, str]]) -> list[str | Unusable]:
-        """The trajectories as they are: there is nothing to smooth in what was written in one piece."""
-        return [text for _, text in asked]
+        """What follows the first wrong step of each row's solution: reflection and right continuation."""
+        return [tried(_correct, row, mistake, other, strategy) for row, mistake, other in asked]
 
 
-def _compared(row: Example, attempt: str) -> Mistake:
-    return diagnosed(read_chain(row), attempt)
+def _diagnose(row: Example, attempt: str) -> Mistake:
+    return diagnose(read_chain(row), attempt)
 
 
-def _injected(row: Example, kind: str, number_: int) -> Mistake:
-    return slip(read_chain(row), kind, Random(f"{row.id}/{kind}/{number_}"))
+def _inject(row: Example, kind: str, at: int) -> Mistake:
+    return slip(read_chain(row), kind, Random(f"{row.id}/{kind}/{at}"))
 
 
-def diagnosed(chain: Chain, attempt: str) -> Mistake:
+def diagnose(chain: Chain, attempt: str) -> Mistake:
     """Where an attempt whose answer is wrong first goes wrong. Raises Unusable if that is not proved."""
     steps = tuple(split_steps(attempt))
     listed = [equations(step) for step in steps]
@@ -133,7 +113,7 @@ def _first_wrong(
     if not holds(e):
         if not proved_different(e.left, e.right) or any(number(n.text) not in known for n in e.numbers):
             return None
-        kind, value = "OP" if _by_other_operator(e) else "CA", _said(e.value)
+        kind, value = "OP" if _by_other_operator(e) else "CA", show(e.value)
         said = f"{e.left} is {value}, not {e.right}."
         return Mistake(kind, at, steps, said, f"SymPy: {e.left} is not {e.right}", shown, f"{e.left} = {value}")
     operands = Counter(number(n.text) for n in e.numbers)
@@ -145,8 +125,8 @@ def _first_wrong(
     for r in right:
         read, meant = _one_other(e, r)
         if read and read not in known and meant in chain.given:
-            said = f"the problem says {_said(meant)}, not {_said(read)}: {r.left} is {r.right}."
-            proof = f"{_said(read)} is neither in the problem nor in a step; SymPy: {e.left} is not {r.left}"
+            said = f"the problem says {show(meant)}, not {show(read)}: {r.left} is {r.right}."
+            proof = f"{show(read)} is neither in the problem nor in a step; SymPy: {e.left} is not {r.left}"
             return Mistake("CV", at, steps, said, proof, shown, f"{r.left} = {r.right}")
     return None
 
@@ -175,23 +155,16 @@ def key(e: Equation) -> object:
     return f"{e.left}={e.right}".replace(" ", "") if e.unknown else number(e.right)
 
 
-def _said(value: Fraction) -> str:
-    try:
-        return written(value)
-    except Unusable:
-        return str(value)
-
-
-def _mended(row: Example, mistake: Mistake, other: str, strategy: Strategy) -> str:
+def _correct(row: Example, mistake: Mistake, other: str, strategy: Strategy) -> str:
     """Reflection and continuation. `other` is another right solution, for a fresh start; empty if there is none."""
     random = Random(f"{row.id}/{mistake.at}/{strategy}")
-    noticed = f"{random.choice(NOTICED)} {mistake.said[:1].upper()}{mistake.said[1:]}"
+    noticed = f"{random.choice(OPENINGS)} {mistake.said[:1].upper()}{mistake.said[1:]}"
     if strategy == "restart":
         return f"{noticed} {random.choice(RESTART)}\n{other.strip() or row.completion.strip()}"
-    return f"{noticed}\n{_continuation(read_chain(row), mistake)}"
+    return f"{noticed}\n{_continue(read_chain(row), mistake)}"
 
 
-def _continuation(chain: Chain, mistake: Mistake) -> str:
+def _continue(chain: Chain, mistake: Mistake) -> str:
     """The right chain from its first step that is still missing. Raises Unusable if the prefix went another way."""
     before = mistake.steps[: mistake.at]
     found, keys = ({key(e) for step in some for e in equations(step)} for some in (before, chain.steps))

@@ -2,30 +2,31 @@
 
     slip(chain, "CA", Random(0)).prefix  ->  "48 / 2 = 34"
 
-| type | rule |
-|---|---|
-| CA | the result of an operation is off by one, by a carry, by one operand, or has two digits exchanged |
-| OP | one operator is another, or the sign of a result is lost |
-| MS | a step is left out, and the next one that needed it takes what went into it |
-| CS | a result of an earlier step is replaced by another number of the chain |
-| CV | a quantity of the problem is misread: two digits exchanged, or one digit another |
+| type | in arithmetic | where a chain solves for an unknown |
+|---|---|---|
+| CA | a result is off by one, by a carry, by one operand, or has two digits exchanged | a side is worked out wrongly |
+| OP | one operator is another, or the sign of a result is lost | a term changes sides with its sign |
+| MS | a step is left out; the next that needed it takes what went into it | the last division is left out |
+| CS | the result of an earlier step is replaced by another number of the chain | the same |
+| CV | a quantity of the problem is misread: two digits exchanged, or one digit another | the same, off by a little |
 
-The wrong value is carried through all later steps, so the solution ends in a wrong answer, as it would. What is given
-back is proved: the prefix is that of the right chain, SymPy shows that the changed step is wrong (its equation is
-false, or what it works out is not what the right step does), and the grader finds the final answer wrong. A change for
-which any of this fails is none, and another is tried. For chains that solve for an unknown:
-`curation/lemma/algebra.py`.
+The wrong value is carried through all later steps, and a wrong equation is solved for its own wrong answer, so the
+solution ends in a wrong answer. Every mistake is proved: the prefix is that of the right chain, SymPy shows that the
+changed step is wrong (its equation is false, does not hold at the chain's own value of the unknown, or works out
+something else than the right step), and the grader finds the final answer wrong. A change for which any of this fails
+is no mistake, and another is tried.
+
+Left out: equations of the second degree, several unknowns, fractions of the unknown beyond the first degree.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from random import Random
 
-from curation.lemma import algebra
-from curation.lemma.mistakes import Chain, Mistake, Unusable, written
-from eval.equations import Equation, Written, equations, number, numbers_in, proved_different, replaced
+from curation.lemma.mistakes import Chain, Mistake, Unusable, show, written
+from eval.equations import Equation, Written, equations, holds, number, numbers_in, proved_different, replaced, root
 from eval.grade import grade
 
 KINDS = ("CA", "OP", "MS", "CS", "CV")
@@ -39,19 +40,19 @@ Edit = tuple[int, int, str]
 
 def slip(chain: Chain, kind: str, random: Random) -> Mistake:
     """A mistake of one type in a right chain, proved to be one. Raises Unusable with the last reason if none is."""
-    rule = algebra.SLIPS.get(kind) if chain.unknown_is is not None else _SLIPS.get(kind)
-    if rule is None:
+    if kind not in KINDS:
         raise Unusable("no rule for a mistake of this type", kind)
     why = Unusable("no place for a mistake of this type", kind)
-    for make in islice(rule(chain, random), TRIES):
+    rule = _arithmetic if chain.unknown_is is None else _algebra
+    for make in islice(rule(chain, kind, random), TRIES):
         try:
-            return checked(chain, make())
+            return check_mistake(chain, make())
         except Unusable as found:
             why = found
     raise why
 
 
-def checked(chain: Chain, mistake: Mistake) -> Mistake:
+def check_mistake(chain: Chain, mistake: Mistake) -> Mistake:
     """The mistake, if it is one. Raises Unusable unless its prefix is right, its step wrong, and its answer too."""
     if not mistake.proof:
         raise Unusable("the step is not proved wrong", mistake.wrong)
@@ -63,78 +64,72 @@ def checked(chain: Chain, mistake: Mistake) -> Mistake:
     return mistake
 
 
-def _places(chain: Chain, random: Random) -> list[tuple[int, Equation]]:
-    found = [(at, e) for at, each in enumerate(chain.equations) for e in each]
-    random.shuffle(found)
-    return found
+# Arithmetic. A rule yields edits of the left side, the wrong result (None works it out), and what is to be said of it
+
+Change = tuple[tuple[Edit, ...], Fraction | None, str]
 
 
-def _calculation(chain: Chain, random: Random) -> Iterator[Made]:
-    for at, e in _places(chain, random):
-        right = number(_result(e).text)
-        near = [right + d for d in (1, -1, 2, -2, 10, -10)] + [right + s * 100 for s in (1, -1) if abs(right) >= 200]
-        if right.denominator != 1:
-            near = [right * 10, right / 10, right + 1, right - 1]
-        elif "*" in {o.text for o in e.operators}:  # the neighbour in the table
-            near += [right + s * number(n.text) for n in e.numbers for s in (1, -1)]
-        near += _exchanged(right)
-        random.shuffle(near)
-        for value in near:
-            yield partial(_changed, chain, at, e, "CA", (), value, f"{e.left} is {_result(e).text}, not {{}}.")
+def _arithmetic(chain: Chain, kind: str, random: Random) -> Iterator[Made]:
+    """Changes of all equations, in random order."""
+    places = [(at, e) for at, each in enumerate(chain.equations) for e in each]
+    random.shuffle(places)
+    for at, e in places:
+        if kind != "MS":
+            for change in _RULES[kind](chain, at, e, random):
+                yield partial(_change, chain, at, e, kind, *change)
+        elif len(chain.equations[at]) == 1:
+            for n in random.sample(e.numbers, len(e.numbers)):
+                yield partial(_omit, chain, at, e, number(n.text))
 
 
-def _operator(chain: Chain, random: Random) -> Iterator[Made]:
-    for at, e in _places(chain, random):
-        for o in random.sample(e.operators, len(e.operators)):
-            other = OTHER_OPERATOR[o.text]
-            said = f"the numbers are to be {VERBS[o.text]}, not {VERBS[other]}: {e.left} is {_result(e).text}."
-            yield partial(_changed, chain, at, e, "OP", ((o.start, o.end, other),), None, said)
-        if (right := number(_result(e).text)) < 0:
-            said = f"the sign is lost: {e.left} is {_result(e).text}, not {{}}."
-            yield partial(_changed, chain, at, e, "OP", (), -right, said)
+def _calculation(chain: Chain, at: int, e: Equation, random: Random) -> Iterator[Change]:
+    right = number(_result(e).text)
+    near = [right + d for d in (1, -1, 2, -2, 10, -10)] + [right + s * 100 for s in (1, -1) if abs(right) >= 200]
+    if right.denominator != 1:
+        near = [right * 10, right / 10, right + 1, right - 1]
+    elif "*" in {o.text for o in e.operators}:  # the neighbour in the table
+        near += [right + s * number(n.text) for n in e.numbers for s in (1, -1)]
+    near += _exchange_digits(right)
+    random.shuffle(near)
+    for value in near:
+        yield (), value, f"{e.left} is {_result(e).text}, not {{}}."
 
 
-def _wrong_operand(chain: Chain, random: Random) -> Iterator[Made]:
-    for at, e in _places(chain, random):
-        earlier = results_before(chain, at, e)
-        for n in random.sample(e.numbers, len(e.numbers)):
-            if number(n.text) not in earlier:
-                continue
+def _operator(chain: Chain, at: int, e: Equation, random: Random) -> Iterator[Change]:
+    for o in random.sample(e.operators, len(e.operators)):
+        other = OTHER_OPERATOR[o.text]
+        said = f"the numbers are to be {VERBS[o.text]}, not {VERBS[other]}: {e.left} is {_result(e).text}."
+        yield ((o.start, o.end, other),), None, said
+    if (right := number(_result(e).text)) < 0:
+        yield (), -right, f"the sign is lost: {e.left} is {_result(e).text}, not {{}}."
+
+
+def _wrong_operand(chain: Chain, at: int, e: Equation, random: Random) -> Iterator[Change]:
+    earlier = _results_before(chain, at, e)
+    for n in random.sample(e.numbers, len(e.numbers)):
+        if number(n.text) in earlier:
             others = sorted((earlier | chain.given) - {number(m.text) for m in e.numbers})
             for other in random.sample(others, len(others)):
-                said = f"here {n.text} is needed, not {_plain(other)}: {e.left} is {_result(e).text}."
-                yield partial(_changed, chain, at, e, "CS", ((n.start, n.end, _put(other, n)),), None, said)
+                said = f"here {n.text} is needed, not {show(other)}: {e.left} is {_result(e).text}."
+                yield ((n.start, n.end, _put(other, n)),), None, said
 
 
-def _misread(chain: Chain, random: Random) -> Iterator[Made]:
-    for at, e in _places(chain, random):
-        for n in random.sample(e.numbers, len(e.numbers)):
-            value = number(n.text)
-            if value not in chain.given or value in results_before(chain, at, e):
-                continue
+def _misread(chain: Chain, at: int, e: Equation, random: Random) -> Iterator[Change]:
+    for n in random.sample(e.numbers, len(e.numbers)):
+        value = number(n.text)
+        if value in chain.given and value not in _results_before(chain, at, e):
             others = [v for v in _misreadings(value) if v not in chain.given]
             for other in random.sample(others, len(others)):
-                said = f"the problem says {n.text}, not {_plain(other)}: {e.left} is {_result(e).text}."
-                yield partial(_changed, chain, at, e, "CV", ((n.start, n.end, _put(other, n)),), None, said)
+                said = f"the problem says {n.text}, not {show(other)}: {e.left} is {_result(e).text}."
+                yield ((n.start, n.end, _put(other, n)),), None, said
 
 
-def _left_out(chain: Chain, random: Random) -> Iterator[Made]:
-    for at, e in _places(chain, random):
-        if len(chain.equations[at]) == 1:
-            for n in random.sample(e.numbers, len(e.numbers)):
-                yield partial(_omitted, chain, at, e, number(n.text))
-
-
-_SLIPS: dict[str, Callable[[Chain, Random], Iterator[Made]]] = {
-    "CA": _calculation,
-    "OP": _operator,
-    "MS": _left_out,
-    "CS": _wrong_operand,
-    "CV": _misread,
+_RULES: dict[str, Callable[[Chain, int, Equation, Random], Iterator[Change]]] = {
+    **{"CA": _calculation, "OP": _operator, "CS": _wrong_operand, "CV": _misread},
 }
 
 
-def _changed(
+def _change(
     chain: Chain, at: int, e: Equation, kind: str, edits: Sequence[Edit], value: Fraction | None, said: str
 ) -> Mistake:
     """The chain with one equation changed by `edits` of its left side; `value` is its result, None works it out."""
@@ -142,26 +137,22 @@ def _changed(
     old = number(result.text)
     left = replaced(step, edits)[e.start : e.end + sum(len(new) - (b - a) for a, b, new in edits)]
     if value is None:
-        (found,) = equations(left)[:1] or (None,)
-        value = found.value if found is not None else None
+        value = next((found.value for found in equations(left)[:1]), None)
     if value is None or value == old or not _plausible(chain, old, value):
         raise Unusable("a wrong value that nobody would write", str(value))
     if any(number(n.text) == old for n in numbers_in(step[: e.start])) and old not in chain.given:
         raise Unusable("the step names its result before the equation")
     new = written(value, result.text)
-    start = step[: e.start]
     shown = replaced(step, [*edits, (result.start, result.end, new)])
-    shift = len(shown) - len(step)
-    body = shown[: e.end + shift]
-    tail = carried(chain, [step[e.end :], *chain.steps[at + 1 :]], {old: value})
-    wrong_equation = body[len(start) :]
-    (is_now,) = equations(wrong_equation)[:1] or (None,)
-    proof = _proof(e, is_now, value)
+    body = shown[: e.end + len(shown) - len(step)]
+    tail = _carry(chain, [step[e.end :], *chain.steps[at + 1 :]], {old: value})
+    wrong = body[e.start :]
+    proof = _prove(e, next(iter(equations(wrong)), None))
     steps = (*chain.steps[:at], body + tail[0], *tail[1:])
-    return Mistake(kind, at, steps, said.format(new), proof, wrong_equation, step[e.start : e.end])
+    return Mistake(kind, at, steps, said.format(new), proof, wrong, step[e.start : e.end])
 
 
-def _proof(right: Equation, wrong: Equation | None, value: Fraction) -> str:
+def _prove(right: Equation, wrong: Equation | None) -> str:
     """How SymPy knows the changed equation to be wrong; empty if it does not."""
     if wrong is not None and proved_different(wrong.left, wrong.right):
         return f"SymPy: {wrong.left} is not {wrong.right}"
@@ -170,7 +161,7 @@ def _proof(right: Equation, wrong: Equation | None, value: Fraction) -> str:
     return ""
 
 
-def _omitted(chain: Chain, at: int, e: Equation, instead: Fraction) -> Mistake:
+def _omit(chain: Chain, at: int, e: Equation, instead: Fraction) -> Mistake:
     """The chain without a step; where its result was needed, `instead` is taken, a number that went into it.
 
     Without its last step a chain answers with the result of the one before.
@@ -187,24 +178,20 @@ def _omitted(chain: Chain, at: int, e: Equation, instead: Fraction) -> Mistake:
     if not uses or instead == old:
         raise Unusable("the error does not reach the answer", "MS")
     first = uses[0]
-    tail = carried(chain, rest, {old: instead})
-    steps = (*chain.steps[:at], *tail)
-    now = equations(tail[first])
-    was = chain.equations[at + 1 + first]
+    tail = _carry(chain, rest, {old: instead})
+    now, was = equations(tail[first]), chain.equations[at + 1 + first]
     if last:
         proof = f"SymPy: {written(instead)} is not {e.left}" if proved_different(e.left, str(instead)) else ""
     else:
-        proof = _proof(was[0], now[0], now[0].value) if was and now else ""
+        proof = _prove(was[0], now[0]) if was and now else ""
         if not _plausible(chain, was[0].value if was else old, now[0].value if now else instead):
             raise Unusable("a wrong value that nobody would write", "MS")
     wrong = tail[first].strip() if last or not now else tail[first][now[0].start : now[0].end]
-    right = chain.steps[at].strip()
-    return Mistake(
-        "MS", at + first, steps, f"a step is missing before this: {e.left} = {_result(e).text}.", proof, wrong, right
-    )
+    said = f"a step is missing before this: {e.left} = {_result(e).text}."
+    return Mistake("MS", at + first, (*chain.steps[:at], *tail), said, proof, wrong, chain.steps[at].strip())
 
 
-def carried(chain: Chain, texts: Sequence[str], changed: dict[Fraction, Fraction]) -> list[str]:
+def _carry(chain: Chain, texts: Sequence[str], changed: dict[Fraction, Fraction]) -> list[str]:
     """What later steps become once values have `changed` (old -> new): operands, results, and numbers in words.
 
     An operand of this value is taken for the result of the earlier step; a number outside of equations is left as it is
@@ -239,7 +226,7 @@ def carried(chain: Chain, texts: Sequence[str], changed: dict[Fraction, Fraction
     return found
 
 
-def results_before(chain: Chain, at: int, equation: Equation) -> frozenset[Fraction]:
+def _results_before(chain: Chain, at: int, equation: Equation) -> frozenset[Fraction]:
     """What the steps before an equation have found."""
     found = [e for each in chain.equations[:at] for e in each if e.result]
     found += [e for e in chain.equations[at] if e.start < equation.start and e.result]
@@ -259,7 +246,7 @@ def _misreadings(value: Fraction) -> list[Fraction]:
     if value.denominator != 1:
         return [value * 10, value / 10]
     digits = str(abs(value.numerator))
-    found = _exchanged(value)
+    found = _exchange_digits(value)
     for i, digit in enumerate(digits):
         for near in {(int(digit) + d) % 10 for d in (1, -1, 3)}:
             other = int(digits[:i] + str(near) + digits[i + 1 :])
@@ -268,7 +255,7 @@ def _misreadings(value: Fraction) -> list[Fraction]:
     return [v for v in dict.fromkeys(found) if v != value]
 
 
-def _exchanged(value: Fraction) -> list[Fraction]:
+def _exchange_digits(value: Fraction) -> list[Fraction]:
     """A whole number with two neighbouring digits exchanged."""
     if value.denominator != 1:
         return []
@@ -284,13 +271,71 @@ def _put(value: Fraction, instead_of: Written) -> str:
     return f"({text})" if text.startswith("-") and not instead_of.text.startswith("-") else text
 
 
-def _plain(value: Fraction) -> str:
-    try:
-        return written(value)
-    except Unusable:
-        return str(value)
-
-
 def _result(e: Equation) -> Written:
     assert e.result is not None, e
     return e.result
+
+
+# Algebra
+
+
+def _algebra(chain: Chain, kind: str, random: Random) -> Iterator[Made]:
+    """Changes of one number in the equations with the unknown. The first states the problem: only CV changes it."""
+    lines = [(at, e) for at, each in enumerate(chain.equations) for e in each if e.unknown]
+    make = partial(_change_and_solve, chain, kind)
+    if kind == "CV":
+        for at, e in lines[:1]:
+            for stated in random.sample(e.numbers, len(e.numbers)):
+                if number(stated.text) in chain.given:
+                    for d in random.sample((1, -1, 3, 10), 4):
+                        value = number(stated.text) + d
+                        yield partial(make, at, e, stated, value, f"the problem says {stated.text}, not {show(value)}.")
+        return
+    pairs = list(pairwise(lines))
+    random.shuffle(pairs)
+    for (_, before), (at, e) in pairs:
+        n, m = _right_number(e), _right_number(before)
+        if n is None:
+            continue
+        if kind == "CA":
+            near = [number(n.text) + d for d in (1, -1, 2, -2, 10, -10)]
+            for value in random.sample(near, len(near)):
+                yield partial(make, at, e, n, value, f"the right side is {n.text}, not {show(value)}.")
+        elif kind == "CS":
+            for other in random.sample(before.numbers, len(before.numbers)):
+                said = f"the right side is {n.text}; {other.text} belongs elsewhere."
+                yield partial(make, at, e, n, number(other.text), said)
+        elif kind == "OP" and m and any(o.text in "+-" for o in before.operators):
+            value = 2 * number(m.text) - number(n.text)  # c - b where c + b belongs, or the other way round
+            said = f"a term that goes to the other side changes its sign: the right side is {n.text}."
+            yield partial(make, at, e, n, value, said)
+        elif kind == "MS" and m and e.left.strip() == e.unknown and before.left.strip() != e.unknown:
+            said = f"a step is missing: {before.left} = {m.text} still has to be solved for {e.unknown}."
+            yield partial(make, at, e, n, number(m.text), said)
+
+
+def _right_number(e: Equation) -> Written | None:
+    """The number that is all of the right side, where the left has the unknown."""
+    last = e.numbers[-1] if e.numbers else None
+    return last if last and e.right.replace(" ", "") == last.text.replace(" ", "") else None
+
+
+def _change_and_solve(chain: Chain, kind: str, at: int, e: Equation, n: Written, value: Fraction, said: str) -> Mistake:
+    """The chain with one number of one equation changed, and solved from there."""
+    step, right = chain.steps[at], chain.unknown_is
+    assert right is not None
+    wrong = replaced(step[: e.end], [(n.start, n.end, written(value))])[e.start :]
+    now = next((x for x in equations(wrong) if x.unknown), None)
+    found = root(now) if now else None
+    if now is None or found is None or found == right:
+        raise Unusable("the changed equation has no other solution", wrong)
+    if holds(now, right) is not False or not proved_different(now.left, now.right, {e.unknown: right}):
+        raise Unusable("the step is not proved wrong", wrong)
+    solved, last = f"{e.unknown} = {written(found)}", chain.steps[-1]
+    rest = [f"{solved}\n"] if wrong.strip() != solved else []
+    if at + 1 < len(chain.steps):
+        edits = [(m.start, m.end, written(found)) for m in numbers_in(last) if number(m.text) == right]
+        rest.append(replaced(last, edits))
+    steps = (*chain.steps[:at], step[: e.start] + wrong + step[e.end :], *rest)
+    proof = f"SymPy: {wrong} does not hold at {e.unknown} = {right}"
+    return Mistake(kind, at, steps, said, proof, wrong, step[e.start : e.end])

@@ -1,11 +1,11 @@
 """Which domains are worth mining: by a list, or by asking a model. The prompt and the reader of its reply stand here.
 
 A decision is a node of the recipe, `curation.mammoth2.domains.listed` or `curation.mammoth2.domains.asked`; it is given
-what recall has counted and says which domains stay. A domain that it says nothing of is treated as `otherwise` says.
+what recall has counted and decides which domains stay.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from limo.engines.protocol import Completion, Sampling, sample
 from limo.progress import say
 from limo.recipe import bind
 
-Otherwise = Literal["keep", "drop"]
+Otherwise = Literal["keep", "drop"]  # a domain on which nothing is decided
 SHOWN = 5  # addresses of a domain that a model is shown
 
 PROMPT = """\
@@ -24,7 +24,7 @@ We collect pages from which somebody can learn: problems with solutions, questio
 exams, discussions that explain a subject.
 
 Domain: {domain}
-Pages that a classifier has picked there: {recalled} of {pages}
+Pages that a classifier has picked there: {recalled:,} of {pages:,}
 Some of their addresses and titles:
 {examples}
 
@@ -44,37 +44,36 @@ class Domain:
 
 def listed(domains: Sequence[Domain], /, *, keep: list[str], drop: list[str], otherwise: Otherwise) -> dict[str, bool]:
     """A list decides: patterns such as `*.edu`. What is on both lists is dropped."""
-    return {d.name: _fits(d.name, keep, drop, otherwise == "keep") for d in domains}
 
+    def is_on(name: str, patterns: list[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
 
-def _fits(name: str, keep: list[str], drop: list[str], otherwise: bool) -> bool:
-    if any(fnmatchcase(name, pattern) for pattern in drop):
-        return False
-    return otherwise or any(fnmatchcase(name, pattern) for pattern in keep)
+    return {d.name: not is_on(d.name, drop) and (otherwise == "keep" or is_on(d.name, keep)) for d in domains}
 
 
 def asked(
     domains: Sequence[Domain], /, *, engine: dict[str, Any], sampling: Sampling, otherwise: Otherwise
 ) -> dict[str, bool]:
-    """A model decides, shown the domain and some of its pages; what it says neither yes nor no to is `otherwise`."""
+    """A model decides, shown the domain and some of its pages; a reply that is neither yes nor no is `otherwise`."""
     model = Cached(bind(engine, "domains.engine")())
-    replies = sample(model, [chat(prompt_of(domain)) for domain in domains], sampling, "domains")
-    said = [next((v for r in several if (v := read_reply(r)) is not None), None) for several in replies]
-    if unread := sum(verdict is None for verdict in said):
-        say(
-            f"{unread} domains have no verdict that can be read, and are {'kept' if otherwise == 'keep' else 'dropped'}"
-        )
-    return {d.name: (otherwise == "keep") if v is None else v for d, v in zip(domains, said, strict=True)}
+    prompts = [chat(_prompt(domain)) for domain in domains]
+    chosen = {}
+    for domain, replies in zip(domains, sample(model, prompts, sampling, "domains"), strict=True):
+        verdict = next((v for reply in replies if (v := _read(reply)) is not None), None)
+        if verdict is None:
+            say(f"the model does not decide on {domain.name}, which is {'kept' if otherwise == 'keep' else 'dropped'}")
+        chosen[domain.name] = (otherwise == "keep") if verdict is None else verdict
+    return chosen
 
 
-def prompt_of(domain: Domain) -> str:
+def _prompt(domain: Domain) -> str:
     """What the model is asked. Addresses are shortened to one line each: they are data, written by anybody."""
     examples = "\n".join(f"- {' '.join(example.split())[:160]}" for example in domain.examples[:SHOWN])
-    counts: Mapping[str, Any] = {"recalled": f"{domain.recalled:,}", "pages": f"{domain.pages:,}"}
+    counts = {"recalled": domain.recalled, "pages": domain.pages}
     return PROMPT.format(domain=domain.name[:120], examples=examples or "- none", **counts)
 
 
-def read_reply(reply: Completion) -> bool | None:
+def _read(reply: Completion) -> bool | None:
     """Yes or no; None for anything else, and for a reply that was cut off."""
     found = re.fullmatch(r"\W*(yes|no)\W*", reply.text.strip().rpartition("\n")[2].lower())
     return found[1] == "yes" if found and reply.finish == "stop" else None

@@ -8,7 +8,7 @@ WordPress have it), `data-latex` and the like, `<sup>` and `<sub>`, by which `10
 page writes between `\(..\)`, `\[..\]` or dollars is text already and stays.
 
 Each formula that is put in stands between marks (private-use characters, which the page itself has none of by then), so
-that whoever extracts can see which of them are lost. Left out: formulas that are pictures without a text.
+that the caller can see which of them are lost. Left out: formulas that are pictures without a text.
 """
 
 import re
@@ -27,18 +27,7 @@ RENDERED = (
 CARRIED = (
     "[data-latex], [data-tex], [data-math], [data-katex], [data-equation-content], tex-math, tex, span.math, div.math"
 )
-CARRIES = (
-    "data-latex",
-    "data-tex",
-    "data-math",
-    "data-katex",
-    "data-equation",
-    "<tex",
-    '"math',
-    'math"',
-    "'math",
-    "math'",
-)
+CARRIES = """data-latex data-tex data-math data-katex data-equation <tex "math math" 'math math'""".split()
 IMAGES = re.compile(r"latex|tex\b|math|equation|formula|codecogs|mimetex|\bcht=tx", re.IGNORECASE)
 SAYS = re.compile(r"\\[a-zA-Z]+|[\^_]\{?\w|[=<>≤≥±√∑∫]|^\s*\$.*\$\s*$", re.DOTALL)  # that an image's text is a formula
 DELIMITED = re.compile(r"^\s*(?:\\\(.*\\\)|\\\[.*\\\]|\$.*\$)\s*$", re.DOTALL)

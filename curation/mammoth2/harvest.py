@@ -2,7 +2,7 @@
 
 The model's prompt and the reader of its reply stand together below. "Nothing here" is an answer, the most frequent one:
 some 30 % of recalled pages hold a pair (Yue et al. 2024, section 2.2). A model that copies may also invent: what does
-not stand on the page, white space aside, is set aside, so every pair has its place on its page.
+not stand on the page, white space aside, is dropped, so every pair has its place on its page.
 """
 
 import re
@@ -13,6 +13,7 @@ from curation.mammoth2.markup import RULES
 from curation.mammoth2.pages import first_words
 from curation.stage import check_engine, stage
 from eval.grader.extract import explicit, extract
+from limo import marked
 from limo.data import Dropped, Example, Row, chat, content_id
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Prompt, Sampling, sample
@@ -54,24 +55,24 @@ If there is no pair, write only this line: ### nothing {code}"""
 
 @stage("row")
 def stated(rows: Iterable[Example], /, *, rules: list[str], least: int, most: int) -> Iterator[Row]:
-    """The pairs that pages state by their markup, a row each; a page without any is set aside.
+    """The pairs that pages state by their markup, a row each; a page without any is dropped.
 
-    Args: `rules`, of `curation.mammoth2.markup.RULES`; `least` and `most` words of an answer. Raises UserError for a
-    rule that there is not.
+    Args: `rules`, of `curation.mammoth2.markup.RULES`; `least` and `most` words of an answer. Raises UserError for an
+    unknown rule.
     """
     for rule in rules:
         if rule not in RULES:
             raise UserError(f"stated.rules: there is no rule '{rule}'{suggest(rule, RULES)}")
     for row in rows:
-        pairs = [pair for pair in _of_page(row, "stated") if pair[0] in rules]
+        _page_text(row)
+        pairs = [pair for pair in row.notes.get("stated", ()) if pair[0] in rules]
         count("pages with a pair", bool(pairs))
         if not pairs:
             yield Dropped(row.id, "", "no pair", "", data=row.notes["page"])
         for number, (rule, question, answer, at) in enumerate(pairs, 1):
             if rule == "definition" and not question.endswith("?"):
-                question = f"Explain: {question}" + (
-                    f" ({row.notes['page']['title']})" if row.notes["page"]["title"] else ""
-                )
+                title = row.notes["page"]["title"]
+                question = f"Explain: {question}" + (f" ({title})" if title else "")
             yield _pair(row, number, question, answer, at, {"by": "rule", "rule": rule}, (least, most))
 
 
@@ -83,15 +84,19 @@ def _check_asked(*, engine: dict[str, Any], sampling: Sampling, **_: object) -> 
 def asked(
     rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling, piece: int, least: int, most: int
 ) -> Iterator[Row]:
-    """The pairs that a model copies out of pages, a row each; a page in which it finds none is set aside.
+    """The pairs that a model copies out of pages, a row each; a page in which it finds none is dropped.
 
     Args: `engine` node and `sampling` of the model; the first reply that can be read is taken; `piece` words of
     a page are shown at once, longer pages in pieces; `least` and `most` words of an answer.
     """
+    if piece < 1:
+        raise UserError(f"asked.piece must be at least 1, not {piece}")
     model = Cached(bind(engine, "asked.engine")())
     by = {"by": model.fingerprint, "prompt": content_id(PROMPT)}
-    for chunk in chunked(_pieces(rows, piece), CHUNK):
-        replies = sample(model, [extract_prompt(text, code_of(row)) for row, _, text, _ in chunk], sampling, "extract")
+    pieces = ((row, *each) for row in rows for each in _cut(_page_text(row), piece))
+    for chunk in chunked(pieces, CHUNK):
+        prompts = [extract_prompt(text, code_of(row)) for row, _, text, _ in chunk]
+        replies = sample(model, prompts, sampling, "extract")
         for (row, start, text, number), several in zip(chunk, replies, strict=True):
             read = (read_pairs(reply, code_of(row)) for reply in several)
             pairs = next((found for found in read if found is not None), None)
@@ -100,20 +105,20 @@ def asked(
                 yield Dropped(name, "", "reply cannot be read", first_words(several[0].text, 30), data=data)
             elif not pairs:
                 yield Dropped(name, "", "no pair", "the model finds none", data=data)
-            for at, (question, answer) in enumerate(pairs or (), 1):
-                places = [_place(text, copied) for copied in (question, answer)]
-                if None in places:
-                    yield Dropped(f"{name}/{at}", "", "not on the page", question[:200], data=data)
+            for at, copied in enumerate(pairs or (), 1):
+                spans = [span for words in copied if (span := _locate(text, words))]
+                if len(spans) < 2:
+                    yield Dropped(f"{name}/{at}", "", "not on the page", copied[0][:200], data=data)
                     continue
-                (a, b), (c, d) = (place for place in places if place)
-                offsets = [start + a, start + b, start + c, start + d]
-                yield _pair(row, number * 1000 + at, text[a:b], text[c:d], offsets, by, (least, most))
+                question, answer = (text[slice(*span)] for span in spans)
+                offsets = [start + place for span in spans for place in span]
+                yield _pair(row, number * 1000 + at, question, answer, offsets, by, (least, most))
 
 
-def _of_page(row: Example, key: str) -> list[Any]:
+def _page_text(row: Example) -> str:
     if "page" not in row.notes:
         raise UserError(f"row {row.id} is no page: put curation.mammoth2.pages.read before this stage")
-    return list(row.notes.get(key, ()))
+    return row.question
 
 
 def _pair(
@@ -125,21 +130,12 @@ def _pair(
     notes = {key: value for key, value in row.notes.items() if key != "stated"}
     notes |= {"extracted": {**by, "question": at[:2], "answer": at[2:]}}
     system = next((m["content"] for m in row.prompt if m["role"] == "system"), "")
-    made = Example(
-        f"{row.id}/{number}",
-        chat(question, system),
-        final_answer(answer),
-        answer,
-        source=row.source,
-        scores=row.scores,
-        notes=notes,
-    )
-    reason = _useless(question, answer, words)
-    return (
-        Dropped(made.id, "", reason, first_words(answer, 12), page["archive"], page["record"], made.to_json())
-        if reason
-        else made
-    )
+    prompt, end = chat(question, system), final_answer(answer)
+    made = Example(f"{row.id}/{number}", prompt, end, answer, source=row.source, scores=row.scores, notes=notes)
+    if reason := _useless(question, answer, words):
+        where = page["archive"], page["record"], made.to_json()
+        return Dropped(made.id, "", reason, first_words(answer, 12), *where)
+    return made
 
 
 def _useless(question: str, answer: str, words: tuple[int, int]) -> str:
@@ -169,8 +165,8 @@ def extract_prompt(page: str, code: str) -> Prompt:
 
 
 def code_of(row: Example) -> str:
-    """The code of a page's marks: its text cannot hold it but by guessing its own hash."""
-    return content_id([row.question, "page"])[:8]
+    """The code of a page's marks (`limo/marked.py`)."""
+    return marked.code_of(row.question)
 
 
 def read_pairs(reply: Completion, code: str) -> list[tuple[str, str]] | None:
@@ -191,32 +187,20 @@ def read_pairs(reply: Completion, code: str) -> list[tuple[str, str]] | None:
     return found if end and found else None
 
 
-def _pieces(rows: Iterable[Example], words: int) -> Iterator[tuple[Example, int, str, int]]:
-    """Pieces of at most so many words, cut between paragraphs: page, where it starts, text, number (0 if whole)."""
-    if words < 1:
-        raise UserError(f"asked.piece must be at least 1, not {words}")
-    for row in rows:
-        _of_page(row, "stated")
-        text = row.question
-        ends = [found.end() for found in re.finditer(r"\n\s*\n", text)] + [len(text)]
-        start, last, pieces = 0, 0, list[tuple[int, int]]()
-        for end in ends:
-            if last > start and len(text[start:end].split()) > words:
-                pieces.append((start, last))
-                start = last
-            last = end
-        pieces.append((start, last))
-        for number, (a, b) in enumerate(pieces, 1):
-            yield row, a, text[a:b], number if len(pieces) > 1 else 0
+def _cut(text: str, words: int) -> list[tuple[int, str, int]]:
+    """Pieces of at most so many words, cut between paragraphs: where it starts, text, number (0 if whole)."""
+    start, last, pieces = 0, 0, list[tuple[int, str]]()
+    for end in [*(found.end() for found in re.finditer(r"\n\s*\n", text)), len(text)]:
+        if last > start and len(text[start:end].split()) > words:
+            pieces.append((start, text[start:last]))
+            start = last
+        last = end
+    pieces.append((start, text[start:last]))
+    return [(at, piece, number if len(pieces) > 1 else 0) for number, (at, piece) in enumerate(pieces, 1)]
 
 
-def _place(text: str, copied: str) -> tuple[int, int] | None:
+def _locate(text: str, copied: str) -> tuple[int, int] | None:
     """Where a copy stands in a text, white space aside; None if it does not."""
     words = copied.split()
-    if not words:
-        return None
-    at = text.find(copied)
-    if at >= 0:
-        return at, at + len(copied)
-    found = re.search(r"\s+".join(map(re.escape, words)), text)
+    found = re.search(r"\s+".join(map(re.escape, words)), text) if words else None
     return found.span() if found else None

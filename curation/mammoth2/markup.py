@@ -73,7 +73,7 @@ def mark(tree: Any, html: str) -> int:
 
 
 def _long_name(item: Any) -> bool:
-    """Whether a question has a text of its own beside its title."""
+    """Whether a question has a text beside its title."""
     inner = item.query_selector('[itemprop="text"]')
     owner = inner.closest('[itemtype*="schema.org"]') if inner is not None else None
     return owner is not None and "Question" in (owner.getattr("itemtype") or "")

@@ -31,20 +31,7 @@ ACCENTS = {
     **{"~": "\\tilde", "˜": "\\tilde", "˙": "\\dot", "¨": "\\ddot", "⏞": "\\overbrace", "_": "\\underline"},
     **{"⏟": "\\underbrace", "̲": "\\underline"},
 }
-LIMITS = (
-    "\\sum",
-    "\\prod",
-    "\\lim",
-    "\\max",
-    "\\min",
-    "\\sup",
-    "\\inf",
-    "\\int",
-    "\\gcd",
-    "\\limsup",
-    "\\liminf",
-    "\\det",
-)
+LIMITS = r"\sum \prod \lim \max \min \sup \inf \int \gcd \limsup \liminf \det".split()
 
 
 def latex(node: Any, depth: int = 0) -> str:

@@ -3,10 +3,10 @@
     pool:   {web: {_target_: curation.mammoth2.pages.archives, paths: ["s3://bucket/warc/*.warc.gz"]}}
     stages: {pages: {_target_: curation.mammoth2.pages.read, seconds: 5, ...}}
 
-A row of the pool is an archive, so that archives can be read on many machines (`docs/scale.md`). A row that `read`
-gives is a page: its prompt is the text, `notes.page` says where it is from (url, domain, hash of what was fetched,
-date, robots, licence, archive and record), and `notes.stated` holds the pairs that its markup states. What a page does
-to the process that parses it, it does to that process: it is killed, and the page set aside with the reason.
+A row that `read` gives is a page: its prompt is the text, `notes.page` says where it is from (url, domain, hash of what
+was fetched, date, robots, licence, archive and record), and `notes.stated` holds the pairs that its markup states. Each
+page is parsed in a subprocess with CPU and memory limits. If it exceeds them, the subprocess is killed and the page is
+dropped with the reason.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
-from curation.mammoth2.archives import Columns, Raw, opened
-from curation.mammoth2.storage import found
+from curation.mammoth2.archives import Columns, Raw, find_archives, read_archive
 from curation.stage import stage
 from eval.grader.worker import Died, TimedOut, Workers
 from limo.data import Dropped, Example, Row, chat
@@ -31,6 +31,7 @@ from limo.sources import take_fraction
 CHUNK, CHUNK_BYTES = 32, 4_000_000  # pages sent to a process at once, as long as they are no larger together
 AHEAD = 3  # chunks for each process that wait for it
 
+Parsed = dict[str, Any]  # what a process says of a page
 _workers: list[Workers] = []  # of this process, made once
 
 
@@ -43,7 +44,7 @@ def archives(
     them. Raises UserError if a path holds no archive, or cannot be listed.
     """
     try:
-        listed = [path for pattern in paths for path in found(pattern)]
+        listed = [path for pattern in paths for path in find_archives(pattern)]
     except UserError as error:
         raise UserError(f"pool source '{name}': {error}" + (f". {install}" if install else "")) from None
     rows = (Example(f"{name}/{path}", chat(path, system), "", source=name) for path in dict.fromkeys(listed))
@@ -67,38 +68,40 @@ def read(
     Args: `columns` of Parquet and JSONL, null where there are none; `max_bytes` of a page, packed or unpacked;
     `seconds` of processor time and `memory` in MB that one page may take; `deny` domains, with all below them, that are
     not read; `robots` directives, such as noai, that a page is not taken under (header and meta element). Raises
-    UserError for settings that cannot be.
+    UserError for settings out of range.
     """
     if min(max_bytes, seconds, memory) <= 0:
         raise UserError("pages needs max_bytes, seconds and memory above 0")
     if columns and columns.kind not in ("html", "text"):
         raise UserError(f"pages.columns.kind must be html or text, not '{columns.kind}'")
-    denied = frozenset(domain.lower().removeprefix("www.") for domain in deny)
+    denied = tuple("." + domain.lower().removeprefix("www.") for domain in deny)
     limits = (max_bytes, float(seconds), memory * 2**20)
-    yield from _read(_raws(rows, columns, max_bytes, denied), limits, frozenset(robots))
+    waiting = deque[tuple[list[Found], Future[list[Parsed]]]]()
+    with ThreadPoolExecutor(count_cores()) as pool:
+        for chunk in _chunks(_list_pages(rows, columns, max_bytes, denied)):
+            pages = [one[1] for one in chunk if not isinstance(one, Dropped)]
+            waiting.append((chunk, pool.submit(_parse, pages, limits)))
+            if len(waiting) > AHEAD * count_cores():
+                yield from _rows(*waiting.popleft(), frozenset(robots))
+        while waiting:
+            yield from _rows(*waiting.popleft(), frozenset(robots))
 
 
 Found = tuple[Example, Raw] | Dropped  # a page with the archive it is from
 
 
-def _raws(rows: Iterable[Example], columns: Columns | None, most: int, denied: frozenset[str]) -> Iterator[Found]:
+def _list_pages(
+    rows: Iterable[Example], columns: Columns | None, most: int, denied: tuple[str, ...]
+) -> Iterator[Found]:
     for row in rows:
-        for raw in opened(row.question, columns, most):
+        for raw in read_archive(row.question, columns, most):
             if isinstance(raw, Dropped):
-                key = f"{row.id}/{raw.row}" if raw.row else row.id
-                yield Dropped(key, "", raw.reason, raw.detail, raw.file, raw.row, raw.data)
-            elif banned := _banned(domain_of(raw.url), denied):
-                yield Dropped(
-                    f"{row.id}/{raw.number}", "", "domain not wanted", banned, row.question, raw.number, _from(raw)
-                )
+                yield replace(raw, id=f"{row.id}/{raw.row}" if raw.row else row.id)
+            elif f".{domain_of(raw.url)}".endswith(denied):
+                where = (row.question, raw.number, _origin(raw))
+                yield Dropped(f"{row.id}/{raw.number}", "", "domain not wanted", domain_of(raw.url), *where)
             else:
                 yield row, raw
-
-
-def _banned(domain: str, denied: frozenset[str]) -> str:
-    """Which of the denied domains a domain is, or stands below; empty if none."""
-    parts = domain.split(".")
-    return next((d for at in range(len(parts)) if (d := ".".join(parts[at:])) in denied), "") if denied else ""
 
 
 def domain_of(url: str) -> str:
@@ -116,22 +119,9 @@ def domain_of(url: str) -> str:
         return ""
 
 
-def _from(raw: Raw) -> dict[str, Any]:
+def _origin(raw: Raw) -> dict[str, Any]:
     url = raw.url[:2000].encode("utf-8", "replace").decode()  # half of a surrogate pair cannot be shown
     return {"url": url, "domain": domain_of(url)}
-
-
-def _read(raws: Iterator[Found], limits: tuple[int, float, int], robots: frozenset[str]) -> Iterator[Row]:
-    """Pages through processes, in order."""
-    waiting = deque[tuple[list[Found], Future[list[dict[str, Any]]]]]()
-    with ThreadPoolExecutor(count_cores()) as pool:
-        for chunk in _chunks(raws):
-            pages = [one[1] for one in chunk if not isinstance(one, Dropped)]
-            waiting.append((chunk, pool.submit(_told, pages, limits)))
-            if len(waiting) > AHEAD * count_cores():
-                yield from _rows(*waiting.popleft(), robots)
-        while waiting:
-            yield from _rows(*waiting.popleft(), robots)
 
 
 def _chunks(raws: Iterator[Found]) -> Iterator[list[Found]]:
@@ -146,8 +136,8 @@ def _chunks(raws: Iterator[Found]) -> Iterator[list[Found]]:
         yield chunk
 
 
-def _told(pages: list[Raw], limits: tuple[int, float, int]) -> list[dict[str, Any]]:
-    """What a process tells of each page. One that takes too much costs itself: the others are asked again."""
+def _parse(pages: list[Raw], limits: tuple[int, float, int]) -> list[Parsed]:
+    """What a process says of each page. One that takes too much costs itself: the others are sent again."""
     most, seconds, memory = limits
     if not pages:
         return []
@@ -158,47 +148,42 @@ def _told(pages: list[Raw], limits: tuple[int, float, int]) -> list[dict[str, An
         return list(_workers[0].ask([memory, asked], seconds))
     except (TimedOut, Died) as error:
         if len(pages) > 1:
-            return [told for page in pages for told in _told([page], limits)]
+            return [parsed for page in pages for parsed in _parse([page], limits)]
         if isinstance(error, TimedOut):
             return [{"reason": "takes too long", "detail": f"more than pages.seconds={seconds:g} of processor time"}]
-        return [
-            {
-                "reason": "takes too much memory",
-                "detail": f"more than pages.memory={memory // 2**20} MB, or its parser died",
-            }
-        ]
+        detail = f"more than pages.memory={memory // 2**20} MB, or its parser died"
+        return [{"reason": "takes too much memory", "detail": detail}]
 
 
-def _rows(chunk: list[Found], future: "Future[list[dict[str, Any]]]", robots: frozenset[str]) -> Iterator[Row]:
-    told = iter(future.result())
+def _rows(chunk: list[Found], future: "Future[list[Parsed]]", robots: frozenset[str]) -> Iterator[Row]:
+    parsed = iter(future.result())
     for one in chunk:
-        yield one if isinstance(one, Dropped) else _row(*one, next(told), robots)
+        yield one if isinstance(one, Dropped) else _row(*one, next(parsed), robots)
 
 
-def _row(archive: Example, raw: Raw, told: Mapping[str, Any], robots: frozenset[str]) -> Row:
+def _row(archive: Example, raw: Raw, parsed: Mapping[str, Any], robots: frozenset[str]) -> Row:
     key, where = f"{archive.id}/{raw.number}", (archive.question, raw.number)
-    if "reason" in told:
-        return Dropped(key, "", told["reason"], told["detail"], *where, _from(raw))
-    said = ", ".join(filter(None, (raw.robots, told["robots"])))
+    if "reason" in parsed:
+        return Dropped(key, "", parsed["reason"], parsed["detail"], *where, _origin(raw))
+    said = ", ".join(filter(None, (raw.robots, parsed["robots"])))
+    body = raw.body if isinstance(raw.body, bytes) else raw.body.encode("utf-8", "replace")
     page = {
-        **_from(raw),
-        "hash": hashlib.sha256(
-            raw.body if isinstance(raw.body, bytes) else raw.body.encode("utf-8", "replace")
-        ).hexdigest(),
-        "title": told["title"],
+        **_origin(raw),
+        "hash": hashlib.sha256(body).hexdigest(),
+        "title": parsed["title"],
         "date": raw.date,
         "robots": said,
-        "licence": told["licence"] or archive.notes.get("licence", ""),
+        "licence": parsed["licence"] or archive.notes.get("licence", ""),
         "archive": archive.question,
         "record": raw.number,
-        "formulas": told["formulas"],
+        "formulas": parsed["formulas"],
     }
     if forbidden := robots & set(re.split(r"[\s,:]+", said)):
         return Dropped(key, "", "robots", ", ".join(sorted(forbidden)), *where, page)
     system = next((m["content"] for m in archive.prompt if m["role"] == "system"), "")
     licence = {"licence": page["licence"]} if page["licence"] else {}
-    notes = {"page": page, "stated": told["pairs"], **licence}
-    return Example(key, chat(told["text"], system), "", source=archive.source, notes=notes)
+    notes = {"page": page, "stated": parsed["pairs"], **licence}
+    return Example(key, chat(parsed["text"], system), "", source=archive.source, notes=notes)
 
 
 def first_words(text: str, count: int) -> str:

@@ -1,9 +1,9 @@
 """One page at a time, in a process that may be killed: from bytes or HTML to text that keeps mathematics, and pairs.
 
     worker = Workers("curation.mammoth2.pageworker", limit=2)
-    told = worker.ask([memory, [page, ...]], seconds)      # one answer a page, `read_page`'s
+    parsed = worker.ask([memory, [page, ...]], seconds)    # one answer a page, `read_page`'s
 
-Whoever sends a page bounds its time (`eval/grader/worker.py` kills the process) and its memory (RLIMIT_AS, set here):
+The caller bounds the time of a page (`eval/grader/worker.py` kills the process) and its memory (RLIMIT_AS, set here):
 50 MB of nested elements take minutes and gigabytes. The parser and the extractor are Resiliparse's, well kept and
 written in Rust; formulas (`curation/mammoth2/formulas.py`) and questions (`curation/mammoth2/markup.py`) are put into
 its tree before it extracts. Its main-content heuristics drop lists and boxes now and then. So the formulas and answers
@@ -20,19 +20,10 @@ from typing import Any
 from curation.mammoth2 import formulas, markup
 from eval.grader.worker import serve
 
-ASIDE = [
-    "nav",
-    "footer",
-    "aside",
-    "form",
-    "button",
-    ".navheader",
-    ".navfooter",
-    ".sphinxsidebar",
-    ".related",
-    ".breadcrumbs",
-]
-ASIDE += ["[role=navigation]", ".sidebar", ".menu", ".cookie", ".advertisement"]
+ASIDE = (
+    "nav footer aside form button .navheader .navfooter .sphinxsidebar .related .breadcrumbs [role=navigation] "
+    ".sidebar .menu .cookie .advertisement"
+).split()
 WHOLE = re.compile(r"\ue011|\ue000[scd]aend\d+\ue001")  # formulas and answers that came out to their end
 WRITTEN = re.compile(r"\\[(\[]|\$[^$\n<>]{1,300}\$|\\begin\{(?:equation|align|gather|eqnarray)")  # by the page itself
 BROKEN = 0.02  # share of characters that cannot be decoded, above which a page has no encoding that is known
@@ -42,32 +33,31 @@ BINARY = re.compile(
 
 FOREIGN = re.compile("[\0\ue000-\ue0ff\ud800-\udfff]")  # our marks, and what no text can hold
 
-Told = dict[str, Any]  # text, title, robots, licence, formulas, pairs; or reason and detail
+Parsed = dict[str, Any]  # text, title, robots, licence, formulas, pairs; or reason and detail
 
 
-def read_page(body: bytes | str, kind: str, packed: str, charset: str, most: int) -> Told:
+def read_page(body: bytes | str, kind: str, packed: str, charset: str, most: int) -> Parsed:
     """What is read of one page.
 
     Args: `kind` html or text; `packed` the HTTP Content-Encoding, `charset` that of the header, each empty if there is
-    none; `most` bytes that it may unpack to. Returns the page, or `reason` and `detail` why it is set aside.
+    none; `most` bytes that it may unpack to. Returns the page, or `reason` and `detail` why it is dropped.
     """
     if isinstance(body, bytes):
-        data = _unpacked(body, packed, most)
-        text = _decoded(data, charset, kind) if isinstance(data, bytes) else data
+        data = _unpack(body, packed, most)
+        text = _decode(data, charset) if isinstance(data, bytes) else data
         if not isinstance(text, str):
             return text
         body = text
     elif len(body) > most:
         return {"reason": "page too long", "detail": f"{len(body):,} characters; the limit is max_bytes={most:,}"}
     body = FOREIGN.sub("\ufffd", body)
-    return _text(body) if kind == "text" else _html(markup.REFERENCE.sub("\ufffd", body))
+    if kind == "text":  # such as WET's
+        text, pairs = markup.unmarked(body)
+        return _page(text, "", "", "", 0, pairs)
+    return _html(markup.REFERENCE.sub("\ufffd", body))
 
 
-def _wide(body: bytes) -> bool:
-    return body[:2] in (b"\xff\xfe", b"\xfe\xff")
-
-
-def _unpacked(body: bytes, packed: str, most: int) -> bytes | Told:
+def _unpack(body: bytes, packed: str, most: int) -> bytes | Parsed:
     """The bytes without their Content-Encoding, at most `most` of them: a bomb is not unpacked."""
     packed = packed.strip().lower()
     if packed in ("gzip", "x-gzip", "deflate") or body[:3] == b"\x1f\x8b\x08":
@@ -88,23 +78,19 @@ def _unpacked(body: bytes, packed: str, most: int) -> bytes | Told:
     return body
 
 
-def _decoded(body: bytes, charset: str, kind: str) -> str | Told:
+def _decode(body: bytes, charset: str) -> str | Parsed:
     """The bytes as text, by what header or page say or by what they look like."""
-    if BINARY.match(body[:16]) or (body[:4096].count(b"\0") > len(body[:4096]) // 10 + 1 and not _wide(body)):
+    wide = body[:2] in (b"\xff\xfe", b"\xfe\xff")
+    if BINARY.match(body[:16]) or (body[:4096].count(b"\0") > len(body[:4096]) // 10 + 1 and not wide):
         return {"reason": "not a page", "detail": f"its bytes begin {body[:8]!r}"}
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
-    try:
-        return body.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        pass
-    guesses = [map_encoding_to_html5(charset, False)] if charset else []
-    if (found := re.search(rb"charset\s*=\s*[\"']?([\w-]{3,20})", body[:2048])) and kind == "html":
-        guesses.append(map_encoding_to_html5(found[1].decode("ascii", "replace"), False))
     best, share = "", 1.0
+    stated = re.search(rb"charset\s*=\s*[\"']?([\w-]{3,20})", body[:2048])
+    guesses = ["utf-8", charset, stated[1].decode("ascii", "replace") if stated else ""]
     for guess in [*filter(None, guesses), detect_encoding(body, max_len=65536) or "utf-8"]:
         try:
-            text = bytes_to_str(body, guess, errors="replace", fallback_encodings=())
+            text = bytes_to_str(body, str(map_encoding_to_html5(guess)), errors="replace", fallback_encodings=())
         except (LookupError, ValueError):
             continue
         lost = (text.count("\ufffd") + len(re.findall("[\x80-\x9f]", text[:200_000]))) / max(len(text), 1)
@@ -114,16 +100,10 @@ def _decoded(body: bytes, charset: str, kind: str) -> str | Told:
             break
     if share > BROKEN:
         return {"reason": "broken encoding", "detail": f"{100 * min(share, 1):.0f} % of it cannot be decoded"}
-    return best
+    return best.removeprefix("\ufeff")
 
 
-def _text(body: str) -> Told:
-    """A page that comes as text, such as WET's."""
-    text, pairs = markup.unmarked(body)
-    return _told(text, "", "", "", 0, pairs)
-
-
-def _html(html: str) -> Told:
+def _html(html: str) -> Parsed:
     from resiliparse.parse.html import HTMLTree
 
     tree = HTMLTree.parse(html)
@@ -137,7 +117,7 @@ def _html(html: str) -> Told:
     marked = put + markup.mark(tree, html)
     text, pairs = markup.unmarked(extracted(tree, html, marked))
     pairs += _metadata(metadata, text, pairs)
-    return _told(text, " ".join((tree.title or "").split())[:300], robots, licence, put, pairs)
+    return _page(text, " ".join((tree.title or "").split())[:300], robots, licence, put, pairs)
 
 
 def extracted(tree: Any, html: str, marked: int) -> str:
@@ -197,29 +177,29 @@ def _plain(said: str) -> str:
     return markup.PRIVATE.sub("", extract_plain_text(tree, preserve_formatting=True, alt_texts=False)).strip()
 
 
-def _told(text: str, title: str, robots: str, licence: str, put: int, pairs: list[markup.Pair]) -> Told:
+def _page(text: str, title: str, robots: str, licence: str, put: int, pairs: list[markup.Pair]) -> Parsed:
     if not text.strip():
         return {"reason": "no text", "detail": "nothing of it is left without its markup"}
     stated = [[pair.rule, pair.question, pair.answer, list(pair.at)] for pair in pairs]
     return {"text": text, "title": title, "robots": robots, "licence": licence, "formulas": put, "pairs": stated}
 
 
-def _answer(question: tuple[int, list[list[Any]]]) -> list[Told]:
+def _answer(question: tuple[int, list[list[Any]]]) -> list[Parsed]:
     """In the worker: the pages of one question."""
     memory, pages = question
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    return [_guarded(page) for page in pages]
+    return [_guard(page) for page in pages]
 
 
-def _guarded(page: list[Any]) -> Told:
+def _guard(page: list[Any]) -> Parsed:
     try:
-        told = read_page(*page)
-        for key in ("text", "title"):  # half of a surrogate pair cannot be sent
-            told[key] = told[key].encode("utf-8", "replace").decode() if key in told else ""
-        return told
+        parsed = read_page(*page)
+        # Half of a surrogate pair cannot be sent
+        texts = {key: parsed[key] for key in ("text", "title") if key in parsed}
+        return parsed | {key: text.encode("utf-8", "replace").decode() for key, text in texts.items()}
     except MemoryError:
         return {"reason": "takes too much memory", "detail": "see pages.memory"}
     except (RecursionError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:

@@ -4,25 +4,34 @@ Round 1 learns from seed pages against random pages. Domains of which it recalls
 or a model (`curation/mammoth2/domains.py`). Round 2 learns from pages of the chosen domains against those of all
 others, and what it recalls is decided on by domain once more (Yue et al. 2024, "MAmmoTH2", arXiv 2405.03548, section
 2.1). How well both tell held-out pages apart is printed and kept with the stage.
+
+The classifier has the role of fastText (Joulin et al. 2016, arXiv 1607.01759), which learns word vectors and a linear
+layer on their mean. Here n-grams are hashed into columns on which the linear layer stands directly: scikit-learn's
+HashingVectorizer and SGDClassifier. Nothing of a page is stored but its probability.
 """
 
-from collections import defaultdict
+import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
 from curation.mammoth2.domains import SHOWN, Domain
 from curation.mammoth2.pages import first_words
-from curation.mammoth2.recognise import Learning, Recogniser, learned, quality
 from curation.similar import digest
 from curation.stage import check_engine, stage
 from limo.data import Dropped, Example, Row
 from limo.errors import UserError
 from limo.figures import tell
+from limo.parallel import chunked, spread
 from limo.progress import say
 from limo.recipe import bind
+
+CHUNK = 2000  # pages sent to a process at once; fewer than two of these are worked here
+LONGEST = 20_000  # characters of a page that are looked at
+WORDS = 3000  # of a page that is learned from
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,20 @@ class Seeds:
     per_class: int  # pages of each kind, at most; the others are random ones of those that are recalled from
 
 
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """How a classifier learns."""
+
+    ngrams: int  # runs of up to so many words
+    features: int  # columns that they are hashed into
+    epochs: int
+    rate: float
+
+    def __post_init__(self) -> None:
+        if self.ngrams < 1 or self.features < 2 or self.epochs < 1 or self.rate <= 0:
+            raise UserError(f"a classifier needs ngrams, features, epochs and rate above 0: {self}")
+
+
 def _check(*, seeds: Seeds, first: dict[str, Any], second: dict[str, Any], **_: object) -> None:
     for name, node in seeds.positives.items():
         next(iter(bind(node, f"seeds.positives.{name}")(name, "")), None)
@@ -42,7 +65,7 @@ def _check(*, seeds: Seeds, first: dict[str, Any], second: dict[str, Any], **_: 
             check_engine(node["engine"], where=f"{name}.engine")
 
 
-@stage("pool", samples=True, check=_check)
+@stage("pool", writes=("recall_1", "recall_2"), samples=True, check=_check)
 def recall(
     rows: Iterable[Example],
     /,
@@ -66,18 +89,44 @@ def recall(
     """
     if not (0 < threshold < 1 and 0 < held_out < 1):
         raise UserError(f"recall needs threshold and held_out between 0 and 1: {threshold}, {held_out}")
-    listed = _seed_archives(seeds)  # where there are none, that is told before any page is read
+    sources = [(name, bind(node, f"recall.seeds.positives.{name}")) for name, node in seeds.positives.items()]
+    listed = [row for name, source in sources for row in source(name, "") if isinstance(row, Example)]
     if not any(True for _ in rows):
         return
-    positives = _seed_pages(seeds, listed)
-    random = [first_words(row.question, 3000) for row in _drawn(rows, seeds.per_class, f"{seed}/random")]
-    one = _round("round 1", positives, random, learning, threshold, held_out, seed)
-    scores_1 = list(one.scores(row.question for row in rows))
-    chosen_1 = _decided("round 1", rows, scores_1, threshold, least, first)
-    inside, outside = _by_domain(rows, chosen_1, scores_1, threshold, seeds.per_class, seed)
-    two = _round("round 2", [*inside, *positives], outside, learning, threshold, held_out, seed)
-    scores_2 = list(two.scores(row.question for row in rows))
-    chosen_2 = _decided("round 2", rows, scores_2, threshold, 1, second)
+    k = seeds.per_class
+    pages = (row for row in bind(seeds.read, "recall.seeds.read")(listed) if isinstance(row, Example))
+    positives = [first_words(row.question, WORDS) for row in islice(pages, k)]
+    if len(positives) < 2:
+        raise UserError(
+            f"recall.seeds.positives: {len(positives)} seed pages can be read of {len(listed)} archives, 2 are needed"
+        )
+
+    def run_round(name: str, positives: list[str], others: list[str]) -> list[float]:
+        """The probability of each row after learning from both kinds, some of which are held out to measure."""
+        (kept, out), (kept_others, out_others) = (_split(texts, held_out, seed) for texts in (positives, others))
+        model = learn(kept, kept_others, learning, seed)
+        found = np.fromiter(model.scores([*out, *out_others]), dtype=float) >= threshold
+        hits = float(found[: len(out)].mean()) if out else 0.0
+        false = float(found[len(out) :].mean()) if out_others else 0.0
+        precision = hits / (hits + false) if hits + false else 0.0  # of as many positives as others
+        measured = f"precision {precision:.3f}, recall {hits:.3f} of {len(out):,} and {len(out_others):,} others"
+        say(f"recall, {name}: learned from {len(kept):,} and {len(kept_others):,} others; held out: {measured}")
+        tell(f"{name}: held-out precision", precision)
+        tell(f"{name}: held-out recall", hits)
+        tell(f"{name}: held-out pages", len(found))
+        return list(model.scores(row.question for row in rows))
+
+    scores_1 = run_round("round 1", positives, _sample(((row, True) for row in rows), k, f"{seed}/random"))
+    chosen_1 = _decide("round 1", rows, scores_1, threshold, least, first)
+
+    def by_domain(inside: bool) -> Iterator[tuple[Example, bool]]:
+        for row, score in zip(rows, scores_1, strict=True):
+            chosen = chosen_1.get(_domain(row), False)
+            yield row, chosen and score >= threshold if inside else not chosen
+
+    inside, outside = (_sample(by_domain(kind), k, f"{seed}/second") for kind in (True, False))
+    scores_2 = run_round("round 2", [*inside, *positives], outside)
+    chosen_2 = _decide("round 2", rows, scores_2, threshold, 1, second)
     for row, score_1, score_2 in zip(rows, scores_1, scores_2, strict=True):
         scores = {**row.scores, "recall_1": round(score_1, 4), "recall_2": round(score_2, 4)}
         data = {**row.notes["page"], "scores": scores}
@@ -95,59 +144,19 @@ def _domain(row: Example) -> str:
     return str(row.notes["page"]["domain"])
 
 
-def _seed_archives(seeds: Seeds) -> list[Example]:
-    sources = ((name, bind(node, f"recall.seeds.positives.{name}")) for name, node in seeds.positives.items())
-    return [row for name, source in sources for row in source(name, "") if isinstance(row, Example)]
-
-
-def _seed_pages(seeds: Seeds, listed: list[Example]) -> list[str]:
-    pages = bind(seeds.read, "recall.seeds.read")(listed)
-    texts = list(
-        islice((first_words(row.question, 3000) for row in pages if isinstance(row, Example)), seeds.per_class)
-    )
-    if len(texts) < 2:
-        raise UserError(
-            f"recall.seeds.positives: {len(texts)} seed pages can be read of {len(listed)} archives, 2 are needed"
-        )
-    return texts
-
-
-def _drawn(rows: Iterable[Example], k: int, key: str) -> list[Example]:
-    """`k` of the rows at random, the same for the same key, in one pass with `k` rows in memory."""
-    import heapq
-
-    lots = ((digest(f"{key}/{row.id}"), at, row) for at, row in enumerate(rows))
-    return [row for _, _, row in heapq.nsmallest(k, lots)]
+def _sample(rows: Iterable[tuple[Example, bool]], k: int, key: str) -> list[str]:
+    """The texts of `k` of the rows that fit, at random, the same for the same key, with `k` rows in memory."""
+    keyed = ((digest(f"{key}/{row.id}"), at, row) for at, (row, fits) in enumerate(rows) if fits)
+    return [first_words(row.question, WORDS) for _, _, row in heapq.nsmallest(k, keyed)]
 
 
 def _split(texts: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Texts to learn from and those held out, by their content: a double never stands on both sides."""
-    kept, out = list[str](), list[str]()
-    for text in texts:
-        (out if digest(f"{seed}/{text}") < share * 2**64 else kept).append(text)
-    return kept, out
+    """Texts to learn from and those held out, by their content: a duplicate never stands on both sides."""
+    out = {text for text in texts if digest(f"{seed}/{text}") < share * 2**64}
+    return [text for text in texts if text not in out], [text for text in texts if text in out]
 
 
-def _round(
-    name: str,
-    positives: list[str],
-    negatives: list[str],
-    learning: Learning,
-    threshold: float,
-    held_out: float,
-    seed: int,
-) -> Recogniser:
-    (kept, out), (others, out_others) = (_split(texts, held_out, seed) for texts in (positives, negatives))
-    found = learned(kept, others, learning, seed)
-    measured = quality(found, out, out_others, threshold)
-    say(f"recall, {name}: learned from {len(kept):,} and {len(others):,} others; held out: {measured}")
-    tell(f"{name}: held-out precision", measured.precision)
-    tell(f"{name}: held-out recall", measured.recall)
-    tell(f"{name}: held-out pages", measured.positives + measured.negatives)
-    return found
-
-
-def _decided(
+def _decide(
     name: str,
     rows: Iterable[Example],
     scores: Sequence[float],
@@ -179,18 +188,66 @@ def _decided(
     return chosen
 
 
-def _by_domain(
-    rows: Iterable[Example], chosen: Mapping[str, bool], scores: Sequence[float], threshold: float, k: int, seed: int
-) -> tuple[list[str], list[str]]:
-    """Pages that round 2 learns from: recalled ones of the chosen domains, and any of all others."""
-    import heapq
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """A linear classifier of texts by their n-grams."""
 
-    kinds: dict[bool, list[tuple[int, int, str]]] = defaultdict(list)
-    for at, (row, score) in enumerate(zip(rows, scores, strict=True)):
-        inside = chosen.get(_domain(row), False)
-        if inside and score < threshold:
-            continue
-        lot = (-digest(f"{seed}/second/{row.id}"), at, first_words(row.question, 3000))
-        push = partial(heapq.heappush if len(kinds[inside]) < k else heapq.heappushpop, kinds[inside])
-        push(lot)
-    return [text for _, _, text in kinds[True]], [text for _, _, text in kinds[False]]
+    learning: Learning
+    weights: np.ndarray  # (features,)
+    bias: float
+
+    def scores(self, texts: Iterable[str]) -> Iterator[float]:
+        """The probability of each text to be of the kind, in order; on all cores."""
+        for chunk in spread(_score, chunked(texts, CHUNK), start=_keep_model, given=(self,)):
+            yield from chunk
+
+
+def learn(positives: list[str], negatives: list[str], learning: Learning, seed: int) -> Classifier:
+    """A classifier that tells `positives` from `negatives`; logistic loss, both kinds weighing the same.
+
+    Raises UserError if there are none of a kind.
+    """
+    from scipy.sparse import vstack
+    from sklearn.linear_model import SGDClassifier
+
+    if not positives or not negatives:
+        raise UserError(
+            f"a classifier needs pages of both kinds, not {len(positives)} positive and {len(negatives)} others"
+        )
+    texts = [*positives, *negatives]
+    columns = vstack(list(spread(_vectors, ((learning, chunk) for chunk in chunked(texts, CHUNK)))))
+    labels = np.repeat([1, 0], [len(positives), len(negatives)])
+    settings = {"loss": "log_loss", "penalty": None, "learning_rate": "constant", "tol": None}
+    model = SGDClassifier(
+        **settings, eta0=learning.rate, max_iter=learning.epochs, class_weight="balanced", random_state=seed
+    ).fit(columns, labels)
+    return Classifier(learning, model.coef_[0].astype(np.float32), float(model.intercept_[0]))
+
+
+def _vectors(work: tuple[Learning, list[str]]) -> Any:
+    """Rows of hashed n-grams, of length 1: sparse (texts, features)."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    learning, texts = work
+    hashed = HashingVectorizer(
+        ngram_range=(1, learning.ngrams),
+        n_features=learning.features,
+        alternate_sign=False,
+        norm="l2",
+        token_pattern=r"\\?\w+|[=+^$?]",
+        dtype=np.float32,
+    )
+    return hashed.transform(text[:LONGEST] for text in texts)
+
+
+_model: Classifier  # of this process
+
+
+def _keep_model(model: Classifier) -> None:
+    global _model
+    _model = model
+
+
+def _score(texts: list[str]) -> list[float]:
+    sums = _vectors((_model.learning, texts)) @ _model.weights + _model.bias
+    return [float(value) for value in 1 / (1 + np.exp(-np.clip(sums, -30, 30)))]

@@ -1,4 +1,4 @@
-"""Refine: one or more models rewrite each pair, and what they make of it is checked before it is believed.
+"""Refine: one or more models rewrite each pair, and what they write is checked before it is kept.
 
 MAmmoTH2 has two models rewrite every pair and keeps both (section 2.3 of the paper); 10 % of what came out was wrong
 (an audit of 50), and nothing was verified. Here a rewriting stays only if it has the asked form and an end, if its
@@ -13,18 +13,17 @@ from typing import Any, Literal
 
 from curation.mammoth2.harvest import CUT, final_answer
 from curation.similar import numbers, tokens
-from curation.stage import stage
+from curation.stage import drop, stage
 from eval.equations import equations, holds
 from eval.grade import grade
-from limo.data import Dropped, Example, Message, Row, chat, content_id
+from limo import marked
+from limo.data import Example, Message, Row, chat, content_id
 from limo.engines.ledger import Cached
-from limo.engines.protocol import Completion, Prompt, Sampling, sample, stream
+from limo.engines.protocol import Completion, Prompt, Sampling, stream
 from limo.errors import UserError
 from limo.figures import count
-from limo.parallel import chunked
 from limo.recipe import bind
 
-CHUNK = 512
 REFUSES = re.compile(r"\b(?:as an ai|i cannot|i can't|i'm sorry|i am sorry|i am unable)\b", re.IGNORECASE)
 
 PROMPT = """\
@@ -87,68 +86,50 @@ def refine(
     """
     if not refiners:
         raise UserError("refine.refiners names none: give each its engine and sampling, or leave the stage out")
-    bound = {name: _bound(name, node) for name, node in refiners.items()}
-    for name, refiner in bound.items():  # what is drawn here is in the ledger when it is read below
-        engine = Cached(bind(refiner.engine, f"refine.refiners.{name}.engine")())
-        if not any(True for _ in rows):  # a key that is not set has been told by now
-            continue
-        for _ in stream(
-            engine, ((refine_prompt(row), refiner.sampling.n) for row in rows), refiner.sampling, f"refine: {name}"
-        ):
+    bound: dict[str, Refiner] = {
+        name: bind({"_target_": f"{__name__}.Refiner", **node}, f"refine.refiners.{name}")()
+        for name, node in refiners.items()
+    }
+
+    def ask(name: str) -> tuple[Cached, Iterator[Sequence[Completion]]]:
+        engine, sampling = Cached(bind(bound[name].engine, f"refine.refiners.{name}.engine")()), bound[name].sampling
+        return engine, stream(engine, ((refine_prompt(row), sampling.n) for row in rows), sampling, f"refine: {name}")
+
+    for name in bound:  # one model in memory at a time; below all replies are in the ledger
+        for _ in ask(name)[1]:
             pass
-        del engine
-    for chunk in chunked(rows, CHUNK):
-        drawn = {name: _replies(name, refiner, chunk) for name, refiner in bound.items()}
-        for at, row in enumerate(chunk):
-            yield from _outcome(
-                row, {name: (who, replies[at]) for name, (who, replies) in drawn.items()}, bounds, otherwise
-            )
-
-
-def _bound(name: str, node: Mapping[str, Any]) -> Refiner:
-    where = {"_target_": "curation.mammoth2.refine.Refiner", **node}
-    refiner: Refiner = bind(where, f"refine.refiners.{name}")()
-    return refiner
-
-
-def _replies(name: str, refiner: Refiner, rows: Sequence[Example]) -> tuple[str, list[list[Completion]]]:
-    engine = Cached(bind(refiner.engine, f"refine.refiners.{name}.engine")())
-    return engine.fingerprint, sample(engine, [refine_prompt(row) for row in rows], refiner.sampling, f"refine: {name}")
+    asked = {name: ask(name) for name in bound}
+    for row, *replies in zip(rows, *(sampled for _, sampled in asked.values()), strict=True):
+        by_name = zip(asked, replies, strict=True)
+        yield from _outcome(row, {name: (asked[name][0], each) for name, each in by_name}, bounds, otherwise)
 
 
 def _outcome(
-    row: Example, drawn: Mapping[str, tuple[str, Sequence[Completion]]], bounds: Bounds, otherwise: str
+    row: Example, sampled: Mapping[str, tuple[Cached, Sequence[Completion]]], bounds: Bounds, otherwise: str
 ) -> Iterator[Row]:
     """What becomes of a pair: its rewritings, itself, or its drop."""
     why: dict[str, str] = {}
-    for name, (model, replies) in drawn.items():
-        tried = [_checked(row, reply, bounds) for reply in replies]
-        good = next((one for one in tried if not isinstance(one, str)), None)
+    for name, (engine, replies) in sampled.items():
+        checked = [_check(row, reply, bounds) for reply in replies]
+        good = next((one for one in checked if not isinstance(one, str)), None)
         if good is None:
-            why[name] = str(tried[0])
-            count(f"not refined: {tried[0]}")
+            why[name] = str(checked[0])
+            count(f"not refined: {checked[0]}")
             continue
         question, answer, verdict = good
         count("rewritings")
         prompt = (*row.prompt[:-1], Message(role="user", content=question))
-        refined = {"by": name, "model": model, "prompt": content_id(PROMPT), "verdict": verdict}
-        kept = row.answer or final_answer(answer)
-        yield replace(
-            row,
-            id=f"{row.id}/{name}",
-            prompt=prompt,
-            completion=answer,
-            answer=kept,
-            notes={**row.notes, "refined": refined},
-        )
-    if len(why) < len(drawn):
+        refined = {"by": name, "model": engine.fingerprint, "prompt": content_id(PROMPT), "verdict": verdict}
+        made = replace(row, id=f"{row.id}/{name}", prompt=prompt, completion=answer)
+        yield replace(made, answer=row.answer or final_answer(answer), notes={**row.notes, "refined": refined})
+    if len(why) < len(sampled):
         return
     if otherwise == "keep":
         count("kept as extracted")
         yield replace(row, notes={**row.notes, "refined": {"by": None, "why": why}})
     else:
         detail = "; ".join(f"{name}: {reason}" for name, reason in why.items())
-        yield Dropped(row.id, "", "not refined", detail, data=row.to_json())
+        yield drop(row, "not refined", detail)
 
 
 def refine_prompt(row: Example) -> Prompt:
@@ -157,8 +138,8 @@ def refine_prompt(row: Example) -> Prompt:
 
 
 def code_of(row: Example) -> str:
-    """The code of a pair's marks: no text can hold the hash of itself."""
-    return content_id([row.question, row.completion])[:8]
+    """The code of a pair's marks (`limo/marked.py`)."""
+    return marked.code_of(row.question, row.completion)
 
 
 def read_refined(reply: Completion, code: str) -> tuple[str, str] | None:
@@ -171,7 +152,7 @@ def read_refined(reply: Completion, code: str) -> tuple[str, str] | None:
     return (found[1].strip(), found[2].strip()) if found and "###" not in found[1] + found[2] else None
 
 
-def _checked(row: Example, reply: Completion, bounds: Bounds) -> tuple[str, str, str] | str:
+def _check(row: Example, reply: Completion, bounds: Bounds) -> tuple[str, str, str] | str:
     """Question, answer and verdict of a rewriting, or why it is not taken."""
     if reply.finish != "stop":
         return "cut off"
@@ -200,21 +181,18 @@ def verified(rows: Iterable[Example], /, *, unverified: Literal["keep", "drop"])
     answer reaches: correct. Without a reference there is nothing to grade: `unverified` are kept or dropped.
     """
     for row in rows:
+        reason = detail = ""
         false = next((e for e in equations(row.completion) if holds(e) is False), None)
-        if false is not None:
-            detail = row.completion[false.start : false.end]
-            yield Dropped(row.id, "", "false equation", detail, data=row.to_json())
-            continue
-        found = grade(row.completion, row.answer) if row.answer else None
+        found = grade(row.completion, row.answer) if row.answer and not false else None
         verdict = found.verdict if found else "none"
-        if verdict == "wrong":
-            yield Dropped(
-                row.id, "", "wrong answer", f"{found and found.extracted!r} for {row.answer!r}", data=row.to_json()
-            )
+        if false:
+            reason, detail = "false equation", row.completion[false.start : false.end]
+        elif found and verdict == "wrong":
+            reason, detail = "wrong answer", f"{found.extracted!r} for {row.answer!r}"
         elif verdict != "correct" and unverified == "drop":
-            yield Dropped(
-                row.id, "", "cannot be graded", "no final answer" if not found else found.how, data=row.to_json()
-            )
+            reason, detail = "cannot be graded", found.how if found else "no final answer"
+        if reason:
+            yield drop(row, reason, detail)
         else:
             count(f"verdict: {verdict}")
             yield replace(row, notes={**row.notes, "verdict": verdict})

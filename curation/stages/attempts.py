@@ -1,6 +1,6 @@
 """Attempts at each problem: how difficult it is, and the chains that come of it.
 
-LIMO (arXiv 2502.03387v3, section 3) does it twice: a weak model makes 4 attempts and whatever it gets right once is too
+LIMO (arXiv 2502.03387v3, section 3) does it twice: a weak model makes 4 attempts, and what it gets right once is too
 easy; a strong one makes 32 and what it gets right 1 to 3 times is kept. Each is `measure_difficulty` with other
 numbers. Attempts at a problem end once its decision is certain (`curation/stages/stopping.py`). Where `chains` asks for
 them, the graded attempts follow their problem as rows, so nothing is sampled or graded again; `add_chains` asks further
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Any, Literal
 
-from curation.similar import digest, squeezed
-from curation.stage import check_engine, stage
+from curation.similar import digest
+from curation.stage import check_engine, drop, stage
 from curation.stages.dedup import group_equal
 from curation.stages.stopping import Window
 from eval.grade import explicit, grade
@@ -25,9 +25,8 @@ from limo.data import Dropped, Example, Row
 from limo.engines.ledger import Cached, spent
 from limo.engines.protocol import OPEN, Completion, Prompt, Request, Sampling, Source, stream
 from limo.errors import UserError
-from limo.files import read_rows
 from limo.progress import progress
-from limo.recipe import InputPath, bind
+from limo.recipe import bind
 
 AGREEING = 3  # answers that are the same are no accident; two of a model's favourite errors may be
 VERDICTS = {"right": "correct", "wrong": "wrong", "unsure": "unsure"}  # of an attempt, in the grader's words
@@ -73,8 +72,9 @@ def measure_difficulty(
     out of range.
     """
     _check_difficulty(engine=engine, sampling=sampling, at_least=at_least, at_most=at_most, unknown=unknown)
-    runner, window = Cached(bind(engine, "engine")()), Window(sampling.n, at_least, at_most, unknown)
-    trials = Trials(rows, by, window, Rules(early_stop, suspect, chains))
+    window = Window(sampling.n, at_least, at_most, unknown)
+    runner = Cached(bind(engine, "engine")())
+    trials = Trials(rows, Rules(by, window, early_stop, suspect, chains))
     with progress(f"{by}: attempts", None, "completion") as advance:
         while not trials.source.ended:  # again, where the engine had nothing to do since others had measured
             for request, completion in runner.complete(trials.take, sampling):
@@ -89,6 +89,8 @@ def measure_difficulty(
 class Rules:
     """What becomes of attempts: see `measure_difficulty`."""
 
+    by: str
+    window: Window
     early_stop: bool
     suspect: float | None
     chains: Literal["right", "all"] | None
@@ -102,7 +104,7 @@ class Trial:
     asked: int = 0
     found: dict[int, tuple[str, str | None]] = field(default_factory=dict)  # by index: outcome, answer
     completions: dict[int, Completion] = field(default_factory=dict)  # by index, where they become rows
-    refused: str = ""  # why the engine would not take it
+    refused: str = ""  # why the engine rejected it
 
     def count(self, *outcomes: str) -> int:
         """How many attempts ended in one of these."""
@@ -112,8 +114,8 @@ class Trial:
 class Trials:
     """Problems under way: what to ask next, and which are decided. Rows are read as there is room for them."""
 
-    def __init__(self, rows: Iterable[Example], by: str, window: Window, rules: Rules) -> None:
-        self.by, self.n, self.window, self.rules = by, window.n, window, rules
+    def __init__(self, rows: Iterable[Example], rules: Rules) -> None:
+        self.rules = rules
         self.first = group_equal(array("Q", (digest(row.problem) for row in rows)))  # of problems with several rows
         self.shared: dict[int, Trial] = {}  # by position of the first row, where more rows of its problem come
         self.source = Source(enumerate(rows))
@@ -125,22 +127,21 @@ class Trials:
         while len(self.waiting) < room and len(self.open) < OPEN and (item := self.source.next()):
             at, row = item
             self.open[at] = Trial(row)
-            if self.by not in row.notes.get("attempts", {}) and self.first.get(at, at) == at:
+            if self.rules.by not in row.notes.get("attempts", {}) and self.first.get(at, at) == at:
                 self._ask(at, self.open[at])
         return [heappop(self.waiting)[-1] for _ in range(min(room, len(self.waiting)))]
 
     def _ask(self, at: int, trial: Trial) -> None:
-        more = self._further(trial) if self.rules.early_stop else self.n - trial.asked
+        """Ask for as many more attempts as are needed in any case."""
+        window, more = self.rules.window, self.rules.window.n - trial.asked
+        if self.rules.early_stop:
+            counts = trial.count("right"), trial.count("cut", "unsure"), trial.asked
+            # A problem that stays is asked to the end, where those to come may agree on another answer
+            if self.rules.suspect is None or window.certain(*counts) is not True:
+                more = window.further(*counts)
         for index in range(trial.asked, trial.asked + more):
             heappush(self.waiting, (at, index, Request(trial.row.prompt, index, at)))
         trial.asked += more
-
-    def _further(self, trial: Trial) -> int:
-        right, unknown = trial.count("right"), trial.count("cut", "unsure")
-        more = self.window.further(right, unknown, trial.asked)
-        if not more and self.rules.suspect is not None and self.window.certain(right, unknown, trial.asked):
-            return self.n - trial.asked  # it stays, unless those to come agree on another answer
-        return more
 
     def record(self, request: Request, completion: Completion) -> None:
         """Grade one attempt, and ask for more once all that were asked for are there and settle nothing."""
@@ -160,52 +161,67 @@ class Trials:
             yield from self._decide(at, trial)
 
     def _decide(self, at: int, trial: Trial) -> Iterator[Row]:
-        first = self.first.get(at)
+        first = self.first.get(at, at)
         if first == at:
-            self.shared[at] = replace(trial, completions={})
-        made = self.shared[first] if first is not None else trial
-        row = self._decision(trial.row, made)
+            spent.spared += self.rules.window.n - trial.asked if trial.asked else 0
+            if at in self.first:
+                self.shared[at] = replace(trial, completions={})
+        made = trial if first == at else self.shared[first]
+        row, tried = self._note(trial.row, made)
+        reason, detail = ("not sampled", made.refused) if made.refused else self._reason_to_drop(tried, row.answer)
+        if reason:
+            yield Dropped(row.id, "", reason, detail, data=(trial.row if made.refused else row).to_json())
+            return
         yield row
-        if isinstance(row, Example) and trial.completions:
-            listed = sorted(trial.completions.items())
-            if self.rules.chains == "right":
-                listed = [(index, completion) for index, completion in listed if trial.found[index][0] == "right"]
-            yield from rivals(row, self.by, dict(listed), trial.found)
-        if made is trial:
-            spent.spared += self.n - trial.asked if trial.asked else 0
+        listed = sorted(trial.completions.items())
+        if self.rules.chains == "right":
+            listed = [(index, completion) for index, completion in listed if trial.found[index][0] == "right"]
+        yield from rivals(row, self.rules.by, dict(listed), trial.found)
 
-    def _decision(self, row: Example, trial: Trial) -> Row:
-        if trial.refused:
-            return Dropped(row.id, "", "not sampled", trial.refused, data=row.to_json())
-        if trial.asked:
-            row = self._noted(row, trial)
-        elif known := trial.row.notes.get("attempts", {}).get(self.by):
-            row = replace(row, notes={**row.notes, "attempts": {self.by: known, **row.notes.get("attempts", {})}})
-        tried = row.notes.get("attempts", {}).get(self.by)
-        if tried is None:  # the window excludes nothing, so that no attempt is needed to keep it
-            return row
-        if doubt := self._doubt(tried, row.answer):
-            return Dropped(row.id, "", "suspect reference", doubt, data=row.to_json())
-        reason, detail = outside(tried, self.window) if "from" in tried else reason_to_drop(tried, self.window)
-        return Dropped(row.id, "", reason, detail, data=row.to_json()) if reason else row
-
-    def _noted(self, row: Example, trial: Trial) -> Example:
+    def _note(self, row: Example, trial: Trial) -> tuple[Example, Mapping[str, Any] | None]:
+        """The row with the counts of its attempts; None where the window excludes nothing, so that none was needed."""
+        by, before = self.rules.by, row.notes.get("attempts", {})
+        if not trial.asked:
+            known = trial.row.notes.get("attempts", {}).get(by)
+            noted = replace(row, notes={**row.notes, "attempts": {**before, by: known}}) if known else row
+            return noted, known
         counts = Counter(outcome for outcome, _ in trial.found.values())
         tried: dict[str, Any] = {"drawn": trial.asked}
         tried |= {name: counts[name] for name in ("right", "wrong", "unsure", "cut")}
-        tried |= other_answer([found for _, found in sorted(trial.found.items())])
-        told = counts["right"] + counts["wrong"]
-        rate = dict.fromkeys(("pass_rate", f"pass_rate_{self.by}"), counts["right"] / told) if told else {}
-        attempts = {**row.notes.get("attempts", {}), self.by: tried}
-        return replace(row, scores={**row.scores, **rate}, notes={**row.notes, "attempts": attempts})
+        wrong = [{"extracted": answer} for _, (outcome, answer) in sorted(trial.found.items()) if outcome == "wrong"]
+        groups = votes(wrong)  # equal answers in other words count as one
+        if common := Counter(group for group in groups if group >= 0).most_common(1):
+            ((group, agreeing),) = common
+            tried |= {"other": str(wrong[groups.index(group)]["extracted"])[:200], "agreeing": agreeing}
+        finished = counts["right"] + counts["wrong"]
+        rate = dict.fromkeys(("pass_rate", f"pass_rate_{by}"), counts["right"] / finished) if finished else {}
+        noted = replace(row, scores={**row.scores, **rate}, notes={**row.notes, "attempts": {**before, by: tried}})
+        return noted, tried
 
-    def _doubt(self, tried: dict[str, Any], answer: str) -> str:
-        """Why the reference is suspect; empty if it is not."""
-        told, agreeing = tried["right"] + tried["wrong"], tried.get("agreeing", 0)
-        suspect = self.rules.suspect
-        if suspect is None or agreeing < AGREEING or agreeing <= tried["right"] or agreeing < suspect * told:
-            return ""
-        return f"{agreeing} of {told} attempts say {tried['other']!r}, {tried['right']} the reference {answer!r}"
+    def _reason_to_drop(self, tried: Mapping[str, Any] | None, answer: str) -> tuple[str, str]:
+        """Why a problem with these attempts is dropped, and the detail; two empty texts if it stays."""
+        if tried is None:
+            return "", ""
+        window, suspect = self.rules.window, self.rules.suspect
+        right, finished = tried["right"], tried["right"] + tried["wrong"]
+        agreeing, unknown = tried.get("agreeing", 0), tried["unsure"] + tried["cut"]
+        if suspect is not None and agreeing >= max(AGREEING, right + 1, suspect * finished):
+            detail = f"{agreeing} of {finished} attempts say {tried['other']!r}, {right} the reference {answer!r}"
+            return "suspect reference", detail
+        if "from" in tried:  # measured by others, with as many attempts as they liked: by shares
+            share, low, high = right / tried["drawn"], window.at_least / window.n, window.at_most / window.n
+            said = f"{100 * share:.1f} % right, from {tried['from']}"
+            if share > high:
+                return "too easy", f"{said}, the limit is {100 * high:.1f} %"
+            return ("too hard", f"{said}, {100 * low:.1f} % needed") if share < low else ("", "")
+        said = f"{right} of {finished} attempts right"
+        if window.certain(right, unknown, tried["drawn"]):
+            return "", ""
+        if right > window.at_most:
+            return "too easy", f"{said}, the limit is {window.at_most} of {window.n}"
+        if right + unknown + window.n - tried["drawn"] < window.at_least:
+            return "too hard", f"{said}, {window.at_least} of {window.n} needed"
+        return "difficulty unknown", f"{said}, {tried['cut']} were cut off, {tried['unsure']} could not be graded"
 
 
 def rivals(
@@ -223,12 +239,12 @@ def rivals(
             notes |= {"verdict": VERDICTS[outcome], "extracted": extracted}
         rival = replace(row, id=f"{row.id}/{name}/{index}", completion=completion.text, notes=notes)
         if completion.finish == "refused":
-            yield Dropped(rival.id, "", "not sampled", completion.why, data=rival.to_json())
+            yield drop(rival, "not sampled", completion.why)
         elif completion.finish == "length":
             detail = f"after {completion.tokens} tokens"
-            yield Dropped(rival.id, "", "cut off by its length limit", detail, data=rival.to_json())
+            yield drop(rival, "cut off by its length limit", detail)
         elif completion.text in first:
-            yield Dropped(rival.id, "", "same chain", f"as {first[completion.text]}", data=rival.to_json())
+            yield drop(rival, "same chain", f"as {first[completion.text]}")
         else:
             first[completion.text] = rival.id
             yield rival
@@ -270,7 +286,7 @@ def add_chains(rows: Iterable[Example], /, *, teachers: Mapping[str, Any], refer
             yield rival
     for row in rows:
         if digest(row.problem) not in solved:
-            yield Dropped(row.id, "", "no chain", "no solution and no finished attempt", data=row.to_json())
+            yield drop(row, "no chain", "no solution and no finished attempt")
 
 
 def _is_attempt(row: Example) -> bool:
@@ -306,100 +322,34 @@ def judged(completion: Completion, answer: str) -> tuple[str, str | None]:
     return ("right" if found.verdict == "correct" else found.verdict), found.extracted
 
 
-def other_answer(found: Sequence[tuple[str, str | None]]) -> dict[str, Any]:
-    """The most frequent answer among the wrong ones and how many gave it; equal answers in other words count as one."""
-    wrong = [{"extracted": answer} for outcome, answer in found if outcome == "wrong" and answer is not None]
-    groups = Counter(group for group in votes(wrong) if group >= 0)
-    if not groups:
-        return {}
-    group, agreeing = groups.most_common(1)[0]
-    first = next(w["extracted"] for w, g in zip(wrong, votes(wrong), strict=True) if g == group)
-    return {"other": str(first)[:200], "agreeing": agreeing}
-
-
-def reason_to_drop(tried: dict[str, Any], window: Window) -> tuple[str, str]:
-    """Why a problem with these attempts is outside of the window, and the detail; two empty texts if it is inside."""
-    right, told, unknown = tried["right"], tried["right"] + tried["wrong"], tried["unsure"] + tried["cut"]
-    said = f"{right} of {told} attempts right"
-    if window.certain(right, unknown, tried["drawn"]):
-        return "", ""
-    if right > window.at_most:
-        return "too easy", f"{said}, the limit is {window.at_most} of {window.n}"
-    if right < window.at_least and right + unknown + window.n - tried["drawn"] < window.at_least:
-        return "too hard", f"{said}, {window.at_least} of {window.n} needed"
-    return "difficulty unknown", f"{said}, {tried['cut']} were cut off, {tried['unsure']} could not be graded"
-
-
-def outside(tried: dict[str, Any], window: Window) -> tuple[str, str]:
-    """As `reason_to_drop`, for a rate that others measured with as many attempts as they liked: by shares."""
-    share, low, high = tried["right"] / tried["drawn"], window.at_least / window.n, window.at_most / window.n
-    said = f"{100 * share:.1f} % right, from {tried['from']}"
-    if share > high:
-        return "too easy", f"{said}, the limit is {100 * high:.1f} %"
-    return ("too hard", f"{said}, {100 * low:.1f} % needed") if share < low else ("", "")
-
-
 def _check_rates(*, n: int, **_: object) -> None:
     if n < 1:
         raise UserError(f"n must be at least 1, not {n}")
 
 
 @stage("pool", writes=("pass_rate", "pass_rate_{by}"), check=_check_rates)
-def import_rates(
-    rows: Iterable[Example],
-    /,
-    *,
-    by: str,
-    n: int,
-    rate: str,
-    path: InputPath | None,
-    problem: str,
-) -> Iterator[Row]:
+def import_rates(rows: Iterable[Example], /, *, by: str, n: int, rate: str) -> Iterator[Row]:
     """Take pass rates that others have measured as attempts of the model named `by`, which are then not sampled.
 
-    Args: `n` attempts the rates stand for, `rate` the column with the share that was right (0 to 1), read from the
-    row's own notes or, with `path`, from a file whose column `problem` holds the text of the problem. Rows without a
-    rate (none, empty, not a number) stay as they are. Raises UserError if no row has a rate, or one is outside of 0
-    to 1.
+    Args: `n` attempts the rates stand for, `rate` the column of the pool with the share that was right (0 to 1). Rows
+    without a rate (none, empty, not a number) stay as they are. Raises UserError if no row has a rate, or one is
+    outside of 0 to 1.
     """
-    listed = _listed(path, problem, rate) if path is not None else {}
     seen = 0
     for row in rows:
-        share = _share(listed.get(digest(squeezed(row.question))) if path is not None else row.notes.get(rate))
-        if share is None:
+        try:
+            share = float(row.notes.get(rate, math.nan))
+        except (TypeError, ValueError):
+            share = math.nan
+        if math.isnan(share):
             yield row
             continue
         if not 0 <= share <= 1:
             raise UserError(f"import_rates: '{rate}' of the row {row.id} is {share}, not a share between 0 and 1")
         seen += 1
         right = round(share * n)
-        tried = {
-            "drawn": n,
-            "right": right,
-            "wrong": n - right,
-            "unsure": 0,
-            "cut": 0,
-            "from": path or f"column {rate}",
-        }
+        tried = {"drawn": n, "right": right, "wrong": n - right, "unsure": 0, "cut": 0, "from": f"column {rate}"}
         scores = {**row.scores, "pass_rate": share, f"pass_rate_{by}": share}
-        attempts = {**row.notes.get("attempts", {}), by: tried}
-        yield replace(row, scores=scores, notes={**row.notes, "attempts": attempts})
+        yield replace(row, scores=scores, notes={**row.notes, "attempts": {**row.notes.get("attempts", {}), by: tried}})
     if not seen:
-        raise UserError(f"import_rates: no row has a pass rate under '{rate}'" + (f" in {path}" if path else ""))
-
-
-def _listed(path: str, problem: str, rate: str) -> dict[int, Any]:
-    """The rates of a file by the digest of the problem's text."""
-    rows = (raw for _, raw in read_rows(path) if isinstance(raw, dict) and isinstance(raw.get(problem), str))
-    return {digest(squeezed(raw[problem])): raw.get(rate) for raw in rows}
-
-
-def _share(value: Any) -> float | None:
-    """A rate as a number; None for what is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        share = float(value)
-    except ValueError:
-        return None
-    return None if math.isnan(share) else share
+        raise UserError(f"import_rates: no row has a pass rate under '{rate}'")

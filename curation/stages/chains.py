@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from curation.stage import stage
+from curation.stage import drop, stage
 from eval.equations import equations, holds
 from eval.grade import grade
-from limo.data import Dropped, Example, Row
+from limo.data import Example, Row
 from limo.marks import after_hashes, last_boxed
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's annotations, addressed to a calculator and not to a reader
@@ -21,7 +21,7 @@ def write_out(rows: Iterable[Example], /) -> Iterator[Example]:
     """GSM8K's calculator annotations become text where a reader would miss the equation, and go where he sees it.
 
     `sold 48/2 = <<48/2=24>>24 clips` becomes `sold 48/2 = 24 clips`, and `sold <<48/2=24>>24 clips` becomes
-    `sold 48/2=24 clips`, so that whoever reads the chain can follow, and check, each step.
+    `sold 48/2=24 clips`, so that a reader can follow and check each step.
     """
     for row in rows:
         yield replace(row, completion=CALCULATOR.sub(_in_text, row.completion))
@@ -42,7 +42,7 @@ def verify(rows: Iterable[Example], /, *, keep_unverified: bool) -> Iterator[Row
     """
     for row in rows:
         if not row.completion.strip():
-            yield Dropped(row.id, "", "no chain", "", data=row.to_json())
+            yield drop(row, "no chain")
             continue
         verdict, detail = row.notes.get("verdict"), f"{row.notes.get('extracted')!r} for {row.answer!r}"
         if verdict is None:
@@ -52,7 +52,7 @@ def verify(rows: Iterable[Example], /, *, keep_unverified: bool) -> Iterator[Row
             yield replace(row, notes={**row.notes, "verdict": verdict})
         else:
             reason = {"wrong": "wrong answer", "unsure": "cannot be graded"}[verdict]
-            yield Dropped(row.id, "", reason, detail, data=row.to_json())
+            yield drop(row, reason, detail)
 
 
 @stage("row")
@@ -70,9 +70,9 @@ def check_steps(rows: Iterable[Example], /, *, written_by: list[str]) -> Iterato
         false = next((e for e in stated if holds(e) is False), None)
         if false:
             detail = row.completion[false.start : false.end]
-            yield Dropped(row.id, "", "false equation", detail, data=row.to_json())
+            yield drop(row, "false equation", detail)
         elif not any(holds(e) for e in stated):
-            yield Dropped(row.id, "", "no true equation", data=row.to_json())
+            yield drop(row, "no true equation")
         else:
             yield row
 

@@ -4,23 +4,19 @@
 beat.
 """
 
+import heapq
+import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from curation.similar import digest
-from curation.stage import stage
+from curation.stage import drop, stage
 from curation.stages.score import read_score
-from limo.data import Dropped, Example, Row
+from limo.data import Example, Row
 from limo.errors import UserError
 from limo.recipe import suggest
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @stage("problem", reads=("{by}",))
@@ -36,7 +32,7 @@ def best_chain(rows: Iterable[Example], /, *, by: str) -> Iterator[Row]:
             yield row
         else:
             detail = f"{winner} has {by} {-value:.3f}, this one {row.scores[by]:.3f}"
-            yield Dropped(row.id, "", "better chain of the same problem", detail, data=row.to_json())
+            yield drop(row, "better chain of the same problem", detail)
 
 
 def _check_limits(
@@ -69,79 +65,62 @@ def choose_problems(
     the chosen ones and some numbers a row. Raises UserError for limits out of range, and for a score rows lack.
     """
     _check_limits(k=k, tokens=tokens, quotas=quotas)
-    chosen = _Chosen(k, by, tokens, quotas or {})
+    limits = {kind: _limit(quota) for kind, quota in (quotas or {}).items()}
+    chosen: list[int] = []
     refused: dict[int, tuple[str, str]] = {}
-    for entry in _table(rows, by, tokens is not None, list(quotas or {})).itertuples():
-        if why := chosen.refuse(entry):
-            refused[entry.Index] = why
+    best: dict[int, tuple[float, str]] = {}  # score and id, by problem
+    counts, left, last = Counter[tuple[str, str]](), tokens or 0.0, 0.0
+    for value, key, at, problem, kinds, length in _ranked(rows, by, tokens is not None, list(limits)):
+        full = next((pair for pair in kinds if counts[pair] >= limits[pair[0]](pair[1])), None)
+        if problem in best:
+            detail = f"{best[problem][1]} has {best[problem][0]:.3f}, this one {-value:.3f}"
+            refused[at] = "better chain of the same problem", detail
+        elif full:
+            refused[at] = f"quota of its {full[0]} is full", f"{full[1]}: {limits[full[0]](full[1])}"
+        elif k is not None and len(best) >= k:
+            refused[at] = f"not among the best {k}", f"{by} {-value:.3f}, the last one chosen has {last:.3f}"
+        elif tokens is not None and length > left:
+            refused[at] = "over the token budget", f"{length:,.0f} tokens, {left:,.0f} are left"
         else:
-            chosen.add(entry)
+            chosen.append(at)
+            last = -value
+            best[problem] = (last, key)
+            counts.update(kinds)
+            left -= length
     kept: dict[int, Example] = {}
     for at, row in enumerate(rows):
         if at in refused:
-            yield Dropped(row.id, "", *refused[at], data=row.to_json())
+            yield drop(row, *refused[at])
         else:
             kept[at] = row
-    yield from (kept[at] for at in chosen.places)
+    yield from (kept[at] for at in chosen)
 
 
-def _table(rows: Iterable[Example], by: str, with_tokens: bool, kinds: list[str]) -> "pd.DataFrame":
-    """The rows as numbers by position, best first: score, id, problem, tokens, and the kinds that quotas limit."""
-    import pandas as pd
+Entry = tuple[float, str, int, int, tuple[tuple[str, str], ...], float]
 
-    def each() -> Iterator[tuple[Any, ...]]:
-        for row in rows:
-            length = read_score(row, "tokens", "choose_problems.tokens") if with_tokens else 0.0
-            own = {"source": row.source, **row.notes}
-            found.update(own.keys() & set(kinds))
-            value = read_score(row, by, "choose_problems.by")
-            yield value, row.id, digest(row.problem), length, tuple((kind, str(own.get(kind, ""))) for kind in kinds)
 
+def _ranked(rows: Iterable[Example], by: str, with_tokens: bool, kinds: list[str]) -> list[Entry]:
+    """Negative score, id, position, problem, value of each kind, and tokens of all rows, the best first."""
+    entries: list[Entry] = []
     found = set[str]()
-    table = pd.DataFrame(each(), columns=["value", "id", "problem", "tokens", "kinds"])
-    if len(table) and (missing := [kind for kind in kinds if kind not in found]):
+    for at, row in enumerate(rows):
+        own = {"source": row.source, **row.notes}
+        found.update(own.keys() & kinds)
+        values = tuple((kind, str(own.get(kind, ""))) for kind in kinds)
+        length = read_score(row, "tokens", "choose_problems.tokens") if with_tokens else 0.0
+        entries.append((-read_score(row, by, "choose_problems.by"), row.id, at, digest(row.problem), values, length))
+    if entries and (missing := [kind for kind in kinds if kind not in found]):
         known = sorted({"source", *(name for row in rows for name in row.notes)})
         raise UserError(f"choose_problems.quotas: no row has a note '{missing[0]}'{suggest(missing[0], known)}")
-    return table.sort_values(["value", "id"], ascending=[False, True])
+    return sorted(entries)
 
 
-@dataclass
-class _Chosen:
-    """What is chosen so far, and whether there is room for one more."""
-
-    k: int | None
-    by: str
-    tokens: int | None
-    quotas: Mapping[str, Any]
-    places: list[int] = field(default_factory=list)  # positions, best first
-    best: dict[int, Any] = field(default_factory=dict)  # by problem
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    length: float = 0.0
-    last: float = 0.0  # score of the last one
-
-    def add(self, entry: Any) -> None:
-        self.places.append(entry.Index)
-        self.best[entry.problem] = entry
-        self.counts.update(entry.kinds)
-        self.length += entry.tokens
-        self.last = entry.value
-
-    def refuse(self, entry: Any) -> tuple[str, str] | None:
-        """Why there is no room, a reason and a detail; None if there is."""
-        if rival := self.best.get(entry.problem):
-            detail = f"{rival.id} has {rival.value:.3f}, this one {entry.value:.3f}"
-            return "better chain of the same problem", detail
-        for kind, value in entry.kinds:
-            quota = self.quotas[kind]
-            limit = {str(k): v for k, v in quota.items()}.get(value) if isinstance(quota, Mapping) else quota
-            if limit is not None and self.counts[kind, value] >= limit:
-                return f"quota of its {kind} is full", f"{value}: {limit}"
-        if self.k is not None and len(self.best) >= self.k:
-            detail = f"{self.by} {entry.value:.3f}, the last one chosen has {self.last:.3f}"
-            return f"not among the best {self.k}", detail
-        if self.tokens is not None and self.length + entry.tokens > self.tokens:
-            return "over the token budget", f"{entry.tokens:,.0f} tokens, {self.tokens - self.length:,.0f} are left"
-        return None
+def _limit(quota: Mapping[str, int] | int) -> Callable[[str], float]:
+    """How many rows a quota allows for a value."""
+    if isinstance(quota, int):
+        return lambda value: quota
+    limits = {str(value): limit for value, limit in quota.items()}
+    return lambda value: limits.get(value, math.inf)
 
 
 def _check_size(*, k: int, **_: object) -> None:
@@ -156,12 +135,12 @@ def subsample(rows: Iterable[Example], /, *, k: int, seed: int) -> Iterator[Row]
     All chains of a problem stay or are dropped together. Goes through `rows` twice.
     """
     _check_size(k=k)
-    lots = array("Q", (digest(f"{seed}/{row.problem}") for row in rows))
-    problems = np.unique(np.frombuffer(lots, dtype=np.uint64))
-    last = int(problems[:k][-1]) if len(problems) else 0
-    for lot, row in zip(lots, rows, strict=True):
-        if lot <= last:
+    keys = array("Q", (digest(f"{seed}/{row.problem}") for row in rows))
+    problems = set(keys)
+    kept = problems if len(problems) <= k else set(heapq.nsmallest(k, problems))
+    for key, row in zip(keys, rows, strict=True):
+        if key in kept:
             yield row
         else:
             detail = f"{k:,} of {len(problems):,} problems are sampled"
-            yield Dropped(row.id, "", "not in the subsample", detail, data=row.to_json())
+            yield drop(row, "not in the subsample", detail)

@@ -1,31 +1,29 @@
 """What a language model thinks of a chain, by a rubric: the prompt of the judge and the reader of its reply.
 
-A rubric is a list of criteria, each with a question and what 1 and 5 mean (`curation/rubrics/reasoning.yaml`). The
-judge justifies itself in a few sentences and ends with one JSON object, a whole number from 1 to 5 for each criterion.
-A reply that does not end exactly so is no verdict: nothing is guessed from words.
+A rubric is a list of criteria, each with a question and what 1 and 5 mean (`rubrics/reasoning.yaml`). The judge
+justifies itself in a few sentences and ends with one JSON object, a whole number from 1 to 5 for each criterion. A
+reply that does not end exactly so is no verdict: nothing is guessed from words.
 
 A chain may contain anything, orders to the judge and finished verdicts too. Problem, answer and chain stand between
 marks with a code that occurs in none of them, so no text can close its own marks; and the verdict must repeat the code,
-so a judge that only quotes what it read gives none. What remains is a judge that lets itself be talked round.
+so a judge that only quotes what it read gives none. What remains is a judge that lets itself be persuaded.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import yaml
 
-from curation.stage import check_engine, stage
-from curation.stages.perplexity import CHUNK
+from curation.stage import check_engine, drop, stage
 from limo import marked
-from limo.data import Dropped, Example, Row, chat
+from limo.data import Example, Row, chat
 from limo.engines.ledger import Cached
-from limo.engines.protocol import Completion, Prompt, Sampling, sample
+from limo.engines.protocol import Completion, Prompt, Sampling, stream
 from limo.errors import UserError
-from limo.parallel import chunked
 from limo.recipe import InputPath, bind
 
 RUBRICS = Path(__file__).parent / "rubrics"
@@ -83,19 +81,33 @@ def judge_chains(
     Args: `engine` node of the judge, `rubric` the name of a shipped one (reasoning) or a YAML file.
     Adds `scores.judge_<criterion>` from 1 to 5; `scores.judge`, the mean of the criteria after (number - 1) / 4 has
     brought each to [0, 1]; and `notes.judge`, how many of how many replies were `readable`. A row without a chain, or
-    with no readable reply, is dropped. Goes through `rows` once, a thousand at a time. Raises UserError for a rubric
+    with no readable reply, is dropped. Goes through `rows` twice. Raises UserError for a rubric
     that cannot be read.
     """
     criteria = read_rubric(rubric)
     judge = Cached(bind(engine, "engine")())
-    for chunk in chunked(rows, CHUNK):
-        asked = [judge_prompt(row, criteria) for row in chunk if row.completion.strip()]
-        replies = iter(sample(judge, asked, sampling, "judge"))
-        for row in chunk:
-            if row.completion.strip():
-                yield judgement(row, next(replies), criteria)
-            else:
-                yield Dropped(row.id, "", "no chain", "", data=row.to_json())
+    asked = ((judge_prompt(row, criteria), sampling.n if row.completion.strip() else 0) for row in rows)
+    for row, replies in zip(rows, stream(judge, asked, sampling, "judge"), strict=True):
+        if not replies:
+            yield drop(row, "no chain")
+            continue
+        code = code_of(row)
+        verdicts = [v for reply in replies if (v := read_verdict(reply, code, criteria)) is not None]
+        if not verdicts:
+            yield drop(row, "no verdict of the judge", _shorten(replies[0]))
+            continue
+        means = {c.name: fmean(v[c.name] for v in verdicts) for c in criteria}
+        scores = {f"judge_{name}": mean for name, mean in means.items()}
+        scores["judge"] = fmean((mean - LOW) / (HIGH - LOW) for mean in means.values())
+        read = {"readable": len(verdicts), "of": len(replies)}
+        yield replace(row, scores={**row.scores, **scores}, notes={**row.notes, "judge": read})
+
+
+def _shorten(reply: Completion) -> str:
+    """How a reply that is no verdict begins, for a person."""
+    if reply.finish == "refused":
+        return f"not sampled: {reply.why}"
+    return ("cut off: " if reply.finish == "length" else "") + reply.text[:SHOWN]
 
 
 def judge_prompt(row: Example, criteria: Sequence[Criterion]) -> Prompt:
@@ -134,26 +146,6 @@ def read_verdict(reply: Completion, code: str, criteria: Sequence[Criterion]) ->
     return verdict if all(type(v) is int and LOW <= v <= HIGH for v in verdict.values()) else None
 
 
-def judgement(row: Example, replies: Sequence[Completion], criteria: Sequence[Criterion]) -> Row:
-    """The row with the means of the verdicts among the replies, or dropped if there is none."""
-    code = code_of(row)
-    verdicts = [v for reply in replies if (v := read_verdict(reply, code, criteria)) is not None]
-    if not verdicts:
-        return Dropped(row.id, "", "no verdict of the judge", _shown(replies[0]), data=row.to_json())
-    means = {c.name: fmean(v[c.name] for v in verdicts) for c in criteria}
-    scores = {f"judge_{name}": mean for name, mean in means.items()}
-    scores["judge"] = fmean((mean - LOW) / (HIGH - LOW) for mean in means.values())
-    read = {"readable": len(verdicts), "of": len(replies)}
-    return replace(row, scores={**row.scores, **scores}, notes={**row.notes, "judge": read})
-
-
-def _shown(reply: Completion) -> str:
-    """How a reply that is no verdict begins, for a person."""
-    if reply.finish == "refused":
-        return f"not sampled: {reply.why}"
-    return ("cut off: " if reply.finish == "length" else "") + reply.text[:SHOWN]
-
-
 def read_rubric(rubric: str) -> tuple[Criterion, ...]:
     """The criteria of a shipped rubric or a YAML file. Raises UserError if it cannot be read or is no rubric."""
     path = RUBRICS / f"{rubric}.yaml" if (RUBRICS / f"{rubric}.yaml").is_file() else Path(rubric).expanduser()
@@ -167,18 +159,15 @@ def read_rubric(rubric: str) -> tuple[Criterion, ...]:
         raise UserError(f"{path}: must give a list of criteria, each with {needed} ({error})") from None
     if not criteria:
         raise UserError(f"{path}: has no criteria")
-    for number, criterion in enumerate(criteria):
-        _check(path, criterion, {c.name for c in criteria[:number]})
+    names = ["code"]
+    for criterion in criteria:
+        name = criterion.name
+        for part, text in asdict(criterion).items():
+            if text is None or not str(text).strip():
+                raise UserError(f"{path}: the criterion {name!r} says nothing as {part}")
+            if not isinstance(text, str):
+                raise UserError(f"{path}: the criterion {name!r} must have texts only; put them in quotes")
+        if not re.fullmatch(r"[a-z][a-z_]*", name) or name in names:
+            raise UserError(f"{path}: {name!r} is no name for a criterion: lower-case letters, not twice, not 'code'")
+        names.append(name)
     return criteria
-
-
-def _check(path: Path, criterion: Criterion, taken: set[str]) -> None:
-    """Raise UserError for a criterion whose texts are no texts, or whose name cannot be a key of its own."""
-    if empty := [f.name for f in fields(criterion) if not str(getattr(criterion, f.name) or "").strip()]:
-        raise UserError(f"{path}: the criterion {criterion.name!r} says nothing as {empty[0]}")
-    if not all(isinstance(getattr(criterion, f.name), str) for f in fields(criterion)):
-        raise UserError(f"{path}: the criterion {criterion.name!r} must have texts only; put them in quotes")
-    if not re.fullmatch(r"[a-z][a-z_]*", criterion.name) or criterion.name in {"code", *taken}:
-        raise UserError(
-            f"{path}: {criterion.name!r} is no name for a criterion: lower-case letters, not twice, not 'code'"
-        )

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-from curation.stage import stage
-from limo.data import Dropped, Example, Row, parsed
+from curation.stage import drop, stage
+from limo.data import Example, Row, parsed
 
 RESULT = re.compile(r"=\s*(-?\d+)\b(?!\s*[-+*/^=.]|\.\d)")
 SLIPS = (-10, -2, -1, 1, 2, 10)  # a carry forgotten, a digit off
@@ -60,7 +60,7 @@ def plant_slips(rows: Iterable[Example], /, *, seed: int) -> Iterator[Row]:
     for row in rows:
         found = list(RESULT.finditer(row.completion))
         if not found:
-            yield Dropped(row.id, "", "no result to change", row.completion[:200], data=row.to_json())
+            yield drop(row, "no result to change", row.completion[:200])
             continue
         begin, right = found[-1].start(1), found[-1][1]
         wrong = int(right) + Random(f"{seed}/{row.id}").choice(SLIPS)
@@ -81,7 +81,7 @@ def pair_by_score(rows: Iterable[Example], /, *, by: str) -> Iterator[Row]:
         if by in row.scores and row.completion.strip():
             problems.setdefault(row.problem, []).append(row)
         else:
-            yield Dropped(row.id, "", "no score to pair by", by, data=row.to_json())
+            yield drop(row, "no score to pair by", by)
     for group in problems.values():
         best, worst = (extreme(group, key=lambda row: row.scores[by]) for extreme in (max, min))
         paired_ = best.scores[by] > worst.scores[by] and best.completion.strip() != worst.completion.strip()
@@ -90,7 +90,7 @@ def pair_by_score(rows: Iterable[Example], /, *, by: str) -> Iterator[Row]:
         for row in group:
             if not paired_ or row not in (best, worst):
                 reason = "neither best nor worst" if paired_ else "no better and no worse chain"
-                yield Dropped(row.id, "", reason, data=row.to_json())
+                yield drop(row, reason)
 
 
 @stage("row")
@@ -103,7 +103,7 @@ def pair_errors(rows: Iterable[Example], /) -> Iterator[Row]:
     for row in rows:
         right, error = row.notes.get("chain"), row.notes.get("error")
         if not right or not error:
-            yield Dropped(row.id, "", "no error", data=row.to_json())
+            yield drop(row, "no error")
             continue
         notes = {key: value for key, value in row.notes.items() if key != "chain"}
         yield replace(row, completion=right, rejected="".join(error["steps"]), notes=notes)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from curation.stage import stage
-from limo.data import Dropped, Example, Row
+from curation.stage import drop, stage
+from limo.data import Example, Row
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
@@ -41,7 +41,7 @@ def check_quality(
     """
     for row in rows:
         reason, detail = find_flaw(row.completion, languages, repeat_words, max_repeats)
-        yield Dropped(row.id, "", reason, detail, data=row.to_json()) if reason else row
+        yield drop(row, reason, detail) if reason else row
 
 
 def find_flaw(text: str, languages: Sequence[str] | None, repeat_words: int, max_repeats: int) -> tuple[str, str]:

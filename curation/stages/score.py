@@ -14,7 +14,8 @@ feature in which all chains are equal gives all 0.5.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import chain
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,9 +26,6 @@ from limo.figures import tell
 from limo.parallel import chunked, spread
 from limo.recipe import InputPath, InputPaths, suggest
 from limo.words import COUNTED, features, word_lists
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TEXT = ("length", *COUNTED)
 CONSTANT = "constant, not counted"  # the metric that names such features
@@ -63,34 +61,31 @@ def score(
     weights that do not sum to 1 or name what the rows do not have, and for an unknown word list or scaling.
     """
     _check(weights=weights, words=words, scaling=scaling)
-    values = measure(rows, words, weights)
-    scale = percentile_ranks if scaling == "rank" else between_percentiles
-    constant = [name for name in weights if len(values) > 1 and values[name].nunique() == 1]
-    if constant:
-        tell(CONSTANT, ", ".join(constant))
-    scaled = {n: float(w < 0) if n in constant else scale(values[n].to_numpy()) for n, w in weights.items()}
-    values["score"] = sum(abs(w) * (scaled[n] if w >= 0 else 1 - scaled[n]) for n, w in weights.items())
-    found = values[[*TEXT, "score"]].assign(**{f"{name}_{scaling}": column for name, column in scaled.items()})
-    found[found.columns[len(TEXT) :]] = found[found.columns[len(TEXT) :]].round(6)
-    for row, numbers in zip(rows, found.to_dict("records"), strict=True):
-        yield replace(row, scores={**row.scores, **numbers})
-
-
-def measure(rows: Iterable[Example], words: Iterable[str], weights: Iterable[str]) -> "pd.DataFrame":
-    """The four features, and each other weighed score, of all rows. Raises UserError if a row lacks one."""
-    import pandas as pd
-
     others = [name for name in weights if name not in TEXT]
-    brought = list[list[float]]()
+    brought: list[list[float]] = []
 
     def texts() -> Iterator[str]:
         for row in rows:
             brought.append([read_score(row, name, "score.weights", TEXT) for name in others])
             yield row.completion
 
-    work = spread(partial(_features, words=tuple(words)), chunked(texts(), CHUNK))
-    measured = pd.DataFrame([numbers for chunk in work for numbers in chunk], columns=list(TEXT), dtype=float)
-    return measured.join(pd.DataFrame(brought, columns=others, dtype=float))
+    measured = list(chain.from_iterable(spread(partial(_features, words=tuple(words)), chunked(texts(), CHUNK))))
+    if not measured:
+        return
+    table = np.column_stack([np.array(measured, float), np.array(brought, float)])
+    values = dict(zip((*TEXT, *others), table.T, strict=True))
+    constant = [name for name in weights if len(table) > 1 and np.ptp(values[name]) == 0]
+    if constant:
+        tell(CONSTANT, ", ".join(constant))
+    scale = percentile_ranks if scaling == "rank" else between_percentiles
+    scaled = {name: scale(values[name]) for name in weights}
+    scaled |= {name: np.full(len(table), float(weights[name] < 0)) for name in constant}
+    total = sum(abs(w) * (scaled[n] if w >= 0 else 1 - scaled[n]) for n, w in weights.items())
+    added = {"score": total} | {f"{name}_{scaling}": column for name, column in scaled.items()}
+    for at, row in enumerate(rows):
+        scores = {name: float(values[name][at]) for name in TEXT}
+        scores |= {name: round(float(column[at]), 6) for name, column in added.items()}
+        yield replace(row, scores={**row.scores, **scores})
 
 
 def read_score(row: Example, name: str, where: str, more: Iterable[str] = ()) -> float:
@@ -113,10 +108,9 @@ def percentile_ranks(values: np.ndarray) -> np.ndarray:
     """
     if len(values) < 2:
         return np.full(len(values), 0.5)
-    order = np.sort(values)
-    below = np.searchsorted(order, values, "left")
-    upto = np.searchsorted(order, values, "right")
-    return np.asarray((below + upto - 1) / 2 / (len(values) - 1))
+    from scipy.stats import rankdata
+
+    return np.asarray((rankdata(values) - 1) / (len(values) - 1))
 
 
 def between_percentiles(values: np.ndarray) -> np.ndarray:

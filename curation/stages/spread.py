@@ -1,43 +1,38 @@
 """The choice by cover: k problems that stand for the whole pool, instead of k good ones of the same kind.
 
-Two ways to say that a few vectors cover many. *k-center* makes the problem that is farthest from every chosen one as
-near as it can: it reaches for the rim of the pool, rare problems and odd ones included. *Facility location* makes the
-average problem near to a chosen one: it goes where many problems are, and leaves out the odd ones. Both are greedy:
-what was chosen stays chosen, and without a share of the score the first m of k rows are the choice of m.
+Farthest-first traversal (k-center) makes the problem that is farthest from every chosen one as near as it can: it
+reaches for the rim of the pool, rare problems included. It is greedy: what was chosen stays chosen, so without a share
+of the score the first m of k rows are the choice of m.
 
-What is near is a matter of the embedding (`curation/stages/embed.py`); nothing here looks at the chains. Put the stage
+What is near is a matter of the embedding; nothing here looks at the chains. Put the stage
 `curation.stages.choose.best_chain` before, which leaves one chain of each problem.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from curation.similar import digest
-from curation.stage import stage
-from curation.stages.embed import embed
+from curation.similar import tokens
+from curation.stage import drop, stage
 from curation.stages.score import percentile_ranks, read_score
-from limo.data import Dropped, Example, Row
+from limo.data import Example, Row
 from limo.errors import UserError
-from limo.recipe import suggest
+from limo.machine import quiet_deepspeed
+from limo.model import model_folder
+from limo.recipe import InputPath
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-MOST = 100_000  # candidates for facility location, whose time grows with their square: two minutes for so many
-BLOCK = 64  # rows whose similarities to all others are held at once
-NOISE = 1e-6  # what float32 leaves of a difference that is none
+TERMS = 2**17  # the most frequent ones; those that one text alone has link it to nothing, and are most of all terms
+NOISE = 1e-6  # what float32 leaves of a difference, or of a length, that is zero
 
 
-def _check(*, k: int, among: int | None, method: str, quality: float, dimensions: int = 1, **_: object) -> None:
+def _check(*, k: int, among: int | None, quality: float, dimensions: int, **_: object) -> None:
     if k < 1:
         raise UserError(f"spread.k must be at least 1, not {k}")
     if among is not None and among < 1:
         raise UserError(f"spread.among must be at least 1, or null for all rows, not {among}")
-    if method not in METHODS:
-        raise UserError(f"spread.method: there is no method '{method}'{suggest(method, METHODS)}")
     if not 0 <= quality <= 1:
         raise UserError(f"spread.quality must be between 0 (cover alone) and 1 (the score alone), not {quality}")
     if dimensions < 1:
@@ -52,62 +47,49 @@ def spread(
     k: int,
     by: str,
     among: int | None,
-    method: str,
     quality: float,
-    embedding: str,
+    embedding: InputPath,
     dimensions: int,
     seed: int,
 ) -> Iterator[Row]:
     """Keep `k` rows whose problems cover those of the best `among` rows by `scores[by]` (null: of all rows).
 
-    `method` is kcenter or facility; `quality` in [0, 1] is the share of the score in each choice: 0 is cover alone, 1
-    the score alone, and the function of the method says what lies between. `embedding`, `dimensions` and `seed` are
-    those of `curation.stages.embed.embed`. Chosen rows come in the order of their choice, which is
-    `scores.spread_rank`; of fewer than `k` rows, all. The result does not depend on the order of rows.
-
-    Goes through `rows` three times, and holds the chosen rows, question and vector of the candidates, and some numbers
-    a row. Raises UserError for a setting out of range, a row without the score, or a problem that comes twice.
+    `quality` in [0, 1] is the share of the score in each choice: 0 is cover alone, 1 the score alone (`choose_centers`
+    says what lies between). `embedding`, `dimensions` and `seed` are those of `embed`. Chosen rows come in the order of
+    their choice, which is `scores.spread_rank`; of fewer than `k` rows, all. The result does not depend on the order of
+    rows, which are all in memory. Raises UserError for a setting out of range, a row without the score, or a problem
+    that comes twice.
     """
-    _check(k=k, among=among, method=method, quality=quality, dimensions=dimensions)
-    table = _candidates(rows, by, among)
-    if not len(table):
+    _check(k=k, among=among, quality=quality, dimensions=dimensions)
+    listed = sorted(rows, key=lambda row: (-read_score(row, by, "spread.by"), row.id))
+    seen = set[str]()
+    for row in listed:
+        if row.problem in seen:
+            raise UserError(
+                f"spread: the problem of the row {row.id} comes twice. Put the stage "
+                "curation.stages.choose.best_chain before, which keeps the best chain of each problem"
+            )
+        seen.add(row.problem)
+    candidates, others = listed[:among], listed[among:] if among else []
+    for row in others:
+        detail = f"{by} {row.scores[by]:.3f}"
+        yield drop(row, f"not among the best {among} by {by}", detail)
+    if not candidates:
         return
-    if method == "facility" and len(table) > MOST:
-        raise UserError(f"spread.among must be at most {MOST:,} for facility, not {len(table):,}; kcenter takes any")
-    questions = {row.id: row.question for row in rows if row.id in table.index}
-    vectors = embed((questions[key] for key in table.index), model=embedding, dimensions=dimensions, seed=seed)
-    order = METHODS[method](vectors, min(k, len(table)), percentile_ranks(table["value"].to_numpy()), quality)
-    closest, cosines = nearest(vectors, order)
-    table["closest"], table["cosine"] = table.index[closest], cosines
-    ranks = {table.index[place]: rank for rank, place in enumerate(order)}
-    chosen: dict[int, Example] = {}
-    for row in rows:
-        if row.id in ranks:
-            chosen[ranks[row.id]] = replace(row, scores={**row.scores, "spread_rank": float(ranks[row.id])})
-        elif row.id in table.index:
-            detail = f"cosine {table.at[row.id, 'cosine']:.2f} to {table.at[row.id, 'closest']}"
-            yield Dropped(row.id, "", "a chosen problem is close to it", detail, data=row.to_json())
-        else:
-            detail = f"{by} {row.scores[by]:.3f}"
-            yield Dropped(row.id, "", f"not among the best {among} by {by}", detail, data=row.to_json())
-    yield from (chosen[rank] for rank in sorted(chosen))
+    vectors = embed([row.question for row in candidates], model=embedding, dimensions=dimensions, seed=seed)
+    ranks = percentile_ranks(np.array([row.scores[by] for row in candidates]))
+    chosen = choose_centers(vectors, min(k, len(candidates)), ranks, quality)
+    cosines = vectors @ vectors[chosen].T
+    for at, row in enumerate(candidates):
+        if at not in chosen:
+            nearest = int(cosines[at].argmax())
+            detail = f"cosine {cosines[at, nearest]:.2f} to {candidates[chosen[nearest]].id}"
+            yield drop(row, "a chosen problem is close to it", detail)
+    for rank, row in enumerate(candidates[at] for at in chosen):
+        yield replace(row, scores={**row.scores, "spread_rank": float(rank)})
 
 
-def _candidates(rows: Iterable[Example], by: str, among: int | None) -> "pd.DataFrame":
-    """The scores of the best `among` rows by id, best first. Raises UserError for a problem that comes twice."""
-    import pandas as pd
-
-    listed = ((row.id, read_score(row, by, "spread.by"), digest(row.problem)) for row in rows)
-    table = pd.DataFrame(listed, columns=["id", "value", "problem"])
-    if len(twice := table[table["problem"].duplicated()]):
-        raise UserError(
-            f"spread: the problem of the row {twice['id'].iloc[0]} comes twice. Put the stage "
-            "curation.stages.choose.best_chain before, which keeps the best chain of each problem"
-        )
-    return table.sort_values(["value", "id"], ascending=[False, True]).head(among or len(table)).set_index("id")
-
-
-def k_center(vectors: np.ndarray, k: int, ranks: np.ndarray, quality: float) -> list[int]:
+def choose_centers(vectors: np.ndarray, k: int, ranks: np.ndarray, quality: float) -> list[int]:
     """Farthest-first traversal: the best-ranked row, then each time the one with the largest gain; ties to the first.
 
     vectors (n, d), ranks (n,) of the score in [0, 1], k at most n. Returns k places in the order of their choice.
@@ -133,67 +115,59 @@ def k_center(vectors: np.ndarray, k: int, ranks: np.ndarray, quality: float) -> 
     return chosen
 
 
-def facility(vectors: np.ndarray, k: int, ranks: np.ndarray, quality: float) -> list[int]:
-    """Greedy facility location: each time the row that adds most to the objective; ties to the first.
+def embed(texts: Sequence[str], *, model: InputPath, dimensions: int, seed: int) -> np.ndarray:
+    """Vectors (n, d) float32 of unit length, d at most `dimensions`; a text with nothing to compare is all zeros.
 
-    vectors (n, d) of unit length or zero, ranks (n,) of the score in [0, 1], k at most n. Returns k places in the order
-    of their choice.
-
-    The objective of a set S is
-
-        (1 - quality) / n  sum_i max_{j in S} max(0, cos(i, j))  +  quality / k  sum_{j in S} rank(j)
-
-    Its first part says how well the average problem is covered (Wei, Iyer & Bilmes 2015); one that has nothing in
-    common with S is not covered at all, hence no (1 + cos) / 2. It saturates and the second part does not: the first
-    choices are more for cover, the last more for the score. Both parts are monotone and submodular, so greedy reaches
-    1 - 1/e = 63 % of the best S at least (Nemhauser, Wolsey & Fisher 1978; Krause & Golovin 2014), for any quality.
-
-    Lazy (Minoux 1978): gains only fall, so a row whose old gain is below another's new one needs no new one. Takes
-    O(n^2 d) time for the first gains, and BLOCK rows of similarities, never n.
+    `model` is "tfidf", or a sentence-transformers model: a folder, `org/name` or `org/name@revision`. tfidf needs no
+    model and no download: LaTeX tokens and their pairs, weighted by how rare they are, brought to a few dimensions by a
+    truncated singular value decomposition (latent semantic analysis: Deerwester et al. 1990). d is smaller than
+    `dimensions` if there are fewer texts or terms, or if the model's own vectors are shorter. `seed` is that of the
+    randomised decomposition (Halko et al. 2011): same texts in the same order, same vectors.
+    Raises UserError if the model or its package is missing.
     """
-    bonus = quality * len(vectors) / k * ranks
-    covered = np.zeros(len(vectors), np.float32)
+    from sklearn.utils.extmath import randomized_svd
 
-    def gains(places: np.ndarray) -> np.ndarray:
-        more = vectors[places] @ vectors.T
-        more -= covered
-        # Rounded as in k_center
-        added = np.round(np.maximum(more, 0, out=more).sum(axis=1), 4)
-        return np.asarray((1 - quality) * added + bonus[places])
-
-    blocks = (np.arange(at, min(at + BLOCK, len(vectors))) for at in range(0, len(vectors), BLOCK))
-    bounds = np.concatenate([gains(block) for block in blocks])
-    chosen: list[int] = []
-    while len(chosen) < k:
-        best = _largest(bounds, gains)
-        chosen.append(best)
-        bounds[best] = -np.inf
-        # Duplicates of a chosen row must add nothing, not what rounding leaves
-        covered = np.maximum(covered, vectors @ vectors[best] + NOISE)
-    return chosen
+    matrix = _tfidf(texts) if model == "tfidf" else _encode(texts, model)
+    if not isinstance(matrix, np.ndarray) or matrix.shape[1] > dimensions:
+        left, values, _ = randomized_svd(matrix, n_components=min(dimensions, *matrix.shape), random_state=seed)
+        matrix = left * values
+    length = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return np.where(length > NOISE, matrix / np.maximum(length, NOISE), 0).astype(np.float32)
 
 
-def _largest(bounds: np.ndarray, gains: Callable[[np.ndarray], np.ndarray]) -> int:
-    """The first place of the largest gain; `bounds`, never below the gains, become gains where that had to be known."""
-    stale = bounds.copy()
-    while stale[best := int(np.argmax(bounds))] > -np.inf:
-        highest = np.argpartition(-stale, min(BLOCK, len(stale)) - 1)[:BLOCK]
-        places = np.union1d(highest[stale[highest] > -np.inf], best)
-        bounds[places] = gains(places)
-        stale[places] = -np.inf
-    return best
+def _tfidf(texts: Sequence[str]) -> Any:
+    """Sparse (n, terms) float32 of tokens and pairs: (1 + ln tf) (1 + ln((1 + n) / (1 + df))), rows of unit length."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    if not any(tokens(text) for text in texts):
+        return np.zeros((len(texts), 1), np.float32)  # scikit-learn refuses texts without a term
+    vectorizer = TfidfVectorizer(
+        tokenizer=tokens,
+        token_pattern=None,
+        lowercase=False,
+        ngram_range=(1, 2),
+        max_features=TERMS,
+        sublinear_tf=True,
+        dtype=np.float32,
+    )
+    return vectorizer.fit_transform(texts)
 
 
-def nearest(vectors: np.ndarray, chosen: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """For each of vectors (n, d) the chosen place with the largest cosine, and that cosine; both (n,)."""
-    centres = vectors[chosen].T
-    closest = np.empty(len(vectors), int)
-    cosines = np.empty(len(vectors))
-    for at in range(0, len(vectors), BLOCK):
-        block = vectors[at : at + BLOCK] @ centres
-        closest[at : at + BLOCK] = block.argmax(axis=1)
-        cosines[at : at + BLOCK] = block.max(axis=1)
-    return np.array(chosen)[closest], cosines
-
-
-METHODS = {"kcenter": k_center, "facility": facility}
+def _encode(texts: Sequence[str], model: str) -> np.ndarray:
+    """(n, width of the model) float32. Raises UserError if the package or the model is missing or does not load."""
+    quiet_deepspeed()
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise UserError(
+            f"the embedding '{model}' needs a package: pip install 'limo-toolkit[embed]'. 'tfidf' needs none"
+        ) from None
+    # In that library a bare name is one of its models
+    named = model if "/" in model or Path(model).is_dir() else f"sentence-transformers/{model}"
+    folder = str(model_folder(named))
+    try:
+        encoder = SentenceTransformer(folder, trust_remote_code=False)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot load the embedding model '{model}': {reason}") from error
+    return np.asarray(encoder.encode(texts, show_progress_bar=False), np.float32)

@@ -35,13 +35,13 @@ class Window:
         most = right + unknown if self.unknown == "drop" else right
         return right >= self.at_least and most <= self.at_most
 
-    def certain(self, right: int, unknown: int, drawn: int) -> bool | None:
+    def certain(self, right: int, unknown: int, attempts: int) -> bool | None:
         """The decision if no outcome of the attempts to come can change it, else None.
 
-        >>> Window(32, 1, 3, "drop").certain(right=4, unknown=0, drawn=4)
+        >>> Window(32, 1, 3, "drop").certain(right=4, unknown=0, attempts=4)
         False
         """
-        left = self.n - drawn
+        left = self.n - attempts
         most = right + unknown if self.unknown == "drop" else right
         needed = max(0, self.at_least - right)
         if needed > left or most + needed > self.at_most:  # even the best that can come does not keep it
@@ -50,18 +50,18 @@ class Window:
             return True
         return self.keeps(right, unknown) if not left else None
 
-    def further(self, right: int, unknown: int, drawn: int) -> int:
+    def further(self, right: int, unknown: int, attempts: int) -> int:
         """The least number of further attempts after which the decision could be certain; 0 if it is.
 
-        So many are drawn at once without drawing one too many, whatever their outcomes.
+        So many are sampled at once, and none of them is one too many.
         """
-        return _further(self, right, unknown, drawn)
+        return _further(self, right, unknown, attempts)
 
 
 @lru_cache(maxsize=2**16)
-def _further(window: Window, right: int, unknown: int, drawn: int) -> int:
-    for more in range(window.n - drawn + 1):
-        if any(window.certain(r, u, drawn + more) is not None for r, u in _outcomes(right, unknown, more)):
+def _further(window: Window, right: int, unknown: int, attempts: int) -> int:
+    for more in range(window.n - attempts + 1):
+        if any(window.certain(r, u, attempts + more) is not None for r, u in _outcomes(right, unknown, more)):
             return more
     raise AssertionError("all attempts leave the decision open")
 
@@ -72,12 +72,12 @@ def _outcomes(right: int, unknown: int, more: int) -> Iterator[tuple[int, int]]:
 
 
 def attempts_needed(outcomes: str, window: Window) -> int:
-    """How many attempts of a recorded sequence the rule draws: "r" is right, "u" unknown, anything else wrong.
+    """How many attempts of a recorded sequence the rule needs: "r" is right, "u" unknown, anything else wrong.
 
     >>> attempts_needed("wrwrrwrr", Window(8, 1, 3, "drop"))
     7
     """
-    drawn = 0
-    while more := window.further(outcomes[:drawn].count("r"), outcomes[:drawn].count("u"), drawn):
-        drawn += more
-    return drawn
+    attempts = 0
+    while more := window.further(outcomes[:attempts].count("r"), outcomes[:attempts].count("u"), attempts):
+        attempts += more
+    return attempts

@@ -1,0 +1,55 @@
+"""A run's folder as a curation leaves it: settings, funnel, and the rows of every stage.
+
+run = read_folder(Path("runs/demo"))
+run.candidates                      # the rows that the choice was made from
+run.rows("verify", ".dropped")      # a path; Rows(path) iterates over it
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from limo.data import Example, read_jsonl
+from limo.run import read_manifest
+
+
+class Rows:
+    """The rows of a file, read anew each time they are iterated over."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[Example]:
+        return read_jsonl(self.path)
+
+
+def stage_file(folder: Path, number: int, name: str, kind: str = "") -> Path:
+    """Where a stage's rows are; with `kind` ".dropped", the rows it dropped."""
+    return folder / "stages" / f"{number:02d}-{name}{kind}.jsonl"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A curation's folder, with what its manifest says."""
+
+    path: Path
+    settings: Mapping[str, Any]  # of `curate`, its stages in order
+    funnel: list[dict[str, Any]]
+
+    @property
+    def stages(self) -> dict[str, Any]:
+        """The recipe's stages, in order."""
+        return dict(self.settings.get("stages", {}))
+
+    def before(self, name: str) -> Path:
+        """The file of the rows that came into a stage."""
+        names = ["pool", *self.stages]
+        number = names.index(name) - 1
+        return stage_file(self.path, number, names[number])
+
+
+def read_folder(path: Path) -> Folder:
+    """What the folder's manifest says of a curation; empty where there is none."""
+    entry = read_manifest(path).get("curate", {})
+    return Folder(path, entry.get("settings", {}), entry.get("results", {}).get("funnel", []))
