@@ -6,7 +6,7 @@
 
 Everything but the loss is TRL's: the reference is the model before the training (under LoRA the model without its
 adapter), live or computed beforehand (`args.precompute_ref_log_probs`). Pairs are rendered and audited as chains are
-for `limo.train.sft`; ranks, sharding and checkpoints are the same. The loss is examined first (`training/lossplot.py`):
+for `limo.train.sft`; ranks, sharding and checkpoints are the same. The loss is examined first (`training/examine.py`):
 one whose first steps push pairs the wrong way needs a warm-up with DPO.
 """
 
@@ -23,6 +23,7 @@ from limo.recipe import input_files
 from limo.run import Step
 from limo.training.adapters import lora_config
 from limo.training.batches import padded_shape
+from limo.training.examine import examine_loss, load_loss
 from limo.training.fit import (
     Job,
     check_settings,
@@ -33,7 +34,6 @@ from limo.training.fit import (
     run_training,
 )
 from limo.training.launch import run_on_main
-from limo.training.lossplot import examine_loss, load_loss
 from limo.training.pairs import Pairs, describe_pairs, prepare_pairs, read_pairs
 from limo.training.preference import dpo
 from limo.training.rows import check_rows, refuse_dropped
@@ -63,7 +63,7 @@ def check_prefer(settings: Preference) -> None:
     if found.problems and not settings.warmup:
         raise UserError(
             f"train.loss: {found.problems[0]}. Set train.warmup=0.3 to begin with DPO for three tenths of the steps, a "
-            "larger ratio of beta to tau, or another loss; python -m limo.losses plot draws them"
+            "larger ratio of beta to tau, or another loss"
         )
 
 

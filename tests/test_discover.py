@@ -32,7 +32,7 @@ from limo.engines.protocol import Completion, Sampling
 from limo.errors import UserError, reported
 from limo.processes import last_line, override, run_section_apart
 from limo.recipe import compose, read_settings, run_section
-from limo.training.lossplot import at_margin, examine_loss, load_loss
+from limo.training.examine import at_margin, examine_loss, load_loss
 from tests.conftest import ROOT, Script, asked, build_tiny, lines
 from tests.test_preference import prefer, settings
 

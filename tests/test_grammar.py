@@ -9,8 +9,8 @@ import torch
 from limo.discover import grammar
 from limo.discover.candidate import Candidate
 from limo.discover.checks import check_text, train_alike
-from limo.training.lossplot import load_loss
 from limo.training.preference import PairLogProbs
+from tests.test_preference import of
 
 BETA = 0.05
 PARENTS = [(tree, fitness) for fitness, tree in enumerate(grammar.KNOWN.values())]
@@ -29,7 +29,7 @@ def test_a_known_tree_is_the_loss_of_its_name(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     pairs = PairLogProbs(*(torch.randn(16, generator=generator, dtype=torch.float64) for _ in range(4)))
     tree = Candidate(grammar.write(grammar.KNOWN[name], name))(pairs, BETA)
-    known = load_loss(f"limo.training.preference.{name}", "loss", tau=0.05)(pairs, BETA)
+    known = of(name)(pairs, BETA)
     if name == "ipo":
         known = BETA**2 * known
     if name == "kto_pair":  # without the means over the batch

@@ -16,9 +16,9 @@ from limo.discover.checks import check_text, probe, train_alike
 from limo.discover.language import Refused
 from limo.discover.sandbox import check_candidate
 from limo.training import preference
-from limo.training.lossplot import load_loss
 from limo.training.preference import PairLogProbs
 from tests.conftest import ROOT
+from tests.test_preference import of
 
 BETA = 0.05
 HEAD = "def f(chosen, rejected, reference_chosen, reference_rejected, beta):\n"
@@ -79,7 +79,7 @@ def f(
 @pytest.mark.parametrize("name", [*AS_TEXT, "published form"])
 def test_a_known_loss_as_text_is_that_loss_and_passes(name: str) -> None:
     text = PUBLISHED if name == "published form" else body(AS_TEXT[name])
-    known = load_loss(f"limo.training.preference.{name if name in AS_TEXT else 'dpo'}", "loss", tau=0.05)
+    known = of(name if name in AS_TEXT else "dpo")
     loss, pairs = Candidate(text), sampled()
     assert loss.__name__ == "f"
     assert loss(pairs, BETA).tolist() == pytest.approx(known(pairs, BETA).tolist(), rel=1e-9)

@@ -42,7 +42,7 @@ class CheckResult:
     name: str = ""
     code: str = ""  # a candidate's text without what would run on import
     refused: str = ""  # the reason not to train with it; empty if there is none
-    problems: list[str] = field(default_factory=list)  # see `limo.training.lossplot.LossCurve`
+    problems: list[str] = field(default_factory=list)  # see `limo.training.examine.LossCurve`
     slope: float | None = None  # d loss / d rho at rho = 0
     curve: dict[str, list[float | None]] = field(default_factory=dict)  # rho, value, slope
     probes: list[float] = field(default_factory=list)  # see `limo.discover.checks.probe`

@@ -15,7 +15,7 @@ from limo.discover.archive import CheckResult
 from limo.discover.candidate import Candidate
 from limo.discover.language import Refused
 from limo.errors import UserError
-from limo.training.lossplot import FAR, at_margin, examine_loss
+from limo.training.examine import FAR, at_margin, examine_loss
 from limo.training.preference import PairLogProbs, PairLoss
 
 PAIRS = 10  # of a random batch

@@ -30,7 +30,7 @@ from limo.errors import UserError
 from limo.progress import clock, progress, say
 from limo.recipe import bind, resolve
 from limo.run import claim
-from limo.training.lossplot import load_loss
+from limo.training.examine import load_loss
 from limo.training.pairs import read_pairs
 
 
