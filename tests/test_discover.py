@@ -20,10 +20,10 @@ from curation.stages.pairs import pair_by_score, pair_errors, plant_slips
 from eval.report.discovered import discovered_section
 from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
 from limo.discover.archive import CheckResult, Entry, Proposal, add_checks, add_proposal, keep, read_entries, read_entry
+from limo.discover.candidate import Refused
 from limo.discover.checks import check_text
 from limo.discover.duel import judge_answers, pair_prompt, read_verdict
 from limo.discover.fitness import preference
-from limo.discover.language import Refused
 from limo.discover.noise import measure_noise
 from limo.discover.proposers import Grammar, LanguageModel, describe_archive, find_tree, read_reply, system_message
 from limo.discover.search import SearchSettings, Split, check_settings, discover, split_pairs

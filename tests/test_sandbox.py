@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from limo.discover.candidate import Candidate
+from limo.discover.candidate import Candidate, Refused
 from limo.discover.checks import check_text, probe, train_alike
-from limo.discover.language import Refused
 from limo.discover.sandbox import check_candidate
 from limo.training import preference
 from limo.training.preference import PairLogProbs

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from limo.discover.archive import CheckResult
-from limo.discover.candidate import Candidate
-from limo.discover.language import Refused
+from limo.discover.candidate import Candidate, Refused
 from limo.errors import UserError
 from limo.training.examine import FAR, at_margin, examine_loss
 from limo.training.preference import PairLogProbs, PairLoss

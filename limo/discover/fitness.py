@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from limo.discover.language import Refused
+from limo.discover.candidate import Refused
 from limo.discover.noise import Items
 from limo.processes import run_section_apart
 

@@ -14,9 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
-from limo.discover.candidate import Candidate
+from limo.discover.candidate import Candidate, Refused
 from limo.discover.checks import probe, train_alike
-from limo.discover.language import Refused
 
 Tree = Any  # a number, the name of an input, or a tuple (operation, tree, ...)
 

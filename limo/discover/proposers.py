@@ -14,7 +14,7 @@ from typing import Any
 from limo.data import chat
 from limo.discover import grammar
 from limo.discover.archive import Entry, Proposal
-from limo.discover.language import FUNCTIONS
+from limo.discover.candidate import FUNCTIONS
 from limo.discover.noise import Noise
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Request, Sampling, taker

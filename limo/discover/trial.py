@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limo.discover.archive import Entry, keep, read_entry
-from limo.discover.language import Refused
+from limo.discover.candidate import Refused
 from limo.processes import run_section_apart
 from limo.progress import say
 from limo.recipe import bind

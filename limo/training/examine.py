@@ -88,11 +88,11 @@ def _measure_slopes(loss: PairLoss, beta: float, rho: Sequence[float]) -> tuple[
 
     batches = torch.tensor(rho, dtype=torch.float32)[:, None].repeat(1, 2).requires_grad_()
     values = [loss(at_margin(batch), beta) for batch in batches]
-    for value in values:
-        if tuple(value.shape) != (2,):
-            raise UserError(f"a preference loss returns one value per pair: for 2 pairs it gave {tuple(value.shape)}")
-    (slope,) = torch.autograd.grad(torch.stack(values).sum(), batches)
-    return [float(value[0]) for value in values], slope.mean(1).tolist()
+    if (shape := tuple(values[0].shape)) != (2,):
+        raise UserError(f"a preference loss returns one value per pair: for 2 pairs it gave {shape}")
+    value = torch.stack(values)
+    (slope,) = torch.autograd.grad(value.sum(), batches)
+    return value[:, 0].tolist(), slope.mean(1).tolist()
 
 
 def _find_extrema(rho: Sequence[float], slope: Sequence[float]) -> tuple[list[float], list[float]]:
