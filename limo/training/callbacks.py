@@ -1,6 +1,7 @@
 """What happens beside training: the bar, checkpoints marked as whole, SIGTERM, and what the log keeps."""
 
 import contextlib
+import shutil
 import signal
 import threading
 import time
@@ -12,7 +13,7 @@ from transformers import TrainerCallback
 
 from limo.machine import is_main
 from limo.progress import progress, say
-from limo.training.checkpoints import list_checkpoints, mark_whole, remove
+from limo.training.checkpoints import MARK, list_checkpoints, mark_whole
 from limo.training.launch import any_rank, wait
 
 
@@ -85,7 +86,8 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             mark_whole(folder / f"checkpoint-{state.global_step}", **self.made_with)
             best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
             for path in [p for p in list_checkpoints(folder) if p.name != best][self.limit :] if self.limit else ():
-                remove(path)
+                (path / MARK).unlink(missing_ok=True)  # one that is half removed must not be taken for whole
+                shutil.rmtree(path, ignore_errors=True)
         wait()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
