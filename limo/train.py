@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from limo.chat import MASKED
 from limo.command import command
 from limo.errors import UserError
 from limo.machine import is_main, world_size
@@ -26,7 +27,7 @@ from limo.training.batches import supervised_shape
 from limo.training.fit import Job, check_settings, fit, is_finished, make_job, run_training
 from limo.training.launch import start_ranks
 from limo.training.models import load_trained_tokenizer
-from limo.training.rows import columns, describe, prepare, read_examples, tokenise
+from limo.training.rows import describe, prepare, read_examples, tokenise
 from limo.training.settings import Supervised, Training
 from limo.training.sharding import offloads
 
@@ -71,9 +72,9 @@ def _train(settings: Supervised, step: Step, source: Path) -> None:
     tokenizer = load_trained_tokenizer(settings, source)
     tokens = tokenise(tokenizer, settings, step)
     say(describe(tokens, settings.max_length))
-    held_out = _read_held_out(settings, tokenizer)
     shape = supervised_shape(settings, tokens.lengths, world_size())
     job = make_job(settings, step, source, tokenizer, tokens, shape)
+    held_out = _read_held_out(job, settings) if settings.eval_data else None
     fit(job, lambda: _make_trainer(job, settings, held_out))
 
 
@@ -87,19 +88,20 @@ def _make_trainer(job: Job, settings: Supervised, held_out: Any) -> Any:
     return trainer
 
 
-def _read_held_out(settings: Supervised, tokenizer: Any) -> Any:
-    """The rows whose loss is logged, as a dataset; None without `eval_data`."""
+def _read_held_out(job: Job, settings: Supervised) -> Any:
+    """The rows whose loss is logged, as a dataset; rows without labels fill the last batch of all ranks."""
     from datasets import Dataset
 
-    if not settings.eval_data:
-        return None
-    prepared = prepare(tokenizer, read_examples(settings.eval_data), settings.max_length)
+    assert settings.eval_data
+    prepared = prepare(job.tokenizer, read_examples(settings.eval_data), settings.max_length)
     if not prepared.rows:
         raise UserError(f"no row of train.eval_data={settings.eval_data} fits into max_length")
-    rows = list(zip(prepared.rows, prepared.rendered, strict=True))
-    for row, rendered in rows:
-        check_row(tokenizer, row, rendered, settings.system, settings.eval_data)
-    return Dataset.from_list([columns(row, rendered, None) for row, rendered in rows])
+    for row, rendered in zip(prepared.rows, prepared.rendered, strict=True):
+        check_row(job.tokenizer, row, rendered, settings.system, settings.eval_data)
+    shortest = min(prepared.rendered, key=lambda rendered: len(rendered.input_ids))
+    idle = shortest._replace(labels=[MASKED] * len(shortest.labels))
+    missing = -len(prepared.rows) % (job.config.eval_batch_size * world_size())
+    return Dataset.from_list([rendered._asdict() for rendered in [*prepared.rendered, *[idle] * missing]])
 
 
 def on_all_devices(section: Mapping[str, Any], arguments: Sequence[str]) -> int | None:

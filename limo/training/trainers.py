@@ -136,29 +136,18 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
         self._signature_columns += [c for c in ("weight", "share") if c not in self._signature_columns]
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **rest: Any) -> Any:
-        """TRL's, with a loss that is the mean over all loss tokens, whatever the batches and ranks."""
+        """TRL's, with a loss that is the mean over all loss tokens, however they are split over batches and ranks."""
         self._held_out = torch.zeros(2, dtype=torch.float64)
         out = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **rest)
-        summed = self.accelerator.reduce(self._held_out.to(self.args.device, torch.float32), "sum").tolist()
-        if f"{metric_key_prefix}_loss" in out.metrics and summed[1]:
-            out.metrics[f"{metric_key_prefix}_loss"] = summed[0] / summed[1]
+        total, tokens = self.accelerator.reduce(self._held_out.to(self.args.device, torch.float32), "sum").tolist()
+        out.metrics[f"{metric_key_prefix}_loss"] = total / tokens
         return out
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **rest: Any) -> Any:
-        """TRL's; rows that were repeated to fill the last batch of a rank do not count."""
-        state = self.accelerator.gradient_state
-        if state.end_of_dataloader and state.remainder > 0:
-            rows = self.args.eval_batch_size
-            own = min(max(state.remainder - self.accelerator.process_index * rows, 0), rows)
-            labels = inputs["labels"] = inputs["labels"].clone()
-            if "position_ids" in inputs and len(labels) == 1:  # packed
-                starts = [*(inputs["position_ids"][0] == 0).nonzero()[:, 0].tolist(), labels.shape[1]]
-                labels[:, starts[min(own, len(starts) - 1)] :] = -100
-            else:
-                labels[own:] = -100
+        """TRL's; adds to the sum of losses. Rows without labels fill the last batches (`limo/train.py`)."""
+        tokens = int((inputs["labels"][:, 1:] != -100).sum())
         result = super().prediction_step(model, inputs, *args, **rest)
-        tokens = int((inputs["labels"][:, 1:] != -100).sum()) if "labels" in inputs else 0
-        if tokens and result[0] is not None:
+        if tokens:
             self._held_out += torch.tensor([float(result[0]) * tokens, tokens], dtype=torch.float64)
         return result
 
@@ -248,10 +237,11 @@ class PairTrainer(FiniteTrainer, DPOTrainer):  # type: ignore[misc]
 
     def _note(self, chosen: torch.Tensor, rejected: torch.Tensor) -> None:
         rewards = self.accelerator.gather_for_metrics(self.beta * torch.stack([chosen, rejected], 1))
-        notes = self._metrics["train" if self.model.training else "eval"]
+        chosen, rejected = rewards.unbind(1)
         if not self.model.training:
             self.held_out += rewards.float().tolist()
-        notes["rewards/chosen"].append(rewards[:, 0].mean().item())
-        notes["rewards/rejected"].append(rewards[:, 1].mean().item())
-        notes["rewards/margins"].append((rewards[:, 0] - rewards[:, 1]).mean().item())
-        notes["rewards/accuracies"].append((rewards[:, 0] > rewards[:, 1]).float().mean().item())
+        notes = self._metrics["train" if self.model.training else "eval"]
+        notes["rewards/chosen"].append(chosen.mean().item())
+        notes["rewards/rejected"].append(rejected.mean().item())
+        notes["rewards/margins"].append((chosen - rejected).mean().item())
+        notes["rewards/accuracies"].append((chosen > rejected).float().mean().item())
