@@ -236,7 +236,6 @@ def test_impossible_settings_are_refused() -> None:
         ({"confirm": {**confirm, "seeds": [2]}}, "2 is in both"),
         ({"fitness": {}}, "must not be empty"),
         ({"known": {"dpo": "limo.training.preference.nope"}}, "'limo.training.preference.nope' does not exist"),
-        ({"fitness": {"a": {"_target_": "limo.discover.fitness.task"}}}, "evaluate is missing"),
     ):
         with pytest.raises(UserError, match=reason):
             check_settings(demo(**change))

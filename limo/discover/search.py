@@ -13,20 +13,32 @@ Everything is kept in `candidates/` (`discover/archive.py`). After a kill the sa
 """
 
 import inspect
-from collections.abc import Sequence
+import shutil
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from limo.data import Dropped, Example, content_id, write_jsonl
-from limo.discover.archive import CheckResult, Entry, Proposal, add_checks, add_proposal, keep, read_entries
+from limo.discover.archive import (
+    CheckResult,
+    Entry,
+    Proposal,
+    add_checks,
+    add_proposal,
+    keep,
+    read_entries,
+    read_entry,
+)
+from limo.discover.candidate import Refused
 from limo.discover.checks import describe, train_alike
 from limo.discover.noise import Noise, fitness, measure_noise
 from limo.discover.sandbox import check_candidate
 from limo.discover.summary import show, summarize
-from limo.discover.trial import Trial, train_and_score
 from limo.errors import UserError
+from limo.processes import run_section_apart
 from limo.progress import clock, progress, say
 from limo.recipe import bind, resolve
 from limo.run import claim
@@ -79,6 +91,18 @@ class SearchSettings:
         return float(self.train["args"].get("beta", 0.1))
 
 
+@dataclass(frozen=True)
+class Trial:
+    """How losses are trained and measured: in the search, or at its end."""
+
+    train: Mapping[str, Any]  # the recipe's section, in which loss, seed, data, warm-up and folder are replaced
+    pairs: Path
+    held_out: Path
+    measures: Mapping[str, Any]  # nodes by name
+    prefix: str  # of a training's folder, before the seed
+    keep_models: bool
+
+
 def discover(settings: SearchSettings) -> dict[str, Any]:
     """Search for losses, and return the content of `discovered.json`: noise, all fitnesses, finalists with intervals.
 
@@ -94,15 +118,16 @@ def discover(settings: SearchSettings) -> dict[str, Any]:
         if step.finished:
             say(f"already searched: {folder / 'discovered.json'} ({clock(step.entry['seconds'])} at the time)")
             return dict(step.entry["results"])
-        files = split_pairs(folder / "pairs", settings.data, settings.split)
-        search = Trial(
-            settings.train, files["train"], files["held_out"], settings.fitness, "seed-", settings.keep_models
-        )
-        last = Trial(settings.train, files["train"], files["fresh"], confirm.fitness, "confirm-seed-", True)
+        pairs = split_pairs(folder / "pairs", settings.data, settings.split)
+        train, held_out, fresh = (pairs[name] for name in ("train", "held_out", "fresh"))
+        search = Trial(settings.train, train, held_out, settings.fitness, "seed-", settings.keep_models)
         floor = _measure_known(settings, search)
         _search(settings, floor, search)
         tried = read_entries(folder)
-        finalists = [_find(tried, settings.baseline), *_best(tried, confirm.finalists)]
+        new = [entry for entry in tried if not entry.known and entry.fitness is not None]
+        best = sorted(new, key=lambda entry: -(entry.fitness or 0))[: confirm.finalists]
+        finalists = [_find(tried, settings.baseline), *best]
+        last = Trial(settings.train, train, fresh, confirm.fitness, "confirm-seed-", True)
         for entry in finalists:
             train_and_score(entry, confirm.seeds, last)
         numbers = [entry.number for entry in finalists]
@@ -126,12 +151,8 @@ def check_settings(settings: SearchSettings) -> None:
         raise UserError(f"discover.confirm.seeds must differ from those of the search: {sorted(both)[0]} is in both")
     if not confirm.seeds or not settings.fitness or not confirm.fitness:
         raise UserError("discover.confirm.seeds, discover.fitness and discover.confirm.fitness must not be empty")
-    for where, nodes in (("fitness", settings.fitness), ("confirm.fitness", confirm.fitness)):
-        for name, node in nodes.items():
-            bind(node, f"discover.{where}.{name}")
     for name, loss in settings.known.items():
         load_loss(loss, f"discover.known.{name}")
-    bind(settings.proposer, "discover.proposer")
 
 
 def split_pairs(folder: Path, data: str, split: Split) -> dict[str, Path]:
@@ -175,9 +196,9 @@ def _measure_known(settings: SearchSettings, trial: Trial) -> Noise:
     baseline = _find(read_entries(folder), settings.baseline)
     if baseline.failed:
         raise UserError(f"the baseline {baseline.name} cannot be trained: {baseline.failed}")
-    measures = next(iter(baseline.scores.values()))
+    measures = baseline.scores[0]
     step = max(1 / len(items) for items in measures.values()) / len(measures)
-    floor = measure_noise([fitness(scores) for scores in baseline.scores.values()], step)
+    floor = measure_noise([fitness(scores) for scores in baseline.scores], step)
     say(f"noise: {baseline.name} with {floor.n} seeds has {floor.mean:.4f}, standard deviation {floor.sd:.4f}")
     return floor
 
@@ -226,7 +247,35 @@ def _find(tried: Sequence[Entry], name: str) -> Entry:
     return next(entry for entry in tried if entry.name == name)
 
 
-def _best(tried: Sequence[Entry], n: int) -> list[Entry]:
-    """The new losses with the highest fitness."""
-    new = [entry for entry in tried if not entry.known and entry.fitness is not None]
-    return sorted(new, key=lambda entry: -(entry.fitness or 0))[:n]
+def train_and_score(entry: Entry, seeds: Sequence[int], trial: Trial) -> Entry:
+    """Train a loss with each seed and measure it, where that has not been done. Stops at the first that fails.
+
+    Raises UserError for a failure that is not the loss's, and Interrupted where a training was stopped.
+    """
+    for seed in seeds:
+        folder = entry.folder / f"{trial.prefix}{seed}"
+        if not (folder / "score.json").exists():
+            keep(folder / "score.json", _score(entry, seed, folder, trial))
+            if not trial.keep_models:
+                for name in ("model", "adapter", "checkpoints"):
+                    shutil.rmtree(folder / name, ignore_errors=True)
+        if read_entry(entry.folder).failed:
+            break
+    return read_entry(entry.folder)
+
+
+def _score(entry: Entry, seed: int, folder: Path, trial: Trial) -> dict[str, Any]:
+    """Train once and measure: scores, or why there are none."""
+    start = time.monotonic()
+    say(f"== {folder}")
+    assert entry.checks, f"{entry.name} is trained before it is checked"
+    section = {**trial.train, "out": str(folder), "loss": entry.loss, "seed": seed, "warmup": entry.checks.warmup}
+    section |= {"data": str(trial.pairs), "eval_data": str(trial.held_out)}
+    failed = run_section_apart("limo.train", "train", section, folder, refused=Refused.code)
+    scores: dict[str, Any] = {}
+    if not failed:
+        try:
+            scores = {name: bind(node, name)(folder, trial.held_out) for name, node in trial.measures.items()}
+        except Refused as refused:
+            failed = str(refused)
+    return {"scores": scores, "failed": failed, "seconds": round(time.monotonic() - start, 1)}
