@@ -435,6 +435,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"args": {"seed": 1}}, r"train\.args\.seed: set train\.seed instead"),
     ({"args": {"gradient_accumulation_steps": 1}}, r"set train\.global_batch instead"),
     ({"args": {"average_tokens_across_devices": False}}, "this trainer decides it"),
+    ({"args": {"hub_token": "hf_x"}}, r"upload the finished model with python -m limo\.hub"),
     ({"data": "nowhere.jsonl"}, "no such file 'nowhere.jsonl'"),
 ]
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from limo.data import dump, replacing
 from limo.errors import Interrupted, UserError
-from limo.hub import check_push, push_trained
 from limo.machine import is_main, quiet_deepspeed, world_size
 from limo.model import model_folder
 from limo.processes import keep_freed_memory
@@ -73,7 +72,6 @@ def check_settings(settings: Training) -> None:
     """Raise UserError for what is wrong before anything is loaded. A finished run is not checked again."""
     if not is_finished(settings):
         check_args(settings.args, settings.config)
-        check_push(settings.args)
         lora_config(settings.lora)
 
 
@@ -99,10 +97,7 @@ def run_training(settings: Training, read: Sequence[str | Path], train: Callable
                 for library in ("trl", "accelerate"):  # what they warn about is checked here
                     logging.getLogger(library).setLevel(logging.ERROR)
                 train(step, source)
-            results = dict(step.results or step.entry["results"])
-        if is_main():
-            push_trained(Path(settings.out), settings.args)
-        return results
+            return dict(step.results or step.entry["results"])
 
 
 @contextmanager
@@ -145,7 +140,6 @@ def configure(settings: Training, checkpoints: Path, shape: Shape, shards: Mappi
     for key in ("activation_offloading", "use_liger_kernel"):
         if args.get(key) and not gpu:
             raise UserError(f"train.args.{key} needs a GPU, and there is none here")
-    args.pop("push_to_hub", None)  # TRL would upload its checkpoints; limo/hub.py uploads the finished model
     if "fsdp_config" in shards:  # FSDP recomputes activations by itself; both would do so twice
         again = args.pop("activation_checkpointing", None)
         args |= {"gradient_checkpointing": False, "activation_checkpointing": None}
