@@ -24,7 +24,14 @@ from limo.discover.candidate import Refused
 from limo.discover.checks import check_text
 from limo.discover.fitness import judge_answers, preference, read_score, score_prompt
 from limo.discover.noise import measure_noise
-from limo.discover.proposers import Grammar, LanguageModel, describe_archive, find_tree, read_reply, system_message
+from limo.discover.proposers import (
+    Grammar,
+    LanguageModel,
+    describe_archive,
+    find_expression,
+    read_reply,
+    system_message,
+)
 from limo.discover.search import SearchSettings, Split, check_settings, discover, split_pairs
 from limo.discover.summary import show, summarize, write_verdict
 from limo.engines.protocol import Completion, Sampling
@@ -159,15 +166,17 @@ def test_entries_are_read_from_their_folders(tmp_path: Path) -> None:
     assert found[1].loss == {"_target_": "limo.discover.candidate.from_file", "path": str(files[1])}
 
 
-def test_the_grammar_repeats_its_proposals_and_keeps_its_trees(tmp_path: Path) -> None:
+def test_the_grammar_repeats_its_proposals_and_keeps_its_expressions(tmp_path: Path) -> None:
     archive = fill(tmp_path, {"dpo": 0.7, "slic": 0.6, "ipo": 0.5, "kto_pair": 0.4})
-    assert all(find_tree(entry) is not None for entry in archive)
+    assert all(find_expression(entry) for entry in archive)
     first = Grammar(seed=0).propose(5, archive, FLOOR)
     assert first == Grammar(seed=0).propose(5, archive, FLOOR) != Grammar(seed=1).propose(5, archive, FLOOR)
     assert first.name == "grown_5" and "def grown_5(" in first.code
-    assert find_tree(add_proposal(tmp_path, 5, first)) == first.tree, "a tree is the same after JSON"
+    assert find_expression(add_proposal(tmp_path, 5, first)) == first.expression
     seen = [replace(archive[0], checks=check_text(first.code, 0.05)), *archive[1:]]
-    assert Grammar(seed=0).propose(5, seen, FLOOR).tree != first.tree, "what was tried is not proposed again"
+    assert Grammar(seed=0).propose(5, seen, FLOOR).expression != first.expression, (
+        "what was tried is not proposed again"
+    )
 
 
 def reply(code: str = CODE, **more: object) -> str:

@@ -29,7 +29,7 @@ class Proposal:
     loss: str | Mapping[str, Any]  # of a known loss, as `train.loss` takes it; empty for a new one, which is its code
     code: str
     thought: str = ""
-    tree: Any = None  # of limo/discover/grammar.py, where it has one
+    expression: str = ""  # of limo/discover/grammar.py, where it has one
     refused: str = ""  # why there is no loss in the reply
     replies: Sequence[Mapping[str, str]] = ()  # of a language model, each with why it was not taken
 
