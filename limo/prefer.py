@@ -28,7 +28,6 @@ from limo.training.fit import Job, check_settings, fit, make_job, run_training
 from limo.training.launch import run_on_main
 from limo.training.models import load_trained_tokenizer
 from limo.training.pairs import Pairs, describe_pairs, prepare_pairs, read_pairs
-from limo.training.preference import dpo
 from limo.training.rows import Tokens, cached_dataset, refuse_dropped
 from limo.training.settings import Preference
 
@@ -134,7 +133,6 @@ def _make_trainer(job: Job, settings: Preference, held_out: Pairs | None) -> Any
         ref_model=reference,
         eval_dataset=_make_dataset(held_out) if held_out else None,
         pair_loss=load_loss(settings.loss, "train.loss"),
-        warm_loss=dpo,
         warm_steps=round(settings.warmup * steps),
     )
 

@@ -7,7 +7,7 @@ the first loss or gradient norm that is not finite, and never save weights that 
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from limo.machine import is_main, rank, world_size
 from limo.training.batches import Shape, split_epoch, split_step
 from limo.training.launch import any_rank
 from limo.training.losses import loss_positions, token_log_probs, token_loss, weighted_loss
-from limo.training.preference import PairLogProbs, PairLoss
+from limo.training.preference import PairLogProbs, PairLoss, dpo
 from limo.training.settings import Supervised
 
 SMALL = 4096  # positions times rows whose logits may be held at once on a CPU (800 MB at a vocabulary of 50,000)
@@ -62,16 +62,6 @@ class Collator(DataCollatorForLanguageModeling):  # type: ignore[misc]
         batch["token_weights"] = torch.stack([torch.nn.functional.pad(w, (0, length - len(w))) for w in weights])
         batch["share"] = torch.tensor(float(sum(row["share"] for row in examples)))
         return batch
-
-
-def check_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Raise UserError if a weight is not a finite number: such a model is never saved."""
-    for name, weight in weights:
-        if not bool(weight.isfinite().all()):
-            raise UserError(
-                f"training diverged: the weights {name} are not finite, so nothing is saved. Lower "
-                "train.args.learning_rate"
-            )
 
 
 class FiniteTrainer:
@@ -117,9 +107,14 @@ class FiniteTrainer:
         return norm
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """TRL's, of finite weights only."""
-        trained = ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
-        check_finite(trained if state_dict is None else state_dict.items())
+        """TRL's. Raises UserError if a weight is not finite: such a model is never saved."""
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        for name, weight in (trained if state_dict is None else state_dict).items():
+            if not bool(weight.isfinite().all()):
+                raise UserError(
+                    f"training diverged: the weights {name} are not finite, so nothing is saved. Lower "
+                    "train.args.learning_rate"
+                )
         super()._save(output_dir, state_dict)  # type: ignore[misc]
 
 
@@ -164,7 +159,7 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
         """TRL's loss, weighted where rows have weights. On one CPU it is computed at loss tokens only.
 
         On GPUs TRL projects only loss tokens to the vocabulary. On CPUs it scores every position tile by tile, which
-        makes a step on short chains twice as slow; `training/attention.py` has the figures. The loss is the same.
+        makes a step on short chains twice as slow; `training/attention.py` has the measurement. The loss is the same.
         """
         weights, share = inputs.pop("token_weights", None), inputs.pop("share", None)
         positions = None if return_outputs else self._loss_positions(model, inputs["labels"])
@@ -204,12 +199,10 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
 class PairTrainer(FiniteTrainer, DPOTrainer):  # type: ignore[misc]
     """DPOTrainer whose loss is `pair_loss(pairs, beta)`, one value per pair (`training/preference.py`)."""
 
-    def __init__(
-        self, *args: Any, pair_loss: PairLoss, warm_loss: PairLoss | None = None, warm_steps: int = 0, **rest: Any
-    ) -> None:
-        """The first `warm_steps` optimizer steps take `warm_loss`."""
+    def __init__(self, *args: Any, pair_loss: PairLoss, warm_steps: int = 0, **rest: Any) -> None:
+        """The first `warm_steps` optimizer steps take DPO's loss."""
         self.held_out = list[list[float]]()  # rewards of chosen and rejected of each pair evaluated, in their order
-        self.pair_loss, self.warm_loss, self.warm_steps = pair_loss, warm_loss, warm_steps
+        self.pair_loss, self.warm_steps = pair_loss, warm_steps
         super().__init__(*args, **rest)
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **rest: Any) -> Any:
@@ -229,8 +222,7 @@ class PairTrainer(FiniteTrainer, DPOTrainer):  # type: ignore[misc]
         else:
             reference = self.compute_ref_log_probs(self.ref_model if self.ref_model is not None else self.model, inputs)
         warm = self.model.training and self.state.global_step < self.warm_steps
-        pair_loss = self.warm_loss if warm and self.warm_loss else self.pair_loss
-        losses = pair_loss(PairLogProbs(chosen, rejected, *reference), self.beta)
+        losses = (dpo if warm else self.pair_loss)(PairLogProbs(chosen, rejected, *reference), self.beta)
         assert losses.shape == chosen.shape, f"a preference loss returns one value per pair, not {tuple(losses.shape)}"
         self._note(chosen.detach() - reference[0], rejected.detach() - reference[1])
         return (losses.mean(), out) if return_outputs else losses.mean()
