@@ -17,13 +17,11 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from limo.data import Dropped, Example, content_id, write_jsonl
 from limo.discover.archive import (
-    CheckResult,
     Entry,
     Proposal,
     add_checks,
@@ -121,8 +119,7 @@ def discover(settings: SearchSettings) -> dict[str, Any]:
         pairs = split_pairs(folder / "pairs", settings.data, settings.split)
         train, held_out, fresh = (pairs[name] for name in ("train", "held_out", "fresh"))
         search = Trial(settings.train, train, held_out, settings.fitness, "seed-", settings.keep_models)
-        floor = _measure_known(settings, search)
-        _search(settings, floor, search)
+        floor = _search(settings, search)
         tried = read_entries(folder)
         new = [entry for entry in tried if not entry.known and entry.fitness is not None]
         best = sorted(new, key=lambda entry: -(entry.fitness or 0))[: confirm.finalists]
@@ -178,22 +175,46 @@ def split_pairs(folder: Path, data: str, split: Split) -> dict[str, Path]:
     return files
 
 
-def _measure_known(settings: SearchSettings, trial: Trial) -> Noise:
-    """Check, train and score the known losses, and return the noise of the baseline."""
-    folder = Path(settings.out)
-    begun = len(read_entries(folder))
-    for number, (name, loss) in enumerate(settings.known.items(), 1):
-        if number > begun:
-            path = loss if isinstance(loss, str) else str(loss["_target_"])
-            source = inspect.getsource(inspect.unwrap(resolve(path, f"discover.known.{name}")))
-            add_proposal(folder, number, Proposal(name, loss, source, "known"))
-    for entry in read_entries(folder)[: len(settings.known)]:
-        if not entry.checks:
-            loss = load_loss(entry.loss, f"discover.known.{entry.name}")
-            entry = _add_checks(settings, entry, describe(loss, settings.beta, entry.name))
-        more = settings.baseline_seeds if entry.name == settings.baseline else []
-        train_and_score(entry, sorted({*settings.seeds, *more}), trial)
-    baseline = _find(read_entries(folder), settings.baseline)
+def _search(settings: SearchSettings, trial: Trial) -> Noise:
+    """Propose, check, train and score losses until there are enough; return the noise of the baseline.
+
+    The known ones come first. What an earlier start has done is not repeated.
+    """
+    folder, known = Path(settings.out), list(settings.known.items())
+    proposer = bind(settings.proposer, "discover.proposer")()
+    number, floor = 0, None
+    with progress("losses", len(known) + settings.candidates, "loss") as advance:
+        while True:
+            number, tried = number + 1, read_entries(folder)
+            if number == len(known) + 1:
+                floor = _measure_baseline(settings, tried)
+            if number > len(tried):
+                if floor is None:
+                    proposal = _propose_known(*known[number - 1])
+                else:
+                    new = sum(not entry.known and entry.fitness is not None for entry in tried)
+                    if new >= settings.candidates or number - len(known) > settings.proposals:
+                        return floor
+                    proposal = proposer.propose(number, tried, floor)
+                if proposal.name in {entry.name for entry in tried}:
+                    proposal = replace(proposal, name=f"{proposal.name}_{number}")
+                add_proposal(folder, number, proposal)
+            entry = _check(settings, read_entries(folder)[:number])
+            if not entry.why_not:
+                more = settings.baseline_seeds if entry.name == settings.baseline else []
+                entry = train_and_score(entry, sorted({*settings.seeds, *more}), trial)
+            if entry.fitness is not None:
+                advance(1, f"{entry.name}: {entry.fitness:.4f}")
+
+
+def _propose_known(name: str, loss: str | Mapping[str, Any]) -> Proposal:
+    path = loss if isinstance(loss, str) else str(loss["_target_"])
+    source = inspect.getsource(inspect.unwrap(resolve(path, f"discover.known.{name}")))
+    return Proposal(name, loss, source, "known")
+
+
+def _measure_baseline(settings: SearchSettings, tried: Sequence[Entry]) -> Noise:
+    baseline = _find(tried, settings.baseline)
     if baseline.failed:
         raise UserError(f"the baseline {baseline.name} cannot be trained: {baseline.failed}")
     measures = baseline.scores[0]
@@ -203,43 +224,20 @@ def _measure_known(settings: SearchSettings, trial: Trial) -> Noise:
     return floor
 
 
-def _search(settings: SearchSettings, floor: Noise, trial: Trial) -> None:
-    """Propose, check, train and score new losses until there are enough, those of an earlier start first."""
-    folder, first = Path(settings.out), len(settings.known) + 1
-    proposer = bind(settings.proposer, "discover.proposer")()
-    with progress("new losses", settings.candidates, "candidate") as advance:
-        for number in count(first):
-            tried = read_entries(folder)
-            if number > len(tried):
-                new = sum(not entry.known and entry.fitness is not None for entry in tried)
-                if new >= settings.candidates or number - first >= settings.proposals:
-                    return
-                proposal = proposer.propose(number, tried, floor)
-                if proposal.name in {entry.name for entry in tried}:
-                    proposal = replace(proposal, name=f"{proposal.name}_{number}")
-                add_proposal(folder, number, proposal)
-            entry = _check_new(settings, read_entries(folder)[:number])
-            if not entry.why_not:
-                entry = train_and_score(entry, settings.seeds, trial)
-            if entry.fitness is not None:
-                advance(1, f"{entry.name}: {entry.fitness:.4f}")
-
-
-def _check_new(settings: SearchSettings, tried: Sequence[Entry]) -> Entry:
-    """The last of `tried` with the result of its checks, among them that no earlier one trains alike."""
+def _check(settings: SearchSettings, tried: Sequence[Entry]) -> Entry:
+    """The last of `tried` with the result of its checks, among them that no earlier one trains like a new one."""
     *earlier, entry = tried
     if entry.checks or entry.proposal.refused:
         return entry
-    result = check_candidate(entry.proposal.code, settings.beta, settings.check_seconds)
-    for other in earlier:
-        if not result.refused and other.checks and train_alike(other.checks.probes, result.probes):
-            result = replace(result, refused=f"it differs from {other.name} by a constant or a factor only")
-    if result.refused:
-        say(f"{entry.name}: {result.refused}")
-    return _add_checks(settings, entry, result)
-
-
-def _add_checks(settings: SearchSettings, entry: Entry, result: CheckResult) -> Entry:
+    if entry.known:
+        result = describe(load_loss(entry.loss, f"discover.known.{entry.name}"), settings.beta, entry.name)
+    else:
+        result = check_candidate(entry.proposal.code, settings.beta, settings.check_seconds)
+        for other in earlier:
+            if not result.refused and other.checks and train_alike(other.checks.probes, result.probes):
+                result = replace(result, refused=f"it differs from {other.name} by a constant or a factor only")
+        if result.refused:
+            say(f"{entry.name}: {result.refused}")
     return add_checks(entry, replace(result, warmup=settings.warmup if result.problems else 0.0))
 
 
