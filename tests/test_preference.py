@@ -98,10 +98,11 @@ def test_the_published_expression_of_discopop_is_not_finite_and_elsewhere_ours_e
 def test_problems_are_found_before_training() -> None:
     found = examine_loss(of("discopop"), BETA)
     assert found.start_slope == pytest.approx(0.0392, abs=1e-4)
-    assert found.minima == pytest.approx([-2.3714], abs=1e-3) and found.maxima == pytest.approx([1.4401], abs=1e-3)
-    assert "+0.0392 (DPO's is -0.0250)" in found.problems[0] and "below rho = 1.44" in found.problems[0]
+    assert "+0.0392 (DPO's is -0.0250)" in found.problems[0]
+    turns = torch.tensor([-2.38, -2.36, 1.43, 1.45], requires_grad=True)  # a minimum at -2.37, a maximum at 1.44
+    (slope,) = torch.autograd.grad(of("discopop")(at_margin(turns), BETA).sum(), turns)
+    assert (slope > 0).tolist() == [False, True, True, False]
     assert examine_loss(of("dpo"), BETA).start_slope == pytest.approx(-0.025)
-    assert examine_loss(of("ipo"), BETA).minima == pytest.approx([10], abs=1e-3)
     assert [name for name in BY_HAND if examine_loss(of(name), BETA).problems] == ["discopop"]
     # A temperature of 1 corrects the sign
     mild = load_loss({"_target_": "limo.training.preference.discopop", "tau": 1.0}, "loss")

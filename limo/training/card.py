@@ -111,6 +111,4 @@ def readable(key: str, value: Any) -> tuple[str, str]:
     name = key.removesuffix("_bytes").replace("_", " ")
     if key.endswith("_bytes") and isinstance(value, int | float):
         return name, f"{value / 1e9:,.1f} GB" if value >= 5e7 else f"{value / 1e6:,.1f} MB"
-    if isinstance(value, Mapping):
-        return name, ", ".join(f"{part.replace('_', ' ')} {number:,}" for part, number in value.items())
     return name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

@@ -93,11 +93,6 @@ def check_resumable(checkpoint: Path, ranks: int, kind: str) -> None:
     shards only with as many ranks, and at the same stage, as wrote them.
     """
     mark = json.loads((checkpoint / MARK).read_text(encoding="utf-8"))
-    if mark["weights_only"]:
-        raise UserError(
-            f"{checkpoint} has no optimizer state (save_only_model was set): the learning rate would start anew. "
-            "Remove the run's folder, or train on from that model under a new name with model="
-        )
     made, by = mark["kind"], mark["ranks"]
     if made != kind or (made.startswith("zero") and by != ranks):
         raise UserError(

@@ -10,16 +10,15 @@ first steps. The slope is computed where all pairs of a batch have the same rho,
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from limo.errors import UserError
 from limo.recipe import bind
 from limo.training.preference import PairLogProbs, PairLoss
 
-REACH = 12.0  # |beta rho| within which minima are searched
-POINTS = 601  # over the reach, and again over a twentieth of it around the start, where bends often are
-FAR = 1e4  # |beta rho| up to which values and slopes must be finite
+REACH = 12.0  # |beta rho| over which values and slopes are computed
+POINTS = 151  # over the reach, and again over a twentieth of it around the start, where bends often are
+FAR = 1e4  # |beta rho| up to which they must be finite
 SMALL = 1e-9  # slopes below this count as 0
 
 
@@ -31,8 +30,6 @@ class LossCurve:
     value: list[float]
     slope: list[float]  # d loss / d rho
     start_slope: float  # at rho = 0
-    minima: list[float]  # rho of minima within the reach, at which pairs stay
-    maxima: list[float]
     problems: list[str]  # reasons not to train with it as it is
 
 
@@ -51,7 +48,7 @@ def at_margin(rho: Any) -> PairLogProbs:
 
 
 def examine_loss(loss: PairLoss, beta: float) -> LossCurve:
-    """Value and slope of a loss, its minima and maxima, and its problems.
+    """Value and slope of a loss, and its problems.
 
     Raises UserError if it cannot be called with pairs and beta, or does not return one value per pair.
     """
@@ -64,22 +61,17 @@ def examine_loss(loss: PairLoss, beta: float) -> LossCurve:
         far = _measure_slopes(loss, beta, [-FAR / beta, FAR / beta])
     except (TypeError, RuntimeError, IndexError, AttributeError) as error:
         raise UserError(f"the loss cannot be called: {str(error).splitlines()[0]}") from None
-    start = slope[rho.index(0.0)]
-    minima, maxima = _find_extrema(rho, slope)
-    problems = []
+    start, problems = slope[rho.index(0.0)], list[str]()
     if start > SMALL:
         problems.append(
             f"its slope at rho = 0, where every pair begins, is {start:+.4f} (DPO's is {-beta / 2:+.4f}): the first "
             "steps prefer the rejected completion"
         )
-        if trap := max((at for at in minima if at < 0), default=None):
-            hill = min((at for at in maxima if at > trap), default=math.inf)
-            problems[0] += f", down to rho = {trap:.2f}, and pairs below rho = {hill:.2f} stay there"
     elif start >= -SMALL:
         problems.append("its slope at rho = 0, where every pair begins, is 0: training does not start")
     if not all(map(math.isfinite, [*value, *slope, *far[0], *far[1]])):
         problems.append(f"it is not finite everywhere up to |beta rho| = {FAR:g}, and one such pair ends a training")
-    return LossCurve(rho, value, slope, start, minima, maxima, problems)
+    return LossCurve(rho, value, slope, start, problems)
 
 
 def _measure_slopes(loss: PairLoss, beta: float, rho: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -93,13 +85,3 @@ def _measure_slopes(loss: PairLoss, beta: float, rho: Sequence[float]) -> tuple[
     value = torch.stack(values)
     (slope,) = torch.autograd.grad(value.sum(), batches)
     return value[:, 0].tolist(), slope.mean(1).tolist()
-
-
-def _find_extrema(rho: Sequence[float], slope: Sequence[float]) -> tuple[list[float], list[float]]:
-    """rho of minima and of maxima: where the slope changes its sign, by linear interpolation."""
-    minima, maxima = list[float](), list[float]()
-    points = [(at, s) for at, s in zip(rho, slope, strict=True) if abs(s) > SMALL]
-    for (left, before), (right, after) in pairwise(points):
-        if (before > 0) != (after > 0):
-            (maxima if before > 0 else minima).append(left - before * (right - left) / (after - before))
-    return minima, maxima

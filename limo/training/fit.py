@@ -230,8 +230,7 @@ def add_callbacks(trainer: Any, job: Job, kind: str) -> Any:
         f"device: {shape.forwards} of {each}"
     )
     trainer.remove_callback(PrinterCallback)  # the bar shows the loss
-    made_with = {"ranks": world_size(), "kind": kind, "weights_only": bool(args.get("save_only_model"))}
-    stop = Checkpoints(args.get("save_total_limit"), **made_with)
+    stop = Checkpoints(args.get("save_total_limit"), ranks=world_size(), kind=kind)
     per_step = sum(tokens.lengths) * job.settings.global_batch / len(tokens.lengths)
     for callback in (Ready(), Bar(per_step), stop):
         trainer.add_callback(callback)

@@ -29,7 +29,7 @@ ELSEWHERE = {
 # Those whose value follows from what the trainer does, and those of a pair loss
 DECIDED = """assistant_only_loss completion_only_loss dataset_kwargs eos_token trust_remote_code resume_from_checkpoint
 ignore_data_skip train_sampling_strategy shuffle_dataset dataloader_drop_last average_tokens_across_devices
-parallelism_config sync_ref_model""".split()
+parallelism_config sync_ref_model save_only_model""".split()
 PAIR_LOSS = """loss_type loss_weights label_smoothing f_divergence_type ld_alpha discopop_tau use_weighting""".split()
 
 
