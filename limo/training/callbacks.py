@@ -5,7 +5,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +52,16 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
     """Marks a checkpoint as whole once every rank has written its part, and only then removes older ones.
 
     On SIGTERM, as Slurm sends it, the step is finished and saved and the training stops. Ranks agree on that step.
+    `check` is called before the first step; `made_with` is what a later run needs to know.
     """
 
-    def __init__(self, limit: int | None, **made_with: Any) -> None:
-        self.limit, self.made_with = limit, made_with
+    def __init__(self, check: Callable[[], None], limit: int | None, **made_with: Any) -> None:
+        self.check, self.limit, self.made_with = check, limit, made_with
         self.asked = self.stopped = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Handle SIGTERM, where Python allows it."""
+        """Check the trainer; handle SIGTERM, where Python allows it."""
+        self.check()
         main = threading.current_thread() is threading.main_thread()
         self.before = signal.signal(signal.SIGTERM, self._ask) if main else None
 

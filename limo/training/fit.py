@@ -9,8 +9,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,37 +86,28 @@ def run_training(settings: Training, read: Sequence[str | Path], train: Callable
     Args: `read` are the files that the training reads, beside the model. Returns the results kept in the manifest.
     """
     drop_accelerate_plans()
-    with process_group():
-        run_on_main(lambda: str(model_folder(settings.model)))  # one rank downloads or converts
-        source = model_folder(settings.model)
-        with _claim_on_main(settings, [source, *read]) as step:
-            if step.finished:
-                say(f"already trained: {step.folder / 'model'} ({step.entry['seconds']:.0f} s at the time)")
-            else:
-                quiet_deepspeed()
-                for library in ("trl", "accelerate"):  # what they warn about is checked here
-                    logging.getLogger(library).setLevel(logging.ERROR)
-                train(step, source)
-            return dict(step.results or step.entry["results"])
+    with process_group(), ExitStack() as stack:
 
-
-@contextmanager
-def _claim_on_main(settings: Training, read: Sequence[str | Path]) -> Iterator[Step]:
-    """As `limo.run.claim`; rank 0 reads and writes the manifest, the other ranks get its content."""
-    mine: list[Step] = []
-    folder = Path(settings.out)
-    with ExitStack() as stack:
-
-        def begin() -> tuple[bool, dict[str, Any]]:
+        def begin() -> Step:
+            folder = Path(settings.out)
             checkpoints = folder / "checkpoints"  # without a whole one, other settings lose nothing
             begun = [checkpoints] if has_checkpoint(checkpoints) else []
-            mine.append(stack.enter_context(claim(folder, "train", settings.recorded(), read, begun)))
-            if not mine[0].finished:
+            step = stack.enter_context(claim(folder, "train", settings.recorded(), [source, *read], begun))
+            if not step.finished:
                 stack.enter_context(lock_run(checkpoints, "training"))
-            return mine[0].finished, mine[0].entry
+            return step
 
-        finished, entry = run_on_main(begin)
-        yield mine[0] if mine else Step(folder, "train", finished, entry)
+        run_on_main(lambda: str(model_folder(settings.model)))  # one rank downloads or converts
+        source = model_folder(settings.model)
+        step = run_on_main(begin)  # rank 0 reads and writes the manifest, the other ranks get its content
+        if step.finished:
+            say(f"already trained: {step.folder / 'model'} ({step.entry['seconds']:.0f} s at the time)")
+        else:
+            quiet_deepspeed()
+            for library in ("trl", "accelerate"):  # what they warn about is checked here
+                logging.getLogger(library).setLevel(logging.ERROR)
+            train(step, source)
+        return dict(step.results or step.entry["results"])
 
 
 def make_job(settings: Training, step: Step, source: Path, tokenizer: Any, tokens: Tokens, shape: Shape) -> Job:
@@ -169,8 +160,6 @@ def configure(settings: Training, checkpoints: Path, shape: Shape, shards: Mappi
         raise UserError(f"train.args: {str(error).splitlines()[0]}") from error
     if config.n_gpu > 1:  # one process trains on one GPU
         config._n_gpu = 1
-        if settings.devices == "all":
-            say("several GPUs are visible and this process uses one: python -m limo.train uses all")
     return config
 
 
@@ -181,11 +170,12 @@ def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str,
     Raises Interrupted if SIGTERM ended the training, which is saved.
     """
     kind, folder = name_sharding(job.config), job.step.folder
-    last = run_on_main(lambda: _find_resumable(folder / "checkpoints", kind))
+    last = run_on_main(lambda: last_checkpoint(folder / "checkpoints"))
+    if last:
+        check_resumable(last, world_size(), kind)
+        say(f"resuming from {last}")
     trainer = make()
     stop = add_callbacks(trainer, job, kind)
-    if last:
-        say(f"resuming from {last}")
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
     if trainer.args.device.type == "cpu":
         keep_freed_memory()
@@ -205,23 +195,11 @@ def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str,
     _finish(job, trainer, seconds, steps_in(last), {**held, **measured})
 
 
-def _find_resumable(checkpoints: Path, kind: str) -> Path | None:
-    """The checkpoint to resume from. Raises UserError if the library cannot resume from it here."""
-    last = last_checkpoint(checkpoints)
-    if last:
-        check_resumable(last, world_size(), kind)
-    return last
-
-
 def add_callbacks(trainer: Any, job: Job, kind: str) -> Any:
     """Add the callbacks; returns the one that records whether SIGTERM ended the training."""
-    from transformers.trainer_callback import PrinterCallback, TrainerCallback
+    from transformers.trainer_callback import PrinterCallback
 
     from limo.training.callbacks import Bar, Checkpoints
-
-    class Ready(TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            check_sharding(trainer, job.shards)
 
     shape, tokens, args = job.shape, job.tokens, job.settings.args
     each = f"at most {shape.tokens:,} tokens" if shape.tokens else f"{shape.rows} {tokens.unit}"
@@ -230,9 +208,11 @@ def add_callbacks(trainer: Any, job: Job, kind: str) -> Any:
         f"device: {shape.forwards} of {each}"
     )
     trainer.remove_callback(PrinterCallback)  # the bar shows the loss
-    stop = Checkpoints(args.get("save_total_limit"), ranks=world_size(), kind=kind)
+    stop = Checkpoints(
+        lambda: check_sharding(trainer, job.shards), args.get("save_total_limit"), ranks=world_size(), kind=kind
+    )
     per_step = sum(tokens.lengths) * job.settings.global_batch / len(tokens.lengths)
-    for callback in (Ready(), Bar(per_step), stop):
+    for callback in (Bar(per_step), stop):
         trainer.add_callback(callback)
     return stop
 
