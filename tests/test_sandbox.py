@@ -58,28 +58,12 @@ AS_TEXT = {
     "discopop": "s = torch.sigmoid(u)\nreturn (1 - s) * -F.logsigmoid(x) + s * exponential(x)",
     "pfl": "return torch.where(chosen > rejected, 0.5 * logistic(u), 2 * hinge(u))",
 }
-PUBLISHED = '''
-"""A loss."""
-def f(
-    self,
-    policy_chosen_logps: torch.FloatTensor,
-    policy_rejected_logps: torch.FloatTensor,
-    reference_chosen_logps: torch.FloatTensor,
-    reference_rejected_logps: torch.FloatTensor,
-) -> torch.FloatTensor:
-    pi_logratios = policy_chosen_logps - policy_rejected_logps
-    logits = pi_logratios - (reference_chosen_logps - reference_rejected_logps)
-    losses = -F.logsigmoid(self.beta * logits)
-    losses += 0.0 * math.exp(1)
-    return losses if self.beta > 0 and not False else -losses
-'''
 
 
-@pytest.mark.parametrize("name", [*AS_TEXT, "published form"])
+@pytest.mark.parametrize("name", AS_TEXT)
 def test_a_known_loss_as_text_is_that_loss_and_passes(name: str) -> None:
-    text = PUBLISHED if name == "published form" else body(AS_TEXT[name])
-    known = of(name if name in AS_TEXT else "dpo")
-    loss, pairs = Candidate(text), sampled()
+    text, known, pairs = body(AS_TEXT[name]), of(name), sampled()
+    loss = Candidate(text)
     assert loss.__name__ == "f"
     assert loss(pairs, BETA).tolist() == pytest.approx(known(pairs, BETA).tolist(), rel=1e-9)
     assert Candidate(loss.code)(pairs, BETA).equal(loss(pairs, BETA)), "the text that is kept is the same loss"

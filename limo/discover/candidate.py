@@ -15,7 +15,6 @@ Left out: loops, subscripts, random numbers, other functions, classes, strings.
 """
 
 import ast
-import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ from limo.training.preference import PairLogProbs
 
 MAX_CHARS, MAX_NODES, MAX_DEPTH, MAX_NUMBER = 20_000, 600, 40, 1e30
 INPUTS = ("chosen", "rejected", "reference_chosen", "reference_rejected")
-PUBLISHED = tuple(f"{name}_logps" for name in ("policy_chosen", "policy_rejected", *INPUTS[2:]))
 PLACES = ("torch", "F", "torch.nn.functional")
 RESERVED = ("torch", "F", "self", "math")
 
@@ -51,7 +49,6 @@ class Candidate:
 
     def __init__(self, text: str) -> None:
         function = _parse_function(text)
-        self.inputs = _read_inputs(function)  # its own names of INPUTS
         self.__name__, self.run = _check_name(function.name, function), _block(function.body)
         function.returns = None  # annotations and defaults would run where the file is imported
         for argument in function.args.args:
@@ -60,7 +57,7 @@ class Candidate:
 
     def __call__(self, pairs: PairLogProbs, beta: float) -> torch.Tensor:
         """The loss. Raises Refused for what only values show, such as a division by zero."""
-        values = _Values(zip(self.inputs, (getattr(pairs, name) for name in INPUTS), strict=True), beta=float(beta))
+        values = _Values({name: getattr(pairs, name) for name in INPUTS}, beta=float(beta))
         values.like = pairs.chosen
         if (value := self.run(values)) is None:
             raise Refused("the function ends without a return")
@@ -150,8 +147,6 @@ FUNCTIONS: dict[str, Function] = {
     "margin": Function(lambda *inputs: preference.PairLogProbs(*inputs).margin, 4, 4, (), 4),
 }
 BARE = ("abs", "min", "max", "float", "logistic", "hinge", "exponential", "margin")  # called without `torch.`
-MATH = {name: Function(getattr(math, name), tensors=0) for name in ("exp", "log", "sqrt", "tanh", "log1p", "fabs")}
-MATH_CONSTANTS = {"pi": math.pi, "e": math.e}
 
 
 class _Values(dict[str, Any]):
@@ -183,17 +178,11 @@ def _parse_function(text: str) -> ast.FunctionDef:
         raise Refused("there must be one function and nothing beside it")
     if function.decorator_list or getattr(function, "type_params", None):
         raise Refused(f"line {function.lineno}: decorators and type parameters are not allowed")
-    return function
-
-
-def _read_inputs(function: ast.FunctionDef) -> tuple[str, ...]:
     given = function.args
-    names = tuple(a.arg for a in given.args)
-    inputs = names[names[:1] == ("self",) : len(names) - (names[-1:] == ("beta",))]
     more = given.posonlyargs or given.kwonlyargs or given.vararg or given.kwarg or given.defaults
-    if more or inputs not in (INPUTS, PUBLISHED):
+    if more or tuple(argument.arg for argument in given.args) != (*INPUTS, "beta"):
         raise Refused(f"line {function.lineno}: the function takes {', '.join(INPUTS)}, beta, without defaults")
-    return inputs
+    return function
 
 
 def _block(body: Sequence[ast.stmt]) -> Evaluate:
@@ -242,32 +231,26 @@ def _expression(node: ast.expr) -> Evaluate:
             return _operation(op, node, *parts)
         case ast.IfExp(test=test, body=then, orelse=other):
             return _operation(node, node, test, then, other)
-        case ast.Attribute(value=ast.Name(id="self"), attr="beta"):
-            return _variable("beta")
-        case ast.Attribute(value=ast.Name(id="math"), attr=name) if name in MATH_CONSTANTS:
-            return _constant(MATH_CONSTANTS[name])
         case ast.Call():
             return _function_call(node)
     raise _refusal(node)
 
 
 def _function_call(node: ast.Call) -> Evaluate:
-    table, args = FUNCTIONS, list(node.args)
+    args = list(node.args)
     match node.func:
         case ast.Name(id=name) if name in BARE:
             pass
         case ast.Attribute(value=place, attr=name) if ast.unparse(place) in PLACES:
             pass
-        case ast.Attribute(value=ast.Name(id="math"), attr=name):
-            table = MATH
         case ast.Attribute(value=value, attr=name):
             args.insert(0, value)
         case _:
             raise _refusal(node.func, " as a function")
-    if name not in table:
-        known = ", ".join(sorted(table))
+    if name not in FUNCTIONS:
+        known = ", ".join(sorted(FUNCTIONS))
         raise Refused(f"line {node.lineno}: the function {name[:40]!r} is not known; there are {known}")
-    found = table[name]
+    found = FUNCTIONS[name]
     if not found.least <= len(args) <= found.most or any(k.arg not in found.keywords for k in node.keywords):
         more = f" and {', '.join(found.keywords)}" if found.keywords else ""
         raise Refused(f"line {node.lineno}: {name} takes {found.least} to {found.most} values{more}")

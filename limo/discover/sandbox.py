@@ -64,7 +64,9 @@ def main() -> None:
     sys.stdout.write(json.dumps(asdict(check_text(question["text"], question["beta"]))) + "\n")
 
 
-WARM_UP = "def f(chosen, rejected, reference_chosen, reference_rejected):\n    return logistic(chosen - rejected)\n"
+WARM_UP = """def f(chosen, rejected, reference_chosen, reference_rejected, beta):
+    return logistic(chosen - rejected)
+"""
 
 
 def drop_rights(seconds: float) -> None:
