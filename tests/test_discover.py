@@ -269,7 +269,7 @@ def test_a_search_refuses_a_loss_that_it_has_had_and_resumes_for_free(
         return read_entry(entry.folder)
 
     monkeypatch.setattr(limo.discover.search, "train_and_score", train_and_score)
-    monkeypatch.setattr(limo.discover.search, "check_candidate", lambda text, beta, _: check_text(text, beta))
+    monkeypatch.setattr(limo.discover.search, "check_candidate", check_text)
     rows = [Example(str(i), chat(f"problem {i}"), "1", "so", "no") for i in range(9)]
     write_jsonl(tmp_path / "pairs.jsonl", rows)
     proposer = {

@@ -286,13 +286,14 @@ def test_the_process_has_the_memory_that_a_check_needs_and_no_file_to_write_to(t
 @pytest.mark.slow
 def test_a_check_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
-    fine = check_candidate(body(FINE), BETA, 5)
+    fine = check_candidate(body(FINE), BETA)
     assert (fine.name, fine.refused, fine.code) == ("f", "", Candidate(body(FINE)).code)
     assert fine.slope == pytest.approx(-0.025) and len(fine.curve["rho"]) > 100
     assert json.loads(json.dumps(fine.probes)) == pytest.approx(probe(preference.dpo, BETA), abs=1e-5)
-    assert "one function" in check_candidate(ATTACKS["import"], BETA, 5).refused
-    monkeypatch.setattr("limo.discover.sandbox.STARTING", 0.1)
-    assert "was killed" in check_candidate(body(FINE), BETA, 0.1).refused
+    assert "one function" in check_candidate(ATTACKS["import"], BETA).refused
+    for limit in ("STARTING", "SECONDS"):
+        monkeypatch.setattr(f"limo.discover.sandbox.{limit}", 0.1)
+    assert "was killed" in check_candidate(body(FINE), BETA).refused
 
 
 def test_refusals_name_their_line() -> None:

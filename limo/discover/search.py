@@ -78,10 +78,8 @@ class SearchSettings:
     proposer: dict[str, Any]  # a node of `discover/proposers.py`
     candidates: int  # new losses that are trained, after which the search ends
     proposals: int  # at most, refused ones included
-    check_seconds: float  # processor time for the checks of one loss
     fitness: dict[str, Any]  # measures by name (`discover/fitness.py`), whose mean counts
     confirm: Confirm
-    keep_models: bool  # of the search, which are removed once they are measured; the finalists' are kept
 
     @property
     def beta(self) -> float:
@@ -98,7 +96,7 @@ class Trial:
     held_out: Path
     measures: Mapping[str, Any]  # nodes by name
     prefix: str  # of a training's folder, before the seed
-    keep_models: bool
+    keep_models: bool  # those of the search are removed once they are measured
 
 
 def discover(settings: SearchSettings) -> dict[str, Any]:
@@ -111,20 +109,19 @@ def discover(settings: SearchSettings) -> dict[str, Any]:
     folder, confirm = Path(settings.out), settings.confirm
     same = {key: value for key, value in asdict(settings).items() if key != "out"}
     inputs = [settings.data] if Path(settings.data).expanduser().exists() else []
-    grows = ("candidates", "proposals", "keep_models")
-    with claim(folder, "discover", same, inputs, [folder / "candidates"], grows) as step:
+    with claim(folder, "discover", same, inputs, [folder / "candidates"], ("candidates", "proposals")) as step:
         if step.finished:
             say(f"already searched: {folder / 'discovered.json'} ({clock(step.entry['seconds'])} at the time)")
             return dict(step.entry["results"])
         pairs = split_pairs(folder / "pairs", settings.data, settings.split)
         train, held_out, fresh = (pairs[name] for name in ("train", "held_out", "fresh"))
-        search = Trial(settings.train, train, held_out, settings.fitness, "seed-", settings.keep_models)
+        search = Trial(settings.train, train, held_out, settings.fitness, "seed-", keep_models=False)
         floor = _search(settings, search)
         tried = read_entries(folder)
         new = [entry for entry in tried if not entry.known and entry.fitness is not None]
         best = sorted(new, key=lambda entry: -(entry.fitness or 0))[: confirm.finalists]
         finalists = [_find(tried, settings.baseline), *best]
-        last = Trial(settings.train, train, fresh, confirm.fitness, "confirm-seed-", True)
+        last = Trial(settings.train, train, fresh, confirm.fitness, "confirm-seed-", keep_models=True)
         for entry in finalists:
             train_and_score(entry, confirm.seeds, last)
         numbers = [entry.number for entry in finalists]
@@ -232,7 +229,7 @@ def _check(settings: SearchSettings, tried: Sequence[Entry]) -> Entry:
     if entry.known:
         result = describe(load_loss(entry.loss, f"discover.known.{entry.name}"), settings.beta, entry.name)
     else:
-        result = check_candidate(entry.proposal.code, settings.beta, settings.check_seconds)
+        result = check_candidate(entry.proposal.code, settings.beta)
         for other in earlier:
             if not result.refused and other.checks and train_alike(other.checks.probes, result.probes):
                 result = replace(result, refused=f"it differs from {other.name} by a constant or a factor only")
