@@ -133,5 +133,5 @@ def write(expression: str, name: str) -> str:
         "    r = beta * (rejected - reference_rejected)\n"
         "    x = c - r\n"
         "    free = beta * (chosen - rejected)\n"
-        f"    return {expression} + 0 * x\n"  # a tensor (pairs,) whatever the expression is
+        f"    return {expression} + 0 * x\n"  # a tensor (pairs,) even of a constant
     )

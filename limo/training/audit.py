@@ -39,12 +39,12 @@ def reasons(tokenizer: Any, row: Example, rendered: Rendered, system: str | None
     `system` is the system prompt of evaluation, "" if it has none, None if that is not to be checked.
     """
     ids, size = rendered.input_ids, rendered.labels.count(MASKED)
-    asked, said = _text(tokenizer, ids[:size]), _text(tokenizer, ids[size:-1])
+    prompt, completion = _text(tokenizer, ids[:size]), _text(tokenizer, ids[size:-1])
     return [
-        *_check_chain(tokenizer, said, loss_text(tokenizer, row)),
-        *_check_thoughts(asked, said),
+        *_check_chain(tokenizer, completion, loss_text(tokenizer, row)),
+        *_check_thoughts(prompt, completion),
         *_check_bos(tokenizer, ids),
-        *_check_prompt(tokenizer, row, asked, system),
+        *_check_prompt(tokenizer, row, prompt, system),
     ]
 
 
@@ -83,24 +83,24 @@ def look(tokenizer: Any, row: Example, rendered: Rendered) -> "Text":
     return shown
 
 
-def _check_chain(tokenizer: Any, said: str, expected: str) -> Iterator[str]:
+def _check_chain(tokenizer: Any, completion: str, expected: str) -> Iterator[str]:
     """The loss tokens, decoded, are the chain as far as the tokenizer can distinguish texts."""
-    said, expected = _normal(tokenizer, said), _normal(tokenizer, expected)
-    if said != expected:
-        differ = (at for at, (a, b) in enumerate(zip(said, expected, strict=False)) if a != b)
-        at = next(differ, min(len(said), len(expected)))
+    completion, expected = _normal(tokenizer, completion), _normal(tokenizer, expected)
+    if completion != expected:
+        differ = (at for at, (a, b) in enumerate(zip(completion, expected, strict=False)) if a != b)
+        at = next(differ, min(len(completion), len(expected)))
         yield (
-            f"the chain is changed: at character {at} the tokens say {_short(said[at:])}, the row "
+            f"the chain is changed: at character {at} the tokens say {_short(completion[at:])}, the row "
             f"{_short(expected[at:])}. Remove what the tokenizer cannot represent, or drop the row"
         )
 
 
-def _check_thoughts(asked: str, said: str) -> Iterator[str]:
+def _check_thoughts(prompt: str, completion: str) -> Iterator[str]:
     """At most one think block, opened before it closes, and not empty. The prompt may open it, or close it."""
-    opened = bool(re.search(rf"{OPEN}\s*\Z", asked))
-    text = f"{OPEN}{said}" if opened else said
+    opened = bool(re.search(rf"{OPEN}\s*\Z", prompt))
+    text = f"{OPEN}{completion}" if opened else completion
     opens, closes, where = text.count(OPEN), text.count(CLOSE), "the prompt" if opened else "the chain"
-    if opens and re.search(rf"{OPEN}\s*{CLOSE}\s*\Z", asked):
+    if opens and re.search(rf"{OPEN}\s*{CLOSE}\s*\Z", prompt):
         yield (
             "a second think block: the chat template has put an empty one before the chain. Name a template that "
             "thinks, chat_template=, or take the chain's tags out"
@@ -132,7 +132,7 @@ def _check_bos(tokenizer: Any, ids: list[int]) -> Iterator[str]:
         )
 
 
-def _check_prompt(tokenizer: Any, row: Example, asked: str, system: str | None) -> Iterator[str]:
+def _check_prompt(tokenizer: Any, row: Example, prompt: str, system: str | None) -> Iterator[str]:
     """The system prompt is that of evaluation, and the template shows every message of system and user."""
     first = row.prompt[0]["content"] if row.prompt and row.prompt[0]["role"] == "system" else ""
     if system is not None and first != system:
@@ -141,7 +141,7 @@ def _check_prompt(tokenizer: Any, row: Example, asked: str, system: str | None) 
             f"another system prompt: the row's {have}, that of evaluation {want}. Set the same system= for curation, "
             "training and evaluation"
         )
-    prompt = _normal(tokenizer, asked)
+    prompt = _normal(tokenizer, prompt)
     for number, message in enumerate(row.prompt, 1):
         if message["role"] in ("system", "user") and _normal(tokenizer, message["content"]).strip() not in prompt:
             text = _short(message["content"].strip())

@@ -1,4 +1,4 @@
-"""What every training does around its steps, whatever it trains on.
+"""What every training does around its steps.
 
 A recipe's `train` section names `limo.train.sft` or `limo.prefer.prefer`. Each makes a trainer from rows; here it is
 run: the claim on the run's folder, the checkpoint to resume from, the bar and SIGTERM, and at the end the model, its

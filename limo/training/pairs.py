@@ -36,7 +36,7 @@ class Pairs:
         return [len(c.input_ids) + len(r.input_ids) for c, r in zip(self.chosen, self.rejected, strict=True)]
 
     def sides(self) -> Iterator[tuple[str, Example, Rendered]]:
-        """Each completion as if it were a row of its own, after its name: those of a pair one after the other."""
+        """Each completion as a row, after its name: the two of a pair one after the other."""
         for row, chosen, rejected in zip(self.rows, self.chosen, self.rejected, strict=True):
             yield "chosen", row, chosen
             yield "rejected", replace(row, completion=row.rejected), rejected

@@ -65,8 +65,8 @@ def read_examples(path: str | Path) -> Iterator[Example]:
             completion = row["completion"]
             if not row["prompt"] or isinstance(completion, str) or len(completion) > 1:
                 raise ValueError("prompt and completion are lists of messages, the completion of one")
-            said = completion[0]["content"] if completion else ""
-            yield Example.from_json({"answer": "", **row, "completion": said})
+            text = completion[0]["content"] if completion else ""
+            yield Example.from_json({"answer": "", **row, "completion": text})
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path}, row {number}: not a row of this toolkit ({error}). Read foreign files as a pool source"
@@ -187,16 +187,16 @@ def describe(tokens: Tokens, max_length: int) -> str:
     )
 
 
-def _generate(tokenizer: Any, settings: Supervised, dropped: Path) -> Iterator[dict[str, Any]]:
+def _generate(tokenizer: Any, settings: Supervised, file: Path) -> Iterator[dict[str, Any]]:
     """The columns of each row; the shortest one without labels comes last."""
     idle: dict[str, Any] = {}
-    gone, example, weights = 0, None, False
-    with replacing(dropped) as file:
+    dropped, example, weights = 0, None, False
+    with replacing(file) as lines:
         for row in read_examples(settings.data):
             tokens = render_row(tokenizer, row, settings.max_length)
             if isinstance(tokens, Dropped):
-                file.write(dump(tokens.to_json()))
-                gone, example = gone + 1, example or tokens
+                lines.write(dump(tokens.to_json()))
+                dropped, example = dropped + 1, example or tokens
                 continue
             check_row(tokenizer, row, tokens, settings.system, settings.data)
             entry = columns(row, tokens, settings.weighting)
@@ -204,7 +204,7 @@ def _generate(tokenizer: Any, settings: Supervised, dropped: Path) -> Iterator[d
                 idle = {**entry, "labels": [MASKED] * len(tokens.labels)}
             weights = weights or bool(entry.get("weight", 1.0))
             yield entry
-    refuse_dropped(settings, gone, example, left=bool(idle))
+    refuse_dropped(settings, dropped, example, left=bool(idle))
     if not weights:
         raise UserError("every row has the weight 0: there is nothing to train on")
     yield {**idle, **({"weight": 0.0, "share": 0.0} if settings.weighting else {})}
