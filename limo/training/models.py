@@ -90,6 +90,7 @@ def save_model(trainer: Any, tokenizer: Any, settings: Training, source: Path, f
             merged = folder / ".model.part"
             shutil.rmtree(merged, ignore_errors=True)
             _merge(folder / name, source, merged, "bfloat16" if settings.quantize else settings.dtype)
+            tokenizer.save_pretrained(merged)
             _replace(merged, folder / "model")
     wait()
 
@@ -100,11 +101,7 @@ def _merge(adapter: Path, source: Path, folder: Path, dtype: str) -> None:
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard these weights too, over ranks that do not take part
-    merged = PeftModel.from_pretrained(load_model(source, dtype), str(adapter)).merge_and_unload()
-    merged.save_pretrained(folder)
-    for file in adapter.iterdir():  # the tokenizer and its template
-        if file.is_file() and not file.name.startswith(("adapter_", "README")):
-            shutil.copy2(file, folder / file.name)
+    PeftModel.from_pretrained(load_model(source, dtype), str(adapter)).merge_and_unload().save_pretrained(folder)
 
 
 def _check_saved(folder: Path, numbers: int) -> None:
