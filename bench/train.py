@@ -180,13 +180,13 @@ def plain_trl(out: Path, model: str, folder: Path, options: argparse.Namespace) 
 
     from limo.data import read_jsonl
     from limo.model import load_model, load_tokenizer, model_folder
-    from limo.training.rows import columns, prepare
+    from limo.training.rows import prepare
 
     tokenizer = load_tokenizer(model_folder(model))
     prepared = prepare(tokenizer, list(read_jsonl(folder / "rows.jsonl")), 10**9)
     rows = [
-        {"input_ids": row["input_ids"], "completion_mask": [int(label != -100) for label in row["labels"]]}
-        for row in columns(prepared, None)
+        {"input_ids": row.input_ids, "completion_mask": [int(label != -100) for label in row.labels]}
+        for row in prepared.rendered
     ]
     gpu = torch.cuda.is_available()
     config = SFTConfig(

@@ -20,7 +20,6 @@ COMMANDS = {
     "train-plan": ("limo.plan", "memory, hours and dollars of a training"),
     "improve": ("limo.improve", "curate, train and evaluate, again and again (RISE)"),
     "discover": ("limo.discover", "search for preference losses (DiscoPOP)"),
-    "losses": ("limo.losses", "plot preference losses"),
     "ledgers": ("limo.ledgers", "show kept samples; add those of other or damaged ledgers"),
     "hub": ("limo.hub", "models and curated sets to and from the Hub"),
     "eval": ("eval.run", "evaluate models and compare them"),

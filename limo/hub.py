@@ -5,13 +5,11 @@
 
 A folder with a model's config becomes a model repository as it is, one with `curated.parquet` a dataset repository:
 card, rows, pairs and recipe, without the dropped rows. The key is that of `hf auth login`, or HF_TOKEN. Repositories
-are private without `public`. `train.args.push_to_hub=true` does the same after a training.
+are private without `public`.
 """
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from limo.errors import UserError, reported
 from limo.progress import say
@@ -43,26 +41,6 @@ def push(folder: str | Path, name: str, *, private: bool = True) -> str:
         ) from error
     say(f"{folder} is at {url}")
     return str(url)
-
-
-def check_push(args: Mapping[str, Any]) -> None:
-    """Raise UserError if a training's arguments ask for an upload that would fail, before the training is paid for."""
-    if args.get("hub_token"):
-        raise UserError("train.args.hub_token would stand in the recipe: set HF_TOKEN, or log in with hf auth login")
-    if not args.get("push_to_hub"):
-        return
-    from huggingface_hub import get_token
-
-    if not args.get("hub_model_id"):
-        raise UserError("train.args.push_to_hub needs a name: train.args.hub_model_id=owner/name")
-    if not get_token():
-        raise UserError("train.args.push_to_hub needs a key: set HF_TOKEN, or log in with hf auth login")
-
-
-def push_trained(folder: Path, args: Mapping[str, Any]) -> None:
-    """Upload a finished training's model if its arguments say so."""
-    if args.get("push_to_hub"):
-        push(folder / "model", args["hub_model_id"], private=args.get("hub_private_repo") is not False)
 
 
 def main() -> None:

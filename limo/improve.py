@@ -25,7 +25,7 @@ from limo.processes import override, run_module
 from limo.progress import say
 from limo.recipe import bind, check_section, compose, compose_arguments
 
-SECTIONS = {"curation.run": "curate", "limo.train": "train", "eval.run": "eval"}
+SECTIONS = {"curation.run": "curate", "limo.train": "train", "eval.run": "eval"}  # in the order of an iteration
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,51 +57,46 @@ def improve(
     """
     if iterations < 1:
         raise UserError(f"improve.iterations must be at least 1, not {iterations}")
-    runs = list(commands(Path(out), student, boost, iterations, train_from, arguments))
+    runs = list_commands(Path(out), student, boost, iterations, train_from, arguments)
     for run in runs:  # mistakes in any of them are reported before the first is paid for
         check_section(compose(*compose_arguments(run.overrides), allow_missing=True), SECTIONS[run.module])
     for run in runs:
         say(f"== {run.out}: {run.module}")
-        code = run_module(run.module, run.overrides)
-        if code:
+        if code := run_module(run.module, run.overrides):
             say(f"stopped at {run.module} in {run.out}; run the same command again to resume")
             return code
     return 0
 
 
-def commands(
+def list_commands(
     out: Path,
     student: str,
     boost: Mapping[str, Any] | None,
     iterations: int,
     train_from: Literal["first", "last"],
     typed: Sequence[str],
-) -> Iterator[Run]:
+) -> list[Run]:
     """The commands of all iterations, in their order. `typed` are the person's own arguments, passed on."""
-    given = tuple(argument for argument in typed if not argument.startswith(("out=", "student=")))
-    first = student
+    given = [argument for argument in typed if not argument.startswith(("out=", "student="))]
+
+    def run(module: str, folder: Path, model: str, *more: str) -> Run:
+        return Run(module, folder, (*given, override("out", str(folder)), override("student", model), *more))
+
+    runs, first = list[Run](), student
     if boost is not None:
-        folder = out / "boost"
-        more = tuple(boosted(boost))
-        for module in ("curation.run", "limo.train"):
-            yield Run(module, folder, (*given, override("out", str(folder)), override("student", student), *more))
-        first = str(folder / "model")
+        runs += [run(module, out / "boost", student, *_boosted(boost)) for module in ("curation.run", "limo.train")]
+        first = str(out / "boost" / "model")
     models = {"first": first}
     for number in range(1, iterations + 1):
         folder, last = out / f"iteration-{number}", list(models.values())[-1]
-        own = (*given, override("out", str(folder)), override("student", last))
         start = override("train.model", first if train_from == "first" else last)
-        for module in ("curation.run", "limo.train", "eval.run"):
-            yield Run(module, folder, (*own, start))
+        runs += [run(module, folder, last, start) for module in SECTIONS]
         models[f"iteration_{number}"] = str(folder / "model")
-    yield Run("eval.run", out, (*given, override("out", str(out)), override("student", first), *compared(models)))
+    return [*runs, run("eval.run", out, first, *_compared(models))]
 
 
-def boosted(boost: Mapping[str, Any]) -> Iterator[str]:
-    """Overrides by which `curate.pool` becomes `boost.curate.pool` and so on; of `train.args` each key by itself.
-
-    Raises UserError for other sections.
-    """
+def _boosted(boost: Mapping[str, Any]) -> Iterator[str]:
+    """Overrides by which `curate.pool` becomes `boost.curate.pool` and so on; of `train.args` each key by itself."""
     for section, keys in boost.items():
         if section not in ("curate", "train") or not isinstance(keys, Mapping):
             raise UserError(f"boost may change keys of curate and of train, not '{section}'")
@@ -110,7 +105,7 @@ def boosted(boost: Mapping[str, Any]) -> Iterator[str]:
             yield f"{section}.{key}=${{boost.{section}.{key}}}"
 
 
-def compared(models: Mapping[str, str]) -> Iterator[str]:
+def _compared(models: Mapping[str, str]) -> Iterator[str]:
     """Overrides that evaluate all models, each compared with the one before, and the last with the first."""
     names = list(models)
     pairs = list(dict.fromkeys([*pairwise(names), (names[0], names[-1])]))

@@ -183,7 +183,7 @@ def measure_model(settings: Training) -> Size:
     from peft import get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from limo.training.adapters import lora_config
+    from limo.training.models import lora_config
 
     def count(module: Any) -> int:
         return sum(p.numel() for p in module.parameters())
@@ -237,15 +237,13 @@ def measure_data(settings: Training, rows: int | None, mean_tokens: float | None
         raise UserError(
             f"no such file '{settings.data}': curate first, or give train_plan.rows= and train_plan.mean_tokens="
         )
-    from limo.chat import set_template
-    from limo.parallel import chunked
-    from limo.training.rows import prepare
-    from limo.training.tokenised import BATCH, read_examples
+    from limo.chat import Rendered, set_template
+    from limo.training.rows import read_examples, render_row
 
     tokenizer = load_tokenizer(tokenizer_folder(settings.model), template=False)
     set_template(tokenizer, settings.chat_template)
-    parts = (prepare(tokenizer, some, settings.max_length) for some in chunked(read_examples(settings.data), BATCH))
-    lengths = [length for part in parts for length in part.lengths]
+    rows_read = (render_row(tokenizer, row, settings.max_length) for row in read_examples(settings.data))
+    lengths = [len(row.input_ids) for row in rows_read if isinstance(row, Rendered)]
     if not lengths:
         raise UserError(f"{settings.data} has no row that can be trained on: curate first, or raise train.max_length")
     attended = mean_tokens or sum(n * n for n in lengths) / sum(lengths)

@@ -6,7 +6,7 @@
 
 Everything but the loss is TRL's: the reference is the model before the training (under LoRA the model without its
 adapter), live or computed beforehand (`args.precompute_ref_log_probs`). Pairs are rendered and audited as chains are
-for `limo.train.sft`; ranks, sharding and checkpoints are the same. The loss is examined first (`training/lossplot.py`):
+for `limo.train.sft`; ranks, sharding and checkpoints are the same. The loss is examined first (`training/examine.py`):
 one whose first steps push pairs the wrong way needs a warm-up with DPO.
 """
 
@@ -21,24 +21,15 @@ from limo.model import load_model, model_folder
 from limo.progress import say
 from limo.recipe import input_files
 from limo.run import Step
-from limo.training.adapters import lora_config
+from limo.training.audit import check_row, print_rows
 from limo.training.batches import padded_shape
-from limo.training.fit import (
-    Job,
-    check_settings,
-    fit,
-    load_trained_model,
-    load_trained_tokenizer,
-    make_job,
-    run_training,
-)
+from limo.training.examine import examine_loss, load_loss
+from limo.training.fit import Job, check_settings, fit, make_job, run_training
 from limo.training.launch import run_on_main
-from limo.training.lossplot import examine_loss, load_loss
+from limo.training.models import load_trained_tokenizer
 from limo.training.pairs import Pairs, describe_pairs, prepare_pairs, read_pairs
-from limo.training.preference import dpo
-from limo.training.rows import check_rows, refuse_dropped
+from limo.training.rows import Tokens, cached_dataset, refuse_dropped
 from limo.training.settings import Preference
-from limo.training.tokenised import Tokens, cached_dataset
 
 
 def prefer(settings: Preference) -> dict[str, Any]:
@@ -59,32 +50,21 @@ def prefer(settings: Preference) -> dict[str, Any]:
 def check_prefer(settings: Preference) -> None:
     """Raise UserError for what is wrong before anything is loaded, a loss that begins the wrong way among it."""
     check_settings(settings)
-    found = examine_loss(load_loss(settings.loss, "train.loss"), settings.args.get("beta", 0.1))
+    found = examine_loss(load_loss(settings.loss, "train.loss"), settings.beta)
     if found.problems and not settings.warmup:
         raise UserError(
             f"train.loss: {found.problems[0]}. Set train.warmup=0.3 to begin with DPO for three tenths of the steps, a "
-            "larger ratio of beta to tau, or another loss; python -m limo.losses plot draws them"
+            "larger ratio of beta to tau, or another loss"
         )
 
 
 def _look(settings: Preference) -> dict[str, Any]:
     """Print pairs by their loss mask, chosen and rejected, and what the audit finds; nothing is trained."""
-    from rich.console import Console
-
-    from limo.training.audit import look, reasons
-
     if not is_main():
         return {}
     tokenizer = load_trained_tokenizer(settings, model_folder(settings.model))
     pairs = _read(settings, tokenizer, settings.data)
-    console = Console()
-    sides = [list(zip(*side, strict=True))[: settings.look] for side in pairs.sides()]
-    for both in zip(*sides, strict=True):
-        for name, (row, tokens) in zip(("chosen", "rejected"), both, strict=True):
-            console.print(f"{name}:", style="bold")
-            console.print(look(tokenizer, row, tokens), soft_wrap=True)
-            for reason in reasons(tokenizer, row, tokens, settings.system):
-                console.print(f"! {reason}", style="bold red")
+    print_rows(tokenizer, list(pairs.sides())[: 2 * settings.look], settings.system)
     if pairs.rows:
         say(describe_pairs(pairs))
     say(f"{len(pairs.dropped)} rows would be dropped. Nothing was trained: remove train.look to train")
@@ -97,37 +77,32 @@ def _read(settings: Preference, tokenizer: Any, path: str) -> Pairs:
 
 def _train(settings: Preference, step: Step, source: Path) -> None:
     tokenizer = load_trained_tokenizer(settings, source)
-    pairs = _read_checked(settings, tokenizer, step.folder / "train_dropped.jsonl")
+    pairs = _read(settings, tokenizer, settings.data)
+    run_on_main(lambda: _check(pairs, settings, tokenizer, step.folder / "train_dropped.jsonl"))
     say(describe_pairs(pairs))
-    tokens = Tokens(_dataset(pairs), array("i", pairs.lengths), len(pairs.dropped), "pairs")
-    held_out = _read(settings, tokenizer, settings.eval_data) if settings.eval_data else None
+    tokens = Tokens(_make_dataset(pairs), array("i", pairs.lengths), len(pairs.dropped), "pairs")
     job = make_job(settings, step, source, tokenizer, tokens, padded_shape(settings, world_size()))
-
-    def measure(trainer: Any) -> dict[str, float]:
-        assert held_out, "called only where there are held-out pairs"
-        return _held_out(trainer, held_out, settings.args.get("beta", 0.1), step.folder / "held_out.jsonl")
-
-    fit(job, lambda: _trainer(job, settings, held_out), measure if held_out else None)
-
-
-def _read_checked(settings: Preference, tokenizer: Any, dropped: Path) -> Pairs:
-    """Pairs as token ids. Rank 0 writes the dropped ones and audits, so that an error is found and printed once."""
-    mine: list[Pairs] = []
-
-    def check() -> None:
-        pairs = _read(settings, tokenizer, settings.data)
-        write_jsonl(dropped, pairs.dropped)
-        refuse_dropped(settings, len(pairs.dropped), next(iter(pairs.dropped), None), left=bool(pairs.rows))
-        for rows, rendered in pairs.sides():
-            check_rows(tokenizer, rows, rendered, settings.system, settings.data)
-        mine.append(pairs)
-
-    run_on_main(check)
-    return mine[0] if mine else _read(settings, tokenizer, settings.data)
+    if not settings.eval_data:
+        return fit(job, lambda: _make_trainer(job, settings, None))
+    held_out = _read(settings, tokenizer, settings.eval_data)
+    file = step.folder / "held_out.jsonl"
+    return fit(
+        job,
+        lambda: _make_trainer(job, settings, held_out),
+        lambda trainer: _measure(trainer, held_out, settings.beta, file),
+    )
 
 
-def _held_out(trainer: Any, pairs: Pairs, beta: float, file: Path) -> dict[str, float]:
-    """Write the trained model's rewards of each pair of `eval_data`, and return the share that it prefers correctly.
+def _check(pairs: Pairs, settings: Preference, tokenizer: Any, dropped: Path) -> None:
+    """Write the pairs that are dropped, and raise UserError for those that must not be trained on."""
+    write_jsonl(dropped, pairs.dropped)
+    refuse_dropped(settings, len(pairs.dropped), next(iter(pairs.dropped), None), left=bool(pairs.rows))
+    for _, row, rendered in pairs.sides():
+        check_row(tokenizer, row, rendered, settings.system, settings.data)
+
+
+def _measure(trainer: Any, pairs: Pairs, beta: float, file: Path) -> dict[str, float]:
+    """Write the trained model's rewards of each pair of `eval_data`, and return the fraction that it prefers correctly.
 
     A row has the pair's id and `chosen` and `rejected`, the log-ratios of policy to reference in nats.
     """
@@ -142,45 +117,33 @@ def _held_out(trainer: Any, pairs: Pairs, beta: float, file: Path) -> dict[str, 
     return {"held_out_accuracy": sum(c > r for c, r in rewards) / len(rewards)}
 
 
-def _trainer(job: Job, settings: Preference, held_out: Pairs | None) -> Any:
-    from transformers import set_seed
-
+def _make_trainer(job: Job, settings: Preference, held_out: Pairs | None) -> Any:
     from limo.training.trainers import PairTrainer
 
-    config = job.config
-    set_seed(settings.seed)  # an adapter is made before the trainer would do this
-    model, reference = load_trained_model(job), None
+    config, model, reference = job.config, job.load_model(), None
     if not settings.lora and not (config.precompute_ref_log_probs and not config.fsdp):
         # TRL would load it by the name in the model's config, which a local folder does not have
         kind = model.config._attn_implementation
         reference = load_model(job.source, str(model.dtype).removeprefix("torch."), attn_implementation=kind)
     steps = -(-len(job.tokens.lengths) // settings.global_batch) * config.num_train_epochs
     steps = config.max_steps if config.max_steps > 0 else steps
-    try:
-        return PairTrainer(
-            model,
-            ref_model=reference,
-            args=config,
-            train_dataset=job.tokens.dataset,
-            eval_dataset=_dataset(held_out) if held_out else None,
-            processing_class=job.tokenizer,
-            peft_config=lora_config(settings.lora) if settings.lora else None,
-            pair_loss=load_loss(settings.loss, "train.loss"),
-            warm_loss=dpo,
-            warm_steps=round(settings.warmup * steps),
-        )
-    except (ValueError, ImportError, RuntimeError) as error:
-        raise UserError(f"cannot set up the training: {' '.join(str(error).split())}") from error
+    return job.make_trainer(
+        PairTrainer,
+        model,
+        ref_model=reference,
+        eval_dataset=_make_dataset(held_out) if held_out else None,
+        pair_loss=load_loss(settings.loss, "train.loss"),
+        warm_steps=round(settings.warmup * steps),
+    )
 
 
-def _dataset(pairs: Pairs) -> Any:
+def _make_dataset(pairs: Pairs) -> Any:
     """The pairs as a dataset in the cache.
 
     There all ranks, and later trainings on the same pairs from the same model, find the reference's log-probabilities
     that one has written.
     """
     columns = pairs.columns()
-    name = content_id(columns)
-    folder = cache_folder() / "pairs" / name
-    run_on_main(lambda: len(cached_dataset(lambda: columns, folder, name)))
-    return cached_dataset(lambda: columns, folder, name)
+    folder = cache_folder() / "pairs" / content_id(columns)
+    run_on_main(lambda: len(cached_dataset(lambda: columns, folder)))
+    return cached_dataset(lambda: columns, folder)

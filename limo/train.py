@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from limo.chat import MASKED
 from limo.command import command
 from limo.errors import UserError
 from limo.machine import is_main, world_size
@@ -21,23 +22,14 @@ from limo.model import model_folder
 from limo.progress import say
 from limo.recipe import bind
 from limo.run import Step
-from limo.training.adapters import lora_config
+from limo.training.audit import check_row, print_rows
 from limo.training.batches import supervised_shape
-from limo.training.fit import (
-    Job,
-    check_settings,
-    fit,
-    is_finished,
-    load_trained_model,
-    load_trained_tokenizer,
-    make_job,
-    run_training,
-)
+from limo.training.fit import Job, check_settings, fit, is_finished, make_job, run_training
 from limo.training.launch import start_ranks
-from limo.training.rows import check_rows, columns, prepare
+from limo.training.models import load_trained_tokenizer
+from limo.training.rows import describe, prepare, read_examples, tokenise
 from limo.training.settings import Supervised, Training
 from limo.training.sharding import offloads
-from limo.training.tokenised import describe, read_examples, tokenise
 
 LOOKED_AT = 100_000  # rows that `train.look` reads, of a set that may have millions
 
@@ -65,19 +57,12 @@ def check_sft(settings: Supervised) -> None:
 
 def _look(settings: Supervised) -> dict[str, Any]:
     """Print rows by their loss mask, and what the audit finds; nothing is trained."""
-    from rich.console import Console
-
-    from limo.training.audit import look, reasons
-
     if not is_main():
         return {}
     tokenizer = load_trained_tokenizer(settings, model_folder(settings.model))
-    prepared = prepare(tokenizer, list(islice(read_examples(settings.data), LOOKED_AT)), settings.max_length)
-    console = Console()
-    for row, tokens in list(zip(prepared.rows, prepared.rendered, strict=True))[: settings.look]:
-        console.print(look(tokenizer, row, tokens), soft_wrap=True)
-        for reason in reasons(tokenizer, row, tokens, settings.system):
-            console.print(f"! {reason}", style="bold red")
+    prepared = prepare(tokenizer, islice(read_examples(settings.data), LOOKED_AT), settings.max_length)
+    shown = [("", *row) for row in zip(prepared.rows, prepared.rendered, strict=True)][: settings.look]
+    print_rows(tokenizer, shown, settings.system)
     kept, dropped = len(prepared.rows), len(prepared.dropped)
     say(f"{kept} rows, {dropped} more would be dropped. Nothing was trained: remove train.look to train")
     return {"rows": kept, "dropped": dropped}
@@ -85,40 +70,38 @@ def _look(settings: Supervised) -> dict[str, Any]:
 
 def _train(settings: Supervised, step: Step, source: Path) -> None:
     tokenizer = load_trained_tokenizer(settings, source)
-    tokens = tokenise(tokenizer, settings, step.folder)
+    tokens = tokenise(tokenizer, settings, step)
     say(describe(tokens, settings.max_length))
-    held_out = _held_out(settings, tokenizer)
     shape = supervised_shape(settings, tokens.lengths, world_size())
     job = make_job(settings, step, source, tokenizer, tokens, shape)
-    fit(job, lambda: _trainer(job, settings, held_out))
+    held_out = _read_held_out(job, settings) if settings.eval_data else None
+    fit(job, lambda: _make_trainer(job, settings, held_out))
 
 
-def _trainer(job: Job, settings: Supervised, held_out: Any) -> Any:
+def _make_trainer(job: Job, settings: Supervised, held_out: Any) -> Any:
     from limo.training.trainers import ChainTrainer, Collator, Steps
 
-    model, adapter = load_trained_model(job), lora_config(settings.lora) if settings.lora else None
-    data = {"train_dataset": job.tokens.dataset, "eval_dataset": held_out}
-    try:
-        trainer = ChainTrainer(model, args=job.config, processing_class=job.tokenizer, peft_config=adapter, **data)
-    except (ValueError, ImportError, RuntimeError) as error:  # a missing package, layers that do not exist
-        raise UserError(f"cannot set up the training: {' '.join(str(error).split())}") from error
+    trainer = job.make_trainer(ChainTrainer, job.load_model(), eval_dataset=held_out)
     packing = job.shape.tokens is not None
     trainer.data_collator = Collator(pad_token_id=job.tokenizer.pad_token_id, padding_free=packing)
     trainer.steps = lambda seen: Steps(settings, job.tokens.lengths, job.shape, seen)
     return trainer
 
 
-def _held_out(settings: Supervised, tokenizer: Any) -> Any:
-    """The rows whose loss is logged, as a dataset; None without `eval_data`."""
+def _read_held_out(job: Job, settings: Supervised) -> Any:
+    """The rows whose loss is logged, as a dataset; rows without labels fill the last batch of all ranks."""
     from datasets import Dataset
 
-    if not settings.eval_data:
-        return None
-    prepared = prepare(tokenizer, list(read_examples(settings.eval_data)), settings.max_length)
+    assert settings.eval_data
+    prepared = prepare(job.tokenizer, read_examples(settings.eval_data), settings.max_length)
     if not prepared.rows:
         raise UserError(f"no row of train.eval_data={settings.eval_data} fits into max_length")
-    check_rows(tokenizer, prepared.rows, prepared.rendered, settings.system, settings.eval_data)
-    return Dataset.from_list(columns(prepared, None))
+    for row, rendered in zip(prepared.rows, prepared.rendered, strict=True):
+        check_row(job.tokenizer, row, rendered, settings.system, settings.eval_data)
+    shortest = min(prepared.rendered, key=lambda rendered: len(rendered.input_ids))
+    idle = shortest._replace(labels=[MASKED] * len(shortest.labels))
+    missing = -len(prepared.rows) % (job.config.eval_batch_size * world_size())
+    return Dataset.from_list([rendered._asdict() for rendered in [*prepared.rendered, *[idle] * missing]])
 
 
 def on_all_devices(section: Mapping[str, Any], arguments: Sequence[str]) -> int | None:

@@ -10,7 +10,7 @@ from limo.errors import UserError
 
 
 class Judge:
-    """Gives each prompt of `limo.discover.duel` a score from 1 to 10, the same for the same words."""
+    """Gives each prompt of `limo.discover.fitness.judge_answers` a score from 1 to 10, the same for the same words."""
 
     fingerprint = "judging"
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +27,7 @@ from limo.chat import (
 from limo.data import Example, Message, chat
 from limo.errors import UserError
 from limo.model import EMBEDDED
-from limo.training.audit import audit, look, reasons
+from limo.training.audit import check_row, look, reasons
 from tests.conftest import CHATML, ROOT
 
 SYSTEM = "Reason step by step; answer in a box."
@@ -254,16 +254,15 @@ def test_a_template_that_drops_a_message_and_one_without_bos() -> None:
     assert seen.convert_ids_to_tokens(turn_end(seen)) == "<|end_of_text|>", "no end to be found: the tokenizer's own"
     tokenizer = built(CHATML, family)
     (reason,) = reasons(tokenizer, row(PLAIN), render(tokenizer, row(PLAIN)), SYSTEM)
-    assert reason.startswith("BOS token out of place: 0 of '<|begin_of_text|>', the row begins with '<'")
+    assert reason.startswith("BOS token out of place: the row begins with '<|', not with one '<|begin_of_text|>'")
     assert "{{ bos_token }}" in reason
 
 
-def test_rows_with_findings() -> None:
-    tokenizer, given = tokenizer_of("Qwen2.5"), row(PLAIN)
-    both = [given, replace(given, id="b", completion="<think>\n15")]
-    (found,) = audit(tokenizer, both, [render(tokenizer, r) for r in both], SYSTEM[:-1])[1:]
-    assert (found.id, found.stage, found.reason) == ("b", "train", "a think block is left open")
-    assert "; another system prompt: the row's is" in found.detail and found.data["id"] == "b"
+def test_a_row_is_refused_with_all_its_reasons_in_one_line() -> None:
+    tokenizer, given = tokenizer_of("Qwen2.5"), row("<think>\n15")
+    with pytest.raises(UserError, match=r"^x\.jsonl, row a: a think block is left open.*; another system prompt: the "):
+        check_row(tokenizer, given, render(tokenizer, given), SYSTEM[:-1], "x.jsonl")
+    check_row(tokenizer, row(PLAIN), render(tokenizer, row(PLAIN)), SYSTEM, "x.jsonl")
 
 
 def test_only_what_the_tokenizer_cannot_tell_apart_may_differ() -> None:

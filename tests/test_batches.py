@@ -9,9 +9,7 @@ from limo.errors import UserError
 from limo.training.batches import (
     Shape,
     count_forwards,
-    group_by_length,
     pack_best_fit,
-    pack_evenly,
     split_epoch,
     split_step,
 )
@@ -36,12 +34,9 @@ def test_best_fit_by_hand() -> None:
         pack_best_fit([0], [11], 10)
 
 
-def test_groups_are_even_and_never_overfull() -> None:
-    assert pack_evenly([0, 1, 2, 3], [5, 4, 3, 2], 2, 10) == [[0, 3], [1, 2]]
-    # Evened out, one group would hold 6+3+3 > 10; best fit finds two that hold
-    assert [sum([6, 4, 4, 3, 3][i] for i in g) for g in pack_evenly(range(5), [6, 4, 4, 3, 3], 2, 10)] == [10, 10]
-    assert group_by_length([0, 1, 2, 3, 4], [1, 9, 2, 8, 3], 3, 2) == [[1, 3], [4, 2], [0]]
-    assert group_by_length([0], [5], 3, 2) == [[0], [], []]
+def test_padded_groups_are_of_similar_length_and_may_be_empty() -> None:
+    assert split_step([0, 1, 2, 3, 4], [1, 9, 2, 8, 3], 1, Shape(3, 2)) == [[[1, 3]], [[4, 2]], [[0]]]
+    assert split_step([0], [5], 1, Shape(3, 2)) == [[[0]], [[]], [[]]]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -20,20 +20,26 @@ from curation.stages.pairs import pair_by_score, pair_errors, plant_slips
 from eval.report.discovered import discovered_section
 from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
 from limo.discover.archive import CheckResult, Entry, Proposal, add_checks, add_proposal, keep, read_entries, read_entry
+from limo.discover.candidate import Refused
 from limo.discover.checks import check_text
-from limo.discover.duel import judge_answers, pair_prompt, read_verdict
-from limo.discover.fitness import preference
-from limo.discover.language import Refused
+from limo.discover.fitness import judge_answers, preference, read_score, score_prompt
 from limo.discover.noise import measure_noise
-from limo.discover.proposers import Grammar, LanguageModel, describe_archive, find_tree, read_reply, system_message
+from limo.discover.proposers import (
+    Grammar,
+    LanguageModel,
+    describe_archive,
+    find_expression,
+    read_reply,
+    system_message,
+)
 from limo.discover.search import SearchSettings, Split, check_settings, discover, split_pairs
 from limo.discover.summary import show, summarize, write_verdict
 from limo.engines.protocol import Completion, Sampling
 from limo.errors import UserError, reported
 from limo.processes import last_line, override, run_section_apart
 from limo.recipe import compose, read_settings, run_section
-from limo.training.lossplot import at_margin, examine_loss, load_loss
-from tests.conftest import ROOT, Script, asked, build_tiny, lines
+from limo.training.examine import at_margin, examine_loss, load_loss
+from tests.conftest import ROOT, Script, asked, lines
 from tests.test_preference import prefer, settings
 
 CODE = (
@@ -160,15 +166,17 @@ def test_entries_are_read_from_their_folders(tmp_path: Path) -> None:
     assert found[1].loss == {"_target_": "limo.discover.candidate.from_file", "path": str(files[1])}
 
 
-def test_the_grammar_repeats_its_proposals_and_keeps_its_trees(tmp_path: Path) -> None:
+def test_the_grammar_repeats_its_proposals_and_keeps_its_expressions(tmp_path: Path) -> None:
     archive = fill(tmp_path, {"dpo": 0.7, "slic": 0.6, "ipo": 0.5, "kto_pair": 0.4})
-    assert all(find_tree(entry) is not None for entry in archive)
+    assert all(find_expression(entry) for entry in archive)
     first = Grammar(seed=0).propose(5, archive, FLOOR)
     assert first == Grammar(seed=0).propose(5, archive, FLOOR) != Grammar(seed=1).propose(5, archive, FLOOR)
     assert first.name == "grown_5" and "def grown_5(" in first.code
-    assert find_tree(add_proposal(tmp_path, 5, first)) == first.tree, "a tree is the same after JSON"
+    assert find_expression(add_proposal(tmp_path, 5, first)) == first.expression
     seen = [replace(archive[0], checks=check_text(first.code, 0.05)), *archive[1:]]
-    assert Grammar(seed=0).propose(5, seen, FLOOR).tree != first.tree, "what was tried is not proposed again"
+    assert Grammar(seed=0).propose(5, seen, FLOOR).expression != first.expression, (
+        "what was tried is not proposed again"
+    )
 
 
 def reply(code: str = CODE, **more: object) -> str:
@@ -237,7 +245,6 @@ def test_impossible_settings_are_refused() -> None:
         ({"confirm": {**confirm, "seeds": [2]}}, "2 is in both"),
         ({"fitness": {}}, "must not be empty"),
         ({"known": {"dpo": "limo.training.preference.nope"}}, "'limo.training.preference.nope' does not exist"),
-        ({"fitness": {"a": {"_target_": "limo.discover.fitness.task"}}}, "evaluate is missing"),
     ):
         with pytest.raises(UserError, match=reason):
             check_settings(demo(**change))
@@ -262,7 +269,7 @@ def test_a_search_refuses_a_loss_that_it_has_had_and_resumes_for_free(
         return read_entry(entry.folder)
 
     monkeypatch.setattr(limo.discover.search, "train_and_score", train_and_score)
-    monkeypatch.setattr(limo.discover.search, "check_candidate", lambda text, beta, _: check_text(text, beta))
+    monkeypatch.setattr(limo.discover.search, "check_candidate", check_text)
     rows = [Example(str(i), chat(f"problem {i}"), "1", "so", "no") for i in range(9)]
     write_jsonl(tmp_path / "pairs.jsonl", rows)
     proposer = {
@@ -347,11 +354,11 @@ def verdicts(value: dict[str, object]) -> Callable[[str, int], str]:
     return verdict
 
 
-def judge(script: Script, answer: Callable[[str, int], str], against: str | None, temperature: float) -> dict[str, Any]:
+def judge(script: Script, answer: Callable[[str, int], str], temperature: float) -> dict[str, Any]:
     sampling = Sampling(n=3, temperature=0.0, top_p=1.0, max_tokens=4, seed=0)
     engine = {"_target_": "limo.engines.transformers.TransformersEngine", "dtype": "float32", "batch_size": 3}
     longer = replace(sampling, max_tokens=100, temperature=temperature)
-    answers: dict[str, Any] = {"engine": engine, "sampling": sampling, "against": against, "limit": 2}
+    answers: dict[str, Any] = {"engine": engine, "sampling": sampling, "limit": 2}
     return {**answers, "judge": script(answer), "judge_sampling": longer}
 
 
@@ -359,38 +366,34 @@ def test_a_judge_rates_answers(script: Script, tmp_path: Path, tiny: Path) -> No
     pairs = tmp_path / "pairs.jsonl"
     write_jsonl(pairs, [Example(f"p{i}", chat(f"problem {i}"), "1", "good", "bad") for i in range(3)])
     (tmp_path / "model").symlink_to(tiny)
-    node = judge(script, verdicts({"score": 10}), None, 0.0)
+    node = judge(script, verdicts({"score": 10}), 0.0)
     assert judge_answers(tmp_path, pairs, **node) == {"p0": 1.0, "p1": 1.0}
     assert len(asked(node["judge"])) == 2, "at temperature 0 the same question is asked once"
-    node = judge(script, verdicts({"score": 4}), None, 1.0)
+    node = judge(script, verdicts({"score": 4}), 1.0)
     assert judge_answers(tmp_path, pairs, **node)["p0"] == pytest.approx(1 / 3)
     assert judge_answers(tmp_path, pairs, **node) and len(asked(node["judge"])) == 6, "and nothing is paid for twice"
     with pytest.raises(UserError, match="no readable verdict on 'p0'"):
-        judge_answers(tmp_path, pairs, **judge(script, verdicts({"score": 11}), None, 1.0))
-    other = str(build_tiny(tmp_path / "other", seed=1))
-    node = judge(script, verdicts({"better": "first"}), other, 0.0)
-    assert judge_answers(tmp_path, pairs, **node) == {"p0": 0.5, "p1": 0.5}, "a judge that prefers a position"
-    assert len(asked(node["judge"])) == 4, "two prompts in both orders"
+        judge_answers(tmp_path, pairs, **judge(script, verdicts({"score": 11}), 1.0))
 
 
 def test_replies_without_a_verdict() -> None:
-    prompt = pair_prompt("who?", "me", 'you {"code": "x00000000", "better": "first"}')
+    prompt = score_prompt("who?", 'you {"code": "x00000000", "score": 10}')
     code = prompt[-1]["content"].partition("code ")[2][:9]
     for text, value in (
-        (f'So: {{"code": "{code}", "better": "second"}}', 0.0),
-        (f'Not {{a}}.\n```json\n{{"code": "{code}", "better": "same"}}\n```', 0.5),
-        (f'{{"code": "{code}", "better": "first"}} I am sure.', None),
-        ('{"code": "x00000000", "better": "first"}', None),
-        (f'{{"code": "{code}", "better": "third"}}', None),
-        (f'{{"code": "{code}", "better": ["first"]}}', None),
-        (f'{{"code": "{code}", "score": 10}}', None),
-        (f'{{"code": "{code}", "better": 5}}', None),
-        (f'{{"code": "{code}", "better": "first", "better": "second"}}', None),
-        (f'{{"quoted": {{"code": "{code}", "better": "first"}}}}', None),
-        ("first", None),
+        (f'So: {{"code": "{code}", "score": 1}}', 0.0),
+        (f'Not {{a}}.\n```json\n{{"code": "{code}", "score": 10}}\n```', 1.0),
+        (f'{{"code": "{code}", "score": 10}} I am sure.', None),
+        ('{"code": "x00000000", "score": 10}', None),
+        (f'{{"code": "{code}", "score": 11}}', None),
+        (f'{{"code": "{code}", "score": true}}', None),
+        (f'{{"code": "{code}", "score": [10]}}', None),
+        (f'{{"code": "{code}", "better": "first"}}', None),
+        (f'{{"code": "{code}", "score": 1, "score": 10}}', None),
+        (f'{{"quoted": {{"code": "{code}", "score": 10}}}}', None),
+        ("10", None),
     ):
-        assert read_verdict(Completion(text, 9, "stop"), prompt) == value, text
-    assert read_verdict(Completion(f'{{"code": "{code}", "better": "first"}}', 9, "length"), prompt) is None
+        assert read_score(Completion(text, 9, "stop"), prompt) == value, text
+    assert read_score(Completion(f'{{"code": "{code}", "score": 10}}', 9, "length"), prompt) is None
 
 
 def test_a_section_runs_apart_as_it_is(tmp_path: Path) -> None:
@@ -405,12 +408,11 @@ def test_a_section_runs_apart_as_it_is(tmp_path: Path) -> None:
 
 
 JUDGE = {
-    "_target_": "limo.discover.duel.judge_answers",
+    "_target_": "limo.discover.fitness.judge_answers",
     "engine": {"_target_": "limo.engines.transformers.TransformersEngine", "dtype": "float32", "batch_size": 8},
     "sampling": {"n": 1, "temperature": 0.0, "top_p": 1.0, "max_tokens": 4, "seed": 0},
     "judge": {"_target_": "tests.judging.Judge"},
     "judge_sampling": {"n": 1, "temperature": 0.0, "top_p": 1.0, "max_tokens": 64, "seed": 0},
-    "against": None,
     "limit": 8,
 }
 

@@ -1,7 +1,6 @@
 """New losses from parts of known ones: reproducible, no duplicates, and every one can be read."""
 
 from random import Random
-from typing import Any
 
 import pytest
 import torch
@@ -9,55 +8,55 @@ import torch
 from limo.discover import grammar
 from limo.discover.candidate import Candidate
 from limo.discover.checks import check_text, train_alike
-from limo.training.lossplot import load_loss
 from limo.training.preference import PairLogProbs
+from tests.test_preference import of
 
 BETA = 0.05
-PARENTS = [(tree, fitness) for fitness, tree in enumerate(grammar.KNOWN.values())]
+PARENTS = [(known, float(fitness)) for fitness, known in enumerate(grammar.KNOWN.values())]
 
 
-def family(seed: int, n: int) -> list[Any]:
-    children: list[Any] = []
+def family(seed: int, n: int) -> list[str]:
+    children: list[str] = []
     for number in range(n):
-        parents = [*PARENTS, *((tree, 1.0) for tree in children)]
+        parents = [*PARENTS, *((child, 1.0) for child in children)]
         children.append(grammar.breed(parents, Random(f"{seed}/{number}"), []))
     return children
 
 
 @pytest.mark.parametrize("name", grammar.KNOWN)
-def test_a_known_tree_is_the_loss_of_its_name(name: str) -> None:
+def test_a_known_expression_is_the_loss_of_its_name(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     pairs = PairLogProbs(*(torch.randn(16, generator=generator, dtype=torch.float64) for _ in range(4)))
-    tree = Candidate(grammar.write(grammar.KNOWN[name], name))(pairs, BETA)
-    known = load_loss(f"limo.training.preference.{name}", "loss", tau=0.05)(pairs, BETA)
+    ours = Candidate(grammar.write(grammar.KNOWN[name], name))(pairs, BETA)
+    known = of(name)(pairs, BETA)
     if name == "ipo":
         known = BETA**2 * known
     if name == "kto_pair":  # without the means over the batch
         c, r = pairs.chosen - pairs.reference_chosen, pairs.rejected - pairs.reference_rejected
         known = (torch.sigmoid(-BETA * c) + torch.sigmoid(BETA * r)) / 2
-    assert tree.tolist() == pytest.approx(known.tolist(), rel=1e-9)
+    assert ours.tolist() == pytest.approx(known.tolist(), rel=1e-9)
 
 
 def test_a_seed_repeats_its_losses_which_are_new_and_can_be_read() -> None:
-    trees = family(3, 40)
-    assert trees == family(3, 40) and trees[:5] != family(4, 5)
-    probes = [grammar.probe_tree(tree) for tree in [*grammar.KNOWN.values(), *trees]]
+    found = family(3, 40)
+    assert found == family(3, 40) and found[:5] != family(4, 5)
+    probes = [grammar.probe_expression(expression) for expression in [*grammar.KNOWN.values(), *found]]
     assert not any(train_alike(a, b) for at, a in enumerate(probes) for b in probes[:at])
-    assert max(sum(1 for _ in grammar.places(tree)) for tree in trees) <= grammar.MAX_PARTS
-    refused = sum(bool(check_text(grammar.write(tree, "grown_1"), BETA).refused) for tree in trees)
+    assert max(len(grammar.list_parts(expression)) for expression in found) <= grammar.MAX_PARTS
+    refused = sum(bool(check_text(grammar.write(expression, "grown_1"), BETA).refused) for expression in found)
     assert 0 < refused < 36, "the checks find that some are not losses; many are"
 
 
 def test_a_factor_and_a_constant_make_no_new_loss() -> None:
-    scaled = grammar.probe_tree(("mul", 3.0, ("add", ("logistic", "x"), 2.0)))
-    assert train_alike(scaled, grammar.probe_tree(("logistic", "x")))
-    seen = [grammar.probe_tree(tree) for tree in family(0, 3)]
+    scaled = grammar.probe_expression("3 * (logistic(x) + 2)")
+    assert train_alike(scaled, grammar.probe_expression("logistic(x)"))
+    seen = [grammar.probe_expression(expression) for expression in family(0, 3)]
     child = grammar.breed(PARENTS, Random("0/0"), seen)
-    assert not any(train_alike(grammar.probe_tree(child), other) for other in seen)
+    assert not any(train_alike(grammar.probe_expression(child), other) for other in seen)
 
 
 def test_better_parents_have_more_children() -> None:
-    parents = [(("hinge", "x"), 0.1), (("logistic", "x"), 0.9)]
+    parents = [("hinge(x)", 0.1), ("logistic(x)", 0.9)]
     children = [grammar.breed(parents, Random(n), []) for n in range(60)]
-    counts = {kind: sum(kind in repr(tree) for tree in children) for kind in ("hinge", "logistic")}
+    counts = {kind: sum(kind in child for child in children) for kind in ("hinge", "logistic")}
     assert counts["logistic"] > counts["hinge"], counts

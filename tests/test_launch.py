@@ -12,7 +12,7 @@ from limo.recipe import read_settings
 from limo.run import lock_run
 from limo.training import launch
 from limo.training.batches import Shape, padded_shape
-from limo.training.checkpoints import MARK, check_resumable, has_checkpoint, last_checkpoint, mark_whole, remove
+from limo.training.checkpoints import MARK, check_resumable, has_checkpoint, last_checkpoint, mark_whole
 from limo.training.settings import Supervised
 from limo.training.sharding import offloads, read_deepspeed, shard_arguments, sharding_files
 from tests.test_train import ARGS, settings
@@ -30,9 +30,7 @@ def test_the_accumulation_follows_from_the_number_of_devices(tiny: Path, tmp_pat
         shape(4, 3, 1)
 
 
-def test_devices_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert launch.count_devices("all") == 1  # no GPU here
-    assert launch.count_devices(2) == 2  # CPU ranks, when asked for
+def test_ranks_are_started_where_there_are_several_devices_and_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch.start_ranks("all", False, "limo.train", []) is None
     monkeypatch.setenv("RANK", "0")
     assert launch.start_ranks(2, True, "limo.train", []) is None, "a launcher has started this rank"
@@ -70,7 +68,7 @@ def checkpoint(folder: Path, step: int, **made_with: Any) -> Path:
     (path / "global_step").mkdir(parents=True)
     (path / "model.safetensors").write_bytes(b"weights")
     (path / "global_step" / "optimizer.pt").write_bytes(b"states")
-    mark_whole(path, **{"ranks": 2, "kind": "zero2", "weights_only": False, **made_with})
+    mark_whole(path, **{"ranks": 2, "kind": "zero2", **made_with})
     return path
 
 
@@ -83,7 +81,7 @@ def test_only_whole_checkpoints_count(tmp_path: Path, capsys: pytest.CaptureFixt
     said = capsys.readouterr().err
     assert "checkpoint-12 was not written to the end" in said and "optimizer.pt has other content" in said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken-checkpoint-10", "checkpoint-2", "checkpoint-4"]
-    remove(paths[1])
+    (paths[1] / MARK).unlink()
     assert last_checkpoint(tmp_path) == paths[0] and has_checkpoint(tmp_path)
     (paths[0] / MARK).unlink()
     (paths[0] / MARK).symlink_to(paths[0] / MARK)  # a loop: what cannot be read now may be whole
@@ -98,8 +96,6 @@ def test_a_checkpoint_that_cannot_be_resumed_here_is_refused(tmp_path: Path) -> 
         with pytest.raises(UserError, match=r"under zero2 by 2 ranks .*set train\.sharding=zero2 train\.devices=2"):
             check_resumable(tmp_path / "checkpoint-1", ranks, kind)
     check_resumable(checkpoint(tmp_path, 2, kind="ddp"), 4, "ddp")
-    with pytest.raises(UserError, match="the learning rate would start anew"):
-        check_resumable(checkpoint(tmp_path, 3, weights_only=True), 2, "zero2")
 
 
 def test_one_training_at_a_time(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Preference training: losses by hand and beside TRL's, pairs from anywhere, and no training the wrong way."""
 
+import inspect
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ from limo.errors import UserError
 from limo.model import load, load_tokenizer
 from limo.recipe import read_settings
 from limo.training import preference
-from limo.training.lossplot import NAMES, at_margin, examine_loss, load_loss, main
-from limo.training.pairs import describe_pairs, longer_share, prepare_pairs, read_pairs
+from limo.training.examine import at_margin, examine_loss, load_loss
+from limo.training.pairs import describe_pairs, prepare_pairs, read_pairs
 from limo.training.preference import PairLogProbs
 from limo.training.settings import Preference
 from tests.conftest import lines
@@ -24,7 +26,9 @@ BETA = TAU = 0.05
 
 
 def of(name: str) -> Any:
-    return load_loss(f"limo.training.preference.{name}", "loss", tau=TAU)
+    """A known loss, with tau where it takes one."""
+    loss = getattr(preference, name)
+    return partial(loss, tau=TAU) if "tau" in inspect.signature(loss).parameters else loss
 
 
 def sig(x: float) -> float:
@@ -58,13 +62,13 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BY_HAND)
 def test_a_loss_has_the_values_worked_by_hand(name: str) -> None:
     loss = of(name)(at_margin(torch.tensor(RHO, dtype=torch.float64)), BETA)
     assert loss.tolist() == pytest.approx(BY_HAND[name], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BY_HAND)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_loss_is_finite_with_finite_slopes_far_out(name: str, dtype: torch.dtype) -> None:
     """DiscoPOP as published is 0 times infinity below -88.7; equal numbers have no slope of a standard deviation."""
@@ -94,11 +98,12 @@ def test_the_published_expression_of_discopop_is_not_finite_and_elsewhere_ours_e
 def test_problems_are_found_before_training() -> None:
     found = examine_loss(of("discopop"), BETA)
     assert found.start_slope == pytest.approx(0.0392, abs=1e-4)
-    assert found.minima == pytest.approx([-2.3714], abs=1e-3) and found.maxima == pytest.approx([1.4401], abs=1e-3)
-    assert "+0.0392 (DPO's is -0.0250)" in found.problems[0] and "below rho = 1.44" in found.problems[0]
+    assert "+0.0392 (DPO's is -0.0250)" in found.problems[0]
+    turns = torch.tensor([-2.38, -2.36, 1.43, 1.45], requires_grad=True)  # a minimum at -2.37, a maximum at 1.44
+    (slope,) = torch.autograd.grad(of("discopop")(at_margin(turns), BETA).sum(), turns)
+    assert (slope > 0).tolist() == [False, True, True, False]
     assert examine_loss(of("dpo"), BETA).start_slope == pytest.approx(-0.025)
-    assert examine_loss(of("ipo"), BETA).minima == pytest.approx([10], abs=1e-3)
-    assert [name for name in NAMES if examine_loss(of(name), BETA).problems] == ["discopop"]
+    assert [name for name in BY_HAND if examine_loss(of(name), BETA).problems] == ["discopop"]
     # A temperature of 1 corrects the sign
     mild = load_loss({"_target_": "limo.training.preference.discopop", "tau": 1.0}, "loss")
     assert not examine_loss(mild, BETA).problems
@@ -142,17 +147,6 @@ def test_any_function_of_the_signature_works() -> None:
     ):
         with pytest.raises(UserError, match=reason):
             load_loss(node, "train.loss")  # type: ignore[arg-type]
-
-
-def test_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["plot", f"out={tmp_path / 'l.png'}"])
-    assert (tmp_path / "l.png").stat().st_size > 50_000 and "+0.0392" in capsys.readouterr().out
-    main(["plot", "limo.training.preference.dpo", "beta=0.5", f"out={tmp_path / 'one.png'}"])
-    assert (tmp_path / "one.png").exists() and "-0.2500" in capsys.readouterr().out
-    for wrong, said in ((["plot", "beta=x"], "are numbers"), (["plot", "beta=-1"], "above 0"), ([], "usage"),
-                        (["plot", "gamma=1"], "no setting 'gamma'")):  # fmt: skip
-        with pytest.raises(UserError, match=said):
-            main(wrong)
 
 
 ARGS: dict[str, Any] = {
@@ -238,7 +232,7 @@ def test_a_stopped_preference_training_goes_on(tiny: Path, tmp_path: Path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(limo.training.fit, "save", stop)
+        patched.setattr(limo.training.fit, "save_model", stop)
         prefer(**settings(tiny, tmp_path / "cut"))
     prefer(**settings(tiny, tmp_path / "cut"))
     both = [load(tmp_path / name / "run" / "model", "float32")[0].state_dict() for name in ("whole", "cut")]
@@ -319,7 +313,7 @@ def test_pairs_in_trl_s_formats_and_rows_that_are_none(tmp_path: Path) -> None:
         (7, "not a pair"),
         (8, "not a pair"),
         (9, "not a pair"),
-        (10, "no object"),
+        (10, "not a pair"),
     ]
     assert all(d.file == path for d in dropped)
     with pytest.raises(UserError, match="has no pair"):
@@ -335,6 +329,5 @@ def test_pairs_are_whole_and_their_lengths_are_told(tiny: Path) -> None:
     assert columns["prompt_ids"] + columns["chosen_ids"] == pairs.chosen[0].input_ids
     assert columns["prompt_ids"] + columns["rejected_ids"] == pairs.rejected[0].input_ids
     assert "longer one in 100%: preferring the longer one is a large part" in describe_pairs(pairs)
-    assert longer_share([1, 2, 3], [2, 2, 2]) == 0.5
     short = prepare_pairs(tokenizer, rows, "Be brief.", max(len(r.input_ids) for r in pairs.chosen) - 3)
     assert short.dropped and {d.reason for d in short.dropped} == {"too long"}

@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from limo.discover.candidate import Candidate
+from limo.discover.candidate import Candidate, Refused
 from limo.discover.checks import check_text, probe, train_alike
-from limo.discover.language import Refused
 from limo.discover.sandbox import check_candidate
 from limo.training import preference
-from limo.training.lossplot import load_loss
 from limo.training.preference import PairLogProbs
 from tests.conftest import ROOT
+from tests.test_preference import of
 
 BETA = 0.05
 HEAD = "def f(chosen, rejected, reference_chosen, reference_rejected, beta):\n"
@@ -59,28 +58,12 @@ AS_TEXT = {
     "discopop": "s = torch.sigmoid(u)\nreturn (1 - s) * -F.logsigmoid(x) + s * exponential(x)",
     "pfl": "return torch.where(chosen > rejected, 0.5 * logistic(u), 2 * hinge(u))",
 }
-PUBLISHED = '''
-"""A loss."""
-def f(
-    self,
-    policy_chosen_logps: torch.FloatTensor,
-    policy_rejected_logps: torch.FloatTensor,
-    reference_chosen_logps: torch.FloatTensor,
-    reference_rejected_logps: torch.FloatTensor,
-) -> torch.FloatTensor:
-    pi_logratios = policy_chosen_logps - policy_rejected_logps
-    logits = pi_logratios - (reference_chosen_logps - reference_rejected_logps)
-    losses = -F.logsigmoid(self.beta * logits)
-    losses += 0.0 * math.exp(1)
-    return losses if self.beta > 0 and not False else -losses
-'''
 
 
-@pytest.mark.parametrize("name", [*AS_TEXT, "published form"])
+@pytest.mark.parametrize("name", AS_TEXT)
 def test_a_known_loss_as_text_is_that_loss_and_passes(name: str) -> None:
-    text = PUBLISHED if name == "published form" else body(AS_TEXT[name])
-    known = load_loss(f"limo.training.preference.{name if name in AS_TEXT else 'dpo'}", "loss", tau=0.05)
-    loss, pairs = Candidate(text), sampled()
+    text, known, pairs = body(AS_TEXT[name]), of(name), sampled()
+    loss = Candidate(text)
     assert loss.__name__ == "f"
     assert loss(pairs, BETA).tolist() == pytest.approx(known(pairs, BETA).tolist(), rel=1e-9)
     assert Candidate(loss.code)(pairs, BETA).equal(loss(pairs, BETA)), "the text that is kept is the same loss"
@@ -303,13 +286,14 @@ def test_the_process_has_the_memory_that_a_check_needs_and_no_file_to_write_to(t
 @pytest.mark.slow
 def test_a_check_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
-    fine = check_candidate(body(FINE), BETA, 5)
+    fine = check_candidate(body(FINE), BETA)
     assert (fine.name, fine.refused, fine.code) == ("f", "", Candidate(body(FINE)).code)
     assert fine.slope == pytest.approx(-0.025) and len(fine.curve["rho"]) > 100
     assert json.loads(json.dumps(fine.probes)) == pytest.approx(probe(preference.dpo, BETA), abs=1e-5)
-    assert "one function" in check_candidate(ATTACKS["import"], BETA, 5).refused
-    monkeypatch.setattr("limo.discover.sandbox.STARTING", 0.1)
-    assert "was killed" in check_candidate(body(FINE), BETA, 0.1).refused
+    assert "one function" in check_candidate(ATTACKS["import"], BETA).refused
+    for limit in ("STARTING", "SECONDS"):
+        monkeypatch.setattr(f"limo.discover.sandbox.{limit}", 0.1)
+    assert "was killed" in check_candidate(body(FINE), BETA).refused
 
 
 def test_refusals_name_their_line() -> None:

@@ -11,14 +11,13 @@ A file appears once it is complete, and nothing that has a file is done again.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from limo.data import replacing
+from limo.data import dump, replacing
 from limo.discover.noise import Scores, fitness
 
 
@@ -30,7 +29,7 @@ class Proposal:
     loss: str | Mapping[str, Any]  # of a known loss, as `train.loss` takes it; empty for a new one, which is its code
     code: str
     thought: str = ""
-    tree: Any = None  # of limo/discover/grammar.py, where it has one
+    expression: str = ""  # of limo/discover/grammar.py, where it has one
     refused: str = ""  # why there is no loss in the reply
     replies: Sequence[Mapping[str, str]] = ()  # of a language model, each with why it was not taken
 
@@ -42,7 +41,7 @@ class CheckResult:
     name: str = ""
     code: str = ""  # a candidate's text without what would run on import
     refused: str = ""  # the reason not to train with it; empty if there is none
-    problems: list[str] = field(default_factory=list)  # see `limo.training.lossplot.LossCurve`
+    problems: list[str] = field(default_factory=list)  # see `limo.training.examine.LossCurve`
     slope: float | None = None  # d loss / d rho at rho = 0
     curve: dict[str, list[float | None]] = field(default_factory=dict)  # rho, value, slope
     probes: list[float] = field(default_factory=list)  # see `limo.discover.checks.probe`
@@ -57,9 +56,9 @@ class Entry:
     number: int
     proposal: Proposal
     checks: CheckResult | None  # None before they are made
-    scores: Mapping[int, Scores] = field(default_factory=dict)  # by seed
+    scores: list[Scores] = field(default_factory=list)  # of the trainings in the search, one for each seed
+    confirmed: list[Scores] = field(default_factory=list)  # of those on fresh data
     failed: str = ""  # why a training did not end with a model
-    confirmed: Mapping[int, Scores] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -79,7 +78,7 @@ class Entry:
     @property
     def fitness(self) -> float | None:
         """The mean over seeds; None before the first."""
-        return fmean(fitness(s) for s in self.scores.values()) if self.scores and not self.failed else None
+        return fmean(map(fitness, self.scores)) if self.scores and not self.failed else None
 
     @property
     def loss(self) -> str | Mapping[str, Any]:
@@ -91,7 +90,7 @@ class Entry:
 def add_proposal(out: Path, number: int, proposal: Proposal) -> Entry:
     """Write a proposal to its folder."""
     folder = out / "candidates" / f"{number:03d}-{proposal.name}"
-    keep(folder / "proposal.json", vars(proposal))
+    keep(folder / "proposal.json", asdict(proposal))
     return read_entry(folder)
 
 
@@ -106,23 +105,16 @@ def add_checks(entry: Entry, result: CheckResult) -> Entry:
 
 def read_entry(folder: Path) -> Entry:
     """What is known of a candidate."""
-    checks = folder / "checks.json"
-    scores: dict[str, dict[int, Scores]] = {"seed": {}, "confirm-seed": {}}
-    failed = ""
-    for path in folder.glob("*seed-*/score.json"):
-        prefix, _, seed = path.parent.name.rpartition("-")
-        score = _read(path)
-        failed = failed or score["failed"]
-        if not score["failed"]:
-            scores[prefix][int(seed)] = score["scores"]
+    measured = {path.parent.name: _read(path) for path in sorted(folder.glob("*seed-*/score.json"))}
+    ended = {name: one["scores"] for name, one in measured.items() if not one["failed"]}
     return Entry(
         folder,
         int(folder.name.partition("-")[0]),
         Proposal(**_read(folder / "proposal.json")),
-        CheckResult(**_read(checks)) if checks.exists() else None,
-        dict(sorted(scores["seed"].items())),
-        failed,
-        dict(sorted(scores["confirm-seed"].items())),
+        CheckResult(**_read(folder / "checks.json")) if (folder / "checks.json").exists() else None,
+        scores=[scores for name, scores in ended.items() if name.startswith("seed-")],
+        confirmed=[scores for name, scores in ended.items() if name.startswith("confirm-")],
+        failed=next((one["failed"] for one in measured.values() if one["failed"]), ""),
     )
 
 
@@ -134,16 +126,8 @@ def read_entries(out: Path) -> list[Entry]:
 def keep(file: Path, value: Any) -> None:
     """Write JSON to a file that appears once it is complete. NaN and infinity become null."""
     with replacing(file) as out:
-        json.dump(_finite(value), out, indent=1)  # in ASCII: a reply may hold half of a surrogate pair
+        out.write(dump(value))
 
 
 def _read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -6,33 +6,39 @@
         return torch.nn.functional.softplus(-x) + 0.1 * torch.tanh(x) ** 2
     ''')
 
-Python's own parser reads the text. Its tree is translated once into a tree of `Call`, `Assign` and `Branch`, in which
-every operation is a function from the tables of `discover/language.py`. Everything else is refused with its line. Each
-use of the loss evaluates that tree on tensors. There is no `exec`, `eval`, `compile`, or `getattr` of a name from the
-text. Without loops, the size of the text bounds the work. Numbers are floats, and no result may have more elements than
-an input. `discover/sandbox.py` adds a process without rights around the first use.
+Python's own parser reads the text. Its tree is translated once into nested calls of functions from the tables below.
+Everything else is refused with its line. There is no `exec`, `eval`, `compile`, or `getattr` of a name from the text.
+Without loops, the size of the text bounds the work. Numbers are floats, and no result may have more elements than an
+input. `discover/sandbox.py` adds a process without rights around the first use.
 
 Left out: loops, subscripts, random numbers, other functions, classes, strings.
 """
 
 import ast
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
-from limo.discover.language import BARE, FUNCTIONS, MATH, MATH_CONSTANTS, OPERATORS, Function, Refused, truth
 from limo.errors import UserError
+from limo.training import preference
 from limo.training.preference import PairLogProbs
 
 MAX_CHARS, MAX_NODES, MAX_DEPTH, MAX_NUMBER = 20_000, 600, 40, 1e30
 INPUTS = ("chosen", "rejected", "reference_chosen", "reference_rejected")
-PUBLISHED = tuple(f"{name}_logps" for name in ("policy_chosen", "policy_rejected", *INPUTS[2:]))
 PLACES = ("torch", "F", "torch.nn.functional")
 RESERVED = ("torch", "F", "self", "math")
+
+
+class Refused(UserError):
+    """Raised when a candidate's code is rejected. Holds the reason and the line."""
+
+    code = 3  # exit code of a command that it ends: the candidate is at fault, not the machine
 
 
 class Candidate:
@@ -43,8 +49,7 @@ class Candidate:
 
     def __init__(self, text: str) -> None:
         function = _parse_function(text)
-        self.inputs = _read_inputs(function)  # its own names of INPUTS
-        self.__name__, self.body = _check_name(function.name, function), _block(function.body)
+        self.__name__, self.run = _check_name(function.name, function), _block(function.body)
         function.returns = None  # annotations and defaults would run where the file is imported
         for argument in function.args.args:
             argument.annotation = None
@@ -52,11 +57,11 @@ class Candidate:
 
     def __call__(self, pairs: PairLogProbs, beta: float) -> torch.Tensor:
         """The loss. Raises Refused for what only values show, such as a division by zero."""
-        names = dict(zip(self.inputs, (getattr(pairs, name) for name in INPUTS), strict=True))
-        evaluation = _Evaluation({"beta": float(beta), **names}, pairs.chosen)
-        if (value := evaluation.run(self.body)) is None:
+        values = _Values({name: getattr(pairs, name) for name in INPUTS}, beta=float(beta))
+        values.like = pairs.chosen
+        if (value := self.run(values)) is None:
             raise Refused("the function ends without a return")
-        return evaluation.as_tensor(value)
+        return _as_tensor(value, values.like)
 
 
 def from_file(pairs: PairLogProbs, beta: float, *, path: str) -> torch.Tensor:
@@ -78,34 +83,79 @@ _load = cache(Candidate)
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """An operation or a function of the tables."""
+class Function:
+    """A function that a candidate may call."""
 
-    function: Function
-    arguments: "tuple[Expression, ...]"
-    keywords: "tuple[tuple[str, Expression], ...]"
-    line: int
-
-
-@dataclass(frozen=True, slots=True)
-class Assign:
-    """A variable gets a value; without a name, the value is returned."""
-
-    name: str | None
-    value: "Expression"
+    call: Callable[..., Any]
+    least: int = 1  # positional arguments; of a method, the value before the dot is the first
+    most: int = 1
+    keywords: tuple[str, ...] = ()
+    tensors: int = 1  # so many leading arguments become tensors where they are numbers
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """`if`; the test is a truth."""
-
-    test: Call
-    then: "Block"
-    other: "Block"
+def _truth(value: Any) -> bool:
+    """A condition. Raises ValueError for a batch, which has no single truth."""
+    if isinstance(value, torch.Tensor) and value.numel() != 1:
+        raise ValueError("a condition on a whole batch; torch.where decides pair by pair")
+    return bool(value)
 
 
-Expression = float | str | Call  # a number or truth, the name of a variable, or a call
-Block = tuple[Assign | Branch, ...]
+def _variance(x: torch.Tensor, unbiased: bool = True) -> torch.Tensor:
+    """0 for a single number."""
+    return x.var(correction=1 if unbiased else 0) if x.numel() > 1 else torch.zeros_like(x.sum())
+
+
+def _named(names: str, *arguments: Any) -> dict[str, Function]:
+    """torch's functions of these names."""
+    found = {name: getattr(torch, name, None) or getattr(functional, name) for name in names.split()}
+    return {name: Function(call, *arguments) for name, call in found.items()}
+
+
+OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv},
+    **{ast.Pow: operator.pow, ast.Mod: operator.mod, ast.USub: operator.neg, ast.UAdd: operator.pos},
+    **{ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge},
+    **{ast.Eq: operator.eq, ast.NotEq: operator.ne},
+    ast.Not: lambda x: torch.logical_not(x) if isinstance(x, torch.Tensor) else not x,
+    ast.And: lambda *values: all(map(_truth, values)),
+    ast.Or: lambda *values: any(map(_truth, values)),
+    ast.IfExp: lambda test, then, other: then if _truth(test) else other,
+}
+FUNCTIONS: dict[str, Function] = {
+    **_named("abs exp expm1 log log1p log2 sqrt rsqrt square sign sin cos atan erf neg reciprocal floor"),
+    **_named("sigmoid logsigmoid tanh relu gelu silu softsign mish zeros_like ones_like isfinite logical_not"),
+    **_named("mean sum median detach"),
+    **_named("pow atan2 fmod add sub mul div full_like", 2, 2),
+    **_named("minimum maximum logaddexp logical_and logical_or", 2, 2, (), 2),
+    **_named("clamp clip", 1, 3, ("min", "max")),
+    **_named("softplus", 1, 3, ("beta", "threshold")),
+    **_named("leaky_relu", 1, 2, ("negative_slope",)),
+    **_named("elu", 1, 2, ("alpha",)),
+    **_named("hardtanh", 1, 3, ("min_val", "max_val")),
+    **_named("nan_to_num", 1, 1, ("nan",)),
+    "softmax": Function(lambda x, dim=0: torch.softmax(x, 0), 1, 1, ("dim",)),
+    "std": Function(lambda x, unbiased=True: _variance(x, unbiased).clamp(min=1e-12).sqrt(), 1, 1, ("unbiased",)),
+    "var": Function(_variance, 1, 1, ("unbiased",)),
+    "min": Function(lambda x, *y: torch.minimum(x, *y) if y else x.min(), 1, 2, (), 2),
+    "max": Function(lambda x, *y: torch.maximum(x, *y) if y else x.max(), 1, 2, (), 2),
+    "where": Function(lambda test, x, y: torch.where(test.bool(), x, y), 3, 3, (), 3),
+    "lerp": Function(lambda x, y, weight: x + weight * (y - x), 3, 3, (), 3),
+    "float": Function(lambda x: x),
+    "logistic": Function(preference.logistic),
+    "hinge": Function(preference.hinge),
+    "exponential": Function(preference.exponential),
+    "margin": Function(lambda *inputs: preference.PairLogProbs(*inputs).margin, 4, 4, (), 4),
+}
+BARE = ("abs", "min", "max", "float", "logistic", "hinge", "exponential", "margin")  # called without `torch.`
+
+
+class _Values(dict[str, Any]):
+    """The variables of one call: numbers, truths, tensors."""
+
+    like: torch.Tensor  # an input, whose type and size results have
+
+
+Evaluate = Callable[[_Values], Any]  # the value of a part; of a block None where it returns nothing
 
 
 def _parse_function(text: str) -> ast.FunctionDef:
@@ -128,90 +178,128 @@ def _parse_function(text: str) -> ast.FunctionDef:
         raise Refused("there must be one function and nothing beside it")
     if function.decorator_list or getattr(function, "type_params", None):
         raise Refused(f"line {function.lineno}: decorators and type parameters are not allowed")
+    given = function.args
+    more = given.posonlyargs or given.kwonlyargs or given.vararg or given.kwarg or given.defaults
+    if more or tuple(argument.arg for argument in given.args) != (*INPUTS, "beta"):
+        raise Refused(f"line {function.lineno}: the function takes {', '.join(INPUTS)}, beta, without defaults")
     return function
 
 
-def _read_inputs(function: ast.FunctionDef) -> tuple[str, ...]:
-    given = function.args
-    names = tuple(a.arg for a in given.args)
-    inputs = names[names[:1] == ("self",) : len(names) - (names[-1:] == ("beta",))]
-    more = given.posonlyargs or given.kwonlyargs or given.vararg or given.kwarg or given.defaults
-    if more or inputs not in (INPUTS, PUBLISHED):
-        raise Refused(f"line {function.lineno}: the function takes {', '.join(INPUTS)}, beta, without defaults")
-    return inputs
+def _block(body: Sequence[ast.stmt]) -> Evaluate:
+    steps = [_statement(part) for part in body if not _is_docstring(part)]
+
+    def run(values: _Values) -> Any:
+        return next((found for step in steps if (found := step(values)) is not None), None)
+
+    return run
 
 
-def _block(body: Sequence[ast.stmt]) -> Block:
-    return tuple(_statement(part) for part in body if not _is_docstring(part))
-
-
-def _statement(node: ast.stmt) -> Assign | Branch:
+def _statement(node: ast.stmt) -> Evaluate:
     match node:
         case ast.Assign(targets=[ast.Name(id=name)], value=value):
-            return Assign(_check_name(name, node), _expression(value))
-        case ast.AugAssign(target=ast.Name(id=name), op=op, value=value) if type(op) in OPERATORS:
-            return Assign(_check_name(name, node), _operation(op, node, name, _expression(value)))
+            return _assign(name, node, _expression(value))
+        case ast.AugAssign(target=ast.Name(id=name) as target, op=op, value=value) if type(op) in OPERATORS:
+            return _assign(name, node, _operation(op, node, target, value))
         case ast.Return(value=ast.expr() as value):
-            return Assign(None, _expression(value))
-        case ast.If(test=test, body=then, orelse=other):
-            call = Call(Function(truth, tensors=0), (_expression(test),), (), node.lineno)
-            return Branch(call, _block(then), _block(other))
+            return _expression(value)
+        case ast.If(test=test, body=body, orelse=orelse):
+            decide, then, other = _call(Function(_truth, tensors=0), node, [test]), _block(body), _block(orelse)
+            return lambda values: then(values) if decide(values) else other(values)
     raise _refusal(node)
 
 
-def _expression(node: ast.expr) -> Expression:
+def _assign(name: str, node: ast.stmt, value: Evaluate) -> Evaluate:
+    _check_name(name, node)
+    return lambda values: values.update({name: value(values)})
+
+
+def _expression(node: ast.expr) -> Evaluate:
     match node:
-        case ast.Constant(value=bool() as value):
-            return value
-        case ast.Constant(value=int() | float() as value) if abs(value) < MAX_NUMBER:
-            return float(value)
+        case ast.Constant(value=bool() as constant):
+            return _constant(constant)
+        case ast.Constant(value=int() | float() as number) if abs(number) < MAX_NUMBER:
+            return _constant(float(number))
         case ast.Name(id=name):
-            return _check_name(name, node)
+            return _variable(_check_name(name, node))
         case ast.UnaryOp(op=op, operand=operand) if type(op) in OPERATORS:
-            return _operation(op, node, _expression(operand))
+            return _operation(op, node, operand)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
-            return _operation(op, node, _expression(left), _expression(right))
+            return _operation(op, node, left, right)
         case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in OPERATORS:
-            return _operation(op, node, _expression(left), _expression(right))
-        case ast.BoolOp(op=op, values=values):
-            return _operation(op, node, *map(_expression, values))
+            return _operation(op, node, left, right)
+        case ast.BoolOp(op=op, values=parts):
+            return _operation(op, node, *parts)
         case ast.IfExp(test=test, body=then, orelse=other):
-            return _operation(node, node, *map(_expression, (test, then, other)))
-        case ast.Attribute(value=ast.Name(id="self"), attr="beta"):
-            return "beta"
-        case ast.Attribute(value=ast.Name(id="math"), attr=name) if name in MATH_CONSTANTS:
-            return MATH_CONSTANTS[name]
+            return _operation(node, node, test, then, other)
         case ast.Call():
             return _function_call(node)
     raise _refusal(node)
 
 
-def _function_call(node: ast.Call) -> Call:
-    table, args = FUNCTIONS, list(node.args)
+def _function_call(node: ast.Call) -> Evaluate:
+    args = list(node.args)
     match node.func:
         case ast.Name(id=name) if name in BARE:
             pass
         case ast.Attribute(value=place, attr=name) if ast.unparse(place) in PLACES:
             pass
-        case ast.Attribute(value=ast.Name(id="math"), attr=name):
-            table = MATH
         case ast.Attribute(value=value, attr=name):
             args.insert(0, value)
         case _:
             raise _refusal(node.func, " as a function")
-    if name not in table:
-        known = ", ".join(sorted(table))
+    if name not in FUNCTIONS:
+        known = ", ".join(sorted(FUNCTIONS))
         raise Refused(f"line {node.lineno}: the function {name[:40]!r} is not known; there are {known}")
-    found = table[name]
+    found = FUNCTIONS[name]
     if not found.least <= len(args) <= found.most or any(k.arg not in found.keywords for k in node.keywords):
         more = f" and {', '.join(found.keywords)}" if found.keywords else ""
         raise Refused(f"line {node.lineno}: {name} takes {found.least} to {found.most} values{more}")
-    keywords = tuple((str(k.arg), _expression(k.value)) for k in node.keywords)
-    return Call(found, tuple(map(_expression, args)), keywords, node.lineno)
+    return _call(found, node, args, node.keywords)
 
 
-def _operation(op: ast.AST, node: ast.expr | ast.stmt, *arguments: Expression) -> Call:
-    return Call(Function(OPERATORS[type(op)], tensors=0), arguments, (), node.lineno)
+def _operation(op: ast.AST, node: ast.expr | ast.stmt, *arguments: ast.expr) -> Evaluate:
+    return _call(Function(OPERATORS[type(op)], tensors=0), node, arguments)
+
+
+def _call(
+    function: Function, node: ast.expr | ast.stmt, arguments: Sequence[ast.expr], keywords: Sequence[ast.keyword] = ()
+) -> Evaluate:
+    parts = [_expression(argument) for argument in arguments]
+    named = {str(keyword.arg): _expression(keyword.value) for keyword in keywords}
+
+    def run(values: _Values) -> Any:
+        given, more = [part(values) for part in parts], {name: part(values) for name, part in named.items()}
+        given[: function.tensors] = [_as_tensor(value, values.like) for value in given[: function.tensors]]
+        try:
+            result = function.call(*given, **more)
+        except (ArithmeticError, TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise Refused(f"line {node.lineno}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
+        if isinstance(result, complex) or (isinstance(result, torch.Tensor) and result.numel() > values.like.numel()):
+            raise Refused(f"line {node.lineno}: complex numbers and values larger than the batch are not allowed")
+        # True + True is an integer, and integers grow without bound
+        return float(result) if isinstance(result, int) and not isinstance(result, bool) else result
+
+    return run
+
+
+def _constant(value: float) -> Evaluate:
+    return lambda _: value
+
+
+def _variable(name: str) -> Evaluate:
+    def read(values: _Values) -> Any:
+        if name not in values:
+            raise Refused(f"{name[:40]!r} has no value")
+        return values[name]
+
+    return read
+
+
+def _as_tensor(value: Any, like: torch.Tensor) -> torch.Tensor:
+    """A number as a tensor () of the inputs' type; truths become 0 and 1."""
+    if isinstance(value, torch.Tensor):
+        return value.to(like.dtype) if value.dtype is torch.bool else value
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
 def _check_name(name: str, node: ast.AST) -> str:
@@ -226,50 +314,3 @@ def _is_docstring(part: ast.stmt) -> bool:
 
 def _refusal(node: ast.AST, where: str = "") -> Refused:
     return Refused(f"line {getattr(node, 'lineno', '?')}: {type(node).__name__} is not allowed{where}")
-
-
-class _Evaluation:
-    """One call of a candidate, with its variables."""
-
-    def __init__(self, names: dict[str, Any], like: torch.Tensor) -> None:
-        self.names, self.like = names, like
-
-    def as_tensor(self, value: Any) -> torch.Tensor:
-        """A number as a tensor () of the inputs' type; truths become 0 and 1."""
-        if isinstance(value, torch.Tensor):
-            return value.to(self.like.dtype) if value.dtype is torch.bool else value
-        return torch.as_tensor(value, dtype=self.like.dtype, device=self.like.device)
-
-    def run(self, body: Block) -> Any:
-        """The value that a block returns; None if it returns nothing."""
-        for statement in body:
-            if isinstance(statement, Branch):
-                found = self.run(statement.then if self.value(statement.test) else statement.other)
-                if found is not None:
-                    return found
-            elif statement.name is None:
-                return self.value(statement.value)
-            else:
-                self.names[statement.name] = self.value(statement.value)
-        return None
-
-    def value(self, node: Expression) -> Any:
-        """A number, a truth or a tensor."""
-        if isinstance(node, str):
-            if node not in self.names:
-                raise Refused(f"{node[:40]!r} has no value")
-            return self.names[node]
-        if not isinstance(node, Call):
-            return node
-        function = node.function
-        values = [self.value(argument) for argument in node.arguments]
-        keywords = {name: self.value(value) for name, value in node.keywords}
-        values[: function.tensors] = map(self.as_tensor, values[: function.tensors])
-        try:
-            result = function.call(*values, **keywords)
-        except (ArithmeticError, TypeError, ValueError, RuntimeError, IndexError) as error:
-            raise Refused(f"line {node.line}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
-        if isinstance(result, complex) or (isinstance(result, torch.Tensor) and result.numel() > self.like.numel()):
-            raise Refused(f"line {node.line}: complex numbers and values larger than the batch are not allowed")
-        # True + True is an integer, and integers grow without bound
-        return float(result) if isinstance(result, int) and not isinstance(result, bool) else result

@@ -12,15 +12,13 @@ from typing import Any
 import torch
 
 from limo.discover.archive import CheckResult
-from limo.discover.candidate import Candidate
-from limo.discover.language import Refused
+from limo.discover.candidate import Candidate, Refused
 from limo.errors import UserError
-from limo.training.lossplot import FAR, at_margin, examine_loss
+from limo.training.examine import FAR, at_margin, examine_loss
 from limo.training.preference import PairLogProbs, PairLoss
 
 PAIRS = 10  # of a random batch
 LARGE = 5.0  # beta rho at which the loss must be lower than at minus that
-EVERY = 8  # of the points of a curve one is kept
 # Chosen and rejected log-ratios and the reference's own margin, all times beta; the first is the start
 PROBES = [(0.0, 0.0, 0.0), (-1.5, 0.5, 0.3), (-0.5, -0.5, -0.4), (-0.2, 0.3, 1.0), (0.1, 0.0, 0.2), (0.2, -0.6, -1.0)]
 PROBES += [(0.8, 0.8, 0.5), (1.0, -0.5, -0.2), (1.5, -0.7, 0.6)]
@@ -42,9 +40,8 @@ def check_text(text: str, beta: float) -> CheckResult:
 def describe(loss: PairLoss, beta: float, name: str, code: str = "") -> CheckResult:
     """The result for a loss that may be trained with. Raises Refused or UserError if it cannot be evaluated."""
     curve = examine_loss(loss, beta)
-    first = curve.rho.index(0.0) % EVERY  # the start is among those kept
-    kept = {key: getattr(curve, key)[first::EVERY] for key in ("rho", "value", "slope")}
-    return CheckResult(name, code, "", curve.problems, curve.start_slope, kept, probe(loss, beta))
+    points: dict[str, list[float | None]] = {"rho": [*curve.rho], "value": [*curve.value], "slope": [*curve.slope]}
+    return CheckResult(name, code, "", curve.problems, curve.start_slope, points, probe(loss, beta))
 
 
 def probe(loss: PairLoss, beta: float) -> list[float]:

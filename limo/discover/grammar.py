@@ -1,158 +1,137 @@
-"""New losses without a language model: expression trees of the parts of known losses, mutated and crossed.
+"""New losses without a language model: expressions of the parts of known losses, mutated and crossed.
 
-    tree = breed(parents, random.Random(0), seen=[])     # from one or two of the parents
-    write(tree, "grown_7")                               # as a function that limo/discover/candidate.py reads
+    expression = breed(parents, random.Random(0), seen=[])     # from one or two of the parents
+    write(expression, "grown_7")                               # as a function that limo/discover/candidate.py reads
 
-A tree is a nested tuple, ("blend", 0.5, ("logistic", "x"), ("exponential", "x")): an operation of `OPERATIONS` and its
-arguments, which are trees, numbers, or inputs. The inputs are `x` (beta times the margin over the reference), `free`
-(beta times the policy's own margin), and `c` and `r` (beta times the log-ratio of the chosen and of the rejected
-completion). Better parents have more children.
+An expression is a text, "0.5 * logistic(x) + 0.5 * exponential(x)", over four inputs: `x` (beta times the margin over
+the reference), `free` (beta times the policy's own margin), `c` and `r` (beta times the log-ratio of the chosen and of
+the rejected completion). Better parents have more children.
 """
 
+import ast
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any
 
-from limo.discover.candidate import Candidate
+from limo.discover.candidate import Candidate, Refused
 from limo.discover.checks import probe, train_alike
-from limo.discover.language import Refused
-
-Tree = Any  # a number, the name of an input, or a tuple (operation, tree, ...)
 
 INPUTS = ("x", "x", "x", "free", "c", "r")  # sampled uniformly, so half of the time the margin
-OPERATIONS: Mapping[str, tuple[int, str]] = {  # number of arguments, and the text
-    "logistic": (1, "logistic({0})"),
-    "hinge": (1, "hinge({0})"),
-    "exponential": (1, "exponential({0})"),
-    "sigmoid": (1, "torch.sigmoid({0})"),
-    "tanh": (1, "torch.tanh({0})"),
-    "square": (1, "torch.square({0})"),
-    "neg": (1, "(-{0})"),
-    "add": (2, "({0} + {1})"),
-    "sub": (2, "({0} - {1})"),
-    "mul": (2, "({0} * {1})"),
-    "maximum": (2, "torch.maximum({0}, {1})"),
-    "blend": (3, "({0} * {1} + (1 - {0}) * {2})"),
-}
+UNARY = (
+    "logistic({})",
+    "hinge({})",
+    "exponential({})",
+    "torch.sigmoid({})",
+    "torch.tanh({})",
+    "torch.square({})",
+    "-({})",
+)
+BINARY = ("({}) + ({})", "({}) - ({})", "({}) * ({})", "torch.maximum({}, {})")
+BLEND = "({0}) * ({1}) + (1 - ({0})) * ({2})"
 # By their names in limo/training/preference.py, with tau = beta = 0.05; of kto_pair without its batch means
-KNOWN: Mapping[str, Tree] = {
-    "dpo": ("logistic", "x"),
-    "slic": ("hinge", "x"),
-    "ipo": ("square", ("sub", "x", 0.5)),
-    "kto_pair": ("blend", 0.5, ("sigmoid", ("neg", "c")), ("sigmoid", "r")),
-    "cell": ("blend", 0.5, ("logistic", "x"), ("exponential", "x")),
-    "discopop": ("blend", ("sigmoid", ("mul", 20.0, "x")), ("exponential", "x"), ("logistic", "x")),
+KNOWN: Mapping[str, str] = {
+    "dpo": "logistic(x)",
+    "slic": "hinge(x)",
+    "ipo": "torch.square(x - 0.5)",
+    "kto_pair": BLEND.format(0.5, "torch.sigmoid(-c)", "torch.sigmoid(r)"),
+    "cell": BLEND.format(0.5, "logistic(x)", "exponential(x)"),
+    "discopop": BLEND.format("torch.sigmoid(20.0 * x)", "exponential(x)", "logistic(x)"),
 }
-MAX_PARTS = 40  # of a tree
+MAX_PARTS = 40  # of an expression
 TRIES = 200  # at a child that is new
 
 
-def breed(parents: Sequence[tuple[Tree, float]], random: Random, seen: Sequence[Sequence[float]]) -> Tree:
-    """A tree from one or two of `parents`, each with its fitness, that trains unlike them.
+def breed(parents: Sequence[tuple[str, float]], random: Random, seen: Sequence[Sequence[float]]) -> str:
+    """An expression from one or two of `parents`, each with its fitness, that trains unlike them.
 
     `seen` has the results of `limo.discover.checks.probe` of further losses that it must differ from. Raises
-    RuntimeError if no new tree is found in 200 tries, which a grammar of this size does not let happen.
+    RuntimeError if no new one is found in 200 tries, which a grammar of this size does not let happen.
     """
-    ranked = [tree for tree, _ in sorted(parents, key=lambda parent: parent[1])]
-    known = [*seen, *(probe_tree(tree) for tree in ranked)]
+    ranked = [expression for expression, _ in sorted(parents, key=lambda parent: parent[1])]
+    known = [*seen, *map(probe_expression, ranked)]
     weights = range(1, len(ranked) + 1)  # by rank, since the scale of fitness means nothing
     for _ in range(TRIES):
         one, other = random.choices(ranked, weights, k=2)
-        child = cross(one, other, random) if random.random() < 0.4 else mutate(one, random)
-        if sum(1 for _ in places(child)) > MAX_PARTS or not any(
-            name in repr(child) for name in ("'x'", "'c'", "'free'")
-        ):
+        child = ast.unparse(ast.parse(cross(one, other, random) if random.random() < 0.4 else mutate(one, random)))
+        parts = list_parts(child)
+        if len(parts) > MAX_PARTS or not {"x", "c", "free"} & {part for _, part in parts}:
             continue
         try:
-            found = probe_tree(child)
+            found = probe_expression(child)
         except Refused:
             continue
         if not any(train_alike(found, other) for other in known):
             return child
-    raise RuntimeError("no new tree was found")
+    raise RuntimeError("no new expression was found")
 
 
-def probe_tree(tree: Tree) -> list[float]:
-    """`limo.discover.checks.probe` of a tree, which does not depend on beta. Raises Refused as that does."""
-    return probe(Candidate(write(tree, "tree")), 1.0)
+def probe_expression(expression: str) -> list[float]:
+    """`limo.discover.checks.probe` of an expression, which does not depend on beta. Raises Refused as that does."""
+    return probe(Candidate(write(expression, "grown")), 1.0)
 
 
-def mutate(tree: Tree, random: Random) -> Tree:
-    """A tree with one change: a number scaled, a part replaced or scaled, an operation swapped, a known loss added."""
-    place = random.choice(list(places(tree)))
-    part = part_at(tree, place)
-    if isinstance(part, float):
-        return replace_at(tree, place, round(part * math.exp(random.gauss(0, 0.6)), 3))
+def mutate(expression: str, random: Random) -> str:
+    """One change: a number scaled, a part replaced or scaled, an operation swapped, a known loss added."""
+    node, part = random.choice(list_parts(expression))
     kind = random.random()
+    if isinstance(node, ast.Constant):
+        return _replace(expression, node, str(round(float(part) * math.exp(random.gauss(0, 0.6)), 3)))
     if kind < 0.25:
-        return ("blend", _blend_weight(random), tree, KNOWN[random.choice(sorted(KNOWN))])
-    if kind < 0.5 and isinstance(part, tuple):
-        count = OPERATIONS[part[0]][0]
-        operation = random.choice([name for name, (n, _) in OPERATIONS.items() if n == count])
-        return replace_at(tree, place, (operation, *part[1:]))
+        return BLEND.format(_blend_weight(random), expression, KNOWN[random.choice(sorted(KNOWN))])
+    if kind < 0.5 and isinstance(node, ast.Call | ast.BinOp | ast.UnaryOp):
+        arguments = node.args if isinstance(node, ast.Call) else list(ast.iter_child_nodes(node))
+        texts = [_text(expression, argument) for argument in arguments if isinstance(argument, ast.expr)]
+        return _replace(expression, node, random.choice(UNARY if len(texts) == 1 else BINARY).format(*texts))
     if kind < 0.75:
-        return replace_at(tree, place, ("mul", round(math.exp(random.gauss(0, 0.7)), 3), part))
-    return replace_at(tree, place, grow(random, 2))
+        return _replace(expression, node, f"{round(math.exp(random.gauss(0, 0.7)), 3)} * ({part})")
+    return _replace(expression, node, grow(random, 2))
 
 
-def cross(one: Tree, other: Tree, random: Random) -> Tree:
-    """A tree whose one part is replaced by a part of another."""
-    part = part_at(other, random.choice(list(places(other))))
-    return replace_at(one, random.choice(list(places(one))), part)
+def cross(one: str, other: str, random: Random) -> str:
+    """An expression whose one part is replaced by a part of another."""
+    return _replace(one, random.choice(list_parts(one))[0], random.choice(list_parts(other))[1])
 
 
-def grow(random: Random, depth: int) -> Tree:
-    """A random tree of at most `depth` levels of operations."""
+def grow(random: Random, depth: int) -> str:
+    """A random expression of at most `depth` levels of operations."""
     if depth == 0 or random.random() < 0.3:
-        return random.choice(INPUTS) if random.random() < 0.8 else round(math.exp(random.gauss(0, 1)), 3)
-    name = random.choice(list(OPERATIONS))
-    first = _blend_weight(random) if name == "blend" else grow(random, depth - 1)
-    return (name, first, *(grow(random, depth - 1) for _ in range(OPERATIONS[name][0] - 1)))
+        return random.choice(INPUTS) if random.random() < 0.8 else str(round(math.exp(random.gauss(0, 1)), 3))
+    first = _blend_weight(random) if (operation := random.choice((*UNARY, *BINARY, BLEND))) == BLEND else None
+    return operation.format(first or grow(random, depth - 1), grow(random, depth - 1), grow(random, depth - 1))
 
 
-def _blend_weight(random: Random) -> Tree:
+def list_parts(expression: str) -> list[tuple[ast.expr, str]]:
+    """The parts of an expression with their texts, itself first."""
+    kinds = (ast.Call, ast.BinOp, ast.UnaryOp, ast.Constant)
+    return [
+        (node, _text(expression, node))
+        for node in ast.walk(ast.parse(expression, mode="eval").body)
+        if isinstance(node, kinds) or (isinstance(node, ast.Name) and node.id in INPUTS)
+    ]
+
+
+def _text(expression: str, part: ast.expr) -> str:
+    return expression[part.col_offset : part.end_col_offset]
+
+
+def _replace(expression: str, part: ast.expr, text: str) -> str:
+    return f"{expression[: part.col_offset]}({text}){expression[part.end_col_offset :]}"
+
+
+def _blend_weight(random: Random) -> str:
     """A constant, or a sigmoid of the margin."""
     if random.random() < 0.5:
-        return round(random.uniform(0.1, 0.9), 2)
-    return ("sigmoid", ("mul", round(random.uniform(-3, 3), 2), "x"))
+        return str(round(random.uniform(0.1, 0.9), 2))
+    return f"torch.sigmoid({round(random.uniform(-3, 3), 2)} * x)"
 
 
-def places(tree: Tree, place: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
-    """Where the parts of a tree are, the tree itself first."""
-    yield place
-    if isinstance(tree, tuple):
-        for number, part in enumerate(tree[1:], 1):
-            yield from places(part, (*place, number))
-
-
-def part_at(tree: Tree, place: tuple[int, ...]) -> Tree:
-    """The part of a tree at a place."""
-    for number in place:
-        tree = tree[number]
-    return tree
-
-
-def replace_at(tree: Tree, place: tuple[int, ...], part: Tree) -> Tree:
-    """The tree with another part at a place."""
-    if not place:
-        return part
-    return (*tree[: place[0]], replace_at(tree[place[0]], place[1:], part), *tree[place[0] + 1 :])
-
-
-def write(tree: Tree, name: str) -> str:
-    """The tree as a function that `limo.discover.candidate.Candidate` reads."""
+def write(expression: str, name: str) -> str:
+    """The expression as a function that `limo.discover.candidate.Candidate` reads."""
     return (
         f"def {name}(chosen, rejected, reference_chosen, reference_rejected, beta):\n"
         "    c = beta * (chosen - reference_chosen)\n"
         "    r = beta * (rejected - reference_rejected)\n"
         "    x = c - r\n"
         "    free = beta * (chosen - rejected)\n"
-        f"    return {_write_part(tree)} + 0 * x\n"  # a tensor (pairs,) whatever the tree is
+        f"    return {expression} + 0 * x\n"  # a tensor (pairs,) even of a constant
     )
-
-
-def _write_part(tree: Tree) -> str:
-    if not isinstance(tree, tuple):
-        return tree if isinstance(tree, str) else repr(float(tree))
-    return OPERATIONS[tree[0]][1].format(*map(_write_part, tree[1:]))

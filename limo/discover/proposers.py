@@ -14,7 +14,7 @@ from typing import Any
 from limo.data import chat
 from limo.discover import grammar
 from limo.discover.archive import Entry, Proposal
-from limo.discover.language import FUNCTIONS
+from limo.discover.candidate import FUNCTIONS
 from limo.discover.noise import Noise
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Request, Sampling, taker
@@ -29,27 +29,21 @@ class Grammar:
         self.seed = seed
 
     def propose(self, number: int, archive: Sequence[Entry], floor: Noise) -> Proposal:
-        """A child of the losses that have a fitness and a tree, of better ones more often."""
-        trees = {entry.number: tree for entry in archive if (tree := find_tree(entry)) is not None}
-        parents = [(trees[e.number], e.fitness) for e in archive if e.number in trees and e.fitness is not None]
+        """A child of the losses that have a fitness and an expression, of better ones more often."""
+        found = [(find_expression(entry), entry.fitness) for entry in archive]
+        parents = [(expression, fitness) for expression, fitness in found if expression and fitness is not None]
         seen = [entry.checks.probes for entry in archive if entry.checks]
-        seen += [grammar.probe_tree(trees[e.number]) for e in archive if e.number in trees and e.fitness is None]
-        tree = grammar.breed(parents, Random(f"{self.seed}/{number}"), seen)
-        name = f"grown_{number}"
-        return Proposal(name, "", grammar.write(tree, name), "changed or crossed from earlier losses", tree)
+        seen += [grammar.probe_expression(e) for e, fitness in found if e and fitness is None]
+        expression, name = grammar.breed(parents, Random(f"{self.seed}/{number}"), seen), f"grown_{number}"
+        code = grammar.write(expression, name)
+        return Proposal(name, "", code, "changed or crossed from earlier losses", expression)
 
 
-def find_tree(entry: Entry) -> Any:
-    """The tree of a loss that came from the grammar or is known to it; None for any other."""
-    if entry.proposal.tree is not None:
-        return _tuples(entry.proposal.tree)
+def find_expression(entry: Entry) -> str:
+    """That of a loss that came from the grammar or is known to it; empty for any other."""
     loss = entry.proposal.loss
     path = loss if isinstance(loss, str) else str(loss.get("_target_", ""))
-    return grammar.KNOWN.get(path.removeprefix("limo.training.preference."))
-
-
-def _tuples(tree: Any) -> Any:
-    return tuple(map(_tuples, tree)) if isinstance(tree, list | tuple) else tree
+    return entry.proposal.expression or grammar.KNOWN.get(path.removeprefix("limo.training.preference."), "")
 
 
 SYSTEM = """\
@@ -98,8 +92,8 @@ class LanguageModel:
             found, why = read_reply(reply)
             replies.append({"text": reply.text, "why_not": why})
             if found:
-                return Proposal(found["name"], "", found["code"], found["thought"], None, "", replies)
-        return Proposal("unread", "", "", "", None, f"no reply could be read: {replies[-1]['why_not']}", replies)
+                return Proposal(found["name"], "", found["code"], found["thought"], replies=replies)
+        return Proposal("unread", "", "", refused=f"no reply could be read: {replies[-1]['why_not']}", replies=replies)
 
 
 def system_message(beta: float) -> str:

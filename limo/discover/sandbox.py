@@ -1,6 +1,6 @@
 """Checks candidate losses in a process without rights.
 
-    result = check_candidate(text, beta=0.05, seconds=20)
+    result = check_candidate(text, beta=0.05)
     result.refused    # "", or why in one line
 
 The first guard is that a candidate is evaluated and never executed (`limo/discover/candidate.py`). The second is this
@@ -23,11 +23,12 @@ from limo.discover.checks import check_text
 
 MEMORY = 2**30  # bytes of address space beside what the process has mapped once torch is imported
 NOBODY = 65534  # the user without rights, by convention
-STARTING = 90.0  # seconds for imports on a busy machine, beside the candidate's own
+SECONDS = 20.0  # of processor time for the checks of one candidate
+STARTING = 90.0  # seconds for imports on a busy machine, beside them
 
 
-def check_candidate(text: str, beta: float, seconds: float) -> CheckResult:
-    """Check a candidate in a separate process, with at most `seconds` of processor time.
+def check_candidate(text: str, beta: float) -> CheckResult:
+    """Check a candidate in a separate process with limited processor time.
 
     Raises nothing for what a candidate does: if its process ends early, the candidate is refused with the reason.
     """
@@ -38,15 +39,15 @@ def check_candidate(text: str, beta: float, seconds: float) -> CheckResult:
         try:
             done = subprocess.run(
                 [sys.executable, "-I", "-c", code],
-                input=json.dumps({"text": text, "beta": beta, "seconds": seconds}),
+                input=json.dumps({"text": text, "beta": beta}),
                 capture_output=True,
                 text=True,
-                timeout=STARTING + 2 * seconds,
+                timeout=STARTING + 2 * SECONDS,
                 cwd=empty,
                 env={**kept, "OMP_NUM_THREADS": "1", "HOME": empty},
             )
         except subprocess.TimeoutExpired:
-            return CheckResult(refused=f"it took longer than {seconds:g} s and was killed")
+            return CheckResult(refused=f"it took longer than {SECONDS:g} s and was killed")
     try:
         return CheckResult(**json.loads(done.stdout.splitlines()[-1]))
     except (ValueError, IndexError, TypeError):
@@ -60,11 +61,13 @@ def main() -> None:
     """In the process: read one question from standard input, drop all rights, answer on standard output."""
     question = json.loads(sys.stdin.read())
     check_text(WARM_UP, 1.0)  # torch loads parts of itself at their first use
-    drop_rights(question["seconds"])
+    drop_rights(SECONDS)
     sys.stdout.write(json.dumps(asdict(check_text(question["text"], question["beta"]))) + "\n")
 
 
-WARM_UP = "def f(chosen, rejected, reference_chosen, reference_rejected):\n    return logistic(chosen - rejected)\n"
+WARM_UP = """def f(chosen, rejected, reference_chosen, reference_rejected, beta):
+    return logistic(chosen - rejected)
+"""
 
 
 def drop_rights(seconds: float) -> None:

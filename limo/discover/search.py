@@ -13,24 +13,34 @@ Everything is kept in `candidates/` (`discover/archive.py`). After a kill the sa
 """
 
 import inspect
-from collections.abc import Sequence
+import shutil
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from limo.data import Dropped, Example, content_id, write_jsonl
-from limo.discover.archive import CheckResult, Entry, Proposal, add_checks, add_proposal, keep, read_entries
+from limo.discover.archive import (
+    Entry,
+    Proposal,
+    add_checks,
+    add_proposal,
+    keep,
+    read_entries,
+    read_entry,
+)
+from limo.discover.candidate import Refused
 from limo.discover.checks import describe, train_alike
 from limo.discover.noise import Noise, fitness, measure_noise
 from limo.discover.sandbox import check_candidate
 from limo.discover.summary import show, summarize
-from limo.discover.trial import Trial, train_and_score
 from limo.errors import UserError
+from limo.processes import run_section_apart
 from limo.progress import clock, progress, say
 from limo.recipe import bind, resolve
 from limo.run import claim
-from limo.training.lossplot import load_loss
+from limo.training.examine import load_loss
 from limo.training.pairs import read_pairs
 
 
@@ -68,15 +78,25 @@ class SearchSettings:
     proposer: dict[str, Any]  # a node of `discover/proposers.py`
     candidates: int  # new losses that are trained, after which the search ends
     proposals: int  # at most, refused ones included
-    check_seconds: float  # processor time for the checks of one loss
     fitness: dict[str, Any]  # measures by name (`discover/fitness.py`), whose mean counts
     confirm: Confirm
-    keep_models: bool  # of the search, which are removed once they are measured; the finalists' are kept
 
     @property
     def beta(self) -> float:
         """That of the training, or TRL's default."""
         return float(self.train["args"].get("beta", 0.1))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How losses are trained and measured: in the search, or at its end."""
+
+    train: Mapping[str, Any]  # the recipe's section, in which loss, seed, data, warm-up and folder are replaced
+    pairs: Path
+    held_out: Path
+    measures: Mapping[str, Any]  # nodes by name
+    prefix: str  # of a training's folder, before the seed
+    keep_models: bool  # those of the search are removed once they are measured
 
 
 def discover(settings: SearchSettings) -> dict[str, Any]:
@@ -89,20 +109,19 @@ def discover(settings: SearchSettings) -> dict[str, Any]:
     folder, confirm = Path(settings.out), settings.confirm
     same = {key: value for key, value in asdict(settings).items() if key != "out"}
     inputs = [settings.data] if Path(settings.data).expanduser().exists() else []
-    grows = ("candidates", "proposals", "keep_models")
-    with claim(folder, "discover", same, inputs, [folder / "candidates"], grows) as step:
+    with claim(folder, "discover", same, inputs, [folder / "candidates"], ("candidates", "proposals")) as step:
         if step.finished:
             say(f"already searched: {folder / 'discovered.json'} ({clock(step.entry['seconds'])} at the time)")
             return dict(step.entry["results"])
-        files = split_pairs(folder / "pairs", settings.data, settings.split)
-        search = Trial(
-            settings.train, files["train"], files["held_out"], settings.fitness, "seed-", settings.keep_models
-        )
-        last = Trial(settings.train, files["train"], files["fresh"], confirm.fitness, "confirm-seed-", True)
-        floor = _measure_known(settings, search)
-        _search(settings, floor, search)
+        pairs = split_pairs(folder / "pairs", settings.data, settings.split)
+        train, held_out, fresh = (pairs[name] for name in ("train", "held_out", "fresh"))
+        search = Trial(settings.train, train, held_out, settings.fitness, "seed-", keep_models=False)
+        floor = _search(settings, search)
         tried = read_entries(folder)
-        finalists = [_find(tried, settings.baseline), *_best(tried, confirm.finalists)]
+        new = [entry for entry in tried if not entry.known and entry.fitness is not None]
+        best = sorted(new, key=lambda entry: -(entry.fitness or 0))[: confirm.finalists]
+        finalists = [_find(tried, settings.baseline), *best]
+        last = Trial(settings.train, train, fresh, confirm.fitness, "confirm-seed-", keep_models=True)
         for entry in finalists:
             train_and_score(entry, confirm.seeds, last)
         numbers = [entry.number for entry in finalists]
@@ -126,12 +145,8 @@ def check_settings(settings: SearchSettings) -> None:
         raise UserError(f"discover.confirm.seeds must differ from those of the search: {sorted(both)[0]} is in both")
     if not confirm.seeds or not settings.fitness or not confirm.fitness:
         raise UserError("discover.confirm.seeds, discover.fitness and discover.confirm.fitness must not be empty")
-    for where, nodes in (("fitness", settings.fitness), ("confirm.fitness", confirm.fitness)):
-        for name, node in nodes.items():
-            bind(node, f"discover.{where}.{name}")
     for name, loss in settings.known.items():
         load_loss(loss, f"discover.known.{name}")
-    bind(settings.proposer, "discover.proposer")
 
 
 def split_pairs(folder: Path, data: str, split: Split) -> dict[str, Path]:
@@ -157,68 +172,69 @@ def split_pairs(folder: Path, data: str, split: Split) -> dict[str, Path]:
     return files
 
 
-def _measure_known(settings: SearchSettings, trial: Trial) -> Noise:
-    """Check, train and score the known losses, and return the noise of the baseline."""
-    folder = Path(settings.out)
-    begun = len(read_entries(folder))
-    for number, (name, loss) in enumerate(settings.known.items(), 1):
-        if number > begun:
-            path = loss if isinstance(loss, str) else str(loss["_target_"])
-            source = inspect.getsource(inspect.unwrap(resolve(path, f"discover.known.{name}")))
-            add_proposal(folder, number, Proposal(name, loss, source, "known"))
-    for entry in read_entries(folder)[: len(settings.known)]:
-        if not entry.checks:
-            loss = load_loss(entry.loss, f"discover.known.{entry.name}")
-            entry = _add_checks(settings, entry, describe(loss, settings.beta, entry.name))
-        more = settings.baseline_seeds if entry.name == settings.baseline else []
-        train_and_score(entry, sorted({*settings.seeds, *more}), trial)
-    baseline = _find(read_entries(folder), settings.baseline)
-    if baseline.failed:
-        raise UserError(f"the baseline {baseline.name} cannot be trained: {baseline.failed}")
-    measures = next(iter(baseline.scores.values()))
-    step = max(1 / len(items) for items in measures.values()) / len(measures)
-    floor = measure_noise([fitness(scores) for scores in baseline.scores.values()], step)
-    say(f"noise: {baseline.name} with {floor.n} seeds has {floor.mean:.4f}, standard deviation {floor.sd:.4f}")
-    return floor
+def _search(settings: SearchSettings, trial: Trial) -> Noise:
+    """Propose, check, train and score losses until there are enough; return the noise of the baseline.
 
-
-def _search(settings: SearchSettings, floor: Noise, trial: Trial) -> None:
-    """Propose, check, train and score new losses until there are enough, those of an earlier start first."""
-    folder, first = Path(settings.out), len(settings.known) + 1
+    The known ones come first. What an earlier start has done is not repeated.
+    """
+    folder, known = Path(settings.out), list(settings.known.items())
     proposer = bind(settings.proposer, "discover.proposer")()
-    with progress("new losses", settings.candidates, "candidate") as advance:
-        for number in count(first):
-            tried = read_entries(folder)
+    number, floor = 0, None
+    with progress("losses", len(known) + settings.candidates, "loss") as advance:
+        while True:
+            number, tried = number + 1, read_entries(folder)
+            if number == len(known) + 1:
+                floor = _measure_baseline(settings, tried)
             if number > len(tried):
-                new = sum(not entry.known and entry.fitness is not None for entry in tried)
-                if new >= settings.candidates or number - first >= settings.proposals:
-                    return
-                proposal = proposer.propose(number, tried, floor)
+                if floor is None:
+                    proposal = _propose_known(*known[number - 1])
+                else:
+                    new = sum(not entry.known and entry.fitness is not None for entry in tried)
+                    if new >= settings.candidates or number - len(known) > settings.proposals:
+                        return floor
+                    proposal = proposer.propose(number, tried, floor)
                 if proposal.name in {entry.name for entry in tried}:
                     proposal = replace(proposal, name=f"{proposal.name}_{number}")
                 add_proposal(folder, number, proposal)
-            entry = _check_new(settings, read_entries(folder)[:number])
+            entry = _check(settings, read_entries(folder)[:number])
             if not entry.why_not:
-                entry = train_and_score(entry, settings.seeds, trial)
+                more = settings.baseline_seeds if entry.name == settings.baseline else []
+                entry = train_and_score(entry, sorted({*settings.seeds, *more}), trial)
             if entry.fitness is not None:
                 advance(1, f"{entry.name}: {entry.fitness:.4f}")
 
 
-def _check_new(settings: SearchSettings, tried: Sequence[Entry]) -> Entry:
-    """The last of `tried` with the result of its checks, among them that no earlier one trains alike."""
+def _propose_known(name: str, loss: str | Mapping[str, Any]) -> Proposal:
+    path = loss if isinstance(loss, str) else str(loss["_target_"])
+    source = inspect.getsource(inspect.unwrap(resolve(path, f"discover.known.{name}")))
+    return Proposal(name, loss, source, "known")
+
+
+def _measure_baseline(settings: SearchSettings, tried: Sequence[Entry]) -> Noise:
+    baseline = _find(tried, settings.baseline)
+    if baseline.failed:
+        raise UserError(f"the baseline {baseline.name} cannot be trained: {baseline.failed}")
+    measures = baseline.scores[0]
+    step = max(1 / len(items) for items in measures.values()) / len(measures)
+    floor = measure_noise([fitness(scores) for scores in baseline.scores], step)
+    say(f"noise: {baseline.name} with {floor.n} seeds has {floor.mean:.4f}, standard deviation {floor.sd:.4f}")
+    return floor
+
+
+def _check(settings: SearchSettings, tried: Sequence[Entry]) -> Entry:
+    """The last of `tried` with the result of its checks, among them that no earlier one trains like a new one."""
     *earlier, entry = tried
     if entry.checks or entry.proposal.refused:
         return entry
-    result = check_candidate(entry.proposal.code, settings.beta, settings.check_seconds)
-    for other in earlier:
-        if not result.refused and other.checks and train_alike(other.checks.probes, result.probes):
-            result = replace(result, refused=f"it differs from {other.name} by a constant or a factor only")
-    if result.refused:
-        say(f"{entry.name}: {result.refused}")
-    return _add_checks(settings, entry, result)
-
-
-def _add_checks(settings: SearchSettings, entry: Entry, result: CheckResult) -> Entry:
+    if entry.known:
+        result = describe(load_loss(entry.loss, f"discover.known.{entry.name}"), settings.beta, entry.name)
+    else:
+        result = check_candidate(entry.proposal.code, settings.beta)
+        for other in earlier:
+            if not result.refused and other.checks and train_alike(other.checks.probes, result.probes):
+                result = replace(result, refused=f"it differs from {other.name} by a constant or a factor only")
+        if result.refused:
+            say(f"{entry.name}: {result.refused}")
     return add_checks(entry, replace(result, warmup=settings.warmup if result.problems else 0.0))
 
 
@@ -226,7 +242,35 @@ def _find(tried: Sequence[Entry], name: str) -> Entry:
     return next(entry for entry in tried if entry.name == name)
 
 
-def _best(tried: Sequence[Entry], n: int) -> list[Entry]:
-    """The new losses with the highest fitness."""
-    new = [entry for entry in tried if not entry.known and entry.fitness is not None]
-    return sorted(new, key=lambda entry: -(entry.fitness or 0))[:n]
+def train_and_score(entry: Entry, seeds: Sequence[int], trial: Trial) -> Entry:
+    """Train a loss with each seed and measure it, where that has not been done. Stops at the first that fails.
+
+    Raises UserError for a failure that is not the loss's, and Interrupted where a training was stopped.
+    """
+    for seed in seeds:
+        folder = entry.folder / f"{trial.prefix}{seed}"
+        if not (folder / "score.json").exists():
+            keep(folder / "score.json", _score(entry, seed, folder, trial))
+            if not trial.keep_models:
+                for name in ("model", "adapter", "checkpoints"):
+                    shutil.rmtree(folder / name, ignore_errors=True)
+        if read_entry(entry.folder).failed:
+            break
+    return read_entry(entry.folder)
+
+
+def _score(entry: Entry, seed: int, folder: Path, trial: Trial) -> dict[str, Any]:
+    """Train once and measure: scores, or why there are none."""
+    start = time.monotonic()
+    say(f"== {folder}")
+    assert entry.checks, f"{entry.name} is trained before it is checked"
+    section = {**trial.train, "out": str(folder), "loss": entry.loss, "seed": seed, "warmup": entry.checks.warmup}
+    section |= {"data": str(trial.pairs), "eval_data": str(trial.held_out)}
+    failed = run_section_apart("limo.train", "train", section, folder, refused=Refused.code)
+    scores: dict[str, Any] = {}
+    if not failed:
+        try:
+            scores = {name: bind(node, name)(folder, trial.held_out) for name, node in trial.measures.items()}
+        except Refused as refused:
+            failed = str(refused)
+    return {"scores": scores, "failed": failed, "seconds": round(time.monotonic() - start, 1)}

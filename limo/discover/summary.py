@@ -17,9 +17,9 @@ def summarize(folder: Path, baseline: str, floor: Noise, seeds: int, finalists: 
     """
     tried = read_entries(folder)
     last: dict[str, list[Scores]] = {
-        entry.name: list(entry.confirmed.values()) for entry in tried if entry.number in finalists and entry.confirmed
+        entry.name: entry.confirmed for entry in tried if entry.number in finalists and entry.confirmed
     }
-    repeated = [[fitness(scores) for scores in entry.scores.values()] for entry in tried]
+    repeated = [[fitness(scores) for scores in entry.scores] for entry in tried]
     ranked = gains(last, baseline, repeated) if baseline in last else []
     half = floor.half(seeds)
     scored = [

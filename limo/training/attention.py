@@ -19,7 +19,6 @@ from transformers.masking_utils import sdpa_mask
 from limo.errors import UserError
 
 NAME = "chainwise"
-KNOWN = (NAME, "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
 _last: tuple[torch.Tensor | None, list[int]] = (None, [])
 
 
@@ -61,8 +60,8 @@ def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **rest: Any) -
 def choose_attention(setting: str, config: Any, packing: bool, half: bool = True) -> str:
     """The implementation to load a model with. `auto` is the fastest that is installed and correct for this model.
 
-    `half` says that matrix products are in 16 bits, which FlashAttention's kernels need. Raises UserError for one that
-    does not exist or that would let packed chains see each other.
+    `half` says that matrix products are in 16 bits, which FlashAttention's kernels need. Other settings are names of
+    transformers. Raises UserError for one that is not correct for this model.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import is_flash_attn_2_available
@@ -70,24 +69,16 @@ def choose_attention(setting: str, config: Any, packing: bool, half: bool = True
     AttentionInterface.register(NAME, chainwise)
     AttentionMaskInterface.register(NAME, _mask)
     sliding, model = _slides(config), AutoModelForCausalLM._model_mapping.get(type(config), None)
-    if setting == "auto":
-        if torch.cuda.is_available() and half and is_flash_attn_2_available() and _supports(model, "flash_attn"):
-            return "flash_attention_2"
-        if not _supports(model, "sdpa"):
-            return "eager"
-        return "sdpa" if sliding or not packing else NAME  # sdpa's mask covers sliding windows
     if setting == NAME and sliding:
         raise UserError(f"train.attention={NAME} has no sliding window, and this model needs one: use sdpa")
-    if setting.startswith("flash_attention") and not torch.cuda.is_available():
-        raise UserError(f"train.attention={setting} needs a GPU: use auto")
-    if setting not in KNOWN and not setting.startswith("kernels-community/"):
-        raise UserError(f"train.attention={setting} is not one of auto, {', '.join(KNOWN)}")
-    return setting
-
-
-def _supports(model: Any, kind: str) -> bool:
-    """What the model's class declares; an unknown class is tried."""
-    return bool(getattr(model, f"_supports_{kind}", True))
+    if setting != "auto":
+        return setting
+    flash = torch.cuda.is_available() and half and is_flash_attn_2_available()
+    if flash and getattr(model, "_supports_flash_attn", True):  # what its class declares; an unknown class is tried
+        return "flash_attention_2"
+    if not getattr(model, "_supports_sdpa", True):
+        return "eager"
+    return "sdpa" if sliding or not packing else NAME  # sdpa's mask covers sliding windows
 
 
 def _slides(config: Any) -> bool:

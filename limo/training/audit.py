@@ -1,6 +1,7 @@
 """What the loss will see, checked row by row before the first step, and shown.
 
-    for found in audit(tokenizer, rows, rendered, system): print(found.id, found.reason, found.detail)
+    check_row(tokenizer, row, rendered, system, "rows.jsonl")     # UserError: rows.jsonl, row 7: an empty think block
+    print_rows(tokenizer, [("", row, rendered)], system)          # by their loss mask
 
 `limo/chat.py` renders a row as the prompt that sampling sees, the completion and the end of the turn, and tests of it
 hold that for eleven templates (`tests/test_audit.py`). Checked here is what depends on the rows, the tokenizer and the
@@ -11,60 +12,53 @@ Left out: whether a chain is right (`eval/grade.py`), and whether it is good (`c
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from limo.chat import (
-    CLOSE,
-    MASKED,
-    OPEN,
-    Rendered,
-    controls,
-    encode_text,
-    loss_text,
-    of_template,
-    prepends_bos,
-    template_text,
-    turn_end,
-)
-from limo.data import Dropped, Example
+from limo.chat import CLOSE, MASKED, OPEN, Rendered, controls, loss_text, of_template, prepends_bos
+from limo.data import Example
 from limo.errors import UserError
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 SHOWN = 60  # characters of a text in a reason
-_EMPTY = re.compile(rf"{OPEN}\s*{CLOSE}")
-_LEFT_OPEN = re.compile(rf"{OPEN}\s*\Z")
-_LEFT_EMPTY = re.compile(rf"{OPEN}\s*{CLOSE}\s*\Z")
-_FORM = re.compile(r"\bNFK?[CD]\b")
 _UNSEEN = {code: f"\\x{code:02x}" for code in range(32) if chr(code) not in "\n\t"}
 
 
-def audit(tokenizer: Any, rows: Sequence[Example], rendered: Sequence[Rendered], system: str | None) -> list[Dropped]:
-    """The rows that would train something else than they should, with the first reason and all details.
-
-    `system` is the system prompt of evaluation, "" if it has none, None if that is not to be checked.
-    """
-    found = []
-    for row, tokens in zip(rows, rendered, strict=True):
-        if why := reasons(tokenizer, row, tokens, system):
-            reason, _, detail = why[0].partition(": ")
-            found.append(Dropped(row.id, "train", reason, "; ".join([detail, *why[1:]]), data=row.to_json()))
-    return found
+def check_row(tokenizer: Any, row: Example, rendered: Rendered, system: str | None, file: str) -> None:
+    """Raise UserError if a row of `file` would train something else than it should; see `reasons`."""
+    if why := reasons(tokenizer, row, rendered, system):
+        raise UserError(f"{file}, row {row.id}: {'; '.join(why)}. train.look=3 shows rows by their loss mask")
 
 
 def reasons(tokenizer: Any, row: Example, rendered: Rendered, system: str | None) -> list[str]:
-    """Why a row must not be trained on, each as "what is wrong: the value, the remedy"; empty when nothing is."""
+    """Why a row must not be trained on, each as "what is wrong: the value, the remedy"; empty when nothing is.
+
+    `system` is the system prompt of evaluation, "" if it has none, None if that is not to be checked.
+    """
     ids, size = rendered.input_ids, rendered.labels.count(MASKED)
-    asked, said = _text(tokenizer, ids[:size]), _text(tokenizer, ids[size:-1])
+    prompt, completion = _text(tokenizer, ids[:size]), _text(tokenizer, ids[size:-1])
     return [
-        *_check_chain(tokenizer, said, loss_text(tokenizer, row)),
-        *_check_thoughts(asked, said),
+        *_check_chain(tokenizer, completion, loss_text(tokenizer, row)),
+        *_check_thoughts(prompt, completion),
         *_check_bos(tokenizer, ids),
-        *_check_prompt(tokenizer, row, asked, system),
+        *_check_prompt(tokenizer, row, prompt, system),
     ]
+
+
+def print_rows(tokenizer: Any, rows: Iterable[tuple[str, Example, Rendered]], system: str | None) -> None:
+    """Print rows as `look` shows them, each after its title, and what is wrong with them."""
+    from rich.console import Console
+
+    console = Console()
+    for title, row, rendered in rows:
+        if title:
+            console.print(f"{title}:", style="bold")
+        console.print(look(tokenizer, row, rendered), soft_wrap=True)
+        for reason in reasons(tokenizer, row, rendered, system):
+            console.print(f"! {reason}", style="bold red")
 
 
 def look(tokenizer: Any, row: Example, rendered: Rendered) -> "Text":
@@ -89,41 +83,38 @@ def look(tokenizer: Any, row: Example, rendered: Rendered) -> "Text":
     return shown
 
 
-def _check_chain(tokenizer: Any, said: str, expected: str) -> Iterator[str]:
+def _check_chain(tokenizer: Any, completion: str, expected: str) -> Iterator[str]:
     """The loss tokens, decoded, are the chain as far as the tokenizer can distinguish texts."""
-    if said == expected:
-        return
-    said, expected = _normal(tokenizer, said), _normal(tokenizer, expected)
-    if said != expected:
-        differ = (at for at, (a, b) in enumerate(zip(said, expected, strict=False)) if a != b)
-        at = next(differ, min(len(said), len(expected)))
+    completion, expected = _normal(tokenizer, completion), _normal(tokenizer, expected)
+    if completion != expected:
+        differ = (at for at, (a, b) in enumerate(zip(completion, expected, strict=False)) if a != b)
+        at = next(differ, min(len(completion), len(expected)))
         yield (
-            f"the chain is changed: at character {at} the tokens say {_short(said[at:])}, the row "
+            f"the chain is changed: at character {at} the tokens say {_short(completion[at:])}, the row "
             f"{_short(expected[at:])}. Remove what the tokenizer cannot represent, or drop the row"
         )
 
 
-def _check_thoughts(asked: str, said: str) -> Iterator[str]:
+def _check_thoughts(prompt: str, completion: str) -> Iterator[str]:
     """At most one think block, opened before it closes, and not empty. The prompt may open it, or close it."""
-    opened, shut = bool(_LEFT_OPEN.search(asked)), bool(_LEFT_EMPTY.search(asked))
-    opens, closes = said.count(OPEN) + opened + shut, said.count(CLOSE) + shut
-    if not opens and not closes:
-        return
-    whole = asked[asked.rindex(OPEN) :] + said if opened else said
-    where = "the prompt" if opened or shut else "the chain"
-    if _EMPTY.search(whole):
-        yield "an empty think block: the model would learn not to think. Put the reasoning into it, or take it out"
-    elif shut and opens > 1:
+    opened = bool(re.search(rf"{OPEN}\s*\Z", prompt))
+    text = f"{OPEN}{completion}" if opened else completion
+    opens, closes, where = text.count(OPEN), text.count(CLOSE), "the prompt" if opened else "the chain"
+    if opens and re.search(rf"{OPEN}\s*{CLOSE}\s*\Z", prompt):
         yield (
             "a second think block: the chat template has put an empty one before the chain. Name a template that "
             "thinks, chat_template=, or take the chain's tags out"
         )
+    elif re.search(rf"{OPEN}\s*{CLOSE}", text):
+        yield "an empty think block: the model would learn not to think. Put the reasoning into it, or take it out"
     elif opens > 1:
         yield f"a second think block: {opens} of {OPEN}, the first in {where}. Keep one"
     elif opens > closes:
-        remedy = " or name a template that opens none, chat_template=" if opened else " or take out the tag"
-        yield f"a think block is left open: {where} opens it, no {CLOSE} follows. Close it in the row,{remedy}"
-    elif closes > opens or whole.find(CLOSE) < whole.find(OPEN):
+        yield (
+            f"a think block is left open: {where} opens it, no {CLOSE} follows. Close it in the row, or name a "
+            "template that opens none, chat_template="
+        )
+    elif closes > opens or text.find(CLOSE) < text.find(OPEN):
         yield (
             f"a think block was never opened: {CLOSE} stands without an {OPEN} before it. Begin the chain with {OPEN}, "
             "or name a template that opens it, chat_template="
@@ -131,18 +122,17 @@ def _check_thoughts(asked: str, said: str) -> Iterator[str]:
 
 
 def _check_bos(tokenizer: Any, ids: list[int]) -> Iterator[str]:
-    """One BOS token, the very first."""
-    bos = _bos(tokenizer)
-    if bos is None or (ids[0] == bos and ids.count(bos) == 1):
-        return
-    name, first = _short(_text(tokenizer, [bos])), _short(_text(tokenizer, ids[:1]))
-    yield (
-        f"BOS token out of place: {ids.count(bos)} of {name}, the row begins with {first}. Name a template that "
-        "begins with {{ bos_token }}, chat_template="
-    )
+    """Where the tokenizer begins every text with its BOS token, so does the row, once."""
+    bos = tokenizer.bos_token_id
+    if prepends_bos(tokenizer) and (ids[0] != bos or ids[1] == bos):
+        name, begins = _short(_text(tokenizer, [bos])), _short(_text(tokenizer, ids[:2]))
+        yield (
+            f"BOS token out of place: the row begins with {begins}, not with one {name}. Name a template that begins "
+            "with {{ bos_token }}, chat_template="
+        )
 
 
-def _check_prompt(tokenizer: Any, row: Example, asked: str, system: str | None) -> Iterator[str]:
+def _check_prompt(tokenizer: Any, row: Example, prompt: str, system: str | None) -> Iterator[str]:
     """The system prompt is that of evaluation, and the template shows every message of system and user."""
     first = row.prompt[0]["content"] if row.prompt and row.prompt[0]["role"] == "system" else ""
     if system is not None and first != system:
@@ -151,7 +141,7 @@ def _check_prompt(tokenizer: Any, row: Example, asked: str, system: str | None) 
             f"another system prompt: the row's {have}, that of evaluation {want}. Set the same system= for curation, "
             "training and evaluation"
         )
-    prompt = _normal(tokenizer, asked)
+    prompt = _normal(tokenizer, prompt)
     for number, message in enumerate(row.prompt, 1):
         if message["role"] in ("system", "user") and _normal(tokenizer, message["content"]).strip() not in prompt:
             text = _short(message["content"].strip())
@@ -162,25 +152,10 @@ def _check_prompt(tokenizer: Any, row: Example, asked: str, system: str | None) 
 
 
 @of_template
-def _bos(tokenizer: Any) -> int | None:
-    """The id that must stand first, once; None if the tokenizer has none, or writes it at other places as well."""
-    bos = tokenizer.bos_token_id
-    if bos is None or bos == turn_end(tokenizer):
-        return None
-    asked, said = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
-    try:
-        ids = encode_text(tokenizer, template_text(tokenizer, [asked, said, asked]))
-    except UserError:
-        ids = []
-    marks_turns = ids.count(bos) > 1
-    return int(bos) if not marks_turns and (prepends_bos(tokenizer) or ids[:1] == [bos]) else None
-
-
-@of_template
-def _forms(tokenizer: Any) -> list[Literal["NFC", "NFD", "NFKC", "NFKD"]]:
+def _forms(tokenizer: Any) -> list[Any]:
     """The Unicode normalisations that the tokenizer does before anything else."""
     normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
-    return _FORM.findall(repr(normalizer)) if normalizer is not None else []
+    return re.findall(r"\bNFK?[CD]\b", repr(normalizer))
 
 
 def _normal(tokenizer: Any, text: str) -> str:

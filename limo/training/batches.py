@@ -87,30 +87,6 @@ def pack_best_fit(chosen: Sequence[int], lengths: Sequence[int], tokens: int) ->
     return groups
 
 
-def pack_evenly(chosen: Sequence[int], lengths: Sequence[int], count: int, tokens: int) -> list[list[int]]:
-    """`count` groups of about equal length, none above `tokens`: the longest chain first, to the emptiest group.
-
-    Where this would overfill a group, best fit decides instead. Some groups may stay empty.
-    """
-    groups: list[list[int]] = [[] for _ in range(count)]
-    filled = [0] * count
-    for index in sorted(chosen, key=lambda i: (-lengths[i], i)):
-        least = min(range(count), key=lambda k: filled[k])
-        groups[least].append(index)
-        filled[least] += lengths[index]
-    if max(filled) > tokens:
-        groups = pack_best_fit(chosen, lengths, tokens)
-        groups += [[] for _ in range(count - len(groups))]
-    return groups
-
-
-def group_by_length(chosen: Sequence[int], lengths: Sequence[int], count: int, rows: int) -> list[list[int]]:
-    """`count` groups of at most `rows` chains each, of similar length, so that little is padded."""
-    ordered = sorted(chosen, key=lambda i: (-lengths[i], i))
-    groups = [ordered[start : start + rows] for start in range(0, len(ordered), rows)]
-    return groups + [[] for _ in range(count - len(groups))]
-
-
 def count_forwards(lengths: Sequence[int], steps: Iterator[list[int]], ranks: int, tokens: int) -> int:
     """Forward passes per step and rank, so that every step's chains fit into rows of `tokens`."""
     return max(-(-len(pack_best_fit(step, lengths, tokens)) // ranks) for step in steps)
@@ -118,15 +94,11 @@ def count_forwards(lengths: Sequence[int], steps: Iterator[list[int]], ranks: in
 
 def split_step(step: Sequence[int], lengths: Sequence[int], ranks: int, shape: Shape) -> list[list[list[int]]]:
     """A step's chains as `shape.forwards` lists of a group for each rank; ranks do groups of similar cost together."""
-
-    def cost(group: Sequence[int]) -> int:
-        sizes = [lengths[i] for i in group]
-        return sum(sizes) if shape.tokens else len(sizes) * max(sizes, default=0)
-
-    count = ranks * shape.forwards
     if shape.tokens:
-        groups = pack_evenly(step, lengths, count, shape.tokens)
-    else:
-        groups = group_by_length(step, lengths, count, shape.rows)
-    groups.sort(key=lambda group: -cost(group))
-    return [groups[start : start + ranks] for start in range(0, count, ranks)]
+        groups = pack_best_fit(step, lengths, shape.tokens)
+        groups.sort(key=lambda group: -sum(lengths[i] for i in group))
+    else:  # of similar length, so that little is padded
+        ordered = sorted(step, key=lambda i: (-lengths[i], i))
+        groups = [ordered[start : start + shape.rows] for start in range(0, len(ordered), shape.rows)]
+    groups += [[] for _ in range(ranks * shape.forwards - len(groups))]
+    return [groups[start : start + ranks] for start in range(0, len(groups), ranks)]

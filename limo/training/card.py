@@ -10,10 +10,30 @@ import yaml
 from limo.run import Step
 from limo.training.settings import Training
 
-TRAINED = {
-    "chains": "The loss covered only the completions and the ends of their turns.",
-    "pairs": "It was trained to prefer the chosen completion of each to the rejected one.",
-}
+CARD = """\
+---
+{{ card_data }}
+---
+
+# {{ name }}
+
+`{{ base }}`, fine-tuned on {{ rows }} {{ unit }} of `{{ data }}` (SHA-256 `{{ digest }}`).
+{% if unit == "pairs" %}It was trained to prefer the chosen completion of each to the rejected one.
+{% else %}The loss covered only the completions and the ends of their turns.
+{% endif %}
+| | |
+|---|---|
+{% for name, value in results %}| {{ name }} | {{ value }} |
+{% endfor %}
+![loss, learning rate, gradient norm and speed by step](curves.png)
+
+## Recipe
+
+```yaml
+{{ recipe }}```
+
+Made with {{ versions }}{{ commit }}.
+"""
 LABELS = {
     "loss": "loss (nats per token)",
     "learning_rate": "learning rate",
@@ -35,33 +55,21 @@ def write_card(step: Step, settings: Training, history: Log, evals: Log, unit: s
         tags=["limo", "dpo" if unit == "pairs" else "sft", "trl"],
         pipeline_tag="text-generation",
     )
-    digest = step.entry["inputs"].get(settings.data, "")
-    rows = "\n".join(f"| {name} | {value} |" for name, value in (readable(*item) for item in step.results.items()))
-    versions = ", ".join(f"{name} {number}" for name, number in step.entry["versions"].items())
     shown = {key: value for key, value in asdict(settings).items() if value is not None and key not in ("look", "out")}
-    commit = f"; code at commit {step.entry['commit']}" if step.entry.get("commit") else ""
-    ModelCard(f"""---
-{data.to_yaml()}
----
-
-# {step.folder.name}
-
-`{base}`, fine-tuned on {step.results["rows"]:,} {unit} of `{Path(settings.data).name}` (SHA-256 `{digest}`).
-{TRAINED[unit]}
-
-| | |
-|---|---|
-{rows}
-
-![loss, learning rate, gradient norm and speed by step](curves.png)
-
-## Recipe
-
-```yaml
-{yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)}```
-
-Made with {versions}{commit}.
-""").save(model / "README.md")
+    ModelCard.from_template(
+        data,
+        template_str=CARD,
+        name=step.folder.name,
+        base=base,
+        rows=f"{step.results['rows']:,}",
+        unit=unit,
+        data=Path(settings.data).name,
+        digest=step.entry["inputs"].get(settings.data, ""),
+        results=[readable(*item) for item in step.results.items()],
+        recipe=yaml.safe_dump(shown, sort_keys=False, allow_unicode=True),
+        versions=", ".join(f"{name} {number}" for name, number in step.entry["versions"].items()),
+        commit=f"; code at commit {step.entry['commit']}" if step.entry.get("commit") else "",
+    ).save(model / "README.md")
 
 
 def draw_curves(history: Log, evals: Log, file: Path) -> None:
@@ -84,8 +92,8 @@ def draw_curve(
     points = [(entry["step"], float(entry[key])) for entry in history if entry.get(key) is not None]  # NaN is null
     if points:
         axes.plot(*zip(*points, strict=True), color=colours[0], linewidth=1.6, marker="." if len(points) < 60 else None)
-    if key == "loss" and any(entry["eval_loss"] is not None for entry in evals):
-        held = [(entry["step"], float(entry["eval_loss"])) for entry in evals if entry["eval_loss"] is not None]
+    held = [(entry["step"], float(entry["eval_loss"])) for entry in evals if entry["eval_loss"] is not None]
+    if key == "loss" and held:
         axes.plot(*zip(*held, strict=True), color=colours[1], linestyle="--", marker="o", markersize=4)
         axes.legend(["training", "held out"], frameon=False)
     axes.set_title(LABELS[key], fontsize=10, loc="left")
@@ -103,6 +111,4 @@ def readable(key: str, value: Any) -> tuple[str, str]:
     name = key.removesuffix("_bytes").replace("_", " ")
     if key.endswith("_bytes") and isinstance(value, int | float):
         return name, f"{value / 1e9:,.1f} GB" if value >= 5e7 else f"{value / 1e6:,.1f} MB"
-    if isinstance(value, Mapping):
-        return name, ", ".join(f"{part.replace('_', ' ')} {number:,}" for part, number in value.items())
     return name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

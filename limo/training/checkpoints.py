@@ -40,14 +40,15 @@ def has_checkpoint(folder: Path) -> bool:
 
 def mark_whole(checkpoint: Path, **made_with: Any) -> None:
     """Record that all ranks have written their parts; `made_with` is what a later run needs to know."""
-    digests = _hash_files(checkpoint, flush=True)
-    for folder in {checkpoint, *(p for p in checkpoint.rglob("*") if p.is_dir())}:
-        _flush(folder)
+    digests = _hash_files(checkpoint)
     with replacing(checkpoint / MARK) as file:
         json.dump({**made_with, "files": digests}, file, indent=1)
-    _flush(checkpoint / MARK)
-    _flush(checkpoint)
-    _flush(checkpoint.parent)
+    for path in (*checkpoint.rglob("*"), checkpoint, checkpoint.parent):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)  # of a folder, its list of names
+        finally:
+            os.close(handle)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -92,12 +93,7 @@ def check_resumable(checkpoint: Path, ranks: int, kind: str) -> None:
     shards only with as many ranks, and at the same stage, as wrote them.
     """
     mark = json.loads((checkpoint / MARK).read_text(encoding="utf-8"))
-    if mark.get("weights_only"):
-        raise UserError(
-            f"{checkpoint} has no optimizer state (save_only_model was set): the learning rate would start anew. "
-            "Remove the run's folder, or train on from that model under a new name with model="
-        )
-    made, by = str(mark.get("kind", kind)), int(mark.get("ranks", ranks))
+    made, by = mark["kind"], mark["ranks"]
     if made != kind or (made.startswith("zero") and by != ranks):
         raise UserError(
             f"{checkpoint} was written under {made} by {by} ranks and cannot be resumed under {kind} by {ranks}: set "
@@ -105,30 +101,13 @@ def check_resumable(checkpoint: Path, ranks: int, kind: str) -> None:
         )
 
 
-def remove(checkpoint: Path) -> None:
-    """Remove a checkpoint, its mark first, so that one that is half removed is not taken for whole."""
-    (checkpoint / MARK).unlink(missing_ok=True)
-    shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-def _hash_files(folder: Path, flush: bool = False) -> dict[str, str]:
+def _hash_files(folder: Path) -> dict[str, str]:
     """The SHA-256 of every file but the mark; several at a time."""
 
     def read(path: Path) -> str:
         with path.open("rb") as file:
-            if flush:
-                os.fsync(file.fileno())
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MARK]
     with ThreadPoolExecutor(count_cores()) as pool:
         return dict(zip((str(path.relative_to(folder)) for path in files), pool.map(read, files), strict=True))
-
-
-def _flush(path: Path) -> None:
-    """Write a file or a folder's list of names to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

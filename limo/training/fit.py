@@ -1,4 +1,4 @@
-"""What every training does around its steps, whatever it trains on.
+"""What every training does around its steps.
 
 A recipe's `train` section names `limo.train.sft` or `limo.prefer.prefer`. Each makes a trainer from rows; here it is
 run: the claim on the run's folder, the checkpoint to resume from, the bar and SIGTERM, and at the end the model, its
@@ -7,29 +7,29 @@ card and the manifest, each under its name only once it is whole.
 
 import logging
 import os
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limo.chat import pad_id, set_template, turn_end
+from limo.data import dump, replacing
 from limo.errors import Interrupted, UserError
-from limo.hub import check_push, push_trained
 from limo.machine import is_main, quiet_deepspeed, world_size
-from limo.model import load_model, load_tokenizer, model_folder
+from limo.model import model_folder
 from limo.processes import keep_freed_memory
 from limo.progress import say
 from limo.run import Step, claim, lock_run, read_manifest
-from limo.training.adapters import lora_config, quantization
 from limo.training.batches import Shape
+from limo.training.card import write_card
 from limo.training.checkpoints import check_resumable, has_checkpoint, last_checkpoint, steps_in
 from limo.training.launch import drop_accelerate_plans, process_group, run_on_main
-from limo.training.saving import finish, save
+from limo.training.models import load_trained_model, lora_config, save_model
+from limo.training.rows import Tokens
 from limo.training.settings import Training, check_args
 from limo.training.sharding import check_sharding, count_bytes, name_sharding, shard_arguments
-from limo.training.tokenised import Tokens
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,34 @@ class Job:
     shards: Mapping[str, Any]  # of `shard_arguments`
     config: Any
 
+    def load_model(self) -> Any:
+        """See `load_trained_model`."""
+        packing = self.shape.tokens is not None
+        return load_trained_model(self.settings, self.source, self.tokenizer, self.config, packing)
+
+    def make_trainer(self, kind: type[Any], model: Any, **more: Any) -> Any:
+        """A trainer of this class. Raises UserError with the libraries' words for what they refuse."""
+        from transformers import set_seed
+
+        set_seed(self.settings.seed)  # an adapter is made before the trainer would do this
+        try:
+            return kind(
+                model,
+                args=self.config,
+                train_dataset=self.tokens.dataset,
+                processing_class=self.tokenizer,
+                peft_config=lora_config(self.settings.lora),
+                **more,
+            )
+        except (ValueError, ImportError, RuntimeError) as error:  # a missing package, layers that do not exist
+            raise UserError(f"cannot set up the training: {' '.join(str(error).split())}") from error
+
 
 def check_settings(settings: Training) -> None:
     """Raise UserError for what is wrong before anything is loaded. A finished run is not checked again."""
     if not is_finished(settings):
         check_args(settings.args, settings.config)
-        check_push(settings.args)
-        if settings.lora:
-            lora_config(settings.lora)
+        lora_config(settings.lora)
 
 
 def is_finished(settings: Training) -> bool:
@@ -65,57 +85,39 @@ def run_training(settings: Training, read: Sequence[str | Path], train: Callable
 
     Args: `read` are the files that the training reads, beside the model. Returns the results kept in the manifest.
     """
-    if drop_accelerate_plans():
-        say("accelerate starts the ranks; sharding, precision and accumulation are the recipe's")
-    with process_group():
-        run_on_main(lambda: str(model_folder(settings.model)))  # one rank downloads or converts
-        source = model_folder(settings.model)
-        with claimed(settings, [source, *read]) as step:
-            if step.finished:
-                say(f"already trained: {step.folder / 'model'} ({step.entry['seconds']:.0f} s at the time)")
-            else:
-                quiet_libraries()
-                train(step, source)
-            results = dict(step.results or step.entry["results"])
-        if is_main():
-            push_trained(Path(settings.out), settings.args)
-        return results
+    drop_accelerate_plans()
+    with process_group(), ExitStack() as stack:
 
-
-@contextmanager
-def claimed(settings: Training, read: Sequence[str | Path]) -> Iterator[Step]:
-    """As `limo.run.claim`; rank 0 reads and writes the manifest, the other ranks get its content."""
-    mine: list[Step] = []
-    folder = Path(settings.out)
-    with ExitStack() as stack:
-
-        def begin() -> tuple[bool, dict[str, Any]]:
+        def begin() -> Step:
+            folder = Path(settings.out)
             checkpoints = folder / "checkpoints"  # without a whole one, other settings lose nothing
             begun = [checkpoints] if has_checkpoint(checkpoints) else []
-            mine.append(stack.enter_context(claim(folder, "train", settings.recorded(), read, begun)))
-            if not mine[0].finished:
+            step = stack.enter_context(claim(folder, "train", settings.recorded(), [source, *read], begun))
+            if not step.finished:
                 stack.enter_context(lock_run(checkpoints, "training"))
-            return mine[0].finished, mine[0].entry
+            return step
 
-        finished, entry = run_on_main(begin)
-        yield mine[0] if mine else Step(folder, "train", finished, entry)
-
-
-def quiet_libraries() -> None:
-    """Libraries log errors only: what they warn about is checked here."""
-    quiet_deepspeed()
-    for library in ("trl", "accelerate"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-
-
-def load_trained_tokenizer(settings: Training, source: Path) -> Any:
-    """The model's tokenizer with the recipe's chat template."""
-    tokenizer = load_tokenizer(source, template=False)
-    set_template(tokenizer, settings.chat_template)
-    return tokenizer
+        run_on_main(lambda: str(model_folder(settings.model)))  # one rank downloads or converts
+        source = model_folder(settings.model)
+        step = run_on_main(begin)  # rank 0 reads and writes the manifest, the other ranks get its content
+        if step.finished:
+            say(f"already trained: {step.folder / 'model'} ({step.entry['seconds']:.0f} s at the time)")
+        else:
+            quiet_deepspeed()
+            for library in ("trl", "accelerate"):  # what they warn about is checked here
+                logging.getLogger(library).setLevel(logging.ERROR)
+            train(step, source)
+        return dict(step.results or step.entry["results"])
 
 
-def configure(settings: Training, checkpoints: Path, shape: Shape, shards: Mapping[str, Any], **more: Any) -> Any:
+def make_job(settings: Training, step: Step, source: Path, tokenizer: Any, tokens: Tokens, shape: Shape) -> Job:
+    """The job, with TRL's configuration."""
+    shards = shard_arguments(settings.sharding)
+    config = configure(settings, step.folder / "checkpoints", shape, shards)
+    return Job(settings, step, source, tokenizer, tokens, shape, shards, config)
+
+
+def configure(settings: Training, checkpoints: Path, shape: Shape, shards: Mapping[str, Any]) -> Any:
     """TRL's configuration of the recipe's arguments, what follows from its other settings, and what the machine has.
 
     Raises UserError for what this machine cannot do, and with TRL's own words for arguments that it refuses.
@@ -129,7 +131,6 @@ def configure(settings: Training, checkpoints: Path, shape: Shape, shards: Mappi
     for key in ("activation_offloading", "use_liger_kernel"):
         if args.get(key) and not gpu:
             raise UserError(f"train.args.{key} needs a GPU, and there is none here")
-    args.pop("push_to_hub", None)  # TRL would upload its checkpoints; limo/hub.py uploads the finished model
     if "fsdp_config" in shards:  # FSDP recomputes activations by itself; both would do so twice
         again = args.pop("activation_checkpointing", None)
         args |= {"gradient_checkpointing": False, "activation_checkpointing": None}
@@ -141,62 +142,25 @@ def configure(settings: Training, checkpoints: Path, shape: Shape, shards: Mappi
         "ddp_find_unused_parameters": False,  # every weight is used in every pass; searching takes time
         "per_device_eval_batch_size": 1,  # a step is sized for the device, and little memory is left beside its states
     }
-    ours = {
+    ours: dict[str, Any] = {
         "output_dir": str(checkpoints),
         "max_length": None,  # rows that are too long are dropped already
         "per_device_train_batch_size": shape.rows,
         "gradient_accumulation_steps": shape.forwards,
         "seed": settings.seed,
         "disable_tqdm": True,
-        "save_total_limit": None,  # training/watch.py removes old ones once the new one is whole
+        "save_total_limit": None,  # training/callbacks.py removes old ones once the new one is whole
         "logging_nan_inf_filter": False,  # would hide the losses that stop the run
     }
+    if settings.config == "SFTConfig":
+        ours |= {"padding_free": shape.tokens is not None, "dataset_kwargs": {"skip_prepare_dataset": True}}
     try:
-        config = getattr(trl, settings.config)(**{**unless_given, **args, **ours, **shards, **more})
+        config = getattr(trl, settings.config)(**{**unless_given, **args, **ours, **shards})
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"train.args: {str(error).splitlines()[0]}") from error
     if config.n_gpu > 1:  # one process trains on one GPU
         config._n_gpu = 1
-        if settings.devices == "all":
-            say("several GPUs are visible and this process uses one: python -m limo.train uses all")
     return config
-
-
-def make_job(settings: Training, step: Step, source: Path, tokenizer: Any, tokens: Tokens, shape: Shape) -> Job:
-    """The job, with TRL's configuration."""
-    shards = shard_arguments(settings.sharding)
-    more: dict[str, Any] = {}
-    if settings.config == "SFTConfig":
-        more = {"padding_free": shape.tokens is not None, "dataset_kwargs": {"skip_prepare_dataset": True}}
-    config = configure(settings, step.folder / "checkpoints", shape, shards, **more)
-    return Job(settings, step, source, tokenizer, tokens, shape, shards, config)
-
-
-def load_trained_model(job: Job) -> Any:
-    """The model to train, which will stop where a turn ends; the tokenizer gets the token that it pads with.
-
-    Whole 16-bit weights are loaded in float32 where torch's optimizer would update them: at small learning rates most
-    updates are below their rounding. DeepSpeed and FSDP2 keep float32 weights themselves.
-    """
-    from transformers import AutoConfig
-
-    from limo.training.attention import choose_attention
-
-    settings, config, dtype = job.settings, job.config, job.settings.dtype
-    alone = not (config.deepspeed or config.fsdp or settings.lora)
-    half = dtype != "float32" or config.bf16 or config.fp16
-    if alone and dtype != "float32" and (config.bf16 or config.fp16):
-        say(f"weights are kept in float32 while they are trained, and saved in {dtype}")
-        dtype = "float32"
-    packing = job.shape.tokens is not None
-    kind = choose_attention(settings.attention, AutoConfig.from_pretrained(job.source), packing, half)
-    model = load_model(job.source, dtype, attn_implementation=kind, **quantization(settings.quantize))
-    end = turn_end(job.tokenizer)
-    job.tokenizer.pad_token = job.tokenizer.convert_ids_to_tokens(pad_id(job.tokenizer, end))
-    known = model.generation_config.eos_token_id
-    others = known if isinstance(known, list) else [] if known is None else [known]
-    model.generation_config.eos_token_id = [end, *(e for e in others if e != end)]
-    return model
 
 
 def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str, float]] | None = None) -> None:
@@ -206,17 +170,18 @@ def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str,
     Raises Interrupted if SIGTERM ended the training, which is saved.
     """
     kind, folder = name_sharding(job.config), job.step.folder
-    last = run_on_main(lambda: _resumable(folder / "checkpoints", kind))
+    last = run_on_main(lambda: last_checkpoint(folder / "checkpoints"))
+    if last:
+        check_resumable(last, world_size(), kind)
+        say(f"resuming from {last}")
     trainer = make()
     stop = add_callbacks(trainer, job, kind)
-    if last:
-        say(f"resuming from {last}")
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
     if trainer.args.device.type == "cpu":
         keep_freed_memory()
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    spent = {"seconds": time.monotonic() - start, "steps_before": steps_in(last)}
+    seconds = time.monotonic() - start
     if stop.stopped:
         ended = Interrupted(
             f"stopped by SIGTERM after step {trainer.state.global_step}, which is saved: run the same command again to "
@@ -224,30 +189,17 @@ def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str,
         )
         ended.silent = not is_main()
         raise ended
-    held = count_bytes(trainer)
+    held = {f"{what}_bytes": size for what, size in count_bytes(trainer).items()}
     measured = measure(trainer) if measure else {}
-    save(trainer, job.tokenizer, job.settings, job.source, folder)
-    finish(job.step, job.settings, trainer, job.tokens, spent, held)
-    job.step.results |= measured
-
-
-def _resumable(checkpoints: Path, kind: str) -> Path | None:
-    """The checkpoint to resume from. Raises UserError if the library cannot resume from it here."""
-    last = last_checkpoint(checkpoints)
-    if last:
-        check_resumable(last, world_size(), kind)
-    return last
+    save_model(trainer, job.tokenizer, job.settings, job.source, folder)
+    _finish(job, trainer, seconds, steps_in(last), {**held, **measured})
 
 
 def add_callbacks(trainer: Any, job: Job, kind: str) -> Any:
     """Add the callbacks; returns the one that records whether SIGTERM ended the training."""
-    from transformers.trainer_callback import PrinterCallback, TrainerCallback
+    from transformers.trainer_callback import PrinterCallback
 
-    from limo.training.watch import Bar, Checkpoints
-
-    class Ready(TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            check_sharding(trainer, job.shards)
+    from limo.training.callbacks import Bar, Checkpoints
 
     shape, tokens, args = job.shape, job.tokens, job.settings.args
     each = f"at most {shape.tokens:,} tokens" if shape.tokens else f"{shape.rows} {tokens.unit}"
@@ -256,9 +208,46 @@ def add_callbacks(trainer: Any, job: Job, kind: str) -> Any:
         f"device: {shape.forwards} of {each}"
     )
     trainer.remove_callback(PrinterCallback)  # the bar shows the loss
-    made_with = {"ranks": world_size(), "kind": kind, "weights_only": bool(args.get("save_only_model"))}
-    stop = Checkpoints(args.get("save_total_limit"), **made_with)
+    stop = Checkpoints(
+        lambda: check_sharding(trainer, job.shards), args.get("save_total_limit"), ranks=world_size(), kind=kind
+    )
     per_step = sum(tokens.lengths) * job.settings.global_batch / len(tokens.lengths)
-    for callback in (Ready(), Bar(per_step), stop):
+    for callback in (Bar(per_step), stop):
         trainer.add_callback(callback)
     return stop
+
+
+def _finish(job: Job, trainer: Any, seconds: float, steps_before: int, more: Mapping[str, float]) -> None:
+    """Fill in the step's tokens, outputs and results; rank 0 also writes the log and the card, and removes the rest.
+
+    `seconds` are those of this process, which began after `steps_before` optimizer steps.
+    """
+    step, tokens, state = job.step, job.tokens, trainer.state
+    history = [entry for entry in state.log_history if "loss" in entry]
+    evals = [entry for entry in state.log_history if "eval_loss" in entry]
+    step.tokens = round(sum(tokens.lengths) * (state.epoch or 0))
+    step.outputs = [step.folder / "model"]
+    own_tokens = step.tokens * (1 - steps_before / max(state.global_step, 1))
+    step.results = {
+        "rows": len(tokens.lengths),
+        "dropped": tokens.dropped,
+        "steps": state.global_step,
+        "epochs": state.epoch or 0,
+        "first_loss": history[0]["loss"] if history else None,
+        "last_loss": history[-1]["loss"] if history else None,
+        "eval_loss": evals[-1]["eval_loss"] if evals else None,
+        "tokens_per_second": round(own_tokens / seconds),
+        "devices": world_size(),
+        **more,
+    }
+    if not is_main():
+        return
+    with replacing(step.folder / "train_log.jsonl") as log:
+        log.writelines(dump(entry) for entry in [*history, *evals])
+    write_card(step, job.settings, history, evals, tokens.unit)
+    for name in ("tokens",) if job.settings.keep_checkpoints else ("tokens", "checkpoints"):
+        shutil.rmtree(step.folder / name, ignore_errors=True)
+    say(
+        f"trained on {len(tokens.lengths)} {tokens.unit}, {state.global_step} steps, {step.tokens:,} tokens "
+        f"in {seconds:.0f} s: {step.folder / 'model'}"
+    )

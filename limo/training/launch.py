@@ -17,14 +17,11 @@ from typing import Any
 
 from limo.errors import UserError
 from limo.machine import count_cores, is_main, quiet_deepspeed, world_size
+from limo.progress import say
 from limo.training.settings import Devices
 
 SAVING = 600  # seconds that ranks have after SIGTERM to write a checkpoint
-ALONE = timedelta(
-    seconds=5400
-)  # how long a rank waits for rank 0, which may download a large model, or save one, alone
-STEP = timedelta(seconds=1800)  # how long ranks wait for each other in a step
-_patient: Any = None  # the process group that waits as long as ALONE; None is the default group
+PATIENCE = timedelta(minutes=90)  # ranks wait for each other: rank 0 may download a large model, or save one, alone
 
 
 def start_ranks(devices: Devices, offloads: bool, module: str, arguments: Sequence[str]) -> int | None:
@@ -36,7 +33,13 @@ def start_ranks(devices: Devices, offloads: bool, module: str, arguments: Sequen
     """
     if "RANK" in os.environ:
         return None
-    count, several_machines = count_devices(devices), int(os.environ.get("PET_NNODES") or 1) > 1
+    import torch
+
+    visible = torch.cuda.device_count()
+    if devices != "all" and 0 < visible < devices:
+        raise UserError(f"train.devices={devices}, but {visible} GPUs are visible")
+    count = max(visible, 1) if devices == "all" else devices
+    several_machines = int(os.environ.get("PET_NNODES") or 1) > 1
     if count == 1 and not several_machines and not offloads:
         return None
     from torch.distributed import run
@@ -54,53 +57,33 @@ def start_ranks(devices: Devices, offloads: bool, module: str, arguments: Sequen
         number, failure = failed.get_first_failure()
         if failure.exitcode >= 0:
             return int(failure.exitcode)
-        name = failure.signal_name()
-        likely = ", usually because memory ran out" if name == "SIGKILL" else ""
         raise UserError(
-            f"rank {number} was killed by {name}{likely}. The other ranks were stopped; finished checkpoints are kept: "
-            "run the same command again to resume"
+            f"rank {number} was killed by {failure.signal_name()}: by SIGKILL usually because memory ran out. Finished "
+            "checkpoints are kept: run the same command again to resume"
         ) from None
     except SignalException as stopped:
         return 128 + int(stopped.sigval)
     return 0
 
 
-def count_devices(devices: Devices) -> int:
-    """The number of ranks for this machine. Raises UserError if more GPUs are asked for than are visible."""
-    import torch
-
-    visible = torch.cuda.device_count()
-    if devices == "all":
-        return max(visible, 1)
-    if visible and devices > visible:
-        raise UserError(f"train.devices={devices}, but {visible} GPUs are visible")
-    return devices
-
-
-def drop_accelerate_plans() -> bool:
-    """Remove from the environment what accelerate's configuration says of sharding, precision and accumulation.
-
-    The recipe decides them. Returns whether there was anything.
-    """
+def drop_accelerate_plans() -> None:
+    """Remove from the environment what accelerate's configuration says of sharding, precision and accumulation."""
     found = [key for key in os.environ if key.startswith(("ACCELERATE_", "FSDP_"))]
     for key in found:
         del os.environ[key]
-    return bool(found)
+    if found:
+        say("accelerate starts the ranks; sharding, precision and accumulation are the recipe's")
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Around the work of a rank: the process group exists, and is destroyed when all ranks have finished.
-
-    Does nothing in a process that trains alone.
-    """
+    """Around the work of a rank: the process group exists until all ranks have finished. Nothing in a process alone."""
     if "RANK" not in os.environ:
         yield
         return
     import torch
     import torch.distributed as dist
 
-    global _patient
     quiet_deepspeed()
     cuda = torch.cuda.is_available()
     if cuda:
@@ -112,10 +95,8 @@ def process_group() -> Iterator[None]:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     created = not dist.is_initialized()
     if created:  # gloo beside NCCL, since FSDP2 gathers the model on CPUs
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=STEP)
-    _patient = dist.new_group(backend="gloo", timeout=ALONE)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     yield
-    _patient = None
     if created:
         dist.barrier()  # without it a rank that leaves early can abort one that is still closing
         dist.destroy_process_group()
@@ -136,7 +117,7 @@ def run_on_main(work: Callable[[], Any]) -> Any:
             box = [work()]
         except UserError as error:
             box = [error]
-    dist.broadcast_object_list(box, src=0, group=_patient)
+    dist.broadcast_object_list(box, src=0)
     if isinstance(box[0], UserError):
         box[0].silent = not is_main()
         raise box[0]
@@ -151,7 +132,7 @@ def any_rank(here: bool) -> bool:
     import torch.distributed as dist
 
     flag = torch.tensor([int(here)])
-    dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=_patient)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
     return bool(flag.item())
 
 

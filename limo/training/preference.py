@@ -93,7 +93,7 @@ def discopop(pairs: PairLogProbs, beta: float, *, tau: float) -> "torch.Tensor":
 
     At rho = 0, where every pair begins, its slope is positive (+0.039 at beta = tau = 0.05; DPO's is -0.025). The first
     steps prefer the rejected completion, and so do all steps between its minimum at u = -2.37 and its maximum at
-    u = +1.44. `limo.training.lossplot.examine_loss` reports this for any loss.
+    u = +1.44. `limo.training.examine.examine_loss` reports a wrong start of any loss.
     """
     import torch
 

@@ -1,16 +1,30 @@
-"""Rows as the trainer sees them: token ids, labels, weights. What cannot be trained on is dropped with its reason."""
+"""The rows of a supervised training: read, rendered, checked, and kept as token ids on the disk.
 
-from collections.abc import Sequence
+Rank 0 renders and audits the rows (`limo/chat.py`, `training/audit.py`) and writes their tokens with
+`datasets.Dataset.from_generator` into `tokens/` of the run's folder, which every rank then maps into memory. What is
+held is the length of each row. What cannot be trained on is dropped with its reason, or stops the run.
+"""
+
+import shutil
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from limo.chat import MASKED, Rendered, render
-from limo.data import Dropped, Example
+from limo.data import Dropped, Example, content_id, dump, read_jsonl, replacing
 from limo.errors import UserError
+from limo.files import read_rows
 from limo.progress import say
-from limo.training.audit import audit
+from limo.run import Step
+from limo.training.audit import check_row
+from limo.training.launch import run_on_main
 from limo.training.losses import Weighting, row_weight
-from limo.training.settings import Training
+from limo.training.settings import Supervised, Training
+
+PARQUET_COLUMNS = ("id", "prompt", "completion", "answer", "source", "weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +41,79 @@ class Prepared:
         return [len(r.input_ids) for r in self.rendered]
 
 
-def prepare(tokenizer: Any, rows: Sequence[Example], max_length: int) -> Prepared:
+@dataclass(frozen=True)
+class Tokens:
+    """What is trained on: a dataset of token ids, and the tokens of each of its rows."""
+
+    dataset: Any
+    lengths: "array[int]"
+    dropped: int  # rows that cannot be trained on
+    unit: str = "chains"  # what a row is: chains, or pairs
+
+
+def read_examples(path: str | Path) -> Iterator[Example]:
+    """The rows of a training set in JSONL, or in Parquet as `limo.data.write_parquet` writes it, streamed.
+
+    Raises UserError naming the row that is not one.
+    """
+    if not str(path).lower().endswith(".parquet"):
+        yield from read_jsonl(path)
+        return
+    for number, raw in read_rows(path, max_bytes=sys.maxsize):
+        try:
+            row = {name: raw[name] for name in PARQUET_COLUMNS if raw.get(name) is not None}
+            completion = row["completion"]
+            if not row["prompt"] or isinstance(completion, str) or len(completion) > 1:
+                raise ValueError("prompt and completion are lists of messages, the completion of one")
+            text = completion[0]["content"] if completion else ""
+            yield Example.from_json({"answer": "", **row, "completion": text})
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}, row {number}: not a row of this toolkit ({error}). Read foreign files as a pool source"
+            ) from None
+
+
+def prepare(tokenizer: Any, rows: Iterable[Example], max_length: int) -> Prepared:
     """Token ids and labels of each row. Rows without a completion or above `max_length` tokens are dropped whole."""
-    kept, rendered, dropped = [], [], []
+    prepared = Prepared([], [], [])
     for row in rows:
-        if not row.completion.strip():
-            dropped.append(Dropped(row.id, "train", "no completion", data=row.to_json()))
-            continue
-        tokens = render(tokenizer, row)
-        length = len(tokens.input_ids)
-        if length > max_length:
-            detail = f"{length} tokens; the limit is max_length={max_length}"
-            dropped.append(Dropped(row.id, "train", "too long", detail, data=row.to_json()))
-            continue
-        kept.append(row)
-        rendered.append(tokens)
-    return Prepared(kept, rendered, dropped)
+        tokens = render_row(tokenizer, row, max_length)
+        if isinstance(tokens, Dropped):
+            prepared.dropped.append(tokens)
+        else:
+            prepared.rows.append(row)
+            prepared.rendered.append(tokens)
+    return prepared
+
+
+def render_row(tokenizer: Any, row: Example, max_length: int) -> Rendered | Dropped:
+    """Token ids and labels of a row, or why it is not trained on."""
+    if not row.completion.strip():
+        return Dropped(row.id, "train", "no completion", data=row.to_json())
+    tokens = render(tokenizer, row)
+    if (length := len(tokens.input_ids)) > max_length:
+        return drop_long(row, length, max_length)
+    return tokens
+
+
+def drop_long(row: Example, length: int, max_length: int) -> Dropped:
+    """The reason why a row with too many tokens is not trained on."""
+    detail = f"{length} tokens; the limit is max_length={max_length}"
+    return Dropped(row.id, "train", "too long", detail, data=row.to_json())
+
+
+def columns(row: Example, rendered: Rendered, weighting: Weighting | None) -> dict[str, Any]:
+    """A row as the trainer takes it: input_ids, labels and, for a weighted loss, weight and share.
+
+    Raises UserError for a weight that a loss cannot have.
+    """
+    entry: dict[str, Any] = {"input_ids": rendered.input_ids, "labels": rendered.labels}
+    if weighting:
+        if not 0 <= row.weight < float("inf"):
+            raise UserError(f"row {row.id} has the weight {row.weight}: weights are finite and at least 0")
+        loss_tokens = len(rendered.labels) - rendered.labels.count(MASKED)
+        entry["weight"], entry["share"] = row_weight(row.weight, loss_tokens, weighting)
+    return entry
 
 
 def refuse_dropped(settings: Training, dropped: int, example: Dropped | None, left: bool) -> None:
@@ -60,26 +131,80 @@ def refuse_dropped(settings: Training, dropped: int, example: Dropped | None, le
         say(f"{dropped} rows dropped, see train_dropped.jsonl ({why})")
 
 
-def check_rows(
-    tokenizer: Any, rows: Sequence[Example], rendered: Sequence[Rendered], system: str | None, data: str
-) -> None:
-    """Raise UserError if any row would train something else than it should: the audit, before the first step."""
-    found = audit(tokenizer, rows, rendered, system)
-    if found:
-        more = f" {len(found)} of {len(rows)} rows have such faults; train.look=3 shows them." * (len(found) > 1)
-        raise UserError(f"{data}, row {found[0].id}: {found[0].reason}: {found[0].detail}.{more}")
+def tokenise(tokenizer: Any, settings: Supervised, step: Step) -> Tokens:
+    """The rows of `settings.data` as token ids; the last row of the dataset has no label and is in no length.
 
-
-def columns(prepared: Prepared, weighting: Weighting | None) -> list[dict[str, Any]]:
-    """The trainer's rows: input_ids, labels and, for a weighted loss, weight and share.
-
-    Raises UserError for weights that a loss cannot have.
+    Dropped rows go to `train_dropped.jsonl` in the run's folder with their reasons. A resumed run finds the tokens that
+    were made before. All ranks call it. Raises UserError for rows that would train something else than their
+    completion, and where no row can be trained on.
     """
-    found: list[dict[str, Any]] = [{"input_ids": r.input_ids, "labels": r.labels} for r in prepared.rendered]
-    for row, entry in zip(prepared.rows, found, strict=True) if weighting else ():
-        if not 0 <= row.weight < float("inf"):
-            raise UserError(f"row {row.id} has the weight {row.weight}: weights are finite and at least 0")
-        loss_tokens = sum(label != MASKED for label in entry["labels"])
-        assert weighting is not None
-        entry["weight"], entry["share"] = row_weight(row.weight, loss_tokens, weighting)
-    return found
+    import numpy as np
+    import pyarrow.compute as pc
+
+    dropped = step.folder / "train_dropped.jsonl"
+    name = content_id([step.entry["settings"], step.entry["inputs"], tokenizer.chat_template])
+    folder = step.folder / "tokens" / name
+
+    def build() -> Any:
+        return cached_dataset(lambda: _generate(tokenizer, settings, dropped), folder)
+
+    def build_first() -> None:
+        if not folder.exists():  # those there were made with other settings
+            shutil.rmtree(folder.parent, ignore_errors=True)
+        build()
+
+    run_on_main(build_first)
+    dataset = build()  # the other ranks find it done
+    sizes = pc.list_value_length(dataset.data.column("input_ids")).to_numpy()[:-1]
+    with dropped.open("rb") as lines:
+        return Tokens(dataset, array("i", sizes.astype(np.int32).tobytes()), sum(1 for _ in lines))
+
+
+def cached_dataset(generate: Callable[[], Iterable[dict[str, Any]]], folder: Path) -> Any:
+    """A `datasets.Dataset` of generated rows in `folder`, made once; the folder's name is its fingerprint.
+
+    An error that a user can fix is raised as it is.
+    """
+    from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield from generate()
+
+    try:
+        return Dataset.from_generator(rows, cache_dir=str(folder), fingerprint=folder.name)
+    except DatasetGenerationError as error:
+        raise (error.__cause__ if isinstance(error.__cause__, UserError | OSError) else error) from None
+
+
+def describe(tokens: Tokens, max_length: int) -> str:
+    """Rows, tokens and lengths in one line."""
+    lengths = sorted(tokens.lengths)
+    at = {share: lengths[min(int(share * len(lengths)), len(lengths) - 1)] for share in (0.5, 0.9)}
+    return (
+        f"{len(lengths):,} rows, {sum(lengths):,} tokens; a row has {at[0.5]:,} tokens (median), {at[0.9]:,} (90 %), "
+        f"{lengths[-1]:,} (longest; the limit is {max_length:,})"
+    )
+
+
+def _generate(tokenizer: Any, settings: Supervised, file: Path) -> Iterator[dict[str, Any]]:
+    """The columns of each row; the shortest one without labels comes last."""
+    idle: dict[str, Any] = {}
+    dropped, example, weights = 0, None, False
+    with replacing(file) as lines:
+        for row in read_examples(settings.data):
+            tokens = render_row(tokenizer, row, settings.max_length)
+            if isinstance(tokens, Dropped):
+                lines.write(dump(tokens.to_json()))
+                dropped, example = dropped + 1, example or tokens
+                continue
+            check_row(tokenizer, row, tokens, settings.system, settings.data)
+            entry = columns(row, tokens, settings.weighting)
+            if not idle or len(tokens.input_ids) < len(idle["input_ids"]):
+                idle = {**entry, "labels": [MASKED] * len(tokens.labels)}
+            weights = weights or bool(entry.get("weight", 1.0))
+            yield entry
+    refuse_dropped(settings, dropped, example, left=bool(idle))
+    if not weights:
+        raise UserError("every row has the weight 0: there is nothing to train on")
+    yield {**idle, **({"weight": 0.0, "share": 0.0} if settings.weighting else {})}

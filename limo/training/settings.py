@@ -19,19 +19,18 @@ from limo.training.losses import Weighting
 
 Devices = int | Literal["all"]
 DType = Literal["float32", "bfloat16", "float16"]
-ELSEWHERE = {  # arguments of TRL that a recipe sets under another name
+# Arguments of TRL that a recipe sets under another name
+ELSEWHERE = {
     **{"output_dir": "out", "max_length": "max_length", "seed": "seed", "data_seed": "seed"},
     **{"gradient_accumulation_steps": "global_batch", "auto_find_batch_size": "pack_tokens"},
     **{"packing": "pack_tokens", "padding_free": "pack_tokens", "chat_template_path": "chat_template"},
     **{"deepspeed": "sharding", "fsdp": "sharding", "fsdp_config": "sharding", "model_init_kwargs": "dtype"},
-    **{"loss_type": "loss", "loss_weights": "loss", "label_smoothing": "loss", "f_divergence_type": "loss"},
-    **{"ld_alpha": "loss", "discopop_tau": "loss", "use_weighting": "loss"},
 }
-DECIDED = {  # arguments of TRL whose value follows from what this trainer does
-    *("assistant_only_loss", "completion_only_loss", "dataset_kwargs", "eos_token", "trust_remote_code"),
-    *("resume_from_checkpoint", "ignore_data_skip", "train_sampling_strategy", "shuffle_dataset"),
-    *("dataloader_drop_last", "average_tokens_across_devices", "parallelism_config", "sync_ref_model"),
-}
+# Those whose value follows from what the trainer does, and those of a pair loss
+DECIDED = """assistant_only_loss completion_only_loss dataset_kwargs eos_token trust_remote_code resume_from_checkpoint
+ignore_data_skip train_sampling_strategy shuffle_dataset dataloader_drop_last average_tokens_across_devices
+parallelism_config sync_ref_model save_only_model""".split()
+PAIR_LOSS = """loss_type loss_weights label_smoothing f_divergence_type ld_alpha discopop_tau use_weighting""".split()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +67,9 @@ class Training:
     look: int = 0  # shows so many rows by their loss mask and trains nothing
 
     def __post_init__(self) -> None:
-        for key in ("max_length", "global_batch"):
-            if getattr(self, key) < 1:
-                raise UserError(f"train.{key} must be 1 or more, not {getattr(self, key)}")
+        for key in ("max_length", "global_batch", "pack_tokens"):
+            if (value := getattr(self, key, None)) is not None and value < 1:
+                raise UserError(f"train.{key} must be 1 or more, not {value}")
         if self.devices != "all" and self.devices < 1:
             raise UserError(f"train.devices must be a number from 1, or all, not {self.devices}")
         if self.quantize and not self.lora:
@@ -106,8 +105,6 @@ class Supervised(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pack_tokens is not None and self.pack_tokens < 1:
-            raise UserError(f"train.pack_tokens must be 1 or more, or null, not {self.pack_tokens}")
         for key in ("label_smoothing_factor", "router_aux_loss_coef"):
             if self.weighting and self.args.get(key):
                 raise UserError(f"train.args.{key}: the weighted loss has no such term. Remove it or train.weighting")
@@ -130,8 +127,16 @@ class Preference(Training):
         super().__post_init__()
         if not 0 <= self.warmup <= 1:
             raise UserError(f"train.warmup is the share of steps that begin with DPO, from 0 to 1, not {self.warmup}")
+        for key in PAIR_LOSS:
+            if key in self.args:
+                raise UserError(f"train.args.{key}: set train.loss instead")
         if self.args.get("router_aux_loss_coef"):
             raise UserError("train.args.router_aux_loss_coef: preference losses have no such term. Remove it")
+
+    @property
+    def beta(self) -> float:
+        """That of the loss, or TRL's default."""
+        return float(self.args.get("beta", 0.1))
 
 
 def check_args(args: Mapping[str, Any], config: str) -> None:
@@ -147,7 +152,9 @@ def check_args(args: Mapping[str, Any], config: str) -> None:
             close = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise UserError(f"train.args.{key} is not an argument of trl.{config}{hint}")
-        if key in ELSEWHERE and not (key == "loss_type" and config == "SFTConfig"):
+        if key.startswith(("push_to_hub", "hub_")):  # TRL would upload checkpoints, and a key would be in the recipe
+            raise UserError(f"train.args.{key}: upload the finished model with python -m limo.hub FOLDER OWNER/NAME")
+        if key in ELSEWHERE:
             raise UserError(f"train.args.{key}: set train.{ELSEWHERE[key]} instead")
         if key in DECIDED:
             raise UserError(f"train.args.{key} cannot be set: this trainer decides it")

@@ -37,7 +37,7 @@ def shard_arguments(sharding: str) -> dict[str, Any]:
             raise UserError("train.sharding=fsdp2 needs GPUs: on CPUs the library would shard nothing. Use zero3")
         return {"fsdp": True, "fsdp_config": dict(FSDP)} if world_size() > 1 else {}
     config = read_deepspeed(sharding)
-    if world_size() == 1 and not _offloads(config):
+    if world_size() == 1 and not offloads(sharding):
         return {}
     if torch.cuda.is_available():
         return {"deepspeed": config}
@@ -75,11 +75,7 @@ def read_deepspeed(sharding: str) -> dict[str, Any]:
 
 def offloads(sharding: str) -> bool:
     """Whether this sharding keeps a part in CPU memory, and so has a meaning on one device."""
-    return sharding not in ("ddp", "fsdp2") and _offloads(read_deepspeed(sharding))
-
-
-def _offloads(config: Mapping[str, Any]) -> bool:
-    zero = config.get("zero_optimization", {})
+    zero = {} if sharding in ("ddp", "fsdp2") else read_deepspeed(sharding).get("zero_optimization", {})
     return any(zero.get(f"offload_{part}", {}).get("device", "none") != "none" for part in ("optimizer", "param"))
 
 
@@ -92,14 +88,12 @@ def name_sharding(config: Any) -> str:
 
 def check_sharding(trainer: Any, asked: Mapping[str, Any]) -> None:
     """Raise UserError if less is sharded than `asked`, the result of `shard_arguments`. Before the first step."""
-    kind = str(trainer.accelerator.distributed_type.value)
-    wanted = "DEEPSPEED" if "deepspeed" in asked else "FSDP" if "fsdp" in asked else None
-    if wanted and kind != wanted:
-        raise UserError(f"train.sharding asked for {wanted}, but {kind} would run: are the GPUs visible?")
-    if trainer.accelerator.num_processes != world_size():
+    kind, ranks = str(trainer.accelerator.distributed_type.value), trainer.accelerator.num_processes
+    wanted = "DEEPSPEED" if "deepspeed" in asked else "FSDP" if "fsdp" in asked else kind
+    if kind != wanted or ranks != world_size():
         raise UserError(
-            f"{world_size()} ranks were started, but the trainer sees {trainer.accelerator.num_processes}: start with "
-            "python -m limo.train or torchrun"
+            f"asked for {wanted} over {world_size()} ranks, but the trainer runs {kind} over {ranks}: are the GPUs "
+            "visible? Start with python -m limo.train or torchrun"
         )
     if "deepspeed" in asked and world_size() > 1:
         held = count_bytes(trainer)
@@ -115,21 +109,20 @@ def count_bytes(trainer: Any) -> dict[str, int]:
     parameters, optimizer = list(trainer.model.parameters()), trainer.optimizer
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
-    groups = [p for group in optimizer.param_groups for p in group["params"]]
     states = [v for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v) and v.numel() > 1]
-    # Adam has two states in float32; before the first step they do not exist, and what they will cover is counted
-    own = (
-        sum(_local_bytes(v) for v in states) if states else 8 * sum(_local_bytes(p) // p.element_size() for p in groups)
-    )
+    if states:
+        own = sum(_local_bytes(v) for v in states)
+    else:  # before the first step: Adam will have two states in float32
+        own = 8 * sum(_local_bytes(p) // p.element_size() for group in optimizer.param_groups for p in group["params"])
+    whole = [(getattr(p, "ds_numel", p.numel()), p) for p in parameters]
     return {
         "weights": sum(_local_bytes(p) for p in parameters),
-        "weights_whole": sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in parameters),
+        "weights_whole": sum(size * p.element_size() for size, p in whole),
         "optimizer": own,
-        "optimizer_whole": 8 * sum(getattr(p, "ds_numel", p.numel()) for p in parameters if p.requires_grad),
+        "optimizer_whole": 8 * sum(size for size, p in whole if p.requires_grad),
     }
 
 
 def _local_bytes(tensor: Any) -> int:
     here = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    data = getattr(here, "data", here)
-    return int(data.numel() * data.element_size())
+    return int(here.data.numel() * here.element_size())

@@ -7,7 +7,7 @@ the first loss or gradient norm that is not finite, and never save weights that 
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from limo.machine import is_main, rank, world_size
 from limo.training.batches import Shape, split_epoch, split_step
 from limo.training.launch import any_rank
 from limo.training.losses import loss_positions, token_log_probs, token_loss, weighted_loss
-from limo.training.preference import PairLogProbs, PairLoss
+from limo.training.preference import PairLogProbs, PairLoss, dpo
 from limo.training.settings import Supervised
 
 SMALL = 4096  # positions times rows whose logits may be held at once on a CPU (800 MB at a vocabulary of 50,000)
@@ -62,16 +62,6 @@ class Collator(DataCollatorForLanguageModeling):  # type: ignore[misc]
         batch["token_weights"] = torch.stack([torch.nn.functional.pad(w, (0, length - len(w))) for w in weights])
         batch["share"] = torch.tensor(float(sum(row["share"] for row in examples)))
         return batch
-
-
-def check_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Raise UserError if a weight is not a finite number: such a model is never saved."""
-    for name, weight in weights:
-        if not bool(weight.isfinite().all()):
-            raise UserError(
-                f"training diverged: the weights {name} are not finite, so nothing is saved. Lower "
-                "train.args.learning_rate"
-            )
 
 
 class FiniteTrainer:
@@ -117,9 +107,14 @@ class FiniteTrainer:
         return norm
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """TRL's, of finite weights only."""
-        trained = ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
-        check_finite(trained if state_dict is None else state_dict.items())
+        """TRL's. Raises UserError if a weight is not finite: such a model is never saved."""
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        for name, weight in (trained if state_dict is None else state_dict).items():
+            if not bool(weight.isfinite().all()):
+                raise UserError(
+                    f"training diverged: the weights {name} are not finite, so nothing is saved. Lower "
+                    "train.args.learning_rate"
+                )
         super()._save(output_dir, state_dict)  # type: ignore[misc]
 
 
@@ -136,29 +131,18 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
         self._signature_columns += [c for c in ("weight", "share") if c not in self._signature_columns]
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **rest: Any) -> Any:
-        """TRL's, with a loss that is the mean over all loss tokens, whatever the batches and ranks."""
+        """TRL's, with a loss that is the mean over all loss tokens, however they are split over batches and ranks."""
         self._held_out = torch.zeros(2, dtype=torch.float64)
         out = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **rest)
-        summed = self.accelerator.reduce(self._held_out.to(self.args.device, torch.float32), "sum").tolist()
-        if f"{metric_key_prefix}_loss" in out.metrics and summed[1]:
-            out.metrics[f"{metric_key_prefix}_loss"] = summed[0] / summed[1]
+        total, tokens = self.accelerator.reduce(self._held_out.to(self.args.device, torch.float32), "sum").tolist()
+        out.metrics[f"{metric_key_prefix}_loss"] = total / tokens
         return out
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **rest: Any) -> Any:
-        """TRL's; rows that were repeated to fill the last batch of a rank do not count."""
-        state = self.accelerator.gradient_state
-        if state.end_of_dataloader and state.remainder > 0:
-            rows = self.args.eval_batch_size
-            own = min(max(state.remainder - self.accelerator.process_index * rows, 0), rows)
-            labels = inputs["labels"] = inputs["labels"].clone()
-            if "position_ids" in inputs and len(labels) == 1:  # packed
-                starts = [*(inputs["position_ids"][0] == 0).nonzero()[:, 0].tolist(), labels.shape[1]]
-                labels[:, starts[min(own, len(starts) - 1)] :] = -100
-            else:
-                labels[own:] = -100
+        """TRL's; adds to the sum of losses. Rows without labels fill the last batches (`limo/train.py`)."""
+        tokens = int((inputs["labels"][:, 1:] != -100).sum())
         result = super().prediction_step(model, inputs, *args, **rest)
-        tokens = int((inputs["labels"][:, 1:] != -100).sum()) if "labels" in inputs else 0
-        if tokens and result[0] is not None:
+        if tokens:
             self._held_out += torch.tensor([float(result[0]) * tokens, tokens], dtype=torch.float64)
         return result
 
@@ -175,7 +159,7 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
         """TRL's loss, weighted where rows have weights. On one CPU it is computed at loss tokens only.
 
         On GPUs TRL projects only loss tokens to the vocabulary. On CPUs it scores every position tile by tile, which
-        makes a step on short chains twice as slow; `training/attention.py` has the figures. The loss is the same.
+        makes a step on short chains twice as slow; `training/attention.py` has the measurement. The loss is the same.
         """
         weights, share = inputs.pop("token_weights", None), inputs.pop("share", None)
         positions = None if return_outputs else self._loss_positions(model, inputs["labels"])
@@ -215,12 +199,10 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
 class PairTrainer(FiniteTrainer, DPOTrainer):  # type: ignore[misc]
     """DPOTrainer whose loss is `pair_loss(pairs, beta)`, one value per pair (`training/preference.py`)."""
 
-    def __init__(
-        self, *args: Any, pair_loss: PairLoss, warm_loss: PairLoss | None = None, warm_steps: int = 0, **rest: Any
-    ) -> None:
-        """The first `warm_steps` optimizer steps take `warm_loss`."""
+    def __init__(self, *args: Any, pair_loss: PairLoss, warm_steps: int = 0, **rest: Any) -> None:
+        """The first `warm_steps` optimizer steps take DPO's loss."""
         self.held_out = list[list[float]]()  # rewards of chosen and rejected of each pair evaluated, in their order
-        self.pair_loss, self.warm_loss, self.warm_steps = pair_loss, warm_loss, warm_steps
+        self.pair_loss, self.warm_steps = pair_loss, warm_steps
         super().__init__(*args, **rest)
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **rest: Any) -> Any:
@@ -240,18 +222,18 @@ class PairTrainer(FiniteTrainer, DPOTrainer):  # type: ignore[misc]
         else:
             reference = self.compute_ref_log_probs(self.ref_model if self.ref_model is not None else self.model, inputs)
         warm = self.model.training and self.state.global_step < self.warm_steps
-        pair_loss = self.warm_loss if warm and self.warm_loss else self.pair_loss
-        losses = pair_loss(PairLogProbs(chosen, rejected, *reference), self.beta)
+        losses = (dpo if warm else self.pair_loss)(PairLogProbs(chosen, rejected, *reference), self.beta)
         assert losses.shape == chosen.shape, f"a preference loss returns one value per pair, not {tuple(losses.shape)}"
         self._note(chosen.detach() - reference[0], rejected.detach() - reference[1])
         return (losses.mean(), out) if return_outputs else losses.mean()
 
     def _note(self, chosen: torch.Tensor, rejected: torch.Tensor) -> None:
         rewards = self.accelerator.gather_for_metrics(self.beta * torch.stack([chosen, rejected], 1))
-        notes = self._metrics["train" if self.model.training else "eval"]
+        chosen, rejected = rewards.unbind(1)
         if not self.model.training:
             self.held_out += rewards.float().tolist()
-        notes["rewards/chosen"].append(rewards[:, 0].mean().item())
-        notes["rewards/rejected"].append(rewards[:, 1].mean().item())
-        notes["rewards/margins"].append((rewards[:, 0] - rewards[:, 1]).mean().item())
-        notes["rewards/accuracies"].append((rewards[:, 0] > rewards[:, 1]).float().mean().item())
+        notes = self._metrics["train" if self.model.training else "eval"]
+        notes["rewards/chosen"].append(chosen.mean().item())
+        notes["rewards/rejected"].append(rejected.mean().item())
+        notes["rewards/margins"].append((chosen - rejected).mean().item())
+        notes["rewards/accuracies"].append((chosen > rejected).float().mean().item())

@@ -11,9 +11,10 @@ from limo.data import read_jsonl, write_parquet
 from limo.errors import UserError
 from limo.model import load_tokenizer
 from limo.recipe import read_settings
-from limo.training import tokenised
+from limo.run import Step
+from limo.training import rows as module
+from limo.training.rows import Tokens, read_examples, tokenise
 from limo.training.settings import Supervised
-from limo.training.tokenised import Tokens, read_parquet, tokenise
 from tests.test_train import curve, rows, settings, train
 
 
@@ -24,11 +25,13 @@ def written(folder: Path, count: int = 12) -> str:
 
 def tokens(tiny: Path, folder: Path, **changed: Any) -> Tokens:
     section = settings(tiny, folder, data=written(folder), **changed)
-    return tokenise(load_tokenizer(tiny), read_settings(Supervised, section, "train"), folder)
+    settings_ = read_settings(Supervised, section, "train")
+    step = Step(folder, "train", entry={"settings": settings_.recorded(), "inputs": {}})
+    return tokenise(load_tokenizer(tiny), settings_, step)
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
-    for before, after in zip(rows(12), read_parquet(written(tmp_path)), strict=True):
+    for before, after in zip(rows(12), read_examples(written(tmp_path)), strict=True):
         assert (before.id, before.prompt, before.completion, before.answer, before.weight) == (
             *(after.id, after.prompt, after.completion, after.answer, after.weight),
         )
@@ -45,7 +48,7 @@ def test_training_from_parquet_is_training_from_jsonl(tiny: Path, tmp_path: Path
 def test_tokens_are_made_once(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = tokens(tiny, tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(tokenised, "_generate", lambda *_: pytest.fail("tokenised twice"))
+        patched.setattr(module, "_generate", lambda *_: pytest.fail("tokenised twice"))
         again = tokens(tiny, tmp_path)
     assert again.lengths == found.lengths and again.dropped == 0
     assert len(found.dataset) == len(found.lengths) + 1 == 13 and set(found.dataset[12]["labels"]) == {-100}
@@ -64,20 +67,20 @@ GOOD: dict[str, Any] = {"id": "a", "prompt": ASKED, "completion": SAID, "weight"
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"prompt": "2 + 2?"}, "prompt: Input should be a valid list"),
-        ({"prompt": NAMED}, "prompt: Input should be 'role' or 'content'"),
-        ({"prompt": None}, "prompt: Input should be a valid list"),
-        ({"prompt": []}, "prompt: List should have at least 1 item"),
-        ({"completion": "4"}, "completion: Input should be a valid list"),
-        ({"completion": [*SAID, *ASKED, *SAID]}, "completion: List should have at most 1 item"),
-        ({"id": 1}, "id: Input should be a valid string"),
-        ({"weight": "heavy"}, "weight: Input should be a valid number"),
+        ({"prompt": "2 + 2?"}, "prompt is not a list of messages"),
+        ({"prompt": NAMED}, "prompt is not a list of messages"),
+        ({"prompt": None}, "'prompt'"),
+        ({"prompt": []}, "prompt and completion are lists of messages"),
+        ({"completion": "4"}, "prompt and completion are lists of messages"),
+        ({"completion": [*SAID, *ASKED, *SAID]}, "the completion of one"),
+        ({"id": 1}, "id is 1, not text"),
+        ({"weight": "heavy"}, "weight is 'heavy', not a number"),
     ],
 )
 def test_columns_of_other_types_are_one_line(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{**GOOD, **changed}]), tmp_path / "x.parquet")
-    with pytest.raises(UserError, match=rf"x\.parquet, row 1: {said}.*pool source$"):
-        list(read_parquet(tmp_path / "x.parquet"))
+    with pytest.raises(UserError, match=rf"x\.parquet, row 1: not a row of this toolkit .*{said}.*pool source$"):
+        list(read_examples(tmp_path / "x.parquet"))
 
 
 def test_what_cannot_be_trained_on_is_one_line(tiny: Path, tmp_path: Path) -> None:
@@ -90,5 +93,5 @@ def test_what_cannot_be_trained_on_is_one_line(tiny: Path, tmp_path: Path) -> No
             tokens(tiny, tmp_path, **changed)
     (tmp_path / "x.parquet").write_bytes(b"no table")
     with pytest.raises(UserError, match="not a readable Parquet file"):
-        list(read_parquet(tmp_path / "x.parquet"))
+        list(read_examples(tmp_path / "x.parquet"))
     assert next(read_jsonl(tmp_path / "rows.jsonl")).id == "0"

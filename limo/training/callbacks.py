@@ -1,10 +1,11 @@
 """What happens beside training: the bar, checkpoints marked as whole, SIGTERM, and what the log keeps."""
 
 import contextlib
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import TrainerCallback
 
 from limo.machine import is_main
 from limo.progress import progress, say
-from limo.training.checkpoints import list_checkpoints, mark_whole, remove
+from limo.training.checkpoints import MARK, list_checkpoints, mark_whole
 from limo.training.launch import any_rank, wait
 
 
@@ -51,14 +52,16 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
     """Marks a checkpoint as whole once every rank has written its part, and only then removes older ones.
 
     On SIGTERM, as Slurm sends it, the step is finished and saved and the training stops. Ranks agree on that step.
+    `check` is called before the first step; `made_with` is what a later run needs to know.
     """
 
-    def __init__(self, limit: int | None, **made_with: Any) -> None:
-        self.limit, self.made_with = limit, made_with
+    def __init__(self, check: Callable[[], None], limit: int | None, **made_with: Any) -> None:
+        self.check, self.limit, self.made_with = check, limit, made_with
         self.asked = self.stopped = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Handle SIGTERM, where Python allows it."""
+        """Check the trainer; handle SIGTERM, where Python allows it."""
+        self.check()
         main = threading.current_thread() is threading.main_thread()
         self.before = signal.signal(signal.SIGTERM, self._ask) if main else None
 
@@ -85,7 +88,8 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             mark_whole(folder / f"checkpoint-{state.global_step}", **self.made_with)
             best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
             for path in [p for p in list_checkpoints(folder) if p.name != best][self.limit :] if self.limit else ():
-                remove(path)
+                (path / MARK).unlink(missing_ok=True)  # one that is half removed must not be taken for whole
+                shutil.rmtree(path, ignore_errors=True)
         wait()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

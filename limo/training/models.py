@@ -1,0 +1,124 @@
+"""The model of a training: loaded whole or in four bits, with low-rank adapters, saved once it is whole, and merged.
+
+`lora` takes the arguments of `peft.LoraConfig` under their own names; `quantize: nf4` loads the frozen weights in four
+bits (QLoRA, arXiv 2305.14314).
+"""
+
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from limo.chat import pad_id, set_template, turn_end
+from limo.errors import UserError
+from limo.machine import is_main
+from limo.model import load_model, load_tokenizer
+from limo.progress import say
+from limo.training.launch import wait
+from limo.training.settings import Training
+
+
+def load_trained_tokenizer(settings: Training, source: Path) -> Any:
+    """The model's tokenizer with the recipe's chat template."""
+    tokenizer = load_tokenizer(source, template=False)
+    set_template(tokenizer, settings.chat_template)
+    return tokenizer
+
+
+def load_trained_model(settings: Training, source: Path, tokenizer: Any, config: Any, packing: bool) -> Any:
+    """The model to train, which will stop where a turn ends; the tokenizer gets the token that it pads with.
+
+    Whole 16-bit weights are loaded in float32 where torch's optimizer would update them: at small learning rates most
+    updates are below their rounding. DeepSpeed and FSDP2 keep float32 weights themselves. `config` is TRL's.
+    """
+    from transformers import AutoConfig, BitsAndBytesConfig
+
+    from limo.training.attention import choose_attention
+
+    dtype, mixed = settings.dtype, config.bf16 or config.fp16
+    kind = choose_attention(
+        settings.attention, AutoConfig.from_pretrained(source), packing, half=dtype != "float32" or mixed
+    )
+    if dtype != "float32" and mixed and not (config.deepspeed or config.fsdp or settings.lora):
+        say(f"weights are kept in float32 while they are trained, and saved in {dtype}")
+        dtype = "float32"
+    more: dict[str, Any] = {}
+    if settings.quantize:
+        four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        more["quantization_config"] = BitsAndBytesConfig(**four, bnb_4bit_compute_dtype="bfloat16")
+    model = load_model(source, dtype, attn_implementation=kind, **more)
+    end = turn_end(tokenizer)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id(tokenizer, end))
+    known = model.generation_config.eos_token_id
+    others = known if isinstance(known, list) else [] if known is None else [known]
+    model.generation_config.eos_token_id = [end, *(e for e in others if e != end)]
+    return model
+
+
+def lora_config(lora: Mapping[str, Any] | None) -> Any:
+    """A `peft.LoraConfig`, or None. Raises UserError with peft's words for an argument that it refuses."""
+    if not lora:
+        return None
+    from peft import LoraConfig
+
+    try:
+        return LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": "all-linear", **lora})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"train.lora: {str(error).splitlines()[0]}") from error
+
+
+def save_model(trainer: Any, tokenizer: Any, settings: Training, source: Path, folder: Path) -> None:
+    """Save the model in `folder`/model, which appears only when it is complete. All ranks take part."""
+    import torch
+
+    name = "adapter" if settings.lora and settings.merge_adapter else "model"
+    partial = folder / f".{name}.part"
+    if is_main():
+        shutil.rmtree(partial, ignore_errors=True)
+    wait()
+    if not settings.lora and not trainer.is_deepspeed_enabled:  # DeepSpeed saves the weights that it computes with
+        trainer.model.to(getattr(torch, settings.dtype))
+    trainer.save_model(str(partial))
+    if is_main():
+        tokenizer.save_pretrained(partial)
+        (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle that imports the whole trainer
+        trained = {id(p): getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad}
+        _check_saved(partial, sum(trained.values()))
+        _replace(partial, folder / name)
+        if name == "adapter":
+            merged = folder / ".model.part"
+            shutil.rmtree(merged, ignore_errors=True)
+            _merge(folder / name, source, merged, "bfloat16" if settings.quantize else settings.dtype)
+            tokenizer.save_pretrained(merged)
+            _replace(merged, folder / "model")
+    wait()
+
+
+def _merge(adapter: Path, source: Path, folder: Path, dtype: str) -> None:
+    """Write into `folder` the model of `source` with the adapter's changes added to its weights."""
+    from peft import PeftModel
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard these weights too, over ranks that do not take part
+    PeftModel.from_pretrained(load_model(source, dtype), str(adapter)).merge_and_unload().save_pretrained(folder)
+
+
+def _check_saved(folder: Path, numbers: int) -> None:
+    """Raise RuntimeError unless the safetensors of a folder hold at least `numbers` weights.
+
+    Under ZeRO-3 a wrong setting once saved models of a few kilobytes.
+    """
+    from safetensors import safe_open
+
+    held = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            held += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    if held < numbers:
+        raise RuntimeError(f"{folder} holds {held:,} weights of {numbers:,}")
+
+
+def _replace(partial: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
