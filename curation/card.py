@@ -37,7 +37,7 @@ def write_card(folder: Path, funnel: Sequence[Mapping[str, Any]], sets: Mapping[
     )
     sources = Counter((row.source, str(row.notes.get("licence") or "not stated")) for row in rows)
     teachers = Counter(str(row.notes.get("teacher", row.source)) for row in rows)
-    removed = next((found for line in funnel if (found := line.get("figures", {}).get(DECONTAMINATED))), None)
+    removed = next((found for line in funnel if (found := line.get("metrics", {}).get(DECONTAMINATED))), None)
     chosen = ((n, f"{s['rows']:,}", f"{s.get('length', 0):,.0f}") for n, s in sets.items() if "length" in s)
     made_with = _table(("package", "version"), versions().items())
     text = f"""---

@@ -33,10 +33,10 @@ from limo.command import command
 from limo.data import Dropped, Example, Row, content_id, dump, parsed, replacing, write_jsonl, write_parquet
 from limo.engines.ledger import Spent, spent, within_budget
 from limo.errors import UserError
-from limo.figures import shown, taken
 from limo.progress import clock, progress, say
 from limo.recipe import bind, input_files, suggest
 from limo.run import claim, lasting, lock_run, read_manifest
+from limo.stage_metrics import format_metric, take
 from limo.tables import print_table, terminal
 
 DOUBTS = {b"suspect reference", b"same problem, another answer"}  # reasons that a person should look into
@@ -156,7 +156,7 @@ def _stage(path: Path, name: str, made_from: str, rows: Iterable[Row], rows_in: 
         return line
     done.unlink(missing_ok=True)  # before the rows it vouches for are replaced
     say(f"{name} ...")
-    taken()  # of a stage that failed before
+    take()  # of a stage that failed before
     before, start = Spent(**vars(spent)), time.monotonic()
     reasons: Counter[str] = Counter()
     kept, problems = 0, set[int]()
@@ -179,7 +179,7 @@ def _stage(path: Path, name: str, made_from: str, rows: Iterable[Row], rows_in: 
         "reasons": dict(reasons.most_common()),
         "seconds": round(time.monotonic() - start, 2),
         **vars(paid),
-        "figures": taken(),
+        "metrics": take(),
     }
     with replacing(done) as file:
         json.dump(line, file)
@@ -230,8 +230,8 @@ def print_funnel(funnel: list[dict[str, Any]]) -> None:
     console = terminal(110)
     print_table(tabulate_funnel(funnel), console)
     for line in funnel:
-        if figures := line.get("figures"):
-            named = ", ".join(f"{name} {shown(value)}" for name, value in figures.items())
+        if metrics := line.get("metrics"):
+            named = ", ".join(f"{name} {format_metric(value)}" for name, value in metrics.items())
             console.print(f"{line['stage']}: {named}", markup=False)
 
 

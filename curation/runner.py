@@ -24,9 +24,9 @@ from curation.folder import Rows
 from curation.stage import about_node
 from limo.data import Example, Row, parsed
 from limo.errors import UserError, explain
-from limo.figures import Figure, merge, taken
 from limo.parallel import chunked, spread
 from limo.recipe import bind
+from limo.stage_metrics import Metric, merge, take
 
 BATCH = 1000  # rows of one call
 FEW = 4  # batches that are not worth starting processes for
@@ -63,7 +63,7 @@ def apply(name: str, node: Node, path: Path, on: RayData | None = None) -> Itera
         yield from _merged(spread(_call, chunked(lines, BATCH), start=_begin, given=(dict(node),)))
 
 
-Result = tuple[list[Row], dict[str, Figure]]
+Result = tuple[list[Row], dict[str, Metric]]
 _node: Node = {}
 
 
@@ -76,10 +76,10 @@ def _begin(node: Node) -> None:
 
 def _call(lines: list[bytes]) -> Result:
     """Run the stage on a batch of lines. Its metrics come with the rows, wherever this process is."""
-    before = taken()
+    before = take()
     try:
         rows = list(bind(_node, "curate.stages")([Example.from_json(parsed(line)) for line in lines]))
-        return rows, taken()
+        return rows, take()
     finally:
         merge(before)
 

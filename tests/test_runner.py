@@ -15,7 +15,7 @@ from curation.stage import About, about, check_stages, in_order, stage
 from curation.stages.choose import best_chain
 from limo.data import Dropped, Example, Row, write_jsonl
 from limo.errors import UserError
-from limo.figures import count, taken, tell
+from limo.stage_metrics import count, record, take
 from tests.conftest import example, lines
 
 HERE = "tests.test_runner."
@@ -41,7 +41,7 @@ def drop_thirds(rows: Iterable[Example], /, *, reason: str) -> Iterator[Row]:
     for row in rows:
         number = int(row.id.partition("/")[0])
         count("seen")
-        tell("reason", reason)
+        record("reason", reason)
         if number < 0:
             raise UserError(f"the row {row.id} is below zero")
         yield replace(row, id=f"{row.id}/copy") if number % 3 else Dropped(row.id, "", reason, data=row.to_json())
@@ -56,8 +56,8 @@ def numbered(folder: Path, size: int = 40) -> Path:
 
 
 def result(name: str, path: Path, on: RayData | None = None) -> tuple[list[Row], dict[str, Any]]:
-    taken()
-    return list(apply(name, NODES[name], path, on)), taken()
+    take()
+    return list(apply(name, NODES[name], path, on)), take()
 
 
 def test_a_stage_says_what_it_is() -> None:

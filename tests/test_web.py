@@ -22,7 +22,7 @@ from curation.stages.decontaminate import drop_overlap
 from limo.data import Dropped, Example, Row, chat
 from limo.engines.protocol import Completion, Sampling, Scripted
 from limo.errors import UserError
-from limo.figures import taken
+from limo.stage_metrics import take
 from tests.test_commands import Run
 
 LIMITS: dict[str, Any] = {
@@ -354,7 +354,7 @@ def test_a_pair_knows_where_it_is_from(tmp_path: Path) -> None:
     place = pair.notes["extracted"]
     assert place["by"] == "rule" and row.question[slice(*place["answer"])] == pair.completion
     assert pair.notes["page"]["url"] == (tmp_path / "page.html").as_uri() and "stated" not in pair.notes
-    assert taken()["pairs"] == 1, "yields are counted"
+    assert take()["pairs"] == 1, "yields are counted"
 
 
 def test_useless_pairs_are_set_aside(tmp_path: Path) -> None:
@@ -574,14 +574,14 @@ def test_recall_in_two_rounds(
         },
         **{"threshold": 0.5, "held_out": 0.3, "least": 2, "first": decide, "second": decide, "seed": 0},
     }
-    taken()
+    take()
     found_ = list(recall(rows, **given))
     kept = Counter(row.notes["page"]["domain"] for row in list_of(found_))
     there = Counter(row.notes["page"]["domain"] for row in rows)
     for domain in ("exams.example", "help.example"):
         assert kept[domain] > 0.9 * there[domain], kept
     assert kept["shop.example"] == 0 and kept["news.example"] < 0.1 * there["news.example"]
-    told = taken()
+    told = take()
     assert float(told["round 2: held-out recall"]) > 0.9 and float(told["round 2: held-out precision"]) > 0.9
     assert "held out: precision" in capsys.readouterr().err
     assert all("recall_2" in row.scores for row in list_of(found_))

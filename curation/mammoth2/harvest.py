@@ -18,9 +18,9 @@ from limo.data import Dropped, Example, Row, chat, content_id
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Prompt, Sampling, sample
 from limo.errors import UserError
-from limo.figures import count
 from limo.parallel import chunked
 from limo.recipe import bind, suggest
+from limo.stage_metrics import count
 
 CHUNK = 512  # pieces of pages that are asked about at once
 CUT = re.compile(

@@ -24,10 +24,10 @@ from curation.similar import digest
 from curation.stage import check_engine, stage
 from limo.data import Dropped, Example, Row
 from limo.errors import UserError
-from limo.figures import tell
 from limo.parallel import chunked, spread
 from limo.progress import say
 from limo.recipe import bind
+from limo.stage_metrics import record
 
 CHUNK = 2000  # pages sent to a process at once; fewer than two of these are worked here
 LONGEST = 20_000  # characters of a page that are looked at
@@ -111,9 +111,9 @@ def recall(
         precision = hits / (hits + false) if hits + false else 0.0  # of as many positives as others
         measured = f"precision {precision:.3f}, recall {hits:.3f} of {len(out):,} and {len(out_others):,} others"
         say(f"recall, {name}: learned from {len(kept):,} and {len(kept_others):,} others; held out: {measured}")
-        tell(f"{name}: held-out precision", precision)
-        tell(f"{name}: held-out recall", hits)
-        tell(f"{name}: held-out pages", len(found))
+        record(f"{name}: held-out precision", precision)
+        record(f"{name}: held-out recall", hits)
+        record(f"{name}: held-out pages", len(found))
         return list(model.scores(row.question for row in rows))
 
     scores_1 = run_round("round 1", positives, _sample(((row, True) for row in rows), k, f"{seed}/random"))
@@ -177,9 +177,9 @@ def _decide(
     chosen: dict[str, bool] = bind(decision, f"recall.{'first' if name == 'round 1' else 'second'}")(candidates)
     best = ", ".join(f"{d.name} ({d.recalled:,} of {d.pages:,})" for d in candidates if chosen.get(d.name))
     say(f"recall, {name}: {sum(chosen.values())} of {len(found)} domains: {best[:300] or 'none'}")
-    tell(f"{name}: domains", len(found))
-    tell(f"{name}: domains chosen", sum(chosen.values()))
-    tell(f"{name}: pages recalled", sum(d.recalled for d in found.values()))
+    record(f"{name}: domains", len(found))
+    record(f"{name}: domains chosen", sum(chosen.values()))
+    record(f"{name}: pages recalled", sum(d.recalled for d in found.values()))
     if not any(chosen.values()):
         raise UserError(
             f"recall, {name}: of {len(found)} domains {len(candidates)} have {least} recalled pages or more, none is "

@@ -21,8 +21,8 @@ from limo.data import Example, Message, Row, chat, content_id
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Prompt, Sampling, stream
 from limo.errors import UserError
-from limo.figures import count
 from limo.recipe import bind
+from limo.stage_metrics import count
 
 REFUSES = re.compile(r"\b(?:as an ai|i cannot|i can't|i'm sorry|i am sorry|i am unable)\b", re.IGNORECASE)
 

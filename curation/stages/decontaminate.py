@@ -16,8 +16,8 @@ from curation.stage import drop, stage
 from eval.benchmarks import load, nodes, origin
 from limo.data import Dropped, Example, Row
 from limo.errors import UserError
-from limo.figures import tell
 from limo.recipe import InputBenchmarks, bind, input_files
+from limo.stage_metrics import record
 
 SHORT = 4  # words of a benchmark's text that is compared as a whole; fewer say nothing
 DECONTAMINATED = "benchmarks removed"  # the metric that the dataset card reads
@@ -48,7 +48,7 @@ def decontaminate(
     check_rule(rule)
     texts, index = _index(_key(benchmarks), rule, ("question",), None)
     others = " and variants with other numbers" if variants == "drop" else ""
-    tell(DECONTAMINATED, f"{', '.join(nodes(benchmarks))} (rule {rule}{others})")
+    record(DECONTAMINATED, f"{', '.join(nodes(benchmarks))} (rule {rule}{others})")
     for row in rows:
         hits = [hit for hit in index.matches(row.question) if hit.kind == "same" or variants == "drop"]
         if not hits:

@@ -22,9 +22,9 @@ import numpy as np
 from curation.stage import stage
 from limo.data import Example, Row
 from limo.errors import UserError
-from limo.figures import tell
 from limo.parallel import chunked, spread
 from limo.recipe import InputPath, InputPaths, suggest
+from limo.stage_metrics import record
 from limo.words import COUNTED, features, word_lists
 
 TEXT = ("length", *COUNTED)
@@ -76,7 +76,7 @@ def score(
     values = dict(zip((*TEXT, *others), table.T, strict=True))
     constant = [name for name in weights if len(table) > 1 and np.ptp(values[name]) == 0]
     if constant:
-        tell(CONSTANT, ", ".join(constant))
+        record(CONSTANT, ", ".join(constant))
     scale = percentile_ranks if scaling == "rank" else between_percentiles
     scaled = {name: scale(values[name]) for name in weights}
     scaled |= {name: np.full(len(table), float(weights[name] < 0)) for name in constant}

@@ -80,19 +80,13 @@ def short(value: Any) -> str:
     return line if len(line) <= LABEL else line[: LABEL - 1] + "…"
 
 
-def draw_distribution(
-    ax: Any,
-    chosen: Sequence[float],
-    dropped: Sequence[float],
-    label: str,
-    names: tuple[str, str] = ("chosen", "dropped"),
-) -> None:
+def draw_distribution(ax: Any, chosen: Sequence[float], dropped: Sequence[float], label: str) -> None:
     """Two groups of numbers as shares of their group, since far more are dropped than chosen."""
     import numpy as np
 
     both = np.concatenate([np.asarray(chosen, float), np.asarray(dropped, float)])
     values = np.unique(both)
-    labels = [f"{name} ({len(group):,})" for name, group in zip(names, (chosen, dropped), strict=True)]
+    labels = [f"{name} ({len(group):,})" for name, group in (("chosen", chosen), ("dropped", dropped))]
     if len(values) <= FEW:  # pass rates of few attempts: bars side by side
         places = np.arange(len(values))
         shares = [

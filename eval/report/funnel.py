@@ -11,7 +11,7 @@ from markupsafe import Markup
 from eval.report.charts import chart, draw_distribution, draw_funnel, draw_shares
 from eval.report.curated import Curated, Tally
 from eval.report.html import percent, render, render_mixed
-from limo.figures import shown
+from limo.stage_metrics import format_metric
 from limo.tables import Table
 
 MEASURES = {
@@ -46,7 +46,9 @@ def funnel_section(curated: Curated) -> str:
         f"{unit} left after each stage, from {left[0]:,} to {left[-1]:,}",
     )
     metrics = [
-        (line["stage"], name, shown(value)) for line in funnel for name, value in line.get("figures", {}).items()
+        (line["stage"], name, format_metric(value))
+        for line in funnel
+        for name, value in line.get("metrics", {}).items()
     ]
     return render(
         "funnel.html",
