@@ -120,7 +120,7 @@ def test_a_folder_of_copies_comes_before_the_hub(tmp_path: Path, monkeypatch: py
         (["kaoyan"], "GAIR-NLP/LIMO.*eval/data/kaoyan/test.jsonl.*LIMO_BENCHMARKS"),
         (["nowhere/aime24.jsonl"], "benchmark 'aime24': no such file or folder 'nowhere/aime24.jsonl'"),
         ([{"mine": {"path": "x.jsonl", "kinds": "math"}}], "benchmarks.mine.kinds is not a setting"),
-        ([{"mine": {"path": "x.jsonl", "kind": "chemistry"}}], "kind must be one of math, physics, choice"),
+        ([{"mine": {"path": "x.jsonl", "kind": "chemistry"}}], "kind must be one of math, strict, physics, choice"),
         ([{"mine": {"path": "x.jsonl", "shots": 9}}], "shots must be between 0 and 5"),
         ([{"mine": {"path": "x.jsonl", "shots": -1}}], "shots must be between 0 and 5"),
     ],

@@ -169,7 +169,7 @@ def test_what_is_refused_or_cut_off_is_told(script: Script) -> None:
     ],
 )
 def test_the_four_criteria(rewards: list[int], criteria: Any, kept: list[int], script: Script) -> None:
-    answers = [{1: "\\boxed{5}", 0: f"\\boxed{{{i + 20}}}", -1: f"no {'o' * i}"}[r] for i, r in enumerate(rewards)]
+    answers = [{1: "\\boxed{5}", 0: f"\\boxed{{{i + 20}}}", -1: f"no idea {'o' * i}"}[r] for i, r in enumerate(rewards)]
     rows = turned(answers, as_turns(script), RELEASED)
     assert [r.scores["reward"] for r in rows] == rewards
     found, dropped = split(keep(rows, criteria=criteria))
