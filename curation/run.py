@@ -27,7 +27,7 @@ from curation.controls import Controls, write_controls
 from curation.folder import Rows, stage_file
 from curation.runner import RayData, apply
 from curation.similar import digest
-from curation.stage import check_stages, in_order
+from curation.stage import about_node, check_stages, in_order
 from curation.stages.pairs import pair_with_dropped
 from limo.command import command
 from limo.data import Dropped, Example, Row, content_id, dump, parsed, replacing, write_jsonl, write_parquet
@@ -138,7 +138,7 @@ def run_stages(
     for number, (name, node) in enumerate(settings["stages"].items(), 1):
         made_from = content_id([made_from, name, lasting(node)])
         rows, path = apply(name, node, path, on), stage_file(folder, number, name)
-        line = _stage(path, name, made_from, rows, funnel[-1]["out"])
+        line = _stage(path, name, made_from, rows, funnel[-1]["out"], counted=not about_node(node).samples)
         funnel.append(line)
         if not line["out"]:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in line["reasons"].items())
@@ -149,8 +149,13 @@ def run_stages(
     return funnel
 
 
-def _stage(path: Path, name: str, made_from: str, rows: Iterable[Row], rows_in: int | None) -> dict[str, Any]:
-    """Run one stage into its files, unless they are there and made from the same; returns its line of the funnel."""
+def _stage(
+    path: Path, name: str, made_from: str, rows: Iterable[Row], rows_in: int | None, counted: bool = False
+) -> dict[str, Any]:
+    """Run one stage into its files, unless they are there and made from the same; returns its line of the funnel.
+
+    `counted` says that the stage yields each of its rows once; one that samples may yield several for a problem.
+    """
     done = path.with_suffix(".done.json")
     if done.exists() and (line := dict(json.loads(done.read_text(encoding="utf-8"))))["made_from"] == made_from:
         return line
@@ -161,7 +166,7 @@ def _stage(path: Path, name: str, made_from: str, rows: Iterable[Row], rows_in: 
     reasons: Counter[str] = Counter()
     kept, problems = 0, set[int]()
     with replacing(path) as keep, replacing(path.with_suffix(".dropped.jsonl")) as drop:
-        for row in _show_progress(rows, name, rows_in):
+        for row in _show_progress(rows, name, rows_in if counted else None):
             if isinstance(row, Example):
                 kept += 1
                 problems.add(digest(row.problem))

@@ -178,13 +178,14 @@ def _by_equation(given: Node, reference: Node, kind: Kind) -> Ruling | None:
 
 
 def _stated_value(given: Relation) -> Node | None:
-    """The value in `a + b = 5`, `|z| = 5` and `5 = x`: the side without a variable, where the other has one."""
-    if len(given.sides) != 2 or given.signs[0] not in ("=", "approx"):
+    """The value in `a + b = 5`, `|z| = 5`, `5 = x`, `n = 4 + 1 = 5`: the last side, where the first has a variable."""
+    first, last = given.sides[0], given.sides[-1]
+    if any(sign not in ("=", "approx", "equiv") for sign in given.signs) or isinstance(first, Group):
         return None
-    left, right = given.sides
-    if names(left) and not names(right) and not isinstance(left, Group):
-        return right
-    return left if isinstance(right, Name) and not names(left) else None
+    if len(given.sides) == 2 and isinstance(last, Name) and not names(first):
+        return first
+    closed = [side for side in given.sides if not names(side)]
+    return last if names(first) and not names(last) and _all_same(closed) else None
 
 
 def _to_relation(given: Node, reference: Relation, kind: Kind) -> Ruling:

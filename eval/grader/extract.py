@@ -123,7 +123,7 @@ _CONNECTING = re.compile(
 _SEPARATING = re.compile(r"[,;+&]|\b(?:and|or|vs|versus)\b")
 _NAMED = re.compile(r"([a-zA-Z](?:_\{?\w{1,3}\}?)?) ?= ?\$?$")
 # What touches a box and belongs to it: a factor without a space, a sign behind an opening or a relation
-_BEFORE = re.compile(r"(?:(?<=[=$(\[{,:\s])|^)(\d+(?:\.\d+)?|-|\\frac\s*\{|\\sqrt\s*\{)\Z|(?:[=$(:]|^)[ \t]*(-)[ \t]\Z")
+_BEFORE = re.compile(r"(?:(?<=[=$(\[{,:\s])|^)(\d+(?:\.\d+)?|-)\Z|(?:[=$(:]|^)[ \t]*(-)[ \t]\Z")
 _BEHIND = re.compile(
     r"[ \t]*(?:\$?[ \t]*(?:\\?%|(?:percent|per cent|pct)\b)|\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\s*-?\d+\s*\}?"
     r"|(?:\\[,;! ])?\s*\\(?:text|mathrm|mbox)\s*\{\s*(?P<unit>[a-zA-Z/^23 ]{1,20})\})"
@@ -154,6 +154,8 @@ def _joined(text: str, boxes: list[Box]) -> str:
 def _with_what_touches(text: str, box: Box) -> str:
     """The box's content with a sign, a factor, a percent sign or a unit that stands directly beside it."""
     before = _BEFORE.search(text, max(0, box.start - 20), box.start)
+    if before and before[1] and before[1] != "-" and box.text[:1].isdigit():
+        before = None  # `207\\boxed{360}` boxes the last digits
     behind = _BEHIND.match(text, box.end)
     after = behind.group().strip() if behind and (not behind["unit"] or may_be_said(behind["unit"])) else ""
     if not box.text or not (before or after):
@@ -198,7 +200,19 @@ def _after_announcement(text: str) -> str | None:
     if not any(word in text for word in _ANNOUNCING):
         return None
     ends = [match.end() for match in _ANNOUNCED.finditer(text) if not _DENIED.match(text, match.end())]
-    return _tidy(text[ends[-1] :].lstrip("\n").partition("\n")[0]) if ends else None
+    if not ends:
+        return None
+    rest = text[ends[-1] :].lstrip()
+    block = _MATH.match(rest) if rest.startswith(("\\[", "$$", "\\(")) else None
+    if block and _CLAUSE.match(rest[block.end() :].partition("\n")[0]):
+        return _last_member(next(group for group in block.groups() if group))
+    return _tidy(rest.partition("\n")[0])
+
+
+def _last_member(formula: str) -> str | None:
+    """A formula, or the last member of a chain of equations that is no answer as a whole."""
+    formula = " ".join(formula.split()).rstrip(" .,")[: MAX_LENGTH + 1]
+    return (formula if is_readable(formula) else formula.rpartition("=")[2].strip()) or None
 
 
 def _unpunctuated(text: str) -> str:
@@ -294,7 +308,9 @@ _LETTER_IS_RIGHT = re.compile(r"\(?\b([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|rig
 _BRACKETED = re.compile(r"[(\[][^()\[\]]{1,80},[^()\[\]]{1,80}[)\]]$")
 # Before a last number: it is not that number, or not that number alone
 _NOT_ALONE = re.compile(
-    r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either)\b|n't\b)[^.\d]{0,24}$", re.IGNORECASE
+    r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either)\b|n't\b)"
+    r"(?:(?!\b(?:is|are|was|were|equals?)\b|[=:])[^.\d]){0,24}$",
+    re.IGNORECASE,
 )
 _RATHER_THAN = re.compile(r"(?<=\d),? (?:and )?(?:not|rather than|instead of) [^.\n]{1,30}[.\s]*\Z")
 
@@ -307,6 +323,11 @@ def _last_said(text: str) -> str | None:
     if _OPTION.fullmatch(stripped) or ((line == stripped or "\\begin" in whole) and is_readable(whole)):
         left, equals, right = whole.rpartition("=")
         return right.strip() if equals and not re.search(r"[a-zA-Z]", left) else whole or None
+    if stripped.rstrip(".").endswith(("\\]", "$$")):  # a formula on lines between its marks
+        opening = "\\[" if stripped.rstrip(".").endswith("\\]") else "$$"
+        inside = stripped.rstrip(".")[:-2].rpartition(opening)[2]
+        if inside.strip() and len(inside) <= MAX_LENGTH:
+            return _last_member(inside)
     ending = line.rstrip(".* \t\r\n")
     is_right = _LETTER_IS_RIGHT.findall(line)
     if is_right and not re.search(r"\bnot\b|n't", line):

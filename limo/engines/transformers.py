@@ -274,7 +274,7 @@ def _invert(mass: "torch.Tensor", uniform: "torch.Tensor") -> "torch.Tensor":
     """
     import torch
 
-    total = mass[:, -1:]
+    total = mass[:, -1:].contiguous()
     picked = torch.searchsorted(mass, uniform[:, None] * total, right=True)
     return torch.minimum(picked, torch.searchsorted(mass, total))[:, 0]
 
