@@ -171,7 +171,7 @@ _ANNOUNCED = re.compile(
     r"(?:answers?\**\s*(?:is|are|:|：|=)|answer\s*(?:should|must|will)\s*be|\banswer\**[ \t]*\n(?=\s*\S)"
     r"|(?:correct|right|best)\s+(?:choice|option)\s+is"
     r"|solutions?\s+(?:is|are)(?=\s*[$\\\d-])|答案\s*(?:是|为|：|:|(?=\s*[$\\\d-]))|故?应?[选選](?:择|項|项)?\s*[：:]?\s*(?=[（(]?[A-J](?![a-zA-Z])))"
-    r"\s*[：:]?\s*(?:(?:therefore|thus|simply|option|choice|approximately|about|roughly|exactly|actually|equal\s+to)\s+)*"
+    r"\s*[：:]?\s*(?:(?:therefore|thus|simply|just|only|option|choice|approximately|about|roughly|exactly|actually|equal\s+to)\s+)*"
     r"[：:]?\s*(?:\*\*)?\s*",
     re.IGNORECASE,
 )
