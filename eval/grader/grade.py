@@ -31,7 +31,7 @@ from limo.machine import count_cores
 from limo.marks import boxed
 from limo.progress import progress
 
-WHOLE = 200  # characters of a completion that may be an answer as a whole
+WHOLE = 40  # characters that a completion may have beyond twice those of the reference, to be an answer as a whole
 FORMULA = 300  # characters of a formula that SymPy is asked about
 FEW = 5_000  # answers that are graded sooner than workers start
 CHUNK_CHARACTERS, CHUNK_ANSWERS = 1_600_000, 2000  # that a worker gets at once
@@ -74,9 +74,10 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
 def _search_again(completion: str, answer: str, kind: Kind, found: Grade) -> Grade:
     """An extraction that is a sentence is searched; a completion without marks may be the answer as it stands."""
     again = [within_sentence(found.extracted)] if found.extracted and not is_readable(found.extracted) else []
-    text = final_part(completion).strip()
-    if len(text) <= WHOLE and text != found.extracted and explicit(completion) is None:
-        again.append(text)
+    if len(completion) <= WHOLE + 2 * len(answer):
+        text = final_part(completion).strip()
+        if text != found.extracted and explicit(completion) is None:
+            again.append(text)
     for given in filter(None, again):
         verdict, how = equal(given, answer, kind)
         if verdict == "correct":
