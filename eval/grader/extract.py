@@ -261,13 +261,19 @@ _DIGITS = re.compile(r"-?\d+(?:\.\d+)?")
 _SAYS = re.compile(r"\b(?:is|are|be|equals?|equal to|gives?|gets?|obtain|have|was|were|total of)\b\s*:?|[:：=≈]|为|是")
 
 
+_HEDGED = re.compile(
+    r"\b(?:not|neither|nor|either|or|cannot|between|most|least|than|versus|vs|plus|minus|times|maybe|perhaps)\b|n't\b",
+    re.IGNORECASE,
+)
+
+
 def within_sentence(said: str) -> str | None:
     """The answer in a sentence that is none as a whole: its last formula, what it says "is" or "=", its only number."""
     said = _unpunctuated(said)
     plain = re.sub(r"\\(?:text|mbox|textbf|mathrm)\s*\{|\\[a-zA-Z]+", " ", said)
     if len(re.findall(r"[a-zA-Z]{2,}", plain)) < 2 and not re.search(r"[\u4e00-\u9fff]", said):
         return None  # no sentence
-    if len(said) > LINE or re.search(r"\b(?:not|neither|nor|either|cannot|between)\b|n't\b", said, re.IGNORECASE):
+    if len(said) > LINE or _HEDGED.search(said):
         return None
     for found in _candidates(said):
         text = _unpunctuated(found).lstrip("*: ")
