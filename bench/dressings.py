@@ -4,7 +4,8 @@ r"""Does the grader recognise every reference answer, however a model dresses it
 
 Each distinct reference of MATH, AIME and GSM8K is put into every dressing below: it must be graded correct. The same
 dressing around a reference with one number, sign or letter changed must not be. Prints both shares per dressing, and
-some of the failures. No case list was used to choose the dressings: they are how models end their answers.
+some of the failures; then how many labels of real chains it meets. No case list was used to choose the dressings: they
+are how models end their answers.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from eval.grade import grade
+from limo.marks import boxed
 
 HUMAN = "\n\nHuman: What is 2 + 5?\n\nAssistant: \\boxed{7}"
 DRESSINGS: dict[str, str] = {
@@ -91,6 +93,28 @@ def judged(listed: list[str], dressing: str) -> Iterator[tuple[str, bool, bool |
         yield reference, grade(dressing.replace("@", reference), reference).verdict == "correct", wrong
 
 
+def unboxed(text: str) -> str:
+    """A completion with the content of its boxes in their place."""
+    for box in reversed(boxed(text)):
+        text = text[: box.start] + box.text + text[box.end :]
+    return text
+
+
+def real_chains(folder: Path) -> Iterator[tuple[str, list[tuple[str, str, bool]]]]:
+    """Sets of (completion, reference, label): labelled chains without their boxes, and worked solutions of AIME."""
+    cases = []
+    for line in (folder / "samples/math_cot_100.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        cases += [(c, row["answer"], bool(s)) for c, s in zip(row["code"], row["score"], strict=True)]
+    for line in (folder / "pools/math_chains_deepseek_chat.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        cases.append((row["response"], str(row["ground_truth"]), True))
+    yield "real chains without boxes", [(unboxed(c), a, right) for c, a, right in cases if boxed(c)]
+    rows = json.loads((folder / "pools/aime_1983_2023.json").read_text())
+    rows += [json.loads(line) for line in (folder / "benchmarks/aime24.jsonl").read_text().splitlines()]
+    yield "AIME solutions", [(r["solution"], str(r["answer"]), True) for r in rows if boxed(r.get("solution") or "")]
+
+
 def main(say: Callable[[str], None] = print) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -109,6 +133,9 @@ def main(say: Callable[[str], None] = print) -> None:
         for what, some in (("missed", lost), ("accepted", fooled)):
             for reference in some[: args.show]:
                 say(f"    {what}: {reference}")
+    for name, cases in real_chains(Path(os.environ["LIMO_DATA"])):
+        agreed = sum((grade(text, answer).verdict == "correct") == right for text, answer, right in cases)
+        say(f"{name}: {agreed} of {len(cases)} labels, {100 * agreed / len(cases):.1f} %")
     say(f"all: {missed} of {len(listed) * len(DRESSINGS)} missed, {accepted} changed ones accepted")
 
 

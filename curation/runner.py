@@ -75,7 +75,7 @@ def _begin(node: Node) -> None:
 
 
 def _call(lines: list[bytes]) -> Result:
-    """Run the stage on a batch of lines. Its metrics come with the rows, wherever this process is."""
+    """Run the stage on a batch of lines. Its metrics come with the rows, from any process."""
     before = take()
     try:
         rows = list(bind(_node, "curate.stages")([Example.from_json(parsed(line)) for line in lines]))

@@ -46,7 +46,7 @@ class Example:
     source: str = ""  # the pool source it came from, as the recipe names it
     scores: Mapping[str, float] = field(default_factory=dict)  # numbers that decide: pass rate, features, score
     notes: Mapping[str, Any] = field(default_factory=dict)  # what else is known: subject, level, teacher, attempts
-    problem: str = ""  # the same for every chain of one problem, whatever its prompt: the id that the source gave it
+    problem: str = ""  # the same for every chain of one problem, with any prompt: the id that the source gave it
 
     def __post_init__(self) -> None:
         if not self.problem:

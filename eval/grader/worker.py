@@ -200,7 +200,7 @@ def serve(answer: Callable[[Any], Any], memory: int | None = None) -> None:
 
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     out, sys.stdout = sys.stdout.buffer, sys.stderr  # a library that prints must not write into the frames
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, in whatever library it is
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process inside any library
     _write_frame(out, "ready")
     while frame := _read_frame(sys.stdin.buffer):
         seconds, question = marshal.loads(frame)

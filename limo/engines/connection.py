@@ -161,7 +161,7 @@ class Reply:
 
 
 async def read_reply(client: Any, body: dict[str, Any], stream: bool) -> Reply:
-    """Send one request and read its reply. Raises whatever goes wrong: the SDK's errors, IncompleteReplyError."""
+    """Send one request and read its reply. Raises the SDK's errors and IncompleteReplyError."""
     fields = {k: v for k, v in body.items() if k in ("model", "messages", "prompt")}
     extra = {k: v for k, v in body.items() if k not in fields}
     create = client.completions.create if "prompt" in body else client.chat.completions.create
