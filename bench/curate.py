@@ -105,7 +105,7 @@ def settings(folder: Path) -> dict[str, Any]:
                 "words": ["en"],
                 "scaling": "rank",
             },
-            "choose": {"_target_": "curation.stages.choose.choose_problems", "k": 800, "by": "score"},
+            "choose": {"_target_": "curation.stages.choose.problems", "k": 800, "by": "score", "seed": 0},
         },
         "pairs": None,
     }

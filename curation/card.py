@@ -109,5 +109,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def _numbers(rows: Sequence[Example]) -> Iterable[tuple[str, ...]]:
     for name in dict.fromkeys(name for row in rows for name in row.scores):
         values = [row.scores[name] for row in rows if name in row.scores]
-        if not name.endswith(("_rank", "_minmax")):
+        if not name.endswith(("_rank", "_zscore")):
             yield name, *(f"{value:,.4g}" for value in (min(values), median(values), max(values)))

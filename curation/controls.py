@@ -14,7 +14,7 @@ by its length alone. To test the claim:
     python -m limo.train --multirun recipe=limo train.data=runs/limo/curated.jsonl,runs/limo/controls/random.jsonl
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,17 @@ def write_controls(
     return found
 
 
+def random_set(rows: Sequence[Example], k: int, seed: int, like: Sequence[Example] = ()) -> list[Example]:
+    """One random chain each of `k` random problems, or of as many as have the tokens of the set `like`."""
+    table = _table(rows, seed)
+    tokens = sum(_length(row) for row in like)
+    return list(_rows(rows, list(_pick("random_tokens" if like else "random", table, k, tokens).index)))
+
+
+def _length(row: Example) -> float:
+    return float(row.scores.get("tokens", len(row.completion)))
+
+
 def _table(rows: Iterable[Example], seed: int) -> "pd.DataFrame":
     """The rows as numbers, by position. `key` orders by problem, then by chain: more chains give no better chance."""
     import pandas as pd
@@ -67,8 +78,7 @@ def _table(rows: Iterable[Example], seed: int) -> "pd.DataFrame":
     def each() -> Iterator[tuple[Any, ...]]:
         for row in rows:
             key = content_id([seed, row.problem], 16) + content_id([seed, row.id], 16)
-            length = row.scores.get("tokens", float(len(row.completion)))
-            yield row.problem, key, length, row.scores.get("pass_rate", -1.0), "error" in row.notes
+            yield row.problem, key, _length(row), row.scores.get("pass_rate", -1.0), "error" in row.notes
 
     return pd.DataFrame(each(), columns=["problem", "key", "length", "rate", "error"])
 

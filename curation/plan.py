@@ -10,7 +10,6 @@ stay in the ledger. What it took, but for loading models, is scaled to all rows.
 intervals, compounded from stage to stage); of tokens a sample the pilot's mean is taken.
 """
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from typing import Any
 
 import limo.engines.ledger
 from curation.folder import Rows, stage_file
-from curation.run import run_stages
-from curation.stage import about_node, check_stages, in_order
+from curation.run import run_first
+from curation.stage import about_node, in_order
 from curation.stages.choose import subsample
 from eval.compare import wilson
 from limo.command import command
@@ -30,8 +29,7 @@ from limo.engines.ledger import Spent, spent, within_budget
 from limo.engines.protocol import loading
 from limo.errors import UserError
 from limo.progress import say
-from limo.recipe import bind, input_files, suggest
-from limo.run import content_hash, differences, lasting, lock_run, read_manifest
+from limo.recipe import bind, suggest
 from limo.tables import Table, print_table, terminal
 
 REVIVED = 8  # dropped rows that the pilot continues with where none survives
@@ -73,20 +71,9 @@ def plan(
         if name not in stages:
             raise UserError(f"plan: there is no stage '{name}'{suggest(name, stages)}")
     free = dict(takewhile(lambda item: not about_node(item[1]).samples, stages.items()))
-    settings = {key: curate[key] for key in ("system", "pool", "controls", "pairs")}
-    settings |= {"order": list(stages), "stages": stages}
     budget, before = curate["budget"], Spent(**vars(spent))
-    paying = within_budget(str(folder.resolve()), budget["samples"], budget["tokens"])
-    with paying, lock_run(folder / "work", "curating"):
-        old, new = read_manifest(folder).get("curate"), json.loads(json.dumps(lasting(settings)))
-        if old and old["finished"] and (changed := differences(old["settings"], new)):
-            raise UserError(
-                f"{folder} holds a run with other settings ({'; '.join(changed[:3])}). Give the plan another name "
-                "with name=<name>"
-            )
-        check_stages(stages, curate["pool"])
-        inputs = {path: content_hash(Path(path).expanduser()) for path in input_files(settings)}
-        start = run_stages(folder, {**settings, "stages": free}, inputs)[-1]["out"]
+    with within_budget(str(folder.resolve()), budget["samples"], budget["tokens"]):
+        start = run_first(curate, free)
         left = Rows(stage_file(folder, len(free), ["pool", *free][-1]))
         rows = [row for row in subsample(left, k=pilot, seed=seed) if isinstance(row, Example)]
         limo.engines.ledger.counted = set()  # what one stage has sampled costs the next one nothing

@@ -25,6 +25,7 @@ from typing import Any, Literal
 from curation.card import tabulate_funnel, write_card
 from curation.controls import Controls, write_controls
 from curation.folder import Rows, stage_file
+from curation.probe_result import chosen_by, read_probe, warnings
 from curation.runner import RayData, apply
 from curation.similar import digest
 from curation.stage import about_node, check_stages, in_order
@@ -35,7 +36,7 @@ from limo.engines.ledger import Spent, spent, within_budget
 from limo.errors import UserError
 from limo.progress import clock, progress, say
 from limo.recipe import bind, input_files, suggest
-from limo.run import claim, lasting, lock_run, read_manifest
+from limo.run import claim, content_hash, differences, lasting, lock_run, read_manifest
 from limo.stage_metrics import format_metric, take
 from limo.tables import print_table, terminal
 
@@ -95,6 +96,7 @@ def curate(
             step.results = {"funnel": funnel, "sets": sets}
             write_card(folder, funnel, sets)
     print_funnel(funnel)
+    print_warnings(folder, stages)
     return funnel
 
 
@@ -147,6 +149,27 @@ def run_stages(
                 f"{path.with_suffix('.dropped.jsonl')} with its reason. Loosen curate.stages.{name}"
             )
     return funnel
+
+
+def run_first(curate: Mapping[str, Any], first: Mapping[str, Any]) -> int:
+    """Run only the first stages of a recipe's `curate`, into the run's own folder, where the run will find them done.
+
+    Returns how many rows are left. Raises UserError as `curate` does, and if the folder holds a finished run with
+    other settings.
+    """
+    stages, folder = in_order(curate["stages"], curate.get("order")), Path(curate["out"])
+    settings = {key: curate[key] for key in ("system", "pool", "controls", "pairs")}
+    settings |= {"order": list(stages), "stages": stages}
+    with lock_run(folder / "work", "curating"):
+        old, new = read_manifest(folder).get("curate"), json.loads(json.dumps(lasting(settings)))
+        if old and old["finished"] and (changed := differences(old["settings"], new)):
+            raise UserError(
+                f"{folder} holds a run with other settings ({'; '.join(changed[:3])}). Give this one another name with "
+                "name=<name>"
+            )
+        check_stages(stages, curate["pool"])
+        inputs = {path: content_hash(Path(path).expanduser()) for path in input_files(settings)}
+        return int(run_stages(folder, {**settings, "stages": first}, inputs)[-1]["out"])
 
 
 def _stage(
@@ -228,6 +251,16 @@ def _join(paths: list[Path], into: Path) -> None:
         for path in paths:
             with path.open(encoding="utf-8") as lines:
                 shutil.copyfileobj(lines, file)
+
+
+def print_warnings(folder: Path, stages: Mapping[str, Any]) -> None:
+    """What the run's probe says of the scores by which the recipe chooses."""
+    chosen, found = chosen_by(stages), read_probe(folder, stages)
+    for line in warnings(found, chosen):
+        say(f"warning: {line}")
+    if chosen and not found:
+        names = ", ".join(dict.fromkeys(chosen.values()))
+        say(f"What {names} can tell apart is not measured for this pool: python -m curation.probe recipe={folder.name}")
 
 
 def print_funnel(funnel: list[dict[str, Any]]) -> None:

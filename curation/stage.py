@@ -7,7 +7,7 @@ The runner, the plan, the checks before a run and the notebook read `about(funct
 without the decorator is a stage as well: it sees the whole pool in one process.
 
 Scores are named as they stand in `Example.scores`. `{by}` in a name is replaced by the setting `by`; a name that is
-only `{weights}` is all keys of that setting.
+only `{weights}` is all keys of that setting, or all names in it. `random` and `target` are no scores.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +20,7 @@ from limo.engines.protocol import Sampling
 from limo.errors import UserError
 from limo.recipe import bind, resolve, suggest
 
+NO_SCORES = ("random", "target")  # what a choice may go by instead of a score
 Scope = Literal["row", "problem", "pool"]
 Stage = TypeVar("Stage", bound=Callable[..., Any])
 
@@ -32,6 +33,7 @@ class About:
     scope: Scope = "pool"
     reads: tuple[str, ...] = ()  # scores that the rows must have
     writes: tuple[str, ...] | None = None  # scores that it adds; None where nobody knows
+    lower: tuple[str, ...] = ()  # those of its scores of which less is better
     samples: bool = False  # whether it runs a model, and so costs hours or money
     check: Callable[..., None] | None = None  # gets the settings before a row is read; raises UserError
 
@@ -41,13 +43,14 @@ def stage(
     *,
     reads: tuple[str, ...] = (),
     writes: tuple[str, ...] = (),
+    lower: tuple[str, ...] = (),
     samples: bool = False,
     check: Callable[..., None] | None = None,
 ) -> Callable[[Stage], Stage]:
     """Attach to a function what its runner must know."""
 
     def mark(function: Stage) -> Stage:
-        function.about = About(scope, reads, writes, samples, check)  # type: ignore[attr-defined]
+        function.about = About(scope, reads, writes, lower, samples, check)  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -109,6 +112,8 @@ def check_stages(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> None:
         facts = about(call.func if isinstance(call, partial) else call)
         written = set(_names(facts.writes or (), settings))
         for score in _names(facts.reads, settings):
+            if score in NO_SCORES:
+                continue
             if known is not None and score not in known | written:
                 hint = suggest(score, known | written)
                 raise UserError(f"curate.stages.{name} reads the score '{score}', which no stage before it adds{hint}")
@@ -131,7 +136,7 @@ def _names(patterns: tuple[str, ...], settings: Mapping[str, Any]) -> Iterator[s
     """Names of scores, with settings in the place of `{...}`."""
     for pattern in patterns:
         value = settings.get(pattern[1:-1]) if pattern.startswith("{") and pattern.endswith("}") else None
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping | list):
             yield from map(str, value)
         else:
             yield pattern.format_map(dict(settings))

@@ -6,7 +6,8 @@ Text is never executed. A side is read by `eval/grader/reader.py` into nodes, ex
 SymPy, given numbers built from those nodes, proves that two sides differ. Only `+ - * /` and parentheses are read, so
 all work is bounded. Units of up to two words may stand behind a number; percent is a hundredth.
 
-Left out: powers, roots, several unknowns. What cannot be read is not reported as an equation, right or wrong.
+Left out: powers, roots, several unknowns, congruences. What cannot be read, or is only a part of what the text states
+(`$350 000 x 5/100`), is not reported as an equation, right or wrong.
 """
 
 import re
@@ -24,7 +25,9 @@ from eval.grader.reader import read
 _DIGITS = r"(?>\d{1,3}(?:,\d{3}){1,5}+(?![\d,])|\d{1,20}+)(?>\.\d{1,20}+)?+|\.\d{1,20}+"
 _GAP = r"[ \t]{0,3}+"
 _TIMES = rf"x(?={_GAP}[($£€.\d])"
-_UNIT = rf"(?: ?+(?!{_TIMES})/?[A-Za-z]{{2,30}}+(?:/[A-Za-z]{{2,30}}+)?+){{0,2}}+"
+# A verb or a conjunction is no unit: `3 countries is -48 + 21 = -27`
+_WORD = r"(?!(?:is|are|was|were|because|so|since|if|then|and|or|to)\b)[A-Za-z]{2,30}+"
+_UNIT = rf"(?: ?+(?!{_TIMES})/?{_WORD}(?:/[A-Za-z]{{2,30}}+)?+){{0,2}}+"
 _TERM = rf"(?>\({{0,4}}+{_GAP}(?:-{_GAP})?+\({{0,4}}+[$£€]?+(?:{_DIGITS})(?: ?%)?+{_UNIT}(?:{_GAP}\)){{0,4}}+)"
 _OPERATOR = rf"{_GAP}(?:[-+*/×÷·−–]|{_TIMES}){_GAP}"
 _EQUATION = re.compile(
@@ -39,6 +42,21 @@ _PIECE = re.compile(
 )
 _PLAIN = {"×": "*", "·": "*", "x": "*", "÷": "/", "−": "-", "–": "-"}
 _LETTER = re.compile(r"[a-zA-Z]")
+# What shows that a match is a part of something else, in the text before it and behind it
+_CUT_BEFORE = re.compile(
+    r"(?:[*/×÷^·+−–<>≤≥≠≡}\]]|\d[,.]?|\\(?:times|cdot|div|equiv|pm)|\b[xX]|(?:%|\d|half|third|quarter) of)\s*\Z"
+)  # `$350 [000 x 5 = ..`
+_CUT_BEHIND = re.compile(
+    r"[A-Za-z^]|[ \t]?\d{3}\b|\.\.|…"  # `= 35m`, `= $16 000`, `= 16.66...`
+    r"|[ \t]*(?:[*/×÷·^+(]|\\(?:times|cdot|frac|pmod|equiv|left))"  # `= 4 (x + 1)`, `= 10^{2}`
+    r"|[ \t]*(?:and \d+/\d|with\b|R\s?\d|remainder|\(?mod\b)|[ \t][A-Za-z]+ [-+*/×] "  # `= 1 and 1/3`
+)
+_RESIDUE = re.compile(
+    r"\bmod\b|\\p?mod|\bmodulo|congruen|\bdigits?\b|remainder", re.I
+)  # `7 + 5 = 2 (mod 10)`, last digits
+_CLOCK = re.compile(r"(?<![\d.])0\d")  # `0900 - 0130 = 0730`
+_DIVIDED_TWICE = re.compile(r"/ ([\d.]+) / ([\d.]+)")  # `2 / 1/4` is 8
+FLOAT = Fraction(1, 10**15)  # relative error of a number that a program printed: `2000 / 75 = 26.666666666666668`
 LONGEST = 20_000  # characters of a text that are searched
 
 
@@ -91,10 +109,24 @@ def _arithmetic(match: re.Match[str]) -> Equation | None:
         start += 1  # `(5 + 3 = 8)`: the bracket is around the equation
     left, numbers, operators = _pieces(text, start, end)
     right, results, _ = _pieces(text, *match.span("right"))
-    if not operators or value_of(left) is None or value_of(right) is None:
+    if not operators or value_of(left) is None or value_of(right) is None or _is_part(match, start, f"{left} {right}"):
         return None
     result = Written(results[0].start, match.end("right"), text[results[0].start : match.end("right")])
     return Equation(start, match.end(), left, right, numbers, operators, result)
+
+
+def _is_part(match: re.Match[str], start: int, plain: str) -> bool:
+    """Whether a match that begins at `start` and says `plain` is a part of something else, or no equation."""
+    text, before = match.string, match.string[max(0, start - 40) : start]
+    if text[start] == "-" and text[start + 1 : start + 2] == " " and before.strip(" \t") and before[-1] != "\n":
+        return True  # `X - 3*6 = 77`, `Yams - 6 x 2 = 12`
+    line = text[text.rfind("\n", 0, start) + 1 : (text.find("\n", match.end()) + 1 or len(text) + 1) - 1]
+    return bool(
+        _CUT_BEFORE.search(before.rsplit("\n", 1)[-1])
+        or _CUT_BEHIND.match(text, match.end())
+        or _CLOCK.search(plain)
+        or _RESIDUE.search(line)
+    )
 
 
 def _algebra(match: re.Match[str]) -> Equation | None:
@@ -186,18 +218,42 @@ def _at(node: Node, where: Mapping[str, Fraction]) -> Fraction | None:
 
 
 def holds(equation: Equation, at: Fraction | None = None) -> bool | None:
-    """Whether an equation is true; with an unknown, at its value `at`. None where that is unknown.
+    """Whether an equation is true; with an unknown, at its value `at`. None where that cannot be told.
 
-    A right side with decimals may be rounded to its last place: `10 / 3 = 3.33` holds, `10 / 3 = 3` does not.
+    A right side with decimals may be rounded to its last place, or cut there after a division: `10 / 3 = 3.33` holds.
+    A quotient as a whole number (`11 / 5 = 2`) may be meant: None. Percent may be a hundredth or a word (`100 - 5 =
+    95%`), and `2 / 1/4` may divide by a quarter: an equation is false only if it is under every reading.
     """
     if equation.unknown:
         if at is None:
             return None
         sides = [_at(node, {equation.unknown: at}) for node in map(_read, (equation.left, equation.right)) if node]
         return None if None in sides or len(sides) < 2 else sides[0] == sides[1]
-    right = value_of(equation.right)
-    assert right is not None, equation.right
-    return abs(equation.value - right) <= (_last_place(equation.right) / 2)
+    verdicts = [
+        _agree(left, right, "/" in equation.left)
+        for left in _readings(equation.left)
+        for right in _readings(equation.right)
+    ]
+    return True if True in verdicts else None if None in verdicts else False
+
+
+def _readings(side: str) -> list[str]:
+    """What a side of plain arithmetic may mean."""
+    sides = [side, _DIVIDED_TWICE.sub(r"/ ( \1 / \2 )", side)]
+    sides += [each.replace("%", "") for each in sides]
+    return [each for each in dict.fromkeys(sides) if value_of(each) is not None]
+
+
+def _agree(left: str, right: str, divided: bool) -> bool | None:
+    """Whether the left side has the value on the right, as far as it is written out."""
+    value, stated, place = value_of(left), value_of(right), _last_place(right)
+    assert value is not None and stated is not None
+    gap = abs(value - stated)
+    if gap <= max(place / 2, abs(value) * FLOAT) or (divided and gap < place and abs(stated) < abs(value)):
+        return True
+    if divided and not place and stated.denominator == 1 and gap < 1:
+        return None
+    return False
 
 
 def _last_place(written: str) -> Fraction:

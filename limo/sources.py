@@ -187,6 +187,7 @@ def _generated(
         notes = {"generator": generator, "seed": seed} | (
             {"template": made.task_indices[index]} if generator == "gsm_symbolic" else {}
         )
+        notes |= {"terms": meta["num_terms"]} if "num_terms" in meta else {}
         yield Example(key, chat(item["question"], system), str(item["answer"]), worked, source=name, notes=notes)
 
 

@@ -9,6 +9,7 @@ truncated: a row longer than `max_length` is dropped with its reason or stops th
 last whole checkpoint, with the curve of one that was not killed.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from limo.command import command
 from limo.errors import UserError
 from limo.machine import is_main, world_size
 from limo.model import model_folder
+from limo.processes import override, run_to_end
 from limo.progress import say
 from limo.recipe import bind
 from limo.run import Step
@@ -104,6 +106,20 @@ def _read_held_out(job: Job, settings: Supervised) -> Any:
     return Dataset.from_list([rendered._asdict() for rendered in [*prepared.rendered, *[idle] * missing]])
 
 
+def train_controls(settings: Training, arguments: Sequence[str]) -> None:
+    """Train each control set as a run of its own in `out`/<name>, with the settings of this one.
+
+    Raises UserError if the curation has made no such set.
+    """
+    for name in settings.controls:
+        data, folder = Path(settings.data).parent / "controls" / f"{name}.jsonl", Path(settings.out) / name
+        if not data.is_file():
+            raise UserError(f"train.controls: there is no control set '{data}'; curate.controls.kinds names those made")
+        say(f"the control set '{name}', into {folder} ...")
+        own = {"out": str(folder), "train.data": str(data), "train.controls": []}
+        run_to_end("limo.train", [*arguments, *(override(key, value) for key, value in own.items())], folder)
+
+
 def on_all_devices(section: Mapping[str, Any], arguments: Sequence[str]) -> int | None:
     """Start a rank for each device that a recipe's section asks for; None if this process trains alone."""
     from limo.prefer import check_prefer
@@ -115,6 +131,8 @@ def on_all_devices(section: Mapping[str, Any], arguments: Sequence[str]) -> int 
         check_sft(settings)
     else:
         check_prefer(settings)  # type: ignore[arg-type]
+    if "RANK" not in os.environ:
+        train_controls(settings, arguments)
     return start_ranks(settings.devices, offloads(settings.sharding), "limo.train", arguments)
 
 

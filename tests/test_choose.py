@@ -1,4 +1,4 @@
-"""The choice and what stands beside it: quotas, budgets, controls, pairs, the card."""
+"""The choice and what stands beside it: shares, budgets, controls, pairs, the card."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +9,11 @@ import yaml
 
 from curation.card import write_card
 from curation.controls import Controls, write_controls
-from curation.stages.choose import best_chain, choose_problems
+from curation.stages.choose import Lengths, chains, problems
 from curation.stages.pairs import pair_with_dropped
-from limo.data import Dropped, Example, read_jsonl, write_jsonl
+from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
 from limo.errors import UserError
+from limo.stage_metrics import take
 from tests.conftest import example, split
 
 
@@ -23,67 +24,116 @@ def scored(key: str, score: float, **more: Any) -> Example:
 RIVALS = [scored("a", 0.9), scored("a/own0", 0.8), scored("b", 0.7), scored("c", 0.7), scored("d", 0.1)]
 
 
-def test_top_keeps_one_chain_a_problem_and_says_why_the_rest_went() -> None:
-    kept, dropped = split(choose_problems(list(reversed(RIVALS)), k=2, by="score"))
-    assert [r.id for r in kept] == ["a", "b"]
-    assert {d.id: (d.reason, d.detail) for d in dropped} == {
-        "a/own0": ("better chain of the same problem", "a has 0.900, this one 0.800"),
-        "c": ("not among the best 2", "score 0.700, the last one chosen has 0.700"),
-        "d": ("not among the best 2", "score 0.100, the last one chosen has 0.700"),
-    }
+def chosen(rows: list[Example], **more: Any) -> list[str]:
+    return [row.id for row in split(problems(rows, **{"k": 2, "by": "score", "seed": 0, **more}))[0]]
 
 
-def test_best_is_one_chain_a_problem() -> None:
+def test_chains_keeps_the_best_of_each_problem() -> None:
     for rows in (RIVALS, list(reversed(RIVALS))):
-        kept, dropped = split(best_chain(rows, by="score"))
+        kept, dropped = split(chains(rows, by="score", prefer="highest", at_most=1, seed=0))
         assert {r.id for r in kept} == {"a", "b", "c", "d"}
-        assert [(d.id, d.detail) for d in dropped] == [("a/own0", "a has score 0.900, this one 0.800")]
+        detail = "a, this one has score 0.800"
+        assert [(d.id, d.reason, d.detail) for d in dropped] == [("a/own0", "better chain of the same problem", detail)]
+        kept, _ = split(chains(rows, by="score", prefer="lowest", at_most=1, seed=0))
+        assert {r.id for r in kept} == {"a/own0", "b", "c", "d"}
+        assert len(split(chains(rows, by="score", prefer="middle", at_most=2, seed=0))[0]) == 5
+    picks = {
+        r.id
+        for seed in range(20)
+        for r in split(chains(RIVALS, by="random", prefer="highest", at_most=1, seed=seed))[0]
+    }
+    assert {"a", "a/own0"} <= picks, "any chain may be taken at random"
+    with pytest.raises(UserError, match="at_most must be at least 1, not 0"):
+        list(chains(RIVALS, by="score", prefer="highest", at_most=0, seed=0))
 
 
-def test_quotas_of_source_and_subject() -> None:
-    rows = [
-        scored(str(i), 1 - i / 10, source="x" if i < 3 else "y", notes={"type": "algebra" if i % 2 else "geometry"})
-        for i in range(8)
-    ]
-    kept, dropped = split(choose_problems(rows, k=9, by="score", quotas={"source": {"x": 1}}))
-    assert [r.id for r in kept] == ["0", "3", "4", "5", "6", "7"]
-    assert {(d.reason, d.detail) for d in dropped} == {("quota of its source is full", "x: 1")}
-    kept, _ = split(choose_problems(rows, k=9, by="score", quotas={"type": 2, "source": {"x": 2}}))
-    assert [r.id for r in kept] == ["0", "1", "3", "4"], "x gives 0 and 1; then one of each type is left"
-    levels = [scored(str(i), 1 - i / 10, notes={"level": i % 2}) for i in range(6)]
-    assert [r.id for r in split(choose_problems(levels, k=9, by="score", quotas={"level": {0: 1}}))[0]] == [
-        "0",
-        "1",
-        "3",
-        "5",
-    ]
-    with pytest.raises(UserError, match="no row has a note 'levle'; did you mean 'level'"):
-        list(choose_problems(levels, k=9, by="score", quotas={"levle": 1}))
-    pair = [scored("a", 0.9), replace(scored("a/own0", 0.8), source="y")]
-    kept, _ = split(choose_problems(pair, k=3, by="score", quotas={"source": {"s": 0}}))
-    assert [r.id for r in kept] == ["a/own0"], "a chain that is not taken bars no rival"
+def test_problems_keeps_the_best_with_all_of_their_chains() -> None:
+    kept, dropped = split(problems(list(reversed(RIVALS)), k=1, by="score", seed=0))
+    assert [r.id for r in kept] == ["a/own0", "a"], "in the order of the rows"
+    assert {(d.id, d.reason) for d in dropped} == {(key, "not among the best 1") for key in "bcd"}
+    assert len(chosen(RIVALS, k=9)) == 5
+    ties = {tuple(chosen(RIVALS, seed=seed)) for seed in range(20)}
+    assert ties == {("a", "a/own0", "b"), ("a", "a/own0", "c")}, "ties go by seed"
+    assert chosen(RIVALS, prefer="middle", k=1) in (["b"], ["c"])
     with pytest.raises(UserError, match=r"no score 'scor'; did you mean 'score'"):
-        list(choose_problems(pair, k=1, by="scor"))
-    with pytest.raises(UserError, match="quotas must give whole numbers, not 'many'"):
-        list(choose_problems(pair, k=1, by="score", quotas={"source": "many"}))
+        chosen(RIVALS, by="scor")
+
+
+def test_random_problems_do_not_depend_on_the_order_of_rows() -> None:
+    rows = [scored(str(i), 0.0) for i in range(50)]
+    first = chosen(rows, by="random", k=10)
+    assert first == chosen(rows[::-1], by="random", k=10) and first != chosen(rows, by="random", k=10, seed=1)
+    assert chosen(rows, by="random", k=5) == first[:5], "a larger k keeps the same and more"
+
+
+def test_shares_by_source_and_note() -> None:
+    rows = [
+        scored(str(i), 1 - i / 100, source="x" if i < 30 else "y", notes={"level": i % 3}, scores={"tokens": 10.0 * i})
+        for i in range(40)
+    ]
+    kept = split(problems(rows, k=10, by="score", seed=0, shares={"source": "equal"}))[0]
+    assert [r.source for r in kept] == ["x"] * 5 + ["y"] * 5 and [r.id for r in kept][:5] == list("01234")
+    kept = split(problems(rows, k=10, by="score", seed=0, shares={"level": {"0": 0.8, "2": 0.2}}))[0]
+    assert sorted(r.notes["level"] for r in kept) == [0] * 8 + [2] * 2
+    kept = split(problems(rows, k=12, by="random", seed=0, shares={"level": "equal", "source": "equal"}))[0]
+    assert sorted((r.notes["level"], r.source) for r in kept) == [
+        (n, s) for n in range(3) for s in "xy" for _ in (1, 2)
+    ]
+    kept = split(problems(rows, k=10, by="random", seed=0, lengths=Lengths(0.8, 100)))[0]
+    assert sum(r.scores["tokens"] <= 100 for r in kept) == 8
+    with pytest.raises(UserError, match="no row has a note 'levle'; did you mean 'level'"):
+        chosen(rows, shares={"levle": "equal"})
+    with pytest.raises(UserError, match=r"shares.level must be shares that sum to 1"):
+        chosen(rows, shares={"level": {"0": 0.8}})
+
+
+def test_a_share_that_is_too_large_for_its_group_goes_to_the_best_others() -> None:
+    rows = [scored(str(i), 1 - i / 100, source="x" if i < 30 else "y") for i in range(33)]
+    kept, dropped = split(problems(rows, k=10, by="score", seed=0, shares={"source": "equal"}))
+    assert [r.source for r in kept] == ["x"] * 7 + ["y"] * 3
+    assert take() == {"fewer rows than asked for": "source y: 2"}
+    assert {(d.reason, d.detail) for d in dropped} == {("its share is full", "source x: 5")}
+
+
+def test_clusters_and_a_target(tmp_path: Path) -> None:
+    kinds = {"apples": "How many apples are in {} baskets of fruit?", "trains": "A train drives {} miles in an hour."}
+    rows = [
+        replace(scored(f"{kind}{n}", 0.5, notes={"kind": kind}), prompt=chat(text.format(n)))
+        for kind, text in kinds.items()
+        for n in (range(12) if kind == "apples" else range(4))
+    ]
+    kept = split(problems(rows, k=6, by="random", seed=0, shares={"cluster": "equal"}, clusters=2))[0]
+    assert sorted(r.notes["kind"] for r in kept) == ["apples"] * 3 + ["trains"] * 3
+    file = tmp_path / "target.jsonl"
+    file.write_text('{"problem": "A train drives 77 miles in an hour.", "answer": "1", "kind": "trains"}\n')
+    target = {"_target_": "limo.sources.file", "path": str(file)}
+    kept = split(problems(rows, k=4, by="target", seed=0, target=target))[0]
+    assert [r.notes["kind"] for r in kept] == ["trains"] * 4
+    kept = split(problems(rows, k=4, by="random", seed=0, target=target, shares={"kind": "target"}))[0]
+    assert [r.notes["kind"] for r in kept] == ["trains"] * 4
+    file.write_text('{"problem": "A train drives 3 miles in an hour.", "answer": "1"}\n')
+    with pytest.raises(UserError, match="1 of its problems are in the pool, such as 'A train drives 3"):
+        list(problems(rows, k=4, by="target", seed=0, target=target))
+    with pytest.raises(UserError, match=r"problems\.target is missing"):
+        list(problems(rows, k=4, by="target", seed=0))
 
 
 def test_a_token_budget_instead_of_a_number_of_rows() -> None:
     lengths = {"a": 50, "b": 60, "c": 30, "d": 20}
     rows = [scored(key, 1 - i / 10, scores={"tokens": float(lengths[key])}) for i, key in enumerate("abcd")]
-    kept, dropped = split(choose_problems(rows, k=None, tokens=100, by="score"))
+    kept, dropped = split(problems(rows, k=None, tokens=100, by="score", seed=0))
     assert [r.id for r in kept] == ["a", "c", "d"], "b does not fit, what comes after it does"
-    assert [(d.id, d.reason, d.detail) for d in dropped] == [("b", "over the token budget", "60 tokens, 50 are left")]
-    assert [r.id for r in split(choose_problems(rows, k=1, tokens=100, by="score"))[0]] == ["a"]
+    assert [(d.id, d.reason, d.detail) for d in dropped] == [("b", "over the token budget", "60 tokens, 0 are left")]
+    assert chosen(rows, k=1, tokens=100) == ["a"]
     with pytest.raises(UserError, match=r"no score 'tokens'"):
-        list(choose_problems(RIVALS, k=None, tokens=5, by="score"))
+        chosen(RIVALS, k=None, tokens=5)
     with pytest.raises(UserError, match="needs k or tokens"):
-        list(choose_problems(rows, k=None, by="score"))
+        chosen(rows, k=None)
 
 
 def test_thousands_of_rows_keep_what_a_sort_keeps() -> None:
     rows = [scored(f"{i}", (i * 7919 % 5003) / 5003) for i in range(5003)]
-    kept, dropped = split(choose_problems(rows, k=100, by="score"))
+    kept, dropped = split(problems(rows, k=100, by="score", seed=0))
     assert [r.id for r in kept] == [r.id for r in sorted(rows, key=lambda r: -r.scores["score"])[:100]]
     assert len(dropped) == 4903
 

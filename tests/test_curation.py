@@ -13,7 +13,7 @@ from curation.stages.chains import box_answers, verify
 from curation.stages.choose import subsample
 from curation.stages.decontaminate import decontaminate
 from curation.stages.dedup import exact_dedup
-from curation.stages.score import between_percentiles, count_tokens, percentile_ranks, score
+from curation.stages.score import count_tokens, percentile_ranks, score, z_scores
 from limo.data import Example, chat, read_jsonl, write_jsonl
 from limo.errors import UserError
 from limo.run import lock_run
@@ -30,7 +30,7 @@ ATTEMPT = {
     "early_stop": False,
     "suspect": None,
 }
-CHOOSE = {"_target_": "curation.stages.choose.choose_problems", "k": 2, "by": "pass_rate"}
+CHOOSE = {"_target_": "curation.stages.choose.problems", "k": 2, "by": "pass_rate", "seed": 0}
 ALWAYS: dict[str, Any] = {
     "controls": Controls("choose", ["random", "easiest"], 0),
     "pairs": None,
@@ -96,11 +96,11 @@ def test_score_by_hand() -> None:
 
 def test_other_numbers_weigh_in_and_less_may_be_better() -> None:
     rows = [example("a", "x y", scores={"perplexity": 1.0}), example("b", "x", scores={"perplexity": 9.0})]
-    scored, _ = split(score(rows, weights={"length": 0.5, "perplexity": -0.5}, words=["en"], scaling="minmax"))
-    assert [r.scores["score"] for r in scored] == [1.0, 0.0]
-    assert [r.scores["perplexity_minmax"] for r in scored] == [0.0, 1.0]
-    assert "verification_minmax" not in scored[0].scores, "only what is weighed is scaled"
-    assert between_percentiles(np.array([2.0, 2.0])).tolist() == [0.5, 0.5]
+    scored, _ = split(score(rows, weights={"length": 0.5, "perplexity": -0.5}, words=["en"], scaling="zscore"))
+    assert [r.scores["score"] for r in scored] == [1.0, -1.0]
+    assert [r.scores["perplexity_zscore"] for r in scored] == [-1.0, 1.0]
+    assert "verification_zscore" not in scored[0].scores, "only what is weighed is scaled"
+    assert z_scores(np.array([2.0, 2.0])).tolist() == [0.0, 0.0]
 
 
 def test_score_refuses_what_cannot_be() -> None:
@@ -111,7 +111,7 @@ def test_score_refuses_what_cannot_be() -> None:
         ({"weights": {**WEIGHTS, "length": 0.4}}, "sum to 1"),
         ({"words": ["klingon"]}, "shipped are de, en, es, fr, published, zh"),
         ({"weights": {"lenght": 1.0}}, "no score 'lenght'; did you mean 'length'"),
-        ({"scaling": "z"}, "must be rank or minmax"),
+        ({"scaling": "z"}, "must be rank or zscore"),
     ]:
         with pytest.raises(UserError, match=said):
             run(**settings)

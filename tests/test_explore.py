@@ -53,7 +53,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "words": ["en"],
                 "scaling": "rank",
             },
-            "choose": {"_target_": "curation.stages.choose.choose_problems", "k": 3, "by": "score"},
+            "choose": {"_target_": "curation.stages.choose.problems", "k": 3, "by": "score", "seed": 0},
         },
         controls=Controls("choose", ["random"], 0),
         pairs=None,

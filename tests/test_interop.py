@@ -32,8 +32,7 @@ def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     runs = tmp_path_factory.mktemp("interop")
     limo.engines.protocol.summing = lambda: limo.engines.protocol.Scripted(attempt, "summing")  # type: ignore[attr-defined]
-    wanted = [a for a in small(tiny, runs) if not a.startswith(("attempts.", "curate.pool.words"))]
-    wanted += ["~curate.pool.words", "curate.stages.choose.quotas=null"]
+    wanted = [a for a in small(tiny, runs) if not a.startswith("attempts.")]
     recipe = compose(*wanted, "+train.args.max_steps=2", "train.args.save_strategy=no")
     stages = recipe["curate"]["stages"]
     stages["difficulty"]["engine"] = {"_target_": "limo.engines.protocol.summing"}

@@ -32,7 +32,7 @@ curate:
     verify: {{_target_: curation.stages.chains.verify, keep_unverified: true}}
     score: {{_target_: curation.stages.score.score, weights: {{length: 0.5, verification: 0.5}}, words: [en],
       scaling: rank}}
-    choose: {{_target_: curation.stages.choose.choose_problems, k: 12, by: score}}
+    choose: {{_target_: curation.stages.choose.problems, k: 12, by: score, seed: 0}}
   controls: {{source: choose, kinds: [random, longest, easiest, random_tokens], seed: 0}}
   pairs: worst
   budget: {{samples: null, tokens: null}}

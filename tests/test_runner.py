@@ -12,7 +12,7 @@ from curation.controls import Controls
 from curation.run import Limits, curate
 from curation.runner import RayData, apply
 from curation.stage import About, about, check_stages, in_order, stage
-from curation.stages.choose import best_chain
+from curation.stages.choose import chains
 from limo.data import Dropped, Example, Row, write_jsonl
 from limo.errors import UserError
 from limo.stage_metrics import count, record, take
@@ -22,7 +22,13 @@ HERE = "tests.test_runner."
 NODES: dict[str, Any] = {
     "plain": {"_target_": HERE + "plain"},
     "thirds": {"_target_": HERE + "drop_thirds", "reason": "third"},
-    "best_chain": {"_target_": "curation.stages.choose.best_chain", "by": "value"},
+    "best_chain": {
+        "_target_": "curation.stages.choose.chains",
+        "by": "value",
+        "prefer": "highest",
+        "at_most": 1,
+        "seed": 0,
+    },
     "box": {"_target_": "curation.stages.chains.box_answers"},
 }
 
@@ -61,7 +67,7 @@ def result(name: str, path: Path, on: RayData | None = None) -> tuple[list[Row],
 
 
 def test_a_stage_says_what_it_is() -> None:
-    assert about(best_chain) == About("problem", ("{by}",), ())
+    assert about(chains).scope == "problem" and about(chains).reads == ("{by}",)
     assert about(plain) == About("pool", (), None), "of an ordinary function nothing is known"
 
 
@@ -112,7 +118,7 @@ def test_the_order_of_stages() -> None:
 
 
 SOURCE = {"p": {"_target_": "limo.sources.file", "path": "missing.jsonl"}}
-CHOOSE = {"_target_": "curation.stages.choose.choose_problems", "k": 3, "by": "tokens"}
+CHOOSE = {"_target_": "curation.stages.choose.problems", "k": 3, "by": "tokens", "seed": 0}
 HELD = {"_target_": "curation.stages.decontaminate.decontaminate", "rule": "latex", "variants": "keep"}
 
 

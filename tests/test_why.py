@@ -55,7 +55,7 @@ def finished(tmp_path: Path, script: Script) -> Path:
             },
             "verify": {"_target_": "curation.stages.chains.verify", "keep_unverified": False},
             "score": {"_target_": "curation.stages.score.score", **score},
-            "choose": {"_target_": "curation.stages.choose.choose_problems", "k": 1, "by": "score"},
+            "choose": {"_target_": "curation.stages.choose.problems", "k": 1, "by": "score", "seed": 0},
         },
         controls=Controls("choose", ["random"], 0),
         pairs="wrong",

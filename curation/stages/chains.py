@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from curation.stage import drop, stage
-from eval.equations import equations, holds
-from eval.grade import grade
+from eval.equations import Equation, equations, holds
+from eval.grade import equal, grade
 from limo.data import Example, Row
 from limo.marks import after_hashes, last_boxed
 
@@ -55,26 +55,38 @@ def verify(rows: Iterable[Example], /, *, keep_unverified: bool) -> Iterator[Row
             yield drop(row, reason, detail)
 
 
-@stage("row")
-def check_steps(rows: Iterable[Example], /, *, written_by: list[str]) -> Iterator[Row]:
-    """Drop chains written by these teachers that state a false equation, or no true one: right by luck, not
-    by reasoning.
+@stage("row", writes=("steps_true", "steps_false", "linked"), lower=("steps_false",))
+def check_steps(rows: Iterable[Example], /, *, arithmetic: bool) -> Iterator[Row]:
+    """Add how many equations of a chain hold (`steps_true`), how many do not (`steps_false`), and whether the last one
+    gives the answer (`linked`, 1 or 0).
 
-    For pools of arithmetic only: elsewhere good chains state false equations on purpose ("1 + 3 = 5? No").
+    With `arithmetic`, chains with a false equation, without a true one, or not linked are dropped: right by luck and
+    not by reasoning. Only a pool of arithmetic allows that: elsewhere good chains state false equations on purpose
+    ("1 + 3 = 5? No"), and most steps are no equations.
     """
     for row in rows:
-        if row.notes.get("teacher") not in written_by:
-            yield row
-            continue
         stated = equations(row.completion)
-        false = next((e for e in stated if holds(e) is False), None)
-        if false:
-            detail = row.completion[false.start : false.end]
-            yield drop(row, "false equation", detail)
-        elif not any(holds(e) for e in stated):
-            yield drop(row, "no true equation")
+        verdicts = [holds(e) for e in stated]
+        linked = bool(stated) and is_linked(stated[-1], row.answer)
+        counts = {"steps_true": float(verdicts.count(True)), "steps_false": float(verdicts.count(False))}
+        checked = replace(row, scores={**row.scores, **counts, "linked": float(linked)})
+        if not arithmetic:
+            yield checked
+        elif False in verdicts:
+            false = stated[verdicts.index(False)]
+            yield drop(checked, "false equation", row.completion[false.start : false.end])
+        elif True not in verdicts:
+            yield drop(checked, "no true equation")
+        elif not linked:
+            last = row.completion[stated[-1].start : stated[-1].end]
+            yield drop(checked, "last equation is not the answer", f"{last} for {row.answer}")
         else:
-            yield row
+            yield checked
+
+
+def is_linked(last: Equation, answer: str) -> bool:
+    """Whether the last equation of a chain gives its answer, on either side."""
+    return any(equal(side, answer)[0] == "correct" for side in (last.right, last.left))
 
 
 @stage("row")

@@ -2,13 +2,14 @@
 
 Four features of the text (LIMO, arXiv 2502.03387v3, section 3, with its weights in `recipes/score/limo_v2.yaml`):
 length 30 %, and the frequency of words of verification 20 %, exploration 25 % and connection 25 %, each frequency per
-word of the chain (`limo/words.py`). Any other number that a row has may be weighed beside or instead of them:
-`perplexity`, `ifd`, `judge`, `reward`.
+word of the chain (`limo/words.py`). Any other number that a row has may be weighed beside or instead of them, such as
+`nll_inner` or `judge`. The features see words and not steps: they cannot tell a false step from a true one, and prefer
+filler. What a score can tell apart on your pool is what `python -m curation.probe` measures.
 
 The paper leaves the scaling out, though it needs one: lengths are in the thousands, frequencies in the hundredths.
 "rank" gives each value its percentile rank in the scored pool, ties sharing the middle: no outlier can decide, and a
-weight of 30 % means 30 %. "minmax" puts the 1st percentile at 0 and the 99th at 1, which keeps distances. Under both, a
-feature in which all chains are equal gives all 0.5.
+weight of 30 % means 30 %. "zscore" is the distance to the mean in standard deviations, which keeps distances. A feature
+in which all chains are equal counts nothing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,8 +39,8 @@ def _check(*, weights: Mapping[str, float], words: InputPaths, scaling: str) -> 
             raise UserError(f"score.weights.{name} must be a number, not {weight!r}")
     if abs(sum(map(abs, weights.values())) - 1) > 1e-9:
         raise UserError(f"score.weights must sum to 1 (their sizes, where some are negative): {weights}")
-    if scaling not in ("rank", "minmax"):
-        raise UserError(f"score.scaling must be rank or minmax, not '{scaling}'")
+    if scaling not in ("rank", "zscore"):
+        raise UserError(f"score.scaling must be rank or zscore, not '{scaling}'")
     word_lists(tuple(words))
 
 
@@ -50,15 +51,14 @@ def score(
     *,
     weights: dict[str, float],
     words: InputPaths,
-    scaling: Literal["rank", "minmax"],
+    scaling: Literal["rank", "zscore"],
 ) -> Iterator[Row]:
-    """Add the four features, the scaled value of each weighed one, and `scores.score`, their weighted sum in [0, 1].
+    """Add the four features, the scaled value of each weighed one, and `scores.score`, their weighted sum.
 
     Args: `weights` by feature or by a score that the rows have, whose sizes sum to 1; with a negative weight less is
     better. `words` names shipped lists (published, en, de, es, fr, zh) or YAML files; the terms of all count. Goes
-    through `rows` twice, and holds some numbers a row in between. A feature in which all chains are equal adds
-    nothing to the sum, and the funnel names it. Raises UserError for
-    weights that do not sum to 1 or name what the rows do not have, and for an unknown word list or scaling.
+    through `rows` twice, and holds some numbers a row in between. The funnel names constant features. Raises UserError
+    for weights that do not sum to 1 or name what the rows do not have, and for an unknown word list or scaling.
     """
     _check(weights=weights, words=words, scaling=scaling)
     others = [name for name in weights if name not in TEXT]
@@ -77,10 +77,11 @@ def score(
     constant = [name for name in weights if len(table) > 1 and np.ptp(values[name]) == 0]
     if constant:
         record(CONSTANT, ", ".join(constant))
-    scale = percentile_ranks if scaling == "rank" else between_percentiles
-    scaled = {name: scale(values[name]) for name in weights}
-    scaled |= {name: np.full(len(table), float(weights[name] < 0)) for name in constant}
-    total = sum(abs(w) * (scaled[n] if w >= 0 else 1 - scaled[n]) for n, w in weights.items())
+    scale, top = (percentile_ranks, 1.0) if scaling == "rank" else (z_scores, 0.0)
+    scaled = {name: scale(values[name]) for name in weights if name not in constant}
+    total = sum(
+        (abs(weights[n]) * (c if weights[n] >= 0 else top - c) for n, c in scaled.items()), np.zeros(len(table))
+    )
     added = {"score": total} | {f"{name}_{scaling}": column for name, column in scaled.items()}
     for at, row in enumerate(rows):
         scores = {name: float(values[name][at]) for name in TEXT}
@@ -113,18 +114,14 @@ def percentile_ranks(values: np.ndarray) -> np.ndarray:
     return np.asarray((rankdata(values) - 1) / (len(values) - 1))
 
 
-def between_percentiles(values: np.ndarray) -> np.ndarray:
-    """Values (n,) on the line from their 1st percentile at 0 to their 99th at 1, and no further.
+def z_scores(values: np.ndarray) -> np.ndarray:
+    """Values (n,) in standard deviations from their mean.
 
-    >>> between_percentiles(np.array([0.0, 50.0, 100.0])).tolist()
-    [0.0, 0.5, 1.0]
+    >>> z_scores(np.array([1.0, 3.0])).tolist()
+    [-1.0, 1.0]
     """
-    if not len(values):
-        return values
-    low, high = np.percentile(values, [1, 99])
-    if high <= low:
-        return np.full(len(values), 0.5)
-    return np.asarray(np.clip((values - low) / (high - low), 0, 1))
+    spread = values.std()
+    return np.asarray((values - values.mean()) / spread if spread else np.zeros(len(values)))
 
 
 @stage("row", writes=("tokens",))

@@ -38,7 +38,7 @@ class Training:
     """What every training is given."""
 
     # Names whose values change how fast a run is and not what comes out: it may resume with others
-    speed_only: ClassVar[frozenset[str]] = frozenset({"out", "look", "devices", "attention", "sharding"})
+    speed_only: ClassVar[frozenset[str]] = frozenset({"out", "look", "controls", "devices", "attention", "sharding"})
     speed_only_args: ClassVar[frozenset[str]] = frozenset(
         {"activation_checkpointing", "activation_offloading", "gradient_checkpointing", "use_liger_kernel"}
         | {"per_device_eval_batch_size", "dataloader_num_workers"}
@@ -64,6 +64,7 @@ class Training:
     sharding: str = "ddp"  # see training/sharding.py
     attention: str = "auto"  # see training/attention.py
     keep_checkpoints: bool = False  # after the training is finished
+    controls: tuple[str, ...] = ()  # of the curation's control sets, trained before in the same way into out/<name>
     look: int = 0  # shows so many rows by their loss mask and trains nothing
 
     def __post_init__(self) -> None:

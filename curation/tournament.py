@@ -1,0 +1,396 @@
+"""Does a choice of chains beat a random one, for your pool and your model? Small trainings, then one sentence.
+
+    python -m curation.tournament recipe=demo
+
+Candidates are named lists of choosing stages. Each is first shown pairs with known flaws (`curation/probe.py`): one
+that prefers a flaw is out. The others and `random` are trained at a fraction of the size, in blocks: a block has a part
+of the pool and an order of rows of its own, and every arm of it is trained with both, so that differences are paired.
+The worse half leaves after each round (successive halving). The best two and random are then trained at full size in
+fresh blocks, each measured on problems that nothing else has used, and compared by the paired differences of the blocks
+(t with blocks - 1 degrees of freedom, Holm over the two). The outcome is one of three:
+
+    nll beats random by 8.1 points (2.0 to 14.2).
+    No candidate beats random by more than 3 points: use random chains, checked and balanced.
+    Undecided: about 5 more blocks are needed.
+
+Every training is a folder of its own below `tournament/`; a killed tournament resumes, and more blocks add to those
+there are. Held-out problems come from the recipe's own pool and are never trained on.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from curation.controls import random_set
+from curation.folder import Rows, stage_file
+from curation.probe import apply_calls, plant, sample_chains, scoring_calls
+from curation.probe_result import Decided
+from curation.run import run_first
+from curation.stage import in_order
+from eval.compare import wilson
+from eval.run import correct_share, grade_rows
+from limo.command import command
+from limo.data import Example, content_id, replacing, write_jsonl
+from limo.engines.protocol import Sampling, sample
+from limo.errors import UserError
+from limo.processes import free_gpu, run_section_apart
+from limo.progress import progress, say
+from limo.recipe import bind
+from limo.run import lasting, lock_run, read_manifest
+from limo.stage_metrics import take
+from limo.tables import Table, print_table, terminal
+
+RANDOM, RANDOM_TOKENS = "random", "random_tokens"
+LEVEL = 0.95
+
+Candidates = Mapping[str, Mapping[str, Any]]  # by name the choosing stages, by their names
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is trained and measured."""
+
+    k: int  # problems of a full-size set
+    fraction: float  # of k, in the rounds before the last
+    screen_blocks: int  # of each round before the last
+    final_blocks: int
+    screen_problems: int  # held out, for all rounds before the last
+    final_problems: int  # held out for each block of the last round
+    pool_share: float  # of the pool that a block sees
+
+    def __post_init__(self) -> None:
+        if self.final_blocks < 2:
+            raise UserError(f"tournament.sizes.final_blocks must be at least 2, not {self.final_blocks}: no interval")
+        if not 0 < self.fraction <= 1 or not 0 < self.pool_share <= 1:
+            raise UserError("tournament.sizes.fraction and pool_share are shares above 0 and up to 1")
+        if min(self.k, self.screen_blocks, self.screen_problems, self.final_problems) < 1:
+            raise UserError(f"tournament.sizes must be at least 1: {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """A candidate against random chains in the last round; differences in accuracy, from -1 to 1."""
+
+    name: str
+    mean: float
+    low: float  # of the interval that holds for both finalists together
+    high: float
+    blocks: int
+    tokens: float | None  # mean difference to random chains of as many tokens; None where that was not trained
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a tournament found."""
+
+    outcome: str  # beats, none or undecided
+    sentence: str
+    finalists: tuple[Versus, ...]
+    more_blocks: int  # that a decision needs
+
+
+def tournament(
+    *,
+    out: str,
+    curate: dict[str, Any],
+    train: dict[str, Any],
+    engine: dict[str, Any],
+    sampling: Sampling,
+    source: str,
+    candidates: dict[str, dict[str, Any]],
+    sizes: Sizes,
+    margin: float,
+    apart: bool,
+    seed: int,
+) -> Verdict:
+    """Find out whether a candidate's choice beats random chains, print and return the verdict.
+
+    Args: `source` is the stage into which the rows come that are chosen from; the stages before it run as
+    `curation.run` runs them. `candidates` are named lists of choosing stages, the last with a size `k` that is set
+    here. `train` is the recipe's section; `engine` (without its model) and `sampling` measure a model. `margin` is the
+    difference that matters, as a share of 1. `apart` runs each training as a process (needed for several GPUs); without
+    it a training of seconds takes seconds. Raises UserError for too few problems, and for an unknown stage.
+    """
+    stages, folder = in_order(curate["stages"], curate.get("order")), Path(out) / "tournament"
+    if source not in stages:
+        raise UserError(f"tournament.source: there is no stage '{source}'")
+    if {RANDOM, RANDOM_TOKENS} & set(candidates):
+        raise UserError(f"tournament.candidates: {RANDOM} and {RANDOM_TOKENS} run in any case")
+    number = list(stages).index(source)
+    run_first(curate, dict(list(stages.items())[:number]))
+    rows = list(Rows(stage_file(Path(out), number, ["pool", *stages][number])))
+    counts = {key: value for key, value in asdict(sizes).items() if key != "final_blocks"}
+    made_from = content_id(json.loads(json.dumps(lasting([curate, train, engine, asdict(sampling), seed, counts]))))
+    with lock_run(folder, "running a tournament"):
+        trainer, before = Trainer(train, engine, sampling, apart), dict(list(stages.items())[:number])
+        arms = Field(folder, made_from, rows, candidates, sizes, trainer, seed, scoring_calls(before))
+        names = list(arms.sighted())
+        count = arms.trainings(len(names))
+        say(f"{len(names)} candidates and random: {count} trainings at most")
+        verdict = arms.run(names, margin)
+    with replacing(folder / "verdict.json") as file:
+        json.dump(asdict(verdict), file, indent=1)
+    return verdict
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How a set of rows becomes the shares of problems solved."""
+
+    train: Mapping[str, Any]
+    engine: Mapping[str, Any]
+    sampling: Sampling
+    apart: bool
+
+    def measure(self, place: Path, data: Path, steps: int, seed: int, problems: Sequence[Example]) -> dict[str, Any]:
+        """Train on a file, sample the problems, and return accuracy, rows and tokens; the model is not kept."""
+        args = {**self.train["args"], "max_steps": steps}
+        node = {**self.train, "out": str(place), "data": str(data), "seed": seed, "args": args}
+        if self.apart:
+            run_section_apart("limo.train", "train", node, place)
+        else:
+            bind(node, "train")()
+        engine = bind({**self.engine, "model": str(place / "model")}, "tournament.engine")()
+        completions = sample(engine, [row.prompt for row in problems], self.sampling, place.name)
+        shares = correct_share(grade_rows(problems, completions))
+        del engine
+        free_gpu()
+        shutil.rmtree(place / "model")
+        done = read_manifest(place)["train"]
+        return {"accuracy": fmean(shares.values()), "rows": done["results"]["rows"], "tokens": done["tokens"]}
+
+
+@dataclass(frozen=True)
+class Field:
+    """The pool, its held-out problems, and the arms."""
+
+    folder: Path
+    made_from: str
+    rows: Sequence[Example]  # that are chosen from
+    candidates: Candidates
+    sizes: Sizes
+    trainer: Trainer
+    seed: int
+    scoring: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # the recipe's stages that add scores
+
+    def __post_init__(self) -> None:
+        needed = self.sizes.screen_problems + self.sizes.final_problems * self.sizes.final_blocks
+        left = int((len(self._problems()) - needed) * self.sizes.pool_share)
+        if left < self.sizes.k:
+            raise UserError(
+                f"the pool has {len(self._problems())} problems: {needed} are held out, and {max(left, 0)} of the "
+                f"others are in a block, too few for k={self.sizes.k}. Lower tournament.sizes, or take a larger pool"
+            )
+
+    def _problems(self) -> list[str]:
+        """The problems in random order: first those held out, then those that are trained on."""
+        return sorted({row.problem for row in self.rows}, key=lambda name: content_id([self.seed, "held out", name]))
+
+    def held_out(self, final_block: int | None) -> list[Example]:
+        """The problems of the screening rounds, or of one block of the last round."""
+        listed, first = self._problems(), self.sizes.screen_problems
+        count = self.sizes.final_problems
+        start = first + (final_block or 0) * count
+        chosen = set(listed[:first] if final_block is None else listed[start : start + count])
+        one = {row.problem: row for row in self.rows if row.problem in chosen}
+        return [replace(row, completion="") for row in one.values()]
+
+    def block(self, number: int) -> list[Example]:
+        """The rows that a block sees: all chains of a random part of the problems that are not held out."""
+        needed = self.sizes.screen_problems + self.sizes.final_problems * self.sizes.final_blocks
+        free = self._problems()[needed:]
+        part = sorted(free, key=lambda name: content_id([self.seed, number, name]))
+        chosen = set(part[: math.ceil(len(free) * self.sizes.pool_share)])
+        return [row for row in self.rows if row.problem in chosen]
+
+    def choose(self, name: str, rows: Sequence[Example], k: int, seed: int) -> list[Example]:
+        """The chains of an arm: as its stages choose them, or at random."""
+        if name == RANDOM:
+            return random_set(rows, k, seed)
+        return choose_by(self.candidates[name], rows, k, seed)
+
+    def sighted(self) -> Iterator[str]:
+        """The candidates that prefer no flaw; the others are reported."""
+        with_chain = [row for row in self.rows if row.completion]
+        clean = [row for row in with_chain if row.notes.get("made", "clean") == "clean"] or with_chain
+        pairs = plant(sample_chains(clean, 50, self.seed), clean, self.seed)
+        both = {row.id: row for listed in pairs.values() for pair in listed for row in pair}
+        again = {row.id: row for row in apply_calls(list(both.values()), self.scoring)[0]}
+        pairs = {flaw: [(again[a.id], again[b.id]) for a, b in listed] for flaw, listed in pairs.items()}
+        for name, stages in self.candidates.items():
+            seen = {flaw: d for flaw, listed in pairs.items() if (d := prefers_untouched(stages, listed, self.seed))}
+            wrong = [f"{flaw} ({d} %)" for flaw, d in seen.items() if d.reversed]
+            if wrong:
+                say(f"'{name}' is out: it prefers chains with {', '.join(wrong)}")
+            else:
+                yield name
+
+    def trainings(self, count: int) -> int:
+        """How many trainings a tournament of so many candidates takes."""
+        total = 0
+        while count > 2:
+            total += (count + 1) * self.sizes.screen_blocks
+            count = math.ceil(count / 2)
+        return total + (count + 2) * self.sizes.final_blocks if count else 0
+
+    def run(self, names: list[str], margin: float) -> Verdict:
+        """All rounds."""
+        number, table = 0, []
+        small = max(1, round(self.sizes.k * self.sizes.fraction))
+        while len(names) > 2:
+            blocks = range(number, number + self.sizes.screen_blocks)
+            scores = {arm: self._train(arm, blocks, small, None) for arm in [RANDOM, *names]}
+            gain = {arm: fmean(scores[arm]) - fmean(scores[RANDOM]) for arm in names}
+            table += [
+                (f"round of {len(names)}", arm, f"{100 * gain[arm]:+.1f}")
+                for arm in sorted(names, key=gain.__getitem__)
+            ]
+            names = sorted(names, key=lambda arm: -gain[arm])[: math.ceil(len(names) / 2)]
+            number += self.sizes.screen_blocks
+        return self._final(names, margin, table)
+
+    def _final(self, names: Sequence[str], margin: float, table: list[tuple[str, str, str]]) -> Verdict:
+        blocks = range(1000, 1000 + self.sizes.final_blocks)
+        scores = {arm: self._train(arm, blocks, self.sizes.k, 0) for arm in [RANDOM, *names]}
+        if names:
+            best = max(names, key=lambda arm: fmean(scores[arm]))
+            scores[RANDOM_TOKENS] = self._train(RANDOM_TOKENS, blocks, self.sizes.k, 0, like=best)
+        differences = {arm: [a - r for a, r in zip(scores[arm], scores[RANDOM], strict=True)] for arm in names}
+        by_tokens = {}
+        if names:
+            by_tokens[best] = fmean(scores[best]) - fmean(scores[RANDOM_TOKENS])
+        verdict = decide(differences, margin, by_tokens)
+        print_verdict(verdict, table, {arm: fmean(values) for arm, values in scores.items()})
+        return verdict
+
+    def _train(self, arm: str, blocks: Iterable[int], k: int, final: int | None, like: str = "") -> list[float]:
+        """The accuracy of an arm in each block."""
+        found = []
+        listed = list(blocks)
+        with progress(f"{arm}, {k} problems", len(listed), "training") as advance:
+            for at, number in enumerate(listed):
+                score = self._score(arm, number, k, at if final is not None else None, like)
+                found.append(float(score["accuracy"]))
+                advance(1, f"{100 * found[-1]:.1f} %")
+        return found
+
+    def _score(self, arm: str, number: int, k: int, final_block: int | None, like: str) -> dict[str, Any]:
+        place = self.folder / f"block-{number}" / f"{arm}-{k}"
+        made = content_id([self.made_from, self.candidates.get(arm), like])
+        if (place / "score.json").exists():
+            kept: dict[str, Any] = json.loads((place / "score.json").read_text(encoding="utf-8"))
+            if kept["made_from"] == made:
+                return kept
+        shutil.rmtree(place, ignore_errors=True)
+        rows = self.block(number)
+        chosen = self.choose(like or arm, rows, k, self.seed + number)
+        if arm == RANDOM_TOKENS:
+            chosen = random_set(rows, k, self.seed + number, chosen)
+        write_jsonl(place / "rows.jsonl", chosen)
+        args = self.trainer.train["args"]
+        steps = max(1, math.ceil(k / self.trainer.train["global_batch"])) * round(args["num_train_epochs"])
+        problems = self.held_out(final_block)
+        found = self.trainer.measure(place, place / "rows.jsonl", steps, self.seed + number, problems)
+        with replacing(place / "score.json") as file:
+            json.dump({**found, "made_from": made}, file)
+        return {**found, "made_from": made}
+
+
+def choose_by(stages: Mapping[str, Any], rows: Sequence[Example], k: int, seed: int) -> list[Example]:
+    """What choosing stages keep; `k` and `seed` replace those of the stages that have them."""
+    chosen = list(rows)
+    for name, node in stages.items():
+        own = {key: value for key, value in (("k", k), ("seed", seed)) if key in node}
+        chosen = [row for row in bind({**node, **own}, f"candidates.{name}")(chosen) if isinstance(row, Example)]
+    take()  # the metrics of a choice that is only tried
+    return chosen
+
+
+def prefers_untouched(stages: Mapping[str, Any], pairs: Sequence[tuple[Example, Example]], seed: int) -> Decided | None:
+    """How often a choice takes the untouched chain of a pair and not the spoiled one; None where it takes neither."""
+    points = []
+    kept = (
+        {row.id for row in choose_by(stages, [row for pair in pairs for row in pair], len(pairs), seed)}
+        if pairs
+        else set()
+    )
+    for clean, spoiled in pairs:
+        if (clean.id in kept) != (spoiled.id in kept):
+            points.append(float(clean.id in kept))
+    if not points:
+        return None
+    share = fmean(points)
+    return Decided(share, *wilson(share, len(points)), len(points))
+
+
+def decide(differences: Mapping[str, Sequence[float]], margin: float, by_tokens: Mapping[str, float]) -> Verdict:
+    """The verdict of the last round, from each finalist's differences to random, one a block.
+
+    Intervals hold together at 95 % (Holm 1979): the best one's at 1 - 0.05 / m, the next at 1 - 0.05 / (m - 1).
+    """
+    from scipy.stats import t
+
+    ranked = sorted(differences, key=lambda name: -fmean(differences[name]))
+    finalists = []
+    for place, name in enumerate(ranked):
+        values = differences[name]
+        n, mean = len(values), fmean(values)
+        quantile = float(t.ppf(1 - (1 - LEVEL) / 2 / (len(ranked) - place), n - 1))
+        half = quantile * max(stdev(values), 1e-9) / math.sqrt(n)
+        finalists.append(Versus(name, mean, mean - half, mean + half, n, by_tokens.get(name)))
+    advice = "use random chains, checked and balanced"
+    if not finalists:
+        return Verdict("none", f"No candidate is left: {advice}.", (), 0)
+    best, highest = finalists[0], max(f.high for f in finalists)
+    shown = f"{100 * best.low:.1f} to {100 * best.high:.1f}"
+    if best.low > 0:
+        return Verdict(
+            "beats", f"{best.name} beats random by {100 * best.mean:.1f} points ({shown}).", tuple(finalists), 0
+        )
+    if highest <= margin:
+        sentence = f"No candidate beats random by more than {100 * margin:g} points ({best.name}: {shown}): {advice}."
+        return Verdict("none", sentence, tuple(finalists), 0)
+    more = blocks_needed(differences[best.name], margin) - best.blocks
+    sentence = f"Undecided: {best.name} {100 * best.mean:+.1f} points ({shown}). About {more} more blocks are needed."
+    return Verdict("undecided", sentence, tuple(finalists), more)
+
+
+def blocks_needed(values: Sequence[float], margin: float) -> int:
+    """Blocks after which the interval would leave out 0, or everything above `margin`, at this mean and spread."""
+    from scipy.stats import t
+
+    mean, sd, n = fmean(values), max(stdev(values), 1e-9), len(values) + 1
+    distance = max(mean, margin - mean)  # to the nearer decision, whichever needs fewer blocks
+    while n < 1000 and float(t.ppf(1 - (1 - LEVEL) / 4, n - 1)) * sd / math.sqrt(n) > distance:
+        n += 1
+    return n
+
+
+def print_verdict(verdict: Verdict, rounds: Sequence[tuple[str, str, str]], accuracy: Mapping[str, float]) -> None:
+    """The rounds, the finalists, and the sentence."""
+    console = terminal(110)
+    if rounds:
+        print_table(Table(("round", "candidate", "to random, points"), rounds, (2,)), console)
+    rows: list[tuple[Any, ...]] = [
+        (arm, f"{100 * value:.1f}", *_versus(next((f for f in verdict.finalists if f.name == arm), None)))
+        for arm, value in accuracy.items()
+    ]
+    head = ("arm", "accuracy, %", "to random, points", "95 % interval", "at equal tokens")
+    print_table(Table(head, rows, range(1, 5), "Last round"), console)
+    console.print(verdict.sentence, markup=False, soft_wrap=True)
+
+
+def _versus(found: Versus | None) -> tuple[str, str, str]:
+    if not found:
+        return "", "", ""
+    tokens = "" if found.tokens is None else f"{100 * found.tokens:+.1f}"
+    return f"{100 * found.mean:+.1f}", f"{100 * found.low:+.1f} to {100 * found.high:+.1f}", tokens
+
+
+if __name__ == "__main__":
+    command("tournament", "curation.tournament")

@@ -1,0 +1,137 @@
+"""The tournament: its statistics by hand and by simulation, and whole tournaments with a known best choice."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation import tournament
+from curation.stages.score import score
+from curation.tournament import Field, Sizes, Trainer, blocks_needed, decide
+from limo.data import Example, chat, read_jsonl
+from limo.errors import UserError
+
+SIZES = Sizes(
+    k=20, fraction=0.5, screen_blocks=2, final_blocks=4, screen_problems=10, final_problems=10, pool_share=0.5
+)
+CHAINS = {
+    "clean": "{0} + 1 = {1}\nThe answer is \\boxed{{{1}}}.",
+    "long": "{0} + 1 = {1}\nSo {1}.\n{1}.\nThe answer is \\boxed{{{1}}}.",
+}
+
+
+def node(by: str, prefer: str) -> dict[str, Any]:
+    chains = {"_target_": "curation.stages.choose.chains", "by": by, "prefer": prefer, "at_most": 1, "seed": 0}
+    return {
+        "chains": chains,
+        "problems": {"_target_": "curation.stages.choose.problems", "k": 1, "by": "random", "seed": 0},
+    }
+
+
+CANDIDATES = {"good": node("quality", "highest"), "bad": node("quality", "lowest"), "any": node("random", "highest")}
+
+
+def pool() -> list[Example]:
+    made = []
+    for number in range(200):
+        for kind, text in CHAINS.items():
+            scores = {"quality": 1.0 if kind == "clean" else 0.0}
+            chain = text.format(number, number + 1)
+            row = Example(f"{number}/{kind}", chat(f"{number} + 1?"), str(number + 1), chain, scores=scores)
+            made.append(replace(row, problem=str(number), notes={"made": "clean", "kind": kind}))
+    return made
+
+
+@dataclass(frozen=True)
+class Played(Trainer):
+    """Instead of training: accuracy grows with the share of clean rows by `effect`, with noise of its own."""
+
+    effect: float = 0.0
+    seen: Any = None
+
+    def measure(self, place: Path, data: Path, steps: int, seed: int, problems: Sequence[Example]) -> dict[str, Any]:
+        rows = list(read_jsonl(data))
+        share = sum(row.notes["kind"] == "clean" for row in rows) / len(rows)
+        noise = random.Random(f"{place}").gauss(0, 0.02)
+        self.seen.append((place, {row.problem for row in rows}, {row.problem for row in problems}, steps))
+        return {"accuracy": 0.3 + self.effect * share + noise, "rows": len(rows), "tokens": 1}
+
+
+def field(folder: Path, effect: float, sizes: Sizes = SIZES) -> Field:
+    train = {"global_batch": 4, "args": {"num_train_epochs": 2}}
+    return Field(folder, "settings", pool(), CANDIDATES, sizes, Played(train, {}, None, False, effect, []), 0)  # type: ignore[arg-type]
+
+
+def test_a_planted_best_choice_is_found_and_nothing_is_trained_twice(tmp_path: Path) -> None:
+    made = field(tmp_path, 0.3)
+    verdict = made.run(list(CANDIDATES), 0.03)
+    assert verdict.outcome == "beats" and verdict.sentence.startswith("good beats random by "), verdict.sentence
+    best = verdict.finalists[0]
+    assert best.low < 0.15 < best.high and best.blocks == 4, "random has half of the clean rows"
+    seen = made.trainer.seen  # type: ignore[attr-defined]
+    assert len(seen) == made.trainings(3) == 4 * 2 + 4 * 4
+    assert all(not trained & measured for _, trained, measured, _ in seen), "no problem is trained on and measured"
+    final = [measured for place, _, measured, _ in seen if "block-100" in str(place) and "good-20" in str(place)]
+    assert len(final) == 4 and len(set.union(*final)) == 40, "each final block has problems of its own"
+    assert not set.union(*final) & set.union(*(m for place, _, m, _ in seen if "block-0" in str(place)))
+    assert {steps for place, _, _, steps in seen if "-20" in str(place)} == {10}, "equal updates"
+    again = field(tmp_path, 0.3)
+    assert again.run(list(CANDIDATES), 0.03) == verdict and not again.trainer.seen  # type: ignore[attr-defined]
+    more = field(tmp_path, 0.3, replace(SIZES, final_problems=9, final_blocks=5))
+    assert more.run(list(CANDIDATES), 0.03).finalists[0].blocks == 5
+
+
+def test_the_share_of_false_winners_is_the_promised_one() -> None:
+    made, wins = random.Random(0), 0
+    for _ in range(400):
+        differences = {name: [made.gauss(0, 0.05) for _ in range(6)] for name in "ab"}
+        wins += decide(differences, 0.03, {}).outcome == "beats"
+    assert wins / 400 < 0.05, "5 % on both sides together, of which winning is half"
+
+
+def test_the_three_sentences() -> None:
+    clear = {"a": [0.10, 0.12, 0.08, 0.11], "b": [0.0, 0.01, -0.01, 0.0]}
+    assert (
+        decide(clear, 0.03, {"a": 0.09}).sentence == "a beats random by 10.2 points (6.7 to 13.8)."
+    )  # sd 0.0171, t(0.9875, 3) 4.18
+    none = decide({"a": [0.001, -0.002, 0.003, 0.0], "b": [-0.01, -0.012, -0.01, -0.011]}, 0.03, {})
+    assert none.outcome == "none" and none.sentence.endswith("use random chains, checked and balanced.")
+    open_ = decide({"a": [0.10, -0.05, 0.08, -0.02]}, 0.03, {})
+    assert open_.outcome == "undecided" and open_.more_blocks > 0
+    assert f"About {open_.more_blocks} more blocks" in open_.sentence
+    assert decide({}, 0.03, {}).outcome == "none"
+    # t(0.975, 9) 2.262 * 0.1 / sqrt(10) = 0.0715 is the first half-width below 0.075, at 0.9875 a few blocks later
+    assert 10 <= blocks_needed([-0.025, 0.175, 0.075, -0.025, 0.175], 0.03) <= 15
+
+
+def test_a_candidate_that_prefers_a_flaw_is_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = field(tmp_path, 0.0)
+    longest = {"longest": node("length", "highest"), **CANDIDATES}
+    rows = [replace(row, scores={**row.scores, "length": float(len(row.completion))}) for row in made.rows]
+    # The candidate computes its score itself
+    stages = {
+        "score": {
+            "_target_": "curation.stages.score.score",
+            "weights": {"length": 1.0},
+            "words": ["en"],
+            "scaling": "rank",
+        }
+    }
+    longest["longest"] = {**stages, **node("score", "highest")}
+    assert "longest" not in list(replace(made, rows=rows, candidates=longest).sighted())
+    scoring = {"score": partial(score, weights={"length": 1.0}, words=["en"], scaling="rank")}
+    upstream = replace(made, candidates={"longest": node("score", "highest")}, scoring=scoring)
+    assert not list(upstream.sighted()), "a score of an earlier stage is computed anew for the spoiled copies"
+    assert "'longest' is out: it prefers chains with" in capsys.readouterr().err
+
+
+def test_too_few_problems_are_said_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the pool has 200 problems: 170 are held out, and 15 of the others"):
+        field(tmp_path, 0.0, replace(SIZES, final_problems=40))
+    with pytest.raises(UserError, match="final_blocks must be at least 2, not 1"):
+        replace(SIZES, final_blocks=1)
+    assert tournament.RANDOM not in CANDIDATES
