@@ -11,12 +11,13 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from curation.folder import read_folder
+from curation.probe_result import chosen_by
 from curation.stages.score import TEXT
 from eval.compare import wilson
 from eval.report.curated import read_weights, score_parts
@@ -89,7 +90,11 @@ def tell_history(folder: Path, key: str) -> list[str]:
     if example.problem != key:
         lines.append(f"  a chain of the problem {example.problem}, whose id shows all its chains")
     lines += ["", "Stages", *_stages(seen), *_attempts(notes.get("attempts", {}))]
-    return [*lines, *_chains(seen, next(reversed(stages), "")), *_score(seen, read_weights(stages.values()))]
+    return [
+        *lines,
+        *_chains(seen, next(reversed(stages), ""), set(chosen_by(stages).values())),
+        *_score(seen, read_weights(stages.values())),
+    ]
 
 
 def _stages(seen: Sequence[Seen]) -> Iterator[str]:
@@ -124,7 +129,7 @@ def _attempts(tried: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {'':<14} most frequent other answer: {t['other']} ({t['agreeing']} times)"
 
 
-def _chains(seen: Sequence[Seen], end: str) -> Iterator[str]:
+def _chains(seen: Sequence[Seen], end: str, by: Iterable[str]) -> Iterator[str]:
     """The chains that competed, the best first, each with the stage at which it left."""
     last = {s.id: s for s in seen if s.data.get("completion")}
     order = sorted(last.values(), key=lambda s: (bool(s.reason), -s.data["scores"].get("score", -1), s.id))
@@ -132,9 +137,9 @@ def _chains(seen: Sequence[Seen], end: str) -> Iterator[str]:
         yield from ("", "Chains")
     for s in order[:RIVALS]:
         fate = "chosen" if s.stage == end and not s.reason else f"{s.stage}: {s.reason or 'last seen here'}"
-        score = f"score {s.data['scores']['score']:.3f}  " if "score" in s.data["scores"] else ""
+        scores = [f"{name} {s.data['scores'][name]:.3f}  " for name in sorted(by) if name in s.data["scores"]]
         detail = f" ({s.detail})" if s.detail else ""
-        yield f"  {s.id}  {score}{len(s.data['completion']):,} characters  {fate}{detail}"
+        yield f"  {s.id}  {''.join(scores)}{len(s.data['completion']):,} characters  {fate}{detail}"
         yield f"      {_shorten(s.data['completion'], 160)}"
     if len(order) > RIVALS:
         yield f"  and {len(order) - RIVALS} more"

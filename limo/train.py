@@ -107,14 +107,12 @@ def _read_held_out(job: Job, settings: Supervised) -> Any:
 
 
 def train_controls(settings: Training, arguments: Sequence[str]) -> None:
-    """Train each control set as a run of its own in `out`/<name>, with the settings of this one.
-
-    Raises UserError if the curation has made no such set.
-    """
+    """Train each control set as a run of its own in `out`/<name>, with the settings of this one."""
     for name in settings.controls:
         data, folder = Path(settings.data).parent / "controls" / f"{name}.jsonl", Path(settings.out) / name
         if not data.is_file():
-            raise UserError(f"train.controls: there is no control set '{data}'; curate.controls.kinds names those made")
+            say(f"there is no control set '{data}': it is not trained. curate.controls.kinds names those that are made")
+            continue
         say(f"the control set '{name}', into {folder} ...")
         own = {"out": str(folder), "train.data": str(data), "train.controls": []}
         run_to_end("limo.train", [*arguments, *(override(key, value) for key, value in own.items())], folder)

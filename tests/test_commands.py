@@ -93,7 +93,7 @@ def test_why_tells_a_row_s_story(finished: Path, run: Run) -> None:
         "Attempts",
         "Chains",
         "chosen",
-        f"{chosen[0]['scores']['nll_inner']:.3f}",
+        f"nll_inner {chosen[0]['scores']['nll_inner']:.3f}",
     ):
         assert said in told.stdout, told.stdout
     left = next(row for row in dropped if row["stage"] == "choose")
@@ -198,16 +198,16 @@ def test_multirun_gives_each_job_a_folder_of_its_own(finished: Path, tiny: Path,
         (["curation.run", "recipe=demo", "attempts.temperature=-1"], "sampling needs"),
         (["curation.run", "recipe=demo", "curate.controls.source=chose"], "no stage 'chose'; did you mean 'choose'?"),
         (["curation.run", "recipe=demo", "curate.controls.kinds=[best]"], "there is no 'best'; there are random,"),
-        (["curation.run", "recipe=demo", "score=limo_v3"], "limo_v3"),
+        (["curation.run", "recipe=limo", "score=limo_v3"], "limo_v3"),
         (
-            ["curation.run", "recipe=demo", "score.weights.length=abc"],
+            ["curation.run", "recipe=limo", "score.weights.length=abc"],
             "score.weights.length must be a valid number, not 'abc'",
         ),
         (
             ["curation.run", "recipe=demo", "curate.stages.difficulty.at_least=2"],
             "curate.stages.difficulty: a window needs",
         ),
-        (["curation.run", "recipe=limo_v1", "curate.stages.choose.quality=2"], "spread.quality must be between 0"),
+        (["curation.run", "recipe=demo", "curate.stages.choose.k=0"], "problems needs k or tokens of at least 1"),
         (["curation.run", "recipe=demo", "+curate.pool.sums.fraction=2"], "fraction is the share of its rows"),
         (["curation.run", "recipe=demo", "curate.stages={}"], "curate.stages={} changes nothing"),
         (
@@ -232,7 +232,7 @@ def test_multirun_gives_each_job_a_folder_of_its_own(finished: Path, tiny: Path,
             "no such model: 'no/where' is no local folder",
         ),
         (
-            ["eval.run", "recipe=demo", "name=none", "eval.models={tuned: runs/none/model}", "eval.compare=[]"],
+            ["eval.run", "recipe=evaluate", "eval.models={tuned: runs/none/model}"],
             "no such model folder 'runs/none/model'. Train it first",
         ),
         (
