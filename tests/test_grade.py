@@ -107,13 +107,6 @@ def test_only_marks_are_explicit() -> None:
     assert explicit("The answer is 5") is None
 
 
-def test_a_box_for_each_answer_may_stand_anywhere() -> None:
-    text = r"First, \boxed{3} by Vieta. After a long division we find the second root, \boxed{4}"
-    assert grade(text, "3, 4") == Grade("correct", "3, 4", "a box for each answer")
-    assert grade(text, "3, 5").verdict == "wrong"
-    assert grade(text, "4").verdict == "correct", "the last box counts where the reference has one answer"
-
-
 def test_a_long_unfinished_thought_is_no_answer() -> None:
     assert grade("<think>" + "x " * 11_000 + " 5", "5").how == "no answer found"
     assert grade("<think>" + "x " * 11_000 + "</think> 5", "5").verdict == "correct"
@@ -327,8 +320,8 @@ def test_workers_end_with_their_parent_and_are_no_more_than_said(tmp_path: Path)
         "for _ in range(2):\n"
         "    try: _workers.ask(endless, 0.2)\n"
         "    except TimedOut: pass\n"
-        "time.sleep(3)\n"
-        "assert len(_workers.idle) <= 1, _workers.idle\n"
+        "_workers.ask(['1', '1'], 60)\n"
+        "assert len(_workers.idle) == 1, _workers.idle\n"
         "print(_workers.idle[0].process.pid, flush=True)\n"
         "_workers.ask(endless, 60)\n"
     )

@@ -19,8 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import IO, Any
 
 START_SECONDS = 120.0  # for its imports, on a busy machine
@@ -44,63 +43,35 @@ class Workers:
         self.idle: list[_Worker] = []
         self.lock = threading.Lock()
         self.owner = os.getpid()
-        self.stopped = False
-        self.busy = 0
         atexit.register(self.stop)
 
     def ask(self, question: Any, seconds: float | None) -> Any:
         """The answer to a question, within `seconds` of the worker's CPU time and PATIENCE times that by the clock.
 
-        Raises TimedOut or Died, and the worker is replaced at the next question.
+        Raises TimedOut or Died; another worker starts at the next question.
         """
-        with self._one() as worker:
-            return worker.ask(question, seconds)
-
-    @contextmanager
-    def _one(self) -> Iterator["_Worker"]:
         with self.slots:
             worker = self._take()
             try:
-                yield worker
+                return worker.ask(question, seconds)
             finally:
-                with self.lock:
-                    self.busy -= 1
                 if worker.alive():
-                    self._return(worker)
-                else:  # its successor starts in the background, so that the next question need not wait
-                    threading.Thread(target=self._replace, daemon=True).start()
-
-    def _return(self, worker: "_Worker") -> None:
-        with self.lock:
-            if not self.stopped and len(self.idle) + self.busy < self.limit:
-                self.idle.append(worker)
-                return
-        worker.kill()
-
-    def _replace(self) -> None:
-        with contextlib.suppress(RuntimeError, OSError):  # the next question will fail the same way and report it
-            self._return(_Worker(self.module))
+                    with self.lock:
+                        self.idle.append(worker)
 
     def _take(self) -> "_Worker":
         with self.lock:
             if self.owner != os.getpid():  # a forked child must not share its parent's pipes
-                self.idle, self.busy, self.owner = [], 0, os.getpid()
-            self.busy += 1
+                self.idle, self.owner = [], os.getpid()
             while self.idle:
                 worker = self.idle.pop()
                 if worker.alive():
                     return worker
-        try:
-            return _Worker(self.module)
-        except BaseException:
-            with self.lock:
-                self.busy -= 1
-            raise
+        return _Worker(self.module)
 
     def stop(self) -> None:
-        """Kill the workers; those at work end with their question."""
+        """Kill the idle workers."""
         with self.lock:
-            self.stopped = True
             workers, self.idle = (self.idle if self.owner == os.getpid() else []), []
         for worker in workers:
             worker.kill()
