@@ -68,10 +68,6 @@ def test_everything_about_the_turns_of_a_model() -> None:
         {"m1@t1": 0.2, "m5@t1": 0.5, "m1@t5": 0.44, "p1@t5": 0.8, "p5@t1": 0.6}
     )
     assert all(v["low"] <= v["mean"] <= v["high"] and v["n"] == 5 for v in found["measures"].values())
-    # The paper's table prints gains that are not the difference of its own columns; ours are
-    assert {name: d["mean"] for name, d in found["gains"].items()} == pytest.approx(
-        {"m5@t1": 0.3, "m1@t5": 0.24, "p1@t5": 0.6, "p5@t1": 0.4}
-    )
     without, oracle = found["against"]
     assert (without["of"], without["minus"], without["mean"]) == ("m1@t5", "m5@t1", pytest.approx(-0.06))
     assert (oracle["of"], oracle["minus"], oracle["mean"]) == ("p1@t5", "p5@t1", pytest.approx(0.2))
@@ -79,13 +75,11 @@ def test_everything_about_the_turns_of_a_model() -> None:
     assert curves["turn"] == pytest.approx([0.2, 0.4, 0.4, 0.2, 0.4])
     assert curves["p1@tk"] == pytest.approx([0.2, 0.4, 0.6, 0.6, 0.8])
     assert curves["m1@tk"][1] == pytest.approx((1 + 0.5) / 5) and curves["pk@t1"][4] == pytest.approx(0.6)
-    assert found["transitions"][0] == {"right_right": 1, "right_wrong": 0, "wrong_right": 1, "wrong_wrong": 3}
-    assert count_transitions(ROWS, 2) == {"right_right": 1, "right_wrong": 1, "wrong_right": 1, "wrong_wrong": 2}
+    assert found["transitions"][0] == {"wrong_right": 1, "right_wrong": 0}
+    assert count_transitions(ROWS, 2) == {"wrong_right": 1, "right_wrong": 1}
     assert count_tokens(ROWS) == {
-        "one sample": {"written": 10, "read": 5},
         "samples": {"written": 50, "read": 25},
         "turns": {"written": 50, "read": 25},
-        "turns with oracle": {"written": 10 * (1 + 2 + 3 + 5 + 5) / 5, "read": 5 * 16 / 5},
     }
     unknown = [{**ROWS[0], "turns": [{**turn, "asked": None} for turn in ROWS[0]["turns"]]}]
     assert count_tokens(unknown)["turns"] == {"written": 50, "read": None}
