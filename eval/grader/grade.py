@@ -2,7 +2,7 @@ r"""The one judgement of a final answer: correct, wrong, or could not tell.
 
     grade("so it is \\boxed{\\frac{1}{2}}.", "0.5")  ->  Grade("correct", extracted="\\frac{1}{2}", how="number")
     equal("\\frac{\\sqrt{2}}{2}", "\\frac{1}{\\sqrt{2}}")  ->  ("correct", "value")
-    grade_all([(completion, answer), ...])  ->  the grade of each, over all cores
+    grade_all([(completion, answer), ...])  ->  the grade of each
 
 `extract.py` extracts the answer, `equal` compares it, cheapest layer first, each able to stop: plain numbers;
 normalised text; choice letters; structure (lists, sets, intervals, equations, units, words, part by part); exact
@@ -11,8 +11,7 @@ reader cannot read one side. What a model wrote is never executed. docs/grading.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -26,14 +25,11 @@ from eval.grader.scanner import MAX_LENGTH, written_number
 from eval.grader.symbolic import same_by_sympy
 from eval.grader.terms import FUNCTIONS, negative
 from eval.grader.values import tolerance
-from eval.grader.worker import Died, TimedOut, Workers, serve
-from limo.machine import count_cores
+from eval.grader.worker import TimedOut
 from limo.progress import progress
 
 WHOLE = 40  # characters that a completion may have beyond twice those of the reference, to be an answer as a whole
 FORMULA = 300  # characters of a formula that SymPy is asked about
-FEW = 5_000  # answers that are graded sooner than workers start
-CHUNK_CHARACTERS, CHUNK_ANSWERS = 1_600_000, 2000  # that a worker gets at once
 
 Pair = tuple[str, str]  # a completion and the reference answer
 
@@ -266,60 +262,12 @@ def _bare(text: str) -> str:
 # -- many answers at once
 
 
-def grade_all(
-    pairs: Sequence[Pair], *, kind: Kind = "math", processes: int | None = None, what: str = "grading"
-) -> list[Grade]:
-    """The grade of each pair, in their order.
-
-    Args: `processes` is how many grade at once, all cores if None; few pairs are graded here, without processes. A
-    completion that a worker dies of is "unsure". Safe from threads and notebooks and under any start method.
-    """
-    processes = count_cores() if processes is None else processes
+def grade_all(pairs: Sequence[Pair], *, kind: Kind = "math", what: str = "grading") -> list[Grade]:
+    """The grade of each pair, in their order, with a progress bar called `what`."""
+    found = list[Grade]()
     with progress(what, len(pairs), "answer") as advance:
-        found = list[Grade]()
-        if len(pairs) <= FEW or processes < 2:
-            for i, (completion, answer) in enumerate(pairs, 1):
-                found.append(grade(completion, answer, kind=kind))
-                if i % 100 == 0 or i == len(pairs):
-                    advance((i - 1) % 100 + 1)
-            return found
-        workers = Workers("eval.grader.grade", processes)
-        try:
-            with ThreadPoolExecutor(processes) as threads:
-                for grades in threads.map(lambda chunk: _ask(workers, chunk, kind), _chunks(pairs)):
-                    found.extend(grades)
-                    advance(len(grades))
-                return found
-        finally:
-            workers.stop()
-
-
-def _chunks(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
-    start = size = 0
-    for i, (completion, answer) in enumerate(pairs):
-        if i > start and (size > CHUNK_CHARACTERS or i - start >= CHUNK_ANSWERS):
-            yield pairs[start:i]
-            start, size = i, 0
-        size += len(completion or "") + len(str(answer))
-    if start < len(pairs):
-        yield pairs[start:]
-
-
-def _ask(workers: Workers, chunk: Sequence[Pair], kind: Kind) -> list[Grade]:
-    """The grades of a chunk; where the worker dies, of each alone, so that only the one it dies of is lost."""
-    try:
-        return [Grade(*found) for found in workers.ask((list(chunk), kind), seconds=60 + 2.0 * len(chunk))]
-    except (Died, TimedOut) as error:
-        if len(chunk) == 1:
-            return [Grade("unsure", None, "the worker died" if isinstance(error, Died) else "out of time")]
-    return [grade for pair in chunk for grade in _ask(workers, [pair], kind)]
-
-
-def _answer(question: tuple[list[Pair], Kind]) -> list[list[str | None]]:
-    pairs, kind = question
-    grades = [grade(completion, answer, kind=kind) for completion, answer in pairs]
-    return [[g.verdict, g.extracted, g.how] for g in grades]
-
-
-if __name__ == "__main__":
-    serve(_answer)
+        for i, (completion, answer) in enumerate(pairs, 1):
+            found.append(grade(completion, answer, kind=kind))
+            if i % 100 == 0 or i == len(pairs):
+                advance((i - 1) % 100 + 1)
+    return found
