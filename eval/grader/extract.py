@@ -100,11 +100,11 @@ _CONNECTING = re.compile(
     r"\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\\q?quad|\\[()\[\],;! ]|\b(?:and|or|maybe|perhaps|possibly|vs|versus)\b"
     r"|[a-zA-Z](?:_\{?\w{1,3}\}?)?\s*=|[\s$,;*&+.]"
 )
-_SEPARATING = re.compile(r"[,;+&]|\b(?:and|or|vs|versus)\b")
-_NAMED = re.compile(r"([a-zA-Z](?:_\{?\w{1,3}\}?)?) ?= ?\$?$")
+_SEPARATING = re.compile(r"[,;+&]|\b(?:and|or|vs|versus)\b")  # \boxed{1} and \boxed{2}
+_NAMED = re.compile(r"([a-zA-Z](?:_\{?\w{1,3}\}?)?) ?= ?\$?$")  # x = \boxed{1}, y = \boxed{2}
 # What touches a box and belongs to it: a factor without a space, a sign behind an opening or a relation
 _BEFORE = re.compile(r"(?:(?<=[=$(\[{,:\s])|^)(\d+(?:\.\d+)?|-)\Z|(?:[=$(:]|^)[ \t]*(-)[ \t]\Z")
-_BEHIND = re.compile(
+_BEHIND = re.compile(  # \boxed{5}\%, \boxed{5}^\circ, \boxed{12}\text{ cm}
     r"[ \t]*(?:\$?[ \t]*(?:\\?%|(?:percent|per cent|pct)\b)|\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\s*-?\d+\s*\}?"
     r"|(?:\\[,;! ])?\s*\\(?:text|mathrm|mbox)\s*\{\s*(?P<unit>[a-zA-Z/^23 ]{1,20})\})"
 )
@@ -154,6 +154,7 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _ANNOUNCING = ("nswer", "NSWER", "olution", "hoice", "ption", "案", "选", "選")  # one is in every announcement
+# $5$, \(5\), \[5\]
 _MATH = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL)
 # Words with which a sentence continues behind its answer
 _CONTINUES = re.compile(
@@ -161,11 +162,11 @@ _CONTINUES = re.compile(
     r"|\s+(?=(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|upon|given)\s)"
     r"|\s[—–-]\s|\*\*|(?<=\d)\s+(?=\()"
 )
-_SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s|$)")
-_CLAUSE = re.compile(
+_SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s|$)")  # the volume is 120. That is all.
+_CLAUSE = re.compile(  # $5$ because 2 + 3 = 5, $\frac12$ (or 0.5)
     r"\W*(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|is|are)\b|\s+\((?:or|about|≈)|[.,;:!?)\s。；]*$"
 )
-_DENIED = re.compile(
+_DENIED = re.compile(  # The answer is not 6
     r"\s*(?:definitely |certainly |probably )?(?:not|never|neither|incorrect|wrong|unlikely)\b", re.IGNORECASE
 )
 
@@ -228,10 +229,11 @@ def is_readable(text: str, words: int = 1) -> bool:
     return not any(isinstance(n, Words) for n in walk(node)) and all(map(may_be_said, units))
 
 
+# The volume of the cone is 120
 _SAYS = re.compile(r"\b(?:is|are|be|equals?|equal to|gives?|gets?|obtain|have|was|were|total of)\b\s*:?|[:：=≈]|为|是")
 
 
-_HEDGED = re.compile(
+_HEDGED = re.compile(  # x is between 5 and 7
     r"\b(?:not|neither|nor|either|or|cannot|between|most|least|than|versus|vs|plus|minus|times|maybe|perhaps)\b|n't\b",
     re.IGNORECASE,
 )
@@ -277,16 +279,19 @@ _NUMBER = re.compile(
     r"(?:/\d++|:\d++(?::\d++)*)?(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?"
     r"(?:(?![a-zA-Z0-9_])|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?![a-zA-Z0-9_])))"
 )
-_LEADING_WORD = re.compile(r"^(?:so|thus|hence|therefore|then|and)\b[,:]?\s+", re.IGNORECASE)
+_LEADING_WORD = re.compile(r"^(?:so|thus|hence|therefore|then|and)\b[,:]?\s+", re.IGNORECASE)  # So 12
+# so we pick (D)
 _LETTER_LAST = re.compile(r"(?:^|(?:choice|option|answer|is|choose|pick)[:\s]+)\(?([A-J])\)?[.!]?\**$")
+# Therefore, B is correct.
 _LETTER_IS_RIGHT = re.compile(r"\(?\b([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b")
-_BRACKETED = re.compile(r"[(\[][^()\[\]]{1,80},[^()\[\]]{1,80}[)\]]$")
+_BRACKETED = re.compile(r"[(\[][^()\[\]]{1,80},[^()\[\]]{1,80}[)\]]$")  # the point is (1,2)
 # Before a last number: it is not that number, or not that number alone
 _NOT_ALONE = re.compile(
     r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either)\b|n't\b)"
     r"(?:(?!\b(?:is|are|was|were|equals?)\b|[=:])[^.\d]){0,24}$",
     re.IGNORECASE,
 )
+# We get 7 rather than 8.
 _RATHER_THAN = re.compile(r"(?<=\d),? (?:and )?(?:not|rather than|instead of) [^.\n]{1,30}[.\s]*\Z")
 
 

@@ -98,7 +98,7 @@ def equal(given: str, reference: str, kind: Kind = "math") -> Ruling:
         return "unsure", "out of time"
 
 
-_PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?")
+_PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?")  # 1,234.5
 
 
 @lru_cache(maxsize=200_000)
@@ -157,7 +157,7 @@ def _by_structure(left: str, right: str, kind: Kind) -> Ruling:
         return same_by_sympy(left, right)
 
 
-_COMPOUND_UNIT = re.compile(
+_COMPOUND_UNIT = re.compile(  # 5 m/s is no product of names
     r"[-+]?[\d.,]+ [a-zA-Z]{1,5}(?:\^\{?-?\d\}?)? ?/ ?[a-zA-Z]"
 )  # `5 m/s` is no product of names
 
@@ -215,13 +215,14 @@ def _texts(text: str) -> list[str]:
 # -- choice letters
 
 _LETTER = re.compile(r"\(?([A-J])(?:\)|\.|:|\))? *")
-_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[.:)]) *(\S.*)")
+_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[.:)]) *(\S.*)")  # (B) 12 apples
+# Option B: 12
 _CHOSEN = re.compile(r"(?:(?:option|choice|answer) *:? *(?:is)? *)?(?:\(([A-Ja-j])\)|([A-Ja-j])[.:)]?)(?= |$)(.*)",
                      re.IGNORECASE)  # fmt: skip
-_ANOTHER_OPTION = re.compile(
+_ANOTHER_OPTION = re.compile(  # A. 5 or b. 6
     r"^\W*(?:or|and|,|/)\s*\(?[A-J]\b|\([A-Ja-j]\)|(?:^| )[A-J](?:[).:]|$)|\b(?:or|and) [A-Ja-j][).]"
 )
-_DENIED = re.compile(
+_DENIED = re.compile(  # B is incorrect
     r"\W*(?:is |are |was )?(?:incorrect|wrong|false|not\b|no\b|none\b|isn't|maybe|perhaps|\?)", re.IGNORECASE
 )
 

@@ -27,8 +27,6 @@ _UNIT = re.compile(
     r" *(?:\\text\s*\{([a-zA-Z\u4e00-\u9fff ./()-]*(?:\^?\{?-?\d\}?[a-zA-Z ./-]*)*)\}|([a-zA-Z]{1,30}\.?))"
 )
 _MORE_UNIT = re.compile(r" *\^ *\{? *(-?\d) *\}?|( */ *)|( *\\cdot *)")  # m/s^2
-_NOT_UNITS = {"and", "or", "not", "is", "maybe", "if", "when", "where", "for", "but", "with", "wrong", "to", "over",
-              "the", "answer", "mod", "base", "approximately", "about", "am", "pm"}  # fmt: skip
 _MATRICES = ("pmatrix", "bmatrix", "matrix", "smallmatrix", "array", "vmatrix", "Bmatrix")
 
 
@@ -179,7 +177,7 @@ class _Reader(Terms):
             self.take()  # `\$5 dollars`
             return node
         text = self.unit_words()
-        if not text or len(text.split()) > 6 or _NOT_UNITS & set(re.findall(r"[a-z]+", text.lower())):
+        if not text or len(text.split()) > 6:
             raise Unreadable("words behind a value that are no unit")
         if text.lower() in ("degree", "degrees", "deg", "radian", "radians", "rad"):
             return Call("deg" if text.lower().startswith("deg") else "rad", (node,))

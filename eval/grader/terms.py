@@ -23,7 +23,6 @@ _GREEK = set(
 )
 _CONSTANTS = {"pi": "pi", "infty": "oo", "infinity": "oo", "inf": "oo", "oo": "oo", "emptyset": "∅", "ldots": "...",
               "dots": "...", "cdots": "..."}  # fmt: skip
-_ONE_SPELLING = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _CURRENCY = {"\\dollar": "dollar", "\\pounds": "pound sterling", "\\euro": "euro", "\\yen": "yen"}
 _SHORT_WORDS = {"no", "on", "up", "in", "am", "pm", "if", "is", "it", "at", "to", "of", "be", "by", "we", "he"}
 _SHORT_UNITS = {"cm", "mm", "km", "kg", "mg", "mL", "ml", "ft", "yd", "mi", "lb", "oz", "Hz", "kJ", "mph", "hr", "hrs",
@@ -277,7 +276,6 @@ class Terms(Scanner):
 
     def function(self, name: str) -> Node:
         """A function with its argument in brackets or bare: `sin 2x` takes 2x, `sin(2x)y` takes 2x."""
-        name = _ONE_SPELLING.get(name, name)
         if name == "sqrt" and self.peek().text != "(":
             return self.root()
         base = (self.argument_or_number(),) if name == "log" and self.accept("_") else ()
