@@ -1,6 +1,7 @@
 """The report's part on curation: the funnel, and the chosen rows beside the dropped ones."""
 
 from functools import partial
+from itertools import zip_longest
 
 from eval.report.charts import chart, draw_distribution, draw_funnel
 from eval.report.curated import Curated, Tally
@@ -24,7 +25,8 @@ def funnel_section(curated: Curated) -> str:
     funnel = curated.funnel
     if not funnel:
         return ""
-    left, unit = _left(curated)
+    problems = curated.problems
+    left, unit = (problems, "Problems") if any(problems) else ([line["out"] for line in funnel], "Rows")
     notes = []
     for line, count in zip(funnel, left, strict=True):
         main = next(iter(line["reasons"].items()), None)
@@ -55,30 +57,18 @@ def funnel_section(curated: Curated) -> str:
     )
 
 
-def _left(curated: Curated) -> tuple[list[int], str]:
-    """What is left after each stage: problems, or rows for a run that mines its problems or cannot count them."""
-    if _counts_problems(curated) and not curated.found:
-        return curated.problems, "Problems"
-    return [line["out"] for line in curated.funnel], "Rows"
-
-
-def _counts_problems(curated: Curated) -> bool:
-    """Whether the problems of a run can be counted."""
-    return bool(curated.problems and curated.dropped.rows and curated.problems[-1])
-
-
 def _funnel_table(curated: Curated) -> Table:
     rows = [
         (
             line["stage"],
             f"{line['in']:,}",
             f"{line['out']:,}",
-            f"{count:,}" if _counts_problems(curated) and number >= curated.found else "",
+            f"{count:,}" if count else "",
             ", ".join(f"{reason}: {n:,}" for reason, n in line["reasons"].items()),
             f"{line['tokens']:,}" if line["tokens"] else "",
             f"{line['seconds']:.1f}",
         )
-        for number, (line, count) in enumerate(zip(curated.funnel, curated.problems, strict=True))
+        for line, count in zip_longest(curated.funnel, curated.problems)
     ]
     head = ("stage", "rows in", "rows out", "problems", "dropped because", "tokens sampled", "seconds")
     return Table(head, rows, (1, 2, 3, 5, 6))
