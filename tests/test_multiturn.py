@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 
 from eval.multiturn import evaluate
 from eval.report.by_turn import turns_section
-from eval.report.curated import gather
 from eval.turn_metrics import count_tokens, count_transitions, measure_turns, measures
 from eval.turns import Dialogue
 from limo.engines.protocol import Sampling
@@ -23,9 +21,8 @@ from limo.errors import UserError
 from limo.improve import improve, list_commands
 from limo.recipe import bind, check_node, compose, nodes
 from limo.run import read_manifest
-from tests.conftest import ROOT, Script, example, lines
+from tests.conftest import ROOT, Script, lines
 from tests.test_docs import ALL, bare
-from tests.test_report import curation, left, line
 
 
 def said(text: str) -> list[dict[str, Any]]:
@@ -155,18 +152,6 @@ def test_a_report_without_turns_has_no_such_part() -> None:
     shown = turns_section({"turns": {"models": models, "differences": []}})
     assert shown.count("<svg") == 1 and "<b>" not in shown and "&lt;b&gt;" in shown
     assert "5 turns against 5 samples -6.0" in shown
-
-
-def test_turns_of_one_problem_are_one_problem_of_the_funnel(tmp_path: Path) -> None:
-    first = [example(key, "x", notes={"turns": {"of": example(key).problem}}) for key in "ab"]
-    second = [
-        replace(row, id=f"{row.id}/2", prompt=(*row.prompt, {"role": "assistant", "content": "no"})) for row in first
-    ]
-    funnel = [line("pool", 3, 3), line("collect", 3, 4), line("keep", 4, 2)]
-    dropped = [left(example("c"), "collect", "not sampled"), *(left(row, "keep", "not right") for row in first)]
-    curation(tmp_path, second, dropped, funnel)
-    found = gather(tmp_path)
-    assert found is not None and found.problems == [3, 2, 2]
 
 
 def test_the_commands_of_the_iterations() -> None:
