@@ -67,25 +67,16 @@ def unsure_table(summary: Summary) -> Table:
     return Table(("benchmark", "model", "problem", "reference", "extracted", "why the grader is unsure"), rows)
 
 
-def repair_lines(repair: Measures) -> list[tuple[str, str, str, Mapping[str, Any]]]:
-    """Benchmark, metric, model, value: the models of one metric below each other."""
-    lines = []
-    for name in dict.fromkeys(name for by in repair.values() for name in by):
-        of = {model: by[name] for model, by in repair.items() if name in by}
-        whats = dict.fromkeys(what for by in of.values() for what in by if what != "by type")
-        lines += [(name, what, model, by[what]) for what in whats for model, by in of.items() if what in by]
-        for kind in dict.fromkeys(kind for by in of.values() for kind in by.get("by type", {})):
-            for what in ("noticed", "repaired", "false alarm", "spoiled"):
-                values = {model: by.get("by type", {}).get(kind, {}).get(what) for model, by in of.items()}
-                lines += [(name, f"{kind}: {what}", model, value) for model, value in values.items() if value]
-    return lines
-
-
 def repair_table(repair: Measures) -> Table:
-    """A line for each metric, a column for each model."""
+    """A line for each metric, of all rows and by type of error, a column for each model."""
     cells: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
-    for name, what, model, value in repair_lines(repair):
-        cells.setdefault((name, what), {})[model] = value
+    for model, benchmarks in repair.items():
+        for name, shares in benchmarks.items():
+            by_type = shares.get("by type", {})
+            listed = {what: value for what, value in shares.items() if what != "by type"}
+            listed |= {f"{kind}: {what}": value for kind, by in by_type.items() for what, value in by.items()}
+            for what, value in listed.items():
+                cells.setdefault((name, what), {})[model] = value
     rows = []
     for (name, what), by in cells.items():
         values = (f"{percent(by[m]['mean'])} ({span(by[m])})" if m in by else "" for m in repair)
