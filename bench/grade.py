@@ -4,7 +4,7 @@
 
 Reads the two files of labelled model completions in $LIMO_DATA/samples and `tests/grade_cases.jsonl`. Prints, for each
 grader and set: answers per second of processor time (caches empty at the start, the median of five passes), agreement
-with the labels, and the two kinds of error; then how the speed grows with processes, and what hostile answers cost.
+with the labels, and the two kinds of error; then what hostile answers cost.
 """
 
 import json
@@ -18,7 +18,6 @@ from pathlib import Path
 from eval.grade import grade
 from eval.grader import extract, normalise
 from eval.grader import grade as grading
-from eval.grader.grade import grade_all
 
 PASSES = 5
 HERE = Path(__file__).resolve().parent.parent
@@ -95,23 +94,6 @@ def line(name: str, who: str, ratio: float, cases: list[Case], rate: float, verd
     return f"{name:<28}{who:<13}{ratio:>7.2f} x{len(cases):>7}{rate:>13,.0f}{share:>12.2f}{accepted:>15}{missed:>9}"
 
 
-def scaling(cases: list[Case]) -> None:
-    """Wall-clock speed with one process and more, on the completions many times over, none of them the same."""
-    many = [(f"{c} ", f"{a}") for _ in range(50) for c, a, _ in cases]
-    print("\nprocesses   answers/s   ratio      (wall clock; median of three)")
-    alone = 0.0
-    for processes in range(1, (os.cpu_count() or 1) + 1):
-        rates = []
-        for _ in range(3):
-            forget()
-            start = time.perf_counter()
-            graded = grade_all(many, processes=processes)
-            rates.append(len(graded) / (time.perf_counter() - start))
-        rate = statistics.median(rates)
-        alone = alone or rate
-        print(f"{processes:>9}{rate:>12,.0f}{rate / alone:>8.2f}")
-
-
 HOSTILE = {
     "tower of exponents": "9^{9^{9^{9^9}}}",
     "factorial of a power": "10^{10^{10}}!",
@@ -171,7 +153,6 @@ def main() -> None:
             rate, verdicts = measured(accepts, cases, PASSES)
             fastest = fastest or rate
             print(line(name, who, fastest / rate, cases, rate, verdicts), flush=True)
-    scaling(sets["MATH chains (100 x 8)"] + sets["GSM8K solutions (1319 x 4)"])
     hostile()
 
 

@@ -27,6 +27,7 @@ from limo.tables import Table, print_table, terminal
 
 Rows = list[dict[str, Any]]
 LISTED = 10  # flipped problems on the terminal; --out has them all
+RESAMPLES, SEED = 10_000, 0  # of the command's intervals and tests
 BATCH = 500  # resamples that are in memory at once
 
 
@@ -189,20 +190,16 @@ class Side:
         return f"{self.run.name}:{self.model}"
 
 
-def compare_runs(
-    *, a: str, b: str, benchmark: list[str] | None, shared: bool, resamples: int, seed: int, out: str | None
-) -> dict[str, Any]:
+def compare_runs(*, a: str, b: str, benchmark: list[str] | None = None, out: str | None = None) -> dict[str, Any]:
     """Compare two models on every benchmark that both have, print it, and return it as plain JSON.
 
     Raises UserError if a run or model is missing, they share no benchmark, or their problems differ.
     """
-    if resamples < 1:
-        raise UserError(f"--resamples must be at least 1, not {resamples}")
     left, right = _find_side(a), _find_side(b)
     if (left.run.resolve(), left.model) == (right.run.resolve(), right.model):
         raise UserError(f"a and b are the same model of the same run, {left.name}")
     names = _common(left, right, benchmark)
-    results = {name: _compare(left, right, name, shared, resamples, seed) for name in names}
+    results = {name: _compare(left, right, name) for name in names}
     if out:
         with replacing(Path(out)) as file:
             json.dump({"a": left.name, "b": right.name, "benchmarks": results}, file, indent=2, ensure_ascii=False)
@@ -242,16 +239,16 @@ def _common(left: Side, right: Side, wanted: Sequence[str] | None) -> list[str]:
     return [name for name in both if not wanted or name in wanted]
 
 
-def _compare(left: Side, right: Side, name: str, shared: bool, resamples: int, seed: int) -> dict[str, Any]:
+def _compare(left: Side, right: Side, name: str) -> dict[str, Any]:
     a, b = _read_rows(left.files[name]), _read_rows(right.files[name])
-    ids = [key for key in a if key in b and _same_problem(a[key], b[key])]
+    ids = [key for key in a if key in b and all(a[key][what] == b[key][what] for what in ("question", "answer"))]
     if len(ids) != len(a) or len(ids) != len(b):
-        _refuse_unless_shared(name, len(a), len(b), len(ids), shared)
+        raise UserError(f"benchmark '{name}': the problems differ ({len(a)} and {len(b)}, {len(ids)} the same)")
     shares = [{i: _share_correct(rows[i]) for i in ids} for rows in (a, b)]
-    difference = paired(shares[0], shares[1], resamples, seed)
+    difference = paired(shares[0], shares[1], RESAMPLES, SEED)
     return {
-        "a": share(shares[0], resamples, seed).mean,
-        "b": share(shares[1], resamples, seed).mean,
+        "a": float(np.mean(list(shares[0].values()))),
+        "b": float(np.mean(list(shares[1].values()))),
         **difference.to_json(),
         "unsure": [_count(rows, ids, "verdict", "unsure") for rows in (a, b)],
         "cut_off": [_count(rows, ids, "finish", "length") for rows in (a, b)],
@@ -260,24 +257,12 @@ def _compare(left: Side, right: Side, name: str, shared: bool, resamples: int, s
     }
 
 
-def _refuse_unless_shared(name: str, a: int, b: int, same: int, shared: bool) -> None:
-    if not (shared and same):
-        raise UserError(
-            f"benchmark '{name}': the problems differ ({a} and {b}, {same} the same). "
-            + ("--shared compares those that are the same" if same else "They cannot be compared")
-        )
-
-
 def _read_rows(file: Path) -> dict[str, dict[str, Any]]:
     with file.open(encoding="utf-8") as lines:
         try:
             return {row["id"]: row for row in map(json.loads, lines)}
         except (ValueError, KeyError) as error:
             raise UserError(f"{file} is not an evaluation by eval.run: {error}") from None
-
-
-def _same_problem(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    return bool(a["question"] == b["question"] and a["answer"] == b["answer"])
 
 
 def _share_correct(row: Mapping[str, Any]) -> float:
@@ -346,9 +331,6 @@ def main() -> None:
     parser.add_argument("a", help="a run, or run:model")
     parser.add_argument("b", help="a run, or run:model")
     parser.add_argument("--benchmark", action="append", help="only this one (may be given again)")
-    parser.add_argument("--shared", action="store_true", help="where the problems differ, compare those that both have")
-    parser.add_argument("--resamples", type=int, default=10_000, help="of intervals and tests (default: 10000)")
-    parser.add_argument("--seed", type=int, default=0, help="of intervals and tests (default: 0)")
     parser.add_argument("--out", metavar="FILE", help="write everything, all flipped problems included, as JSON")
     args = parser.parse_args()
     with reported():

@@ -21,6 +21,7 @@ from eval.compare import share
 from eval.equations import equations
 
 Rows = Sequence[Mapping[str, Any]]
+Hit = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]  # of a row and one of its completions
 RIGHT = ("right", "whole")  # kinds of right beginnings: up to a step, or with the answer
 Measures = Mapping[str, Mapping[str, Any]]  # by model, by benchmark
 
@@ -65,37 +66,37 @@ def _shares(rows: Rows, resamples: int, seed: int) -> dict[str, Any]:
     right = [row for row in rows if row["notes"].get("type") in RIGHT]
     wrong = [row for row in rows if "begun" in row["notes"] and row["notes"].get("type") not in RIGHT]
     plain = [row for row in rows if "begun" not in row["notes"]]
-    kinds = sorted({row["notes"]["type"] for row in wrong})
 
-    def of(some: Rows, hit: Callable[[Mapping[str, Any], Mapping[str, Any]], bool]) -> dict[str, Any]:
+    def of(some: Rows, hit: Hit) -> dict[str, Any]:
         values = {r["id"]: sum(hit(r, c) for c in r["completions"]) / len(r["completions"]) for r in some}
         return asdict(share(values, resamples, seed))
+
+    def alarms(r: Mapping[str, Any], c: Mapping[str, Any]) -> bool:
+        return reflects(c["text"])
+
+    def spoiled(r: Mapping[str, Any], c: Mapping[str, Any]) -> bool:
+        return not _correct(r, c)
+
+    def by_type(some: Rows, **hits: Hit) -> dict[str, Any]:
+        return {
+            kind: {name: of([r for r in some if r["notes"]["type"] == kind], hit) for name, hit in hits.items()}
+            for kind in sorted({row["notes"]["type"] for row in some})
+        }
 
     shares: dict[str, Any] = {}
     if wrong:
         shares["noticed"], shares["repaired"] = of(wrong, _noticed), of(wrong, _correct)
         shares["noticed and repaired"] = of(wrong, lambda r, c: _noticed(r, c) and _correct(r, c))
-        shares["by type"] = {
-            kind: {
-                "noticed": of([r for r in wrong if r["notes"]["type"] == kind], _noticed),
-                "repaired": of([r for r in wrong if r["notes"]["type"] == kind], _correct),
-            }
-            for kind in kinds
-        }
     if right:
-        shares["false alarm"] = of(right, lambda r, c: reflects(c["text"]))
-        shares["spoiled"] = of(right, lambda r, c: not _correct(r, c))
-        shares["right to wrong"] = of(right, lambda r, c: reflects(c["text"]) and not _correct(r, c))
-        shares["by type"] = shares.get("by type", {}) | {
-            kind: {
-                "false alarm": of([r for r in right if r["notes"]["type"] == kind], lambda r, c: reflects(c["text"])),
-                "spoiled": of([r for r in right if r["notes"]["type"] == kind], lambda r, c: not _correct(r, c)),
-            }
-            for kind in sorted({row["notes"]["type"] for row in right})
-        }
+        shares["false alarm"], shares["spoiled"] = of(right, alarms), of(right, spoiled)
+        shares["right to wrong"] = of(right, lambda r, c: alarms(r, c) and spoiled(r, c))
+    if right or wrong:
+        shares["by type"] = by_type(wrong, noticed=_noticed, repaired=_correct) | by_type(
+            right, **{"false alarm": alarms, "spoiled": spoiled}
+        )
     if plain:
-        shares["reflects"] = of(plain, lambda r, c: reflects(c["text"]))
-        shares["reflects and right"] = of(plain, lambda r, c: reflects(c["text"]) and _correct(r, c))
+        shares["reflects"] = of(plain, alarms)
+        shares["reflects and right"] = of(plain, lambda r, c: alarms(r, c) and _correct(r, c))
     return shares
 
 

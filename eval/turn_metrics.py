@@ -71,7 +71,7 @@ def measure_turns(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, A
     """
     n = len(rows[0]["turns"])
     values = {name: {r["id"]: of(r) for r in rows} for name, of in measures(n).items()}
-    one, vote, turns, any_turn, any_sample = values
+    _, vote, turns, any_turn, any_sample = values
 
     def minus(a: str, b: str) -> dict[str, Any]:
         return {"of": a, "minus": b, **paired(values[b], values[a], resamples, seed).to_json()}
@@ -79,7 +79,6 @@ def measure_turns(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, A
     return {
         "n": n,
         "measures": {name: asdict(share(shares, resamples, seed)) for name, shares in values.items()},
-        "gains": {name: minus(name, one) for name in values if name != one},
         "against": [minus(turns, vote), minus(any_turn, any_sample)],
         "by_turn": [
             {name: asdict(share({r["id"]: of(r, k) for r in rows}, resamples, seed)) for name, of in CURVES.items()}
@@ -91,16 +90,13 @@ def measure_turns(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, A
 
 
 def count_transitions(rows: Sequence[Row], turn: int) -> dict[str, int]:
-    """How many problems went from right or wrong at `turn` to right or wrong at the next; unsure counts as wrong."""
-    counts = dict.fromkeys(("right_right", "right_wrong", "wrong_right", "wrong_wrong"), 0)
-    for row in rows:
-        before, after = ("right" if _right(row["turns"][at]) else "wrong" for at in (turn - 1, turn))
-        counts[f"{before}_{after}"] += 1
-    return counts
+    """How many problems became right and wrong from `turn` to the next; unsure counts as wrong."""
+    steps = [(_right(row["turns"][turn - 1]), _right(row["turns"][turn])) for row in rows]
+    return {"wrong_right": steps.count((False, True)), "right_wrong": steps.count((True, False))}
 
 
 def count_tokens(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
-    """Tokens a problem, written and read: of one sample, all samples, all turns, and turns up to a right answer.
+    """Tokens a problem, written and read, of all samples and of all turns.
 
     Read tokens are those of each sample's and each turn's whole prompt; None where the tokenizer is unknown. An engine
     with a prefix cache reads fewer.
@@ -111,19 +107,10 @@ def count_tokens(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
         written = sum(turn["tokens"] for row in rows for turn in of(row)) / len(rows)
         return {"written": written, "read": None if None in asked else sum(asked) / len(rows)}
 
-    def ended(row: Row) -> Sequence[Row]:
-        right = [at for at, turn in enumerate(row["turns"]) if _right(turn)]
-        return list(row["turns"][: right[0] + 1 if right else None])
-
     def samples(row: Row) -> Sequence[Row]:
         return [{**sample, "asked": row["turns"][0]["asked"]} for sample in row["completions"]]
 
-    return {
-        "one sample": mean(lambda row: row["turns"][:1]),
-        "samples": mean(samples),
-        "turns": mean(lambda row: row["turns"]),
-        "turns with oracle": mean(ended),
-    }
+    return {"samples": mean(samples), "turns": mean(lambda row: row["turns"])}
 
 
 def signed(d: Row) -> str:

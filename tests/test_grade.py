@@ -16,7 +16,7 @@ import pytest
 
 from eval.grade import Grade, grade
 from eval.grader.extract import explicit, extract
-from eval.grader.grade import equal, grade_all
+from eval.grader.grade import equal
 from eval.grader.symbolic import same_by_sympy
 from eval.grader.worker import Died, TimedOut, Workers
 from tests.conftest import ROOT
@@ -105,13 +105,6 @@ def test_extract(text: str, found: str | None) -> None:
 def test_only_marks_are_explicit() -> None:
     assert explicit(r"so \boxed{5} and") == "5"
     assert explicit("The answer is 5") is None
-
-
-def test_a_box_for_each_answer_may_stand_anywhere() -> None:
-    text = r"First, \boxed{3} by Vieta. After a long division we find the second root, \boxed{4}"
-    assert grade(text, "3, 4") == Grade("correct", "3, 4", "a box for each answer")
-    assert grade(text, "3, 5").verdict == "wrong"
-    assert grade(text, "4").verdict == "correct", "the last box counts where the reference has one answer"
 
 
 def test_a_long_unfinished_thought_is_no_answer() -> None:
@@ -327,8 +320,8 @@ def test_workers_end_with_their_parent_and_are_no_more_than_said(tmp_path: Path)
         "for _ in range(2):\n"
         "    try: _workers.ask(endless, 0.2)\n"
         "    except TimedOut: pass\n"
-        "time.sleep(3)\n"
-        "assert len(_workers.idle) <= 1, _workers.idle\n"
+        "_workers.ask(['1', '1'], 60)\n"
+        "assert len(_workers.idle) == 1, _workers.idle\n"
         "print(_workers.idle[0].process.pid, flush=True)\n"
         "_workers.ask(endless, 60)\n"
     )
@@ -375,17 +368,14 @@ def test_a_dead_or_late_worker_is_told_apart(tmp_path: Path, monkeypatch: pytest
 
 SCRIPT = """
 import multiprocessing
-from eval.grader.grade import grade_all
 from eval.grade import grade
 
-PAIRS = [(f"so \\\\boxed{{{i}}}", str(i + i % 2)) for i in range(6000)]
-FOUND = grade_all(PAIRS, processes=2)  # without `if __name__ ...`, as in a notebook
+assert grade("\\\\boxed{1}", "\\\\int_0^2 \\\\frac12 dx").verdict == "correct"  # no main guard, as in a notebook
 
 def one(i):
     return grade(f"so \\\\boxed{{\\\\frac{{{i}}}{{2}}}}", f"\\\\int_0^{{{i}}} \\\\frac12 dx").verdict
 
 if __name__ == "__main__":
-    assert [g.verdict for g in FOUND] == ["wrong" if i % 2 else "correct" for i in range(6000)]
     for method in ("spawn", "fork"):
         with multiprocessing.get_context(method).Pool(2) as pool:
             assert pool.map(one, range(1, 5)) == ["correct"] * 4, method
@@ -394,9 +384,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_in_bulk_without_a_main_guard_and_from_spawned_and_forked_processes(tmp_path: Path) -> None:
+def test_without_a_main_guard_and_from_spawned_and_forked_processes(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.replace("FOUND = ", "FOUND = [] if __name__ != '__main__' else "))
+    script.write_text(SCRIPT)
     done = subprocess.run(
         [sys.executable, str(script)],
         capture_output=True,
@@ -405,12 +395,6 @@ def test_in_bulk_without_a_main_guard_and_from_spawned_and_forked_processes(tmp_
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.stdout.strip() == "done", done.stderr[-2000:]
-
-
-def test_many_and_few_are_graded_alike() -> None:
-    pairs = [(f"\\boxed{{{i}}}", str(i - i % 3)) for i in range(5500)]
-    assert grade_all(pairs, processes=2) == grade_all(pairs, processes=1)
-    assert grade_all([]) == []
 
 
 def test_the_labels_of_real_solutions(data: Path) -> None:

@@ -98,7 +98,6 @@ def test_references_that_are_none_are_hinted_at(tmp_path: Path, run: Run) -> Non
         (("mine.jsonl", "--answer-after", "A:", "--fields", "answer=x"), "the first: row 1: missing field"),
         (("mine.jsonl", "--fields", "code=completion"), "--fields must read completion=COLUMN,answer=COLUMN"),
         (("mine.jsonl", "--fields", "completion=cod"), "no completion in 'cod'; the columns are code, gt, inner"),
-        (("mine.jsonl", "--processes", "0"), "--processes must be at least 1"),
         (("mine.jsonl", "--fields", "completion=code,answer=gt", "--out", "mine.jsonl"), "is the file that is graded"),
         (("mine.jsonl", "--fields", "completion=code,answer=gt", "--out", "."), "'.' is a folder: name a file"),
         (

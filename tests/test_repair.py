@@ -7,7 +7,6 @@ from curation.lemma.rules import RESTART
 from curation.lemma.teach import OPENINGS
 from eval.equations import equations, holds
 from eval.repair import measure_repair, notices, reflects
-from eval.report.repaired import repair_section
 from eval.report.tables import repair_table
 from limo.data import Example
 from limo.errors import UserError
@@ -84,9 +83,8 @@ def test_shares_worked_out_by_hand() -> None:
     assert both == {**found["wrong"]["by type"], **found["right"]["by type"]}, "a benchmark may have both"
     assert found["wrong"]["noticed"]["n"] == 4 and found["wrong"]["noticed"]["low"] < 0.5
     assert measure_repair({"m": {"own": plain}}, 100, 0) == {}, "nothing is said of runs without beginnings"
-    page = repair_section({"m": found})
-    assert "<svg" in page and "CA: noticed" in page and "false alarm" in page and repair_section({}) == ""
-    assert len(repair_table({"m": found}).rows) == 3 + 4 + 3 + 4 + 2
+    table = repair_table({"m": found})
+    assert {"CA: noticed", "false alarm"} <= {row[1] for row in table.rows} and len(table.rows) == 3 + 4 + 3 + 4 + 2
 
 
 def test_wrong_beginnings_take_the_types_in_turn() -> None:

@@ -168,7 +168,7 @@ def test_an_archive_that_breaks_off_keeps_what_came_before(tmp_path: Path) -> No
     assert [reasons(pages(tmp_path / f"lies{s}", **table)) for s in (".warc.gz", ".warc", ".parquet")] == [
         ["not a WARC file"],
         ["not a WARC file"],
-        ["not a Parquet file"],
+        ["cannot be read"],
     ]
 
 
@@ -333,12 +333,10 @@ def test_an_archive_without_pages_is_told(tmp_path: Path) -> None:
     table = {"columns": Columns("html", "html", "url")}
     pd.DataFrame({"html": [], "url": []}).to_parquet(tmp_path / "a.parquet")
     (tmp_path / "a.jsonl").write_bytes(b"")
-    (tmp_path / "a.jsonl.gz").write_bytes(b"this is no gzip file")
     (tmp_path / "a.html.gz").write_bytes(b"nor this")
     for name, why in (("parquet", "no page in the archive"), ("jsonl", "no page in the archive")):
         assert reasons(pages(tmp_path / f"a.{name}", **table)) == [why]
-    for name in ("jsonl.gz", "html.gz"):
-        assert reasons(pages(tmp_path / f"a.{name}", **table))[-1] == "archive breaks off"
+    assert reasons(pages(tmp_path / "a.html.gz", **table))[-1] == "archive breaks off"
 
 
 def test_details_and_summary(tmp_path: Path) -> None:

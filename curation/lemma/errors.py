@@ -8,7 +8,7 @@ as they are until `mix`:
     inject   mistakes of types sampled from the student's own, each proved to be one      -> rows with notes.error
     correct  each error corrected by each strategy, kept where the answer is right and no equation is false
     smooth   a teacher that is a model rewrites the whole
-    mix      shares of origin, strategy and error-free chains; or mix_hard, by failure rate
+    mix      shares of origin, strategy and error-free chains
 
 Every stage has a `teacher`: `curation.lemma.rules.Rules` needs no model, `curation.lemma.teach.Model` asks one. What a
 model makes of a wrong beginning is measured with `curation/lemma/begun.py` and `eval/repair.py`.
@@ -108,16 +108,16 @@ def inject(
     *,
     teacher: dict[str, Any],
     per_problem: int,
-    otherwise: Literal["pool", "uniform", "skip"],
+    otherwise: Literal["uniform", "skip"],
     seed: int,
 ) -> Iterator[Row]:
     """The rows, and for each problem up to `per_problem` planted mistakes that are proved to be mistakes.
 
     Types are sampled from the distribution of the student's own at this very problem (LEMMA's rule), among those
-    that the teacher can plant. Where the student made no known mistake, `otherwise` says what is sampled from: those of
-    the whole pool, all types alike, or nothing. A planted mistake stays if the final answer is wrong, no equation
-    before its step is false, and the step is wrong: by an equation in it that SymPy refutes, by what the right chain
-    works out there, or by a second opinion of the teacher. Goes through `rows` twice.
+    that the teacher can plant. Where the student made no known mistake, `otherwise` samples from all types alike, or
+    skips the problem. A planted mistake stays if the final answer is wrong, no equation before its step is false, and
+    the step is wrong: by an equation in it that SymPy refutes, by what the right chain
+    works out there, or by a second opinion of the teacher.
     Raises UserError for settings that cannot be.
     """
     if per_problem < 0:
@@ -127,14 +127,12 @@ def inject(
     def types_of(row: Example) -> Counter[str]:
         return Counter({k: n for k, n in row.notes.get("errors", {}).items() if k in planter.kinds})
 
-    pool = sum((types_of(row) for row in rows), Counter[str]())
-    if otherwise == "uniform" or not pool:
-        pool = Counter(dict.fromkeys(planter.kinds, 1))
+    rest = Counter(dict.fromkeys(planter.kinds, 1)) if otherwise == "uniform" else Counter[str]()
     for chunk in chunked(rows, CHUNK):
         yield from chunk
         asked = list[tuple[Example, str, int]]()
         for row in chunk:
-            types = types_of(row) or (pool if otherwise != "skip" else Counter[str]())
+            types = types_of(row) or rest
             if types and "error" not in row.notes:
                 listed = sorted(types)
                 kinds = Random(f"{seed}/{row.id}").choices(listed, [types[k] for k in listed], k=per_problem)
@@ -283,30 +281,6 @@ def mix(
 
 def _cell(row: Example) -> tuple[str, str]:
     return (row.notes["error"]["origin"], row.notes["strategy"]) if "error" in row.notes else ("", "")
-
-
-@stage("pool")
-def mix_hard(rows: Iterable[Example], /, *, k_max: int, student: float, seed: int) -> Iterator[Row]:
-    """LEMMA-Hard (table 4): of each problem as many rows as its failure rate times `k_max`, `student` of them its own.
-
-    Where one origin has too few, the other takes their place. Chains without error and problems that the student
-    always solves leave. Raises UserError for a share outside of 0 to 1 or a `k_max` below 1.
-    """
-    if not 0 <= student <= 1 or k_max < 1:
-        raise UserError(f"mix_hard needs k_max of at least 1 and student between 0 and 1, not {k_max} and {student}")
-    listed = sorted(rows, key=lambda row: content_id([seed, row.id], 16))
-    by_problem: dict[str, list[Example]] = {}
-    for row in listed:
-        if "error" in row.notes:
-            by_problem.setdefault(row.problem, []).append(row)
-    taken = set[str]()
-    for errors in by_problem.values():
-        n = round(errors[0].scores.get("failure_rate", 0.0) * k_max)
-        own = [row for row in errors if row.notes["error"]["origin"] == "student"]
-        other = [row for row in errors if row.notes["error"]["origin"] != "student"]
-        first = min(len(own), max(round(n * student), n - len(other)))
-        taken |= {row.id for row in [*own[:first], *other[: n - first]]}
-    yield from _take(listed, taken)
 
 
 def _take(listed: Sequence[Example], taken: set[str]) -> Iterator[Row]:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, ParamSpec, TypeVar
 
 from curation.stage import drop
-from eval.equations import Equation, equations, holds, number, numbers_in, root
+from eval.equations import Equation, equations, holds, number, numbers_in
 from eval.grade import equal, grade
 from eval.grader.nodes import NUMERALS
 from limo.data import Dropped, Example
@@ -75,7 +75,6 @@ class Chain:
     equations: tuple[tuple[Equation, ...], ...]
     given: frozenset[Fraction]  # the numbers that the problem states, in digits or in words
     answer: str
-    unknown_is: Fraction | None  # the value of the chain's unknown, where it solves for one
 
 
 class Unusable(ValueError):
@@ -121,10 +120,8 @@ def read_chain(row: Example) -> Chain:
     listed = [e for each in found for e in each]
     if not listed:
         raise Unusable("no parsable step")
-    with_unknown = [e for e in listed if e.unknown]
-    unknown_is = root(with_unknown[-1]) if len({e.unknown for e in with_unknown}) == 1 else None
     for equation in listed:
-        if holds(equation, unknown_is) is not True:
+        if equation.unknown or holds(equation) is not True:
             raise Unusable("a step of the chain is not right", f"{equation.left} = {equation.right}")
     last = listed[-1]
     if equal(last.right, row.answer)[0] != "correct" and equal(last.left, row.answer)[0] != "correct":
@@ -133,7 +130,7 @@ def read_chain(row: Example) -> Chain:
         raise Unusable("no step before the answer")
     words = {word.lower() for word in re.findall(r"[A-Za-z]+", row.question)}
     given = {number(n.text) for n in numbers_in(row.question)} | {v for word, v in NUMERALS.items() if word in words}
-    return Chain(tuple(steps), tuple(found), frozenset(given), row.answer, unknown_is)
+    return Chain(tuple(steps), tuple(found), frozenset(given), row.answer)
 
 
 def written(value: Fraction, like: str = "") -> str:

@@ -69,7 +69,7 @@ def diagnose(chain: Chain, attempt: str) -> Mistake:
     if not any(listed):
         raise Unusable("no parsable step")
     right = [e for each in chain.equations for e in each]
-    keys, found = {key(e) for e in right}, set[object]()
+    keys, found = {key(e) for e in right}, set[Fraction]()
     known = chain.given | COMMON | {number(n.text) for e in right for n in e.numbers}
     for at, each in enumerate(listed):
         for e in each:
@@ -77,10 +77,10 @@ def diagnose(chain: Chain, attempt: str) -> Mistake:
             if mistake:
                 return mistake
             # A value that comes a second time may be right by chance: `12 - 6 = 6` where `12 / 2 = 6` was meant before
-            if key(e) not in keys or key(e) in found or holds(e, chain.unknown_is) is not True:
+            if key(e) not in keys or key(e) in found or e.unknown or holds(e) is not True:
                 raise Unusable("the first wrong step is not proved", f"{e.left} = {e.right} is not of the chain")
             found.add(key(e))
-            known |= {e.value} if not e.unknown else set()
+            known |= {e.value}
         step = steps[at]
         if step.count("=") > len(each):
             raise Unusable("the first wrong step is not proved", f"an equation that cannot be read: {step.strip()}")
@@ -103,13 +103,7 @@ def _first_wrong(
     """The mistake in one equation; None if it is right, or if nothing is proved against it."""
     shown = steps[at][e.start : e.end]
     if e.unknown:
-        if chain.unknown_is is None or holds(e, chain.unknown_is) is not False:
-            return None
-        values = {e.unknown: chain.unknown_is}
-        if not proved_different(e.left, e.right, values):
-            return None
-        said = f"{shown} cannot be: it does not hold in the end."
-        return Mistake("CA", at, steps, said, f"SymPy: it does not hold at {e.unknown} = {chain.unknown_is}", shown)
+        return None
     if not holds(e):
         if not proved_different(e.left, e.right) or any(number(n.text) not in known for n in e.numbers):
             return None
@@ -117,7 +111,7 @@ def _first_wrong(
         said = f"{e.left} is {value}, not {e.right}."
         return Mistake(kind, at, steps, said, f"SymPy: {e.left} is not {e.right}", shown, f"{e.left} = {value}")
     operands = Counter(number(n.text) for n in e.numbers)
-    same = [r for r in right if not r.unknown and Counter(number(n.text) for n in r.numbers) == operands]
+    same = [r for r in right if Counter(number(n.text) for n in r.numbers) == operands]
     if same and all(proved_different(r.left, e.left) for r in same):
         r = same[0]
         said = f"the operation is the wrong one: {r.left} = {r.right} is needed, not {e.left}."
@@ -133,7 +127,7 @@ def _first_wrong(
 
 def _one_other(e: Equation, r: Equation) -> tuple[Fraction | None, Fraction]:
     """The only number in which an equation differs from a right one, and what stands there; None if it is not one."""
-    if e.unknown or r.unknown or [o.text for o in e.operators] != [o.text for o in r.operators]:
+    if [o.text for o in e.operators] != [o.text for o in r.operators]:
         return None, Fraction(0)
     pairs = [(number(a.text), number(b.text)) for a, b in zip(e.numbers, r.numbers, strict=False)]
     other = [(a, b) for a, b in pairs if a != b]
@@ -150,9 +144,9 @@ def _by_other_operator(e: Equation) -> bool:
     return wrong in {a + b, a - b, b - a, a * b, -e.value} | ({a / b} if b else set())
 
 
-def key(e: Equation) -> object:
-    """What an equation finds: its value, or with an unknown the equation itself."""
-    return f"{e.left}={e.right}".replace(" ", "") if e.unknown else number(e.right)
+def key(e: Equation) -> Fraction:
+    """What an equation finds: its value."""
+    return number(e.right)
 
 
 def _correct(row: Example, mistake: Mistake, other: str, strategy: Strategy) -> str:
@@ -167,7 +161,9 @@ def _correct(row: Example, mistake: Mistake, other: str, strategy: Strategy) -> 
 def _continue(chain: Chain, mistake: Mistake) -> str:
     """The right chain from its first step that is still missing. Raises Unusable if the prefix went another way."""
     before = mistake.steps[: mistake.at]
-    found, keys = ({key(e) for step in some for e in equations(step)} for some in (before, chain.steps))
+    found, keys = (
+        {key(e) for step in some for e in equations(step) if not e.unknown} for some in (before, chain.steps)
+    )
     if not found <= keys or not {key(e) for e in equations(mistake.right)} <= keys:
         raise Unusable("the attempt went another way than the chain")  # a fresh start still mends it
     missing = [at for at, each in enumerate(chain.equations) if any(key(e) not in found for e in each)]

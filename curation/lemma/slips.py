@@ -2,31 +2,28 @@
 
     slip(chain, "CA", Random(0)).prefix  ->  "48 / 2 = 34"
 
-| type | in arithmetic | where a chain solves for an unknown |
-|---|---|---|
-| CA | a result is off by one, by a carry, by one operand, or has two digits exchanged | a side is worked out wrongly |
-| OP | one operator is another, or the sign of a result is lost | a term changes sides with its sign |
-| MS | a step is left out; the next that needed it takes what went into it | the last division is left out |
-| CS | the result of an earlier step is replaced by another number of the chain | the same |
-| CV | a quantity of the problem is misread: two digits exchanged, or one digit another | the same, off by a little |
+| type | what goes wrong |
+|---|---|
+| CA | a result is off by one, by a carry, by one operand, or has two digits exchanged |
+| OP | one operator is another, or the sign of a result is lost |
+| MS | a step is left out; the next that needed it takes what went into it |
+| CS | the result of an earlier step is replaced by another number of the chain |
+| CV | a quantity of the problem is misread: two digits exchanged, or one digit another |
 
-The wrong value is carried through all later steps, and a wrong equation is solved for its own wrong answer, so the
-solution ends in a wrong answer. Every mistake is proved: the prefix is that of the right chain, SymPy shows that the
-changed step is wrong (its equation is false, does not hold at the chain's own value of the unknown, or works out
+The wrong value is carried through all later steps, so the solution ends in a wrong answer. Every mistake is proved: the
+prefix is that of the right chain, SymPy shows that the changed step is wrong (its equation is false, or works out
 something else than the right step), and the grader finds the final answer wrong. A change for which any of this fails
-is no mistake, and another is tried.
-
-Left out: equations of the second degree, several unknowns, fractions of the unknown beyond the first degree.
+is no mistake, and another is tried. Chains that solve for an unknown are left out.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
-from itertools import islice, pairwise
+from itertools import islice
 from random import Random
 
 from curation.lemma.mistakes import Chain, Mistake, Unusable, show, written
-from eval.equations import Equation, Written, equations, holds, number, numbers_in, proved_different, replaced, root
+from eval.equations import Equation, Written, equations, number, numbers_in, proved_different, replaced
 from eval.grade import grade
 
 KINDS = ("CA", "OP", "MS", "CS", "CV")
@@ -43,8 +40,7 @@ def slip(chain: Chain, kind: str, random: Random) -> Mistake:
     if kind not in KINDS:
         raise Unusable("no rule for a mistake of this type", kind)
     why = Unusable("no place for a mistake of this type", kind)
-    rule = _arithmetic if chain.unknown_is is None else _algebra
-    for make in islice(rule(chain, kind, random), TRIES):
+    for make in islice(_changes(chain, kind, random), TRIES):
         try:
             return check_mistake(chain, make())
         except Unusable as found:
@@ -64,12 +60,12 @@ def check_mistake(chain: Chain, mistake: Mistake) -> Mistake:
     return mistake
 
 
-# Arithmetic. A rule yields edits of the left side, the wrong result (None works it out), and what is to be said of it
+# A rule yields edits of the left side, the wrong result (None works it out), and what is to be said of it
 
 Change = tuple[tuple[Edit, ...], Fraction | None, str]
 
 
-def _arithmetic(chain: Chain, kind: str, random: Random) -> Iterator[Made]:
+def _changes(chain: Chain, kind: str, random: Random) -> Iterator[Made]:
     """Changes of all equations, in random order."""
     places = [(at, e) for at, each in enumerate(chain.equations) for e in each]
     random.shuffle(places)
@@ -274,68 +270,3 @@ def _put(value: Fraction, instead_of: Written) -> str:
 def _result(e: Equation) -> Written:
     assert e.result is not None, e
     return e.result
-
-
-# Algebra
-
-
-def _algebra(chain: Chain, kind: str, random: Random) -> Iterator[Made]:
-    """Changes of one number in the equations with the unknown. The first states the problem: only CV changes it."""
-    lines = [(at, e) for at, each in enumerate(chain.equations) for e in each if e.unknown]
-    make = partial(_change_and_solve, chain, kind)
-    if kind == "CV":
-        for at, e in lines[:1]:
-            for stated in random.sample(e.numbers, len(e.numbers)):
-                if number(stated.text) in chain.given:
-                    for d in random.sample((1, -1, 3, 10), 4):
-                        value = number(stated.text) + d
-                        yield partial(make, at, e, stated, value, f"the problem says {stated.text}, not {show(value)}.")
-        return
-    pairs = list(pairwise(lines))
-    random.shuffle(pairs)
-    for (_, before), (at, e) in pairs:
-        n, m = _right_number(e), _right_number(before)
-        if n is None:
-            continue
-        if kind == "CA":
-            near = [number(n.text) + d for d in (1, -1, 2, -2, 10, -10)]
-            for value in random.sample(near, len(near)):
-                yield partial(make, at, e, n, value, f"the right side is {n.text}, not {show(value)}.")
-        elif kind == "CS":
-            for other in random.sample(before.numbers, len(before.numbers)):
-                said = f"the right side is {n.text}; {other.text} belongs elsewhere."
-                yield partial(make, at, e, n, number(other.text), said)
-        elif kind == "OP" and m and any(o.text in "+-" for o in before.operators):
-            value = 2 * number(m.text) - number(n.text)  # c - b where c + b belongs, or the other way round
-            said = f"a term that goes to the other side changes its sign: the right side is {n.text}."
-            yield partial(make, at, e, n, value, said)
-        elif kind == "MS" and m and e.left.strip() == e.unknown and before.left.strip() != e.unknown:
-            said = f"a step is missing: {before.left} = {m.text} still has to be solved for {e.unknown}."
-            yield partial(make, at, e, n, number(m.text), said)
-
-
-def _right_number(e: Equation) -> Written | None:
-    """The number that is all of the right side, where the left has the unknown."""
-    last = e.numbers[-1] if e.numbers else None
-    return last if last and e.right.replace(" ", "") == last.text.replace(" ", "") else None
-
-
-def _change_and_solve(chain: Chain, kind: str, at: int, e: Equation, n: Written, value: Fraction, said: str) -> Mistake:
-    """The chain with one number of one equation changed, and solved from there."""
-    step, right = chain.steps[at], chain.unknown_is
-    assert right is not None
-    wrong = replaced(step[: e.end], [(n.start, n.end, written(value))])[e.start :]
-    now = next((x for x in equations(wrong) if x.unknown), None)
-    found = root(now) if now else None
-    if now is None or found is None or found == right:
-        raise Unusable("the changed equation has no other solution", wrong)
-    if holds(now, right) is not False or not proved_different(now.left, now.right, {e.unknown: right}):
-        raise Unusable("the step is not proved wrong", wrong)
-    solved, last = f"{e.unknown} = {written(found)}", chain.steps[-1]
-    rest = [f"{solved}\n"] if wrong.strip() != solved else []
-    if at + 1 < len(chain.steps):
-        edits = [(m.start, m.end, written(found)) for m in numbers_in(last) if number(m.text) == right]
-        rest.append(replaced(last, edits))
-    steps = (*chain.steps[:at], step[: e.start] + wrong + step[e.end :], *rest)
-    proof = f"SymPy: {wrong} does not hold at {e.unknown} = {right}"
-    return Mistake(kind, at, steps, said, proof, wrong, step[e.start : e.end])

@@ -1,4 +1,4 @@
-"""The pages of archives, streamed: WARC and WET, Parquet, JSONL, HTML files; from here or wherever fsspec reaches.
+"""The pages of archives, streamed: WARC, WET and HTML files, from here or wherever fsspec reaches; Parquet and JSONL.
 
     for page in read_archive("s3://commoncrawl/crawl-data/.../CC-MAIN-00000.warc.gz", None, most=10_000_000): ...
 
@@ -9,20 +9,20 @@ before is kept and a `Dropped` says what is missing.
 
 import glob
 import gzip
-import io
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from limo.data import Dropped, parsed
+from limo.data import Dropped
 from limo.errors import UserError
-from limo.files import shortened
+from limo.files import read_rows, shortened
 
 KINDS = {
     **dict.fromkeys((".warc", ".wet", ".warc.wet"), "warc"),
-    **{".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".html": "html", ".htm": "html", ".xhtml": "html"},
+    **dict.fromkeys((".parquet", ".jsonl", ".ndjson"), "rows"),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
 }
 PAGES = ("text/html", "application/xhtml+xml", "text/plain", "")  # media types of records that are read
 
@@ -73,7 +73,8 @@ def find_archives(path: str) -> list[str]:
 def _kind_of(path: str) -> str:
     """What an archive is, by its ending; empty for another ending."""
     name = path.lower().removesuffix(".gz")
-    return next((kind for ending, kind in KINDS.items() if name.endswith(ending)), "")
+    kind = next((kind for ending, kind in KINDS.items() if name.endswith(ending)), "")
+    return "" if kind == "rows" and (path.lower().endswith(".gz") or "://" in path) else kind
 
 
 def _in_store(path: str) -> list[str]:
@@ -129,27 +130,23 @@ def read_archive(path: str, columns: Columns | None, most: int) -> Iterator[Raw 
     Raises UserError where the whole archive is of no use: it is missing, or a column is.
     """
     kind = _kind_of(path)
-    if kind in ("parquet", "jsonl") and columns is None:
-        raise UserError(
-            f"'{path}': say with pages.columns which column holds the page: {{page: html, kind: html, url: url}}"
-        )
+    if kind == "rows":
+        yield from _read_columns(path, columns, most)
+        return
     with _open(path) as file:
-        stream = _Gzip(fileobj=file) if path.lower().endswith(".gz") and kind != "parquet" else file
+        stream = _Gzip(fileobj=file) if path.lower().endswith(".gz") else file
         if kind == "warc":
             pages = _read_warc(path, stream, most)
-        elif kind == "html":
-            url = path if "://" in path else Path(path).absolute().as_uri()
-            body = b"".join(_pieces(stream, most + 1))
-            pages = iter([Raw(1, url, body, "html")])
         else:
-            assert columns
-            rows = _read_parquet(path, file, columns) if kind == "parquet" else _read_jsonl(path, stream, most)
-            pages = (row if isinstance(row, Dropped) else _page(path, at, row, columns) for at, row in rows)
+            url = path if "://" in path else Path(path).absolute().as_uri()
+            pages = iter([Raw(1, url, b"".join(_pieces(stream, most + 1)), "html")])
         empty = True
         for page in pages:
             empty = False
             if isinstance(page, Raw) and len(page.body) > most:
-                yield _drop_long(path, page.number, page.url, most)
+                yield Dropped(
+                    "", "", "page too long", f"the limit is max_bytes={most:,}", path, page.number, {"url": page.url}
+                )
             else:
                 yield page
         if isinstance(stream, _Gzip) and stream.error:
@@ -159,10 +156,6 @@ def read_archive(path: str, columns: Columns | None, most: int) -> Iterator[Raw 
                 yield Dropped("", "", "archive breaks off", f"{stream.error} after {stream.given:,} bytes", path)
         elif empty:
             yield Dropped("", "", "no page in the archive", "", path)
-
-
-def _drop_long(path: str, number: int, url: str, most: int) -> Dropped:
-    return Dropped("", "", "page too long", f"the limit is max_bytes={most:,}", path, number, {"url": url})
 
 
 def _pieces(stream: Any, most: int) -> Iterator[bytes]:
@@ -207,40 +200,26 @@ def _read_warc(path: str, stream: Any, most: int) -> Iterator[Raw | Dropped]:
             yield Dropped("", "", reason, f"{_first_line(error)}, after {number:,} pages", path, number + 1)
 
 
-def _read_jsonl(path: str, stream: Any, most: int) -> Iterator[tuple[int, Any]]:
-    lines = io.BufferedReader(stream) if isinstance(stream, _Gzip) else stream
-    limit = 2 * most + 10_000  # escapes make a line longer than its page
+def _read_columns(path: str, columns: Columns | None, most: int) -> Iterator[Raw | Dropped]:
+    """The pages of a local Parquet or JSONL file."""
+    if columns is None:
+        raise UserError(
+            f"'{path}': say with pages.columns which column holds the page: {{page: html, kind: html, url: url}}"
+        )
     number = 0
-    while line := lines.readline(limit):
-        number += 1
-        if not line.endswith(b"\n") and len(line) == limit:
-            while (rest := lines.readline(limit)) and not rest.endswith(b"\n"):
-                pass
-            yield number, _drop_long(path, number, "", most)
-            continue
-        try:
-            yield number, parsed(line)
-        except (ValueError, RecursionError) as error:
-            shown = shortened(line[:200].decode("utf-8", "replace"))
-            yield number, Dropped("", "", "invalid JSON", _first_line(error), path, number, shown)
+    for number, row in _until_broken(path, most):
+        yield replace(row, file=path, row=number) if isinstance(row, Dropped) else _page(path, number, row, columns)
+    if not number:
+        yield Dropped("", "", "no page in the archive", "", path)
 
 
-def _read_parquet(path: str, file: Any, columns: Columns) -> Iterator[tuple[int, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _until_broken(path: str, most: int) -> Iterator[tuple[int, Any]]:
     number = 0
     try:
-        table = pq.ParquetFile(file)
-        wanted = [name for name in (columns.page, columns.url) if name in table.schema_arrow.names]
-        wanted = wanted if columns.page in wanted else table.schema_arrow.names
-        for batch in table.iter_batches(batch_size=64, columns=wanted):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        reason = "archive breaks off" if number else "not a Parquet file"
-        yield number + 1, Dropped("", "", reason, f"{_first_line(error)}, after {number:,} pages", path, number + 1)
+        for number, row in read_rows(path, most):
+            yield number, row
+    except UserError as error:
+        yield number + 1, Dropped("", "", "archive breaks off" if number else "cannot be read", _first_line(error))
 
 
 def _page(path: str, number: int, row: Any, columns: Columns) -> Raw | Dropped:

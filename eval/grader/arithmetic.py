@@ -11,6 +11,9 @@ import mpmath
 from eval.grader.nodes import Based, Call, Name, Node, Number
 
 MAX_BITS = 200_000  # of an exact integer
+MAX_FACTORIAL = 2000  # of an exact factorial or binomial
+MAX_MAGNITUDE = 10**12  # bits of the exponent of a value
+FAR = 10**30  # beyond which no value is rounded
 
 
 class TooMuch(ArithmeticError):
@@ -28,10 +31,8 @@ def exact(node: Node) -> Fraction | None:
     """
     if isinstance(node, Number | Based):
         return node.value
-    if not isinstance(node, Call):
-        return None
-    rule = _EXACT.get(node.what)
-    if rule is None:
+    rule = _EXACT.get(node.what) if isinstance(node, Call) else None
+    if rule is None or not isinstance(node, Call):
         return None
     values = []
     for arg in node.args:
@@ -39,13 +40,10 @@ def exact(node: Node) -> Fraction | None:
         if value is None:
             return None
         values.append(value)
-    return rule(*values)
-
-
-def _divided(a: Fraction, b: Fraction) -> Fraction:
-    if not b:
-        raise Undefined("division by zero")
-    return a / b
+    try:
+        return rule(*values)
+    except ZeroDivisionError:
+        raise Undefined("division by zero") from None
 
 
 def size(value: Fraction) -> int:
@@ -56,10 +54,6 @@ def size(value: Fraction) -> int:
 def _power(base: Fraction, power: Fraction) -> Fraction | None:
     if power.denominator != 1:
         return None
-    if base in (0, 1, -1):
-        if not base and power < 0:
-            raise Undefined("division by zero")
-        return base ** (int(power) % 2) if base == -1 else Fraction(1) if not power else base
     if size(base) * abs(int(power)) > MAX_BITS:
         raise TooMuch("a power out of bounds")
     return base ** int(power)
@@ -71,33 +65,15 @@ def _product(a: Fraction, b: Fraction) -> Fraction:
     return a * b
 
 
-def _factorial(n: Fraction) -> Fraction | None:
-    if n.denominator != 1 or n < 0:
-        return None
-    if n > 2000:
-        raise TooMuch("a factorial out of bounds")
-    return Fraction(math.factorial(int(n)))
+def _counted(count: Callable[..., int]) -> Callable[..., Fraction | None]:
+    """A function of natural numbers, with bounds."""
 
-
-def _double_factorial(n: Fraction) -> Fraction | None:
-    if n.denominator != 1 or n < 0:
-        return None
-    if n > 2000:
-        raise TooMuch("a factorial out of bounds")
-    return Fraction(math.prod(range(int(n), 0, -2)))
-
-
-def _binomial(n: Fraction, k: Fraction) -> Fraction | None:
-    if n.denominator != 1 or k.denominator != 1 or n < 0 or k < 0:
-        return None
-    if n > 2000:
-        raise TooMuch("a binomial out of bounds")
-    return Fraction(math.comb(int(n), int(k)))
-
-
-def _whole(f: Callable[..., int]) -> Callable[..., Fraction | None]:
     def of(*values: Fraction) -> Fraction | None:
-        return None if any(v.denominator != 1 for v in values) else Fraction(f(*map(int, values)))
+        if any(v.denominator != 1 or v < 0 for v in values):
+            return None
+        if max(values) > MAX_FACTORIAL:
+            raise TooMuch("a factorial out of bounds")
+        return Fraction(count(*map(int, values)))
 
     return of
 
@@ -106,25 +82,20 @@ _EXACT: dict[str, Callable[..., Fraction | None]] = {
     "+": lambda *values: sum(values, Fraction(0)),
     "*": _product,
     "of": _product,
-    "/": _divided,
+    "/": lambda a, b: a / b,
     "neg": lambda a: -a,
     "^": _power,
     "%": lambda a: a / 100,
     "rad": lambda a: a,
-    "!": _factorial,
-    "!!": _double_factorial,
-    "binom": _binomial,
+    "!": _counted(math.factorial),
+    "binom": _counted(math.comb),
+    "gcd": _counted(math.gcd),
     "abs": abs,
     "floor": lambda a: Fraction(math.floor(a)),
     "ceil": lambda a: Fraction(math.ceil(a)),
     "max": lambda *values: max(values),
     "min": lambda *values: min(values),
-    "gcd": _whole(math.gcd),
-    "lcm": _whole(math.lcm),
 }
-
-
-MAX_MAGNITUDE = 10**12  # bits of the exponent of a value
 
 
 def value_at(
@@ -158,46 +129,44 @@ class _Evaluator:
 
     def value(self, node: Node) -> Any:
         if isinstance(node, Number | Based):
-            if size(node.value) > 20_000:
-                raise TooMuch("a number out of bounds")
-            return self.mp.mpf(node.value.numerator) / node.value.denominator
+            return self.number(node.value)
         if isinstance(node, Name):
             return self.name(node.text)
         if not isinstance(node, Call):
             raise TooMuch("no value")
-        return self.call(node)
-
-    def name(self, name: str) -> Any:
-        if name == "pi":
-            return +self.mp.pi
-        if name == "e":
-            return +self.mp.e
-        if name == "i":
-            return self.mp.j
-        if name in self.point:
-            value = self.point[name]
-            return self.mp.mpf(value.numerator) / value.denominator
-        raise TooMuch(f"the name {name}")
-
-    def call(self, node: Call) -> Any:
         rule = _NUMERIC.get(node.what)
         if rule is None:
             raise TooMuch(f"the operation {node.what}")
         args = [self.value(arg) for arg in node.args]
         try:
-            value = self.odd_root(node, args) or rule(self, *args)
-        except ZeroDivisionError:
-            raise Undefined("division by zero") from None
-        except (ValueError, OverflowError, TypeError) as error:
+            return self.checked(rule(self, *args))
+        except (ZeroDivisionError, ValueError, OverflowError, TypeError) as error:
             raise Undefined(str(error)) from None
+
+    def number(self, value: Fraction) -> Any:
+        if size(value) > 20_000:
+            raise TooMuch("a number out of bounds")
+        return self.mp.mpf(value.numerator) / value.denominator
+
+    def name(self, name: str) -> Any:
+        if name in ("pi", "e"):
+            return +getattr(self.mp, name)
+        if name == "i":
+            return self.mp.j
+        if name not in self.point:
+            raise TooMuch(f"the name {name}")
+        return self.number(self.point[name])
+
+    def checked(self, value: Any) -> Any:
+        """A finite value within bounds, as a real one unless complex ones are asked for."""
         if not self.mp.isfinite(value):
             raise Undefined("not finite")
-        if self.mp.mag(value) > MAX_MAGNITUDE if value else False:
+        if value and self.mp.mag(value) > MAX_MAGNITUDE:
             raise TooMuch("a value out of bounds")
         if isinstance(value, self.mp.mpc) and not self.complex:
             if abs(value.imag) > abs(value.real) * self.mp.mpf(10) ** (8 - self.mp.dps):
                 raise Undefined("not real")
-            value = value.real
+            return value.real
         return value
 
     def power(self, base: Any, power: Any) -> Any:
@@ -207,16 +176,7 @@ class _Evaluator:
             raise TooMuch("a power out of bounds")
         return self.mp.power(base, power)
 
-    def odd_root(self, node: Call, args: list[Any]) -> Any:
-        """A negative number to the power p/q with q odd, as in school: (-8)^(1/3) = -2; None for anything else."""
-        if node.what != "^" or self.complex or isinstance(args[0], self.mp.mpc) or args[0] >= 0:
-            return None
-        power = exact(node.args[1])
-        if power is None or power.denominator == 1 or power.denominator % 2 == 0 or power.denominator > 99:
-            return None
-        return self.power(self.real_root(args[0], self.mp.mpf(power.denominator)), self.mp.mpf(power.numerator))
-
-    def real_root(self, value: Any, index: Any) -> Any:
+    def root(self, value: Any, index: Any) -> Any:
         """The real root of a negative number where the index is odd, as in school; else the principal one."""
         if self.mp.im(value) == 0 and self.mp.re(value) < 0 and index == self.mp.nint(index) and int(index) % 2:
             return -self.mp.root(-self.mp.re(value), int(index))
@@ -227,29 +187,25 @@ class _Evaluator:
             raise TooMuch("an angle out of bounds")
         return getattr(self.mp, f)(x)
 
-    def natural_or_ten(self, x: Any, base: Any = None) -> Any:
+    def log(self, x: Any, base: Any = None) -> Any:
         """A logarithm whose base is not written is one of ten or of e: the caller tries both."""
-        if base is None:
-            base = self.mp.mpf(self.log_base) if self.log_base else None
-        return self.mp.ln(x) if base is None else self.mp.ln(x) / self.mp.ln(base)
+        base = base or self.log_base
+        return self.mp.ln(x) / self.mp.ln(base) if base else self.mp.ln(x)
 
     def factorial(self, x: Any) -> Any:
         if abs(x) > 10_000:
             raise TooMuch("a factorial out of bounds")
         return self.mp.factorial(x)
 
+    def binomial(self, n: Any, k: Any) -> Any:
+        if max(abs(n), abs(k)) > 10_000:
+            raise TooMuch("a binomial out of bounds")
+        return self.mp.binomial(n, k)
+
     def rounded(self, f: str, x: Any) -> Any:
-        if abs(x) > self.mp.mpf(10) ** 30:
+        if abs(x) > FAR:
             raise TooMuch("a number out of bounds")
         return getattr(self.mp, f)(x)
-
-    def whole(self, f: Callable[..., int], *args: Any) -> Any:
-        if any(a != self.mp.nint(a) or abs(a) > 10**30 for a in args):
-            raise Undefined("not whole")
-        return self.mp.mpf(f(*(int(a) for a in args)))
-
-    def cis(self, x: Any) -> Any:
-        return self.trigonometric("cos", x) + self.mp.j * self.trigonometric("sin", x)
 
 
 _NUMERIC: dict[str, Callable[..., Any]] = {
@@ -263,33 +219,25 @@ _NUMERIC: dict[str, Callable[..., Any]] = {
     "rad": lambda _, a: a,
     "deg": lambda e, a: a * e.mp.pi / 180,
     "!": _Evaluator.factorial,
-    "gamma": lambda e, a: e.factorial(a - 1),
-    "binom": lambda e, n, k: e.mp.binomial(n, k) if max(abs(n), abs(k)) < 10_000 else _too_much(),
+    "binom": _Evaluator.binomial,
     "sqrt": lambda e, a: e.mp.sqrt(a),
-    "cbrt": lambda e, a: e.real_root(a, e.mp.mpf(3)),
-    "root": _Evaluator.real_root,
+    "root": _Evaluator.root,
     "abs": lambda _, a: abs(a),
-    "norm": lambda _, a: abs(a),
     "exp": lambda e, a: e.power(+e.mp.e, a),
     "ln": lambda e, a: e.mp.ln(a),
-    "log": _Evaluator.natural_or_ten,
-    "lg": lambda e, a: e.mp.ln(a) / e.mp.ln(10),
-    "floor": lambda e, a: e.rounded("floor", a),
-    "ceil": lambda e, a: e.rounded("ceil", a),
+    "log": _Evaluator.log,
+    "lg": lambda e, a: e.log(a, 10),
     "max": lambda _, *args: max(args),
     "min": lambda _, *args: min(args),
-    "gcd": lambda e, *args: e.whole(math.gcd, *args),
-    "lcm": lambda e, *args: e.whole(math.lcm, *args),
-    "cis": _Evaluator.cis,
     "Re": lambda e, a: e.mp.re(a),
     "Im": lambda e, a: e.mp.im(a),
 }
-for _ours, _theirs in {
-    **{f: f for f in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")},
-    **{f"arc{f}": f"a{f}" for f in ("sin", "cos", "tan", "cot", "sinh", "cosh", "tanh")},
-}.items():
-    _NUMERIC[_ours] = lambda e, a, theirs=_theirs: e.trigonometric(theirs, a)
-
-
-def _too_much() -> Any:
-    raise TooMuch("out of bounds")
+_NUMERIC |= {f: lambda e, a, f=f: e.rounded(f, a) for f in ("floor", "ceil")}
+_NUMERIC |= {
+    ours: lambda e, a, f=f: e.trigonometric(f, a)
+    for ours, f in {
+        **{f: f for f in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")},
+        **{f"arc{f}": f"a{f}" for f in ("sin", "cos", "tan", "cot")},
+        "cis": "expj",
+    }.items()
+}

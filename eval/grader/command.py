@@ -56,7 +56,6 @@ def main() -> None:
         "--kind", choices=("math", "strict", "physics"), default="math", help="what the references are (default: math)"
     )
     parser.add_argument("--disagree", metavar="COLUMN", help="list where COLUMN, another grader's verdict, differs")
-    parser.add_argument("--processes", type=int, help="processes to grade in (default: one a core)")
     parser.add_argument("--out", metavar="FILE", help="where the grades go (default: NAME.graded.jsonl here)")
     args = parser.parse_args()
     with reported():
@@ -64,18 +63,9 @@ def main() -> None:
 
 
 def regrade(
-    *,
-    file: str,
-    fields: str,
-    answer_after: str,
-    kind: Any,
-    disagree: str | None,
-    processes: int | None,
-    out: str | None,
+    *, file: str, fields: str, answer_after: str, kind: Any, disagree: str | None, out: str | None
 ) -> list[Grade]:
-    """Grade a file's completions, write the grades, print what they come to. Raises UserError for an unusable file."""
-    if processes is not None and processes < 1:
-        raise UserError(f"--processes must be at least 1, not {processes}")
+    """Grade a file's completions, write the grades, print a summary. Raises UserError for an unusable file."""
     columns = _columns(fields)
     items, dropped = _items(file, columns, answer_after, disagree)
     if not items:
@@ -84,7 +74,7 @@ def regrade(
     where = Path(out) if out else Path(Path(file).stem + ".graded.jsonl")
     if where.exists() and where.samefile(file):
         raise UserError(f"--out '{out}' is the file that is graded: name another")
-    grades = grade_all([(i.completion, i.answer) for i in items], kind=kind, processes=processes)
+    grades = grade_all([(i.completion, i.answer) for i in items], kind=kind)
     grades = [replace(g, cut_off=i.cut_off) for i, g in zip(items, grades, strict=True)]
     _write(where, items, grades, dropped)
     _print(items, grades, dropped, where, disagree)
@@ -106,55 +96,70 @@ def _items(
 ) -> tuple[list[Item], list[Dropped]]:
     items, dropped = list[Item](), list[Dropped]()
     for number, raw in read_rows(file):
-        found = _item(raw, number, columns, answer_after, other)
-        if isinstance(found, tuple):
+        try:
+            items.extend(_item(raw, number, columns, answer_after, other))
+        except _Unusable as error:
             kept = raw.data if isinstance(raw, Dropped) else shortened(raw)
-            dropped.append(Dropped(str(number), file, *found, file, number, kept))
-        else:
-            items.extend(found)
+            dropped.append(Dropped(str(number), file, error.reason, error.detail, file, number, kept))
     return items, dropped
 
 
-def _item(
-    raw: Any, number: int, columns: Mapping[str, str], answer_after: str, other: str | None
-) -> list[Item] | tuple[str, str]:
-    """The completions of a row, or the reason and the detail why it has none."""
+class _Unusable(Exception):
+    """A row that has no completion and answer."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason, self.detail = reason, detail
+
+
+def _item(raw: Any, number: int, columns: Mapping[str, str], answer_after: str, other: str | None) -> list[Item]:
+    """The completions of a row. Raises _Unusable."""
     if isinstance(raw, Dropped):
-        return raw.reason, raw.detail
+        raise _Unusable(raw.reason, raw.detail)
     if not isinstance(raw, dict):
-        return "not an object", f"a row must be a mapping of columns, this is {type(raw).__name__}"
-    values = {}
-    for ours, usual in COLUMNS.items():
-        column = columns.get(ours) or next((c for c in usual if c in raw), None)
-        values[ours] = None if column is None else _inside(raw, column)
-        if values[ours] is None and not (ours == "completion" and column in raw):
-            has = ", ".join(map(str, list(raw)[:12]))
-            what = f"no {ours} in '{column or ' or '.join(usual)}'"
-            return "missing field", f"{what}; the columns are {has}: name it with --fields {ours}=COLUMN"
-    given = values["completion"] if isinstance(values["completion"], list) else [values["completion"]]
-    completions = [c["text"] if isinstance(c, dict) and "text" in c else "" if c is None else c for c in given]
-    odd = next((c for c in completions if not isinstance(c, str)), None)
-    if odd is not None:
-        return "completion is not text", f"{type(odd).__name__}: {str(odd)[:100]}"
-    listed = values["answer"] if isinstance(values["answer"], list) else [values["answer"]]
-    answer = ", ".join(map(str, listed))
+        raise _Unusable("not an object", f"a row must be a mapping of columns, this is {type(raw).__name__}")
+    values = {ours: _column(raw, ours, columns.get(ours)) for ours in COLUMNS}
+    given = _listed(values["completion"])
+    texts = [c["text"] if isinstance(c, dict) and "text" in c else "" if c is None else c for c in given]
+    for text in texts:
+        if not isinstance(text, str):
+            raise _Unusable("completion is not text", f"{type(text).__name__}: {str(text)[:100]}")
+    answer = ", ".join(map(str, _listed(values["answer"])))
     answer = answer.rpartition(answer_after)[2].strip() if answer_after else answer
-    others: list[bool | None] = [None] * len(completions)
-    if other is not None:
-        said = _inside(raw, other)
-        if said is None:
-            return "missing field", f"no column '{other}'; the columns are {', '.join(map(str, list(raw)[:12]))}"
-        said = said if isinstance(said, list) else [said]
-        if len(said) != len(completions):
-            return "missing field", f"'{other}' has {len(said)} verdicts for {len(completions)} completions"
-        others = [_yes(s) for s in said]
-        if None in others:
-            return "no verdict", f"'{other}' holds {said[others.index(None)]!r}, neither true nor false"
+    verdicts = [None] * len(texts) if other is None else _verdicts(raw, other, len(texts))
     cut = [isinstance(c, dict) and c.get("finish", c.get("finish_reason")) == "length" for c in given]
-    return [
-        Item(number, i, str(text), answer, other_says, was_cut)
-        for i, (text, other_says, was_cut) in enumerate(zip(completions, others, cut, strict=True))
-    ]
+    rows = zip(texts, [answer] * len(texts), verdicts, cut, strict=True)
+    return [Item(number, i, *found) for i, found in enumerate(rows)]
+
+
+def _column(raw: dict[str, Any], ours: str, named: str | None) -> Any:
+    column = named or next((c for c in COLUMNS[ours] if c in raw), None)
+    value = None if column is None else _inside(raw, column)
+    if value is None and not (ours == "completion" and column in raw):
+        what = f"no {ours} in '{column or ' or '.join(COLUMNS[ours])}'"
+        detail = f"{what}; the columns are {_names(raw)}: name it with --fields {ours}=COLUMN"
+        raise _Unusable("missing field", detail)
+    return value
+
+
+def _verdicts(raw: dict[str, Any], column: str, count: int) -> list[bool | None]:
+    """Another grader's verdicts."""
+    value = _inside(raw, column)
+    if value is None:
+        raise _Unusable("missing field", f"no column '{column}'; the columns are {_names(raw)}")
+    if len(_listed(value)) != count:
+        raise _Unusable("missing field", f"'{column}' has {len(_listed(value))} verdicts for {count} completions")
+    for verdict in _listed(value):
+        if _yes(verdict) is None:
+            raise _Unusable("no verdict", f"'{column}' holds {verdict!r}, neither true nor false")
+    return list(map(_yes, _listed(value)))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _names(raw: dict[str, Any]) -> str:
+    return ", ".join(map(str, list(raw)[:12]))
 
 
 def _inside(raw: Any, column: str) -> Any:
@@ -165,12 +170,15 @@ def _inside(raw: Any, column: str) -> Any:
     return _inside(raw.get(head), tail) if tail and isinstance(raw, dict) else None
 
 
-def _yes(said: Any) -> bool | None:
+_VERDICTS = {
+    **dict.fromkeys(("true", "1", "1.0", "correct", "yes", "right"), True),
+    **dict.fromkeys(("false", "0", "0.0", "wrong", "no", "incorrect", "unsure"), False),
+}
+
+
+def _yes(verdict: Any) -> bool | None:
     """Another grader's verdict as true or false."""
-    text = str(said).strip().lower()
-    if text in ("true", "1", "1.0", "correct", "yes", "right"):
-        return True
-    return False if text in ("false", "0", "0.0", "wrong", "no", "incorrect", "unsure") else None
+    return _VERDICTS.get(str(verdict).strip().lower())
 
 
 def _write(where: Path, items: Sequence[Item], grades: Sequence[Grade], dropped: Sequence[Dropped]) -> None:
@@ -199,26 +207,7 @@ def _print(
     count, n = Counter(g.verdict for g in grades), len(grades)
     say(", ".join(f"{v} {count[v]} ({100 * count[v] / n:.1f} %)" for v in ("correct", "wrong", "unsure")))
     if other is not None:
-        differ = [(i, g) for i, g in zip(items, grades, strict=True) if (g.verdict == "correct") != i.other]
-        ours = sum(g.verdict == "correct" for _, g in differ)
-        say(
-            f"agreement with '{other}': {100 * (1 - len(differ) / n):.2f} %; {ours} correct here and wrong there, "
-            f"{len(differ) - ours} the other way"
-        )
-        rows = [
-            (
-                f"{i.row}.{i.index}",
-                (g.extracted or "")[:60],
-                i.answer[:60],
-                g.verdict,
-                g.how,
-                "correct" if i.other else "wrong",
-            )
-            for i, g in differ[:LISTED]
-        ]
-        if rows:
-            title = f"Where they differ (first {len(rows)} of {len(differ)})"
-            print_table(Table(("row", "extracted", "answer", "here", "how", "there"), rows, title=title), console)
+        _print_disagreement(items, grades, other, console)
     if unsure := Counter(g.how for g in grades if g.verdict == "unsure"):
         print_table(Table(("reason", "answers"), unsure.most_common(10), (1,), "Unsure, by reason"), console)
     unread = [i for i, g in zip(items, grades, strict=True) if g.verdict == "unsure" and "reference" in g.how]
@@ -232,3 +221,21 @@ def _print(
         reasons = ", ".join(f"{r}: {c}" for r, c in Counter(d.reason for d in dropped).items())
         say(f"{len(dropped)} rows dropped ({reasons}): {_dropped_file(where)}")
     say(f"Grades: {where}")
+
+
+def _print_disagreement(items: Sequence[Item], grades: Sequence[Grade], other: str, console: Any) -> None:
+    differ = [(i, g) for i, g in zip(items, grades, strict=True) if (g.verdict == "correct") != i.other]
+    ours = sum(g.verdict == "correct" for _, g in differ)
+    console.print(
+        f"agreement with '{other}': {100 * (1 - len(differ) / len(grades)):.2f} %; {ours} correct here and wrong "
+        f"there, {len(differ) - ours} the other way",
+        soft_wrap=True,
+        markup=False,
+    )
+    rows = [
+        (f"{i.row}.{i.index}", (g.extracted or "")[:60], i.answer[:60], g.verdict, g.how, i.other)
+        for i, g in differ[:LISTED]
+    ]
+    if rows:
+        title = f"Where they differ (first {len(rows)} of {len(differ)})"
+        print_table(Table(("row", "extracted", "answer", "here", "how", "there"), rows, title=title), console)

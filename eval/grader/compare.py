@@ -28,7 +28,7 @@ from eval.grader.nodes import (
     decide,
     walk,
 )
-from eval.grader.reader import FUNCTIONS, negative
+from eval.grader.terms import FUNCTIONS, negative
 from eval.grader.units import may_be_said, needed, same_unit
 from eval.grader.values import by_degrees, by_value, degrees, is_radians, names, proportional
 
@@ -81,14 +81,8 @@ def label_of(relation: Relation) -> Node | None:
         return _of_several(first, relation.sides[-1])
     if not isinstance(first, Call):
         return None
-    if first.what == "abs":  # |AB| = 5
-        inner = label_of(Relation((first.args[0], relation.sides[-1]), ("=",)))
-        return first if isinstance(inner, Call) else None
     if first.what == "of" or (first.what in FUNCTIONS and all(isinstance(a, Name) for a in first.args)):
         return None if set(walk(first.args[0])) & inside and first.what == "of" else first
-    if first.what == "/" and all(isinstance(_factors(arg)[0], Name) for arg in first.args):
-        both = [_factors(arg)[0] for arg in first.args]
-        return first if both == [Name("d"), Name("d")] else None  # dy/dx
     return first if _is_segment(first) and not set(_factors(first)) & inside else None
 
 
@@ -308,10 +302,10 @@ def _by_kind(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     if isinstance(reference, Words) or isinstance(given, Words):
         return decide(given == reference, "words")
     if isinstance(reference, Clock) or isinstance(given, Clock):
-        if isinstance(given, Call) and given.what == "ratio" and isinstance(reference, Clock):
-            at = _seconds(given)
-            whole_day = at is not None and not 3600 <= at < 13 * 3600  # as 16:30 or 00:20 can only be written
-            return decide(whole_day and at == reference.seconds, "time of day")
+        if isinstance(given, Call) and given.what == "ratio" and isinstance(reference, Clock):  # 16:30, 00:20
+            at = [exact(term) for term in given.args]
+            is_whole_day = len(at) == 2 and at[0] is not None and not 1 <= at[0] < 13
+            return decide(is_whole_day and at == [*divmod(reference.minutes, 60)], "time of day")
         return decide(given == reference, "time of day")
     if isinstance(reference, Based):
         same = isinstance(given, Based) and given == reference
@@ -321,15 +315,6 @@ def _by_kind(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     if isinstance(given, Call) and given.what == "ratio" and len(given.args) == 2:
         return compare(Call("/", given.args), reference, kind)
     return None
-
-
-def _seconds(ratio: Call) -> int | None:
-    """`16:30` as a time of the day."""
-    values = [exact(a) for a in ratio.args]
-    if any(v is None or v.denominator != 1 for v in values) or not 2 <= len(values) <= 3:
-        return None
-    hours, minutes, seconds = [*(int(v) for v in values if v is not None), 0][:3]
-    return hours * 3600 + minutes * 60 + seconds
 
 
 def _ratios(given: Node, reference: Call, kind: Kind) -> Ruling:

@@ -26,39 +26,23 @@ LINE = 400  # characters of a line or sentence that is searched as one
 
 def final_part(text: str) -> str:
     """What follows the thinking, up to the end of the turn; nothing if the thinking is unfinished."""
-    return _this_turn(after_thinking(text))
-
-
-def after_thinking(text: str) -> str:
-    """What follows the thinking, all of it if there is none, nothing if it is unfinished."""
-    if "think>" not in text:
-        return text
-    _, closed, after = text.rpartition("</think>")
-    if "<think>" in after:
-        return ""
-    return after if closed else text
-
-
-_TOKEN = r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]"
-_LEADING_TOKENS = re.compile(rf"\s*(?:(?:{_TOKEN})\s*(?:assistant\s*(?=\n|<))?)+")
-_NEXT_TURN = re.compile(
-    rf"{_TOKEN}|\n[ \t]*(?:\#+[ \t]*)?(?:Human|User|USER|Instruction)\s*:|\n\#+\s*(?:Instruction|Human|User)\b"
-)
-_ANSWERED = re.compile(r"\\boxed|####")
-_NEXT_PROBLEM = re.compile(r"\n[ \t]*\n[ \t]*(?:Problem|Question|Q|Input|题目|问题)\s*\d*\s*[:：.]")
-
-
-def _this_turn(text: str) -> str:
-    """The text up to a token that ends the turn, a made-up turn of the user, or the next problem after an answer."""
-    if "<" in text or "[" in text:
-        leading = _LEADING_TOKENS.match(text)
-        text = text[leading.end() :] if leading else text
-    found = _NEXT_TURN.search(text)
-    if found and text[: found.start()].strip():
-        text = text[: found.start()]
-    answered = _ANSWERED.search(text) or _ANNOUNCED.search(text)
+    if "think>" in text:
+        _, closed, after = text.rpartition("</think>")
+        text = "" if "<think>" in after else after if closed else text
+    ends = (match.start() for match in _NEXT_TURN.finditer(text))
+    text = text[: next((end for end in ends if text[:end].strip()), len(text))]
+    answered = re.search(r"\\boxed|####", text) or _ANNOUNCED.search(text)
     found = _NEXT_PROBLEM.search(text, answered.end()) if answered else None
     return text[: found.start()] if found else text
+
+
+# "5<|im_end|>", "5</s>", "\n\nHuman: What is 2 + 5?"
+_NEXT_TURN = re.compile(
+    r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]"
+    r"|\n[ \t]*(?:\#+[ \t]*)?(?:Human|User|USER|Instruction)\s*:|\n\#+\s*(?:Instruction|Human|User)\b"
+)
+# "#### 72\n\nQuestion: ..." of a base model that writes the next problem
+_NEXT_PROBLEM = re.compile(r"\n[ \t]*\n[ \t]*(?:Problem|Question|Q|Input|题目|问题)\s*\d*\s*[:：.]")
 
 
 def _tagged(text: str) -> str | None:
@@ -105,26 +89,22 @@ def _marked(text: str) -> str | None:
     tagged = _tagged(text)
     text = text if tagged is None else tagged
     boxes = boxed(text)
-    later = _FINAL.search(text, boxes[-1].end) if boxes and "inal" in text[boxes[-1].end :] else None
-    if later and (said := _tidy(text[later.end() :].partition("\n")[0])) and is_readable(said):
-        return said
     if boxes:
         return _joined(text, boxes)[: MAX_LENGTH + 1]
     found = after_hashes(text)
     return found if found is None else found[: MAX_LENGTH + 1]
 
 
-_FINAL = re.compile(r"\bfinal answer\**:?\**\s+(?:the\s+final\s+answer\s+)?is\s*:?\s*(?=[$\\\d-])", re.IGNORECASE)
 # What may stand between boxes that belong together: separators, the name of the next one, and marks of math
 _CONNECTING = re.compile(
     r"\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\\q?quad|\\[()\[\],;! ]|\b(?:and|or|maybe|perhaps|possibly|vs|versus)\b"
     r"|[a-zA-Z](?:_\{?\w{1,3}\}?)?\s*=|[\s$,;*&+.]"
 )
-_SEPARATING = re.compile(r"[,;+&]|\b(?:and|or|vs|versus)\b")
-_NAMED = re.compile(r"([a-zA-Z](?:_\{?\w{1,3}\}?)?) ?= ?\$?$")
+_SEPARATING = re.compile(r"[,;+&]|\b(?:and|or|vs|versus)\b")  # \boxed{1} and \boxed{2}
+_NAMED = re.compile(r"([a-zA-Z](?:_\{?\w{1,3}\}?)?) ?= ?\$?$")  # x = \boxed{1}, y = \boxed{2}
 # What touches a box and belongs to it: a factor without a space, a sign behind an opening or a relation
 _BEFORE = re.compile(r"(?:(?<=[=$(\[{,:\s])|^)(\d+(?:\.\d+)?|-)\Z|(?:[=$(:]|^)[ \t]*(-)[ \t]\Z")
-_BEHIND = re.compile(
+_BEHIND = re.compile(  # \boxed{5}\%, \boxed{5}^\circ, \boxed{12}\text{ cm}
     r"[ \t]*(?:\$?[ \t]*(?:\\?%|(?:percent|per cent|pct)\b)|\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\s*-?\d+\s*\}?"
     r"|(?:\\[,;! ])?\s*\\(?:text|mathrm|mbox)\s*\{\s*(?P<unit>[a-zA-Z/^23 ]{1,20})\})"
 )
@@ -142,8 +122,6 @@ def _joined(text: str, boxes: list[Box]) -> str:
         between.append(gap)
     if len(taken) == 1:
         return _with_what_touches(text, taken[0])
-    if len({box.text for box in taken}) == 1:
-        return taken[0].text
     named = [_NAMED.search(text, max(0, box.start - 12), box.start) for box in taken]
     if all(named):
         return ", ".join(f"{n[1]} = {box.text}" for n, box in zip(named, taken, strict=True) if n)
@@ -176,6 +154,7 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _ANNOUNCING = ("nswer", "NSWER", "olution", "hoice", "ption", "案", "选", "選")  # one is in every announcement
+# $5$, \(5\), \[5\]
 _MATH = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL)
 # Words with which a sentence continues behind its answer
 _CONTINUES = re.compile(
@@ -183,15 +162,11 @@ _CONTINUES = re.compile(
     r"|\s+(?=(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|upon|given)\s)"
     r"|\s[—–-]\s|\*\*|(?<=\d)\s+(?=\()"
 )
-_REMARK = re.compile(
-    r"(?<=[\w$)}%])\s+\((?:(?:or|i\.e\.|that is|since|because|about|approximately|=|≈)[^()]*|[^(),]*[-+*/=][^(),]*)\)"
-    r"(?=[.\s]*\Z)"
+_SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s|$)")  # the volume is 120. That is all.
+_CLAUSE = re.compile(  # $5$ because 2 + 3 = 5, $\frac12$ (or 0.5)
+    r"\W*(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|is|are)\b|\s+\((?:or|about|≈)|[.,;:!?)\s。；]*$"
 )
-_SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s|$)")
-_CLAUSE = re.compile(
-    r"\W*(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|is|are)\b|[.,;:!?)\s。；]*$"
-)
-_DENIED = re.compile(
+_DENIED = re.compile(  # The answer is not 6
     r"\s*(?:definitely |certainly |probably )?(?:not|never|neither|incorrect|wrong|unlikely)\b", re.IGNORECASE
 )
 
@@ -203,7 +178,7 @@ def _after_announcement(text: str) -> str | None:
     if not ends:
         return None
     rest = text[ends[-1] :].lstrip()
-    block = _MATH.match(rest) if rest.startswith(("\\[", "$$", "\\(")) else None
+    block = _MATH.match(rest) if rest.startswith(("\\[", "$$", "\\(")) else None  # may go over several lines
     if block and _CLAUSE.match(rest[block.end() :].partition("\n")[0]):
         return _last_member(next(group for group in block.groups() if group))
     return _tidy(rest.partition("\n")[0])
@@ -226,7 +201,6 @@ def _tidy(said: str) -> str | None:
     whole = _unpunctuated(said)
     if whole and is_readable(whole):
         return whole
-    said = _REMARK.sub("", said)
     math = _MATH.match(said)
     if math and _CLAUSE.match(said[math.end() :]):
         said = next(group for group in math.groups() if group)
@@ -241,8 +215,6 @@ def _tidy(said: str) -> str | None:
 @lru_cache(maxsize=50_000)
 def is_readable(text: str, words: int = 1) -> bool:
     """Whether a text is an answer as it stands: an expression, text in LaTeX, or so many words."""
-    if _DIGITS.fullmatch(text):
-        return True
     if len(text) > LINE:
         return False
     try:
@@ -257,11 +229,11 @@ def is_readable(text: str, words: int = 1) -> bool:
     return not any(isinstance(n, Words) for n in walk(node)) and all(map(may_be_said, units))
 
 
-_DIGITS = re.compile(r"-?\d+(?:\.\d+)?")
+# The volume of the cone is 120
 _SAYS = re.compile(r"\b(?:is|are|be|equals?|equal to|gives?|gets?|obtain|have|was|were|total of)\b\s*:?|[:：=≈]|为|是")
 
 
-_HEDGED = re.compile(
+_HEDGED = re.compile(  # x is between 5 and 7
     r"\b(?:not|neither|nor|either|or|cannot|between|most|least|than|versus|vs|plus|minus|times|maybe|perhaps)\b|n't\b",
     re.IGNORECASE,
 )
@@ -307,17 +279,19 @@ _NUMBER = re.compile(
     r"(?:/\d++|:\d++(?::\d++)*)?(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?"
     r"(?:(?![a-zA-Z0-9_])|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?![a-zA-Z0-9_])))"
 )
-_LEADING_WORD = re.compile(r"^(?:so|thus|hence|therefore|then|and)\b[,:]?\s+", re.IGNORECASE)
-_OPTION = re.compile(r"\(?([A-J])[).:]\s+\S.*")
+_LEADING_WORD = re.compile(r"^(?:so|thus|hence|therefore|then|and)\b[,:]?\s+", re.IGNORECASE)  # So 12
+# so we pick (D)
 _LETTER_LAST = re.compile(r"(?:^|(?:choice|option|answer|is|choose|pick)[:\s]+)\(?([A-J])\)?[.!]?\**$")
+# Therefore, B is correct.
 _LETTER_IS_RIGHT = re.compile(r"\(?\b([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b")
-_BRACKETED = re.compile(r"[(\[][^()\[\]]{1,80},[^()\[\]]{1,80}[)\]]$")
+_BRACKETED = re.compile(r"[(\[][^()\[\]]{1,80},[^()\[\]]{1,80}[)\]]$")  # the point is (1,2)
 # Before a last number: it is not that number, or not that number alone
 _NOT_ALONE = re.compile(
     r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either)\b|n't\b)"
     r"(?:(?!\b(?:is|are|was|were|equals?)\b|[=:])[^.\d]){0,24}$",
     re.IGNORECASE,
 )
+# We get 7 rather than 8.
 _RATHER_THAN = re.compile(r"(?<=\d),? (?:and )?(?:not|rather than|instead of) [^.\n]{1,30}[.\s]*\Z")
 
 
@@ -326,7 +300,7 @@ def _last_said(text: str) -> str | None:
     stripped = text.strip().strip("*").strip()
     whole = _LEADING_WORD.sub("", _unpunctuated(stripped))
     line = text.rstrip().rpartition("\n")[2].strip().strip("*").strip()
-    if _OPTION.fullmatch(stripped) or ((line == stripped or "\\begin" in whole) and is_readable(whole)):
+    if (line == stripped or "\\begin" in whole) and is_readable(whole):
         left, equals, right = whole.rpartition("=")
         return right.strip() if equals and not re.search(r"[a-zA-Z]", left) else whole or None
     if stripped.rstrip(".").endswith(("\\]", "$$")):  # a formula on lines between its marks
@@ -373,7 +347,7 @@ def _last_formula(line: str) -> str | None:
 
 def _last_number(text: str) -> str | None:
     """The last number, with those joined to it by "and" or "or"; None if it is denied or only bounds the answer."""
-    text = _RATHER_THAN.sub("", _REMARK.sub("", text))
+    text = _RATHER_THAN.sub("", text)
     near = max(0, len(text) - 100)  # most completions end with it
     numbers = list(_NUMBER.finditer(text, near)) or list(_NUMBER.finditer(text))
     if not numbers:

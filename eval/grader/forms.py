@@ -1,34 +1,34 @@
 """One form for what can be written in several ways: both signs of ±, a name carried along a list, sets as intervals."""
 
+import math
 import re
+from collections.abc import Iterable
 from fractions import Fraction
 from itertools import pairwise
 
 from eval.grader.nodes import NUMERALS, Call, Group, Matrix, Name, Node, Number, Quantity, Relation, Words, walk
-from eval.grader.reader import negative
+from eval.grader.terms import negative
 from eval.grader.values import approximately
 
 FREE = ("", "{}", "&", "|")  # brackets of what has no order
-_EMPTY = {"no solution", "no solutions", "none", "empty set", "the empty set", "no real solution", "no real solutions"}
 OO = Name("oo")
 REALS = Group("()", (Call("neg", (OO,)), OO))
+_MEANINGS: dict[str, Node] = {
+    "infinity": OO,
+    "dne": Words("does not exist"),
+    **dict.fromkeys(("all real numbers", "all reals", "real numbers"), REALS),
+    **dict.fromkeys(("no solution", "no solutions", "none", "empty set", "no real solution", "no real solutions"),
+                    Name("∅")),
+    **{word: Number(value) for word, value in NUMERALS.items()},
+}  # fmt: skip
 
 
 def plain_form(node: Node) -> Node:
     """±, number words and sets of one in the form in which they are compared."""
     if isinstance(node, Words):
-        if node.text == "infinity":
-            return OO
-        if node.text == "dne":
-            return Words("does not exist")
-        if node.text in NUMERALS:
-            return Number(NUMERALS[node.text])
-        if node.text in _EMPTY:
-            return Name("∅")
-        if node.text in ("all real numbers", "all reals", "real numbers"):
-            return REALS
-        return Words(re.sub(r"^(?:the|an|a) (?=\w\w)", "", node.text))
-    if isinstance(node, Name) and node.text == "mathbb R":
+        text = re.sub(r"^(?:the|an|a) (?=\w\w)", "", node.text)
+        return _MEANINGS.get(text) or Words(text)
+    if node == Name("mathbb R"):
         return REALS
     if isinstance(node, Relation) and _signed(node.sides[-1]) and set(node.signs) == {"="}:
         return Group("", tuple(Relation((*node.sides[:-1], v), node.signs) for v in _both_signs(node.sides[-1])))
@@ -38,9 +38,8 @@ def plain_form(node: Node) -> Node:
         sides = [plain_form(arg) for arg in node.args]
         if all(isinstance(side, Group) and side.brackets == "{}" for side in sides):
             node = Group("{}", tuple(part for side in sides if isinstance(side, Group) for part in side.parts))
-    scaled = _scaled(node)
-    if scaled is not None:
-        return scaled
+    if isinstance(node, Call) and node.what in ("*", "/", "neg") and isinstance(node.args[node.what == "*"], Matrix):
+        return _scaled(node)
     if isinstance(node, Group) and node.brackets in FREE:
         parts = tuple(v for part in node.parts for v in (_both_signs(part) if _signed(part) else [part]))
         parts = _with_name_carried(parts)
@@ -51,17 +50,15 @@ def plain_form(node: Node) -> Node:
     return node
 
 
-def _scaled(node: Node) -> Matrix | None:
-    """A number times a matrix, as the matrix that it is."""
-    if not isinstance(node, Call) or node.what not in ("*", "/", "neg"):
-        return None
-    matrices = [arg for arg in node.args if isinstance(arg, Matrix)]
-    if len(matrices) != 1 or (node.what == "/" and node.args[0] is not matrices[0]):
-        return None
-    rows = matrices[0].rows
-    return Matrix(
-        tuple(tuple(Call(node.what, tuple(e if a is matrices[0] else a for a in node.args)) for e in r) for r in rows)
-    )
+def _scaled(node: Call) -> Node:
+    """`\\frac12 \\begin{pmatrix}...`: a number times a matrix, as the matrix that it is."""
+    at = int(node.what == "*")
+    matrix = node.args[at]
+    assert isinstance(matrix, Matrix)
+    if any(isinstance(arg, Matrix) for i, arg in enumerate(node.args) if i != at):
+        return node
+    rows = [[Call(node.what, (*node.args[:at], entry, *node.args[at + 1 :])) for entry in row] for row in matrix.rows]
+    return Matrix(tuple(map(tuple, rows)))
 
 
 def _with_name_carried(parts: tuple[Node, ...]) -> tuple[Node, ...]:
@@ -123,49 +120,32 @@ def intervals(node: Node) -> list[Node] | None:
     A pair in parentheses alone may be a point: it is left to the rule for tuples unless it is part of a union.
     """
     if isinstance(node, Call) and node.what == "∪":
-        parts = [interval_parts(arg) for arg in node.args]
-        return None if any(p is None for p in parts) else [i for p in parts if p is not None for i in p]
+        return _joined(map(interval_parts, node.args))
     if isinstance(node, Call) and node.what == "∖":
         return _without_points(*node.args)
     if isinstance(node, Relation):
-        return _interval_of(_without_bars(node))
-    if isinstance(node, Group) and node.brackets in ("", "|") and len(node.parts) > 1:
-        ranges = [interval_parts(part) for part in node.parts if isinstance(part, Group) and part.brackets not in FREE]
-        if len(ranges) == len(node.parts) and any(map(_endless_part, node.parts)):
-            return [i for r in ranges if r is not None for i in r]
-    if isinstance(node, Group) and node.brackets in ("", "&", "|") and all(isinstance(p, Relation) for p in node.parts):
-        found = [_interval_of(p) for p in node.parts if isinstance(p, Relation)]
+        return _interval_of(node)
+    if not isinstance(node, Group):
+        return None
+    if node.brackets in ("", "&", "|") and all(isinstance(p, Relation) for p in node.parts):
         if len({variable(p) for p in node.parts}) > 1:
             return None  # `x > 1, y < 3` is no interval
-        if any(f is None for f in found):
+        each = _joined(_interval_of(p) for p in node.parts if isinstance(p, Relation))
+        crossed = _crossed(each) if each and node.brackets != "|" else None
+        return crossed if crossed or node.brackets == "&" else each
+    if node.brackets == "|":  # `(-\\infty, -1) \\text{ or } (1, \\infty)`
+        return _joined(map(intervals, node.parts))
+    ends = node.brackets in ("()", "[]") and len(node.parts) == 2 and any(map(endless, node.parts))
+    return [node] if ends or node.brackets in ("(]", "[)") else None
+
+
+def _joined(each: Iterable[list[Node] | None]) -> list[Node] | None:
+    joined = list[Node]()
+    for found in each:
+        if found is None:
             return None
-        each = [i for f in found if f is not None for i in f]
-        together = node.brackets == "&" or (node.brackets == "" and _is_one_range(each))
-        return _crossed(each) if together else each
-    if node == REALS or (isinstance(node, Group) and node.brackets in ("(]", "[)")):
-        return [node]
-    if (
-        isinstance(node, Group)
-        and node.brackets in ("()", "[]")
-        and len(node.parts) == 2
-        and any(map(endless, node.parts))
-    ):
-        return [node]
-    return None
-
-
-def _endless_part(node: Node) -> bool:
-    return isinstance(node, Group) and any(map(endless, node.parts))
-
-
-def _without_bars(relation: Relation) -> Relation:
-    """`|x| < 2` as `-2 < x < 2`."""
-    first, last = relation.sides[0], relation.sides[-1]
-    bars = isinstance(first, Call) and first.what == "abs" and isinstance(first.args[0], Name)
-    if len(relation.sides) != 2 or not bars or relation.signs[0] not in ("<", "<="):
-        return relation
-    assert isinstance(first, Call)
-    return Relation((Call("neg", (last,)), first.args[0], last), relation.signs * 2)
+        joined += found
+    return joined
 
 
 def interval_parts(node: Node) -> list[Node] | None:
@@ -214,44 +194,34 @@ def _interval_of(relation: Relation) -> list[Node] | None:
     return [Group(("[" if len(first) == 2 else "(") + ("]" if len(last) == 2 else ")"), (low, high))]
 
 
-def _is_one_range(intervals: list[Node]) -> bool:
-    """Whether two half-lines, `x > 1, x < 5`, are meant to hold together."""
-    if len(intervals) != 2:
-        return False
-    crossed = _crossed(intervals)
-    return crossed is not None and len(crossed) == 1 and crossed[0] not in intervals
-
-
 def _crossed(intervals: list[Node]) -> list[Node] | None:
-    """The part that two half-lines share; None if that is not one interval."""
-    if len(intervals) != 2 or not all(isinstance(i, Group) for i in intervals):
+    """The part that two half-lines share, `x > 1` and `x < 5`; None if that is not one interval."""
+    halves = [i for i in intervals if isinstance(i, Group)]
+    above = [i for i in halves if endless(i.parts[1])]
+    below = [i for i in halves if endless(i.parts[0])]
+    if not len(intervals) == 2 == len(halves) == len(above) + len(below) == 2 * len(above):
         return None
-    a, b = (i for i in intervals if isinstance(i, Group))
-    if endless(a.parts[0]):
-        a, b = b, a
-    if endless(a.parts[0]) or not endless(a.parts[1]) or not endless(b.parts[0]) or endless(b.parts[1]):
-        return None
-    low, high = approximately(a.parts[0]), approximately(b.parts[1])
+    low, high = approximately(above[0].parts[0]), approximately(below[0].parts[1])
     if low is None or high is None or low >= high:
         return None
-    return [Group(a.brackets[0] + b.brackets[1], (a.parts[0], b.parts[1]))]
+    return [Group(above[0].brackets[0] + below[0].brackets[1], (above[0].parts[0], below[0].parts[1]))]
 
 
 def _without_points(whole: Node, points: Node) -> list[Node] | None:
-    """An interval, cut at the points that it is said to lack."""
+    """An interval, cut at points inside of it: `\\mathbb{R} \\setminus \\{3\\}`."""
     whole = plain_form(whole)
-    if not isinstance(whole, Group) or not (isinstance(points, Group) and points.brackets == "{}"):
+    if not isinstance(whole, Group) or len(whole.parts) != 2:
         return None
-    order = [(approximately(p), p) for p in points.parts]
-    if len(whole.parts) != 2 or any(value is None for value, _ in order):
+    if not isinstance(points, Group) or points.brackets != "{}":
         return None
-    low, high = (None if endless(end) else approximately(end) for end in whole.parts)
-    for value, _ in order:
-        assert value is not None
-        if (low is not None and value <= low) or (high is not None and value >= high):
-            return None
-    cuts = [p for _, p in sorted(order, key=lambda pair: pair[0] or Fraction(0))]
-    pieces = list(pairwise([whole.parts[0], *cuts, whole.parts[1]]))
-    opening = [whole.brackets[0]] + ["("] * len(cuts)
-    closing = [")"] * len(cuts) + [whole.brackets[1]]
+    low, high = (
+        math.inf * sign if endless(end) else approximately(end) for sign, end in zip((-1, 1), whole.parts, strict=True)
+    )
+    cuts = [(approximately(point), point) for point in points.parts]
+    if low is None or high is None or any(value is None or not low < value < high for value, _ in cuts):
+        return None
+    inner = [point for _, point in sorted(cuts, key=lambda pair: pair[0] or Fraction(0))]
+    pieces = list(pairwise([whole.parts[0], *inner, whole.parts[1]]))
+    opening = [whole.brackets[0]] + ["("] * len(inner)
+    closing = [")"] * len(inner) + [whole.brackets[1]]
     return [Group(o + c, piece) for o, c, piece in zip(opening, closing, pieces, strict=True)]

@@ -2,7 +2,7 @@ r"""The one judgement of a final answer: correct, wrong, or could not tell.
 
     grade("so it is \\boxed{\\frac{1}{2}}.", "0.5")  ->  Grade("correct", extracted="\\frac{1}{2}", how="number")
     equal("\\frac{\\sqrt{2}}{2}", "\\frac{1}{\\sqrt{2}}")  ->  ("correct", "value")
-    grade_all([(completion, answer), ...])  ->  the grade of each, over all cores
+    grade_all([(completion, answer), ...])  ->  the grade of each
 
 `extract.py` extracts the answer, `equal` compares it, cheapest layer first, each able to stop: plain numbers;
 normalised text; choice letters; structure (lists, sets, intervals, equations, units, words, part by part); exact
@@ -11,30 +11,25 @@ reader cannot read one side. What a model wrote is never executed. docs/grading.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from eval.grader.arithmetic import TooMuch, Undefined
 from eval.grader.compare import compare
 from eval.grader.extract import explicit, extract, final_part, is_readable, within_sentence
-from eval.grader.nodes import Kind, Node, Number, Quantity, Ruling, Unreadable, Verdict, walk, written_number
+from eval.grader.nodes import Kind, Node, Number, Quantity, Ruling, Unreadable, Verdict, walk
 from eval.grader.normalise import normalise, squeezed
-from eval.grader.reader import FUNCTIONS, negative, read
-from eval.grader.scanner import MAX_LENGTH
+from eval.grader.reader import read
+from eval.grader.scanner import MAX_LENGTH, written_number
 from eval.grader.symbolic import same_by_sympy
-from eval.grader.units import may_be_said
+from eval.grader.terms import FUNCTIONS, negative
 from eval.grader.values import tolerance
-from eval.grader.worker import Died, TimedOut, Workers, serve
-from limo.machine import count_cores
-from limo.marks import boxed
+from eval.grader.worker import TimedOut
 from limo.progress import progress
 
 WHOLE = 40  # characters that a completion may have beyond twice those of the reference, to be an answer as a whole
 FORMULA = 300  # characters of a formula that SymPy is asked about
-FEW = 5_000  # answers that are graded sooner than workers start
-CHUNK_CHARACTERS, CHUNK_ANSWERS = 1_600_000, 2000  # that a worker gets at once
 
 Pair = tuple[str, str]  # a completion and the reference answer
 
@@ -66,8 +61,6 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
     else:
         verdict, how = equal(given, answer, kind)
         found = Grade(verdict, given, how, cut_off)
-    if found.how == "one answer for several":
-        return _join_boxes(completion, answer, kind, found)
     return found if found.verdict == "correct" else _search_again(completion, answer, kind, found)
 
 
@@ -83,21 +76,6 @@ def _search_again(completion: str, answer: str, kind: Kind, found: Grade) -> Gra
         if verdict == "correct":
             return replace(found, verdict=verdict, extracted=given, how=how)
     return found
-
-
-_TAKEN_BACK = re.compile(r"\b(?:no|not|wrong|wait|instead|actually|incorrect|mistake|error|try|again)\b", re.IGNORECASE)
-
-
-def _join_boxes(completion: str, answer: str, kind: Kind, found: Grade) -> Grade:
-    """A reference of several answers, and a box for each of them somewhere in the completion."""
-    text = final_part(completion)
-    boxes = boxed(text)
-    joined = ", ".join(box.text for box in boxes)
-    if len(boxes) < 2 or _TAKEN_BACK.search(text, boxes[0].end, boxes[-1].start):
-        return found
-    if equal(joined, answer, kind)[0] != "correct":
-        return found
-    return replace(found, verdict="correct", extracted=joined, how="a box for each answer")
 
 
 # -- whether two answers are equal
@@ -120,9 +98,7 @@ def equal(given: str, reference: str, kind: Kind = "math") -> Ruling:
         return "unsure", "out of time"
 
 
-_COMPOUND_UNIT = re.compile(r"([-+]?[\d.,]+) ?([a-zA-Z]{1,5}(?:\^\{?-?\d\}?)? ?/ ?[a-zA-Z]{1,5}(?:\^\{?-?\d\}?)?)")
-_DECIMAL_COMMA = re.compile(r"-?(?:\d+,\d{1,2}|\d+,\d{4,}|0,\d+)")
-_PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?")
+_PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?")  # 1,234.5
 
 
 @lru_cache(maxsize=200_000)
@@ -143,20 +119,7 @@ def _equal(given: str, reference: str, kind: Kind) -> Ruling:
         return "correct", "text"
     if not right:
         return "unsure", "the reference has no content"
-    ruling = _by_choice(left, right) or _by_structure(left, right, kind)
-    return (_another_reading(left, right, kind) or ruling) if ruling[0] == "wrong" else ruling
-
-
-def _another_reading(left: str, right: str, kind: Kind) -> Ruling | None:
-    """A comma for the decimal point, and `5 m/s`, which is no product of names."""
-    if bool(_DECIMAL_COMMA.fullmatch(left)) != bool(_DECIMAL_COMMA.fullmatch(right)):
-        sides = [_plain(text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text) for text in (left, right)]
-        if sides[0] is not None and sides[1] is not None and sides[0].value == sides[1].value:
-            return "correct", "a comma for the decimal point"
-    measured = _COMPOUND_UNIT.fullmatch(left)
-    if measured and isinstance(_read(right), Number) and may_be_said(measured[2]):
-        return _equal(measured[1], right, kind)
-    return None
+    return _by_choice(left, right) or _by_structure(left, right, kind)
 
 
 @lru_cache(maxsize=50_000)
@@ -165,7 +128,7 @@ def _plain(text: str) -> Number | None:
     text = text.strip()
     if len(text) > 400 or not text.isascii() or not _PLAIN.fullmatch(text):
         return None
-    number = written_number(text.lstrip("+-").replace(",", ""), None)
+    number = written_number(text.lstrip("+-").replace(",", ""))
     return negative(number) if text[0] == "-" else number  # type: ignore[return-value]
 
 
@@ -184,9 +147,9 @@ def _by_structure(left: str, right: str, kind: Kind) -> Ruling:
         return _ask_sympy(left, right, "the answer is not readable")
     try:
         ruling = compare(given, reference, kind)
-        if ruling[0] == "wrong":  # `1,2,100` may be three numbers
-            readings = [(g, r) for g in _readings(left, short_units) for r in _readings(right, False)]
-            ruling = next((t for g, r in readings[1:] if (t := compare(g, r, kind))[0] == "correct"), ruling)
+        if ruling[0] == "wrong":
+            others = ((g, r) for g in _readings(left, short_units) for r in _readings(right, False))
+            ruling = next((found for g, r in others if (found := compare(g, r, kind))[0] == "correct"), ruling)
         return ruling
     except TooMuch as error:
         return "unsure", f"not within bounds: {error}"
@@ -194,11 +157,19 @@ def _by_structure(left: str, right: str, kind: Kind) -> Ruling:
         return same_by_sympy(left, right)
 
 
+_COMPOUND_UNIT = re.compile(  # 5 m/s is no product of names
+    r"[-+]?[\d.,]+ [a-zA-Z]{1,5}(?:\^\{?-?\d\}?)? ?/ ?[a-zA-Z]"
+)  # `5 m/s` is no product of names
+
+
 def _readings(text: str, short_units: bool) -> list[Node]:
-    """A text as it is read, and with every comma as a separator where some are that and others may be."""
-    plain = _read(text, short_units)
-    apart = _read(text, short_units, False) if re.search(r"\d,\d{3}(?!\d)", text) and text.count(",") > 1 else None
-    return [node for node in (plain, apart) if node is not None]
+    """A text as it is read, with every comma as a separator, and with one letter as a unit."""
+    readings = [_read(text, short_units)]
+    if text.count(",") > 1 and re.search(r"\d,\d{3}(?!\d)", text):  # `1,2,100` may be three numbers
+        readings.append(_read(text, short_units, False))
+    if _COMPOUND_UNIT.match(text):
+        readings.append(_read(text, True))
+    return [node for node in readings if node is not None]
 
 
 @lru_cache(maxsize=50_000)
@@ -244,28 +215,23 @@ def _texts(text: str) -> list[str]:
 # -- choice letters
 
 _LETTER = re.compile(r"\(?([A-J])(?:\)|\.|:|\))? *")
-_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[.:)]) *(\S.*)")
+_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[.:)]) *(\S.*)")  # (B) 12 apples
+# Option B: 12
 _CHOSEN = re.compile(r"(?:(?:option|choice|answer) *:? *(?:is)? *)?(?:\(([A-Ja-j])\)|([A-Ja-j])[.:)]?)(?= |$)(.*)",
                      re.IGNORECASE)  # fmt: skip
-_ANOTHER_OPTION = re.compile(
+_ANOTHER_OPTION = re.compile(  # A. 5 or b. 6
     r"^\W*(?:or|and|,|/)\s*\(?[A-J]\b|\([A-Ja-j]\)|(?:^| )[A-J](?:[).:]|$)|\b(?:or|and) [A-Ja-j][).]"
 )
-_DENIED = re.compile(
+_DENIED = re.compile(  # B is incorrect
     r"\W*(?:is |are |was )?(?:incorrect|wrong|false|not\b|no\b|none\b|isn't|maybe|perhaps|\?)", re.IGNORECASE
 )
-_LETTERS = re.compile(r"[A-J](?:(?:, ?| and |,? and | )[A-J])+")
 
 
 def _by_choice(given: str, reference: str) -> Ruling | None:
     """Letters of a multiple choice: with or without their text, never two for one."""
     reference, given = _bare(reference), _bare(given)
-    letters = re.sub(r"[^A-J]", "", reference)
-    if _LETTERS.fullmatch(reference) and list(letters) == sorted(set(letters)):
-        found = sorted(re.sub(r"\b(?:and|AND)\b|[^A-J]", "", given))
-        full = re.fullmatch(r"[(]?[A-J](?:[(),. ]|and|[A-J])*", given)
-        return ("correct" if full and found == list(letters) else "wrong"), "choice"
     if _LETTER.fullmatch(reference + " "):
-        return ("correct" if _chosen(given) == letters else "wrong"), "choice"
+        return ("correct" if _chosen(given) == reference.strip("() .:") else "wrong"), "choice"
     match = _WITH_TEXT.fullmatch(reference)
     if not match:
         return None
@@ -297,60 +263,12 @@ def _bare(text: str) -> str:
 # -- many answers at once
 
 
-def grade_all(
-    pairs: Sequence[Pair], *, kind: Kind = "math", processes: int | None = None, what: str = "grading"
-) -> list[Grade]:
-    """The grade of each pair, in their order.
-
-    Args: `processes` is how many grade at once, all cores if None; few pairs are graded here, without processes. A
-    completion that a worker dies of is "unsure". Safe from threads and notebooks and under any start method.
-    """
-    processes = count_cores() if processes is None else processes
+def grade_all(pairs: Sequence[Pair], *, kind: Kind = "math", what: str = "grading") -> list[Grade]:
+    """The grade of each pair, in their order, with a progress bar called `what`."""
+    found = list[Grade]()
     with progress(what, len(pairs), "answer") as advance:
-        found = list[Grade]()
-        if len(pairs) <= FEW or processes < 2:
-            for i, (completion, answer) in enumerate(pairs, 1):
-                found.append(grade(completion, answer, kind=kind))
-                if i % 100 == 0 or i == len(pairs):
-                    advance((i - 1) % 100 + 1)
-            return found
-        workers = Workers("eval.grader.grade", processes)
-        try:
-            with ThreadPoolExecutor(processes) as threads:
-                for grades in threads.map(lambda chunk: _ask(workers, chunk, kind), _chunks(pairs)):
-                    found.extend(grades)
-                    advance(len(grades))
-                return found
-        finally:
-            workers.stop()
-
-
-def _chunks(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
-    start = size = 0
-    for i, (completion, answer) in enumerate(pairs):
-        if i > start and (size > CHUNK_CHARACTERS or i - start >= CHUNK_ANSWERS):
-            yield pairs[start:i]
-            start, size = i, 0
-        size += len(completion or "") + len(str(answer))
-    if start < len(pairs):
-        yield pairs[start:]
-
-
-def _ask(workers: Workers, chunk: Sequence[Pair], kind: Kind) -> list[Grade]:
-    """The grades of a chunk; where the worker dies, of each alone, so that only the one it dies of is lost."""
-    try:
-        return [Grade(*found) for found in workers.ask((list(chunk), kind), seconds=60 + 2.0 * len(chunk))]
-    except (Died, TimedOut) as error:
-        if len(chunk) == 1:
-            return [Grade("unsure", None, "the worker died" if isinstance(error, Died) else "out of time")]
-    return [grade for pair in chunk for grade in _ask(workers, [pair], kind)]
-
-
-def _answer(question: tuple[list[Pair], Kind]) -> list[list[str | None]]:
-    pairs, kind = question
-    grades = [grade(completion, answer, kind=kind) for completion, answer in pairs]
-    return [[g.verdict, g.extracted, g.how] for g in grades]
-
-
-if __name__ == "__main__":
-    serve(_answer)
+        for i, (completion, answer) in enumerate(pairs, 1):
+            found.append(grade(completion, answer, kind=kind))
+            if i % 100 == 0 or i == len(pairs):
+                advance((i - 1) % 100 + 1)
+    return found

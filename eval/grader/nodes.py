@@ -1,14 +1,10 @@
-r"""What an answer can be once read: the nodes that `reader.py` makes and `compare.py` compares, and numbers as written.
+"""What an answer can be once read: the nodes that `reader.py` makes and `compare.py` compares. Nothing here computes.
 
-    read_number("1{,}234.50 m", 0, thousands=True)  ->  (Number(2469/2, step=1/100), 8)
-
-`Call` names what is done in one word: `+ * / ^ neg ± ∓ | ! % deg ∪ ∩ ∖ mod ratio`, or a function such as `sin` or
-`root`. Nothing here computes.
+`Call` names what is done in one word: `+ * / ^ neg ± ∓ ! % deg rad of ∪ ∩ ∖ ratio`, or a function such as `sin`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -90,9 +86,9 @@ class Based:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """A time of day with its half: seconds since midnight."""
+    """A time of day with its half: minutes since midnight."""
 
-    seconds: int
+    minutes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +124,6 @@ def below(node: Node) -> tuple[Node, ...]:
     return (node.value,) if isinstance(node, Quantity) else ()
 
 
-MAX_EXPONENT = 10_000  # of ten, in a number like 1e400
 SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
          "eleven": 11, "twelve": 12, "sixteen": 16, "bin": 2, "oct": 8, "hex": 16}  # fmt: skip
@@ -136,97 +131,6 @@ NUMERALS = {word: Fraction(i) for i, word in enumerate(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty".split())}  # fmt: skip
 
-_DIGITS = re.compile(r"\d+(?:\.\d+)?|\.\d+")
-_THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?!\d)(?:\.\d+)?")
-_EXPONENT = re.compile(r"[eE]([-+]?\d{1,6})(?![\d.a-zA-Z])")
-_MARKED = re.compile(
-    r"(\d*+)\.(\d*+)(?:\\(?:overline|bar)\s*\{(\d+)\}|\\dot\s*\{?(\d)\}?(?:(\d*+)\\dot\s*\{?(\d)\}?)?)"
-)
-_DOTTED = re.compile(r"(\d*+)\.(\d++)(?:\.\.\.|\\[lc]?dots)")
-_FRACTION = re.compile(r" ?\\frac *(?:\{ *(\d+) *\}|(\d)) *(?:\{ *(\d+) *\}|(\d))|(?<=\d) (\d+) ?/ ?(\d+)(?![\d.])")
-IN_BASE = re.compile(r"(?=[A-F]*\d)([0-9A-F]*[A-F][0-9A-F]*) *_ *\{? *(\d{1,2})\b *\}?")
-
 
 class Unreadable(ValueError):
     """The text is not an answer that this grammar knows."""
-
-
-def read_number(text: str, at: int, *, thousands: bool) -> tuple[Number | Based, int]:
-    """The number that begins at `at`, and where it ends; `thousands` says whether commas may group its digits.
-
-    Raises Unreadable for an exponent out of bounds or a digit that its base does not have.
-    """
-    repeating = _repeating(text, at)
-    if repeating:
-        return repeating
-    based = IN_BASE.match(text, at)
-    if based:
-        return Based(Fraction(in_base(based[1], int(based[2]))), int(based[2])), based.end()
-    match = (_THOUSANDS.match(text, at) if thousands else None) or _DIGITS.match(text, at)
-    assert match is not None, text[at : at + 20]
-    exponent = _EXPONENT.match(text, match.end())
-    if exponent and abs(int(exponent[1])) > MAX_EXPONENT:
-        raise Unreadable("an exponent out of bounds")
-    number = written_number(match.group().replace(",", ""), int(exponent[1]) if exponent else None)
-    return _mixed(number, text, exponent.end() if exponent else match.end())
-
-
-def written_number(written: str, exponent: int | None) -> Number:
-    """An integer or decimal as written, with the step of its last place if it has one."""
-    whole, dot, decimals = written.partition(".")
-    value = Fraction(int((whole or "0") + decimals), 10 ** len(decimals))
-    step = Fraction(1, 10 ** len(decimals)) if dot else None
-    if exponent is None:
-        return Number(value, step)
-    power = Fraction(10) ** exponent
-    step = step * power if step is not None else power if exponent < 0 else None
-    return Number(value * power, step, scientific=True)
-
-
-def _mixed(whole: Number, text: str, at: int) -> tuple[Number, int]:
-    """A whole number and a proper fraction behind it: `1\\frac12` and `1 1/2`."""
-    match = _FRACTION.match(text, at) if whole.step is None and not whole.scientific else None
-    if not match:
-        return whole, at
-    top, bottom = [int(g) for g in match.groups() if g]
-    return (Number(whole.value + Fraction(top, bottom)), match.end()) if 0 < top < bottom else (whole, at)
-
-
-def _repeating(text: str, at: int) -> tuple[Number, int] | None:
-    """A repeating decimal, marked by a bar, by dots above, or by three dots behind digits that repeat."""
-    marked = _MARKED.match(text, at)
-    if marked:
-        whole, before, barred, dotted, between, last = marked.groups()
-        period = barred or (dotted + (between or "") + last if last else dotted)
-        return _with_period(whole, before, period), marked.end()
-    ended = _DOTTED.match(text, at)
-    parts = _period(ended[2]) if ended else None
-    return (_with_period(ended[1], *parts), ended.end()) if ended and parts else None
-
-
-def _period(decimals: str) -> tuple[str, str] | None:
-    """The digits before the period and the period, if the last digits repeat: one digit thrice, several twice."""
-    for size in range(1, 9):
-        times = 3 if size == 1 else 2
-        period = decimals[-size:]
-        if len(decimals) >= times * size and decimals.endswith(period * times):
-            before = decimals
-            while before.endswith(period):
-                before = before[:-size]
-            return before, period
-    return None
-
-
-def _with_period(whole: str, before: str, period: str) -> Number:
-    """After the digits a, a period p of n digits is worth p/(10^n - 1) of a unit of the last place before it."""
-    value = Fraction(int((whole or "0") + before), 10 ** len(before))
-    return Number(value + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(before)))
-
-
-def in_base(digits: str, base: int) -> int:
-    """The value of digits in a base of 2 to 36. Raises Unreadable for a digit that the base does not have."""
-    sign, digits = (-1, digits[1:]) if digits.startswith("-") else (1, digits)
-    try:
-        return sign * int(digits, base)
-    except ValueError:
-        raise Unreadable(f"'{digits}' in base {base}") from None

@@ -20,9 +20,9 @@ _NAMES = dict(
         r"displaystyle= textstyle= limits="
     ).split()
 )
-_NAME = re.compile(r"\\([a-zA-Z]+)")
-_SPACE = re.compile(r"\\[,;:> ]|~|\\q?quad(?![a-zA-Z])")
-_ESCAPED = re.compile(r"\\([%&#_])|\\!|\{([,.:])\}|\{\}(?=\^)")
+_NAME = re.compile(r"\\([a-zA-Z]+)")  # \dfrac12, x \leqslant 3
+_SPACE = re.compile(r"\\[,;:> ]|~|\\q?quad(?![a-zA-Z])")  # 10\,000, a~b
+_ESCAPED = re.compile(r"\\([%&#_])|\\!|\{([,.:])\}|\{\}(?=\^)")  # 50\%, 7{,}654, {}^{10}C_3
 _CHARACTERS = {
     **{pair[0]: pair[1:] + " " * ("\\" in pair) for pair in (
         r"−- –- —- ‐- ‑- ×\times ·\cdot ⋅\cdot ∙\cdot ÷/ ∕/ ⁄/ π\pi θ\theta φ\phi ϕ\phi α\alpha β\beta γ\gamma "
@@ -36,52 +36,47 @@ _CHARACTERS = {
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-")
 
-_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?(?=[^a-zA-Z]|\\|$)")
-_DELIMITERS = re.compile(r"\\[()\[\]](?![a-zA-Z])|(?<!\\)\$")
-_FONT_OF_ONE = re.compile(
-    r"\\(?:mathrm|mathbf|mathit|mathsf|mathcal|boldsymbol|bm|rm|bf|text|textbf|textit|operatorname|mbox|emph|underline)"
-    r"\s*\{\s*([-+]?[\d.,]+)\s*\}|\\(?:mathbf|mathit|mathcal|boldsymbol|bm)\s*\{\s*([a-zA-Z])\s*\}|\\mathrm\s*\{\s*([ei])\s*\}"
-)
+_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?(?=[^a-zA-Z]|\\|$)")  # \left( 0, 6 \right)
+_DELIMITERS = re.compile(r"\\[()\[\]](?![a-zA-Z])|(?<!\\)\$")  # \( 5 \), $5$
 _LETTERED_DIGITS = re.compile(r"\\(?:text|mathrm)\s*\{\s*([0-9A-F]+)\s*\}(?=\s*_)")  # of a number in a base above ten
-_FUNCTION_IN_TEXT = re.compile(
+_FUNCTION_IN_TEXT = re.compile(  # \operatorname{cis} 60^\circ
     r"\\(?:operatorname\*?|mathrm|text)\s*\{\s*((?:arc)?(?:sin|cos|tan|cot)h?|sec|csc|ln|log|exp|cis|gcd|lcm|Re|Im)\s*\}"
 )
-_FRACTION_OF_UNITS = re.compile(r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}")
-_GLUED = re.compile(r"(?<![a-zA-Z\\])([a-z]?)((?:arc)?(?:sin|cos|tan)|ln|log)([xyzt])(?![a-zA-Z])")  # `xlnx`, `sinx`
-_RATIO = re.compile(r"(\d+) *(?:\\text *\{ *to *\}|to) *(\d+)")
-_OVER = re.compile(r"\{([^{}]*)\\(over|choose)(?![a-z])([^{}]*)\}")
-_VALUE_IN_TEXT = re.compile(r"\s*\\text\s*\{([^{}]*\d[^{}]*)\}\s*")
-_COMMA_IN_TEXT = re.compile(r"\\text\s*\{\s*,\s*(and|or)?\s*\}")
-_FONT = re.compile(
+_RATIO = re.compile(r"(\d+) *(?:\\text *\{ *to *\}|to) *(\d+)")  # 4 to 7
+_VALUE_IN_TEXT = re.compile(r"\s*\\text\s*\{([^{}]*\d[^{}]*)\}\s*")  # \text{4:30 p.m.}
+_FONT = re.compile(  # \mathbf{even}, \mbox{ miles}
     r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|textbf|textit|textrm|textnormal|mbox|hbox|operatorname\*?|emph|"
     r"underline|texttt|textsc)\s*(?=\{)"
 )
 _ACCENT = re.compile(r"\\(?:vec|hat|widehat|overrightarrow|boldsymbol)\s*\{?\s*([a-zA-Z])\s*\}?")
+# \bar z as \overline{z}
 _BAR = re.compile(r"\\(?:bar|tilde|overline)\s*(?:\{\s*([a-zA-Z])\s*\}|([a-zA-Z])(?![a-zA-Z]))")
-_WRAPPER = re.compile(
+_WRAPPER = re.compile(  # \textcolor{red}{5}, {\color{red}5}
     r"\\(?:textcolor\s*\{[^{}]*\}|ensuremath|fbox|boxed|colorbox\s*\{[^{}]*\})\s*(?=\{)|\\color\s*\{[^{}]*\}"
 )
-_STYLE = re.compile(
+_STYLE = re.compile(  # \large\text{B}
     r"\\(?:bf|rm|it|sf|tt|large|Large|LARGE|huge|Huge|small|normalsize|bfseries|itshape|centering)(?![a-zA-Z])"
 )
+# \begin{aligned} x &= 5 \end{aligned}
 _LAYOUT = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|equation\*?|gathered|split|alignedat)\}")
-_SYSTEM = re.compile(r"\\begin\s*\{cases\}([^&]*)\\end\s*\{cases\}")
-_TAG = re.compile(r"\\tag\*?\s*\{[^{}]*\}|<\|[^|<>]*\|>|</?s>")
-_LEAD = re.compile(
+_SYSTEM = re.compile(r"\\begin\s*\{cases\}([^&]*)\\end\s*\{cases\}")  # \begin{cases} x = 1 \\ y = 2 \end{cases}
+# 5\tag{1}, \phantom -1, 5</s>
+_TAG = re.compile(r"\\tag\*?\s*\{[^{}]*\}|\\phantom\s*(?:\{[^{}]*\}|\S)|<\|[^|<>]*\|>|</?s>")
+_LEAD = re.compile(  # \text{The answer is } 5, \sim 5
     r"\\text\s*\{\s*(?:(?:so|thus|hence|therefore),?\s*)?(?:the )?(?:final )?(?:answer|result|value)(?: is)?\s*:?\s*\}|"
     r"\\text\s*\{\s*(?:approximately|approx\.?|about|exactly|roughly)\s*\}|\\sim(?=\s*[\d.])",
     re.IGNORECASE,
 )
-_PHANTOM = re.compile(r"\\[hv]?phantom\s*(?:\{[^{}]*\}|\S)|\\(?:h|v)space\s*\{[^{}]*\}")
-_THOUSANDS_BY_SPACE = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d])")
-_CJK_UNIT = re.compile(r"([\d})])\s*([\u4e00-\u9fff]{1,4})$")
+_THOUSANDS_BY_SPACE = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d])")  # 1 234 567
+_CJK_UNIT = re.compile(r"([\d})])\s*([\u4e00-\u9fff]{1,4})$")  # 5元
 _TIGHT_COMMA = re.compile(
     r",\\!\s*(?=\d{3}(?!\d))|(?<=\d)\s*\{\s*,\s*\}\s*(?=\d{3}(?!\d))"
 )  # MATH's `32,\! 349` is one number
-_CHOSEN_FROM = re.compile(
-    r"(?:\{ *\})?[\^_] *\{? *(\w{1,4}) *\}? *(?:\\(?:mathrm|text) *\{ *C *\}|C) *_ *\{? *(\w{1,4}) *\}?"
+_CHOSEN_FROM = re.compile(  # {}^{10}C_3, C_{10}^3
+    r"(?:\{ *\})?\^ *\{? *(\w{1,4}) *\}? *(?:\\(?:mathrm|text) *\{ *C *\}|C) *_ *\{? *(\w{1,4}) *\}?"
+    r"|(?<![a-zA-Z\\])C_ *\{? *(\w{1,4}) *\}? *\^ *\{? *(\w{1,4}) *\}?"
 )
-_PERCENT_WORD = re.compile(
+_PERCENT_WORD = re.compile(  # 50 percent
     r"\s*(?:\\text\s*\{\s*(?:percent(?:age)?|per cent|pct\.?|%)\s*\}|\b(?:percent(?:age)?|per cent|pct)\b\.?)",
     re.IGNORECASE,
 )
@@ -96,7 +91,6 @@ def normalise(text: str) -> str:
         text = _latex(text)
     text = "".join(c if c >= " " else " " for c in text)
     text = re.sub(r"\b(?:np|math|sympy)\.(?=[a-z])", "", text)
-    text = _GLUED.sub(r"\1\\\2 \3", text)
     if ratio := _RATIO.fullmatch(text.strip()):
         return f"{ratio[1]}:{ratio[2]}"
     text = _CJK_UNIT.sub(r"\1\\text{\2}", text)
@@ -149,7 +143,7 @@ def _one_character(c: str, before: str) -> str:
 
 def _latex(text: str) -> str:
     text = _TIGHT_COMMA.sub(",", text)
-    text = _CHOSEN_FROM.sub(r"\\binom{\1}{\2}", text)
+    text = _CHOSEN_FROM.sub(lambda m: f"\\binom{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", text)
     text = text.replace("\\\\", "\\cr ")  # before the backslash of a row's end is taken for another's
     text = re.sub(r"\\cr \[[^\]]*\]", r"\\cr ", text) if "\\begin" in text else text
     text = _SIZES.sub("", text)
@@ -157,7 +151,6 @@ def _latex(text: str) -> str:
     text = _SPACE.sub(" ", _ESCAPED.sub(lambda m: m[1] or m[2] or "", text.replace(",\\,", ",")))
     text = text.replace("\\$", "\\dollar ")
     text = _DELIMITERS.sub(" ", text)
-    text = _PHANTOM.sub("", text)
     text = _one_line(text) if "\\begin" in text else text
     text = _STYLE.sub(" ", _WRAPPER.sub("", _TAG.sub("", text)))
     if "\\vec" in text:  # a cross product is no product of numbers
@@ -165,17 +158,10 @@ def _latex(text: str) -> str:
     text = _ACCENT.sub(r"\1", text)
     text = _BAR.sub(lambda m: f"\\overline{{{m[1] or m[2]}}}", text)
     text = _FUNCTION_IN_TEXT.sub(r"\\\1 ", text)
-    text = _FONT_OF_ONE.sub(r"\1\2\3", text)
     text = _LETTERED_DIGITS.sub(r"\1 ", _FONT.sub(r"\\text", text))
     text = re.sub(r"(?<=\d)\\text\{([A-F]+)\}(?=\d|\s*_)", r"\1", text)
-    text = _FRACTION_OF_UNITS.sub(r"\\text{\1/\2}", text)
-    text = _OVER.sub(lambda m: f"\\{'frac' if m[2] == 'over' else 'binom'}{{{m[1]}}}{{{m[3]}}}", text)
     whole = _VALUE_IN_TEXT.fullmatch(text)
-    text = _LEAD.sub("", whole[1] if whole else text)
-    if "\\over" in text and text.count("\\over ") == 1 and "{" not in text:
-        top, _, bottom = text.partition("\\over ")
-        text = f"\\frac{{{top}}}{{{bottom}}}"
-    return _COMMA_IN_TEXT.sub(lambda m: f", {m[1] or ''} ", text)
+    return _LEAD.sub("", whole[1] if whole else text)
 
 
 def _one_line(text: str) -> str:

@@ -1,9 +1,8 @@
-"""SymPy at arm's length: two LaTeX answers are compared in a worker process that is killed when its time is up.
+"""SymPy in a worker process that is killed when its time is up: the last layer of the grader.
 
-The last layer of `equal.py`, for references that its own reader does not know (sums, integrals, limits) and for
-formulas that have no value at the points it tries. Symbolic work on text that a model wrote can run forever or eat all
-memory, so it never happens in the caller. Reading is by Math-Verify's LaTeX grammar alone: `parse_expr` and `sympify`,
-which execute their input, are never given text.
+It compares LaTeX that the grader's own reader does not know (sums, integrals, limits) and formulas that have no value
+at the points it tries. Math-Verify's LaTeX grammar reads them: `parse_expr` and `sympify` execute their
+input and are never given text.
 """
 
 from typing import Any

@@ -13,60 +13,48 @@ from functools import lru_cache
 
 _Unit = tuple[str, Fraction]  # what it measures, and its worth in the first unit of that kind
 
-# base symbol, words for it: kind and worth; both take the prefixes below
-_BASES: dict[str, tuple[str, str, Fraction]] = {
-    "m": ("meter metre", "length", Fraction(1)),
-    "g": ("gram gramme", "mass", Fraction(1, 1000)),
-    "s": ("second", "time", Fraction(1)),
-    "A": ("ampere amp", "current", Fraction(1)),
-    "K": ("kelvin", "temperature", Fraction(1)),
-    "mol": ("mole", "amount", Fraction(1)),
-    "J": ("joule", "energy", Fraction(1)),
-    "N": ("newton", "force", Fraction(1)),
-    "W": ("watt", "power", Fraction(1)),
-    "Pa": ("pascal", "pressure", Fraction(1)),
-    "Hz": ("hertz", "frequency", Fraction(1)),
-    "V": ("volt", "voltage", Fraction(1)),
-    "C": ("coulomb", "charge", Fraction(1)),
-    "eV": ("electronvolt", "electronvolt", Fraction(1)),
-    "L": ("liter litre", "volume", Fraction(1)),
-    "T": ("tesla", "field", Fraction(1)),
-    "F": ("farad", "capacitance", Fraction(1)),
+# What is measured, then the symbol and the words that take the prefixes below
+_BASES = """
+    length m meter metre; mass g gram gramme; time s second; current A ampere amp; temperature K kelvin;
+    amount mol mole; energy J joule; force N newton; power W watt; pressure Pa pascal; frequency Hz hertz;
+    voltage V volt; charge C coulomb; electronvolt eV electronvolt; volume L liter litre; field T tesla;
+    capacitance F farad
+"""
+_PREFIXES = {"": ("", 0), "p": ("pico", -12), "n": ("nano", -9), "u": ("micro", -6), "m": ("milli", -3),
+             "c": ("centi", -2), "d": ("deci", -1), "k": ("kilo", 3), "M": ("mega", 6), "G": ("giga", 9)}  # fmt: skip
+_OTHERS: dict[str, _Unit] = {
+    word: (kind, Fraction(worth))
+    for kind, worth, words in (
+        ("length", "0.0254", "in inch inche inches"),
+        ("length", "0.3048", "ft foot feet"),
+        ("length", "0.9144", "yd yard"),
+        ("length", "1609.344", "mi mile"),
+        ("mass", "453.59237", "lb pound"),
+        ("mass", "28.349523125", "oz ounce"),
+        ("mass", "1000000", "ton tonne"),
+        ("time", "1", "sec"),
+        ("time", "60", "min minute"),
+        ("time", "3600", "h hr hour"),
+        ("time", "86400", "day"),
+        ("time", "604800", "week"),
+        ("month", "1", "month"),
+        ("month", "12", "year yr"),
+        ("volume", "1", "l"),
+        ("volume", "0.001", "ml"),
+        ("money", "1", "dollar usd buck"),
+        ("money", "0.01", "cent cts"),
+        ("angle", "1", "degree deg"),
+    )
+    for word in words.split()
 }
-_PREFIXES = {"f": ("femto", -15), "p": ("pico", -12), "n": ("nano", -9), "u": ("micro", -6), "m": ("milli", -3),
-             "c": ("centi", -2), "d": ("deci", -1), "k": ("kilo", 3), "M": ("mega", 6), "G": ("giga", 9),
-             "T": ("tera", 12)}  # fmt: skip
-_OTHERS: dict[str, _Unit] = {}
-for _words, _kind, _worth in (
-    ("in inch inche inches", "length", "254/10000"),
-    ("ft foot feet", "length", "3048/10000"),
-    ("yd yard", "length", "9144/10000"),
-    ("mi mile", "length", "1609344/1000"),
-    ("lb pound", "mass", "45359237/100000000"),
-    ("oz ounce", "mass", "45359237/1600000000"),
-    ("ton tonne", "mass", "1000"),
-    ("sec", "time", "1"),
-    ("min minute", "time", "60"),
-    ("h hr hour", "time", "3600"),
-    ("day", "time", "86400"),
-    ("week", "time", "604800"),
-    ("month", "month", "1"),
-    ("year yr", "month", "12"),
-    ("l", "volume", "1"),
-    ("ml", "volume", "1/1000"),
-    ("dollar usd buck", "money", "1"),
-    ("cent cts", "money", "1/100"),
-    ("degree deg", "angle", "1"),
-):
-    _OTHERS.update(dict.fromkeys(_words.split(), (_kind, Fraction(_worth))))
-SYMBOLS: dict[str, _Unit] = {base: (kind, worth) for base, (_, kind, worth) in _BASES.items()}
-WORDS: dict[str, _Unit] = dict(_OTHERS)
-for _base, (_names, _kind, _size) in _BASES.items():
+_SYMBOLS: dict[str, _Unit] = {}
+_WORDS: dict[str, _Unit] = dict(_OTHERS)
+for _kind, _symbol, *_names in (base.split() for base in _BASES.split(";")):
     for _short, (_long, _power) in _PREFIXES.items():
-        SYMBOLS.setdefault(_short + _base, (_kind, _size * Fraction(10) ** _power))
-        WORDS.update({_long + name: (_kind, _size * Fraction(10) ** _power) for name in _names.split()})
-    WORDS.update(dict.fromkeys(_names.split(), (_kind, _size)))
-SYMBOLS.update(_OTHERS)  # `min`, `ft` and the like, before any prefix is seen in them
+        _SYMBOLS.setdefault(_short + _symbol, (_kind, Fraction(10) ** _power))
+        _WORDS.update({_long + name: (_kind, Fraction(10) ** _power) for name in _names})
+_SYMBOLS.update(_OTHERS)  # `min`, `ft` and the like, before any prefix is seen in them
+_KINDS = {kind for kind, _ in (*_SYMBOLS.values(), *_WORDS.values())} - {"angle"}
 _NOTHING = {"unit", "", "u"}  # a unit that says nothing
 _MONEY = {"dollar", "pound sterling", "euro", "yen"}
 
@@ -77,9 +65,7 @@ def unit(text: str) -> tuple[tuple[tuple[str, int], ...], Fraction]:
 
     Words that are no known unit stand for themselves with the worth 1.
     """
-    text = re.sub(r"\\cdot|[*{}]", " ", text.replace(".", " "))
-    text = re.sub(r"\s*\^\s*", "^", text)
-    text = re.sub(r"(?<!\^)-", " ", text)
+    text = re.sub(r"\\cdot|[*{}]|(?<!\^)-", " ", re.sub(r"\s*\^\s*", "^", text.replace(".", " ")))
     text = re.sub(r"\bper\b|\ban?\b(?= \w+$)", "/", text, flags=re.IGNORECASE).replace("mph", "mile / hour")
     text = re.sub(r"\b(?:square|sq)\s+(\w+)", r"\1^2", text, flags=re.IGNORECASE)
     text = re.sub(r"\b(?:cubic|cu)\s+(\w+)", r"\1^3", text, flags=re.IGNORECASE)
@@ -90,7 +76,7 @@ def unit(text: str) -> tuple[tuple[tuple[str, int], ...], Fraction]:
             sign = -1
             continue
         name, _, power = word.partition("^")
-        kind, value = _known(name) or (_singular(name.lower()), Fraction(1))
+        kind, value = _known(name) or (name.lower().removesuffix("s" * (len(name) > 3)), Fraction(1))
         exponent = sign * (int(power) if re.fullmatch(r"-?\d", power) else 1)
         powers[kind] = powers.get(kind, 0) + exponent
         worth *= value**exponent
@@ -98,17 +84,13 @@ def unit(text: str) -> tuple[tuple[tuple[str, int], ...], Fraction]:
 
 
 def _known(name: str) -> _Unit | None:
-    if name in SYMBOLS:
-        return SYMBOLS[name]
+    if name in _SYMBOLS:
+        return _SYMBOLS[name]
     low = name.lower()
     for word in (low, low.removesuffix("s"), low.removesuffix("es")):
-        if word in WORDS and (len(word) > 2 or word in _OTHERS):
-            return WORDS[word]
+        if word in _WORDS and (len(word) > 2 or word in _OTHERS):
+            return _WORDS[word]
     return None
-
-
-def _singular(word: str) -> str:
-    return word[:-1] if word.endswith("s") and len(word) > 3 else word
 
 
 def same_unit(given: str, reference: str) -> Fraction | None:
@@ -126,8 +108,6 @@ def needed(reference: str) -> bool:
         return False
     return any(kind in _KINDS for kind, _ in unit(reference)[0])
 
-
-_KINDS = {kind for kind, _ in (*SYMBOLS.values(), *WORDS.values())} - {"angle"}
 
 # What may stand behind a number whose reference has no unit: a measure, or a counted thing in the plural
 _PLURALS = set(

@@ -34,7 +34,7 @@ MAX_NODES = 400  # of an expression that is evaluated at points
 DIGITS = 50
 SLACK = 12  # of these, what rounding may cost
 MAX_DIGITS = 2000  # to which a value is worked out, the second look included
-MAX_GAMMA_DIGITS = 300  # the same where a factorial or a binomial of what is not whole is in it, which is far slower
+MAX_GAMMA_DIGITS = 300  # the same where a factorial or a binomial of what is not whole is far slower
 CLEARLY = 1e-15  # relative difference of which no rounding is capable
 NEARLY_NOTHING = 1e-20  # a value below may be the noise of a zero
 CONSTANTS = {"pi", "e", "i", "oo"}
@@ -60,34 +60,26 @@ def same_value(a: Node, b: Node) -> bool:
     if names(a) != names(b) and not calls & {"/", "neg", "^", "*", "of"}:
         return False
     imaginary = any(isinstance(n, Name) and n.text == "i" for e in (a, b) for n in walk(e)) or "cis" in calls
-    return any(_agree(a, b, variables, imaginary, base) for base in ((0, 10) if bare_log else (0,)))
+    points = _points(variables) if variables else [{}]
+    return any(_agree(a, b, points, imaginary, base) for base in ((0, 10) if bare_log else (0,)))
 
 
-def _agree(a: Node, b: Node, variables: list[str], imaginary: bool, log_base: int) -> bool:
-    if not variables:
-        return _same_number(a, b, imaginary, log_base)
+def _agree(a: Node, b: Node, points: list[dict[str, Fraction]], imaginary: bool, log_base: int) -> bool:
+    """As real values where both are, on principal values otherwise."""
     for complex_ in (True,) if imaginary else (False, True):
         met = 0
-        for point in _points(variables):
+        for point in points:
             try:
                 if not _agree_at(a, b, point, complex_, log_base):
                     return False
                 met += 1
             except Undefined:
                 continue
-        if met >= 3:
+        if met >= min(3, len(points)):
             return True
+    if len(points) == 1:
+        return False
     raise Undefined("no point at which both have a value")
-
-
-def _same_number(a: Node, b: Node, imaginary: bool, log_base: int) -> bool:
-    """Two numbers: as real ones where both are, as complex ones with principal values otherwise."""
-    for complex_ in (True,) if imaginary else (False, True):
-        try:
-            return _agree_at(a, b, {}, complex_, log_base)
-        except Undefined:
-            continue
-    return False
 
 
 def _points(variables: list[str]) -> list[dict[str, Fraction]]:
@@ -105,7 +97,7 @@ def _points(variables: list[str]) -> list[dict[str, Fraction]]:
 def _agree_at(a: Node, b: Node, point: Mapping[str, Fraction], complex_: bool, log_base: int) -> bool:
     """Whether two values agree to all but SLACK of their digits; where that is in doubt, what more digits say."""
     digits = DIGITS + 2 * max((_written_digits(n) for e in (a, b) for n in walk(e)), default=0)
-    slow = any(isinstance(n, Call) and n.what in ("!", "gamma", "binom") for e in (a, b) for n in walk(e))
+    slow = any(isinstance(n, Call) and n.what in ("!", "binom") for e in (a, b) for n in walk(e))
     if 4 * digits > (MAX_GAMMA_DIGITS if slow else MAX_DIGITS):
         raise TooMuch("numbers out of bounds")
 
@@ -174,7 +166,7 @@ ROUNDED = Fraction(1, 500)  # a decimal reference may be a rounded value if its 
 COMPUTED = Fraction(1, 10**6)  # a physics reference with a finer last place was printed by a program, not measured
 COMPUTED_TO = Fraction(1, 200)
 PHYSICS = Fraction(1, 50)  # and in scientific notation or a physics benchmark if it is this fine
-_NO_NUMBER = {"oo", "∅", "...", "mathbb R", "mathbb Z", "mathbb C", "mathbb Q", "mathbb N"}
+_NO_NUMBER = {"oo", "∅", "...", *(f"mathbb {letter}" for letter in "RZCQN")}
 
 
 def tolerance(reference: Node, kind: Kind = "math") -> Fraction:

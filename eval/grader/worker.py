@@ -1,27 +1,24 @@
 """Subprocesses that answer questions, with a limit on CPU time and memory, replaced after they were killed.
 
-Questions and answers are plain values (texts, numbers, lists), sent as frames: four bytes of length, then Python's own
-`marshal`, which is four times as fast as JSON and cannot run code either. A worker is started by its module's name, so
-the caller's `__main__` is never imported: notebooks, scripts without a main guard and any start method work. That is
-why this is no `pebble.ProcessPool`, which imports `__main__` in its workers and limits wall-clock time: on a busy
-machine it would change verdicts. A module that is run as a worker calls `serve`; a caller keeps a `Workers`.
+A worker is started by its module's name, so the caller's `__main__` is never imported: notebooks, scripts without a
+main guard and any start method work. That is why this is no `pebble.ProcessPool`, which imports `__main__` in its
+workers and limits wall-clock time: on a busy machine it would change verdicts. A module that is run as a worker calls
+`serve`; a caller keeps a `Workers`.
 """
 
 import atexit
 import contextlib
 import logging
-import marshal
+import multiprocessing
 import os
-import queue
 import signal
-import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import IO, Any
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
 
 START_SECONDS = 120.0  # for its imports, on a busy machine
 PATIENCE = 10  # wall-clock time that a question may take, as a multiple of its CPU time: the machine may be busy
@@ -44,63 +41,35 @@ class Workers:
         self.idle: list[_Worker] = []
         self.lock = threading.Lock()
         self.owner = os.getpid()
-        self.stopped = False
-        self.busy = 0
         atexit.register(self.stop)
 
     def ask(self, question: Any, seconds: float | None) -> Any:
         """The answer to a question, within `seconds` of the worker's CPU time and PATIENCE times that by the clock.
 
-        Raises TimedOut or Died, and the worker is replaced at the next question.
+        Raises TimedOut or Died; another worker starts at the next question.
         """
-        with self._one() as worker:
-            return worker.ask(question, seconds)
-
-    @contextmanager
-    def _one(self) -> Iterator["_Worker"]:
         with self.slots:
             worker = self._take()
             try:
-                yield worker
+                return worker.ask(question, seconds)
             finally:
-                with self.lock:
-                    self.busy -= 1
                 if worker.alive():
-                    self._return(worker)
-                else:  # its successor starts in the background, so that the next question need not wait
-                    threading.Thread(target=self._replace, daemon=True).start()
-
-    def _return(self, worker: "_Worker") -> None:
-        with self.lock:
-            if not self.stopped and len(self.idle) + self.busy < self.limit:
-                self.idle.append(worker)
-                return
-        worker.kill()
-
-    def _replace(self) -> None:
-        with contextlib.suppress(RuntimeError, OSError):  # the next question will fail the same way and report it
-            self._return(_Worker(self.module))
+                    with self.lock:
+                        self.idle.append(worker)
 
     def _take(self) -> "_Worker":
         with self.lock:
             if self.owner != os.getpid():  # a forked child must not share its parent's pipes
-                self.idle, self.busy, self.owner = [], 0, os.getpid()
-            self.busy += 1
+                self.idle, self.owner = [], os.getpid()
             while self.idle:
                 worker = self.idle.pop()
                 if worker.alive():
                     return worker
-        try:
-            return _Worker(self.module)
-        except BaseException:
-            with self.lock:
-                self.busy -= 1
-            raise
+        return _Worker(self.module)
 
     def stop(self) -> None:
-        """Kill the workers; those at work end with their question."""
+        """Kill the idle workers."""
         with self.lock:
-            self.stopped = True
             workers, self.idle = (self.idle if self.owner == os.getpid() else []), []
         for worker in workers:
             worker.kill()
@@ -109,48 +78,37 @@ class Workers:
 class _Worker:
     def __init__(self, module: str) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        self.pipe, theirs = multiprocessing.Pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, "--worker"],
+            [sys.executable, "-m", module, str(theirs.fileno())],
             env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # a library may print
             stderr=subprocess.DEVNULL,
         )
-        # A queue, unlike a pipe, can be waited on with a limit
-        self.answers: queue.Queue[bytes] = queue.Queue()
-        threading.Thread(target=self._forward, daemon=True).start()
+        theirs.close()
         try:
-            ready = self.answers.get(timeout=START_SECONDS)
-        except queue.Empty:
-            ready = b""
-        if not ready:
+            self._receive(START_SECONDS)
+        except (TimedOut, OSError, EOFError):
             self.kill()
-            raise RuntimeError(f"{sys.executable} -m {module} --worker does not start; run it by hand to see why")
+            raise RuntimeError(f"{sys.executable} -m {module} does not start; run it by hand to see why") from None
 
-    def _forward(self) -> None:
-        assert self.process.stdout is not None
-        with contextlib.suppress(ValueError, OSError):
-            while frame := _read_frame(self.process.stdout):
-                self.answers.put(frame)
-        self.answers.put(b"")
+    def _receive(self, seconds: float | None) -> Any:
+        if not self.pipe.poll(seconds):
+            raise TimedOut
+        return self.pipe.recv()
 
     def ask(self, question: Any, seconds: float | None) -> Any:
-        assert self.process.stdin is not None
         try:
-            _write_frame(self.process.stdin, [seconds, question])
-            frame = self.answers.get(timeout=None if seconds is None else PATIENCE * seconds)
-            if frame:
-                return marshal.loads(frame)
-        except queue.Empty:
+            self.pipe.send((seconds, question))
+            return self._receive(None if seconds is None else PATIENCE * seconds)
+        except (OSError, EOFError):  # it has ended
             self.kill()
-            raise TimedOut from None
-        except (OSError, ValueError):
-            pass  # it has ended
+            raise (TimedOut if self.process.returncode == -signal.SIGPROF else Died) from None
         except BaseException:  # after an interrupt, no later question may get this one's answer
             self.kill()
             raise
-        self.kill()
-        raise (TimedOut if self.process.returncode == -signal.SIGPROF else Died) from None
 
     def alive(self) -> bool:
         return self.process.poll() is None
@@ -158,25 +116,7 @@ class _Worker:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError, AttributeError):
-                pipe.close()  # type: ignore[union-attr]
-
-
-def _write_frame(pipe: IO[bytes], value: Any) -> None:
-    frame = marshal.dumps(value)
-    pipe.write(struct.pack(">I", len(frame)) + frame)
-    pipe.flush()
-
-
-def _read_frame(pipe: IO[bytes]) -> bytes:
-    """The next frame; empty where the other side has gone."""
-    header = pipe.read(4)
-    if len(header) < 4:
-        return b""
-    size = struct.unpack(">I", header)[0]
-    frame = pipe.read(size)
-    return frame if len(frame) == size else b""
+        self.pipe.close()
 
 
 def _end_with_parent(parent: int) -> None:
@@ -199,12 +139,13 @@ def serve(answer: Callable[[Any], Any], memory: int | None = None) -> None:
             import resource
 
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    out, sys.stdout = sys.stdout.buffer, sys.stderr  # a library that prints must not write into the frames
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process inside any library
-    _write_frame(out, "ready")
-    while frame := _read_frame(sys.stdin.buffer):
-        seconds, question = marshal.loads(frame)
-        signal.setitimer(signal.ITIMER_PROF, seconds or 0)
-        reply = answer(question)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        _write_frame(out, reply)
+    pipe = Connection(int(sys.argv[1]))
+    pipe.send("ready")
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            seconds, question = pipe.recv()
+            signal.setitimer(signal.ITIMER_PROF, seconds or 0)
+            reply = answer(question)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            pipe.send(reply)

@@ -7,9 +7,9 @@ from typing import Any
 from markupsafe import Markup
 
 from eval.compare import beyond_chance
-from eval.report.charts import CHOSEN, FAINT, FOURTH, OTHER, THIRD, chart
+from eval.report.charts import CHOSEN, FOURTH, OTHER, THIRD, chart
 from eval.report.html import percent, render_mixed
-from eval.report.tables import each_turns, gain_table, turn_difference_table
+from eval.report.tables import budget_table, each_turns, flip_table, measure_table, turn_difference_table
 from eval.turn_metrics import signed
 
 LINES = {  # key of `by_turn`: label, colour, mark, dashes
@@ -18,11 +18,10 @@ LINES = {  # key of `by_turn`: label, colour, mark, dashes
     "p1@tk": ("turns, any right", THIRD, "^", "--"),
     "pk@t1": ("samples, any right", FOURTH, "D", "--"),
 }
-SIZE = 4.4, 3.2  # inches of a chart
 
 
 def turns_section(summary: Mapping[str, Any]) -> str:
-    """For each model and benchmark the curves, the flips and the metrics; empty for a run without turns."""
+    """For each model and benchmark the curves, the metrics and the flips; empty for a run without turns."""
     turns = summary.get("turns")
     if not turns:
         return ""
@@ -31,8 +30,8 @@ def turns_section(summary: Mapping[str, Any]) -> str:
         "turns",
         "Turn by turn",
         sentences=[_compare_budgets(*one) for one in each],
-        groups=[("", _charts(*one)) for one in each],
-        tables=[gain_table(each), turn_difference_table(turns)],
+        charts=[_chart(*one) for one in each],
+        tables=[measure_table(each), budget_table(each), flip_table(each), turn_difference_table(turns)],
     )
 
 
@@ -42,16 +41,13 @@ def _compare_budgets(model: str, name: str, metrics: Mapping[str, Any]) -> str:
     return f"{name}, {model}: {n} turns against {n} samples {signed(d)} points, {certainty}."
 
 
-def _charts(model: str, name: str, metrics: Mapping[str, Any]) -> list[Markup]:
-    by_turn, steps, title = metrics["by_turn"], metrics["transitions"], f"{model} on {name}"
+def _chart(model: str, name: str, metrics: Mapping[str, Any]) -> Markup:
+    by_turn, title = metrics["by_turn"], f"{model} on {name}"
     values = "; ".join(
         f"{label} {', '.join(percent(at[key]['mean']) for at in by_turn)}" for key, (label, *_) in LINES.items()
     )
-    flips = "; ".join(f"{t['wrong_right']} became right, {t['right_wrong']} wrong" for t in steps)
-    return [
-        chart(partial(draw_by_turn, by_turn=by_turn, title=title), *SIZE, f"{title}, % right: {values}"),
-        chart(partial(draw_flips, steps=steps, title=title), *SIZE, f"{title}: {flips}"),
-    ]
+    draw = partial(draw_by_turn, by_turn=by_turn, title=title)
+    return chart(draw, 4.4, 3.2, f"{title}, % right: {values}")
 
 
 def draw_by_turn(ax: Any, by_turn: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -68,22 +64,4 @@ def draw_by_turn(ax: Any, by_turn: Sequence[Mapping[str, Any]], title: str) -> N
     ax.set_ylim(bottom=0)
     ax.set_title(title)
     ax.grid(axis="y")
-    ax.figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
-
-
-def draw_flips(ax: Any, steps: Sequence[Mapping[str, int]], title: str) -> None:
-    """From each turn to the next: problems that became right upwards, that became wrong downwards."""
-    places = list(range(1, len(steps) + 1))
-    gained, lost = ([step[key] for step in steps] for key in ("wrong_right", "right_wrong"))
-    ax.bar(places, gained, 0.6, color=CHOSEN, label="became right")
-    ax.bar(places, [-n for n in lost], 0.6, facecolor="none", edgecolor=OTHER, hatch="////", label="became wrong")
-    for place, up, down in zip(places, gained, lost, strict=True):
-        ax.annotate(f"+{up}", (place, up), xytext=(0, 2), textcoords="offset points", ha="center")
-        ax.annotate(f"-{down}", (place, -down), xytext=(0, -2), textcoords="offset points", ha="center", va="top")
-    ax.axhline(0, linewidth=0.8, color=FAINT)
-    ax.set_xticks(places, [f"{k} to {k + 1}" for k in places])
-    ax.set_xlabel("from turn to turn")
-    ax.set_ylabel("problems")
-    ax.margins(y=0.2)
-    ax.set_title(title)
     ax.figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)

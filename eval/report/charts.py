@@ -109,26 +109,10 @@ def draw_distribution(ax: Any, chosen: Sequence[float], dropped: Sequence[float]
     ax.legend(frameon=False, fontsize=9, loc="upper right")
 
 
-def draw_shares(ax: Any, names: Sequence[str], before: Sequence[float], after: Sequence[float]) -> None:
-    """Shares of kinds, in %, before and after, a line from one to the other."""
-    places = range(len(names))
-    for place, low, high in zip(places, before, after, strict=True):
-        ax.plot([low, high], [place, place], color=LINE, linewidth=3, zorder=1, solid_capstyle="round")
-    ax.plot(before, places, "o", color=OTHER, markerfacecolor="none", markeredgewidth=1.8, label="of all rows")
-    ax.plot(after, places, "s", color=CHOSEN, label="of the chosen")
-    ax.set_yticks(places, [short(name) for name in names])
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.set_xlim(left=-0.025 * max([*before, *after, 1]))
-    ax.set_xlabel("%")
-    ax.grid(axis="x")
-    ax.figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
-
-
 def draw_intervals(
     ax: Any,
     names: Sequence[str],
     series: Mapping[str, Sequence[Mapping[str, float] | None]],
-    what: str = "% correct",
 ) -> None:
     """Shares with their intervals, in %: a line for each name, a mark for each of the series."""
     for i, (label, values) in enumerate(series.items()):
@@ -152,7 +136,7 @@ def draw_intervals(
     ax.set_yticks(range(len(names)), [short(name) for name in names])
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.set_xlim(-2, 102)
-    ax.set_xlabel(f"{what}, with 95 % interval")
+    ax.set_xlabel("% correct, with 95 % interval")
     ax.grid(axis="x")
     ax.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series))
 

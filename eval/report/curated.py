@@ -9,6 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,7 @@ class Curated:
 
     chosen: list[Example]
     funnel: list[dict[str, Any]]
-    problems: list[int]  # problems left after each stage of the funnel; empty where they cannot be counted
-    found: int  # the line of the funnel from which rows are problems mined from pages; 0 without pages
+    problems: list[int]  # left after each stage of the funnel; empty for a run that finds its problems in pages
     kept: Tally
     dropped: Tally
     rivals: dict[str, list[Rival]]  # by problem: right chains first, then by score
@@ -97,38 +97,21 @@ def gather(folder: Path) -> Curated | None:
     for row in chosen:
         kept.add(row.to_json())
     rivals: dict[str, list[Rival]] = {row.problem: [] for row in chosen}
-    stages = [line["stage"] for line in funnel]
-    last = {row.problem: len(stages) for row in chosen}  # the stage at which a problem's last row was dropped
-    order = {name: number for number, name in enumerate(stages)}
     for at, line in _read_lines(folder / "dropped.jsonl"):
         data = line["data"]
         if not _is_row(data):
             continue
-        left = Example.from_json(data)
-        problem = left.problem
+        problem = Example.from_json(data).problem
         dropped.add(data)
-        last[problem] = max(last.get(problem, 0), order.get(line["stage"], 0))
         if problem in rivals and data.get("completion"):
             rivals[problem].append(_read_rival(at, line))
     for chains in rivals.values():
         chains.sort(key=lambda r: (r.verdict != "correct", r.score is None, -(r.score or 0)))
-    left_at = Counter(last.values())
-    problems = [sum(count for stage, count in left_at.items() if stage > number) for number in range(len(stages))]
-    named = entry.get("settings", {}).get("stages", {})
-    counts = [line.get("problems", 0) for line in funnel]  # they grow only where problems are found in pages
-    finders = [at for at in range(1, len(counts)) if counts[at] > counts[at - 1]]
-    nodes = named.values()
-    return Curated(
-        chosen,
-        funnel,
-        problems,
-        max(finders, default=0),
-        kept,
-        dropped,
-        rivals,
-        read_weights(nodes),
-        _read_terms(nodes),
-    )
+    problems = [line.get("problems", 0) for line in funnel]
+    if any(after > before for before, after in pairwise(problems)):
+        problems = []
+    nodes = entry.get("settings", {}).get("stages", {}).values()
+    return Curated(chosen, funnel, problems, kept, dropped, rivals, read_weights(nodes), _read_terms(nodes))
 
 
 def finite(value: Any) -> float | None:

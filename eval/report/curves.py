@@ -33,7 +33,7 @@ def training_section(folder: Path, entry: Mapping[str, Any]) -> str:
     rows = [readable(key, value) for key, value in results.items() if value is not None]
     if not charts and not rows:
         return ""
-    return render_mixed("training", "Training", groups=[("", charts)], tables=[Table(("", ""), rows)])
+    return render_mixed("training", "Training", charts=charts, tables=[Table(("", ""), rows)])
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:

@@ -1,16 +1,11 @@
 """The report's part on curation: the funnel, and the chosen rows beside the dropped ones."""
 
-import math
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 
-from markupsafe import Markup
-
-from eval.report.charts import chart, draw_distribution, draw_funnel, draw_shares
+from eval.report.charts import chart, draw_distribution, draw_funnel
 from eval.report.curated import Curated, Tally
-from eval.report.html import percent, render, render_mixed
+from eval.report.html import percent, render_mixed
 from limo.stage_metrics import format_metric
 from limo.tables import Table
 
@@ -22,8 +17,7 @@ MEASURES = {
     "characters": "Length of the chain, characters",
 }
 LENGTHS = ("tokens", "length", "characters")  # the first that the rows have is shown
-KINDS_SHOWN = 14  # values of a kind in a chart
-RARE = 0.01  # share of all rows below which a value that was never chosen is in the table only
+KINDS_SHOWN = 28  # values of a kind in the table
 
 
 def funnel_section(curated: Curated) -> str:
@@ -31,7 +25,8 @@ def funnel_section(curated: Curated) -> str:
     funnel = curated.funnel
     if not funnel:
         return ""
-    left, unit = _left(curated)
+    problems = curated.problems
+    left, unit = (problems, "Problems") if any(problems) else ([line["out"] for line in funnel], "Rows")
     notes = []
     for line, count in zip(funnel, left, strict=True):
         main = next(iter(line["reasons"].items()), None)
@@ -50,27 +45,16 @@ def funnel_section(curated: Curated) -> str:
         for line in funnel
         for name, value in line.get("metrics", {}).items()
     ]
-    return render(
-        "funnel.html",
-        key="funnel",
-        title="Funnel",
-        unit=unit,
-        picture=picture,
-        table=_funnel_table(curated),
-        metrics=Table(("stage", "metric", "value"), metrics, (2,)),
+    hint = ", and the number of rows where a problem has several" if unit == "Problems" else ""
+    return render_mixed(
+        "funnel",
+        "Funnel",
+        notes=[
+            f"{unit} left after each stage. Hatched: dropped by the stage; beside it the most frequent reason{hint}."
+        ],
+        charts=[picture],
+        tables=[_funnel_table(curated), Table(("stage", "metric", "value"), metrics, (2,), "Metrics of the stages")],
     )
-
-
-def _left(curated: Curated) -> tuple[list[int], str]:
-    """What is left after each stage: problems, or rows for a run that mines its problems or cannot count them."""
-    if _counts_problems(curated) and not curated.found:
-        return curated.problems, "Problems"
-    return [line["out"] for line in curated.funnel], "Rows"
-
-
-def _counts_problems(curated: Curated) -> bool:
-    """Whether the problems of a run can be counted."""
-    return bool(curated.problems and curated.dropped.rows and curated.problems[-1])
 
 
 def _funnel_table(curated: Curated) -> Table:
@@ -79,12 +63,12 @@ def _funnel_table(curated: Curated) -> Table:
             line["stage"],
             f"{line['in']:,}",
             f"{line['out']:,}",
-            f"{count:,}" if _counts_problems(curated) and number >= curated.found else "",
+            f"{count:,}" if count else "",
             ", ".join(f"{reason}: {n:,}" for reason, n in line["reasons"].items()),
             f"{line['tokens']:,}" if line["tokens"] else "",
             f"{line['seconds']:.1f}",
         )
-        for number, (line, count) in enumerate(zip(curated.funnel, curated.problems, strict=True))
+        for line, count in zip_longest(curated.funnel, curated.problems)
     ]
     head = ("stage", "rows in", "rows out", "problems", "dropped because", "tokens sampled", "seconds")
     return Table(head, rows, (1, 2, 3, 5, 6))
@@ -104,66 +88,19 @@ def chosen_section(curated: Curated) -> str:
         for key in ("pass_rate", "score", length)
         if key and len(kept.numbers[key])
     ]
-    kinds = [_kind(kind, kept, dropped) for kind in kept.kinds]
-    groups = [("", some) for some in (charts, [kind for kind in kinds if kind]) if some]
-    if not groups:
+    table = _kinds_table(kept, dropped)
+    if not charts and not table.rows:
         return ""
-    details = [("As a table", _kinds_table(kept, dropped))]
-    return render_mixed("chosen", "Chosen against dropped", groups=groups, details=details)
-
-
-def _counts(kind: str, kept: Tally, dropped: Tally) -> list[tuple[str, int, int]]:
-    """Values of a kind, each with the rows chosen and all rows: numbers in order, others by how many are chosen."""
-    chosen, others = kept.kinds[kind], dropped.kinds[kind]
-    names = sorted({*chosen, *others}, key=lambda name: (-chosen[name], -others[name], name))
-    if all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
-        names.sort(key=float)
-        if len(names) > KINDS_SHOWN and math.isfinite(float(names[-1]) - float(names[0])):
-            return binned(chosen, others)
-    return [(name, chosen[name], chosen[name] + others[name]) for name in names]
-
-
-def binned(chosen: Mapping[str, int], others: Mapping[str, int]) -> list[tuple[str, int, int]]:
-    """Many numbers as ranges of equal width, each from its lower end to below its upper end."""
-    values = [float(name) for name in {*chosen, *others}]
-    least, reach = min(values), max(values) - min(values)
-    rough = reach / (KINDS_SHOWN - 2)
-    unit = 10.0 ** math.floor(math.log10(rough))
-    width = next(unit * step for step in (1, 2, 5, 10) if unit * step >= rough)
-    first = math.floor(least / width)
-    among, beside = Counter[int](), Counter[int]()
-    for counted, names in ((among, chosen), (beside, others)):
-        for name, count in names.items():
-            counted[math.floor(float(name) / width)] += count
-    places = range(first, math.floor(max(values) / width) + 1)
-    ends = {at: f"{at * width:.6g}" for at in range(first, places.stop + 1)}
-    return [(f"{ends[at]} to {ends[at + 1]}", among[at], among[at] + beside[at]) for at in places]
-
-
-def _kind(kind: str, kept: Tally, dropped: Tally) -> Markup:
-    counts = _counts(kind, kept, dropped)
-    if len(counts) < 2 or not sum(kept.kinds[kind].values()):
-        return Markup()
-    totals = [max(sum(column), 1) for column in ([c for _, c, _ in counts], [a for _, _, a in counts])]
-
-    listed = [c for c in counts if c[1] or c[2] > RARE * totals[1]][:KINDS_SHOWN]
-    if len(listed) < 2:
-        return Markup()
-
-    def draw(ax: object) -> None:
-        names: Sequence[str] = [name for name, _, _ in listed]
-        draw_shares(ax, names, [100 * a / totals[1] for _, _, a in listed], [100 * c / totals[0] for _, c, _ in listed])
-        ax.set_title(kind.capitalize() + more)  # type: ignore[attr-defined]
-
-    more = f", {len(listed)} of {len(counts)} values" if len(counts) > len(listed) else ""
-    return chart(draw, 4, 1.3 + 0.27 * len(listed), f"rows by {kind}{more}: share of all rows and of the chosen ones")
+    return render_mixed(
+        "chosen", "Chosen against dropped", charts=charts, details=[("By source, subject and the like", table)]
+    )
 
 
 def _kinds_table(kept: Tally, dropped: Tally) -> Table:
-    rows = [
-        (kind, name, f"{chosen:,}", f"{every:,}", percent(chosen / every))
-        for kind in kept.kinds
-        for name, chosen, every in _counts(kind, kept, dropped)[: 2 * KINDS_SHOWN]
-    ]
+    rows = []
+    for kind, chosen in kept.kinds.items():
+        every = chosen + dropped.kinds[kind]
+        listed = sorted(every, key=lambda name: (-chosen[name], -every[name], name))[:KINDS_SHOWN]
+        rows += [(kind, n, f"{chosen[n]:,}", f"{every[n]:,}", percent(chosen[n] / every[n])) for n in listed]
     head = ("kind", "value", "rows chosen", "of rows", "%")
     return Table(head, rows, (2, 3, 4))

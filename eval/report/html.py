@@ -25,8 +25,8 @@ def render(template: str, **values: Any) -> Markup:
 
 
 def render_mixed(key: str, title: str, **parts: Any) -> str:
-    """A section of `sentences`, `groups` of charts with a heading, `tables`, and `details` that open on a click."""
-    values: dict[str, Any] = {"sentences": (), "groups": (), "tables": (), "details": (), **parts}
+    """A section of `sentences`, `notes`, `charts`, `tables`, and `details` that open on a click."""
+    values: dict[str, Any] = {"sentences": (), "notes": (), "charts": (), "tables": (), "details": (), **parts}
     return render("mixed.html", key=key, title=title, **values)
 
 

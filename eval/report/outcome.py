@@ -10,7 +10,7 @@ from markupsafe import Markup
 from eval.compare import beyond_chance
 from eval.report.charts import chart, draw_intervals
 from eval.report.html import LONGEST, percent, render, render_mixed, span
-from eval.report.tables import Summary, accuracy_table, at_k_table, cut_off_warnings, each_accuracy, unsure_table
+from eval.report.tables import Summary, accuracy_table, cut_off_warnings, each_accuracy, unsure_table
 from limo.data import parsed
 from limo.tables import Table
 
@@ -18,29 +18,24 @@ LOOKED_AT = 4  # problems of a benchmark whose completions are on the page
 SIDES = 4  # completions side by side
 FLIPPED = 12  # problems of each kind; the files have them all
 ALL_TEXTS = 2_000_000  # characters of completions outside the viewer, shared by all of them
-PARTS_DRAWN = 24  # levels or subjects in a chart
 
 Problem = tuple[Mapping[str, Any], list[tuple[str, Mapping[str, Any]]], str]  # row, named completions, words before it
 
 
 def outcome_section(summary: Summary) -> str:
-    """Accuracy with intervals; pass@k and maj@k; by level; what the grader was unsure of."""
+    """Accuracy with intervals; by level; what the grader was unsure of."""
     if not summary:
         return ""
     sentences = [_sentence(d) for d in summary.get("differences", [])]
-    charts, parts = _parts(summary)
-    return render(
-        "outcome.html",
-        key="outcome",
-        title="Did it help?" if sentences else "Accuracy",
+    unsure = unsure_table(summary)
+    return render_mixed(
+        "outcome",
+        "Did it help?" if sentences else "Accuracy",
         sentences=sentences,
-        warnings=cut_off_warnings(summary),
-        chart=_accuracy_chart(summary),
-        accuracy=accuracy_table(summary, with_k=False),
-        at_k=at_k_table(summary),
-        part_charts=charts,
-        parts=parts,
-        unsure=unsure_table(summary),
+        notes=cut_off_warnings(summary),
+        charts=[_accuracy_chart(summary)],
+        tables=[accuracy_table(summary)],
+        details=[("By level, subject and the like", _parts(summary)), (f"{len(unsure.rows)} unsure verdicts", unsure)],
     )
 
 
@@ -56,35 +51,23 @@ def _accuracy_chart(summary: Summary) -> Markup:
     names = list(dict.fromkeys(name for _, name, _ in each_accuracy(summary)))
     series = {model: [by.get(name) for name in names] for model, by in summary["accuracy"].items()}
     values = "; ".join(f"{name}: {model} {percent(a['mean'])} %" for model, name, a in each_accuracy(summary))
-    return _draw(names, series, f"Accuracy with 95 % intervals. {values}")
-
-
-def _draw(
-    names: Sequence[str], series: Mapping[str, Sequence[Mapping[str, float] | None]], label: str, wide: float = 8
-) -> Markup:
+    draw = partial(draw_intervals, names=names, series=series)
     height = 1.2 + (0.3 + 0.16 * len(series)) * len(names)
-    return chart(partial(draw_intervals, names=names, series=series), wide, height, label) if names else Markup()
+    return chart(draw, 8, height, f"Accuracy with 95 % intervals. {values}") if names else Markup()
 
 
-def _parts(summary: Summary) -> tuple[list[tuple[str, Markup]], Table]:
-    """Accuracy by level, subject and the like: a chart of each with its heading, and all of them as a table."""
-    by_part: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
-    for model, name, a in each_accuracy(summary):
-        for note, by in a.get("parts", {}).items():
-            by_part.setdefault((name, note), {})[model] = by
-    charts, rows = [], []
-    for (name, note), models in by_part.items():
-        values = list(dict.fromkeys(value for by in models.values() for value in by))
-        if len(values) <= PARTS_DRAWN:
-            series = {model: [by.get(value) for value in values] for model, by in models.items()}
-            label = f"{name}: accuracy by {note}, with 95 % intervals"
-            charts.append((f"{name}, by {note}", _draw([f"{note} {value}" for value in values], series, label, 5)))
-        for value in values:
-            for model, by in models.items():
-                if i := by.get(value):
-                    rows.append((name, f"{note} {value}", model, percent(i["mean"]), span(i), i["n"]))
-    head = ("benchmark", "part", "model", "pass@1 %", "95 % interval", "problems")
-    return charts, Table(head, rows, range(3, 6))
+def _parts(summary: Summary) -> Table:
+    """Accuracy by level, subject and the like, the models of a part below each other."""
+    rows = [
+        (name, f"{note} {value}", model, percent(i["mean"]), span(i), i["n"])
+        for model, name, a in each_accuracy(summary)
+        for note, by in a.get("parts", {}).items()
+        for value, i in by.items()
+    ]
+    models = list(summary["accuracy"])
+    order = list(dict.fromkeys(row[:2] for row in rows))
+    rows.sort(key=lambda row: (order.index(row[:2]), models.index(row[2])))
+    return Table(("benchmark", "part", "model", "pass@1 %", "95 % interval", "problems"), rows, range(3, 6))
 
 
 def flips_section(folder: Path, summary: Summary) -> str:

@@ -17,14 +17,15 @@ from typing import Any
 
 from markupsafe import Markup
 
+from eval.repair import Measures
 from eval.report.by_turn import turns_section
 from eval.report.curated import Curated, gather
 from eval.report.curves import training_section
 from eval.report.discovered import discovered_section
 from eval.report.funnel import chosen_section, funnel_section
-from eval.report.html import percent, render
+from eval.report.html import percent, render, render_mixed
 from eval.report.outcome import answers_section, flips_section, outcome_section, sampled_section
-from eval.report.repaired import repair_section
+from eval.report.tables import repair_table
 from eval.report.viewer import LIMIT, scripts, style, viewer_section
 from limo.data import replacing
 from limo.errors import UserError
@@ -52,7 +53,7 @@ def write_report(folder: Path) -> Path:
     sections = {  # key: label in the menu, section
         "outcome": ("Result", outcome_section(summary)),
         "turns": ("Turns", turns_section(summary)),
-        "repair": ("Errors", repair_section(summary.get("repair", {}))),
+        "repair": ("Errors", _repair_section(summary.get("repair", {}))),
         "funnel": ("Funnel", funnel_section(curated) if curated else ""),
         "chosen": ("Chosen", chosen_section(curated) if curated else ""),
         "chains": ("Chains", ""),
@@ -104,6 +105,12 @@ def _facts(manifest: Mapping[str, Any], curated: Curated | None, summary: Mappin
         facts.append((f"{results['first_loss']:.2f} → {results['last_loss']:.2f}", "training loss"))
     facts.append((clock(seconds), f"{steps}; {tokens:,} tokens"))
     return facts
+
+
+def _repair_section(repair: Measures) -> str:
+    if not repair:
+        return ""
+    return render_mixed("repair", "Are errors noticed and repaired?", tables=[repair_table(repair)])
 
 
 def _manifest_section(manifest: Mapping[str, Any]) -> str:

@@ -42,9 +42,9 @@ def difference_table(summary: Summary, title: str) -> Table:
     return Table(head, rows, range(1, 7), title)
 
 
-def accuracy_table(summary: Summary, with_k: bool) -> Table:
-    """Each model on each benchmark; `with_k` adds pass@k and maj@k at the largest k."""
-    with_k = with_k and any(a["pass_at"] for _, _, a in each_accuracy(summary))
+def accuracy_table(summary: Summary) -> Table:
+    """Each model on each benchmark; where there are several completions, pass@k and maj@k at the largest k."""
+    with_k = any(a["pass_at"] for _, _, a in each_accuracy(summary))
     rows = []
     for model, name, a in each_accuracy(summary):
         numbers = (percent(a["mean"]), span(a), percent(a["truncated"]), percent(a["unsure"]))
@@ -57,16 +57,6 @@ def accuracy_table(summary: Summary, with_k: bool) -> Table:
     return Table(head, rows, range(2, len(head)))
 
 
-def at_k_table(summary: Summary) -> Table:
-    """pass@k and maj@k, where a benchmark has several completions a problem."""
-    rows = [
-        (name, model, k, *(f"{percent(a[w][k]['mean'])} ({span(a[w][k])})" for w in ("pass_at", "maj_at")))
-        for model, name, a in each_accuracy(summary)
-        for k in a.get("pass_at", {})
-    ]
-    return Table(("benchmark", "model", "k", "pass@k % (95 % interval)", "maj@k % (95 % interval)"), rows, range(2, 5))
-
-
 def unsure_table(summary: Summary) -> Table:
     """The verdicts that the grader was unsure of, with the reason."""
     rows = [
@@ -77,31 +67,22 @@ def unsure_table(summary: Summary) -> Table:
     return Table(("benchmark", "model", "problem", "reference", "extracted", "why the grader is unsure"), rows)
 
 
-def repair_lines(repair: Measures) -> list[tuple[str, str, str, Mapping[str, Any]]]:
-    """Benchmark, metric, model, value: the models of one metric below each other."""
-    lines = []
-    for name in dict.fromkeys(name for by in repair.values() for name in by):
-        of = {model: by[name] for model, by in repair.items() if name in by}
-        whats = dict.fromkeys(what for by in of.values() for what in by if what != "by type")
-        lines += [(name, what, model, by[what]) for what in whats for model, by in of.items() if what in by]
-        for kind in dict.fromkeys(kind for by in of.values() for kind in by.get("by type", {})):
-            for what in ("noticed", "repaired", "false alarm", "spoiled"):
-                values = {model: by.get("by type", {}).get(kind, {}).get(what) for model, by in of.items()}
-                lines += [(name, f"{kind}: {what}", model, value) for model, value in values.items() if value]
-    return lines
-
-
 def repair_table(repair: Measures) -> Table:
-    """A line for each metric, a column for each model."""
+    """A line for each metric, of all rows and by type of error, a column for each model."""
     cells: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
-    for name, what, model, value in repair_lines(repair):
-        cells.setdefault((name, what), {})[model] = value
+    for model, benchmarks in repair.items():
+        for name, shares in benchmarks.items():
+            by_type = shares.get("by type", {})
+            listed = {what: value for what, value in shares.items() if what != "by type"}
+            listed |= {f"{kind}: {what}": value for kind, by in by_type.items() for what, value in by.items()}
+            for what, value in listed.items():
+                cells.setdefault((name, what), {})[model] = value
     rows = []
     for (name, what), by in cells.items():
         values = (f"{percent(by[m]['mean'])} ({span(by[m])})" if m in by else "" for m in repair)
         rows.append((name, what, *values, next(iter(by.values()))["n"]))
     head = ("benchmark", "share", *repair, "n")
-    return Table(head, rows, range(2, len(head)), "Errors: % noticed, repaired, and alarms where nothing was wrong")
+    return Table(head, rows, range(2, len(head)), "% noticed, repaired, and alarms where nothing was wrong")
 
 
 def each_turns(turns: Mapping[str, Any]) -> Each:
@@ -109,7 +90,7 @@ def each_turns(turns: Mapping[str, Any]) -> Each:
     return [(model, name, metrics) for model, by in turns["models"].items() for name, metrics in by.items()]
 
 
-def measure_table(each: Each, title: str) -> Table:
+def measure_table(each: Each, title: str = "") -> Table:
     """A column for each measure, with its interval below it."""
     rows = []
     for model, name, metrics in each:
@@ -118,20 +99,6 @@ def measure_table(each: Each, title: str) -> Table:
         rows.append((model, name, *cells, next(iter(values))["n"]))
     head = ("model", "benchmark", *each[0][2]["measures"], "problems")
     return Table(head, rows, range(2, len(head)), title)
-
-
-def gain_table(each: Each) -> Table:
-    """A line for each measure, with what it gains over one sample and what it costs."""
-    costs = {"m1": "turns", "p1": "turns with oracle"}
-    rows = []
-    for model, name, metrics in each:
-        for measure, value in metrics["measures"].items():
-            cost = "one sample" if measure == "m1@t1" else costs.get(measure[:2], "samples")
-            gain = signed(metrics["gains"][measure]) if measure in metrics["gains"] else ""
-            spent = spent_tokens(metrics["tokens"][cost])
-            rows.append((model, name, measure, percent(value["mean"]), span(value), gain, spent, value["n"]))
-    head = ("model", "benchmark", "measure", "%", "95 % interval", "against m1@t1", "tokens a problem", "problems")
-    return Table(head, rows, range(3, 8))
 
 
 def budget_table(each: Each) -> Table:

@@ -18,7 +18,7 @@ def print_summary(summary: Mapping[str, Any], folder: Path, report: Path) -> Non
     console = terminal(110)
     if summary["differences"]:
         print_table(tables.difference_table(summary, f"{folder.name}: accuracy in %, pass@1"), console)
-    print_table(tables.accuracy_table(summary, with_k=True), console)
+    print_table(tables.accuracy_table(summary), console)
     if summary["repair"]:
         print_table(tables.repair_table(summary["repair"]), console)
     for warning in tables.cut_off_warnings(summary):

@@ -1,0 +1,360 @@
+"""Reads one value, from a sum down to a digit: the lower half of the reader's grammar (`reader.py` has the upper)."""
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+from eval.grader.nodes import BASES, Based, Call, Clock, Group, Name, Node, Number, Quantity, Unreadable
+from eval.grader.scanner import IN_BASE, MAX_EXPONENT, Scanner, Token, in_base, read_number
+
+MAX_MARKS = 6  # powers, factorials, primes and percent signs behind one value
+
+SEPARATORS = {"and", "or"}
+FUNCTIONS = set(
+    "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan arccot asin acos atan ln log lg exp sqrt abs max min "
+    "gcd cis floor ceil Re Im det".split()
+)
+OPENING = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil",
+           "\\lvert": "\\rvert"}  # fmt: skip
+_TIMES = {"*", "\\cdot", "\\times", "\\ast"}
+_GREEK = set(
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
+    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar triangle angle".split()
+)
+_CONSTANTS = {"pi": "pi", "infty": "oo", "infinity": "oo", "inf": "oo", "oo": "oo", "emptyset": "∅", "ldots": "...",
+              "dots": "...", "cdots": "..."}  # fmt: skip
+_CURRENCY = {"\\dollar": "dollar", "\\pounds": "pound sterling", "\\euro": "euro", "\\yen": "yen"}
+_SHORT_WORDS = {"no", "on", "up", "in", "am", "pm", "if", "is", "it", "at", "to", "of", "be", "by", "we", "he"}
+_SHORT_UNITS = {"cm", "mm", "km", "kg", "mg", "mL", "ml", "ft", "yd", "mi", "lb", "oz", "Hz", "kJ", "mph", "hr", "hrs",
+                "sec", "min", "cc", "dm", "nm", "Pa", "kPa", "lbs", "kW", "rpm", "ms", "eV", "MeV", "GeV", "keV", "psi",
+                "th", "st", "nd", "rd", "sq", "cts"}  # fmt: skip
+_HALF_OF_DAY = re.compile(r" *(?:\\text *\{ *)?([ap])(?: ?\. ?m|m)\b\.* *\}?", re.IGNORECASE)  # 4 p.m.
+_DEGREES = re.compile(r" *\{ *\\circ *\}| *\\circ(?![a-z])")
+_BASE = re.compile(r" *\{? *(?:\\text *\{)? *(\d{1,2}|[a-z]{3,7}) *\}? *\}?")  # 52_{\text{eight}}
+_SUBSCRIPT = re.compile(r" *(?:\{ *((?:\\text *\{)?[\w+,\- ]{1,20}\}?) *\}|(\w)|\\(?:infty|circ)\b)")
+_LETTER = re.compile(r" *\{? *([A-Za-z]{1,4}) *\}?")  # \mathbb{R}, \overline{AB}
+
+
+class Terms(Scanner):
+    """A recursive descent over one text; a method for each level of the grammar."""
+
+    def listed(self) -> Node:
+        """What brackets hold: the upper half of the grammar."""
+        raise NotImplementedError
+
+    def within(self, inner: Callable[[], Node], depth: int = 0, bars: int = 0) -> Node:
+        """What `inner` reads inside of brackets; in those with a depth, commas separate and never group digits."""
+        outer = self.depth, self.bars
+        self.depth, self.bars = depth, bars
+        node = inner()
+        self.depth, self.bars = outer
+        return node
+
+    # -- sums, products, powers
+
+    def total(self) -> Node:
+        """A sum, each term with its sign."""
+        sign = self.accept("+", "-", "\\pm", "\\mp")
+        node = self.product()
+        if sign == "-":
+            node = negative(node)
+        elif sign in ("\\pm", "\\mp"):
+            node = Call("±" if sign == "\\pm" else "∓", (node,))
+        parts = [node]
+        while (sign := self.accept("+", "-", "\\pm", "\\mp")) is not None:
+            part = self.product()
+            if sign in ("\\pm", "\\mp"):
+                parts = [Call("±" if sign == "\\pm" else "∓", (_sum(parts), part))]
+            else:
+                parts.append(negative(part) if sign == "-" else part)
+        return _sum(parts)
+
+    def product(self) -> Node:
+        """Factors, with or without signs between them."""
+        node = self.signed()
+        while True:
+            token = self.peek()
+            if token.kind in ("sign", "command") and token.text in _TIMES:
+                self.take()
+                node = _scientific(node, self.signed())
+            elif token.kind in ("sign", "command") and token.text in ("/", "\\div"):
+                self.take()
+                node = Call("/", (node, self.signed()))
+            elif self.starts_factor(token):
+                called = token.text == "(" and _is_function_name(node)
+                factor = self.power()
+                node = Call("of" if called and isinstance(factor, Name | Number) else "*", (node, factor))
+            else:
+                return node
+
+    def signed(self) -> Node:
+        """A factor with its signs."""
+        sign = self.accept("-", "+")
+        if sign:
+            return negative(self.signed()) if sign == "-" else self.signed()
+        return self.power()
+
+    def starts_factor(self, token: Token) -> bool:
+        """Whether what follows is multiplied without a sign."""
+        if token.kind == "letters":
+            if self.short_units and re.fullmatch(r"[a-zA-Z]{1,2}", token.text) and self.text[token.start - 1] == " ":
+                return False
+            return token.text.lower() not in SEPARATORS and not is_unit(token.text)
+        if token.kind == "command":
+            name = token.text[1:]
+            return name in _GREEK or name in _CONSTANTS or name in FUNCTIONS or token.text in OPENING or name in (
+                "frac", "sqrt", "binom", "overline", "mathbb"
+            )  # fmt: skip
+        if token.kind == "number":
+            return self.text[: token.start].rstrip()[-1:] in (")", "}", "]", "!")
+        return token.kind == "begin" or (token.kind == "sign" and token.text in ("(", "{", "[", *"|"[self.bars :]))
+
+    def power(self) -> Node:
+        """A value with what stands behind it: powers, factorials, percent, primes, a base."""
+        node = self.atom()
+        for _ in range(MAX_MARKS):
+            if self.accept("!"):
+                node = Call("!", (node,))
+            elif self.accept("%"):
+                node = Call("%", (node,))
+            elif self.accept("^", "**"):
+                node = self.raised(node)
+            elif isinstance(node, Name) and self.accept("'"):
+                node = Name(node.text + "'")
+            elif self.peek().text == "_" and isinstance(node, Number):
+                self.take()
+                node = self.based(node)
+            else:
+                return node
+        raise Unreadable("too many marks behind a value")
+
+    def raised(self, node: Node) -> Node:
+        """A value to a power, or in degrees."""
+        if self.accept_match(_DEGREES):
+            return Call("deg", (node,))
+        return Call("^", (node, self.exponent()))
+
+    def exponent(self) -> Node:
+        """What stands behind `^`: `2^10` is two to the tenth, `x^ab` is x^a times b."""
+        if self.accept("-"):
+            return negative(self.exponent())
+        token = self.peek()
+        if token.kind == "letters" and len(token.text) > 1 and token.text not in FUNCTIONS:
+            self.jump(token.start + 1)
+            return Name(token.text[0])
+        node = self.atom()
+        return self.raised(node) if self.accept("^", "**") else node
+
+    def based(self, node: Number) -> Node:
+        """A number with its base as a subscript; digits above 9 are letters."""
+        match = self.accept_match(_BASE)
+        base = 0 if match is None else int(match[1]) if match[1].isdigit() else BASES.get(match[1], 0)
+        if node.value.denominator != 1 or not 2 <= base <= 36:
+            raise Unreadable("a subscript that is no base")
+        return Based(Fraction(in_base(str(node.value), base)), base)
+
+    # -- atoms
+
+    def atom(self) -> Node:
+        """A number, name, function or bracket."""
+        token = self.peek()
+        if token.kind == "number":
+            return self.number()
+        if token.kind == "letters":
+            return self.letters() if not IN_BASE.match(self.text, token.start) else self.number()
+        if token.kind == "command":
+            return self.command()
+        if token.kind == "begin":
+            return self.matrix()
+        if token.kind == "sign" and token.text in "([":
+            return self.bracketed()
+        if token.kind == "sign" and token.text == "{":
+            return self.braced()
+        if self.accept("|"):
+            node = self.within(self.total, self.depth, 1)
+            self.expect("|")
+            return Call("abs", (node,))
+        if self.accept("..."):
+            return Name("...")
+        raise Unreadable(f"'{self.text[token.start : token.start + 20]}'")
+
+    def matrix(self) -> Node:
+        """A matrix: the upper half of the grammar."""
+        raise NotImplementedError
+
+    def bracketed(self) -> Node:
+        """Brackets: the upper half of the grammar."""
+        raise NotImplementedError
+
+    def number(self) -> Node:
+        """A number as written, or an hour with its half of the day."""
+        node, end = read_number(self.text, self.peek().start, thousands=self.grouped and not self.depth)
+        self.jump(end)
+        if isinstance(node, Number) and node.step is None and node.value in range(1, 13):
+            half = self.accept_match(_HALF_OF_DAY)
+            if half:
+                return clock(int(node.value), 0, half[1])
+        return node
+
+    def letters(self) -> Node:
+        """A function, a constant, or the first of several names."""
+        token = self.take()
+        word = token.text
+        if word in FUNCTIONS:
+            return self.function(word)
+        if word.lower() in _CONSTANTS:
+            return Name(_CONSTANTS[word.lower()])
+        if word in _GREEK:
+            return self.subscripted(word)
+        if is_word(word):
+            raise Unreadable(f"the word '{word}'")
+        self.jump(token.start + 1)
+        return self.subscripted(word[0])
+
+    def subscripted(self, name: str) -> Name:
+        """A name with its subscript, if one follows."""
+        if self.accept("_"):
+            match = self.accept_match(_SUBSCRIPT)
+            if not match:
+                raise Unreadable("a subscript")
+            name = f"{name}_{(match[1] or match[2] or match.group()).strip()}"
+        return Name(name)
+
+    def command(self) -> Node:
+        """What begins with a backslash."""
+        token = self.peek()
+        name = token.text[1:]
+        if token.text in OPENING:
+            return self.bracketed()
+        self.take()
+        if token.text in _CURRENCY:
+            return Quantity(self.product(), _CURRENCY[token.text])
+        if name in ("frac", "binom"):
+            return Call("/" if name == "frac" else name, (self.argument(), self.argument()))
+        if name in FUNCTIONS:
+            return self.function(name)
+        if name in _CONSTANTS:
+            return Name(_CONSTANTS[name])
+        if name in _GREEK:
+            return self.subscripted(name)
+        match = self.accept_match(_LETTER) if name in ("overline", "mathbb") else None
+        if match:
+            return Name(f"{name} {match[1]}")
+        raise Unreadable(f"\\{name}")
+
+    def argument(self) -> Node:
+        """What a command takes: a group in braces, or one digit, letter or command."""
+        token = self.peek()
+        if token.kind == "sign" and token.text == "{":
+            return self.braced()
+        if token.kind == "number" and token.text[0] != ".":
+            self.jump(token.start + 1)
+            return Number(Fraction(int(self.text[token.start])))
+        if token.kind == "letters":
+            self.jump(token.start + 1)
+            return Name(token.text[0])
+        return self.atom()
+
+    def argument_or_number(self) -> Node:
+        """As `argument`, but `\\sqrt23` is the root of 23."""
+        return self.number() if self.peek().kind == "number" else self.argument()
+
+    def braced(self) -> Node:
+        """A group in braces."""
+        self.expect("{")
+        node = self.within(self.listed)
+        self.expect("}")
+        return node
+
+    def root(self) -> Node:
+        """A root, with or without an index."""
+        if not self.accept("["):
+            return Call("sqrt", (self.argument_or_number(),))
+        index = self.total()
+        self.expect("]")
+        return Call("root", (self.argument_or_number(), index))
+
+    def function(self, name: str) -> Node:
+        """A function with its argument in brackets or bare: `sin 2x` takes 2x, `sin(2x)y` takes 2x."""
+        if name == "sqrt" and self.peek().text != "(":
+            return self.root()
+        base = (self.argument_or_number(),) if name == "log" and self.accept("_") else ()
+        power: Node | None = None
+        if self.accept("^", "**"):
+            power = self.braced() if self.peek().text == "{" else self.exponent()
+            if isinstance(power, Number) and power.value == -1 and name in ("sin", "cos", "tan", "cot"):
+                name, power = "arc" + name, None
+        node: Node = Call(name, (*self.arguments(), *base))
+        return node if power is None else Call("^", (node, power))
+
+    def arguments(self) -> tuple[Node, ...]:
+        """The arguments of a function."""
+        token = self.peek()
+        if token.text in ("(", "[", "{", "\\{"):
+            node = self.bracketed() if token.text != "{" else self.braced()
+            return node.parts if isinstance(node, Group) and node.brackets in ("()", "[]", "", "{}") else (node,)
+        sign = self.accept("-")
+        node = self.power()
+        while True:
+            token = self.peek()
+            follows = token.kind == "number" or self.starts_factor(token)
+            if not follows or token.text.lstrip("\\") in FUNCTIONS or token.text in ("(", "[", "|"):
+                return (negative(node) if sign else node,)
+            node = Call("*", (node, self.power()))
+
+
+def is_word(letters: str) -> bool:
+    """Whether a run of letters is a word, and not a product of names."""
+    low = letters.lower()
+    if letters in FUNCTIONS or low in _CONSTANTS or low in ("sqrt", "deg") or letters in _GREEK:
+        return False
+    if letters.isupper() and len(letters) <= 3 and letters not in ("YES", "NO", "ALL", "DNE"):
+        return False  # the points of a triangle
+    return low in _SHORT_WORDS or (len(letters) > 2 and any(c in "aeiou" for c in low))
+
+
+def is_unit(letters: str) -> bool:
+    """Whether letters behind a number are a word, not names multiplied with it."""
+    return (
+        letters not in FUNCTIONS and letters.lower() not in _CONSTANTS and (is_word(letters) or letters in _SHORT_UNITS)
+    )
+
+
+def negative(node: Node) -> Node:
+    """A node with the other sign."""
+    if isinstance(node, Number):
+        return Number(-node.value, node.step, node.scientific)
+    if isinstance(node, Based):
+        return Based(-node.value, node.base)
+    if isinstance(node, Quantity):
+        return Quantity(negative(node.value), node.unit)
+    return Call("neg", (node,))
+
+
+def clock(hours: int, minutes: int, half: str) -> Clock:
+    """A time of day by its half, "a" or "p"."""
+    return Clock((hours % 12 + (12 if half in "pP" else 0)) * 60 + minutes)
+
+
+def _sum(parts: list[Node]) -> Node:
+    return parts[0] if len(parts) == 1 else Call("+", tuple(parts))
+
+
+def _scientific(left: Node, right: Node) -> Node:
+    """A product; `4.5 \\times 10^{33}` is one written number with its own precision."""
+    if isinstance(left, Number) and not left.scientific and isinstance(right, Call) and right.what == "^":
+        base, power = right.args
+        if base == Number(Fraction(10)) and isinstance(power, Number) and power.value.denominator == 1:
+            exponent = int(power.value)
+            if abs(exponent) <= MAX_EXPONENT:
+                scale = Fraction(10) ** exponent
+                step = left.step * scale if left.step is not None else scale if exponent < 0 else None
+                return Number(left.value * scale, step, scientific=True)
+    return Call("*", (left, right))
+
+
+def _is_function_name(node: Node) -> bool:
+    """`f`, `P`, `f'` or `f^{-1}`, which a bracket behind makes a function and not a factor."""
+    if isinstance(node, Call) and node.what == "^":
+        return _is_function_name(node.args[0])
+    return isinstance(node, Name) and (len(node.text.rstrip("'")) == 1 or node.text.startswith("mathbb"))
