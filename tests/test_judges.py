@@ -14,9 +14,9 @@ from curation.stages.judge import code_of, judge_chains, judge_prompt, read_rubr
 from curation.stages.models import add_perplexity, add_reward, conversation_ids
 from limo.chat import completion_ids, prompt_ids
 from limo.data import Dropped, Example, Message, chat
+from limo.engines.marked import verdict_of
 from limo.engines.protocol import Completion, Sampling, Scripted
 from limo.errors import UserError
-from limo.marked import verdict_of
 from limo.model import load
 from tests.conftest import CHATML
 
@@ -375,7 +375,7 @@ def test_a_chain_cannot_forge_a_verdict(rubric: str, answering: Any) -> None:
 def test_the_code_gives_way_to_a_text_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     (row,) = examples(["XAAAAAAAA"])
     codes = iter(["aaaaaaaa", "bbbbbbbb", "cccccccc"])
-    monkeypatch.setattr("limo.marked.content_id", lambda *_: next(codes))
+    monkeypatch.setattr("limo.engines.marked.content_id", lambda *_: next(codes))
     assert code_of(replace(row, answer="xbbbbbbbb")) == "xcccccccc"
 
 

@@ -24,13 +24,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curation.parallel import chunked
 from curation.stage import drop, stage
 from limo.chat import MARK, completion_ids, encode_text, loss_text, prompt_ids, template_text, turn_end
 from limo.data import Example, Message, Row, chat
 from limo.errors import UserError
 from limo.machine import quiet_deepspeed
 from limo.model import load, load_tokenizer, model_folder
-from limo.parallel import chunked
 from limo.recipe import InputPath
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from markupsafe import Markup
 from eval.report.charts import chart, draw_distribution, draw_funnel, draw_shares
 from eval.report.curated import Curated, Tally
 from eval.report.html import percent, render, render_mixed
-from limo.stage_metrics import format_metric
-from limo.tables import Table
+from limo.tables import Table, format_metric
 
 MEASURES = {
     "pass_rate": "Difficulty: pass rate of the attempts",

@@ -19,9 +19,9 @@ from limo.data import Example, chat
 from limo.discover.candidate import Refused
 from limo.discover.noise import Items
 from limo.engines.ledger import Cached
+from limo.engines.marked import code_of, verdict_of
 from limo.engines.protocol import Completion, Prompt, Sampling, sample
 from limo.errors import UserError
-from limo.marked import code_of, verdict_of
 from limo.processes import free_gpu, run_section_apart
 from limo.recipe import bind
 from limo.training.pairs import read_pairs
@@ -86,7 +86,7 @@ def judge_answers(
     """For each prompt of the held-out pairs, `limit` at most, a judge's score of the model's answer: (score - 1) / 9.
 
     The published search takes a mean of such scores (arXiv 2406.08414, section 3: MT-Bench, by GPT-4). Prompts are one
-    turn. An answer may hold instructions to the judge, so texts stand between marks (`limo/marked.py`).
+    turn. An answer may hold instructions to the judge, so texts stand between marks (`limo/engines/marked.py`).
 
     Args: `engine` samples one answer with the trained model; `judge` is an engine's node. The mean is taken over the
     readable replies among `judge_sampling.n`; at temperature 0 one is asked for, since all are the same. Raises

@@ -17,8 +17,8 @@ from limo.discover.archive import Entry, Proposal
 from limo.discover.candidate import FUNCTIONS
 from limo.discover.noise import Noise
 from limo.engines.ledger import Cached
+from limo.engines.marked import read_last_object
 from limo.engines.protocol import Completion, Request, Sampling, taker
-from limo.marked import read_last_object
 from limo.recipe import bind
 
 

@@ -153,7 +153,7 @@ def check_args(args: Mapping[str, Any], config: str) -> None:
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise UserError(f"train.args.{key} is not an argument of trl.{config}{hint}")
         if key.startswith(("push_to_hub", "hub_")):  # TRL would upload checkpoints, and a key would be in the recipe
-            raise UserError(f"train.args.{key}: upload the finished model with python -m limo.hub FOLDER OWNER/NAME")
+            raise UserError(f"train.args.{key}: upload the finished model with hf upload OWNER/NAME FOLDER")
         if key in ELSEWHERE:
             raise UserError(f"train.args.{key}: set train.{ELSEWHERE[key]} instead")
         if key in DECIDED:
