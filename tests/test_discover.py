@@ -76,12 +76,12 @@ def test_a_text_in_a_file_is_a_loss(tmp_path: Path) -> None:
     x = 0.5 * torch.tensor([0.3, -1.0])
     expected = torch.nn.functional.softplus(-x) + 0.1 * torch.relu(1 - x)
     assert torch.allclose(load(CODE)(at_margin(x / 0.5), 0.5), expected)
-    decides = load(CODE.replace("return", "if x.mean() > 0:\n        return hinge(x)\n    return"))
+    decides = load(CODE.replace("return", "x = torch.where(x.mean() >= 0, x, 2 * x)\n    return"))
     for loss in (load(CODE), decides):  # vmap cannot follow a decision
         curve = examine_loss(loss, 0.05)
         assert curve.problems == [] and curve.start_slope == pytest.approx(-0.025 - 0.005, abs=1e-5)
-    with pytest.raises(Refused, match=r"3.py: line 4"):
-        load(CODE.replace("return", "if x.mean() > 0:\n        return dpo(x)\n    return"))(at_margin(x), 0.5)
+    with pytest.raises(Refused, match=r"2.py: line 3"):
+        load(CODE.replace("return", "if x.mean() > 0:\n        return hinge(x)\n    return"))(at_margin(x), 0.5)
     missing = {"_target_": "limo.discover.candidate.from_file", "path": "none.py"}
     with pytest.raises(UserError, match="cannot read the loss"):
         load_loss(missing, "loss")(at_margin(x), 0.5)
