@@ -24,7 +24,7 @@ from limo.machine import set_environment
 
 set_environment()
 
-SHARDINGS = ("ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
+SHARDINGS = ("ddp", "zero2", "zero3", "zero2_offload", "zero3_offload", "fsdp2")
 RANKS, ALLOWED, STEPS = 2, 0.15, 3
 TOKENS = 74  # of a forward pass: two rows
 

@@ -1,4 +1,4 @@
-"""What a training would take, before anything runs: memory, steps, hours, dollars and disk, on one page of arithmetic.
+"""What a training would take, before anything runs: memory, steps, hours and dollars, on one page of arithmetic.
 
     python -m limo.plan recipe=limo
     python -m limo.plan recipe=limo train_plan.rows=800 train_plan.mean_tokens=6000 'train_plan.devices=[8,16]'
@@ -22,7 +22,9 @@ from limo.command import command
 from limo.errors import UserError
 from limo.machine import quiet_deepspeed
 from limo.model import load_tokenizer, tokenizer_folder
+from limo.progress import say
 from limo.recipe import bind, suggest
+from limo.tables import Table, print_table, terminal
 from limo.training.batches import padded_shape
 from limo.training.settings import Supervised, Training
 
@@ -32,7 +34,7 @@ GPUS = {  # memory in bytes, and dense bfloat16 operations per second, by the ve
     **{"A10": (24e9, 125e12), "L4": (24e9, 121e12), "RTX4090": (24e9, 165e12), "RTX3090": (24e9, 71e12)},
     **{"MI300X": (192e9, 1307e12)},
 }
-SHARDINGS = ("ddp", "zero1", "zero2", "zero3", "fsdp2", "zero2_offload", "zero3_offload")  # the simplest first
+SHARDINGS = ("ddp", "zero2", "zero3", "fsdp2", "zero2_offload", "zero3_offload")  # the simplest first
 STATES = {"lion_8bit": 1.0, "8bit": 2.0, "lion": 4.0, "rmsprop": 4.0, "adagrad": 4.0, "sgd": 0.0, "adafactor": 0.0}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 NF4 = 4.127 / 8  # bytes of a weight in four bits with its constants (QLoRA, arXiv 2305.14314, section 3)
@@ -70,30 +72,38 @@ class Data:
 
 @dataclass(frozen=True)
 class Work:
-    """A training to plan: its settings, and what they mean in numbers."""
+    """A training to plan."""
 
     settings: Training
     size: Size
     data: Data
-    pack_tokens: int | None
-    mixed: bool  # float32 weights, 16-bit matrix products
-    checkpointing: bool  # layers are computed again in the backward pass
-    states: float  # bytes of the optimizer's states for each trained parameter
 
     @classmethod
     def read(cls, settings: Training, rows: int | None, mean_tokens: float | None) -> "Work":
         """Counts the model and the rows. Raises UserError for a model or data that is missing."""
-        args, size, data = settings.args, measure_model(settings), measure_data(settings, rows, mean_tokens)
-        again = args.get("activation_checkpointing")
-        return cls(
-            settings=settings,
-            size=size,
-            data=data,
-            pack_tokens=settings.pack_tokens if isinstance(settings, Supervised) else None,
-            mixed=bool(args.get("bf16") or args.get("fp16")),
-            checkpointing=bool(args.get("gradient_checkpointing", True) if again is None else again),
-            states=next((b for name, b in STATES.items() if name in str(args.get("optim", "adamw"))), 8.0),
-        )
+        return cls(settings, measure_model(settings), measure_data(settings, rows, mean_tokens))
+
+    @property
+    def pack_tokens(self) -> int | None:
+        """Tokens of a packed row."""
+        return self.settings.pack_tokens if isinstance(self.settings, Supervised) else None
+
+    @property
+    def mixed(self) -> bool:
+        """Whether matrix products are in 16 bits, of float32 weights."""
+        return bool(self.settings.args.get("bf16") or self.settings.args.get("fp16"))
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether layers are computed again in the backward pass."""
+        again = self.settings.args.get("activation_checkpointing")
+        return bool(self.settings.args.get("gradient_checkpointing", True) if again is None else again)
+
+    @property
+    def states(self) -> float:
+        """Bytes of the optimizer's states for each trained parameter."""
+        optimizer = str(self.settings.args.get("optim", "adamw"))
+        return next((size for name, size in STATES.items() if name in optimizer), 8.0)
 
     @property
     def steps(self) -> int:
@@ -115,7 +125,7 @@ def plan(
 
     Args: `rows` of the set and `mean_tokens` of a row, null reads them from `train.data`; `devices` numbers of GPUs;
     `gpus` dollars an hour by name; `utilisation` the share of the peak that training reaches. Raises UserError for a
-    model, a GPU or a setting that does not exist, and for data that is missing.
+    model, a GPU or a setting that does not exist, devices that do not divide the batch, and data that is missing.
     """
     for name in gpus:
         if name not in GPUS:
@@ -126,20 +136,16 @@ def plan(
             f"{devices}, {rows}, {mean_tokens} and {utilisation}"
         )
     work = Work.read(bind(train, "train_plan.train").args[0], rows, mean_tokens)  # type: ignore[attr-defined]
-    found, impossible = list[dict[str, Any]](), list[str]()
+    found = list[dict[str, Any]]()
     for count in dict.fromkeys(devices):
-        try:
-            padded_shape(work.settings, count) if not work.pack_tokens else None
-        except UserError as error:
-            impossible.append(str(error))
-            continue
+        if not work.pack_tokens:
+            padded_shape(work.settings, count)
         for sharding in SHARDINGS:  # one device shards nothing, weights in four bits cannot be sharded
-            plain = sharding == "ddp" or (sharding.endswith("offload") if count == 1 else not work.settings.quantize)
-            if plain or (work.settings.quantize and count > 1 and sharding in ("zero1", "zero2")):
+            if sharding == "ddp" or (sharding.endswith("offload") if count == 1 else not work.settings.quantize):
                 found.append(estimate(work, sharding, count, gpus, utilisation))
     result: dict[str, Any] = {"model": {"name": work.settings.model, **asdict(work.size)}}
-    result |= {"data": {**asdict(work.data), "steps": work.steps}, "disk": count_disk(work)}
-    result |= {"impossible": impossible, "settings": found, "recommendation": recommend(found)}
+    result |= {"data": {**asdict(work.data), "steps": work.steps}}
+    result |= {"settings": found, "recommendation": recommend(found)}
     show(result, gpus)
     return result
 
@@ -156,18 +162,15 @@ def estimate(work: Work, sharding: str, devices: int, gpus: Mapping[str, float],
 
 def recommend(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """What fits without offload before what needs it, then the fewest GPUs, the simplest sharding, and dollars."""
-    every = [(s, gpu) for s in found for gpu in s["costs"]]
-    if not every:
+
+    def rank(choice: tuple[Mapping[str, Any], str]) -> tuple[Any, ...]:
+        s, gpu = choice
+        return s["sharding"].endswith("offload"), s["devices"], found.index(s), s["costs"][gpu]["dollars"]
+
+    choices = [(s, gpu) for s in found for gpu in s["costs"]]
+    if not choices:
         return None
-    s, gpu = min(
-        every,
-        key=lambda e: (
-            e[0]["sharding"].endswith("offload"),
-            e[0]["devices"],
-            found.index(e[0]),
-            e[0]["costs"][e[1]]["dollars"],
-        ),
-    )
+    s, gpu = min(choices, key=rank)
     nodes = next(n for n in range(math.ceil(s["devices"] / NODE), s["devices"] + 1) if s["devices"] % n == 0)
     taken = f"train.sharding={s['sharding']} train.devices={s['devices'] // nodes}"
     return {"gpu": gpu, "devices": s["devices"], "nodes": nodes, "settings": taken, **s["costs"][gpu]}
@@ -250,19 +253,6 @@ def measure_data(settings: Training, rows: int | None, mean_tokens: float | None
     return Data(rows or len(lengths), mean_tokens or sum(lengths) / len(lengths), max(lengths), attended)
 
 
-def count_disk(work: Work) -> dict[str, float]:
-    """Bytes of one checkpoint, and how many exist at most: one more than are kept, since the new one comes first."""
-    args, size, frozen = work.settings.args, work.size, work.size.parameters > work.size.trainable
-    element = 4 if frozen else 2 if work.mixed else BYTES[work.settings.dtype]
-    every = float(args.get("save_steps", 500))
-    every = every if every >= 1 else math.ceil(work.steps * every)  # below 1 it is a share of all steps
-    epochs = math.ceil(args.get("num_train_epochs", 3))
-    made = {"no": 0, "best": 2, "epoch": epochs, "steps": math.ceil(work.steps / every)}
-    count = made[str(args.get("save_strategy", "steps"))]
-    count = min(count, args["save_total_limit"] + 1) if args.get("save_total_limit") else count
-    return {"checkpoint": size.trainable * (element + (0 if frozen else 4) + work.states), "checkpoints": count}
-
-
 def count_memory(work: Work, sharding: str, devices: int) -> dict[str, float]:
     """Bytes on each device by what holds them, `total`, and `host`: of CPU memory in one machine.
 
@@ -286,7 +276,7 @@ def count_memory(work: Work, sharding: str, devices: int) -> dict[str, float]:
         held = [frozen / devices + share * low, share * low, share * (states + (4 if low < 4 or offload else 0))]
         buffers = (min(size.parameters, size.layer + GATHERED) + layer) * low
     else:
-        held = [frozen + trained * low, (trained if sharding == "zero1" else share) * low, share * (states + 4)]
+        held = [frozen + trained * low, share * low, share * (states + 4)]
         buffers = layer * low + share * low
     if sharding.startswith("zero"):
         step = min(share, SUB_GROUP) * (low + (4 if low < 4 else 0))
@@ -336,35 +326,27 @@ def seconds_per_step(work: Work, speed: float) -> float:
 
 
 def show(found: Mapping[str, Any], gpus: Mapping[str, float]) -> None:
-    """Print memory, hours and dollars of each sharding, disk, and the simplest that fits."""
-    model, data, disk, best = found["model"], found["data"], found["disk"], found["recommendation"]
+    """Print memory, hours and dollars of each sharding, and the simplest that fits."""
+    model, data, best = found["model"], found["data"], found["recommendation"]
     parts = ("weights", "gradients", "optimizer", "activations", "buffers", "total", "host")
-    lines = [
-        f"{model['name']}: {model['parameters'] / 1e9:,.3g} B parameters, {model['trainable'] / 1e9:,.3g} B trained. "
-        f"{data['rows']:,} rows of {data['mean']:,.0f} tokens on average, {data['steps']:,} steps",
-        *(f"Not possible: {why}" for why in found["impossible"]),
-        "GB on each GPU (host: of CPU memory in a machine), hours and dollars where that fits:",
-        f"{'sharding':<14}{'GPUs':>5}"
-        + "".join(f"{part:>11}" for part in parts)
-        + "".join(f"{gpu:>16}" for gpu in gpus),
-    ]
+    rows = []
     for s in found["settings"]:
         least = ">" if s["sharding"].endswith("offload") else ""  # the CPU's part of a step comes on top
         costs = {gpu: f"{least}{c['hours']:.2f} h ${c['dollars']:,.2f}" for gpu, c in s["costs"].items()}
-        numbers = "".join(f"{s[part] / 1e9:>11,.1f}" for part in parts)
-        lines.append(
-            f"{s['sharding']:<14}{s['devices']:>5}{numbers}" + "".join(f"{costs.get(gpu, '-'):>16}" for gpu in gpus)
-        )
-    whole = disk["checkpoints"] * disk["checkpoint"] / 1e9
-    lines.append(
-        f"Disk: at most {disk['checkpoints']} checkpoints of {disk['checkpoint'] / 1e9:,.1f} GB, {whole:,.0f} GB"
+        memory = [f"{s[part] / 1e9:,.1f}" for part in parts]
+        rows.append([s["sharding"], s["devices"], *memory, *(costs.get(gpu, "-") for gpu in gpus)])
+    say(
+        f"{model['name']}: {model['parameters'] / 1e9:,.3g} B parameters, {model['trainable'] / 1e9:,.3g} B trained. "
+        f"{data['rows']:,} rows of {data['mean']:,.0f} tokens on average, {data['steps']:,} steps"
     )
+    title = "GB on each GPU (host: of CPU memory in a machine), hours and dollars where that fits"
+    head = ("sharding", "GPUs", *parts, *gpus)
+    print_table(Table(head, rows, numbers=range(1, len(head)), title=title), terminal(160))
     if best:
         where = f" on each of {best['nodes']} machines" if best["nodes"] > 1 else ""
-        lines.append(f"Take {best['settings']}{where} ({best['devices']} x {best['gpu']})")
+        say(f"Take {best['settings']}{where} ({best['devices']} x {best['gpu']})")
     else:
-        lines.append("Nothing fits: use more or larger GPUs, a smaller train.pack_tokens, or train.lora='{r: 16}'")
-    print("\n".join(lines))  # noqa: T201
+        say("Nothing fits: use more or larger GPUs, a smaller train.pack_tokens, or train.lora='{r: 16}'")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def test_a_text_in_a_file_is_a_loss(tmp_path: Path) -> None:
     for loss in (load(CODE), decides):  # vmap cannot follow a decision
         curve = examine_loss(loss, 0.05)
         assert curve.problems == [] and curve.start_slope == pytest.approx(-0.025 - 0.005, abs=1e-5)
-    with pytest.raises(Refused, match=r"2.py: line 3"):
+    with pytest.raises(Refused, match=r"3.py: line 3"):
         load(CODE.replace("return", "if x.mean() > 0:\n        return hinge(x)\n    return"))(at_margin(x), 0.5)
     missing = {"_target_": "limo.discover.candidate.from_file", "path": "none.py"}
     with pytest.raises(UserError, match="cannot read the loss"):
