@@ -1,6 +1,6 @@
 """The main function of every command: run one section of a recipe, or print what is wrong with it in one line.
 
-Flags, help, completion and sweeps are Hydra's own. A sweep runs each job as a process of its own, continues after a
+Flags, help, completion and sweeps are Hydra's own. A sweep runs each job in a child process, continues after a
 failed job, gives an optimising sweeper the number that `metric` names, and ends with a table of its jobs.
 """
 
@@ -29,7 +29,7 @@ from limo.run import read_results
 FULL = ("No space left on device", "file write failed", "failed writing file", "unexpected pos", "File too large")
 LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "NCCL error")
 
-# Runs a section in processes of its own. Gets the section and the arguments that make another process see the same
+# Runs a section in child processes. Gets the section and the arguments that make another process see the same
 # recipe; returns an exit code, or None to run it in this process.
 InProcesses = Callable[[Mapping[str, Any], Sequence[str]], int | None]
 
@@ -87,7 +87,7 @@ class _Run:
         try:
             recipe = resolve_config(config)
             _refuse_without_effect(settings.overrides.task, recipe)
-            if not self.debug:  # processes started from here are commands of their own
+            if not self.debug:  # processes started from here are commands themselves
                 os.environ.pop("HYDRA_FULL_ERROR", None)
             section = check_section(recipe, self.section)
             code = self.in_processes(section, _arguments(settings)) if self.in_processes else None
@@ -100,7 +100,7 @@ class _Run:
         return None
 
     def _run_in_sweep(self, config: Any, settings: Any) -> float | None:
-        """One job of a sweep as a process of its own: its memory is freed, and its folder is its own."""
+        """One job of a sweep in a child process, so that its memory is freed, with its own folder."""
         name = ",".join(_swept(settings.overrides.task)).replace("/", "_") or "default"
         recipe = resolve_config(config)
         out = Path(recipe["out"]) / "sweep" / name

@@ -193,7 +193,7 @@ def write_parquet(path: str | Path, rows: Iterable[Example], group: int = 500) -
     """Write rows as Parquet in TRL's format, `group` rows to a row group, small enough for the Hub's viewer.
 
     Prompts and chains are lists of messages as `Example.to_trl` has them, so the file trains in TRL as it is; each
-    score is a column of its own, `score_<name>`; `notes`, whose keys differ from row to row, a column of JSON text.
+    score is a column `score_<name>`; `notes`, whose keys differ from row to row, a column of JSON text.
     Goes through `rows` twice. Raises TypeError for an iterator, which can be read only once.
     """
     if iter(rows) is rows:

@@ -9,7 +9,7 @@ runs the very commands a person would type, one process each, so that memory is 
     runs/<name>/iteration-2   the same                                  student=<iteration-1's model>
     runs/<name>               eval.run of all these models; the ledger has all that it needs
 
-Each has a run folder of its own. Stopped at any point, even by SIGKILL, the same command resumes: finished steps are
+Each has its own run folder. Stopped at any point, even by SIGKILL, the same command resumes: finished steps are
 recognised, begun ones are resumed. More iterations, `improve.iterations=3`, are added in the same way.
 """
 
@@ -115,7 +115,7 @@ def _compared(models: Mapping[str, str]) -> Iterator[str]:
 
 
 def _in_processes(section: Mapping[str, Any], arguments: Sequence[str]) -> int:
-    """See `limo.command.command`: the section runs its commands in processes of their own."""
+    """See `limo.command.command`: the section runs its commands in child processes."""
     return int(bind(section, "improve")(arguments))
 
 

@@ -227,7 +227,7 @@ def validate(hint: Any, value: Any, where: str) -> Any:
         value = tuple(value)
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
-    except PydanticUserError:  # a dataclass in a union: it has a configuration of its own
+    except PydanticUserError:  # a dataclass in a union: it has its own configuration
         adapter = TypeAdapter(hint)
     try:
         return adapter.validate_python(value)

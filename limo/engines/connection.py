@@ -169,7 +169,7 @@ def _events(data: bytes) -> Iterator[Any]:
 def read_reply(events: Iterable[Any]) -> Reply:
     """The pieces of a completion put together. Raises ServerError if they are an error, or not a whole completion.
 
-    A chain of thought from a field of its own stands in `<think>` tags before the text.
+    A chain of thought from a separate field stands in `<think>` tags before the text.
     """
     text = thought = refused = model = ""
     finish, usage = None, dict[str, Any]()

@@ -4,8 +4,8 @@
     engine: {_target_: limo.engines.server.ServerEngine, model: Qwen/Qwen3-32B, base_urls: [http://node1:8000/v1]}
 
 With `serve` the engine starts a server on this machine's GPUs (`limo/engines/local.py`); with `base_urls` it uses
-running ones, and sends each request to the address with the fewest. Every sample is a request of its own with a seed
-of its own, so sample i of a prompt is the same again where the server honours `seed`.
+running ones, and sends each request to the address with the fewest. Every sample is a separate request with its own
+seed, so sample i of a prompt is the same again where the server honours `seed`.
 
 A failed request is retried, at another address if there is one. A request that keeps failing is refused with its
 reason. The run ends only when no server can be expected to answer. docs/engines.md describes every setting.
@@ -352,7 +352,7 @@ def answer_all(
     `take` is called in the caller's thread; `first` are requests already taken. After a UserError in `answer` nothing
     more is taken, but running requests are finished and yielded, since they are paid for; then it is raised.
 
-    Requests proceed while the caller waits for the next completion. A loop in a thread of its own would contend with
+    Requests proceed while the caller waits for the next completion. A loop in another thread would contend with
     the caller for the interpreter's lock, which halves the rate.
     """
     with asyncio.Runner() as runner, ThreadPoolExecutor(1, "limo-engine") as thread:
