@@ -174,9 +174,7 @@ def parsed(line: bytes) -> Any:
         return json.loads(line)  # orjson makes a float of an integer beyond 64 bits
     try:
         return orjson.loads(line)
-    except (
-        orjson.JSONDecodeError
-    ):  # NaN and lone surrogates, which Python's own reader takes, or a mistake, which it words
+    except orjson.JSONDecodeError:  # NaN and lone surrogates, which Python's reader takes, or a mistake, which it words
         return json.loads(line)
 
 
