@@ -247,12 +247,8 @@ def _keys(value: Any, where: str = "") -> Iterator[str]:
 
 
 def _nearest(key: str) -> str:
-    """The known key that was meant: of the same name elsewhere, or of a similar one, best with the same beginning."""
-    known = sorted(_known_keys(), key=lambda k: k.count("."))
-    parent, _, name = key.rpartition(".")
-    near = [k for k in known if parent and k.startswith(f"{parent}.")]
-    names = {k.rpartition(".")[2]: k for k in reversed([*near, *known])}
-    same = [k for k in known if k.rpartition(".")[2] == name]
-    close = [names[found] for found in difflib.get_close_matches(name, {k.rpartition(".")[2] for k in near}, 1)]
-    meant = next((k for k in [*close, *same] if k != key), "")
+    """The known key that was meant: one of the same name elsewhere, or a similar one."""
+    known, name = _known_keys(), key.rpartition(".")[2]
+    same = [k for k in known if k.rpartition(".")[2] == name and k != key]
+    meant = min(same, key=lambda k: k.count(".")) if same else next(iter(difflib.get_close_matches(key, known, 1)), "")
     return f" (did you mean '{meant}'?)" if meant else ""
