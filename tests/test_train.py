@@ -278,7 +278,6 @@ def test_the_model_says_how_it_was_made_and_where_to_stop(tiny: Path, tmp_path: 
     card = (model / "README.md").read_text()
     assert hashlib.sha256((tmp_path / "rows.jsonl").read_bytes()).hexdigest() in card
     assert "learning_rate: 0.001" in card and f"| last loss | {results['last_loss']:,.4g} |" in card
-    assert (model / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert results["eval_loss"] > 0
     end = load_tokenizer(tiny).convert_tokens_to_ids("<|im_end|>")
     assert json.loads((model / "generation_config.json").read_text())["eos_token_id"] == [end]
@@ -435,7 +434,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"args": {"seed": 1}}, r"train\.args\.seed: set train\.seed instead"),
     ({"args": {"gradient_accumulation_steps": 1}}, r"set train\.global_batch instead"),
     ({"args": {"average_tokens_across_devices": False}}, "this trainer decides it"),
-    ({"args": {"hub_token": "hf_x"}}, r"upload the finished model with python -m limo\.hub"),
+    ({"args": {"hub_token": "hf_x"}}, r"upload the finished model with hf upload"),
     ({"data": "nowhere.jsonl"}, "no such file 'nowhere.jsonl'"),
 ]
 

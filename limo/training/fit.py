@@ -244,7 +244,7 @@ def _finish(job: Job, trainer: Any, seconds: float, steps_before: int, more: Map
         return
     with replacing(step.folder / "train_log.jsonl") as log:
         log.writelines(dump(entry) for entry in [*history, *evals])
-    write_card(step, job.settings, history, evals, tokens.unit)
+    write_card(step, job.settings, tokens.unit)
     for name in ("tokens",) if job.settings.keep_checkpoints else ("tokens", "checkpoints"):
         shutil.rmtree(step.folder / name, ignore_errors=True)
     say(
