@@ -8,8 +8,8 @@ No weights are read: the model is built from its config on torch's meta device, 
 counted as torch 2.13, accelerate 1.15 and DeepSpeed 0.19 keep it. Hours follow from the operations, the GPU's peak and
 the share of it that training reaches (`utilisation`).
 
-Left out: network time beyond that share, padding, the time of an optimizer on the CPU, allocator fragments, and models
-split by layer or matrix. "Fits" leaves a tenth of the memory free.
+Left out: network time beyond that share, padding, offload to the CPU, allocator fragments, and models split by layer
+or matrix. "Fits" leaves a tenth of the memory free.
 """
 
 import math
@@ -34,7 +34,7 @@ GPUS = {  # memory in bytes, and dense bfloat16 operations per second, by the ve
     **{"A10": (24e9, 125e12), "L4": (24e9, 121e12), "RTX4090": (24e9, 165e12), "RTX3090": (24e9, 71e12)},
     **{"MI300X": (192e9, 1307e12)},
 }
-SHARDINGS = ("ddp", "zero2", "zero3", "fsdp2", "zero2_offload", "zero3_offload")  # the simplest first
+SHARDINGS = ("ddp", "zero2", "zero3", "fsdp2")  # the simplest first
 STATES = {"lion_8bit": 1.0, "8bit": 2.0, "lion": 4.0, "rmsprop": 4.0, "adagrad": 4.0, "sgd": 0.0, "adafactor": 0.0}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 NF4 = 4.127 / 8  # bytes of a weight in four bits with its constants (QLoRA, arXiv 2305.14314, section 3)
@@ -141,7 +141,7 @@ def plan(
         if not work.pack_tokens:
             padded_shape(work.settings, count)
         for sharding in SHARDINGS:  # one device shards nothing, weights in four bits cannot be sharded
-            if sharding == "ddp" or (sharding.endswith("offload") if count == 1 else not work.settings.quantize):
+            if sharding == "ddp" or (count > 1 and not work.settings.quantize):
                 found.append(estimate(work, sharding, count, gpus, utilisation))
     result: dict[str, Any] = {"model": {"name": work.settings.model, **asdict(work.size)}}
     result |= {"data": {**asdict(work.data), "steps": work.steps}}
@@ -161,11 +161,11 @@ def estimate(work: Work, sharding: str, devices: int, gpus: Mapping[str, float],
 
 
 def recommend(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What fits without offload before what needs it, then the fewest GPUs, the simplest sharding, and dollars."""
+    """Of what fits the fewest GPUs, the simplest sharding, and the fewest dollars."""
 
     def rank(choice: tuple[Mapping[str, Any], str]) -> tuple[Any, ...]:
         s, gpu = choice
-        return s["sharding"].endswith("offload"), s["devices"], found.index(s), s["costs"][gpu]["dollars"]
+        return s["devices"], found.index(s), s["costs"][gpu]["dollars"]
 
     choices = [(s, gpu) for s in found for gpu in s["costs"]]
     if not choices:
@@ -254,14 +254,13 @@ def measure_data(settings: Training, rows: int | None, mean_tokens: float | None
 
 
 def count_memory(work: Work, sharding: str, devices: int) -> dict[str, float]:
-    """Bytes on each device by what holds them, `total`, and `host`: of CPU memory in one machine.
+    """Bytes on each device by what holds them, and `total`.
 
     After ZeRO (arXiv 1910.02054, section 3). Without DeepSpeed torch updates the weights that it computes with, in
     float32 under mixed precision; DDP's buckets hold the gradients a second time. DeepSpeed computes in 16 bits and
     shards float32 weights beside them. ZeRO-3 and FSDP2 also gather the layers at work.
     """
     size, mixed, loaded = work.size, work.mixed, BYTES[work.settings.dtype]
-    offload = sharding.endswith("offload")
     low, trained, share = 2 if mixed else loaded, size.trainable, size.trainable / devices
     kept_as = loaded if sharding in ("ddp", "fsdp2") else low
     frozen = (size.parameters - trained - size.linear) * kept_as + size.linear * NF4
@@ -272,23 +271,19 @@ def count_memory(work: Work, sharding: str, devices: int) -> dict[str, float]:
         held = [(frozen + trained * own) / parts, trained * own / parts, trained * states * own / 4 / parts]
         cast = 2 * (layer if work.checkpointing else trained) * mixed
         buffers = cast + (trained * own if devices > 1 else 0) if sharding == "ddp" else 4 * size.layer * low
-    elif sharding.startswith("zero3"):
-        held = [frozen / devices + share * low, share * low, share * (states + (4 if low < 4 or offload else 0))]
+    elif sharding == "zero3":
+        held = [frozen / devices + share * low, share * low, share * (states + (4 if low < 4 else 0))]
         buffers = (min(size.parameters, size.layer + GATHERED) + layer) * low
     else:
         held = [frozen + trained * low, share * low, share * (states + 4)]
         buffers = layer * low + share * low
     if sharding.startswith("zero"):
         step = min(share, SUB_GROUP) * (low + (4 if low < 4 else 0))
-    on_host = [0.0, 0.0, 0.0]
-    if offload:  # gradients are kept in CPU memory in float32 too; stage 2 leaves the weights on the device
-        on_host = [held[0] if sharding.startswith("zero3") else 0.0, share * (4 + low), held[2]]
-        held = [0.0 if on_host[0] else held[0], 0.0, 0.0]
     kept = count_activations(work, loaded if sharding == "ddp" else low)
     memory = dict(zip(("weights", "gradients", "optimizer"), held, strict=True))
     buffers = max(buffers, step - kept)
     memory |= {"activations": kept, "buffers": buffers, "total": sum(held) + kept + buffers}
-    return {**memory, "host": sum(on_host) * min(devices, NODE)}
+    return memory
 
 
 def count_activations(work: Work, residual: int) -> float:
@@ -328,18 +323,17 @@ def seconds_per_step(work: Work, speed: float) -> float:
 def show(found: Mapping[str, Any], gpus: Mapping[str, float]) -> None:
     """Print memory, hours and dollars of each sharding, and the simplest that fits."""
     model, data, best = found["model"], found["data"], found["recommendation"]
-    parts = ("weights", "gradients", "optimizer", "activations", "buffers", "total", "host")
+    parts = ("weights", "gradients", "optimizer", "activations", "buffers", "total")
     rows = []
     for s in found["settings"]:
-        least = ">" if s["sharding"].endswith("offload") else ""  # the CPU's part of a step comes on top
-        costs = {gpu: f"{least}{c['hours']:.2f} h ${c['dollars']:,.2f}" for gpu, c in s["costs"].items()}
+        costs = {gpu: f"{c['hours']:.2f} h ${c['dollars']:,.2f}" for gpu, c in s["costs"].items()}
         memory = [f"{s[part] / 1e9:,.1f}" for part in parts]
         rows.append([s["sharding"], s["devices"], *memory, *(costs.get(gpu, "-") for gpu in gpus)])
     say(
         f"{model['name']}: {model['parameters'] / 1e9:,.3g} B parameters, {model['trainable'] / 1e9:,.3g} B trained. "
         f"{data['rows']:,} rows of {data['mean']:,.0f} tokens on average, {data['steps']:,} steps"
     )
-    title = "GB on each GPU (host: of CPU memory in a machine), hours and dollars where that fits"
+    title = "GB on each GPU, hours and dollars where that fits"
     head = ("sharding", "GPUs", *parts, *gpus)
     print_table(Table(head, rows, numbers=range(1, len(head)), title=title), terminal(160))
     if best:
