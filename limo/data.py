@@ -211,12 +211,11 @@ def write_parquet(path: str | Path, rows: Iterable[Example], group: int = 500) -
     partial = path.with_name(f".{path.name}.part")
     listed = iter(rows)
     with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-        while batch := [_parquet_row(row) for row in islice(listed, group)]:
-            writer.write_table(pa.Table.from_pylist(batch, schema))
+        while batch := list(islice(listed, group)):
+            columns = [
+                {**row.to_json(), **row.to_trl(), "notes": json.dumps(dict(row.notes))}
+                | {f"score_{name}": value for name, value in row.scores.items()}
+                for row in batch
+            ]
+            writer.write_table(pa.Table.from_pylist(columns, schema))
     partial.replace(path)
-
-
-def _parquet_row(row: Example) -> dict[str, Any]:
-    scores = {f"score_{name}": value for name, value in row.scores.items()}
-    plain = {"id": row.id, "answer": row.answer, "source": row.source, "weight": row.weight}
-    return {**plain, **row.to_trl(), **scores, "notes": json.dumps(dict(row.notes))}

@@ -14,10 +14,9 @@ recognised, begun ones are resumed. More iterations, `improve.iterations=3`, are
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from limo.command import command
 from limo.errors import UserError
@@ -28,8 +27,7 @@ from limo.recipe import bind, check_section, compose, compose_arguments
 SECTIONS = {"curation.run": "curate", "limo.train": "train", "eval.run": "eval"}  # in the order of an iteration
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """One command: `python -m <module> <overrides>`."""
 
     module: str
@@ -100,9 +98,9 @@ def _boosted(boost: Mapping[str, Any]) -> Iterator[str]:
     for section, keys in boost.items():
         if section not in ("curate", "train") or not isinstance(keys, Mapping):
             raise UserError(f"boost may change keys of curate and of train, not '{section}'")
-        own = keys.get("args") if section == "train" else None
-        for key in [*(k for k in keys if k != "args" or not own), *(f"args.{k}" for k in own or ())]:
-            yield f"{section}.{key}=${{boost.{section}.{key}}}"
+        for key, value in keys.items():
+            inner = [f"{key}.{name}" for name in value] if (section, key) == ("train", "args") else [key]
+            yield from (f"{section}.{name}=${{boost.{section}.{name}}}" for name in inner)
 
 
 def _compared(models: Mapping[str, str]) -> Iterator[str]:

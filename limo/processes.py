@@ -17,7 +17,6 @@ from typing import Any
 from limo.data import replacing
 from limo.errors import Interrupted, UserError
 
-PLAIN = re.compile(r"[A-Za-z_./][\w./:-]*")  # a text that needs no quotes
 STOPPED = (130, 137, 143)  # exit codes of a command that was interrupted, killed or terminated
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # of glibc's malloc.h
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
@@ -109,25 +108,17 @@ def override(key: str, value: Any) -> str:
     """A setting as Hydra's command line takes it.
 
     >>> override("train.loss", {"_target_": "a.b", "tau": 0.05, "on": None})
-    'train.loss={_target_: a.b, tau: 0.05, on: null}'
+    "train.loss={_target_: 'a.b', tau: 0.05, on: null}"
     """
-    return f"{key}={_written(value)}"
+    return f"{key}={_write(value)}"
 
 
-def _written(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case int() | float():
-            return repr(value)
-        case Mapping():
-            return "{" + ", ".join(f"{key}: {_written(inner)}" for key, inner in value.items()) + "}"
-        case list() | tuple():
-            return "[" + ", ".join(map(_written, value)) + "]"
-    if PLAIN.fullmatch(str(value)) and str(value).lower() not in ("null", "true", "false", "nan", "inf"):
-        return str(value)
+def _write(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_write(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_write, value)) + "]"
+    if not isinstance(value, str):
+        return json.dumps(value)
     # Backslashes count as such except before a quote
-    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (r"\'" if found[2] else ""), str(value))
-    return f"'{quoted}'"
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (r"\'" if found[2] else ""), value) + "'"

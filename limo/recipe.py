@@ -9,8 +9,6 @@ positional and never in a recipe. Nested nodes with a `_target_`, such as stages
 import difflib
 import importlib
 import inspect
-import os
-import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +28,6 @@ T = TypeVar("T")
 _HERE = Path(__file__).resolve().parent
 # In a checkout the recipes are beside the package; in an installed wheel, inside it
 RECIPES = next(folder for folder in (_HERE.parent / "recipes", _HERE / "recipes") if (folder / "run.yaml").is_file())
-VARIABLE_PATH = re.compile(r"\$\{?\w+\}?/")
 
 # Settings that name files or folders which a step reads. Their content is part of what a run was made from.
 READS = "reads"
@@ -50,20 +47,11 @@ def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
         raise UserError(f"choose a recipe: recipe=<name>. Known are {', '.join(recipe_names())}")
     try:
         found = OmegaConf.to_container(config, resolve=True, throw_on_missing=not allow_missing)
-        return typing.cast(dict[str, Any], _expand(found))
+        return typing.cast(dict[str, Any], found)
     except MissingMandatoryValue as error:
         raise UserError(
             f"the recipe leaves '{error.full_key}' open: give it on the command line, {error.full_key}=..."
         ) from None
-
-
-def _expand(value: Any) -> Any:
-    """Replace the environment variable at the beginning of a path, such as $DATA/pool.jsonl, by its value."""
-    if isinstance(value, dict):
-        return {key: _expand(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_expand(inner) for inner in value]
-    return os.path.expandvars(value) if isinstance(value, str) and VARIABLE_PATH.match(value) else value
 
 
 def compose(*overrides: str, allow_missing: bool = False) -> dict[str, Any]:

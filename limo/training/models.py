@@ -85,13 +85,15 @@ def save_model(trainer: Any, tokenizer: Any, settings: Training, source: Path, f
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle that imports the whole trainer
         trained = {id(p): getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad}
         _check_saved(partial, sum(trained.values()))
-        _replace(partial, folder / name)
+        shutil.rmtree(folder / name, ignore_errors=True)
+        partial.rename(folder / name)
         if name == "adapter":
             merged = folder / ".model.part"
             shutil.rmtree(merged, ignore_errors=True)
             _merge(folder / name, source, merged, "bfloat16" if settings.quantize else settings.dtype)
             tokenizer.save_pretrained(merged)
-            _replace(merged, folder / "model")
+            shutil.rmtree(folder / "model", ignore_errors=True)
+            merged.rename(folder / "model")
     wait()
 
 
@@ -117,8 +119,3 @@ def _check_saved(folder: Path, numbers: int) -> None:
             held += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     if held < numbers:
         raise RuntimeError(f"{folder} holds {held:,} weights of {numbers:,}")
-
-
-def _replace(partial: Path, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)

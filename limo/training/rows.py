@@ -21,7 +21,7 @@ from limo.progress import say
 from limo.run import Step
 from limo.training.audit import check_row
 from limo.training.launch import run_on_main
-from limo.training.losses import Weighting, row_weight
+from limo.training.losses import row_weight
 from limo.training.settings import Supervised, Training
 
 PARQUET_COLUMNS = ("id", "prompt", "completion", "answer", "source", "weight")
@@ -91,29 +91,14 @@ def render_row(tokenizer: Any, row: Example, max_length: int) -> Rendered | Drop
     if not row.completion.strip():
         return Dropped(row.id, "train", "no completion", data=row.to_json())
     tokens = render(tokenizer, row)
-    if (length := len(tokens.input_ids)) > max_length:
-        return drop_long(row, length, max_length)
-    return tokens
+    length = len(tokens.input_ids)
+    return tokens if length <= max_length else drop_long(row, length, max_length)
 
 
 def drop_long(row: Example, length: int, max_length: int) -> Dropped:
     """The reason why a row with too many tokens is not trained on."""
     detail = f"{length} tokens; the limit is max_length={max_length}"
     return Dropped(row.id, "train", "too long", detail, data=row.to_json())
-
-
-def columns(row: Example, rendered: Rendered, weighting: Weighting | None) -> dict[str, Any]:
-    """A row as the trainer takes it: input_ids, labels and, for a weighted loss, weight and share.
-
-    Raises UserError for a weight that a loss cannot have.
-    """
-    entry: dict[str, Any] = {"input_ids": rendered.input_ids, "labels": rendered.labels}
-    if weighting:
-        if not 0 <= row.weight < float("inf"):
-            raise UserError(f"row {row.id} has the weight {row.weight}: weights are finite and at least 0")
-        loss_tokens = len(rendered.labels) - rendered.labels.count(MASKED)
-        entry["weight"], entry["share"] = row_weight(row.weight, loss_tokens, weighting)
-    return entry
 
 
 def refuse_dropped(settings: Training, dropped: int, example: Dropped | None, left: bool) -> None:
@@ -199,7 +184,12 @@ def _generate(tokenizer: Any, settings: Supervised, file: Path) -> Iterator[dict
                 dropped, example = dropped + 1, example or tokens
                 continue
             check_row(tokenizer, row, tokens, settings.system, settings.data)
-            entry = columns(row, tokens, settings.weighting)
+            entry: dict[str, Any] = {"input_ids": tokens.input_ids, "labels": tokens.labels}
+            if settings.weighting:
+                if not 0 <= row.weight < float("inf"):
+                    raise UserError(f"row {row.id} has the weight {row.weight}: weights are finite and at least 0")
+                loss_tokens = len(tokens.labels) - tokens.labels.count(MASKED)
+                entry["weight"], entry["share"] = row_weight(row.weight, loss_tokens, settings.weighting)
             if not idle or len(tokens.input_ids) < len(idle["input_ids"]):
                 idle = {**entry, "labels": [MASKED] * len(tokens.labels)}
             weights = weights or bool(entry.get("weight", 1.0))
