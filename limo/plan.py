@@ -37,7 +37,6 @@ GPUS = {  # memory in bytes, and dense bfloat16 operations per second, by the ve
 SHARDINGS = ("ddp", "zero2", "zero3", "fsdp2")  # the simplest first
 STATES = {"lion_8bit": 1.0, "8bit": 2.0, "lion": 4.0, "rmsprop": 4.0, "adagrad": 4.0, "sgd": 0.0, "adafactor": 0.0}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-NF4 = 4.127 / 8  # bytes of a weight in four bits with its constants (QLoRA, arXiv 2305.14314, section 3)
 GATHERED = 500_000_000  # parameters that DeepSpeed keeps gathered because they are needed again soon
 SUB_GROUP = 1_000_000_000  # parameters that ZeRO-3 updates at a time
 TILE = 4096 * 32768  # logits in one tile of TRL's fused head
@@ -52,7 +51,6 @@ class Size:
     parameters: int  # with adapters
     trainable: int
     active: int  # that a token is multiplied with: no embedding, of experts only those that it meets
-    linear: int  # in frozen linear layers, which four bits apply to
     layer: int  # of the largest layer, or of the head
     layers: int
     hidden: int
@@ -140,8 +138,8 @@ def plan(
     for count in dict.fromkeys(devices):
         if not work.pack_tokens:
             padded_shape(work.settings, count)
-        for sharding in SHARDINGS:  # one device shards nothing, weights in four bits cannot be sharded
-            if sharding == "ddp" or (count > 1 and not work.settings.quantize):
+        for sharding in SHARDINGS:  # one device shards nothing
+            if sharding == "ddp" or count > 1:
                 found.append(estimate(work, sharding, count, gpus, utilisation))
     result: dict[str, Any] = {"model": {"name": work.settings.model, **asdict(work.size)}}
     result |= {"data": {**asdict(work.data), "steps": work.steps}}
@@ -204,7 +202,6 @@ def measure_model(settings: Training) -> Size:
     blocks = [
         b for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == text.num_hidden_layers for b in m
     ]
-    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m.weight is not head)
     if settings.lora is not None:
         try:
             with torch.device("meta"):
@@ -220,7 +217,6 @@ def measure_model(settings: Training) -> Size:
         parameters=total,
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         active=total - embedding.numel() * (head is not embedding) - round(expert * (1 - each / every if each else 0)),
-        linear=linear if settings.quantize else 0,
         layer=max([head.numel(), *map(count, blocks)]),
         layers=int(text.num_hidden_layers),
         hidden=int(text.hidden_size),
@@ -241,11 +237,12 @@ def measure_data(settings: Training, rows: int | None, mean_tokens: float | None
             f"no such file '{settings.data}': curate first, or give train_plan.rows= and train_plan.mean_tokens="
         )
     from limo.chat import Rendered, set_template
-    from limo.training.rows import read_examples, render_row
+    from limo.data import read_jsonl
+    from limo.training.rows import render_row
 
     tokenizer = load_tokenizer(tokenizer_folder(settings.model), template=False)
     set_template(tokenizer, settings.chat_template)
-    rows_read = (render_row(tokenizer, row, settings.max_length) for row in read_examples(settings.data))
+    rows_read = (render_row(tokenizer, row, settings.max_length) for row in read_jsonl(settings.data))
     lengths = [len(row.input_ids) for row in rows_read if isinstance(row, Rendered)]
     if not lengths:
         raise UserError(f"{settings.data} has no row that can be trained on: curate first, or raise train.max_length")
@@ -263,7 +260,7 @@ def count_memory(work: Work, sharding: str, devices: int) -> dict[str, float]:
     size, mixed, loaded = work.size, work.mixed, BYTES[work.settings.dtype]
     low, trained, share = 2 if mixed else loaded, size.trainable, size.trainable / devices
     kept_as = loaded if sharding in ("ddp", "fsdp2") else low
-    frozen = (size.parameters - trained - size.linear) * kept_as + size.linear * NF4
+    frozen = (size.parameters - trained) * kept_as
     buffers, step = 0.0, 0.0  # during the backward pass; during the optimizer's, where gradients become float32
     layer, states, own = min(size.layer, trained), work.states, 4 if mixed else loaded
     if sharding in ("ddp", "fsdp2"):

@@ -6,7 +6,6 @@ held is the length of each row. What cannot be trained on is dropped with its re
 """
 
 import shutil
-import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,15 +15,12 @@ from typing import Any
 from limo.chat import MASKED, Rendered, render
 from limo.data import Dropped, Example, content_id, dump, read_jsonl, replacing
 from limo.errors import UserError
-from limo.files import read_rows
 from limo.progress import say
 from limo.run import Step
 from limo.training.audit import check_row
 from limo.training.launch import run_on_main
 from limo.training.losses import row_weight
 from limo.training.settings import Supervised, Training
-
-PARQUET_COLUMNS = ("id", "prompt", "completion", "answer", "source", "weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +45,6 @@ class Tokens:
     lengths: "array[int]"
     dropped: int  # rows that cannot be trained on
     unit: str = "chains"  # what a row is: chains, or pairs
-
-
-def read_examples(path: str | Path) -> Iterator[Example]:
-    """The rows of a training set in JSONL, or in Parquet as `limo.data.write_parquet` writes it, streamed.
-
-    Raises UserError naming the row that is not one.
-    """
-    if not str(path).lower().endswith(".parquet"):
-        yield from read_jsonl(path)
-        return
-    for number, raw in read_rows(path, max_bytes=sys.maxsize):
-        try:
-            row = {name: raw[name] for name in PARQUET_COLUMNS if raw.get(name) is not None}
-            completion = row["completion"]
-            if not row["prompt"] or isinstance(completion, str) or len(completion) > 1:
-                raise ValueError("prompt and completion are lists of messages, the completion of one")
-            text = completion[0]["content"] if completion else ""
-            yield Example.from_json({"answer": "", **row, "completion": text})
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}, row {number}: not a row of this toolkit ({error}). Read foreign files as a pool source"
-            ) from None
 
 
 def prepare(tokenizer: Any, rows: Iterable[Example], max_length: int) -> Prepared:
@@ -177,7 +151,7 @@ def _generate(tokenizer: Any, settings: Supervised, file: Path) -> Iterator[dict
     idle: dict[str, Any] = {}
     dropped, example, weights = 0, None, False
     with replacing(file) as lines:
-        for row in read_examples(settings.data):
+        for row in read_jsonl(settings.data):
             tokens = render_row(tokenizer, row, settings.max_length)
             if isinstance(tokens, Dropped):
                 lines.write(dump(tokens.to_json()))

@@ -7,7 +7,6 @@ here is what those lack. Numbers that decide a result have no default; switches 
 """
 
 import difflib
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, get_type_hints
@@ -58,7 +57,6 @@ class Training:
     eval_data: str | None = None  # rows whose loss is logged, see args.eval_strategy
     chat_template: str | None = None  # None is the model's own; or chatml, or a .jinja file
     lora: dict[str, Any] | None = None  # arguments of peft.LoraConfig; None trains all weights
-    quantize: Literal["nf4"] | None = None  # keeps the frozen weights in four bits (QLoRA); needs lora
     merge_adapter: bool = True  # also saves the base model with the adapter added to it
     devices: Devices = "all"  # visible GPUs to use; on CPUs the number of processes
     sharding: str = "ddp"  # see training/sharding.py
@@ -72,13 +70,6 @@ class Training:
                 raise UserError(f"train.{key} must be 1 or more, not {value}")
         if self.devices != "all" and self.devices < 1:
             raise UserError(f"train.devices must be a number from 1, or all, not {self.devices}")
-        if self.quantize and not self.lora:
-            raise UserError("train.quantize freezes the weights: give train.lora={r: 16} to train an adapter")
-        if self.quantize and self.sharding not in ("ddp", "zero1", "zero2"):
-            raise UserError(
-                f"train.quantize with train.sharding={self.sharding}: weights in four bits cannot be sharded. Use ddp, "
-                "zero1 or zero2"
-            )
 
     @property
     def rows_at_once(self) -> int:
@@ -142,7 +133,6 @@ class Preference(Training):
 def check_args(args: Mapping[str, Any], config: str) -> None:
     """Raise UserError for an argument that TRL's class does not have, of another type, or that is set elsewhere."""
     quiet_deepspeed()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs about kernels that are not installed
     import trl
 
     kind = getattr(trl, config)
