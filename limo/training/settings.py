@@ -7,6 +7,7 @@ here is what those lack. Numbers that decide a result have no default; switches 
 """
 
 import difflib
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, get_type_hints
@@ -133,6 +134,7 @@ class Preference(Training):
 def check_args(args: Mapping[str, Any], config: str) -> None:
     """Raise UserError for an argument that TRL's class does not have, of another type, or that is set elsewhere."""
     quiet_deepspeed()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # where it is installed, peft imports it, and it logs
     import trl
 
     kind = getattr(trl, config)
