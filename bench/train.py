@@ -274,7 +274,9 @@ def plan_of(model: str, lengths: list[int], options: argparse.Namespace) -> dict
     packed = argparse.Namespace(**{**vars(options), "packing": min(options.packing, sum(lengths))})
     work = Work.read(settings_of(folder, model, folder, packed), rows=1, mean_tokens=1)
     attended = sum(n * n for n in lengths) / sum(lengths)
-    useful = dataclasses.replace(work, data=Data(1, 1, 1, attended), checkpointing=False)
+    args = {**work.settings.args, "gradient_checkpointing": False, "activation_checkpointing": None}
+    settings = dataclasses.replace(work.settings, args=args)
+    useful = dataclasses.replace(work, settings=settings, data=Data(1, 1, 1, attended))
     return {"bytes": count_memory(work, "ddp", 1)["total"], "operations": seconds_per_step(useful, 1)}
 
 

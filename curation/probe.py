@@ -23,6 +23,7 @@ from curation.folder import Rows, stage_file
 from curation.probe_result import NATURAL, Decided, Found, chosen_by, keep_probe, print_probe
 from curation.run import run_first
 from curation.stage import about, in_order
+from curation.stage_metrics import take
 from curation.stages.chains import check_steps
 from curation.stages.fit import SCORES, add_fit
 from curation.stages.flaws import FLAWS, spoil
@@ -33,7 +34,6 @@ from limo.data import Dropped, Example, Row, content_id, parsed
 from limo.errors import UserError
 from limo.progress import say
 from limo.recipe import InputPath, bind, suggest
-from limo.stage_metrics import take
 
 LIMO = {"length": 0.30, "verification": 0.20, "exploration": 0.25, "connectives": 0.25}  # LIMO v2, section 3
 NO_DIRECTION = ("ifd",)  # reported, and not asked: the evidence is for chats only

@@ -14,6 +14,7 @@ the last answer is learned and training sees what sampling will see.
 The best of several answers is picked by the reference, so self-distillation needs references too.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -26,7 +27,8 @@ from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Prompt, Sampling
 from limo.errors import UserError
 from limo.recipe import bind
-from limo.training.losses import Centring, reward_weights
+
+Centring = Literal["rewards", "weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +168,44 @@ def keep(rows: Iterable[Example], /, *, criteria: Literal["all", "better", "best
         yield drop(row, reason, detail) if reason else row
 
 
+def reward_weights(rewards: Sequence[float], tau: float, centring: Centring | None) -> list[float]:
+    """Weights of the attempts at one problem from their `rewards` (attempts,), for reward-weighted regression.
+
+    With r the reward of an attempt, mean the average over all attempts at this problem, tau the temperature:
+
+        None      exp(r / tau)                       RISE (arXiv 2407.18219, eq. 3.6 in its NeurIPS version) and its
+                                                     released code
+        rewards   exp((r - mean r) / tau)            advantage-weighted regression (arXiv 1910.00177), to which the
+                                                     paper compares its centring
+        weights   exp(r / tau) - mean exp(r / tau)   the paper's words taken literally; negative for attempts that are
+                                                     worse than the mean
+
+    The released code has no centring, and the paper does not state which of the two it means. Raises UserError unless
+    tau is above 0 and large enough for exp not to overflow.
+
+    >>> [round(w, 3) for w in reward_weights([0, 1], 0.4, None)]
+    [1.0, 12.182]
+    """
+    if not tau > 0:
+        raise UserError(f"tau must be above 0, not {tau}: it divides the rewards")
+    mean = math.fsum(rewards) / len(rewards) if centring == "rewards" else 0.0
+    try:
+        weights = [math.exp((r - mean) / tau) for r in rewards]
+    except OverflowError:
+        raise UserError(f"tau={tau} is too small for rewards up to {max(rewards)}: exp(r / tau) overflows") from None
+    if centring != "weights":
+        return weights
+    middle = math.fsum(weights) / len(weights)
+    return [w - middle for w in weights]
+
+
 def _check_tau(*, tau: float, centring: Centring | None) -> None:
     reward_weights([0.0], tau, centring)
 
 
 @stage("row", check=_check_tau)
 def weigh(rows: Iterable[Example], /, *, tau: float, centring: Centring | None) -> Iterator[Row]:
-    """Each row with its weight, see `limo.training.losses.reward_weights`; for `train.weighting: rows`.
+    """Each row with its weight, see `reward_weights`; for `train.weighting: rows`.
 
     The mean of the centring is that over all answers taken at the problem, kept or not. With `centring: weights` an
     answer may weigh nothing or less; it is dropped, since pushing its probability down knows no bound.

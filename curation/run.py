@@ -29,6 +29,7 @@ from curation.probe_result import chosen_by, read_probe, warnings
 from curation.runner import RayData, apply
 from curation.similar import digest
 from curation.stage import about_node, check_stages, in_order
+from curation.stage_metrics import take
 from curation.stages.pairs import pair_with_dropped
 from limo.command import command
 from limo.data import Dropped, Example, Row, content_id, dump, parsed, replacing, write_jsonl, write_parquet
@@ -37,8 +38,7 @@ from limo.errors import UserError
 from limo.progress import clock, progress, say
 from limo.recipe import bind, input_files, suggest
 from limo.run import claim, content_hash, differences, lasting, lock_run, read_manifest
-from limo.stage_metrics import format_metric, take
-from limo.tables import print_table, terminal
+from limo.tables import format_metric, print_table, terminal
 
 DOUBTS = {b"suspect reference", b"same problem, another answer"}  # reasons that a person should look into
 

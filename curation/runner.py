@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from curation.folder import Rows
+from curation.parallel import chunked, spread
 from curation.stage import about_node
+from curation.stage_metrics import Metric, merge, take
 from limo.data import Example, Row, parsed
 from limo.errors import UserError, explain
-from limo.parallel import chunked, spread
 from limo.recipe import bind
-from limo.stage_metrics import Metric, merge, take
 
 BATCH = 1000  # rows of one call
 FEW = 4  # batches that are not worth starting processes for

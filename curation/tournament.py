@@ -32,6 +32,7 @@ from curation.probe import apply_calls, plant, sample_chains, scoring_calls
 from curation.probe_result import Decided
 from curation.run import run_first
 from curation.stage import in_order
+from curation.stage_metrics import take
 from eval.compare import wilson
 from eval.run import correct_share, grade_rows
 from limo.command import command
@@ -42,7 +43,6 @@ from limo.processes import free_gpu, run_section_apart
 from limo.progress import progress, say
 from limo.recipe import bind
 from limo.run import lasting, lock_run, read_manifest
-from limo.stage_metrics import take
 from limo.tables import Table, print_table, terminal
 
 RANDOM, RANDOM_TOKENS = "random", "random_tokens"

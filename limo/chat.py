@@ -30,15 +30,8 @@ CHATML = """\
     {{- '<|im_start|>assistant\\n' }}
 {%- endif %}
 """
-PADS = (  # padding tokens, and tokens without a meaning in a chat; the first that a tokenizer has is used
-    "<|fim_pad|>",
-    "<|finetune_right_pad_id|>",
-    "<pad>",
-    "<｜▁pad▁｜>",
-    "<unk>",
-    "[PAD]",
-    "<|endoftext|>",
-)
+# Padding tokens, and tokens without a meaning in a chat; the first that a tokenizer has is used
+PADS = "<|fim_pad|> <|finetune_right_pad_id|> <pad> <｜▁pad▁｜> <unk> [PAD] <|endoftext|>".split()
 
 _OPENED = re.compile(rf"{OPEN}(\s*)\Z")
 _OPENS = re.compile(rf"\s*{OPEN}")
@@ -87,8 +80,8 @@ def completion_ids(tokenizer: Any, text: str) -> list[int]:
 
     `<think>` and other added tokens that no template writes around a message stay tokens, as the model produces them.
     """
-    gap = _unused_character(text)
-    return _join_ids(tokenizer, _control_pattern(tokenizer).sub(_splitter(gap), text).split(gap))
+    text, gap = _split_controls(tokenizer, text, text)
+    return _join_ids(tokenizer, text.split(gap))
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
@@ -173,7 +166,8 @@ def set_template(tokenizer: Any, template: str | None) -> None:
         if not before:
             raise UserError("the tokenizer has no chat template: name one, chat_template=chatml or a .jinja file")
         return
-    tokenizer.chat_template = _chatml(tokenizer) if template == "chatml" else _read_template(template)
+    chatml = "{{- bos_token }}\n" * prepends_bos(tokenizer) + CHATML
+    tokenizer.chat_template = chatml if template == "chatml" else _read_template(template)
     try:
         tokenizer.apply_chat_template([{"role": "user", "content": "q"}], tokenize=False, add_generation_prompt=True)
     except TemplateSyntaxError as error:
@@ -207,12 +201,17 @@ def pad_id(tokenizer: Any, end: int) -> int:
 
 def _split_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[str]:
     """The text of a prompt, split inside any text that spells a control token; usually one piece."""
-    spelled = _control_pattern(tokenizer)
-    if not any(spelled.search(m["content"]) for m in messages):
+    whole = "".join(m["content"] for m in messages)
+    if not _control_pattern(tokenizer).search(whole):
         return [template_text(tokenizer, messages)]
-    gap = _unused_character("".join(m["content"] for m in messages))
-    cut = [{**m, "content": spelled.sub(_splitter(gap), m["content"])} for m in messages]
-    return template_text(tokenizer, cut).split(gap)
+    cut = [{**m, "content": _split_controls(tokenizer, m["content"], whole)[0]} for m in messages]
+    return template_text(tokenizer, cut).split(_split_controls(tokenizer, "", whole)[1])
+
+
+def _split_controls(tokenizer: Any, text: str, whole: str) -> tuple[str, str]:
+    """The text with a gap inside each control token that it spells, and that gap: a character that `whole` lacks."""
+    gap = next(c for c in _PRIVATE if c not in whole)
+    return _control_pattern(tokenizer).sub(lambda found: found[0][0] + gap + found[0][1:], text), gap
 
 
 def _join_ids(tokenizer: Any, pieces: Sequence[str]) -> list[int]:
@@ -236,20 +235,8 @@ def _drop_opening_tag(asked: str, completion: str) -> str:
 
 @of_template
 def _control_pattern(tokenizer: Any) -> re.Pattern[str]:
-    return _pattern(list(controls(tokenizer).values()))
-
-
-def _pattern(texts: Sequence[str]) -> re.Pattern[str]:
-    longest_first = sorted(texts, key=len, reverse=True)
+    longest_first = sorted(controls(tokenizer).values(), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-
-
-def _splitter(gap: str) -> Callable[[re.Match[str]], str]:
-    return lambda found: found[0][0] + gap + found[0][1:]
-
-
-def _unused_character(text: str) -> str:
-    return next(c for c in _PRIVATE if c not in text)
 
 
 def _conversation(tokenizer: Any) -> list[int]:
@@ -261,10 +248,6 @@ def _conversation(tokenizer: Any) -> list[int]:
         except UserError:
             continue
     return []
-
-
-def _chatml(tokenizer: Any) -> str:
-    return "{{- bos_token }}\n" * prepends_bos(tokenizer) + CHATML
 
 
 def _read_template(template: str) -> str:

@@ -23,7 +23,6 @@ COMMANDS = {
     "improve": ("limo.improve", "curate, train and evaluate, again and again (RISE)"),
     "discover": ("limo.discover", "search for preference losses (DiscoPOP)"),
     "ledgers": ("limo.ledgers", "show kept samples; add those of other or damaged ledgers"),
-    "hub": ("limo.hub", "models and curated sets to and from the Hub"),
     "eval": ("eval.run", "evaluate models and compare them"),
     "compare": ("eval.compare", "two runs on the same problems, with intervals"),
     "sweep": ("eval.sweep", "choose a checkpoint on development problems"),

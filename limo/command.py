@@ -1,6 +1,6 @@
 """The main function of every command: run one section of a recipe, or print what is wrong with it in one line.
 
-Flags, help, completion and sweeps are Hydra's own. A sweep runs each job as a process of its own, continues after a
+Flags, help, completion and sweeps are Hydra's own. A sweep runs each job in a child process, continues after a
 failed job, gives an optimising sweeper the number that `metric` names, and ends with a table of its jobs.
 """
 
@@ -29,7 +29,7 @@ from limo.run import read_results
 FULL = ("No space left on device", "file write failed", "failed writing file", "unexpected pos", "File too large")
 LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "NCCL error")
 
-# Runs a section in processes of its own. Gets the section and the arguments that make another process see the same
+# Runs a section in child processes. Gets the section and the arguments that make another process see the same
 # recipe; returns an exit code, or None to run it in this process.
 InProcesses = Callable[[Mapping[str, Any], Sequence[str]], int | None]
 
@@ -87,7 +87,7 @@ class _Run:
         try:
             recipe = resolve_config(config)
             _refuse_without_effect(settings.overrides.task, recipe)
-            if not self.debug:  # processes started from here are commands of their own
+            if not self.debug:  # processes started from here are commands themselves
                 os.environ.pop("HYDRA_FULL_ERROR", None)
             section = check_section(recipe, self.section)
             code = self.in_processes(section, _arguments(settings)) if self.in_processes else None
@@ -100,7 +100,7 @@ class _Run:
         return None
 
     def _run_in_sweep(self, config: Any, settings: Any) -> float | None:
-        """One job of a sweep as a process of its own: its memory is freed, and its folder is its own."""
+        """One job of a sweep in a child process, so that its memory is freed, with its own folder."""
         name = ",".join(_swept(settings.overrides.task)).replace("/", "_") or "default"
         recipe = resolve_config(config)
         out = Path(recipe["out"]) / "sweep" / name
@@ -247,12 +247,8 @@ def _keys(value: Any, where: str = "") -> Iterator[str]:
 
 
 def _nearest(key: str) -> str:
-    """The known key that was meant: of the same name elsewhere, or of a similar one, best with the same beginning."""
-    known = sorted(_known_keys(), key=lambda k: k.count("."))
-    parent, _, name = key.rpartition(".")
-    near = [k for k in known if parent and k.startswith(f"{parent}.")]
-    names = {k.rpartition(".")[2]: k for k in reversed([*near, *known])}
-    same = [k for k in known if k.rpartition(".")[2] == name]
-    close = [names[found] for found in difflib.get_close_matches(name, {k.rpartition(".")[2] for k in near}, 1)]
-    meant = next((k for k in [*close, *same] if k != key), "")
+    """The known key that was meant: one of the same name elsewhere, or a similar one."""
+    known, name = _known_keys(), key.rpartition(".")[2]
+    same = [k for k in known if k.rpartition(".")[2] == name and k != key]
+    meant = min(same, key=lambda k: k.count(".")) if same else next(iter(difflib.get_close_matches(key, known, 1)), "")
     return f" (did you mean '{meant}'?)" if meant else ""

@@ -174,9 +174,7 @@ def parsed(line: bytes) -> Any:
         return json.loads(line)  # orjson makes a float of an integer beyond 64 bits
     try:
         return orjson.loads(line)
-    except (
-        orjson.JSONDecodeError
-    ):  # NaN and lone surrogates, which Python's own reader takes, or a mistake, which it words
+    except orjson.JSONDecodeError:  # NaN and lone surrogates, which Python's reader takes, or a mistake, which it words
         return json.loads(line)
 
 
@@ -193,7 +191,7 @@ def write_parquet(path: str | Path, rows: Iterable[Example], group: int = 500) -
     """Write rows as Parquet in TRL's format, `group` rows to a row group, small enough for the Hub's viewer.
 
     Prompts and chains are lists of messages as `Example.to_trl` has them, so the file trains in TRL as it is; each
-    score is a column of its own, `score_<name>`; `notes`, whose keys differ from row to row, a column of JSON text.
+    score is a column `score_<name>`; `notes`, whose keys differ from row to row, a column of JSON text.
     Goes through `rows` twice. Raises TypeError for an iterator, which can be read only once.
     """
     if iter(rows) is rows:
@@ -213,12 +211,11 @@ def write_parquet(path: str | Path, rows: Iterable[Example], group: int = 500) -
     partial = path.with_name(f".{path.name}.part")
     listed = iter(rows)
     with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-        while batch := [_parquet_row(row) for row in islice(listed, group)]:
-            writer.write_table(pa.Table.from_pylist(batch, schema))
+        while batch := list(islice(listed, group)):
+            columns = [
+                {**row.to_json(), **row.to_trl(), "notes": json.dumps(dict(row.notes))}
+                | {f"score_{name}": value for name, value in row.scores.items()}
+                for row in batch
+            ]
+            writer.write_table(pa.Table.from_pylist(columns, schema))
     partial.replace(path)
-
-
-def _parquet_row(row: Example) -> dict[str, Any]:
-    scores = {f"score_{name}": value for name, value in row.scores.items()}
-    plain = {"id": row.id, "answer": row.answer, "source": row.source, "weight": row.weight}
-    return {**plain, **row.to_trl(), **scores, "notes": json.dumps(dict(row.notes))}

@@ -32,10 +32,14 @@ def read_rows(path: str | Path, max_bytes: int = MAX_BYTES) -> Iterator[Raw]:
     read = _saved_dataset if where.is_dir() else readers.get(where.suffix.lower())
     if read is None:
         raise UserError(f"'{path}' is none of {', '.join(readers)}, nor a folder saved by datasets")
-    if where.is_file() and where.suffix.lower() != ".parquet":
-        with where.open("rb") as file:
-            if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-                raise UserError(f"{path} is UTF-16: save it as UTF-8")
+    if where.is_file():
+        try:
+            with where.open("rb") as file:
+                begin = file.read(2)
+        except PermissionError:
+            raise UserError(f"may not read '{path}'. Change its permissions") from None
+        if begin in (b"\xff\xfe", b"\xfe\xff"):
+            raise UserError(f"{path} is UTF-16: save it as UTF-8")
     yield from read(where, max_bytes)
 
 
@@ -103,9 +107,8 @@ def bounded(row: Any, max_bytes: int) -> Any:
     size = sum(len(v) for v in row.values() if isinstance(v, str)) if isinstance(row, dict) else 0
     if size <= max_bytes:
         return row
-    return Dropped(
-        "", "", "row too long", f"{size:,} characters; the limit is max_bytes={max_bytes:,}", data=shortened(row)
-    )
+    detail = f"{size:,} characters; the limit is max_bytes={max_bytes:,}"
+    return Dropped("", "", "row too long", detail, data=shortened(row))
 
 
 def _parquet(path: Path, max_bytes: int) -> Iterator[Raw]:
@@ -132,12 +135,8 @@ def _csv(path: Path, max_bytes: int) -> Iterator[Raw]:
         try:
             for number, row in enumerate(reader, 1):
                 if None in row:
-                    yield (
-                        number,
-                        Dropped(
-                            "", "", "too many columns", f"{len(row[None])} more than the header", data=shortened(row)
-                        ),
-                    )
+                    detail = f"{len(row[None])} more than the header"
+                    yield number, Dropped("", "", "too many columns", detail, data=shortened(row))
                 else:
                     yield number, bounded(row, max_bytes)
         except csv.Error as error:

@@ -9,15 +9,14 @@ runs the very commands a person would type, one process each, so that memory is 
     runs/<name>/iteration-2   the same                                  student=<iteration-1's model>
     runs/<name>               eval.run of all these models; the ledger has all that it needs
 
-Each has a run folder of its own. Stopped at any point, even by SIGKILL, the same command resumes: finished steps are
+Each has its own run folder. Stopped at any point, even by SIGKILL, the same command resumes: finished steps are
 recognised, begun ones are resumed. More iterations, `improve.iterations=3`, are added in the same way.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from limo.command import command
 from limo.errors import UserError
@@ -28,8 +27,7 @@ from limo.recipe import bind, check_section, compose, compose_arguments
 SECTIONS = {"curation.run": "curate", "limo.train": "train", "eval.run": "eval"}  # in the order of an iteration
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """One command: `python -m <module> <overrides>`."""
 
     module: str
@@ -100,9 +98,9 @@ def _boosted(boost: Mapping[str, Any]) -> Iterator[str]:
     for section, keys in boost.items():
         if section not in ("curate", "train") or not isinstance(keys, Mapping):
             raise UserError(f"boost may change keys of curate and of train, not '{section}'")
-        own = keys.get("args") if section == "train" else None
-        for key in [*(k for k in keys if k != "args" or not own), *(f"args.{k}" for k in own or ())]:
-            yield f"{section}.{key}=${{boost.{section}.{key}}}"
+        for key, value in keys.items():
+            inner = [f"{key}.{name}" for name in value] if (section, key) == ("train", "args") else [key]
+            yield from (f"{section}.{name}=${{boost.{section}.{name}}}" for name in inner)
 
 
 def _compared(models: Mapping[str, str]) -> Iterator[str]:
@@ -115,7 +113,7 @@ def _compared(models: Mapping[str, str]) -> Iterator[str]:
 
 
 def _in_processes(section: Mapping[str, Any], arguments: Sequence[str]) -> int:
-    """See `limo.command.command`: the section runs its commands in processes of their own."""
+    """See `limo.command.command`: the section runs its commands in child processes."""
     return int(bind(section, "improve")(arguments))
 
 

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limo.data import replacing
 from limo.errors import UserError
 from limo.machine import cache_folder, quiet_deepspeed
 
@@ -44,7 +45,7 @@ def model_folder(path: str) -> Path:
         if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise UserError(f"'{path}' is no model folder: it has no config.json and no adapter_config.json")
         return folder
-    if path.startswith((".", "/", "~")) or not HUB_NAME.fullmatch(path) or path.startswith("runs/"):
+    if path.startswith((".", "/", "~", "runs/")) or not HUB_NAME.fullmatch(path):
         raise UserError(
             f"no such model folder '{path}'. Train it first, or give a folder or a Hub name such as org/name"
         )
@@ -112,21 +113,21 @@ def fingerprint(folder: Path) -> str:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file. Of a large one it is kept in the cache under its path, size and time of change in ns."""
-    stat = path.stat()
-    if stat.st_size < REMEMBERED:
+
+    def read() -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    stat = path.stat()
+    if stat.st_size < REMEMBERED:
+        return read()
     name = hashlib.sha256(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
     known = cache_folder() / "hashes" / name
     if known.is_file() and len(text := known.read_text()) == 64:
         return text
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    with contextlib.suppress(OSError):  # only a cache
-        known.parent.mkdir(parents=True, exist_ok=True)
-        partial = known.with_name(f"{name}.{os.getpid()}")
-        partial.write_text(found)
-        partial.replace(known)
+    found = read()
+    with contextlib.suppress(OSError), replacing(known) as file:  # only a cache
+        file.write(found)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a training would take, before anything runs: memory, steps, hours, dollars and disk, on one page of arithmetic.
+"""What a training would take, before anything runs: memory, steps, hours and dollars, on one page of arithmetic.
 
     python -m limo.plan recipe=limo
     python -m limo.plan recipe=limo train_plan.rows=800 train_plan.mean_tokens=6000 'train_plan.devices=[8,16]'
@@ -8,8 +8,8 @@ No weights are read: the model is built from its config on torch's meta device, 
 counted as torch 2.13, accelerate 1.15 and DeepSpeed 0.19 keep it. Hours follow from the operations, the GPU's peak and
 the share of it that training reaches (`utilisation`).
 
-Left out: network time beyond that share, padding, the time of an optimizer on the CPU, allocator fragments, and models
-split by layer or matrix. "Fits" leaves a tenth of the memory free.
+Left out: network time beyond that share, padding, offload to the CPU, allocator fragments, and models split by layer
+or matrix. "Fits" leaves a tenth of the memory free.
 """
 
 import math
@@ -22,7 +22,9 @@ from limo.command import command
 from limo.errors import UserError
 from limo.machine import quiet_deepspeed
 from limo.model import load_tokenizer, tokenizer_folder
+from limo.progress import say
 from limo.recipe import bind, suggest
+from limo.tables import Table, print_table, terminal
 from limo.training.batches import padded_shape
 from limo.training.settings import Supervised, Training
 
@@ -32,10 +34,9 @@ GPUS = {  # memory in bytes, and dense bfloat16 operations per second, by the ve
     **{"A10": (24e9, 125e12), "L4": (24e9, 121e12), "RTX4090": (24e9, 165e12), "RTX3090": (24e9, 71e12)},
     **{"MI300X": (192e9, 1307e12)},
 }
-SHARDINGS = ("ddp", "zero1", "zero2", "zero3", "fsdp2", "zero2_offload", "zero3_offload")  # the simplest first
+SHARDINGS = ("ddp", "zero2", "zero3", "fsdp2")  # the simplest first
 STATES = {"lion_8bit": 1.0, "8bit": 2.0, "lion": 4.0, "rmsprop": 4.0, "adagrad": 4.0, "sgd": 0.0, "adafactor": 0.0}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-NF4 = 4.127 / 8  # bytes of a weight in four bits with its constants (QLoRA, arXiv 2305.14314, section 3)
 GATHERED = 500_000_000  # parameters that DeepSpeed keeps gathered because they are needed again soon
 SUB_GROUP = 1_000_000_000  # parameters that ZeRO-3 updates at a time
 TILE = 4096 * 32768  # logits in one tile of TRL's fused head
@@ -50,7 +51,6 @@ class Size:
     parameters: int  # with adapters
     trainable: int
     active: int  # that a token is multiplied with: no embedding, of experts only those that it meets
-    linear: int  # in frozen linear layers, which four bits apply to
     layer: int  # of the largest layer, or of the head
     layers: int
     hidden: int
@@ -70,30 +70,38 @@ class Data:
 
 @dataclass(frozen=True)
 class Work:
-    """A training to plan: its settings, and what they mean in numbers."""
+    """A training to plan."""
 
     settings: Training
     size: Size
     data: Data
-    pack_tokens: int | None
-    mixed: bool  # float32 weights, 16-bit matrix products
-    checkpointing: bool  # layers are computed again in the backward pass
-    states: float  # bytes of the optimizer's states for each trained parameter
 
     @classmethod
     def read(cls, settings: Training, rows: int | None, mean_tokens: float | None) -> "Work":
         """Counts the model and the rows. Raises UserError for a model or data that is missing."""
-        args, size, data = settings.args, measure_model(settings), measure_data(settings, rows, mean_tokens)
-        again = args.get("activation_checkpointing")
-        return cls(
-            settings=settings,
-            size=size,
-            data=data,
-            pack_tokens=settings.pack_tokens if isinstance(settings, Supervised) else None,
-            mixed=bool(args.get("bf16") or args.get("fp16")),
-            checkpointing=bool(args.get("gradient_checkpointing", True) if again is None else again),
-            states=next((b for name, b in STATES.items() if name in str(args.get("optim", "adamw"))), 8.0),
-        )
+        return cls(settings, measure_model(settings), measure_data(settings, rows, mean_tokens))
+
+    @property
+    def pack_tokens(self) -> int | None:
+        """Tokens of a packed row."""
+        return self.settings.pack_tokens if isinstance(self.settings, Supervised) else None
+
+    @property
+    def mixed(self) -> bool:
+        """Whether matrix products are in 16 bits, of float32 weights."""
+        return bool(self.settings.args.get("bf16") or self.settings.args.get("fp16"))
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether layers are computed again in the backward pass."""
+        again = self.settings.args.get("activation_checkpointing")
+        return bool(self.settings.args.get("gradient_checkpointing", True) if again is None else again)
+
+    @property
+    def states(self) -> float:
+        """Bytes of the optimizer's states for each trained parameter."""
+        optimizer = str(self.settings.args.get("optim", "adamw"))
+        return next((size for name, size in STATES.items() if name in optimizer), 8.0)
 
     @property
     def steps(self) -> int:
@@ -115,7 +123,7 @@ def plan(
 
     Args: `rows` of the set and `mean_tokens` of a row, null reads them from `train.data`; `devices` numbers of GPUs;
     `gpus` dollars an hour by name; `utilisation` the share of the peak that training reaches. Raises UserError for a
-    model, a GPU or a setting that does not exist, and for data that is missing.
+    model, a GPU or a setting that does not exist, devices that do not divide the batch, and data that is missing.
     """
     for name in gpus:
         if name not in GPUS:
@@ -126,20 +134,16 @@ def plan(
             f"{devices}, {rows}, {mean_tokens} and {utilisation}"
         )
     work = Work.read(bind(train, "train_plan.train").args[0], rows, mean_tokens)  # type: ignore[attr-defined]
-    found, impossible = list[dict[str, Any]](), list[str]()
+    found = list[dict[str, Any]]()
     for count in dict.fromkeys(devices):
-        try:
-            padded_shape(work.settings, count) if not work.pack_tokens else None
-        except UserError as error:
-            impossible.append(str(error))
-            continue
-        for sharding in SHARDINGS:  # one device shards nothing, weights in four bits cannot be sharded
-            plain = sharding == "ddp" or (sharding.endswith("offload") if count == 1 else not work.settings.quantize)
-            if plain or (work.settings.quantize and count > 1 and sharding in ("zero1", "zero2")):
+        if not work.pack_tokens:
+            padded_shape(work.settings, count)
+        for sharding in SHARDINGS:  # one device shards nothing
+            if sharding == "ddp" or count > 1:
                 found.append(estimate(work, sharding, count, gpus, utilisation))
     result: dict[str, Any] = {"model": {"name": work.settings.model, **asdict(work.size)}}
-    result |= {"data": {**asdict(work.data), "steps": work.steps}, "disk": count_disk(work)}
-    result |= {"impossible": impossible, "settings": found, "recommendation": recommend(found)}
+    result |= {"data": {**asdict(work.data), "steps": work.steps}}
+    result |= {"settings": found, "recommendation": recommend(found)}
     show(result, gpus)
     return result
 
@@ -155,19 +159,16 @@ def estimate(work: Work, sharding: str, devices: int, gpus: Mapping[str, float],
 
 
 def recommend(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What fits without offload before what needs it, then the fewest GPUs, the simplest sharding, and dollars."""
-    every = [(s, gpu) for s in found for gpu in s["costs"]]
-    if not every:
+    """Of what fits the fewest GPUs, the simplest sharding, and the fewest dollars."""
+
+    def rank(choice: tuple[Mapping[str, Any], str]) -> tuple[Any, ...]:
+        s, gpu = choice
+        return s["devices"], found.index(s), s["costs"][gpu]["dollars"]
+
+    choices = [(s, gpu) for s in found for gpu in s["costs"]]
+    if not choices:
         return None
-    s, gpu = min(
-        every,
-        key=lambda e: (
-            e[0]["sharding"].endswith("offload"),
-            e[0]["devices"],
-            found.index(e[0]),
-            e[0]["costs"][e[1]]["dollars"],
-        ),
-    )
+    s, gpu = min(choices, key=rank)
     nodes = next(n for n in range(math.ceil(s["devices"] / NODE), s["devices"] + 1) if s["devices"] % n == 0)
     taken = f"train.sharding={s['sharding']} train.devices={s['devices'] // nodes}"
     return {"gpu": gpu, "devices": s["devices"], "nodes": nodes, "settings": taken, **s["costs"][gpu]}
@@ -201,7 +202,6 @@ def measure_model(settings: Training) -> Size:
     blocks = [
         b for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == text.num_hidden_layers for b in m
     ]
-    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m.weight is not head)
     if settings.lora is not None:
         try:
             with torch.device("meta"):
@@ -217,7 +217,6 @@ def measure_model(settings: Training) -> Size:
         parameters=total,
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         active=total - embedding.numel() * (head is not embedding) - round(expert * (1 - each / every if each else 0)),
-        linear=linear if settings.quantize else 0,
         layer=max([head.numel(), *map(count, blocks)]),
         layers=int(text.num_hidden_layers),
         hidden=int(text.hidden_size),
@@ -238,11 +237,12 @@ def measure_data(settings: Training, rows: int | None, mean_tokens: float | None
             f"no such file '{settings.data}': curate first, or give train_plan.rows= and train_plan.mean_tokens="
         )
     from limo.chat import Rendered, set_template
-    from limo.training.rows import read_examples, render_row
+    from limo.data import read_jsonl
+    from limo.training.rows import render_row
 
     tokenizer = load_tokenizer(tokenizer_folder(settings.model), template=False)
     set_template(tokenizer, settings.chat_template)
-    rows_read = (render_row(tokenizer, row, settings.max_length) for row in read_examples(settings.data))
+    rows_read = (render_row(tokenizer, row, settings.max_length) for row in read_jsonl(settings.data))
     lengths = [len(row.input_ids) for row in rows_read if isinstance(row, Rendered)]
     if not lengths:
         raise UserError(f"{settings.data} has no row that can be trained on: curate first, or raise train.max_length")
@@ -250,31 +250,17 @@ def measure_data(settings: Training, rows: int | None, mean_tokens: float | None
     return Data(rows or len(lengths), mean_tokens or sum(lengths) / len(lengths), max(lengths), attended)
 
 
-def count_disk(work: Work) -> dict[str, float]:
-    """Bytes of one checkpoint, and how many exist at most: one more than are kept, since the new one comes first."""
-    args, size, frozen = work.settings.args, work.size, work.size.parameters > work.size.trainable
-    element = 4 if frozen else 2 if work.mixed else BYTES[work.settings.dtype]
-    every = float(args.get("save_steps", 500))
-    every = every if every >= 1 else math.ceil(work.steps * every)  # below 1 it is a share of all steps
-    epochs = math.ceil(args.get("num_train_epochs", 3))
-    made = {"no": 0, "best": 2, "epoch": epochs, "steps": math.ceil(work.steps / every)}
-    count = made[str(args.get("save_strategy", "steps"))]
-    count = min(count, args["save_total_limit"] + 1) if args.get("save_total_limit") else count
-    return {"checkpoint": size.trainable * (element + (0 if frozen else 4) + work.states), "checkpoints": count}
-
-
 def count_memory(work: Work, sharding: str, devices: int) -> dict[str, float]:
-    """Bytes on each device by what holds them, `total`, and `host`: of CPU memory in one machine.
+    """Bytes on each device by what holds them, and `total`.
 
     After ZeRO (arXiv 1910.02054, section 3). Without DeepSpeed torch updates the weights that it computes with, in
     float32 under mixed precision; DDP's buckets hold the gradients a second time. DeepSpeed computes in 16 bits and
     shards float32 weights beside them. ZeRO-3 and FSDP2 also gather the layers at work.
     """
     size, mixed, loaded = work.size, work.mixed, BYTES[work.settings.dtype]
-    offload = sharding.endswith("offload")
     low, trained, share = 2 if mixed else loaded, size.trainable, size.trainable / devices
     kept_as = loaded if sharding in ("ddp", "fsdp2") else low
-    frozen = (size.parameters - trained - size.linear) * kept_as + size.linear * NF4
+    frozen = (size.parameters - trained) * kept_as
     buffers, step = 0.0, 0.0  # during the backward pass; during the optimizer's, where gradients become float32
     layer, states, own = min(size.layer, trained), work.states, 4 if mixed else loaded
     if sharding in ("ddp", "fsdp2"):
@@ -282,23 +268,19 @@ def count_memory(work: Work, sharding: str, devices: int) -> dict[str, float]:
         held = [(frozen + trained * own) / parts, trained * own / parts, trained * states * own / 4 / parts]
         cast = 2 * (layer if work.checkpointing else trained) * mixed
         buffers = cast + (trained * own if devices > 1 else 0) if sharding == "ddp" else 4 * size.layer * low
-    elif sharding.startswith("zero3"):
-        held = [frozen / devices + share * low, share * low, share * (states + (4 if low < 4 or offload else 0))]
+    elif sharding == "zero3":
+        held = [frozen / devices + share * low, share * low, share * (states + (4 if low < 4 else 0))]
         buffers = (min(size.parameters, size.layer + GATHERED) + layer) * low
     else:
-        held = [frozen + trained * low, (trained if sharding == "zero1" else share) * low, share * (states + 4)]
+        held = [frozen + trained * low, share * low, share * (states + 4)]
         buffers = layer * low + share * low
     if sharding.startswith("zero"):
         step = min(share, SUB_GROUP) * (low + (4 if low < 4 else 0))
-    on_host = [0.0, 0.0, 0.0]
-    if offload:  # gradients are kept in CPU memory in float32 too; stage 2 leaves the weights on the device
-        on_host = [held[0] if sharding.startswith("zero3") else 0.0, share * (4 + low), held[2]]
-        held = [0.0 if on_host[0] else held[0], 0.0, 0.0]
     kept = count_activations(work, loaded if sharding == "ddp" else low)
     memory = dict(zip(("weights", "gradients", "optimizer"), held, strict=True))
     buffers = max(buffers, step - kept)
     memory |= {"activations": kept, "buffers": buffers, "total": sum(held) + kept + buffers}
-    return {**memory, "host": sum(on_host) * min(devices, NODE)}
+    return memory
 
 
 def count_activations(work: Work, residual: int) -> float:
@@ -336,35 +318,26 @@ def seconds_per_step(work: Work, speed: float) -> float:
 
 
 def show(found: Mapping[str, Any], gpus: Mapping[str, float]) -> None:
-    """Print memory, hours and dollars of each sharding, disk, and the simplest that fits."""
-    model, data, disk, best = found["model"], found["data"], found["disk"], found["recommendation"]
-    parts = ("weights", "gradients", "optimizer", "activations", "buffers", "total", "host")
-    lines = [
-        f"{model['name']}: {model['parameters'] / 1e9:,.3g} B parameters, {model['trainable'] / 1e9:,.3g} B trained. "
-        f"{data['rows']:,} rows of {data['mean']:,.0f} tokens on average, {data['steps']:,} steps",
-        *(f"Not possible: {why}" for why in found["impossible"]),
-        "GB on each GPU (host: of CPU memory in a machine), hours and dollars where that fits:",
-        f"{'sharding':<14}{'GPUs':>5}"
-        + "".join(f"{part:>11}" for part in parts)
-        + "".join(f"{gpu:>16}" for gpu in gpus),
-    ]
+    """Print memory, hours and dollars of each sharding, and the simplest that fits."""
+    model, data, best = found["model"], found["data"], found["recommendation"]
+    parts = ("weights", "gradients", "optimizer", "activations", "buffers", "total")
+    rows = []
     for s in found["settings"]:
-        least = ">" if s["sharding"].endswith("offload") else ""  # the CPU's part of a step comes on top
-        costs = {gpu: f"{least}{c['hours']:.2f} h ${c['dollars']:,.2f}" for gpu, c in s["costs"].items()}
-        numbers = "".join(f"{s[part] / 1e9:>11,.1f}" for part in parts)
-        lines.append(
-            f"{s['sharding']:<14}{s['devices']:>5}{numbers}" + "".join(f"{costs.get(gpu, '-'):>16}" for gpu in gpus)
-        )
-    whole = disk["checkpoints"] * disk["checkpoint"] / 1e9
-    lines.append(
-        f"Disk: at most {disk['checkpoints']} checkpoints of {disk['checkpoint'] / 1e9:,.1f} GB, {whole:,.0f} GB"
+        costs = {gpu: f"{c['hours']:.2f} h ${c['dollars']:,.2f}" for gpu, c in s["costs"].items()}
+        memory = [f"{s[part] / 1e9:,.1f}" for part in parts]
+        rows.append([s["sharding"], s["devices"], *memory, *(costs.get(gpu, "-") for gpu in gpus)])
+    say(
+        f"{model['name']}: {model['parameters'] / 1e9:,.3g} B parameters, {model['trainable'] / 1e9:,.3g} B trained. "
+        f"{data['rows']:,} rows of {data['mean']:,.0f} tokens on average, {data['steps']:,} steps"
     )
+    title = "GB on each GPU, hours and dollars where that fits"
+    head = ("sharding", "GPUs", *parts, *gpus)
+    print_table(Table(head, rows, numbers=range(1, len(head)), title=title), terminal(160))
     if best:
         where = f" on each of {best['nodes']} machines" if best["nodes"] > 1 else ""
-        lines.append(f"Take {best['settings']}{where} ({best['devices']} x {best['gpu']})")
+        say(f"Take {best['settings']}{where} ({best['devices']} x {best['gpu']})")
     else:
-        lines.append("Nothing fits: use more or larger GPUs, a smaller train.pack_tokens, or train.lora='{r: 16}'")
-    print("\n".join(lines))  # noqa: T201
+        say("Nothing fits: use more or larger GPUs, a smaller train.pack_tokens, or train.lora='{r: 16}'")
 
 
 if __name__ == "__main__":

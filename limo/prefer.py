@@ -82,15 +82,12 @@ def _train(settings: Preference, step: Step, source: Path) -> None:
     say(describe_pairs(pairs))
     tokens = Tokens(_make_dataset(pairs), array("i", pairs.lengths), len(pairs.dropped), "pairs")
     job = make_job(settings, step, source, tokenizer, tokens, padded_shape(settings, world_size()))
-    if not settings.eval_data:
-        return fit(job, lambda: _make_trainer(job, settings, None))
-    held_out = _read(settings, tokenizer, settings.eval_data)
-    file = step.folder / "held_out.jsonl"
-    return fit(
-        job,
-        lambda: _make_trainer(job, settings, held_out),
-        lambda trainer: _measure(trainer, held_out, settings.beta, file),
-    )
+    held_out = _read(settings, tokenizer, settings.eval_data) if settings.eval_data else None
+
+    def measure(trainer: Any) -> dict[str, float]:
+        return _measure(trainer, held_out, settings.beta, step.folder / "held_out.jsonl") if held_out else {}
+
+    fit(job, lambda: _make_trainer(job, settings, held_out), measure)
 
 
 def _check(pairs: Pairs, settings: Preference, tokenizer: Any, dropped: Path) -> None:

@@ -1,4 +1,4 @@
-"""Commands in processes of their own, which end when this process does."""
+"""Commands in child processes, which end when this process does."""
 
 import ctypes
 import gc
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,26 +17,32 @@ from typing import Any
 from limo.data import replacing
 from limo.errors import Interrupted, UserError
 
-PLAIN = re.compile(r"[A-Za-z_./][\w./:-]*")  # a text that needs no quotes
 STOPPED = (130, 137, 143)  # exit codes of a command that was interrupted, killed or terminated
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # of glibc's malloc.h
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
 
 
 def run_module(module: str, arguments: Sequence[str], log: Path | None = None) -> int:
-    """Run `python -m module arguments` to its end; its exit code, 128 and more where a signal ended it.
+    """Run `python -m module arguments` to its end. Returns its exit code, 128 and more where a signal ended it.
 
-    What it says goes to the end of the file `log`, or where this process's own goes. It is killed when this process
-    is, where the system can; SIGTERM is handed on, so that a training saves its step.
+    Its output is appended to the file `log`, or goes where this process's own goes. It is killed when this process is,
+    where the system can; SIGTERM is passed on, so that a training saves its step.
     """
-    call = [sys.executable, "-m", module, *arguments]
-    if log is None:
-        return _waited(subprocess.Popen(call, preexec_fn=partial(die_with_parent, os.getpid())))
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as said:
-        return _waited(
-            subprocess.Popen(call, stdout=said, stderr=said, preexec_fn=partial(die_with_parent, os.getpid()))
-        )
+    with ExitStack() as stack:
+        out = None
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            out = stack.enter_context(log.open("a", encoding="utf-8"))
+        call = [sys.executable, "-m", module, *arguments]
+        process = subprocess.Popen(call, stdout=out, stderr=out, preexec_fn=partial(die_with_parent, os.getpid()))
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # the terminal has sent it to the child as well
+            code = process.wait() or 130
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    return 128 - code if code < 0 else code
 
 
 def run_to_end(module: str, arguments: Sequence[str], folder: Path, refused: int = 0) -> str:
@@ -46,7 +53,7 @@ def run_to_end(module: str, arguments: Sequence[str], folder: Path, refused: int
     log = folder / "log.txt"
     code = run_module(module, arguments, log)
     if code in STOPPED:
-        raise Interrupted(f"{module} in {folder} was stopped: run the same command again to go on")
+        raise Interrupted(f"{module} in {folder} was stopped: run the same command again to resume")
     if code not in (0, refused):
         raise UserError(f"{module} in {folder} ended with code {code}: {last_line(log)}. Its whole log is {log}")
     return last_line(log) if code else ""
@@ -64,9 +71,9 @@ def run_section_apart(module: str, section: str, node: Mapping[str, Any], folder
 
 
 def last_line(log: Path) -> str:
-    """The last thing that a command said, without the word error."""
+    """The last line that a command printed, without the word error."""
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-    return next((line for line in reversed(lines) if line.strip()), "it said nothing").removeprefix("error: ").strip()
+    return next((line for line in reversed(lines) if line.strip()), "no output").removeprefix("error: ").strip()
 
 
 def free_gpu() -> None:
@@ -78,7 +85,7 @@ def free_gpu() -> None:
 
 
 def keep_freed_memory() -> None:
-    """What is freed stays with this process, where the C library is glibc: mallopt(3).
+    """Keep freed memory in this process, where the C library is glibc: mallopt(3).
 
     A training step on a CPU frees and asks for gigabytes. By default they go back to the system each time, and every
     page that comes anew is cleared first: a fifth of the step (docs/LOG.md has the measurement).
@@ -87,17 +94,6 @@ def keep_freed_memory() -> None:
     if change:
         change(M_MMAP_MAX, 0)
         change(M_TRIM_THRESHOLD, -1)
-
-
-def _waited(process: "subprocess.Popen[bytes]") -> int:
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:  # the terminal has told the child as well
-        code = process.wait() or 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 128 - code if code < 0 else code
 
 
 def die_with_parent(parent: int) -> None:
@@ -109,28 +105,20 @@ def die_with_parent(parent: int) -> None:
 
 
 def override(key: str, value: Any) -> str:
-    """A setting as Hydra's command line takes it, whatever signs its texts have.
+    """A setting as Hydra's command line takes it.
 
     >>> override("train.loss", {"_target_": "a.b", "tau": 0.05, "on": None})
-    'train.loss={_target_: a.b, tau: 0.05, on: null}'
+    "train.loss={_target_: 'a.b', tau: 0.05, on: null}"
     """
-    return f"{key}={_written(value)}"
+    return f"{key}={_write(value)}"
 
 
-def _written(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case int() | float():
-            return repr(value)
-        case Mapping():
-            return "{" + ", ".join(f"{key}: {_written(inner)}" for key, inner in value.items()) + "}"
-        case list() | tuple():
-            return "[" + ", ".join(map(_written, value)) + "]"
-    if PLAIN.fullmatch(str(value)) and str(value).lower() not in ("null", "true", "false", "nan", "inf"):
-        return str(value)
+def _write(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_write(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_write, value)) + "]"
+    if not isinstance(value, str):
+        return json.dumps(value)
     # Backslashes count as such except before a quote
-    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (r"\'" if found[2] else ""), str(value))
-    return f"'{quoted}'"
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (r"\'" if found[2] else ""), value) + "'"

@@ -55,23 +55,19 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(what: str, total: int | None, unit: str = "row", done: int = 0) -> Iterator[Advance]:
-    """Yield a function to call with the number of units done since the last call.
-
-    `done` of the `total` were finished before and do not count for the rate.
-    """
-    draw = _bar if sys.stderr.isatty() and is_main() else _lines
-    with draw(what, total, unit, done) as advance:
+def progress(what: str, total: int | None, unit: str = "row") -> Iterator[Advance]:
+    """Yield a function to call with the number of units done since the last call."""
+    with (_bar if sys.stderr.isatty() and is_main() else _lines)(what, total, unit) as advance:
         yield advance
 
 
 @contextmanager
-def _bar(what: str, total: int | None, unit: str, before: int) -> Iterator[Advance]:
+def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
     """A bar on the terminal; one that is opened while another is open stands below it, whichever ends first."""
     display = _display()
     if not display.tasks:
         display.start()
-    task = display.add_task(what, total=total, completed=before, note="", unit=unit)
+    task = display.add_task(what, total=total, note="", unit=unit)
     try:
         yield lambda done, note="": display.update(task, advance=done, note=note)
     finally:
@@ -82,49 +78,35 @@ def _bar(what: str, total: int | None, unit: str, before: int) -> Iterator[Advan
 
 @cache
 def _display() -> "Progress":
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
     from rich.text import Text
 
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
+    class Rate(bars.ProgressColumn):
+        def render(self, task: bars.Task) -> Text:
             return Text(pace(task.speed, f" {task.fields['unit']}") if task.speed else "", style="dim")
 
-    columns = [
-        TextColumn("{task.description:>16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    ]
-    return Progress(*columns, console=Console(stderr=True))
+    name, note = bars.TextColumn("{task.description:>16}"), bars.TextColumn("{task.fields[note]}")
+    columns = [name, bars.BarColumn(), bars.MofNCompleteColumn(), Rate(), bars.TimeRemainingColumn(), note]
+    return bars.Progress(*columns, console=Console(stderr=True))
 
 
 @contextmanager
-def _lines(what: str, total: int | None, unit: str, before: int) -> Iterator[Advance]:
+def _lines(what: str, total: int | None, unit: str) -> Iterator[Advance]:
     start = last = time.monotonic()
-    count = before
-    warm: tuple[float, int] | None = None  # when the first came and how many: loading a model says nothing of the rate
+    count = 0
+    warm: tuple[float, int] | None = None  # when the first came and how many: loading a model is no part of the rate
 
     def show(note: str = "") -> None:
-        spent = time.monotonic() - start
         known = warm is not None and count > warm[1] and count != total  # at the end, the rate is that of it all
-        since, already = warm if warm and known else (start, before)
+        since, already = warm if warm and known else (start, 0)
         rate = (count - already) / max(time.monotonic() - since, 1e-9)
-        left = f", {clock((total - count) / rate)} left" if total and known and count < total else ""
-        of = f"/{total}" if total else ""
-        end = f", {note}" if note else ""
-        fast = f", {pace(rate)}" if count > already else ""
-        say(f"{what}: {count}{of} {unit}s{fast}, {clock(spent)}{left}{end}")
+        parts = [f"{what}: {count}{f'/{total}' if total else ''} {unit}s"]
+        parts += [pace(rate)] if count else []
+        parts.append(
+            clock(time.monotonic() - start) + (f", {clock((total - count) / rate)} left" if total and known else "")
+        )
+        say(", ".join([*parts, *([note] if note else [])]))
 
     def advance(done: int, note: str = "", /) -> None:
         nonlocal count, last, warm

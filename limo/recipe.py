@@ -9,12 +9,10 @@ positional and never in a recipe. Nested nodes with a `_target_`, such as stages
 import difflib
 import importlib
 import inspect
-import os
-import re
 import sys
 import typing
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +28,6 @@ T = TypeVar("T")
 _HERE = Path(__file__).resolve().parent
 # In a checkout the recipes are beside the package; in an installed wheel, inside it
 RECIPES = next(folder for folder in (_HERE.parent / "recipes", _HERE / "recipes") if (folder / "run.yaml").is_file())
-VARIABLE_PATH = re.compile(r"\$\{?\w+\}?/")
 
 # Settings that name files or folders which a step reads. Their content is part of what a run was made from.
 READS = "reads"
@@ -50,20 +47,11 @@ def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
         raise UserError(f"choose a recipe: recipe=<name>. Known are {', '.join(recipe_names())}")
     try:
         found = OmegaConf.to_container(config, resolve=True, throw_on_missing=not allow_missing)
-        return typing.cast(dict[str, Any], _expand(found))
+        return typing.cast(dict[str, Any], found)
     except MissingMandatoryValue as error:
         raise UserError(
             f"the recipe leaves '{error.full_key}' open: give it on the command line, {error.full_key}=..."
         ) from None
-
-
-def _expand(value: Any) -> Any:
-    """Replace the environment variable at the beginning of a path, such as $DATA/pool.jsonl, by its value."""
-    if isinstance(value, dict):
-        return {key: _expand(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_expand(inner) for inner in value]
-    return os.path.expandvars(value) if isinstance(value, str) and VARIABLE_PATH.match(value) else value
 
 
 def compose(*overrides: str, allow_missing: bool = False) -> dict[str, Any]:
@@ -141,8 +129,7 @@ def input_files(value: Any) -> list[str]:
     for _, node in [("", value), *nodes(value)] if isinstance(value, Mapping | list) else ():
         if isinstance(node, Mapping) and "_target_" in node:
             target = resolve(str(node["_target_"]), "")
-            kind = settings_type(target) or target
-            hints = _hints(_signature_of(kind), extras=True)
+            hints = _hints(settings_type(target) or target, extras=True)
             read = (node[key] for key, hint in hints.items() if key in node and _is_read(hint))
             found += [path for setting in read for path in _texts(setting) if _is_path(path)]
     return list(dict.fromkeys(found))
@@ -152,12 +139,10 @@ def _is_read(hint: Any) -> bool:
     return READS in getattr(hint, "__metadata__", ()) or any(map(_is_read, typing.get_args(hint)))
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [text for inner in value for text in _texts(inner)]
+    return [value] if isinstance(value, str) else []
 
 
 def _is_path(text: str) -> bool:
@@ -188,14 +173,7 @@ def bind(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
     settings = {key: value for key, value in node.items() if key != "_target_"}
     if kind := settings_type(target):
         return partial(target, read_settings(kind, settings, where))
-    parameters = dict(inspect.signature(target).parameters)
-    if not is_dataclass(target):  # what the toolkit itself passes is positional
-        parameters = {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    required = [key for key, parameter in parameters.items() if parameter.default is parameter.empty]
-    _check_keys(settings, parameters, required, node["_target_"], where)
-    hints = _hints(_signature_of(target))
-    valid = {key: validate(hints.get(key, Any), value, f"{where}.{key}") for key, value in settings.items()}
-    return partial(target, **valid)
+    return partial(target, **_read(target, settings, where, node["_target_"]))
 
 
 def settings_type(target: Callable[..., Any]) -> type | None:
@@ -209,11 +187,22 @@ def settings_type(target: Callable[..., Any]) -> type | None:
 
 def read_settings(kind: type[T], node: Mapping[str, Any], where: str) -> T:
     """A dataclass of settings from a node of a recipe. Raises UserError naming the key that is missing or wrong."""
-    names = {f.name: f for f in fields(typing.cast(Any, kind)) if f.init}
-    required = [n for n, f in names.items() if f.default is MISSING and f.default_factory is MISSING]
-    _check_keys(node, names, required, kind.__name__, where)
-    hints = _hints(kind)
-    return kind(**{key: validate(hints[key], value, f"{where}.{key}") for key, value in node.items()})
+    return kind(**_read(kind, node, where, kind.__name__))
+
+
+def _read(target: Callable[..., Any], settings: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
+    """The settings as the signature of `target` types them; of a function those that are passed by keyword only."""
+    parameters = dict(inspect.signature(target).parameters)
+    if not is_dataclass(target):  # what the toolkit itself passes is positional
+        parameters = {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    for key in settings:
+        if key not in parameters:
+            raise UserError(f"{where}.{key} is not a setting of {name}{suggest(key, parameters)}")
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in settings:
+            raise UserError(f"{where}.{key} is missing: {name} needs it")
+    hints = _hints(target)
+    return {key: validate(hints.get(key, Any), value, f"{where}.{key}") for key, value in settings.items()}
 
 
 def validate(hint: Any, value: Any, where: str) -> Any:
@@ -227,38 +216,21 @@ def validate(hint: Any, value: Any, where: str) -> Any:
         value = tuple(value)
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
-    except PydanticUserError:  # a dataclass in a union: it has a configuration of its own
+    except PydanticUserError:  # a dataclass in a union: it has its own configuration
         adapter = TypeAdapter(hint)
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        keys: Collection[Any] = value if isinstance(value, Mapping) else range(len(value) if _is_list(value) else 0)
+        keys = value if isinstance(value, Mapping) else range(len(value) if isinstance(value, list | tuple) else 0)
         key = ".".join([where, *(str(part) for part in first["loc"] if part in keys)])
         reason = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         raise UserError(f"{key} must be {reason}, not {first['input']!r}") from None
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple)
-
-
-def _check_keys(
-    settings: Mapping[str, Any], known: Collection[str], required: Collection[str], target: str, where: str
-) -> None:
-    for key in settings:
-        if key not in known:
-            raise UserError(f"{where}.{key} is not a setting of {target}{suggest(key, known)}")
-    for key in required:
-        if key not in settings:
-            raise UserError(f"{where}.{key} is missing: {target} needs it")
-
-
-def _signature_of(target: Callable[..., Any]) -> Callable[..., Any]:
-    return target.__init__ if inspect.isclass(target) and not is_dataclass(target) else target
-
-
 def _hints(target: Callable[..., Any], extras: bool = False) -> dict[str, Any]:
+    if inspect.isclass(target) and not is_dataclass(target):
+        target = target.__init__
     try:
         return typing.get_type_hints(target, include_extras=extras)
     except NameError:  # a type that is imported for type checkers only

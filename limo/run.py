@@ -17,7 +17,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +27,8 @@ from limo.data import content_id, replacing
 from limo.errors import UserError
 from limo.model import file_hash, fingerprint
 
-PACKAGES = (
-    "limo-toolkit",
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "deepspeed",
-    "datasets",
-    "math-verify",
-    "sympy",
-    "reasoning-gym",
-    "hydra-core",
-)
+PACKAGES = """limo-toolkit torch transformers trl peft accelerate deepspeed datasets math-verify sympy reasoning-gym
+hydra-core""".split()
 # Settings of engines that change how fast they sample, not what: a run may be resumed with other values of them
 SPEED_ONLY = frozenset(
     "batch_size base_urls api_key_env allow_insecure concurrency stream timeout tries patience backoff serve_python "
@@ -74,7 +62,7 @@ def claim(
 
     `begun` are paths that exist once an unfinished step holds work made with its settings, such as checkpoints; without
     them it may begin anew with other settings. `grows` are keys of settings that say how much is asked for: with other
-    values the step goes on from what it has. Raises UserError if the folder holds this step, finished or begun, made
+    values the step continues from what it has. Raises UserError if the folder holds this step, finished or begun, made
     with other settings or from other inputs, or if what the step wrote was changed since.
     """
     folder = Path(folder)
@@ -112,7 +100,7 @@ def claim(
             "finished": True,
             "tokens": step.tokens,
             "results": step.results,
-            "outputs": {_relative(path, folder): content_hash(path) for path in step.outputs},
+            "outputs": {os.path.relpath(path, folder): content_hash(path) for path in step.outputs},
         }
     finally:
         step.entry["seconds"] = round(before + time.monotonic() - start, 2)
@@ -148,13 +136,8 @@ def content_hash(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Installed versions of the packages that can change a result."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    installed = {package.name: package.version for package in distributions() if package.name in PACKAGES}
+    return {package: installed[package] for package in PACKAGES if package in installed}
 
 
 def commit() -> str | None:
@@ -162,15 +145,11 @@ def commit() -> str | None:
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
+    ask = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
     try:
-        ask = ["git", "-C", str(root)]
-        head = subprocess.run(
-            [*ask, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        ).stdout
-        changed = subprocess.run([*ask, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+        return subprocess.run(ask, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return head.strip() + ("+changes" if changed.stdout.strip() else "")
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
@@ -192,7 +171,7 @@ def _refuse_if_different(
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
             f"{folder} was made with other settings for '{name}' ({'; '.join(changed[:3])}{more}). "
-            "Give this run a name of its own with name=<name>, or remove that folder"
+            "Give this run another name with name=<name>, or remove that folder"
         )
 
 
@@ -208,10 +187,6 @@ def _outputs_stand(folder: Path, name: str, entry: Mapping[str, Any]) -> bool:
                 "or remove it to have it made again"
             )
     return True
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return os.path.relpath(path, folder)
 
 
 def lasting(settings: Any) -> Any:

@@ -13,6 +13,7 @@ last `\\boxed{}`.
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, islice
@@ -53,8 +54,8 @@ def file(
     `max_bytes` of one row, `fraction` and `licence` as `take_fraction` takes them. Raises UserError if there is no such
     file, its kind is unknown, or no row is usable.
     """
-    rows = _of_source(name, read_rows(path, max_bytes))
-    yield from take_fraction(examples(rows, name, system, str(path), fields or {}, limit), name, fraction, licence)
+    rows = examples(read_rows(path, max_bytes), name, system, str(path), fields or {}, limit)
+    yield from take_fraction(rows, name, fraction, licence)
 
 
 def hub(
@@ -76,8 +77,8 @@ def hub(
     Args as `file` has them. Give `revision` a commit hash: a dataset that changes under its name makes runs that cannot
     be compared.
     """
-    rows = _of_source(name, hub_rows(path, config, split, revision))
-    yield from take_fraction(examples(rows, name, system, path, fields or {}, limit), name, fraction, licence)
+    rows = examples(hub_rows(path, config, split, revision), name, system, path, fields or {}, limit)
+    yield from take_fraction(rows, name, fraction, licence)
 
 
 def take_fraction(rows: Iterable[Row], name: str, fraction: float, licence: str) -> Iterator[Row]:
@@ -120,14 +121,6 @@ def hub_rows(path: str, config: str | None, split: str, revision: str | None) ->
         yield number, bounded(row, MAX_BYTES)
 
 
-def _of_source(name: str, rows: Iterator[Raw]) -> Iterator[Raw]:
-    """The rows, and in an error the name of the source that they are for."""
-    try:
-        yield from rows
-    except UserError as error:
-        raise UserError(f"pool source '{name}': {error}") from None
-
-
 def generate(
     name: str,
     system: str,
@@ -141,26 +134,12 @@ def generate(
     fraction: float = 1.0,
     licence: str = "",
 ) -> Iterator[Row]:
-    """As `_generated`, with the source's `fraction` and `licence`, see `take_fraction`."""
-    yield from take_fraction(
-        _generated(name, system, generator, size, seed, options, templates), name, fraction, licence
-    )
-
-
-def _generated(
-    name: str,
-    system: str,
-    generator: str,
-    size: int,
-    seed: int,
-    options: Mapping[str, Any] | None,
-    templates: list[int] | None,
-) -> Iterator[Row]:
     """Problems made by a `reasoning-gym` generator: the same `size` problems for the same `seed`, offline.
 
     `options` go to the generator; `templates`, for `gsm_symbolic`, are the template numbers to sample. `gsm_symbolic`
     brings chains; for `chain_sum` they are written line by line; other generators have none. A repeated problem is
-    dropped. Raises UserError for an unknown generator or option.
+    dropped. `fraction` and `licence` as `take_fraction` takes them. Raises UserError for a generator or option
+    that does not exist.
     """
     import reasoning_gym
 
@@ -175,20 +154,24 @@ def _generated(
         if unknown or not templates:
             raise UserError(f"pool source '{name}': gsm_symbolic has no template {unknown or 'in an empty list'}")
         made.task_indices = Random(seed).choices(templates, k=size)
-    seen: set[str] = set()
-    for index, item in enumerate(made):
-        key = f"{name}/{index + 1}"
-        if item["question"] in seen:
-            yield Dropped(key, name, "repeated problem", "", generator, index + 1, {"problem": item["question"]})
-            continue
-        seen.add(item["question"])
-        meta = item["metadata"]
-        worked = meta.get("answer_cot") or (running_total(meta["expression"]) if generator == "chain_sum" else "")
-        notes = {"generator": generator, "seed": seed} | (
-            {"template": made.task_indices[index]} if generator == "gsm_symbolic" else {}
-        )
-        notes |= {"terms": meta["num_terms"]} if "num_terms" in meta else {}
-        yield Example(key, chat(item["question"], system), str(item["answer"]), worked, source=name, notes=notes)
+
+    def rows() -> Iterator[Row]:
+        seen: set[str] = set()
+        for number, item in enumerate(made, 1):
+            key, question, meta = f"{name}/{number}", item["question"], item["metadata"]
+            if question in seen:
+                yield Dropped(key, name, "repeated problem", "", generator, number, {"problem": question})
+                continue
+            seen.add(question)
+            worked = meta.get("answer_cot") or (running_total(meta["expression"]) if generator == "chain_sum" else "")
+            notes = {"generator": generator, "seed": seed}
+            if generator == "gsm_symbolic":
+                notes["template"] = made.task_indices[number - 1]
+            if "num_terms" in meta:
+                notes["terms"] = meta["num_terms"]
+            yield Example(key, chat(question, system), str(item["answer"]), worked, source=name, notes=notes)
+
+    yield from take_fraction(rows(), name, fraction, licence)
 
 
 def running_total(expression: str) -> str:
@@ -219,15 +202,18 @@ def examples(
         raise UserError(f"pool source '{name}': fields has '{unknown[0]}'; it may name {', '.join(COLUMNS)}")
     if limit is not None and limit < 1:
         raise UserError(f"pool source '{name}': limit must be at least 1, not {limit}; null reads all rows")
-    usable, reasons, columns = 0, dict[str, int](), set[str]()
-    for number, raw in islice(raws, limit):
-        row = _example(raw, number, name, system, path, fields)
-        if isinstance(row, Example):
-            usable += 1
-        else:
-            reasons[row.reason] = reasons.get(row.reason, 0) + 1
-            columns |= set(raw) if isinstance(raw, dict) and len(columns) < 50 else set()
-        yield row
+    usable, reasons, columns = 0, Counter[str](), set[str]()
+    try:
+        for number, raw in islice(raws, limit):
+            row = _example(raw, number, name, system, path, fields)
+            if isinstance(row, Example):
+                usable += 1
+            else:
+                reasons[row.reason] += 1
+                columns |= set(raw) if isinstance(raw, dict) and len(columns) < 50 else set()
+            yield row
+    except UserError as error:  # of the file as a whole
+        raise UserError(f"pool source '{name}': {error}") from None
     if not usable:
         raise UserError(_none_usable(name, path, reasons, columns))
 
@@ -329,6 +315,6 @@ def _answer(answer: str, worked: str) -> tuple[str, str]:
 def _small(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
-    return (isinstance(value, int | bool) and abs(value) < 2**63) or (
-        isinstance(value, str) and len(value) <= NOTE_CHARS
-    )
+    if isinstance(value, str):
+        return len(value) <= NOTE_CHARS
+    return isinstance(value, int) and abs(value) < 2**63

@@ -63,3 +63,12 @@ def print_table(table: Table, console: Any = None) -> None:
     for row in table.rows:
         shown.add_row(*(Text(_text(cell)) for cell in row))
     (console or terminal()).print(shown)
+
+
+def format_metric(value: int | float | str) -> str:
+    """A metric as a person reads it.
+
+    >>> format_metric(12345), format_metric(0.98765), format_metric("0.98 of 3")
+    ('12,345', '0.988', '0.98 of 3')
+    """
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else value

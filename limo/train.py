@@ -17,6 +17,7 @@ from typing import Any
 
 from limo.chat import MASKED
 from limo.command import command
+from limo.data import read_jsonl
 from limo.errors import UserError
 from limo.machine import is_main, world_size
 from limo.model import model_folder
@@ -29,7 +30,7 @@ from limo.training.batches import supervised_shape
 from limo.training.fit import Job, check_settings, fit, is_finished, make_job, run_training
 from limo.training.launch import start_ranks
 from limo.training.models import load_trained_tokenizer
-from limo.training.rows import describe, prepare, read_examples, tokenise
+from limo.training.rows import describe, prepare, tokenise
 from limo.training.settings import Supervised, Training
 from limo.training.sharding import offloads
 
@@ -62,7 +63,7 @@ def _look(settings: Supervised) -> dict[str, Any]:
     if not is_main():
         return {}
     tokenizer = load_trained_tokenizer(settings, model_folder(settings.model))
-    prepared = prepare(tokenizer, islice(read_examples(settings.data), LOOKED_AT), settings.max_length)
+    prepared = prepare(tokenizer, islice(read_jsonl(settings.data), LOOKED_AT), settings.max_length)
     shown = [("", *row) for row in zip(prepared.rows, prepared.rendered, strict=True)][: settings.look]
     print_rows(tokenizer, shown, settings.system)
     kept, dropped = len(prepared.rows), len(prepared.dropped)
@@ -95,7 +96,7 @@ def _read_held_out(job: Job, settings: Supervised) -> Any:
     from datasets import Dataset
 
     assert settings.eval_data
-    prepared = prepare(job.tokenizer, read_examples(settings.eval_data), settings.max_length)
+    prepared = prepare(job.tokenizer, read_jsonl(settings.eval_data), settings.max_length)
     if not prepared.rows:
         raise UserError(f"no row of train.eval_data={settings.eval_data} fits into max_length")
     for row, rendered in zip(prepared.rows, prepared.rendered, strict=True):

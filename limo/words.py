@@ -31,7 +31,7 @@ class Terms:
     signs: "re.Pattern[str] | None"  # terms without spaces around them, the longest first
 
     def count(self, text: str, words: Counter[str], has_han: bool) -> int:
-        """How often they occur in a lower-case text with these words. A phrase counts once, whatever it consists of."""
+        """How often they occur in a lower-case text with these words. A phrase counts once, not its words."""
         total = sum(words[word] for word in self.words & words.keys())
         for phrase, whole, inside in self.phrases:
             if phrase in text:

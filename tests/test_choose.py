@@ -9,11 +9,11 @@ import yaml
 
 from curation.card import write_card
 from curation.controls import Controls, write_controls
+from curation.stage_metrics import take
 from curation.stages.choose import Lengths, chains, problems
 from curation.stages.pairs import pair_with_dropped
 from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
 from limo.errors import UserError
-from limo.stage_metrics import take
 from tests.conftest import example, split
 
 

@@ -192,7 +192,7 @@ def carried_out(command: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> No
     if "$LIMO_DATA" in command:
         if not os.environ.get("LIMO_DATA"):
             return
-        arguments = [os.path.expandvars(a) if "=" not in a else a for a in arguments]
+        arguments = [os.path.expandvars(a) for a in arguments]
     monkeypatch.setattr(sys, "argv", [module, *shrunk(arguments, tiny)])
     monkeypatch.setattr(sys, "path", [str(Path.cwd()), *sys.path])
     os.environ.pop("HYDRA_FULL_ERROR", None)

@@ -140,7 +140,7 @@ def test_rows_that_cannot_be_scored(tiny: Path, tmp_path: Path) -> None:
         ({"batch_size": 0}, "must be at least 1: 0, 3"),
         ({"max_length": 513}, "fit.max_length is 513, the model takes 512 tokens"),
         ({"scores": ["nlll"]}, r"must name some of nll, .*, not \['nlll'\]"),
-        ({"server": "http://127.0.0.1:9/v1"}, "no model is served at http://127.0.0.1:9/v1"),
+        ({"server": "http://127.0.0.1:9/v1"}, "the server at http://127.0.0.1:9/v1 does not answer"),
     ],
 )
 def test_wrong_settings(change: dict[str, Any], said: str, tiny: Path) -> None:

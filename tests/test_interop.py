@@ -4,18 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from limo.data import write_jsonl
-from limo.hub import main, push
 from limo.recipe import compose, run_section
 from tests.conftest import lines
-from tests.hub_stub import KEY, LICENCES, Hub, serving
 from tests.test_commands import small
 from tests.test_train import ARGS, rows, train
+
+LICENCES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0", "other"}
 
 
 def attempt(question: str, index: int) -> str:
@@ -114,57 +112,7 @@ def test_the_cards_are_read_by_the_hub_s_own_classes(finished: Path) -> None:
     assert merged.library_name == "transformers"
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A Hub on this machine, which huggingface_hub takes for the real one."""
-    import huggingface_hub.constants as constants
-    from huggingface_hub import hf_api
-
-    with serving() as there:
-        for name, value in (("ENDPOINT", there.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.setattr(hf_api.api, "endpoint", there.url)
-        monkeypatch.setenv("HF_TOKEN", KEY)
-        yield there
-
-
-def test_a_model_and_a_curated_set_go_to_the_hub(finished: Path, hub: Hub) -> None:
-    url = push(finished / "model", "me/limo-demo")
-    assert url == f"{hub.url}/me/limo-demo" and hub.created[0]["visibility"] == "private"
-    model = hub.files["models/me/limo-demo"]
-    assert model == {p.name: p.read_bytes() for p in (finished / "model").iterdir() if p.is_file()}
-    push(finished, "me/limo-chains", private=False)
-    data = hub.files["datasets/me/limo-chains"]
-    assert set(data) == {"README.md", "curated.parquet", "pairs.parquet", "recipe.yaml"}
-    assert data["curated.parquet"] == (finished / "curated.parquet").read_bytes()
-    assert yaml.safe_load(data["recipe.yaml"])["name"] == "demo"
-    push(finished, "me/limo-chains")
-    assert hub.commits in (2, 3), "what is there already is not uploaded again"
-
-
-def test_what_a_person_gets_wrong_about_the_hub_is_one_line(
-    finished: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    for arguments, said in (
-        ([str(tmp_path), "me/x"], "is neither a model (config.json) nor a curated run"),
-        ([str(finished)], "usage: python -m limo.hub FOLDER OWNER/NAME [public]"),
-        ([str(finished), "me/x", "pubic"], "usage:"),
-        ([str(finished), "a/b/c"], "tries again"),
-        ([str(finished), "me/x"], "401"),
-        ([str(finished), "me/gone"], "Connection refused"),
-    ):
-        if "me/gone" in arguments:
-            hub.shutdown()
-            hub.server_close()
-        monkeypatch.setattr(sys, "argv", ["limo.hub", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert ended.value.code == 2 and len(told) == 1 and said in told[0] and "hf_wrong" not in told[0], told
-
-
-def test_pushed_sets_keep_no_machine_path(finished: Path) -> None:
+def test_cards_keep_no_machine_path(finished: Path) -> None:
     card = (finished / "README.md").read_text()
     assert str(finished) not in card and json.dumps(str(Path.home()))[1:-1] not in card
 

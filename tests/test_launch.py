@@ -14,7 +14,8 @@ from limo.training import launch
 from limo.training.batches import Shape, padded_shape
 from limo.training.checkpoints import MARK, check_resumable, has_checkpoint, last_checkpoint, mark_whole
 from limo.training.settings import Supervised
-from limo.training.sharding import offloads, read_deepspeed, shard_arguments, sharding_files
+from limo.training.sharding import offloads, read_deepspeed, shard_arguments
+from tests.conftest import ROOT
 from tests.test_train import ARGS, settings
 
 
@@ -46,7 +47,7 @@ def test_a_broken_connection_is_another_rank_only_among_several(monkeypatch: pyt
 
 def test_deepspeed_files(tmp_path: Path) -> None:
     """The shipped ones leave to the trainer what it decides; one that would save no model is refused."""
-    files = sharding_files()
+    files = {path.stem: path for path in (ROOT / "recipes" / "deepspeed").glob("*.json")}
     assert set(files) == {"zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"}
     for name in files:
         config = read_deepspeed(name)

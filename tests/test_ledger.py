@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -15,7 +15,7 @@ import pytest
 
 import limo.engines.ledger
 from limo.data import chat
-from limo.engines.ledger import Cached, set_budget, spent, within_budget
+from limo.engines.ledger import Cached, spent, within_budget
 from limo.engines.protocol import Completion, Request, Sampling, Scripted, sample, taker
 from limo.errors import UserError
 from limo.ledgers import list_models, salvage
@@ -209,31 +209,27 @@ def test_two_runs_beside_each_other_pay_once(tmp_path: Path) -> None:
     assert len(set(asked)) == 60 and len(asked) <= 64, "only what was running in the killed process is sampled again"
 
 
-@pytest.fixture
-def no_budget() -> Iterator[None]:
-    yield
-    limo.engines.ledger.budget = limo.engines.ledger.Budget()
-
-
-@pytest.mark.usefixtures("no_budget")
-def test_a_run_stops_at_its_budget_and_goes_on_with_a_larger_one() -> None:
+def test_a_run_stops_at_its_budget_and_resumes_with_a_larger_one() -> None:
     inner = Scripted(lambda q, i: q, "budgeted", batch_size=3)
     prompts = [chat(f"{i} x") for i in range(10)]
-    set_budget("/runs/mine", 4, None)
-    with pytest.raises(UserError, match="budget of 4 samples is used up: 4 samples with 8 tokens"):
+    with (
+        within_budget("/runs/mine", 4, None),
+        pytest.raises(UserError, match="budget of 4 samples is used up: 4 samples"),
+    ):
         sample(Cached(inner), prompts, GREEDY)
-    set_budget("/runs/mine", 4, None)  # a restart does not begin anew
-    with pytest.raises(UserError, match="used up"):
+    with (
+        within_budget("/runs/mine", 4, None),
+        pytest.raises(UserError, match="used up"),
+    ):  # a restart does not begin anew
         sample(Cached(inner), prompts, GREEDY)
     assert len(inner.asked) == 4, "a batch of three is cut to what is left"
-    set_budget(
-        "/runs/other", None, 25
-    )  # what others have paid for costs nothing; each of its own takes 2, and may take 12
-    with pytest.raises(UserError, match=r"25 tokens is used up: \d samples with 14 tokens.* next may take 12"):
+    # What others have paid for costs nothing; each further sample takes 2 tokens, and may take 12
+    used_up = r"25 tokens is used up: \d samples with 14 tokens.* next may take 12"
+    with within_budget("/runs/other", None, 25), pytest.raises(UserError, match=used_up):
         sample(Cached(inner), [*prompts, *(chat(f"{i} y") for i in range(5))], GREEDY)
     assert len(inner.asked) == 4 + 7
-    set_budget("/runs/mine", 11, 100)
-    assert len(sample(Cached(inner), prompts, GREEDY)) == 10
+    with within_budget("/runs/mine", 11, 100):
+        assert len(sample(Cached(inner), prompts, GREEDY)) == 10
 
 
 def test_a_budget_ends_with_the_run_that_has_it() -> None:

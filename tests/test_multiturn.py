@@ -166,22 +166,22 @@ def test_the_commands_of_the_iterations() -> None:
     ]
     own = ("--config-dir", "my", "recipe=x", "seed=1")
     assert listed[0].overrides == (
-        *(*own, "out=r/boost", "student=base"),
-        *("curate.pool=${boost.curate.pool}", "train.weighting=${boost.train.weighting}"),
-        "train.args.learning_rate=${boost.train.args.learning_rate}",
+        *(*own, "out='r/boost'", "student='base'"),
+        *("curate.pool=${boost.curate.pool}", "train.args.learning_rate=${boost.train.args.learning_rate}"),
+        "train.weighting=${boost.train.weighting}",
     )
-    first = (*own, "out=r/iteration-1", "student=r/boost/model", "train.model=r/boost/model")
+    first = (*own, "out='r/iteration-1'", "student='r/boost/model'", "train.model='r/boost/model'")
     assert listed[2].overrides == listed[4].overrides == first
-    again = (*own, "out=r/iteration-2", "student=r/iteration-1/model", "train.model=r/boost/model")
+    again = (*own, "out='r/iteration-2'", "student='r/iteration-1/model'", "train.model='r/boost/model'")
     assert listed[5].overrides == again, "the last model answers, the first one is trained anew"
     assert listed[8].overrides[-3:] == (
         "~eval.models",
-        "+eval.models={first: r/boost/model, iteration_1: r/iteration-1/model, iteration_2: r/iteration-2/model}",
+        "+eval.models={first: 'r/boost/model', iteration_1: 'r/iteration-1/model', iteration_2: 'r/iteration-2/model'}",
         "eval.compare=[[first,iteration_1],[iteration_1,iteration_2],[first,iteration_2]]",
     )
     on = list_commands(Path("r"), "base", None, 2, "last", typed)
-    assert on[0].overrides[-3:] == ("out=r/iteration-1", "student=base", "train.model=base")
-    assert on[3].overrides[-1] == "train.model=r/iteration-1/model"
+    assert on[0].overrides[-3:] == ("out='r/iteration-1'", "student='base'", "train.model='base'")
+    assert on[3].overrides[-1] == "train.model='r/iteration-1/model'"
     with pytest.raises(UserError, match="not 'eval'"):
         list_commands(Path("r"), "base", {"eval": {"seed": 1}}, 1, "first", [])
     with pytest.raises(UserError, match="at least 1, not 0"):

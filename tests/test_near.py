@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from bench.leaks import renumber, write_other_latex, write_other_space
+from curation.parallel import chunked, spread
 from curation.stages.dedup import near_dedup, say_the_same
 from limo.data import Example, chat
 from limo.errors import UserError
-from limo.parallel import chunked, spread
 from tests.conftest import split
 
 

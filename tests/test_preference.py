@@ -273,7 +273,6 @@ def test_mistakes_get_one_line(tiny: Path, tmp_path: Path) -> None:
         ({"loss": "limo.training.preference.dopo"}, "'limo.training.preference.dopo' does not exist"),
         ({"data": str(tmp_path / "none.jsonl")}, "no such file"),
         ({"max_length": 3}, "no row of .* can be trained on"),
-        ({"quantize": "nf4"}, "train.lora"),
         ({"global_batch": 6}, "cannot be divided"),
         ({"args": {**ARGS, "router_aux_loss_coef": 0.1}}, "preference losses have no such term"),
     ):

@@ -1,7 +1,6 @@
 """Plain lines where there is no terminal."""
 
 import io
-import re
 
 import pytest
 
@@ -21,20 +20,6 @@ def test_lines_tell_count_rate_and_time_left(
     assert "left" not in lines[0], "one completion says nothing of the rate"
     assert lines[1].startswith("sampling: 2/10 completions, ") and " left, loss 1" in lines[1]
     assert lines[-1].startswith("sampling: 10/10 completions") and "left" not in lines[-1]
-
-
-def test_what_was_there_before_says_nothing_of_the_rate(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = iter(range(0, 100_000, 100))
-    monkeypatch.setattr(limo.progress.time, "monotonic", lambda: float(next(now)))
-    with progress("study", 12, "training", done=9) as advance:
-        for _ in range(3):
-            advance(1)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("study: 10/12 trainings") and lines[-1].startswith("study: 12/12 trainings")
-    each, spent = (int(found) for found in re.findall(r"(\d+) min", lines[-1]))
-    assert 2 * each <= spent <= 4 * each + 3, f"three trainings, not twelve: {lines[-1]}"
 
 
 def test_clock() -> None:

@@ -1,5 +1,6 @@
 """Every shipped recipe composes and fits the functions it names; keys that do not fit are told."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ import yaml
 from limo.errors import UserError
 from limo.machine import count_cores
 from limo.recipe import RECIPES, bind, check_node, compose, input_files, nodes, recipe_names, validate
-from limo.run import claim, content_hash, differences, read_manifest
+from limo.run import claim, content_hash, differences, read_manifest, remember_recipe
 from limo.training.settings import check_args
 
 OPEN = {"evaluate": ("eval.models.model=x",)}  # what a recipe leaves to the person
@@ -134,6 +135,15 @@ def test_cores_is_what_this_process_may_use() -> None:
 
 def sampled(batch_size: int) -> dict[str, object]:
     return {"a": 1, "engine": {"_target_": "limo.engines.x.X", "batch_size": batch_size}}
+
+
+def test_sections_that_end_together_all_stay_in_the_recipe_of_the_run(tmp_path: Path) -> None:
+    """Evaluations of one run may run at the same time."""
+    names = [f"section_{i}" for i in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda name: remember_recipe(tmp_path, {"name": "x", name: {"_target_": "f"}}, name), names))
+    kept = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    assert kept == {"name": "x", **{name: {"_target_": "f"} for name in names}}
 
 
 def test_a_claim_remembers_and_refuses(tmp_path: Path) -> None:

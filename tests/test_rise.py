@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from curation.rise import Rewards, collect, keep, weigh
+from curation.rise import Rewards, collect, keep, reward_weights, weigh
 from eval.turns import Dialogue, Episode
 from eval.turns import sample_turn as draw
 from limo.chat import prompt_ids
@@ -17,7 +17,6 @@ from limo.engines.protocol import Completion, Sampling, Scripted
 from limo.errors import UserError
 from limo.model import load_model, load_tokenizer
 from limo.recipe import bind, check_node, compose, nodes
-from limo.training.losses import reward_weights
 from limo.training.rows import prepare
 from tests.conftest import Script, asked, example, lines, split
 from tests.test_train import ARGS, curve, train

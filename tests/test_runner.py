@@ -12,10 +12,10 @@ from curation.controls import Controls
 from curation.run import Limits, curate
 from curation.runner import RayData, apply
 from curation.stage import About, about, check_stages, in_order, stage
+from curation.stage_metrics import count, record, take
 from curation.stages.choose import chains
 from limo.data import Dropped, Example, Row, write_jsonl
 from limo.errors import UserError
-from limo.stage_metrics import count, record, take
 from tests.conftest import example, lines
 
 HERE = "tests.test_runner."

@@ -79,7 +79,7 @@ def test_losses_that_differ_by_a_constant_or_a_factor_train_alike_and_others_do_
     same = check_text(body("a = 3 * torch.log(1 + torch.exp(-x.clamp(min=-80))) + 7\nreturn a"), BETA)
     assert "not finite" in same.refused or train_alike(same.probes, probes["dpo"])
     assert train_alike(check_text(body("return 3 * F.softplus(-x) + 7"), BETA).probes, probes["dpo"])
-    decides = check_text(body("return hinge(x) if x.mean() > 0 else logistic(x)"), BETA)
+    decides = check_text(body("return torch.where(x.mean() > 0, hinge(x), logistic(x))"), BETA)
     assert not train_alike(decides.probes, probes["slic"]), "a decision by the batch is seen"
 
 
@@ -100,9 +100,9 @@ def test_losses_that_differ_by_a_constant_or_a_factor_train_alike_and_others_do_
         ("return (x * 0).sum()", "one value per pair"),
         ("return F.softplus(-x) * torch.arange(10)", "is not known"),
         ("y = x", "ends without a return"),
-        ("if beta > 1:\n    return x", "ends without a return"),
         ("return z", "'z' has no value"),
-        ("if x > 0:\n    return x\nreturn -x", "torch.where decides pair by pair"),
+        ("if x > 0:\n    return x\nreturn -x", "If is not allowed"),
+        ("return x\nreturn -x", "Return is not allowed"),
         ("y = (9.0 ** 9) ** 9\ny = y ** 9\nreturn logistic(x) + y", "line 6"),
         ("return F.relu(-x, True)", "relu takes 1 to 1 values"),
     ],
@@ -298,4 +298,4 @@ def test_a_check_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_refusals_name_their_line() -> None:
     with pytest.raises(Refused, match=r"^line 5: Import is not allowed$"):
-        Candidate(body("import os\nreturn x"))
+        Candidate(body("import os\nreturn x"))(sampled(), BETA)

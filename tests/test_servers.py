@@ -68,11 +68,8 @@ def test_thousands_of_requests_of_which_a_fifth_fail(
         with closing(sqlite3.connect(next(tmp_path.glob("*.sqlite")))) as store:
             assert store.execute("SELECT count(*), count(DISTINCT name) FROM completion").fetchone() == (count, count)
         assert set(counts["delivered"].values()) == {1} and len(counts["delivered"]) == count, "none is paid for twice"
-        # What the provider has made and the ledger lacks was lost on the way; a reset may have been one, too
-        gone = sum(counts["made"].values()) - count
-        assert gone > count / 30 and f"{gone + counts['faults']['reset']:,} answers were lost" in said
-        assert f"{sum(counts['faults'][kind] for kind in kinds if kind not in ODD):,} failed requests: " in said
-        assert f"counts of {sum(counts['faults'][kind] for kind in ODD[:3]):,} completions" in said
+        assert f"{sum(counts['faults'][kind] for kind in ODD[:3]):,} x missing or absurd token counts" in said
+        assert f"{counts['faults']['500']:,} x 500" in said
         again = sample(engine, prompts, ONE)
         assert again == done and server.counts()["made"] == counts["made"], "a second run asks for nothing"
     assert salvage(tmp_path / "again", [tmp_path])[1] == 0
@@ -139,7 +136,6 @@ def test_what_is_sent(server: Running, tiny: Path) -> None:
         "temperature": 0.5,
         "max_completion_tokens": 100,
         "stop": ["Z"],
-        "stream": False,
         "top_k": 20,
     }
     begun = (*chat("mine </s>"), Message(role="assistant", content="2 + 3 ="))
@@ -204,7 +200,7 @@ def test_a_server_that_is_down_ends_the_run_with_one_line(fault: str, tmp_path: 
         assert time.monotonic() - begun < 40 and "\n" not in said
         assert server.url in said and "Finished samples are kept" in said
         words = {
-            "nobody": "Connection",
+            "nobody": "ConnectError",
             "hang": "no answer in time",
             "endless": "it asks to wait 24 h",
             "400": "20 requests were refused in a row",

@@ -43,7 +43,7 @@ BAD_ROWS = [  # a line of a JSONL file, the reason it is set aside with
 
 
 @pytest.mark.parametrize(("line", "reason"), BAD_ROWS, ids=[f"{r} {i}" for i, (_, r) in enumerate(BAD_ROWS)])
-def test_a_bad_row_is_set_aside_and_the_rows_around_it_are_kept(line: bytes, reason: str, tmp_path: Path) -> None:
+def test_a_bad_row_is_dropped_and_the_rows_around_it_are_kept(line: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "pool.jsonl"
     path.write_bytes(GOOD + line + GOOD)
     first, bad, last = read(path)
@@ -153,10 +153,22 @@ def test_an_unusable_file_is_one_clear_error(name: str, content: bytes, said: st
 
 
 @pytest.mark.parametrize("limit", [0, -5])
-def test_a_limit_below_one_is_told(limit: int, tmp_path: Path) -> None:
+def test_a_limit_below_one_is_an_error(limit: int, tmp_path: Path) -> None:
     (tmp_path / "pool.jsonl").write_text('{"problem": "q", "answer": "1"}\n')
     with pytest.raises(UserError, match=f"limit must be at least 1, not {limit}"):
         read(tmp_path / "pool.jsonl", limit=limit)
+
+
+def test_a_file_without_read_permission_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pool.jsonl"
+    path.write_text('{"problem": "q", "answer": "1"}\n')
+
+    def refuse(*_: object, **__: object) -> None:  # the tests may run as root, who may read everything
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"^pool source 'p': may not read '.*pool\.jsonl'\. Change its permissions$"):
+        list(file("p", "", path=str(path)))
 
 
 def test_a_bad_byte_in_a_json_array_costs_one_row(tmp_path: Path) -> None:
@@ -167,7 +179,7 @@ def test_a_bad_byte_in_a_json_array_costs_one_row(tmp_path: Path) -> None:
     assert [getattr(r, "reason", "") for r in read(path)] == ["", "problem is not text", ""]
 
 
-def test_a_misspelt_column_in_fields_is_told(tmp_path: Path) -> None:
+def test_a_misspelt_column_in_fields_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "pool.jsonl"
     path.write_text('{"problem": "q", "answer": "1", "solution": "s"}')
     with pytest.raises(UserError, match=r"missing field: 1.*answer, problem, solution"):

@@ -256,18 +256,6 @@ def test_an_adapter_is_trained_saved_and_merged(tiny: Path, tmp_path: Path) -> N
     assert torch.allclose(kept(ids).logits, merged(ids).logits, atol=1e-5)
 
 
-def test_adapters_are_trained_beside_weights_in_four_bits(tiny: Path, tmp_path: Path) -> None:
-    run, lora = tmp_path / "run", {"r": 4, "lora_alpha": 16}
-    results = train(tiny, tmp_path, lora=lora, quantize="nf4", dtype="bfloat16", args={**ARGS, "bf16": True})
-    base = load_model(tiny, "float32")
-    assert results["weights_bytes"] < 0.6 * 4 * base.num_parameters(), "most weights take half a byte"
-    assert results["last_loss"] < results["first_loss"]
-    merged = load_model(run / "model", "auto")
-    assert merged.dtype == torch.bfloat16 and (run / "adapter" / "adapter_model.safetensors").is_file()
-    moved = [not torch.equal(a, b.bfloat16()) for a, b in zip(merged.parameters(), base.parameters(), strict=True)]
-    assert sum(moved) == 2 * 7, "the linear layers of both blocks, and nothing else"
-
-
 def test_the_model_says_how_it_was_made_and_where_to_stop(tiny: Path, tmp_path: Path) -> None:
     import hashlib
 
@@ -278,7 +266,6 @@ def test_the_model_says_how_it_was_made_and_where_to_stop(tiny: Path, tmp_path: 
     card = (model / "README.md").read_text()
     assert hashlib.sha256((tmp_path / "rows.jsonl").read_bytes()).hexdigest() in card
     assert "learning_rate: 0.001" in card and f"| last loss | {results['last_loss']:,.4g} |" in card
-    assert (model / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert results["eval_loss"] > 0
     end = load_tokenizer(tiny).convert_tokens_to_ids("<|im_end|>")
     assert json.loads((model / "generation_config.json").read_text())["eos_token_id"] == [end]
@@ -420,8 +407,6 @@ def test_the_held_out_loss_is_that_of_a_token_whatever_the_batch(
 
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
-    ({"quantize": "nf4"}, r"freezes the weights: give train\.lora"),
-    ({"quantize": "nf4", "lora": {"r": 2}, "sharding": "zero3"}, "cannot be sharded. Use ddp, zero1 or zero2"),
     ({"weighting": "rows", "args": {"label_smoothing_factor": 0.1}}, "the weighted loss has no such term"),
     ({"lora": {"rank": 4}}, r"train\.lora: LoraConfig.* unexpected keyword argument 'rank'"),
     ({"dtype": "fp99"}, r"train\.dtype must be 'float32', 'bfloat16' or 'float16', not 'fp99'"),
@@ -435,7 +420,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"args": {"seed": 1}}, r"train\.args\.seed: set train\.seed instead"),
     ({"args": {"gradient_accumulation_steps": 1}}, r"set train\.global_batch instead"),
     ({"args": {"average_tokens_across_devices": False}}, "this trainer decides it"),
-    ({"args": {"hub_token": "hf_x"}}, r"upload the finished model with python -m limo\.hub"),
+    ({"args": {"hub_token": "hf_x"}}, r"upload the finished model with hf upload"),
     ({"data": "nowhere.jsonl"}, "no such file 'nowhere.jsonl'"),
 ]
 

@@ -18,11 +18,11 @@ from curation.mammoth2.pages import archives, domain_of, read
 from curation.mammoth2.refine import Bounds, refine, verified
 from curation.mammoth2.refine import code_of as pair_code
 from curation.stage import check_stages
+from curation.stage_metrics import take
 from curation.stages.decontaminate import drop_overlap
 from limo.data import Dropped, Example, Row, chat
 from limo.engines.protocol import Completion, Sampling, Scripted
 from limo.errors import UserError
-from limo.stage_metrics import take
 from tests.test_commands import Run
 
 LIMITS: dict[str, Any] = {

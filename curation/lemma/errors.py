@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from curation.lemma.mistakes import Mistake, Unusable
 from curation.lemma.teach import Strategy, Teacher
+from curation.parallel import chunked
 from curation.stage import check_engine, drop, stage
 from curation.stages.attempts import judged
 from eval.equations import equations, holds
@@ -31,7 +32,6 @@ from limo.data import Example, Row, content_id
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Sampling, stream
 from limo.errors import UserError
-from limo.parallel import chunked
 from limo.recipe import bind
 
 CHUNK = 500  # rows whose questions a teacher gets at once

@@ -5,7 +5,7 @@ opinion, corrects a solution, and smooths it. Each prompt stands beside the read
 not used: these are our words, one call finds type and step where theirs are two, and the model never copies the wrong
 prefix. The teacher without a model is `curation/lemma/rules.py`.
 
-All text between marks with the row's code is data (`limo/marked.py`). A reader raises `Unusable` for a reply of
+All text between marks with the row's code is data (`limo/engines/marked.py`). A reader raises `Unusable` for a reply of
 another shape; nothing is guessed from words. Such a question is asked again, `tries` times in all; then the row is
 dropped with the reason.
 """
@@ -17,8 +17,8 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from curation.lemma.mistakes import TYPES, Mistake, Unusable, split_steps, tried
 from eval.equations import equations, holds, proved_different
-from limo import marked
 from limo.data import Example, chat
+from limo.engines import marked
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Sampling, sample
 from limo.errors import UserError

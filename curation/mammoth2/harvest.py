@@ -11,16 +11,16 @@ from typing import Any
 
 from curation.mammoth2.markup import RULES
 from curation.mammoth2.pages import first_words
+from curation.parallel import chunked
 from curation.stage import check_engine, stage
+from curation.stage_metrics import count
 from eval.grader.extract import explicit, extract
-from limo import marked
 from limo.data import Dropped, Example, Row, chat, content_id
+from limo.engines import marked
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Prompt, Sampling, sample
 from limo.errors import UserError
-from limo.parallel import chunked
 from limo.recipe import bind, suggest
-from limo.stage_metrics import count
 
 CHUNK = 512  # pieces of pages that are asked about at once
 CUT = re.compile(
@@ -165,7 +165,7 @@ def extract_prompt(page: str, code: str) -> Prompt:
 
 
 def code_of(row: Example) -> str:
-    """The code of a page's marks (`limo/marked.py`)."""
+    """The code of a page's marks (`limo/engines/marked.py`)."""
     return marked.code_of(row.question)
 
 

@@ -20,14 +20,14 @@ import numpy as np
 
 from curation.mammoth2.domains import SHOWN, Domain
 from curation.mammoth2.pages import first_words
+from curation.parallel import chunked, spread
 from curation.similar import digest
 from curation.stage import check_engine, stage
+from curation.stage_metrics import record
 from limo.data import Dropped, Example, Row
 from limo.errors import UserError
-from limo.parallel import chunked, spread
 from limo.progress import say
 from limo.recipe import bind
-from limo.stage_metrics import record
 
 CHUNK = 2000  # pages sent to a process at once; fewer than two of these are worked here
 LONGEST = 20_000  # characters of a page that are looked at

@@ -14,15 +14,15 @@ from typing import Any, Literal
 from curation.mammoth2.harvest import CUT, final_answer
 from curation.similar import numbers, tokens
 from curation.stage import drop, stage
+from curation.stage_metrics import count
 from eval.equations import equations, holds
 from eval.grade import grade
-from limo import marked
 from limo.data import Example, Message, Row, chat, content_id
+from limo.engines import marked
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Prompt, Sampling, stream
 from limo.errors import UserError
 from limo.recipe import bind
-from limo.stage_metrics import count
 
 REFUSES = re.compile(r"\b(?:as an ai|i cannot|i can't|i'm sorry|i am sorry|i am unable)\b", re.IGNORECASE)
 
@@ -138,7 +138,7 @@ def refine_prompt(row: Example) -> Prompt:
 
 
 def code_of(row: Example) -> str:
-    """The code of a pair's marks (`limo/marked.py`)."""
+    """The code of a pair's marks (`limo/engines/marked.py`)."""
     return marked.code_of(row.question, row.completion)
 
 

@@ -22,11 +22,11 @@ import numpy as np
 from curation.embed import cluster, embed
 from curation.similar import digest
 from curation.stage import NO_SCORES, drop, stage
+from curation.stage_metrics import record
 from curation.stages.score import read_score
 from limo.data import Example, Row
 from limo.errors import UserError
 from limo.recipe import InputPath, bind, suggest
-from limo.stage_metrics import record
 
 Prefer = Literal["lowest", "highest", "middle"]
 RANDOM, TARGET = NO_SCORES

@@ -13,11 +13,11 @@ from typing import Literal
 
 from curation.similar import Known, check_rule
 from curation.stage import drop, stage
+from curation.stage_metrics import record
 from eval.benchmarks import load, nodes, origin
 from limo.data import Dropped, Example, Row
 from limo.errors import UserError
 from limo.recipe import InputBenchmarks, bind, input_files
-from limo.stage_metrics import record
 
 SHORT = 4  # words of a benchmark's text that is compared as a whole; fewer say nothing
 DECONTAMINATED = "benchmarks removed"  # the metric that the dataset card reads

@@ -22,6 +22,7 @@ that bring their own code, and models too large for one GPU, for which a server 
 import json
 import math
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,15 +30,17 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import httpx2
 import numpy as np
 
+from curation.parallel import chunked
 from curation.stage import drop, stage
 from limo.chat import completion_ids, loss_text, prompt_ids, turn_end
 from limo.data import Example, Message, Row, chat, content_id
+from limo.engines.connection import Keys, check_address
 from limo.errors import UserError
 from limo.machine import cache_folder
 from limo.model import fingerprint, load_model, load_tokenizer, model_folder, tokenizer_folder
-from limo.parallel import chunked
 from limo.recipe import InputPath
 
 SCORES = ("nll", "nll_inner", "nll_local", "rsr", "ifd")
@@ -45,6 +48,7 @@ MAX_RANK = 100  # larger ranks count as this one (2601.14249, section 3)
 CHUNK = 256  # rows in memory at once, sorted by length among themselves
 PIECE = 1024  # tokens whose logits are held at once: 600 MB of floats at a vocabulary of 150,000
 CONNECTIONS = 16  # requests to a server at once
+TRIES = 4  # of a request, with waits of 1, 2 and 4 seconds
 STEP = re.compile(r"(?:\A|\n)\s*(?=\S)|(?<=[.!?])[ \t]+(?=[A-Z$\\])")
 
 Sequence_ = tuple[list[int], list[int]]  # ids of the context, and of the tokens that are measured
@@ -293,40 +297,44 @@ def _check_positions(model: Any, max_length: int) -> None:
 
 def _serve(server: str, api_key_env: str | None) -> tuple[str, Measure]:
     """(name of the served model, how to measure with it). The server must return `prompt_logprobs`, as vLLM does."""
-    try:
-        import openai
-    except ImportError:
-        raise UserError("an OpenAI-compatible server needs the SDK: pip install 'limo-toolkit[openai]'") from None
-    from limo.engines.connection import Keys, check_address
-
     keys = Keys(api_key_env)
     check_address(server, bool(keys.key), allow_insecure=False)
-    client = openai.OpenAI(base_url=server, api_key=keys.key or "none", max_retries=4, timeout=600)
+    headers = {"Authorization": f"Bearer {keys.key}"} if keys.key else {}
+    client = httpx2.Client(base_url=server, headers=headers, timeout=600)
+
+    def call(method: str, path: str, body: Any = None) -> Any:
+        for attempt in range(TRIES):
+            try:
+                reply = client.request(method, path, json=body)
+                if reply.status_code != 429 and reply.status_code < 500:
+                    return reply.raise_for_status().json()
+                why = f"it answers {reply.status_code}"
+            except httpx2.TransportError as error:
+                why = str(error)
+            except (httpx2.HTTPError, ValueError) as error:
+                raise UserError(f"the server at {server}: {keys.hide(str(error))[:300]}") from None
+            if attempt < TRIES - 1:
+                time.sleep(2**attempt)
+        raise UserError(f"the server at {server} does not answer: {keys.hide(why)[:300]}")
 
     def ask(sequence: Sequence_) -> TokenFit:
         context, ids = sequence
-        reply = client.completions.create(
-            model=name, prompt=[*context, *ids], max_tokens=1, temperature=0, extra_body={"prompt_logprobs": 0}
-        )
-        listed = (reply.choices[0].model_extra or {}).get("prompt_logprobs")
-        if not isinstance(listed, list) or len(listed) != len(context) + len(ids):
-            raise UserError(f"the server at {server} returns no prompt_logprobs: vLLM does")
-        found = [listed[len(context) + at][str(token)] for at, token in enumerate(ids)]
-        return TokenFit(np.array([-f["logprob"] for f in found]), np.array([f["rank"] for f in found]))
+        body = {"model": name, "prompt": [*context, *ids], "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+        try:
+            listed = call("POST", "completions", body)["choices"][0]["prompt_logprobs"]
+            found = [listed[len(context) + at][str(token)] for at, token in enumerate(ids)]
+            return TokenFit(np.array([-f["logprob"] for f in found]), np.array([f["rank"] for f in found]))
+        except (KeyError, IndexError, TypeError):
+            raise UserError(f"the server at {server} returns no prompt_logprobs: vLLM does") from None
 
     def measure(sequences: Sequence[Sequence_]) -> list[TokenFit]:
-        try:
-            with ThreadPoolExecutor(CONNECTIONS) as pool:
-                return list(pool.map(ask, sequences))
-        except (openai.OpenAIError, KeyError, TypeError) as error:
-            raise UserError(
-                f"the server at {server} gave no log-probabilities: {keys.hide(str(error))[:300]}"
-            ) from None
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            return list(pool.map(ask, sequences))
 
     try:
-        name = next(iter(client.models.list())).id
-    except (openai.OpenAIError, StopIteration) as error:
-        raise UserError(f"no model is served at {server}: {keys.hide(str(error))[:300]}") from None
+        name = str(call("GET", "models")["data"][0]["id"])
+    except (KeyError, IndexError, TypeError):
+        raise UserError(f"no model is served at {server}") from None
     return name, measure
 
 

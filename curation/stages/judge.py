@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 
 from curation.stage import check_engine, drop, stage
-from limo import marked
 from limo.data import Example, Row, chat
+from limo.engines import marked
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Prompt, Sampling, stream
 from limo.errors import UserError
@@ -130,14 +130,14 @@ def judge_prompt(row: Example, criteria: Sequence[Criterion]) -> Prompt:
 
 
 def code_of(row: Example) -> str:
-    """The code of a row's marks (`limo/marked.py`)."""
+    """The code of a row's marks (`limo/engines/marked.py`)."""
     return marked.code_of(row.question, row.answer, row.completion)
 
 
 def read_verdict(reply: Completion, code: str, criteria: Sequence[Criterion]) -> dict[str, int] | None:
     """The number of each criterion, or None for a reply that was cut off or does not end with a whole verdict.
 
-    It has every criterion once, nothing else beside the code, and whole numbers from 1 to 5 only (`limo/marked.py`).
+    It has every criterion once, nothing else beside the code, and whole numbers from 1 to 5 only.
     """
     verdict = marked.verdict_of(reply, code)
     if verdict is None or set(verdict) != {c.name for c in criteria}:

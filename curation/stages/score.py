@@ -20,12 +20,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from curation.parallel import chunked, spread
 from curation.stage import stage
+from curation.stage_metrics import record
 from limo.data import Example, Row
 from limo.errors import UserError
-from limo.parallel import chunked, spread
 from limo.recipe import InputPath, InputPaths, suggest
-from limo.stage_metrics import record
 from limo.words import COUNTED, features, word_lists
 
 TEXT = ("length", *COUNTED)

@@ -10,7 +10,15 @@ from eval.report.charts import CHOSEN, OTHER, chart
 from eval.report.html import render_mixed
 from limo.progress import clock
 from limo.tables import Table
-from limo.training.card import LABELS, draw_curve, readable
+from limo.training.card import readable
+
+LABELS = {
+    "loss": "loss (nats per token)",
+    "learning_rate": "learning rate",
+    "grad_norm": "gradient norm",
+    "tokens_per_second": "tokens per second",
+}
+Log = Sequence[Mapping[str, Any]]
 
 
 def training_section(folder: Path, entry: Mapping[str, Any]) -> str:
@@ -19,7 +27,7 @@ def training_section(folder: Path, entry: Mapping[str, Any]) -> str:
     history, held = [e for e in log if "loss" in e], [e for e in log if "eval_loss" in e]
     charts = [
         chart(
-            partial(draw_curve, key=key, history=history, evals=held, colours=(CHOSEN, OTHER)),
+            partial(_draw_curve, key=key, history=history, evals=held),
             4.4,
             2.5,
             _describe(key, history),
@@ -43,3 +51,18 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
 def _describe(key: str, history: Sequence[Mapping[str, Any]]) -> str:
     values = [float(e[key]) for e in history if e.get(key) is not None]
     return f"{LABELS[key]} by optimizer step, from {values[0]:.3g} to {values[-1]:.3g}"
+
+
+def _draw_curve(axes: Any, key: str, history: Log, evals: Log) -> None:
+    """One of LABELS by optimizer step; beside the loss that of held-out rows, dashed, where it was measured."""
+    points = [(entry["step"], float(entry[key])) for entry in history if entry.get(key) is not None]  # NaN is null
+    if points:
+        axes.plot(*zip(*points, strict=True), color=CHOSEN, linewidth=1.6, marker="." if len(points) < 60 else None)
+    held = [(entry["step"], float(entry["eval_loss"])) for entry in evals if entry["eval_loss"] is not None]
+    if key == "loss" and held:
+        axes.plot(*zip(*held, strict=True), color=OTHER, linestyle="--", marker="o", markersize=4)
+        axes.legend(["training", "held out"], frameon=False)
+    axes.set_title(LABELS[key], fontsize=10, loc="left")
+    axes.set_xlabel("step", fontsize=9)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.5, linewidth=0.7)

@@ -6,8 +6,7 @@ from itertools import zip_longest
 from eval.report.charts import chart, draw_distribution, draw_funnel
 from eval.report.curated import Curated, Tally
 from eval.report.html import percent, render_mixed
-from limo.stage_metrics import format_metric
-from limo.tables import Table
+from limo.tables import Table, format_metric
 
 MEASURES = {
     "pass_rate": "Difficulty: pass rate of the attempts",

@@ -6,12 +6,12 @@
         return torch.nn.functional.softplus(-x) + 0.1 * torch.tanh(x) ** 2
     ''')
 
-Python's own parser reads the text. Its tree is translated once into nested calls of functions from the tables below.
-Everything else is refused with its line. There is no `exec`, `eval`, `compile`, or `getattr` of a name from the text.
-Without loops, the size of the text bounds the work. Numbers are floats, and no result may have more elements than an
-input. `discover/sandbox.py` adds a process without rights around the first use.
+Python's own parser reads the text, and its tree is evaluated with functions from the tables below. Everything else is
+refused with its line. There is no `exec`, `eval`, `compile`, or `getattr` of a name from the text. There are no loops
+and no branches, so the size of the text bounds the work, and one call evaluates all of it. Numbers are floats, and no
+result may have more elements than an input. `discover/sandbox.py` adds a process without rights around the first use.
 
-Left out: loops, subscripts, random numbers, other functions, classes, strings.
+Left out: `if`, loops, subscripts, random numbers, other functions, classes, strings.
 """
 
 import ast
@@ -44,24 +44,22 @@ class Refused(UserError):
 class Candidate:
     """A preference loss (`limo/training/preference.py`) from its text; `code` is safe to keep in a file.
 
-    Raises Refused for a text that is not one function of the known parts.
+    Raises Refused for a text that is not one function; what its lines may not do is refused in the first call.
     """
 
     def __init__(self, text: str) -> None:
         function = _parse_function(text)
-        self.__name__, self.run = _check_name(function.name, function), _block(function.body)
+        self.__name__ = _check_name(function.name, function)
+        self.body = [part for part in function.body if not _is_docstring(part)]
         function.returns = None  # annotations and defaults would run where the file is imported
         for argument in function.args.args:
             argument.annotation = None
         self.code = ast.unparse(function) + "\n"
 
     def __call__(self, pairs: PairLogProbs, beta: float) -> torch.Tensor:
-        """The loss. Raises Refused for what only values show, such as a division by zero."""
-        values = _Values({name: getattr(pairs, name) for name in INPUTS}, beta=float(beta))
-        values.like = pairs.chosen
-        if (value := self.run(values)) is None:
-            raise Refused("the function ends without a return")
-        return _as_tensor(value, values.like)
+        """The loss. Raises Refused for what is not allowed, and what only values show, such as a division by zero."""
+        values = {name: getattr(pairs, name) for name in INPUTS} | {"beta": float(beta)}
+        return _Evaluation(values, pairs.chosen).run(self.body)
 
 
 def from_file(pairs: PairLogProbs, beta: float, *, path: str) -> torch.Tensor:
@@ -93,13 +91,6 @@ class Function:
     tensors: int = 1  # so many leading arguments become tensors where they are numbers
 
 
-def _truth(value: Any) -> bool:
-    """A condition. Raises ValueError for a batch, which has no single truth."""
-    if isinstance(value, torch.Tensor) and value.numel() != 1:
-        raise ValueError("a condition on a whole batch; torch.where decides pair by pair")
-    return bool(value)
-
-
 def _variance(x: torch.Tensor, unbiased: bool = True) -> torch.Tensor:
     """0 for a single number."""
     return x.var(correction=1 if unbiased else 0) if x.numel() > 1 else torch.zeros_like(x.sum())
@@ -116,10 +107,6 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     **{ast.Pow: operator.pow, ast.Mod: operator.mod, ast.USub: operator.neg, ast.UAdd: operator.pos},
     **{ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge},
     **{ast.Eq: operator.eq, ast.NotEq: operator.ne},
-    ast.Not: lambda x: torch.logical_not(x) if isinstance(x, torch.Tensor) else not x,
-    ast.And: lambda *values: all(map(_truth, values)),
-    ast.Or: lambda *values: any(map(_truth, values)),
-    ast.IfExp: lambda test, then, other: then if _truth(test) else other,
 }
 FUNCTIONS: dict[str, Function] = {
     **_named("abs exp expm1 log log1p log2 sqrt rsqrt square sign sin cos atan erf neg reciprocal floor"),
@@ -149,15 +136,6 @@ FUNCTIONS: dict[str, Function] = {
 BARE = ("abs", "min", "max", "float", "logistic", "hinge", "exponential", "margin")  # called without `torch.`
 
 
-class _Values(dict[str, Any]):
-    """The variables of one call: numbers, truths, tensors."""
-
-    like: torch.Tensor  # an input, whose type and size results have
-
-
-Evaluate = Callable[[_Values], Any]  # the value of a part; of a block None where it returns nothing
-
-
 def _parse_function(text: str) -> ast.FunctionDef:
     """The one function of a text, within the limits of size and depth."""
     if len(text) > MAX_CHARS:
@@ -185,121 +163,93 @@ def _parse_function(text: str) -> ast.FunctionDef:
     return function
 
 
-def _block(body: Sequence[ast.stmt]) -> Evaluate:
-    steps = [_statement(part) for part in body if not _is_docstring(part)]
+@dataclass(frozen=True, slots=True)
+class _Evaluation:
+    """One call of a candidate."""
 
-    def run(values: _Values) -> Any:
-        return next((found for step in steps if (found := step(values)) is not None), None)
+    values: dict[str, Any]  # its variables: numbers, truths, tensors
+    like: torch.Tensor  # an input, whose type and size results have
 
-    return run
+    def run(self, body: Sequence[ast.stmt]) -> torch.Tensor:
+        for part in body:
+            match part:
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    self.values[_check_name(name, part)] = self.evaluate(value)
+                case ast.AugAssign(target=ast.Name(id=name) as target, op=op, value=value):
+                    self.values[_check_name(name, part)] = self.operate(op, part, target, value)
+                case ast.Return(value=ast.expr() as value) if part is body[-1]:
+                    return self.as_tensor(self.evaluate(value))
+                case _:
+                    raise _refusal(part)
+        raise Refused("the function ends without a return")
 
+    def evaluate(self, node: ast.expr) -> Any:
+        match node:
+            case ast.Constant(value=bool() as constant):
+                return constant
+            case ast.Constant(value=int() | float() as number) if abs(number) < MAX_NUMBER:
+                return float(number)
+            case ast.Name(id=name):
+                if _check_name(name, node) not in self.values:
+                    raise Refused(f"{name[:40]!r} has no value")
+                return self.values[name]
+            case ast.UnaryOp(op=op, operand=operand):
+                return self.operate(op, node, operand)
+            case ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right]):
+                return self.operate(op, node, left, right)
+            case ast.Call():
+                return self.call_named(node)
+        raise _refusal(node)
 
-def _statement(node: ast.stmt) -> Evaluate:
-    match node:
-        case ast.Assign(targets=[ast.Name(id=name)], value=value):
-            return _assign(name, node, _expression(value))
-        case ast.AugAssign(target=ast.Name(id=name) as target, op=op, value=value) if type(op) in OPERATORS:
-            return _assign(name, node, _operation(op, node, target, value))
-        case ast.Return(value=ast.expr() as value):
-            return _expression(value)
-        case ast.If(test=test, body=body, orelse=orelse):
-            decide, then, other = _call(Function(_truth, tensors=0), node, [test]), _block(body), _block(orelse)
-            return lambda values: then(values) if decide(values) else other(values)
-    raise _refusal(node)
+    def call_named(self, node: ast.Call) -> Any:
+        args = list(node.args)
+        match node.func:
+            case ast.Name(id=name) if name in BARE:
+                pass
+            case ast.Attribute(value=place, attr=name) if ast.unparse(place) in PLACES:
+                pass
+            case ast.Attribute(value=value, attr=name):
+                args.insert(0, value)
+            case _:
+                raise _refusal(node.func, " as a function")
+        if name not in FUNCTIONS:
+            known = ", ".join(sorted(FUNCTIONS))
+            raise Refused(f"line {node.lineno}: the function {name[:40]!r} is not known; there are {known}")
+        found = FUNCTIONS[name]
+        if not found.least <= len(args) <= found.most or any(k.arg not in found.keywords for k in node.keywords):
+            more = f" and {', '.join(found.keywords)}" if found.keywords else ""
+            raise Refused(f"line {node.lineno}: {name} takes {found.least} to {found.most} values{more}")
+        return self.call(found, node, args, node.keywords)
 
+    def operate(self, op: ast.AST, node: ast.expr | ast.stmt, *arguments: ast.expr) -> Any:
+        if type(op) not in OPERATORS:
+            raise _refusal(node)
+        return self.call(Function(OPERATORS[type(op)], tensors=0), node, arguments)
 
-def _assign(name: str, node: ast.stmt, value: Evaluate) -> Evaluate:
-    _check_name(name, node)
-    return lambda values: values.update({name: value(values)})
-
-
-def _expression(node: ast.expr) -> Evaluate:
-    match node:
-        case ast.Constant(value=bool() as constant):
-            return _constant(constant)
-        case ast.Constant(value=int() | float() as number) if abs(number) < MAX_NUMBER:
-            return _constant(float(number))
-        case ast.Name(id=name):
-            return _variable(_check_name(name, node))
-        case ast.UnaryOp(op=op, operand=operand) if type(op) in OPERATORS:
-            return _operation(op, node, operand)
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
-            return _operation(op, node, left, right)
-        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in OPERATORS:
-            return _operation(op, node, left, right)
-        case ast.BoolOp(op=op, values=parts):
-            return _operation(op, node, *parts)
-        case ast.IfExp(test=test, body=then, orelse=other):
-            return _operation(node, node, test, then, other)
-        case ast.Call():
-            return _function_call(node)
-    raise _refusal(node)
-
-
-def _function_call(node: ast.Call) -> Evaluate:
-    args = list(node.args)
-    match node.func:
-        case ast.Name(id=name) if name in BARE:
-            pass
-        case ast.Attribute(value=place, attr=name) if ast.unparse(place) in PLACES:
-            pass
-        case ast.Attribute(value=value, attr=name):
-            args.insert(0, value)
-        case _:
-            raise _refusal(node.func, " as a function")
-    if name not in FUNCTIONS:
-        known = ", ".join(sorted(FUNCTIONS))
-        raise Refused(f"line {node.lineno}: the function {name[:40]!r} is not known; there are {known}")
-    found = FUNCTIONS[name]
-    if not found.least <= len(args) <= found.most or any(k.arg not in found.keywords for k in node.keywords):
-        more = f" and {', '.join(found.keywords)}" if found.keywords else ""
-        raise Refused(f"line {node.lineno}: {name} takes {found.least} to {found.most} values{more}")
-    return _call(found, node, args, node.keywords)
-
-
-def _operation(op: ast.AST, node: ast.expr | ast.stmt, *arguments: ast.expr) -> Evaluate:
-    return _call(Function(OPERATORS[type(op)], tensors=0), node, arguments)
-
-
-def _call(
-    function: Function, node: ast.expr | ast.stmt, arguments: Sequence[ast.expr], keywords: Sequence[ast.keyword] = ()
-) -> Evaluate:
-    parts = [_expression(argument) for argument in arguments]
-    named = {str(keyword.arg): _expression(keyword.value) for keyword in keywords}
-
-    def run(values: _Values) -> Any:
-        given, more = [part(values) for part in parts], {name: part(values) for name, part in named.items()}
-        given[: function.tensors] = [_as_tensor(value, values.like) for value in given[: function.tensors]]
+    def call(
+        self,
+        function: Function,
+        node: ast.expr | ast.stmt,
+        arguments: Sequence[ast.expr],
+        keywords: Sequence[ast.keyword] = (),
+    ) -> Any:
+        given = [self.evaluate(argument) for argument in arguments]
+        given[: function.tensors] = map(self.as_tensor, given[: function.tensors])
+        named = {str(keyword.arg): self.evaluate(keyword.value) for keyword in keywords}
         try:
-            result = function.call(*given, **more)
+            result = function.call(*given, **named)
         except (ArithmeticError, TypeError, ValueError, RuntimeError, IndexError) as error:
             raise Refused(f"line {node.lineno}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
-        if isinstance(result, complex) or (isinstance(result, torch.Tensor) and result.numel() > values.like.numel()):
+        if isinstance(result, complex) or (isinstance(result, torch.Tensor) and result.numel() > self.like.numel()):
             raise Refused(f"line {node.lineno}: complex numbers and values larger than the batch are not allowed")
         # True + True is an integer, and integers grow without bound
         return float(result) if isinstance(result, int) and not isinstance(result, bool) else result
 
-    return run
-
-
-def _constant(value: float) -> Evaluate:
-    return lambda _: value
-
-
-def _variable(name: str) -> Evaluate:
-    def read(values: _Values) -> Any:
-        if name not in values:
-            raise Refused(f"{name[:40]!r} has no value")
-        return values[name]
-
-    return read
-
-
-def _as_tensor(value: Any, like: torch.Tensor) -> torch.Tensor:
-    """A number as a tensor () of the inputs' type; truths become 0 and 1."""
-    if isinstance(value, torch.Tensor):
-        return value.to(like.dtype) if value.dtype is torch.bool else value
-    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    def as_tensor(self, value: Any) -> torch.Tensor:
+        """A number as a tensor () of the inputs' type; truths become 0 and 1."""
+        if isinstance(value, torch.Tensor):
+            return value.to(self.like.dtype) if value.dtype is torch.bool else value
+        return torch.as_tensor(value, dtype=self.like.dtype, device=self.like.device)
 
 
 def _check_name(name: str, node: ast.AST) -> str:

@@ -1,9 +1,10 @@
 """What is checked of a candidate loss before anybody trains with it, and what is kept of any loss that is trained with.
 
 One finite value per pair, and finite slopes in policy and reference, at random inputs, at rho = 0 where every pair
-begins, and up to |beta rho| = 10,000; no dependence on a pair's place in the batch; a lower loss for a larger margin.
-A loss need not use the reference. The validator published with arXiv 2406.08414 refuses KTO, whose output is twice as
-long, losses without a reference, and since a reformatting DPO; all known losses pass here.
+begins, and up to |beta rho| = 10,000; a lower loss for a larger margin. The language of candidates has nothing that
+depends on a pair's place in the batch. A loss need not use the reference. The validator published with arXiv 2406.08414
+refuses KTO, whose output is twice as long, losses without a reference, and since a reformatting DPO; all known losses
+pass here.
 """
 
 from collections.abc import Sequence
@@ -68,12 +69,9 @@ def _check(loss: PairLoss, beta: float) -> None:
     """Raise Refused with the first check that fails."""
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(PAIRS, generator=generator) for _ in range(4)]
-    values, slopes = _evaluate(loss, PairLogProbs(*inputs), beta, "random inputs")
+    _, slopes = _evaluate(loss, PairLogProbs(*inputs), beta, "random inputs")
     if slopes[0] is None or slopes[1] is None:
         raise Refused("it has no slope in the policy's log-probabilities")
-    order = torch.randperm(PAIRS, generator=generator)
-    if not torch.allclose(loss(PairLogProbs(*(i[order] for i in inputs)), beta), values[order], rtol=1e-4, atol=1e-5):
-        raise Refused("a pair's loss depends on its place in the batch")
     _evaluate(loss, PairLogProbs(*(i[:1] for i in inputs)), beta, "a batch of one pair")
     _evaluate(loss, PairLogProbs(*(torch.zeros(PAIRS) for _ in range(4))), beta, "rho = 0, where every pair begins")
     for x in (FAR, -FAR, 88.8, -88.8):

@@ -17,15 +17,7 @@ from limo.discover.candidate import Candidate, Refused
 from limo.discover.checks import probe, train_alike
 
 INPUTS = ("x", "x", "x", "free", "c", "r")  # sampled uniformly, so half of the time the margin
-UNARY = (
-    "logistic({})",
-    "hinge({})",
-    "exponential({})",
-    "torch.sigmoid({})",
-    "torch.tanh({})",
-    "torch.square({})",
-    "-({})",
-)
+UNARY = "logistic({}) hinge({}) exponential({}) torch.sigmoid({}) torch.tanh({}) torch.square({}) -({})".split()
 BINARY = ("({}) + ({})", "({}) - ({})", "({}) * ({})", "torch.maximum({}, {})")
 BLEND = "({0}) * ({1}) + (1 - ({0})) * ({2})"
 # By their names in limo/training/preference.py, with tau = beta = 0.05; of kto_pair without its batch means

@@ -17,8 +17,8 @@ from limo.discover.archive import Entry, Proposal
 from limo.discover.candidate import FUNCTIONS
 from limo.discover.noise import Noise
 from limo.engines.ledger import Cached
+from limo.engines.marked import read_last_object
 from limo.engines.protocol import Completion, Request, Sampling, taker
-from limo.marked import read_last_object
 from limo.recipe import bind
 
 
@@ -62,8 +62,8 @@ one value for each pair; the mean of them is minimized. margin is (chosen - reje
 reference_rejected), logistic(x) is log(1 + exp(-x)), hinge(x) is max(0, 1 - x), exponential(x) is exp(-x) made safe \
 for large -x.
 
-Known are arithmetic, comparisons, assignments, if and else on numbers, and these functions, after torch. or F. or as \
-methods: {functions}. Nothing else is: no imports, loops, subscripts, strings, other functions, classes or attributes. \
+Known are arithmetic, comparisons, assignments, and these functions, after torch. or F. or as methods: {functions}. \
+Nothing else is: no if, imports, loops, subscripts, strings, other functions, classes or attributes. \
 Constants are written as numbers. Value and slope must be finite for beta * \
 rho from -10000 to 10000, a pair's loss must be lower at beta * rho = 5 than at -5, and the slope at rho = 0, where \
 every pair begins, should be negative. A loss that differs from an earlier one by a constant or a factor only is \

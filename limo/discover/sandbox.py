@@ -77,7 +77,8 @@ def drop_rights(seconds: float) -> None:
 
         used = resource.getrusage(resource.RUSAGE_SELF)
         limits = {"FSIZE": 0, "NPROC": 0, "CORE": 0, "CPU": int(used.ru_utime + used.ru_stime + seconds + 1)}
-        if mapped := _mapped_bytes():
+        with contextlib.suppress(OSError):  # a build of torch for CUDA maps far more than it uses
+            mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
             limits["AS"] = mapped + MEMORY
         for name, value in {**limits, "NOFILE": 0}.items():
             with contextlib.suppress(AttributeError, ValueError, OSError):
@@ -87,11 +88,3 @@ def drop_rights(seconds: float) -> None:
             os.setgroups([])
             os.setgid(NOBODY)
             os.setuid(NOBODY)
-
-
-def _mapped_bytes() -> int:
-    """Address space of this process, which a build of torch for CUDA takes far more of; 0 where it is unknown."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0

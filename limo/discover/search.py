@@ -21,15 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from limo.data import Dropped, Example, content_id, write_jsonl
-from limo.discover.archive import (
-    Entry,
-    Proposal,
-    add_checks,
-    add_proposal,
-    keep,
-    read_entries,
-    read_entry,
-)
+from limo.discover.archive import Entry, Proposal, add_checks, add_proposal, keep, read_entries, read_entry
 from limo.discover.candidate import Refused
 from limo.discover.checks import describe, train_alike
 from limo.discover.noise import Noise, fitness, measure_noise
@@ -95,8 +87,7 @@ class Trial:
     pairs: Path
     held_out: Path
     measures: Mapping[str, Any]  # nodes by name
-    prefix: str  # of a training's folder, before the seed
-    keep_models: bool  # those of the search are removed once they are measured
+    prefix: str  # of a training's folder, before the seed; models of the search are removed once they are measured
 
 
 def discover(settings: SearchSettings) -> dict[str, Any]:
@@ -115,13 +106,13 @@ def discover(settings: SearchSettings) -> dict[str, Any]:
             return dict(step.entry["results"])
         pairs = split_pairs(folder / "pairs", settings.data, settings.split)
         train, held_out, fresh = (pairs[name] for name in ("train", "held_out", "fresh"))
-        search = Trial(settings.train, train, held_out, settings.fitness, "seed-", keep_models=False)
+        search = Trial(settings.train, train, held_out, settings.fitness, "seed-")
         floor = _search(settings, search)
         tried = read_entries(folder)
         new = [entry for entry in tried if not entry.known and entry.fitness is not None]
         best = sorted(new, key=lambda entry: -(entry.fitness or 0))[: confirm.finalists]
         finalists = [_find(tried, settings.baseline), *best]
-        last = Trial(settings.train, train, fresh, confirm.fitness, "confirm-seed-", keep_models=True)
+        last = Trial(settings.train, train, fresh, confirm.fitness, "confirm-seed-")
         for entry in finalists:
             train_and_score(entry, confirm.seeds, last)
         numbers = [entry.number for entry in finalists]
@@ -137,14 +128,12 @@ def check_settings(settings: SearchSettings) -> None:
     confirm = settings.confirm
     if settings.baseline not in settings.known:
         raise UserError(f"discover.baseline={settings.baseline} is not in discover.known")
-    if len(settings.baseline_seeds) < 2 or not settings.seeds:
-        raise UserError(
-            "discover.baseline_seeds needs at least two seeds, to measure the noise, and discover.seeds one"
-        )
+    if len(settings.baseline_seeds) < 2:
+        raise UserError("discover.baseline_seeds needs at least two seeds, to measure the noise")
     if both := {*settings.seeds, *settings.baseline_seeds} & {*confirm.seeds}:
         raise UserError(f"discover.confirm.seeds must differ from those of the search: {sorted(both)[0]} is in both")
-    if not confirm.seeds or not settings.fitness or not confirm.fitness:
-        raise UserError("discover.confirm.seeds, discover.fitness and discover.confirm.fitness must not be empty")
+    if not (settings.seeds and confirm.seeds and settings.fitness and confirm.fitness):
+        raise UserError("discover.seeds, discover.fitness and those of discover.confirm must not be empty")
     for name, loss in settings.known.items():
         load_loss(loss, f"discover.known.{name}")
 
@@ -187,7 +176,10 @@ def _search(settings: SearchSettings, trial: Trial) -> Noise:
                 floor = _measure_baseline(settings, tried)
             if number > len(tried):
                 if floor is None:
-                    proposal = _propose_known(*known[number - 1])
+                    name, loss = known[number - 1]
+                    path = loss if isinstance(loss, str) else str(loss["_target_"])
+                    source = inspect.getsource(inspect.unwrap(resolve(path, f"discover.known.{name}")))
+                    proposal = Proposal(name, loss, source, "known")
                 else:
                     new = sum(not entry.known and entry.fitness is not None for entry in tried)
                     if new >= settings.candidates or number - len(known) > settings.proposals:
@@ -202,12 +194,6 @@ def _search(settings: SearchSettings, trial: Trial) -> Noise:
                 entry = train_and_score(entry, sorted({*settings.seeds, *more}), trial)
             if entry.fitness is not None:
                 advance(1, f"{entry.name}: {entry.fitness:.4f}")
-
-
-def _propose_known(name: str, loss: str | Mapping[str, Any]) -> Proposal:
-    path = loss if isinstance(loss, str) else str(loss["_target_"])
-    source = inspect.getsource(inspect.unwrap(resolve(path, f"discover.known.{name}")))
-    return Proposal(name, loss, source, "known")
 
 
 def _measure_baseline(settings: SearchSettings, tried: Sequence[Entry]) -> Noise:
@@ -251,7 +237,7 @@ def train_and_score(entry: Entry, seeds: Sequence[int], trial: Trial) -> Entry:
         folder = entry.folder / f"{trial.prefix}{seed}"
         if not (folder / "score.json").exists():
             keep(folder / "score.json", _score(entry, seed, folder, trial))
-            if not trial.keep_models:
+            if trial.prefix == "seed-":
                 for name in ("model", "adapter", "checkpoints"):
                     shutil.rmtree(folder / name, ignore_errors=True)
         if read_entry(entry.folder).failed:

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from limo.discover.archive import read_entries
-from limo.discover.noise import Gain, Noise, Scores, fitness, gains
+from limo.discover.noise import Gain, Noise, fitness, gains
 
 
 def summarize(folder: Path, baseline: str, floor: Noise, seeds: int, finalists: Sequence[int]) -> dict[str, Any]:
@@ -16,9 +16,7 @@ def summarize(folder: Path, baseline: str, floor: Noise, seeds: int, finalists: 
     `seeds` is the number of trainings of a loss in the search; `finalists` has numbers, the baseline's among them.
     """
     tried = read_entries(folder)
-    last: dict[str, list[Scores]] = {
-        entry.name: entry.confirmed for entry in tried if entry.number in finalists and entry.confirmed
-    }
+    last = {entry.name: entry.confirmed for entry in tried if entry.number in finalists and entry.confirmed}
     repeated = [[fitness(scores) for scores in entry.scores] for entry in tried]
     ranked = gains(last, baseline, repeated) if baseline in last else []
     half = floor.half(seeds)

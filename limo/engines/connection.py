@@ -1,28 +1,30 @@
 """One request to an OpenAI-compatible server, with limits: its key, its reply, and what its failures mean.
 
-The `openai` SDK speaks the protocol. This module adds what it lacks: a limit of bytes per reply, no compressed bodies
-(3 GB may unpack from 3 MB), keys that never appear in texts, and replies in the shapes that servers really send.
+A reply is read whole, one JSON value or a stream of them, with one limit of bytes. Compressed bodies are refused, since
+3 GB may unpack from 3 MB. Keys never appear in texts.
 """
 
 import base64
 import json
+import math
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import cycle
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import httpx2
+
+from limo.data import dump, parsed
 from limo.engines.protocol import Completion, Finish
 from limo.errors import UserError
 
+POOL = 16  # connections of one client: its pool looks at all of them at every request
 BYTES_PER_TOKEN = 4  # of an estimate, where a server does not count
-POOL = 16  # connections of one pool
-LONGEST_TOKEN = 128  # bytes; a count below one token for so many bytes is absurd
 CONTROL = re.compile(r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|<(start|end)_of_turn>|\[/?INST\]")
-VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 TOO_LONG = re.compile(
     r"context[ _](length|window|size)|maximum (model|input|prompt|sequence) length|max_model_len"
     r"|(prompt|input|request|messages?)\b.{0,60}\btoo (long|large|many)|too many (input )?tokens",
@@ -39,7 +41,7 @@ class Keys:
         self.key, self._spelled = "", set[str]()
         if variable is None:
             return
-        if not VARIABLE.fullmatch(variable):  # it may be the key itself: do not repeat it
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):  # it may be the key itself: do not repeat it
             raise UserError("engine.api_key_env must be the name of an environment variable, not the key")
         self.key = os.environ.get(variable, "").strip()
         if not self.key:
@@ -87,65 +89,12 @@ def _is_this_machine(host: str) -> bool:
         return False
 
 
-def open_client(url: str, key: str, timeout: float, limit: int, concurrency: int) -> Any:
-    """An `openai.AsyncOpenAI` for one address whose replies have `limit` bytes at most.
+class ServerError(Exception):
+    """A reply without a whole completion: the reason, and of an HTTP error its status and the wait it asks for."""
 
-    Raises UserError if the SDK is not installed.
-    """
-    try:
-        import httpx2
-        import openai
-    except ImportError:
-        raise UserError("an OpenAI-compatible server needs the SDK: pip install 'limo-toolkit[openai]'") from None
-
-    class Limited(httpx2.AsyncByteStream):
-        def __init__(self, inner: Any) -> None:
-            self.inner = inner
-
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            total = 0
-            async for piece in self.inner:
-                total += len(piece)
-                if total > limit:
-                    raise OversizedReplyError(f"the reply has more than {limit:,} bytes")
-                yield piece
-
-        async def aclose(self) -> None:
-            await self.inner.aclose()
-
-    class Transport(httpx2.AsyncBaseTransport):
-        """Small pools in turn: a pool looks at all of its connections at every request."""
-
-        def __init__(self) -> None:
-            limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-            secure = httpx2.create_ssl_context()
-            count = -(-concurrency // POOL)
-            self.pools = [httpx2.AsyncHTTPTransport(verify=secure, limits=limits) for _ in range(count)]
-            self.turn = cycle(self.pools)
-
-        async def handle_async_request(self, request: Any) -> Any:
-            request.headers["Accept-Encoding"] = "identity"
-            response = await next(self.turn).handle_async_request(request)
-            if response.headers.get("content-encoding", "identity").lower() != "identity":
-                await response.aclose()
-                raise OversizedReplyError("the reply is compressed, though that was not accepted")
-            response.stream = Limited(response.stream)
-            return response
-
-        async def aclose(self) -> None:
-            for pool in self.pools:
-                await pool.aclose()
-
-    client = httpx2.AsyncClient(transport=Transport(), timeout=httpx2.Timeout(timeout, connect=10.0))
-    return openai.AsyncOpenAI(base_url=url, api_key=key or "none", max_retries=0, http_client=client)
-
-
-class OversizedReplyError(Exception):
-    """A reply over the limit of bytes, or compressed."""
-
-
-class IncompleteReplyError(Exception):
-    """A reply without a completion, or without its end."""
+    def __init__(self, why: str, status: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(why)
+        self.status, self.retry_after = status, retry_after
 
 
 @dataclass(slots=True)
@@ -154,83 +103,117 @@ class Reply:
 
     text: str
     finish: Finish
-    refusal: str | None = None  # why the server or the model made no completion
-    model: str = ""  # that the server says has answered
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    refusal: str | None  # why the server or the model made no completion
+    model: str  # that the server says has answered
+    prompt_tokens: int | None
+    completion_tokens: int | None
 
 
-async def read_reply(client: Any, body: dict[str, Any], stream: bool) -> Reply:
-    """Send one request and read its reply. Raises the SDK's errors and IncompleteReplyError."""
-    fields = {k: v for k, v in body.items() if k in ("model", "messages", "prompt")}
-    extra = {k: v for k, v in body.items() if k not in fields}
-    create = client.completions.create if "prompt" in body else client.chat.completions.create
-    answer = await create(**fields, stream=stream, extra_body=extra)
-    joined = _Joined()
-    if stream:
-        async for event in answer:
-            joined.add(event)
-    else:
-        joined.add(answer)
-    return joined.reply()
+class Connection:
+    """The connections to one address, for up to `concurrency` requests at once."""
+
+    def __init__(self, url: str, key: str, timeout: float, concurrency: int) -> None:
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+        times, secure = httpx2.Timeout(timeout, connect=10.0), httpx2.create_ssl_context()
+        self.url = url.rstrip("/")
+        self.clients = [
+            httpx2.AsyncClient(headers=headers, limits=limits, timeout=times, verify=secure)
+            for _ in range(-(-concurrency // POOL))
+        ]
+        self.turn = cycle(self.clients)
+
+    async def ask(self, body: dict[str, Any], limit: int) -> Reply:
+        """Send one request and read its reply of at most `limit` bytes. Raises ServerError and httpx2's errors."""
+        path = "/completions" if "prompt" in body else "/chat/completions"
+        async with next(self.turn).stream("POST", self.url + path, content=dump(body)) as response:
+            if response.headers.get("content-encoding", "identity").lower() != "identity":
+                raise ServerError("the reply is compressed, though that was not accepted")
+            data = bytearray()
+            async for piece in response.aiter_raw():
+                data += piece
+                if len(data) > limit:
+                    raise ServerError(f"the reply has more than {limit:,} bytes")
+        if response.status_code != 200:
+            wait = response.headers.get("retry-after", "")
+            raise ServerError(_words_of(bytes(data)), response.status_code, _seconds(wait))
+        try:
+            return read_reply(_events(bytes(data)) if body.get("stream") else [parsed(bytes(data))])
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
+            raise ServerError(f"the reply is no completion: {error}") from None
+
+    async def is_alive(self) -> bool:
+        """Whether the server lists its models, which costs nothing."""
+        try:
+            response = await next(self.turn).get(f"{self.url}/models", timeout=10)
+        except httpx2.HTTPError:
+            return False
+        return response.status_code == 200
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for client in self.clients:
+            await client.aclose()
 
 
-class _Joined:
-    """The pieces of a reply put together; a reply that is not streamed is one piece."""
+def _events(data: bytes) -> Iterator[Any]:
+    """The values of a stream of server-sent events."""
+    for line in data.split(b"\n"):
+        value = line.removeprefix(b"data:").strip()
+        if value and value != b"[DONE]" and line.startswith(b"data:"):
+            yield parsed(value)
 
-    def __init__(self) -> None:
-        self.text, self.thought, self.refusal = list[str](), list[str](), list[str]()
-        self.finish: Any = None
-        self.model, self.usage = "", None
 
-    def add(self, event: Any) -> None:
-        """Take in one event. Raises IncompleteReplyError if it is an error or no completion."""
-        if error := getattr(event, "error", None):  # under status 200, by some gateways
-            raise IncompleteReplyError(str(error.get("message") if isinstance(error, dict) else error)[:300])
-        self.usage = getattr(event, "usage", None) or self.usage
-        self.model = str(getattr(event, "model", "") or self.model)[:200]
-        choices = getattr(event, "choices", None)
+def read_reply(events: Iterable[Any]) -> Reply:
+    """The pieces of a completion put together. Raises ServerError if they are an error, or not a whole completion.
+
+    A chain of thought from a separate field stands in `<think>` tags before the text.
+    """
+    text = thought = refused = model = ""
+    finish, usage = None, dict[str, Any]()
+    for event in events:
+        if error := event.get("error"):  # under status 200, by some gateways
+            raise ServerError(str(error.get("message") if isinstance(error, dict) else error)[:300])
+        usage, model = event.get("usage") or usage, str(event.get("model") or model)[:200]
         # One was asked for: of several, the first that says it is number 0
-        choice = next((c for c in choices or () if (getattr(c, "index", 0) or 0) == 0), None)
+        choice = next((c for c in event.get("choices") or () if not c.get("index")), None)
         if choice is None:
-            return
-        message = getattr(choice, "message", None) or getattr(choice, "delta", None)
-        self.text.append(_text_of(getattr(choice, "text", None) or getattr(message, "content", None)))
-        for name in ("reasoning_content", "reasoning"):  # two names of one field
-            if thought := _text_of(getattr(message, name, None)):
-                self.thought.append(thought)
-                break
-        self.refusal.append(_text_of(getattr(message, "refusal", None)))
-        self.finish = getattr(choice, "finish_reason", None) or self.finish
-
-    def reply(self) -> Reply:
-        """The whole reply. A chain of thought from a field of its own stands in `<think>` tags before the text."""
-        if not isinstance(self.finish, str):
-            raise IncompleteReplyError("the reply ended before the completion did")
-        text, thought, refused = "".join(self.text), "".join(self.thought), "".join(self.refusal)
-        if thought and not text and self.finish == "length":
-            text = f"<think>\n{thought}"
-        elif thought:
-            text = f"<think>\n{thought.strip()}\n</think>\n\n{text.lstrip()}"
-        why = f"the model refused: {refused}" if refused and not text else None
-        if self.finish not in ("stop", "length"):
-            why = why or f"the server ended the completion with '{self.finish}'"
-        counts = [_count(self.usage, name) for name in ("prompt_tokens", "completion_tokens")]
-        return Reply(text, "stop" if self.finish == "stop" else "length", why, self.model, *counts)
+            continue
+        message = choice.get("message") or choice.get("delta") or {}
+        text += _text_of(choice.get("text") or message.get("content"))
+        thought += _text_of(message.get("reasoning_content") or message.get("reasoning"))
+        refused += _text_of(message.get("refusal"))
+        finish = choice.get("finish_reason") or finish
+    if not isinstance(finish, str):
+        raise ServerError("the reply ended before the completion did")
+    if thought and not text and finish == "length":
+        text = f"<think>\n{thought}"
+    elif thought:
+        text = f"<think>\n{thought.strip()}\n</think>\n\n{text.lstrip()}"
+    why = f"the model refused: {refused}" if refused and not text else None
+    if finish not in ("stop", "length"):
+        why = why or f"the server ended the completion with '{finish}'"
+    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    return Reply(
+        text, "stop" if finish == "stop" else "length", why, model, *(c if type(c) is int else None for c in counts)
+    )
 
 
 def _text_of(content: Any) -> str:
     """The text of a message's content: a string, or a list of strings and of parts with a text."""
-    if isinstance(content, str):
-        return content
     if isinstance(content, list):
         return "".join(_text_of(part.get("text") if isinstance(part, dict) else part) for part in content)
-    return _text_of(content.text) if hasattr(content, "text") else ""
+    return content if isinstance(content, str) else ""
 
 
-def _count(usage: Any, name: str) -> int | None:
-    value = usage.get(name) if isinstance(usage, dict) else getattr(usage, name, None)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+def count_tokens(text: str, counted: int | None, finish: Finish, max_tokens: int) -> int:
+    """The server's count of tokens, or an estimate where it is missing or absurd."""
+    if counted is not None and 1 <= counted <= max_tokens:
+        return counted
+    size = len(text.encode("utf-8", "replace"))
+    return max_tokens if finish == "length" else min(max(1, round(size / BYTES_PER_TOKEN)), max_tokens)
 
 
 def refuse(why: str) -> Completion:
@@ -238,24 +221,10 @@ def refuse(why: str) -> Completion:
     return Completion("", 0, "refused", why)
 
 
-def count_tokens(text: str, counted: int | None, finish: Finish, max_tokens: int) -> int:
-    """The server's count of tokens, or an estimate where it is missing or absurd."""
-    size = len(text.encode("utf-8", "replace"))
-    if counted is not None and max(1, size / LONGEST_TOKEN) <= counted <= max_tokens:
-        return counted
-    return max_tokens if finish == "length" else min(max(1, round(size / BYTES_PER_TOKEN)), max_tokens)
-
-
-def status_of(failure: Exception) -> int | None:
-    """The HTTP status of a failure, or None where there was no whole response."""
-    status = getattr(failure, "status_code", None)
-    return status if isinstance(status, int) else None
-
-
 def context_room(failure: Exception) -> int | None:
     """For a prompt over the context: tokens left for a completion, 0 if none; None for any other failure."""
-    text = str(getattr(failure, "message", failure)) + str(getattr(failure, "body", ""))
-    if status_of(failure) not in (400, 413, 422) or not TOO_LONG.search(text):
+    text = str(failure)
+    if getattr(failure, "status", None) not in (400, 413, 422) or not TOO_LONG.search(text):
         return None
     limit, prompt = LIMIT.search(text), PROMPT.search(text)
     return max(0, int(limit[1]) - int(prompt[1])) if limit and prompt else 0
@@ -263,13 +232,28 @@ def context_room(failure: Exception) -> int | None:
 
 def describe(failure: Exception) -> str:
     """A failure in one line: its status or kind, and the server's own words."""
-    said: Any = getattr(failure, "body", None)
+    if isinstance(failure, TimeoutError | httpx2.TimeoutException):
+        return "no answer in time"
+    kind = getattr(failure, "status", None) or type(failure).__name__
+    return f"{kind}: {' '.join(str(failure).split())[:300]}"
+
+
+def _words_of(data: bytes) -> str:
+    """What an error's body says."""
+    try:
+        said = parsed(data)
+    except (ValueError, RecursionError):
+        return data.decode("utf-8", "replace")
     for key in ("error", "message", "detail"):
         if isinstance(said, dict) and said.get(key):
             said = said[key]
-    if isinstance(failure, TimeoutError) or type(failure).__name__ == "APITimeoutError":
-        said = "no answer in time"
-    elif not isinstance(said, str):
-        said = json.dumps(said)[:300] if said else str(failure)
-    kind = status_of(failure) or type(failure).__name__.removesuffix("Error").removeprefix("API")
-    return f"{kind}: {' '.join(said.split())[:300]}"
+    return said if isinstance(said, str) else json.dumps(said)
+
+
+def _seconds(header: str) -> float | None:
+    """The wait that a Retry-After header asks for; None if it gives none, or nonsense."""
+    try:
+        wait = float(header)
+    except ValueError:
+        return None
+    return wait if math.isfinite(wait) and wait >= 0 else None

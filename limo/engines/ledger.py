@@ -47,6 +47,7 @@ USER_ERRORS = {
     "SQLITE_CANTOPEN": "may not write the samples in",
     "SQLITE_BUSY": "another process has held for a minute the samples in",
 }
+DAMAGED = "{path} is damaged or no ledger: {error}. limo ledgers salvage keeps every sample that is whole"
 HANDED_OUT = 1000  # known completions yielded before the engine gets its turn: bounds what waits in memory
 OWNERS = ".owners"  # folder of the lock files of processes that sample
 POLL = 0.5  # seconds between two looks at samples that another process is making
@@ -104,27 +105,20 @@ class Budget:
 budget = Budget()
 
 
-def set_budget(run: str, samples: int | None, tokens: int | None) -> None:
-    """From here on, what is paid for counts for `run`, and no more than these completions and tokens are begun."""
-    global budget
+@contextmanager
+def within_budget(run: str, samples: int | None, tokens: int | None) -> Iterator[None]:
+    """Count what is paid for in the block for `run`, and begin no more than these completions and tokens."""
+    global budget, counted
     budget = Budget(run, samples, tokens)
     for path in sorted(samples_folder().glob("*.sqlite")):
         with explain_errors(path), closing(open_ledger(path)) as store:
             row = store.execute("SELECT samples, tokens FROM paid WHERE run = ?", (run,)).fetchone()
             budget.paid_samples += row[0] if row else 0
             budget.paid_tokens += row[1] if row else 0
-
-
-@contextmanager
-def within_budget(run: str, samples: int | None, tokens: int | None) -> Iterator[None]:
-    """As `set_budget`, for a block: what is sampled after it counts for no run."""
-    global counted
-    set_budget(run, samples, tokens)
     try:
         yield
     finally:
-        counted = None
-        set_budget("", None, None)
+        counted, budget = None, Budget()
 
 
 def sample_name(request: Request, sampling: Sampling) -> bytes:
@@ -173,10 +167,11 @@ class Cached:
             for request, completion in self.engine.complete(session.take_missing, sampling):
                 session.finish(request, completion)
                 yield request, completion
-                yield from session.hand_out()
+                while session.known:
+                    yield session.known.popleft()
                 moved = True
-            for pair in session.hand_out():
-                yield pair
+            while session.known:
+                yield session.known.popleft()
                 moved = True
             if session.elsewhere and not moved:
                 time.sleep(POLL)
@@ -248,11 +243,6 @@ class _Session:
         self.store.execute("DELETE FROM claim WHERE name = ?", (name,))
         self.store.commit()
         self._answer_waiting(name, completion)
-
-    def hand_out(self) -> Iterator[tuple[Request, Completion]]:
-        """Yield what is known."""
-        while self.known:
-            yield self.known.popleft()
 
     def release(self) -> None:
         """Give up the claims on what was not finished."""
@@ -362,12 +352,8 @@ def open_ledger(path: Path) -> sqlite3.Connection:
         raise
     except sqlite3.DatabaseError as error:
         store.close()
-        raise UserError(_damaged(path, error)) from None
+        raise UserError(DAMAGED.format(path=path, error=error)) from None
     return store
-
-
-def _damaged(path: Path, error: sqlite3.DatabaseError) -> str:
-    return f"{path} is damaged or no ledger: {error}. limo ledgers salvage keeps every sample that is whole"
 
 
 @contextmanager
@@ -384,7 +370,7 @@ def explain_errors(path: Path) -> Iterator[None]:
                     "run the same command again"
                 ) from None
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "malformed" in str(error):
-            raise UserError(_damaged(path, error)) from None
+            raise UserError(DAMAGED.format(path=path, error=error)) from None
         raise
 
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 import weakref
 from collections.abc import Sequence
@@ -55,39 +54,35 @@ class LocalServer:
     def __init__(
         self, kind: str, model: str, sizes: tuple[int, int], options: Sequence[str], python: str | None, timeout: float
     ) -> None:
-        self.kind, self.timeout = kind, timeout
-        self.port = _free_port()
-        self.command = command_line(kind, model, self.port, sizes, options, python)
-        self.log = cache_folder() / "servers" / f"{kind}-{os.getpid()}-{self.port}.log"
-        self.restarts = 0
-        self.starting = False
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        self.kind, self.timeout, self.address = kind, timeout, f"http://127.0.0.1:{port}"
+        self.command = command_line(kind, model, port, sizes, options, python)
+        self.log = cache_folder() / "servers" / f"{kind}-{os.getpid()}-{port}.log"
+        self.restarted = self.starting = False
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        """Its address, as `base_urls` takes it."""
-        return f"http://127.0.0.1:{self.port}/v1"
 
     def is_running(self) -> bool:
         """Whether its process is there."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> str:
-        """Start it unless it runs. Returns its address once it is healthy."""
+        """Start it unless it runs. Returns its address once it is healthy, as `base_urls` takes it."""
         with self._lock:
             if not self.is_running():
                 self._launch()
-        return self.url
+        return f"{self.address}/v1"
 
     def restart(self) -> None:
         """Start it again after it died, once. Raises UserError the second time."""
         with self._lock:
             if self.is_running():  # another request has restarted it
                 return
-            if self.restarts:
+            if self.restarted:
                 raise UserError(f"the {self.kind} server died twice: {self._last_words()}")
-            self.restarts += 1
+            self.restarted = True
             say(f"the {self.kind} server died ({self._last_words()}); starting it again")
             self._launch()
 
@@ -99,7 +94,7 @@ class LocalServer:
             with self.log.open("ab") as log:
                 self._process = _SPAWNER.submit(_spawn, self.command, log).result()
             weakref.finalize(self, _stop, self._process)
-            while not self._healthy():
+            while not self._is_healthy():
                 if not self.is_running():
                     raise UserError(f"the {self.kind} server did not start: {self._last_words()}")
                 if time.monotonic() - begun > self.timeout:
@@ -113,11 +108,11 @@ class LocalServer:
             self.starting = False
         say(f"the {self.kind} server is ready after {clock(time.monotonic() - begun)}")
 
-    def _healthy(self) -> bool:
+    def _is_healthy(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as answer:
+            with urllib.request.urlopen(f"{self.address}/health", timeout=5) as answer:
                 return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
+        except OSError:
             return False
 
     def _last_words(self) -> str:
@@ -130,7 +125,7 @@ class LocalServer:
 
 
 def _spawn(command: Sequence[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
-    """A process in a session of its own, so that its workers end with it; killed when this process is."""
+    """A process in a new session, so that its workers end with it; killed when this process is."""
     try:
         return subprocess.Popen(
             command, stdout=log, stderr=log, start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid())
@@ -143,18 +138,11 @@ def _spawn(command: Sequence[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and its workers: politely, then for good."""
-    for sign, wait in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 20.0)):
-        if process.poll() is not None:
-            break
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(wait)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """End a process and its workers with SIGTERM, then with SIGKILL."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is None:
+            try:
+                os.killpg(process.pid, sign)
+                process.wait(20)
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                continue

@@ -4,8 +4,8 @@
     engine: {_target_: limo.engines.server.ServerEngine, model: Qwen/Qwen3-32B, base_urls: [http://node1:8000/v1]}
 
 With `serve` the engine starts a server on this machine's GPUs (`limo/engines/local.py`); with `base_urls` it uses
-running ones, and sends each request to the address with the fewest. Every sample is a request of its own with a seed
-of its own, so sample i of a prompt is the same again where the server honours `seed`.
+running ones, and sends each request to the address with the fewest. Every sample is a separate request with its own
+seed, so sample i of a prompt is the same again where the server honours `seed`.
 
 A failed request is retried, at another address if there is one. A request that keeps failing is refused with its
 reason. The run ends only when no server can be expected to answer. docs/engines.md describes every setting.
@@ -14,13 +14,11 @@ Not covered: limits of requests a minute, which the server enforces with status 
 """
 
 import asyncio
-import math
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -29,17 +27,15 @@ from limo.chat import prompt_ids, turn_end
 from limo.data import content_id
 from limo.engines.connection import (
     CONTROL,
-    IncompleteReplyError,
+    Connection,
     Keys,
     Reply,
+    ServerError,
     check_address,
     context_room,
     count_tokens,
     describe,
-    open_client,
-    read_reply,
     refuse,
-    status_of,
 )
 from limo.engines.local import LocalServer
 from limo.engines.protocol import Completion, Request, Sampling, Take, loading, random_key
@@ -47,10 +43,8 @@ from limo.errors import UserError
 from limo.model import fingerprint, load_tokenizer, model_folder, tokenizer_folder
 from limo.progress import clock, say
 
-NEVER_ANSWERED, IN_A_ROW = (
-    20,
-    200,
-)  # refusals before the first answer, or after: the settings are wrong, not the prompts
+NEVER_ANSWERED = 20  # refusals in a row before the first answer: the settings are wrong, not the prompts
+IN_A_ROW = 200  # the same after it
 UNUSABLE = (401, 402, 403, 404, 405)  # status of a wrong key, account, path or model
 PASSING = (408, 409, 425, 429)  # status below 500 after which the same request may succeed
 WELL = 3  # failures in a row that are counted at most for a server that still lists its models
@@ -170,7 +164,7 @@ class _Address:
     """One server's address and how it does. Times are those of `time.monotonic`."""
 
     url: str
-    client: Any  # openai.AsyncOpenAI
+    connection: Connection
     running: int = 0
     answered: int = 0
     limited: int = 0  # replies with status 429
@@ -185,15 +179,15 @@ class _Client:
 
     def __init__(self, engine: ServerEngine, urls: list[str], sampling: Sampling) -> None:
         self.engine, self.sampling = engine, sampling
-        limit = 2**20 + 2048 * sampling.max_tokens  # bytes of one reply, the framing of a stream included
+        self.limit = 2**20 + 2048 * sampling.max_tokens  # bytes of one reply, the framing of a stream included
         self.addresses = [
-            _Address(url, open_client(url, engine._keys.key, engine.timeout, limit, engine.concurrency))
+            _Address(url, Connection(url, engine._keys.key, engine.timeout, engine.concurrency))
             for url in dict.fromkeys(urls)
         ]
         self.over: UserError | None = None
         self.last_answer = time.monotonic()
-        self.refused_in_a_row = self.lost = self.estimated = 0
-        self.failures, self.other_models = Counter[str](), set[str]()
+        self.refused_in_a_row = 0
+        self.faults, self.other_models = Counter[str](), set[str]()
 
     async def answer(self, request: Request) -> Completion:
         """The completion of one request, or its refusal. Raises UserError once the run is over."""
@@ -214,14 +208,10 @@ class _Client:
             address.running += 1
             try:
                 async with asyncio.timeout(engine.timeout):
-                    reply = await read_reply(address.client, body, engine.stream)
-            except asyncio.CancelledError:  # the run ends while the server is at work
-                self.lost += 1
-                raise
+                    reply = await address.connection.ask(body, self.limit)
+                return self._accept(address, reply)
             except Exception as error:  # noqa: BLE001 - any failure of one reply is that request's, never the run's
                 failure, avoid = error, address
-            else:
-                return self._accept(address, reply)
             finally:
                 address.running -= 1
             decided = self._decide(address, body, failure)
@@ -254,7 +244,7 @@ class _Client:
         if reply.model and reply.model not in (engine._served_model, *self.other_models):
             self.other_models.add(reply.model)
             say(f"{address.url} answers as model '{engine._keys.hide(reply.model)}', not '{engine.model}'")
-        if engine.context is not None and reply.prompt_tokens is not None and reply.prompt_tokens >= engine.context:
+        if engine.context is not None and (reply.prompt_tokens or 0) >= engine.context:
             return refuse(f"the prompt has {reply.prompt_tokens} tokens, the model takes {engine.context}")
         if reply.refusal is not None:
             return refuse(engine._keys.hide(reply.refusal))
@@ -264,13 +254,13 @@ class _Client:
         if ends := [text.find(stop) for stop in sampling.stop if stop in text]:
             text, finish = text[: min(ends)], "stop"
         tokens = count_tokens(text, reply.completion_tokens, finish, sampling.max_tokens)
-        self.estimated += tokens != reply.completion_tokens
+        self.faults["missing or absurd token counts, estimated"] += tokens != reply.completion_tokens
         return Completion(text, tokens, finish)
 
     def _decide(self, address: _Address, body: dict[str, Any], failure: Exception) -> Completion | None:
         """Record a failure. Returns the refusal if no retry can help; None to try again."""
-        status, text = status_of(failure), self._describe(failure)
-        now = time.monotonic()
+        status: int | None = getattr(failure, "status", None)
+        text, now = self._describe(failure), time.monotonic()
         room = context_room(failure)
         if room is not None:  # the prompt fits with a smaller limit, as it does in a local engine
             if 0 < room < body.get("max_tokens", 0):
@@ -279,7 +269,7 @@ class _Client:
             return refuse(f"the server replied {text}")
         if status is not None and 400 <= status < 500 and status not in (*UNUSABLE, *PASSING):
             return self._refuse(address, failure, "")
-        self.failures[str(status or type(failure).__name__)] += 1
+        self.faults[str(status or text.partition(":")[0])] += 1
         address.failures += address.resting_until <= now  # those of one moment count once
         address.last_error = text
         address.limited += status == 429
@@ -288,14 +278,14 @@ class _Client:
                 say(f"{address.url} is not used any more: {text}")
             address.unusable = True
             self._end_if_silent()
-        else:
-            self.lost += status is None or status < 400
-            asked, backoff = _retry_after(failure), self.engine.backoff * 2 ** min(max(address.failures - 1, 0), 10)
-            if asked is not None and asked > self.engine.patience:
-                self._end(f"{address.url}: {text}; it asks to wait {clock(asked)}")
-            if asked is not None or not isinstance(failure, IncompleteReplyError):  # such a server is well
-                wait = asked if asked is not None else min(LONGEST_PAUSE, backoff) * random.uniform(0.5, 1)
-                address.resting_until = max(address.resting_until, now + wait)
+            return None
+        asked = getattr(failure, "retry_after", None)
+        if asked is not None and asked > self.engine.patience:
+            self._end(f"{address.url}: {text}; it asks to wait {clock(asked)}")
+        if status is not None or not isinstance(failure, ServerError):  # after half a reply the server is well
+            backoff = min(LONGEST_PAUSE, self.engine.backoff * 2 ** min(max(address.failures - 1, 0), 10))
+            wait = asked if asked is not None else backoff * random.uniform(0.5, 1)
+            address.resting_until = max(address.resting_until, now + wait)
         return None
 
     def _end_if_silent(self) -> None:
@@ -316,14 +306,13 @@ class _Client:
         return refuse(f"the server replied {text}{after}")
 
     def _end(self, why: str) -> None:
-        if self.over is None:
-            self.over = UserError(
-                f"{why}. Check that the server runs, and base_urls (they usually end in /v1), model and api_key_env. "
-                "Finished samples are kept: run the same command again to resume"
-            )
+        self.over = self.over or UserError(
+            f"{why}. Check that the server runs, and base_urls (they usually end in /v1), model and api_key_env. "
+            "Finished samples are kept: run the same command again to resume"
+        )
 
     async def _is_alive(self, address: _Address) -> bool:
-        """Whether a server lists its models, which costs nothing. Restarts a local server that has died, once."""
+        """Whether a server shows a sign of life. Restarts a local server that has died, once."""
         local = self.engine._local
         if local and not local.is_running():
             try:
@@ -332,12 +321,10 @@ class _Client:
                 self._end(str(error))
             self.last_answer, address.resting_until = time.monotonic(), 0.0
             return False
-        with suppress(Exception):
-            async with asyncio.timeout(10):
-                await address.client.models.list()
-            address.failures, self.last_answer = min(address.failures, WELL), time.monotonic()
-            return True
-        return False
+        if not await address.connection.is_alive():
+            return False
+        address.failures, self.last_answer = min(address.failures, WELL), time.monotonic()
+        return True
 
     def _describe(self, failure: Exception) -> str:
         return self.engine._keys.hide(describe(failure))
@@ -345,31 +332,12 @@ class _Client:
     async def close(self) -> None:
         """Close all connections."""
         for address in self.addresses:
-            with suppress(Exception):
-                await address.client.close()
+            await address.connection.close()
 
     def report(self) -> None:
         """One line on what went wrong on the way, if anything did."""
-        parts = []
-        if retries := self.failures.total():
-            kinds = ", ".join(f"{count} x {kind}" for kind, count in self.failures.most_common())
-            parts.append(f"{retries:,} failed requests: {kinds}")
-        if self.lost:
-            parts.append(f"{self.lost:,} answers were lost on the way, for which a provider may charge")
-        if self.estimated:
-            parts.append(f"the token counts of {self.estimated:,} completions were missing or absurd and are estimated")
-        if parts:
-            say(f"{self.engine.model}: {'; '.join(parts)}")
-
-
-def _retry_after(failure: Exception) -> float | None:
-    """Seconds that a server asks to wait; None if it does not say, or nonsense."""
-    headers = getattr(getattr(failure, "response", None), "headers", {})
-    try:
-        wait = float(headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return wait if math.isfinite(wait) and wait >= 0 else None
+        if faults := +self.faults:
+            say(f"{self.engine.model}: " + ", ".join(f"{count:,} x {what}" for what, count in faults.most_common()))
 
 
 Answer = Callable[[Request], Coroutine[Any, Any, Completion]]
@@ -384,7 +352,7 @@ def answer_all(
     `take` is called in the caller's thread; `first` are requests already taken. After a UserError in `answer` nothing
     more is taken, but running requests are finished and yielded, since they are paid for; then it is raised.
 
-    Requests proceed while the caller waits for the next completion. A loop in a thread of its own would contend with
+    Requests proceed while the caller waits for the next completion. A loop in another thread would contend with
     the caller for the interpreter's lock, which halves the rate.
     """
     with asyncio.Runner() as runner, ThreadPoolExecutor(1, "limo-engine") as thread:

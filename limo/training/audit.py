@@ -98,27 +98,21 @@ def _check_chain(tokenizer: Any, completion: str, expected: str) -> Iterator[str
 def _check_thoughts(prompt: str, completion: str) -> Iterator[str]:
     """At most one think block, opened before it closes, and not empty. The prompt may open it, or close it."""
     opened = bool(re.search(rf"{OPEN}\s*\Z", prompt))
-    text = f"{OPEN}{completion}" if opened else completion
-    opens, closes, where = text.count(OPEN), text.count(CLOSE), "the prompt" if opened else "the chain"
-    if opens and re.search(rf"{OPEN}\s*{CLOSE}\s*\Z", prompt):
-        yield (
-            "a second think block: the chat template has put an empty one before the chain. Name a template that "
-            "thinks, chat_template=, or take the chain's tags out"
-        )
+    text, where = (f"{OPEN}{completion}", "the prompt") if opened else (completion, "the chain")
+    tags = re.findall(f"{OPEN}|{CLOSE}", text)
+    if OPEN in tags and re.search(rf"{OPEN}\s*{CLOSE}\s*\Z", prompt):
+        why = "a second think block: the chat template has put an empty one before the chain"
     elif re.search(rf"{OPEN}\s*{CLOSE}", text):
-        yield "an empty think block: the model would learn not to think. Put the reasoning into it, or take it out"
-    elif opens > 1:
-        yield f"a second think block: {opens} of {OPEN}, the first in {where}. Keep one"
-    elif opens > closes:
-        yield (
-            f"a think block is left open: {where} opens it, no {CLOSE} follows. Close it in the row, or name a "
-            "template that opens none, chat_template="
-        )
-    elif closes > opens or text.find(CLOSE) < text.find(OPEN):
-        yield (
-            f"a think block was never opened: {CLOSE} stands without an {OPEN} before it. Begin the chain with {OPEN}, "
-            "or name a template that opens it, chat_template="
-        )
+        why = "an empty think block: the model would learn not to think"
+    elif tags.count(OPEN) > 1 and tags[0] == OPEN:
+        why = f"a second think block: {tags.count(OPEN)} of {OPEN}, the first in {where}"
+    elif tags == [OPEN]:
+        why = f"a think block is left open: {where} opens it, no {CLOSE} follows"
+    elif tags not in ([], [OPEN, CLOSE]):
+        why = f"a think block was never opened: {CLOSE} stands without an {OPEN} before it"
+    else:
+        return
+    yield f"{why}. Correct the tags in the row, or name a template that fits it, chat_template="
 
 
 def _check_bos(tokenizer: Any, ids: list[int]) -> Iterator[str]:

@@ -10,7 +10,7 @@ no labels, so that ranks stay together.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -51,10 +51,10 @@ def supervised_shape(settings: Supervised, lengths: Sequence[int], ranks: int) -
         return padded_shape(settings, ranks)
     most, per_epoch = settings.args.get("max_steps", -1), -(-len(lengths) // settings.global_batch)
     epochs = -(-most // per_epoch) if most > 0 else -(-settings.args.get("num_train_epochs", 3) // 1)
-    steps = (split_epoch(len(lengths), settings.global_batch, settings.seed, epoch) for epoch in range(int(epochs)))
-    return Shape(
-        count_forwards(lengths, chain.from_iterable(steps), ranks, settings.pack_tokens), 1, settings.pack_tokens
+    steps = chain.from_iterable(
+        split_epoch(len(lengths), settings.global_batch, settings.seed, epoch) for epoch in range(int(epochs))
     )
+    return Shape(count_forwards(lengths, steps, ranks, settings.pack_tokens), 1, settings.pack_tokens)
 
 
 def split_epoch(rows: int, global_batch: int, seed: int, epoch: int) -> list[list[int]]:
@@ -87,7 +87,7 @@ def pack_best_fit(chosen: Sequence[int], lengths: Sequence[int], tokens: int) ->
     return groups
 
 
-def count_forwards(lengths: Sequence[int], steps: Iterator[list[int]], ranks: int, tokens: int) -> int:
+def count_forwards(lengths: Sequence[int], steps: Iterable[list[int]], ranks: int, tokens: int) -> int:
     """Forward passes per step and rank, so that every step's chains fit into rows of `tokens`."""
     return max(-(-len(pack_best_fit(step, lengths, tokens)) // ranks) for step in steps)
 

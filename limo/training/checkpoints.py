@@ -35,7 +35,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether a checkpoint in a folder was written to its end. Its content is not read."""
-    return any((path / MARK).exists() for path in list_checkpoints(folder))
+    return any(folder.glob(f"checkpoint-*/{MARK}"))
 
 
 def mark_whole(checkpoint: Path, **made_with: Any) -> None:

@@ -163,7 +163,7 @@ def configure(settings: Training, checkpoints: Path, shape: Shape, shards: Mappi
     return config
 
 
-def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str, float]] | None = None) -> None:
+def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str, float]] = lambda _: {}) -> None:
     """Train from the last whole checkpoint to the end, and keep model, card and results in the step's folder.
 
     Args: `make` returns the trainer. `measure` is called with it at the end, by all ranks, and returns more results.
@@ -190,7 +190,7 @@ def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str,
         ended.silent = not is_main()
         raise ended
     held = {f"{what}_bytes": size for what, size in count_bytes(trainer).items()}
-    measured = measure(trainer) if measure else {}
+    measured = measure(trainer)
     save_model(trainer, job.tokenizer, job.settings, job.source, folder)
     _finish(job, trainer, seconds, steps_in(last), {**held, **measured})
 
@@ -244,7 +244,7 @@ def _finish(job: Job, trainer: Any, seconds: float, steps_before: int, more: Map
         return
     with replacing(step.folder / "train_log.jsonl") as log:
         log.writelines(dump(entry) for entry in [*history, *evals])
-    write_card(step, job.settings, history, evals, tokens.unit)
+    write_card(step, job.settings, tokens.unit)
     for name in ("tokens",) if job.settings.keep_checkpoints else ("tokens", "checkpoints"):
         shutil.rmtree(step.folder / name, ignore_errors=True)
     say(

@@ -3,17 +3,12 @@
 Losses of pairs are in `limo/training/preference.py`.
 """
 
-import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
-
-from limo.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
 Weighting = Literal["tokens", "weights", "rows"]
-Centring = Literal["rewards", "weights"]
 
 
 def loss_positions(labels: "torch.Tensor") -> "torch.Tensor":
@@ -70,34 +65,3 @@ def row_weight(weight: float, loss_tokens: int, weighting: Weighting) -> tuple[f
     if weighting == "weights":
         return weight, weight * loss_tokens
     return weight / loss_tokens, 1.0
-
-
-def reward_weights(rewards: Sequence[float], tau: float, centring: Centring | None) -> list[float]:
-    """Weights of the attempts at one problem from their `rewards` (attempts,), for reward-weighted regression.
-
-    With r the reward of an attempt, mean the average over all attempts at this problem, tau the temperature:
-
-        None      exp(r / tau)                       RISE (arXiv 2407.18219, eq. 3.6 in its NeurIPS version) and its
-                                                     released code
-        rewards   exp((r - mean r) / tau)            advantage-weighted regression (arXiv 1910.00177), to which the
-                                                     paper compares its centring
-        weights   exp(r / tau) - mean exp(r / tau)   the paper's words taken literally; negative for attempts that are
-                                                     worse than the mean
-
-    The released code has no centring, and the paper does not state which of the two it means. Raises UserError unless
-    tau is above 0 and large enough for exp not to overflow.
-
-    >>> [round(w, 3) for w in reward_weights([0, 1], 0.4, None)]
-    [1.0, 12.182]
-    """
-    if not tau > 0:
-        raise UserError(f"tau must be above 0, not {tau}: it divides the rewards")
-    mean = math.fsum(rewards) / len(rewards) if centring == "rewards" else 0.0
-    try:
-        weights = [math.exp((r - mean) / tau) for r in rewards]
-    except OverflowError:
-        raise UserError(f"tau={tau} is too small for rewards up to {max(rewards)}: exp(r / tau) overflows") from None
-    if centring != "weights":
-        return weights
-    middle = math.fsum(weights) / len(weights)
-    return [w - middle for w in weights]

@@ -1,7 +1,6 @@
-"""The model of a training: loaded whole or in four bits, with low-rank adapters, saved once it is whole, and merged.
+"""The model of a training: loaded, with low-rank adapters, saved once it is whole, and merged.
 
-`lora` takes the arguments of `peft.LoraConfig` under their own names; `quantize: nf4` loads the frozen weights in four
-bits (QLoRA, arXiv 2305.14314).
+`lora` takes the arguments of `peft.LoraConfig` under their own names.
 """
 
 import math
@@ -32,7 +31,7 @@ def load_trained_model(settings: Training, source: Path, tokenizer: Any, config:
     Whole 16-bit weights are loaded in float32 where torch's optimizer would update them: at small learning rates most
     updates are below their rounding. DeepSpeed and FSDP2 keep float32 weights themselves. `config` is TRL's.
     """
-    from transformers import AutoConfig, BitsAndBytesConfig
+    from transformers import AutoConfig
 
     from limo.training.attention import choose_attention
 
@@ -43,11 +42,7 @@ def load_trained_model(settings: Training, source: Path, tokenizer: Any, config:
     if dtype != "float32" and mixed and not (config.deepspeed or config.fsdp or settings.lora):
         say(f"weights are kept in float32 while they are trained, and saved in {dtype}")
         dtype = "float32"
-    more: dict[str, Any] = {}
-    if settings.quantize:
-        four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-        more["quantization_config"] = BitsAndBytesConfig(**four, bnb_4bit_compute_dtype="bfloat16")
-    model = load_model(source, dtype, attn_implementation=kind, **more)
+    model = load_model(source, dtype, attn_implementation=kind)
     end = turn_end(tokenizer)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id(tokenizer, end))
     known = model.generation_config.eos_token_id
@@ -85,13 +80,15 @@ def save_model(trainer: Any, tokenizer: Any, settings: Training, source: Path, f
         (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle that imports the whole trainer
         trained = {id(p): getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad}
         _check_saved(partial, sum(trained.values()))
-        _replace(partial, folder / name)
+        shutil.rmtree(folder / name, ignore_errors=True)
+        partial.rename(folder / name)
         if name == "adapter":
             merged = folder / ".model.part"
             shutil.rmtree(merged, ignore_errors=True)
-            _merge(folder / name, source, merged, "bfloat16" if settings.quantize else settings.dtype)
+            _merge(folder / name, source, merged, settings.dtype)
             tokenizer.save_pretrained(merged)
-            _replace(merged, folder / "model")
+            shutil.rmtree(folder / "model", ignore_errors=True)
+            merged.rename(folder / "model")
     wait()
 
 
@@ -117,8 +114,3 @@ def _check_saved(folder: Path, numbers: int) -> None:
             held += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     if held < numbers:
         raise RuntimeError(f"{folder} holds {held:,} weights of {numbers:,}")
-
-
-def _replace(partial: Path, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)

@@ -6,7 +6,6 @@ held is the length of each row. What cannot be trained on is dropped with its re
 """
 
 import shutil
-import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,15 +15,12 @@ from typing import Any
 from limo.chat import MASKED, Rendered, render
 from limo.data import Dropped, Example, content_id, dump, read_jsonl, replacing
 from limo.errors import UserError
-from limo.files import read_rows
 from limo.progress import say
 from limo.run import Step
 from limo.training.audit import check_row
 from limo.training.launch import run_on_main
-from limo.training.losses import Weighting, row_weight
+from limo.training.losses import row_weight
 from limo.training.settings import Supervised, Training
-
-PARQUET_COLUMNS = ("id", "prompt", "completion", "answer", "source", "weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +47,6 @@ class Tokens:
     unit: str = "chains"  # what a row is: chains, or pairs
 
 
-def read_examples(path: str | Path) -> Iterator[Example]:
-    """The rows of a training set in JSONL, or in Parquet as `limo.data.write_parquet` writes it, streamed.
-
-    Raises UserError naming the row that is not one.
-    """
-    if not str(path).lower().endswith(".parquet"):
-        yield from read_jsonl(path)
-        return
-    for number, raw in read_rows(path, max_bytes=sys.maxsize):
-        try:
-            row = {name: raw[name] for name in PARQUET_COLUMNS if raw.get(name) is not None}
-            completion = row["completion"]
-            if not row["prompt"] or isinstance(completion, str) or len(completion) > 1:
-                raise ValueError("prompt and completion are lists of messages, the completion of one")
-            text = completion[0]["content"] if completion else ""
-            yield Example.from_json({"answer": "", **row, "completion": text})
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}, row {number}: not a row of this toolkit ({error}). Read foreign files as a pool source"
-            ) from None
-
-
 def prepare(tokenizer: Any, rows: Iterable[Example], max_length: int) -> Prepared:
     """Token ids and labels of each row. Rows without a completion or above `max_length` tokens are dropped whole."""
     prepared = Prepared([], [], [])
@@ -91,29 +65,14 @@ def render_row(tokenizer: Any, row: Example, max_length: int) -> Rendered | Drop
     if not row.completion.strip():
         return Dropped(row.id, "train", "no completion", data=row.to_json())
     tokens = render(tokenizer, row)
-    if (length := len(tokens.input_ids)) > max_length:
-        return drop_long(row, length, max_length)
-    return tokens
+    length = len(tokens.input_ids)
+    return tokens if length <= max_length else drop_long(row, length, max_length)
 
 
 def drop_long(row: Example, length: int, max_length: int) -> Dropped:
     """The reason why a row with too many tokens is not trained on."""
     detail = f"{length} tokens; the limit is max_length={max_length}"
     return Dropped(row.id, "train", "too long", detail, data=row.to_json())
-
-
-def columns(row: Example, rendered: Rendered, weighting: Weighting | None) -> dict[str, Any]:
-    """A row as the trainer takes it: input_ids, labels and, for a weighted loss, weight and share.
-
-    Raises UserError for a weight that a loss cannot have.
-    """
-    entry: dict[str, Any] = {"input_ids": rendered.input_ids, "labels": rendered.labels}
-    if weighting:
-        if not 0 <= row.weight < float("inf"):
-            raise UserError(f"row {row.id} has the weight {row.weight}: weights are finite and at least 0")
-        loss_tokens = len(rendered.labels) - rendered.labels.count(MASKED)
-        entry["weight"], entry["share"] = row_weight(row.weight, loss_tokens, weighting)
-    return entry
 
 
 def refuse_dropped(settings: Training, dropped: int, example: Dropped | None, left: bool) -> None:
@@ -192,14 +151,19 @@ def _generate(tokenizer: Any, settings: Supervised, file: Path) -> Iterator[dict
     idle: dict[str, Any] = {}
     dropped, example, weights = 0, None, False
     with replacing(file) as lines:
-        for row in read_examples(settings.data):
+        for row in read_jsonl(settings.data):
             tokens = render_row(tokenizer, row, settings.max_length)
             if isinstance(tokens, Dropped):
                 lines.write(dump(tokens.to_json()))
                 dropped, example = dropped + 1, example or tokens
                 continue
             check_row(tokenizer, row, tokens, settings.system, settings.data)
-            entry = columns(row, tokens, settings.weighting)
+            entry: dict[str, Any] = {"input_ids": tokens.input_ids, "labels": tokens.labels}
+            if settings.weighting:
+                if not 0 <= row.weight < float("inf"):
+                    raise UserError(f"row {row.id} has the weight {row.weight}: weights are finite and at least 0")
+                loss_tokens = len(tokens.labels) - tokens.labels.count(MASKED)
+                entry["weight"], entry["share"] = row_weight(row.weight, loss_tokens, settings.weighting)
             if not idle or len(tokens.input_ids) < len(idle["input_ids"]):
                 idle = {**entry, "labels": [MASKED] * len(tokens.labels)}
             weights = weights or bool(entry.get("weight", 1.0))

@@ -58,7 +58,6 @@ class Training:
     eval_data: str | None = None  # rows whose loss is logged, see args.eval_strategy
     chat_template: str | None = None  # None is the model's own; or chatml, or a .jinja file
     lora: dict[str, Any] | None = None  # arguments of peft.LoraConfig; None trains all weights
-    quantize: Literal["nf4"] | None = None  # keeps the frozen weights in four bits (QLoRA); needs lora
     merge_adapter: bool = True  # also saves the base model with the adapter added to it
     devices: Devices = "all"  # visible GPUs to use; on CPUs the number of processes
     sharding: str = "ddp"  # see training/sharding.py
@@ -73,13 +72,6 @@ class Training:
                 raise UserError(f"train.{key} must be 1 or more, not {value}")
         if self.devices != "all" and self.devices < 1:
             raise UserError(f"train.devices must be a number from 1, or all, not {self.devices}")
-        if self.quantize and not self.lora:
-            raise UserError("train.quantize freezes the weights: give train.lora={r: 16} to train an adapter")
-        if self.quantize and self.sharding not in ("ddp", "zero1", "zero2"):
-            raise UserError(
-                f"train.quantize with train.sharding={self.sharding}: weights in four bits cannot be sharded. Use ddp, "
-                "zero1 or zero2"
-            )
 
     @property
     def rows_at_once(self) -> int:
@@ -143,7 +135,7 @@ class Preference(Training):
 def check_args(args: Mapping[str, Any], config: str) -> None:
     """Raise UserError for an argument that TRL's class does not have, of another type, or that is set elsewhere."""
     quiet_deepspeed()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs about kernels that are not installed
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # where it is installed, peft imports it, and it logs
     import trl
 
     kind = getattr(trl, config)
@@ -154,7 +146,7 @@ def check_args(args: Mapping[str, Any], config: str) -> None:
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise UserError(f"train.args.{key} is not an argument of trl.{config}{hint}")
         if key.startswith(("push_to_hub", "hub_")):  # TRL would upload checkpoints, and a key would be in the recipe
-            raise UserError(f"train.args.{key}: upload the finished model with python -m limo.hub FOLDER OWNER/NAME")
+            raise UserError(f"train.args.{key}: upload the finished model with hf upload OWNER/NAME FOLDER")
         if key in ELSEWHERE:
             raise UserError(f"train.args.{key}: set train.{ELSEWHERE[key]} instead")
         if key in DECIDED:

@@ -17,11 +17,6 @@ from limo.recipe import RECIPES
 FSDP = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_type": "FULL_STATE_DICT"}
 
 
-def sharding_files() -> dict[str, Path]:
-    """The shipped DeepSpeed files, by name."""
-    return {path.stem: path for path in sorted((RECIPES / "deepspeed").glob("*.json"))}
-
-
 def shard_arguments(sharding: str) -> dict[str, Any]:
     """The arguments of TRL's configuration that a recipe's `sharding` stands for.
 
@@ -56,11 +51,10 @@ def read_deepspeed(sharding: str) -> dict[str, Any]:
 
     Raises UserError if there is none, if it is not JSON, or if no model would be saved with it.
     """
-    path = sharding_files().get(sharding) or Path(sharding).expanduser()
+    shipped = {path.stem: path for path in sorted((RECIPES / "deepspeed").glob("*.json"))}
+    path = shipped.get(sharding) or Path(sharding).expanduser()
     if not path.is_file():
-        raise UserError(
-            f"train.sharding={sharding} is not a file and not one of ddp, fsdp2, {', '.join(sharding_files())}"
-        )
+        raise UserError(f"train.sharding={sharding} is not a file and not one of ddp, fsdp2, {', '.join(shipped)}")
     try:
         config = dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
@@ -106,23 +100,20 @@ def count_bytes(trainer: Any) -> dict[str, int]:
     """Bytes of weights and optimizer states on this rank, and of both over all ranks, once the trainer is prepared."""
     import torch
 
+    def count(tensor: Any, each: int | None = None) -> int:
+        here = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        return int(here.data.numel() * (each or here.element_size()))
+
     parameters, optimizer = list(trainer.model.parameters()), trainer.optimizer
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     states = [v for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v) and v.numel() > 1]
-    if states:
-        own = sum(_local_bytes(v) for v in states)
-    else:  # before the first step: Adam will have two states in float32
-        own = 8 * sum(_local_bytes(p) // p.element_size() for group in optimizer.param_groups for p in group["params"])
+    # Before the first step there are none: Adam will have two in float32
+    own = sum(map(count, states)) or sum(count(p, 8) for group in optimizer.param_groups for p in group["params"])
     whole = [(getattr(p, "ds_numel", p.numel()), p) for p in parameters]
     return {
-        "weights": sum(_local_bytes(p) for p in parameters),
+        "weights": sum(map(count, parameters)),
         "weights_whole": sum(size * p.element_size() for size, p in whole),
         "optimizer": own,
         "optimizer_whole": 8 * sum(size for size, p in whole if p.requires_grad),
     }
-
-
-def _local_bytes(tensor: Any) -> int:
-    here = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return int(here.data.numel() * here.element_size())

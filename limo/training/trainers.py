@@ -233,7 +233,5 @@ class PairTrainer(FiniteTrainer, DPOTrainer):  # type: ignore[misc]
         if not self.model.training:
             self.held_out += rewards.float().tolist()
         notes = self._metrics["train" if self.model.training else "eval"]
-        notes["rewards/chosen"].append(chosen.mean().item())
-        notes["rewards/rejected"].append(rejected.mean().item())
         notes["rewards/margins"].append((chosen - rejected).mean().item())
         notes["rewards/accuracies"].append((chosen > rejected).float().mean().item())

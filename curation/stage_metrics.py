@@ -37,12 +37,3 @@ def merge(metrics: Mapping[str, Metric]) -> None:
             count(name, value)
         else:
             record(name, value)
-
-
-def format_metric(value: Metric) -> str:
-    """A metric as a person reads it.
-
-    >>> format_metric(12345), format_metric(0.98765), format_metric("0.98 of 3")
-    ('12,345', '0.988', '0.98 of 3')
-    """
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else value
