@@ -44,6 +44,7 @@ _FUNCTION_IN_TEXT = re.compile(  # \operatorname{cis} 60^\circ
 )
 _RATIO = re.compile(r"(\d+) *(?:\\text *\{ *to *\}|to) *(\d+)")  # 4 to 7
 _VALUE_IN_TEXT = re.compile(r"\s*\\text\s*\{([^{}]*\d[^{}]*)\}\s*")  # \text{4:30 p.m.}
+_COMMA_IN_TEXT = re.compile(r"\\text\s*\{\s*,\s*(and|or)?\s*\}")  # 6, 8\text{, and }10
 _FONT = re.compile(  # \mathbf{even}, \mbox{ miles}
     r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|textbf|textit|textrm|textnormal|mbox|hbox|operatorname\*?|emph|"
     r"underline|texttt|textsc)\s*(?=\{)"
@@ -161,6 +162,7 @@ def _latex(text: str) -> str:
     text = _LETTERED_DIGITS.sub(r"\1 ", _FONT.sub(r"\\text", text))
     text = re.sub(r"(?<=\d)\\text\{([A-F]+)\}(?=\d|\s*_)", r"\1", text)
     whole = _VALUE_IN_TEXT.fullmatch(text)
+    text = _COMMA_IN_TEXT.sub(lambda m: f", {m[1] or ''} ", text)
     return _LEAD.sub("", whole[1] if whole else text)
 
 
