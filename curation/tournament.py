@@ -37,6 +37,7 @@ from eval.compare import wilson
 from eval.run import correct_share, grade_rows
 from limo.command import command
 from limo.data import Example, content_id, replacing, write_jsonl
+from limo.discover.noise import measure_noise
 from limo.engines.protocol import Sampling, sample
 from limo.errors import UserError
 from limo.processes import free_gpu, run_section_apart
@@ -264,7 +265,7 @@ class Field:
         by_tokens = {}
         if names:
             by_tokens[best] = fmean(scores[best]) - fmean(scores[RANDOM_TOKENS])
-        verdict = decide(differences, margin, by_tokens)
+        verdict = decide(differences, margin, by_tokens, 1 / self.sizes.final_problems)
         print_verdict(verdict, table, {arm: fmean(values) for arm, values in scores.items()})
         return verdict
 
@@ -328,10 +329,13 @@ def prefers_untouched(stages: Mapping[str, Any], pairs: Sequence[tuple[Example, 
     return Decided(share, *wilson(share, len(points)), len(points))
 
 
-def decide(differences: Mapping[str, Sequence[float]], margin: float, by_tokens: Mapping[str, float]) -> Verdict:
+def decide(
+    differences: Mapping[str, Sequence[float]], margin: float, by_tokens: Mapping[str, float], step: float = 0.0
+) -> Verdict:
     """The verdict of the last round, from each finalist's differences to random, one a block.
 
-    Intervals hold together at 95 % (Holm 1979): the best one's at 1 - 0.05 / m, the next at 1 - 0.05 / (m - 1).
+    Intervals hold together at 95 % (Holm 1979): the best one's at 1 - 0.05 / m, the next at 1 - 0.05 / (m - 1). `step`
+    is the least difference that the problems of a block can show; its rounding variance is added (`measure_noise`).
     """
     from scipy.stats import t
 
@@ -341,7 +345,7 @@ def decide(differences: Mapping[str, Sequence[float]], margin: float, by_tokens:
         values = differences[name]
         n, mean = len(values), fmean(values)
         quantile = float(t.ppf(1 - (1 - LEVEL) / 2 / (len(ranked) - place), n - 1))
-        half = quantile * max(stdev(values), 1e-9) / math.sqrt(n)
+        half = quantile * measure_noise(values, step).sd / math.sqrt(n)
         finalists.append(Versus(name, mean, mean - half, mean + half, n, by_tokens.get(name)))
     advice = "use random chains, checked and balanced"
     if not finalists:

@@ -232,7 +232,7 @@ def test_multirun_gives_each_job_a_folder_of_its_own(finished: Path, tiny: Path,
             "no such model: 'no/where' is no local folder",
         ),
         (
-            ["eval.run", "recipe=evaluate", "eval.models={tuned: runs/none/model}"],
+            ["eval.run", "recipe=evaluate", "eval.models.model=runs/none/model"],
             "no such model folder 'runs/none/model'. Train it first",
         ),
         (

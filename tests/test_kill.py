@@ -21,7 +21,7 @@ curate:
   out: ${{out}}
   system: Solve it.
   pool: {{p: {{_target_: limo.sources.file, path: {pool}}}}}
-  order: [exact_dedup, near_dedup, hard, solve, verify, score, choose]
+  order: [exact_dedup, near_dedup, hard, solve, verify, score, best_chain, choose]
   stages:
     exact_dedup: {{_target_: curation.stages.dedup.exact_dedup}}
     near_dedup: {{_target_: curation.stages.dedup.near_dedup, variants: null}}
@@ -32,6 +32,7 @@ curate:
     verify: {{_target_: curation.stages.chains.verify, keep_unverified: true}}
     score: {{_target_: curation.stages.score.score, weights: {{length: 0.5, verification: 0.5}}, words: [en],
       scaling: rank}}
+    best_chain: {{_target_: curation.stages.choose.chains, by: score, prefer: highest, at_most: 1, seed: 0}}
     choose: {{_target_: curation.stages.choose.problems, k: 12, by: score, seed: 0}}
   controls: {{source: choose, kinds: [random, longest, easiest, random_tokens], seed: 0}}
   pairs: worst

@@ -34,7 +34,7 @@ def test_sets_of_one_run(tmp_path: Path) -> None:
     ]
     recipe = compose("recipe=study")
     wanted = {**recipe["study"], "rows": 8, "sizes": [4, 8], "seeds": [0, 1]}
-    number = recipe["curate"]["order"].index("choose")
+    number = recipe["curate"]["order"].index("best_chain")
     write_jsonl(tmp_path / "stages" / f"{number:02d}-score.jsonl", rows)
     of = {key: list(read_jsonl(file)) for key, file in write_sets(tmp_path, recipe["curate"], wanted).items()}
     assert {row.scores["score"] for row in of["curated", 8, 0]} == {i / 40 for i in range(32, 40)}
@@ -84,7 +84,7 @@ def test_a_study_trains_only_what_is_new(tiny: Path, tmp_path: Path, monkeypatch
     found = study(compose(*values), values)
     arms = tmp_path / "study" / "arms"
     assert found["problems"] == 6 and len(trained) == len(list(arms.glob("*-seed-?/score.json"))) == 6
-    assert trained[0][1:] == ["train.seed=0", f"train.data={tmp_path}/study/sets/curated-8.jsonl"]
+    assert trained[0][1:] == ["train.seed=0", f"train.data='{tmp_path}/study/sets/curated-8.jsonl'"]
     assert not list(arms.glob("*/model")) and study(compose(*values), values) == found and len(trained) == 6
     path = arms / "random-8-seed-1" / "score.json"
     keep(path, {**json.loads(path.read_text()), "made_from": "another recipe"})
