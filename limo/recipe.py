@@ -10,6 +10,7 @@ import difflib
 import importlib
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -210,8 +211,9 @@ def validate(hint: Any, value: Any, where: str) -> Any:
 
     Raises UserError with one line that names the key.
     """
-    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
-        return read_settings(hint, value, where)
+    for option in (hint, *(typing.get_args(hint) if isinstance(hint, types.UnionType) else ())):
+        if isinstance(option, type) and is_dataclass(option) and isinstance(value, Mapping):
+            return read_settings(option, value, where)
     if typing.get_origin(hint) is tuple and isinstance(value, list):  # YAML has no tuples
         value = tuple(value)
     try:
