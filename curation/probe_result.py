@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from curation.stage import NO_SCORES
+from curation.stage import NO_SCORES, about_node
 from curation.stages.flaws import FLAWS
 from limo.data import replacing
 from limo.run import lasting
@@ -44,8 +44,12 @@ Found = dict[str, dict[str, Decided]]  # by score, by flaw
 
 def chosen_by(stages: Mapping[str, Any]) -> dict[str, str]:
     """The score that each choosing stage of a recipe goes by."""
-    chosen = {name: node.get("by") for name, node in stages.items()}
-    return {name: by for name, by in chosen.items() if isinstance(by, str) and by not in NO_SCORES}
+    chosen = {name: str(node["by"]) for name, node in stages.items() if _is_choosing(node)}
+    return {name: by for name, by in chosen.items() if by not in NO_SCORES}
+
+
+def _is_choosing(node: Mapping[str, Any]) -> bool:
+    return "{by}" in about_node(node).reads
 
 
 def warnings(found: Mapping[str, Mapping[str, Decided]], chosen: Mapping[str, str]) -> Iterator[str]:
@@ -73,7 +77,7 @@ def read_probe(folder: Path, stages: Mapping[str, Any]) -> Found:
 
 def _settings(stages: Mapping[str, Any]) -> Any:
     """The scoring of a recipe, as far as its probe depends on it; choosing stages may be other ones."""
-    scoring = {name: node for name, node in stages.items() if "by" not in node}
+    scoring = {name: node for name, node in stages.items() if not _is_choosing(node)}
     return json.loads(json.dumps(lasting(scoring)))
 
 

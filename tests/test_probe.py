@@ -97,5 +97,7 @@ def test_the_command_and_the_warning_of_the_next_run(tiny: Path, tmp_path: Path,
     assert "false step" in done.stdout and "(" in done.stdout
     done = run("curation.run", *settings, "curate.stages.best_chain.by=tokens", "curate.stages.choose.k=8")
     assert "warning: 'best_chain' chooses by tokens" in done.stderr, done.stderr
+    page = (tmp_path / "demo" / "report.html") if run("eval.report", *settings[:2]).returncode == 0 else None
+    assert page and "Does the choice help?" in page.read_text() and "swapped steps" in page.read_text()
     missing = run("curation.probe", *settings, "probe.after=verfy")
     assert missing.returncode == 2 and "no stage 'verfy'; did you mean 'verify'" in missing.stderr

@@ -21,7 +21,19 @@ OPEN = {"evaluate": ("eval.models.model=x",)}  # what a recipe leaves to the per
 def test_a_shipped_recipe_fits_its_functions(name: str) -> None:
     recipe = compose(f"recipe={name}", *OPEN.get(name, ()))
     assert recipe["name"] == name
-    known = ("curate", "probe", "tournament", "plan", "train", "train_plan", "discover", "improve", "eval", "sweep", "report")
+    known = (
+        "curate",
+        "probe",
+        "tournament",
+        "plan",
+        "train",
+        "train_plan",
+        "discover",
+        "improve",
+        "eval",
+        "sweep",
+        "report",
+    )
     sections = [key for key in recipe if key in known]
     assert {"eval", "report"} <= set(sections)
     for section in sections:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from eval.repair import Measures
 from eval.report.by_turn import turns_section
+from eval.report.choice import choice_section
 from eval.report.curated import Curated, gather
 from eval.report.curves import training_section
 from eval.report.discovered import discovered_section
@@ -56,6 +57,7 @@ def write_report(folder: Path) -> Path:
         "repair": ("Errors", _repair_section(summary.get("repair", {}))),
         "funnel": ("Funnel", funnel_section(curated) if curated else ""),
         "chosen": ("Chosen", chosen_section(curated) if curated else ""),
+        "choice": ("Choice", choice_section(folder)),
         "chains": ("Chains", ""),
         "training": ("Training", training_section(folder, manifest.get("train", {}))),
         "discovered": ("Losses", discovered_section(folder)),
