@@ -99,5 +99,7 @@ def test_the_command_and_the_warning_of_the_next_run(tiny: Path, tmp_path: Path,
     assert "warning: 'best_chain' chooses by tokens" in done.stderr, done.stderr
     page = (tmp_path / "demo" / "report.html") if run("eval.report", *settings[:2]).returncode == 0 else None
     assert page and "Does the choice help?" in page.read_text() and "swapped steps" in page.read_text()
+    teachers = run("curation.fit", *settings, "fit.chains=10")
+    assert teachers.returncode == 0 and "sums" in teachers.stdout and "10" in teachers.stdout, teachers.stderr
     missing = run("curation.probe", *settings, "probe.after=verfy")
     assert missing.returncode == 2 and "no stage 'verfy'; did you mean 'verify'" in missing.stderr
