@@ -72,12 +72,15 @@ def _length(row: Example) -> float:
 
 
 def _table(rows: Iterable[Example], seed: int) -> "pd.DataFrame":
-    """The rows as numbers, by position. `key` orders by problem, then by chain: more chains give no better chance."""
+    """The rows as numbers, by position. `key` orders by problem, then by chain: more chains give no better chance.
+
+    The two orders are independent: a chain whose id is that of its problem would come first in the first problems.
+    """
     import pandas as pd
 
     def each() -> Iterator[tuple[Any, ...]]:
         for row in rows:
-            key = content_id([seed, row.problem], 16) + content_id([seed, row.id], 16)
+            key = content_id([seed, "problem", row.problem], 16) + content_id([seed, "chain", row.id], 16)
             yield row.problem, key, _length(row), row.scores.get("pass_rate", -1.0), "error" in row.notes
 
     return pd.DataFrame(each(), columns=["problem", "key", "length", "rate", "error"])

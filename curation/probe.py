@@ -85,8 +85,8 @@ def probe(
 
 def sample_chains(verified: Sequence[Example], count: int, seed: int) -> list[Example]:
     """One chain each of `count` problems, at random."""
-    one = {row.problem: row for row in sorted(verified, key=lambda row: content_id([seed, row.id], 16))}
-    return list(one.values())[:count]
+    one = {row.problem: row for row in sorted(verified, key=lambda row: content_id([seed, "chain", row.id], 16))}
+    return [one[name] for name in sorted(one, key=lambda name: content_id([seed, "problem", name], 16))][:count]
 
 
 def plant(

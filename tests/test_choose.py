@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from curation.card import write_card
-from curation.controls import Controls, write_controls
+from curation.controls import Controls, random_set, write_controls
+from curation.probe import sample_chains
 from curation.stage_metrics import take
 from curation.stages.choose import Lengths, chains, problems
 from curation.stages.pairs import pair_with_dropped
@@ -136,6 +137,16 @@ def test_thousands_of_rows_keep_what_a_sort_keeps() -> None:
     kept, dropped = split(problems(rows, k=100, by="score", seed=0))
     assert [r.id for r in kept] == [r.id for r in sorted(rows, key=lambda r: -r.scores["score"])[:100]]
     assert len(dropped) == 4903
+
+
+def test_a_random_chain_is_any_chain_of_a_random_problem() -> None:
+    # The first chain of each problem has the problem's id: it was chosen in three of four cases
+    rows = [replace(example(key, "x"), problem=str(i)) for i in range(600) for key in (f"{i}", f"{i}/a", f"{i}/b")]
+    for seed in range(3):
+        kept = split(chains(rows, by="random", prefer="highest", at_most=1, seed=seed))[0]
+        few = split(problems(kept, k=150, by="random", seed=seed))[0]
+        for made in (few, random_set(rows, 150, seed), sample_chains(rows, 150, seed)):
+            assert len(made) == 150 and 30 < sum(row.id == row.problem for row in made) < 70, "about a third of 150"
 
 
 def candidates() -> list[Example]:

@@ -61,7 +61,7 @@ def chains(rows: Iterable[Example], /, *, by: str, prefer: Prefer, at_most: int,
     best: defaultdict[int, list[tuple[float, int, str]]] = defaultdict(list)  # the worst of the kept ones first
     for row in rows:
         value = 0.0 if by == RANDOM else KEYS[prefer](read_score(row, by, "chains.by"))
-        entry = (-value, _order(seed, row.id), row.id)
+        entry = (-value, _order(seed, f"chain/{row.id}"), row.id)
         kept = best[digest(row.problem)]
         (heapq.heappush if len(kept) < at_most else heapq.heappushpop)(kept, entry)
     for row in rows:
@@ -207,7 +207,7 @@ class _Pool:
             pool.names.append(name)
             pool.questions.append(row.question if by == TARGET or "cluster" in shares else "")
             pool.values.append(value)
-            pool.order.append(_order(seed, row.problem))
+            pool.order.append(_order(seed, f"problem/{row.problem}"))
             pool.tokens.append(length)
             for share in shares:
                 pool.groups[share].append(str(notes.get(share, "")))
