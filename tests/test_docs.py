@@ -38,11 +38,15 @@ ELSEWHERE = {  # what a command holds, and the test that runs it
     "recipe=mammoth2_demo": "tests/test_web.py",
     "--multirun": "tests/test_commands.py",
     "-m eval.sweep": "tests/test_eval.py",
+    "-m curation.probe": "tests/test_probe.py",
+    "-m curation.fit": "tests/test_probe.py",
+    "-m curation.tournament": "tests/test_tournament.py",
 }
 SECTIONS = {
     **{"curation.run": "curate", "curation.plan": "plan", "eval.run": "eval"},
     **{"limo.train": "train", "limo.plan": "train_plan", "eval.report": "report"},
     **{"limo.improve": "improve", "limo.discover": "discover", "eval.sweep": "sweep"},
+    **{"curation.probe": "probe", "curation.fit": "fit", "curation.tournament": "tournament"},
 }
 SHELL = ("mkdir", "cp", "head", "ls", "wc", "cat", "cd")
 BENCH = ("python bench/", "LIMO_DATA=... python bench/")  # minutes: `make bench` runs them
