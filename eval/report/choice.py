@@ -16,14 +16,18 @@ ABOUT = (
 def choice_section(folder: Path) -> str:
     """The tables of `curation/probe.py` and `curation/tournament.py`, as far as they ran."""
     probe, verdict = _read(folder / "probe.json"), _read(folder / "tournament" / "verdict.json")
-    tables, sentences = list[Table](), list[str]()
+    tables, sentences, notes = list[Table](), list[str](), list[str]()
     if verdict:
         sentences.append(verdict["sentence"])
         tables.append(_finalists(verdict))
     if probe:
-        sentences.append(ABOUT)
+        notes.append(ABOUT)
         tables.append(_probe_table(probe["scores"]))
-    return render_mixed("choice", "Does the choice help?", sentences=sentences, tables=tables) if tables else ""
+    return (
+        render_mixed("choice", "Does the choice help?", sentences=sentences, notes=notes, tables=tables)
+        if tables
+        else ""
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
