@@ -250,5 +250,7 @@ def _nearest(key: str) -> str:
     """The known key that was meant: one of the same name elsewhere, or a similar one."""
     known, name = _known_keys(), key.rpartition(".")[2]
     same = [k for k in known if k.rpartition(".")[2] == name and k != key]
-    meant = min(same, key=lambda k: k.count(".")) if same else next(iter(difflib.get_close_matches(key, known, 1)), "")
+    # What a run is made of comes before what only measures it
+    same.sort(key=lambda k: (k.startswith(("probe.", "fit.", "tournament.")), k.count(".")))
+    meant = next(iter(same or difflib.get_close_matches(key, known, 1)), "")
     return f" (did you mean '{meant}'?)" if meant else ""
