@@ -151,7 +151,7 @@ def _is_scoring(function: Callable[..., Any]) -> bool:
 def apply_calls(
     rows: list[Example], calls: Mapping[str, Callable[..., Any]]
 ) -> tuple[list[Example], dict[str, list[str]]]:
-    """The rows with all scores, and by stage the ids that it drops; a dropped row goes on to the next stage as it was.
+    """The rows with all scores, and by stage the ids that it drops; the next stage sees a dropped row unchanged.
 
     A stage that lacks a score of a stage that is left out is left out as well.
     """

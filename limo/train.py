@@ -108,7 +108,7 @@ def _read_held_out(job: Job, settings: Supervised) -> Any:
 
 
 def train_controls(settings: Training, arguments: Sequence[str]) -> None:
-    """Train each control set as a run of its own in `out`/<name>, with the settings of this one."""
+    """Train each control set in a separate run, `out`/<name>, with the settings of this one."""
     for name in settings.controls:
         data, folder = Path(settings.data).parent / "controls" / f"{name}.jsonl", Path(settings.out) / name
         if not data.is_file():

@@ -48,7 +48,7 @@ def pool() -> list[Example]:
 
 @dataclass(frozen=True)
 class Played(Trainer):
-    """Instead of training: accuracy grows with the share of clean rows by `effect`, with noise of its own."""
+    """Instead of training: accuracy grows with the share of clean rows by `effect`, with noise."""
 
     effect: float = 0.0
     seen: Any = None
@@ -76,7 +76,7 @@ def test_a_planted_best_choice_is_found_and_nothing_is_trained_twice(tmp_path: P
     assert len(seen) == made.trainings(3) == 4 * 2 + 4 * 4
     assert all(not trained & measured for _, trained, measured, _ in seen), "no problem is trained on and measured"
     final = [measured for place, _, measured, _ in seen if "block-100" in str(place) and "good-20" in str(place)]
-    assert len(final) == 4 and len(set.union(*final)) == 40, "each final block has problems of its own"
+    assert len(final) == 4 and len(set.union(*final)) == 40, "no two final blocks share a problem"
     assert not set.union(*final) & set.union(*(m for place, _, m, _ in seen if "block-0" in str(place)))
     assert {steps for place, _, _, steps in seen if "-20" in str(place)} == {10}, "equal updates"
     again = field(tmp_path, 0.3)
