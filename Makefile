@@ -37,8 +37,8 @@ discover: .venv/ready ## curate pairs, then python -m limo.discover recipe=RECIP
 	@$(BIN)/python -m limo.discover recipe=$(RECIPE) $(ARGS)
 	@$(BIN)/python -m eval.report recipe=$(RECIPE) $(ARGS)
 
-study: .venv/ready ## python bench/study.py: is the choice better than random? Hours; it resumes
-	@$(BIN)/python bench/study.py recipe=$(if $(filter demo,$(RECIPE)),study,$(RECIPE)) $(ARGS)
+study: .venv/ready ## python -m bench.study: does a choice of chains beat random ones? Hours; it resumes
+	@$(BIN)/python -m bench.study $(ARGS)
 
 report: .venv/ready ## python -m eval.report recipe=RECIPE
 	@$(BIN)/python -m eval.report recipe=$(RECIPE) $(ARGS)

@@ -1,220 +1,284 @@
-"""Does choosing help? One recipe's choice against others of the same chains, trained and measured in the same way.
+"""Does a choice of chains teach more than random ones? `recipe=choosing`, in blocks that can stop after any of them.
 
-    python bench/study.py                                    # recipe=study
-    python bench/study.py recipe=mine study.rows=32          # any value may be another
+    python -m bench.study calibrate                  # which kinds of problems the student learns
+    python -m bench.study                            # hours; killed at any time, the same command resumes
+    python -m bench.study study.doses.0.blocks=12    # more blocks go on from what is trained
 
-After the recipe's curation, sets are taken from the rows that came into the stage `curate.controls.source`:
+A block is a new pool of known truth (`bench/pools.py`), new test problems and a new order of rows. Every arm is
+trained in every block, with the same number of rows and of optimizer steps, so an arm's difference to random is paired
+by block. Intervals are those of t with blocks - 1 degrees of freedom, and hold for all arms together (Holm). The truth
+is hidden from all arms but `oracle`. Recovered is (arm - random) / (oracle - random).
 
-    curated         what the stages from there on choose, the last of which has a size `k`
-    random          as many problems at random, others for each seed
-    longest         as many, those with the longest chains
-    easiest         as many, those that were solved most often
-    everything      one chain of each problem: as many chains are seen in training, but each once before any comes again
-
-Except for the curated set each also comes with as many tokens instead of as many rows: longer chains teach more,
-whatever else they are. `study.sizes` repeats curated and random at other sizes. Every set is trained with every seed by
-`python -m limo.train` in a folder below `arms/` and evaluated on the recipe's benchmarks; differences have intervals
-for the choice of problems and for the seed together (`limo/discover/noise.py`). Killed at any point, the same command
-resumes; with more seeds, sizes or rivals it trains only what is new.
+A second, less noisy endpoint: the mean log-likelihood that the trained model gives to right chains of held-out
+problems, written in all three ways.
 """
 
 import json
 import math
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from statistics import fmean
 from typing import Any
 
-from curation.controls import Controls, write_controls
+from bench.pools import GOOD, Mixture, Problem, draw_problems, make_pool, write_chain
+from curation.controls import random_set
 from curation.folder import Rows, stage_file
+from curation.run import run_first
 from curation.stage import in_order
-from eval.run import complete_task, correct_share, load_tasks
-from limo.data import Example, content_id, read_jsonl, write_jsonl
-from limo.discover.archive import keep
-from limo.discover.noise import Scores, fitness, gains
-from limo.engines.ledger import Cached
-from limo.engines.protocol import Sampling
-from limo.errors import UserError, reported
-from limo.processes import free_gpu, override, run_to_end
-from limo.progress import progress
+from curation.tournament import choose_by, decide
+from eval.run import correct_share, grade_rows
+from limo.data import Example, content_id, replacing, write_jsonl
+from limo.engines.protocol import Sampling, sample
+from limo.errors import reported
+from limo.machine import set_environment
+from limo.processes import free_gpu
+from limo.progress import progress, say
 from limo.recipe import bind, compose
 from limo.run import read_manifest
+from limo.sources import chat
+from limo.tables import Table, print_table, terminal
 
-HEAD = ("set", "rows", "tokens seen", "seeds, %", "mean, %", "to random", "95 % interval")
-Score = dict[str, Any]  # by benchmark the share of right completions of each problem; rows and tokens
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One set, trained with one seed."""
-
-    name: str  # curated, or a rival
-    equal: str  # rows or tokens: what it has as many of as the curated set
-    size: int  # rows of the curated set
-    seed: int
-
-    @property
-    def kind(self) -> str:
-        """The set's name, with `_tokens` where tokens are equal."""
-        return self.name if self.equal == "rows" else f"{self.name}_tokens"
-
-    @property
-    def label(self) -> str:
-        """The name of its folder."""
-        return f"{self.kind}-{self.size}-seed-{self.seed}"
+Recipe = Mapping[str, Any]
+CHAINS = 96  # held-out chains of the second endpoint
 
 
-def study(recipe: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
-    """Train and measure every set; `arguments` are those of the command line. Returns what `study.json` keeps."""
-    wanted, folder = recipe["study"], Path(recipe["out"])
-    last = list(in_order(recipe["curate"]["stages"], recipe["curate"].get("order")).items())[-1]
-    if not isinstance(last[1].get("k"), int) or last[1]["k"] < max([wanted["rows"], *wanted["sizes"]]):
-        raise UserError(f"curate.stages.{last[0]} needs a size k, at least that of the study's largest set")
-    if "random" not in wanted["rivals"] or len(set(wanted["seeds"])) < 2:
-        raise UserError("study.rivals must have random, and study.seeds two seeds at least")
-    run_to_end("curation.run", arguments, folder)
-    files = write_sets(folder, recipe["curate"], wanted)
-    made_from = content_id([recipe[section] for section in ("curate", "train", "eval")])
-    arms = [arm for arm in list_arms(wanted) if (arm.kind, arm.size, arm.seed) in files]
-    untrained = _evaluate(folder / "arms" / "untrained", recipe["train"]["model"], recipe["eval"])
-    measured: dict[Arm, Score] = {}
-    with progress("study", len(arms), "training") as advance:
-        for arm in arms:
-            place = folder / "arms" / arm.label
-            if not (place / "score.json").exists():
-                file = files[arm.kind, arm.size, arm.seed]
-                steps = count_steps(arm, file, files["curated", arm.size, arm.seed], recipe["train"])
-                own = {"out": str(place), "train.seed": arm.seed, "train.data": str(file)}
-                own |= {"++train.args.max_steps": steps} if steps else {}
-                run_to_end("limo.train", [*arguments, *(override(key, value) for key, value in own.items())], place)
-                training, shares = read_manifest(place)["train"], _evaluate(place, str(place / "model"), recipe["eval"])
-                score = {"made_from": made_from, "shares": shares, "tokens": training["tokens"]}
-                keep(place / "score.json", {**score, "rows": training["results"]["rows"]})
-                shutil.rmtree(place / "model")
-            measured[arm] = json.loads((place / "score.json").read_text(encoding="utf-8"))
-            if measured[arm]["made_from"] != made_from:
-                raise UserError(f"{place} was made with other settings: give the study a name with name=<name>")
-            advance(1, f"{arm.label}: {100 * fitness(measured[arm]['shares']):.1f} %")
-    found = conclude(untrained, measured, wanted)
-    keep(folder / "study.json", found)
-    (folder / "study.md").write_text(write_page(found), encoding="utf-8")
+class Block:
+    """A pool, its test, and the arms that are trained on it."""
+
+    def __init__(self, recipe: Recipe, folder: Path, spoiled: float, number: int) -> None:
+        self.recipe, self.study, self.seed = recipe, recipe["study"], 1000 * number + round(100 * spoiled)
+        self.folder = folder / f"spoiled-{round(100 * spoiled)}" / f"block-{number}"
+        study, seen, rng = self.study, set[str](), Random(self.seed)
+        self.test = self._rows(draw_problems(rng, study["target"], study["test"], seen), "test")
+        held_out = draw_problems(rng, study["target"], study["validation"], seen)
+        self.validation = self._rows(held_out, "validation", "clean")
+        self.styles = self._rows(draw_problems(rng, study["target"], CHAINS, seen), "style", "clean", "wording", "long")
+        self.mixture = Mixture(study["problems"], study["kinds"], spoiled, study["wrong"])
+        self.pool = [*make_pool(rng, self.mixture, seen)]
+
+    def _rows(self, problems: Sequence[Problem], name: str, *styles: str) -> list[Example]:
+        """Problems as rows, with a chain in one of the styles in turn."""
+        return [
+            Example(
+                f"{name}/{at}",
+                chat(problem.question, self.recipe["system"]),
+                str(problem.answer),
+                write_chain(problem, styles[at % len(styles)]) if styles else "",
+                source=name,
+                notes={"topic": problem.kind, "made": "clean"},
+                scores={"tokens": 0.0},
+            )
+            for at, problem in enumerate(problems)
+        ]
+
+    def candidates(self) -> list[Example]:
+        """The pool after deduplication, attempts, verification and scoring."""
+        path = self.folder / "pool.jsonl"
+        if not path.exists():
+            with replacing(path) as file:
+                file.writelines(json.dumps(row) + "\n" for row in self.pool)
+        curate = {**self.recipe["curate"], "out": str(self.folder)}
+        curate["pool"] = {name: {**node, "path": str(path)} for name, node in curate["pool"].items()}
+        stages = in_order(curate["stages"], curate.get("order"))
+        run_first(curate, stages)
+        rows = Rows(stage_file(self.folder, len(stages), [*stages][-1]))
+        return [replace(row, notes={**row.notes, "made": "own"}) if "/own/" in row.id else row for row in rows]
+
+    def choose(self, arm: str, rows: Sequence[Example]) -> list[Example]:
+        """The rows of an arm."""
+        k, stages = self.study["k"], self.recipe["arms"]
+        if arm == "oracle":
+            good = [row for row in rows if row.notes["made"] in GOOD]
+            return choose_by(stages["target"], good, k, self.seed)
+        if arm == "everything":
+            return random_set(rows, len({row.problem for row in rows}), self.seed)
+        if arm == "random_tokens":  # as many tokens as the arm `default` has
+            return random_set(rows, k, self.seed, choose_by(stages["default"], rows, k, self.seed))
+        if arm == "random_and_validation":
+            return [*self.validation, *random_set(rows, k - len(self.validation), self.seed)]
+        return random_set(rows, k, self.seed) if arm == "random" else choose_by(stages[arm], rows, k, self.seed)
+
+    def score(self, arm: str, rows: Callable[[], Sequence[Example]]) -> dict[str, Any]:
+        """What an arm's model reaches, trained where it is not known yet."""
+        place = self.folder / arm
+        arms = self.recipe["arms"]
+        made_from = content_id([self.recipe["train"], self.study["k"], self.study["test"], arms.get(arm), self.pool])
+        kept = place / "score.json"
+        if kept.exists() and (found := dict(json.loads(kept.read_text())))["made_from"] == made_from:
+            return found
+        shutil.rmtree(place, ignore_errors=True)
+        chosen = self.choose(arm, rows())
+        write_jsonl(place / "rows.jsonl", chosen)
+        found = {**train_and_measure(self.recipe, place, self.seed, self.test, self.styles), "made_from": made_from}
+        found["good"] = fmean(row.notes["made"] in GOOD for row in chosen)
+        with replacing(kept) as file:
+            json.dump(found, file)
+        return found
+
+
+def train_and_measure(
+    recipe: Recipe, place: Path, seed: int, test: Sequence[Example], styles: Sequence[Example]
+) -> dict[str, Any]:
+    """Train on `place`/rows.jsonl and measure; the model is not kept. Every training has as many optimizer steps."""
+    train, study = recipe["train"], recipe["study"]
+    steps = math.ceil(study["k"] / train["global_batch"]) * train["args"]["num_train_epochs"]
+    node = {**train, "out": str(place), "data": str(place / "rows.jsonl"), "seed": seed}
+    bind({**node, "args": {**train["args"], "max_steps": steps}}, "train")()
+    model = str(place / "model")
+    found = {**measure(recipe, model, test, styles), **_trained(place)}
+    shutil.rmtree(model)
     return found
 
 
-def list_arms(wanted: Mapping[str, Any]) -> list[Arm]:
-    """All trainings, those at `rows` first and then size by size: a stopped study has whole comparisons."""
-    rows, rivals, seeds = wanted["rows"], wanted["rivals"], wanted["seeds"]
-    met = [("curated", "rows"), *((name, "rows") for name in rivals), *((name, "tokens") for name in rivals)]
-    first = [Arm(name, equal, rows, seed) for seed in seeds for name, equal in met]
-    others = sorted({*wanted["sizes"]} - {rows})
-    return first + [Arm(n, "rows", size, seed) for size in others for seed in seeds for n in ("curated", "random")]
+def _trained(place: Path) -> dict[str, Any]:
+    done = read_manifest(place)["train"]
+    return {"rows": done["results"]["rows"], "tokens": done["tokens"], "seconds": done["seconds"]}
 
 
-def write_sets(folder: Path, curate: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[tuple[str, int, int], Path]:
-    """Write all sets and return their files by kind, size and seed."""
-    stages = in_order(curate["stages"], curate.get("order"))
-    names, source = ["pool", *stages], curate["controls"]["source"]
-    at = names.index(source)
-    candidates = Rows(stage_file(folder, at - 1, names[at - 1]))
-    kinds = [*wanted["rivals"], *(f"{name}_tokens" for name in wanted["rivals"] if name != "everything")]
-    files = {}
-    for size in sorted({wanted["rows"], *wanted["sizes"]}):
-        chosen: list[Example] = list(candidates)
-        for name in names[at:]:
-            node = {**stages[name], **({"k": size} if name == names[-1] else {})}
-            chosen = [row for row in bind(node, f"curate.stages.{name}")(chosen) if isinstance(row, Example)]
-        if len(chosen) < size:
-            raise UserError(f"the stage '{names[-1]}' leaves {len(chosen)} rows, too few for the study's {size}")
-        curated = folder / "sets" / f"curated-{size}.jsonl"
-        write_jsonl(curated, chosen)
-        for seed in wanted["seeds"]:
-            place = folder / "sets" / f"{size}-seed-{seed}"
-            made = write_controls(place, candidates, chosen, Controls(source, kinds, seed))
-            files |= {(kind, size, seed): place / f"{kind}.jsonl" for kind in kinds if kind in made}
-            files["curated", size, seed] = curated
-            if "everything" in made:
-                files["everything_tokens", size, seed] = place / "everything.jsonl"
-    return files
-
-
-def count_steps(arm: Arm, file: Path, curated: Path, train: Mapping[str, Any]) -> int | None:
-    """Optimizer steps of `everything`, which is seen as often as the curated set, by rows or tokens; None otherwise."""
-    if arm.name != "everything":
-        return None
-    chosen, all_ = ([row.scores["tokens"] for row in read_jsonl(path)] for path in (curated, file))
-    seen = len(chosen) if arm.equal == "rows" else round(sum(chosen) / fmean(all_))
-    return max(1, round(math.ceil(seen / train["global_batch"]) * train["args"]["num_train_epochs"]))
-
-
-def _evaluate(place: Path, model: str, section: Mapping[str, Any]) -> Scores:
-    """By benchmark the share of right completions of each problem."""
-    benchmarks, system, sampling, protocol, engine = (
-        section[name] for name in ("benchmarks", "system", "sampling", "protocol", "engine")
-    )
-    tasks = load_tasks(benchmarks, system, Sampling(**sampling), protocol, engine)
-    runner = Cached(bind({**engine, "model": model}, "eval.engine")())
-    rows = {task.name: complete_task(place, "model", model, runner, task) for task in tasks}
-    del runner
+def measure(recipe: Recipe, model: str, test: Sequence[Example], styles: Sequence[Example]) -> dict[str, Any]:
+    """Accuracy over the test and by kind, and the mean log-likelihood of a token of right chains."""
+    engine = bind({**recipe["engine"], "model": model}, "engine")()
+    completions = sample(engine, [row.prompt for row in test], Sampling(**recipe["study"]["sampling"]), "test")
+    shares = correct_share(grade_rows(test, completions))
+    del engine
     free_gpu()
-    return {name: correct_share(graded) for name, graded in rows.items()}
+    by_kind: dict[str, list[float]] = {}
+    for row in test:
+        by_kind.setdefault(row.notes["topic"], []).append(shares[row.id])
+    fit = bind({**recipe["curate"]["stages"]["fit"], "model": model, "scores": ["nll"]}, "fit")
+    likelihood = -fmean(row.scores["nll"] for row in fit(styles))
+    kinds = {kind: fmean(values) for kind, values in by_kind.items()}
+    return {"accuracy": fmean(shares.values()), "kinds": kinds, "likelihood": likelihood}
 
 
-def conclude(untrained: Scores, measured: Mapping[Arm, Score], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Of each set accuracy, rows, tokens, and the difference to random with its interval.
+def calibrate(recipe: Recipe, folder: Path) -> None:
+    """Accuracy by kind before and after a training on 256 right chains of that kind."""
+    block, rows = Block(recipe, folder / "calibration", 0.0, 0), []
+    for kind in recipe["study"]["kinds"]:
+        problems = draw_problems(Random(kind), {kind: 1.0}, 376, set())
+        test, place = block._rows(problems[:120], "test"), folder / "calibration" / kind
+        if not (place / "score.json").exists():
+            before = measure(recipe, recipe["student"], test, block.styles)["accuracy"]
+            write_jsonl(place / "rows.jsonl", block._rows(problems[120:], "train", "clean", "wording"))
+            after = train_and_measure(recipe, place, 0, test, block.styles)
+            (place / "score.json").write_text(json.dumps({"before": before, "after": after["accuracy"]}))
+        found = json.loads((place / "score.json").read_text())
+        rows.append((kind, f"{100 * found['before']:.1f}", f"{100 * found['after']:.1f}"))
+        say(f"{kind}: {rows[-1][1]} % before, {rows[-1][2]} % after")
+    print_table(Table(("kind", "before, %", "after, %"), rows, (1, 2)), terminal(80))
 
-    The intervals of one comparison hold together at 95 %.
-    """
-    by_set: dict[tuple[str, str, int], list[Score]] = {}
-    for arm, score in measured.items():
-        by_set.setdefault((arm.name, arm.equal, arm.size), []).append(score)
-    more = [[fitness(score["shares"]) for score in scores] for scores in by_set.values()]
 
-    def compare(equal: str, size: int) -> dict[str, Any]:
-        of = {name: s for (name, e, n), s in by_set.items() if n == size and (e == equal or name == "curated")}
-        found = gains({name: [score["shares"] for score in s] for name, s in of.items()}, "random", more)
-        to_random = {gain.name: [gain.difference, gain.low, gain.high] for gain in found}
-        return {
-            name: {
-                "accuracy": [fitness(score["shares"]) for score in s],
-                "rows": round(fmean(score["rows"] for score in s)),
-                "tokens": round(fmean(score["tokens"] for score in s)),
-                "to_random": to_random.get(name),
-            }
-            for name, s in of.items()
+def study(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """All blocks of all doses; writes and returns what is known after each block."""
+    arms = ["random", "oracle", *recipe["arms"], *recipe["study"]["extra"]]
+    found: dict[str, Any] = {}
+    for dose in recipe["study"]["doses"]:
+        spoiled = float(dose["spoiled"])
+        scores: list[dict[str, Any]] = []
+        for number in range(dose["blocks"]):
+            block, kept = Block(recipe, folder, spoiled, number), list[Example]()
+
+            def rows(block: Block = block, kept: list[Example] = kept) -> Sequence[Example]:
+                kept[:] = kept or block.candidates()
+                return kept
+
+            with progress(f"{100 * spoiled:.0f} % spoiled, block {number}", len(arms), "training") as advance:
+                scores.append({})
+                for arm in arms:
+                    scores[-1][arm] = block.score(arm, rows)
+                    advance(1, f"{arm}: {100 * scores[-1][arm]['accuracy']:.1f} %")
+            found[str(spoiled)] = conclude(scores, recipe["study"])
+            with replacing(folder / "study.json") as file:
+                json.dump(found, file, indent=1)
+            (folder / "study.md").write_text(write_page(found), encoding="utf-8")
+    return found
+
+
+def conclude(scores: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """By arm the accuracy of each block, its difference to random with an interval, and the share recovered."""
+    accuracy = {arm: [block[arm]["accuracy"] for block in scores] for arm in scores[0]}
+    means = {arm: fmean(values) for arm, values in accuracy.items()}
+    differences = {
+        arm: [mine - other for mine, other in zip(values, accuracy["random"], strict=True)]
+        for arm, values in accuracy.items()
+        if arm != "random"
+    }
+    intervals = {}
+    if len(scores) > 1:
+        verdict = decide(differences, settings["margin"], {}, 1 / settings["test"])
+        intervals = {versus.name: (versus.low, versus.high) for versus in verdict.finalists}
+    room = means["oracle"] - means["random"]
+    return {
+        arm: {
+            "accuracy": values,
+            "mean": means[arm],
+            "difference": means[arm] - means["random"],
+            "interval": intervals.get(arm),
+            "recovered": (means[arm] - means["random"]) / room if room > 0 else None,
+            **{name: fmean(block[arm][name] for block in scores) for name in ("likelihood", "rows", "tokens", "good")},
+            "kinds": {kind: fmean(block[arm]["kinds"][kind] for block in scores) for kind in scores[0][arm]["kinds"]},
         }
+        for arm, values in accuracy.items()
+    }
 
-    rows = wanted["rows"]
-    tables = {f"as many {equal}": compare(equal, rows) for equal in ("rows", "tokens")}
-    tables |= {f"{size} chains": compare("rows", size) for size in sorted({*wanted["sizes"]} - {rows})}
-    problems = sum(len(items) for items in untrained.values())
-    return {"problems": problems, "untrained": fitness(untrained), "tables": tables}
+
+HEAD = (
+    "arm",
+    "accuracy, %",
+    "to random",
+    "95 % interval",
+    "recovered",
+    "good chains",
+    "rows",
+    "tokens seen",
+    "log-likelihood",
+)
 
 
 def write_page(found: Mapping[str, Any]) -> str:
     """The study as Markdown."""
-    lines = [f"Untrained: {100 * found['untrained']:.1f} % of {found['problems']} problems."]
-    for title, by in found["tables"].items():
-        lines += ["", f"## {title.capitalize()}", "", "| " + " | ".join(HEAD) + " |", "|---|" + "---:|" * 6]
-        for name, one in by.items():
-            gain = [f"{100 * value:+.1f}" for value in one["to_random"] or ()]
-            seeds = ", ".join(f"{100 * value:.1f}" for value in one["accuracy"])
-            mean = f"{100 * fmean(one['accuracy']):.1f}"
-            difference = [gain[0], f"{gain[1]} to {gain[2]}"] if gain else ["", ""]
-            cells = [name, f"{one['rows']:,}", f"{one['tokens']:,}", seeds, mean, *difference]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    lines = list[str]()
+    for spoiled, arms in found.items():
+        blocks = len(arms["random"]["accuracy"])
+        lines += [
+            "",
+            f"## {100 * float(spoiled):.0f} % spoiled, {blocks} blocks",
+            "",
+            "| " + " | ".join(HEAD) + " |",
+            "|---|" + "---:|" * 8,
+        ]
+        for arm, one in sorted(arms.items(), key=lambda item: -item[1]["mean"]):
+            interval = (
+                "{:+.1f} to {:+.1f}".format(*(100 * value for value in one["interval"])) if one["interval"] else ""
+            )
+            recovered = "" if one["recovered"] is None else f"{100 * one['recovered']:.0f} %"
+            difference = "" if arm == "random" else f"{100 * one['difference']:+.1f}"
+            cells = [arm, f"{100 * one['mean']:.1f}", difference, interval, recovered, f"{100 * one['good']:.0f} %"]
+            lines.append(
+                "| "
+                + " | ".join([*cells, f"{one['rows']:.0f}", f"{one['tokens']:,.0f}", f"{one['likelihood']:.3f}"])
+                + " |"
+            )
+    return "\n".join(lines).strip() + "\n"
 
 
 def main() -> None:
-    """The command `python bench/study.py`."""
+    """The command `python -m bench.study`."""
+    set_environment()
     arguments = sys.argv[1:]
-    if not any(argument.startswith("recipe=") for argument in arguments):
-        arguments = ["recipe=study", *arguments]
+    calibrating = "calibrate" in arguments
     with reported():
-        print(write_page(study(compose(*arguments), arguments)))
+        recipe = compose("recipe=choosing", *(a for a in arguments if a != "calibrate"))
+        folder = Path(recipe["out"])
+        folder.mkdir(parents=True, exist_ok=True)
+        if calibrating:
+            calibrate(recipe, folder)
+        else:
+            print(write_page(study(recipe, folder)))
 
 
 if __name__ == "__main__":

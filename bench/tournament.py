@@ -21,7 +21,7 @@ from limo.engines.protocol import Sampling
 from limo.errors import reported
 from limo.machine import set_environment
 
-SECONDS = 170.0  # of learning from scratch: about a third of new sums are right then
+STEPS = 2100  # of learning from scratch: about a third of new sums are right then
 CHARS = "0123456789+-=\n\\boxed{}"
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}<end>{% endif %}{% endfor %}"
 SIZES = Sizes(
@@ -54,8 +54,8 @@ def make_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=made, chat_template=TEMPLATE, **special)
 
 
-def make_model(folder: Path, seconds: float) -> None:
-    """Train the model from scratch for so many seconds and save it with its tokenizer."""
+def make_model(folder: Path, steps: int) -> None:
+    """Train the model from scratch and save it with its tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -65,10 +65,9 @@ def make_model(folder: Path, seconds: float) -> None:
     ends = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1, "tie_word_embeddings": True}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **sizes, **ends))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    start = time.monotonic()
-    while (spent := time.monotonic() - start) < seconds:
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1.0, (spent + 1) / 10) * (1 - 0.95 * spent / seconds)
+            group["lr"] = 2e-3 * min(1.0, (step + 1) / 100) * (1 - 0.95 * step / steps)
         texts = [make_sum(rng) for _ in range(64)]
         rows = [(tokenizer(q)["input_ids"], [*tokenizer(c)["input_ids"], 1]) for q, c, _ in texts]
         width = max(len(q) + len(c) for q, c in rows)
@@ -153,7 +152,7 @@ def main() -> None:
     set_environment()
     folder = Path(sys.argv[1])
     if not (folder / "model" / "config.json").exists():
-        make_model(folder / "model", SECONDS)
+        make_model(folder / "model", STEPS)
     for name, shares in (("spoiled", {"false step": 1.0}), ("clean", {})):
         begun = time.monotonic()
         verdict = run(folder, name, shares, SIZES, 6000)

@@ -55,14 +55,11 @@ def launch(folder: Path, cases: list[dict[str, Any]], ranks: int = 2) -> subproc
     (folder / "cases.json").write_text(json.dumps(cases))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CI": "1"}
-    return subprocess.run(
-        [*torchrun, "-m", "tests.ranks", str(folder / "cases.json")],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        cwd=ROOT,
-        env=environment,
-    )
+    command = [*torchrun, "-m", "tests.ranks", str(folder / "cases.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT, env=environment)
+    if "exitcode: -6" in done.stderr:  # gloo aborts a rank about once in a hundred launches, here and elsewhere
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT, env=environment)
+    return done
 
 
 def log(run: Path) -> torch.Tensor:
