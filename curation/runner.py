@@ -25,7 +25,7 @@ from curation.parallel import chunked, spread
 from curation.stage import about_node
 from curation.stage_metrics import Metric, merge, take
 from limo.data import Example, Row, parsed
-from limo.errors import UserError, explain
+from limo.errors import UserError, explain, need_package
 from limo.recipe import bind
 
 BATCH = 1000  # rows of one call
@@ -145,11 +145,10 @@ def _lines(path: Path, start: int, end: int) -> Iterator[tuple[int, bytes]]:
 @contextmanager
 def _ray(address: str | None) -> Iterator[Any]:
     """Ray, connected, without its progress bars."""
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise UserError("Ray is not installed: pip install 'limo-toolkit[ray]'") from None
+    need_package("ray", "ray", "on=ray")
+    import ray
+    import ray.data
+
     if not ray.is_initialized():
         try:
             ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 PATIENCE = 2  # seconds: an error that all ranks find is printed by rank 0, and the launcher ends the others before that
@@ -24,6 +25,14 @@ class UserError(ValueError):
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the line that a command would print."""
         return [f"error: {self}"]
+
+
+def need_package(package: str, extra: str, what: str) -> None:
+    """Raise UserError, with the command that installs it, where an optional package is missing."""
+    try:
+        import_module(package)
+    except ImportError:
+        raise UserError(f"{what} needs a package that is not installed: pip install 'limo-toolkit[{extra}]'") from None
 
 
 class Interrupted(UserError):

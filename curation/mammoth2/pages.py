@@ -23,7 +23,7 @@ from curation.mammoth2.archives import Columns, Raw, find_archives, read_archive
 from curation.stage import stage
 from eval.grader.worker import Died, TimedOut, Workers
 from limo.data import Dropped, Example, Row, chat
-from limo.errors import UserError
+from limo.errors import UserError, need_package
 from limo.machine import count_cores
 from limo.recipe import InputPaths
 from limo.sources import take_fraction
@@ -43,6 +43,7 @@ def archives(
     Args: `install` says what to do where there are none; `weight` and `licence` as `limo.sources.take_fraction` has
     them. Raises UserError if a path holds no archive, or cannot be listed.
     """
+    need_package("fastwarc", "web", f"pool source '{name}'")
     try:
         listed = [path for pattern in paths for path in find_archives(pattern)]
     except UserError as error:
