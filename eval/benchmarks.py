@@ -23,7 +23,7 @@ from limo.errors import UserError
 from limo.files import Raw, read_rows
 from limo.progress import say
 from limo.recipe import InputPath, bind, suggest
-from limo.sources import examples, hub_rows
+from limo.sources import Reading, examples, hub_rows
 
 REPEATED = "repeated problem"  # generators repeat themselves; any other dropped row is an error
 ENDINGS = (".jsonl", ".json", ".parquet", ".csv")
@@ -132,9 +132,10 @@ def named(
     path = path or _local_copy(name)
     raws = _read(name, path, entry)
     flat = ((number, _flatten(entry, raw, number)) for number, raw in raws)
-    where = path or entry.hub
+    where = str(path or entry.hub)
+    reading = Reading(name, system, where, fields={**entry.fields, **(fields or {})}, limit=limit, silent=True)
     count = 0
-    for row in _rename_errors(name, examples(flat, name, system, where, {**entry.fields, **(fields or {})}, limit)):
+    for row in _rename_errors(name, examples(flat, reading)):
         count += isinstance(row, Example)
         yield _put(row, entry, system) if isinstance(row, Example) else row
     if entry.rows and limit is None and count != entry.rows:

@@ -1,4 +1,4 @@
-"""Reads other people's files row by row: JSONL, JSON, Parquet, CSV, and folders saved by `datasets`.
+"""Reads other people's files row by row: JSONL, JSON, Parquet, CSV, TSV, Excel, packed or not, and folders of them.
 
     for number, row in read_rows("problems.jsonl"): ...
 
@@ -7,40 +7,95 @@ JSON arrays, which are read whole. What the columns mean is decided in `limo/sou
 """
 
 import csv
+import io
 import json
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from glob import glob
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from limo.data import Dropped, parsed
-from limo.errors import UserError
+from limo.errors import UserError, need_package
 
 Raw = tuple[int, Any]  # row number from 1, and the parsed row or the `Dropped` that says why it could not be parsed
 MAX_BYTES = 2**20  # of one row; a 32k-token chain takes about 130 kB
 
 
-def read_rows(path: str | Path, max_bytes: int = MAX_BYTES) -> Iterator[Raw]:
-    """Numbered rows of a file, by its ending, or of a folder saved by `datasets`.
+def read_rows(path: str | Path, max_bytes: int = MAX_BYTES, encoding: str = "utf-8") -> Iterator[Raw]:
+    """Numbered rows of a file, by its ending, of all files of a pattern, or of a folder.
 
     Raises UserError if there is no such file, its kind is unknown, or the whole of it cannot be read.
     """
+    files = list_files(str(path))
+    rows = (row for file in files for _, row in _read_file(file, max_bytes, encoding))
+    yield from enumerate(rows, 1) if len(files) > 1 else _read_file(files[0], max_bytes, encoding)
+
+
+def list_files(path: str) -> list[Path]:
+    """The files of a path, a pattern, or a folder of shards; a folder saved by `datasets` is one."""
     where = Path(path).expanduser()
-    if not where.exists():
+    found = [where] if where.exists() else []
+    found = found or match_pattern(path)
+    if where.is_dir() and not (where / "state.json").exists() and not (where / "dataset_dict.json").exists():
+        found = [file for file in sorted(where.rglob("*")) if file.is_file() and _ending(file) in READERS]
+        if not found:
+            raise UserError(f"'{path}' has no {', '.join(READERS)} file, and is no folder saved by datasets")
+    if not found:
         raise UserError(f"no such file or folder '{path}'")
-    readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _csv}
-    read = _saved_dataset if where.is_dir() else readers.get(where.suffix.lower())
+    return found
+
+
+def match_pattern(pattern: str) -> list[Path]:
+    """The files that a pattern such as `data/part-*.jsonl` names, none for a text that is no pattern."""
+    if not set(pattern) & set("*?["):
+        return []
+    return [Path(name) for name in sorted(glob(str(Path(pattern).expanduser()), recursive=True))]  # noqa: PTH207
+
+
+def _ending(path: Path) -> str:
+    """The ending that says what is in a file, without that of its packing."""
+    endings = [ending.lower() for ending in path.suffixes]
+    return endings[-2] if len(endings) > 1 and endings[-1] in PACKED else (endings or [""])[-1]
+
+
+def _read_file(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
+    if path.is_dir():
+        yield from _saved_dataset(path, max_bytes)
+        return
+    read = READERS.get(_ending(path))
     if read is None:
-        raise UserError(f"'{path}' is none of {', '.join(readers)}, nor a folder saved by datasets")
-    if where.is_file():
-        try:
-            with where.open("rb") as file:
-                begin = file.read(2)
-        except PermissionError:
-            raise UserError(f"may not read '{path}'. Change its permissions") from None
-        if begin in (b"\xff\xfe", b"\xfe\xff"):
-            raise UserError(f"{path} is UTF-16: save it as UTF-8")
-    yield from read(where, max_bytes)
+        raise UserError(f"'{path}' is none of {', '.join(READERS)} (or {', '.join(PACKED)} more), nor a folder of them")
+    try:
+        yield from read(path, max_bytes, encoding)
+    except PermissionError:
+        raise UserError(f"may not read '{path}'. Change its permissions") from None
+
+
+@contextmanager
+def _opened(path: Path, encoding: str) -> Iterator[io.BufferedReader]:
+    """The bytes of a file, unpacked, as UTF-8. Raises UserError where they are none or cannot be unpacked."""
+    import pyarrow as pa
+
+    packing = PACKED.get(path.suffix.lower())
+    try:
+        with io.BufferedReader(pa.input_stream(str(path), compression=packing)) if packing else path.open("rb") as file:
+            if encoding.lower().replace("-", "") == "utf8":
+                if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                    raise UserError(f"{path} is UTF-16: save it as UTF-8, or set encoding: utf-16")
+                yield file
+            else:
+                yield io.BufferedReader(io.BytesIO(file.read().decode(encoding).encode()))
+    except LookupError:
+        raise UserError(f"there is no encoding '{encoding}'") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not {encoding}: byte {error.start + 1}") from None
+    except (pa.ArrowException, OSError) as error:
+        if not packing or isinstance(error, PermissionError):
+            raise
+        raise UserError(f"{path} cannot be unpacked: {str(error).splitlines()[0]}") from None
 
 
 def shortened(value: Any, chars: int = 2000) -> Any:
@@ -55,8 +110,8 @@ def shortened(value: Any, chars: int = 2000) -> Any:
     return text if len(text) <= chars else text[:chars] + f"... ({len(text)} characters)"
 
 
-def _jsonl(path: Path, max_bytes: int) -> Iterator[Raw]:
-    with path.open("rb") as lines:
+def _jsonl(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
+    with _opened(path, encoding) as lines:
         number = 0
         while line := lines.readline(max_bytes + 1):
             number += 1
@@ -75,7 +130,7 @@ def _parsed(line: bytes) -> Any:
         # Windows editors put a byte-order mark at the beginning of a file; joined files have it in the middle
         return parsed(line.decode("utf-8-sig").strip().encode())
     except UnicodeDecodeError as error:
-        detail, reason = f"byte {error.start} of the line", "invalid UTF-8"
+        detail, reason = f"byte {error.start + 1} of the row: save it as UTF-8 or set encoding: cp1252", "not UTF-8"
     except json.JSONDecodeError as error:
         detail, reason = f"{error.msg} at character {error.pos + 1}", "invalid JSON"
     except (RecursionError, ValueError) as error:  # nesting without end; integers of more than 4300 digits
@@ -83,13 +138,14 @@ def _parsed(line: bytes) -> Any:
     return Dropped("", "", reason, detail, data=shortened(line.decode("utf-8", "replace").strip()))
 
 
-def _json(path: Path, max_bytes: int) -> Iterator[Raw]:
-    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")  # a bad byte costs its row, not the file
+def _json(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
+    with _opened(path, encoding) as file:
+        text = file.read().decode("utf-8-sig", "surrogateescape")  # a bad byte costs its row, not the file
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         if text.lstrip().startswith("{"):  # JSON lines under the wrong name
-            yield from _jsonl(path, max_bytes)
+            yield from _jsonl(path, max_bytes, encoding)
             return
         raise UserError(
             f"{path}: not JSON: {error}. Repair it, or save it as JSONL, where only the bad row is dropped"
@@ -111,7 +167,7 @@ def bounded(row: Any, max_bytes: int) -> Any:
     return Dropped("", "", "row too long", detail, data=shortened(row))
 
 
-def _parquet(path: Path, max_bytes: int) -> Iterator[Raw]:
+def _parquet(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -125,13 +181,13 @@ def _parquet(path: Path, max_bytes: int) -> Iterator[Raw]:
         raise UserError(f"{path}: not a readable Parquet file: {reason}") from None
 
 
-def _csv(path: Path, max_bytes: int) -> Iterator[Raw]:
+def _csv(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
     csv.field_size_limit(2**31 - 1)  # a longer row is dropped below, with its reason
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        header = lines.readline(max_bytes)
-        lines.seek(0)
+    with _opened(path, encoding) as file:
+        header = file.peek().split(b"\n")[0]
+        lines = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
         # Spreadsheets write semicolons where the comma is a decimal sign
-        reader = csv.DictReader(lines, delimiter=max(",;\t", key=header.count))
+        reader = csv.DictReader(lines, delimiter=max(",;\t", key=header.decode("utf-8", "replace").count))
         try:
             for number, row in enumerate(reader, 1):
                 if None in row:
@@ -141,6 +197,18 @@ def _csv(path: Path, max_bytes: int) -> Iterator[Raw]:
                     yield number, bounded(row, max_bytes)
         except csv.Error as error:
             raise UserError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
+
+
+def _excel(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
+    import pandas as pd
+
+    need_package("openpyxl", "excel", f"'{path}'")
+    try:
+        table = pd.read_excel(path)
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a readable Excel file: {error}") from None
+    for number, row in enumerate(table.astype(object).where(table.notna(), None).to_dict("records"), 1):
+        yield number, bounded(row, max_bytes)
 
 
 def _saved_dataset(path: Path, max_bytes: int) -> Iterator[Raw]:
@@ -154,3 +222,11 @@ def _saved_dataset(path: Path, max_bytes: int) -> Iterator[Raw]:
         raise UserError(f"'{path}' holds the splits {', '.join(rows)}; name one: path={path}/{next(iter(rows))}")
     for number, row in enumerate(rows, 1):
         yield number, bounded(row, max_bytes)
+
+
+Reader = Callable[[Path, int, str], Iterator[Raw]]
+READERS: dict[str, Reader] = {
+    **{".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".parquet": _parquet},
+    **{".csv": _csv, ".tsv": _csv, ".xlsx": _excel},
+}
+PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}

@@ -22,6 +22,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from limo.errors import UserError
+from limo.files import match_pattern
 from limo.machine import is_main
 from limo.run import remember_recipe
 
@@ -132,7 +133,7 @@ def input_files(value: Any) -> list[str]:
             target = resolve(str(node["_target_"]), "")
             hints = _hints(settings_type(target) or target, extras=True)
             read = (node[key] for key, hint in hints.items() if key in node and _is_read(hint))
-            found += [path for setting in read for path in _texts(setting) if _is_path(path)]
+            found += [path for setting in read for text in _texts(setting) for path in _paths(text)]
     return list(dict.fromkeys(found))
 
 
@@ -146,11 +147,16 @@ def _texts(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def _is_path(text: str) -> bool:
+def _paths(text: str) -> list[str]:
+    """The text if it is a path that exists, or the paths that it is a pattern of."""
+    if "/" not in text and "." not in text:
+        return []
     try:
-        return ("/" in text or "." in text) and Path(text).expanduser().exists()
+        if Path(text).expanduser().exists():
+            return [text]
+        return list(map(str, match_pattern(text)))
     except (OSError, ValueError):  # too long for a name, a null character
-        return False
+        return []
 
 
 def check_node(node: Mapping[str, Any], where: str) -> None:

@@ -5,9 +5,8 @@
 A source yields an `Example` for each usable row and a `Dropped`, with file, row and reason, for each other. It streams:
 memory does not grow with the file (JSON arrays excepted, which are read whole).
 
-Column names: `fields` says which column holds what, for instance `{problem: question, answer: gt}`. Where it is silent
-the usual names are tried in the order of `COLUMNS`. An answer may also stand in the chain, as GSM8K's `#### n` or in a
-last `\\boxed{}`.
+What the columns mean is decided in `limo/formats.py` and printed. An answer may also stand in the chain, as GSM8K's
+`#### n` or in a last `\\boxed{}`: such a reference is unchecked, and `verify` drops the chain that it was taken from.
 """
 
 import logging
@@ -15,7 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from random import Random
 from typing import Any
@@ -23,16 +22,32 @@ from typing import Any
 from limo.data import Dropped, Example, Row, chat, content_id
 from limo.errors import UserError
 from limo.files import MAX_BYTES, Raw, bounded, read_rows, shortened
-from limo.marks import after_hashes, last_boxed
+from limo.formats import (
+    Columns,
+    Fields,
+    Format,
+    Record,
+    Unusable,
+    answer_of,
+    check_fields,
+    check_where,
+    failed_condition,
+    find_columns,
+    read_record,
+)
+from limo.progress import say
 from limo.recipe import InputPath
 
-COLUMNS = {
-    "problem": ("problem", "question", "prompt", "instruction", "messages"),
-    "chain": ("solution", "response", "chain", "completion", "reasoning"),
-    "answer": ("answer", "final_answer", "gt", "ground_truth", "reference"),
-    "id": ("id", "unique_id"),
-}
-RESERVED = {"attempts", "judge", "verdict", "licence", "turns"}  # notes of the stages: foreign ones get another name
+RESERVED = {
+    "attempts",
+    "judge",
+    "verdict",
+    "licence",
+    "turns",
+    "unchecked",
+    "teacher",
+    "kind",
+}  # notes of the stages: foreign ones get another name
 NOTE_CHARS = 200  # longer extra columns are not carried along
 
 
@@ -42,20 +57,27 @@ def file(
     /,
     *,
     path: InputPath,
-    fields: Mapping[str, str] | None = None,
+    format: Format = "auto",
+    fields: Fields | None = None,
+    where: Mapping[str, Any] | None = None,
+    replace_system: bool = False,
+    encoding: str = "utf-8",
     limit: int | None = None,
     max_bytes: int = MAX_BYTES,
     fraction: float = 1.0,
     licence: str = "",
 ) -> Iterator[Row]:
-    """Rows of a JSONL, JSON array, Parquet or CSV file, or of a folder saved by `datasets`.
+    """Rows of a JSONL, JSON array, Parquet, CSV, TSV or Excel file, packed or not; of a pattern such as `part-*.jsonl`;
+    or of a folder of such files, or one saved by `datasets`.
 
-    Args: `name` of the source, `system` message, `path`, `fields` (our name -> column), `limit` on rows read,
-    `max_bytes` of one row, `fraction` and `licence` as `take_fraction` takes them. Raises UserError if there is no such
-    file, its kind is unknown, or no row is usable.
+    Args: `name` of the source, `system` message, `path`; `format` and `fields` (our name -> column or columns) say what
+    the columns mean (`limo/formats.py`); `where` keeps rows by columns, as in `{level: {at_least: 4}, type: {not:
+    proof}}`; `replace_system` gives rows that have another system message ours, instead of dropping them; `encoding` of
+    text; `limit` on rows read, `max_bytes` of one row, `fraction` and `licence` as `take_fraction` takes them. Raises
+    UserError if there is no such file, its kind is unknown, or no row is usable.
     """
-    rows = examples(read_rows(path, max_bytes), name, system, str(path), fields or {}, limit)
-    yield from take_fraction(rows, name, fraction, licence)
+    reading = Reading(name, system, str(path), format, fields or {}, where or {}, replace_system, limit)
+    yield from take_fraction(examples(read_rows(path, max_bytes, encoding), reading), name, fraction, licence)
 
 
 def hub(
@@ -67,7 +89,10 @@ def hub(
     split: str,
     config: str | None = None,
     revision: str | None = None,
-    fields: Mapping[str, str] | None = None,
+    format: Format = "auto",
+    fields: Fields | None = None,
+    where: Mapping[str, Any] | None = None,
+    replace_system: bool = False,
     limit: int | None = None,
     fraction: float = 1.0,
     licence: str = "",
@@ -77,8 +102,8 @@ def hub(
     Args as `file` has them. Give `revision` a commit hash: a dataset that changes under its name makes runs that cannot
     be compared.
     """
-    rows = examples(hub_rows(path, config, split, revision), name, system, path, fields or {}, limit)
-    yield from take_fraction(rows, name, fraction, licence)
+    reading = Reading(name, system, path, format, fields or {}, where or {}, replace_system, limit)
+    yield from take_fraction(examples(hub_rows(path, config, split, revision), reading), name, fraction, licence)
 
 
 def take_fraction(rows: Iterable[Row], name: str, fraction: float, licence: str) -> Iterator[Row]:
@@ -190,32 +215,55 @@ def running_total(expression: str) -> str:
     return "\n".join([*lines, f"The answer is \\boxed{{{total}}}."])
 
 
-def examples(
-    raws: Iterable[Raw], name: str, system: str, path: str, fields: Mapping[str, str], limit: int | None
-) -> Iterator[Row]:
-    """Foreign rows as `Example`s, and those that cannot be used as `Dropped` with the reason.
+@dataclass(frozen=True)
+class Reading:
+    """How the rows of a source are read."""
 
-    Raises UserError if `fields` names no column of ours, or if not one row is usable.
+    name: str  # of the source
+    system: str
+    path: str
+    format: Format = "auto"
+    fields: Fields = field(default_factory=dict)
+    where: Mapping[str, Any] = field(default_factory=dict)
+    replace_system: bool = False
+    limit: int | None = None
+    silent: bool = False  # without a line that says what the columns mean
+
+    def __post_init__(self) -> None:
+        try:
+            check_fields(self.fields)
+            check_where(self.where)
+        except UserError as error:
+            raise UserError(f"pool source '{self.name}': {error}") from None
+        if self.limit is not None and self.limit < 1:
+            raise UserError(
+                f"pool source '{self.name}': limit must be at least 1, not {self.limit}; null reads all rows"
+            )
+
+
+def examples(raws: Iterable[Raw], reading: Reading) -> Iterator[Row]:
+    """Foreign rows as `Example`s, several for a row with several chains; and `Dropped` with the reason for the others.
+
+    Prints what the columns were taken for. Raises UserError if not one row is usable.
     """
-    unknown = sorted(set(fields) - set(COLUMNS))
-    if unknown:
-        raise UserError(f"pool source '{name}': fields has '{unknown[0]}'; it may name {', '.join(COLUMNS)}")
-    if limit is not None and limit < 1:
-        raise UserError(f"pool source '{name}': limit must be at least 1, not {limit}; null reads all rows")
-    usable, reasons, columns = 0, Counter[str](), set[str]()
+    usable, reasons, columns, shown = 0, Counter[str](), set[str](), reading.silent
     try:
-        for number, raw in islice(raws, limit):
-            row = _example(raw, number, name, system, path, fields)
-            if isinstance(row, Example):
-                usable += 1
-            else:
-                reasons[row.reason] += 1
-                columns |= set(raw) if isinstance(raw, dict) and len(columns) < 50 else set()
-            yield row
+        for number, raw in islice(raws, reading.limit):
+            for row in _read_row(raw, number, reading):
+                if isinstance(row, Example):
+                    usable += 1
+                    if not shown:
+                        shown = True
+                        found = find_columns(raw, reading.format, reading.fields)
+                        say(f"{reading.name}: {found.describe(set(map(str, raw)) - found.used)}")
+                else:
+                    reasons[row.reason] += 1
+                    columns |= set(raw) if isinstance(raw, dict) and len(columns) < 50 else set()
+                yield row
     except UserError as error:  # of the file as a whole
-        raise UserError(f"pool source '{name}': {error}") from None
+        raise UserError(f"pool source '{reading.name}': {error}") from None
     if not usable:
-        raise UserError(_none_usable(name, path, reasons, columns))
+        raise UserError(_none_usable(reading.name, reading.path, reasons, columns))
 
 
 def _none_usable(name: str, path: str, reasons: Mapping[str, int], columns: Iterable[str]) -> str:
@@ -226,90 +274,49 @@ def _none_usable(name: str, path: str, reasons: Mapping[str, int], columns: Iter
         cures.append(f"Its columns are {', '.join(sorted(map(str, columns)))}: say which is which with fields")
     if "no answer" in reasons:
         cures.append("A row needs an answer, which attempts and chains are checked against")
+    if "another system message" in reasons:
+        cures.append("replace_system: true gives its rows the recipe's")
     if reasons.keys() & {"invalid JSON", "not an object"} and path.lower().endswith(("jsonl", "ndjson")):
         cures.append("JSONL has one object a line: if the whole file is one list or object, name it .json")
     return ". ".join([f"pool source '{name}': no usable row in '{path}' ({why})", *cures])
 
 
-def _example(raw: Any, number: int, name: str, system: str, path: str, fields: Mapping[str, str]) -> Row:
-    """One foreign row as an Example, or the reason why not."""
-
-    def drop(reason: str, detail: str = "") -> Dropped:
-        return Dropped(f"{name}/{number}", name, reason, detail, path, number, shortened(raw))
-
+def _read_row(raw: Any, number: int, reading: Reading) -> Iterator[Row]:
+    """A foreign row: an Example for each of its chains, or one without a chain; or the reason why not."""
+    name = reading.name
     if isinstance(raw, Dropped):
-        return Dropped(f"{name}/{number}", name, raw.reason, raw.detail, path, number, raw.data)
-    if not isinstance(raw, dict):
-        return drop("not an object", f"a row must be a mapping of columns, this is {type(raw).__name__}")
-    column = {ours: _column(raw, ours, fields) for ours in COLUMNS}
-    if column["problem"] == "messages" and column["chain"] is None:  # the conversations that TRL trains on
-        raw, column["chain"] = raw | {"answered": _answered(raw["messages"])}, "answered"
-    absent = [theirs for theirs in fields.values() if theirs not in raw]
-    if column["problem"] is None or absent:
-        return drop("missing field", f"no column {', '.join(absent) or ' or '.join(COLUMNS['problem'])}")
-    values: dict[str, str] = {}
-    for ours in ("problem", "chain", "answer"):
-        value, wrong = _text(raw.get(column[ours]) if column[ours] is not None else None)
-        if wrong:
-            return drop(f"{ours} is not text", f"column {column[ours]}: {wrong}")
-        values[ours] = value
-    if not values["problem"]:
-        return drop("empty problem", f"column {column['problem']}")
-    answer, worked = _answer(values["answer"], values["chain"])
-    if not answer:
-        return drop("no answer", "neither an answer column nor '#### n' nor \\boxed{} in the chain")
-    key, wrong = _text(raw.get(column["id"]) if column["id"] else None)
-    extra = {f"column_{k}" if k in RESERVED else k: v for k, v in raw.items() if k not in column.values() and _small(v)}
-    return Example(
-        f"{name}/{key if key and not wrong else number}",
-        chat(values["problem"], system),
-        answer,
-        worked,
-        source=name,
-        notes={**extra, "file": path, "row": number},
-    )
+        yield Dropped(f"{name}/{number}", name, raw.reason, raw.detail, reading.path, number, raw.data)
+        return
+    try:
+        if not isinstance(raw, dict):
+            raise Unusable("not an object", f"a row must be a mapping of columns, this is {type(raw).__name__}")
+        if failed := failed_condition(raw, reading.where):
+            raise Unusable("not in where", failed)
+        columns = find_columns(raw, reading.format, reading.fields)
+        yield from _examples_of(read_record(raw, columns), raw, columns, number, reading)
+    except Unusable as error:
+        yield Dropped(f"{name}/{number}", name, error.reason, error.detail, reading.path, number, shortened(raw))
 
 
-def _answered(messages: Any) -> str:
-    """What the assistant says at the end of a conversation."""
-    last = messages[-1] if isinstance(messages, list) and messages else None
-    said = last.get("content") if isinstance(last, dict) and last.get("role") == "assistant" else None
-    return said if isinstance(said, str) else ""
-
-
-def _column(raw: Mapping[str, Any], ours: str, fields: Mapping[str, str]) -> str | None:
-    if ours in fields:
-        return fields[ours] if fields[ours] in raw else None
-    return next((c for c in COLUMNS[ours] if c in raw and c not in fields.values()), None)
-
-
-def _text(value: Any) -> tuple[str, str]:
-    """A cell as text, and what is wrong with it. Whole floats lose their `.0`; user messages of a chat are taken."""
-    if value is None:
-        return "", ""
-    if isinstance(value, list) and value and all(isinstance(m, dict) and "content" in m for m in value):
-        value = next((m["content"] for m in reversed(value) if m.get("role") == "user"), value[-1]["content"])
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return "", f"{type(value).__name__} instead of text"
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return "", f"{value} instead of text"
-        value = int(value) if value.is_integer() else value
-    text = str(value)
-    if any("\ud800" <= c <= "\udfff" for c in text):
-        return "", "invalid UTF-8, or half of a surrogate pair"
-    return text.strip(), ""
-
-
-def _answer(answer: str, worked: str) -> tuple[str, str]:
-    """The reference answer and the chain, whichever columns they came in."""
-    if not answer:
-        return last_boxed(worked) or after_hashes(worked) or "", worked
-    inside = after_hashes(answer) or last_boxed(answer)
-    if inside is None:
-        return answer, worked
-    # GSM8K keeps the chain and `#### n` in one column
-    return inside, worked or (answer if len(answer) > len(inside) + 10 else "")
+def _examples_of(
+    record: Record, raw: Mapping[str, Any], columns: Columns, number: int, reading: Reading
+) -> Iterator[Example]:
+    if record.system and reading.system and record.system != reading.system and not reading.replace_system:
+        detail = f"{record.system[:80]!r}; replace_system: true gives it ours"
+        raise Unusable("another system message", detail)
+    answers = [record.answer or answer_of(worked) for worked in record.chains] or [record.answer]
+    if not any(answers):
+        raise Unusable("no answer", "neither an answer column nor '#### n' nor \\boxed{} in the chain")
+    notes = {f"column_{k}" if k in RESERVED else k: v for k, v in raw.items() if k not in columns.used and _small(v)}
+    notes |= {"file": reading.path, "row": number}
+    if not record.answer:  # a chain that is checked against its own answer is always right
+        notes["unchecked"] = True
+    problem = f"{reading.name}/{record.id or number}"
+    prompt = chat(record.problem, reading.system or record.system)
+    for at, (worked, answer) in enumerate(zip(record.chains or ("",), answers, strict=True)):
+        if answer:
+            key = problem if at == 0 else f"{problem}/{at + 1}"
+            yield Example(key, prompt, answer, worked, source=reading.name, notes=notes, problem=problem)
 
 
 def _small(value: Any) -> bool:

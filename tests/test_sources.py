@@ -10,7 +10,8 @@ import pytest
 
 from limo.data import Dropped, Example, chat, read_jsonl, write_parquet
 from limo.errors import UserError
-from limo.sources import after_hashes, file, generate, last_boxed, running_total
+from limo.marks import after_hashes, last_boxed
+from limo.sources import file, generate, running_total
 
 
 def read(path: Path, **settings: object) -> list[Example | Dropped]:
@@ -34,7 +35,7 @@ BAD_ROWS = [  # a line of a JSONL file, the reason it is set aside with
     (b'{"problem": "1+1?", "answer": NaN}\n', "answer is not text"),
     (b'{"problem": "1+1?", "answer": Infinity}\n', "answer is not text"),
     (b'{"problem": "1+1?", "answer": {"a": 1}}\n', "answer is not text"),
-    (b'{"problem": "\xff\xfe", "answer": "2"}\n', "invalid UTF-8"),
+    (b'{"problem": "\xff\xfe", "answer": "2"}\n', "not UTF-8"),
     (b'{"problem": "\\ud83d", "answer": "2"}\n', "problem is not text"),
     (b'{"problem": "1+1?", "answer": ' + b"9" * 5000 + b"}\n", "invalid JSON"),
     (b'{"a":' * 3000 + b"1" + b"}" * 3000 + b"\n", "invalid JSON"),

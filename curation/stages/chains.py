@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Literal
 
 from curation.stage import drop, stage
 from eval.equations import Equation, equations, holds
@@ -33,16 +34,24 @@ def _in_text(found: re.Match[str]) -> str:
 
 
 @stage("row")
-def verify(rows: Iterable[Example], /, *, keep_unverified: bool) -> Iterator[Row]:
+def verify(
+    rows: Iterable[Example], /, *, keep_unverified: bool, unchecked: Literal["drop", "keep"] = "drop"
+) -> Iterator[Row]:
     """Keep chains whose final answer the grader finds correct, and note the verdict.
 
     With `keep_unverified` wrong ones stay as well, under `notes.verdict`: an arm for an ablation, since small students
     have learned as much from them (Guha et al. 2025, "OpenThoughts", arXiv 2506.04178). Problems without a chain are
-    dropped in any case. A chain that comes with `notes.verdict`, as attempts do, was graded there.
+    dropped in any case. A chain that comes with `notes.verdict`, as attempts do, was graded there. `unchecked` is what
+    becomes of a source's own chain whose reference was read from that chain, so that nothing has checked it.
     """
     for row in rows:
         if not row.completion.strip():
             yield drop(row, "no chain")
+            continue
+        if unchecked == "drop" and row.notes.get("unchecked") and row.notes.get("teacher", row.source) == row.source:
+            yield drop(
+                row, "unchecked reference", "its answer was read from this chain; verify.unchecked: keep keeps it"
+            )
             continue
         verdict, detail = row.notes.get("verdict"), f"{row.notes.get('extracted')!r} for {row.answer!r}"
         if verdict is None:

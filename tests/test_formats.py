@@ -1,0 +1,170 @@
+"""The formats that people really have, what their columns are taken for, and that no problem is changed in silence."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from curation.stages.chains import verify
+from limo.data import Dropped, Example
+from limo.errors import UserError
+from limo.recipe import input_files
+from limo.sources import file
+
+BOX = r"2 + 2 = 4, so \boxed{4}"
+SYSTEM = {"role": "system", "content": "Be brief."}
+TURN = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": BOX}]
+SHARE = [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": BOX}]
+
+
+def read(path: Path, *rows: dict[str, Any], system: str = "", **settings: Any) -> list[Example | Dropped]:
+    if rows:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return list(file("s", system, path=str(path), **settings))
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "problem", "mapping"),
+    [
+        ({"instruction": "Add.", "input": "2+2?", "output": BOX}, {}, "Add.\n\n2+2?", "instruction + input"),
+        ({"instruction": "2+2?", "input": "", "output": BOX}, {"format": "alpaca"}, "2+2?", "chain = output"),
+        ({"conversations": SHARE}, {}, "2+2?", "the user turn of conversations"),
+        ({"conversations": SHARE}, {"format": "sharegpt"}, "2+2?", "the chain's last box or #### (unchecked)"),
+        ({"messages": TURN}, {"format": "openai"}, "2+2?", "chain = the assistant turn of messages"),
+        ({"messages": [SYSTEM, *TURN]}, {}, "2+2?", "the user turn"),
+        ({"Question": "2+2?", "Solution": BOX, "FINAL": "4", "tag": "x"}, {}, "2+2?", "answer = FINAL"),
+        (
+            {"a": "Add.", "b": "2+2?", "c": BOX},
+            {"fields": {"problem": ["a", "b"], "chain": "c"}},
+            "Add.\n\n2+2?",
+            "a + b",
+        ),
+    ],
+)
+def test_a_format_and_what_is_printed(
+    row: dict[str, Any], settings: dict[str, Any], problem: str, mapping: str, tmp_path: Path, capsys: Any
+) -> None:
+    (found,) = read(tmp_path / "pool.jsonl", row, **settings)
+    assert isinstance(found, Example) and (found.question, found.answer, found.completion) == (problem, "4", BOX)
+    assert mapping in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": [*TURN, *TURN]}, "several turns"),
+        ({"conversations": [SHARE[1], SHARE[0]]}, "problem is not text"),
+        ({"conversations": ["2+2?"]}, "problem is not text"),
+        ({"problem": "2+2?", "answer": "proof"}, "no checkable answer"),
+        ({"problem": "2+2?", "answer": "See solution."}, "no checkable answer"),
+        ({"problem": "2+2?", "solution": "four"}, "no answer"),
+        ({"messages": [SYSTEM, *TURN]}, "another system message"),
+    ],
+)
+def test_what_cannot_be_kept_whole_is_dropped_with_its_reason(row: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    good = {"problem": "1+1?", "answer": "2"}
+    found = read(tmp_path / "pool.jsonl", good, row, system="Think.")
+    assert isinstance(found[0], Example) and isinstance(found[1], Dropped) and found[1].reason == reason
+    assert (found[1].row, found[1].data) == (2, row)
+
+
+def test_a_system_message_is_kept_or_replaced_on_request(tmp_path: Path) -> None:
+    path, row = tmp_path / "pool.jsonl", {"messages": [SYSTEM, *TURN]}
+    (kept,) = read(path, row)
+    (ours,) = read(path, row, system="Think.", replace_system=True)
+    assert [row.prompt[0]["content"] for row in (kept, ours) if isinstance(row, Example)] == ["Be brief.", "Think."]
+    with pytest.raises(UserError, match="replace_system: true gives its rows the recipe's"):
+        read(path, row, system="Think.")
+
+
+def test_several_chains_of_a_row_are_rivals(tmp_path: Path) -> None:
+    row = {"problem": "2+2?", "answer": "4", "id": "p", "generations": [BOX, "no", BOX], "uuid": "u"}
+    rows = read(tmp_path / "pool.jsonl", row)
+    assert [row.id for row in rows] == ["s/p", "s/p/2"]
+    assert {row.problem for row in rows if isinstance(row, Example)} == {"s/p"}
+    both = {"q": "2+2?", "one": BOX, "two": "4 it is: #### 4", "gold": "4"}
+    rows = read(tmp_path / "pool.jsonl", both, fields={"problem": "q", "chain": ["one", "two"], "answer": "gold"})
+    assert [row.completion for row in rows if isinstance(row, Example)] == [BOX, "4 it is: #### 4"]
+
+
+def test_where_keeps_rows_by_their_columns(tmp_path: Path) -> None:
+    rows = [{"problem": f"{i}?", "answer": "1", "level": i, "type": "proof" if i == 4 else "number"} for i in range(6)]
+    where = {"type": {"not": "proof"}, "level": {"at_least": 2, "at_most": 4}}
+    found = read(tmp_path / "pool.jsonl", *rows, where=where)
+    assert [row.question for row in found if isinstance(row, Example)] == ["2?", "3?"]
+    assert {row.reason for row in found if isinstance(row, Dropped)} == {"not in where"}
+    assert len(read(tmp_path / "pool.jsonl", where={"level": [1, 5]})) == 6
+    with pytest.raises(UserError, match=r"where.level has 'above'; there are is, not, at_least, at_most"):
+        read(tmp_path / "pool.jsonl", where={"level": {"above": 2}})
+
+
+@pytest.mark.parametrize("name", ["p.tsv", "p.csv", "p.jsonl.gz", "p.jsonl.zst", "p.csv.gz", "p.xlsx", "p/a.parquet"])
+def test_files_as_they_come(name: str, tmp_path: Path) -> None:
+    path, table = tmp_path / name, pd.DataFrame({"Problem": ["2+2?", "3+3?"], "Answer": ["4", "6"]})
+    path.parent.mkdir(exist_ok=True)
+    if name.endswith(".xlsx"):
+        table.to_excel(path, index=False)
+    elif name.endswith(".parquet"):
+        table.head(1).to_parquet(path)
+        table.tail(1).to_parquet(path.with_name("b.parquet"))
+        path = path.parent
+    else:
+        sign = "\t" if "tsv" in name else ","
+        text = (
+            table.to_csv(index=False, sep=sign) if "jsonl" not in name else table.to_json(orient="records", lines=True)
+        )
+        if name.endswith(".zst"):
+            with pa.CompressedOutputStream(str(path), "zstd") as packed:
+                packed.write(text.encode())
+        else:
+            path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    assert [(row.question, row.answer) for row in read(path) if isinstance(row, Example)] == [
+        ("2+2?", "4"),
+        ("3+3?", "6"),
+    ]
+
+
+def test_a_pattern_reads_all_of_its_files(tmp_path: Path) -> None:
+    for at in range(3):
+        (tmp_path / f"part-{at}.jsonl").write_text(json.dumps({"problem": f"{at}?", "answer": str(at)}) + "\n")
+    pattern = tmp_path / "part-*.jsonl"
+    assert [(row.id, row.question) for row in read(pattern) if isinstance(row, Example)] == [
+        ("s/1", "0?"),
+        ("s/2", "1?"),
+        ("s/3", "2?"),
+    ]
+    assert len(input_files({"p": {"_target_": "limo.sources.file", "path": str(pattern)}})) == 3
+    with pytest.raises(UserError, match="no such file or folder"):
+        read(tmp_path / "none-*.jsonl")
+
+
+def test_other_encodings(tmp_path: Path) -> None:
+    path = tmp_path / "pool.csv"
+    path.write_bytes("problem;answer\nWie groß ist 1+1?;2\n".encode("cp1252"))
+    (row,) = read(path, encoding="cp1252")
+    assert isinstance(row, Example) and row.question == "Wie groß ist 1+1?"
+    lines = tmp_path / "pool.jsonl"
+    lines.write_bytes(b'{"problem": "\xdf", "answer": "2"}\n')
+    with pytest.raises(UserError, match="not UTF-8: 1"):
+        read(lines)
+    with pytest.raises(UserError, match="there is no encoding 'cp125'"):
+        read(path, encoding="cp125")
+    path.with_suffix(".jsonl.gz").write_bytes(b"no gzip")
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        read(path.with_suffix(".jsonl.gz"))
+
+
+def test_a_reference_read_from_the_chain_does_not_verify_it(tmp_path: Path) -> None:
+    wrong = [{"question": f"{i}+{i}?", "solution": rf"so \boxed{{{i + 100}}}", "result": i + i} for i in range(20)]
+    rows = [row for row in read(tmp_path / "pool.jsonl", *wrong) if isinstance(row, Example)]
+    assert len(rows) == 20 and all(row.notes["unchecked"] for row in rows)
+    dropped = list(verify(rows, keep_unverified=False))
+    assert [row.reason for row in dropped if isinstance(row, Dropped)] == ["unchecked reference"] * 20
+    assert all(isinstance(row, Example) for row in verify(rows, keep_unverified=False, unchecked="keep"))
+    named = [row for row in read(tmp_path / "pool.jsonl", fields={"answer": "result"}) if isinstance(row, Example)]
+    reasons = [row.reason for row in verify(named, keep_unverified=False) if isinstance(row, Dropped)]
+    assert reasons == ["wrong answer"] * 20
