@@ -25,7 +25,7 @@ STEPS = 2100  # of learning from scratch: about a third of new sums are right th
 CHARS = "0123456789+-=\n\\boxed{}"
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}<end>{% endif %}{% endfor %}"
 SIZES = Sizes(
-    k=96, fraction=0.5, screen_blocks=2, final_blocks=6, screen_problems=200, final_problems=200, pool_share=0.5
+    k=96, fraction=0.5, screen_blocks=2, final_blocks=16, screen_problems=200, final_problems=100, pool_share=0.5
 )
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from limo.data import Dropped, Example
 from limo.engines.protocol import Sampling
 from limo.errors import UserError
-from limo.recipe import bind, resolve, suggest
+from limo.recipe import bind, check_name, resolve, suggest
 
 NO_SCORES = ("random", "target")  # what a choice may go by instead of a score
 Scope = Literal["row", "problem", "pool"]
@@ -81,6 +81,7 @@ def in_order(stages: Mapping[str, Any], order: list[str] | None) -> dict[str, An
     """The nodes in this order, or as they stand. Raises UserError for a name that is unknown, repeated or not used."""
     order = list(stages) if order is None else order
     for name in order:
+        check_name(name, "curate.stages")
         if name not in stages:
             raise UserError(f"curate.order: there is no stage '{name}'{suggest(name, stages)}")
         if order.count(name) > 1:

@@ -23,7 +23,7 @@ import yaml
 from limo.errors import UserError, explain_os_error, reported
 from limo.machine import samples_folder, set_environment, world_size
 from limo.progress import clock
-from limo.recipe import RECIPES, check_section, compose, recipe_names, resolve_config, run_section, suggest
+from limo.recipe import RECIPES, check_section, compose, recipe_names, resolve_config, run_section, suggest, trust
 from limo.run import read_results
 
 FULL = ("No space left on device", "file write failed", "failed writing file", "unexpected pos", "File too large")
@@ -37,6 +37,7 @@ InProcesses = Callable[[Mapping[str, Any], Sequence[str]], int | None]
 def command(section: str, module: str, in_processes: InProcesses | None = None) -> None:
     """The main function of `python -m <module>`: run one section of a recipe."""
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    _read_trust()
     # Hydra's parser wants all overrides after the flags; users type them anywhere
     sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; the one line is ours to print
@@ -48,6 +49,20 @@ def command(section: str, module: str, in_processes: InProcesses | None = None) 
     finally:  # a process may run several commands
         if not debug:
             os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _read_trust() -> None:
+    """Take --trust MODULE out of the command line, which is Hydra's otherwise."""
+    left = iter(sys.argv[1:])
+    kept = list[str]()
+    for argument in left:
+        if argument == "--trust":
+            trust(next(left, ""))
+        elif argument.startswith("--trust="):
+            trust(argument.removeprefix("--trust="))
+        else:
+            kept.append(argument)
+    sys.argv[1:] = kept
 
 
 @dataclass

@@ -9,6 +9,8 @@ positional and never in a recipe. Nested nodes with a `_target_`, such as stages
 import difflib
 import importlib
 import inspect
+import os
+import re
 import sys
 import types
 import typing
@@ -27,6 +29,10 @@ from limo.machine import is_main
 from limo.run import remember_recipe
 
 T = TypeVar("T")
+OURS = ("limo", "curation", "eval")  # packages whose functions a recipe may name
+TRUST = "LIMO_TRUST"  # the environment variable with further modules, for child processes
+READABLE = ("LIMO_", "MAMMOTH2_", "SLURM_", "DATA_")  # environment variables that a recipe may read begin so
+_NONE = object()
 _HERE = Path(__file__).resolve().parent
 # In a checkout the recipes are beside the package; in an installed wheel, inside it
 RECIPES = next(folder for folder in (_HERE.parent / "recipes", _HERE / "recipes") if (folder / "run.yaml").is_file())
@@ -38,11 +44,30 @@ InputPaths = Annotated[list[str], READS]
 InputBenchmarks = Annotated[list[Any] | dict[str, Any], READS]  # names, files, and nodes of sources
 
 
+def trust(modules: str) -> None:
+    """Let `_target_` name functions of these modules as well (several with commas), here and in child processes."""
+    known = filter(None, os.environ.get(TRUST, "").split(","))
+    os.environ[TRUST] = ",".join(dict.fromkeys([*known, *modules.split(",")]))
+
+
+def _read_environment(name: str, default: Any = _NONE) -> Any:
+    """`${oc.env:NAME}`: only variables that hold no secret, since a recipe's values reach data, cards and logs."""
+    if not name.startswith(READABLE) and name not in ("HOME", "USER", "TMPDIR", "SCRATCH", "PWD"):
+        raise UserError(
+            f"the recipe reads the environment variable {name}, which may be a secret. It may read HOME, USER, TMPDIR, "
+            f"SCRATCH, PWD and names that begin with {', '.join(READABLE)}"
+        )
+    if name not in os.environ and default is _NONE:
+        raise UserError(f"the recipe reads the environment variable {name}, which is not set")
+    return os.environ.get(name, default)
+
+
 def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
     """A composed config as plain Python values, every `${...}` resolved. Raises UserError if no recipe was chosen."""
     from omegaconf import OmegaConf
-    from omegaconf.errors import MissingMandatoryValue
+    from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
+    OmegaConf.register_new_resolver("oc.env", _read_environment, replace=True)
     if OmegaConf.is_missing(config, "name"):
         if "recipe" in config:
             raise UserError("the recipe's first line must be `# @package _global_`: its keys belong at the top level")
@@ -50,6 +75,10 @@ def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
     try:
         found = OmegaConf.to_container(config, resolve=True, throw_on_missing=not allow_missing)
         return typing.cast(dict[str, Any], found)
+    except InterpolationResolutionError as error:
+        if "UserError raised" not in str(error):
+            raise
+        raise UserError(str(error).partition(": ")[2].splitlines()[0]) from None
     except MissingMandatoryValue as error:
         raise UserError(
             f"the recipe leaves '{error.full_key}' open: give it on the command line, {error.full_key}=..."
@@ -93,12 +122,19 @@ def check_section(recipe: Mapping[str, Any], section: str) -> Mapping[str, Any]:
     """A section of a recipe, after it and every node in it was bound to its function. Raises UserError otherwise."""
     if not str(recipe.get("name") or "").strip():
         raise UserError("name= is empty: a run's folder is named by it")
+    check_name(str(recipe["name"]), "name")
     if not isinstance(recipe.get(section), dict):
         raise UserError(f"the recipe '{recipe.get('name')}' has no section '{section}'")
     bind(recipe[section], section)
     for where, node in nodes(recipe[section], section):
         check_node(node, where)
     return typing.cast(Mapping[str, Any], recipe[section])
+
+
+def check_name(name: str, where: str) -> None:
+    """Raise UserError for a name that would leave the folder that it names a part of."""
+    if not re.fullmatch(r"[^/\\\0\n]{1,120}", name) or name in (".", ".."):
+        raise UserError(f"{where}: '{name[:80]}' names files: no slash, 120 characters at most")
 
 
 def run_section(recipe: Mapping[str, Any], section: str) -> Any:
@@ -246,8 +282,14 @@ def _hints(target: Callable[..., Any], extras: bool = False) -> dict[str, Any]:
 
 
 def resolve(path: str, where: str) -> Callable[..., Any]:
-    """The object at a dotted path. Raises UserError if there is none."""
+    """The object at a dotted path of a trusted module. Raises UserError if there is none."""
     module, _, name = path.rpartition(".")
+    trusted = [*OURS, *filter(None, os.environ.get(TRUST, "").split(","))]
+    if not any(module == known or module.startswith(f"{known}.") for known in trusted):
+        raise UserError(
+            f"{where}._target_: '{path}' is not of {', '.join(trusted)}. If you trust that code, add --trust "
+            f"{module.partition('.')[0] or path}"
+        )
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

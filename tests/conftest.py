@@ -17,6 +17,7 @@ from limo.machine import quiet_deepspeed, set_environment
 
 set_environment()
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["LIMO_TRUST"] = "tests"  # whose stages and engines recipes of the tests name
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on a machine with GPUs the suite proves the same as on one without
 ROOT = Path(__file__).resolve().parent.parent
 

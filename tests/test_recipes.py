@@ -8,9 +8,21 @@ from typing import Literal
 import pytest
 import yaml
 
+from curation.stage import in_order
 from limo.errors import UserError
 from limo.machine import count_cores
-from limo.recipe import RECIPES, bind, check_node, compose, input_files, nodes, recipe_names, validate
+from limo.recipe import (
+    RECIPES,
+    bind,
+    check_name,
+    check_node,
+    compose,
+    input_files,
+    nodes,
+    recipe_names,
+    trust,
+    validate,
+)
 from limo.run import claim, content_hash, differences, read_manifest, remember_recipe
 from limo.training.settings import check_args
 
@@ -90,7 +102,7 @@ def test_bind_checks_names_and_types() -> None:
         ({"_target_": "curation.stages.choose.problems", "k": 1}, "here.by is missing"),
         ({"_target_": "curation.stages.choose.bottom"}, "'curation.stages.choose.bottom' does not exist"),
         ({"_target_": "curation.stages.score.TEXT"}, "is not a function"),
-        ({"_target_": "top"}, "'top' does not exist"),
+        ({"_target_": "top"}, "'top' is not of limo, curation, eval"),
     ]:
         with pytest.raises(UserError, match=said):
             bind(wrong, "here")
@@ -252,3 +264,33 @@ def test_input_files_follow_from_the_settings_that_name_them(tmp_path: Path, mon
     assert input_files(node) == ["pool.jsonl", "./en"]
     node["pool"]["a"]["path"] = "x/" * 3000  # type: ignore[index]
     assert input_files(node) == ["./en"]
+
+
+def test_a_recipe_names_only_trusted_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in ("os.popen", "subprocess.run", "limousine.x", "builtins.eval"):
+        with pytest.raises(UserError, match=rf"'{path}' is not of limo, curation, eval, tests.* add --trust"):
+            bind({"_target_": path}, "curate.pool.x")
+    monkeypatch.setenv("LIMO_TRUST", "")
+    with pytest.raises(UserError, match="add --trust tests"):
+        bind({"_target_": "tests.slow_engine.Slow"}, "engine")
+    trust("tests.slow_engine,shutil")
+    assert bind({"_target_": "tests.slow_engine.Slow", "seconds": 0.0}, "engine")
+
+
+def test_a_recipe_reads_no_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("DATA_POOLS", "/data")
+    with pytest.raises(UserError, match=r"the environment variable OPENAI_API_KEY, which may be a secret") as raised:
+        compose("recipe=demo", "curate.pool.sums.licence=${oc.env:OPENAI_API_KEY}")
+    assert "sk-secret" not in str(raised.value)
+    assert compose("recipe=demo", "system=${oc.env:DATA_POOLS}")["system"] == "/data"
+    with pytest.raises(UserError, match="LIMO_NOTHING, which is not set"):
+        compose("recipe=demo", "system=${oc.env:LIMO_NOTHING}")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", "x" * 200])
+def test_a_name_stays_in_its_folder(name: str) -> None:
+    with pytest.raises(UserError, match="names files: no slash"):
+        check_name(name, "name")
+    with pytest.raises(UserError, match="names files: no slash"):
+        in_order({name: {}}, None)
