@@ -84,7 +84,7 @@ def test_the_documented_examples_hold() -> None:
         ("<think> 7 </think> The answer is 5.", "5"),
         ("</think> \\boxed{3} <think> \\boxed{4}", None),
         ("<answer> 2 </answer>", "2"),
-        ("total of 1,200 meters", "1,200"),
+        ("total of 1,200 meters", "1,200 meters"),
         ("it is -67", "-67"),
         (r"so x = \frac{3}{4}.", r"x = \frac{3}{4}"),
         (r"We get $x = 3$ or $x = 4$. Therefore $x=4$.", "x=4"),

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from eval.grader.arithmetic import exact
 from eval.grader.forms import FREE, interval_parts, intervals, is_inequality, plain_form, variable
 from eval.grader.nodes import (
     Based,
@@ -30,7 +29,7 @@ from eval.grader.nodes import (
 )
 from eval.grader.terms import FUNCTIONS, negative
 from eval.grader.units import may_be_said, needed, same_unit
-from eval.grader.values import by_degrees, by_value, degrees, is_radians, names, proportional
+from eval.grader.values import by_degrees, by_value, degrees, exact, is_radians, names, proportional
 
 MAX_UNLIKE = 20  # members of a list that are written unlike, each compared with each
 
@@ -81,6 +80,8 @@ def label_of(relation: Relation) -> Node | None:
         return _of_several(first, relation.sides[-1])
     if not isinstance(first, Call):
         return None
+    if first.what in ("∪", "∩", "∖"):
+        return first
     if first.what == "of" or (first.what in FUNCTIONS and all(isinstance(a, Name) for a in first.args)):
         return None if set(walk(first.args[0])) & inside and first.what == "of" else first
     return first if _is_segment(first) and not set(_factors(first)) & inside else None
@@ -216,7 +217,7 @@ def _value_of(relation: Relation) -> Node | None:
     label = label_of(relation)
     sides = relation.sides if label is None else relation.sides[1:]
     signs = relation.signs if label is None else relation.signs[1:]
-    if label is None and names(sides[0]) and (len(sides) == 2 or not _all_same(sides)):
+    if label is None and names(sides[0]) and not (names(sides[-1]) and _all_same(sides)):
         return None
     if len(sides) == 1:
         return sides[0]
@@ -245,7 +246,8 @@ def _by_several(given: Node, reference: Node, kind: Kind) -> Ruling | None:
         return "wrong", "one answer for several"
     if reference.brackets in FREE:
         if given.brackets not in FREE:
-            return "wrong", "another kind of bracket"
+            named = _named_values(reference) if given.brackets == "()" else None
+            return _in_order(given.parts, named, kind) if named else ("wrong", "another kind of bracket")
         return _members(given, reference, kind)
     named = _named_values(given) if given.brackets in FREE else None
     if named is not None:

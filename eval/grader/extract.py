@@ -11,10 +11,9 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from eval.grader.nodes import Group, Quantity, Unreadable, Words, walk
+from eval.grader.nodes import MAX_LENGTH, Group, Quantity, Unreadable, Words, walk
 from eval.grader.normalise import normalise
 from eval.grader.reader import read
-from eval.grader.scanner import MAX_LENGTH
 from eval.grader.units import may_be_said
 from limo.marks import Box, after_hashes, boxed
 
@@ -66,7 +65,7 @@ def extract(text: str) -> str | None:
     if stated is not None:
         return stated or None
     tagged = _tagged(text)
-    within = (text if tagged is None else tagged)[-TAIL:]
+    within = _BOLD.sub(r"\1", (text if tagged is None else tagged)[-TAIL:])
     said = _after_announcement(within)
     if said is not None:
         return said
@@ -103,7 +102,7 @@ _CONNECTING = re.compile(
 _SEPARATING = re.compile(r"[,;+&]|\b(?:and|or|vs|versus)\b")  # \boxed{1} and \boxed{2}
 _NAMED = re.compile(r"([a-zA-Z](?:_\{?\w{1,3}\}?)?) ?= ?\$?$")  # x = \boxed{1}, y = \boxed{2}
 # What touches a box and belongs to it: a factor without a space, a sign behind an opening or a relation
-_BEFORE = re.compile(r"(?:(?<=[=$(\[{,:\s])|^)(\d+(?:\.\d+)?|-)\Z|(?:[=$(:]|^)[ \t]*(-)[ \t]\Z")
+_BEFORE = re.compile(r"(?:(?<=[=$(\[{,:\s])|^)(\d+(?:\.\d+)?|-)\Z|[=$(:][ \t]*(-)[ \t]\Z")
 _BEHIND = re.compile(  # \boxed{5}\%, \boxed{5}^\circ, \boxed{12}\text{ cm}
     r"[ \t]*(?:\$?[ \t]*(?:\\?%|(?:percent|per cent|pct)\b)|\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\s*-?\d+\s*\}?"
     r"|(?:\\[,;! ])?\s*\\(?:text|mathrm|mbox)\s*\{\s*(?P<unit>[a-zA-Z/^23 ]{1,20})\})"
@@ -143,6 +142,8 @@ def _with_what_touches(text: str, box: Box) -> str:
 
 
 # -- an announced answer
+
+_BOLD = re.compile(r"(?<![\w*)}])\*{2,3}(?=\S)([^*\n]+)(?<=\S)\*{2,3}(?![\w(])")  # **25%** of them, not 2**3
 
 # "the answer is", in English and Chinese, and headings; the last one counts
 _ANNOUNCED = re.compile(
@@ -230,67 +231,68 @@ def is_readable(text: str, words: int = 1) -> bool:
 
 
 # The volume of the cone is 120
-_SAYS = re.compile(r"\b(?:is|are|be|equals?|equal to|gives?|gets?|obtain|have|was|were|total of)\b\s*:?|[:：=≈]|为|是")
-
-
-_HEDGED = re.compile(  # x is between 5 and 7
-    r"\b(?:not|neither|nor|either|or|cannot|between|most|least|than|versus|vs|plus|minus|times|maybe|perhaps)\b|n't\b",
+_SAYS = re.compile(
+    r"\b(?:is|are|be|equals?|equal to|gives?|gets?|obtain|have|was|were|total of)\b\s*:?|(?<!\d)[:：]|[=≈]|为|是"
+)
+# Before an answer: it is not that, or not that alone
+_NOT_ALONE = re.compile(
+    r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either|between|times|plus|minus|maybe|perhaps)\b|n't\b)"
+    r"(?:(?!\b(?:is|are|was|were|equals?)\b|[=:])[^.\d]){0,24}$|\bor\s+[a-z]\s*=\s*$",
     re.IGNORECASE,
 )
+_BRACKETED = re.compile(r"[(\[][^()\[\]]{1,80},[^()\[\]]{1,80}[)\]]$")  # the point is (1,2)
 
 
 def within_sentence(said: str) -> str | None:
     """The answer in a sentence that is none as a whole: its last formula, what it says "is" or "=", its only number."""
     said = _unpunctuated(said)
     plain = re.sub(r"\\(?:text|mbox|textbf|mathrm)\s*\{|\\[a-zA-Z]+", " ", said)
-    if len(re.findall(r"[a-zA-Z]{2,}", plain)) < 2 and not re.search(r"[\u4e00-\u9fff]", said):
+    formulas = list(_MATH.finditer(said)) if len(said) <= 4 * MAX_LENGTH else []
+    if not formulas and len(re.findall(r"[a-zA-Z]{2,}", plain)) < 2 and not re.search(r"[\u4e00-\u9fff]", said):
         return None  # no sentence
-    if len(said) > LINE or _HEDGED.search(said):
-        return None
-    for found in _candidates(said):
+    for start, found in _candidates(said, formulas):
         text = _unpunctuated(found).lstrip("*: ")
-        if text and text != said and is_readable(text, words=3):
+        alone = not _NOT_ALONE.search(said, max(0, start - 60), start)
+        if text and alone and is_readable(text, words=3):
             return text
-    numbers = _NUMBER.findall(said)
-    return numbers[0].strip() if len(numbers) == 1 else None
+    numbers = list(_NUMBER.finditer(said))
+    alone = len(numbers) == 1 and not _NOT_ALONE.search(said, 0, numbers[0].start())
+    return numbers[0].group().strip() if alone and not _CHANGES.match(said, numbers[0].end()) else None
 
 
-def _candidates(said: str) -> Iterator[str]:
+def _candidates(said: str, formulas: list[re.Match[str]]) -> Iterator[tuple[int, str]]:
+    """What may be the answer of a sentence, with its place: the likeliest first."""
     says = list(_SAYS.finditer(said))
-    formulas = list(_MATH.finditer(said))
-    last = formulas[-1].end() if formulas else 0
-    if (
-        formulas
-        and not (says and says[-1].start() >= last and re.search(r"[\d$\\]", said[says[-1].end() :]))
-        and _CLAUSE.match(said[last:])
-    ):
-        yield next(group for group in formulas[-1].groups() if group)
+    last = formulas[-1] if formulas else None
+    if last and not (says and says[-1].start() >= last.end() and re.search(r"[\d$\\]", said[says[-1].end() :])):
+        start, behind = last.start(), said[last.end() :]
+        inside = next(group for group in last.groups() if group)
+        if _CLAUSE.match(behind):
+            yield start, inside
+            yield start, inside.rpartition("=")[2]
+        elif len(behind) <= 30:
+            yield start, said[start:]
     for match in reversed(says[-3:]):
         rest = said[match.end() :]
-        yield rest
-        yield _CONTINUES.split(rest)[0]
+        yield match.end(), rest
+        yield match.end(), _CONTINUES.split(rest)[0]
+    if bracketed := _BRACKETED.search(said):
+        yield bracketed.start(), bracketed.group()
 
 
 # -- the last thing said
 
 # Possessive quantifiers: a run of digits is read once, however long
 _NUMBER = re.compile(
-    r"(?<![a-zA-Z0-9_.,^/{\\:])[-−+]?\s?\$?(?:\d{1,3}(?: \d{3})+(?!\d)|\d[\d,]*+\.?\d*+|\.\d++)"
+    r"(?<![a-zA-Z0-9_.,^/{\\:])[-−+]?\s?\$?(?:\d{1,3}(?: \d{3})+(?!\d)|\d(?:,?\d)*+\.?\d*+|\.\d++)"
     r"(?:/\d++|:\d++(?::\d++)*)?(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?"
     r"(?:(?![a-zA-Z0-9_])|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?![a-zA-Z0-9_])))"
 )
-_LEADING_WORD = re.compile(r"^(?:so|thus|hence|therefore|then|and)\b[,:]?\s+", re.IGNORECASE)  # So 12
+_CHANGES = re.compile(r"\s*(?:times|plus|minus|less|more|or|ones|tens|tenths|hundredths)\b")  # 5 less than that
 # so we pick (D)
 _LETTER_LAST = re.compile(r"(?:^|(?:choice|option|answer|is|choose|pick)[:\s]+)\(?([A-J])\)?[.!]?\**$")
 # Therefore, B is correct.
 _LETTER_IS_RIGHT = re.compile(r"\(?\b([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b")
-_BRACKETED = re.compile(r"[(\[][^()\[\]]{1,80},[^()\[\]]{1,80}[)\]]$")  # the point is (1,2)
-# Before a last number: it is not that number, or not that number alone
-_NOT_ALONE = re.compile(
-    r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either)\b|n't\b)"
-    r"(?:(?!\b(?:is|are|was|were|equals?)\b|[=:])[^.\d]){0,24}$",
-    re.IGNORECASE,
-)
 # We get 7 rather than 8.
 _RATHER_THAN = re.compile(r"(?<=\d),? (?:and )?(?:not|rather than|instead of) [^.\n]{1,30}[.\s]*\Z")
 
@@ -298,7 +300,7 @@ _RATHER_THAN = re.compile(r"(?<=\d),? (?:and )?(?:not|rather than|instead of) [^
 def _last_said(text: str) -> str | None:
     """The answer of a completion that announces none: what its last line ends with, or else its last number."""
     stripped = text.strip().strip("*").strip()
-    whole = _LEADING_WORD.sub("", _unpunctuated(stripped))
+    whole = re.sub(r"^(?:so|thus|hence|therefore|then|and)\b[,:]?\s+", "", _unpunctuated(stripped), flags=re.IGNORECASE)
     line = text.rstrip().rpartition("\n")[2].strip().strip("*").strip()
     if (line == stripped or "\\begin" in whole) and is_readable(whole):
         left, equals, right = whole.rpartition("=")
@@ -309,40 +311,10 @@ def _last_said(text: str) -> str | None:
         if inside.strip() and len(inside) <= MAX_LENGTH:
             return _last_member(inside)
     ending = line.rstrip(".* \t\r\n")
-    is_right = _LETTER_IS_RIGHT.findall(line)
-    if is_right and not re.search(r"\bnot\b|n't", line):
-        return str(is_right[-1])
-    letter = _LETTER_LAST.search(line)
+    letter = _LETTER_IS_RIGHT.search(line) or _LETTER_LAST.search(line)
     if letter and not re.search(r"\bnot\b|n't", line):
         return letter[1]
-    formula = _last_formula(ending)
-    if formula is not None:
-        return formula or None
-    bracketed = _BRACKETED.search(ending)
-    if bracketed:
-        return bracketed.group()
-    return _last_number(text)
-
-
-def _last_formula(line: str) -> str | None:
-    """What a line's last formula says; empty if it is denied, None if the line does not end with one."""
-    found = list(_MATH.finditer(line)) if len(line) <= 4 * MAX_LENGTH else []
-    if not found or re.search(r"\d", line[found[-1].end() :]):
-        if re.search(r"\\(?:frac|sqrt|pi|begin)", line) and "=" in line:
-            return line.rpartition("=")[2][: MAX_LENGTH + 1].strip()
-        return None
-    last = found[-1]
-    if _NOT_ALONE.search(line[: last.start()]):
-        return ""
-    start = last.start()
-    for before in reversed(found[:-1]):
-        if not re.fullmatch(r"\s*(?:,|,?\s*(?:and|or))\s*", line[before.end() : start]):
-            break
-        start = before.start()
-    behind = line[last.end() :]
-    if start == last.start() and _CLAUSE.match(behind):
-        return next(g for g in last.groups() if g).strip()[: MAX_LENGTH + 1]
-    return (line[start:] if len(behind) <= 30 else line[start : last.end()]).strip()[: MAX_LENGTH + 1]
+    return within_sentence(_SENTENCE_END.split(ending)[-1]) or _last_number(text)
 
 
 def _last_number(text: str) -> str | None:

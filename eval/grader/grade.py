@@ -15,16 +15,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from eval.grader.arithmetic import TooMuch, Undefined
 from eval.grader.compare import compare
 from eval.grader.extract import explicit, extract, final_part, is_readable, within_sentence
-from eval.grader.nodes import Kind, Node, Number, Quantity, Ruling, Unreadable, Verdict, walk
+from eval.grader.nodes import (
+    MAX_LENGTH,
+    Kind,
+    Node,
+    Number,
+    Quantity,
+    Ruling,
+    Unreadable,
+    Verdict,
+    walk,
+    written_number,
+)
 from eval.grader.normalise import normalise, squeezed
 from eval.grader.reader import read
-from eval.grader.scanner import MAX_LENGTH, written_number
 from eval.grader.symbolic import same_by_sympy
 from eval.grader.terms import FUNCTIONS, negative
-from eval.grader.values import tolerance
+from eval.grader.values import TooMuch, Undefined, tolerance
 from eval.grader.worker import TimedOut
 from limo.progress import progress
 
@@ -172,12 +181,20 @@ def _readings(text: str, short_units: bool) -> list[Node]:
     return [node for node in readings if node is not None]
 
 
+# k_{\\max} = 4, P(A|B) = \\frac16: the name of the value may be of any kind
+_NAMED = re.compile(r"(?:[^=<>,;()]|\([^()]*\))+=([^=<>]+)")
+_NO_NAME = re.compile(r"\b(?:or|and|not)\b|\\(?:not|ne|le|ge|in|lor|vee|approx)\b")
+
+
 @lru_cache(maxsize=50_000)
 def _read(text: str, short_units: bool = False, grouped: bool = True) -> Node | None:
     try:
         return read(text, short_units=short_units, grouped=grouped)
     except Unreadable:
-        return None
+        named = _NAMED.fullmatch(text)
+        if named is None or _NO_NAME.search(text):
+            return None
+    return _read(named[1].strip(), short_units, grouped)
 
 
 def _without_reader(left: str, right: str) -> Ruling:
@@ -234,7 +251,8 @@ def _by_choice(given: str, reference: str) -> Ruling | None:
         return ("correct" if _chosen(given) == reference.strip("() .:") else "wrong"), "choice"
     match = _WITH_TEXT.fullmatch(reference)
     if not match:
-        return None
+        with_text = _WITH_TEXT.fullmatch(given)
+        return equal(with_text[3], reference) if with_text and with_text[1] and _read(given) is None else None
     letter, text = match[1] or match[2], match[3]
     said = _CHOSEN.fullmatch(given)
     if said is None:

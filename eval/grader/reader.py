@@ -13,8 +13,20 @@ How ambiguous writing is read: `2x` and `2 x` are products, `1/2x` is (1/2)x, `x
 import re
 from fractions import Fraction
 
-from eval.grader.nodes import SCALES, Call, Group, Matrix, Name, Node, Number, Quantity, Relation, Unreadable, Words
-from eval.grader.scanner import MAX_LENGTH
+from eval.grader.nodes import (
+    MAX_LENGTH,
+    SCALES,
+    Call,
+    Group,
+    Matrix,
+    Name,
+    Node,
+    Number,
+    Quantity,
+    Relation,
+    Unreadable,
+    Words,
+)
 from eval.grader.terms import OPENING, SEPARATORS, Terms, clock, is_word
 
 _RELATIONS = {"=": "=", "==": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=", "\\le": "<=", "\\ge": ">=",
@@ -137,7 +149,8 @@ class _Reader(Terms):
         closing = self.accept(*{"(": (")", "]"), "[": ("]", ")")}.get(opening, (OPENING[opening],)))
         if closing is None:
             raise Unreadable(f"{opening} is not closed")
-        if condition and not isinstance(inner, Relation):
+        parts = inner.parts if isinstance(inner, Group) else (inner,)
+        if condition and not all(isinstance(part, Relation) for part in parts):
             raise Unreadable("a set by its property")
         return inner if condition else _in_brackets(opening, closing, inner)
 

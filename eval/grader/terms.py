@@ -1,11 +1,25 @@
-"""Reads one value, from a sum down to a digit: the lower half of the reader's grammar (`reader.py` has the upper)."""
+"""Reads one value, from a sum down to a digit: tokens and the lower half of the grammar (`reader.py` has the upper)."""
 
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from typing import NamedTuple
 
-from eval.grader.nodes import BASES, Based, Call, Clock, Group, Name, Node, Number, Quantity, Unreadable
-from eval.grader.scanner import IN_BASE, MAX_EXPONENT, Scanner, Token, in_base, read_number
+from eval.grader.nodes import (
+    BASES,
+    MAX_EXPONENT,
+    Based,
+    Call,
+    Clock,
+    Group,
+    Name,
+    Node,
+    Number,
+    Quantity,
+    Unreadable,
+    in_base,
+    read_number,
+)
 
 MAX_MARKS = 6  # powers, factorials, primes and percent signs behind one value
 
@@ -33,6 +47,83 @@ _DEGREES = re.compile(r" *\{ *\\circ *\}| *\\circ(?![a-z])")
 _BASE = re.compile(r" *\{? *(?:\\text *\{)? *(\d{1,2}|[a-z]{3,7}) *\}? *\}?")  # 52_{\text{eight}}
 _SUBSCRIPT = re.compile(r" *(?:\{ *((?:\\text *\{)?[\w+,\- ]{1,20}\}?) *\}|(\w)|\\(?:infty|circ)\b)")
 _LETTER = re.compile(r" *\{? *([A-Za-z]{1,4}) *\}?")  # \mathbb{R}, \overline{AB}
+
+
+class Token(NamedTuple):
+    """A piece of the text: its kind, its content, and its place."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+_TOKEN = re.compile(
+    r"""(?P<number>\d+(?:\.\d+)?|\.\d+)
+      | (?P<words>\\text\s*\{(?P<inside>[^{}]*)\})
+      | (?P<begin>\\begin\s*\{(?P<kind>[a-z]+)\*?\}(?:\s*\{[lcr|\s]*\})?)
+      | (?P<end>\\end\s*\{[a-z]+\*?\})
+      | (?P<command>\\(?:[a-zA-Z]+|[{}|]))
+      | (?P<letters>[a-zA-Z]+)
+      | (?P<sign>\*\*|<=|>=|!=|==|\.\.\.|.)""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class Scanner:
+    """A place in a text and the token there."""
+
+    def __init__(self, text: str, short_units: bool, grouped: bool) -> None:
+        self.text, self.short_units, self.grouped = text, short_units, grouped
+        self.at = 0
+        self.depth = 0  # of brackets in which commas separate
+        self.bars = 0
+        self.ahead: Token | None = None
+
+    def peek(self) -> Token:
+        """The token ahead, which stays."""
+        if self.ahead is None:
+            start = self.at
+            while start < len(self.text) and self.text[start] == " ":
+                start += 1
+            match = _TOKEN.match(self.text, start)
+            if match is None:
+                self.ahead = Token("end of text", "", start, start)
+            else:
+                kind = match.lastgroup or ""
+                kind = {"inside": "words", "kind": "begin"}.get(kind, kind)
+                inner = match["inside"] if kind == "words" else match["kind"] if kind == "begin" else match.group()
+                self.ahead = Token(kind, inner, start, match.end())
+        return self.ahead
+
+    def take(self) -> Token:
+        """The token ahead, which is passed."""
+        token = self.peek()
+        self.jump(token.end)
+        return token
+
+    def jump(self, to: int) -> None:
+        """Continue at another place."""
+        self.at, self.ahead = to, None
+
+    def accept(self, *texts: str) -> str | None:
+        """Pass the sign or command ahead if it is one of these, and return it."""
+        token = self.peek()
+        if token.kind in ("command", "sign") and token.text in texts:
+            return self.take().text
+        return None
+
+    def accept_match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """Pass what a pattern matches here, and return the match."""
+        match = pattern.match(self.text, self.at)
+        if match:
+            self.jump(match.end())
+        return match
+
+    def expect(self, text: str) -> None:
+        """Pass this sign or command. Raises Unreadable if another one is ahead."""
+        if not self.accept(text):
+            raise Unreadable(f"no {text} at {self.peek().start}")
 
 
 class Terms(Scanner):
@@ -161,7 +252,7 @@ class Terms(Scanner):
         if token.kind == "number":
             return self.number()
         if token.kind == "letters":
-            return self.letters() if not IN_BASE.match(self.text, token.start) else self.number()
+            return self.letters()
         if token.kind == "command":
             return self.command()
         if token.kind == "begin":
@@ -230,7 +321,10 @@ class Terms(Scanner):
         if token.text in _CURRENCY:
             return Quantity(self.product(), _CURRENCY[token.text])
         if name in ("frac", "binom"):
-            return Call("/" if name == "frac" else name, (self.argument(), self.argument()))
+            above, below = self.argument(), self.argument()
+            if above == Name("d"):
+                raise Unreadable("a derivative")
+            return Call("/" if name == "frac" else name, (above, below))
         if name in FUNCTIONS:
             return self.function(name)
         if name in _CONSTANTS:

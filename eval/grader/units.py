@@ -96,7 +96,12 @@ def _known(name: str) -> _Unit | None:
 def same_unit(given: str, reference: str) -> Fraction | None:
     """What one of the given unit is worth in the reference's; None if they measure different things."""
     (kinds, worth), (wanted, whole) = unit(given), unit(reference)
-    return worth / whole if kinds == wanted else None
+    if kinds == wanted:
+        return worth / whole
+    things, asked = given.lower().split(), reference.lower().split()  # marbles, red marbles
+    fewer, more = sorted((things, asked), key=len)
+    same_thing = fewer and fewer[-1] == more[-1] and set(fewer) <= set(more)
+    return Fraction(1) if same_thing and not (needed(given) or needed(reference)) else None
 
 
 def needed(reference: str) -> bool:
