@@ -76,39 +76,19 @@ def label_of(relation: Relation) -> Node | None:
     inside = set(walk(relation.sides[-1]))
     if isinstance(first, Name):
         return None if first.text in ("pi", "e", "i", "oo") or first in inside else first
-    if isinstance(first, Group):
-        return _of_several(first, relation.sides[-1])
+    if isinstance(first, Group):  # (x, y) = (1, 2), but not (y, x) = (1, 2)
+        named = [part.text for part in first.parts if isinstance(part, Name)]
+        in_order = named == sorted(named) or not usual(named)
+        return first if in_order and len(named) == len(first.parts) else None
     if not isinstance(first, Call):
         return None
     if first.what in ("∪", "∩", "∖"):
         return first
     if first.what == "of" or (first.what in FUNCTIONS and all(isinstance(a, Name) for a in first.args)):
         return None if set(walk(first.args[0])) & inside and first.what == "of" else first
-    return first if _is_segment(first) and not set(_factors(first)) & inside else None
-
-
-def _of_several(first: Group, last: Node) -> Node | None:
-    """`(x, y) = (1, 2)`, unless the names stand in another order than the usual one."""
-    named = [part.text for part in first.parts if isinstance(part, Name)]
-    if not isinstance(last, Group) or not len(named) == len(first.parts) == len(last.parts):
-        return None
-    return first if named == sorted(named) or not usual(named) else None
-
-
-def _is_segment(product: Call) -> bool:
-    """`AB`, `ABC`, `\\angle ABC`, `m\\angle ABC`: capitals that name one thing."""
-    factors = [f.text for f in _factors(product) if isinstance(f, Name)]
-    if len(factors) != len(_factors(product)):
-        return False
-    while factors and (factors[0] in ("angle", "triangle") or factors[:2] in (["m", "angle"], ["m", "triangle"])):
-        factors.pop(0)
-    return 1 <= len(factors) <= 5 and all(len(f) == 1 and f.isupper() for f in factors)
-
-
-def _factors(node: Node) -> list[Node]:
-    if isinstance(node, Call) and node.what == "*":
-        return _factors(node.args[0]) + _factors(node.args[1])
-    return [node]
+    parts = {n for n in walk(first) if isinstance(n, Name)}  # AB, \\angle ABC, AB/CD
+    figure = all(n.text.isupper() or n.text in ("angle", "triangle", "m") for n in parts)
+    return first if parts and figure and not parts & inside else None
 
 
 def usual(names: Sequence[str]) -> bool:
@@ -288,10 +268,13 @@ def _in_order(given: Sequence[Node], reference: Sequence[Node], kind: Kind) -> R
 
 
 def _by_matrix(given: Node, reference: Node, kind: Kind) -> Ruling | None:
+    if isinstance(given, Group) and all(isinstance(p, Group) and p.brackets == given.brackets for p in given.parts):
+        rows = tuple(part.parts for part in given.parts if isinstance(part, Group))  # [[1, 2], [3, 4]]
+        given = Matrix(rows) if len({len(row) for row in rows}) == 1 else given
     if not isinstance(reference, Matrix):
         vector = isinstance(reference, Group) and reference.brackets in ("()", "<>")
         return ("wrong", "a matrix for a value") if isinstance(given, Matrix) and not vector else None
-    if isinstance(given, Group) and given.brackets in ("()", "<>") and 1 in _shape(reference):
+    if isinstance(given, Group) and given.brackets in ("()", "<>", "[]") and 1 in _shape(reference):
         return _in_order(given.parts, [entry for row in reference.rows for entry in row], kind)
     if not isinstance(given, Matrix) or _shape(given) != _shape(reference):
         return "wrong", "no matrix of this shape"

@@ -41,7 +41,7 @@ _NEXT_TURN = re.compile(
     r"|\n[ \t]*(?:\#+[ \t]*)?(?:Human|User|USER|Instruction)\s*:|\n\#+\s*(?:Instruction|Human|User)\b"
 )
 # "#### 72\n\nQuestion: ..." of a base model that writes the next problem
-_NEXT_PROBLEM = re.compile(r"\n[ \t]*\n[ \t]*(?:Problem|Question|Q|Input|题目|问题)\s*\d*\s*[:：.]")
+_NEXT_PROBLEM = re.compile(r"\n[ \t]*\n[ \t]*(?:\#+[ \t]*)?(?:Problem|Question|Q|Input|题目|问题)\s*\d*\s*[:：.\n]")
 
 
 def _tagged(text: str) -> str | None:
@@ -65,7 +65,7 @@ def extract(text: str) -> str | None:
     if stated is not None:
         return stated or None
     tagged = _tagged(text)
-    within = _BOLD.sub(r"\1", (text if tagged is None else tagged)[-TAIL:])
+    within = _BOLD.sub(r"\2", (text if tagged is None else tagged)[-TAIL:])
     said = _after_announcement(within)
     if said is not None:
         return said
@@ -143,7 +143,7 @@ def _with_what_touches(text: str, box: Box) -> str:
 
 # -- an announced answer
 
-_BOLD = re.compile(r"(?<![\w*)}])\*{2,3}(?=\S)([^*\n]+)(?<=\S)\*{2,3}(?![\w(])")  # **25%** of them, not 2**3
+_BOLD = re.compile(r"(?<![\w*)}`])(\*{2,3}|__|`)(?=\S)([^*`\n]+)(?<=\S)\1(?![\w(])")  # **25%** of them, not 2**3
 
 # "the answer is", in English and Chinese, and headings; the last one counts
 _ANNOUNCED = re.compile(
@@ -181,14 +181,13 @@ def _after_announcement(text: str) -> str | None:
     rest = text[ends[-1] :].lstrip()
     block = _MATH.match(rest) if rest.startswith(("\\[", "$$", "\\(")) else None  # may go over several lines
     if block and _CLAUSE.match(rest[block.end() :].partition("\n")[0]):
-        return _last_member(next(group for group in block.groups() if group))
+        return _formula(block)
     return _tidy(rest.partition("\n")[0])
 
 
-def _last_member(formula: str) -> str | None:
-    """A formula, or the last member of a chain of equations that is no answer as a whole."""
-    formula = " ".join(formula.split()).rstrip(" .,")[: MAX_LENGTH + 1]
-    return (formula if is_readable(formula) else formula.rpartition("=")[2].strip()) or None
+def _formula(match: re.Match[str]) -> str:
+    """What stands between the marks of a formula."""
+    return " ".join(next(group for group in match.groups() if group).split()).rstrip(" .,")[: MAX_LENGTH + 1]
 
 
 def _unpunctuated(text: str) -> str:
@@ -204,7 +203,7 @@ def _tidy(said: str) -> str | None:
         return whole
     math = _MATH.match(said)
     if math and _CLAUSE.match(said[math.end() :]):
-        said = next(group for group in math.groups() if group)
+        said = _formula(math)
     elif math is None or not re.match(r"[^.;]{0,30}$", said[math.end() :]):
         said = _CONTINUES.split(said)[0]
     said = _unpunctuated(said)[: MAX_LENGTH + 1]
@@ -266,7 +265,7 @@ def _candidates(said: str, formulas: list[re.Match[str]]) -> Iterator[tuple[int,
     last = formulas[-1] if formulas else None
     if last and not (says and says[-1].start() >= last.end() and re.search(r"[\d$\\]", said[says[-1].end() :])):
         start, behind = last.start(), said[last.end() :]
-        inside = next(group for group in last.groups() if group)
+        inside = _formula(last)
         if _CLAUSE.match(behind):
             yield start, inside
             yield start, inside.rpartition("=")[2]
@@ -276,6 +275,9 @@ def _candidates(said: str, formulas: list[re.Match[str]]) -> Iterator[tuple[int,
         rest = said[match.end() :]
         yield match.end(), rest
         yield match.end(), _CONTINUES.split(rest)[0]
+        number = _NUMBER.match(rest.lstrip())
+        if number and not re.search(r"[\d$\\]", tail := rest.lstrip()[number.end() :]) and not _CHANGES.match(tail):
+            yield match.end(), number.group()
     if bracketed := _BRACKETED.search(said):
         yield bracketed.start(), bracketed.group()
 
@@ -309,7 +311,7 @@ def _last_said(text: str) -> str | None:
         opening = "\\[" if stripped.rstrip(".").endswith("\\]") else "$$"
         inside = stripped.rstrip(".")[:-2].rpartition(opening)[2]
         if inside.strip() and len(inside) <= MAX_LENGTH:
-            return _last_member(inside)
+            return " ".join(inside.split()).rstrip(" .,") or None
     ending = line.rstrip(".* \t\r\n")
     letter = _LETTER_IS_RIGHT.search(line) or _LETTER_LAST.search(line)
     if letter and not re.search(r"\bnot\b|n't", line):

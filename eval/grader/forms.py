@@ -42,10 +42,9 @@ def plain_form(node: Node) -> Node:
         return _scaled(node)
     if isinstance(node, Group) and node.brackets in FREE:
         parts = tuple(v for part in node.parts for v in (_both_signs(part) if _signed(part) else [part]))
-        parts = _with_name_carried(parts)
         if node.brackets == "{}":  # a set has each member once
             parts = tuple(dict.fromkeys(parts))
-        alone = len(parts) == 1 and not isinstance(parts[0], Group) and parts[0] != Name("∅")
+        alone = len(parts) == 1 and parts[0] != Name("∅")
         return parts[0] if alone else Group(node.brackets, parts)
     return node
 
@@ -59,14 +58,6 @@ def _scaled(node: Call) -> Node:
         return node
     rows = [[Call(node.what, (*node.args[:at], entry, *node.args[at + 1 :])) for entry in row] for row in matrix.rows]
     return Matrix(tuple(map(tuple, rows)))
-
-
-def _with_name_carried(parts: tuple[Node, ...]) -> tuple[Node, ...]:
-    """`x = 1, 2` says x = 1, x = 2."""
-    first = parts[0] if parts else None
-    if not isinstance(first, Relation) or first.signs != ("=",) or any(isinstance(p, Relation) for p in parts[1:]):
-        return parts
-    return (first, *(Relation((first.sides[0], p), ("=",)) for p in parts[1:]))
 
 
 def _signed(node: Node) -> bool:

@@ -17,23 +17,12 @@ from functools import lru_cache
 
 from eval.grader.compare import compare
 from eval.grader.extract import explicit, extract, final_part, is_readable, within_sentence
-from eval.grader.nodes import (
-    MAX_LENGTH,
-    Kind,
-    Node,
-    Number,
-    Quantity,
-    Ruling,
-    Unreadable,
-    Verdict,
-    walk,
-    written_number,
-)
+from eval.grader.nodes import MAX_LENGTH, Kind, Node, Number, Quantity, Ruling, Unreadable, Verdict, decide, walk
 from eval.grader.normalise import normalise, squeezed
 from eval.grader.reader import read
 from eval.grader.symbolic import same_by_sympy
-from eval.grader.terms import FUNCTIONS, negative
-from eval.grader.values import TooMuch, Undefined, tolerance
+from eval.grader.terms import FUNCTIONS
+from eval.grader.values import TooMuch, Undefined
 from eval.grader.worker import TimedOut
 from limo.progress import progress
 
@@ -107,9 +96,6 @@ def equal(given: str, reference: str, kind: Kind = "math") -> Ruling:
         return "unsure", "out of time"
 
 
-_PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?")  # 1,234.5
-
-
 @lru_cache(maxsize=200_000)
 def _equal(given: str, reference: str, kind: Kind) -> Ruling:
     if not reference.strip():
@@ -118,9 +104,6 @@ def _equal(given: str, reference: str, kind: Kind) -> Ruling:
         return "wrong", "longer than any answer"
     if len(reference) > MAX_LENGTH:
         return ("correct", "text") if given.strip() == reference.strip() else ("unsure", "the reference is too long")
-    left_number, right_number = _plain(given), _plain(reference)
-    if left_number is not None and right_number is not None:
-        return _compare_numbers(left_number, right_number, kind), "number"
     left, right = normalise(given), normalise(reference)
     if not left:
         return "wrong", "empty answer"
@@ -129,21 +112,6 @@ def _equal(given: str, reference: str, kind: Kind) -> Ruling:
     if not right:
         return "unsure", "the reference has no content"
     return _by_choice(left, right) or _by_structure(left, right, kind)
-
-
-@lru_cache(maxsize=50_000)
-def _plain(text: str) -> Number | None:
-    """An integer or decimal that needs no reader."""
-    text = text.strip()
-    if len(text) > 400 or not text.isascii() or not _PLAIN.fullmatch(text):
-        return None
-    number = written_number(text.lstrip("+-").replace(",", ""))
-    return negative(number) if text[0] == "-" else number  # type: ignore[return-value]
-
-
-def _compare_numbers(given: Number, reference: Number, kind: Kind) -> Verdict:
-    same = given.value == reference.value or abs(given.value - reference.value) <= tolerance(reference, kind)
-    return "correct" if same else "wrong"
 
 
 def _by_structure(left: str, right: str, kind: Kind) -> Ruling:
@@ -219,59 +187,47 @@ def _ask_sympy(left: str, right: str, why: str) -> Ruling:
     plain = re.sub(r"\\[a-zA-Z]+", " ", left)
     words = set(re.findall(r"[a-zA-Z]{2,}", plain)) - FUNCTIONS
     based = any(re.search(r"[\dA-F}] ?_ ?\{?\d", text) for text in (left, right))
-    if words or based or _texts(left) != _texts(right) or max(len(left), len(right)) > FORMULA:
+    if words or based or max(len(left), len(right)) > FORMULA:
         return "unsure", why
     ruling = same_by_sympy(left, right)
     return ruling if ruling[0] == "correct" or _read(left) is not None else ("unsure", why)
 
 
-def _texts(text: str) -> list[str]:
-    return [" ".join(words.lower().split()) for words in re.findall(r"\\text\s*\{([^{}]*)\}", text)]
-
-
 # -- choice letters
 
-_LETTER = re.compile(r"\(?([A-J])(?:\)|\.|:|\))? *")
-_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[.:)]) *(\S.*)")  # (B) 12 apples
-# Option B: 12
-_CHOSEN = re.compile(r"(?:(?:option|choice|answer) *:? *(?:is)? *)?(?:\(([A-Ja-j])\)|([A-Ja-j])[.:)]?)(?= |$)(.*)",
-                     re.IGNORECASE)  # fmt: skip
-_ANOTHER_OPTION = re.compile(  # A. 5 or b. 6
+# (B), B., B) 12, (B) 12 apples, Option B: 12
+_OPTION = re.compile(
+    r"(?:(?:option|choice|answer) *:? *(?:is)? *)?(?:\(([A-J])\)|([A-J])([.:)]|(?= |$))) *(.*)", re.IGNORECASE
+)
+_NOT_CHOSEN = re.compile(  # A. 5 or b. 6; B is incorrect
     r"^\W*(?:or|and|,|/)\s*\(?[A-J]\b|\([A-Ja-j]\)|(?:^| )[A-J](?:[).:]|$)|\b(?:or|and) [A-Ja-j][).]"
+    r"|^\W*(?:(?i:is |are |was )?(?i:incorrect|wrong|false|not\b|no\b|none\b|isn't|maybe|perhaps|\?))"
 )
-_DENIED = re.compile(  # B is incorrect
-    r"\W*(?:is |are |was )?(?:incorrect|wrong|false|not\b|no\b|none\b|isn't|maybe|perhaps|\?)", re.IGNORECASE
-)
+
+
+def _option(text: str) -> tuple[str, bool, str] | None:
+    """The letter of an option, whether it is marked as one, `(B)` or `B.`, and the text behind it."""
+    match = _OPTION.fullmatch(text)
+    return match and (match[1] or match[2], bool(match[1] or match[3]), match[4])
 
 
 def _by_choice(given: str, reference: str) -> Ruling | None:
     """Letters of a multiple choice: with or without their text, never two for one."""
-    reference, given = _bare(reference), _bare(given)
-    if _LETTER.fullmatch(reference + " "):
-        return ("correct" if _chosen(given) == reference.strip("() .:") else "wrong"), "choice"
-    match = _WITH_TEXT.fullmatch(reference)
-    if not match:
-        with_text = _WITH_TEXT.fullmatch(given)
-        return equal(with_text[3], reference) if with_text and with_text[1] and _read(given) is None else None
-    letter, text = match[1] or match[2], match[3]
-    said = _CHOSEN.fullmatch(given)
+    given, reference = _bare(given), _bare(reference)
+    said, wanted = _option(given), _option(reference)
+    if wanted is None or wanted[0].islower() or (wanted[2] and not wanted[1]):
+        if said and said[1] and said[2] and said[0] not in reference:  # (B) 12 for 12
+            return equal(said[2], reference)
+        return None
+    letter, _, text = wanted
     if said is None:
-        return equal(given, text)[0], "choice by its text"
-    same = (said[1] or said[2]).upper() == letter
-    rest = said[3].strip()
-    return ("correct" if same and (not rest or equal(rest, text)[0] == "correct") else "wrong"), "choice"
-
-
-def _chosen(given: str) -> str | None:
-    """The one letter that an answer chooses; None if it chooses none, or several."""
-    match = _CHOSEN.fullmatch(given)
-    if match is None:
-        return None
-    letter, rest = match[1] or match[2], match[3]
-    marked = match[1] or given[match.end(2) : match.end(2) + 1] in (".", ":", ")")
-    if rest.strip() and not (marked and letter.isupper()):
-        return None
-    return None if _ANOTHER_OPTION.search(rest) or _DENIED.match(rest) else letter.upper()
+        return (equal(given, text)[0] if text else "wrong"), "choice by its text"
+    if text:
+        same = said[0].upper() == letter and (not said[2] or equal(said[2], text)[0] == "correct")
+    else:
+        same = said[0].upper() == letter and not _NOT_CHOSEN.search(said[2])
+        same = same and (not said[2] or (said[1] and said[0].isupper()))
+    return decide(same, "choice")
 
 
 def _bare(text: str) -> str:

@@ -69,6 +69,8 @@ _CJK_UNIT = re.compile(r"([\d})])\s*([\u4e00-\u9fff]{1,4})$")  # 5元
 _PARAMETER = re.compile(  # \frac{\pi}{4} + k\pi, k \in \mathbb{Z}
     r"(?<=.)[,; ]*\(? *[a-z] *\\in *\\mathbb *\{? *[ZN] *\}?(?:_\+|\^[+*])? *\)?\s*\.?$"
 )
+_TRANSPOSED = re.compile(r"(?<=[\])]) *\^ *\{? *(?:T|\\top) *\}?$")  # [1, 2]^T, beside a column
+_POSITIVE = re.compile(r"\\mathbb *\{? *R *\}? *[\^_] *\{? *\+ *\}?")
 _TIGHT_COMMA = re.compile(
     r",\\!\s*(?=\d{3}(?!\d))|(?<=\d)\s*\{\s*,\s*\}\s*(?=\d{3}(?!\d))"
 )  # MATH's `32,\! 349` is one number
@@ -160,6 +162,7 @@ def _latex(text: str) -> str:
     text = _FUNCTION_IN_TEXT.sub(r"\\\1 ", text)
     text = _FONT.sub(r"\\text", text)
     whole = _VALUE_IN_TEXT.fullmatch(text)
+    text = _POSITIVE.sub(r"(0, \\infty)", _TRANSPOSED.sub("", text))
     return _PARAMETER.sub("", _LEAD.sub("", whole[1] if whole else text))
 
 

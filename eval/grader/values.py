@@ -372,6 +372,7 @@ def approximately(node: Node) -> Fraction | None:
 ROUNDED = Fraction(1, 500)  # a decimal reference may be a rounded value if its last place is this fine, relatively
 COMPUTED = Fraction(1, 10**6)  # a physics reference with a finer last place was printed by a program, not measured
 COMPUTED_TO = Fraction(1, 200)
+PRINTED = 12  # digits of an answer that a program printed: 0.333333333333
 PHYSICS = Fraction(1, 50)  # and in scientific notation or a physics benchmark if it is this fine
 _NO_VALUE = nodes.Words | nodes.Group | nodes.Matrix | nodes.Relation | nodes.Clock | nodes.Quantity
 _NO_NUMBER = {"oo", "∅", "...", *(f"mathbb {letter}" for letter in "RZCQN")}
@@ -396,6 +397,13 @@ def tolerance(reference: Node, kind: Kind = "math") -> Fraction:
     return half if half <= size * ROUNDED else Fraction(0)
 
 
+def _printed_to(given: Node, reference: Node) -> Fraction:
+    """One unit of the last place of an answer with PRINTED digits or more, where the reference is no such number."""
+    if not isinstance(given, Number) or given.step is None or isinstance(reference, Number):
+        return Fraction(0)
+    return given.step if abs(given.value) >= given.step * 10 ** (PRINTED - 1) else Fraction(0)
+
+
 def by_value(given: Node, reference: Node, kind: Kind) -> Ruling:
     """Two values: exactly where both are rational, within the reference's own precision, to fifty digits otherwise."""
     special = [n.text for e in (given, reference) for n in walk(e) if isinstance(n, Name) and n.text in _NO_NUMBER]
@@ -411,14 +419,13 @@ def by_value(given: Node, reference: Node, kind: Kind) -> Ruling:
         if same_value(given, reference):
             raise
         return "wrong", "value"
-    within = tolerance(reference, kind)
+    within = tolerance(reference, kind) or _printed_to(given, reference)
     if found is not None and wanted is not None:
         return decide(found == wanted or abs(found - wanted) <= within, "number")
     if within:
-        near = approximately(given)
-        value = exact(reference)
+        near, value = approximately(given), approximately(reference)
         if near is not None and value is not None and abs(near - value) <= within:
-            return "correct", "the reference is this value, rounded"
+            return "correct", "rounded"
     return decide(same_value(given, reference), "value")
 
 
