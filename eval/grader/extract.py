@@ -101,12 +101,9 @@ _CONNECTING = re.compile(
 )
 _SEPARATING = re.compile(r"[,;+&]|\b(?:and|or|vs|versus)\b")  # \boxed{1} and \boxed{2}
 _NAMED = re.compile(r"([a-zA-Z](?:_\{?\w{1,3}\}?)?) ?= ?\$?$")  # x = \boxed{1}, y = \boxed{2}
-# What touches a box and belongs to it: a factor without a space, a sign behind an opening or a relation
+# What touches a box and belongs to it: -\boxed{5}, 2\boxed{\sqrt{3}}, x = - \boxed{5}, \boxed{5}\%, \boxed{5}^2
 _BEFORE = re.compile(r"(?:(?<=[=$(\[{,:\s])|^)(\d+(?:\.\d+)?|-)\Z|[=$(:][ \t]*(-)[ \t]\Z")
-_BEHIND = re.compile(  # \boxed{5}\%, \boxed{5}^\circ, \boxed{12}\text{ cm}
-    r"[ \t]*(?:\$?[ \t]*(?:\\?%|(?:percent|per cent|pct)\b)|\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\s*-?\d+\s*\}?"
-    r"|(?:\\[,;! ])?\s*\\(?:text|mathrm|mbox)\s*\{\s*(?P<unit>[a-zA-Z/^23 ]{1,20})\})"
-)
+_BEHIND = re.compile(r"\s*\$?\s*\\?%|\^\s*\{?\s*-?\d+\s*\}?")
 
 
 def _joined(text: str, boxes: list[Box]) -> str:
@@ -129,16 +126,14 @@ def _joined(text: str, boxes: list[Box]) -> str:
 
 
 def _with_what_touches(text: str, box: Box) -> str:
-    """The box's content with a sign, a factor, a percent sign or a unit that stands directly beside it."""
+    """The box's content with a sign, a factor, a percent sign or a power that stands directly beside it."""
     before = _BEFORE.search(text, max(0, box.start - 20), box.start)
     if before and before[1] and before[1] != "-" and box.text[:1].isdigit():
         before = None  # `207\\boxed{360}` boxes the last digits
     behind = _BEHIND.match(text, box.end)
-    after = behind.group().strip() if behind and (not behind["unit"] or may_be_said(behind["unit"])) else ""
-    if not box.text or not (before or after):
+    if not box.text or not (before or behind):
         return box.text
-    content = box.text if after and not after.startswith("^") and not before else f"({box.text})"
-    return f"{(before[1] or before[2]) if before else ''}{content}{after}"
+    return f"{(before[1] or before[2]) if before else ''}({box.text}){behind.group().strip() if behind else ''}"
 
 
 # -- an announced answer
