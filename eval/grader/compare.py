@@ -4,12 +4,13 @@
 `values.py`. The rules in words, with examples: docs/grading.md.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from eval.grader.forms import FREE, interval_parts, intervals, is_inequality, plain_form, variable
 from eval.grader.nodes import (
+    NUMERALS,
     Based,
     Call,
     Clock,
@@ -27,11 +28,80 @@ from eval.grader.nodes import (
     decide,
     walk,
 )
+from eval.grader.sets import OO, REALS, is_set, same_set, variables
 from eval.grader.terms import FUNCTIONS, negative
 from eval.grader.units import may_be_said, needed, same_unit
 from eval.grader.values import by_degrees, by_value, degrees, exact, is_radians, names, proportional
 
 MAX_UNLIKE = 20  # members of a list that are written unlike, each compared with each
+FREE = ("", "{}", "&", "|")  # brackets of what has no order
+_MEANINGS: dict[str, Node] = {
+    "infinity": OO,
+    "dne": Words("does not exist"),
+    **dict.fromkeys(("all real numbers", "all reals", "real numbers"), REALS),
+    **dict.fromkeys(("no solution", "no solutions", "none", "empty set", "no real solution", "no real solutions"),
+                    Name("∅")),
+    **{word: Number(value) for word, value in NUMERALS.items()},
+}  # fmt: skip
+
+
+def plain_form(node: Node) -> Node:
+    """±, number words and sets of one in the form in which they are compared."""
+    if isinstance(node, Words):
+        text = re.sub(r"^(?:the|an|a) (?=\w\w)", "", node.text)
+        return _MEANINGS.get(text) or Words(text)
+    if node == Name("mathbb R"):
+        return REALS
+    if isinstance(node, Relation) and _signed(node.sides[-1]) and set(node.signs) == {"="}:
+        return Group("", tuple(Relation((*node.sides[:-1], v), node.signs) for v in _both_signs(node.sides[-1])))
+    if _signed(node) and not (isinstance(node, Group) and node.brackets in FREE):
+        return Group("", tuple(_both_signs(node)))
+    if isinstance(node, Call) and node.what in ("*", "/", "neg") and isinstance(node.args[node.what == "*"], Matrix):
+        return _scaled(node)
+    if isinstance(node, Group) and node.brackets in FREE:
+        parts = tuple(v for part in node.parts for v in (_both_signs(part) if _signed(part) else [part]))
+        if node.brackets == "{}":  # a set has each member once
+            parts = tuple(dict.fromkeys(parts))
+        alone = len(parts) == 1 and parts[0] != Name("∅")
+        return parts[0] if alone else Group(node.brackets, parts)
+    return node
+
+
+def _scaled(node: Call) -> Node:
+    """`\\frac12 \\begin{pmatrix}...`: a number times a matrix, as the matrix that it is."""
+    at = int(node.what == "*")
+    matrix = node.args[at]
+    assert isinstance(matrix, Matrix)
+    if any(isinstance(arg, Matrix) for i, arg in enumerate(node.args) if i != at):
+        return node
+    rows = [[Call(node.what, (*node.args[:at], entry, *node.args[at + 1 :])) for entry in row] for row in matrix.rows]
+    return Matrix(tuple(map(tuple, rows)))
+
+
+def _signed(node: Node) -> bool:
+    return isinstance(node, Call | Quantity | Group) and any(
+        isinstance(n, Call) and n.what in ("±", "∓") for n in walk(node)
+    )
+
+
+def _both_signs(node: Node) -> list[Node]:
+    """What ± stands for: all upper signs, then all lower ones."""
+    return [_signs_chosen(node, upper) for upper in (True, False)]
+
+
+def _signs_chosen(node: Node, upper: bool) -> Node:
+    if isinstance(node, Group):
+        return Group(node.brackets, tuple(_signs_chosen(part, upper) for part in node.parts))
+    if isinstance(node, Quantity):
+        return Quantity(_signs_chosen(node.value, upper), node.unit)
+    if not isinstance(node, Call):
+        return node
+    args = tuple(_signs_chosen(arg, upper) for arg in node.args)
+    if node.what not in ("±", "∓"):
+        return Call(node.what, args)
+    last = args[-1] if (node.what == "±") == upper else negative(args[-1])
+    return Call("+", (args[0], last)) if len(args) == 2 else last
+
 
 T = TypeVar("T")
 
@@ -115,30 +185,23 @@ def compare(given: Node, reference: Node, kind: Kind = "math") -> Ruling:
 Rule = Callable[[Node, Node, Kind], Ruling | None]
 
 
-def _by_interval(given: Node, reference: Node, kind: Kind) -> Ruling | None:
+def _by_set(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     """Intervals, their unions, and the inequalities that say the same."""
-    wanted = intervals(reference)
-    if wanted is None and is_inequality(given):
-        wanted = interval_parts(reference)  # beside an inequality, a pair is an interval
-    if wanted is None:
+    if not (is_set(given) or is_set(reference)):
         return None
-    if not isinstance(given, Relation | Group | Call | Name):
-        return "wrong", "no interval"
-    found = interval_parts(given) if is_inequality(reference) else intervals(given)
-    if found is None:
-        return None if isinstance(reference, Relation) else ("wrong", "no interval")
-    name, asked = variable(given), variable(reference)
-    if name and asked and name != asked:
+    left, right = variables(given), variables(reference)
+    if len(left) == len(right) == 1 and left != right:
         return "wrong", "an inequality in another variable"
-    return matched(found, wanted, partial(_same_interval, kind=kind)), "intervals"
-
-
-def _same_interval(given: Node, reference: Node, kind: Kind) -> Ruling:
-    if not (isinstance(given, Group) and isinstance(reference, Group)):
-        return compare(given, reference, kind)
-    if given.brackets != reference.brackets:
-        return "wrong", "another kind of bracket"
-    return _in_order(given.parts, reference.parts, kind)
+    if isinstance(given, Group) and isinstance(reference, Group) and given.brackets == reference.brackets != "":
+        ruling = _in_order(given.parts, reference.parts, kind)
+        if ruling[0] == "correct":
+            return ruling
+    same = same_set(given, reference)
+    if same is None and len(left | right) > 1 and left & right and not isinstance(given, Relation):
+        return "unsure", "an interval with variables"
+    if same is None:
+        return ("wrong", "no interval") if is_set(reference) and not isinstance(reference, Relation) else None
+    return decide(same, "intervals")
 
 
 def _by_equation(given: Node, reference: Node, kind: Kind) -> Ruling | None:
@@ -361,7 +424,7 @@ def _is_percent(node: Node) -> bool:
 
 
 _RULES: tuple[Rule, ...] = (
-    _by_interval,
+    _by_set,
     _by_equation,
     _by_matrix,
     _by_several,

@@ -172,7 +172,7 @@ class Terms(Scanner):
                 self.take()
                 node = Call("/", (node, self.signed()))
             elif self.starts_factor(token):
-                called = token.text == "(" and _is_function_name(node)
+                called = token.text == "("
                 factor = self.power()
                 node = Call("of" if called and isinstance(factor, Name | Number) else "*", (node, factor))
             else:
@@ -445,10 +445,3 @@ def _scientific(left: Node, right: Node) -> Node:
                 step = left.step * scale if left.step is not None else scale if exponent < 0 else None
                 return Number(left.value * scale, step, scientific=True)
     return Call("*", (left, right))
-
-
-def _is_function_name(node: Node) -> bool:
-    """`f`, `P`, `f'` or `f^{-1}`, which a bracket behind makes a function and not a factor."""
-    if isinstance(node, Call) and node.what == "^":
-        return _is_function_name(node.args[0])
-    return isinstance(node, Name) and (len(node.text.rstrip("'")) == 1 or node.text.startswith("mathbb"))
