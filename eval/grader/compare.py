@@ -155,7 +155,8 @@ def label_of(relation: Relation) -> Node | None:
     if first.what in ("∪", "∩", "∖"):
         return first
     if first.what == "of" or (first.what in FUNCTIONS and all(isinstance(a, Name) for a in first.args)):
-        return None if set(walk(first.args[0])) & inside and first.what == "of" else first
+        function = {n for n in walk(first.args[0]) if isinstance(n, Name)}
+        return None if function & inside and first.what == "of" else first
     parts = {n for n in walk(first) if isinstance(n, Name)}  # AB, \\angle ABC, AB/CD
     figure = all(n.text.isupper() or n.text in ("angle", "triangle", "m") for n in parts)
     return first if parts and figure and not parts & inside else None
@@ -286,7 +287,8 @@ def _by_several(given: Node, reference: Node, kind: Kind) -> Ruling | None:
         entries = [entry for row in given.rows for entry in row]
         return _in_order(entries, reference.parts, kind)
     if not isinstance(given, Group):
-        return "wrong", "one answer for several"
+        same = reference.brackets == "|" and _all_same(reference.parts)  # \\frac38 or 0.375
+        return compare(given, reference.parts[0], kind) if same else ("wrong", "one answer for several")
     if reference.brackets in FREE:
         if given.brackets not in FREE:
             named = _named_values(reference) if given.brackets == "()" else None

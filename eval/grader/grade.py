@@ -197,10 +197,11 @@ def _ask_sympy(left: str, right: str, why: str) -> Ruling:
 
 # (B), B., B) 12, (B) 12 apples, Option B: 12
 _OPTION = re.compile(
-    r"(?:(?:option|choice|answer) *:? *(?:is)? *)?(?:\(([A-J])\)|([A-J])([.:)]|(?= |$))) *(.*)", re.IGNORECASE
+    r"(?:(?:option|choice|answer) *:? *(?:is)? *)?(?:\(([A-J])\)|([A-J])([.:)]|(?= |$))) *(?![,;/]|(?:and|or)\b)(.*)",
+    re.IGNORECASE,
 )
 _NOT_CHOSEN = re.compile(  # A. 5 or b. 6; B is incorrect
-    r"^\W*(?:or|and|,|/)\s*\(?[A-J]\b|\([A-Ja-j]\)|(?:^| )[A-J](?:[).:]|$)|\b(?:or|and) [A-Ja-j][).]"
+    r"\([A-Ja-j]\)|(?:^| )[A-J](?:[).:]|$)|\b(?:or|and) [A-Ja-j][).]"
     r"|^\W*(?:(?i:is |are |was )?(?i:incorrect|wrong|false|not\b|no\b|none\b|isn't|maybe|perhaps|\?))"
 )
 

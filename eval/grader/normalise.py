@@ -43,7 +43,7 @@ _FUNCTION_IN_TEXT = re.compile(  # \operatorname{cis} 60^\circ
     r"\\(?:operatorname\*?|mathrm|text)\s*\{\s*((?:arc)?(?:sin|cos|tan|cot)h?|sec|csc|ln|log|exp|cis|gcd|lcm|Re|Im)\s*\}"
 )
 _RATIO = re.compile(r"(\d+) *(?:\\text *\{ *to *\}|to) *(\d+)")  # 4 to 7
-_VALUE_IN_TEXT = re.compile(r"\s*\\text\s*\{([^{}]*\d[^{}]*)\}\s*")  # \text{4:30 p.m.}
+_VALUE_IN_TEXT = re.compile(r"\s*\\text\s*\{([^{}]*(?:\d|\b[A-J]\b)[^{}]*)\}\s*")  # \text{4:30 p.m.}
 _FONT = re.compile(  # \mathbf{even}, \mbox{ miles}
     r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|textbf|textit|textrm|textnormal|mbox|hbox|operatorname\*?|emph|"
     r"underline|texttt|textsc)\s*(?=\{)"
@@ -70,6 +70,7 @@ _PARAMETER = re.compile(  # \frac{\pi}{4} + k\pi, k \in \mathbb{Z}
     r"(?<=.)[,; ]*\(? *[a-z] *\\in *\\mathbb *\{? *[ZN] *\}?(?:_\+|\^[+*])? *\)?\s*\.?$"
 )
 _TRANSPOSED = re.compile(r"(?<=[\])]) *\^ *\{? *(?:T|\\top) *\}?$")  # [1, 2]^T, beside a column
+_TEMPERATURE = re.compile(r"\^ *\{? *\\circ *\}? *(?:\\text *\{ *)?([CF])\b *\}?")  # 32^\circ\text{F}
 _POSITIVE = re.compile(r"\\mathbb *\{? *R *\}? *[\^_] *\{? *\+ *\}?")
 _TIGHT_COMMA = re.compile(
     r",\\!\s*(?=\d{3}(?!\d))|(?<=\d)\s*\{\s*,\s*\}\s*(?=\d{3}(?!\d))"
@@ -107,7 +108,9 @@ def normalise(text: str) -> str:
 def squeezed(text: str) -> str:
     """A normalised answer without the spaces that carry no meaning, for comparing as text."""
     text = re.sub(r"\\text *\{([^{}]*)\}", r"\1", text)
-    return re.sub(r" ?([=+\-*/^(){}\[\],<>|:;%_]) ?", r"\1", re.sub(r"([_^]) ?\{(\w)\}", r"\1\2", text)).strip()
+    return re.sub(
+        r" ?([=+\-*/^(){}\[\],<>|:;%_]) ?", r"\1", re.sub(r"([_^]|\\[a-zA-Z]+) *\{(\w)\}", r"\1 \2", text)
+    ).strip()
 
 
 def _to_ascii(text: str) -> str:
@@ -152,7 +155,7 @@ def _latex(text: str) -> str:
     text = _SIZES.sub("", text)
     text = _NAME.sub(lambda m: _NAMES.get(m[1], m[0]), text)
     text = _SPACE.sub(" ", _ESCAPED.sub(lambda m: m[1] or m[2] or "", text.replace(",\\,", ",")))
-    text = text.replace("\\$", "\\dollar ")
+    text = text.replace("\\$", "\\dollar ").replace("\\not=", "\\ne ").replace("\\not =", "\\ne ")
     text = _DELIMITERS.sub(" ", text)
     text = _one_line(text) if "\\begin" in text else text
     text = _WRAPPER.sub("", _TAG.sub("", text))
@@ -162,6 +165,7 @@ def _latex(text: str) -> str:
     text = _FUNCTION_IN_TEXT.sub(r"\\\1 ", text)
     text = _FONT.sub(r"\\text", text)
     whole = _VALUE_IN_TEXT.fullmatch(text)
+    text = _TEMPERATURE.sub(lambda m: r"\text{ celsius}" if m[1] == "C" else r"\text{ fahrenheit}", text)
     text = _POSITIVE.sub(r"(0, \\infty)", _TRANSPOSED.sub("", text))
     return _PARAMETER.sub("", _LEAD.sub("", whole[1] if whole else text))
 

@@ -27,13 +27,13 @@ from eval.grader.nodes import (
     Unreadable,
     Words,
 )
-from eval.grader.terms import OPENING, SEPARATORS, Terms, clock, is_word
+from eval.grader.terms import CURRENCY, OPENING, SEPARATORS, Terms, clock, is_word
 
 _RELATIONS = {"=": "=", "==": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=", "\\le": "<=", "\\ge": ">=",
               "\\ne": "!=", "\\in": "in", "\\approx": "approx"}  # fmt: skip
 _SETS = {"\\cup": "∪", "\\cap": "∩", "\\setminus": "∖"}
 _CONDITION = re.compile(r" *([a-zA-Z]) *(?:\\in *\\mathbb *\{? *R *\}? *)?(?:\\mid|\||:) *")  # \{x \mid x > 3\}
-_ARTICLE = re.compile(r"an? [a-zA-Z]{3,}", re.IGNORECASE)  # "a circle", not a times circle
+_ARTICLE = re.compile(r"an? (?!and\b)[a-zA-Z]{3,}", re.IGNORECASE)  # "a circle", not a times circle
 _REST_OF_TIME = re.compile(r" *: *([0-5]\d) *(?:\\text *\{ *)?([ap])(?: *\.? *m)?\b\.* *\}?", re.IGNORECASE)  # :30 p.m.
 _UNIT = re.compile(
     r" *(?:\\text\s*\{([a-zA-Z\u4e00-\u9fff ./()-]*(?:\^?\{?-?\d\}?[a-zA-Z ./-]*)*)\}|([a-zA-Z]{1,30}\.?))"
@@ -175,6 +175,8 @@ class _Reader(Terms):
 
     def with_unit(self, node: Node) -> Node:
         """The node with the unit that stands behind it, if one does."""
+        if sign := self.accept(*CURRENCY):
+            return Quantity(node, CURRENCY[sign])  # 5 €
         token = self.peek()
         word = token.text.strip().lower()
         if token.kind not in ("words", "letters") or word in SEPARATORS:

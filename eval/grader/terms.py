@@ -17,6 +17,7 @@ from eval.grader.nodes import (
     Number,
     Quantity,
     Unreadable,
+    below,
     in_base,
     read_number,
 )
@@ -37,7 +38,7 @@ _GREEK = set(
 )
 _CONSTANTS = {"pi": "pi", "infty": "oo", "infinity": "oo", "inf": "oo", "oo": "oo", "emptyset": "∅", "ldots": "...",
               "dots": "...", "cdots": "..."}  # fmt: skip
-_CURRENCY = {"\\dollar": "dollar", "\\pounds": "pound sterling", "\\euro": "euro", "\\yen": "yen"}
+CURRENCY = {"\\dollar": "dollar", "\\pounds": "pound sterling", "\\euro": "euro", "\\yen": "yen"}
 _SHORT_WORDS = {"no", "on", "up", "in", "am", "pm", "if", "is", "it", "at", "to", "of", "be", "by", "we", "he"}
 _SHORT_UNITS = {"cm", "mm", "km", "kg", "mg", "mL", "ml", "ft", "yd", "mi", "lb", "oz", "Hz", "kJ", "mph", "hr", "hrs",
                 "sec", "min", "cc", "dm", "nm", "Pa", "kPa", "lbs", "kW", "rpm", "ms", "eV", "MeV", "GeV", "keV", "psi",
@@ -61,8 +62,8 @@ class Token(NamedTuple):
 _TOKEN = re.compile(
     r"""(?P<number>\d+(?:\.\d+)?|\.\d+)
       | (?P<words>\\text\s*\{(?P<inside>[^{}]*)\})
-      | (?P<begin>\\begin\s*\{(?P<kind>[a-z]+)\*?\}(?:\s*\{[lcr|\s]*\})?)
-      | (?P<end>\\end\s*\{[a-z]+\*?\})
+      | (?P<begin>\\begin\s*\{(?P<kind>[a-zA-Z]+)\*?\}(?:\s*\{[lcr|\s]*\})?)
+      | (?P<end>\\end\s*\{[a-zA-Z]+\*?\})
       | (?P<command>\\(?:[a-zA-Z]+|[{}|]))
       | (?P<letters>[a-zA-Z]+)
       | (?P<sign>\*\*|<=|>=|!=|==|\.\.\.|.)""",
@@ -174,7 +175,7 @@ class Terms(Scanner):
             elif self.starts_factor(token):
                 called = token.text == "("
                 factor = self.power()
-                node = Call("of" if called and isinstance(factor, Name | Number) else "*", (node, factor))
+                node = Call("of" if called and _is_argument(factor) else "*", (node, factor))
             else:
                 return node
 
@@ -318,13 +319,13 @@ class Terms(Scanner):
         if token.text in OPENING:
             return self.bracketed()
         self.take()
-        if token.text in _CURRENCY:
-            return Quantity(self.product(), _CURRENCY[token.text])
+        if token.text in CURRENCY:
+            return Quantity(self.product(), CURRENCY[token.text])
         if name in ("frac", "binom"):
-            above, below = self.argument(), self.argument()
-            if above == Name("d"):
+            above, under = self.argument(), self.argument()
+            if Name("d") in (above, *below(above)) and Name("d") in below(under):
                 raise Unreadable("a derivative")
-            return Call("/" if name == "frac" else name, (above, below))
+            return Call("/" if name == "frac" else name, (above, under))
         if name in FUNCTIONS:
             return self.function(name)
         if name in _CONSTANTS:
@@ -445,3 +446,8 @@ def _scientific(left: Node, right: Node) -> Node:
                 step = left.step * scale if left.step is not None else scale if exponent < 0 else None
                 return Number(left.value * scale, step, scientific=True)
     return Call("*", (left, right))
+
+
+def _is_argument(node: Node) -> bool:
+    """`x`, `2` or `g(x)`, which a name before the bracket makes the argument of a function."""
+    return isinstance(node, Name | Number) or (isinstance(node, Call) and node.what == "of")
