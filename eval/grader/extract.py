@@ -30,6 +30,8 @@ def final_part(text: str) -> str:
         text = "" if "<think>" in after else after if closed else text
     ends = (match.start() for match in _NEXT_TURN.finditer(text))
     text = text[: next((end for end in ends if text[:end].strip()), len(text))]
+    if not _NEXT_PROBLEM.search(text):
+        return text
     answered = re.search(r"\\boxed|####", text) or _ANNOUNCED.search(text)
     found = _NEXT_PROBLEM.search(text, answered.end()) if answered else None
     return text[: found.start()] if found else text
@@ -65,7 +67,8 @@ def extract(text: str) -> str | None:
     if stated is not None:
         return stated or None
     tagged = _tagged(text)
-    within = _BOLD.sub(r"\2", (text if tagged is None else tagged)[-TAIL:])
+    within = (text if tagged is None else tagged)[-TAIL:]
+    within = _BOLD.sub(r"\2", within) if re.search(r"\*\*|__|`", within) else within
     said = _after_announcement(within)
     if said is not None:
         return said
@@ -316,8 +319,9 @@ def _last_said(text: str) -> str | None:
 
 def _last_number(text: str) -> str | None:
     """The last number, with those joined to it by "and" or "or"; None if it is denied or only bounds the answer."""
-    text = _RATHER_THAN.sub("", text)
     near = max(0, len(text) - 100)  # most completions end with it
+    rest = _RATHER_THAN.search(text, near)
+    text = text[: rest.start()] if rest else text
     numbers = list(_NUMBER.finditer(text, near)) or list(_NUMBER.finditer(text))
     if not numbers:
         return None

@@ -17,12 +17,24 @@ from functools import lru_cache
 
 from eval.grader.compare import compare
 from eval.grader.extract import explicit, extract, final_part, is_readable, within_sentence
-from eval.grader.nodes import MAX_LENGTH, Kind, Node, Number, Quantity, Ruling, Unreadable, Verdict, decide, walk
+from eval.grader.nodes import (
+    MAX_LENGTH,
+    Kind,
+    Node,
+    Number,
+    Quantity,
+    Ruling,
+    Unreadable,
+    Verdict,
+    decide,
+    walk,
+    written_number,
+)
 from eval.grader.normalise import normalise, squeezed
 from eval.grader.reader import read
 from eval.grader.symbolic import same_by_sympy
-from eval.grader.terms import FUNCTIONS
-from eval.grader.values import TooMuch, Undefined
+from eval.grader.terms import FUNCTIONS, negative
+from eval.grader.values import TooMuch, Undefined, by_value
 from limo.progress import progress
 from limo.worker import TimedOut
 
@@ -104,6 +116,8 @@ def _equal(given: str, reference: str, kind: Kind) -> Ruling:
         return "wrong", "longer than any answer"
     if len(reference) > MAX_LENGTH:
         return ("correct", "text") if given.strip() == reference.strip() else ("unsure", "the reference is too long")
+    if _PLAIN.fullmatch(given) and _PLAIN.fullmatch(reference):
+        return by_value(_number(given), _number(reference), kind)
     left, right = normalise(given), normalise(reference)
     if not left:
         return "wrong", "empty answer"
@@ -112,6 +126,14 @@ def _equal(given: str, reference: str, kind: Kind) -> Ruling:
     if not right:
         return "unsure", "the reference has no content"
     return _by_choice(left, right) or _by_structure(left, right, kind)
+
+
+_PLAIN = re.compile(r"-?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,400})(?:\.\d{1,400})?", re.ASCII)  # 1,234.5 needs no reader
+
+
+def _number(text: str) -> Node:
+    number = written_number(text.lstrip("-").replace(",", ""))
+    return negative(number) if text.startswith("-") else number
 
 
 def _by_structure(left: str, right: str, kind: Kind) -> Ruling:

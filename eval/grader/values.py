@@ -406,6 +406,9 @@ def _printed_to(given: Node, reference: Node) -> Fraction:
 
 def by_value(given: Node, reference: Node, kind: Kind) -> Ruling:
     """Two values: exactly where both are rational, within the reference's own precision, to fifty digits otherwise."""
+    if isinstance(given, Number) and isinstance(reference, Number):
+        apart = abs(given.value - reference.value)
+        return decide(not apart or apart <= tolerance(reference, kind), "number")
     special = [n.text for e in (given, reference) for n in walk(e) if isinstance(n, Name) and n.text in _NO_NUMBER]
     if special:
         return "wrong", f"not the same as {special[-1]}"
