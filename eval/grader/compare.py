@@ -6,8 +6,6 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import TypeVar
 
 from eval.grader.nodes import (
     NUMERALS,
@@ -25,6 +23,7 @@ from eval.grader.nodes import (
     Ruling,
     Verdict,
     Words,
+    below,
     decide,
     walk,
 )
@@ -103,20 +102,17 @@ def _signs_chosen(node: Node, upper: bool) -> Node:
     return Call("+", (args[0], last)) if len(args) == 2 else last
 
 
-T = TypeVar("T")
-
-
 def all_of(verdicts: Iterable[Verdict]) -> Verdict:
     """Of parts that must all be right."""
     seen = set(verdicts)
     return "wrong" if "wrong" in seen else "unsure" if "unsure" in seen else "correct"
 
 
-def matched(given: Sequence[T], reference: Sequence[T], same: Callable[[T, T], Ruling]) -> Verdict:
+def matched(given: Sequence[Node], reference: Sequence[Node], kind: Kind) -> Verdict:
     """Whether each member of one is one member of the other. Members written alike pair off first, which is fast."""
     if len(given) != len(reference):
         return "wrong"
-    left, missing = list(given), list[T]()
+    left, missing = list(given), list[Node]()
     for part in reference:
         if part in left:
             left.remove(part)
@@ -126,13 +122,13 @@ def matched(given: Sequence[T], reference: Sequence[T], same: Callable[[T, T], R
         return "unsure"
     doubtful = False
     for part in missing:
-        verdicts = [same(g, part)[0] for g in left]
-        if "correct" not in verdicts:
-            if "unsure" not in verdicts:
-                return "wrong"
+        verdicts = [compare(g, part, kind)[0] for g in left]
+        if "correct" in verdicts:
+            left.pop(verdicts.index("correct"))
+        elif "unsure" in verdicts:
             doubtful = True
-            continue
-        left.pop(verdicts.index("correct"))
+        else:
+            return "wrong"
     return "unsure" if doubtful else "correct"
 
 
@@ -258,17 +254,12 @@ def _value_of(relation: Relation) -> Node | None:
     """What `x = 2 + 3 = 5` says x is; None if it is no such statement, or a false one."""
     if any(s not in ("=", "approx", "equiv", "in") for s in relation.signs):
         return None
-    label = label_of(relation)
-    sides = relation.sides if label is None else relation.sides[1:]
-    signs = relation.signs if label is None else relation.signs[1:]
-    if label is None and names(sides[0]) and not (names(sides[-1]) and _all_same(sides)):
+    start = 0 if label_of(relation) is None else 1
+    sides = relation.sides[start:]
+    if not start and names(sides[0]) and not (names(sides[-1]) and _all_same(sides)):
         return None
-    if len(sides) == 1:
-        return sides[0]
-    exact_sides = [s for i, s in enumerate(sides) if i == 0 or signs[i - 1] == "="]
-    if not _all_same(exact_sides):
-        return None
-    return exact_sides[-1]
+    exact_sides = [side for side, sign in zip(sides, ("=", *relation.signs[start:]), strict=True) if sign == "="]
+    return exact_sides[-1] if _all_same(exact_sides) else None
 
 
 def _all_same(sides: Sequence[Node]) -> bool:
@@ -283,9 +274,6 @@ def _by_several(given: Node, reference: Node, kind: Kind) -> Ruling | None:
         parts = given.parts if given.brackets in FREE else ()
         same = len(parts) > 1 and all(compare(part, reference, kind)[0] == "correct" for part in parts)
         return ("correct", "one value said twice") if same else ("wrong", "several answers for one")
-    if isinstance(given, Matrix) and reference.brackets in ("()", "<>") and 1 in _shape(given):
-        entries = [entry for row in given.rows for entry in row]
-        return _in_order(entries, reference.parts, kind)
     if not isinstance(given, Group):
         same = reference.brackets == "|" and _all_same(reference.parts)  # \\frac38 or 0.375
         return compare(given, reference.parts[0], kind) if same else ("wrong", "one answer for several")
@@ -308,7 +296,7 @@ def _members(given: Group, reference: Group, kind: Kind) -> Ruling:
     wanted = _named_values(reference)
     if wanted is not None and not any(isinstance(part, Relation) for part in given.parts):
         return _in_order(given.parts, wanted, kind)
-    return matched(given.parts, reference.parts, partial(compare, kind=kind)), "members in any order"
+    return matched(given.parts, reference.parts, kind), "members in any order"
 
 
 def _named_values(group: Group) -> list[Node] | None:
@@ -322,10 +310,6 @@ def _named_values(group: Group) -> list[Node] | None:
     return [values[i] for i in order]
 
 
-def _shape(matrix: Matrix) -> tuple[int, int]:
-    return len(matrix.rows), len(matrix.rows[0])
-
-
 def _in_order(given: Sequence[Node], reference: Sequence[Node], kind: Kind) -> Ruling:
     if len(given) != len(reference):
         return "wrong", "another number of parts"
@@ -333,18 +317,32 @@ def _in_order(given: Sequence[Node], reference: Sequence[Node], kind: Kind) -> R
 
 
 def _by_matrix(given: Node, reference: Node, kind: Kind) -> Ruling | None:
-    if isinstance(given, Group) and all(isinstance(p, Group) and p.brackets == given.brackets for p in given.parts):
-        rows = tuple(part.parts for part in given.parts if isinstance(part, Group))  # [[1, 2], [3, 4]]
-        given = Matrix(rows) if len({len(row) for row in rows}) == 1 else given
-    if not isinstance(reference, Matrix):
-        vector = isinstance(reference, Group) and reference.brackets in ("()", "<>")
-        return ("wrong", "a matrix for a value") if isinstance(given, Matrix) and not vector else None
-    if isinstance(given, Group) and given.brackets in ("()", "<>", "[]") and 1 in _shape(reference):
-        return _in_order(given.parts, [entry for row in reference.rows for entry in row], kind)
-    if not isinstance(given, Matrix) or _shape(given) != _shape(reference):
+    """Matrices entry by entry; a vector also as a tuple, a matrix as a list of lists."""
+    given, reference = _as_matrix(given), _as_matrix(reference)
+    if not isinstance(given, Matrix) and not isinstance(reference, Matrix):
+        return None
+    vectors = [_vector(given), _vector(reference)]
+    if isinstance(given, Matrix) and isinstance(reference, Matrix):
+        if [len(row) for row in given.rows] != [len(row) for row in reference.rows]:
+            return "wrong", "no matrix of this shape"
+        return _in_order(below(given), below(reference), kind)
+    if vectors[0] is None or vectors[1] is None:
         return "wrong", "no matrix of this shape"
-    pairs = [(g, r) for a, b in zip(given.rows, reference.rows, strict=True) for g, r in zip(a, b, strict=True)]
-    return all_of(compare(g, r, kind)[0] for g, r in pairs), "matrix"
+    return _in_order(vectors[0], vectors[1], kind)
+
+
+def _as_matrix(node: Node) -> Node:
+    """`[[1, 2], [3, 4]]` as the matrix that it is."""
+    if not isinstance(node, Group) or node.brackets != "[]":
+        return node
+    rows = tuple(part.parts for part in node.parts if isinstance(part, Group) and part.brackets == "[]")
+    return Matrix(rows) if len(rows) == len(node.parts) and len({len(row) for row in rows}) == 1 else node
+
+
+def _vector(node: Node) -> tuple[Node, ...] | None:
+    if isinstance(node, Matrix) and 1 in (len(node.rows), len(node.rows[0])):
+        return below(node)
+    return node.parts if isinstance(node, Group) and node.brackets in ("()", "<>", "[]") else None
 
 
 def _by_kind(given: Node, reference: Node, kind: Kind) -> Ruling | None:
