@@ -288,7 +288,9 @@ _NUMBER = re.compile(
     r"(?:/\d++|:\d++(?::\d++)*)?(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?"
     r"(?:(?![a-zA-Z0-9_])|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?![a-zA-Z0-9_])))"
 )
-_CHANGES = re.compile(r"\s*(?:times|plus|minus|less|more|or|ones|tens|tenths|hundredths)\b")  # 5 less than that
+_CHANGES = re.compile(  # 5 less than that, 5\text{ at most}
+    r"(?:\\text|\W)*(?:at\s+(?:most|least)|times|plus|minus|less|fewer|more|or|versus|vs|ones|tens|tenths|hundredths)\b"
+)
 # so we pick (D)
 _LETTER_LAST = re.compile(r"(?:^|(?:choice|option|answer|is|choose|pick)[:\s]+)\(?([A-J])\)?[.!]?\**$")
 # Therefore, B is correct.

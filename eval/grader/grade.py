@@ -34,7 +34,7 @@ from eval.grader.normalise import normalise, squeezed
 from eval.grader.reader import read
 from eval.grader.symbolic import same_by_sympy
 from eval.grader.terms import FUNCTIONS, negative
-from eval.grader.values import TooMuch, Undefined, by_value
+from eval.grader.values import TooMuch, Undefined, by_value, exact
 from limo.progress import progress
 from limo.worker import TimedOut
 
@@ -138,13 +138,13 @@ def _number(text: str) -> Node:
 
 def _by_structure(left: str, right: str, kind: Kind) -> Ruling:
     reference = _read(right)
-    if reference is None:
-        return _without_reader(left, right)
-    short_units = any(isinstance(n, Quantity) for n in walk(reference))
+    short_units = reference is not None and any(isinstance(n, Quantity) for n in walk(reference))
     given = _read(left, short_units)
-    if given is None:
-        return _ask_sympy(left, right, "the answer is not readable")
     try:
+        if reference is None:
+            return _without_reader(left, right)
+        if given is None:
+            return _ask_sympy(left, right, "the answer is not readable")
         ruling = compare(given, reference, kind)
         if ruling[0] == "wrong":
             others = ((g, r) for g in _readings(left, short_units) for r in _readings(right, False))
@@ -204,15 +204,19 @@ def _without_reader(left: str, right: str) -> Ruling:
 def _ask_sympy(left: str, right: str, why: str) -> Ruling:
     """SymPy's verdict on formulas that the reader does not know, but not on words or bases, which it would read past.
 
-    It may read only the beginning of an answer, so an answer that our reader does not know is never wrong by it.
+    It may read only the beginning of a formula, so it may say that two are equal, and never that they are not.
     """
     plain = re.sub(r"\\[a-zA-Z]+", " ", left)
     words = set(re.findall(r"[a-zA-Z]{2,}", plain)) - FUNCTIONS
     based = any(re.search(r"[\dA-F}] ?_ ?\{?\d", text) for text in (left, right))
     if words or based or max(len(left), len(right)) > FORMULA:
         return "unsure", why
+    for text in (left, right):
+        node = _read(text)
+        if node is not None:
+            exact(node)  # raises TooMuch for a number that is out of bounds for SymPy too
     ruling = same_by_sympy(left, right)
-    return ruling if ruling[0] == "correct" or _read(left) is not None else ("unsure", why)
+    return ruling if ruling[0] == "correct" else ("unsure", why)
 
 
 # -- choice letters
@@ -231,7 +235,7 @@ _NOT_CHOSEN = re.compile(  # A. 5 or b. 6; B is incorrect
 def _option(text: str) -> tuple[str, bool, str] | None:
     """The letter of an option, whether it is marked as one, `(B)` or `B.`, and the text behind it."""
     match = _OPTION.fullmatch(text)
-    return match and (match[1] or match[2], bool(match[1] or match[3]), match[4])
+    return match and (match[1] or match[2], bool(match[1] or match[3]), re.sub(r"\(not [^()]*\)", "", match[4]).strip())
 
 
 def _by_choice(given: str, reference: str) -> Ruling | None:
