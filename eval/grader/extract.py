@@ -106,7 +106,7 @@ _SEPARATING = re.compile(r"[,;+&]|\b(?:and|or|vs|versus)\b")  # \boxed{1} and \b
 _NAMED = re.compile(r"([a-zA-Z](?:_\{?\w{1,3}\}?)?) ?= ?\$?$")  # x = \boxed{1}, y = \boxed{2}
 # What touches a box and belongs to it: -\boxed{5}, 2\boxed{\sqrt{3}}, x = - \boxed{5}, \boxed{5}\%, \boxed{5}^2
 _BEFORE = re.compile(r"(?:(?<=[=$(\[{,:\s])|^)(\d+(?:\.\d+)?|-)\Z|[=$(:][ \t]*(-)[ \t]\Z")
-_BEHIND = re.compile(r"\s*\$?\s*\\?%|\^\s*\{?\s*-?\d+\s*\}?")
+_BEHIND = re.compile(r"[ \t]*\$?[ \t]*\\?%|\^\s*\{?\s*-?\d+\s*\}?")
 
 
 def _joined(text: str, boxes: list[Box]) -> str:
@@ -201,8 +201,8 @@ def _tidy(said: str) -> str | None:
         return whole
     math = _MATH.match(said)
     if math and _CLAUSE.match(said[math.end() :]):
-        said = _formula(math)
-    elif math is None or not re.match(r"[^.;]{0,30}$", said[math.end() :]):
+        return _formula(math) or None
+    if math is None or not re.match(r"[^.;]{0,30}$", said[math.end() :]):
         said = _CONTINUES.split(said)[0]
     said = _unpunctuated(said)[: MAX_LENGTH + 1]
     if said and not is_readable(said):
@@ -231,6 +231,7 @@ def is_readable(text: str, words: int = 1) -> bool:
 _SAYS = re.compile(
     r"\b(?:is|are|be|equals?|equal to|gives?|gets?|obtain|have|was|were|total of)\b\s*:?|(?<!\d)[:：]|[=≈]|为|是"
 )
+_NAMES = re.compile(r"(?:\b(?:is|are|be|was|were)|[:：=]|为|是)\s*$")  # what stands behind may be words
 # Before an answer: it is not that, or not that alone
 _NOT_ALONE = re.compile(
     r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either|between|times|plus|minus|maybe|perhaps)\b|n't\b)"
@@ -250,7 +251,8 @@ def within_sentence(said: str) -> str | None:
     for start, found in _candidates(said, formulas):
         text = _unpunctuated(found).lstrip("*: ")
         alone = not _NOT_ALONE.search(said, max(0, start - 60), start)
-        if text and alone and is_readable(text, words=3):
+        words = 3 if _NAMES.search(said, 0, start) else 0
+        if text and alone and is_readable(text, words):
             return text
     numbers = list(_NUMBER.finditer(said))
     alone = len(numbers) == 1 and not _NOT_ALONE.search(said, 0, numbers[0].start())

@@ -44,6 +44,7 @@ _FUNCTION_IN_TEXT = re.compile(  # \operatorname{cis} 60^\circ
 )
 _RATIO = re.compile(r"(\d+) *(?:\\text *\{ *to *\}|to) *(\d+)")  # 4 to 7
 _VALUE_IN_TEXT = re.compile(r"\s*\\text\s*\{([^{}]*(?:\d|\b[A-J]\b)[^{}]*)\}\s*")  # \text{4:30 p.m.}
+_COMMA_IN_TEXT = re.compile(r"\\text\s*\{\s*,\s*(and|or)?\s*\}")  # 6, 8\text{, and }10
 _FONT = re.compile(  # \mathbf{even}, \mbox{ miles}
     r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|textbf|textit|textrm|textnormal|mbox|hbox|operatorname\*?|emph|"
     r"underline|texttt|textsc)\s*(?=\{)"
@@ -165,6 +166,7 @@ def _latex(text: str) -> str:
     text = _FUNCTION_IN_TEXT.sub(r"\\\1 ", text)
     text = _FONT.sub(r"\\text", text)
     whole = _VALUE_IN_TEXT.fullmatch(text)
+    text = _COMMA_IN_TEXT.sub(lambda m: f", {m[1] or ''} ", text)
     text = _TEMPERATURE.sub(lambda m: r"\text{ celsius}" if m[1] == "C" else r"\text{ fahrenheit}", text)
     text = _POSITIVE.sub(r"(0, \\infty)", _TRANSPOSED.sub("", text))
     return _PARAMETER.sub("", _LEAD.sub("", whole[1] if whole else text))
