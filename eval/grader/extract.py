@@ -161,7 +161,7 @@ _CONTINUES = re.compile(
     r"|\s+(?=(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|upon|given)\s)"
     r"|\s[—–-]\s|\*\*|(?<=\d)\s+(?=\()"
 )
-_SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s|$)")  # the volume is 120. That is all.
+_SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s+(?=[^a-z\s])|\s*$)")  # the volume is 120. That is all.
 _CLAUSE = re.compile(  # $5$ because 2 + 3 = 5, $\frac12$ (or 0.5)
     r"\W*(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|is|are)\b|\s+\((?:or|about|≈)|[.,;:!?)\s。；]*$"
 )
@@ -251,9 +251,11 @@ def within_sentence(said: str) -> str | None:
     for start, found in _candidates(said, formulas):
         text = _unpunctuated(found).lstrip("*: ")
         alone = not _NOT_ALONE.search(said, max(0, start - 60), start)
-        words = 3 if _NAMES.search(said, 0, start) else 0
+        words = 3 if said[start : start + 1] in ("$", "\\") or _NAMES.search(said, 0, start) else 0
         if text and alone and is_readable(text, words):
             return text
+    if formulas and _CLAUSE.match(said[formulas[-1].end() :]) and not _NOT_ALONE.search(said, 0, formulas[-1].start()):
+        return _formula(formulas[-1]) or None
     numbers = list(_NUMBER.finditer(said))
     alone = len(numbers) == 1 and not _NOT_ALONE.search(said, 0, numbers[0].start())
     return numbers[0].group().strip() if alone and not _CHANGES.match(said, numbers[0].end()) else None
