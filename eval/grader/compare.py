@@ -202,6 +202,8 @@ def _by_set(given: Node, reference: Node, kind: Kind) -> Ruling | None:
 
 
 def _by_equation(given: Node, reference: Node, kind: Kind) -> Ruling | None:
+    if isinstance(given, Group) and given.brackets == "|" and not isinstance(reference, Group):
+        return None  # `y = 2x + 3 or 2x - y + 3 = 0` may say the same twice
     if isinstance(reference, Relation):
         return _to_relation(given, reference, kind)
     if not isinstance(given, Relation):

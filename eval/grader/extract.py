@@ -124,6 +124,8 @@ def _joined(text: str, boxes: list[Box]) -> str:
     named = [_NAMED.search(text, max(0, box.start - 12), box.start) for box in taken]
     if all(named):
         return ", ".join(f"{n[1]} = {box.text}" for n, box in zip(named, taken, strict=True) if n)
+    if text[: taken[0].start].endswith("(") and text[taken[-1].end :].startswith(")"):
+        return f"({', '.join(box.text for box in taken)})"
     either = any(re.search(r"\b(?:or|vs|versus)\b", gap) for gap in between)
     return (" or " if either else ", ").join(box.text for box in taken)
 
@@ -147,7 +149,7 @@ _BOLD = re.compile(r"(?<![\w*)}`])(\*{2,3}|__|`)(?=\S)([^*`\n]+)(?<=\S)\1(?![\w(
 _ANNOUNCED = re.compile(
     r"(?:answers?\**\s*(?:is|are|:|：|=)|answer\s*(?:should|must|will)\s*be|\banswer\**[ \t]*\n(?=\s*\S)"
     r"|(?:correct|right|best)\s+(?:choice|option)\s+is"
-    r"|solutions?\s+(?:is|are)(?=\s*[$\\\d-])|答案\s*(?:是|为|：|:|(?=\s*[$\\\d-]))|故?应?[选選](?:择|項|项)?\s*[：:]?\s*(?=[（(]?[A-J](?![a-zA-Z])))"
+    r"|solutions?\s+(?:is|are)(?=\s*[$\\\d-])|答案】?\s*(?:是|为|：|:|(?=\s*[$\\\dA-J-]))|故?应?[选選](?:择|項|项)?\s*[：:]?\s*(?=[（(]?[A-J](?![a-zA-Z])))"
     r"\s*[：:]?\s*(?:(?:therefore|thus|simply|just|only|option|choice|approximately|about|roughly|exactly|actually|equal\s+to)\s+)*"
     r"[：:]?\s*(?:\*\*)?\s*",
     re.IGNORECASE,
@@ -157,7 +159,8 @@ _ANNOUNCING = ("nswer", "NSWER", "olution", "hoice", "ption", "案", "选", "選
 _MATH = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL)
 # Words with which a sentence continues behind its answer
 _CONTINUES = re.compile(
-    r"(?<=[\w)}%*$\]\"'])[.;!。；](?:\s|$)|,\s+(?=[a-z]{2,}\b)(?!and |or |pi\b)"
+    r",?\s+or\s+(?:about|approximately|roughly)\b"
+    r"|(?<=[\w)}%*$\]\"'])[.;!。；](?:\s|$)|,\s+(?=[a-z]{2,}\b)(?!and |or |pi\b)"
     r"|\s+(?=(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|upon|given)\s)"
     r"|\s[—–-]\s|\*\*|(?<=\d)\s+(?=\()"
 )
@@ -190,6 +193,7 @@ def _formula(match: re.Match[str]) -> str:
 
 def _unpunctuated(text: str) -> str:
     """Without the punctuation that ends a sentence; three dots belong to a list."""
+    text = re.sub(r"(?<=[$*])!+\s*\Z", "", text)
     return text if text.rstrip().endswith("...") else text.rstrip('.,;:*" \t\r\n。；')
 
 
@@ -235,7 +239,7 @@ _NAMES = re.compile(r"(?:\b(?:is|are|be|was|were)|[:：=]|为|是)\s*$")  # what
 # Before an answer: it is not that, or not that alone
 _NOT_ALONE = re.compile(
     r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either|between|times|plus|minus|maybe|perhaps)\b|n't\b)"
-    r"(?:(?!\b(?:is|are|was|were|equals?)\b|[=:])[^.\d]){0,24}$|\bor\s+[a-z]\s*=\s*$",
+    r"(?:(?!\b(?:is|are|was|were|equals)\b|[=:])[^.\d]){0,24}$|\bor\s+[a-z]\s*=\s*$",
     re.IGNORECASE,
 )
 _BRACKETED = re.compile(r"[(\[][^()\[\]]{1,80},[^()\[\]]{1,80}[)\]]$")  # the point is (1,2)
@@ -251,7 +255,8 @@ def within_sentence(said: str) -> str | None:
     for start, found in _candidates(said, formulas):
         text = _unpunctuated(found).lstrip("*: ")
         alone = not _NOT_ALONE.search(said, max(0, start - 60), start)
-        words = 3 if said[start : start + 1] in ("$", "\\") or _NAMES.search(said, 0, start) else 0
+        named = said[start : start + 1] in ("$", "\\") or _NAMES.search(said, 0, start)
+        words = 3 if named and not re.search(r"\d", said) else 0
         if text and alone and is_readable(text, words):
             return text
     if formulas and _CLAUSE.match(said[formulas[-1].end() :]) and not _NOT_ALONE.search(said, 0, formulas[-1].start()):
@@ -293,7 +298,8 @@ _NUMBER = re.compile(
     r"(?:(?![a-zA-Z0-9_])|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?![a-zA-Z0-9_])))"
 )
 _CHANGES = re.compile(  # 5 less than that, 5\text{ at most}
-    r"(?:\\text|\W)*(?:at\s+(?:most|least)|times|plus|minus|less|fewer|more|or|versus|vs|ones|tens|tenths|hundredths)\b"
+    r"(?:\\text|\W)*(?:at\s+(?:most|least)|times|plus|minus|less|fewer|more|or|versus|vs|ones|tens|tenths|hundredths"
+    r"|(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|impossible|false|too))|can't|cannot)\b"
 )
 # so we pick (D)
 _LETTER_LAST = re.compile(r"(?:^|(?:choice|option|answer|is|choose|pick)[:\s]+)\(?([A-J])\)?[.!]?\**$")
@@ -303,8 +309,18 @@ _LETTER_IS_RIGHT = re.compile(r"\(?\b([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|rig
 _RATHER_THAN = re.compile(r"(?<=\d),? (?:and )?(?:not|rather than|instead of) [^.\n]{1,30}[.\s]*\Z")
 
 
+# 9 is the final answer. So $x = 9$. $\\blacksquare$
+_BEHIND_ALL = re.compile(
+    r"(?:[ \t]+is[ \t]+(?:the|our|my)[ \t]+(?:final |correct |right )?(?:answer|result|solution)\b"
+    r"|[ \t]*\$?(?:\\blacksquare|\\square|\\Box|\\qed|QED|[∎■□✓✔])\$?)[.!\s]*\Z"
+)
+
+
 def _last_said(text: str) -> str | None:
     """The answer of a completion that announces none: what its last line ends with, or else its last number."""
+    text = text.rstrip()
+    behind = _BEHIND_ALL.search(text, max(0, len(text) - 60))
+    text = text[: behind.start()] if behind else text
     stripped = text.strip().strip("*").strip()
     whole = re.sub(r"^(?:so|thus|hence|therefore|then|and)\b[,:]?\s+", "", _unpunctuated(stripped), flags=re.IGNORECASE)
     line = text.rstrip().rpartition("\n")[2].strip().strip("*").strip()
@@ -332,7 +348,8 @@ def _last_number(text: str) -> str | None:
     if not numbers:
         return None
     before = text[max(0, numbers[-1].start() - 60) : numbers[-1].start()]
-    if _NOT_ALONE.search(before.rpartition("\n")[2]):
+    changed = text.startswith("?", numbers[-1].end()) or _CHANGES.match(text, numbers[-1].end())
+    if changed or _NOT_ALONE.search(before.rpartition("\n")[2]):
         return None
     start = numbers[-1].start()
     for earlier in reversed(numbers[:-1]):

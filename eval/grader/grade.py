@@ -227,7 +227,7 @@ _OPTION = re.compile(
     re.IGNORECASE,
 )
 _NOT_CHOSEN = re.compile(  # A. 5 or b. 6; B is incorrect
-    r"\([A-Ja-j]\)|(?:^| )[A-J](?:[).:]|$)|\b(?:or|and) [A-Ja-j][).]"
+    r"\banswer\b|\([A-Ja-j]\)|(?:^| )[A-J](?:[).:]|$)|\b(?:or|and) [A-Ja-j][).]"
     r"|^\W*(?:(?i:is |are |was )?(?i:incorrect|wrong|false|not\b|no\b|none\b|isn't|maybe|perhaps|\?))"
 )
 

@@ -131,6 +131,9 @@ BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eigh
 NUMERALS = {word: Fraction(i) for i, word in enumerate(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty".split())}  # fmt: skip
+NUMERALS |= {
+    word: Fraction(10 * i) for i, word in enumerate("thirty forty fifty sixty seventy eighty ninety".split(), 3)
+}
 
 
 class Unreadable(ValueError):

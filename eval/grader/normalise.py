@@ -43,7 +43,7 @@ _FUNCTION_IN_TEXT = re.compile(  # \operatorname{cis} 60^\circ
     r"\\(?:operatorname\*?|mathrm|text)\s*\{\s*((?:arc)?(?:sin|cos|tan|cot)h?|sec|csc|ln|log|exp|cis|gcd|lcm|Re|Im)\s*\}"
 )
 _RATIO = re.compile(r"(\d+) *(?:\\text *\{ *to *\}|to) *(\d+)")  # 4 to 7
-_VALUE_IN_TEXT = re.compile(r"\s*\\text\s*\{([^{}]*(?:\d|\b[A-J]\b)[^{}]*)\}\s*")  # \text{4:30 p.m.}
+_VALUE_IN_TEXT = re.compile(r"\s*\\text\s*\{([^{}]*(?:\d|\b[A-J]\b|\band\b)[^{}]*)\}\s*")  # \text{4:30 p.m.}
 _COMMA_IN_TEXT = re.compile(r"\\text\s*\{\s*,\s*(and|or)?\s*\}")  # 6, 8\text{, and }10
 _FONT = re.compile(  # \mathbf{even}, \mbox{ miles}
     r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|textbf|textit|textrm|textnormal|mbox|hbox|operatorname\*?|emph|"
@@ -174,6 +174,7 @@ def _latex(text: str) -> str:
 
 def _one_line(text: str) -> str:
     """Layout environments as one line; a system of equations, `cases` without conditions, as a list."""
+    text = re.sub(r"\\\{\s*\\begin\{array\}(?:\{[^{}]*\})?(.*?)\\end\{array\}", r"\\begin{cases}\1\\end{cases}", text)
     text = _SYSTEM.sub(lambda m: m[1].strip().removesuffix("\\cr").replace("\\cr", ","), text)
     if _LAYOUT.search(text):
         text = _LAYOUT.sub(" ", text).replace("&", " ").strip().removesuffix("\\cr").replace("\\cr", ",")

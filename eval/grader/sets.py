@@ -60,10 +60,14 @@ def same_set(a: Node, b: Node) -> bool | None:
     left, right = real_set(a), real_set(b)
     if left is None or right is None or not left.ends + right.ends or len(variables(a) | variables(b)) > 1:
         return None
-    ends = sorted(left.ends + right.ends)
-    between = [(low + high) / 2 for low, high in pairwise(ends) if high - low > TINY]
+    return all(left.has(x) == right.has(x) for x in _samples(left.ends + right.ends))
+
+
+def _samples(ends: tuple[Fraction, ...]) -> list[Fraction]:
+    """The ends, and numbers between and beyond them."""
+    between = [(low + high) / 2 for low, high in pairwise(sorted(ends)) if high - low > TINY]
     beyond = [end + sign * step for end in ends for sign in (-1, 1) for step in (Fraction(1, 10**6), 1, 10**6)]
-    return all(left.has(x) == right.has(x) for x in [*ends, *between, *beyond])
+    return [*ends, *between, *beyond]
 
 
 def real_set(node: Node) -> Reals | None:
@@ -84,8 +88,7 @@ def real_set(node: Node) -> Reals | None:
         if either is None or both is None or node.brackets in ("|", "{}"):
             return either
         # `x > 1, x < 5` are both meant, `x < 1, x > 5` are two cases
-        middle = [(low + high) / 2 for low, high in pairwise(sorted(both.ends))]
-        return both if node.brackets == "&" or any(map(both.has, middle)) else either
+        return both if node.brackets == "&" or any(map(both.has, _samples(both.ends))) else either
     points = [approximately(part) for part in node.parts]
     known = tuple(point for point in points if point is not None)
     return Reals(lambda x: any(abs(x - p) <= TINY for p in known), known) if len(known) == len(points) else None

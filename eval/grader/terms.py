@@ -42,7 +42,7 @@ CURRENCY = {"\\dollar": "dollar", "\\pounds": "pound sterling", "\\euro": "euro"
 _SHORT_WORDS = {"no", "on", "up", "in", "am", "pm", "if", "is", "it", "at", "to", "of", "be", "by", "we", "he"}
 _SHORT_UNITS = {"cm", "mm", "km", "kg", "mg", "mL", "ml", "ft", "yd", "mi", "lb", "oz", "Hz", "kJ", "mph", "hr", "hrs",
                 "sec", "min", "cc", "dm", "nm", "Pa", "kPa", "lbs", "kW", "rpm", "ms", "eV", "MeV", "GeV", "keV", "psi",
-                "th", "st", "nd", "rd", "sq", "cts"}  # fmt: skip
+                "USD", "EUR", "th", "st", "nd", "rd", "sq", "cts"}  # fmt: skip
 _HALF_OF_DAY = re.compile(r" *(?:\\text *\{ *)?([ap])(?: ?\. ?m|m)\b\.* *\}?", re.IGNORECASE)  # 4 p.m.
 _DEGREES = re.compile(r" *\{ *\\circ *\}| *\\circ(?![a-z])")
 _BASE = re.compile(r" *\{? *(?:\\text *\{)? *(\d{1,2}|[a-z]{3,7}) *\}? *\}?")  # 52_{\text{eight}}

@@ -116,8 +116,8 @@ def needed(reference: str) -> bool:
 
 # What may stand behind a number whose reference has no unit: a measure, or a counted thing in the plural
 _PLURALS = set(
-    "celsius fahrenheit euro yen sterling mph kph rpm bpm th st nd rd people children men women feet fish sheep units "
-    "unit sq square cubic".split()
+    "celsius fahrenheit euro eur yen sterling mph kph rpm bpm th st nd rd people children men women feet fish sheep "
+    "units unit sq square cubic".split()
 )
 _NO_THING = set(
     "less plus minus versus times gross yes pass guess perhaps always whereas across unless is was has does ones twos "
