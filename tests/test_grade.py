@@ -38,6 +38,11 @@ def test_the_cases(kind: str) -> None:
     assert [case for case in BY_KIND[kind] if judged(case) != case["verdict"]] == []
 
 
+def test_a_box_accepts_no_more_than_the_answer_in_it() -> None:
+    pairs = [case for case in CASES if "given" in case and "as" not in case and case["verdict"] != "correct"]
+    assert [c for c in pairs if grade(f"so \\boxed{{{c['given']}}}", c["answer"]).verdict == "correct"] == []
+
+
 def test_the_cases_are_many_and_balanced() -> None:
     right = sum(case["verdict"] == "correct" for case in CASES)
     assert len(CASES) >= 400 and abs(right / len(CASES) - 0.5) < 0.02

@@ -43,7 +43,9 @@ _NEXT_TURN = re.compile(
     r"|\n[ \t]*(?:\#+[ \t]*)?(?:Human|User|USER|Instruction)\s*:|\n\#+\s*(?:Instruction|Human|User)\b"
 )
 # "#### 72\n\nQuestion: ..." of a base model that writes the next problem
-_NEXT_PROBLEM = re.compile(r"\n[ \t]*\n[ \t]*(?:\#+[ \t]*)?(?:Problem|Question|Q|Input|题目|问题)\s*\d*\s*[:：.\n]")
+_NEXT_PROBLEM = re.compile(
+    r"\n[ \t]*(?:-{3,}[ \t]*)?\n[ \t]*(?:\#+[ \t]*)?(?:Problem|Question|Q|Input|题目|问题)\s*\d*\s*[:：.\n]"
+)
 
 
 def _tagged(text: str) -> str | None:
