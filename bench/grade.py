@@ -64,7 +64,7 @@ def math_verify(completion: str, answer: str) -> bool:
 
 def forget() -> None:
     """Empty our grader's caches."""
-    for cached in (grading._equal, grading._plain, grading._read, normalise.normalise, extract.is_readable):
+    for cached in (grading._equal, grading._read, normalise.normalise, extract.is_readable):
         cached.cache_clear()
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from eval.grader.arithmetic import TooMuch, Undefined, exact
 from eval.grader.nodes import Call, Name, Node, Number, Unreadable
 from eval.grader.reader import read
+from eval.grader.values import TooMuch, Undefined, exact
 
 # Possessive, with bounds on each repetition: a number or unit is never split again, so that the work is linear in the
 # text. An equation stands on one line

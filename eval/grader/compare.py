@@ -4,13 +4,11 @@
 `values.py`. The rules in words, with examples: docs/grading.md.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import TypeVar
 
-from eval.grader.arithmetic import exact
-from eval.grader.forms import FREE, interval_parts, intervals, is_inequality, plain_form, variable
 from eval.grader.nodes import (
+    NUMERALS,
     Based,
     Call,
     Clock,
@@ -25,16 +23,83 @@ from eval.grader.nodes import (
     Ruling,
     Verdict,
     Words,
+    below,
     decide,
     walk,
 )
+from eval.grader.sets import OO, REALS, is_set, same_set, variables
 from eval.grader.terms import FUNCTIONS, negative
 from eval.grader.units import may_be_said, needed, same_unit
-from eval.grader.values import by_degrees, by_value, degrees, is_radians, names, proportional
+from eval.grader.values import by_degrees, by_value, degrees, exact, is_radians, names, proportional
 
 MAX_UNLIKE = 20  # members of a list that are written unlike, each compared with each
+FREE = ("", "{}", "&", "|")  # brackets of what has no order
+_MEANINGS: dict[str, Node] = {
+    "infinity": OO,
+    "dne": Words("does not exist"),
+    **dict.fromkeys(("all real numbers", "all reals", "real numbers"), REALS),
+    **dict.fromkeys(("no solution", "no solutions", "none", "empty set", "no real solution", "no real solutions"),
+                    Name("∅")),
+    **{word: Number(value) for word, value in NUMERALS.items()},
+}  # fmt: skip
 
-T = TypeVar("T")
+
+def plain_form(node: Node) -> Node:
+    """±, number words and sets of one in the form in which they are compared."""
+    if isinstance(node, Words):
+        text = re.sub(r"^(?:the|an|a) (?=\w\w)", "", node.text)
+        return _MEANINGS.get(text) or Words(text)
+    if node == Name("mathbb R"):
+        return REALS
+    if isinstance(node, Relation) and _signed(node.sides[-1]) and set(node.signs) == {"="}:
+        return Group("", tuple(Relation((*node.sides[:-1], v), node.signs) for v in _both_signs(node.sides[-1])))
+    if _signed(node) and not (isinstance(node, Group) and node.brackets in FREE):
+        return Group("", tuple(_both_signs(node)))
+    if isinstance(node, Call) and node.what in ("*", "/", "neg") and isinstance(node.args[node.what == "*"], Matrix):
+        return _scaled(node)
+    if isinstance(node, Group) and node.brackets in FREE:
+        parts = tuple(v for part in node.parts for v in (_both_signs(part) if _signed(part) else [part]))
+        if node.brackets == "{}":  # a set has each member once
+            parts = tuple(dict.fromkeys(parts))
+        alone = len(parts) == 1 and parts[0] != Name("∅")
+        return parts[0] if alone else Group(node.brackets, parts)
+    return node
+
+
+def _scaled(node: Call) -> Node:
+    """`\\frac12 \\begin{pmatrix}...`: a number times a matrix, as the matrix that it is."""
+    at = int(node.what == "*")
+    matrix = node.args[at]
+    assert isinstance(matrix, Matrix)
+    if any(isinstance(arg, Matrix) for i, arg in enumerate(node.args) if i != at):
+        return node
+    rows = [[Call(node.what, (*node.args[:at], entry, *node.args[at + 1 :])) for entry in row] for row in matrix.rows]
+    return Matrix(tuple(map(tuple, rows)))
+
+
+def _signed(node: Node) -> bool:
+    return isinstance(node, Call | Quantity | Group) and any(
+        isinstance(n, Call) and n.what in ("±", "∓") for n in walk(node)
+    )
+
+
+def _both_signs(node: Node) -> list[Node]:
+    """What ± stands for: all upper signs, then all lower ones."""
+    return [_signs_chosen(node, upper) for upper in (True, False)]
+
+
+def _signs_chosen(node: Node, upper: bool) -> Node:
+    if isinstance(node, Group):
+        return Group(node.brackets, tuple(_signs_chosen(part, upper) for part in node.parts))
+    if isinstance(node, Quantity):
+        return Quantity(_signs_chosen(node.value, upper), node.unit)
+    if not isinstance(node, Call):
+        return node
+    args = tuple(_signs_chosen(arg, upper) for arg in node.args)
+    if node.what not in ("±", "∓"):
+        return Call(node.what, args)
+    last = args[-1] if (node.what == "±") == upper else negative(args[-1])
+    return Call("+", (args[0], last)) if len(args) == 2 else last
 
 
 def all_of(verdicts: Iterable[Verdict]) -> Verdict:
@@ -43,11 +108,11 @@ def all_of(verdicts: Iterable[Verdict]) -> Verdict:
     return "wrong" if "wrong" in seen else "unsure" if "unsure" in seen else "correct"
 
 
-def matched(given: Sequence[T], reference: Sequence[T], same: Callable[[T, T], Ruling]) -> Verdict:
+def matched(given: Sequence[Node], reference: Sequence[Node], kind: Kind) -> Verdict:
     """Whether each member of one is one member of the other. Members written alike pair off first, which is fast."""
     if len(given) != len(reference):
         return "wrong"
-    left, missing = list(given), list[T]()
+    left, missing = list(given), list[Node]()
     for part in reference:
         if part in left:
             left.remove(part)
@@ -57,13 +122,13 @@ def matched(given: Sequence[T], reference: Sequence[T], same: Callable[[T, T], R
         return "unsure"
     doubtful = False
     for part in missing:
-        verdicts = [same(g, part)[0] for g in left]
-        if "correct" not in verdicts:
-            if "unsure" not in verdicts:
-                return "wrong"
+        verdicts = [compare(g, part, kind)[0] for g in left]
+        if "correct" in verdicts:
+            left.pop(verdicts.index("correct"))
+        elif "unsure" in verdicts:
             doubtful = True
-            continue
-        left.pop(verdicts.index("correct"))
+        else:
+            return "wrong"
     return "unsure" if doubtful else "correct"
 
 
@@ -77,37 +142,20 @@ def label_of(relation: Relation) -> Node | None:
     inside = set(walk(relation.sides[-1]))
     if isinstance(first, Name):
         return None if first.text in ("pi", "e", "i", "oo") or first in inside else first
-    if isinstance(first, Group):
-        return _of_several(first, relation.sides[-1])
+    if isinstance(first, Group):  # (x, y) = (1, 2), but not (y, x) = (1, 2)
+        named = [part.text for part in first.parts if isinstance(part, Name)]
+        in_order = named == sorted(named) or not usual(named)
+        return first if in_order and len(named) == len(first.parts) else None
     if not isinstance(first, Call):
         return None
+    if first.what in ("∪", "∩", "∖"):
+        return first
     if first.what == "of" or (first.what in FUNCTIONS and all(isinstance(a, Name) for a in first.args)):
-        return None if set(walk(first.args[0])) & inside and first.what == "of" else first
-    return first if _is_segment(first) and not set(_factors(first)) & inside else None
-
-
-def _of_several(first: Group, last: Node) -> Node | None:
-    """`(x, y) = (1, 2)`, unless the names stand in another order than the usual one."""
-    named = [part.text for part in first.parts if isinstance(part, Name)]
-    if not isinstance(last, Group) or not len(named) == len(first.parts) == len(last.parts):
-        return None
-    return first if named == sorted(named) or not usual(named) else None
-
-
-def _is_segment(product: Call) -> bool:
-    """`AB`, `ABC`, `\\angle ABC`, `m\\angle ABC`: capitals that name one thing."""
-    factors = [f.text for f in _factors(product) if isinstance(f, Name)]
-    if len(factors) != len(_factors(product)):
-        return False
-    while factors and (factors[0] in ("angle", "triangle") or factors[:2] in (["m", "angle"], ["m", "triangle"])):
-        factors.pop(0)
-    return 1 <= len(factors) <= 5 and all(len(f) == 1 and f.isupper() for f in factors)
-
-
-def _factors(node: Node) -> list[Node]:
-    if isinstance(node, Call) and node.what == "*":
-        return _factors(node.args[0]) + _factors(node.args[1])
-    return [node]
+        function = {n for n in walk(first.args[0]) if isinstance(n, Name)}
+        return None if function & inside and first.what == "of" else first
+    parts = {n for n in walk(first) if isinstance(n, Name)}  # AB, \\angle ABC, AB/CD
+    figure = all(n.text.isupper() or n.text in ("angle", "triangle", "m") for n in parts)
+    return first if parts and figure and not parts & inside else None
 
 
 def usual(names: Sequence[str]) -> bool:
@@ -134,33 +182,28 @@ def compare(given: Node, reference: Node, kind: Kind = "math") -> Ruling:
 Rule = Callable[[Node, Node, Kind], Ruling | None]
 
 
-def _by_interval(given: Node, reference: Node, kind: Kind) -> Ruling | None:
+def _by_set(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     """Intervals, their unions, and the inequalities that say the same."""
-    wanted = intervals(reference)
-    if wanted is None and is_inequality(given):
-        wanted = interval_parts(reference)  # beside an inequality, a pair is an interval
-    if wanted is None:
+    if not (is_set(given) or is_set(reference)):
         return None
-    if not isinstance(given, Relation | Group | Call | Name):
-        return "wrong", "no interval"
-    found = interval_parts(given) if is_inequality(reference) else intervals(given)
-    if found is None:
-        return None if isinstance(reference, Relation) else ("wrong", "no interval")
-    name, asked = variable(given), variable(reference)
-    if name and asked and name != asked:
+    left, right = variables(given), variables(reference)
+    if len(left) == len(right) == 1 and left != right:
         return "wrong", "an inequality in another variable"
-    return matched(found, wanted, partial(_same_interval, kind=kind)), "intervals"
-
-
-def _same_interval(given: Node, reference: Node, kind: Kind) -> Ruling:
-    if not (isinstance(given, Group) and isinstance(reference, Group)):
-        return compare(given, reference, kind)
-    if given.brackets != reference.brackets:
-        return "wrong", "another kind of bracket"
-    return _in_order(given.parts, reference.parts, kind)
+    if isinstance(given, Group) and isinstance(reference, Group) and given.brackets == reference.brackets != "":
+        ruling = _in_order(given.parts, reference.parts, kind)
+        if ruling[0] == "correct":
+            return ruling
+    same = same_set(given, reference)
+    if same is None and len(left | right) > 1 and left & right and not isinstance(given, Relation):
+        return "unsure", "an interval with variables"
+    if same is None:
+        return ("wrong", "no interval") if is_set(reference) and not isinstance(reference, Relation) else None
+    return decide(same, "intervals")
 
 
 def _by_equation(given: Node, reference: Node, kind: Kind) -> Ruling | None:
+    if isinstance(given, Group) and given.brackets == "|" and not isinstance(reference, Group):
+        return None  # `y = 2x + 3 or 2x - y + 3 = 0` may say the same twice
     if isinstance(reference, Relation):
         return _to_relation(given, reference, kind)
     if not isinstance(given, Relation):
@@ -213,17 +256,12 @@ def _value_of(relation: Relation) -> Node | None:
     """What `x = 2 + 3 = 5` says x is; None if it is no such statement, or a false one."""
     if any(s not in ("=", "approx", "equiv", "in") for s in relation.signs):
         return None
-    label = label_of(relation)
-    sides = relation.sides if label is None else relation.sides[1:]
-    signs = relation.signs if label is None else relation.signs[1:]
-    if label is None and names(sides[0]) and (len(sides) == 2 or not _all_same(sides)):
+    start = 0 if label_of(relation) is None else 1
+    sides = relation.sides[start:]
+    if not start and names(sides[0]) and not (names(sides[-1]) and _all_same(sides)):
         return None
-    if len(sides) == 1:
-        return sides[0]
-    exact_sides = [s for i, s in enumerate(sides) if i == 0 or signs[i - 1] == "="]
-    if not _all_same(exact_sides):
-        return None
-    return exact_sides[-1]
+    exact_sides = [side for side, sign in zip(sides, ("=", *relation.signs[start:]), strict=True) if sign == "="]
+    return exact_sides[-1] if _all_same(exact_sides) else None
 
 
 def _all_same(sides: Sequence[Node]) -> bool:
@@ -238,14 +276,13 @@ def _by_several(given: Node, reference: Node, kind: Kind) -> Ruling | None:
         parts = given.parts if given.brackets in FREE else ()
         same = len(parts) > 1 and all(compare(part, reference, kind)[0] == "correct" for part in parts)
         return ("correct", "one value said twice") if same else ("wrong", "several answers for one")
-    if isinstance(given, Matrix) and reference.brackets in ("()", "<>") and 1 in _shape(given):
-        entries = [entry for row in given.rows for entry in row]
-        return _in_order(entries, reference.parts, kind)
     if not isinstance(given, Group):
-        return "wrong", "one answer for several"
+        same = reference.brackets == "|" and _all_same(reference.parts)  # \\frac38 or 0.375
+        return compare(given, reference.parts[0], kind) if same else ("wrong", "one answer for several")
     if reference.brackets in FREE:
         if given.brackets not in FREE:
-            return "wrong", "another kind of bracket"
+            named = _named_values(reference) if given.brackets == "()" else None
+            return _in_order(given.parts, named, kind) if named else ("wrong", "another kind of bracket")
         return _members(given, reference, kind)
     named = _named_values(given) if given.brackets in FREE else None
     if named is not None:
@@ -261,7 +298,7 @@ def _members(given: Group, reference: Group, kind: Kind) -> Ruling:
     wanted = _named_values(reference)
     if wanted is not None and not any(isinstance(part, Relation) for part in given.parts):
         return _in_order(given.parts, wanted, kind)
-    return matched(given.parts, reference.parts, partial(compare, kind=kind)), "members in any order"
+    return matched(given.parts, reference.parts, kind), "members in any order"
 
 
 def _named_values(group: Group) -> list[Node] | None:
@@ -275,10 +312,6 @@ def _named_values(group: Group) -> list[Node] | None:
     return [values[i] for i in order]
 
 
-def _shape(matrix: Matrix) -> tuple[int, int]:
-    return len(matrix.rows), len(matrix.rows[0])
-
-
 def _in_order(given: Sequence[Node], reference: Sequence[Node], kind: Kind) -> Ruling:
     if len(given) != len(reference):
         return "wrong", "another number of parts"
@@ -286,15 +319,32 @@ def _in_order(given: Sequence[Node], reference: Sequence[Node], kind: Kind) -> R
 
 
 def _by_matrix(given: Node, reference: Node, kind: Kind) -> Ruling | None:
-    if not isinstance(reference, Matrix):
-        vector = isinstance(reference, Group) and reference.brackets in ("()", "<>")
-        return ("wrong", "a matrix for a value") if isinstance(given, Matrix) and not vector else None
-    if isinstance(given, Group) and given.brackets in ("()", "<>") and 1 in _shape(reference):
-        return _in_order(given.parts, [entry for row in reference.rows for entry in row], kind)
-    if not isinstance(given, Matrix) or _shape(given) != _shape(reference):
+    """Matrices entry by entry; a vector also as a tuple, a matrix as a list of lists."""
+    given, reference = _as_matrix(given), _as_matrix(reference)
+    if not isinstance(given, Matrix) and not isinstance(reference, Matrix):
+        return None
+    vectors = [_vector(given), _vector(reference)]
+    if isinstance(given, Matrix) and isinstance(reference, Matrix):
+        if [len(row) for row in given.rows] != [len(row) for row in reference.rows]:
+            return "wrong", "no matrix of this shape"
+        return _in_order(below(given), below(reference), kind)
+    if vectors[0] is None or vectors[1] is None:
         return "wrong", "no matrix of this shape"
-    pairs = [(g, r) for a, b in zip(given.rows, reference.rows, strict=True) for g, r in zip(a, b, strict=True)]
-    return all_of(compare(g, r, kind)[0] for g, r in pairs), "matrix"
+    return _in_order(vectors[0], vectors[1], kind)
+
+
+def _as_matrix(node: Node) -> Node:
+    """`[[1, 2], [3, 4]]` as the matrix that it is."""
+    if not isinstance(node, Group) or node.brackets != "[]":
+        return node
+    rows = tuple(part.parts for part in node.parts if isinstance(part, Group) and part.brackets == "[]")
+    return Matrix(rows) if len(rows) == len(node.parts) and len({len(row) for row in rows}) == 1 else node
+
+
+def _vector(node: Node) -> tuple[Node, ...] | None:
+    if isinstance(node, Matrix) and 1 in (len(node.rows), len(node.rows[0])):
+        return below(node)
+    return node.parts if isinstance(node, Group) and node.brackets in ("()", "<>", "[]") else None
 
 
 def _by_kind(given: Node, reference: Node, kind: Kind) -> Ruling | None:
@@ -376,7 +426,7 @@ def _is_percent(node: Node) -> bool:
 
 
 _RULES: tuple[Rule, ...] = (
-    _by_interval,
+    _by_set,
     _by_equation,
     _by_matrix,
     _by_several,

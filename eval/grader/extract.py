@@ -11,10 +11,9 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from eval.grader.nodes import Group, Quantity, Unreadable, Words, walk
+from eval.grader.nodes import MAX_LENGTH, Group, Quantity, Unreadable, Words, walk
 from eval.grader.normalise import normalise
 from eval.grader.reader import read
-from eval.grader.scanner import MAX_LENGTH
 from eval.grader.units import may_be_said
 from limo.marks import Box, after_hashes, boxed
 
@@ -31,6 +30,8 @@ def final_part(text: str) -> str:
         text = "" if "<think>" in after else after if closed else text
     ends = (match.start() for match in _NEXT_TURN.finditer(text))
     text = text[: next((end for end in ends if text[:end].strip()), len(text))]
+    if not _NEXT_PROBLEM.search(text):
+        return text
     answered = re.search(r"\\boxed|####", text) or _ANNOUNCED.search(text)
     found = _NEXT_PROBLEM.search(text, answered.end()) if answered else None
     return text[: found.start()] if found else text
@@ -42,7 +43,9 @@ _NEXT_TURN = re.compile(
     r"|\n[ \t]*(?:\#+[ \t]*)?(?:Human|User|USER|Instruction)\s*:|\n\#+\s*(?:Instruction|Human|User)\b"
 )
 # "#### 72\n\nQuestion: ..." of a base model that writes the next problem
-_NEXT_PROBLEM = re.compile(r"\n[ \t]*\n[ \t]*(?:Problem|Question|Q|Input|题目|问题)\s*\d*\s*[:：.]")
+_NEXT_PROBLEM = re.compile(
+    r"\n[ \t]*(?:-{3,}[ \t]*)?\n[ \t]*(?:\#+[ \t]*)?(?:Problem|Question|Q|Input|题目|问题)\s*\d*\s*[:：.\n]"
+)
 
 
 def _tagged(text: str) -> str | None:
@@ -67,6 +70,7 @@ def extract(text: str) -> str | None:
         return stated or None
     tagged = _tagged(text)
     within = (text if tagged is None else tagged)[-TAIL:]
+    within = _BOLD.sub(r"\2", within) if re.search(r"\*\*|__|`", within) else within
     said = _after_announcement(within)
     if said is not None:
         return said
@@ -102,12 +106,9 @@ _CONNECTING = re.compile(
 )
 _SEPARATING = re.compile(r"[,;+&]|\b(?:and|or|vs|versus)\b")  # \boxed{1} and \boxed{2}
 _NAMED = re.compile(r"([a-zA-Z](?:_\{?\w{1,3}\}?)?) ?= ?\$?$")  # x = \boxed{1}, y = \boxed{2}
-# What touches a box and belongs to it: a factor without a space, a sign behind an opening or a relation
-_BEFORE = re.compile(r"(?:(?<=[=$(\[{,:\s])|^)(\d+(?:\.\d+)?|-)\Z|(?:[=$(:]|^)[ \t]*(-)[ \t]\Z")
-_BEHIND = re.compile(  # \boxed{5}\%, \boxed{5}^\circ, \boxed{12}\text{ cm}
-    r"[ \t]*(?:\$?[ \t]*(?:\\?%|(?:percent|per cent|pct)\b)|\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\s*-?\d+\s*\}?"
-    r"|(?:\\[,;! ])?\s*\\(?:text|mathrm|mbox)\s*\{\s*(?P<unit>[a-zA-Z/^23 ]{1,20})\})"
-)
+# What touches a box and belongs to it: -\boxed{5}, 2\boxed{\sqrt{3}}, x = - \boxed{5}, \boxed{5}\%, \boxed{5}^2
+_BEFORE = re.compile(r"(?:(?<=[=$(\[{,:\s])|^)(\d+(?:\.\d+)?|-)\Z|[=$(:][ \t]*(-)[ \t]\Z")
+_BEHIND = re.compile(r"[ \t]*\$?[ \t]*\\?%|\^\s*\{?\s*-?\d+\s*\}?")
 
 
 def _joined(text: str, boxes: list[Box]) -> str:
@@ -125,30 +126,32 @@ def _joined(text: str, boxes: list[Box]) -> str:
     named = [_NAMED.search(text, max(0, box.start - 12), box.start) for box in taken]
     if all(named):
         return ", ".join(f"{n[1]} = {box.text}" for n, box in zip(named, taken, strict=True) if n)
+    if text[: taken[0].start].endswith("(") and text[taken[-1].end :].startswith(")"):
+        return f"({', '.join(box.text for box in taken)})"
     either = any(re.search(r"\b(?:or|vs|versus)\b", gap) for gap in between)
     return (" or " if either else ", ").join(box.text for box in taken)
 
 
 def _with_what_touches(text: str, box: Box) -> str:
-    """The box's content with a sign, a factor, a percent sign or a unit that stands directly beside it."""
+    """The box's content with a sign, a factor, a percent sign or a power that stands directly beside it."""
     before = _BEFORE.search(text, max(0, box.start - 20), box.start)
     if before and before[1] and before[1] != "-" and box.text[:1].isdigit():
         before = None  # `207\\boxed{360}` boxes the last digits
     behind = _BEHIND.match(text, box.end)
-    after = behind.group().strip() if behind and (not behind["unit"] or may_be_said(behind["unit"])) else ""
-    if not box.text or not (before or after):
+    if not box.text or not (before or behind):
         return box.text
-    content = box.text if after and not after.startswith("^") and not before else f"({box.text})"
-    return f"{(before[1] or before[2]) if before else ''}{content}{after}"
+    return f"{(before[1] or before[2]) if before else ''}({box.text}){behind.group().strip() if behind else ''}"
 
 
 # -- an announced answer
+
+_BOLD = re.compile(r"(?<![\w*)}`])(\*{2,3}|__|`)(?=\S)([^*`\n]+)(?<=\S)\1(?![\w(])")  # **25%** of them, not 2**3
 
 # "the answer is", in English and Chinese, and headings; the last one counts
 _ANNOUNCED = re.compile(
     r"(?:answers?\**\s*(?:is|are|:|：|=)|answer\s*(?:should|must|will)\s*be|\banswer\**[ \t]*\n(?=\s*\S)"
     r"|(?:correct|right|best)\s+(?:choice|option)\s+is"
-    r"|solutions?\s+(?:is|are)(?=\s*[$\\\d-])|答案\s*(?:是|为|：|:|(?=\s*[$\\\d-]))|故?应?[选選](?:择|項|项)?\s*[：:]?\s*(?=[（(]?[A-J](?![a-zA-Z])))"
+    r"|solutions?\s+(?:is|are)(?=\s*[$\\\d-])|答案】?\s*(?:是|为|：|:|(?=\s*[$\\\dA-J-]))|故?应?[选選](?:择|項|项)?\s*[：:]?\s*(?=[（(]?[A-J](?![a-zA-Z])))"
     r"\s*[：:]?\s*(?:(?:therefore|thus|simply|just|only|option|choice|approximately|about|roughly|exactly|actually|equal\s+to)\s+)*"
     r"[：:]?\s*(?:\*\*)?\s*",
     re.IGNORECASE,
@@ -158,11 +161,12 @@ _ANNOUNCING = ("nswer", "NSWER", "olution", "hoice", "ption", "案", "选", "選
 _MATH = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL)
 # Words with which a sentence continues behind its answer
 _CONTINUES = re.compile(
-    r"(?<=[\w)}%*$\]\"'])[.;!。；](?:\s|$)|,\s+(?=[a-z]{2,}\b)(?!and |or |pi\b)"
+    r",?\s+or\s+(?:about|approximately|roughly)\b"
+    r"|(?<=[\w)}%*$\]\"'])[.;!。；](?:\s|$)|,\s+(?=[a-z]{2,}\b)(?!and |or |pi\b)"
     r"|\s+(?=(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|upon|given)\s)"
     r"|\s[—–-]\s|\*\*|(?<=\d)\s+(?=\()"
 )
-_SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s|$)")  # the volume is 120. That is all.
+_SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s+(?=[^a-z\s])|\s*$)")  # the volume is 120. That is all.
 _CLAUSE = re.compile(  # $5$ because 2 + 3 = 5, $\frac12$ (or 0.5)
     r"\W*(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|is|are)\b|\s+\((?:or|about|≈)|[.,;:!?)\s。；]*$"
 )
@@ -180,18 +184,18 @@ def _after_announcement(text: str) -> str | None:
     rest = text[ends[-1] :].lstrip()
     block = _MATH.match(rest) if rest.startswith(("\\[", "$$", "\\(")) else None  # may go over several lines
     if block and _CLAUSE.match(rest[block.end() :].partition("\n")[0]):
-        return _last_member(next(group for group in block.groups() if group))
+        return _formula(block)
     return _tidy(rest.partition("\n")[0])
 
 
-def _last_member(formula: str) -> str | None:
-    """A formula, or the last member of a chain of equations that is no answer as a whole."""
-    formula = " ".join(formula.split()).rstrip(" .,")[: MAX_LENGTH + 1]
-    return (formula if is_readable(formula) else formula.rpartition("=")[2].strip()) or None
+def _formula(match: re.Match[str]) -> str:
+    """What stands between the marks of a formula."""
+    return " ".join(next(group for group in match.groups() if group).split()).rstrip(" .,")[: MAX_LENGTH + 1]
 
 
 def _unpunctuated(text: str) -> str:
     """Without the punctuation that ends a sentence; three dots belong to a list."""
+    text = re.sub(r"(?<=[$*])!+\s*\Z", "", text)
     return text if text.rstrip().endswith("...") else text.rstrip('.,;:*" \t\r\n。；')
 
 
@@ -203,8 +207,8 @@ def _tidy(said: str) -> str | None:
         return whole
     math = _MATH.match(said)
     if math and _CLAUSE.match(said[math.end() :]):
-        said = next(group for group in math.groups() if group)
-    elif math is None or not re.match(r"[^.;]{0,30}$", said[math.end() :]):
+        return _formula(math) or None
+    if math is None or not re.match(r"[^.;]{0,30}$", said[math.end() :]):
         said = _CONTINUES.split(said)[0]
     said = _unpunctuated(said)[: MAX_LENGTH + 1]
     if said and not is_readable(said):
@@ -230,75 +234,97 @@ def is_readable(text: str, words: int = 1) -> bool:
 
 
 # The volume of the cone is 120
-_SAYS = re.compile(r"\b(?:is|are|be|equals?|equal to|gives?|gets?|obtain|have|was|were|total of)\b\s*:?|[:：=≈]|为|是")
-
-
-_HEDGED = re.compile(  # x is between 5 and 7
-    r"\b(?:not|neither|nor|either|or|cannot|between|most|least|than|versus|vs|plus|minus|times|maybe|perhaps)\b|n't\b",
+_SAYS = re.compile(
+    r"\b(?:is|are|be|equals?|equal to|gives?|gets?|obtain|have|was|were|total of)\b\s*:?|(?<!\d)[:：]|[=≈]|为|是"
+)
+_NAMES = re.compile(r"(?:\b(?:is|are|be|was|were)|[:：=]|为|是)\s*$")  # what stands behind may be words
+# Before an answer: it is not that, or not that alone
+_NOT_ALONE = re.compile(
+    r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either|between|times|plus|minus|maybe|perhaps)\b|n't\b)"
+    r"(?:(?!\b(?:is|are|was|were|equals)\b|[=:])[^.\d]){0,24}$|\bor\s+[a-z]\s*=\s*$",
     re.IGNORECASE,
 )
+_BRACKETED = re.compile(r"[(\[][^()\[\]]{1,80},[^()\[\]]{1,80}[)\]]$")  # the point is (1,2)
 
 
 def within_sentence(said: str) -> str | None:
     """The answer in a sentence that is none as a whole: its last formula, what it says "is" or "=", its only number."""
     said = _unpunctuated(said)
     plain = re.sub(r"\\(?:text|mbox|textbf|mathrm)\s*\{|\\[a-zA-Z]+", " ", said)
-    if len(re.findall(r"[a-zA-Z]{2,}", plain)) < 2 and not re.search(r"[\u4e00-\u9fff]", said):
+    formulas = list(_MATH.finditer(said)) if len(said) <= 4 * MAX_LENGTH else []
+    if not formulas and len(re.findall(r"[a-zA-Z]{2,}", plain)) < 2 and not re.search(r"[\u4e00-\u9fff]", said):
         return None  # no sentence
-    if len(said) > LINE or _HEDGED.search(said):
-        return None
-    for found in _candidates(said):
+    for start, found in _candidates(said, formulas):
         text = _unpunctuated(found).lstrip("*: ")
-        if text and text != said and is_readable(text, words=3):
+        alone = not _NOT_ALONE.search(said, max(0, start - 60), start)
+        named = said[start : start + 1] in ("$", "\\") or _NAMES.search(said, 0, start)
+        words = 3 if named and not re.search(r"\d", said) else 0
+        if text and alone and is_readable(text, words):
             return text
-    numbers = _NUMBER.findall(said)
-    return numbers[0].strip() if len(numbers) == 1 else None
+    if formulas and _CLAUSE.match(said[formulas[-1].end() :]) and not _NOT_ALONE.search(said, 0, formulas[-1].start()):
+        return _formula(formulas[-1]) or None
+    numbers = list(_NUMBER.finditer(said))
+    alone = len(numbers) == 1 and not _NOT_ALONE.search(said, 0, numbers[0].start())
+    return numbers[0].group().strip() if alone and not _CHANGES.match(said, numbers[0].end()) else None
 
 
-def _candidates(said: str) -> Iterator[str]:
+def _candidates(said: str, formulas: list[re.Match[str]]) -> Iterator[tuple[int, str]]:
+    """What may be the answer of a sentence, with its place: the likeliest first."""
     says = list(_SAYS.finditer(said))
-    formulas = list(_MATH.finditer(said))
-    last = formulas[-1].end() if formulas else 0
-    if (
-        formulas
-        and not (says and says[-1].start() >= last and re.search(r"[\d$\\]", said[says[-1].end() :]))
-        and _CLAUSE.match(said[last:])
-    ):
-        yield next(group for group in formulas[-1].groups() if group)
+    last = formulas[-1] if formulas else None
+    if last and not (says and says[-1].start() >= last.end() and re.search(r"[\d$\\]", said[says[-1].end() :])):
+        start, behind = last.start(), said[last.end() :]
+        inside = _formula(last)
+        if _CLAUSE.match(behind):
+            yield start, inside
+            yield start, inside.rpartition("=")[2]
+        elif len(behind) <= 30:
+            yield start, said[start:]
     for match in reversed(says[-3:]):
         rest = said[match.end() :]
-        yield rest
-        yield _CONTINUES.split(rest)[0]
+        yield match.end(), rest
+        yield match.end(), _CONTINUES.split(rest)[0]
+        number = _NUMBER.match(rest.lstrip())
+        if number and not re.search(r"[\d$\\]", tail := rest.lstrip()[number.end() :]) and not _CHANGES.match(tail):
+            yield match.end(), number.group()
+    if bracketed := _BRACKETED.search(said):
+        yield bracketed.start(), bracketed.group()
 
 
 # -- the last thing said
 
 # Possessive quantifiers: a run of digits is read once, however long
 _NUMBER = re.compile(
-    r"(?<![a-zA-Z0-9_.,^/{\\:])[-−+]?\s?\$?(?:\d{1,3}(?: \d{3})+(?!\d)|\d[\d,]*+\.?\d*+|\.\d++)"
+    r"(?<![a-zA-Z0-9_.,^/{\\:])[-−+]?\s?\$?(?:\d{1,3}(?: \d{3})+(?!\d)|\d(?:,?\d)*+\.?\d*+|\.\d++)"
     r"(?:/\d++|:\d++(?::\d++)*)?(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?"
     r"(?:(?![a-zA-Z0-9_])|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?![a-zA-Z0-9_])))"
 )
-_LEADING_WORD = re.compile(r"^(?:so|thus|hence|therefore|then|and)\b[,:]?\s+", re.IGNORECASE)  # So 12
+_CHANGES = re.compile(  # 5 less than that, 5\text{ at most}
+    r"(?:\\text|\W)*(?:at\s+(?:most|least)|times|plus|minus|less|fewer|more|or|versus|vs|ones|tens|tenths|hundredths"
+    r"|(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|impossible|false|too))|can't|cannot)\b"
+)
 # so we pick (D)
 _LETTER_LAST = re.compile(r"(?:^|(?:choice|option|answer|is|choose|pick)[:\s]+)\(?([A-J])\)?[.!]?\**$")
 # Therefore, B is correct.
 _LETTER_IS_RIGHT = re.compile(r"\(?\b([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b")
-_BRACKETED = re.compile(r"[(\[][^()\[\]]{1,80},[^()\[\]]{1,80}[)\]]$")  # the point is (1,2)
-# Before a last number: it is not that number, or not that number alone
-_NOT_ALONE = re.compile(
-    r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either)\b|n't\b)"
-    r"(?:(?!\b(?:is|are|was|were|equals?)\b|[=:])[^.\d]){0,24}$",
-    re.IGNORECASE,
-)
 # We get 7 rather than 8.
 _RATHER_THAN = re.compile(r"(?<=\d),? (?:and )?(?:not|rather than|instead of) [^.\n]{1,30}[.\s]*\Z")
 
 
+# 9 is the final answer. So $x = 9$. $\\blacksquare$
+_BEHIND_ALL = re.compile(
+    r"(?:[ \t]+is[ \t]+(?:the|our|my)[ \t]+(?:final |correct |right )?(?:answer|result|solution)\b"
+    r"|[ \t]*\$?(?:\\blacksquare|\\square|\\Box|\\qed|QED|[∎■□✓✔])\$?)[.!\s]*\Z"
+)
+
+
 def _last_said(text: str) -> str | None:
     """The answer of a completion that announces none: what its last line ends with, or else its last number."""
+    text = text.rstrip()
+    behind = _BEHIND_ALL.search(text, max(0, len(text) - 60))
+    text = text[: behind.start()] if behind else text
     stripped = text.strip().strip("*").strip()
-    whole = _LEADING_WORD.sub("", _unpunctuated(stripped))
+    whole = re.sub(r"^(?:so|thus|hence|therefore|then|and)\b[,:]?\s+", "", _unpunctuated(stripped), flags=re.IGNORECASE)
     line = text.rstrip().rpartition("\n")[2].strip().strip("*").strip()
     if (line == stripped or "\\begin" in whole) and is_readable(whole):
         left, equals, right = whole.rpartition("=")
@@ -307,53 +333,25 @@ def _last_said(text: str) -> str | None:
         opening = "\\[" if stripped.rstrip(".").endswith("\\]") else "$$"
         inside = stripped.rstrip(".")[:-2].rpartition(opening)[2]
         if inside.strip() and len(inside) <= MAX_LENGTH:
-            return _last_member(inside)
+            return " ".join(inside.split()).rstrip(" .,") or None
     ending = line.rstrip(".* \t\r\n")
-    is_right = _LETTER_IS_RIGHT.findall(line)
-    if is_right and not re.search(r"\bnot\b|n't", line):
-        return str(is_right[-1])
-    letter = _LETTER_LAST.search(line)
+    letter = _LETTER_IS_RIGHT.search(line) or _LETTER_LAST.search(line)
     if letter and not re.search(r"\bnot\b|n't", line):
         return letter[1]
-    formula = _last_formula(ending)
-    if formula is not None:
-        return formula or None
-    bracketed = _BRACKETED.search(ending)
-    if bracketed:
-        return bracketed.group()
-    return _last_number(text)
-
-
-def _last_formula(line: str) -> str | None:
-    """What a line's last formula says; empty if it is denied, None if the line does not end with one."""
-    found = list(_MATH.finditer(line)) if len(line) <= 4 * MAX_LENGTH else []
-    if not found or re.search(r"\d", line[found[-1].end() :]):
-        if re.search(r"\\(?:frac|sqrt|pi|begin)", line) and "=" in line:
-            return line.rpartition("=")[2][: MAX_LENGTH + 1].strip()
-        return None
-    last = found[-1]
-    if _NOT_ALONE.search(line[: last.start()]):
-        return ""
-    start = last.start()
-    for before in reversed(found[:-1]):
-        if not re.fullmatch(r"\s*(?:,|,?\s*(?:and|or))\s*", line[before.end() : start]):
-            break
-        start = before.start()
-    behind = line[last.end() :]
-    if start == last.start() and _CLAUSE.match(behind):
-        return next(g for g in last.groups() if g).strip()[: MAX_LENGTH + 1]
-    return (line[start:] if len(behind) <= 30 else line[start : last.end()]).strip()[: MAX_LENGTH + 1]
+    return within_sentence(_SENTENCE_END.split(ending)[-1]) or _last_number(text)
 
 
 def _last_number(text: str) -> str | None:
     """The last number, with those joined to it by "and" or "or"; None if it is denied or only bounds the answer."""
-    text = _RATHER_THAN.sub("", text)
     near = max(0, len(text) - 100)  # most completions end with it
+    rest = _RATHER_THAN.search(text, near)
+    text = text[: rest.start()] if rest else text
     numbers = list(_NUMBER.finditer(text, near)) or list(_NUMBER.finditer(text))
     if not numbers:
         return None
     before = text[max(0, numbers[-1].start() - 60) : numbers[-1].start()]
-    if _NOT_ALONE.search(before.rpartition("\n")[2]):
+    changed = text.startswith("?", numbers[-1].end()) or _CHANGES.match(text, numbers[-1].end())
+    if changed or _NOT_ALONE.search(before.rpartition("\n")[2]):
         return None
     start = numbers[-1].start()
     for earlier in reversed(numbers[:-1]):

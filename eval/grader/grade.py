@@ -15,18 +15,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from eval.grader.arithmetic import TooMuch, Undefined
 from eval.grader.compare import compare
 from eval.grader.extract import explicit, extract, final_part, is_readable, within_sentence
-from eval.grader.nodes import Kind, Node, Number, Quantity, Ruling, Unreadable, Verdict, walk
+from eval.grader.nodes import (
+    MAX_LENGTH,
+    Kind,
+    Node,
+    Number,
+    Quantity,
+    Ruling,
+    Unreadable,
+    Verdict,
+    decide,
+    walk,
+    written_number,
+)
 from eval.grader.normalise import normalise, squeezed
 from eval.grader.reader import read
-from eval.grader.scanner import MAX_LENGTH, written_number
 from eval.grader.symbolic import same_by_sympy
 from eval.grader.terms import FUNCTIONS, negative
-from eval.grader.values import tolerance
-from eval.grader.worker import TimedOut
+from eval.grader.values import TooMuch, Undefined, by_value, exact
 from limo.progress import progress
+from limo.worker import TimedOut
 
 WHOLE = 40  # characters that a completion may have beyond twice those of the reference, to be an answer as a whole
 FORMULA = 300  # characters of a formula that SymPy is asked about
@@ -98,9 +108,6 @@ def equal(given: str, reference: str, kind: Kind = "math") -> Ruling:
         return "unsure", "out of time"
 
 
-_PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?")  # 1,234.5
-
-
 @lru_cache(maxsize=200_000)
 def _equal(given: str, reference: str, kind: Kind) -> Ruling:
     if not reference.strip():
@@ -109,9 +116,8 @@ def _equal(given: str, reference: str, kind: Kind) -> Ruling:
         return "wrong", "longer than any answer"
     if len(reference) > MAX_LENGTH:
         return ("correct", "text") if given.strip() == reference.strip() else ("unsure", "the reference is too long")
-    left_number, right_number = _plain(given), _plain(reference)
-    if left_number is not None and right_number is not None:
-        return _compare_numbers(left_number, right_number, kind), "number"
+    if _PLAIN.fullmatch(given) and _PLAIN.fullmatch(reference):
+        return by_value(_number(given), _number(reference), kind)
     left, right = normalise(given), normalise(reference)
     if not left:
         return "wrong", "empty answer"
@@ -122,30 +128,23 @@ def _equal(given: str, reference: str, kind: Kind) -> Ruling:
     return _by_choice(left, right) or _by_structure(left, right, kind)
 
 
-@lru_cache(maxsize=50_000)
-def _plain(text: str) -> Number | None:
-    """An integer or decimal that needs no reader."""
-    text = text.strip()
-    if len(text) > 400 or not text.isascii() or not _PLAIN.fullmatch(text):
-        return None
-    number = written_number(text.lstrip("+-").replace(",", ""))
-    return negative(number) if text[0] == "-" else number  # type: ignore[return-value]
+_PLAIN = re.compile(r"-?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,400})(?:\.\d{1,400})?", re.ASCII)  # 1,234.5 needs no reader
 
 
-def _compare_numbers(given: Number, reference: Number, kind: Kind) -> Verdict:
-    same = given.value == reference.value or abs(given.value - reference.value) <= tolerance(reference, kind)
-    return "correct" if same else "wrong"
+def _number(text: str) -> Node:
+    number = written_number(text.lstrip("-").replace(",", ""))
+    return negative(number) if text.startswith("-") else number
 
 
 def _by_structure(left: str, right: str, kind: Kind) -> Ruling:
     reference = _read(right)
-    if reference is None:
-        return _without_reader(left, right)
-    short_units = any(isinstance(n, Quantity) for n in walk(reference))
+    short_units = reference is not None and any(isinstance(n, Quantity) for n in walk(reference))
     given = _read(left, short_units)
-    if given is None:
-        return _ask_sympy(left, right, "the answer is not readable")
     try:
+        if reference is None:
+            return _without_reader(left, right)
+        if given is None:
+            return _ask_sympy(left, right, "the answer is not readable")
         ruling = compare(given, reference, kind)
         if ruling[0] == "wrong":
             others = ((g, r) for g in _readings(left, short_units) for r in _readings(right, False))
@@ -172,12 +171,20 @@ def _readings(text: str, short_units: bool) -> list[Node]:
     return [node for node in readings if node is not None]
 
 
+# k_{\\max} = 4, P(A|B) = \\frac16: the name of the value may be of any kind
+_NAMED = re.compile(r"(?:[^=<>,;()]|\([^()]*\))+=([^=<>]+)")
+_NO_NAME = re.compile(r"\b(?:or|and|not)\b|\\(?:not|ne|le|ge|in|lor|vee|approx)\b")
+
+
 @lru_cache(maxsize=50_000)
 def _read(text: str, short_units: bool = False, grouped: bool = True) -> Node | None:
     try:
         return read(text, short_units=short_units, grouped=grouped)
     except Unreadable:
-        return None
+        named = _NAMED.fullmatch(text)
+        if named is None or _NO_NAME.search(text):
+            return None
+    return _read(named[1].strip(), short_units, grouped)
 
 
 def _without_reader(left: str, right: str) -> Ruling:
@@ -197,63 +204,57 @@ def _without_reader(left: str, right: str) -> Ruling:
 def _ask_sympy(left: str, right: str, why: str) -> Ruling:
     """SymPy's verdict on formulas that the reader does not know, but not on words or bases, which it would read past.
 
-    It may read only the beginning of an answer, so an answer that our reader does not know is never wrong by it.
+    It may read only the beginning of a formula, so it may say that two are equal, and never that they are not.
     """
     plain = re.sub(r"\\[a-zA-Z]+", " ", left)
     words = set(re.findall(r"[a-zA-Z]{2,}", plain)) - FUNCTIONS
     based = any(re.search(r"[\dA-F}] ?_ ?\{?\d", text) for text in (left, right))
-    if words or based or _texts(left) != _texts(right) or max(len(left), len(right)) > FORMULA:
+    if words or based or max(len(left), len(right)) > FORMULA:
         return "unsure", why
+    for text in (left, right):
+        node = _read(text)
+        if node is not None:
+            exact(node)  # raises TooMuch for a number that is out of bounds for SymPy too
     ruling = same_by_sympy(left, right)
-    return ruling if ruling[0] == "correct" or _read(left) is not None else ("unsure", why)
-
-
-def _texts(text: str) -> list[str]:
-    return [" ".join(words.lower().split()) for words in re.findall(r"\\text\s*\{([^{}]*)\}", text)]
+    return ruling if ruling[0] == "correct" else ("unsure", why)
 
 
 # -- choice letters
 
-_LETTER = re.compile(r"\(?([A-J])(?:\)|\.|:|\))? *")
-_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[.:)]) *(\S.*)")  # (B) 12 apples
-# Option B: 12
-_CHOSEN = re.compile(r"(?:(?:option|choice|answer) *:? *(?:is)? *)?(?:\(([A-Ja-j])\)|([A-Ja-j])[.:)]?)(?= |$)(.*)",
-                     re.IGNORECASE)  # fmt: skip
-_ANOTHER_OPTION = re.compile(  # A. 5 or b. 6
-    r"^\W*(?:or|and|,|/)\s*\(?[A-J]\b|\([A-Ja-j]\)|(?:^| )[A-J](?:[).:]|$)|\b(?:or|and) [A-Ja-j][).]"
+# (B), B., B) 12, (B) 12 apples, Option B: 12
+_OPTION = re.compile(
+    r"(?:(?:option|choice|answer) *:? *(?:is)? *)?(?:\(([A-J])\)|([A-J])([.:)]|(?= |$))) *(?![,;/]|(?:and|or)\b)(.*)",
+    re.IGNORECASE,
 )
-_DENIED = re.compile(  # B is incorrect
-    r"\W*(?:is |are |was )?(?:incorrect|wrong|false|not\b|no\b|none\b|isn't|maybe|perhaps|\?)", re.IGNORECASE
+_NOT_CHOSEN = re.compile(  # A. 5 or b. 6; B is incorrect
+    r"\banswer\b|\([A-Ja-j]\)|(?:^| )[A-J](?:[).:]|$)|\b(?:or|and) [A-Ja-j][).]"
+    r"|^\W*(?:(?i:is |are |was )?(?i:incorrect|wrong|false|not\b|no\b|none\b|isn't|maybe|perhaps|\?))"
 )
+
+
+def _option(text: str) -> tuple[str, bool, str] | None:
+    """The letter of an option, whether it is marked as one, `(B)` or `B.`, and the text behind it."""
+    match = _OPTION.fullmatch(text)
+    return match and (match[1] or match[2], bool(match[1] or match[3]), re.sub(r"\(not [^()]*\)", "", match[4]).strip())
 
 
 def _by_choice(given: str, reference: str) -> Ruling | None:
     """Letters of a multiple choice: with or without their text, never two for one."""
-    reference, given = _bare(reference), _bare(given)
-    if _LETTER.fullmatch(reference + " "):
-        return ("correct" if _chosen(given) == reference.strip("() .:") else "wrong"), "choice"
-    match = _WITH_TEXT.fullmatch(reference)
-    if not match:
+    given, reference = _bare(given), _bare(reference)
+    said, wanted = _option(given), _option(reference)
+    if wanted is None or wanted[0].islower() or (wanted[2] and not wanted[1]):
+        if said and said[1] and said[2] and said[0] not in reference:  # (B) 12 for 12
+            return equal(said[2], reference)
         return None
-    letter, text = match[1] or match[2], match[3]
-    said = _CHOSEN.fullmatch(given)
+    letter, _, text = wanted
     if said is None:
-        return equal(given, text)[0], "choice by its text"
-    same = (said[1] or said[2]).upper() == letter
-    rest = said[3].strip()
-    return ("correct" if same and (not rest or equal(rest, text)[0] == "correct") else "wrong"), "choice"
-
-
-def _chosen(given: str) -> str | None:
-    """The one letter that an answer chooses; None if it chooses none, or several."""
-    match = _CHOSEN.fullmatch(given)
-    if match is None:
-        return None
-    letter, rest = match[1] or match[2], match[3]
-    marked = match[1] or given[match.end(2) : match.end(2) + 1] in (".", ":", ")")
-    if rest.strip() and not (marked and letter.isupper()):
-        return None
-    return None if _ANOTHER_OPTION.search(rest) or _DENIED.match(rest) else letter.upper()
+        return (equal(given, text)[0] if text else "wrong"), "choice by its text"
+    if text:
+        same = said[0].upper() == letter and (not said[2] or equal(said[2], text)[0] == "correct")
+    else:
+        same = said[0].upper() == letter and not _NOT_CHOSEN.search(said[2])
+        same = same and (not said[2] or (said[1] and said[0].isupper()))
+    return decide(same, "choice")
 
 
 def _bare(text: str) -> str:

@@ -17,7 +17,8 @@ _NAMES = dict(
         r"dfrac=\frac tfrac=\frac cfrac=\frac nicefrac=\frac sfrac=\frac dbinom=\binom tbinom=\binom lbrace=\{ "
         r"rbrace=\} lbrack=[ rbrack=] leqslant=\le geqslant=\ge leq=\le geq=\ge neq=\ne lt=< gt=> degree=^\circ "
         r"textdegree=^\circ varnothing=\emptyset backslash=\setminus iff=\Leftrightarrow colon=: cents=\text{cents} "
-        r"displaystyle= textstyle= limits="
+        r"displaystyle= textstyle= limits= bar=\overline tilde=\overline bf= rm= it= sf= tt= large= Large= LARGE= "
+        r"huge= Huge= small= normalsize= bfseries= itshape= centering="
     ).split()
 )
 _NAME = re.compile(r"\\([a-zA-Z]+)")  # \dfrac12, x \leqslant 3
@@ -28,7 +29,7 @@ _CHARACTERS = {
         r"−- –- —- ‐- ‑- ×\times ·\cdot ⋅\cdot ∙\cdot ÷/ ∕/ ⁄/ π\pi θ\theta φ\phi ϕ\phi α\alpha β\beta γ\gamma "
         r"λ\lambda μ\mu µ\mu ω\omega √\sqrt ∛\sqrt[3] ∞\infty ≤\le ≥\ge ⩽\le ⩾\ge ≠\ne ≈\approx ≡\equiv ±\pm "
         r"∓\mp ∪\cup ∩\cap ∈\in ∅\emptyset ∖\setminus ℝ\mathbb{R} ℤ\mathbb{Z} "
-        r"ℂ\mathbb{C} °^\circ …\ldots ′' ’' ‘' " + '“" ”" '
+        r"ℂ\mathbb{C} °^\circ ∶: …\ldots ′' ’' ‘' " + '“" ”" '
         r"⟨\langle ⟩\rangle 。. 、, £\pounds €\euro ¥\yen ¢\text{cents}"
     ).split()},
     **{"或": " or ", "和": " and ", "且": " and "},
@@ -38,25 +39,21 @@ _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-")
 
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?(?=[^a-zA-Z]|\\|$)")  # \left( 0, 6 \right)
 _DELIMITERS = re.compile(r"\\[()\[\]](?![a-zA-Z])|(?<!\\)\$")  # \( 5 \), $5$
-_LETTERED_DIGITS = re.compile(r"\\(?:text|mathrm)\s*\{\s*([0-9A-F]+)\s*\}(?=\s*_)")  # of a number in a base above ten
 _FUNCTION_IN_TEXT = re.compile(  # \operatorname{cis} 60^\circ
     r"\\(?:operatorname\*?|mathrm|text)\s*\{\s*((?:arc)?(?:sin|cos|tan|cot)h?|sec|csc|ln|log|exp|cis|gcd|lcm|Re|Im)\s*\}"
 )
 _RATIO = re.compile(r"(\d+) *(?:\\text *\{ *to *\}|to) *(\d+)")  # 4 to 7
-_VALUE_IN_TEXT = re.compile(r"\s*\\text\s*\{([^{}]*\d[^{}]*)\}\s*")  # \text{4:30 p.m.}
+_VALUE_IN_TEXT = re.compile(r"\s*\\text\s*\{([^{}]*(?:\d|\b[A-J]\b|\band\b)[^{}]*)\}\s*")  # \text{4:30 p.m.}
 _COMMA_IN_TEXT = re.compile(r"\\text\s*\{\s*,\s*(and|or)?\s*\}")  # 6, 8\text{, and }10
 _FONT = re.compile(  # \mathbf{even}, \mbox{ miles}
     r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|textbf|textit|textrm|textnormal|mbox|hbox|operatorname\*?|emph|"
     r"underline|texttt|textsc)\s*(?=\{)"
 )
-_ACCENT = re.compile(r"\\(?:vec|hat|widehat|overrightarrow|boldsymbol)\s*\{?\s*([a-zA-Z])\s*\}?")
-# \bar z as \overline{z}
-_BAR = re.compile(r"\\(?:bar|tilde|overline)\s*(?:\{\s*([a-zA-Z])\s*\}|([a-zA-Z])(?![a-zA-Z]))")
+_ACCENT = re.compile(
+    r"\\(?:vec|hat|widehat|overrightarrow|boldsymbol|mathbf|bm)\s*(?:\{\s*([a-zA-Z])\s*\}|([a-zA-Z])(?![a-zA-Z]))"
+)
 _WRAPPER = re.compile(  # \textcolor{red}{5}, {\color{red}5}
     r"\\(?:textcolor\s*\{[^{}]*\}|ensuremath|fbox|boxed|colorbox\s*\{[^{}]*\})\s*(?=\{)|\\color\s*\{[^{}]*\}"
-)
-_STYLE = re.compile(  # \large\text{B}
-    r"\\(?:bf|rm|it|sf|tt|large|Large|LARGE|huge|Huge|small|normalsize|bfseries|itshape|centering)(?![a-zA-Z])"
 )
 # \begin{aligned} x &= 5 \end{aligned}
 _LAYOUT = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|equation\*?|gathered|split|alignedat)\}")
@@ -70,6 +67,12 @@ _LEAD = re.compile(  # \text{The answer is } 5, \sim 5
 )
 _THOUSANDS_BY_SPACE = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d])")  # 1 234 567
 _CJK_UNIT = re.compile(r"([\d})])\s*([\u4e00-\u9fff]{1,4})$")  # 5元
+_PARAMETER = re.compile(  # \frac{\pi}{4} + k\pi, k \in \mathbb{Z}
+    r"(?<=.)[,; ]*\(? *[a-z] *\\in *\\mathbb *\{? *[ZN] *\}?(?:_\+|\^[+*])? *\)?\s*\.?$"
+)
+_TRANSPOSED = re.compile(r"(?<=[\])]) *\^ *\{? *(?:T|\\top) *\}?$")  # [1, 2]^T, beside a column
+_TEMPERATURE = re.compile(r"\^ *\{? *\\circ *\}? *(?:\\text *\{ *)?([CF])\b *\}?")  # 32^\circ\text{F}
+_POSITIVE = re.compile(r"\\mathbb *\{? *R *\}? *[\^_] *\{? *\+ *\}?")
 _TIGHT_COMMA = re.compile(
     r",\\!\s*(?=\d{3}(?!\d))|(?<=\d)\s*\{\s*,\s*\}\s*(?=\d{3}(?!\d))"
 )  # MATH's `32,\! 349` is one number
@@ -105,7 +108,10 @@ def normalise(text: str) -> str:
 
 def squeezed(text: str) -> str:
     """A normalised answer without the spaces that carry no meaning, for comparing as text."""
-    return re.sub(r" ?([=+\-*/^(){}\[\],<>|:;%_]) ?", r"\1", text)
+    text = re.sub(r"\\text *\{([^{}]*)\}", r"\1", text)
+    return re.sub(
+        r" ?([=+\-*/^(){}\[\],<>|:;%_]) ?", r"\1", re.sub(r"([_^]|\\[a-zA-Z]+) *\{(\w)\}", r"\1 \2", text)
+    ).strip()
 
 
 def _to_ascii(text: str) -> str:
@@ -150,24 +156,25 @@ def _latex(text: str) -> str:
     text = _SIZES.sub("", text)
     text = _NAME.sub(lambda m: _NAMES.get(m[1], m[0]), text)
     text = _SPACE.sub(" ", _ESCAPED.sub(lambda m: m[1] or m[2] or "", text.replace(",\\,", ",")))
-    text = text.replace("\\$", "\\dollar ")
+    text = text.replace("\\$", "\\dollar ").replace("\\not=", "\\ne ").replace("\\not =", "\\ne ")
     text = _DELIMITERS.sub(" ", text)
     text = _one_line(text) if "\\begin" in text else text
-    text = _STYLE.sub(" ", _WRAPPER.sub("", _TAG.sub("", text)))
+    text = _WRAPPER.sub("", _TAG.sub("", text))
     if "\\vec" in text:  # a cross product is no product of numbers
         text = text.replace("\\times", "\\otimes")
-    text = _ACCENT.sub(r"\1", text)
-    text = _BAR.sub(lambda m: f"\\overline{{{m[1] or m[2]}}}", text)
+    text = _ACCENT.sub(r"\1\2", text)
     text = _FUNCTION_IN_TEXT.sub(r"\\\1 ", text)
-    text = _LETTERED_DIGITS.sub(r"\1 ", _FONT.sub(r"\\text", text))
-    text = re.sub(r"(?<=\d)\\text\{([A-F]+)\}(?=\d|\s*_)", r"\1", text)
+    text = _FONT.sub(r"\\text", text)
     whole = _VALUE_IN_TEXT.fullmatch(text)
     text = _COMMA_IN_TEXT.sub(lambda m: f", {m[1] or ''} ", text)
-    return _LEAD.sub("", whole[1] if whole else text)
+    text = _TEMPERATURE.sub(lambda m: r"\text{ celsius}" if m[1] == "C" else r"\text{ fahrenheit}", text)
+    text = _POSITIVE.sub(r"(0, \\infty)", _TRANSPOSED.sub("", text))
+    return _PARAMETER.sub("", _LEAD.sub("", whole[1] if whole else text))
 
 
 def _one_line(text: str) -> str:
     """Layout environments as one line; a system of equations, `cases` without conditions, as a list."""
+    text = re.sub(r"\\\{\s*\\begin\{array\}(?:\{[^{}]*\})?(.*?)\\end\{array\}", r"\\begin{cases}\1\\end{cases}", text)
     text = _SYSTEM.sub(lambda m: m[1].strip().removesuffix("\\cr").replace("\\cr", ","), text)
     if _LAYOUT.search(text):
         text = _LAYOUT.sub(" ", text).replace("&", " ").strip().removesuffix("\\cr").replace("\\cr", ",")

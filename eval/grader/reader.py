@@ -13,15 +13,27 @@ How ambiguous writing is read: `2x` and `2 x` are products, `1/2x` is (1/2)x, `x
 import re
 from fractions import Fraction
 
-from eval.grader.nodes import SCALES, Call, Group, Matrix, Name, Node, Number, Quantity, Relation, Unreadable, Words
-from eval.grader.scanner import MAX_LENGTH
-from eval.grader.terms import OPENING, SEPARATORS, Terms, clock, is_word
+from eval.grader.nodes import (
+    MAX_LENGTH,
+    SCALES,
+    Call,
+    Group,
+    Matrix,
+    Name,
+    Node,
+    Number,
+    Quantity,
+    Relation,
+    Unreadable,
+    Words,
+)
+from eval.grader.terms import CURRENCY, OPENING, SEPARATORS, Terms, clock, is_word
 
 _RELATIONS = {"=": "=", "==": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=", "\\le": "<=", "\\ge": ">=",
               "\\ne": "!=", "\\in": "in", "\\approx": "approx"}  # fmt: skip
 _SETS = {"\\cup": "∪", "\\cap": "∩", "\\setminus": "∖"}
 _CONDITION = re.compile(r" *([a-zA-Z]) *(?:\\in *\\mathbb *\{? *R *\}? *)?(?:\\mid|\||:) *")  # \{x \mid x > 3\}
-_ARTICLE = re.compile(r"an? [a-zA-Z]{3,}", re.IGNORECASE)  # "a circle", not a times circle
+_ARTICLE = re.compile(r"an? (?!and\b)[a-zA-Z]{3,}", re.IGNORECASE)  # "a circle", not a times circle
 _REST_OF_TIME = re.compile(r" *: *([0-5]\d) *(?:\\text *\{ *)?([ap])(?: *\.? *m)?\b\.* *\}?", re.IGNORECASE)  # :30 p.m.
 _UNIT = re.compile(
     r" *(?:\\text\s*\{([a-zA-Z\u4e00-\u9fff ./()-]*(?:\^?\{?-?\d\}?[a-zA-Z ./-]*)*)\}|([a-zA-Z]{1,30}\.?))"
@@ -137,7 +149,8 @@ class _Reader(Terms):
         closing = self.accept(*{"(": (")", "]"), "[": ("]", ")")}.get(opening, (OPENING[opening],)))
         if closing is None:
             raise Unreadable(f"{opening} is not closed")
-        if condition and not isinstance(inner, Relation):
+        parts = inner.parts if isinstance(inner, Group) else (inner,)
+        if condition and not all(isinstance(part, Relation) for part in parts):
             raise Unreadable("a set by its property")
         return inner if condition else _in_brackets(opening, closing, inner)
 
@@ -162,6 +175,8 @@ class _Reader(Terms):
 
     def with_unit(self, node: Node) -> Node:
         """The node with the unit that stands behind it, if one does."""
+        if sign := self.accept(*CURRENCY):
+            return Quantity(node, CURRENCY[sign])  # 5 €
         token = self.peek()
         word = token.text.strip().lower()
         if token.kind not in ("words", "letters") or word in SEPARATORS:

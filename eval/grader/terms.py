@@ -1,11 +1,26 @@
-"""Reads one value, from a sum down to a digit: the lower half of the reader's grammar (`reader.py` has the upper)."""
+"""Reads one value, from a sum down to a digit: tokens and the lower half of the grammar (`reader.py` has the upper)."""
 
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from typing import NamedTuple
 
-from eval.grader.nodes import BASES, Based, Call, Clock, Group, Name, Node, Number, Quantity, Unreadable
-from eval.grader.scanner import IN_BASE, MAX_EXPONENT, Scanner, Token, in_base, read_number
+from eval.grader.nodes import (
+    BASES,
+    MAX_EXPONENT,
+    Based,
+    Call,
+    Clock,
+    Group,
+    Name,
+    Node,
+    Number,
+    Quantity,
+    Unreadable,
+    below,
+    in_base,
+    read_number,
+)
 
 MAX_MARKS = 6  # powers, factorials, primes and percent signs behind one value
 
@@ -23,16 +38,93 @@ _GREEK = set(
 )
 _CONSTANTS = {"pi": "pi", "infty": "oo", "infinity": "oo", "inf": "oo", "oo": "oo", "emptyset": "∅", "ldots": "...",
               "dots": "...", "cdots": "..."}  # fmt: skip
-_CURRENCY = {"\\dollar": "dollar", "\\pounds": "pound sterling", "\\euro": "euro", "\\yen": "yen"}
+CURRENCY = {"\\dollar": "dollar", "\\pounds": "pound sterling", "\\euro": "euro", "\\yen": "yen"}
 _SHORT_WORDS = {"no", "on", "up", "in", "am", "pm", "if", "is", "it", "at", "to", "of", "be", "by", "we", "he"}
 _SHORT_UNITS = {"cm", "mm", "km", "kg", "mg", "mL", "ml", "ft", "yd", "mi", "lb", "oz", "Hz", "kJ", "mph", "hr", "hrs",
                 "sec", "min", "cc", "dm", "nm", "Pa", "kPa", "lbs", "kW", "rpm", "ms", "eV", "MeV", "GeV", "keV", "psi",
-                "th", "st", "nd", "rd", "sq", "cts"}  # fmt: skip
+                "USD", "EUR", "th", "st", "nd", "rd", "sq", "cts"}  # fmt: skip
 _HALF_OF_DAY = re.compile(r" *(?:\\text *\{ *)?([ap])(?: ?\. ?m|m)\b\.* *\}?", re.IGNORECASE)  # 4 p.m.
 _DEGREES = re.compile(r" *\{ *\\circ *\}| *\\circ(?![a-z])")
 _BASE = re.compile(r" *\{? *(?:\\text *\{)? *(\d{1,2}|[a-z]{3,7}) *\}? *\}?")  # 52_{\text{eight}}
 _SUBSCRIPT = re.compile(r" *(?:\{ *((?:\\text *\{)?[\w+,\- ]{1,20}\}?) *\}|(\w)|\\(?:infty|circ)\b)")
 _LETTER = re.compile(r" *\{? *([A-Za-z]{1,4}) *\}?")  # \mathbb{R}, \overline{AB}
+
+
+class Token(NamedTuple):
+    """A piece of the text: its kind, its content, and its place."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+_TOKEN = re.compile(
+    r"""(?P<number>\d+(?:\.\d+)?|\.\d+)
+      | (?P<words>\\text\s*\{(?P<inside>[^{}]*)\})
+      | (?P<begin>\\begin\s*\{(?P<kind>[a-zA-Z]+)\*?\}(?:\s*\{[lcr|\s]*\})?)
+      | (?P<end>\\end\s*\{[a-zA-Z]+\*?\})
+      | (?P<command>\\(?:[a-zA-Z]+|[{}|]))
+      | (?P<letters>[a-zA-Z]+)
+      | (?P<sign>\*\*|<=|>=|!=|==|\.\.\.|.)""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class Scanner:
+    """A place in a text and the token there."""
+
+    def __init__(self, text: str, short_units: bool, grouped: bool) -> None:
+        self.text, self.short_units, self.grouped = text, short_units, grouped
+        self.at = 0
+        self.depth = 0  # of brackets in which commas separate
+        self.bars = 0
+        self.ahead: Token | None = None
+
+    def peek(self) -> Token:
+        """The token ahead, which stays."""
+        if self.ahead is None:
+            start = self.at
+            while start < len(self.text) and self.text[start] == " ":
+                start += 1
+            match = _TOKEN.match(self.text, start)
+            if match is None:
+                self.ahead = Token("end of text", "", start, start)
+            else:
+                kind = match.lastgroup or ""
+                kind = {"inside": "words", "kind": "begin"}.get(kind, kind)
+                inner = match["inside"] if kind == "words" else match["kind"] if kind == "begin" else match.group()
+                self.ahead = Token(kind, inner, start, match.end())
+        return self.ahead
+
+    def take(self) -> Token:
+        """The token ahead, which is passed."""
+        token = self.peek()
+        self.jump(token.end)
+        return token
+
+    def jump(self, to: int) -> None:
+        """Continue at another place."""
+        self.at, self.ahead = to, None
+
+    def accept(self, *texts: str) -> str | None:
+        """Pass the sign or command ahead if it is one of these, and return it."""
+        token = self.peek()
+        if token.kind in ("command", "sign") and token.text in texts:
+            return self.take().text
+        return None
+
+    def accept_match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """Pass what a pattern matches here, and return the match."""
+        match = pattern.match(self.text, self.at)
+        if match:
+            self.jump(match.end())
+        return match
+
+    def expect(self, text: str) -> None:
+        """Pass this sign or command. Raises Unreadable if another one is ahead."""
+        if not self.accept(text):
+            raise Unreadable(f"no {text} at {self.peek().start}")
 
 
 class Terms(Scanner):
@@ -81,9 +173,9 @@ class Terms(Scanner):
                 self.take()
                 node = Call("/", (node, self.signed()))
             elif self.starts_factor(token):
-                called = token.text == "(" and _is_function_name(node)
+                called = token.text == "("
                 factor = self.power()
-                node = Call("of" if called and isinstance(factor, Name | Number) else "*", (node, factor))
+                node = Call("of" if called and _is_argument(factor) else "*", (node, factor))
             else:
                 return node
 
@@ -161,7 +253,7 @@ class Terms(Scanner):
         if token.kind == "number":
             return self.number()
         if token.kind == "letters":
-            return self.letters() if not IN_BASE.match(self.text, token.start) else self.number()
+            return self.letters()
         if token.kind == "command":
             return self.command()
         if token.kind == "begin":
@@ -227,10 +319,13 @@ class Terms(Scanner):
         if token.text in OPENING:
             return self.bracketed()
         self.take()
-        if token.text in _CURRENCY:
-            return Quantity(self.product(), _CURRENCY[token.text])
+        if token.text in CURRENCY:
+            return Quantity(self.product(), CURRENCY[token.text])
         if name in ("frac", "binom"):
-            return Call("/" if name == "frac" else name, (self.argument(), self.argument()))
+            above, under = self.argument(), self.argument()
+            if Name("d") in (above, *below(above)) and Name("d") in below(under):
+                raise Unreadable("a derivative")
+            return Call("/" if name == "frac" else name, (above, under))
         if name in FUNCTIONS:
             return self.function(name)
         if name in _CONSTANTS:
@@ -353,8 +448,6 @@ def _scientific(left: Node, right: Node) -> Node:
     return Call("*", (left, right))
 
 
-def _is_function_name(node: Node) -> bool:
-    """`f`, `P`, `f'` or `f^{-1}`, which a bracket behind makes a function and not a factor."""
-    if isinstance(node, Call) and node.what == "^":
-        return _is_function_name(node.args[0])
-    return isinstance(node, Name) and (len(node.text.rstrip("'")) == 1 or node.text.startswith("mathbb"))
+def _is_argument(node: Node) -> bool:
+    """`x`, `2` or `g(x)`, which a name before the bracket makes the argument of a function."""
+    return isinstance(node, Name | Number) or (isinstance(node, Call) and node.what == "of")

@@ -96,7 +96,12 @@ def _known(name: str) -> _Unit | None:
 def same_unit(given: str, reference: str) -> Fraction | None:
     """What one of the given unit is worth in the reference's; None if they measure different things."""
     (kinds, worth), (wanted, whole) = unit(given), unit(reference)
-    return worth / whole if kinds == wanted else None
+    if kinds == wanted:
+        return worth / whole
+    things, asked = given.lower().split(), reference.lower().split()  # marbles, red marbles
+    fewer, more = sorted((things, asked), key=len)
+    same_thing = fewer and fewer[-1] == more[-1] and set(fewer) <= set(more)
+    return Fraction(1) if same_thing and not (needed(given) or needed(reference)) else None
 
 
 def needed(reference: str) -> bool:
@@ -111,7 +116,8 @@ def needed(reference: str) -> bool:
 
 # What may stand behind a number whose reference has no unit: a measure, or a counted thing in the plural
 _PLURALS = set(
-    "mph kph rpm bpm th st nd rd people children men women feet fish sheep units unit sq square cubic".split()
+    "celsius fahrenheit euro eur yen sterling mph kph rpm bpm th st nd rd people children men women feet fish sheep "
+    "units unit sq square cubic".split()
 )
 _NO_THING = set(
     "less plus minus versus times gross yes pass guess perhaps always whereas across unless is was has does ones twos "

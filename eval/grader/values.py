@@ -1,35 +1,26 @@
-"""Whether two read expressions have one value: tolerances, angles, and numbers or functions to fifty digits.
+"""What a read expression is worth, and whether two have one value: tolerances, angles, numbers and functions.
 
-Nothing here is symbolic: two formulas that agree to forty digits at points that nobody chose are the same formula. All
-work is bounded; what would go beyond the bounds raises TooMuch, and is the third verdict, not a wrong one.
+A value is exact where it is rational, else worked out to fifty digits. Nothing here is symbolic: two formulas that
+agree to forty digits at points that nobody chose are the same formula. All work is bounded; what would go beyond the
+bounds raises TooMuch, and is the third verdict, not a wrong one.
 """
 
+import math
 import random
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
 import mpmath
 
-from eval.grader.arithmetic import TooMuch, Undefined, exact, size, value_at
-from eval.grader.nodes import (
-    Based,
-    Call,
-    Clock,
-    Group,
-    Kind,
-    Matrix,
-    Name,
-    Node,
-    Number,
-    Quantity,
-    Relation,
-    Ruling,
-    Words,
-    decide,
-    walk,
-)
+from eval.grader import nodes
+from eval.grader.nodes import Based, Call, Kind, Name, Node, Number, Ruling, decide, walk
 
+MAX_BITS = 200_000  # of an exact integer
+MAX_FACTORIAL = 2000  # of an exact factorial or binomial
+MAX_MAGNITUDE = 10**12  # bits of the exponent of a value
+FAR = 10**30  # beyond which no value is rounded
 MAX_NODES = 400  # of an expression that is evaluated at points
 DIGITS = 50
 SLACK = 12  # of these, what rounding may cost
@@ -38,6 +29,222 @@ MAX_GAMMA_DIGITS = 300  # the same where a factorial or a binomial of what is no
 CLEARLY = 1e-15  # relative difference of which no rounding is capable
 NEARLY_NOTHING = 1e-20  # a value below may be the noise of a zero
 CONSTANTS = {"pi", "e", "i", "oo"}
+
+
+class TooMuch(ArithmeticError):
+    """A value that would need unbounded work, or has none that is known here."""
+
+
+class Undefined(ArithmeticError):
+    """No real value at this point."""
+
+
+def exact(node: Node) -> Fraction | None:
+    """The value of a rational expression; None if it is not one, or not by arithmetic alone.
+
+    Raises TooMuch for a number beyond MAX_BITS, Undefined for a division by zero.
+    """
+    if isinstance(node, Number | Based):
+        return node.value
+    rule = _EXACT.get(node.what) if isinstance(node, Call) else None
+    if rule is None or not isinstance(node, Call):
+        return None
+    values = []
+    for arg in node.args:
+        value = exact(arg)
+        if value is None:
+            return None
+        values.append(value)
+    try:
+        return rule(*values)
+    except ZeroDivisionError:
+        raise Undefined("division by zero") from None
+
+
+def size(value: Fraction) -> int:
+    """Bits of the larger of numerator and denominator."""
+    return max(value.numerator.bit_length(), value.denominator.bit_length())
+
+
+def _power(base: Fraction, power: Fraction) -> Fraction | None:
+    if power.denominator != 1:
+        return None
+    if size(base) * abs(int(power)) > MAX_BITS:
+        raise TooMuch("a power out of bounds")
+    return base ** int(power)
+
+
+def _product(a: Fraction, b: Fraction) -> Fraction:
+    if size(a) + size(b) > MAX_BITS:
+        raise TooMuch("a product out of bounds")
+    return a * b
+
+
+def _counted(count: Callable[..., int]) -> Callable[..., Fraction | None]:
+    """A function of natural numbers, with bounds."""
+
+    def of(*values: Fraction) -> Fraction | None:
+        if any(v.denominator != 1 or v < 0 for v in values):
+            return None
+        if max(values) > MAX_FACTORIAL:
+            raise TooMuch("a factorial out of bounds")
+        return Fraction(count(*map(int, values)))
+
+    return of
+
+
+_PLAIN: dict[str, Callable[..., Any]] = {  # of fractions and of mpmath's numbers alike
+    "+": lambda *values: sum(values[1:], values[0]),
+    "/": lambda a, b: a / b,
+    "neg": lambda a: -a,
+    "%": lambda a: a / 100,
+    "rad": lambda a: a,
+    "abs": abs,
+    "max": lambda *values: max(values),
+    "min": lambda *values: min(values),
+}
+_EXACT: dict[str, Callable[..., Fraction | None]] = {
+    **_PLAIN,
+    "*": _product,
+    "of": _product,
+    "^": _power,
+    "!": _counted(math.factorial),
+    "binom": _counted(math.comb),
+    "gcd": _counted(math.gcd),
+    "floor": lambda a: Fraction(math.floor(a)),
+    "ceil": lambda a: Fraction(math.ceil(a)),
+}
+
+
+def value_at(
+    node: Node, point: Mapping[str, Fraction], digits: int, *, complex_: bool = False, log_base: int = 0
+) -> Any:
+    """The value of an expression at a point; real only unless `complex_` is set.
+
+    `log_base` is that of a logarithm that is written without one, 0 for e. Raises TooMuch beyond the bounds, Undefined
+    where there is no such value.
+    """
+    return _Evaluator(digits, complex_, point, log_base).value(node)
+
+
+_local = threading.local()  # mpmath's contexts keep their precision as state: every thread has its own
+
+
+class _Evaluator:
+    """Values of expressions at one point, to `digits` digits; real only unless `complex_` is set."""
+
+    def __init__(self, digits: int, complex_: bool, point: Mapping[str, Fraction], log_base: int) -> None:
+        if not hasattr(_local, "context"):
+            _local.context = mpmath.MPContext()
+        self.mp: Any = _local.context
+        self.mp.dps = digits
+        self.complex, self.point, self.log_base = complex_, point, log_base
+
+    def value(self, node: Node) -> Any:
+        if isinstance(node, Number | Based):
+            return self.number(node.value)
+        if isinstance(node, Name):
+            return self.name(node.text)
+        if not isinstance(node, Call):
+            raise TooMuch("no value")
+        rule = _NUMERIC.get(node.what)
+        if rule is None:
+            raise TooMuch(f"the operation {node.what}")
+        args = [self.value(arg) for arg in node.args]
+        try:
+            return self.checked(rule(self, *args))
+        except (ZeroDivisionError, ValueError, OverflowError, TypeError) as error:
+            raise Undefined(str(error)) from None
+
+    def number(self, value: Fraction) -> Any:
+        if size(value) > 20_000:
+            raise TooMuch("a number out of bounds")
+        return self.mp.mpf(value.numerator) / value.denominator
+
+    def name(self, name: str) -> Any:
+        if name in ("pi", "e"):
+            return +getattr(self.mp, name)
+        if name == "i":
+            return self.mp.j
+        if name not in self.point:
+            raise TooMuch(f"the name {name}")
+        return self.number(self.point[name])
+
+    def checked(self, value: Any) -> Any:
+        """A finite value within bounds, as a real one unless complex ones are asked for."""
+        if not self.mp.isfinite(value):
+            raise Undefined("not finite")
+        if value and self.mp.mag(value) > MAX_MAGNITUDE:
+            raise TooMuch("a value out of bounds")
+        if isinstance(value, self.mp.mpc) and not self.complex:
+            if abs(value.imag) > abs(value.real) * self.mp.mpf(10) ** (8 - self.mp.dps):
+                raise Undefined("not real")
+            return value.real
+        return value
+
+    def power(self, base: Any, power: Any) -> Any:
+        if not base and self.mp.re(power) <= 0 and power != 0:
+            raise Undefined("division by zero")
+        if base and self.mp.mag(power) > 60:
+            raise TooMuch("a power out of bounds")
+        return self.mp.power(base, power)
+
+    def root(self, value: Any, index: Any) -> Any:
+        """The real root of a negative number where the index is odd, as in school; else the principal one."""
+        if self.mp.im(value) == 0 and self.mp.re(value) < 0 and index == self.mp.nint(index) and int(index) % 2:
+            return -self.mp.root(-self.mp.re(value), int(index))
+        return self.power(value, 1 / index)
+
+    def trigonometric(self, f: str, x: Any) -> Any:
+        if x and self.mp.mag(x) > 200:
+            raise TooMuch("an angle out of bounds")
+        return getattr(self.mp, f)(x)
+
+    def log(self, x: Any, base: Any = None) -> Any:
+        """A logarithm whose base is not written is one of ten or of e: the caller tries both."""
+        base = base or self.log_base
+        return self.mp.ln(x) / self.mp.ln(base) if base else self.mp.ln(x)
+
+    def counted(self, f: str, *args: Any) -> Any:
+        if max(map(abs, args)) > 10_000:
+            raise TooMuch("a factorial out of bounds")
+        return getattr(self.mp, f)(*args)
+
+    def rounded(self, f: str, x: Any) -> Any:
+        if abs(x) > FAR:
+            raise TooMuch("a number out of bounds")
+        return getattr(self.mp, f)(x)
+
+
+_NUMERIC: dict[str, Callable[..., Any]] = {
+    **{what: lambda _, *args, f=f: f(*args) for what, f in _PLAIN.items()},
+    "*": lambda _, a, b: a * b,
+    "of": lambda _, a, b: a * b,  # as good as any function of its argument, the same on both sides
+    "^": _Evaluator.power,
+    "deg": lambda e, a: a * e.mp.pi / 180,
+    "!": lambda e, x: e.counted("factorial", x),
+    "binom": lambda e, n, k: e.counted("binomial", n, k),
+    "sqrt": lambda e, a: e.mp.sqrt(a),
+    "root": _Evaluator.root,
+    "exp": lambda e, a: e.power(+e.mp.e, a),
+    "ln": lambda e, a: e.mp.ln(a),
+    "log": _Evaluator.log,
+    "lg": lambda e, a: e.log(a, 10),
+    "Re": lambda e, a: e.mp.re(a),
+    "Im": lambda e, a: e.mp.im(a),
+}
+_NUMERIC |= {f: lambda e, a, f=f: e.rounded(f, a) for f in ("floor", "ceil")}
+_NUMERIC |= {
+    ours: lambda e, a, f=f: e.trigonometric(f, a)
+    for ours, f in {
+        **{f: f for f in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")},
+        **{f"arc{f}": f"a{f}" for f in ("sin", "cos", "tan", "cot")},
+        "cis": "expj",
+    }.items()
+}
+
+
+# -- equal values
 
 
 def names(node: Node) -> set[str]:
@@ -165,7 +372,9 @@ def approximately(node: Node) -> Fraction | None:
 ROUNDED = Fraction(1, 500)  # a decimal reference may be a rounded value if its last place is this fine, relatively
 COMPUTED = Fraction(1, 10**6)  # a physics reference with a finer last place was printed by a program, not measured
 COMPUTED_TO = Fraction(1, 200)
+PRINTED = 12  # digits of an answer that a program printed: 0.333333333333
 PHYSICS = Fraction(1, 50)  # and in scientific notation or a physics benchmark if it is this fine
+_NO_VALUE = nodes.Words | nodes.Group | nodes.Matrix | nodes.Relation | nodes.Clock | nodes.Quantity
 _NO_NUMBER = {"oo", "∅", "...", *(f"mathbb {letter}" for letter in "RZCQN")}
 
 
@@ -188,12 +397,22 @@ def tolerance(reference: Node, kind: Kind = "math") -> Fraction:
     return half if half <= size * ROUNDED else Fraction(0)
 
 
+def _printed_to(given: Node, reference: Node) -> Fraction:
+    """One unit of the last place of an answer with PRINTED digits or more, where the reference is no such number."""
+    if not isinstance(given, Number) or given.step is None or isinstance(reference, Number):
+        return Fraction(0)
+    return given.step if abs(given.value) >= given.step * 10 ** (PRINTED - 1) else Fraction(0)
+
+
 def by_value(given: Node, reference: Node, kind: Kind) -> Ruling:
     """Two values: exactly where both are rational, within the reference's own precision, to fifty digits otherwise."""
+    if isinstance(given, Number) and isinstance(reference, Number):
+        apart = abs(given.value - reference.value)
+        return decide(not apart or apart <= tolerance(reference, kind), "number")
     special = [n.text for e in (given, reference) for n in walk(e) if isinstance(n, Name) and n.text in _NO_NUMBER]
     if special:
         return "wrong", f"not the same as {special[-1]}"
-    if any(isinstance(n, Words | Group | Matrix | Relation | Clock | Quantity) for n in walk(given)):
+    if any(isinstance(n, _NO_VALUE) for n in walk(given)):
         return "wrong", "not a value"
     try:
         found, wanted = exact(given), exact(reference)
@@ -203,14 +422,13 @@ def by_value(given: Node, reference: Node, kind: Kind) -> Ruling:
         if same_value(given, reference):
             raise
         return "wrong", "value"
-    within = tolerance(reference, kind)
+    within = tolerance(reference, kind) or _printed_to(given, reference)
     if found is not None and wanted is not None:
         return decide(found == wanted or abs(found - wanted) <= within, "number")
     if within:
-        near = approximately(given)
-        value = exact(reference)
+        near, value = approximately(given), approximately(reference)
         if near is not None and value is not None and abs(near - value) <= within:
-            return "correct", "the reference is this value, rounded"
+            return "correct", "rounded"
     return decide(same_value(given, reference), "value")
 
 
