@@ -117,6 +117,17 @@ def test_a_row_that_would_teach_something_else_stops_the_run(tiny: Path, tmp_pat
     assert not (tmp_path / "run" / "model").exists()
 
 
+def test_a_training_ends_at_its_token_accuracy(tiny: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", rows(4))
+    args = {**ARGS, "num_train_epochs": 400, "learning_rate": 1e-2, "logging_steps": 5, "save_strategy": "no"}
+    found = train(tiny, tmp_path, args=args, until_accuracy=0.99)
+    log = [e for e in lines(tmp_path / "run" / "train_log.jsonl") if "loss" in e]
+    assert log[-1]["mean_token_accuracy"] >= 0.99 > max(e["mean_token_accuracy"] for e in log[:-1])
+    assert found["steps"] == log[-1]["step"] < 400
+    with pytest.raises(UserError, match="until_accuracy is a share above 0 and up to 1"):
+        train(tiny, tmp_path / "other", until_accuracy=99)
+
+
 def test_look_shows_rows_and_trains_nothing(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tiny, tmp_path, look=2)
     shown = capsys.readouterr()

@@ -48,6 +48,24 @@ class Bar(TrainerCallback):  # type: ignore[misc]
         self.stack.close()
 
 
+class UntilAccuracy(TrainerCallback):  # type: ignore[misc]
+    """Ends the training at the first log whose mean token accuracy is at least `share`.
+
+    At equal steps a few chains seen until nearly all of their tokens are right taught more than many chains seen once
+    (arXiv 2602.11149).
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
+        """Stop if the accuracy is reached; all ranks see the same one."""
+        reached = float((logs or {}).get("mean_token_accuracy", 0.0))
+        if reached >= self.share:
+            say(f"token accuracy {reached:.4f} after step {state.global_step}: training ends")
+            control.should_training_stop = True
+
+
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
     """Marks a checkpoint as whole once every rank has written its part, and only then removes older ones.
 

@@ -199,7 +199,7 @@ def add_callbacks(trainer: Any, job: Job, kind: str) -> Any:
     """Add the callbacks; returns the one that records whether SIGTERM ended the training."""
     from transformers.trainer_callback import PrinterCallback
 
-    from limo.training.callbacks import Bar, Checkpoints
+    from limo.training.callbacks import Bar, Checkpoints, UntilAccuracy
 
     shape, tokens, args = job.shape, job.tokens, job.settings.args
     each = f"at most {shape.tokens:,} tokens" if shape.tokens else f"{shape.rows} {tokens.unit}"
@@ -211,6 +211,9 @@ def add_callbacks(trainer: Any, job: Job, kind: str) -> Any:
     stop = Checkpoints(
         lambda: check_sharding(trainer, job.shards), args.get("save_total_limit"), ranks=world_size(), kind=kind
     )
+    if until := getattr(job.settings, "until_accuracy", None):
+        trainer.count_right = True
+        trainer.add_callback(UntilAccuracy(until))
     per_step = sum(tokens.lengths) * job.settings.global_batch / len(tokens.lengths)
     for callback in (Bar(per_step), stop):
         trainer.add_callback(callback)

@@ -95,9 +95,15 @@ class Supervised(Training):
 
     pack_tokens: int | None = None  # tokens of one forward pass, whole chains side by side; None pads instead
     weighting: Weighting | None = None  # how a row's weight enters the loss, see limo.training.losses.row_weight
+    until_accuracy: float | None = None  # ends once so many of the tokens learned since the last log were likeliest
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.until_accuracy is not None and (self.weighting or not 0 < self.until_accuracy <= 1):
+            raise UserError(
+                "train.until_accuracy is a share above 0 and up to 1, and cannot be combined with train.weighting: "
+                f"{self.until_accuracy}"
+            )
         for key in ("label_smoothing_factor", "router_aux_loss_coef"):
             if self.weighting and self.args.get(key):
                 raise UserError(f"train.args.{key}: the weighted loss has no such term. Remove it or train.weighting")

@@ -122,6 +122,7 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer whose steps hold the same chains on any number of devices, with an optional weight for each row."""
 
     steps: Callable[[Callable[[], int]], Steps]  # set before training
+    count_right = False  # logs TRL's mean_token_accuracy where the loss is computed here
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.steps(lambda: int(self.state.global_step))
@@ -172,7 +173,11 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
         else:
             rest = {key: value for key, value in inputs.items() if key != "labels"}
             logits = model(**rest, use_cache=False, logits_to_keep=positions).logits
-            log_probs = token_log_probs(logits, labels[:, positions + 1])
+            wanted = labels[:, positions + 1]
+            log_probs = token_log_probs(logits, wanted)
+            if self.count_right:
+                right = (logits.argmax(-1) == wanted)[wanted != -100].float().mean()
+                self._metrics["train"]["mean_token_accuracy"].append(right.item())
         whole = share if share is not None else (labels[:, 1:] != -100).sum()
         loss = weighted_loss(
             token_loss(log_probs, self.args.loss_type),
