@@ -1,0 +1,133 @@
+"""Known problems that the rows of a pool are looked up against, for decontamination."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Literal
+
+from curation.match import Text, compare
+from curation.similar import ASKING, tokens
+
+ORDER = ("same", "variant", "related")
+RUN = 3  # tokens that are looked up together
+LISTED = 8  # known problems that are listed for a run
+LIKELY = 0.5  # of the runs of one of the two, the rare ones counting more: worth an alignment
+ALIGNED = 3  # known problems that a text is aligned with, at most
+LEAST = 5  # tokens
+RELATED = 0.45  # of the tokens of one of the two, in runs, times how much of its rare runs: a part of it
+_WORDS = re.compile(r"[^\W_]+")
+Verdict = Literal["same", "variant", "related"]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A known problem that a text holds."""
+
+    at: int  # of the known problems
+    kind: Verdict
+    contained: float  # share of its runs
+
+
+class Known:
+    """Looks texts up by runs of tokens, as they are and with numbers masked, and aligns them with what they share most
+    of, weighted by how rare it is among the known problems."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts = list(texts)
+        self._aligned: dict[int, Text] = {}
+        keys = [_keys(text) for text in self.texts]
+        listed: dict[int, list[int]] = defaultdict(list)
+        for at, both in enumerate(keys):
+            for key in set().union(*both):
+                listed[key].append(at)
+        scale = log(1 + len(keys))
+        self._index = {key: (1 - log(len(ats)) / scale, ats[:LISTED]) for key, ats in listed.items()}
+        self._totals = [sum(self._index[key][0] for key in masked) for masked, _ in keys]
+
+    def matches(self, text: str) -> list[Match]:
+        """Every known problem that the text holds, the best match first. Linear in the text."""
+        shares = self._shares(text)
+        best = sorted(shares, key=lambda at: (-shares[at], at))[:ALIGNED]
+        read = Text(text) if best else None
+        found = [
+            Match(at, kind, min(shares[at], 1)) for at in best if read and (kind := self._judge(at, read, shares[at]))
+        ]
+        return sorted(found, key=lambda match: (ORDER.index(match.kind), -match.contained))
+
+    def _shares(self, text: str) -> dict[int, float]:
+        """The share of runs in common with each known problem that is worth an alignment."""
+        held: dict[int, float] = defaultdict(float)
+        whole = 0.0
+        for keys in _keys(text):
+            found = [entry for key in keys if (entry := self._index.get(key))]
+            whole = whole or len(keys) - len(found) + sum(weight for weight, _ in found)
+            for weight, ats in found:
+                for at in ats:
+                    held[at] += weight
+        shares = {}
+        for at, weight in held.items():
+            total = self._totals[at]
+            if weight >= LIKELY * min(total, whole) and weight >= min(2, LIKELY * total):
+                shares[at] = weight / min(total, whole)
+        return shares
+
+    def _judge(self, at: int, text: Text, share: float) -> Verdict | None:
+        if at not in self._aligned:
+            self._aligned[at] = Text(self.texts[at])
+        found = compare(self._aligned[at], text, holds=True)
+        if found.same:
+            return "same"
+        if found.numbers and not found.others and found.few_words:
+            return "variant"
+        enough = found.in_runs * min(share, 1) >= RELATED * found.shorter
+        return "related" if enough and found.in_runs >= LEAST else None
+
+
+def _keys(text: str) -> tuple[set[int], set[int]]:
+    """The runs of a text's tokens without words of asking, letters and numbers masked; and those that hold numbers as
+    they are."""
+    parts = [_mask(part) for part in tokens(text) if part not in ASKING]
+    masked = ["#" if part[0].isdigit() else part for part in parts]
+    runs = set(_runs(masked, RUN))
+    return {hash(run) for run in runs}, {hash(run) for run in set(_runs(parts, RUN)) - runs}
+
+
+def _mask(part: str) -> str:
+    return "x" if len(part) < 3 and part.isalpha() else part
+
+
+def _runs(parts: Sequence[str], size: int) -> Iterable[tuple[str, ...]]:
+    """All runs of `size`, the first and the last one shorter."""
+    marked = ["", *parts, ""]
+    return zip(*(marked[at:] for at in range(size)), strict=False)
+
+
+class WordRuns:
+    """The usual rule: a text that shares a run of `size` words with a known one holds it.
+
+    It marks what shares only boilerplate, and never finds a text of fewer words; `whole` adds those of at least so many
+    words, compared as a whole.
+    """
+
+    def __init__(self, texts: Iterable[str], size: int, whole: int | None = None) -> None:
+        self.size = size
+        self._short = set[int]()  # words of the texts that are compared as a whole
+        self._index: dict[int, list[int]] = defaultdict(list)
+        for at, text in enumerate(texts):
+            words = _WORDS.findall(text.lower())
+            if whole is not None and whole <= len(words) < size:
+                self._short.add(len(words))
+            for key in self._keys(words):
+                self._index[key].append(at)
+
+    def matches(self, text: str) -> list[Match]:
+        """Every known problem that the text holds, the best match first. Linear in the text."""
+        keys = self._keys(_WORDS.findall(text.lower()))
+        held = Counter(at for key in keys & self._index.keys() for at in self._index[key])
+        return [Match(at, "same", 1.0) for at, _ in sorted(held.items(), key=lambda item: (-item[1], item[0]))]
+
+    def _keys(self, words: Sequence[str]) -> set[int]:
+        whole = {hash(tuple(words))} if len(words) in self._short else set()
+        return whole | {hash(run) for run in zip(*(words[at:] for at in range(self.size)), strict=False)}
