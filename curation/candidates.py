@@ -17,6 +17,7 @@ KEYS = 8  # rarest runs that a row is looked up by
 BLOCK = 20_000  # rows that are hashed together
 SLOTS = 2**25  # in which runs are counted
 SHARED = 0.3  # of the rarest runs
+VOTES = 3  # runs that equal numbers count as much as
 MISSING = 5  # bits of its words
 AT_MOST = 4  # earlier rows that a row is compared with
 MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -41,6 +42,7 @@ class Sketches:
     hashes: np.ndarray  # (runs of all,) uint32
     counts: np.ndarray  # (n,) uint32, runs of each text
     numbers: np.ndarray  # (n,) uint64, a bit for each of its numbers
+    sums: np.ndarray  # (n,) uint64, of its numbers' hashes; 0 if there are fewer than two
     words: np.ndarray  # (n,) uint64, a bit for each of its words and signs
     templates: np.ndarray  # (n,) uint64, equal for texts that differ in their numbers alone
 
@@ -57,7 +59,7 @@ class Sketches:
                 blocks.append(_sketch(flat, counts))
                 flat, counts = array("I"), array("I")
         blocks.append(_sketch(flat, counts))
-        columns = zip(*((b.hashes, b.counts, b.numbers, b.words, b.templates) for b in blocks), strict=True)
+        columns = zip(*((b.hashes, b.counts, b.numbers, b.sums, b.words, b.templates) for b in blocks), strict=True)
         return cls(*map(np.concatenate, columns))
 
 
@@ -66,13 +68,15 @@ def _sketch(flat: "array[int]", lengths: "array[int]") -> Sketches:
     ids, counts = np.array(flat, np.uint64), np.array(lengths, np.uint32)
     if not len(ids):
         nothing = np.zeros(0, np.uint64)
-        return Sketches(nothing.astype(np.uint32), counts, nothing, nothing, nothing)
+        return Sketches(nothing.astype(np.uint32), counts, nothing, nothing, nothing, nothing)
     starts = np.cumsum(counts + 2, dtype=np.int64) - counts - 2
     number, letter = (ids & np.uint64(1)).astype(bool), (ids & np.uint64(2)).astype(bool)
     place = np.arange(len(ids)) - np.repeat(starts, counts + 2)
     masked = np.where(number, np.uint64(1), ids) * MIX ^ place.astype(np.uint64)
     bits = np.uint64(1) << (ids * MIX >> np.uint64(58))
     word = ~number & ~letter & (ids > 0)
+    sums = np.add.reduceat(np.where(number, ids * MIX, np.uint64(0)), starts)
+    sums[np.add.reduceat(number, starts, dtype=np.uint32) < 2] = 0
     number &= ids != _Ids()["1"]  # which may be spelled like a pronoun
     numbers = np.bitwise_or.reduceat(np.where(number, bits, np.uint64(0)), starts)
     words = np.bitwise_or.reduceat(np.where(word, bits, np.uint64(0)), starts)
@@ -84,7 +88,7 @@ def _sketch(flat: "array[int]", lengths: "array[int]") -> Sketches:
     inside[starts], inside[starts + 1] = False, False
     templates = np.add.reduceat(masked * MIX >> np.uint64(7), starts)
     runs = (hashes[inside[2:]] >> np.uint64(32)).astype(np.uint32)
-    return Sketches(runs, counts, numbers, words, templates)
+    return Sketches(runs, counts, numbers, sums, words, templates)
 
 
 def rarest(sketches: Sketches) -> tuple[np.ndarray, np.ndarray]:
@@ -116,6 +120,9 @@ def find_pairs(sketches: Sketches) -> dict[int, list[int]]:
     """For each row up to AT_MOST earlier rows that may be the same problem, the most alike first."""
     rows, keys = rarest(sketches)
     held = np.bincount(rows, minlength=len(sketches.counts))
+    numbered = np.flatnonzero(sketches.sums).astype(np.uint32)
+    votes = np.arange(VOTES, dtype=np.uint32)[:, None] + (sketches.sums[numbered] >> np.uint64(32)).astype(np.uint32)
+    rows, keys = np.append(rows, np.tile(numbered, VOTES)), np.append(keys, votes)
     order = np.lexsort((rows, keys))
     rows, keys = rows[order].astype(np.uint64), keys[order]
     fresh = np.ones(len(keys), bool)
@@ -130,7 +137,8 @@ def find_pairs(sketches: Sketches) -> dict[int, list[int]]:
     row, other = (found >> np.uint64(32)).astype(np.int64), (found & np.uint64(2**32 - 1)).astype(np.int64)
     likely = (row != other) & (times >= SHARED * np.minimum(held[row], held[other]))
     likely &= _missing(sketches.numbers[row], sketches.numbers[other]) == 0
-    likely &= _missing(sketches.words[row], sketches.words[other]) <= MISSING
+    words = np.minimum(np.bitwise_count(sketches.words[row]), np.bitwise_count(sketches.words[other]))
+    likely &= _missing(sketches.words[row], sketches.words[other]) <= np.minimum(MISSING, 1 + words // 4)
     row, other, times = row[likely], other[likely], times[likely]
     order = np.lexsort((other, -times, row))
     pairs: dict[int, list[int]] = {}

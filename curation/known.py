@@ -11,6 +11,7 @@ from curation.match import Text, compare
 from curation.similar import ASKING, tokens
 
 ORDER = ("same", "variant", "related")
+DIGITS = frozenset("0123456789")
 RUN = 3  # tokens that are looked up together
 LISTED = 8  # known problems that are listed for a run
 LIKELY = 0.5  # of the runs of one of the two, the rare ones counting more: worth an alignment
@@ -45,15 +46,15 @@ class Known:
         scale = log(1 + len(keys))
         self._index = {key: (1 - log(len(ats)) / scale, ats[:LISTED]) for key, ats in listed.items()}
         self._totals = [sum(self._index[key][0] for key in masked) for masked, _ in keys]
+        self._least = [min(2.0, LIKELY * total) for total in self._totals]
 
     def matches(self, text: str) -> list[Match]:
         """Every known problem that the text holds, the best match first. Linear in the text."""
         shares = self._shares(text)
-        best = sorted(shares, key=lambda at: (-shares[at], at))[:ALIGNED]
-        read = Text(text) if best else None
-        found = [
-            Match(at, kind, min(shares[at], 1)) for at in best if read and (kind := self._judge(at, read, shares[at]))
-        ]
+        if not shares:
+            return []
+        best, read = sorted(shares, key=lambda at: (-shares[at], at))[:ALIGNED], Text(text)
+        found = [Match(at, kind, min(shares[at], 1)) for at in best if (kind := self._judge(at, read, shares[at]))]
         return sorted(found, key=lambda match: (ORDER.index(match.kind), -match.contained))
 
     def _shares(self, text: str) -> dict[int, float]:
@@ -61,17 +62,14 @@ class Known:
         held: dict[int, float] = defaultdict(float)
         whole = 0.0
         for keys in _keys(text):
-            found = [entry for key in keys if (entry := self._index.get(key))]
+            found = [self._index[key] for key in keys if key in self._index]
             whole = whole or len(keys) - len(found) + sum(weight for weight, _ in found)
             for weight, ats in found:
                 for at in ats:
                     held[at] += weight
-        shares = {}
-        for at, weight in held.items():
-            total = self._totals[at]
-            if weight >= LIKELY * min(total, whole) and weight >= min(2, LIKELY * total):
-                shares[at] = weight / min(total, whole)
-        return shares
+        enough = {at: weight for at, weight in held.items() if weight >= self._least[at]}
+        shares = {at: weight / min(self._totals[at], whole) for at, weight in enough.items()}
+        return {at: share for at, share in shares.items() if share >= LIKELY}
 
     def _judge(self, at: int, text: Text, share: float) -> Verdict | None:
         if at not in self._aligned:
@@ -88,14 +86,10 @@ class Known:
 def _keys(text: str) -> tuple[set[int], set[int]]:
     """The runs of a text's tokens without words of asking, letters and numbers masked; and those that hold numbers as
     they are."""
-    parts = [_mask(part) for part in tokens(text) if part not in ASKING]
-    masked = ["#" if part[0].isdigit() else part for part in parts]
-    runs = set(_runs(masked, RUN))
-    return {hash(run) for run in runs}, {hash(run) for run in set(_runs(parts, RUN)) - runs}
-
-
-def _mask(part: str) -> str:
-    return "x" if len(part) < 3 and part.isalpha() else part
+    parts = ["x" if len(part) < 3 and part.isalpha() else part for part in tokens(text) if part not in ASKING]
+    masked = ["#" if part[0] in DIGITS else part for part in parts]
+    runs = set(map(hash, _runs(masked, RUN)))
+    return runs, set(map(hash, _runs(parts, RUN))) - runs if parts != masked else set()
 
 
 def _runs(parts: Sequence[str], size: int) -> Iterable[tuple[str, ...]]:

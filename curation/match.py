@@ -19,7 +19,7 @@ from operator import eq
 
 from curation.similar import ASKING, SPELLED, split_drawings, tokenize
 
-SILENT = frozenset("{}()[],;'\"`&\\")
+SILENT = frozenset("~{}()[],;'\"`&\\")
 BREAKS = frozenset(".?!:")
 PRONOUNS = frozenset("he she him his her hers they them their".split())
 TURNING = frozenset("not no never neither nor without except unless odd even prime least most more less fewer".split())

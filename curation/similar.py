@@ -47,7 +47,7 @@ _TWO_DIGITS = re.compile(r"\\(frac|binom)\s*(\d)\s*(\d)")
 _QUOTIENT = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}|\\frac (\d) (\d)")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _TOKEN = re.compile(r"\\[A-Za-z]+|\d+(?:\.\d+)?|[A-Za-z]+|[^\s\w]|\w")
-SILENT = frozenset("{}()[],.;:?!'\"`&\\$")
+SILENT = frozenset("~{}()[],.;:?!'\"`&\\$")
 
 _SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -89,10 +89,11 @@ def tokenize(text: str) -> list[str]:
     """Tokens of a text in one spelling, punctuation included and as it is written."""
     text = split_drawings(text if text.isascii() else _in_latex(text))[0]
     text = text[number.end() :] if (number := _NUMBERED.match(text)) else text
-    for old, new in _SAME:
-        text = text.replace(old, new)
-    text = _TWO_DIGITS.sub(r"\\\1 \2 \3", _GONE.sub(" ", text))
-    return _read_numerals(_TOKEN.findall(_THOUSANDS.sub("", _QUOTIENT.sub(r"{\1\3}/{\2\4}", text))))
+    if "\\" in text or "{," in text:
+        for old, new in _SAME:
+            text = text.replace(old, new)
+        text = _QUOTIENT.sub(r"{\1\3}/{\2\4}", _TWO_DIGITS.sub(r"\\\1 \2 \3", _GONE.sub(" ", text)))
+    return _read_numerals(_TOKEN.findall(_THOUSANDS.sub("", text)))
 
 
 def _in_latex(text: str) -> str:
@@ -116,10 +117,9 @@ def split_drawings(text: str) -> tuple[str, str]:
 
 def _read_numerals(parts: list[str]) -> list[str]:
     """The tokens with numbers in figures: `twenty - five` is 25, `two hundred and one` is 201."""
-    lower = [part.lower() for part in parts]
-    if _NUMERALS.isdisjoint(lower):
+    if _NUMERALS.isdisjoint(map(str.lower, parts)):
         return parts
-    read, end = list[str](), 0
+    read, end, lower = list[str](), 0, [part.lower() for part in parts]
     for at, part in enumerate(parts):
         if at >= end:
             value, end = _numeral(lower, at) if lower[at] in _NUMERALS or lower[at] == "one" else (None, at + 1)
