@@ -4,7 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import log
+from math import inf, log
 from typing import Literal
 
 from curation.match import Text, compare
@@ -38,7 +38,9 @@ class Known:
     def __init__(self, texts: Iterable[str]) -> None:
         self.texts = list(texts)
         self._aligned: dict[int, Text] = {}
-        keys = [_keys(text) for text in self.texts]
+        read = [_read(text) for text in self.texts]
+        self._whole = {hash(tuple(parts)): at for at, parts in reversed(list(enumerate(read)))}
+        keys = [_keys(parts) for parts in read]
         listed: dict[int, list[int]] = defaultdict(list)
         for at, both in enumerate(keys):
             for key in set().union(*both):
@@ -59,9 +61,10 @@ class Known:
 
     def _shares(self, text: str) -> dict[int, float]:
         """The share of runs in common with each known problem that is worth an alignment."""
+        parts = _read(text)
         held: dict[int, float] = defaultdict(float)
         whole = 0.0
-        for keys in _keys(text):
+        for keys in _keys(parts):
             found = [self._index[key] for key in keys if key in self._index]
             whole = whole or len(keys) - len(found) + sum(weight for weight, _ in found)
             for weight, ats in found:
@@ -69,7 +72,9 @@ class Known:
                     held[at] += weight
         enough = {at: weight for at, weight in held.items() if weight >= self._least[at]}
         shares = {at: weight / min(self._totals[at], whole) for at, weight in enough.items()}
-        return {at: share for at, share in shares.items() if share >= LIKELY}
+        likely = {at: share for at, share in shares.items() if share >= LIKELY}
+        equal = self._whole.get(hash(tuple(parts)))
+        return likely if equal is None else {**likely, equal: inf}
 
     def _judge(self, at: int, text: Text, share: float) -> Verdict | None:
         if at not in self._aligned:
@@ -83,13 +88,19 @@ class Known:
         return "related" if enough and found.in_runs >= LEAST else None
 
 
-def _keys(text: str) -> tuple[set[int], set[int]]:
-    """The runs of a text's tokens without words of asking, letters and numbers masked; and those that hold numbers as
-    they are."""
-    parts = ["x" if len(part) < 3 and part.isalpha() else part for part in tokens(text) if part not in ASKING]
+def _read(text: str) -> list[str]:
+    """The tokens without words of asking, letters masked."""
+    return ["x" if len(part) < 3 and part.isalpha() else part for part in tokens(text) if part not in ASKING]
+
+
+def _keys(parts: list[str]) -> tuple[set[int], set[int]]:
+    """Runs of tokens with numbers masked; runs that hold numbers as they are, and all numbers together."""
     masked = ["#" if part[0] in DIGITS else part for part in parts]
     runs = set(map(hash, _runs(masked, RUN)))
-    return runs, set(map(hash, _runs(parts, RUN))) - runs if parts != masked else set()
+    if parts == masked:
+        return runs, set()
+    numbers = hash(tuple(sorted(part for part in parts if part[0] in DIGITS)))
+    return runs, {numbers, *map(hash, _runs(parts, RUN))} - runs
 
 
 def _runs(parts: Sequence[str], size: int) -> Iterable[tuple[str, ...]]:
