@@ -39,7 +39,7 @@ _REST = (
     (re.compile(r"\\\$|\\(?:begin|end)\{[a-z]+\*?\}"), " "),
     (_PROSE, r" $ \1 $ "),
     (_FORMULA, " $ "),
-    (re.compile(r"\n\s*\n"), " . "),
+    (re.compile(r"\n\s*\n(?:[->*] (?=[A-Z])|-{3,})?"), " . "),
 )
 
 
@@ -55,10 +55,11 @@ class Text:
         self.breaks = {0}
         self.names: set[str] = set()
         self.drawing = _DRAWN.findall(split_drawings(text)[1])
-        capitals = any(letter.islower() for letter in text)  # mean something
         for pattern, new in _REST:
             text = pattern.sub(new, text)
         found = tokenize(text)
+        shouted = [token.isupper() for token in found if len(token) > 1 and token.isalpha()]
+        capitals = 2 * sum(shouted) <= len(shouted)  # mean something
         inside = False  # of a formula
         for at, token in enumerate(found):
             if token == "$":
@@ -72,12 +73,12 @@ class Text:
                     self._add(token, inside, capitals, named, after)
         self.breaks.add(len(self.parts))
         self.numbers = Counter(part for part in self.parts if part[0].isdigit())
-        self.variables = {part for part in self.parts if is_variable(part)}
+        self.variables = Counter(part for part in self.parts if is_variable(part))
 
     def _add(self, token: str, formula: bool, capitals: bool, named: bool, after: str) -> None:
         lower = token.lower()
         if not token.isalpha() or len(token) == 1:
-            article = lower == "a" and not formula and (len(after) > 1 or after.isdigit())
+            article = token in ("a", "A", "I") and not formula and (len(after) > 1 or after.isdigit())
             self.parts += [] if article else [token]
         elif (formula and len(token) <= 4) or (capitals and token.isupper()):
             self.parts += token
@@ -123,11 +124,17 @@ def is_typo(one: str, other: str) -> bool:
     """
     if max(len(one), len(other)) < 4 or not (is_word(one) and is_word(other)):
         return one == other
+    long = min(len(one), len(other)) > 5
     while one and other and one[0] == other[0]:
         one, other = one[1:], other[1:]
     while one and other and one[-1] == other[-1]:
         one, other = one[:-1], other[:-1]
-    return max(len(one), len(other)) < 2 or (len(one) == len(other) == 2 and one == other[::-1])
+    size = max(len(one), len(other))
+    return (
+        size < 2
+        or (size == 2 and long and one != "" != other and len(one) != len(other))
+        or (len(one) == len(other) == 2 and one == other[::-1])
+    )
 
 
 @dataclass(slots=True)
@@ -136,7 +143,8 @@ class Difference:
 
     known: Text
     text: Text
-    words: int = 0  # more, fewer or with a typo
+    words: int = 0  # more or fewer
+    typos: int = 0
     numbers: int = 0  # that differ
     others: int = 0  # words, letters and signs in the place of others
     aligned: int = 0  # tokens that both have
@@ -146,12 +154,14 @@ class Difference:
 
     def count_equal(self, one: Sequence[str], other: Sequence[str]) -> None:
         """Count aligned tokens; numbers may differ, letters and names may be renamed, each always to the same."""
-        for a, b in zip(one, other, strict=True):
+        for at, (a, b) in enumerate(zip(one, other, strict=True)):
             if a[0].isdigit():
                 self.numbers += a != b
             elif a != b or is_variable(a):
                 renamed = self._names.setdefault(a, b) == b and self._names.setdefault(f"{b} to", a) == a
-                self.others += not renamed and not (is_word(a) and is_typo(a, b))
+                once = a != b and self.known.variables[a] == 1  # as the axis in "$x$-intercept", or "problem a"
+                label = once and (len(self.known.parts) < 3 or one[at + 1 : at + 2] == ["-"])
+                self.others += not (renamed and not label) and not (is_word(a) and is_typo(a, b))
         self.aligned += len(one)
         said = (
             any(map(is_word, one)) or [a for a in one if a[0].isdigit()] == [b for b in other if b[0].isdigit()] != []
@@ -171,7 +181,7 @@ class Difference:
                 self.others += 1
             else:
                 self.count_more(left[:at])
-                self.words += is_word(part)
+                self.typos += is_word(part)
                 self.numbers += part != left[at] and part[0].isdigit() and left[at][0].isdigit()
                 left = left[at + 1 :]
         if len(one) != len(other):
@@ -203,7 +213,7 @@ class Difference:
     @property
     def few_words(self) -> bool:
         """Whether words that only one has, and typos, are few."""
-        return self.words <= max(2, self.aligned // 6)
+        return self.words <= max(2, self.aligned // 6) and self.typos <= max(2, self.aligned // 4)
 
     @property
     def shorter(self) -> int:
@@ -232,6 +242,8 @@ def compare(known: Text, text: Text, holds: bool) -> Difference:
             found.count_gap(a, b)
         elif b and (i == 0 or i == len(one)):
             found.count_frame(b, text.stands_apart(k, m), holds)
+        elif b and {k, m} <= text.breaks:
+            found.count_frame(b, True, False)
         else:
             found.count_more(a or b)
     return found
@@ -247,7 +259,7 @@ def _swap_names(one: Text, other: Text) -> bool:
 def _masked(text: Text, other: Text) -> list[str]:
     """The tokens, with what differs hidden where it may differ: numbers, variables, names."""
     names = text.names.difference(other.parts)
-    numbers, variables = text.numbers != other.numbers, text.variables != other.variables
+    numbers, variables = text.numbers != other.numbers, text.variables.keys() != other.variables.keys()
     if not (numbers or variables or names):
         return text.parts
     return [

@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 ASKING = frozenset(
-    "an and answer are as at be by calculate common compute determine each evaluate express find following form "
-    "fraction given how if in is it its let many number of on possible simplest so solve such suppose that the then "
-    "there these this those to value values was we what when where which with write your".split()
+    "an and answer are as at be by calculate common compute could determine each evaluate express find following form "
+    "fraction given how if in is it its know let many me need number of on please possible simplest so solve such "
+    "suppose tell that the then there these this those to value values was we what when where which with write you "
+    "your".split()
 )
 _CAPITALS = re.compile(r"(?<!\\)\b[^\W\d_]{2,}")
 _GONE = re.compile(
@@ -41,10 +42,19 @@ _SAME = (
 _SYMBOLS = {
     **{"×": "*", "·": "*", "−": "-", "–": "-", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "°": "^\\circ ", "²": "^2"},
     **{"³": "^3", "√": "\\sqrt ", "∠": "\\angle ", "△": "\\triangle ", "∞": "\\infty ", "’": "'"},
+    **dict(zip("асеорухі", "aceopyxi", strict=True)),  # Cyrillic letters that look like these
 }
-_NUMBERED = re.compile(r"\s*(?:(?:question|problem|exercise|example|task|q)\s*\d+(?:\.\d+)*\s*[.):]?|\d+[.)])\s+", re.I)
+MARKS = ("**", "/>", "p>", "br>", "n>", "#", "---", "\n\n")
+_MARKUP = re.compile(
+    r"</?(?:p|br|div|span|b|i|em|strong|li|ul|ol|h\d)\s*/?>|\*\*|^[ \t]*(?:#+|-{3,})(?=\s|$)|(?<=\n\n)[->*] (?=[A-Z])",
+    re.I | re.M,
+)
+_NUMBERED = re.compile(
+    r"\A\s*(?:(?:question|problem|exercise|example|task|q)\s*(?:\d+(?:\.\d+)*\s*[.):]?|[.):])|\d+[.)])\s+", re.I
+)
 _TWO_DIGITS = re.compile(r"\\(frac|binom)\s*(\d)\s*(\d)")
 _QUOTIENT = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}|\\frac (\d) (\d)")
+_DECIMAL = re.compile(r"\.(?<![\d.]\.)(?=\d)")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _TOKEN = re.compile(r"\\[A-Za-z]+|\d+(?:\.\d+)?|[A-Za-z]+|[^\s\w]|\w")
 SILENT = frozenset("~{}()[],.;:?!'\"`&\\$")
@@ -88,12 +98,14 @@ def tokens(text: str) -> list[str]:
 def tokenize(text: str) -> list[str]:
     """Tokens of a text in one spelling, punctuation included and as it is written."""
     text = split_drawings(text if text.isascii() else _in_latex(text))[0]
-    text = text[number.end() :] if (number := _NUMBERED.match(text)) else text
+    if any(mark in text for mark in MARKS):
+        text = _MARKUP.sub("\n\n", text)
+    text = _NUMBERED.sub("", text.strip().strip("*"), count=1)
     if "\\" in text or "{," in text:
         for old, new in _SAME:
             text = text.replace(old, new)
         text = _QUOTIENT.sub(r"{\1\3}/{\2\4}", _TWO_DIGITS.sub(r"\\\1 \2 \3", _GONE.sub(" ", text)))
-    return _read_numerals(_TOKEN.findall(_THOUSANDS.sub("", text)))
+    return _read_numerals(_TOKEN.findall(_THOUSANDS.sub("", _DECIMAL.sub("0.", text))))
 
 
 def _in_latex(text: str) -> str:

@@ -62,6 +62,8 @@ def test_numbers_in_words(text: str, read: list[str]) -> None:
         ("Is the sum of 3 primes odd?", "Is the product of 3 primes odd?", False),
         ("Is the sum of 3 primes odd?", "Is the sum of 3 primes not odd?", False),
         ("Is the smallest of 3 primes odd?", "Is the smalest of the 3 primes odd?", True),
+        ("What is the $x$-intercept of $y=3$?", "What is the $z$-intercept of $y=3$?", False),
+        ("<p>How many of 3 primes are odd?</p>", "HOW MANY OF 3 PRIMES ARE ODD?\n(Take your time.)", True),
         ("A store opens on Monday for 3 hours.", "A store opens on Friday for 3 hours.", False),
     ],
 )
