@@ -316,8 +316,10 @@ def digress(text: str, random: random.Random) -> str:
 
 def group_digits(text: str, _: random.Random) -> str:
     """Thousands with a comma, decimals with a zero."""
-    text = re.sub(r"(?<![\d.,])(\d{1,3})(\d{3})(?![\d,])", r"\1,\2", text)
-    return re.sub(r"(?<!\d)\.(?=\d)", "0.", text)
+    parts = _DRAWING.split(text)
+    parts[::2] = (re.sub(r"(?<![\d.,])(\d{1,3})(\d{3})(?![\d,])", r"\1,\2", part) for part in parts[::2])
+    parts[::2] = (re.sub(r"(?<!\d)\.(?=\d)", "0.", part) for part in parts[::2])
+    return "".join(parts)
 
 
 def use_lookalikes(text: str, random: random.Random) -> str:
