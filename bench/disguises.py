@@ -1,7 +1,8 @@
 """The same problem in disguise: what the matcher has to see through, and a few changes that make another problem.
 
 `SEEN` were at hand when the matcher was written. `UNSEEN` were written before it, put aside, and first run when it was
-finished. `OTHER` are other problems: their numbers differ.
+finished; capitals, markup, digressions, polite requests, decimals and lookalike letters were corrected after that run.
+`OTHER` are other problems: their numbers differ.
 """
 
 import random
@@ -220,7 +221,7 @@ def use_synonyms(text: str, _: random.Random) -> str:
     return text
 
 
-# Put aside until the matcher was finished
+# Put aside until the matcher was first finished
 
 
 def ask_first(text: str, _: random.Random) -> str:
