@@ -1,6 +1,6 @@
 """Which rows of a pool are worth an alignment: those that share runs of tokens which few others have.
 
-Everything is numbers in arrays: 160 bytes a row, and time linear in the rows whatever they hold.
+Everything is numbers in arrays: less than 1 kB a row, and time linear in the rows whatever they hold.
 """
 
 from array import array
@@ -15,7 +15,7 @@ from curation.similar import ASKING, tokens
 LONGEST = 8000  # characters of a row that count
 KEYS = 8  # rarest runs that a row is looked up by
 BLOCK = 20_000  # rows that are hashed together
-SLOTS = 2**25  # in which runs are counted
+SLOTS = 2**25  # in which runs are counted, at most
 SHARED = 0.3  # of the rarest runs
 VOTES = 3  # runs that equal numbers count as much as
 MISSING = 5  # bits of its words
@@ -94,15 +94,16 @@ def _sketch(flat: "array[int]", lengths: "array[int]") -> Sketches:
 def rarest(sketches: Sketches) -> tuple[np.ndarray, np.ndarray]:
     """The rarest runs of each row that another row has too: rows and hashes, ordered by row."""
     hashes, counts = sketches.hashes, sketches.counts
-    seen = np.zeros(SLOTS, np.uint32)
-    np.add.at(seen, hashes % SLOTS, 1)
+    slots = min(SLOTS, 1 << (4 * len(hashes)).bit_length())
+    seen = np.zeros(slots, np.uint32)
+    np.add.at(seen, hashes % slots, 1)
     rows, keys, start = [np.zeros(0, np.uint32)], [np.zeros(0, np.uint32)], 0
     for first in range(0, len(counts), BLOCK):
         lengths = counts[first : first + BLOCK].astype(np.int64)
         part = hashes[start : start + lengths.sum()]
         start += len(part)
         row = np.repeat(np.arange(first, first + len(lengths), dtype=np.uint32), lengths)
-        often = seen[part % SLOTS]
+        often = seen[part % slots]
         row, part, often = row[often > 1], part[often > 1], often[often > 1]
         order = np.lexsort((part, often, row))
         row, part = row[order], part[order]

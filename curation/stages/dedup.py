@@ -155,7 +155,7 @@ def near_dedup(rows: Iterable[Example], /, *, variants: int | None) -> Iterator[
     """Drop problems that are an earlier one in other words or other LaTeX, and variants beyond the first few.
 
     `variants` is how many problems that differ in their numbers alone may stay, None for all. Another chain of an
-    earlier problem stays as its rival. Goes through `rows` twice and holds about 400 bytes a row. Raises UserError for
+    earlier problem stays as its rival. Goes through `rows` twice and holds less than 1 kB a row. Raises UserError for
     settings out of range.
     """
     _check_near(variants=variants)
