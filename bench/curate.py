@@ -1,7 +1,6 @@
-"""How fast the stages are that sample nothing, how much memory they take, and near deduplication beside other tools.
+"""How fast the stages are that sample nothing, and how much memory they take.
 
     python bench/curate.py 10000 100000 1000000
-    python bench/curate.py --near 20000 --python /path/to/python   # an interpreter with datasketch and datatrove
 
 The pool is made up: problems of about 250 characters over a vocabulary of 20,000 words, chains of about 1 kB. Of the
 problems 5 % are copies in other LaTeX and 1 % exact doubles; 1 % are problems of the benchmark. Memory is that of the
@@ -134,7 +133,7 @@ def stages(count: int) -> None:
             sys.exit("curate failed")
         funnel = json.loads((folder / "run" / "manifest.json").read_text())["curate"]["results"]["funnel"]
         print(f"\n{count:,} rows, {size:.2f} GB: {took:.0f} s together, {max(peaks):,.0f} MB at most")
-        print(f"{'stage':<16} {'in':>10} {'out':>10} {'seconds':>8} {'rows/s':>10} {'MB':>7}  set aside")
+        print(f"{'stage':<16} {'in':>10} {'out':>10} {'seconds':>8} {'rows/s':>10} {'MB':>7}  dropped")
         for number, line in enumerate(funnel):
             rate = line["in"] / max(line["seconds"], 1e-9)
             left = ", ".join(f"{reason}: {n:,}" for reason, n in line["reasons"].items())
@@ -163,116 +162,17 @@ def watched(process: "subprocess.Popen[bytes]", done: Path) -> list[float]:
     return peaks
 
 
-def near_ours(texts: list[str]) -> set[int]:
-    """The positions that our stage drops."""
-    from curation.stages.dedup import near_dedup
-    from limo.data import Dropped, Example, chat
-
-    made = [Example(str(i), chat(text), "7") for i, text in enumerate(texts)]
-    return {int(row.id) for row in near_dedup(made, variants=None) if isinstance(row, Dropped)}
-
-
-def near_datasketch(texts: list[str]) -> set[int]:
-    """As its documentation has it: words, runs of three, 128 permutations, threshold 0.6."""
-    from datasketch import MinHash, MinHashLSH
-
-    lsh, dropped = MinHashLSH(threshold=0.6, num_perm=128), set()
-    for i, text in enumerate(texts):
-        words = text.lower().split()
-        sketch = MinHash(num_perm=128)
-        sketch.update_batch([" ".join(words[j : j + 3]).encode() for j in range(max(1, len(words) - 2))])
-        if lsh.query(sketch):
-            dropped.add(i)
-        else:
-            lsh.insert(str(i), sketch)
-    return dropped
-
-
-def near_datatrove(texts: list[str]) -> set[int]:
-    """Its four MinHash steps with their defaults (runs of five words, 14 buckets of 8 hashes), one task."""
-    from datatrove.data import Document
-    from datatrove.pipeline.dedup import (
-        MinhashDedupBuckets,
-        MinhashDedupCluster,
-        MinhashDedupFilter,
-        MinhashDedupSignature,
-    )
-    from datatrove.pipeline.dedup.minhash import MinhashConfig
-
-    folder = tempfile.mkdtemp(prefix="limo-bench-")
-    config = MinhashConfig()
-    documents = [Document(text=text, id=str(i)) for i, text in enumerate(texts)]
-    MinhashDedupSignature(output_folder=f"{folder}/sig", config=config, language="en").run(iter(documents), 0, 1)
-    for bucket in range(config.num_buckets):
-        MinhashDedupBuckets(input_folder=f"{folder}/sig", output_folder=f"{folder}/buckets", config=config).run(
-            None, bucket, config.num_buckets
-        )
-    MinhashDedupCluster(input_folder=f"{folder}/buckets", output_folder=f"{folder}/remove", config=config).run(
-        None, 0, 1
-    )
-    kept = {d.id for d in MinhashDedupFilter(input_folder=f"{folder}/remove").run(iter(documents), 0, 1)}
-    shutil.rmtree(folder)
-    return {i for i in range(len(texts)) if str(i) not in kept}
-
-
-TOOLS = {"ours": near_ours, "datasketch": near_datasketch, "datatrove": near_datatrove}
-
-
-def near_here(tool: str, count: int) -> None:
-    """Deduplicate in this process and print what was found, as JSON."""
-    made = list(rows(count))
-    start = time.monotonic()
-    dropped = TOOLS[tool]([row["problem"] for row in made])
-    took = time.monotonic() - start
-    share = {}
-    for kind in ("copy", "double", "variant", "new"):
-        of = [i for i, row in enumerate(made) if row["kind"] == kind]
-        share[kind] = 100 * sum(i in dropped for i in of) / max(len(of), 1)
-    print(json.dumps({"rate": count / took, **share}))
-
-
-def near_table(count: int, python: str | None, rounds: int) -> None:
-    """Each tool in a process of its own, several times; medians."""
-    print(f"near duplicates of {count:,} problems: % dropped of what was planted, medians of {rounds}")
-    print(f"{'tool':<12} {'ours is':>9} {'rows/s':>9}{'copies':>9}{'doubles':>9}{'variants':>9}{'new':>9}")
-    rate = 0.0  # of ours, which comes first
-    for tool in TOOLS:
-        interpreter = sys.executable if tool == "ours" else python
-        if interpreter is None:
-            continue
-        found = []
-        for _ in range(rounds):
-            done = subprocess.run([interpreter, __file__, "--tool", tool, str(count)], capture_output=True, text=True)
-            if done.returncode:
-                print(f"{tool:<12} failed: {done.stderr.strip().splitlines()[-1]}")
-                break
-            found.append(json.loads(done.stdout.strip().splitlines()[-1]))
-        else:
-            median = sorted(found, key=lambda f: f["rate"])[rounds // 2]
-            rate = rate or median["rate"]
-            share = [f"{median[kind]:>9.1f}" for kind in ("copy", "double", "variant", "new")]
-            print(f"{tool:<12} {rate / median['rate']:>7.2f} x {median['rate']:>9,.0f}{''.join(share)}")
-
-
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("counts", nargs="*", type=int, help="rows of the pools")
-    parser.add_argument("--near", type=int, metavar="N", help="compare near deduplication on N problems")
-    parser.add_argument("--rounds", type=int, default=3, help="of that comparison")
-    parser.add_argument("--python", help="an interpreter that has datasketch and datatrove[processing]")
     parser.add_argument("--curate", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--tool", choices=TOOLS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.curate:
         curate_here(args.curate)
-    elif args.tool:
-        near_here(args.tool, args.counts[0])
     else:
         for count in args.counts:
             stages(count)
-        if args.near:
-            near_table(args.near, args.python, args.rounds)
 
 
 if __name__ == "__main__":

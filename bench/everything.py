@@ -21,12 +21,22 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PEERS, LLAMAFACTORY = HERE.parent / ".venv-bench", HERE.parent / ".venv-llamafactory"
 PEER = str(PEERS / "bin" / "python")
+DATA = os.environ.get("LIMO_DATA", "")
 RESULTS = HERE / "RESULTS.md"
 BENCHES: dict[str, tuple[str, list[str]]] = {  # what is measured beside what, and the command
     "grade": ("grading beside Math-Verify: answers a second and agreement with labels", ["grade.py"]),
-    "curate": (
-        "near duplicates beside datasketch and datatrove",
-        ["curate.py", "--near", "10000", "--rounds", "5", "--python", PEER],
+    "matcher": (
+        "near duplicates and leaks in disguise, beside datasketch, rensa, datatrove and runs of eight words",
+        [
+            *(
+                "matcher.py",
+                "--pool",
+                f"{DATA}/pools/math_train.json",
+                "--benchmark",
+                f"{DATA}/benchmarks/math500.json",
+            ),
+            *("--marked", f"{DATA}/pools/aime_1983_2023.json", "--unseen", "--python", PEER),
+        ],
     ),
     "attempt": ("attempts that early stopping saves, beside all attempts", ["early_stopping.py"]),
     "sample": (

@@ -1,29 +1,26 @@
-"""Which problems are the same problem: a maths-aware comparison of texts, for duplicates and for contamination.
+"""How problems are read for comparison: tokens in one spelling, for duplicates and for leaks.
 
 Words are the wrong unit for mathematics: two problems that differ in one number are different problems in nearly the
-same words, and the same problem in other LaTeX has other words. So a text becomes LaTeX tokens in one spelling; its
-*shingles*, runs of consecutive tokens, say how much of one text is in another, and its *numbers* whether it is the same
-problem or a variant with other numbers.
+same words, and the same problem in other LaTeX has other words. So a text becomes LaTeX tokens in one spelling, and
+numbers in words become figures. `curation/match.py` compares them.
 """
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
-from limo.errors import UserError
-
-SHINGLE = 5  # tokens; what a leak shares with its original, and boilerplate does not
-CONTAINED = 0.5  # of a benchmark problem's shingles: the same problem
-SHORT, CONTAINED_SHORT = 20, 0.85  # of a problem of so few shingles, which half is mostly its introduction
-VARIANT = 0.8  # of its shingles with every number masked: the same problem with other numbers
-
+ASKING = frozenset(
+    "an and answer are as at be by calculate common compute could determine each evaluate express find following form "
+    "fraction given how if in is it its know let many me need number of on please possible simplest so solve such "
+    "suppose tell that the then there these this those to value values was we what when where which with write you "
+    "your".split()
+)
 _CAPITALS = re.compile(r"(?<!\\)\b[^\W\d_]{2,}")
 _GONE = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad)(?![a-z])"
-    r"|\\[,;!:> ()\[\]]|\$|~|\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname|emph)(?=\s*\{)",
+    r"|\\[,;!:> ()\[\]]|~|\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname|emph)(?=\s*\{)",
     re.DOTALL,
 )
 _SAME = (
@@ -33,6 +30,7 @@ _SAME = (
     ("\\leq", "\\le"),
     ("\\geq", "\\ge"),
     ("\\neq", "\\ne"),
+    ("\\cdots", "..."),
     ("\\cdot", "*"),
     ("\\times", "*"),
     ("\\ldots", "..."),
@@ -40,18 +38,36 @@ _SAME = (
     ("\\lt", "<"),
     ("\\gt", ">"),
     ("{,}", ""),
-    ("×", "*"),
-    ("−", "-"),
-    ("≤", "\\le"),
-    ("≥", "\\ge"),
-    ("π", "\\pi"),
-    ("°", "^\\circ"),
+)
+_SYMBOLS = {
+    **{"×": "*", "·": "*", "−": "-", "–": "-", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "°": "^\\circ ", "²": "^2"},
+    **{"³": "^3", "√": "\\sqrt ", "∠": "\\angle ", "△": "\\triangle ", "∞": "\\infty ", "’": "'"},
+    **dict(zip("асеорухі", "aceopyxi", strict=True)),  # Cyrillic letters that look like these
+}
+MARKS = ("**", "/>", "p>", "br>", "n>", "#", "---", "\n\n")
+_MARKUP = re.compile(
+    r"</?(?:p|br|div|span|b|i|em|strong|li|ul|ol|h\d)\s*/?>|\*\*|^[ \t]*(?:#+|-{3,})(?=\s|$)|(?<=\n\n)[->*] (?=[A-Z])",
+    re.I | re.M,
+)
+_NUMBERED = re.compile(
+    r"\A\s*(?:(?:question|problem|exercise|example|task|q)\s*(?:\d+(?:\.\d+)*\s*[.):]?|[.):])|\d+[.)])\s+", re.I
 )
 _TWO_DIGITS = re.compile(r"\\(frac|binom)\s*(\d)\s*(\d)")
+_QUOTIENT = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}|\\frac (\d) (\d)")
+_DECIMAL = re.compile(r"\.(?<![\d.]\.)(?=\d)")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_TOKEN = re.compile(r"\\[a-z]+|\d+(?:\.\d+)?|[a-z]+|[^\s\w]|\w")
-_WORDS = re.compile(r"[^\W_]+")
-_SILENT = set("{}()[],.;:?!'\"`&\\")
+_TOKEN = re.compile(r"\\[A-Za-z]+|\d+(?:\.\d+)?|[A-Za-z]+|[^\s\w]|\w")
+SILENT = frozenset("~{}()[],.;:?!'\"`&\\$")
+
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_LARGE = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
+_UNITS = {word: number for number, word in enumerate(_SMALL)} | {w: 20 + 10 * i for i, w in enumerate(_TENS)}
+SPELLED = {str(number): word for word, number in _UNITS.items()}
+_NUMERALS = (_UNITS.keys() | _LARGE.keys()) - {"one"}  # alone, one is a pronoun too
 
 
 def digest(text: str) -> int:
@@ -69,117 +85,83 @@ def squeezed(text: str) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """LaTeX tokens of a text in one spelling, without brackets and punctuation.
+    """LaTeX tokens of a text in one spelling and in lower case, without brackets and punctuation.
 
     >>> tokens("Find $\\\\dfrac{1}{2}+x$.") == tokens("find \\\\(\\\\frac12 + x\\\\)")
     True
+    >>> tokens("twenty-five dogs, two hundred and one cats")
+    ['25', 'dogs', '201', 'cats']
     """
-    text = _without_drawings(text.lower())
-    for old, new in _SAME:
-        text = text.replace(old, new)
-    text = _THOUSANDS.sub("", _TWO_DIGITS.sub(r"\\\1 \2 \3", _GONE.sub(" ", text)))
-    return [t for t in _TOKEN.findall(text) if t not in _SILENT]
+    return [token for token in tokenize(text.lower()) if token not in SILENT]
 
 
-def _without_drawings(text: str) -> str:
-    """The text without what stands between [asy] and [/asy]. Linear, where a regular expression is quadratic."""
-    kept, at = list[str](), 0
+def tokenize(text: str) -> list[str]:
+    """Tokens of a text in one spelling, punctuation included and as it is written."""
+    text = split_drawings(text if text.isascii() else _in_latex(text))[0]
+    if any(mark in text for mark in MARKS):
+        text = _MARKUP.sub("\n\n", text)
+    text = _NUMBERED.sub("", text.strip().strip("*"), count=1)
+    if "\\" in text or "{," in text:
+        for old, new in _SAME:
+            text = text.replace(old, new)
+        text = _QUOTIENT.sub(r"{\1\3}/{\2\4}", _TWO_DIGITS.sub(r"\\\1 \2 \3", _GONE.sub(" ", text)))
+    return _read_numerals(_TOKEN.findall(_THOUSANDS.sub("", _DECIMAL.sub("0.", text))))
+
+
+def _in_latex(text: str) -> str:
+    """Unicode's mathematics in LaTeX, other characters in their plain form, and none that are invisible."""
+    for letter in {letter for letter in text if not letter.isascii()}:
+        name = unicodedata.name(letter, "")
+        greek = f"\\{name.split()[-1].lower()} " if name.startswith("GREEK SMALL LETTER") else letter
+        text = text.replace(letter, "" if unicodedata.category(letter) == "Cf" else _SYMBOLS.get(letter, greek))
+    return unicodedata.normalize("NFKC", text)
+
+
+def split_drawings(text: str) -> tuple[str, str]:
+    """The text without what stands between [asy] and [/asy], and the drawings. Linear in the text."""
+    kept, drawn, at = list[str](), list[str](), 0
     while (start := text.find("[asy]", at)) >= 0 and (end := text.find("[/asy]", start)) >= 0:
         kept.append(text[at:start])
+        drawn.append(text[start + len("[asy]") : end])
         at = end + len("[/asy]")
-    return " ".join([*kept, text[at:]])
+    return " ".join([*kept, text[at:]]), " ".join(drawn)
 
 
-Run = tuple[str, ...]
+def _read_numerals(parts: list[str]) -> list[str]:
+    """The tokens with numbers in figures: `twenty - five` is 25, `two hundred and one` is 201."""
+    if _NUMERALS.isdisjoint(map(str.lower, parts)):
+        return parts
+    read, end, lower = list[str](), 0, [part.lower() for part in parts]
+    for at, part in enumerate(parts):
+        if at >= end:
+            value, end = _numeral(lower, at) if lower[at] in _NUMERALS or lower[at] == "one" else (None, at + 1)
+            read.append(part if value is None else str(value))
+    return read
 
 
-def shingles(parts: Sequence[str], size: int = SHINGLE) -> set[Run]:
-    """All runs of `size` tokens; of a shorter text, the one run that it is."""
-    if len(parts) < size:
-        return {tuple(parts)} if parts else set()
-    return set(zip(*(parts[i:] for i in range(size)), strict=False))
+def _numeral(parts: list[str], at: int) -> tuple[int | None, int]:
+    """The number that is spelled from a position on, None if none is, and the position behind it."""
+    total, current, unit, end = 0, 0, 0, at
+    words = parts[at : at + 20]
+    for place, word in enumerate(words):
+        joined = [*words[place + 1 : place + 3], "", ""]
+        if word in _LARGE and (current or not place):
+            unit, current = 100, max(current, 1) * _LARGE[word]
+            if word != "hundred":
+                total, current = total + current, 0
+        elif word in _UNITS and (not place or unit == 100 or (unit >= 20 and _UNITS[word] < 10)):
+            unit = _UNITS[word]
+            current += unit
+        elif word == "-" and 20 <= unit < 100 and _UNITS.get(joined[0], 10) < 10:
+            continue
+        elif not (word == "and" and unit == 100 and joined[0] in _UNITS and joined[1] not in _LARGE):
+            break
+        end = at + place + 1
+    if end == at or words[: end - at] == ["one"]:
+        return None, at + 1
+    return total + current, end
 
 
 def numbers(parts: Sequence[str]) -> Counter[str]:
     """The numerals among tokens, each as often as it occurs."""
     return Counter(part for part in parts if part[0].isdigit())
-
-
-def _masked(parts: Sequence[str]) -> list[str]:
-    return ["#" if part[0].isdigit() else part for part in parts]
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A known problem that a text holds, and how much of it."""
-
-    at: int  # of the known problems
-    kind: Literal["same", "variant"]  # or the same with other numbers
-    contained: float  # share of its shingles
-
-
-class Known:
-    """Problems that others are looked up against, by one of RULES.
-
-    `latex` compares runs of LaTeX tokens, as they are and with every number masked: the same problem has all numbers of
-    the known one, and as much of what stands around them as of the rest; with others it is a variant at most.
-    `words-<n>` is the usual rule: a text that shares any run of n words with a known one holds it. It marks what shares
-    only boilerplate, and never finds a text of fewer than n words; `whole` adds those of at least so many words,
-    compared as a whole.
-    """
-
-    def __init__(self, texts: Iterable[str], rule: str = "latex", whole: int | None = None) -> None:
-        self.texts = list(texts)
-        self.words = 0 if rule == "latex" else int(rule.removeprefix("words-"))
-        self._index: dict[int, list[int]] = {}  # by the hash of a run, inverted where numbers are masked, who has it
-        self._short = set[int]()  # words of the texts that are compared as a whole
-        self._problems: list[tuple[int, int, Counter[str], set[Run]]] = []  # runs, masked runs, numbers, around these
-        for at, text in enumerate(self.texts):
-            if self.words:
-                words = _WORDS.findall(text.lower())
-                if whole is not None and whole <= len(words) < self.words:
-                    self._short.add(len(words))
-                keys = self._word_keys(words)
-            else:
-                parts = tokens(text)
-                plain, masked = shingles(parts), shingles(_masked(parts))
-                around = {run for run in plain if any(part[0].isdigit() for part in run)}
-                self._problems.append((len(plain), len(masked), numbers(parts), around))
-                keys = {hash(run) for run in plain} | {~hash(run) for run in masked}
-            for key in keys:
-                self._index.setdefault(key, []).append(at)
-
-    def matches(self, text: str) -> list[Match]:
-        """Every known problem that the text holds, the most of it first. Linear in the text."""
-        if self.words:
-            held = self._held(self._word_keys(_WORDS.findall(text.lower())))
-            return [Match(at, "same", 1.0) for at, _ in sorted(held.items(), key=lambda item: (-item[1], item[0]))]
-        parts = tokens(text)
-        here, runs, found = numbers(parts), shingles(parts), dict[int, Match]()
-        for at, count in self._held({hash(run) for run in runs}).items():
-            size, _, named, around = self._problems[at]
-            if count >= CONTAINED * size:
-                enough = CONTAINED if size > SHORT else CONTAINED_SHORT
-                same = named <= here and count >= enough * size and len(around & runs) >= enough * len(around)
-                found[at] = Match(at, "same" if same else "variant", count / size)
-        for at, count in self._held({~hash(run) for run in shingles(_masked(parts))}).items():
-            share = count / self._problems[at][1]
-            if share >= VARIANT and at not in found:
-                found[at] = Match(at, "variant", share)
-        return sorted(found.values(), key=lambda match: (match.kind, -match.contained))
-
-    def _word_keys(self, words: Sequence[str]) -> set[int]:
-        runs = shingles(words, self.words) if len(words) >= self.words else set()
-        return {hash(run) for run in (runs | {tuple(words)} if len(words) in self._short else runs)}
-
-    def _held(self, keys: set[int]) -> Counter[int]:
-        return Counter(at for key in keys for at in self._index.get(key, ()))
-
-
-RULES = ("latex", "words-8", "words-10", "words-13")
-
-
-def check_rule(rule: str) -> None:
-    """Raise UserError for a rule that is none of RULES."""
-    if rule not in RULES:
-        raise UserError(f"there is no rule '{rule}' to compare problems by; there are {', '.join(RULES)}")

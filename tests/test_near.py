@@ -2,16 +2,19 @@
 
 import json
 import random
+import time
 from pathlib import Path
 
 import pytest
 
-from bench.leaks import renumber, write_other_latex, write_other_space
+from bench.disguises import OTHER, SEEN
 from curation.parallel import chunked, spread
-from curation.stages.dedup import near_dedup, say_the_same
+from curation.stages.dedup import exact_dedup, is_same, near_dedup
 from limo.data import Example, chat
 from limo.errors import UserError
 from tests.conftest import split
+
+PARTS = ("three words dropped", "first half", "last sentence changed", "synonyms")  # found as leaks only
 
 
 def row(key: str, question: str, answer: str = "5", completion: str = "") -> Example:
@@ -81,14 +84,14 @@ SAME = [
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
 def test_alike_and_with_one_answer_but_not_the_same(one: str, other: str) -> None:
-    assert not say_the_same(one, other) and not say_the_same(other, one)
+    assert not is_same(one, other) and not is_same(other, one)
     kept, _ = split(near_dedup([row("a", one), row("b", other)], variants=None))
     assert len(kept) == 2
 
 
 @pytest.mark.parametrize(("one", "other"), SAME)
 def test_the_same_in_other_words_of_asking(one: str, other: str) -> None:
-    assert say_the_same(one, other) and say_the_same(other, one)
+    assert is_same(one, other) and is_same(other, one)
 
 
 def test_another_chain_stays_as_a_rival() -> None:
@@ -113,19 +116,46 @@ def test_variants_are_capped_and_shown_beside_the_first() -> None:
         list(near_dedup(rows, variants=0))
 
 
-@pytest.mark.parametrize(("disguise", "share"), [(write_other_latex, 1.0), (write_other_space, 1.0), (renumber, 0.0)])
-def test_planted_copies_of_real_problems(data: Path, disguise, share: float) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("name", [name for name in SEEN if name not in ("as it is", *PARTS)] + list(OTHER))
+def test_planted_copies_of_real_problems(data: Path, name: str) -> None:
     problems = [
         r
         for r in json.loads((data / "pools" / "math_train.json").read_text())[:3000]
         if any(c.isdigit() for c in r["problem"])
     ]
-    draw = random.Random(0)
+    seeded = random.Random(0)
     rows = [row(f"m/{i}", r["problem"], str(r["answer"])) for i, r in enumerate(problems)]
-    planted = [row(f"x/{i}", disguise(r.question, draw), r.answer) for i, r in enumerate(rows[:300])]
+    copies = [row(f"x/{i}", (SEEN | OTHER)[name](r.question, seeded), r.answer) for i, r in enumerate(rows[:600])]
+    planted = [copy for copy, original in zip(copies, rows, strict=False) if copy.question != original.question]
     _, dropped = split(near_dedup([*rows, *planted], variants=None))
-    assert sum(d.id.startswith("x/") for d in dropped) == share * 300
+    found = sum(d.id.startswith("x/") for d in dropped)
+    assert found == 0 if name in OTHER else found >= 0.95 * len(planted)
     assert sum(d.id.startswith("m/") for d in dropped) < 10
+
+
+def hostile(size: int) -> dict[str, list[Example]]:
+    """Pools that a comparison of all with all would take forever for."""
+    template = "A train needs {} hours for {} km; how fast is it on the whole way in the end?"
+    return {
+        "template": [row(str(i), template.format(i % 97, i)) for i in range(size)],
+        "one problem": [row(str(i), CIRCLE.format("radius"), str(i), f"chain {i}") for i in range(size)],
+        "one word": [row(str(i), template.format("x", 3) + f" word{i}") for i in range(size)],
+        "one letter": [row(str(i), "x " * (i % 50)) for i in range(size)],
+        "long": [row(str(i), "a b " * 25_000 + str(i)) for i in range(size // 200)],
+    }
+
+
+@pytest.mark.parametrize("kind", list(hostile(0)))
+@pytest.mark.parametrize("stage", [exact_dedup, near_dedup])
+def test_twice_the_rows_take_twice_the_time(kind: str, stage) -> None:  # type: ignore[no-untyped-def]
+    def seconds(size: int) -> float:
+        rows = hostile(size)[kind]
+        start = time.process_time()
+        list(stage(rows) if stage is exact_dedup else stage(rows, variants=20))
+        return time.process_time() - start
+
+    seconds(100)
+    assert seconds(4000) < max(1.0, 3 * seconds(2000))
 
 
 def square(values: list[int]) -> list[int]:

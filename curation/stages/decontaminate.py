@@ -1,8 +1,8 @@
 """Decontamination: drop problems that are, or hold, a problem of a benchmark.
 
-`decontaminate` is the toolkit's own method, which reads LaTeX and finds copies in other spelling
-(`curation/similar.py`; `python bench/leaks.py` measures what it finds). `drop_overlap` is the rule that MAmmoTH2
-publishes: a run of ten words shared with a question or an answer. A recipe may have both.
+`decontaminate` is the toolkit's own method, which finds copies in other words and LaTeX (`curation/match.py`;
+`python bench/matcher.py` measures what it finds). `drop_overlap` is the rule that MAmmoTH2 publishes: a run of ten
+words shared with a question or an answer. A recipe may have both.
 """
 
 import json
@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from curation.similar import Known, check_rule
+from curation.known import Known, Verdict, WordRuns
 from curation.stage import drop, stage
 from curation.stage_metrics import record
 from eval.benchmarks import load, nodes, origin
@@ -20,11 +20,18 @@ from limo.errors import UserError
 from limo.recipe import InputBenchmarks, bind, input_files
 
 SHORT = 4  # words of a benchmark's text that is compared as a whole; fewer say nothing
+RULES = ("latex", "words-8")
+REASONS: dict[Verdict, str] = {
+    "same": "in a benchmark",
+    "variant": "a benchmark problem with other numbers",
+    "related": "part of a benchmark problem",
+}
 DECONTAMINATED = "benchmarks removed"  # the metric that the dataset card reads
 
 
 def _check(*, benchmarks: InputBenchmarks, rule: str, variants: str) -> None:
-    check_rule(rule)
+    if rule not in RULES:
+        raise UserError(f"there is no rule '{rule}' to compare problems by; there are {', '.join(RULES)}")
     _check_benchmarks(benchmarks)
 
 
@@ -41,13 +48,13 @@ def decontaminate(
 ) -> Iterator[Row]:
     """Drop problems that hold a benchmark problem, each beside what it matched.
 
-    Args: `rule` is "latex" or one of the word rules, "words-8", "words-10", "words-13". `variants` is whether a
-    benchmark problem with other numbers is to "drop" too or to "keep". Raises UserError for another rule, or a
-    benchmark that is missing.
+    Args: `rule` is "latex", or "words-8" for the usual one: any run of eight words. `variants` is whether a benchmark
+    problem with other numbers, and a large part of one, are to "drop" too or to "keep". Raises UserError for another
+    rule, or a benchmark that is missing.
     """
-    check_rule(rule)
+    _check(benchmarks=benchmarks, rule=rule, variants=variants)
     texts, index = _index(_key(benchmarks), rule, ("question",), None)
-    others = " and variants with other numbers" if variants == "drop" else ""
+    others = ", variants and parts of problems" if variants == "drop" else ""
     record(DECONTAMINATED, f"{', '.join(nodes(benchmarks))} (rule {rule}{others})")
     for row in rows:
         hits = [hit for hit in index.matches(row.question) if hit.kind == "same" or variants == "drop"]
@@ -55,10 +62,9 @@ def decontaminate(
             yield row
             continue
         hit, (key, _, problem) = hits[0], texts[hits[0].at]
-        reason = "in a benchmark" if hit.kind == "same" else "a benchmark problem with other numbers"
         match = {"id": key, "problem": problem, "contained": round(hit.contained, 3)}
         detail = f"holds {100 * hit.contained:.0f} % of {key}"
-        yield Dropped(row.id, "", reason, detail, data={**row.to_json(), "matched": match})
+        yield Dropped(row.id, "", REASONS[hit.kind], detail, data={**row.to_json(), "matched": match})
 
 
 def _check_overlap(*, benchmarks: InputBenchmarks, run: int) -> None:
@@ -92,11 +98,14 @@ def _key(benchmarks: InputBenchmarks) -> str:
 
 
 @lru_cache(maxsize=2)
-def _index(key: str, rule: str, parts: tuple[str, ...], whole: int | None) -> tuple[list[tuple[str, str, str]], Known]:
+def _index(
+    key: str, rule: str, parts: tuple[str, ...], whole: int | None
+) -> tuple[list[tuple[str, str, str]], Known | WordRuns]:
     """Id, part and text of the benchmarks' rows, and these to look up against: made once in a process."""
     texts = []
     for row in (row for listed in load(json.loads(key)[0], "").values() for row in listed):
         question = str(row.notes.get("problem", row.question))
         own = {"question": question, "answer": row.answer, "solution": row.completion}
         texts += [(row.id, part, own[part]) for part in parts]
-    return texts, Known([text for _, _, text in texts], rule, whole)
+    known = [text for _, _, text in texts]
+    return texts, Known(known) if rule == "latex" else WordRuns(known, int(rule.removeprefix("words-")), whole)

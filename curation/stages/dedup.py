@@ -2,48 +2,65 @@
 
 Rows of one problem get one `problem`, that of the first; a row that brings another chain stays as its rival.
 
-Near duplicates are the same problem if they have the same numbers, their answers agree and they say the same: what is
-left without the words of asking ("find", "what is the value of") is one and the same sequence of LaTeX tokens, or one
-stands inside of the other. They are looked up by their numbers and their first tokens, which finds nine such pairs
-among MATH's 7,470 training problems; MinHash over runs of tokens, tried before, finds eight of them. With other numbers
-they are variants of a template: other problems, which are counted and capped, never taken for duplicates.
+Exact duplicates have the same tokens, the words of asking ("find", "what is the value of") aside, and answers that
+agree. Near duplicates are what `curation/match.py` finds to be the same, with answers that agree. Problems that differ
+in their numbers are variants of a template: other problems, which are counted and capped, never taken for duplicates.
 """
 
-import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
-from curation.similar import digest, numbers, squeezed, tokens
+from curation.candidates import Sketches, find_pairs
+from curation.match import Text, compare
+from curation.similar import ASKING, SILENT, digest, split_drawings, squeezed, tokenize
 from curation.stage import drop, stage
 from eval.grade import equal
 from limo.data import Dropped, Example, Row
 from limo.errors import UserError
 
+FIRSTS = 8  # problems of the same words and other answers that a row is compared with
+
 
 @stage("pool")
 def exact_dedup(rows: Iterable[Example], /) -> Iterator[Row]:
-    """Drop rows that repeat an earlier problem and chain, the case of words and white space aside.
+    """Drop rows that repeat an earlier problem and chain, words of asking, LaTeX's spelling and white space aside.
 
-    Another chain of an earlier problem stays as its rival. Where rows of one problem have different answers, at most
-    one is right: that of most rows stays, and without a majority none. Goes through `rows` three times and holds a few
+    Another chain of an earlier problem stays as its rival. Where rows of one text have different answers, at most one
+    is right: that of most rows stays, and without a majority none. Goes through `rows` three times and holds a few
     numbers a row, so that a million rows fit.
     """
-    groups = group_equal(array("Q", (digest(squeezed(row.question)) for row in rows)))
+    groups = group_equal(array("Q", (digest(canonical(row.question)) for row in rows)))
     answers: dict[int, list[str]] = {}
+    firsts: dict[int, list[tuple[int, str]]] = {}  # of each group, the position and the answer
+    earlier: dict[int, list[int]] = {}
     for at, row in enumerate(rows):
-        if at in groups and row.answer:
-            answers.setdefault(groups[at], []).append(row.answer)
-    right = {group: majority(listed) for group, listed in answers.items()}
-    yield from merged(_undisputed(rows, groups, right), groups, same=lambda row, first: True)
+        if at not in groups:
+            continue
+        known = firsts.setdefault(groups[at], [])
+        earlier[at] = [first for first, answer in known if same_answer(row.answer, answer)][:1]
+        if not earlier[at] and len(known) < FIRSTS:
+            known.append((at, row.answer))
+        if row.answer:
+            answers.setdefault(digest(squeezed(row.question)), []).append(row.answer)
+    right = {text: majority(listed) for text, listed in answers.items()}
+    yield from merged(_undisputed(rows, earlier, right), earlier, lambda row, first: True)
 
 
-def _undisputed(rows: Iterable[Example], groups: Mapping[int, int], right: Mapping[int, str | None]) -> Iterator[Row]:
+def canonical(text: str) -> str:
+    """What two texts of the same problem have in common: tokens without words of asking, and the words of drawings."""
+    found = (part.lower() if len(part) > 1 and part.isalpha() else part for part in tokenize(text))
+    return " ".join([*(part for part in found if part not in ASKING and part not in SILENT), split_drawings(text)[1]])
+
+
+def _undisputed(rows: Iterable[Example], groups: Container[int], right: Mapping[int, str | None]) -> Iterator[Row]:
     """The rows, and in the place of one whose answer most others contradict its drop."""
     for at, row in enumerate(rows):
-        answer = right.get(groups[at], "") if at in groups else row.answer
+        answer = right.get(digest(squeezed(row.question)), "") if at in groups else row.answer
         if answer is not None and same_answer(row.answer, answer):
             yield row
         else:
@@ -55,20 +72,25 @@ def _undisputed(rows: Iterable[Example], groups: Mapping[int, int], right: Mappi
 
 
 def majority(answers: Sequence[str]) -> str | None:
-    """The answer that more than half of them agree on, or None.
+    """The answer that more than half of them agree on, or None. Linear (Boyer and Moore 1981).
 
     >>> majority(["5", "4", "4.0"]), majority(["5", "4"]), majority(["1/2", "0.5"])
     ('4', None, '1/2')
     """
-    for answer in dict.fromkeys(answers):
-        if sum(same_answer(other, answer) for other in answers) * 2 > len(answers):
-            return answer
-    return None
+    counts, leader, lead = Counter(answers), "", 0
+    for answer, count in counts.items():
+        if lead == 0:
+            leader, lead = answer, count
+        else:
+            lead += count if same_answer(answer, leader) else -count
+            leader, lead = (leader, lead) if lead >= 0 else (answer, -lead)
+    agreeing = [answer for answer in counts if same_answer(answer, leader)]
+    return agreeing[0] if sum(counts[answer] for answer in agreeing) * 2 > len(answers) else None
 
 
-def group_equal(keys: "array[int]") -> dict[int, int]:
+def group_equal(keys: "array[int] | np.ndarray") -> dict[int, int]:
     """The positions of keys (n,) that recur, each with the position at which its key first came (its own, if that)."""
-    values = np.frombuffer(keys, dtype=np.uint64)
+    values = np.asarray(keys, np.uint64)
     order = np.argsort(values, kind="stable")
     same = values[order][1:] == values[order][:-1]
     groups: dict[int, int] = {}
@@ -76,33 +98,6 @@ def group_equal(keys: "array[int]") -> dict[int, int]:
         before, here = int(order[at]), int(order[at + 1])
         groups[here] = groups.setdefault(before, before)
     return groups
-
-
-def merged(
-    rows: Iterable[Row], groups: Mapping[int, int], *, same: Callable[[Example, "First"], bool]
-) -> Iterator[Row]:
-    """Rows of which some are the same problem: the first of each stays, and of the others those with a new chain.
-
-    Args: `groups` is the position of the first row for each position in a group; `same` decides whether a row of a
-    group is the problem of an earlier one. Yields one row for each, in order; what is dropped already stays so.
-    """
-    firsts: dict[int, list[First]] = {}
-    for at, row in enumerate(rows):
-        if at not in groups or not isinstance(row, Example):
-            yield row
-            continue
-        known = firsts.setdefault(groups[at], [])
-        first = next((first for first in known if same(row, first)), None)
-        chain = digest(squeezed(row.completion))
-        if first is None:
-            known.append(First(row.id, row.problem, row.question, row.answer, {chain}))
-            yield row
-        elif chain in first.chains or not row.completion:
-            data = {**row.to_json(), "matched": {"id": first.id, "problem": first.question}}
-            yield Dropped(row.id, "", "same problem", f"as {first.id}", data=data)
-        else:
-            first.chains.add(chain)
-            yield replace(row, problem=first.problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +109,35 @@ class First:
     question: str
     answer: str
     chains: set[int]
+
+
+def merged(
+    rows: Iterable[Row], earlier: Mapping[int, Sequence[int]], same: Callable[[Example, First], bool]
+) -> Iterator[Row]:
+    """Rows of which some are the same problem: the first of each stays, and of the others those with a new chain.
+
+    Args: `earlier` has the positions of earlier rows that may be the same problem as that at a position; `same`
+    decides. Yields one row for each, in order; what is dropped already stays so.
+    """
+    held: dict[int, First] = {}
+    wanted = {at for others in earlier.values() for at in others}
+    for at, row in enumerate(rows):
+        if not isinstance(row, Example) or (at not in wanted and not earlier.get(at)):
+            yield row
+            continue
+        known = (held[other] for other in earlier.get(at, ()) if other in held)
+        first = next((first for first in known if same(row, first)), None)
+        chain = digest(squeezed(row.completion))
+        if at in wanted:
+            held[at] = first or First(row.id, row.problem, row.question, row.answer, {chain})
+        if first is None:
+            yield row
+        elif chain in first.chains or not row.completion:
+            data = {**row.to_json(), "matched": {"id": first.id, "problem": first.question}}
+            yield Dropped(row.id, "", "same problem", f"as {first.id}", data=data)
+        else:
+            first.chains.add(chain)
+            yield replace(row, problem=first.problem)
 
 
 def same_answer(one: str, other: str) -> bool:
@@ -131,76 +155,40 @@ def near_dedup(rows: Iterable[Example], /, *, variants: int | None) -> Iterator[
     """Drop problems that are an earlier one in other words or other LaTeX, and variants beyond the first few.
 
     `variants` is how many problems that differ in their numbers alone may stay, None for all. Another chain of an
-    earlier problem stays as its rival. Goes through `rows` twice and holds a few numbers a row. Raises UserError for
+    earlier problem stays as its rival. Goes through `rows` twice and holds less than 1 kB a row. Raises UserError for
     settings out of range.
     """
     _check_near(variants=variants)
-    keys, templates = array("Q"), array("Q")
-    for row in rows:
-        parts = said(row.question)
-        keys.append(digest(" ".join([*parts[:HEAD], "|", *sorted(numbers(parts).elements())])))
-        templates.append(digest(" ".join("#" if part[0].isdigit() else part for part in parts)))
-    same = group_equal(keys)
-    over = _beyond(group_equal(templates), same, variants) if variants else {}
-    heads, first = set(over.values()), dict[int, Row]()
-    for at, found in enumerate(merged(rows, same, same=_same)):
-        if at in heads:
-            first[at] = found
-        if isinstance(found, Example) and at in over:
-            yield _variant(found, first[over[at]], variants)
+    sketches = Sketches.of(row.question for row in rows)
+    templates = group_equal(sketches.templates) if variants else {}
+    firsts, kept = dict[int, Example](), dict[int, set[str]]()
+    for at, row in enumerate(merged(rows, find_pairs(sketches), _is_near)):
+        if not isinstance(row, Example) or at not in templates:
+            yield row
+            continue
+        first, problems = firsts.setdefault(templates[at], row), kept.setdefault(templates[at], set())
+        if row.problem in problems or len(problems) < (variants or 0):
+            problems.add(row.problem)
+            yield row
         else:
-            yield found
+            matched = {"id": first.id, "problem": first.question}
+            detail = f"{variants} problems like {first.id} stay"
+            yield Dropped(row.id, "", "variant with other numbers", detail, data={**row.to_json(), "matched": matched})
 
 
-HEAD = 10  # tokens by which problems are looked up that may be the same
-ASKING = frozenset(
-    "an and answer are as at be by calculate common compute determine each evaluate express find following form "
-    "fraction given how if in is it its let many number of on possible simplest solve suppose that the there these "
-    "this those to value values was we what when where which with your".split()
-)
-_WORDS = re.compile(r"(?<!\\)\b\w+")  # names and numbers of a drawing, not its spacing and brackets
-_DRAWING = re.compile(r"\[asy\](.*?)\[/asy\]", re.DOTALL)
+def _is_near(row: Example, first: First) -> bool:
+    return is_same(row.question, first.question) and same_answer(row.answer, first.answer)
 
 
-def _same(row: Example, first: First) -> bool:
-    return same_answer(row.answer, first.answer) and say_the_same(row.question, first.question)
+def is_same(one: str, other: str) -> bool:
+    """Whether two texts are one problem, as far as words, formulas and drawings say.
 
-
-def said(text: str) -> list[str]:
-    """The tokens of a problem without the words of asking."""
-    return [token for token in tokens(text) if token not in ASKING]
-
-
-def say_the_same(one: str, other: str) -> bool:
-    """Whether two problems are one, the words of asking aside; of one that stands inside of the other too.
-
-    >>> say_the_same("Find the value of $x+1$.", "What is \\\\(x + 1\\\\)?"), say_the_same("Find $x+1$.", "Find $x-1$.")
+    >>> is_same("Find the value of $x+1$.", "What is \\\\(x + 1\\\\)?"), is_same("Find $x+1$.", "Find $x-1$.")
     (True, False)
     """
-    drawings = [[_WORDS.findall(drawing) for drawing in _DRAWING.findall(text)] for text in (one, other)]
-    if all(drawings) and drawings[0] != drawings[1]:
-        return False
-    short, long = sorted((said(text) for text in (one, other)), key=len)
-    return f" {' '.join(short)} " in f" {' '.join(long)} "
+    short, long = sorted((_read(one), _read(other)), key=lambda text: len(text.parts))
+    drawn_alike = not (short.drawing and long.drawing) or short.drawing == long.drawing
+    return drawn_alike and compare(short, long, holds=False).same
 
 
-def _variant(row: Example, head: Row, variants: int | None) -> Dropped:
-    """The drop of a variant, beside the first row of its template."""
-    question = head.question if isinstance(head, Example) else head.data["prompt"][-1]["content"]
-    matched = {"id": head.id, "problem": question}
-    detail = f"{variants} problems like {head.id} stay"
-    return Dropped(row.id, "", "variant with other numbers", detail, data={**row.to_json(), "matched": matched})
-
-
-def _beyond(templates: dict[int, int], same: dict[int, int], variants: int) -> dict[int, int]:
-    """The positions of variants beyond the first few of their template, each with the template's first position."""
-    kept: dict[int, set[int]] = {}
-    over = {}
-    for at in sorted(templates):
-        problems = kept.setdefault(templates[at], set())
-        problem = same.get(at, at)
-        if problem in problems or len(problems) < variants:
-            problems.add(problem)
-        else:
-            over[at] = templates[at]
-    return over
+_read = lru_cache(maxsize=10_000)(Text)
