@@ -232,17 +232,19 @@ def measure_data(settings: Training, rows: int | None, mean_tokens: float | None
     """
     if rows is not None and mean_tokens is not None:
         return Data(rows, mean_tokens, settings.max_length, mean_tokens)
-    if not Path(settings.data).expanduser().is_file():
+    if not Path(settings.data).expanduser().exists():
         raise UserError(
             f"no such file '{settings.data}': curate first, or give train_plan.rows= and train_plan.mean_tokens="
         )
     from limo.chat import Rendered, set_template
-    from limo.data import read_jsonl
+    from limo.sources import training_rows
     from limo.training.rows import render_row
 
     tokenizer = load_tokenizer(tokenizer_folder(settings.model), template=False)
     set_template(tokenizer, settings.chat_template)
-    rows_read = (render_row(tokenizer, row, settings.max_length) for row in read_jsonl(settings.data))
+    rows_read = (
+        render_row(tokenizer, row, settings.max_length) for row in training_rows(settings.data, settings.system)
+    )
     lengths = [len(row.input_ids) for row in rows_read if isinstance(row, Rendered)]
     if not lengths:
         raise UserError(f"{settings.data} has no row that can be trained on: curate first, or raise train.max_length")

@@ -16,10 +16,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
+from pathlib import Path
 from random import Random
 from typing import Any
 
-from limo.data import Dropped, Example, Row, chat, content_id
+from limo.data import Dropped, Example, Row, chat, content_id, parsed, read_jsonl
 from limo.errors import UserError
 from limo.files import MAX_BYTES, Raw, bounded, read_rows, shortened
 from limo.formats import (
@@ -104,6 +105,26 @@ def hub(
     """
     reading = Reading(name, system, path, format, fields or {}, where or {}, replace_system, limit)
     yield from take_fraction(examples(hub_rows(path, config, split, revision), reading), name, fraction, licence)
+
+
+def training_rows(path: str, system: str | None) -> Iterator[Row]:
+    """The rows of a file to train on: this toolkit's own, or any that `file` reads, which need no answer here."""
+    if _is_ours(path):
+        yield from read_jsonl(path)
+    else:
+        yield from examples(read_rows(path), Reading("train.data", system or "", path, needs_answer=False))
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a file's first row is an `Example`."""
+    if not path.lower().endswith(".jsonl"):
+        return False
+    with Path(path).expanduser().open("rb") as file:
+        try:
+            first = parsed(file.readline(MAX_BYTES))
+        except ValueError:
+            return True  # whose reader says what is wrong with it
+    return (isinstance(first, dict) and {"id", "prompt", "completion", "source"} <= set(first)) or not first
 
 
 def take_fraction(rows: Iterable[Row], name: str, fraction: float, licence: str) -> Iterator[Row]:
@@ -228,6 +249,7 @@ class Reading:
     replace_system: bool = False
     limit: int | None = None
     silent: bool = False  # without a line that says what the columns mean
+    needs_answer: bool = True
 
     def __post_init__(self) -> None:
         try:
@@ -305,7 +327,7 @@ def _examples_of(
         detail = f"{record.system[:80]!r}; replace_system: true gives it ours"
         raise Unusable("another system message", detail)
     answers = [record.answer or answer_of(worked) for worked in record.chains] or [record.answer]
-    if not any(answers):
+    if reading.needs_answer and not any(answers):
         raise Unusable("no answer", "neither an answer column nor '#### n' nor \\boxed{} in the chain")
     notes = {f"column_{k}" if k in RESERVED else k: v for k, v in raw.items() if k not in columns.used and _small(v)}
     notes |= {"file": reading.path, "row": number}
@@ -314,7 +336,7 @@ def _examples_of(
     problem = f"{reading.name}/{record.id or number}"
     prompt = chat(record.problem, reading.system or record.system)
     for at, (worked, answer) in enumerate(zip(record.chains or ("",), answers, strict=True)):
-        if answer:
+        if answer or not reading.needs_answer:
             key = problem if at == 0 else f"{problem}/{at + 1}"
             yield Example(key, prompt, answer, worked, source=reading.name, notes=notes, problem=problem)
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from limo.chat import MASKED
 from limo.command import command
-from limo.data import read_jsonl
 from limo.errors import UserError
 from limo.machine import is_main, world_size
 from limo.model import model_folder
@@ -25,6 +24,7 @@ from limo.processes import override, run_to_end
 from limo.progress import say
 from limo.recipe import bind
 from limo.run import Step
+from limo.sources import training_rows
 from limo.training.audit import check_row, print_rows
 from limo.training.batches import supervised_shape
 from limo.training.fit import Job, check_settings, fit, is_finished, make_job, run_training
@@ -54,7 +54,7 @@ def check_sft(settings: Supervised) -> None:
     """Raise UserError for what is wrong before anything is loaded."""
     check_settings(settings)
     for file in filter(None, (settings.data, settings.eval_data)):
-        if not Path(file).expanduser().is_file():
+        if not Path(file).expanduser().exists():
             raise UserError(f"no such file '{file}'. Curate first, or give another path with train.data=")
 
 
@@ -63,7 +63,7 @@ def _look(settings: Supervised) -> dict[str, Any]:
     if not is_main():
         return {}
     tokenizer = load_trained_tokenizer(settings, model_folder(settings.model))
-    prepared = prepare(tokenizer, islice(read_jsonl(settings.data), LOOKED_AT), settings.max_length)
+    prepared = prepare(tokenizer, islice(training_rows(settings.data, settings.system), LOOKED_AT), settings.max_length)
     shown = [("", *row) for row in zip(prepared.rows, prepared.rendered, strict=True)][: settings.look]
     print_rows(tokenizer, shown, settings.system)
     kept, dropped = len(prepared.rows), len(prepared.dropped)
@@ -96,7 +96,7 @@ def _read_held_out(job: Job, settings: Supervised) -> Any:
     from datasets import Dataset
 
     assert settings.eval_data
-    prepared = prepare(job.tokenizer, read_jsonl(settings.eval_data), settings.max_length)
+    prepared = prepare(job.tokenizer, training_rows(settings.eval_data, settings.system), settings.max_length)
     if not prepared.rows:
         raise UserError(f"no row of train.eval_data={settings.eval_data} fits into max_length")
     for row, rendered in zip(prepared.rows, prepared.rendered, strict=True):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from transformers import TrainerCallback
@@ -126,6 +127,22 @@ def test_a_training_ends_at_its_token_accuracy(tiny: Path, tmp_path: Path) -> No
     assert found["steps"] == log[-1]["step"] < 400
     with pytest.raises(UserError, match="until_accuracy is a share above 0 and up to 1"):
         train(tiny, tmp_path / "other", until_accuracy=99)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "limo.jsonl"])
+def test_rows_of_others_are_trained_on_as_they_are(name: str, tiny: Path, tmp_path: Path) -> None:
+    turns = [[{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"It is {i}."}] for i in range(5)]
+    table = pd.DataFrame({"messages": [*turns, turns[0] * 2]})
+    if name == "limo.jsonl":  # the columns of LIMO's published set
+        table = pd.DataFrame({"question": ["1+1?"] * 5, "solution": ["It is 2."] * 5, "answer": ["2"] * 5})
+    if name.endswith("parquet"):
+        table.to_parquet(tmp_path / name)
+    else:
+        table.to_json(tmp_path / name, orient="records", lines=True)
+    found = train(tiny, tmp_path, data=str(tmp_path / name), args={**ARGS, "max_steps": 1})
+    assert (found["rows"], found["dropped"]) == (5, 0 if name == "limo.jsonl" else 1)
+    dropped = lines(tmp_path / "run" / "train_dropped.jsonl")
+    assert [row["reason"] for row in dropped] == ["several turns"] * found["dropped"]
 
 
 def test_look_shows_rows_and_trains_nothing(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

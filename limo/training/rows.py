@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from limo.chat import MASKED, Rendered, render
-from limo.data import Dropped, Example, content_id, dump, read_jsonl, replacing
+from limo.data import Dropped, Example, Row, content_id, dump, replacing
 from limo.errors import UserError
 from limo.progress import say
 from limo.run import Step
+from limo.sources import training_rows
 from limo.training.audit import check_row
 from limo.training.launch import run_on_main
 from limo.training.losses import row_weight
@@ -47,7 +48,7 @@ class Tokens:
     unit: str = "chains"  # what a row is: chains, or pairs
 
 
-def prepare(tokenizer: Any, rows: Iterable[Example], max_length: int) -> Prepared:
+def prepare(tokenizer: Any, rows: Iterable[Row], max_length: int) -> Prepared:
     """Token ids and labels of each row. Rows without a completion or above `max_length` tokens are dropped whole."""
     prepared = Prepared([], [], [])
     for row in rows:
@@ -55,13 +56,16 @@ def prepare(tokenizer: Any, rows: Iterable[Example], max_length: int) -> Prepare
         if isinstance(tokens, Dropped):
             prepared.dropped.append(tokens)
         else:
+            assert isinstance(row, Example)
             prepared.rows.append(row)
             prepared.rendered.append(tokens)
     return prepared
 
 
-def render_row(tokenizer: Any, row: Example, max_length: int) -> Rendered | Dropped:
+def render_row(tokenizer: Any, row: Row, max_length: int) -> Rendered | Dropped:
     """Token ids and labels of a row, or why it is not trained on."""
+    if isinstance(row, Dropped):
+        return row
     if not row.completion.strip():
         return Dropped(row.id, "train", "no completion", data=row.to_json())
     tokens = render(tokenizer, row)
@@ -151,12 +155,13 @@ def _generate(tokenizer: Any, settings: Supervised, file: Path) -> Iterator[dict
     idle: dict[str, Any] = {}
     dropped, example, weights = 0, None, False
     with replacing(file) as lines:
-        for row in read_jsonl(settings.data):
+        for row in training_rows(settings.data, settings.system):
             tokens = render_row(tokenizer, row, settings.max_length)
             if isinstance(tokens, Dropped):
                 lines.write(dump(tokens.to_json()))
                 dropped, example = dropped + 1, example or tokens
                 continue
+            assert isinstance(row, Example)
             check_row(tokenizer, row, tokens, settings.system, settings.data)
             entry: dict[str, Any] = {"input_ids": tokens.input_ids, "labels": tokens.labels}
             if settings.weighting:
