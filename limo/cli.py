@@ -23,6 +23,7 @@ COMMANDS = {
     "train-plan": ("limo.plan", "memory, hours and dollars of a training"),
     "improve": ("limo.improve", "curate, train and evaluate, again and again (RISE)"),
     "discover": ("limo.discover", "search for preference losses (DiscoPOP)"),
+    "new": ("limo.new", "look at a file of your own and write a recipe for it"),
     "ledgers": ("limo.ledgers", "show kept samples; add those of other or damaged ledgers"),
     "eval": ("eval.run", "evaluate models and compare them"),
     "compare": ("eval.compare", "two runs on the same problems, with intervals"),

@@ -26,7 +26,17 @@ Fields = Mapping[str, str | Sequence[str]]  # our name -> column or columns
 
 COLUMNS = {
     "problem": ("problem", "question", "prompt", "query"),
-    "chain": ("solution", "response", "chain", "completion", "reasoning", "output", "generations"),
+    "chain": (
+        "solution",
+        "response",
+        "chain",
+        "completion",
+        "reasoning",
+        "worked",
+        "rationale",
+        "output",
+        "generations",
+    ),
     "answer": ("answer", "final_answer", "final", "expected_answer", "gt", "ground_truth", "reference", "target"),
     "id": ("id", "unique_id", "uuid"),
 }

@@ -181,6 +181,8 @@ def shrunk(arguments: list[str], tiny: Path) -> list[str]:
         kept = [a for a in arguments if not a.startswith("eval.models")]
         more = [f"eval.models.model={tiny}", "eval.protocol=null", "eval.sampling.max_tokens=4"]
         return [*kept, *more, "eval.resamples=50", "engine.dtype=float32"]
+    if "recipe=tickets" in arguments:
+        return [*arguments, f"student={tiny}", "engine.dtype=float32", "attempts.max_tokens=4", "train.max_length=400"]
     if not {"recipe=demo", "recipe=own"} & set(arguments):
         return arguments
     sizes = [a for a in small(tiny, Path("runs")) if not a.startswith(("recipe=", "runs="))]

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,12 @@ import pyarrow as pa
 import pytest
 
 from curation.stages.chains import verify
-from limo.data import Dropped, Example
+from limo.data import Dropped, Example, read_jsonl
 from limo.errors import UserError
+from limo.new import new
 from limo.recipe import input_files
 from limo.sources import file
+from tests.conftest import ROOT
 
 BOX = r"2 + 2 = 4, so \boxed{4}"
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -168,3 +173,25 @@ def test_a_reference_read_from_the_chain_does_not_verify_it(tmp_path: Path) -> N
     named = [row for row in read(tmp_path / "pool.jsonl", fields={"answer": "result"}) if isinstance(row, Example)]
     reasons = [row.reason for row in verify(named, keep_unverified=False) if isinstance(row, Dropped)]
     assert reasons == ["wrong answer"] * 20
+
+
+def test_a_recipe_is_written_for_a_file_and_runs(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    chains = [rf"{i}+{i} = \boxed{{{2 * i}}}" for i in range(40)]
+    asked = [f"What is {i} plus {i}?" for i in range(40)]
+    table = pd.DataFrame({"Question": asked, "Solution": chains, "Final": range(0, 80, 2)})
+    table.to_csv("sums.csv", index=False)
+    recipe = new("sums.csv", "sums", Path("my"))
+    assert len(recipe.read_text().splitlines()) <= 16 and "answer = Final" in recipe.read_text()
+    with pytest.raises(UserError, match="there is a recipe 'sums' already"):
+        new("sums.csv", "sums", Path("my"))
+    sizes = [f"student={tiny}", "engine.dtype=float32", "attempts.max_tokens=4", "k=5", "train.max_length=200"]
+    command = [sys.executable, "-m", "curation.run", "--config-dir", "my", "recipe=sums", *sizes]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr[-2000:]
+    chosen = {row.question for row in read_jsonl("runs/sums/curated.jsonl")}
+    held_out = {json.loads(line)["problem"] for line in Path("my/sums_held_out.jsonl").read_text().splitlines()}
+    assert len(chosen) == 5 and len(held_out) == 4 and not chosen & held_out
+    table.head(5).to_csv("few.csv", index=False)
+    with pytest.raises(UserError, match="has 5 usable problems: too few"):
+        new("few.csv", "few", Path("my"))

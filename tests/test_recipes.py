@@ -26,7 +26,8 @@ from limo.recipe import (
 from limo.run import claim, content_hash, differences, read_manifest, remember_recipe
 from limo.training.settings import check_args
 
-OPEN = {"evaluate": ("eval.models.model=x",)}  # what a recipe leaves to the person
+# What a recipe leaves to the person
+OPEN = {"evaluate": ("eval.models.model=x",), "base": ("eval.benchmarks=[gsm8k]",)}
 
 
 @pytest.mark.parametrize("name", recipe_names())
