@@ -24,6 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench import strangers
 from bench.disguises import OTHER, SEEN, UNSEEN, Disguise
 
 PLANTED, OF = 300, 3000
@@ -260,6 +261,7 @@ def main() -> None:
     parser.add_argument("--marked", help="file of other problems, of which those that are marked are counted")
     parser.add_argument("--show", type=int, default=0, metavar="N", help="marked rows to show beside what they matched")
     parser.add_argument("--unseen", action="store_true", help="the disguises that were put aside, too")
+    parser.add_argument("--strangers", action="store_true", help="only those of bench/strangers.py")
     parser.add_argument("--python", default=sys.executable, help="an interpreter that has the other tools")
     parser.add_argument("--tool", choices=TOOLS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -267,6 +269,8 @@ def main() -> None:
         run_here(args.tool)
         return
     kinds = {**SEEN, **(UNSEEN if args.unseen else {}), **OTHER}
+    if args.strangers:
+        kinds = {**strangers.STRANGERS, **strangers.OTHER}
     if args.pool:
         measure_duplicates(read(args.pool), kinds, args.python)
     if args.benchmark:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from operator import eq
 
-from curation.similar import ASKING, SPELLED, split_drawings, tokenize
+from curation.similar import ASKING, SPELLED, split_drawings, tokenize, without_tags
 
 SILENT = frozenset("~{}()[],;'\"`&\\")
 BREAKS = frozenset(".?!:")
@@ -54,6 +54,7 @@ class Text:
         self.parts: list[str] = []
         self.breaks = {0}
         self.names: set[str] = set()
+        text = without_tags(text)
         self.drawing = _DRAWN.findall(split_drawings(text)[1])
         for pattern, new in _REST:
             text = pattern.sub(new, text)

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from html import unescape
 
 ASKING = frozenset(
     "an and answer are as at be by calculate common compute could determine each evaluate express find following form "
@@ -57,6 +58,12 @@ _QUOTIENT = re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}|\\frac (\d) (\d)")
 _DECIMAL = re.compile(r"\.(?<![\d.]\.)(?=\d)")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _TOKEN = re.compile(r"\\[A-Za-z]+|\d+(?:\.\d+)?|[A-Za-z]+|[^\s\w]|\w")
+_TAG = re.compile(
+    r"</?(?:p|br|div|span|b|i|u|em|strong|sup|sub|li|ul|ol|h\d|code|pre|a|font)\b[^<>]{0,200}>"
+    r"|\[/?(?:quote|tex|latex|math|b|i)\]",
+    re.IGNORECASE,
+)
+_IMAGE = re.compile(r"<img\b[^<>]{0,300}?\balt=[\"']([^\"'<>]{0,2000})[\"'][^<>]{0,300}>", re.IGNORECASE)
 SILENT = frozenset("~{}()[],.;:?!'\"`&\\$")
 
 _SMALL = (
@@ -95,8 +102,20 @@ def tokens(text: str) -> list[str]:
     return [token for token in tokenize(text.lower()) if token not in SILENT]
 
 
+def without_tags(text: str) -> str:
+    """The text of a page or a forum post: entities read, tags removed, pictures of formulas replaced by their text.
+
+    >>> without_tags("<p>If $x&lt;2$, find <img src='a' alt='$x^2$'/>.</p>").split()
+    ['If', '$x<2$,', 'find', '$x^2$', '.']
+    """
+    if "&" in text:
+        text = unescape(text)
+    return _TAG.sub(" ", _IMAGE.sub(r" \1 ", text)) if "<" in text or "[/" in text else text
+
+
 def tokenize(text: str) -> list[str]:
     """Tokens of a text in one spelling, punctuation included and as it is written."""
+    text = without_tags(text)
     text = split_drawings(text if text.isascii() else _in_latex(text))[0]
     if any(mark in text for mark in MARKS):
         text = _MARKUP.sub("\n\n", text)
