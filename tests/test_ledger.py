@@ -138,7 +138,7 @@ def fill(folder: Path, count: int) -> Path:
 def test_a_changed_row_is_found_and_left_out(tmp_path: Path) -> None:
     path = fill(tmp_path / "a", 20)
     assert damaged_rows(tmp_path / "a") == 0
-    with sqlite3.connect(path) as store:
+    with closing(sqlite3.connect(path)) as store, store:
         store.execute("UPDATE completion SET tokens = 1000 WHERE name IN (SELECT name FROM completion LIMIT 5)")
     assert damaged_rows(tmp_path / "a") == 5
     with pytest.raises(UserError, match="salvage"):

@@ -14,7 +14,7 @@ from random import Random
 from curation.stage import drop, stage
 from limo.data import Example, Row, parsed
 
-RESULT = re.compile(r"=\s*(-?\d+)\b(?!\s*[-+*/^=.]|\.\d)")
+RESULT = re.compile(r"=\s*(-?\d{1,18})\b(?!\s*[-+*/^=.]|\.\d)")
 SLIPS = (-10, -2, -1, 1, 2, 10)  # a carry forgotten, a digit off
 REASONS = {"wrong": "wrong answer", "worst": "better chain of the same problem"}
 
