@@ -7,11 +7,13 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curation.stages.chains import verify
 from limo.data import Dropped, Example
 from limo.errors import UserError
+from limo.files import read_rows
 from limo.recipe import input_files
 from limo.sources import file
 
@@ -168,3 +170,15 @@ def test_a_reference_read_from_the_chain_does_not_verify_it(tmp_path: Path) -> N
     named = [row for row in read(tmp_path / "pool.jsonl", fields={"answer": "result"}) if isinstance(row, Example)]
     reasons = [row.reason for row in verify(named, keep_unverified=False) if isinstance(row, Dropped)]
     assert reasons == ["wrong answer"] * 20
+
+
+def test_a_small_parquet_file_that_takes_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("limo.files.GROWN", 10_000)
+    values = pa.array(["x" * 4_000] * 50)
+    pq.write_table(pa.table({"problem": values}), tmp_path / "shared.parquet")
+    rows = [row for _, row in read_rows(tmp_path / "shared.parquet", 5_000)]
+    assert rows == [{"problem": "x" * 4_000}] * 50, "a few at a time"
+    pq.write_table(pa.table({"problem": pa.array([[0] * 50_000], pa.list_(pa.int8()))}), tmp_path / "list.parquet")
+    monkeypatch.setattr("limo.files.GROWTH", 10)
+    with pytest.raises(UserError, match=r"hold 50,000 of the column 'problem.list.element': not read"):
+        list(read_rows(tmp_path / "list.parquet"))
