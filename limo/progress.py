@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
+from limo.errors import visible
 from limo.machine import is_main
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def pace(rate: float, unit: str = "") -> str:
 def say(text: str) -> None:
     """Print one line to standard error. Of several ranks, only rank 0 prints."""
     if is_main():
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        print(visible(text), file=sys.stderr, flush=True)  # noqa: T201
 
 
 class Advance(Protocol):
@@ -67,9 +68,9 @@ def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
     display = _display()
     if not display.tasks:
         display.start()
-    task = display.add_task(what, total=total, note="", unit=unit)
+    task = display.add_task(visible(what), total=total, note="", unit=unit)
     try:
-        yield lambda done, note="": display.update(task, advance=done, note=note)
+        yield lambda done, note="": display.update(task, advance=done, note=visible(note))
     finally:
         if len(display.tasks) == 1:
             display.stop()

@@ -10,6 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from limo.errors import visible
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -46,10 +48,17 @@ def _text(cell: Any) -> str:
 
 
 def terminal(width: int = 120) -> Any:
-    """A rich console: as wide as the terminal, or `width` characters where the output is no terminal."""
+    """A rich console: as wide as the terminal, or `width` characters where the output is no terminal.
+
+    Its texts are made `visible`.
+    """
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else width, highlight=False)
+    class Visible(Console):
+        def print(self, *objects: Any, **options: Any) -> None:
+            super().print(*(visible(o) if isinstance(o, str) else o for o in objects), **options)
+
+    return Visible(width=None if sys.stdout.isatty() else width, highlight=False)
 
 
 def print_table(table: Table, console: Any = None) -> None:
@@ -59,9 +68,9 @@ def print_table(table: Table, console: Any = None) -> None:
 
     shown = RichTable(title=Text(table.title) if table.title else None, title_justify="left")
     for i, head in enumerate(table.head):
-        shown.add_column(Text(head), justify="right" if i in table.numbers else "left")
+        shown.add_column(Text(visible(head)), justify="right" if i in table.numbers else "left")
     for row in table.rows:
-        shown.add_row(*(Text(_text(cell)) for cell in row))
+        shown.add_row(*(Text(visible(_text(cell))) for cell in row))
     (console or terminal()).print(shown)
 
 

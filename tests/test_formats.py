@@ -10,11 +10,13 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curation.stages.chains import verify
 from limo.data import Dropped, Example, read_jsonl
 from limo.errors import UserError
+from limo.files import read_rows
 from limo.new import new
 from limo.recipe import input_files
 from limo.sources import file
@@ -195,3 +197,15 @@ def test_a_recipe_is_written_for_a_file_and_runs(tiny: Path, tmp_path: Path, mon
     table.head(5).to_csv("few.csv", index=False)
     with pytest.raises(UserError, match="has 5 usable problems: too few"):
         new("few.csv", "few", Path("my"))
+
+
+def test_a_small_parquet_file_that_takes_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("limo.files.GROWN", 10_000)
+    values = pa.array(["x" * 4_000] * 50)
+    pq.write_table(pa.table({"problem": values}), tmp_path / "shared.parquet")
+    rows = [row for _, row in read_rows(tmp_path / "shared.parquet", 5_000)]
+    assert rows == [{"problem": "x" * 4_000}] * 50, "a few at a time"
+    pq.write_table(pa.table({"problem": pa.array([[0] * 50_000], pa.list_(pa.int8()))}), tmp_path / "list.parquet")
+    monkeypatch.setattr("limo.files.GROWTH", 10)
+    with pytest.raises(UserError, match=r"hold 50,000 of the column 'problem.list.element': not read"):
+        list(read_rows(tmp_path / "list.parquet"))

@@ -5,7 +5,9 @@ import io
 import pytest
 
 import limo.progress
-from limo.progress import clock, progress
+from limo.errors import UNPRINTABLE, UserError, reported
+from limo.progress import clock, progress, say
+from limo.tables import Table, print_table, terminal
 
 
 def test_lines_tell_count_rate_and_time_left(
@@ -20,6 +22,18 @@ def test_lines_tell_count_rate_and_time_left(
     assert "left" not in lines[0], "one completion says nothing of the rate"
     assert lines[1].startswith("sampling: 2/10 completions, ") and " left, loss 1" in lines[1]
     assert lines[-1].startswith("sampling: 10/10 completions") and "left" not in lines[-1]
+
+
+def test_control_characters_reach_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "a\x1b[2Jb\x9b\u202e\ud800\tc"
+    say(hostile)
+    with pytest.raises(SystemExit), reported():
+        raise UserError(hostile)
+    print_table(Table((hostile,), [[hostile]], title="t"))
+    terminal().print(hostile, markup=False)
+    shown = capsys.readouterr()
+    assert shown.err.splitlines()[0] == r"a\x1b[2Jb\x9b\u202e\ud800" + "\tc"
+    assert not UNPRINTABLE.search(shown.err + shown.out) and (shown.err + shown.out).count(r"\x1b") == 5
 
 
 def test_clock() -> None:

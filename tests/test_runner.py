@@ -1,6 +1,10 @@
 """What a stage declares, the order of stages, and stages on local processes and on Ray, equal to one process."""
 
-from collections.abc import Iterable, Iterator
+import gc
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +17,16 @@ from curation.run import Limits, curate
 from curation.runner import RayData, apply
 from curation.stage import About, about, check_stages, in_order, stage
 from curation.stage_metrics import count, record, take
-from curation.stages.choose import chains
-from limo.data import Dropped, Example, Row, write_jsonl
+from curation.stages.chains import box_answers, check_steps, verify, write_out
+from curation.stages.choose import chains, problems, subsample
+from curation.stages.flaws import FLAWS, plant_flaws
+from curation.stages.pairs import pair_by_score, plant_slips
+from curation.stages.quality import check_quality
+from curation.stages.score import score
+from limo.data import Dropped, Example, Row, chat, write_jsonl
+from limo.engines.marked import read_last_object
 from limo.errors import UserError
-from tests.conftest import example, lines
+from tests.conftest import ROOT, example, lines
 
 HERE = "tests.test_runner."
 NODES: dict[str, Any] = {
@@ -171,3 +181,75 @@ def test_an_ordinary_stage_runs_where_the_order_puts_it(tmp_path: Path) -> None:
         ("pool", 4, 4), ("mine", 4, 4), ("choose", 1, 1)
     ]  # fmt: skip
     assert [row["problem"] for row in lines(tmp_path / "run" / "curated.jsonl")] == ["p/4"]
+
+
+EVEN: dict[str, Any] = {"length": 0.5, "verification": 0.5}
+STAGES: dict[Callable[..., Iterable[Row]], dict[str, Any]] = {
+    write_out: {},
+    verify: {"keep_unverified": False},
+    check_steps: {"arithmetic": True},
+    box_answers: {},
+    plant_slips: {"seed": 0},
+    check_quality: {"languages": ["en"], "repeat_words": 10, "max_repeats": 3},
+    plant_flaws: {"shares": dict.fromkeys(FLAWS, 0.5), "seed": 0},
+    score: {"weights": EVEN, "words": ["en"], "scaling": "rank"},
+    chains: {"by": "value", "prefer": "highest", "at_most": 1, "seed": 0},
+    problems: {"k": 10, "by": "value", "prefer": "highest", "seed": 0},
+    pair_by_score: {"by": "value"},
+    subsample: {"k": 10, "seed": 0},
+}
+
+
+def seconds(function: Callable[..., Iterable[Row]], rows: list[Example]) -> float:
+    """Processor time of a stage, the least of three."""
+    gc.disable()
+    times = []
+    for _ in range(3):
+        begun = time.process_time()
+        list(function(rows, **STAGES[function]))
+        times.append(time.process_time() - begun)
+    gc.enable()
+    return min(times)
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["problems", "one problem"])
+@pytest.mark.parametrize("function", STAGES, ids=lambda function: function.__name__)
+def test_twice_the_rows_take_twice_the_time(function: Callable[..., Iterable[Row]], same: bool) -> None:
+    def rows(count: int) -> list[Example]:
+        made = (f"{n} + 1 = {n + 1}. Wait, so\nthen {n} + 2 = {n + 2}\nIt is \\boxed{{{n}}}." for n in range(count))
+        scores = {"value": 0.5}
+        return [
+            Example(str(n), chat(f"What is {n}?"), str(n), text, problem="p" if same else str(n), scores=scores)
+            for n, text in enumerate(made)
+        ]
+
+    few = 40 if function in (check_steps, plant_flaws) else 400
+    assert seconds(function, rows(4 * few)) < 6 * seconds(function, rows(few)) + 0.02
+
+
+HOSTILE = (
+    "<<1=1>>" * 14_000,
+    " " * 100_000,
+    "=" + "7" * 100_000,
+    '{"a":' * 20_000,
+    "$" * 100_000,
+    "x" + "\n " * 50_000,
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: text[:7])
+def test_a_long_row_takes_a_second(text: str) -> None:
+    row, begun = Example("1", chat("q"), "5", text, scores={"value": 0.5}), time.process_time()
+    for function, settings in STAGES.items():
+        list(function([row], **settings))
+    read_last_object(text)
+    assert time.process_time() - begun < 3
+
+
+def test_a_plain_script_needs_no_main_guard(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "print('once')\nfrom curation.parallel import spread\nprint(list(spread(len, ['a', 'bb', 'c'], processes=2)))"
+    )
+    command = [sys.executable, str(tmp_path / "script.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, timeout=60)
+    assert done.stdout.split("\n") == ["once", "[1, 2, 1]", ""], done.stderr

@@ -100,6 +100,13 @@ def test_what_is_refused_at_once(server: Running) -> None:
     ((refused,),) = sample(asking(server.url), [begun], ONE)
     assert "send=tokens" in refused.why
     assert server.counts()["faults"]["400"] == 1
+    prompts = [
+        chat("a longer question, which is answered first"),
+        *(chat(f"x [[{f}]]") for f in ("404", "307", "endless")),
+    ]
+    good, *bad = sample(asking(server.url, concurrency=1), prompts, ONE)
+    assert good[0].finish == "stop" and {row[0].finish for row in bad} == {"refused"}, "they end no run"
+    assert bad[2][0].why.endswith("; it asks to wait 24 h 00 min")
 
 
 @pytest.mark.parametrize("stream", [True, False])

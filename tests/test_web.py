@@ -172,6 +172,13 @@ def test_an_archive_that_breaks_off_keeps_what_came_before(tmp_path: Path) -> No
     ]
 
 
+def test_a_record_that_is_no_page_has_its_reason(tmp_path: Path) -> None:
+    good = record("HTTPS://a.example/good", b"<p>It stays.</p>")
+    path = warc(tmp_path / "a.warc", good.replace(b"200 OK", b"404 NO"), good.replace(b"text/html", b"image/png"), good)
+    assert reasons(rows := pages(path)) == ["not a page", "not a page", ""]
+    assert [row.detail for row in rows if isinstance(row, Dropped)] == ["status 404", "image/png"]
+
+
 def test_wet_parquet_and_jsonl(tmp_path: Path) -> None:
     import pandas as pd
 

@@ -182,11 +182,15 @@ def _read_warc(path: str, stream: Any, most: int) -> Iterator[Raw | Dropped]:
             if len(body) < min(record.content_length, most) and not chunked:
                 yield Dropped("", "", "archive breaks off", "the page has no end", path, number)
                 return
-            if media.strip() not in PAGES or (http and (http.status_code or 0) // 100 != 2):
+            url = record.headers.get("WARC-Target-URI") or ""
+            failed = http is not None and (http.status_code or 0) // 100 != 2
+            if failed or media.strip() not in PAGES:
+                detail = f"status {http.status_code}" if failed else media.strip()[:100]
+                yield Dropped("", "", "not a page", detail, path, number, {"url": url[:2000]})
                 continue
             yield Raw(
                 number,
-                url=record.headers.get("WARC-Target-URI") or "",
+                url=url,
                 body=body,
                 kind="text" if record.record_type == WarcRecordType.conversion or "plain" in media else "html",
                 packed=http.get("Content-Encoding") or "" if http else "",

@@ -15,6 +15,7 @@ CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's annotations, addressed to a ca
 
 
 _SHOWN_BEFORE = re.compile(r"=\s*[$£€]?\s*$")
+_BEFORE = 20  # characters before an annotation in which its equation may end
 
 
 @stage("row")
@@ -30,7 +31,11 @@ def write_out(rows: Iterable[Example], /) -> Iterator[Example]:
 
 def _in_text(found: re.Match[str]) -> str:
     left, sign, _ = found[0][2:-2].rpartition("=")
-    return "" if not sign or _SHOWN_BEFORE.search(found.string[: found.start()]) else f"{left}="
+    return (
+        ""
+        if not sign or _SHOWN_BEFORE.search(found.string[max(0, found.start() - _BEFORE) : found.start()])
+        else f"{left}="
+    )
 
 
 @stage("row")

@@ -35,7 +35,8 @@ FILLER = (
     "Hmm, let me consider the problem once more.",
     "However, this seems to be on the right track, so let me continue.",
 )
-_STEP = re.compile(r"[^\n]*\S[^\n]*\n*|\n+")
+RIVALS = 50  # rows among which another chain is looked for
+_STEP = re.compile(r"[^\S\n]*+\S[^\n]*\n*|\s+")
 _SENTENCE = re.compile(r".+?(?:[.!?](?=\s)\s*|\Z)", re.S)
 
 
@@ -76,10 +77,11 @@ def _left_out(row: Example, steps: list[str], rivals: Sequence[Example], random:
 
 
 def _other_chain(row: Example, steps: list[str], rivals: Sequence[Example], random: Random) -> list[str] | None:
-    others = [
-        r for r in rivals if r.problem != row.problem and r.answer != row.answer and len(steps_of(r.completion)) > 1
-    ]
-    return [*steps_of(random.choice(others).completion)[:-1], steps[-1]] if others else None
+    for rival in random.sample(rivals, min(RIVALS, len(rivals))):
+        others = steps_of(rival.completion)
+        if len(others) > 1 and rival.problem != row.problem and rival.answer != row.answer:
+            return [*others[:-1], steps[-1]]
+    return None
 
 
 def _filler(row: Example, steps: list[str], rivals: Sequence[Example], random: Random) -> list[str]:

@@ -14,7 +14,8 @@ from random import Random
 from curation.stage import drop, stage
 from limo.data import Example, Row, parsed
 
-RESULT = re.compile(r"=\s*(-?\d+)\b(?!\s*[-+*/^=.]|\.\d)")
+NUMBER = re.compile(r"(?<![\d-])-?\d+(?!\d)")
+RESULT = re.compile(r"=\s*(-?\d{1,18})\b(?!\s*[-+*/^=.]|\.\d)")
 SLIPS = (-10, -2, -1, 1, 2, 10)  # a carry forgotten, a digit off
 REASONS = {"wrong": "wrong answer", "worst": "better chain of the same problem"}
 
@@ -64,8 +65,12 @@ def plant_slips(rows: Iterable[Example], /, *, seed: int) -> Iterator[Row]:
             continue
         begin, right = found[-1].start(1), found[-1][1]
         wrong = int(right) + Random(f"{seed}/{row.id}").choice(SLIPS)
-        rest = re.sub(rf"(?<![\d-]){re.escape(right)}(?!\d)", str(wrong), row.completion[begin:])
+        rest = _replace_number(row.completion[begin:], right, str(wrong))
         yield replace(row, rejected=row.completion[:begin] + rest)
+
+
+def _replace_number(text: str, right: str, wrong: str) -> str:
+    return NUMBER.sub(lambda found: wrong if found[0] == right else found[0], text)
 
 
 @stage("pool", reads=("{by}",))

@@ -205,7 +205,8 @@ def _text_of(content: Any) -> str:
     """The text of a message's content: a string, or a list of strings and of parts with a text."""
     if isinstance(content, list):
         return "".join(_text_of(part.get("text") if isinstance(part, dict) else part) for part in content)
-    return content if isinstance(content, str) else ""
+    # Half of a surrogate pair has no UTF-8
+    return content.encode("utf-8", "replace").decode() if isinstance(content, str) else ""
 
 
 def count_tokens(text: str, counted: int | None, finish: Finish, max_tokens: int) -> int:

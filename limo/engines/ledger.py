@@ -350,7 +350,7 @@ def open_ledger(path: Path) -> sqlite3.Connection:
     except (UserError, sqlite3.OperationalError):
         store.close()
         raise
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         store.close()
         raise UserError(DAMAGED.format(path=path, error=error)) from None
     return store

@@ -12,6 +12,8 @@ from typing import Any
 from limo.data import content_id
 from limo.engines.protocol import Completion
 
+LONGEST = 20_000  # characters of an object that ends a reply
+
 
 def code_of(*texts: str) -> str:
     """A short code that occurs in none of the texts; the same for the same texts."""
@@ -22,9 +24,9 @@ def code_of(*texts: str) -> str:
 def read_last_object(text: str) -> dict[str, Any] | None:
     """The JSON object that ends a text, or the code block at its end; None if there is none, or it repeats a key.
 
-    Line breaks inside its texts are allowed.
+    Line breaks inside its texts are allowed. Only the last `LONGEST` characters are read.
     """
-    text = text.rstrip().removesuffix("```").rstrip()
+    text = text.rstrip().removesuffix("```").rstrip()[-LONGEST:]
     decoder = json.JSONDecoder(strict=False, object_pairs_hook=_unique)
     for found in re.finditer(r"\{", text):
         try:

@@ -45,7 +45,8 @@ from limo.progress import clock, say
 
 NEVER_ANSWERED = 20  # refusals in a row before the first answer: the settings are wrong, not the prompts
 IN_A_ROW = 200  # the same after it
-UNUSABLE = (401, 402, 403, 404, 405)  # status of a wrong key, account, path or model
+UNUSABLE = (401, 402)  # status of a wrong key or account
+NOT_THERE = (*range(300, 400), 403, 404, 405)  # of a wrong path or model; once an address has answered, of a prompt
 PASSING = (408, 409, 425, 429)  # status below 500 after which the same request may succeed
 WELL = 3  # failures in a row that are counted at most for a server that still lists its models
 LONGEST_PAUSE = 60.0  # seconds between two tries
@@ -267,21 +268,24 @@ class _Client:
                 body["max_tokens"] = room
                 return None
             return refuse(f"the server replied {text}")
-        if status is not None and 400 <= status < 500 and status not in (*UNUSABLE, *PASSING):
+        unusable = status in UNUSABLE or (status in NOT_THERE and not address.answered)
+        asked: float | None = getattr(failure, "retry_after", None)
+        if asked is not None and asked > self.engine.patience:
+            asked, never = None, len(self.addresses) == 1
+        else:
+            never = False
+        if never or (status is not None and 300 <= status < 500 and not unusable and status not in PASSING):
             return self._refuse(address, failure, "")
         self.faults[str(status or text.partition(":")[0])] += 1
         address.failures += address.resting_until <= now  # those of one moment count once
         address.last_error = text
         address.limited += status == 429
-        if status in UNUSABLE or (status is not None and 300 <= status < 400):  # a redirect is a wrong path
+        if unusable:
             if not address.unusable and len(self.addresses) > 1:
                 say(f"{address.url} is not used any more: {text}")
             address.unusable = True
             self._end_if_silent()
             return None
-        asked = getattr(failure, "retry_after", None)
-        if asked is not None and asked > self.engine.patience:
-            self._end(f"{address.url}: {text}; it asks to wait {clock(asked)}")
         if status is not None or not isinstance(failure, ServerError):  # after half a reply the server is well
             backoff = min(LONGEST_PAUSE, self.engine.backoff * 2 ** min(max(address.failures - 1, 0), 10))
             wait = asked if asked is not None else backoff * random.uniform(0.5, 1)
@@ -327,7 +331,9 @@ class _Client:
         return True
 
     def _describe(self, failure: Exception) -> str:
-        return self.engine._keys.hide(describe(failure))
+        asked = getattr(failure, "retry_after", None)
+        wait = f"; it asks to wait {clock(asked)}" if asked is not None and asked > self.engine.patience else ""
+        return self.engine._keys.hide(describe(failure)) + wait
 
     async def close(self) -> None:
         """Close all connections."""

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from limo.chat import CLOSE, MASKED, OPEN, Rendered, controls, loss_text, of_template, prepends_bos
 from limo.data import Example
-from limo.errors import UserError
+from limo.errors import UserError, visible
+from limo.tables import terminal
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 SHOWN = 60  # characters of a text in a reason
-_UNSEEN = {code: f"\\x{code:02x}" for code in range(32) if chr(code) not in "\n\t"}
 
 
 def check_row(tokenizer: Any, row: Example, rendered: Rendered, system: str | None, file: str) -> None:
@@ -50,9 +50,7 @@ def reasons(tokenizer: Any, row: Example, rendered: Rendered, system: str | None
 
 def print_rows(tokenizer: Any, rows: Iterable[tuple[str, Example, Rendered]], system: str | None) -> None:
     """Print rows as `look` shows them, each after its title, and what is wrong with them."""
-    from rich.console import Console
-
-    console = Console()
+    console = terminal(80)
     for title, row, rendered in rows:
         if title:
             console.print(f"{title}:", style="bold")
@@ -71,14 +69,14 @@ def look(tokenizer: Any, row: Example, rendered: Rendered) -> "Text":
     ids, labels = rendered
     loss_tokens = sum(label != MASKED for label in labels)
     header = f"{row.id}: {len(ids):,} tokens, {loss_tokens:,} in the loss (between ▶ and ◀), weight {row.weight:g}\n"
-    shown = Text().append(header, "bold")
+    shown = Text().append(visible(header), "bold")
     special = set(controls(tokenizer)) | set(tokenizer.get_added_vocab().values())
     for trained, part in groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] != MASKED):
         shown.append("▶" * trained, "bold")
         for control, run in groupby((i for i, _ in part), key=lambda i: i in special):
             colour = "yellow" if control else "green" if trained else ""
             style = f"bold {colour}" if trained and control else colour if trained else f"dim {colour}".strip()
-            shown.append(_text(tokenizer, list(run)).translate(_UNSEEN).replace("\n", "↵\n"), style)
+            shown.append(visible(_text(tokenizer, list(run))).replace("\n", "↵\n"), style)
         shown.append("◀" * trained, "bold")
     return shown
 

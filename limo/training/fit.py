@@ -7,6 +7,7 @@ card and the manifest, each under its name only once it is whole.
 
 import logging
 import os
+import pickle
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -180,7 +181,12 @@ def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str,
     if trainer.args.device.type == "cpu":
         keep_freed_memory()
     start = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{last} holds pickled objects, which are never loaded: remove it, or the run's folder"
+        ) from None
     seconds = time.monotonic() - start
     if stop.stopped:
         ended = Interrupted(
