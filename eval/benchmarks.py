@@ -67,7 +67,7 @@ def origin(name: str, node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load(benchmarks: Sequence[Any] | Mapping[str, Any], system: str) -> dict[str, list[Example]]:
-    """The problems of each benchmark, by its name. `notes["kind"]` says what an answer is, for the grader.
+    """The problems of each benchmark, by its name. `notes["answer_kind"]` says what an answer is, for the grader.
 
     Raises UserError if a benchmark is missing or a row is unusable: numbers of a benchmark with missing rows cannot be
     compared.
@@ -93,7 +93,7 @@ def _check(name: str, rows: Sequence[Example]) -> None:
             f"benchmark '{name}': two rows have the id '{twice}'. Results are stored by id: make the ids unique"
         )
     letters = {row.answer for row in rows}
-    if len(rows) >= 20 and len(letters) == 1 and all(row.notes.get("kind") == "choice" for row in rows):
+    if len(rows) >= 20 and len(letters) == 1 and all(row.notes.get("answer_kind") == "choice" for row in rows):
         raise UserError(
             f"benchmark '{name}': the right option is {letters.pop()} in all {len(rows)} rows, so a model that always "
             "picks it would reach 100 %. Shuffle the options, or use the benchmark from the Hub, which is shuffled here"
@@ -206,5 +206,5 @@ def _put(row: Example, entry: Benchmark, system: str) -> Example:
         prompt = chat(behind_examples(problem, entry.group, entry.shots), "")
     else:
         prompt = chat(plain(problem, entry.kind == "choice"), system)
-    shown = {"kind": entry.kind, "problem": problem, "shots": entry.shots}
+    shown = {"answer_kind": entry.kind, "problem": problem, "shots": entry.shots}
     return replace(row, prompt=prompt, notes={**row.notes, **shown})

@@ -203,7 +203,7 @@ def grade_rows(rows: Sequence[Example], sampled: Sequence[Sequence[Completion]],
     A completion that the engine refused is "unsure", with the reason.
     """
     asked = [(row, c) for row, completions in zip(rows, sampled, strict=True) for c in completions]
-    kinds = {row.notes.get("kind", "math") for row in rows}
+    kinds = {row.notes.get("answer_kind", "math") for row in rows}
     assert len(kinds) <= 1, f"one benchmark has one kind of answer, not {kinds}"
     pairs = [(_begun(row) + c.text, row.answer) for row, c in asked]  # the whole solution is graded
     grades = iter(grade_all(pairs, kind=next(iter(kinds), "math"), what=what))

@@ -47,7 +47,7 @@ RESERVED = {
     "turns",
     "unchecked",
     "teacher",
-    "kind",
+    "answer_kind",
 }  # notes of the stages: foreign ones get another name
 NOTE_CHARS = 200  # longer extra columns are not carried along
 

@@ -53,7 +53,7 @@ def test_gpqa_options_are_shuffled_evenly_and_always_alike(tmp_path: Path) -> No
         assert all(f"wrong {i}.{j}" in row.question for j in (1, 2, 3))
     assert len({row.question.index("wrong 0.1") for row in rows[:1]}) == 1
     assert [r.question for r in load([path], "system")["gpqa"]] == [r.question for r in rows]
-    assert rows[0].notes["kind"] == "choice" and rows[0].prompt[0]["content"] == "system"
+    assert rows[0].notes["answer_kind"] == "choice" and rows[0].prompt[0]["content"] == "system"
     assert "letter" in rows[0].question and "letter" not in rows[0].notes["problem"]
 
 
