@@ -37,7 +37,10 @@ def read_rows(path: str | Path, max_bytes: int = MAX_BYTES, encoding: str = "utf
 
 
 def list_files(path: str) -> list[Path]:
-    """The files of a path, a pattern, or a folder of shards; a folder saved by `datasets` is one."""
+    """The files of a path, a pattern, or a folder of shards; a folder saved by `datasets` is one.
+
+    Raises UserError where there is none.
+    """
     where = Path(path).expanduser()
     found = [where] if where.exists() else []
     found = found or match_pattern(path)
