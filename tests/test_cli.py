@@ -21,7 +21,9 @@ def limo(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
 def test_a_folder_with_a_module_named_eval_hides_nothing(tmp_path: Path) -> None:
     (tmp_path / "eval.py").write_text("raise RuntimeError('the user has a module of this name')")
     (tmp_path / "mine.py").write_text("def rows(name, system, /, *, size):\n    yield from ()\n")
-    done = limo(tmp_path, "curate", "recipe=demo", "+curate.pool.mine={_target_: mine.rows, sizes: 3}")
+    done = limo(
+        tmp_path, "curate", "--trust", "mine", "recipe=demo", "+curate.pool.mine={_target_: mine.rows, sizes: 3}"
+    )
     assert done.returncode == 2 and "mine.sizes is not a setting of mine.rows; did you mean 'size'" in done.stderr
     assert "limo <command>" in limo(tmp_path).stdout
     assert limo(tmp_path, "cruate").stderr == "error: there is no command 'cruate'; did you mean 'curate'?\n"
