@@ -12,6 +12,7 @@ What the columns mean is decided in `limo/formats.py` and printed. An answer may
 import logging
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -187,7 +188,9 @@ def generate(
     dropped. `fraction` and `licence` as `take_fraction` takes them. Raises UserError for a generator or option
     that does not exist.
     """
-    import reasoning_gym
+    with warnings.catch_warnings():  # of a library below it, when Python first compiles that
+        warnings.simplefilter("ignore", SyntaxWarning)
+        import reasoning_gym
 
     try:
         made = reasoning_gym.create_dataset(generator, size=size, seed=seed, **dict(options or {}))
