@@ -146,7 +146,7 @@ def spell_numbers(text: str, _: random.Random) -> str:
 
 
 def rename_variables(text: str, random: random.Random) -> str:
-    """Other letters for the variables, wherever they stand alone in a formula."""
+    """Other letters for the variables that stand alone in a formula."""
     if re.search(r"(?<!\\)\$\d[^$]* [a-z]{3}", text):  # prices
         return text
     formulas = " ".join(_FORMULA.findall(text))

@@ -1,6 +1,6 @@
 """Which rows of a pool are worth an alignment: those that share runs of tokens which few others have.
 
-Everything is numbers in arrays: less than 1 kB a row, and time linear in the rows whatever they hold.
+Everything is numbers in arrays: less than 1 kB a row, and time linear in the rows for any text.
 """
 
 from array import array

@@ -76,7 +76,7 @@ def _is_whole(row: Row) -> bool:
 
 
 def _scan(path: Path) -> Iterator[Row]:
-    """The records on the pages of a database and of its log, whatever SQLite says of it as a whole.
+    """The records on the pages of a database and of its log, also of one that SQLite refuses.
 
     The tables have no row id, so they are stored as indexes are: https://sqlite.org/fileformat2.html, sections 1.6, 2.
     """
