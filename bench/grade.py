@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from eval.grade import grade
-from eval.grader import extract, normalise
+from eval.grader import extract, reader
 from eval.grader import grade as grading
 
 PASSES = 5
@@ -64,7 +64,7 @@ def math_verify(completion: str, answer: str) -> bool:
 
 def forget() -> None:
     """Empty our grader's caches."""
-    for cached in (grading._equal, grading._read, normalise.normalise, extract.is_readable):
+    for cached in (grading._equal, grading._read, reader.normalise, extract.is_readable):
         cached.cache_clear()
 
 

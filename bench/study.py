@@ -3,6 +3,7 @@
     python -m bench.study calibrate                  # which kinds of problems the student learns
     python -m bench.study                            # hours; killed at any time, the same command resumes
     python -m bench.study study.doses.0.blocks=12    # more blocks go on from what is trained
+    cat runs/choosing/blocks.jsonl >> bench/choosing.jsonl    # finished blocks, for other machines to go on from
 
 A block is a new pool of known truth (`bench/pools.py`), new test problems and a new order of rows. Every arm is
 trained in every block, with the same number of rows and of optimizer steps, so an arm's difference to random is paired
@@ -43,6 +44,7 @@ from limo.sources import chat
 from limo.tables import Table, print_table, terminal
 
 Recipe = Mapping[str, Any]
+RESULTS = Path(__file__).with_name("choosing.jsonl")  # finished blocks, a line each: they take an hour on one core
 CHAINS = 96  # held-out chains of the second endpoint
 
 
@@ -102,11 +104,24 @@ class Block:
             return [*self.validation, *random_set(rows, k - len(self.validation), self.seed)]
         return random_set(rows, k, self.seed) if arm == "random" else choose_by(stages[arm], rows, k, self.seed)
 
+    def made_from(self, arm: str) -> str:
+        """A name of all that an arm's score depends on."""
+        sizes = [self.study["k"], self.study["test"]]
+        train = {key: value for key, value in self.recipe["train"].items() if key not in ("out", "data")}
+        return content_id([train, *sizes, self.recipe["arms"].get(arm), self.pool])
+
+    def known(self, arms: Sequence[str]) -> dict[str, Any] | None:
+        """The scores of all arms, if a whole block of these settings is among the results that are kept here."""
+        for line in RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else ():
+            found = json.loads(line)
+            if all(found.get(arm, {}).get("made_from") == self.made_from(arm) for arm in arms):
+                return {arm: found[arm] for arm in arms}
+        return None
+
     def score(self, arm: str, rows: Callable[[], Sequence[Example]]) -> dict[str, Any]:
         """What an arm's model reaches, trained where it is not known yet."""
         place = self.folder / arm
-        arms = self.recipe["arms"]
-        made_from = content_id([self.recipe["train"], self.study["k"], self.study["test"], arms.get(arm), self.pool])
+        made_from = self.made_from(arm)
         kept = place / "score.json"
         if kept.exists() and (found := dict(json.loads(kept.read_text())))["made_from"] == made_from:
             return found
@@ -186,11 +201,15 @@ def study(recipe: Recipe, folder: Path) -> dict[str, Any]:
                 kept[:] = kept or block.candidates()
                 return kept
 
-            with progress(f"{100 * spoiled:.0f} % spoiled, block {number}", len(arms), "training") as advance:
-                scores.append({})
-                for arm in arms:
+            scores.append(block.known(arms) or {})
+            left = [arm for arm in arms if arm not in scores[-1]]
+            with progress(f"{100 * spoiled:.0f} % spoiled, block {number}", len(left), "training") as advance:
+                for arm in left:
                     scores[-1][arm] = block.score(arm, rows)
                     advance(1, f"{arm}: {100 * scores[-1][arm]['accuracy']:.1f} %")
+            if left:
+                with (folder / "blocks.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(scores[-1]) + "\n")
             found[str(spoiled)] = conclude(scores, recipe["study"])
             with replacing(folder / "study.json") as file:
                 json.dump(found, file, indent=1)

@@ -6,7 +6,8 @@
     run = load("runs/demo")
     other = reweigh(run, {"length": 1.0})
 
-Nothing here samples or writes into the run's folder, `export` excepted, where you say so. Tables are pandas frames.
+Nothing here samples or writes into the run's folder, `export` excepted, where you say so. Tables are pandas frames, in
+which control characters are written out.
 """
 
 import os
@@ -49,10 +50,10 @@ class Choice:
 
 
 class Text(str):
-    """A text that a notebook shows as it is."""
+    """A text that a notebook shows in its lines."""
 
     def __repr__(self) -> str:
-        return visible(self)
+        return str(self)
 
 
 def load(folder: str | Path | None = None) -> Run:
@@ -82,7 +83,16 @@ def funnel(run: Run) -> "pd.DataFrame":
 
     table = pd.DataFrame(run.funnel)[["stage", "in", "out", "tokens", "seconds", "reasons"]]
     table["reasons"] = [", ".join(f"{reason}: {count:,}" for reason, count in r.items()) for r in table["reasons"]]
-    return table.rename(columns={"reasons": "dropped"})
+    return _visible(table.rename(columns={"reasons": "dropped"}))
+
+
+def _visible(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """A frame as a terminal may show it: pandas prints control characters as they are."""
+
+    def write_out(value: Any) -> Any:
+        return visible(value) if isinstance(value, str) else value
+
+    return frame.map(write_out).rename(index=write_out, columns=write_out)
 
 
 def table(rows: Sequence[Example]) -> "pd.DataFrame":
@@ -94,7 +104,7 @@ def table(rows: Sequence[Example]) -> "pd.DataFrame":
         notes = {name: value for name, value in row.notes.items() if isinstance(value, str | int | float)}
         plain = {"id": row.id, "source": row.source, "question": row.question, "answer": row.answer}
         found.append({**plain, "chain": row.completion, "characters": len(row.completion), **row.scores, **notes})
-    return pd.DataFrame(found)
+    return _visible(pd.DataFrame(found))
 
 
 def look(run: Run, row: Example | str) -> Text:
@@ -109,7 +119,7 @@ def look(run: Run, row: Example | str) -> Text:
         row = known[row]
     parts = score_parts(row.scores, _score_node(run)["weights"])
     shares = "\n".join(f"{p.name} {p.value:.3g}: {p.share:.3f} of the score" for p in parts)
-    return Text(f"{row.id}\n\n{row.question}\n\n{row.completion}\n\nanswer {row.answer}\n{shares}")
+    return Text(visible(f"{row.id}\n\n{row.question}\n\n{row.completion}\n\nanswer {row.answer}\n{shares}"))
 
 
 def candidates(run: Run) -> list[Example]:
@@ -175,9 +185,9 @@ def compare(
     shared = len(set(one["id"]) & set(two["id"]))
     found: dict[str, tuple[float, float]] = {"rows": (len(one), len(two)), "of which in both": (shared, shared)}
     for name in ["characters", *dict.fromkeys(name for row in rows for name in row.scores)]:
-        if name in two.columns:
+        if (name := visible(name)) in two.columns:
             found[f"mean {name}"] = (one[name].mean(), two[name].mean())
-    return pd.DataFrame.from_dict(found, orient="index", columns=list(names))
+    return _visible(pd.DataFrame.from_dict(found, orient="index", columns=list(names)))
 
 
 def plot(
@@ -204,7 +214,7 @@ def dropped(run: Run, reason: str = "", limit: int = 100) -> "pd.DataFrame":
                 data = line["data"] if isinstance(line["data"], dict) else {}
                 asked = Example.from_json(data).question if "prompt" in data else ""
                 found.append({**{key: line[key] for key in ("id", "stage", "reason", "detail")}, "question": asked})
-    return pd.DataFrame(found, columns=["id", "stage", "reason", "detail", "question"])
+    return _visible(pd.DataFrame(found, columns=["id", "stage", "reason", "detail", "question"]))
 
 
 def export(rows: Sequence[Example], path: str | Path) -> Path:

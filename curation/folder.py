@@ -20,6 +20,10 @@ class Rows:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def __len__(self) -> int:
+        with self.path.open("rb") as lines:
+            return sum(1 for _ in lines)
+
     def __iter__(self) -> Iterator[Example]:
         return read_jsonl(self.path)
 

@@ -22,7 +22,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
+from curation.bounded import PerRow
 from curation.card import tabulate_funnel, write_card
+from curation.check import check_before
 from curation.controls import Controls, write_controls
 from curation.folder import Rows, stage_file
 from curation.probe_result import chosen_by, read_probe, warnings
@@ -35,11 +37,13 @@ from limo.command import command
 from limo.data import Dropped, Example, Row, content_id, dump, parsed, replacing, write_jsonl, write_parquet
 from limo.engines.ledger import Spent, spent, within_budget
 from limo.errors import UserError
+from limo.files import shortened
 from limo.progress import clock, progress, say
 from limo.recipe import bind, input_files, suggest
 from limo.run import claim, content_hash, differences, lasting, lock_run, read_manifest
 from limo.tables import format_metric, print_table, terminal
 
+BY_HAND = "by_hand"  # the stage that drops what a person has marked
 DOUBTS = {b"suspect reference", b"same problem, another answer"}  # reasons that a person should look into
 
 
@@ -61,14 +65,18 @@ def curate(
     pairs: Literal["wrong", "worst"] | None,
     budget: Limits,
     order: list[str] | None = None,
+    exclude: str | None = None,
     on: dict[str, Any] | None = None,
+    per_row: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Run the pool through the stages. Returns the funnel: for each stage rows in and out, reasons, seconds, tokens.
 
     Args: `system` message of every prompt, `pool` of source nodes by name, `stages` of stage nodes by name, `order` of
     all their names (None: as they stand), `controls` to make beside the curated set, `pairs` for preference training
-    (`curation/stages/pairs.py`), `budget` of samples and tokens, at which the run stops; what was paid for is kept, and
-    a larger budget resumes; `on` a node of `curation.runner.RayData`, null for this machine, which changes no result.
+    (`curation/stages/pairs.py`), `exclude` a file of ids of chains that a person has marked, which are dropped before
+    the choice (a finished run chooses again), `budget` of samples and tokens, at which the run stops; what was paid for
+    is kept, and a larger budget resumes; `on` a node of `curation.runner.RayData`, null for this machine, which changes
+    no result; `per_row` settings of `curation.bounded.PerRow`, what a row may take in a stage before it is dropped.
     Raises UserError for wrong settings, unreadable sources, or if no row is left.
     """
     folder, stages = Path(out), in_order(stages, order)
@@ -80,17 +88,28 @@ def curate(
     if not read_manifest(folder).get("curate", {}).get("finished"):
         check_stages(stages, pool)
     settings = {"system": system, "pool": pool, "order": list(stages), "stages": stages, "pairs": pairs}
-    settings["controls"] = asdict(controls)
+    marked = read_marks(exclude) if exclude else None
+    settings |= {"controls": asdict(controls), "exclude": marked, **({"per_row": per_row} if per_row else {})}
+    if marked:
+        node = {"_target_": "curation.stages.chains.drop_marked", "ids": marked}
+        stages = _insert(stages, controls.source, BY_HAND, node)
     files = input_files(settings)
     paying = within_budget(str(folder.resolve()), budget.samples, budget.tokens)
-    with paying, lock_run(folder / "work", "curating"), claim(folder, "curate", settings, inputs=files) as step:
+    with (
+        paying,
+        lock_run(folder / "work", "curating"),
+        claim(folder, "curate", settings, inputs=files, grows=("exclude",)) as step,
+    ):
         if step.finished:
             funnel: list[dict[str, Any]] = step.entry["results"]["funnel"]
             say(f"already curated: {folder / 'curated.jsonl'} ({clock(step.entry['seconds'])} at the time)")
         else:
             _clear(folder, ["pool", *stages])
-            funnel = run_stages(folder, settings, step.entry["inputs"], machines)
+            funnel = run_stages(folder, {**settings, "stages": stages}, step.entry["inputs"], machines)
             sets = _collect(folder, ["pool", *stages], controls, pairs)
+            if marked:
+                left = next(line["reasons"].get("by hand", 0) for line in funnel if line["stage"] == BY_HAND)
+                say(f"curate.exclude: {left} of {len(marked)} marked chains were there and are left out")
             step.outputs = [folder / name for name in ("curated.jsonl", "curated.parquet", "dropped.jsonl")]
             step.tokens = sum(line["tokens"] for line in funnel)
             step.results = {"funnel": funnel, "sets": sets}
@@ -98,6 +117,34 @@ def curate(
     print_funnel(funnel)
     print_warnings(folder, stages)
     return funnel
+
+
+def read_marks(path: str) -> list[str]:
+    """The ids in a file of marks, sorted: a JSON object with an `id` in each line, or the bare id.
+
+    Raises UserError for a file that cannot be read, and for a line without an id.
+    """
+    ids = set[str]()
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"curate.exclude: cannot read '{path}': {why}") from None
+    for number, line in enumerate(filter(None, map(str.strip, lines)), 1):
+        try:
+            ids.add(str(json.loads(line)["id"]) if line.startswith("{") else line)
+        except (ValueError, KeyError):
+            raise UserError(f'curate.exclude: {path}, line {number}: no id, such as {{"id": "demo/12"}}') from None
+    return sorted(ids)
+
+
+def _insert(stages: Mapping[str, Any], before: str, name: str, node: Any) -> dict[str, Any]:
+    """The stages with one more before another."""
+    found = dict[str, Any]()
+    for other, known in stages.items():
+        found |= {name: node} if other == before else {}
+        found[other] = known
+    return found
 
 
 def read_pool(sources: Mapping[str, Any], system: str) -> Iterator[Row]:
@@ -135,12 +182,15 @@ def run_stages(
     (folder / "stages").mkdir(parents=True, exist_ok=True)
     path, source = stage_file(folder, 0, "pool"), read_pool(settings["pool"], settings["system"])
     # What a stage is made from: settings of it and of all before it, content of the files
-    made_from = content_id([settings["system"], lasting(settings["pool"]), inputs])
-    funnel = [_stage(path, "pool", made_from, source, None)]
+    limits, every = settings.get("per_row", {}), len(settings["stages"])
+    per_row: PerRow = bind({"_target_": "curation.bounded.PerRow", **limits}, "curate.per_row")()
+    made_from = content_id([settings["system"], lasting(settings["pool"]), inputs, *limits.items()])
+    funnel = [_stage(path, "pool", made_from, source, per_row.characters, None)]
     for number, (name, node) in enumerate(settings["stages"].items(), 1):
         made_from = content_id([made_from, name, lasting(node)])
-        rows, path = apply(name, node, path, on), stage_file(folder, number, name)
-        line = _stage(path, name, made_from, rows, funnel[-1]["out"], counted=not about_node(node).samples)
+        rows, path = apply(name, node, path, on, per_row), stage_file(folder, number, name)
+        title, samples = f"{number}/{every} {name}", about_node(node).samples
+        line = _stage(path, title, made_from, rows, per_row.characters, funnel[-1]["out"], samples)
         funnel.append(line)
         if not line["out"]:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in line["reasons"].items())
@@ -159,9 +209,11 @@ def run_first(curate: Mapping[str, Any], first: Mapping[str, Any]) -> int:
     """
     stages, folder = in_order(curate["stages"], curate.get("order")), Path(curate["out"])
     settings = {key: curate[key] for key in ("system", "pool", "controls", "pairs")}
+    settings |= {"per_row": curate["per_row"]} if curate.get("per_row") else {}
     settings |= {"order": list(stages), "stages": stages}
     with lock_run(folder / "work", "curating"):
         old, new = read_manifest(folder).get("curate"), json.loads(json.dumps(lasting(settings)))
+        new["exclude"] = old and old["settings"].get("exclude")  # of what is chosen later
         if old and old["finished"] and (changed := differences(old["settings"], new)):
             raise UserError(
                 f"{folder} holds a run with other settings ({'; '.join(changed[:3])}). Give this one another name with "
@@ -173,30 +225,43 @@ def run_first(curate: Mapping[str, Any], first: Mapping[str, Any]) -> int:
 
 
 def _stage(
-    path: Path, name: str, made_from: str, rows: Iterable[Row], rows_in: int | None, counted: bool = False
+    path: Path, title: str, made_from: str, rows: Iterable[Row], most: int, rows_in: int | None, samples: bool = False
 ) -> dict[str, Any]:
     """Run one stage into its files, unless they are there and made from the same; returns its line of the funnel.
 
-    `counted` says that the stage yields each of its rows once; one that samples may yield several for a problem.
+    `title` is its number of how many, and its name. Rows of more than `most` characters are dropped. A stage that
+    samples shows the progress of that alone.
     """
+    name = title.rpartition(" ")[2]
     done = path.with_suffix(".done.json")
     if done.exists() and (line := dict(json.loads(done.read_text(encoding="utf-8"))))["made_from"] == made_from:
         return line
     done.unlink(missing_ok=True)  # before the rows it vouches for are replaced
-    say(f"{name} ...")
+    say(f"{title} ...")
     take()  # of a stage that failed before
     before, start = Spent(**vars(spent)), time.monotonic()
     reasons: Counter[str] = Counter()
     kept, problems = 0, set[int]()
-    with replacing(path) as keep, replacing(path.with_suffix(".dropped.jsonl")) as drop:
-        for row in _show_progress(rows, name, rows_in if counted else None):
-            if isinstance(row, Example):
-                kept += 1
-                problems.add(digest(row.problem))
-                keep.write(dump(row.to_json()))
-            else:
-                reasons[row.reason] += 1
-                drop.write(dump(replace(row, stage=name).to_json()))
+    left, failed = path.with_suffix(".dropped.jsonl"), None
+    with replacing(left) as drop:  # which is kept when the stage fails, with the reason of each row so far
+        try:
+            with replacing(path) as keep:
+                for row in rows if samples else _show_progress(rows, title, rows_in):
+                    text = dump(row.to_json()) if isinstance(row, Example) else ""
+                    if len(text) > most:
+                        detail = f"{len(text):,} characters; the limit is curate.per_row.characters={most:,}"
+                        row = Dropped(row.id, name, "too large", detail, data=shortened(row.to_json()))
+                    if isinstance(row, Example):
+                        kept += 1
+                        problems.add(digest(row.problem))
+                        keep.write(text)
+                    else:
+                        reasons[row.reason] += 1
+                        drop.write(dump(replace(row, stage=name).to_json()))
+        except UserError as error:
+            failed = UserError(f"{error}. Its dropped rows are in {left}") if reasons else error
+    if failed:
+        raise failed
     paid = spent.since(before)
     line = {
         "stage": name,
@@ -214,13 +279,13 @@ def _stage(
     return line
 
 
-def _show_progress(rows: Iterable[Row], name: str, total: int | None) -> Iterator[Row]:
-    """The rows with a progress bar, which begins at the first: before it a stage may show one of its sampling."""
-    listed, before = iter(rows), spent.tokens
+def _show_progress(rows: Iterable[Row], title: str, total: int | None) -> Iterator[Row]:
+    """The rows with a progress bar, which begins at the first: before it another one may be shown."""
+    listed = iter(rows)
     first = list(islice(listed, 1))
-    with progress(name, total, "row") as advance:
+    with progress(title, total, "row") as advance:
         for row in chain(first, listed):
-            advance(1, f"{spent.tokens - before:,} tokens sampled" if spent.tokens > before else "")
+            advance(1)
             yield row
 
 
@@ -260,7 +325,7 @@ def print_warnings(folder: Path, stages: Mapping[str, Any]) -> None:
         say(f"warning: {line}")
     if chosen and not found:
         names = ", ".join(dict.fromkeys(chosen.values()))
-        say(f"What {names} can tell apart is not measured for this pool: python -m curation.probe recipe={folder.name}")
+        say(f"What {names} can tell apart is not measured for this pool: limo probe, with the same recipe and settings")
 
 
 def print_funnel(funnel: list[dict[str, Any]]) -> None:
@@ -274,4 +339,4 @@ def print_funnel(funnel: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    command("curate", "curation.run")
+    command("curate", "curation.run", before=check_before)

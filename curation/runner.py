@@ -4,7 +4,8 @@
 
 A stage of scope `row` gets batches of rows; of many rows, in as many processes as there are cores. `on` sends it to Ray
 instead, and a stage of scope `problem` too, grouped by `Example.problem`. All other stages, and those that sample, run
-in this process. The rows, their order and the metrics are those of one process.
+in this process. The rows, their order and the metrics are those of one process. Rows that take too long are dropped
+(`curation/bounded.py`).
 
 Left out: stages that relate many problems (deduplication, scores, choices) run on one machine. For tens of millions of
 rows use datatrove or Ray's own readers first.
@@ -20,16 +21,17 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from curation.bounded import PerRow, run_bounded, run_problems
 from curation.folder import Rows
 from curation.parallel import chunked, spread
 from curation.stage import about_node
 from curation.stage_metrics import Metric, merge, take
-from limo.data import Example, Row, parsed
+from limo.data import Row, parse_row, parsed
 from limo.errors import UserError, explain, need_package
 from limo.recipe import bind
 
-BATCH = 1000  # rows of one call
-FEW = 4  # batches that are not worth starting processes for
+BATCH = 250  # rows of one call
+FEW = 16  # batches that are not worth starting processes for
 
 Node = Mapping[str, Any]
 
@@ -46,40 +48,44 @@ class RayData:
             raise UserError(f"on.parts must be at least 1, not {self.parts}")
 
 
-def apply(name: str, node: Node, path: Path, on: RayData | None = None) -> Iterator[Row]:
+def apply(name: str, node: Node, path: Path, on: RayData | None = None, per_row: PerRow | None = None) -> Iterator[Row]:
     """What a stage yields for the rows of a file, in order. Metrics are merged into those of this process."""
-    facts = about_node(node)
-    if facts.samples or facts.scope == "pool" or (facts.scope == "problem" and not on):
-        yield from bind(node, f"curate.stages.{name}")(Rows(path))
-        return
-    if on:
-        yield from _merged(_on_ray(node, path.resolve(), on, grouped=facts.scope == "problem"))
-        return
-    with path.open("rb") as lines:
-        if sum(1 for _ in islice(lines, FEW * BATCH + 1)) <= FEW * BATCH:
-            yield from bind(node, f"curate.stages.{name}")(Rows(path))
-            return
-        lines.seek(0)
-        yield from _merged(spread(_call, chunked(lines, BATCH), start=_begin, given=(dict(node),)))
+    facts, where = about_node(node), f"curate.stages.{name}"
+    given = dict(node), where, per_row or PerRow(), facts.scope == "problem"
+    if facts.samples or facts.scope == "pool":
+        yield from bind(node, where)(Rows(path))
+    elif on:
+        yield from _merged(_on_ray(given, path.resolve(), on))
+    elif facts.scope == "problem":
+        yield from run_problems(bind(node, where), Rows(path), given[2])
+    else:
+        with path.open("rb") as lines:
+            few = sum(1 for _ in islice(lines, FEW * BATCH + 1)) <= FEW * BATCH
+            lines.seek(0)
+            processes = 1 if few else None
+            yield from _merged(spread(_call, chunked(lines, BATCH), start=_begin, given=given, processes=processes))
 
 
+# A stage, its place in the recipe, what a row may take, whether the rows of a call are one problem
+Given = tuple[Node, str, PerRow, bool]
 Result = tuple[list[Row], dict[str, Metric]]
-_node: Node = {}
+_given: Given
 
 
-def _begin(node: Node) -> None:
-    global _node
-    _node = node
+def _begin(*given: Any) -> None:
+    global _given
+    _given = given
     if multiprocessing.parent_process() is not None:
         os.environ["LIMO_CORES"] = "1"  # the processes fill the cores
 
 
 def _call(lines: list[bytes]) -> Result:
     """Run the stage on a batch of lines. Its metrics come with the rows, from any process."""
+    node, where, per_row, together = _given
     before = take()
     try:
-        rows = list(bind(_node, "curate.stages")([Example.from_json(parsed(line)) for line in lines]))
-        return rows, take()
+        rows = [parse_row(line, f"the rows for {where}") for line in lines]
+        return run_bounded(bind(node, where), rows, per_row, together), take()
     finally:
         merge(before)
 
@@ -90,9 +96,9 @@ def _merged(results: Iterable[Result]) -> Iterator[Row]:
         yield from rows
 
 
-def _on_ray(node: Node, path: Path, on: RayData, grouped: bool) -> Iterator[Result]:
+def _on_ray(given: Given, path: Path, on: RayData) -> Iterator[Result]:
     """The stage on Ray Data. Each task reads its share of the file's bytes; a row's place is where its line begins."""
-    size, parts = path.stat().st_size, on.parts
+    size, parts, grouped = path.stat().st_size, on.parts, given[3]
 
     def read(batch: dict[str, Any]) -> dict[str, list[Any]]:
         shares = ((size * at // parts, size * (at + 1) // parts) for at in batch["id"].tolist())
@@ -102,7 +108,7 @@ def _on_ray(node: Node, path: Path, on: RayData, grouped: bool) -> Iterator[Resu
 
     def call(batch: Any) -> dict[str, list[Any]]:
         os.environ["LIMO_CORES"] = "1"  # a task is one process; Ray fills the cores
-        _begin(node)
+        _begin(*given)
         try:
             rows, metrics = _call(list(batch["line"]))
         except Exception as error:
@@ -115,7 +121,7 @@ def _on_ray(node: Node, path: Path, on: RayData, grouped: bool) -> Iterator[Resu
         if not grouped:
             return {"at": [int(min(batch["at"], default=0))], "out": [pickle.dumps((rows, metrics))]}
         places = [int(at) for at in batch["at"]]
-        assert len(rows) == len(places), f"{node['_target_']} yields {len(rows)} rows for {len(places)} of a problem"
+        assert len(rows) == len(places), f"{given[1]} yields {len(rows)} rows for {len(places)} of a problem"
         alone = [pickle.dumps(([row], metrics if number == 0 else {})) for number, row in enumerate(rows)]
         return {"at": places, "out": alone}
 

@@ -99,7 +99,13 @@ def in_order(stages: Mapping[str, Any], order: list[str] | None) -> dict[str, An
 
 
 def check_stages(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> None:
-    """Raise UserError for what can be known to be wrong before a row is read.
+    """Raise UserError for the first of `stage_errors`."""
+    for error in stage_errors(stages, sources):
+        raise UserError(error)
+
+
+def stage_errors(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> Iterator[str]:
+    """What can be known to be wrong with the stages before a row is read.
 
     Args: `stages` in their order, `sources` of the pool. A score that no earlier stage writes is an error, unless a
     source or a stage whose scores are unknown could bring it.
@@ -108,21 +114,24 @@ def check_stages(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> None:
     if any(not str(node.get("_target_", "")).startswith("limo.") for node in sources.values()):
         known = None
     for name, node in stages.items():
-        call = bind(node, f"curate.stages.{name}")
+        try:
+            call = bind(node, f"curate.stages.{name}")
+        except UserError as error:
+            yield str(error)
+            known = None
+            continue
         settings = call.keywords if isinstance(call, partial) else {}
         facts = about(call.func if isinstance(call, partial) else call)
         written = set(_names(facts.writes or (), settings))
         for score in _names(facts.reads, settings):
-            if score in NO_SCORES:
-                continue
-            if known is not None and score not in known | written:
+            if score not in NO_SCORES and known is not None and score not in known | written:
                 hint = suggest(score, known | written)
-                raise UserError(f"curate.stages.{name} reads the score '{score}', which no stage before it adds{hint}")
+                yield f"curate.stages.{name} reads the score '{score}', which no stage before it adds{hint}"
         if facts.check:
             try:
                 facts.check(**settings)
             except UserError as error:
-                raise UserError(f"curate.stages.{name}: {error}") from None
+                yield f"curate.stages.{name}: {error}"
         known = None if known is None or facts.writes is None else known | written
 
 

@@ -7,7 +7,6 @@ competed and how they scored, and for a dropped row what it was compared with. T
 that of one chain shows that chain.
 """
 
-import argparse
 import json
 import sys
 from collections import Counter
@@ -21,8 +20,9 @@ from curation.probe_result import chosen_by
 from curation.stages.score import TEXT
 from eval.compare import wilson
 from eval.report.curated import read_weights, score_parts
+from limo.arguments import run_function
 from limo.data import Example, parsed
-from limo.errors import UserError, reported, visible
+from limo.errors import UserError, visible
 
 SHOWN = 400  # characters of a problem or chain
 RIVALS = 40  # chains listed
@@ -161,17 +161,10 @@ def _shorten(text: str, chars: int = SHOWN) -> str:
     return line if len(line) <= chars else line[:chars] + " ..."
 
 
-def main() -> None:
-    """The command `python -m curation.why`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m curation.why", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("id", help="of a problem or of a chain, as in dropped.jsonl and curated.jsonl")
-    args = parser.parse_args()
-    with reported():
-        sys.stdout.write(visible("\n".join(tell_history(args.run, args.id))) + "\n")
+def print_history(run: Path, row: str) -> None:
+    """The command `limo why`: `run` is the run's folder, `row` the id of a problem or of a chain."""
+    sys.stdout.write(visible("\n".join(tell_history(run, row))) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    run_function(print_history, "limo why", __doc__)

@@ -4,8 +4,8 @@
     python -m eval.run recipe=evaluate 'eval.benchmarks=[math500.json, {mine: {path: my.csv, fields: {answer: gold}}}]'
 
 `eval/published.py` has the named ones. A local copy comes first: `path`, or a file named after the benchmark in the
-folder $LIMO_BENCHMARKS. A benchmark that is missing, or has unusable rows, is an error; it is
-never skipped.
+folder $LIMO_BENCHMARKS. A benchmark that is missing, or has unusable rows, is an error. Those that are gated or on no
+hub are left out with a warning that says how to get them, unless their node has `required: true`.
 """
 
 import os
@@ -66,15 +66,37 @@ def origin(name: str, node: Mapping[str, Any]) -> dict[str, Any]:
     return {**node, **where}
 
 
+def on_hub(name: str, node: Mapping[str, Any]) -> str:
+    """The dataset of the Hub that a benchmark is read from; empty for one that is here, or nowhere."""
+    return str(origin(name, node).get("hub", "")) if node["_target_"] == "eval.benchmarks.named" else ""
+
+
+def is_required(name: str, node: Mapping[str, Any]) -> bool:
+    """Whether it is an error that a benchmark cannot be had: where the Hub does not simply have it, only if asked."""
+    by_name = node["_target_"] == "eval.benchmarks.named" and not node.get("path")
+    return bool(node.get("required", not (by_name and TABLE.get(name, OWN).get)))
+
+
+def without_required(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A benchmark's node as its function takes it."""
+    return {key: value for key, value in node.items() if key != "required"}
+
+
 def load(benchmarks: Sequence[Any] | Mapping[str, Any], system: str) -> dict[str, list[Example]]:
     """The problems of each benchmark, by its name. `notes["answer_kind"]` says what an answer is, for the grader.
 
-    Raises UserError if a benchmark is missing or a row is unusable: numbers of a benchmark with missing rows cannot be
-    compared.
+    Raises UserError if a required benchmark is missing or a row is unusable: numbers of a benchmark with missing rows
+    cannot be compared.
     """
     loaded = {}
     for name, node in nodes(benchmarks).items():
-        rows = list(bind(node, f"benchmarks.{name}")(name, system))
+        try:
+            rows = list(bind(without_required(node), f"benchmarks.{name}")(name, system))
+        except UserError as error:
+            if is_required(name, node):
+                raise
+            say(f"warning: left out: {error}. required: true makes this an error")
+            continue
         bad = [row for row in rows if isinstance(row, Dropped) and row.reason != REPEATED]
         if bad:
             raise UserError(
@@ -83,6 +105,8 @@ def load(benchmarks: Sequence[Any] | Mapping[str, Any], system: str) -> dict[str
             )
         loaded[name] = [row for row in rows if isinstance(row, Example)]
         _check(name, loaded[name])
+    if benchmarks and not loaded:
+        raise UserError("none of the benchmarks can be had; the warnings above say how to get them")
     return loaded
 
 

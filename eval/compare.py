@@ -1,14 +1,13 @@
 """Two models on the same problems: the paired difference, its interval and p-value, and the problems that flipped.
 
     python -m eval.compare runs/a runs/b
-    python -m eval.compare runs/demo:base runs/demo:tuned --benchmark new_seeds
+    python -m eval.compare runs/demo:base runs/demo:tuned benchmark=new_seeds
 
 Each side is a run that `eval.run` has evaluated, followed by `:` and one of its models, which may be left out where the
 run has only one. For every benchmark that both have: accuracies, the difference of b minus a with its 95 % interval and
 p-value, and the smallest difference that so many problems could have shown; then the problems that flipped.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -19,14 +18,15 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from limo.arguments import run_function
 from limo.data import replacing
-from limo.errors import UserError, reported
+from limo.errors import UserError
 from limo.recipe import suggest
 from limo.run import read_manifest
 from limo.tables import Table, print_table, terminal
 
 Rows = list[dict[str, Any]]
-LISTED = 10  # flipped problems on the terminal; --out has them all
+LISTED = 10  # flipped problems on the terminal; out= has them all
 RESAMPLES, SEED = 10_000, 0  # of the command's intervals and tests
 BATCH = 500  # resamples that are in memory at once
 
@@ -317,25 +317,9 @@ def _describe(name: str, d: Mapping[str, Any]) -> list[str]:
     for what, ids in (("b solves more often", d["gained"]), ("a solves more often", d["lost"])):
         lines += [f"{name}: {what} ({len(ids)}):"] if ids else []
         lines += [f"  {i}  {' '.join(d['questions'][i].split())[:80]}" for i in ids[:LISTED]]
-        lines += [f"  and {len(ids) - LISTED} more (--out lists them all)"] if len(ids) > LISTED else []
+        lines += [f"  and {len(ids) - LISTED} more (out=FILE lists them all)"] if len(ids) > LISTED else []
     return lines
 
 
-def main() -> None:
-    """The command `python -m eval.compare`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("a", help="a run, or run:model")
-    parser.add_argument("b", help="a run, or run:model")
-    parser.add_argument("--benchmark", action="append", help="only this one (may be given again)")
-    parser.add_argument("--out", metavar="FILE", help="write everything, all flipped problems included, as JSON")
-    args = parser.parse_args()
-    with reported():
-        compare_runs(**vars(args))
-
-
 if __name__ == "__main__":
-    main()
+    run_function(compare_runs, "limo compare", __doc__)

@@ -5,14 +5,18 @@ a recipe are still found. Tab completion: eval "$(limo -sc install=bash)".
 """
 
 import importlib
+import inspect
+import os
 import runpy
 import sys
 from pathlib import Path
 
+import limo
 from limo.errors import reported
 from limo.recipe import suggest
 
 COMMANDS = {
+    "check": ("curation.check", "everything that is wrong with a recipe, before anything is paid for"),
     "curate": ("curation.run", "choose chains from a pool of problems"),
     "plan": ("curation.plan", "estimate a curation from a small pilot"),
     "probe": ("curation.probe", "which scores tell a good chain from a spoiled one"),
@@ -32,6 +36,15 @@ COMMANDS = {
     "report": ("eval.report", "write a run's report"),
 }
 
+# Of the commands that need no recipe, the function whose arguments are theirs
+FUNCTIONS = {
+    "curation.why": "print_history",
+    "limo.new": "make_recipe",
+    "limo.ledgers": "ledgers",
+    "eval.compare": "compare_runs",
+    "eval.grade": "regrade",
+}
+
 
 def main() -> None:
     """The entry point of the console script."""
@@ -41,6 +54,9 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-sc", "--shell-completion"):
         return _complete()
+    if name == "--version":
+        print(f"limo {limo.__version__}")  # noqa: T201
+        return None
     if name in ("-h", "--help"):
         print("usage: limo <command> [recipe=<name>] [key=value ...]\n\ncommands:")  # noqa: T201
         for command, (_, about) in COMMANDS.items():
@@ -58,12 +74,19 @@ def main() -> None:
 
 
 def _complete() -> None:
-    """Hand a line to Hydra's completion, as if the subcommand were not there."""
-    import os
-
+    """Complete a command's name or, of one without a recipe, its settings; Hydra completes all others."""
+    words = os.environ.get("COMP_LINE", "").split(" ")
+    if len(words) > 1 and words[1] in COMMANDS and len(words) > 2:
+        module = COMMANDS[words[1]][0]
+        if function := FUNCTIONS.get(module):
+            parameters = inspect.signature(getattr(importlib.import_module(module), function)).parameters.values()
+            keys = [f"{p.name}=" for p in parameters if p.default is not p.empty]
+            print("\n".join(key for key in keys if key.startswith(words[-1])))  # noqa: T201
+            return
+        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+    elif len(words) == 2:
+        print("\n".join(command for command in COMMANDS if command.startswith(words[1])))  # noqa: T201
+        return
     from limo.command import command
 
-    words = os.environ.get("COMP_LINE", "").split(" ")
-    if len(words) > 1 and words[1] in COMMANDS:
-        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
     command("curate", "curation.run")

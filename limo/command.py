@@ -34,15 +34,21 @@ LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pi
 InProcesses = Callable[[Mapping[str, Any], Sequence[str]], int | None]
 
 
-def command(section: str, module: str, in_processes: InProcesses | None = None) -> None:
-    """The main function of `python -m <module>`: run one section of a recipe."""
+# Looks at the whole recipe first; raises UserError where it cannot succeed
+Before = Callable[[Mapping[str, Any]], None]
+
+
+def command(
+    section: str | None, module: str, in_processes: InProcesses | None = None, before: Before | None = None
+) -> None:
+    """The main function of `python -m <module>`: run one section of a recipe, or only `before`."""
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     _read_trust()
     # Hydra's parser wants all overrides after the flags; users type them anywhere
     sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; the one line is ours to print
     set_environment()
-    run = _Run(section, module, in_processes, debug)
+    run = _Run(section, module, in_processes, before, debug)
     try:
         with _exit_at_once(), reported(lambda error: None if debug else _explain(error, run.begun)):
             run.start()
@@ -69,9 +75,10 @@ def _read_trust() -> None:
 class _Run:
     """One call of a command; a sweep has several jobs."""
 
-    section: str
+    section: str | None
     module: str
     in_processes: InProcesses | None
+    before: Before | None
     debug: bool
     begun: bool = False  # a recipe was composed, so what goes wrong is not a matter of the command line
     failed: list[Exception] = field(default_factory=list)
@@ -104,6 +111,10 @@ class _Run:
             _refuse_without_effect(settings.overrides.task, recipe)
             if not self.debug:  # processes started from here are commands themselves
                 os.environ.pop("HYDRA_FULL_ERROR", None)
+            if self.before:
+                self.before(recipe)
+            if self.section is None:
+                return None
             section = check_section(recipe, self.section)
             code = self.in_processes(section, _arguments(settings)) if self.in_processes else None
             if code:

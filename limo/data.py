@@ -129,12 +129,15 @@ def read_jsonl(path: str | Path) -> Iterator[Example]:
         raise UserError(f"no such file '{path}'. Run the stage that writes it, or give another path")
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            try:
-                yield Example.from_json(parsed(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{path}, line {number}: not a row of this toolkit ({error}). Read foreign files as a pool source"
-                ) from None
+            yield parse_row(line, f"{path}, line {number}")
+
+
+def parse_row(line: bytes, where: str) -> Example:
+    """The example of a line that this toolkit wrote. Raises UserError naming where it stands if it is none."""
+    try:
+        return Example.from_json(parsed(line))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{where}: not a row of this toolkit ({error}). Read foreign files as a pool source") from None
 
 
 @contextmanager

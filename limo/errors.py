@@ -9,10 +9,12 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import TracebackType
 
 PATIENCE = 2  # seconds: an error that all ranks find is printed by rank 0, and the launcher ends the others before that
 
@@ -98,9 +100,15 @@ def reported(explain: Callable[[Exception], Exception | None] = explain) -> Iter
     except Exception as error:
         known = explain(error)
         if known is None:
+            sys.excepthook = _print_traceback
             raise
         code = known.code if isinstance(known, UserError) else 2
         sys.exit(code if isinstance(known, UserError) and known.silent else _print_error(str(known), code))
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The traceback of a bug, whose message may hold a server's text."""
+    sys.stderr.write(visible("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _print_error(text: str, code: int) -> int:

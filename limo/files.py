@@ -3,7 +3,8 @@
     for number, row in read_rows("problems.jsonl"): ...
 
 A row that cannot be parsed is yielded as a `Dropped` with its reason. Memory does not grow with the file, except for
-JSON arrays, which are read whole. What the columns mean is decided in `limo/sources.py`.
+JSON arrays, Excel, and other encodings than UTF-8, which are read whole: a small packed file that grows large is
+refused. What the columns mean is decided in `limo/sources.py`.
 """
 
 import csv
@@ -22,8 +23,9 @@ from limo.errors import UserError, need_package
 
 Raw = tuple[int, Any]  # row number from 1, and the parsed row or the `Dropped` that says why it could not be parsed
 MAX_BYTES = 2**20  # of one row; a 32k-token chain takes about 130 kB
-GROWN = 2**26  # bytes that rows of a Parquet file may take at once
-GROWTH = 100  # times the bytes of its file that one column may take
+DEPTH = 100  # objects and lists within each other in a row
+GROWN = 2**26  # bytes that rows of a Parquet file, a line of a CSV file, or any small file may take at once
+GROWTH = 100  # times the bytes of its file that a column of Parquet, or a file that is read whole, may take
 
 
 def read_rows(path: str | Path, max_bytes: int = MAX_BYTES, encoding: str = "utf-8") -> Iterator[Raw]:
@@ -92,7 +94,7 @@ def _opened(path: Path, encoding: str) -> Iterator[io.BufferedReader]:
                     raise UserError(f"{path} is UTF-16: save it as UTF-8, or set encoding: utf-16")
                 yield file
             else:
-                yield io.BufferedReader(io.BytesIO(file.read().decode(encoding).encode()))
+                yield io.BufferedReader(io.BytesIO(_read_whole(file, path).decode(encoding).encode()))
     except LookupError:
         raise UserError(f"there is no encoding '{encoding}'") from None
     except UnicodeDecodeError as error:
@@ -101,6 +103,22 @@ def _opened(path: Path, encoding: str) -> Iterator[io.BufferedReader]:
         if not packing or isinstance(error, PermissionError):
             raise
         raise UserError(f"{path} cannot be unpacked: {str(error).splitlines()[0]}") from None
+
+
+def _read_whole(file: io.BufferedReader, path: Path) -> bytes:
+    """All bytes of a file, unpacked. Raises UserError for a small file that grows large."""
+    most = _most_unpacked(path)
+    if len(data := file.read(most + 1)) > most:
+        raise _grows(path, f"more than {most:,}")
+    return data
+
+
+def _most_unpacked(path: Path) -> int:
+    return max(GROWN, GROWTH * path.stat().st_size)
+
+
+def _grows(path: Path, held: str) -> UserError:
+    return UserError(f"{path}: {path.stat().st_size:,} bytes hold {held}: not read")
 
 
 def shortened(value: Any, chars: int = 2000) -> Any:
@@ -133,7 +151,7 @@ def _jsonl(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
 def _parsed(line: bytes) -> Any:
     try:
         # Windows editors put a byte-order mark at the beginning of a file; joined files have it in the middle
-        return parsed(line.decode("utf-8-sig").strip().encode())
+        return _shallow(parsed(line.decode("utf-8-sig").strip().encode()))
     except UnicodeDecodeError as error:
         detail, reason = f"byte {error.start + 1} of the row: save it as UTF-8 or set encoding: cp1252", "not UTF-8"
     except json.JSONDecodeError as error:
@@ -143,9 +161,24 @@ def _parsed(line: bytes) -> Any:
     return Dropped("", "", reason, detail, data=shortened(line.decode("utf-8", "replace").strip()))
 
 
+def _shallow(value: Any) -> Any:
+    """The value. Raises RecursionError where it is nested so deep that it could be read, but not be written."""
+    level, depth = [value], 0
+    while level := [
+        inner
+        for outer in level
+        if isinstance(outer, dict | list)
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+    ]:
+        depth += 1
+        if depth > DEPTH:
+            raise RecursionError(f"nested more than {DEPTH} deep")
+    return value
+
+
 def _json(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
     with _opened(path, encoding) as file:
-        text = file.read().decode("utf-8-sig", "surrogateescape")  # a bad byte costs its row, not the file
+        text = _read_whole(file, path).decode("utf-8-sig", "surrogateescape")  # a bad byte costs its row, not the file
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -160,7 +193,10 @@ def _json(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
     if not isinstance(rows, list):
         raise UserError(f"{path}: holds a {type(rows).__name__}, not a list of rows")
     for number, row in enumerate(rows, 1):
-        yield number, bounded(row, max_bytes)
+        try:
+            yield number, bounded(_shallow(row), max_bytes)
+        except RecursionError as error:
+            yield number, Dropped("", "", "invalid JSON", str(error))
 
 
 def bounded(row: Any, max_bytes: int) -> Any:
@@ -190,15 +226,12 @@ def _parquet(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
 
 def _check_growth(path: Path, table: Any) -> None:
     """Raise UserError for a small file of which a column takes much memory, as its metadata says."""
-    size = path.stat().st_size
     for group in range(table.num_row_groups):
         for at in range(len(table.schema)):
             column = table.metadata.row_group(group).column(at)
             values = column.num_values if table.schema.column(at).max_repetition_level else 0
-            if (held := max(column.total_uncompressed_size, values)) > max(GROWN, GROWTH * size):
-                raise UserError(
-                    f"{path}: {size:,} bytes hold {held:,} of the column '{column.path_in_schema}': not read"
-                )
+            if (held := max(column.total_uncompressed_size, values)) > _most_unpacked(path):
+                raise _grows(path, f"{held:,} of the column '{column.path_in_schema}'")
 
 
 def _rows_of(batch: Any) -> Iterator[Any]:
@@ -214,12 +247,12 @@ def _rows_of(batch: Any) -> Iterator[Any]:
 
 
 def _csv(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
-    csv.field_size_limit(2**31 - 1)  # a longer row is dropped below, with its reason
+    csv.field_size_limit(GROWN)  # a shorter row that is too long is dropped below, with its reason
     with _opened(path, encoding) as file:
         header = file.peek().split(b"\n")[0]
         lines = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
         # Spreadsheets write semicolons where the comma is a decimal sign
-        reader = csv.DictReader(lines, delimiter=max(",;\t", key=header.decode("utf-8", "replace").count))
+        reader = csv.DictReader(_lines_of(lines), delimiter=max(",;\t", key=header.decode("utf-8", "replace").count))
         try:
             for number, row in enumerate(reader, 1):
                 if None in row:
@@ -231,12 +264,24 @@ def _csv(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
             raise UserError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
 
 
+def _lines_of(file: io.TextIOWrapper) -> Iterator[str]:
+    while line := file.readline(GROWN + 1):
+        if len(line) > GROWN:
+            raise csv.Error(f"a line of more than {GROWN:,} characters")
+        yield line
+
+
 def _excel(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
     import pandas as pd
 
     need_package("openpyxl", "excel", f"'{path}'")
     try:
+        with zipfile.ZipFile(path) as packed:
+            if (held := sum(each.file_size for each in packed.infolist())) > _most_unpacked(path):
+                raise _grows(path, f"{held:,}")
         table = pd.read_excel(path)
+    except UserError:
+        raise
     except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a readable Excel file: {error}") from None
     for number, row in enumerate(table.astype(object).where(table.notna(), None).to_dict("records"), 1):

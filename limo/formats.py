@@ -198,7 +198,7 @@ def read_text(value: Any, ours: str, column: str | None) -> str:
         value = int(value) if value.is_integer() else value
     text = str(value)
     if any("\ud800" <= c <= "\udfff" for c in text):
-        raise Unusable(f"{ours} is not text", f"column {column}: not UTF-8, or half of a surrogate pair")
+        raise Unusable("not UTF-8", f"column {column}: save the file as UTF-8, or set encoding, such as cp1252")
     return text.strip()
 
 

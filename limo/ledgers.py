@@ -7,16 +7,16 @@
 A sample that both have stays as it is in the folder.
 """
 
-import argparse
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from limo.arguments import run_function
 from limo.data import content_id
 from limo.engines.ledger import checksum, explain_errors, open_ledger
-from limo.errors import UserError, reported
+from limo.errors import UserError
 from limo.machine import samples_folder
 from limo.tables import Table, print_table
 
@@ -29,7 +29,7 @@ Row = tuple[Any, ...]
 
 
 def list_models(folder: Path) -> Table:
-    """What each ledger of a folder holds: model, samples, their tokens, how many were cut off, and megabytes."""
+    """What each ledger of a folder holds: the model, its samples, their tokens, how many were cut off, megabytes."""
     rows = []
     for path in sorted(folder.glob("*.sqlite")):
         with explain_errors(path), closing(open_ledger(path)) as store:
@@ -37,8 +37,9 @@ def list_models(folder: Path) -> Table:
                 "SELECT count(*), ifnull(sum(tokens), 0), ifnull(sum(finish = 'length'), 0) FROM completion"
             ).fetchone()
             size = f"{path.stat().st_size / 1e6:.1f}"
-            rows.append([_model(store, path), *(f"{count:,}" for count in counts), size])
-    return Table(("model", "samples", "tokens", "cut off", "MB"), rows, numbers=range(1, 5), title=str(folder))
+            rows.append([*_model(store, path), *(f"{count:,}" for count in counts), size])
+    head = ("model", "fingerprint", "samples", "tokens", "cut off", "MB")
+    return Table(head, rows, numbers=range(2, 6), title=str(folder))
 
 
 def salvage(into: Path, paths: Sequence[Path]) -> tuple[int, int]:
@@ -177,30 +178,27 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
         yield from found
 
 
-def _model(store: sqlite3.Connection, path: Path) -> str:
+def _model(store: sqlite3.Connection, path: Path) -> tuple[str, str]:
+    """The names under which recipes had a ledger's model, and what its samples are kept by."""
+    names = [name for (name,) in store.execute("SELECT name FROM named ORDER BY name") if name]
     row = store.execute("SELECT fingerprint FROM model").fetchone()
-    return str(row[0]) if row else f"unknown ({path.name})"
+    return ", ".join(names) or "unknown", str(row[0]) if row else path.name
 
 
-def main() -> None:
-    """The command `limo ledgers`."""
-    parser = argparse.ArgumentParser(
-        prog="limo ledgers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("action", nargs="?", choices=("show", "salvage"), default="show")
-    parser.add_argument("paths", nargs="*", type=Path, help="ledgers to salvage, or folders of them")
-    parser.add_argument("--into", type=Path, help="folder to show or add to (default: $LIMO_CACHE/samples)")
-    args = parser.parse_args()
-    into = args.into or samples_folder()
-    with reported():
-        if bool(args.paths) != (args.action == "salvage"):
-            raise UserError("limo ledgers takes no paths, limo ledgers salvage takes ledgers; --into names the folder")
-        if args.action == "show":
-            print_table(list_models(into))
-        else:
-            added, damaged = salvage(into, args.paths)
-            print(f"{added:,} samples added to {into}; {damaged:,} damaged rows left out")  # noqa: T201
+def ledgers(words: list[str], *, into: Path | None = None) -> None:
+    """The command `limo ledgers`: shows what a folder holds; with `salvage` and paths, adds what those hold.
+
+    Raises UserError for other words.
+    """
+    folder = into or samples_folder()
+    if not words:
+        print_table(list_models(folder))
+        return
+    if words[0] != "salvage" or not words[1:]:
+        raise UserError("limo ledgers takes no arguments, limo ledgers salvage takes ledgers; into= names the folder")
+    added, damaged = salvage(folder, [Path(word) for word in words[1:]])
+    print(f"{added:,} samples added to {folder}; {damaged:,} damaged rows left out")  # noqa: T201
 
 
 if __name__ == "__main__":
-    main()
+    run_function(ledgers, "limo ledgers", __doc__)

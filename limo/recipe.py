@@ -26,6 +26,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from limo.errors import UserError
 from limo.files import match_pattern
 from limo.machine import is_main
+from limo.progress import logged
 from limo.run import remember_recipe
 
 T = TypeVar("T")
@@ -68,9 +69,9 @@ def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
     from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
     OmegaConf.register_new_resolver("oc.env", _read_environment, replace=True)
+    if "recipe" in config:
+        raise UserError("the recipe's first line must be `# @package _global_`: its keys belong at the top level")
     if OmegaConf.is_missing(config, "name"):
-        if "recipe" in config:
-            raise UserError("the recipe's first line must be `# @package _global_`: its keys belong at the top level")
         raise UserError(f"choose a recipe: recipe=<name>. Known are {', '.join(recipe_names())}")
     try:
         found = OmegaConf.to_container(config, resolve=True, throw_on_missing=not allow_missing)
@@ -142,7 +143,8 @@ def run_section(recipe: Mapping[str, Any], section: str) -> Any:
     call = bind(check_section(recipe, section), section)
     out = Path(recipe["out"])
     try:
-        return call()
+        with logged(out / "run.log"):
+            return call()
     finally:
         # Not after a refusal: then the folder belongs to other settings
         if is_main() and not isinstance(sys.exception(), UserError) and out.is_dir():

@@ -271,7 +271,7 @@ def examples(raws: Iterable[Raw], reading: Reading) -> Iterator[Row]:
 
     Prints what the columns were taken for. Raises UserError if not one row is usable.
     """
-    usable, reasons, columns, shown = 0, Counter[str](), set[str](), reading.silent
+    usable, reasons, columns, shown, first = 0, Counter[str](), set[str](), reading.silent, ""
     try:
         for number, raw in islice(raws, reading.limit):
             for row in _read_row(raw, number, reading):
@@ -280,25 +280,33 @@ def examples(raws: Iterable[Raw], reading: Reading) -> Iterator[Row]:
                     if not shown:
                         shown = True
                         found = find_columns(raw, reading.format, reading.fields)
-                        say(f"{reading.name}: {found.describe(set(map(str, raw)) - found.used)}")
+                        worked = found.answer and not found.chain and row.completion  # GSM8K's, before its ####
+                        shown_as = replace(found, chain=(str(found.answer),)) if worked else found
+                        say(f"{reading.name}: {shown_as.describe(set(map(str, raw)) - found.used)}")
                 else:
                     reasons[row.reason] += 1
+                    first = first or row.detail
                     columns |= set(raw) if isinstance(raw, dict) and len(columns) < 50 else set()
                 yield row
     except UserError as error:  # of the file as a whole
         raise UserError(f"pool source '{reading.name}': {error}") from None
     if not usable:
-        raise UserError(_none_usable(reading.name, reading.path, reasons, columns))
+        raise UserError(_none_usable(reading.name, reading.path, reasons, columns, first))
 
 
-def _none_usable(name: str, path: str, reasons: Mapping[str, int], columns: Iterable[str]) -> str:
+def _none_usable(name: str, path: str, reasons: Mapping[str, int], columns: Iterable[str], first: str) -> str:
     """What is wrong with a source that has no usable row, and what to do."""
     why = "; ".join(f"{reason}: {count}" for reason, count in reasons.items()) or "it is empty"
+    why += f"; the first: {first}" if first else ""
     cures = []
-    if columns:
-        cures.append(f"Its columns are {', '.join(sorted(map(str, columns)))}: say which is which with fields")
+    if columns and reasons.keys() & {"missing field", "empty problem", "no answer"}:
+        names = ", ".join(repr(str(column)) for column in sorted(map(str, columns)))
+        cures.append(f"Its columns are {names}: say which is which, fields={{problem: ..., answer: ...}}")
     if "no answer" in reasons:
-        cures.append("A row needs an answer, which attempts and chains are checked against")
+        cures.append(
+            "A row needs an answer, which chains are checked against: a column, or a box or #### in the chain. To "
+            "train without one: limo train recipe=sft train.data=..."
+        )
     if "another system message" in reasons:
         cures.append("replace_system: true gives its rows the recipe's")
     if reasons.keys() & {"invalid JSON", "not an object"} and path.lower().endswith(("jsonl", "ndjson")):

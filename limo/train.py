@@ -10,6 +10,7 @@ last whole checkpoint, with the curve of one that was not killed.
 """
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -67,7 +68,9 @@ def _look(settings: Supervised) -> dict[str, Any]:
     shown = [("", *row) for row in zip(prepared.rows, prepared.rendered, strict=True)][: settings.look]
     print_rows(tokenizer, shown, settings.system)
     kept, dropped = len(prepared.rows), len(prepared.dropped)
-    say(f"{kept} rows, {dropped} more would be dropped. Nothing was trained: remove train.look to train")
+    reasons = Counter(row.reason for row in prepared.dropped)
+    why = f" ({', '.join(f'{reason}: {count}' for reason, count in reasons.most_common())})" if reasons else ""
+    say(f"{kept} rows can be trained on, {dropped} cannot{why}. Nothing was trained: remove train.look to train")
     return {"rows": kept, "dropped": dropped}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from curation.stage_metrics import take
 from limo.data import Dropped, Example, Row, chat
 from limo.engines.protocol import Completion
 from limo.machine import quiet_deepspeed, set_environment
@@ -80,8 +81,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(cache: Path) -> None:
-    """Every test has it."""
+def _own_state(cache: Path) -> None:
+    """Every test has that cache, and no metrics of the one before."""
+    take()
 
 
 @pytest.fixture

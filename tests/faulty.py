@@ -10,7 +10,9 @@ the work is done, which a provider charges, and `delivered` once the client has 
 
 import argparse
 import asyncio
+import base64
 import gzip
+import html
 import json
 import random
 import re
@@ -21,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import quote
 
 from tests.conftest import ROOT
 
@@ -116,6 +119,28 @@ class Faulty:
         return True
 
 
+def spellings(text: str) -> dict[str, str]:
+    """A text as servers and their gateways may echo it."""
+    data = text.encode()
+    return {
+        "JSON": json.dumps({"headers": text}),
+        "JSON with escaped slashes": text.replace("/", "\\/"),
+        "JSON in ASCII": "".join(f"\\u{code:04X}" for code in data),
+        "URL": quote(text, safe=""),
+        "URL, all of it": "".join(f"%{code:02x}" for code in data),
+        "URL twice": quote(quote(text, safe=""), safe=""),
+        "HTML": html.escape(text),
+        "HTML, all of it": "".join(f"&#{code};" for code in data) + "".join(f"&#x{code:X};" for code in data),
+        "hexadecimal": data.hex() + data.hex(":") + data.hex(" ").upper(),
+        "bytes": "".join(f"\\x{code:02x}" for code in data),
+        "base64": base64.b64encode(data).decode(),
+        "base64 in lines": base64.encodebytes(data * 2).decode(),
+        "base64 in lines in JSON": json.dumps(base64.encodebytes(data * 2).decode()),
+        "base64 of URLs": base64.urlsafe_b64encode(data).decode(),
+        "base64 in a URL": quote(base64.b64encode(data).decode(), safe=""),
+    }
+
+
 async def before(fault: str, head: str, asked: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
     """A fault before any work."""
     error = {"error": {"message": f"{fault} it is", "type": fault}}
@@ -124,7 +149,7 @@ async def before(fault: str, head: str, asked: dict[str, Any], writer: asyncio.S
         return False
     if fault == "echo":
         key = re.search(r"authorization: (.*)\r", head, re.I)
-        said = f"bad header authorization: {key[1] if key else ''}"
+        said = "bad header authorization: " + ", ".join([key[1], *spellings(key[1]).values()] if key else [])
         respond(writer, 400 if "refuse" in str(asked["messages"]) else 500, {"error": {"message": said}})
     elif fault == "context":
         said = "This model's maximum context length is 100 tokens. However, your request has 900 input tokens."

@@ -133,7 +133,7 @@ def test_a_cut_off_attempt_counts_only_with_an_explicit_answer() -> None:
     assert judged(Completion("First, 5 + 7 = 12", 9, "length"), "12")[0] == "cut"
     assert judged(Completion("so \\boxed{12} and then", 9, "length"), "12")[0] == "right"
     assert judged(Completion("so \\boxed{11}? But wait", 9, "length"), "12") == ("cut", None), "it may be taken back"
-    assert judged(Completion("First, 5 + 7 = 12", 9, "stop"), "12") == ("right", "12")
+    assert judged(Completion("So 5 + 7 = 12", 9, "stop"), "12") == ("right", "12")
 
 
 def test_rates_of_others_take_the_place_of_samples(script: Script) -> None:

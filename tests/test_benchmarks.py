@@ -117,7 +117,8 @@ def test_a_folder_of_copies_comes_before_the_hub(tmp_path: Path, monkeypatch: py
     ("listed", "said"),
     [
         (["aim24"], "there is no benchmark 'aim24'; did you mean 'aime24'?"),
-        (["kaoyan"], "GAIR-NLP/LIMO.*eval/data/kaoyan/test.jsonl.*LIMO_BENCHMARKS"),
+        ([{"kaoyan": {"required": True}}], "GAIR-NLP/LIMO.*eval/data/kaoyan/test.jsonl.*LIMO_BENCHMARKS"),
+        (["kaoyan"], "none of the benchmarks can be had"),
         (["nowhere/aime24.jsonl"], "benchmark 'aime24': no such file or folder 'nowhere/aime24.jsonl'"),
         ([{"mine": {"path": "x.jsonl", "kinds": "math"}}], "benchmarks.mine.kinds is not a setting"),
         ([{"mine": {"path": "x.jsonl", "kind": "chemistry"}}], "kind must be one of math, strict, physics, choice"),
@@ -134,7 +135,7 @@ def test_a_benchmark_on_the_hub_without_a_network(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"benchmark 'gpqa': cannot load 'Idavidrein/gpqa' .*HF_TOKEN.*gpqa.jsonl"):
-        load(["gpqa"], "")
+        load([{"gpqa": {"required": True}}], "")
 
 
 def test_another_number_of_rows_than_published_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

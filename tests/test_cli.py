@@ -2,12 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import limo as package
+from limo.arguments import read_arguments
+from limo.cli import main
+from limo.errors import UserError
 from tests.conftest import ROOT
 
 LIMO = Path(sys.executable).with_name("limo")
@@ -106,3 +111,35 @@ def test_python_without_the_packages_is_one_line(tmp_path: Path) -> None:
     )  # fmt: skip
     assert bare.returncode == 1 and bare.stderr.startswith("error: the toolkit's packages are missing from")
     assert bare.stderr.count("\n") == 1
+
+
+def test_commands_without_a_recipe_take_words_and_settings() -> None:
+    def ask(a: str, n: int, more: list[str], *, out: Path | None = None, tags: list[str] | None = None) -> None: ...
+
+    def read(*words: str) -> dict[str, object]:
+        return read_arguments(ask, words, "limo ask")
+
+    assert read("x", "3") == {"a": "x", "n": 3, "more": []}
+    assert read("x", "3", "p", "out=o", "tags=[k,l]", "--tags", "m")["tags"] == ["k", "l", "m"]
+    for words, text in (
+        (("x",), "Usage: limo ask A N MORE [out=...] [tags=...]"),
+        (("x", "y"), "n must be a valid integer, not 'y'"),
+        (("x", "3", "ouut=1"), "no setting 'ouut'; did you mean 'out'?"),
+        (("x", "3", "out=1", "out=2"), "out is given 2 times"),
+    ):
+        with pytest.raises(UserError, match=re.escape(text)):
+            read(*words)
+
+
+def test_names_and_settings_are_completed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for line, offered in (("limo tr", "train\ntrain-plan\n"), ("limo compare r b", "benchmark=\n")):
+        monkeypatch.setenv("COMP_LINE", line)
+        monkeypatch.setattr(sys, "argv", ["limo", "-sc", "query=bash"])
+        main()
+        assert capsys.readouterr().out == offered
+
+
+def test_the_package_gives_what_it_names() -> None:
+    assert package.__version__ and all(callable(getattr(package, name)) for name in package.EXPORTS)
+    with pytest.raises(ImportError):
+        from limo import nothing  # type: ignore[attr-defined]  # noqa: F401

@@ -9,11 +9,13 @@ import pytest
 
 from curation.controls import Controls
 from curation.run import Limits, curate, read_pool
+from curation.stage_metrics import take
 from curation.stages.chains import box_answers, verify
 from curation.stages.choose import subsample
 from curation.stages.decontaminate import decontaminate
 from curation.stages.dedup import exact_dedup
 from curation.stages.score import count_tokens, percentile_ranks, score, z_scores
+from curation.why import tell_history
 from limo.data import Example, chat, read_jsonl, write_jsonl
 from limo.errors import UserError
 from limo.run import lock_run
@@ -92,6 +94,16 @@ def test_score_by_hand() -> None:
     # ranks: length 0.5, 1, 0; verification 1, .25, .25; connectives .25, 1, .25; exploration is constant
     expected = [0.15 + 0.2 + 0.0625, 0.3 + 0.05 + 0.25, 0 + 0.05 + 0.0625]
     assert [round(r.scores["score"], 6) for r in scored] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("scaling", ["rank", "zscore"])
+@pytest.mark.parametrize("values", [[0.3], [0.0, 0.0], [0.3, 0.1 + 0.2], [-1e9, -1e9]])
+def test_a_feature_in_which_all_chains_are_equal_counts_nothing(values: list[float], scaling: Any) -> None:
+    rows = [example(str(i), "x", scores={"mine": value}) for i, value in enumerate(values)]
+    take()
+    scored, _ = split(score(rows, weights={"mine": 1.0}, words=["en"], scaling=scaling))
+    assert [row.scores["score"] for row in scored] == [0.0] * len(values)
+    assert f"mine_{scaling}" not in scored[0].scores and take() == {"constant, not counted": "mine"}
 
 
 def test_other_numbers_weigh_in_and_less_may_be_better() -> None:
@@ -285,6 +297,52 @@ def test_curate_as_a_function_and_going_on_after_a_failure(tmp_path: Path, scrip
         ("choose", "not among the best 2", 0),
         ("choose", "not among the best 2", 0),
     ]
+
+
+def test_rows_of_a_source_that_fails_are_kept_with_their_reasons(tmp_path: Path) -> None:
+    (tmp_path / "pool.jsonl").write_text('{"problem": "q"}\nbroken\n')
+    pool = {"p": {"_target_": "limo.sources.file", "path": str(tmp_path / "pool.jsonl")}}
+    with pytest.raises(UserError, match=r"no usable row .*no answer: 1; invalid JSON: 1.*stages/00-pool.dropped.jsonl"):
+        curate(out=str(tmp_path / "run"), system="", pool=pool, stages={"choose": {**CHOOSE, "by": "random"}}, **ALWAYS)
+    left = lines(tmp_path / "run" / "stages" / "00-pool.dropped.jsonl")
+    assert [(row["reason"], row["row"]) for row in left] == [("no answer", 1), ("invalid JSON", 2)]
+
+
+def test_a_marked_chain_is_not_chosen_and_the_next_best_moves_up(tmp_path: Path) -> None:
+    pool, marks = tmp_path / "pool.jsonl", tmp_path / "marks.jsonl"
+    pool.write_text("".join(f'{{"id": {n}, "problem": "q{n}", "answer": "5", "length": {n}}}\n' for n in range(5)))
+    count = {"_target_": "tests.test_curation.count_ids"}
+    settings: dict[str, Any] = {
+        "out": str(tmp_path / "run"),
+        "system": "",
+        "pool": {"p": {"_target_": "limo.sources.file", "path": str(pool)}},
+        "stages": {"count": count, "choose": {**CHOOSE, "by": "number"}},
+        **ALWAYS,
+    }
+
+    def chosen(**more: Any) -> list[str]:
+        curate(**settings, **more)
+        return [row.id for row in read_jsonl(tmp_path / "run" / "curated.jsonl")]
+
+    assert chosen() == ["p/4", "p/3"]
+    before = (tmp_path / "run" / "stages" / "01-count.jsonl").stat().st_mtime_ns
+    marks.write_text('{"id": "p/4"}\n\np/2\n')
+    assert chosen(exclude=str(marks)) == ["p/3", "p/1"], "the same run, chosen again"
+    assert (tmp_path / "run" / "stages" / "01-count.jsonl").stat().st_mtime_ns == before, "nothing else is done again"
+    left = [(d["id"], d["stage"], d["reason"]) for d in lines(tmp_path / "run" / "dropped.jsonl")]
+    assert left[:2] == [("p/2", "by_hand", "by hand"), ("p/4", "by_hand", "by hand")]
+    assert any("by_hand" in line for line in tell_history(tmp_path / "run", "p/4"))
+    assert chosen() == ["p/4", "p/3"]
+    marks.write_text('{"id": "p/4"}\n{"key": 3}\n')
+    with pytest.raises(UserError, match=r"curate.exclude: .*marks.jsonl, line 2: no id"):
+        chosen(exclude=str(marks))
+    with pytest.raises(UserError, match=r"curate\.exclude: cannot read 'gone'"):
+        chosen(exclude="gone")
+
+
+def count_ids(rows: Any) -> Any:
+    """A stage of a user's own: a score from the id."""
+    return (replace(row, scores={"number": float(row.id[2:])}) for row in rows)
 
 
 def test_a_stage_that_leaves_nothing_says_so(tmp_path: Path) -> None:

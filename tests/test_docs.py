@@ -46,6 +46,7 @@ SECTIONS = {
     **{"curation.run": "curate", "curation.plan": "plan", "eval.run": "eval"},
     **{"limo.train": "train", "limo.plan": "train_plan", "eval.report": "report"},
     **{"limo.improve": "improve", "limo.discover": "discover", "eval.sweep": "sweep"},
+    "curation.check": "curate",
     **{"curation.probe": "probe", "curation.fit": "fit", "curation.tournament": "tournament"},
 }
 SHELL = ("mkdir", "cp", "head", "ls", "wc", "cat", "cd")
@@ -136,7 +137,7 @@ def test_commands_in_running_text_name_what_there_is(page: Path) -> None:
             assert (ROOT / words[1]).is_file(), f"{page.name}: {command}"
 
 
-OWN = {"recipe=own", "recipe=tickets"}  # recipes that a page writes
+OWN = {"recipe=tickets", "recipe=traces"}  # recipes that a page writes
 RECIPES = sorted({bare(c) for _, c in ALL if "recipe=" in c and c.startswith("python -m") and not OWN & set(c.split())})
 
 
@@ -182,14 +183,15 @@ def shrunk(arguments: list[str], tiny: Path) -> list[str]:
         kept = [a for a in arguments if not a.startswith("eval.models")]
         more = [f"eval.models.model={tiny}", "eval.protocol=null", "eval.sampling.max_tokens=4"]
         return [*kept, *more, "eval.resamples=50", "engine.dtype=float32"]
-    if "recipe=tickets" in arguments:
-        return [*arguments, f"student={tiny}", "engine.dtype=float32", "attempts.max_tokens=4", "train.max_length=400"]
-    if not {"recipe=demo", "recipe=own"} & set(arguments):
+    if OWN & set(arguments):
+        sizes = ["attempts.max_tokens=4", "train.max_length=400", "eval.sampling.max_tokens=4"]
+        sizes = [size for size in sizes if size.partition("=")[0] not in given]
+        return [*arguments, f"student={tiny}", "engine.dtype=float32", "train.args.num_train_epochs=1", *sizes]
+    if "recipe=sft" in arguments:
+        return [*arguments, f"student={tiny}", "train.max_length=400", "train.args.num_train_epochs=1"]
+    if "recipe=demo" not in arguments:
         return arguments
     sizes = [a for a in small(tiny, Path("runs")) if not a.startswith(("recipe=", "runs="))]
-    if "recipe=own" in arguments:
-        sizes = [a for a in sizes if a.startswith(("student", "engine.", "attempts.", "train.", "eval.resamples"))]
-        sizes += ["curate.stages.difficulty.at_most=2", "eval.sampling.max_tokens=8"]
     return [*arguments, *(a for a in sizes if a.partition("=")[0] not in given and not a.startswith(removed or "~"))]
 
 

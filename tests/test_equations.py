@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from eval.equations import equations, holds, number, numbers_in, proved_different, replaced, root, value_of
+from eval.equations import equations, holds, number, numbers_in, proved_different, replaced, value_of
 
 
 @pytest.mark.parametrize(
@@ -76,18 +76,13 @@ def test_what_is_no_equation(text: str) -> None:
 
 def test_one_unknown() -> None:
     (e,) = equations("so 3x + 5 = 20.")
-    assert (e.unknown, e.left, e.right, root(e)) == ("x", "3x + 5", "20", Fraction(5))
+    assert (e.unknown, e.left, e.right) == ("x", "3x + 5", "20")
     assert holds(e) is None and holds(e, Fraction(5)) is True and holds(e, Fraction(4)) is False
-    (both,) = equations("2(x + 3) = 5x - 3")
-    assert root(both) == Fraction(3)
-    (no_root,) = equations("x + 1 = x + 2")
-    assert root(no_root) is None
 
 
 def test_sympy_refutes_and_believes_nothing_it_cannot_read() -> None:
     assert proved_different("48 / 2", "25") and not proved_different("48 / 2", "24")
     assert not proved_different("0.1 + 0.2", "0.3"), "exact: no floating point"
-    assert proved_different("3*x", "16", {"x": Fraction(5)}) and not proved_different("3*x", "15", {"x": Fraction(5)})
     assert not proved_different("__import__('os')", "1") and not proved_different("sin(1)", "2")
 
 

@@ -3,6 +3,8 @@
 import ast
 import json
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ from curation.explore import (
     table,
 )
 from curation.run import Limits, curate
-from limo.data import read_jsonl
-from limo.errors import UserError
+from limo.data import Dropped, chat, dump, read_jsonl
+from limo.errors import UNPRINTABLE, UserError
 from tests.conftest import ROOT
 
 NOTEBOOK = ROOT / "curation" / "explore.ipynb"
@@ -157,3 +159,19 @@ def test_the_notebook_runs_and_is_kept_without_outputs(finished: Path, tmp_path:
     assert len(list(read_jsonl(finished.with_name("other.jsonl")))) == 3
     outputs = [cell["outputs"][0]["data"] for cell in cells if cell["outputs"]]
     assert "<table" in outputs[1]["text/html"] and "3 chosen" in outputs[6]["text/plain"]
+
+
+def test_control_characters_are_written_out_in_every_table(finished: Path, tmp_path: Path) -> None:
+    hostile = "a\x1b[2Jb\x9b\u202e"
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    row = replace(load(folder).chosen[0], id=hostile, source=hostile, completion=hostile, answer=hostile)
+    row = replace(row, prompt=chat(hostile), scores={hostile: 1.0}, notes={f"note {hostile}": hostile})
+    with (folder / "dropped.jsonl").open("a") as file:
+        file.write(dump(Dropped(hostile, hostile, hostile, hostile, data=row.to_json()).to_json()))
+    funnel_ = [{**line, "stage": hostile, "reasons": {hostile: 1}} for line in load(folder).funnel]
+    run = replace(load(folder), chosen=[row], funnel=funnel_)
+    shown = [funnel(run), table([row]), dropped(run), compare([row], [row], (hostile, "two")), look(run, row), run]
+    for one in shown:
+        texts = [repr(one), one.to_csv() if hasattr(one, "to_csv") else str(one)]
+        assert all(r"\x1b[2J" in text and not UNPRINTABLE.search(text) for text in texts), texts

@@ -17,7 +17,7 @@ from curation.stages.chains import verify
 from limo.data import Dropped, Example, read_jsonl
 from limo.errors import UserError
 from limo.files import read_rows
-from limo.new import new
+from limo.new import make_recipe, new
 from limo.recipe import input_files
 from limo.sources import file
 from tests.conftest import ROOT
@@ -195,7 +195,7 @@ def test_a_recipe_is_written_for_a_file_and_runs(tiny: Path, tmp_path: Path, mon
     held_out = {json.loads(line)["problem"] for line in Path("my/sums_held_out.jsonl").read_text().splitlines()}
     assert len(chosen) == 5 and len(held_out) == 4 and not chosen & held_out
     table.head(5).to_csv("few.csv", index=False)
-    with pytest.raises(UserError, match="has 5 usable problems: too few"):
+    with pytest.raises(UserError, match="has 5 usable problems: 20 are needed"):
         new("few.csv", "few", Path("my"))
 
 
@@ -209,3 +209,26 @@ def test_a_small_parquet_file_that_takes_much_memory(tmp_path: Path, monkeypatch
     monkeypatch.setattr("limo.files.GROWTH", 10)
     with pytest.raises(UserError, match=r"hold 50,000 of the column 'problem.list.element': not read"):
         list(read_rows(tmp_path / "list.parquet"))
+
+
+def test_what_cannot_be_told_of_a_file_is_given_to_limo_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = "".join(f"Größe {i}+1?;{i}+1={i + 1};{i + 1}\n" for i in range(30))
+    Path("de.csv").write_text("Aufgabe;Lösung;Ergebnis\n" + lines, encoding="cp1252")
+    with pytest.raises(UserError, match="which is which, fields="):
+        make_recipe("de.csv")
+    make_recipe("de.csv", fields={"problem": "Aufgabe", "answer": "Ergebnis"}, encoding="cp1252")
+    written = Path("my/recipe/de.yaml").read_text(encoding="utf-8")
+    assert "encoding: cp1252" in written and '"problem": "Aufgabe"' in written
+    turns = [{"role": r, "content": c} for r, c in (("system", "Be brief."), ("user", "{}+1?"), ("assistant", "2"))]
+    rows = [{"messages": [{**t, "content": t["content"].format(i)} for t in turns], "answer": i} for i in range(30)]
+    rows[3]["answer"] = "proof"
+    Path("chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    capsys.readouterr()
+    make_recipe("chats.jsonl")
+    assert "replace_system: true" in Path("my/recipe/chats.yaml").read_text()
+    assert "not usable: no checkable answer: 1" in capsys.readouterr().err
+    with pytest.raises(UserError, match="since it names a file"):
+        make_recipe("chats.jsonl", name="a b/c")

@@ -437,8 +437,7 @@ def test_every_reference_of_real_benchmarks_can_be_read_and_equals_itself(data: 
     assert len(answers) > 2000
     assert [a for a in answers if equal(a.replace("\\frac", "\\dfrac") + " ", a)[0] != "correct"] == []
     from eval.grader.nodes import Unreadable
-    from eval.grader.normalise import normalise
-    from eval.grader.reader import read
+    from eval.grader.reader import normalise, read
 
     unread = []
     for answer in answers:

@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -162,6 +163,18 @@ def test_every_reference_is_recognised_in_every_dressing_and_no_changed_one(name
     assert [reference for reference, right, _ in found if not right] == []
     # In `\\frac23 \\approx 0.67` only the second number was changed
     assert [reference for reference, _, fooled in found if fooled and "approx" not in reference] == []
+
+
+SENTENCES = yaml.safe_load(Path(__file__).with_name("grade_sentences.yaml").read_text(encoding="utf-8"))
+
+
+@given(st.integers(11, 9999).map(str))
+@settings(deadline=None, max_examples=5)
+def test_a_number_is_the_answer_only_where_the_sentence_says_so(value: str) -> None:
+    fooled = [s for s in SENTENCES["not the answer"] if grade(s.replace("@", value), value).verdict == "correct"]
+    missed = [s for s in SENTENCES["the answer"] if grade(s.replace("@", value), value).verdict != "correct"]
+    other = [s for s in SENTENCES["the answer"] if grade(s.replace("@", value), "3").verdict == "correct"]
+    assert (fooled, missed, other) == ([], [], [])
 
 
 @pytest.mark.parametrize("form", ["{}", "\\boxed{{5}} {} x", "{}7", "\\boxed{{{}}}"])

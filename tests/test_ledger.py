@@ -115,7 +115,7 @@ def test_ledgers_of_two_machines_become_one(tmp_path: Path, run: Callable[..., C
     known = sample(Cached(nobody, here), [chat("a"), chat("b"), chat("c")], GREEDY)
     assert [c.text for (c,) in known] == ["a here", "b here", "c there"]
     assert salvage(here, [there]) == (0, 0), "the second time adds nothing"
-    assert sorted(row[:2] for row in list_models(here).rows) == [["other", "1"], ["scripted", "3"]]
+    assert sorted(row[1:3] for row in list_models(here).rows) == [["other", "1"], ["scripted", "3"]]
     done = run("limo.ledgers", "salvage", str(there), "--into", str(tmp_path / "new"))
     assert done.returncode == 0 and done.stdout.startswith("3 samples added"), done.stderr
     assert "scripted" in run("limo.ledgers", "--into", str(tmp_path / "new")).stdout

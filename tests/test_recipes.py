@@ -27,7 +27,7 @@ from limo.run import claim, content_hash, differences, read_manifest, remember_r
 from limo.training.settings import check_args
 
 # What a recipe leaves to the person
-OPEN = {"evaluate": ("eval.models.model=x",), "base": ("eval.benchmarks=[gsm8k]",)}
+OPEN = {"evaluate": ("eval.models.model=x",), "base": ("measured.held_out={}", "eval.benchmarks=[gsm8k]")}
 
 
 @pytest.mark.parametrize("name", recipe_names())

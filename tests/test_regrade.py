@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from eval.grader.command import main
+from eval.grade import regrade
+from limo.arguments import run_function
 from tests.conftest import ROOT
 
 Run = Callable[..., Any]
@@ -30,8 +31,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     def called(*arguments: str) -> Done:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("sys.argv", ["eval.grade", *arguments])
+        code: Any = 0
         try:
-            code = main()
+            run_function(regrade, "limo grade", "")
         except SystemExit as ended:
             code = ended.code
         return Done(int(code or 0), *capsys.readouterr())
@@ -98,7 +100,7 @@ def test_references_that_are_none_are_hinted_at(tmp_path: Path, run: Run) -> Non
         (("mine.jsonl", "--answer-after", "A:", "--fields", "answer=x"), "the first: row 1: missing field"),
         (("mine.jsonl", "--fields", "code=completion"), "--fields must read completion=COLUMN,answer=COLUMN"),
         (("mine.jsonl", "--fields", "completion=cod"), "no completion in 'cod'; the columns are code, gt, inner"),
-        (("mine.jsonl", "--fields", "completion=code,answer=gt", "--out", "mine.jsonl"), "is the file that is graded"),
+        (("mine.jsonl", "--fields", "completion=code,answer=gt", "out=mine.jsonl"), "is the file that is graded"),
         (("mine.jsonl", "--fields", "completion=code,answer=gt", "--out", "."), "'.' is a folder: name a file"),
         (
             ("mine.jsonl", "--fields", "completion=code,answer=gt", "--disagree", "scor"),

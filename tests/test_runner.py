@@ -1,31 +1,50 @@
 """What a stage declares, the order of stages, and stages on local processes and on Ray, equal to one process."""
 
 import gc
+import importlib
+import itertools
+import pkgutil
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import curation
 import curation.runner
+from curation.bounded import PerRow
 from curation.controls import Controls
+from curation.lemma.errors import correct, find, inject, mix
+from curation.lemma.mistakes import Mistake
+from curation.mammoth2.harvest import asked, stated
+from curation.mammoth2.refine import Bounds, refine, verified
+from curation.rise import Rewards, collect, keep, weigh
 from curation.run import Limits, curate
 from curation.runner import RayData, apply
 from curation.stage import About, about, check_stages, in_order, stage
 from curation.stage_metrics import count, record, take
-from curation.stages.chains import box_answers, check_steps, verify, write_out
+from curation.stages.attempts import add_chains, import_rates, measure_difficulty
+from curation.stages.chains import box_answers, check_steps, drop_marked, verify, write_out
 from curation.stages.choose import chains, problems, subsample
+from curation.stages.decontaminate import decontaminate, drop_overlap
+from curation.stages.dedup import exact_dedup, near_dedup
 from curation.stages.flaws import FLAWS, plant_flaws
-from curation.stages.pairs import pair_by_score, plant_slips
+from curation.stages.judge import judge_chains
+from curation.stages.pairs import pair_by_score, pair_errors, plant_slips
 from curation.stages.quality import check_quality
-from curation.stages.score import score
+from curation.stages.score import count_tokens, score
+from eval.turns import Dialogue
 from limo.data import Dropped, Example, Row, chat, write_jsonl
 from limo.engines.marked import read_last_object
+from limo.engines.protocol import Sampling, Scripted
 from limo.errors import UserError
+from tests import growth
 from tests.conftest import ROOT, example, lines
 
 HERE = "tests.test_runner."
@@ -183,48 +202,215 @@ def test_an_ordinary_stage_runs_where_the_order_puts_it(tmp_path: Path) -> None:
     assert [row["problem"] for row in lines(tmp_path / "run" / "curated.jsonl")] == ["p/4"]
 
 
+def hang(text: str) -> None:
+    """What a stage of a user's own may do on one row."""
+    match text:
+        case "loop":
+            while True:
+                pass
+        case "swallow":
+            while True:
+                with suppress(Exception):
+                    hang("loop")
+        case "regex":
+            re.match(r"(a+)+$", "a" * 40 + "b")
+        case "sleep":
+            time.sleep(3600)
+        case "memory":
+            "x" * 10**15
+
+
+@stage("row")
+def hang_by_row(rows: Iterable[Example], /) -> Iterator[Row]:
+    for row in rows:
+        count("begun")
+        hang(row.completion)
+        while row.completion == "endless":
+            yield row
+        yield row
+
+
+@stage("row")
+def hang_in_batches(rows: Iterable[Example], /) -> Iterator[Row]:
+    listed = list(rows)
+    for row in listed:
+        hang(row.completion)
+    yield from listed
+
+
+@stage("problem")
+def hang_by_problem(rows: Iterable[Example], /) -> Iterator[Row]:
+    for row in rows:
+        hang(row.completion)
+    yield from rows
+
+
+@stage("row", samples=True)
+def sample_slowly(rows: Iterable[Example], /) -> Iterator[Row]:
+    for row in rows:
+        begun = time.process_time()
+        while time.process_time() < begun + 0.25:
+            pass
+        yield row
+
+
+HANGS = ("loop", "swallow", "regex", "sleep", "memory", "endless")
+
+
+@pytest.mark.parametrize("name", ["hang_by_row", "hang_in_batches", "hang_by_problem", "sample_slowly"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_row_that_takes_too_long_is_dropped_and_no_other(
+    name: str, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if processes == 2:
+        monkeypatch.setattr(curation.runner, "BATCH", 4)
+        monkeypatch.setattr(curation.runner, "FEW", 1)
+        monkeypatch.setenv("LIMO_CORES", "2")
+    texts = ["fine", *HANGS, "fine too"]
+    rows = [example(f"p{at}/{n}", text) for n in range(2) for at, text in enumerate(texts)]
+    rows = [row if n < 1 else replace(row, completion="fine") for n, row in ((int(row.id[-1]), row) for row in rows)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    take()
+    found = list(apply(name, {"_target_": HERE + name}, tmp_path / "rows.jsonl", None, PerRow(seconds=0.2)))
+    assert [row.id for row in found] == [row.id for row in rows]
+    hung = {"sample_slowly": (), "hang_by_row": HANGS}.get(name, HANGS[:-1])
+    whole = name == "hang_by_problem"
+    expected = [
+        "" if texts[int(row.id[1])] not in hung or not (row.completion in hung or whole)
+        else "takes too much memory" if texts[int(row.id[1])] == "memory" else "takes too long"
+        for row in rows
+    ]  # fmt: skip
+    assert [row.reason if isinstance(row, Dropped) else "" for row in found] == expected
+    assert take() == ({"begun": len(rows) - len(HANGS)} if name == "hang_by_row" else {}), "of dropped rows none counts"
+
+
+def test_a_row_that_is_too_large_is_dropped_where_it_appears(tmp_path: Path) -> None:
+    pool = "\n".join(f'{{"id": "{i}", "problem": "p{i}", "answer": "1", "solution": "{"1" * i}"}}' for i in (9, 900))
+    (tmp_path / "pool.jsonl").write_text(pool)
+    funnel = curate(
+        out=str(tmp_path / "run"),
+        system="",
+        pool={"p": {"_target_": "limo.sources.file", "path": str(tmp_path / "pool.jsonl")}},
+        stages={"box": NODES["box"]},
+        controls=Controls("box", [], 0),
+        pairs=None,
+        budget=Limits(None, None),
+        per_row={"characters": 800},
+    )
+    assert [(line["out"], line["reasons"]) for line in funnel] == [(1, {"too large": 1}), (1, {})]
+    with pytest.raises(UserError, match="seconds and characters above 0"):
+        PerRow(seconds=0)
+
+
+def scripted() -> Scripted:
+    """An engine whose samples are in no ledger yet."""
+    return Scripted(lambda question, index: f"1 + 1 = {index}\nIt is \\boxed{{{index}}}.", f"linear {next(made)}", 100)
+
+
+made = itertools.count()
+ENGINE = {"_target_": HERE + "scripted"}
+ONCE: dict[str, Any] = {"n": 2, "temperature": 1.0, "top_p": 1.0, "max_tokens": 99, "seed": 0}
+SAMPLING, RULES = Sampling(**ONCE), {"_target_": "curation.lemma.rules.Rules"}
+SUMS = {"sums": {"_target_": "limo.sources.generate", "generator": "chain_sum", "size": 50, "seed": 1}}
+TEACHERS = {"t": {"_target_": "curation.stages.attempts.Teacher", "engine": ENGINE, "sampling": ONCE}}
+PLAYERS = {"p": {"_target_": "curation.rise.Player", "engine": ENGINE, "sampling": ONCE}}
 EVEN: dict[str, Any] = {"length": 0.5, "verification": 0.5}
+MIX: dict[str, Any] = {"k": 10, "student": 0.5, "fix": 0.5, "error_free": 0.5, "seed": 0}
+WINDOW: dict[str, Any] = {"at_least": 0, "at_most": 2, "unknown": "keep", "early_stop": True, "suspect": 0.5}
+REFINERS: dict[str, Any] = {"r": {"engine": ENGINE, "sampling": ONCE}}
 STAGES: dict[Callable[..., Iterable[Row]], dict[str, Any]] = {
+    exact_dedup: {},
+    near_dedup: {"variants": 3},
+    decontaminate: {"benchmarks": SUMS, "rule": "latex", "variants": "keep"},
+    drop_overlap: {"benchmarks": SUMS, "run": 8},
+    import_rates: {"by": "m", "n": 4, "rate": "rate"},
     write_out: {},
     verify: {"keep_unverified": False},
     check_steps: {"arithmetic": True},
     box_answers: {},
+    drop_marked: {"ids": ["x"]},
     plant_slips: {"seed": 0},
+    pair_errors: {},
     check_quality: {"languages": ["en"], "repeat_words": 10, "max_repeats": 3},
     plant_flaws: {"shares": dict.fromkeys(FLAWS, 0.5), "seed": 0},
     score: {"weights": EVEN, "words": ["en"], "scaling": "rank"},
+    count_tokens: {"tokenizer": "the tiny model"},
     chains: {"by": "value", "prefer": "highest", "at_most": 1, "seed": 0},
     problems: {"k": 10, "by": "value", "prefer": "highest", "seed": 0},
     pair_by_score: {"by": "value"},
     subsample: {"k": 10, "seed": 0},
+    keep: {"criteria": "better"},
+    weigh: {"tau": 1.0, "centring": "rewards"},
+    mix: MIX,
+    stated: {"rules": ["definition"], "least": 1, "most": 99},
+    verified: {"unverified": "keep"},
 }
+SAMPLED: dict[Callable[..., Iterable[Row]], dict[str, Any]] = {
+    measure_difficulty: {"by": "m", "engine": ENGINE, "sampling": SAMPLING, "chains": "all", **WINDOW},
+    add_chains: {"teachers": TEACHERS, "reference_solution": True},
+    judge_chains: {"engine": ENGINE, "sampling": SAMPLING, "rubric": "reasoning"},
+    collect: {"dialogue": Dialogue([], "{problem}", "again", 2), "players": PLAYERS, "rewards": Rewards(1, 0, -1)},
+    find: {"engine": ENGINE, "sampling": SAMPLING, "teacher": RULES},
+    inject: {"teacher": RULES, "per_problem": 2, "otherwise": "uniform", "seed": 0},
+    correct: {"teacher": RULES, "strategies": ["fix", "restart"]},
+    asked: {"engine": ENGINE, "sampling": SAMPLING, "piece": 99, "least": 1, "most": 99},
+    refine: {"refiners": REFINERS, "bounds": Bounds(0.5, 2, 99), "otherwise": "keep"},
+}
+# Whose time is that of a model, a classifier, and processes that parse pages within limits of their own
+NOT_TIMED = {"add_fit", "smooth", "recall", "read"}
 
 
-def seconds(function: Callable[..., Iterable[Row]], rows: list[Example]) -> float:
+def test_every_stage_is_timed_below() -> None:
+    found = set()
+    for info in pkgutil.walk_packages(curation.__path__, "curation."):
+        for value in vars(importlib.import_module(info.name)).values():
+            if isinstance(getattr(value, "about", None), About) and value.__module__ == info.name:
+                found.add(value.__name__)
+    assert found == {function.__name__ for function in STAGES | SAMPLED} | NOT_TIMED
+
+
+def seconds(function: Callable[..., Iterable[Row]], rows: list[Example], settings: dict[str, Any]) -> float:
     """Processor time of a stage, the least of three."""
     gc.disable()
     times = []
     for _ in range(3):
         begun = time.process_time()
-        list(function(rows, **STAGES[function]))
+        list(function(rows, **settings))
         times.append(time.process_time() - begun)
     gc.enable()
     return min(times)
 
 
+SLIP = Mistake("CA", 0, ("1 + 1 = 3\n", "It is 3."), "It is 2.", "p", "1 + 1 = 3", "2").to_notes()
+NOTES: dict[str, Any] = {
+    "rate": 0.5,
+    "turns": {"turn": 2, "rewards": [0.0, 1.0], "right": True, "finish": "stop", "same_as": None},
+    "page": {"title": "Sums", "url": "https://example.org", "words": 9},
+    "stated": [["definition", "What is a sum?", "What is added up.", [0, 5, 6, 9]]],
+    "errors": {"CA": 1},
+}
+
+
 @pytest.mark.parametrize("same", [False, True], ids=["problems", "one problem"])
-@pytest.mark.parametrize("function", STAGES, ids=lambda function: function.__name__)
-def test_twice_the_rows_take_twice_the_time(function: Callable[..., Iterable[Row]], same: bool) -> None:
+@pytest.mark.parametrize("function", STAGES | SAMPLED, ids=lambda function: function.__name__)
+def test_twice_the_rows_take_twice_the_time(function: Callable[..., Iterable[Row]], same: bool, tiny: Path) -> None:
+    settings = {**(STAGES | SAMPLED)[function]}
+    settings |= {"tokenizer": str(tiny)} if "tokenizer" in settings else {}
+    erring = {"error": {**SLIP, "origin": "student", "other": ""}, "chain": "1 + 1 = 2", "strategy": "fix"}
+    notes = NOTES | (erring if function in (pair_errors, mix, correct) else {})
+
     def rows(count: int) -> list[Example]:
         made = (f"{n} + 1 = {n + 1}. Wait, so\nthen {n} + 2 = {n + 2}\nIt is \\boxed{{{n}}}." for n in range(count))
         scores = {"value": 0.5}
         return [
-            Example(str(n), chat(f"What is {n}?"), str(n), text, problem="p" if same else str(n), scores=scores)
+            Example(str(n), chat(f"What is {n}?"), str(n), text, "", 1.0, "s", scores, notes, "p" if same else str(n))
             for n, text in enumerate(made)
         ]
 
-    few = 40 if function in (check_steps, plant_flaws) else 400
-    assert seconds(function, rows(4 * few)) < 6 * seconds(function, rows(few)) + 0.02
+    slow = function in SAMPLED or function in (check_steps, plant_flaws, verified, near_dedup)
+    few = 40 if slow else 400
+    seconds(function, rows(few), settings)  # what is read once in a process
+    assert seconds(function, rows(4 * few), settings) < 6 * seconds(function, rows(few), settings) + 0.02
 
 
 HOSTILE = (
@@ -239,11 +425,15 @@ HOSTILE = (
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: text[:7])
 def test_a_long_row_takes_a_second(text: str) -> None:
-    row, begun = Example("1", chat("q"), "5", text, scores={"value": 0.5}), time.process_time()
-    for function, settings in STAGES.items():
-        list(function([row], **settings))
-    read_last_object(text)
-    assert time.process_time() - begun < 3
+    rows = [Example("1", chat(question), "5", text, scores={"value": 0.5}, notes=NOTES) for question in ("q", text)]
+
+    def work() -> None:
+        for function, settings in STAGES.items():
+            if function is not count_tokens:
+                list(function(rows, **settings))
+        read_last_object(text)
+
+    assert min(growth.seconds(work) for _ in range(2)) < 3
 
 
 def test_a_plain_script_needs_no_main_guard(tmp_path: Path) -> None:

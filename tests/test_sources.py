@@ -36,9 +36,10 @@ BAD_ROWS = [  # a line of a JSONL file, the reason it is set aside with
     (b'{"problem": "1+1?", "answer": Infinity}\n', "answer is not text"),
     (b'{"problem": "1+1?", "answer": {"a": 1}}\n', "answer is not text"),
     (b'{"problem": "\xff\xfe", "answer": "2"}\n', "not UTF-8"),
-    (b'{"problem": "\\ud83d", "answer": "2"}\n', "problem is not text"),
+    (b'{"problem": "\\ud83d", "answer": "2"}\n', "not UTF-8"),
     (b'{"problem": "1+1?", "answer": ' + b"9" * 5000 + b"}\n", "invalid JSON"),
     (b'{"a":' * 3000 + b"1" + b"}" * 3000 + b"\n", "invalid JSON"),
+    (b'{"a":' + b"[" * 700 + b"]" * 700 + b"}\n", "invalid JSON"),
     (b'{"problem": "' + b"x" * 10_000_000 + b'", "answer": "2"}\n', "row too long"),
 ]
 
@@ -133,7 +134,7 @@ def test_every_kind_of_file_gives_the_same_rows(kind: str, tmp_path: Path) -> No
         (
             "pool.jsonl",
             b'{"frage": "q", "antwort": "1"}\n',
-            "Its columns are antwort, frage: say which is which with fields",
+            "Its columns are 'antwort', 'frage': say which is which, fields=",
         ),
         ("pool.jsonl", b'{"problem": "q"}\n', "A row needs an answer"),
         ("pool.jsonl", b'[\n{"problem": "q",\n "answer": "1"}\n]\n', "name it .json"),
@@ -150,6 +151,28 @@ def test_an_unusable_file_is_one_clear_error(name: str, content: bytes, said: st
     path.write_bytes(content)
     with pytest.raises(UserError, match="pool") as raised:
         read(path)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("packing", ["gz", "bz2", "zst"])
+@pytest.mark.parametrize(
+    ("name", "encoding", "said"),
+    [
+        ("pool.json", "utf-8", "not read"),
+        ("pool.jsonl", "latin-1", "not read"),
+        ("pool.csv", "utf-8", "a line of more than 200,000 characters"),
+        ("pool.jsonl", "utf-8", "no usable row"),
+    ],
+)
+def test_a_small_file_that_grows_large_is_not_held(
+    packing: str, name: str, encoding: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limo.files.GROWN", 200_000)
+    path = tmp_path / f"{name}.{packing}"
+    with pa.output_stream(str(path), compression={"gz": "gzip", "zst": "zstd"}.get(packing, packing)) as file:
+        file.write(b'["problem,answer' + b" " * 3_000_000)
+    with pytest.raises(UserError, match="pool") as raised:
+        read(path, encoding=encoding)
     assert said in str(raised.value)
 
 
@@ -177,13 +200,13 @@ def test_a_bad_byte_in_a_json_array_costs_one_row(tmp_path: Path) -> None:
     path.write_bytes(
         b'[{"problem": "1", "answer": "1"}, {"problem": "\xff", "answer": "2"}, {"problem": "3", "answer": "3"}]'
     )
-    assert [getattr(r, "reason", "") for r in read(path)] == ["", "problem is not text", ""]
+    assert [getattr(r, "reason", "") for r in read(path)] == ["", "not UTF-8", ""]
 
 
 def test_a_misspelt_column_in_fields_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "pool.jsonl"
     path.write_text('{"problem": "q", "answer": "1", "solution": "s"}')
-    with pytest.raises(UserError, match=r"missing field: 1.*answer, problem, solution"):
+    with pytest.raises(UserError, match=r"missing field: 1.*'answer', 'problem', 'solution'"):
         read(path, fields={"chain": "soluton"})
 
 

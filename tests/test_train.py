@@ -350,12 +350,16 @@ def test_a_diverged_training_stops_and_saves_nothing(tiny: Path, tmp_path: Path)
             ({"learning_rate": 1e30}, "the loss of step 2 is not finite"),
             ({"learning_rate": float("inf"), "save_steps": 1}, "weights .* are not finite, so nothing is saved"),
             ({"learning_rate": float("inf"), "max_steps": 1}, "weights .* are not finite, so nothing is saved"),
+            ({"learning_rate": 1e30, "max_steps": 1}, "weights .* are not finite, so nothing is saved"),
         )
     ):
         with pytest.raises(UserError, match=f"training diverged: .*{said}"):
             train(tiny, tmp_path / str(n), args={**ARGS, "max_grad_norm": 0.0, **changed})
         assert not (tmp_path / str(n) / "run" / "model").exists()
         assert not list((tmp_path / str(n) / "run" / "checkpoints").glob(f"*/{MARK}"))
+    for name, value in (("learning_rate", -1.0), ("learning_rate", math.nan), ("adam_beta2", 1.0)):
+        with pytest.raises(UserError, match=r"^train\.args: Invalid "):
+            train(tiny, tmp_path / f"{name}{value}", args={**ARGS, name: value})
 
 
 def test_a_run_that_was_at_its_end_takes_no_further_step(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from curation.run import read_marks
 from eval.report.page import write_report
 from limo.data import Dropped, Example, chat
 from tests.test_report import curation, evaluation, left, line
@@ -53,7 +54,9 @@ def look(chromium: Browser) -> Iterator[Open]:
         page.on("console", lambda message: complaints.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
         page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda r: r.url.split("#")[0] == path.as_uri() or complaints.append(f"request: {r.url}"))
+        page.on(
+            "request", lambda r: r.url.startswith((path.as_uri(), "blob:")) or complaints.append(f"request: {r.url}")
+        )
         page.goto(path.as_uri())
         if ready:
             page.wait_for_selector("html[data-ready]")
@@ -166,6 +169,24 @@ def test_everything_can_be_done_from_the_keyboard(usual: Path, look: Open) -> No
     assert "\\(x = 7\\)" in page.inner_text(".steps") and page.inner_text(".steps .source") == CHAIN
     page.keyboard.press("s")
     page.wait_for_selector(".steps math")
+
+
+def test_marks_are_kept_and_saved_as_a_file_that_a_curation_reads(usual: Path, look: Open, tmp_path: Path) -> None:
+    page = look(usual)
+    shown(page, "sums/0/own/0")
+    assert page.locator("#save").is_hidden()
+    page.keyboard.press("x")
+    page.keyboard.press("j")
+    shown(page, "sums/1/own/0")
+    page.click("#mark")
+    assert page.inner_text("#save") == "Save 2 marked" and "marked" in page.inner_text("#row0 .meta")
+    page.keyboard.press("x")
+    page.reload()
+    shown(page, "sums/1/own/0")
+    with page.expect_download() as download:
+        page.click("#save")
+    download.value.save_as(tmp_path / "marks.jsonl")
+    assert read_marks(str(tmp_path / "marks.jsonl")) == ["sums/0/own/0"]
 
 
 FORMULAS = {  # a text and the formulas in it

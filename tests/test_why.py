@@ -25,7 +25,7 @@ def finished(tmp_path: Path, script: Script) -> Path:
 
     (tmp_path / "bench.jsonl").write_text(json.dumps({"problem": HELD, "answer": "12"}))
     (tmp_path / "pool.jsonl").write_text("\n".join([*map(json.dumps, POOL), "{broken"]))
-    replies = {POOL[1]["problem"]: ["I guess 158", "it is 160", "158"], POOL[2]["problem"]: ["5", "5", "it is 5"]}
+    replies = {POOL[1]["problem"]: ["so it is 158", "it is 160", "158"], POOL[2]["problem"]: ["5", "5", "it is 5"]}
     node = script(replies)
     drawn = {"n": 3, "temperature": 1.0, "top_p": 1.0, "max_tokens": 99, "seed": 0}
     attempts = {"at_least": 1, "at_most": 2, "unknown": "keep", "early_stop": True, "suspect": 0.5, "chains": "all"}

@@ -117,3 +117,11 @@ def box_answers(rows: Iterable[Example], /) -> Iterator[Example]:
         if last_boxed(text) is None:
             text += f"\nThe answer is \\boxed{{{row.answer}}}."
         yield replace(row, completion=text)
+
+
+@stage("row")
+def drop_marked(rows: Iterable[Example], /, *, ids: list[str]) -> Iterator[Row]:
+    """Drop the chains that a person has marked (`curate.exclude`)."""
+    marked = frozenset(ids)
+    for row in rows:
+        yield drop(row, "by hand", "marked in curate.exclude") if row.id in marked else row

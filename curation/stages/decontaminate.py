@@ -14,7 +14,7 @@ from typing import Literal
 from curation.known import Known, Verdict, WordRuns
 from curation.stage import drop, stage
 from curation.stage_metrics import record
-from eval.benchmarks import load, nodes, origin
+from eval.benchmarks import is_required, load, nodes, origin, without_required
 from limo.data import Dropped, Example, Row
 from limo.errors import UserError
 from limo.recipe import InputBenchmarks, bind, input_files
@@ -38,8 +38,8 @@ def _check(*, benchmarks: InputBenchmarks, rule: str, variants: str) -> None:
 def _check_benchmarks(benchmarks: InputBenchmarks) -> None:
     """Read a row of each benchmark that is not on the Hub: a wrong name or path is reported, and nothing downloaded."""
     for name, node in nodes(benchmarks).items():
-        if "hub" not in origin(name, node):
-            next(iter(bind(node, f"benchmarks.{name}")(name, "")), None)
+        if "hub" not in origin(name, node) and is_required(name, node):
+            next(iter(bind(without_required(node), f"benchmarks.{name}")(name, "")), None)
 
 
 @stage("row", check=_check)
@@ -53,9 +53,9 @@ def decontaminate(
     rule, or a benchmark that is missing.
     """
     _check(benchmarks=benchmarks, rule=rule, variants=variants)
-    texts, index = _index(_key(benchmarks), rule, ("question",), None)
+    names, texts, index = _index(_key(benchmarks), rule, ("question",), None)
     others = ", variants and parts of problems" if variants == "drop" else ""
-    record(DECONTAMINATED, f"{', '.join(nodes(benchmarks))} (rule {rule}{others})")
+    record(DECONTAMINATED, f"{', '.join(names)} (rule {rule}{others})")
     for row in rows:
         hits = [hit for hit in index.matches(row.question) if hit.kind == "same" or variants == "drop"]
         if not hits:
@@ -80,7 +80,7 @@ def drop_overlap(rows: Iterable[Example], /, *, benchmarks: InputBenchmarks, run
     White space, case and punctuation are no disguise; other LaTeX is. A benchmark's text of fewer words is compared as
     a whole, which the published rule never finds. Raises UserError for a benchmark that is missing.
     """
-    texts, index = _index(_key(benchmarks), f"words-{run}", ("question", "answer", "solution"), SHORT)
+    _, texts, index = _index(_key(benchmarks), f"words-{run}", ("question", "answer", "solution"), SHORT)
     for row in rows:
         hit = next((hits[0] for text in (row.question, row.completion) if (hits := index.matches(text))), None)
         if hit is None:
@@ -100,12 +100,16 @@ def _key(benchmarks: InputBenchmarks) -> str:
 @lru_cache(maxsize=2)
 def _index(
     key: str, rule: str, parts: tuple[str, ...], whole: int | None
-) -> tuple[list[tuple[str, str, str]], Known | WordRuns]:
-    """Id, part and text of the benchmarks' rows, and these to look up against: made once in a process."""
-    texts = []
-    for row in (row for listed in load(json.loads(key)[0], "").values() for row in listed):
+) -> tuple[list[str], list[tuple[str, str, str]], Known | WordRuns]:
+    """Names of the benchmarks, id, part and text of their rows, and these to look up against: once in a process."""
+    texts, loaded = [], load(json.loads(key)[0], "")
+    for row in (row for listed in loaded.values() for row in listed):
         question = str(row.notes.get("problem", row.question))
         own = {"question": question, "answer": row.answer, "solution": row.completion}
         texts += [(row.id, part, own[part]) for part in parts]
     known = [text for _, _, text in texts]
-    return texts, Known(known) if rule == "latex" else WordRuns(known, int(rule.removeprefix("words-")), whole)
+    return (
+        [*loaded],
+        texts,
+        Known(known) if rule == "latex" else WordRuns(known, int(rule.removeprefix("words-")), whole),
+    )

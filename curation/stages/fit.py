@@ -23,7 +23,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,8 +39,9 @@ from limo.chat import completion_ids, loss_text, prompt_ids, turn_end
 from limo.data import Example, Message, Row, chat, content_id
 from limo.engines.connection import Keys, check_address
 from limo.errors import UserError
-from limo.machine import cache_folder
+from limo.machine import cache_folder, main_device
 from limo.model import fingerprint, load_model, load_tokenizer, model_folder, tokenizer_folder
+from limo.progress import progress
 from limo.recipe import InputPath
 
 SCORES = ("nll", "nll_inner", "nll_local", "rsr", "ifd")
@@ -108,8 +109,10 @@ def add_fit(
         raise UserError(f"fit: the tokenizer of '{model}' has no offsets: add the tokenizer.json of a fast tokenizer")
     fit = _Fit(tokenizer, measure, tuple(scores), window)
     kept = _Kept(cache_folder() / "fit" / f"{content_id(name, 16)}.jsonl")
-    for chunk in chunked(rows, CHUNK):
-        yield from _score(chunk, fit, kept, max_length)
+    with progress("fit", len(rows) if isinstance(rows, Sized) else None, "chain") as advance:
+        for chunk in chunked(rows, CHUNK):
+            yield from _score(chunk, fit, kept, max_length)
+            advance(len(chunk))
 
 
 def _score(chunk: Sequence[Example], fit: "_Fit", kept: "_Kept", max_length: int) -> Iterator[Row]:
@@ -233,7 +236,7 @@ def load_replicas(folder: Path, dtype: str) -> list[Any]:
     """The model once on each visible GPU, or once on the CPU."""
     import torch
 
-    devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+    devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())] or [main_device()]
     return [load_model(folder, dtype).eval().to(device) for device in devices]
 
 

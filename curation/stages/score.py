@@ -30,6 +30,7 @@ from limo.words import COUNTED, features, word_lists
 
 TEXT = ("length", *COUNTED)
 CONSTANT = "constant, not counted"  # the metric that names such features
+ROUNDING = 1e-12  # relative difference of values that are equal
 CHUNK = 2000  # chains sent to a process at once
 
 
@@ -74,7 +75,7 @@ def score(
         return
     table = np.column_stack([np.array(measured, float), np.array(brought, float)])
     values = dict(zip((*TEXT, *others), table.T, strict=True))
-    constant = [name for name in weights if len(table) > 1 and np.ptp(values[name]) == 0]
+    constant = [name for name in weights if np.ptp(values[name]) <= ROUNDING * np.abs(values[name]).max()]
     if constant:
         record(CONSTANT, ", ".join(constant))
     scale, top = (percentile_ranks, 1.0) if scaling == "rank" else (z_scores, 0.0)

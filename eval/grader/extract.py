@@ -2,9 +2,9 @@ r"""The final answer that a completion gives, as it wrote it.
 
     extract("... so it is \\boxed{5}, as \\boxed{5} shows.")  ->  "5"
 
-What marks an answer beyond doubt comes first (a box, `####`), then "the answer is", then the last thing said. Text
-inside an unfinished `<think>` is no answer: the model had not begun to give one. Text after the end of the turn, or of
-a next turn that the model made up, is not the model's answer either.
+What marks an answer beyond doubt comes first (a box, `####`), then "the answer is", then what the last sentence
+states. Text inside an unfinished `<think>` is no answer: the model had not begun to give one. Nor is text after the
+end of the turn, or of a next turn that the model made up.
 """
 
 import re
@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from eval.grader.nodes import MAX_LENGTH, Group, Quantity, Unreadable, Words, walk
-from eval.grader.normalise import normalise
-from eval.grader.reader import read
+from eval.grader.reader import normalise, read
 from eval.grader.units import may_be_said
 from limo.marks import Box, after_hashes, boxed
 
@@ -62,7 +61,8 @@ def extract(text: str) -> str | None:
     """The final answer of a completion; None if it gives none.
 
     In this order: what `explicit` finds; what follows "the answer is"; all of an `<answer>`; a completion that is one
-    bare expression; the formula, letter or number that the last line ends with; the last number.
+    bare expression; the letter, formula or value that the last sentence states. A number of which nobody says that it
+    is the answer is none.
     """
     text = final_part(text)
     stated = _marked(text)
@@ -70,6 +70,8 @@ def extract(text: str) -> str | None:
         return stated or None
     tagged = _tagged(text)
     within = (text if tagged is None else tagged)[-TAIL:]
+    within = _CODE.sub("\n", within) if "```" in within else within
+    within = _NOT_BUT.sub("", within) if "but" in within or "不是" in within else within
     within = _BOLD.sub(r"\2", within) if re.search(r"\*\*|__|`", within) else within
     said = _after_announcement(within)
     if said is not None:
@@ -108,7 +110,7 @@ _SEPARATING = re.compile(r"[,;+&]|\b(?:and|or|vs|versus)\b")  # \boxed{1} and \b
 _NAMED = re.compile(r"([a-zA-Z](?:_\{?\w{1,3}\}?)?) ?= ?\$?$")  # x = \boxed{1}, y = \boxed{2}
 # What touches a box and belongs to it: -\boxed{5}, 2\boxed{\sqrt{3}}, x = - \boxed{5}, \boxed{5}\%, \boxed{5}^2
 _BEFORE = re.compile(r"(?:(?<=[=$(\[{,:\s])|^)(\d+(?:\.\d+)?|-)\Z|[=$(:][ \t]*(-)[ \t]\Z")
-_BEHIND = re.compile(r"[ \t]*\$?[ \t]*\\?%|\^\s*\{?\s*-?\d+\s*\}?")
+_BEHIND = re.compile(r"[ \t]*\$?[ \t]*\\?%|\\pi(?![a-zA-Z])|\^\s*\{?\s*-?\d+\s*\}?")
 
 
 def _joined(text: str, boxes: list[Box]) -> str:
@@ -145,11 +147,19 @@ def _with_what_touches(text: str, box: Box) -> str:
 
 # -- an announced answer
 
+_CODE = re.compile(
+    r"```(?:python|py|cpp|c|java|javascript|js|julia|matlab|sage|r)\b.*?(?:```|\Z)|```\w*[ \t]*$",
+    re.DOTALL | re.MULTILINE,
+)
+_NOT_BUT = re.compile(
+    r"\bnot [-\d$\\(][^.\n]{0,60}?\bbut (?:rather )?(?=[-\d$\\(])|不是[^。\n]{1,30}?而(?=是)"
+)  # not 6 but 8
 _BOLD = re.compile(r"(?<![\w*)}`])(\*{2,3}|__|`)(?=\S)([^*`\n]+)(?<=\S)\1(?![\w(])")  # **25%** of them, not 2**3
 
 # "the answer is", in English and Chinese, and headings; the last one counts
 _ANNOUNCED = re.compile(
-    r"(?:answers?\**\s*(?:is|are|:|：|=)|answer\s*(?:should|must|will)\s*be|\banswer\**[ \t]*\n(?=\s*\S)"
+    r"(?:answers?[*\"']*\s*(?:is|are|:|：|=)|(?:has|gives?|get)\s+the\s+answer(?=\s+[-$\\\d])"
+    r"|answer\s*(?:should|must|will)\s*be|\banswer\**[ \t]*\n(?=\s*\S)"
     r"|(?:correct|right|best)\s+(?:choice|option)\s+is"
     r"|solutions?\s+(?:is|are)(?=\s*[$\\\d-])|答案】?\s*(?:是|为|：|:|(?=\s*[$\\\dA-J-]))|故?应?[选選](?:择|項|项)?\s*[：:]?\s*(?=[（(]?[A-J](?![a-zA-Z])))"
     r"\s*[：:]?\s*(?:(?:therefore|thus|simply|just|only|option|choice|approximately|about|roughly|exactly|actually|equal\s+to)\s+)*"
@@ -161,31 +171,52 @@ _ANNOUNCING = ("nswer", "NSWER", "olution", "hoice", "ption", "案", "选", "選
 _MATH = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL)
 # Words with which a sentence continues behind its answer
 _CONTINUES = re.compile(
-    r",?\s+or\s+(?:about|approximately|roughly)\b"
+    r",?\s+(?:or\s+(?:about|approximately|roughly)|i\.e)\b"
     r"|(?<=[\w)}%*$\]\"'])[.;!。；](?:\s|$)|,\s+(?=[a-z]{2,}\b)(?!and |or |pi\b)"
     r"|\s+(?=(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|upon|given)\s)"
-    r"|\s[—–-]\s|\*\*|(?<=\d)\s+(?=\()"
+    r"|\s[—–-]\s|\*\*|(?<=\d)\s+(?=\()|\s+(?=\((?:not|since|because|as)\b)"
 )
 _SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s+(?=[^a-z\s])|\s*$)")  # the volume is 120. That is all.
 _CLAUSE = re.compile(  # $5$ because 2 + 3 = 5, $\frac12$ (or 0.5)
     r"\W*(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|is|are)\b|\s+\((?:or|about|≈)|[.,;:!?)\s。；]*$"
 )
-_DENIED = re.compile(  # The answer is not 6
-    r"\s*(?:definitely |certainly |probably )?(?:not|never|neither|incorrect|wrong|unlikely)\b", re.IGNORECASE
+_JSON_END = re.compile(r"(?:\"|(?<=\d))\s*\}\s*\Z")  # {"answer": 5}
+_TAKEN_BACK = re.compile(  # The answer is 7 - no, sorry, it should be 8
+    r"(?<=[—–.,?!-] )no, |\b(?:sorry|oops|wait|scratch that|hold on|I mean|correction|that's wrong"
+    r"|(?:this|that) (?:is|was) (?:wrong|a mistake))\b",
+    re.IGNORECASE,
 )
+_WHETHER = re.compile(  # if the answer is 6, then
+    r"(?:\b(?:if|suppose|assum\w+|whether|doubt)\b[^.,;:\n]*|(?:若|如果|假设)[^。，\n]*)$", re.IGNORECASE
+)
+_DENIED = re.compile(  # The answer is not 6
+    r"\s*(?:definitely |certainly |probably )?(?:not|never|neither|incorrect|wrong|unlikely)\b|\s*不", re.IGNORECASE
+)
+
+
+def _denied(text: str, announcement: re.Match[str]) -> bool:
+    """Whether it is said of something that is not the answer, or only might be."""
+    before = text[max(0, announcement.start() - 40) : announcement.start()]
+    return bool(_DENIED.match(text, announcement.end()) or _WHETHER.search(before))
 
 
 def _after_announcement(text: str) -> str | None:
     if not any(word in text for word in _ANNOUNCING):
         return None
-    ends = [match.end() for match in _ANNOUNCED.finditer(text) if not _DENIED.match(text, match.end())]
+    ends = [match for match in _ANNOUNCED.finditer(text) if not _denied(text, match)]
     if not ends:
         return None
-    rest = text[ends[-1] :].lstrip()
-    block = _MATH.match(rest) if rest.startswith(("\\[", "$$", "\\(")) else None  # may go over several lines
+    rest = text[ends[-1].end() :].lstrip()
+    line = rest.partition("\n")[0]
+    line = _JSON_END.sub("", line) if '"' in ends[-1].group() else line
+    if other := _RATHER_THAN.search(line):
+        line = line[: other.start()]
+    if taken_back := _TAKEN_BACK.search(line):
+        return within_sentence(line[taken_back.end() :])
+    block = _MATH.match(rest)  # may go over several lines
     if block and _CLAUSE.match(rest[block.end() :].partition("\n")[0]):
         return _formula(block)
-    return _tidy(rest.partition("\n")[0])
+    return _tidy(line)
 
 
 def _formula(match: re.Match[str]) -> str:
@@ -203,11 +234,9 @@ def _tidy(said: str) -> str | None:
     """What follows "the answer is", without Markdown, a sentence's end, or the sentence that continues."""
     said = said.strip().strip("*`\"'“”").strip()
     whole = _unpunctuated(said)
-    if whole and is_readable(whole):
+    if whole and (is_readable(whole) or re.match(r"(?:yes|no)[,:;.!]\s", whole, re.IGNORECASE)):
         return whole
     math = _MATH.match(said)
-    if math and _CLAUSE.match(said[math.end() :]):
-        return _formula(math) or None
     if math is None or not re.match(r"[^.;]{0,30}$", said[math.end() :]):
         said = _CONTINUES.split(said)[0]
     said = _unpunctuated(said)[: MAX_LENGTH + 1]
@@ -235,20 +264,35 @@ def is_readable(text: str, words: int = 1) -> bool:
 
 # The volume of the cone is 120
 _SAYS = re.compile(
-    r"\b(?:is|are|be|equals?|equal to|gives?|gets?|obtain|have|was|were|total of)\b\s*:?|(?<!\d)[:：]|[=≈]|为|是"
+    r"\b(?:is|are|be|equals?|equal to|gives?|gets?|obtain|have|has|had|[Tt]hat's|[Ii]t's|was|were"
+    r"|total of)\b\s*:?|(?<!\d)[:：]|[=≈]|为|是"
 )
 _NAMES = re.compile(r"(?:\b(?:is|are|be|was|were)|[:：=]|为|是)\s*$")  # what stands behind may be words
 # Before an answer: it is not that, or not that alone
 _NOT_ALONE = re.compile(
-    r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either|between|times|plus|minus|maybe|perhaps)\b|n't\b)"
-    r"(?:(?!\b(?:is|are|was|were|equals)\b|[=:])[^.\d]){0,24}$|\bor\s+[a-z]\s*=\s*$",
+    r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either|between|times|plus|minus|maybe|perhaps|depends"
+    r"|except|but|(?:root|square|cube|half|third|quarter|none|all|factor|multiple|divisors?|power|digits?) of"
+    r"|divisible by|close to|if|suppose)\b|n't\b|[不非若设令当]|大于|小于|超过|至[少多])"
+    r"(?:(?!\b(?:is|are|was|were|equals)\b|[=:])[^.\d]){0,24}$"
+    r"|\b(?:or|with|where|for|when|using|at|if|as|by|since|because|let|letting|setting|try|in|substituting|plugging|taking|choosing)\s+\$?[a-z](?:_\w)?\s*=\s*$"
+    r"|[若设令当取]\s*\$?[a-z]\s*[=为]\s*$",
     re.IGNORECASE,
 )
-_BRACKETED = re.compile(r"[(\[][^()\[\]]{1,80},[^()\[\]]{1,80}[)\]]$")  # the point is (1,2)
+# A number of which something else is said: by 5, after 5, f(5)
+_OBJECT = re.compile(r"\b(?:by|with|at|after|before|than|from|for|when|using)\s*$|\w\($", re.IGNORECASE)
+# A number that names a part of the text: Step 25, Figure 3, equation (5), 步骤3
+_NUMBERED = re.compile(
+    r"(?:\b(?:steps?|cases?|fig(?:ure|\.)|tables?|eq(?:uations?|n?\.)|theorem|lemma|pages?|chapter|section|problem|question"
+    r"|line|part|method|examples?|round|exercise|rows?|columns?|note|formula)|[第步骤图表题式])\s*[(#]*\s*$",
+    re.IGNORECASE,
+)
 
 
-def within_sentence(said: str) -> str | None:
-    """The answer in a sentence that is none as a whole: its last formula, what it says "is" or "=", its only number."""
+def within_sentence(said: str, concluding: bool = True) -> str | None:
+    """The answer in a sentence that is none as a whole: what it says "is" or "=", its last formula, its only number.
+
+    The last two count only in a sentence that is `concluding`: "He buys 5 apples" states no answer.
+    """
     said = _unpunctuated(said)
     plain = re.sub(r"\\(?:text|mbox|textbf|mathrm)\s*\{|\\[a-zA-Z]+", " ", said)
     formulas = list(_MATH.finditer(said)) if len(said) <= 4 * MAX_LENGTH else []
@@ -261,11 +305,14 @@ def within_sentence(said: str) -> str | None:
         words = 3 if named and not re.search(r"\d", said) else 0
         if text and alone and is_readable(text, words):
             return text
+    if not concluding:
+        return None
     if formulas and _CLAUSE.match(said[formulas[-1].end() :]) and not _NOT_ALONE.search(said, 0, formulas[-1].start()):
         return _formula(formulas[-1]) or None
     numbers = list(_NUMBER.finditer(said))
-    alone = len(numbers) == 1 and not _NOT_ALONE.search(said, 0, numbers[0].start())
-    return numbers[0].group().strip() if alone and not _CHANGES.match(said, numbers[0].end()) else None
+    if len(numbers) != 1 or any(p.search(said, 0, numbers[0].start()) for p in (_NOT_ALONE, _NUMBERED, _OBJECT)):
+        return None
+    return None if _CHANGES.match(said, numbers[0].end()) else numbers[0].group().strip()
 
 
 def _candidates(said: str, formulas: list[re.Match[str]]) -> Iterator[tuple[int, str]]:
@@ -287,21 +334,19 @@ def _candidates(said: str, formulas: list[re.Match[str]]) -> Iterator[tuple[int,
         number = _NUMBER.match(rest.lstrip())
         if number and not re.search(r"[\d$\\]", tail := rest.lstrip()[number.end() :]) and not _CHANGES.match(tail):
             yield match.end(), number.group()
-    if bracketed := _BRACKETED.search(said):
-        yield bracketed.start(), bracketed.group()
 
 
 # -- the last thing said
 
 # Possessive quantifiers: a run of digits is read once, however long
 _NUMBER = re.compile(
-    r"(?<![a-zA-Z0-9_.,^/{\\:])[-−+]?\s?\$?(?:\d{1,3}(?: \d{3})+(?!\d)|\d(?:,?\d)*+\.?\d*+|\.\d++)"
+    r"(?<![a-zA-Z0-9_.,^/{\\:])(?<!\d[-–])[-−+]?\s?\$?(?:\d{1,3}(?: \d{3})+(?!\d)|\d(?:,?\d)*+\.?\d*+|\.\d++)"
     r"(?:/\d++|:\d++(?::\d++)*)?(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?"
-    r"(?:(?![a-zA-Z0-9_])|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?![a-zA-Z0-9_])))"
+    r"(?![-–]\d)(?:(?![a-zA-Z0-9_])|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?![a-zA-Z0-9_])))"
 )
 _CHANGES = re.compile(  # 5 less than that, 5\text{ at most}
-    r"(?:\\text|\W)*(?:at\s+(?:most|least)|times|plus|minus|less|fewer|more|or|versus|vs|ones|tens|tenths|hundredths"
-    r"|(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|impossible|false|too))|can't|cannot)\b"
+    r"(?:\\text|\W)*(?:at\s+(?:most|least)|times|plus|minus|less|fewer|more than|or|versus|vs|ones|tens"
+    r"|tenths|hundredths|(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|impossible|false|too))|can't|cannot)\b"
 )
 # so we pick (D)
 _LETTER_LAST = re.compile(r"(?:^|(?:choice|option|answer|is|choose|pick)[:\s]+)\(?([A-J])\)?[.!]?\**$")
@@ -319,7 +364,7 @@ _BEHIND_ALL = re.compile(
 
 
 def _last_said(text: str) -> str | None:
-    """The answer of a completion that announces none: what its last line ends with, or else its last number."""
+    """The answer of a completion that announces none: a bare expression, a letter, or what it concludes."""
     text = text.rstrip()
     behind = _BEHIND_ALL.search(text, max(0, len(text) - 60))
     text = text[: behind.start()] if behind else text
@@ -334,29 +379,88 @@ def _last_said(text: str) -> str | None:
         inside = stripped.rstrip(".")[:-2].rpartition(opening)[2]
         if inside.strip() and len(inside) <= MAX_LENGTH:
             return " ".join(inside.split()).rstrip(" .,") or None
-    ending = line.rstrip(".* \t\r\n")
-    letter = _LETTER_IS_RIGHT.search(line) or _LETTER_LAST.search(line)
+    letter = _LETTER_IS_RIGHT.search(line) or _LETTER_LAST.search(line.rstrip(".* \t\r\n"))
     if letter and not re.search(r"\bnot\b|n't", line):
         return letter[1]
-    return within_sentence(_SENTENCE_END.split(ending)[-1]) or _last_number(text)
+    return _concluded(text)
 
 
-def _last_number(text: str) -> str | None:
-    """The last number, with those joined to it by "and" or "or"; None if it is denied or only bounds the answer."""
-    near = max(0, len(text) - 100)  # most completions end with it
-    rest = _RATHER_THAN.search(text, near)
-    text = text[: rest.start()] if rest else text
-    numbers = list(_NUMBER.finditer(text, near)) or list(_NUMBER.finditer(text))
+# Therefore, the area is 12
+_CONCLUDING = re.compile(
+    r"\W*(?:(?:and |so |then )?(?:so|thus|hence|therefore|consequently|in (?:conclusion|summary|total)"
+    r"|finally|altogether|overall)\b|所以|因此|综上|故|答)[,:，：]?\s*",
+    re.IGNORECASE,
+)
+_MARKS = re.compile(r"^[#>*\s]+|\*+$|</?[a-z]+>")  # ### 25, > 12, <b>12</b>
+_OPTION = re.compile(r"\(?[A-J][.)]\s")
+_LABEL = re.compile(r"(?:[A-Za-z]\w{0,15}|[\d(][\d\s.+*/×x()-]{0,39})\s*[:：=]\s*")  # A: 96, 3 x 4 = 12
+# 3 hours, so its speed is 60: what stands before says how
+_CONSEQUENCE = re.compile(
+    r"[,;，]?\s+(?:so|thus|hence|therefore|giving|which (?:means|gives)|meaning|that is(?=,)"
+    r"|(?:which )?(?:we )?round\w*(?: up| down)? to)\b(?: that\b)?|，(?:所以|因此|故|则)"
+)
+_REASON = re.compile(r"(?<=.),?\s+\(?(?:since|because|as)\b")  # 25, since 5 * 5 = 25
+_SUPPOSED = re.compile(  # if it were 6, the sum would be 30
+    r"\b(?:if|suppose|assum\w+|would have to|unless|impossible|contradict\w+|fails?|wrong|incorrect"
+    r"|at first|whether|doubt)\b|(?:^|\bwe |^\w+,? )(?:now |then )?(?:add|subtract|multiply|divide|consider|try|let"
+    r"|plug|compute|use|substitute|set|choose|take)\b|\?\W*$",
+    re.IGNORECASE,
+)
+# the larger one is 18 and the smaller one is 7
+_SAYS_VALUE = re.compile(r"(?:\b(?:is|are|was|were|has|have|had|gets?|takes?)\b|[=为是])\s*(?=[-\d$\\])")
+_BESIDE = re.compile(r"\b(?:and|while|whereas|but)\b|[;；，而]")
+_UNFINISHED = re.compile(
+    r"(?:[,:;=+*/(，：；-]|\b(?:to|the|of|and|or|we|an?|is|are|that|with|for|by|in|as|then|get))\s*\Z"
+)
+
+
+def _concluded(text: str) -> str | None:
+    """What the last sentence states, or an earlier one that begins with "so" or "therefore"; None of a text cut off."""
+    if _UNFINISHED.search(text, max(0, len(text) - 20)):
+        return None
+    last = _MARKS.sub("", text.rstrip().rpartition("\n")[2]).strip()
+    label = _LABEL.match(last)
+    if label and is_readable(value := _unpunctuated(last[label.end() :])):
+        return value
+    lines = [_MARKS.sub("", line).strip() for line in text[-5 * LINE :].split("\n") if line.strip()]
+    if len(lines) > 1 and _OPTION.match(lines[-1]) and _OPTION.match(lines[-2]):
+        return None  # the options again
+    sentences = [sentence for line in lines for sentence in _SENTENCE_END.split(line) if sentence.strip()]
+    for i, sentence in enumerate(reversed(sentences[-6:])):
+        begun = _CONCLUDING.match(sentence)
+        found = _stated(sentence[begun.end() if begun else 0 :], begun is not None) if begun or not i else None
+        if found is not None:
+            return found
+    return None
+
+
+def _stated(sentence: str, concluding: bool) -> str | None:
+    """The one value that a sentence states, of nobody's asking."""
+    rest = _RATHER_THAN.search(sentence)
+    said = _unpunctuated(sentence[: rest.start()] if rest else sentence)
+    whole, said = said, _CONSEQUENCE.split(_REASON.split(said)[0])[-1].lstrip(", ")
+    if re.search(r"[\d=]", said) and is_readable(said):
+        math = _MATH.fullmatch(said)
+        return _formula(math) if math else said
+    values = [match.end() for match in _SAYS_VALUE.finditer(said)]
+    if _SUPPOSED.search(said):
+        return None
+    if len(values) > 1 and _BESIDE.search(said, values[-2], values[-1]):  # the larger is 18 and the smaller is 7
+        pair = said[match.end() :].strip() if (match := _SAYS.search(said)) else ""
+        return pair if is_readable(pair) and not _NOT_ALONE.search(said[: match.end()] if match else "") else None
+    return within_sentence(said, concluding or said != whole)
+
+
+def last_number(text: str) -> str | None:
+    """The last number of a completion that announces no answer, unless it is denied or only a bound.
+
+    It is too little to accept the completion, and enough not to call it wrong.
+    """
+    text = final_part(text)[-TAIL:]
+    numbers = list(_NUMBER.finditer(text, max(0, len(text) - 100))) or list(_NUMBER.finditer(text))
     if not numbers:
         return None
-    before = text[max(0, numbers[-1].start() - 60) : numbers[-1].start()]
+    before = text[max(0, numbers[-1].start() - 60) : numbers[-1].start()].rpartition("\n")[2]
     changed = text.startswith("?", numbers[-1].end()) or _CHANGES.match(text, numbers[-1].end())
-    if changed or _NOT_ALONE.search(before.rpartition("\n")[2]):
-        return None
-    start = numbers[-1].start()
-    for earlier in reversed(numbers[:-1]):
-        gap = text[earlier.end() : start]
-        if not re.fullmatch(r"\s*(?:,?\s*(?:and|or)|,)\s*(?:[a-z]\s*=\s*)?", gap):
-            break
-        start = earlier.start()
-    return _tidy(text[start : numbers[-1].end()])
+    joined = re.search(r"\d\s*(?:,|and|or)\s*$", before)
+    return None if changed or joined or _NOT_ALONE.search(before) else _unpunctuated(numbers[-1].group().strip())

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from eval.grader.compare import compare
-from eval.grader.extract import explicit, extract, final_part, is_readable, within_sentence
+from eval.grader.extract import explicit, extract, final_part, is_readable, last_number
 from eval.grader.nodes import (
     MAX_LENGTH,
     Kind,
@@ -30,8 +30,7 @@ from eval.grader.nodes import (
     walk,
     written_number,
 )
-from eval.grader.normalise import normalise, squeezed
-from eval.grader.reader import read
+from eval.grader.reader import normalise, read, squeezed
 from eval.grader.symbolic import same_by_sympy
 from eval.grader.terms import FUNCTIONS, negative
 from eval.grader.values import TooMuch, Undefined, by_value, exact
@@ -68,23 +67,33 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
     given = extract(completion)
     if given is None:
         found = Grade("wrong", None, "no answer found", cut_off)
+        number = last_number(completion)
+        if number and equal(number, answer, kind)[0] == "correct":
+            found = Grade("unsure", number, "not announced as the answer", cut_off)
     else:
+        given = _with_base(completion, given, answer)
         verdict, how = equal(given, answer, kind)
         found = Grade(verdict, given, how, cut_off)
     return found if found.verdict == "correct" else _search_again(completion, answer, kind, found)
 
 
+def _with_base(completion: str, given: str, answer: str) -> str:
+    """`\\boxed{1011}` in base 2, or with the base as a subscript, where the reference has that base."""
+    base = re.search(r"_ *\{? *(\d{1,2}) *\}?[ $]*$", answer)
+    if base is None or "_" in given:
+        return given
+    behind = rf"\\boxed *\{{ *{re.escape(given)} *\}}[ $)]*(?:\(?in )?(?:base |_ *\{{?){base[1]}\b"
+    return f"{given}_{{{base[1]}}}" if re.search(behind, completion) else given
+
+
 def _search_again(completion: str, answer: str, kind: Kind, found: Grade) -> Grade:
-    """An extraction that is a sentence is searched; a completion without marks may be the answer as it stands."""
-    again = [within_sentence(found.extracted)] if found.extracted and not is_readable(found.extracted) else []
-    if len(completion) <= WHOLE + 2 * len(answer):
-        text = final_part(completion).strip()
-        if text != found.extracted and explicit(completion) is None:
-            again.append(text)
-    for given in filter(None, again):
-        verdict, how = equal(given, answer, kind)
-        if verdict == "correct":
-            return replace(found, verdict=verdict, extracted=given, how=how)
+    """A completion without marks may be the answer as it stands."""
+    if len(completion) > WHOLE + 2 * len(answer) or explicit(completion) is not None:
+        return found
+    text = final_part(completion).strip()
+    verdict, how = equal(text, answer, kind)
+    if verdict == "correct" and (how in ("text", "choice", "yes or no") or is_readable(text)):
+        return replace(found, verdict=verdict, extracted=text, how=how)
     return found
 
 
@@ -125,7 +134,7 @@ def _equal(given: str, reference: str, kind: Kind) -> Ruling:
         return "correct", "text"
     if not right:
         return "unsure", "the reference has no content"
-    return _by_choice(left, right) or _by_structure(left, right, kind)
+    return _by_choice(left, right) or _by_yes(left, right) or _by_structure(left, right, kind)
 
 
 _PLAIN = re.compile(r"-?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,400})(?:\.\d{1,400})?", re.ASCII)  # 1,234.5 needs no reader
@@ -173,7 +182,7 @@ def _readings(text: str, short_units: bool) -> list[Node]:
 
 # k_{\\max} = 4, P(A|B) = \\frac16: the name of the value may be of any kind
 _NAMED = re.compile(r"(?:[^=<>,;()]|\([^()]*\))+=([^=<>]+)")
-_NO_NAME = re.compile(r"\b(?:or|and|not)\b|\\(?:not|ne|le|ge|in|lor|vee|approx)\b")
+_NO_NAME = re.compile(r"\b(?:or|and|not)\b|[-+*/^]\s*=|\\(?:not|ne|le|ge|in|lor|vee|approx)\b")
 
 
 @lru_cache(maxsize=50_000)
@@ -241,6 +250,9 @@ def _option(text: str) -> tuple[str, bool, str] | None:
 def _by_choice(given: str, reference: str) -> Ruling | None:
     """Letters of a multiple choice: with or without their text, never two for one."""
     given, reference = _bare(given), _bare(reference)
+    if re.fullmatch(r"A?B?C?D?E?F?", reference) and len(reference) > 1:  # several are right: A, C for AC
+        chosen = re.sub(r"[\s,;()、.]|\band\b", "", given)
+        return decide(chosen == reference, "choices") if chosen != given else None
     said, wanted = _option(given), _option(reference)
     if wanted is None or wanted[0].islower() or (wanted[2] and not wanted[1]):
         if said and said[1] and said[2] and said[0] not in reference:  # (B) 12 for 12
@@ -255,6 +267,15 @@ def _by_choice(given: str, reference: str) -> Ruling | None:
         same = said[0].upper() == letter and not _NOT_CHOSEN.search(said[2])
         same = same and (not said[2] or (said[1] and said[0].isupper()))
     return decide(same, "choice")
+
+
+_YES = re.compile(r"(yes|no)(?:[,.;:!](?!.*\b(?:yes|no|wait|sorry|but|if|unless|sometimes)\b).*)?", re.IGNORECASE)
+
+
+def _by_yes(given: str, reference: str) -> Ruling | None:
+    """`Yes, it is isosceles.` says yes."""
+    said, wanted = _YES.fullmatch(_bare(given)), _bare(reference).lower()
+    return decide(said[1].lower() == wanted, "yes or no") if said and wanted in ("yes", "no") else None
 
 
 def _bare(text: str) -> str:

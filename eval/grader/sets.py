@@ -139,9 +139,7 @@ def _of_relation(relation: Relation) -> Reals | None:
             values = [value_at(side, {name: x}, DIGITS) for side in relation.sides]
         except Undefined:
             return False
-        compared = [
-            0 if abs(a - b) <= float(TINY) * max(1, abs(a), abs(b)) else 1 if a > b else -1 for a, b in pairwise(values)
-        ]
+        compared = [_compared(a, b) for a, b in pairwise(values)]
         return all(found in _ORDER[sign] for found, sign in zip(compared, relation.signs, strict=True))
 
     closed = [approximately(side) for side in relation.sides if not names(side)]

@@ -230,10 +230,6 @@ class Terms(Scanner):
         """What stands behind `^`: `2^10` is two to the tenth, `x^ab` is x^a times b."""
         if self.accept("-"):
             return negative(self.exponent())
-        token = self.peek()
-        if token.kind == "letters" and len(token.text) > 1 and token.text not in FUNCTIONS:
-            self.jump(token.start + 1)
-            return Name(token.text[0])
         node = self.atom()
         return self.raised(node) if self.accept("^", "**") else node
 
@@ -345,9 +341,6 @@ class Terms(Scanner):
         if token.kind == "number" and token.text[0] != ".":
             self.jump(token.start + 1)
             return Number(Fraction(int(self.text[token.start])))
-        if token.kind == "letters":
-            self.jump(token.start + 1)
-            return Name(token.text[0])
         return self.atom()
 
     def argument_or_number(self) -> Node:

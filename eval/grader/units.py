@@ -122,7 +122,8 @@ _PLURALS = set(
 _NO_THING = set(
     "less plus minus versus times gross yes pass guess perhaps always whereas across unless is was has does ones twos "
     "threes fours fives sixes sevens eights nines tens dozens hundreds thousands millions billions trillions squares "
-    "cubes roots factors halves thirds quarters degrees radians series".split()
+    "cubes roots factors halves thirds quarters degrees radians series fails works divides satisfies seems gives "
+    "equals in that at for to by with than".split()
 )
 _AMBIGUOUS = {"K", "M", "B", "C", "A", "T", "F", "i", "e"}  # letters that are as likely a scale, a choice or a name
 
@@ -137,6 +138,8 @@ def may_be_said(text: str) -> bool:
         return False
     if any("\u4e00" <= c <= "\u9fff" for c in text):
         return not set(text) & set("万亿百千十半倍分")
+    if len(words) > 1 and _NO_THING & {word.lower() for word in words}:
+        return False
     if all(_known(word) or word.lower() in _PLURALS or word.lower() == "per" for word in words):
         return True
     nouns = [w.lower() for w in words]

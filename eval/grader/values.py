@@ -359,8 +359,6 @@ def approximately(node: Node) -> Fraction | None:
         value = exact(node)
         if value is not None:
             return value
-        if names(node):
-            return None
         found = value_at(node, {}, DIGITS)
         if abs(found) > 1e300:
             return None

@@ -5,6 +5,7 @@ A reply is read whole, one JSON value or a stream of them, with one limit of byt
 """
 
 import base64
+import html
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import cycle
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import httpx2
 
@@ -22,6 +23,11 @@ from limo.data import dump, parsed
 from limo.engines.protocol import Completion, Finish
 from limo.errors import UserError
 
+SECRET = 8  # characters of a key that is one; a shorter one, such as EMPTY, is a word that a text may hold
+SPACE = b" \t\r\n\\"
+NO_DIGITS = bytes(sorted(set(range(256)) - set(b"0123456789abcdef")))
+ESCAPED = re.compile(r"\\{1,4}(?:u00|x)([0-9a-fA-F]{2})")
+LINE_END = r"(?:\s|\\{1,4}[rn]){0,4}"
 POOL = 16  # connections of one client: its pool looks at all of them at every request
 BYTES_PER_TOKEN = 4  # of an estimate, where a server does not count
 CONTROL = re.compile(r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|<(start|end)_of_turn>|\[/?INST\]")
@@ -38,7 +44,8 @@ class Keys:
     """The key in an environment variable. Raises UserError if the variable is not set or holds no key."""
 
     def __init__(self, variable: str | None) -> None:
-        self.key, self._spelled = "", set[str]()
+        self.key, self._spelled, self._hex = "", re.compile("(?!)"), b""
+        self._folded = list[bytes]()
         if variable is None:
             return
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):  # it may be the key itself: do not repeat it
@@ -48,20 +55,45 @@ class Keys:
             raise UserError(f"the environment variable {variable} is not set; engine.api_key_env says it holds the key")
         if not re.fullmatch(r"[!-~]+", self.key):
             raise UserError(f"the environment variable {variable} holds no key: keys are ASCII without spaces")
-        self._spelled = {self.key, json.dumps(self.key)[1:-1], *_base64_forms(self.key)}
+        if len(self.key) >= SECRET:
+            middles = _base64_middles(self.key)
+            self._folded = [form.encode().translate(None, SPACE) for form in (self.key, *middles)]
+            self._hex = self.key.encode().hex().encode()
+            spelled = [_spelled(form, LINE_END) + r"[\w+/=-]{0,4}" for form in middles]
+            hexadecimal = "[ :,-]?".join(rf"(?:\\x)?(?i:{ord(c):02x})" for c in self.key)
+            self._spelled = re.compile("|".join((_spelled(self.key), hexadecimal, *spelled)))
 
     def hide(self, text: str) -> str:
-        """A server's text without the key: some echo the headers of a request in their errors."""
-        for spelled in self._spelled:
-            text = text.replace(spelled, "***")
-        return text
+        """A server's text without the key: some echo the headers of a request in their errors.
+
+        It is found as it is and in JSON, URL, HTML, hexadecimal and base64 encoding. A server that wants to can write
+        it otherwise.
+        """
+        return self._spelled.sub("***", text) if self._may_hold_key(text) else text
+
+    def _may_hold_key(self, text: str) -> bool:
+        """Whether the text without escapes and white space holds a form of the key: quick, unlike the expression."""
+        plain = unquote(unquote(html.unescape(ESCAPED.sub(r"%\1", text))))
+        data = plain.encode("utf-8", "replace")
+        folded = data.replace(b"\\n", b"").replace(b"\\r", b"").translate(None, SPACE)
+        digits = text.encode("utf-8", "replace").lower().translate(None, NO_DIGITS)
+        return any(form in folded for form in self._folded) or bool(self._hex and self._hex in digits)
 
 
-def _base64_forms(key: str) -> list[str]:
+def _spelled(text: str, between: str = "") -> str:
+    """An expression for a text of which any character may be escaped as in JSON, URLs, or HTML."""
+    return between.join(
+        rf"(?:%(?:25){{0,2}}(?i:{ord(c):02x})|\\{{1,4}}(?:u00|x)(?i:{ord(c):02x})|&\#0{{0,4}}{ord(c)};?"
+        rf"|&\#[xX]0{{0,4}}(?i:{ord(c):02x});?|{re.escape(html.escape(c))}|\\{{0,4}}{re.escape(c)})"
+        for c in text
+    )
+
+
+def _base64_middles(key: str) -> list[str]:
     """The middle of the key's base64 at each of three alignments, as it stands in the base64 of a longer text."""
     forms = [base64.b64encode(b"\0" * shift + key.encode()).decode() for shift in range(3)]
     middles = [form[0 if shift == 0 else 4 : -4] for shift, form in enumerate(forms)]
-    return [form for middle in middles if len(middle) >= 8 for form in (middle, middle.translate({43: "-", 47: "_"}))]
+    return list(dict.fromkeys(form for middle in middles for form in (middle, middle.translate({43: "-", 47: "_"}))))
 
 
 def check_address(url: str, has_key: bool, allow_insecure: bool) -> None:
@@ -175,8 +207,8 @@ def read_reply(events: Iterable[Any]) -> Reply:
     finish, usage = None, dict[str, Any]()
     for event in events:
         if error := event.get("error"):  # under status 200, by some gateways
-            raise ServerError(str(error.get("message") if isinstance(error, dict) else error)[:300])
-        usage, model = event.get("usage") or usage, str(event.get("model") or model)[:200]
+            raise ServerError(str(error.get("message") if isinstance(error, dict) else error))
+        usage, model = event.get("usage") or usage, str(event.get("model") or model)
         # One was asked for: of several, the first that says it is number 0
         choice = next((c for c in event.get("choices") or () if not c.get("index")), None)
         if choice is None:
@@ -232,11 +264,11 @@ def context_room(failure: Exception) -> int | None:
 
 
 def describe(failure: Exception) -> str:
-    """A failure in one line: its status or kind, and the server's own words."""
+    """A failure in one line: its status or kind, and the server's own words, which may hold the key."""
     if isinstance(failure, TimeoutError | httpx2.TimeoutException):
         return "no answer in time"
     kind = getattr(failure, "status", None) or type(failure).__name__
-    return f"{kind}: {' '.join(str(failure).split())[:300]}"
+    return f"{kind}: {' '.join(str(failure).split())}"
 
 
 def _words_of(data: bytes) -> str:

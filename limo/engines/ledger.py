@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS completion (
     name BLOB NOT NULL, cap INTEGER NOT NULL, text BLOB NOT NULL, tokens INTEGER NOT NULL, finish TEXT NOT NULL,
     checksum INTEGER NOT NULL, PRIMARY KEY (name, cap)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS model (fingerprint TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS named (fingerprint TEXT, name TEXT, PRIMARY KEY (fingerprint, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS paid (run TEXT PRIMARY KEY, samples INTEGER NOT NULL, tokens INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS claim (name BLOB PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
 """
@@ -153,6 +154,8 @@ class Cached:
         path = self.folder / f"{content_id(self.fingerprint)}.sqlite"
         with explain_errors(path), closing(open_ledger(path)) as store:
             store.execute("INSERT OR IGNORE INTO model VALUES (?)", (self.fingerprint,))
+            name = str(getattr(self.engine, "model", ""))  # as the recipe has it: one content may have several
+            store.execute("INSERT OR IGNORE INTO named VALUES (?, ?)", (self.fingerprint, name))
             store.commit()
             session = _Session(store, path, take, sampling)
             try:

@@ -48,6 +48,16 @@ def command_line(
     return [*program, *address, *parallel, *options]
 
 
+def find_program(kind: str, python: str | None) -> None:
+    """Raise UserError where the program that would be started is not installed."""
+    program = Path(command_line(kind, "", 0, (1, 1), (), python)[0])
+    if not program.exists():
+        raise UserError(
+            f"cannot run '{program}': there is no such file. Install the server there, or set engine.serve_python to "
+            "the Python of the environment that has it"
+        )
+
+
 class LocalServer:
     """One server process. `start` and `restart` return once it is healthy, or raise UserError with its last words."""
 

@@ -37,12 +37,13 @@ from limo.engines.connection import (
     describe,
     refuse,
 )
-from limo.engines.local import LocalServer
+from limo.engines.local import LocalServer, find_program
 from limo.engines.protocol import Completion, Request, Sampling, Take, loading, random_key
 from limo.errors import UserError
 from limo.model import fingerprint, load_tokenizer, model_folder, tokenizer_folder
 from limo.progress import clock, say
 
+SHOWN = 300  # characters of what a server says
 NEVER_ANSWERED = 20  # refusals in a row before the first answer: the settings are wrong, not the prompts
 IN_A_ROW = 200  # the same after it
 UNUSABLE = (401, 402)  # status of a wrong key or account
@@ -89,6 +90,15 @@ class ServerEngine:
         self._keys  # noqa: B018 - a missing key is reported before any work
         for url in self.base_urls:
             check_address(url, bool(self.api_key_env), self.allow_insecure)
+
+    def check_program(self) -> None:
+        """Raise UserError where the server that `serve` starts is not installed."""
+        if self.serve:
+            find_program(self.serve, self.serve_python)
+
+    def headers(self) -> dict[str, str]:
+        """Those of a request that is made outside of `complete`."""
+        return {"Authorization": f"Bearer {self._keys.key}"} if self._keys.key else {}
 
     @cached_property
     def _keys(self) -> Keys:
@@ -244,7 +254,7 @@ class _Client:
         engine, sampling = self.engine, self.sampling
         if reply.model and reply.model not in (engine._served_model, *self.other_models):
             self.other_models.add(reply.model)
-            say(f"{address.url} answers as model '{engine._keys.hide(reply.model)}', not '{engine.model}'")
+            say(f"{address.url} answers as model '{engine._keys.hide(reply.model)[:SHOWN]}', not '{engine.model}'")
         if engine.context is not None and (reply.prompt_tokens or 0) >= engine.context:
             return refuse(f"the prompt has {reply.prompt_tokens} tokens, the model takes {engine.context}")
         if reply.refusal is not None:
@@ -333,7 +343,7 @@ class _Client:
     def _describe(self, failure: Exception) -> str:
         asked = getattr(failure, "retry_after", None)
         wait = f"; it asks to wait {clock(asked)}" if asked is not None and asked > self.engine.patience else ""
-        return self.engine._keys.hide(describe(failure)) + wait
+        return self.engine._keys.hide(describe(failure))[:SHOWN] + wait  # what is cut first may leave half a key
 
     async def close(self) -> None:
         """Close all connections."""

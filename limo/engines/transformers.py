@@ -41,12 +41,12 @@ class TransformersEngine:
     def __init__(self, *, model: InputPath, dtype: str, batch_size: int) -> None:
         if batch_size < 1:
             raise UserError(f"engine.batch_size must be at least 1, not {batch_size}")
-        self.path, self.dtype, self.batch_size = model, dtype, batch_size
+        self.model, self.dtype, self.batch_size = model, dtype, batch_size
 
     @cached_property
     def folder(self) -> Path:
         """Of the model, downloaded or converted if need be."""
-        return model_folder(self.path)
+        return model_folder(self.model)
 
     @cached_property
     def fingerprint(self) -> str:

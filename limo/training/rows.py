@@ -23,6 +23,8 @@ from limo.training.launch import run_on_main
 from limo.training.losses import row_weight
 from limo.training.settings import Supervised, Training
 
+MAX_WEIGHT = 1e9  # of a row: their sums stay far below what float32 holds
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -165,8 +167,8 @@ def _generate(tokenizer: Any, settings: Supervised, file: Path) -> Iterator[dict
             check_row(tokenizer, row, tokens, settings.system, settings.data)
             entry: dict[str, Any] = {"input_ids": tokens.input_ids, "labels": tokens.labels}
             if settings.weighting:
-                if not 0 <= row.weight < float("inf"):
-                    raise UserError(f"row {row.id} has the weight {row.weight}: weights are finite and at least 0")
+                if not 0 <= row.weight <= MAX_WEIGHT:
+                    raise UserError(f"row {row.id} has the weight {row.weight}: weights are 0 to {MAX_WEIGHT:g}")
                 loss_tokens = len(tokens.labels) - tokens.labels.count(MASKED)
                 entry["weight"], entry["share"] = row_weight(row.weight, loss_tokens, settings.weighting)
             if not idle or len(tokens.input_ids) < len(idle["input_ids"]):

@@ -81,6 +81,13 @@ class FiniteTrainer:
             return
         super()._run_epoch(*args, **rest)  # type: ignore[misc]
 
+    def create_optimizer(self, *args: Any, **rest: Any) -> Any:
+        """TRL's. Raises UserError for what torch refuses, such as a learning rate below zero."""
+        try:
+            return super().create_optimizer(*args, **rest)  # type: ignore[misc]
+        except ValueError as error:
+            raise UserError(f"train.args: {error}") from None
+
     def training_step(self, *args: Any, **rest: Any) -> Any:
         """TRL's forward and backward pass; notes whether the loss is finite."""
         loss = super().training_step(*args, **rest)  # type: ignore[misc]
@@ -107,10 +114,14 @@ class FiniteTrainer:
         return norm
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """TRL's. Raises UserError if a weight is not finite: such a model is never saved."""
+        """TRL's. Raises UserError if the norm of a weight is not finite: such a model is never saved.
+
+        No step follows the last update, and a network may make a finite loss of weights of 1e30: it normalizes to 0.
+        """
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         for name, weight in (trained if state_dict is None else state_dict).items():
-            if not bool(weight.isfinite().all()):
+            norm = torch.linalg.vector_norm(weight.detach(), dtype=torch.float32) if weight.is_floating_point() else 0.0
+            if not math.isfinite(norm):
                 raise UserError(
                     f"training diverged: the weights {name} are not finite, so nothing is saved. Lower "
                     "train.args.learning_rate"

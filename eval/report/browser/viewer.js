@@ -4,7 +4,7 @@ const HIGH = 76; // pixels of a row of the list, as in viewer.css
 const BLOCKS = 12; // that stay unpacked
 const $ = (id) => document.getElementById(id);
 const MOVES = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -Infinity, End: Infinity };
-const PRESSES = { s: "raw", c: "sides", u: "unfolded", 1: FEATURES[0], 2: FEATURES[1], 3: FEATURES[2] };
+const PRESSES = { x: "mark", s: "raw", c: "sides", u: "unfolded", 1: FEATURES[0], 2: FEATURES[1], 3: FEATURES[2] };
 const SORTS = { place: "order of choice", score: "score", length: "length", rate: "pass rate", samples: "samples",
   source: "source", id: "id" }; // a field of a row, and its label
 
@@ -12,6 +12,16 @@ const SORTS = { place: "order of choice", score: "score", length: "length", rate
 function unpack(id) {
   const bytes = Uint8Array.from(atob($(id).textContent), (sign) => sign.charCodeAt(0));
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+}
+
+// Marks of a person, which outlive the page where the browser lets them
+const PLACE = "marks " + location.pathname;
+function stored(value) {
+  try {
+    return value === undefined ? localStorage.getItem(PLACE) : localStorage.setItem(PLACE, value);
+  } catch {
+    return null;
+  }
 }
 
 class Viewer {
@@ -25,6 +35,7 @@ class Viewer {
       const find = [row.id, row.question, row.answer, row.source, row.teacher].join("\n").toLowerCase();
       Object.assign(row, { place, find, samples: row.rivals.length + 1 });
     });
+    this.marks = new Set(JSON.parse(stored() ?? "[]"));
     this.current = null;
     this.inChain = new Set();
     this.controls();
@@ -132,12 +143,13 @@ class Viewer {
     const bar = h("i.bar");
     bar.style.setProperty("--share", `${100 * Math.min(Math.max(row.score ?? 0, 0), 1)}%`);
     const place = { "data-at": String(at), "aria-posinset": String(at + 1), "aria-setsize": String(this.shown.length) };
+    const marked = this.marks.has(row.id) ? h("em", " · marked") : null;
     const hit = this.inChain.has(row) ? h("em", " · in the chain") : null;
     const item = h(
       "div.item",
       { role: "option", id: `row${at}`, "aria-selected": String(row === this.current), ...place },
       this.title(row),
-      h("span.faint.meta", `${row.id} · ${number(row.length)} ${this.unit}`, hit),
+      h("span.faint.meta", `${row.id} · ${number(row.length)} ${this.unit}`, marked, hit),
       row.score == null ? null : h("span.score", number(row.score), bar),
     );
     item.style.top = `${at * HIGH}px`;
@@ -202,6 +214,9 @@ class Viewer {
   tools(row, others) {
     $("position").textContent = `${this.shown.indexOf(row) + 1} of ${this.shown.length}`;
     for (const name of ["raw", "sides", "unfolded"]) $(name).setAttribute("aria-pressed", String(this.state[name]));
+    $("mark").setAttribute("aria-pressed", String(this.marks.has(row.id)));
+    $("save").hidden = !this.marks.size;
+    $("save").textContent = `Save ${number(this.marks.size)} marked`;
     $("sides").disabled = !others;
     $("sides").textContent = "Side by side" + (others ? ` (${others + 1})` : "");
   }
@@ -216,11 +231,28 @@ class Viewer {
         button.setAttribute("aria-pressed", String(!this.hidden.has(does)));
     } else if (does === "previous" || does === "next") this.move(does === "next" ? 1 : -1);
     else if (does === "back") this.back();
+    else if (does === "mark") this.mark();
+    else if (does === "save") this.save();
     else if (does === "unfolded") {
       this.state.unfolded = !this.state.unfolded;
       $("unfolded").setAttribute("aria-pressed", String(this.state.unfolded));
       for (const item of $("row").querySelectorAll(".steps > li")) item.setFolded?.(!this.state.unfolded);
     } else this.toggle(does);
+  }
+
+  // A marked chain is one that curate.exclude is to drop
+  mark() {
+    if (!this.current) return;
+    if (!this.marks.delete(this.current.id)) this.marks.add(this.current.id);
+    stored(JSON.stringify([...this.marks]));
+    this.tools(this.current, this.current.rivals.filter((rival) => rival.text).length);
+    this.draw();
+  }
+
+  save() {
+    const lines = [...this.marks].map((id) => JSON.stringify({ id }) + "\n");
+    const link = h("a", { href: URL.createObjectURL(new Blob(lines)), download: "marks.jsonl" });
+    link.click();
   }
 
   async toggle(state) {
