@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from curation.folder import Folder, read_folder
 from curation.stage import writes
 from curation.stages.score import score
-from eval.report.curated import score_parts
+from eval.report.listed import score_parts
 from limo.data import Example, Row, parsed, read_jsonl, write_jsonl, write_parquet
 from limo.errors import UserError, visible
 from limo.recipe import bind, suggest

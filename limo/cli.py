@@ -34,6 +34,7 @@ COMMANDS = {
     "sweep": ("eval.sweep", "choose a checkpoint on development problems"),
     "grade": ("eval.grade", "grade a file of completions"),
     "report": ("eval.report", "write a run's report"),
+    "view": ("eval.view", "look at every row of a run in a browser"),
 }
 
 # Of the commands that need no recipe, the function whose arguments are theirs
@@ -43,6 +44,7 @@ FUNCTIONS = {
     "limo.ledgers": "ledgers",
     "eval.compare": "compare_runs",
     "eval.grade": "regrade",
+    "eval.view": "view",
 }
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from eval.report.curated import gather, score_parts
+from eval.report.curated import gather
 from eval.report.funnel import funnel_section
+from eval.report.listed import score_parts
 from eval.report.page import write_report
 from eval.report.viewer import Packer, viewer_section
 from eval.run import grade_rows, summarize
@@ -84,7 +85,7 @@ def test_text_in_a_report_is_only_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("made", ["nothing", "no rows", "bare rows", "rows only", "training", "evaluation"])
 def test_a_partial_run_has_a_report_of_what_there_is(tmp_path: Path, made: str) -> None:
-    bare = [Example(f"p/{i}", chat(f"{i}?"), str(i), f"it is {i}") for i in range(3)]
+    bare = [Example(f"p/{i}", chat(f"{i}?"), str(i), f"it is {10**i}") for i in range(3)]
     if made in ("nothing", "training"):
         with claim(tmp_path, "train", {}) as step:
             step.results = {"last_loss": None, "optimizer_bytes": 2_500_000_000, "devices": 2}
@@ -163,7 +164,10 @@ def test_chains_of_one_problem_are_no_growth(tmp_path: Path) -> None:
     drawn = funnel_section(found)
     assert "5 rows" in drawn and 'aria-label="Problems left after each stage, from 3 to 1"' in drawn
     rivals = found.rivals[chains[0].problem]
-    assert [(r.stage, r.verdict) for r in rivals] == [("verify", "wrong"), ("choose", "")]
+    assert [(entry["why"], entry["verdict"]) for entry, _ in rivals] == [
+        ("verify: wrong answer", "wrong"),
+        ("choose: better chain", ""),
+    ]
 
 
 def test_pages_are_no_problems(tmp_path: Path) -> None:
@@ -182,14 +186,14 @@ def test_a_score_is_split_by_feature() -> None:
     assert [(p.name, round(p.share, 6)) for p in parts] == [("length", 0.3), ("exploration", 0.3)]
 
 
-def test_texts_are_packed_in_blocks_and_one_that_does_not_fit_is_left_out() -> None:
+def test_texts_are_packed_in_blocks_and_one_that_does_not_fit_is_known() -> None:
     packer = Packer(room=400_000)
-    texts = ["the word", "a😀b", "x" * 300_000, "é\ud800"]
-    assert [packer.add(text) for text in texts] == [[0, 0], [0, 1], [0, 2], [1, 0]]
+    rows = [{"text": text} for text in ("the word", "a😀b", "x" * 300_000, "é\ud800")]
+    assert [packer.add(row) for row in rows] == [[0, 0], [0, 1], [0, 2], [1, 0]]
     packer.close()
     blocks = [json.loads(gzip.decompress(base64.b64decode(block))) for block in packer.blocks]
-    assert blocks == [texts[:3], ["é\ufffd"]] and packer.room == 400_000 - sum(map(len, packer.blocks))
-    assert packer.add("y" * 800_000) is None
+    assert blocks == [rows[:3], [{"text": "é\ufffd"}]] and packer.room == 400_000 - sum(map(len, packer.blocks))
+    assert packer.fits({"text": "y" * 600_000}) and not packer.fits({"text": "y" * 800_000})
 
 
 def test_what_does_not_fit_is_left_out_and_reported(tmp_path: Path) -> None:

@@ -85,7 +85,9 @@ def chosen_section(curated: Curated) -> str:
             f"{MEASURES[key]}, of {len(kept.numbers[key]):,} chosen and {len(dropped.numbers[key]):,} dropped rows",
         )
         for key in ("pass_rate", "score", length)
-        if key and len(kept.numbers[key])
+        if key
+        and len(kept.numbers[key])
+        and len({*kept.numbers[key], *dropped.numbers[key]}) > 1  # else nothing to see
     ]
     table = _kinds_table(kept, dropped)
     if not charts and not table.rows:

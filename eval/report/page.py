@@ -20,7 +20,7 @@ from markupsafe import Markup
 from eval.repair import Measures
 from eval.report.by_turn import turns_section
 from eval.report.choice import choice_section
-from eval.report.curated import Curated, gather
+from eval.report.curated import gather
 from eval.report.curves import training_section
 from eval.report.discovered import discovered_section
 from eval.report.funnel import chosen_section, funnel_section
@@ -47,9 +47,7 @@ def report(*, out: str) -> Path:
 def write_report(folder: Path) -> Path:
     """Gather what the run has, and write `report.html` into it."""
     manifest = read_manifest(folder)
-    path = folder / "eval" / "summary.json"
-    summary = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-    curated = gather(folder)
+    summary, curated = _read_summary(folder), gather(folder)
     with_viewer = bool(curated and curated.chosen)
     sections = {  # key: label in the menu, section
         "outcome": ("Result", outcome_section(summary)),
@@ -73,10 +71,10 @@ def write_report(folder: Path) -> Path:
     page = render(
         "page.html",
         name=folder.name,
-        facts=_facts(manifest, curated, summary),
+        facts=[(value, what) for what, value in run_facts(folder)],
         sections=sections,
         scripts=[Markup(script) for script in ours],
-        hashes=Markup(" ".join(map(_hash, ours))),
+        hashes=Markup(" ".join(map(hash_script, ours))),
         style=Markup(style()),
     )
     with replacing(folder / "report.html") as file:  # NUL and half a pair of surrogates have no place in a page
@@ -84,29 +82,30 @@ def write_report(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _hash(script: str) -> str:
+def hash_script(script: str) -> str:
     """A script's hash, by which the page's policy allows it."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _facts(manifest: Mapping[str, Any], curated: Curated | None, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The numbers that a reader wants first, each with what it is."""
-    entries = list(manifest.values())
-    seconds, tokens = sum(e["seconds"] for e in entries), sum(e["tokens"] for e in entries)
-    steps = ", ".join(dict.fromkeys(step.partition("/")[0] for step in manifest))
+def run_facts(folder: Path) -> list[tuple[str, str]]:
+    """The numbers of a run that a reader wants first, each after what it is."""
+    manifest, summary = read_manifest(folder), _read_summary(folder)
     facts = []
-    if curated and curated.funnel:
-        facts.append((f"{len(curated.chosen):,}", f"chains chosen from a pool of {curated.funnel[0]['in']:,} rows"))
-    elif curated:
-        facts.append((f"{len(curated.chosen):,}", "chains chosen"))
+    if funnel := manifest.get("curate", {}).get("results", {}).get("funnel"):
+        facts.append(("rows chosen from the pool", f"{funnel[-1]['out']:,} of {funnel[0]['in']:,}"))
     for d in summary.get("differences", [])[:3]:
         before, after = (summary["accuracy"][d[m]][d["benchmark"]]["mean"] for m in ("before", "after"))
-        facts.append((f"{percent(before)} → {percent(after)} %", f"{d['benchmark']}, {d['before']} to {d['after']}"))
+        facts.append((f"{d['benchmark']}, {d['before']} to {d['after']}", f"{percent(before)} → {percent(after)} %"))
     results = manifest.get("train", {}).get("results", {})
     if results.get("first_loss") is not None and results.get("last_loss") is not None:
-        facts.append((f"{results['first_loss']:.2f} → {results['last_loss']:.2f}", "training loss"))
-    facts.append((clock(seconds), f"{steps}; {tokens:,} tokens"))
-    return facts
+        facts.append(("training loss", f"{results['first_loss']:.2f} → {results['last_loss']:.2f}"))
+    seconds, tokens = sum(e["seconds"] for e in manifest.values()), sum(e["tokens"] for e in manifest.values())
+    return [*facts, ("tokens sampled and trained on", f"{tokens:,}"), ("time", clock(seconds))]
+
+
+def _read_summary(folder: Path) -> dict[str, Any]:
+    path = folder / "eval" / "summary.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _repair_section(repair: Measures) -> str:

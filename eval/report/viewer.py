@@ -1,62 +1,68 @@
 """The chain viewer of the report: chosen rows and the other chains of their problems, packed into the page.
 
 The browser's part is in `browser/`: `prose.js` turns a text into steps, formulas and marked words, `row.js` shows one
-row, `viewer.js` has the list, the keys and the unpacking. KaTeX renders formulas as MathML; its script comes with the
-package `sphinxcontrib-katex`, and without it formulas are shown as their source.
+row, `viewer.js` has the list, its filters, the keys and the unpacking. `limo view` (`eval/view.py`) uses the same.
+KaTeX renders formulas as MathML; its script comes with the package `sphinxcontrib-katex`, and without it formulas are
+shown as their source.
 """
 
 import base64
 import gzip
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Mapping
 from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from eval.metrics import PARTS, as_text
-from eval.report.curated import Curated, Rival, finite, rival_rows, score_parts
+from eval.report.curated import Curated
 from eval.report.html import render
-from limo.data import Example
+from eval.report.listed import Listed, Place, chain_entry, read_lines
 
 BROWSER = Path(__file__).parent / "browser"
 LIMIT = 9_700_000  # bytes of the page: below 10 MB, charts included
 DENSITY = 0.55  # bytes of the page that a character of text takes at most, as a rule
 BLOCK = 250_000  # characters that are unpacked at once
 RIVALS = 40  # chains of a problem that are listed
-SHOWN = 240  # characters of a problem in the list
 
 _HALF = re.compile(r"[\ud800-\udfff]")
 
 
 class Packer:
-    """Texts as gzipped JSON lists in base64 of about BLOCK characters: the browser unpacks one in milliseconds."""
+    """Rows as gzipped JSON lists in base64 of about BLOCK characters: the browser unpacks one in milliseconds."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: float = float("inf")) -> None:
         self.room = room  # characters of the page that are left
         self.blocks: list[str] = []
-        self._open: list[str] = []
+        self._open: list[Mapping[str, Any]] = []
         self._length = 0
 
-    def add(self, text: str) -> list[int] | None:
-        """Add a text and return its block and its place there; None if there is no room for it."""
-        if self.room < DENSITY * (self._length + len(text)):
-            return None
-        self._open.append(text)
-        self._length += len(text)
+    def fits(self, details: Mapping[str, Any]) -> bool:
+        """Whether there is room for a row with its text."""
+        return self.room >= DENSITY * (self._length + _size(details))
+
+    def add(self, details: Mapping[str, Any]) -> list[int]:
+        """Add a row's details and return its block and its place there."""
+        self._open.append(details)
+        self._length += _size(details)
         place = [len(self.blocks), len(self._open) - 1]
         if self._length >= BLOCK:
             self.close()
         return place
 
     def close(self) -> None:
-        """End the open block, if there is one. The next text begins another."""
+        """End the open block, if there is one. The next row begins another."""
         if self._open:
             self.blocks.append(pack(self._open))
             self.room -= len(self.blocks[-1])
             self._open, self._length = [], 0
+
+
+def _size(details: Mapping[str, Any]) -> int:
+    """Characters of a row, its facts included."""
+    return len(details["text"] or "") + len(details.get("question", "")) + 300
 
 
 def pack(value: Any) -> str:
@@ -66,92 +72,45 @@ def pack(value: Any) -> str:
 
 
 def viewer_section(folder: Path, curated: Curated, room: int) -> str:
-    """The viewer as HTML, in at most `room` bytes. Texts that do not fit are left out, and the page says how many."""
-    unit = "tokens" if all(finite(row.scores.get("tokens")) is not None for row in curated.chosen) else "characters"
-    rows = [_row(row, curated, unit) for row in curated.chosen]
-    rivals = [_rivals(folder, row, curated) for row in curated.chosen]
-    for row, listed, known in zip(rows, rivals, (curated.rivals[r.problem] for r in curated.chosen), strict=True):
-        row["rivals"], row["more"] = [meta for meta, _ in listed], max(0, len(known) - RIVALS)
-    index = {"rows": rows, "weights": curated.weights, "terms": curated.terms, "unit": unit}
-    packer = Packer(room - len(pack(index)) - 16 * sum(1 + len(row["rivals"]) for row in rows))
-    absent = _pack_texts(folder, curated.chosen, rows, rivals, packer)
-    islands = [("index", pack(index)), *((f"block{number}", block) for number, block in enumerate(packer.blocks))]
+    """The viewer as HTML, in about `room` bytes. Texts that do not fit are left out, and the page says how many."""
+    listed = list_chosen(folder, curated)
+    packer = Packer(room - len(pack(listed.index())) - 16 * len(listed.entries))
+    missing = Counter[str]()
+    for number, entry in enumerate(listed.entries):
+        details = listed.details(number)
+        if entry["state"] == "dropped":
+            details.pop("question")  # the chosen row has it
+        if not packer.fits(details):
+            details["text"] = None
+            missing[entry["state"]] += 1
+        entry["block"] = packer.add(details)
+    packer.close()
+    count = Counter(entry["state"] for entry in listed.entries)
+    absent = [
+        (missing[state], count[state], what, file)
+        for state, what, file in (
+            ("chosen", "chosen chains", "curated.jsonl"),
+            ("dropped", "other chains of these problems", "dropped.jsonl"),
+        )
+    ]
+    islands = [
+        ("index", pack(listed.index())),
+        *((f"block{number}", block) for number, block in enumerate(packer.blocks)),
+    ]
     return render("viewer.html", key="chains", title="Chains", absent=absent, islands=islands)
 
 
-def _row(row: Example, curated: Curated, unit: str) -> dict[str, Any]:
-    """What the list and the head of a chain show; texts are packed separately."""
-    notes = row.notes
-    facts = {"from": row.source, "by": notes.get("teacher", "")} | {kind: notes.get(kind, "") for kind in PARTS}
-    if (rate := finite(row.scores.get("pass_rate"))) is not None:
-        facts["pass rate"] = f"{rate:.2f}"
-    return {
-        "id": row.id,
-        "name": _name(row.id, notes, row.problem),
-        "question": " ".join(row.question.split())[:SHOWN],
-        "answer": row.answer[:2000],
-        "source": row.source,
-        "teacher": str(notes.get("teacher", "")),
-        "verdict": str(notes.get("verdict", "")),
-        "score": finite(row.scores.get("score")),
-        "rate": rate,
-        "length": row.scores["tokens"] if unit == "tokens" else len(row.completion),
-        "characters": len(row.completion),
-        "parts": [asdict(part) for part in score_parts(row.scores, curated.weights)],
-        "facts": {name: as_text(value)[:60] for name, value in facts.items() if value not in ("", None)},
-    }
-
-
-def _rivals(folder: Path, row: Example, curated: Curated) -> list[tuple[dict[str, Any], Rival]]:
-    """The other chains of a chosen row's problem, and where their texts are."""
-    known = curated.rivals[row.problem][:RIVALS]
-    metas = []
-    for rival, data in zip(known, rival_rows(folder, known), strict=True):
-        meta = {
-            "id": data["id"],
-            "name": _name(str(data["id"]), data.get("notes", {}), row.problem),
-            "verdict": rival.verdict,
-            "stage": rival.stage,
-            "reason": rival.reason,
-            "detail": rival.detail[:200],
-            "score": rival.score,
-            "characters": len(data["completion"]),
-            "parts": [asdict(part) for part in score_parts(data.get("scores", {}), curated.weights)],
-        }
-        metas.append((meta, rival))
-    return metas
-
-
-def _name(key: str, notes: Mapping[str, Any], problem: str) -> str:
-    """A chain's name among those of its problem: teacher and sample, or the teacher of the source's chain."""
-    return key.removeprefix(problem + "/") if key != problem else str(notes.get("teacher", key))
-
-
-def _pack_texts(
-    folder: Path,
-    chosen: Sequence[Example],
-    rows: Sequence[dict[str, Any]],
-    rivals: Sequence[Sequence[tuple[dict[str, Any], Rival]]],
-    packer: Packer,
-) -> list[tuple[int, int, str, str]]:
-    """Pack problems, chosen chains, then rivals in turns as far as there is room.
-
-    Returns how many of how many texts were left out, of which kind, and the file that has them.
-    """
-    for row, shown in zip(chosen, rows, strict=True):
-        shown["problem"] = packer.add(row.question)
-    for row, shown in zip(chosen, rows, strict=True):
-        shown["text"] = packer.add(row.completion)
-    packer.close()
-    others = [pair for turn in zip_longest(*rivals) for pair in turn if pair]
-    for (meta, _), data in zip(others, rival_rows(folder, [rival for _, rival in others]), strict=True):
-        meta["text"] = packer.add(data["completion"])
-    packer.close()
-    missing, absent = (sum(meta["text"] is None for meta in metas) for metas in (rows, [meta for meta, _ in others]))
-    return [
-        (missing, len(rows), "chosen chains", "curated.jsonl"),
-        (absent, len(others), "other chains of these problems", "dropped.jsonl"),
-    ]
+def list_chosen(folder: Path, curated: Curated) -> Listed:
+    """The chosen rows, then in turns the other chains of their problems, at most RIVALS of each."""
+    listed = Listed(weights=curated.weights, terms=curated.terms)
+    path = folder / "curated.jsonl"
+    for (at, data), row in zip(read_lines(path), curated.chosen, strict=True):
+        more = max(0, len(curated.rivals[row.problem]) - RIVALS)
+        listed.add(chain_entry(data, folder.name, "chosen", curated.weights) | {"more": more or None}, Place(path, at))
+    for turn in zip_longest(*(rivals[:RIVALS] for rivals in curated.rivals.values())):
+        for entry, place in filter(None, turn):
+            listed.add(entry, place)
+    return listed
 
 
 def scripts(with_viewer: bool) -> list[str]:

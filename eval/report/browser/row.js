@@ -1,4 +1,4 @@
-// One chosen row as the viewer shows it: its facts, why it was chosen, its chain, alone or beside its rivals.
+// One row as the viewer shows it: its facts, what became of it and why, its chain, alone or beside its rivals.
 // Everything here takes data and returns elements; viewer.js puts them into the page.
 
 const VERDICTS = { correct: "✓ right", wrong: "✗ wrong", unsure: "? unsure", unfinished: "… unfinished" };
@@ -37,31 +37,31 @@ function reference(answer, raw) {
   return h("p.reference", faint("Reference answer "), place);
 }
 
-// Why a row was chosen over the other chains of its problem. `all` is {rows, weights}, `fold` whether it is closed.
+// What became of a row, beside the other rows of its problem. `fold` says whether it is closed.
 function why(row, all, fold) {
-  const story = h("p.story", tell(row, all.rows));
+  const story = h("p.story", tell(row, all));
   if (!row.rivals.length && !row.parts.length) return story;
   const names = Object.keys(all.weights);
   const swatch = (name) => h("i", { class: `part ${colour(name, names)}` });
-  const key = names.flatMap((name) => [swatch(name), ` ${name} × ${all.weights[name]}   `]);
+  const key = row.parts.length ? names.flatMap((name) => [swatch(name), ` ${name} × ${all.weights[name]}   `]) : [];
   const heads = ["", "chain", "score", "of which", "characters", "outcome"].map((text) => h("th", text));
-  const chains = [{ ...row, chosen: true }, ...row.rivals].map((chain) => competitor(chain, names));
+  const chains = [row, ...row.rivals].map((chain) => competitor(chain, names));
   const table = h("table", h("thead", h("tr", ...heads)), h("tbody", ...chains));
   return h(
     "details.why",
     { open: !fold },
-    h("summary", "Why this chain"),
+    h("summary", row.state === "chosen" ? "Why this chain" : "All of this problem"),
     story,
-    names.length ? h("p.key.faint", ...key) : null,
+    key.length ? h("p.key.faint", ...key) : null,
     h("div.scroll", { tabindex: "0" }, table),
     row.more ? h("p.faint", `${row.more} more of this problem are in dropped.jsonl.`) : null,
   );
 }
 
 function competitor(chain, names) {
-  const outcome = chain.chosen ? h("b", "chosen") : `${chain.stage}: ${chain.reason}`;
+  const outcome = chain.why ?? (chain.state === "answer" ? chain.benchmark : h("b", chain.state));
   return h(
-    chain.chosen ? "tr.chosen" : "tr",
+    chain.state === "chosen" ? "tr.chosen" : "tr",
     h("td", verdict(chain.verdict)),
     h("td", chain.name),
     h("td.number", number(chain.score)),
@@ -69,6 +69,16 @@ function competitor(chain, names) {
     h("td.number", number(chain.characters)),
     h("td", outcome, chain.detail ? faint(` (${chain.detail})`) : null),
   );
+}
+
+// What each feature adds to a score, from [value, scaled] in the order of the weights; the share is the size of the
+// weight times the scaled value, or what it lacks to 1 under a negative weight
+function scoreParts(measured, weights) {
+  return Object.entries(weights).flatMap(([name, weight], at) => {
+    if (!measured?.[at]) return [];
+    const [value, scaled] = measured[at];
+    return [{ name, value, scaled, share: Math.abs(weight) * (weight >= 0 ? scaled : 1 - scaled) }];
+  });
 }
 
 // A score as a bar of its parts
@@ -84,14 +94,16 @@ function stack(parts, names) {
 }
 
 // The same in words
-function tell(row, rows) {
-  const last = number(rows.at(-1).score);
-  const score = row.score == null ? "" : ` with a score of ${number(row.score)}; the last one has ${last}`;
-  const place = `Number ${row.place + 1} of ${rows.length} chosen${score}.`;
+function tell(row, all) {
+  if (row.state === "answer") return `${row.name} on ${row.benchmark}. ${listOf(row.flip).filter(Boolean).join("; ")}`;
+  if (row.state !== "chosen") return row.why ? `Dropped by ${row.why}. ${row.detail ?? ""}` : "Left by the last finished stage.";
+  const chosen = all.rows.filter((other) => other.state === "chosen" && other.run === row.run);
+  const score = row.score == null ? "" : ` with a score of ${number(row.score)}; the last one has ${number(chosen.at(-1).score)}`;
+  const place = `Number ${chosen.findIndex((other) => other.id === row.id) + 1} of ${chosen.length} chosen${score}.`;
   if (!row.rivals.length) return `${place} No other chain of this problem was made.`;
   const best = row.rivals.find((rival) => rival.score != null);
   if (!best || row.score == null)
-    return `${place} None of the ${row.rivals.length + row.more} other chains of its problem was scored.`;
+    return `${place} None of the ${row.rivals.length + (row.more ?? 0)} other chains of its problem was scored.`;
   const lead = row.score - best.score;
   const by = differences(row.parts, best.parts).join(", ");
   const against = `${Math.abs(lead).toFixed(3)} ${lead >= 0 ? "ahead of" : "behind"} ${best.name}`;
@@ -129,14 +141,13 @@ function tick([feature, share, body]) {
   return mark;
 }
 
-// The chosen chain and its rivals in columns; `others` are [rival, text]
-function sides(row, text, others, words, state) {
-  const column = (of, outcome, shown) => {
-    const about = faint(`${outcome}, ${number(of.characters)} characters`);
-    const title = h("p.sticky", verdict(of.verdict), h("b", ` ${of.name} `), about);
-    const body = shown == null ? note("not in the page") : chain(shown, words, state).list;
+// A row and its rivals in columns
+function sides(row, rivals, words, state) {
+  const column = (of) => {
+    const about = faint(`${of.why ?? of.state}, ${number(of.characters)} characters`);
+    const title = h("p.sticky", verdict(of.verdict), h("b", ` ${of.name ?? of.id} `), about);
+    const body = of.text == null ? note("not in the page") : chain(of.text, words, state).list;
     return h("div.side", { tabindex: "0" }, title, body);
   };
-  const rivals = others.map(([rival, shown]) => column(rival, rival.reason, shown));
-  return h("div.sides", column(row, "chosen", text), ...rivals);
+  return h("div.sides", ...[row, ...rivals].map(column));
 }

@@ -1,17 +1,59 @@
-// The chain viewer: a list of the chosen rows, of which only the visible ones are in the page, and one row at a time.
+// A list of rows with filters, of which only the visible ones are in the page, and one row at a time. The report has
+// its rows packed in itself; `limo view` serves them, or has them in files beside the page.
 
 const HIGH = 76; // pixels of a row of the list, as in viewer.css
 const BLOCKS = 12; // that stay unpacked
+const BARS = 24; // of the histogram
+const RIVALS = 40; // other rows of a problem that are listed
+const POLL = 3000; // milliseconds between looks at runs that may go on
 const $ = (id) => document.getElementById(id);
 const MOVES = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -Infinity, End: Infinity };
 const PRESSES = { x: "mark", s: "raw", c: "sides", u: "unfolded", 1: FEATURES[0], 2: FEATURES[1], 3: FEATURES[2] };
-const SORTS = { place: "order of choice", score: "score", length: "length", rate: "pass rate", samples: "samples",
-  source: "source", id: "id" }; // a field of a row, and its label
+// A field of a row, and its label
+const SORTS = { place: "listed order", score: "score", length: "length", rate: "pass rate", samples: "samples",
+  source: "source", id: "id" };
+const FACETS = { run: "all runs", state: "chosen, dropped, answers", why: "all reasons", source: "all sources",
+  teacher: "all teachers", verdict: "all verdicts", model: "all models", benchmark: "all benchmarks", flip: "all flips" };
+const MEASURES = ["score", "rate", "length"]; // that the histogram shows, the one sorted by before the first
+const SERVED = document.documentElement.dataset.rows; // "server", "files", or undefined in a report
 
 // JSON as eval/report/viewer.py packs it: gzipped, in base64
-function unpack(id) {
-  const bytes = Uint8Array.from(atob($(id).textContent), (sign) => sign.charCodeAt(0));
+function unpack(text) {
+  const bytes = Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+}
+
+async function read(name) {
+  const answer = await fetch(name);
+  if (!answer.ok) throw new Error(`${name}: ${answer.status}`);
+  return answer;
+}
+
+// Opened rows: from the page, from files beside it, or from the server
+class Store {
+  constructor() {
+    this.kept = new Map();
+  }
+
+  async details(row) {
+    if (SERVED === "server") return this.once(row.number, async () => (await read(`row/${row.number}`)).json());
+    const [block, place] = row.block;
+    const text = async () => (SERVED ? (await read(`blocks/${block}`)).text() : $("block" + block).textContent);
+    return (await this.once(block, async () => unpack(await text())))[place];
+  }
+
+  once(key, make) {
+    if (!this.kept.has(key)) {
+      this.kept.set(key, make());
+      if (this.kept.size > (SERVED === "server" ? 4 * RIVALS : BLOCKS)) this.kept.delete(this.kept.keys().next().value);
+    }
+    return this.kept.get(key);
+  }
+}
+
+async function readIndex() {
+  if (SERVED === "server") return (await read("index")).json();
+  return unpack(SERVED ? await (await read("index")).text() : $("index").textContent);
 }
 
 // Marks of a person, which outlive the page where the browser lets them
@@ -24,48 +66,61 @@ function stored(value) {
   }
 }
 
+const listOf = (value) => (Array.isArray(value) ? value : [value ?? ""]);
+const finite = (value) => typeof value === "number" && Number.isFinite(value);
+
 class Viewer {
   constructor(data) {
-    Object.assign(this, data); // rows, weights, terms, unit
-    this.blocks = new Map();
-    this.words = wordFinder(this.terms);
     this.hidden = new Set();
     this.state = { raw: false, sides: false, unfolded: false };
-    this.rows.forEach((row, place) => {
-      const find = [row.id, row.question, row.answer, row.source, row.teacher].join("\n").toLowerCase();
-      Object.assign(row, { place, find, samples: row.rivals.length + 1 });
-    });
     this.marks = new Set(JSON.parse(stored() ?? "[]"));
     this.current = null;
     this.inChain = new Set();
+    this.range = null; // of the measure that the histogram shows: [lowest, highest]
+    this.facets = { state: "chosen" };
+    this.take(data);
     this.controls();
     this.keys();
     this.sort();
     const asked = decodeURIComponent(location.hash.replace(/^#chain=/, ""));
     const first = this.rows.find((row) => row.id === asked);
+    if (first && !this.shown.includes(first)) this.choose({ state: first.state });
     if (first || innerWidth > 760) this.open(first ?? this.shown[0], { asked: Boolean(first) });
   }
 
-  // The text at [block, place]
-  async text([block, place]) {
-    if (!this.blocks.has(block)) {
-      this.blocks.set(block, unpack("block" + block));
-      if (this.blocks.size > BLOCKS) this.blocks.delete(this.blocks.keys().next().value);
-    }
-    return (await this.blocks.get(block))[place];
+  // Rows, weights and terms as they are now
+  take(data) {
+    Object.assign(this, data);
+    this.store = new Store();
+    this.words = wordFinder(this.terms);
+    this.groups = new Map();
+    this.rows.forEach((row, number) => {
+      const find = [row.id, row.question, row.source, row.teacher].join("\n").toLowerCase();
+      const group = row.state === "answer" ? row.problem : `${row.run}\n${row.problem ?? number}`;
+      const length = this.unit === "tokens" ? row.tokens : row.characters;
+      Object.assign(row, { number, place: number, find, group, length, rate: row.rate ?? null, score: row.score ?? null });
+      if (!this.groups.has(group)) this.groups.set(group, []);
+      this.groups.get(group).push(row);
+    });
+    for (const row of this.rows) row.samples = this.groups.get(row.group).length + (row.more ?? 0);
+    if (!this.rows.some((row) => row.state === this.facets.state)) this.facets.state = "";
+  }
+
+  // The other rows of a row's problem: right ones first, then by score
+  rivals(row) {
+    const rank = (other) => [other.verdict !== "correct", other.score == null, -(other.score ?? 0)];
+    const before = (a, b) => rank(a).reduce((order, value, at) => order || value - rank(b)[at], 0);
+    return this.groups.get(row.group).filter((other) => other !== row).sort(before).slice(0, RIVALS);
   }
 
   controls() {
-    for (const [name, label] of Object.entries(SORTS)) {
-      const values = new Set(this.rows.map((row) => row[name]));
-      if (values.size > 1) $("sort").append(h("option", { value: name }, label));
+    for (const name of Object.keys(FACETS)) {
+      const place = h("select", { id: name, "aria-label": FACETS[name] });
+      place.addEventListener("change", () => this.choose({ [name]: place.value }));
+      $("facets").append(place);
     }
-    const sources = [...new Set(this.rows.map((row) => row.source))].sort();
-    for (const source of sources) $("source").append(h("option", { value: source }, source || "(none)"));
-    $("source").hidden = sources.length < 2;
     $("search").addEventListener("input", () => this.search());
-    $("sort").addEventListener("change", () => this.sort());
-    $("source").addEventListener("change", () => this.filter());
+    $("sort").addEventListener("change", () => ((this.range = null), this.sort()));
     $("direction").addEventListener("click", () => {
       const down = $("direction").getAttribute("aria-pressed") !== "true";
       $("direction").setAttribute("aria-pressed", String(down));
@@ -80,6 +135,7 @@ class Viewer {
     });
     new ResizeObserver(() => this.draw()).observe(this.list);
     $("viewer").addEventListener("click", (event) => this.pressed(event.target.closest("[data-does]")?.dataset.does));
+    $("histogram").addEventListener("click", (event) => this.pick(event.target.closest("button"), event.shiftKey));
   }
 
   // The list: what is asked for, in the order asked for
@@ -90,32 +146,107 @@ class Viewer {
     const asked = (this.asked = {});
     if (wanted.length < 3) return;
     await new Promise((done) => setTimeout(done, 200));
-    let filtered = performance.now();
-    for (const row of this.rows) {
-      if (this.asked !== asked) return;
-      if (!row.text || !(await this.text(row.text)).toLowerCase().includes(wanted)) continue;
-      this.inChain.add(row);
-      if (performance.now() - filtered > 150) (this.filter(), (filtered = performance.now()));
-    }
+    if (this.asked !== asked) return;
+    if (SERVED === "server") {
+      const numbers = await (await read(`search?q=${encodeURIComponent(wanted)}`)).json();
+      if (this.asked === asked) this.inChain = new Set(numbers.map((number) => this.rows[number]));
+    } else await this.searchBlocks(wanted, asked);
     if (this.asked === asked) this.filter();
   }
 
-  filter() {
-    const wanted = $("search").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
-    const source = $("source").value;
-    this.shown = this.ordered.filter(
-      (row) =>
-        (!source || row.source === source) &&
-        (this.inChain.has(row) || wanted.every((word) => row.find.includes(word))),
+  async searchBlocks(wanted, asked) {
+    let filtered = performance.now();
+    for (const row of this.rows) {
+      if (this.asked !== asked) return;
+      if (!((await this.store.details(row)).text ?? "").toLowerCase().includes(wanted)) continue;
+      this.inChain.add(row);
+      if (performance.now() - filtered > 150) (this.filter(), (filtered = performance.now()));
+    }
+  }
+
+  choose(facets) {
+    Object.assign(this.facets, facets);
+    this.range = null;
+    this.filter();
+  }
+
+  // Whether a row is shown; `without` names a facet, or "range", that does not count
+  fits(row, words, without) {
+    const measure = this.measure;
+    return (
+      Object.entries(this.facets).every(([name, value]) => !value || name === without || listOf(row[name]).includes(value)) &&
+      (!this.range || without === "range" || (row[measure] >= this.range[0] && row[measure] <= this.range[1])) &&
+      (this.inChain.has(row) || words.every((word) => row.find.includes(word)))
     );
-    const every = this.rows.length;
+  }
+
+  filter() {
+    const words = $("search").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
+    const sorted = $("sort").value;
+    this.measure = [sorted, ...MEASURES].find((name) => MEASURES.includes(name) && this.rows.some((r) => finite(r[name])));
+    this.shown = this.ordered.filter((row) => this.fits(row, words));
+    for (const name of Object.keys(FACETS)) this.offer(name, words);
+    this.bars(words);
+    const every = this.facets.state ? this.rows.filter((row) => row.state === this.facets.state).length : this.rows.length;
     const some = this.shown.length === every ? "" : `${number(this.shown.length)} of `;
-    $("count").textContent = `${some}${number(every)} ${every === 1 ? "chain" : "chains"}`;
+    const kind = { chosen: "chain", answer: "answer" }[this.facets.state] ?? "row";
+    $("count").textContent = `${some}${number(every)} ${kind}${every === 1 ? "" : "s"}`;
     this.list.scrollTop = 0;
     this.draw();
   }
 
+  // The values of a facet among the rows that all other filters leave, each with its count
+  offer(name, words) {
+    const counts = new Map();
+    for (const row of this.rows)
+      if (this.fits(row, words, name))
+        for (const value of listOf(row[name])) counts.set(value, (counts.get(value) ?? 0) + 1);
+    if (this.facets[name] && !counts.has(this.facets[name])) counts.set(this.facets[name], 0);
+    const values = [...counts].filter(([value]) => value !== "").sort((a, b) => b[1] - a[1]).slice(0, 200);
+    const label = name === "verdict" ? (value) => VERDICTS[value] ?? value : (value) => value;
+    const options = values.map(([value, count]) => h("option", { value }, `${label(value)} (${number(count)})`));
+    $(name).replaceChildren(h("option", { value: "" }, FACETS[name]), ...options);
+    $(name).value = this.facets[name] ?? "";
+    $(name).hidden = !this.facets[name] && (values.length === 0 || (values.length === 1 && counts.size === 1));
+  }
+
+  // How the shown rows are spread over a number; a bar is a filter, a second one with Shift makes a range
+  bars(words) {
+    const rows = this.rows.filter((row) => finite(row[this.measure]) && this.fits(row, words, "range"));
+    const values = rows.map((row) => row[this.measure]);
+    const [low, high] = values.reduce(([l, u], v) => [Math.min(l, v), Math.max(u, v)], [Infinity, -Infinity]);
+    $("histogram").hidden = !(low < high);
+    if (!(low < high)) return;
+    const counts = new Array(BARS).fill(0);
+    for (const value of values) counts[Math.min(BARS - 1, Math.floor(((value - low) / (high - low)) * BARS))]++;
+    const most = Math.max(...counts);
+    const edge = (at) => (at === BARS ? high : low + (at * (high - low)) / BARS);
+    const bars = counts.map((count, at) => {
+      const title = `${this.measure} ${number(edge(at))} to ${number(edge(at + 1))}: ${number(count)}`;
+      const on = Boolean(this.range) && edge(at) < this.range[1] && edge(at + 1) > this.range[0];
+      const bar = h("button", { type: "button", title, "aria-label": title, "aria-pressed": String(on) }, h("i"));
+      bar.firstChild.style.height = `${count ? Math.max(6, (100 * count) / most) : 0}%`;
+      bar.span = [edge(at), edge(at + 1)];
+      return bar;
+    });
+    const name = h("span.faint", `${this.measure} ${number(low)} to ${number(high)}`);
+    $("histogram").replaceChildren(h("div.bars", ...bars), name);
+  }
+
+  pick(bar, wider) {
+    if (!bar) return;
+    const [low, high] = bar.span;
+    const same = this.range && this.range[0] === low && this.range[1] === high;
+    if (wider && this.range) this.range = [Math.min(low, this.range[0]), Math.max(high, this.range[1])];
+    else this.range = same ? null : bar.span;
+    this.filter();
+  }
+
   sort() {
+    for (const [name, label] of Object.entries(SORTS)) {
+      const known = [...$("sort").options].some((option) => option.value === name);
+      if (!known && new Set(this.rows.map((row) => row[name])).size > 1) $("sort").append(h("option", { value: name }, label));
+    }
     const name = $("sort").value || "place";
     const sign = $("direction").getAttribute("aria-pressed") === "true" ? -1 : 1;
     const order = (a, b) => {
@@ -133,7 +264,7 @@ class Viewer {
     const items = this.shown.slice(from, to).map((row, index) => this.item(row, from + index));
     const room = h("div.room", { role: "presentation" }, ...items);
     room.style.height = `${this.shown.length * HIGH}px`;
-    this.list.replaceChildren(this.shown.length ? room : h("p.faint.none", "No chain has that."));
+    this.list.replaceChildren(this.shown.length ? room : h("p.faint.none", "No row has that."));
     const at = this.shown.indexOf(this.current);
     if (at >= from && at < to) this.list.setAttribute("aria-activedescendant", `row${at}`);
     else this.list.removeAttribute("aria-activedescendant");
@@ -149,11 +280,22 @@ class Viewer {
       "div.item",
       { role: "option", id: `row${at}`, "aria-selected": String(row === this.current), ...place },
       this.title(row),
-      h("span.faint.meta", `${row.id} · ${number(row.length)} ${this.unit}`, marked, hit),
+      h("span.faint.meta", `${row.id} · ${this.measured(row)}`, this.fate(row), marked, hit),
       row.score == null ? null : h("span.score", number(row.score), bar),
     );
     item.style.top = `${at * HIGH}px`;
     return item;
+  }
+
+  measured(row) {
+    return row.length == null ? `${number(row.characters)} characters` : `${number(row.length)} ${this.unit}`;
+  }
+
+  // What became of a row, where the list holds rows of several kinds
+  fate(row) {
+    if (row.state === "chosen") return null;
+    const words = row.state === "answer" ? `${row.name} on ${row.benchmark}, ${VERDICTS[row.verdict] ?? ""}` : row.why;
+    return h("span.fate", ` · ${words ?? row.state}`);
   }
 
   // The problem's beginning with its formulas rendered, made once
@@ -187,28 +329,32 @@ class Viewer {
   }
 
   async render(row, fresh) {
-    const others = row.rivals.filter((rival) => rival.text);
-    const beside = this.state.sides ? others : [];
-    const wanted = [row.problem, row.text, ...beside.map((rival) => rival.text)];
-    const [question, text, ...texts] = await Promise.all(wanted.map((place) => place && this.text(place)));
+    const rivals = this.rivals(row);
+    const wanted = [row, ...(this.state.sides ? rivals : [])].map((other) => this.store.details(other));
+    const [opened, ...others] = await Promise.all(wanted);
     if (this.current !== row) return;
+    const whole = (other, details) => ({ facts: {}, ...other, ...details, parts: scoreParts(other.parts, this.weights) });
+    const shown = whole(row, opened);
+    shown.rivals = rivals.map((rival, at) => whole(rival, others[at]));
     const { raw } = this.state;
     const place = $("row");
     const scroll = fresh ? 0 : place.scrollTop;
-    const reasons = why(row, this, this.whyFolded);
+    const reasons = why(shown, this, this.whyFolded);
     reasons.addEventListener("toggle", () => (this.whyFolded = !reasons.open));
-    const pairs = beside.map((rival, i) => [rival, texts[i]]);
-    const body = beside.length ? [sides(row, text, pairs, this.words, this.state)] : this.one(text);
-    place.replaceChildren(...head(row), problem(question ?? "", raw), reference(row.answer, raw), reasons, ...body);
+    const beside = this.state.sides ? shown.rivals : [];
+    const body = beside.length ? [sides(shown, beside, this.words, this.state)] : this.one(shown);
+    const question = shown.question ?? "";
+    const answer = shown.answer == null ? [] : [reference(shown.answer, raw)];
+    place.replaceChildren(...head(shown), problem(question, raw), ...answer, reasons, ...body);
     place.scrollTop = scroll;
-    this.tools(row, others.length);
+    this.tools(row, rivals.length);
     document.documentElement.dataset.shown = row.id;
   }
 
-  one(text) {
-    if (text == null) return [note("This chain is in curated.jsonl; with it this page would be too large.")];
-    const { list, marked } = chain(text, this.words, this.state);
-    return this.state.raw ? [list] : [legend(marked, this.hidden), list];
+  one(row) {
+    if (row.text == null) return [note("This chain is in the run's folder; with it this page would be too large.")];
+    const { list, marked } = chain(row.text, this.words, this.state);
+    return this.state.raw || row.state === "answer" ? [list] : [legend(marked, this.hidden), list];
   }
 
   tools(row, others) {
@@ -217,6 +363,7 @@ class Viewer {
     $("mark").setAttribute("aria-pressed", String(this.marks.has(row.id)));
     $("save").hidden = !this.marks.size;
     $("save").textContent = `Save ${number(this.marks.size)} marked`;
+    if (others === null) return;
     $("sides").disabled = !others;
     $("sides").textContent = "Side by side" + (others ? ` (${others + 1})` : "");
   }
@@ -245,7 +392,7 @@ class Viewer {
     if (!this.current) return;
     if (!this.marks.delete(this.current.id)) this.marks.add(this.current.id);
     stored(JSON.stringify([...this.marks]));
-    this.tools(this.current, this.current.rivals.filter((rival) => rival.text).length);
+    this.tools(this.current, null);
     this.draw();
   }
 
@@ -313,11 +460,50 @@ class Viewer {
   }
 }
 
+// Several runs beside each other, and what is not listed
+function showRuns(data) {
+  if (!SERVED) return;
+  const names = [...new Set(data.runs.flatMap((run) => run.facts.map(([what]) => what)))];
+  const cells = (run) => names.map((name) => h("td", run.facts.find(([what]) => what === name)?.[1] ?? ""));
+  const lines = data.runs.map((run) => h("tr", h("td", h("b", run.name)), ...cells(run)));
+  const heads = ["run", ...names].map((name) => h("th", name));
+  const table = h("div.scroll", { tabindex: "0" }, h("table", h("thead", h("tr", ...heads)), h("tbody", ...lines)));
+  $("runs").replaceChildren(table);
+  $("notes").replaceChildren(...data.notes.map(note));
+}
+
+// Look again as long as the page is open: a run that goes on has more rows each time
+async function follow(viewer, state) {
+  let now = state;
+  while (now === state) {
+    await new Promise((done) => setTimeout(done, POLL));
+    try {
+      now = await (await read("state")).text();
+      $("live").textContent = "";
+    } catch {
+      $("live").textContent = "limo view has ended";
+    }
+  }
+  const [data, open] = [await readIndex(), viewer.current];
+  const at = viewer.list.scrollTop;
+  viewer.take(data);
+  showRuns(data);
+  viewer.sort();
+  viewer.list.scrollTop = at;
+  viewer.current = viewer.rows.find((row) => open && row.id === open.id && row.state === open.state) ?? viewer.current;
+  viewer.draw();
+  follow(viewer, now);
+}
+
 (async () => {
   if (typeof DecompressionStream === "undefined") {
     $("row").textContent = "This browser is too old to unpack the chains: it needs DecompressionStream (2023).";
     return;
   }
-  window.viewer = new Viewer(await unpack("index"));
+  const state = SERVED === "server" ? await (await read("state")).text() : null;
+  const data = await readIndex();
+  showRuns(data);
+  window.viewer = new Viewer(data);
   document.documentElement.dataset.ready = "yes";
+  if (state !== null) follow(window.viewer, state);
 })();

@@ -1,0 +1,284 @@
+"""The rows of runs as a list that a person can filter, and each row's text where it lies.
+
+An entry is what a list shows of a row: where it came from, what became of it, and its numbers. The text stays in its
+file until somebody opens the row, so that a list of many long chains is small. The report packs the chosen rows and
+their rivals into its page; `limo view` serves all rows of its runs.
+"""
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval.metrics import PARTS, as_text
+from limo.data import Example, parsed
+from limo.errors import UserError
+from limo.run import read_manifest
+from limo.words import term_lists
+
+SHOWN = 200  # characters of a problem in a list
+UNFINISHED = "cut off by its length limit"
+DROPPED = 50_000  # dropped rows of a run that are listed; the others are counted
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one feature adds to a score."""
+
+    name: str
+    value: float  # as measured
+    scaled: float  # in [0, 1], as its rank in the pool or between its percentiles
+    weight: float
+    share: float  # of the score: size of the weight times the scaled value, or what it lacks to 1 under a negative one
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row is: a file, the offset of its line in bytes, and which completion of an answer."""
+
+    path: Path
+    at: int
+    completion: int = 0
+
+    def line(self) -> bytes:
+        """The line as it stands in the file."""
+        with self.path.open("rb") as lines:
+            lines.seek(self.at)
+            return lines.readline()
+
+
+@dataclass
+class Listed:
+    """Entries with the places of their rows, and what a page needs to show them."""
+
+    entries: list[Entry] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+    weights: dict[str, float] = field(default_factory=dict)  # of the score
+    terms: dict[str, list[str]] = field(default_factory=dict)  # the score's words
+    notes: list[str] = field(default_factory=list)  # what is not listed
+
+    def add(self, entry: Entry, place: Place) -> None:
+        """Add a row. Empty fields are left out."""
+        self.entries.append({key: value for key, value in entry.items() if value not in ("", None, [])})
+        self.places.append(place)
+
+    def details(self, number: int) -> dict[str, Any]:
+        """What is shown of a row once it is opened: texts, facts, and the parts of its score."""
+        place = self.places[number]
+        line = parsed(place.line())
+        return _answer_details(line, place) if "completions" in line else _row_details(line)
+
+    def index(self) -> dict[str, Any]:
+        """The list as JSON."""
+        kept = [entry for entry in self.entries if entry["state"] == "chosen"]
+        unit = "tokens" if kept and all("tokens" in entry for entry in kept) else "characters"
+        return {"rows": self.entries, "weights": self.weights, "terms": self.terms, "unit": unit, "notes": self.notes}
+
+
+def list_runs(folders: Iterable[Path]) -> Listed:
+    """All rows of these runs: chosen, dropped and, while a curation goes on, those that are left; then the answers."""
+    listed = Listed()
+    for folder in folders:
+        nodes = read_manifest(folder).get("curate", {}).get("settings", {}).get("stages", {}).values()
+        listed.weights, listed.terms = listed.weights | read_weights(nodes), listed.terms or read_terms(nodes)
+        _list_curation(folder, listed)
+        _list_answers(folder, listed)
+    return listed
+
+
+def chain_entry(
+    data: Mapping[str, Any], run: str, state: str, weights: Mapping[str, float], why: tuple[str, str] = ("", "")
+) -> Entry:
+    """What a list shows of a row, given as JSON, that was chosen, or dropped by a stage for a reason."""
+    if not is_row(data):
+        text = json.dumps(data, ensure_ascii=False)
+        return {"id": as_text(data.get("id", "")) if isinstance(data, dict) else "", "question": text[:SHOWN],
+                "run": run, "state": state, "why": ": ".join(filter(None, why)), "characters": len(text)}  # fmt: skip
+    row = Example.from_json(data)
+    notes, scores = row.notes, row.scores
+    return {
+        "id": row.id,
+        "name": _name(row.id, notes, row.problem),
+        "problem": row.problem,
+        "run": run,
+        "state": state,
+        "why": ": ".join(filter(None, why)),
+        "question": " ".join(row.question[: 2 * SHOWN].split())[:SHOWN],
+        "source": row.source,
+        "teacher": str(notes.get("teacher", "")),
+        "verdict": chain_verdict(data, why[1]),
+        "score": finite(scores.get("score")),
+        "rate": finite(scores.get("pass_rate")),
+        "tokens": finite(scores.get("tokens")),
+        "characters": len(row.completion),
+        "parts": _parts(scores, weights),
+    }
+
+
+def _parts(scores: Mapping[str, float], weights: Mapping[str, float]) -> list[list[float] | None]:
+    """Value and scaled value of each feature of the score, in the order of the weights; empty if there are none."""
+    known = {part.name: [part.value, round(part.scaled, 4)] for part in score_parts(scores, weights)}
+    return [known.get(name) for name in weights] if known else []
+
+
+def _list_curation(folder: Path, listed: Listed) -> None:
+    stages = sorted((folder / "stages").glob("[0-9]*.jsonl"))
+    going_on = not (folder / "curated.jsonl").is_file()
+    chosen = [folder / "curated.jsonl"]
+    dropped = [folder / "dropped.jsonl"]
+    if going_on:  # the rows that the last finished stage left
+        dropped = [path for path in stages if path.name.endswith(".dropped.jsonl")]
+        chosen = [path for path in stages if path not in dropped][-1:]
+    for path in chosen:
+        for at, data in read_lines(path):
+            listed.add(
+                chain_entry(data, folder.name, "left so far" if going_on else "chosen", listed.weights), Place(path, at)
+            )
+    left_out = Counter[str]()
+    room = DROPPED
+    for path in dropped:
+        for at, line in read_lines(path):
+            if room > 0:
+                why = (line["stage"], line["reason"])
+                listed.add(chain_entry(line["data"], folder.name, "dropped", listed.weights, why), Place(path, at))
+            else:
+                left_out[path.name] += 1
+            room -= 1
+    for name, count in left_out.items():
+        listed.notes.append(f"{count:,} more dropped rows of {folder.name} are in {name}: {DROPPED:,} are listed")
+
+
+def _list_answers(folder: Path, listed: Listed) -> None:
+    flips = _read_flips(folder)
+    for path in sorted((folder / "eval").glob("*/*.jsonl")):
+        model, benchmark = path.parent.name, path.stem
+        for at, line in read_lines(path):
+            for number, completion in enumerate(line.get("completions", [])):
+                several = f" {number + 1}" if len(line["completions"]) > 1 else ""
+                entry = {
+                    "id": line["id"],
+                    "name": f"{folder.name}: {model}{several}",
+                    "problem": f"{benchmark}/{line['id']}",
+                    "run": folder.name,
+                    "state": "answer",
+                    "question": " ".join(line["question"][: 2 * SHOWN].split())[:SHOWN],
+                    "model": model,
+                    "benchmark": benchmark,
+                    "verdict": completion["verdict"],
+                    "flip": flips[model, benchmark, line["id"]],
+                    "tokens": completion["tokens"],
+                    "characters": len(completion["text"]),
+                }
+                listed.add(entry, Place(path, at, number))
+
+
+def _read_flips(folder: Path) -> Mapping[tuple[str, str, str], list[str]]:
+    """By model, benchmark and problem what two models differ in: `base to chosen: now right`."""
+    flips = defaultdict[tuple[str, str, str], list[str]](list)
+    path = folder / "eval" / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for d in summary.get("differences", []):
+        for way, what in (("gained", "now right"), ("lost", "now wrong")):
+            for problem in d.get(way, []):
+                for model in (d["before"], d["after"]):
+                    flips[model, d["benchmark"], problem].append(f"{d['before']} to {d['after']}: {what}")
+    return flips
+
+
+def finite(value: Any) -> float | None:
+    """A finite number; None for what a row lacks, NaN and infinities."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def read_weights(nodes: Any) -> dict[str, float]:
+    """The weights of the score, from the stages of a recipe; empty if none has weights."""
+    return next((dict(node["weights"]) for node in nodes if "weights" in node), {})
+
+
+def score_parts(scores: Mapping[str, float], weights: Mapping[str, float]) -> list[Part]:
+    """A score by its features, in the order of the weights. Features that a row lacks are left out.
+
+    >>> score_parts({"length": 90.0, "length_rank": 0.5, "score": 0.5}, {"length": 1.0})
+    [Part(name='length', value=90.0, scaled=0.5, weight=1.0, share=0.5)]
+    """
+    parts = []
+    for name, weight in weights.items():
+        value = finite(scores.get(name))
+        scaled = finite(scores.get(f"{name}_rank", scores.get(f"{name}_minmax")))
+        if value is not None and scaled is not None:
+            share = abs(weight) * (scaled if weight >= 0 else 1 - scaled)
+            parts.append(Part(name, value, scaled, weight, share))
+    return parts
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """The lines of a file as JSON, each with its offset in bytes; none if there is no file.
+
+    The last line of a file that is being written may be half a line, which is not read yet.
+    """
+    at = 0
+    if path.is_file():
+        with path.open("rb") as lines:
+            for line in lines:
+                if line.endswith(b"\n"):
+                    yield at, parsed(line)
+                at += len(line)
+
+
+def is_row(data: Any) -> bool:
+    """Whether this JSON is a row, and not what a source could not make one of."""
+    return isinstance(data, dict) and "id" in data and bool(data.get("prompt")) and "answer" in data
+
+
+def chain_verdict(row: Mapping[str, Any], reason: str) -> str:
+    """correct, wrong, unsure, unfinished, or empty where a chain was not graded."""
+    known = {"wrong answer": "wrong", "cannot be graded": "unsure", UNFINISHED: "unfinished"}
+    return known.get(reason, str(row.get("notes", {}).get("verdict", "")))
+
+
+def read_terms(nodes: Any) -> dict[str, list[str]]:
+    """The score's word lists. A user's own list may have been deleted since: then nothing is marked."""
+    names = next((node["words"] for node in nodes if "words" in node), ["en"])
+    try:
+        return term_lists(names)
+    except UserError:
+        return {}
+
+
+def _row_details(line: Mapping[str, Any]) -> dict[str, Any]:
+    data, detail = (line["data"], line["detail"]) if "stage" in line and "data" in line else (line, "")
+    if not is_row(data):
+        return {"question": json.dumps(data, ensure_ascii=False, indent=1), "detail": detail, "text": ""}
+    row = Example.from_json(data)
+    facts = {"from": row.source, "by": row.notes.get("teacher", "")}
+    facts |= {kind: row.notes.get(kind, "") for kind in PARTS}
+    if (rate := finite(row.scores.get("pass_rate"))) is not None:
+        facts["pass rate"] = f"{rate:.2f}"
+    return {
+        "question": row.question,
+        "answer": row.answer[:2000],
+        "text": row.completion,
+        "detail": detail[:500],
+        "facts": {name: as_text(value)[:60] for name, value in facts.items() if value not in ("", None)},
+    }
+
+
+def _answer_details(line: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    completion = line["completions"][place.completion]
+    facts = {"extracted": completion["extracted"], "rule": completion["how"], "ended by": completion["finish"]}
+    return {
+        "question": line["question"],
+        "answer": line["answer"][:2000],
+        "text": completion["text"],
+        "facts": {name: as_text(value)[:60] for name, value in facts.items() if value not in ("", None)},
+    }
+
+
+def _name(key: str, notes: Mapping[str, Any], problem: str) -> str:
+    """A chain's name among those of its problem: teacher and sample, or the teacher of the source's chain."""
+    return key.removeprefix(problem + "/") if key != problem else str(notes.get("teacher", key))
