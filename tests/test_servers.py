@@ -80,14 +80,14 @@ def test_one_bad_prompt_is_refused_with_its_reason(server: Running, stream: bool
     faults = ["500", "503", "429", "reset", *LOST, *(f for f in HOSTILE if f != "parts-null")]
     asked = [chat(f"good {i}") for i in range(5)] + [chat(f"bad [[{fault}]]") for fault in faults]
     begun = time.monotonic()
-    done = sample(asking(server.url, tries=2, timeout=0.5, stream=stream), asked, ONE)
+    done = sample(asking(server.url, tries=2, timeout=2.0, stream=stream), asked, ONE)
     assert [row[0].finish for row in done] == ["stop"] * 5 + ["refused"] * len(faults)
     for fault, row in zip(faults, done[5:], strict=True):
         assert row[0].why.startswith("the server replied ") and len(row[0].why) < 400, fault
         assert "after 2 tries" in row[0].why or fault == "nested-error", row[0].why
     (alone,) = sample(asking(server.url, tries=2, timeout=5.0, stream=stream), asked[5:6], ONE)
     assert alone[0].finish == "refused", "nor does it end a run that has nothing else to ask"
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 60
 
 
 def test_what_is_refused_at_once(server: Running) -> None:
