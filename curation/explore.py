@@ -6,11 +6,12 @@
     run = load("runs/demo")
     other = reweigh(run, {"length": 1.0})
 
-Nothing here samples or writes into the run's folder, `export` excepted, where you say so. Tables are pandas frames, in
-which control characters are written out.
+Nothing here samples, and only `export` writes, where you say so. Tables are pandas frames, in which control characters
+are written out.
 """
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,16 @@ from curation.folder import Folder, read_folder
 from curation.stage import writes
 from curation.stages.score import score
 from eval.report.listed import score_parts
+from eval.view import serve
 from limo.data import Example, Row, parsed, read_jsonl, write_jsonl, write_parquet
 from limo.errors import UserError, visible
 from limo.recipe import bind, suggest
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MAIN = ("score", "tokens", "pass_rate", "source", "teacher")  # columns that a person reads first
+LONGEST = 1500  # characters of a text in a table
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,84 @@ def table(rows: Sequence[Example]) -> "pd.DataFrame":
         plain = {"id": row.id, "source": row.source, "question": row.question, "answer": row.answer}
         found.append({**plain, "chain": row.completion, "characters": len(row.completion), **row.scores, **notes})
     return _visible(pd.DataFrame(found))
+
+
+def show(rows: Sequence[Example], by: str = "", n: int = 10) -> Any:
+    """The first rows to read: whole questions and chains in lines, sorted by a column (`-score`: the highest first).
+
+    Raises UserError for a column that no row has.
+    """
+    frame, column = table(rows), by.removeprefix("-")
+    if column and column not in frame.columns:
+        raise UserError(f"no row has a column '{column}'{suggest(column, list(frame.columns))}")
+    frame = frame.sort_values(column, ascending=not by.startswith("-"), kind="stable") if column else frame
+    kept = [name for name in ("id", "question", "chain", "answer", column, *MAIN) if name in frame.columns]
+    shown = frame[list(dict.fromkeys(kept))].head(n).copy()
+    for name in ("question", "chain"):
+        shown[name] = [text if len(text) <= LONGEST else f"{text[:LONGEST]} …" for text in shown[name]]
+    left = {"text-align": "left", "vertical-align": "top", "white-space": "pre-wrap", "min-width": "4em"}
+    return shown.style.format(escape="html", precision=3, na_rep="").set_properties(**left).hide(axis="index")
+
+
+def scatter(run: Run, x: str = "tokens", y: str = "score") -> Any:
+    """Two numbers of the candidates against each other, the chosen ones marked, as matplotlib axes.
+
+    Raises UserError for a column that no row has.
+    """
+    rows, chosen = table(candidates(run)), {row.id for row in run.chosen}
+    for name in (x, y):
+        if name not in rows.columns:
+            raise UserError(f"no row has a column '{name}'{suggest(name, list(rows.columns))}")
+    kept = rows["id"].isin(chosen)
+    axes = rows[~kept].plot.scatter(x, y, s=8, color="0.6", label=f"not chosen ({sum(~kept):,})", figsize=(6, 4))
+    return rows[kept].plot.scatter(x, y, s=14, color="tab:blue", label=f"chosen ({sum(kept):,})", ax=axes)
+
+
+def sliders(run: Run) -> Any:
+    """A slider for each weight of the score: what would be chosen. Needs ipywidgets, else it says so in a text."""
+    try:
+        from ipywidgets import FloatSlider, interactive  # type: ignore[import-untyped]
+    except ImportError:
+        return Text("pip install ipywidgets, and there is a slider here for each weight of the score")
+    weights = _score_node(run)["weights"]
+    if not weights:
+        return Text("this run chose by no weighted score: there is nothing to weigh")
+
+    def choose(**asked: float) -> Any:
+        total = sum(map(abs, asked.values()))
+        return reweigh(run, {name: value / total for name, value in asked.items()}) if total else Text("all are 0")
+
+    make = {
+        name: FloatSlider(value, min=-1, max=1, step=0.05, continuous_update=False) for name, value in weights.items()
+    }
+    return interactive(choose, **make)
+
+
+def probe(run: Run) -> "pd.DataFrame":
+    """Which flaws each score notices: % of pairs in which it prefers the untouched chain; 50 is blind.
+
+    Raises UserError if `limo probe` has not run.
+    """
+    import pandas as pd
+
+    path = run.path / "probe.json"
+    if not path.is_file():
+        raise UserError(f"{path} is not there yet: limo probe recipe=<name> writes it")
+    scores = parsed(path.read_bytes())["scores"]
+    rows = {name: {flaw: round(100 * found["share"]) for flaw, found in by.items()} for name, by in scores.items()}
+    return _visible(pd.DataFrame.from_dict(rows, orient="index"))
+
+
+def frame(run: Run, height: int = 820) -> Any:
+    """`limo view` of the run inside the notebook, as long as its kernel lives.
+
+    It is served on the kernel's machine: forward its port if your browser is elsewhere.
+    """
+    from IPython.display import IFrame
+
+    server = serve([run.path], 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return IFrame(f"http://localhost:{server.server_address[1]}/", width="100%", height=height)
 
 
 def look(run: Run, row: Example | str) -> Text:

