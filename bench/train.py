@@ -1,13 +1,15 @@
-"""Training speed: ours beside plain TRL, and beside LLaMA-Factory where a python with it is named.
+"""Training speed: ours beside TRL as people run it, and beside LLaMA-Factory where a python with it is named.
 
     python bench/train.py                                   # on the machine's CPU, or its first GPU
+    python bench/train.py --trl padded sorted padding_free packed liger
     python bench/train.py --llamafactory /path/to/venv      # in an environment of its own
     python bench/train.py --model random:1.5B --rows 64 --longest 16384 --packing 16384     # on a GPU: only a shape
 
 The same rows (chains of mixed length), model, precision and global batch in each; all rows are one batch, so that the
-losses of the steps can be compared. TRL gets them as our token ids, LLaMA-Factory renders them itself. Each runs in a
-process of its own; rounds alternate, and the median counts. On a GPU it also prints memory at its fullest beside the
-plan's, and the share of the peak speed that the model's own arithmetic reaches (MFU).
+losses of the steps can be compared. TRL gets them as our token ids: padded, which is its default, sorted by length,
+without padding, packed by best fit, or without padding and with Liger's kernels (on GPUs); LLaMA-Factory renders them
+itself. Each runs in a process of its own; rounds alternate, and the median counts. On a GPU it also prints memory at
+its fullest beside the plan's, and the share of the peak speed that the model's own arithmetic reaches (MFU).
 """
 
 import argparse
@@ -22,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +35,13 @@ if TYPE_CHECKING:
 
 set_environment()
 
+TRL: dict[str, dict[str, Any]] = {  # how people run it; best-fit packing is its default where packing is on
+    "padded": {},
+    "sorted": {"train_sampling_strategy": "group_by_length"},
+    "padding_free": {"padding_free": True, "max_length": None},
+    "packed": {"packing": True},
+    "liger": {"padding_free": True, "max_length": None, "use_liger_kernel": True},
+}
 SYSTEM = "Solve the problem step by step."
 SHAPES: dict[str, dict[str, Any]] = {  # of Qwen2.5, as their configurations have them
     "1.5B": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
@@ -46,7 +56,7 @@ def main() -> None:
     options = arguments()
     if options.only:
         way, out, folder, model = options.only
-        run = {"ours": ours, "TRL": plain_trl, "LLaMA-Factory": llamafactory}[way]
+        run = {"ours": ours, "LLaMA-Factory": llamafactory}.get(way, partial(run_trl, way))
         Path(f"{out}.json").write_text(json.dumps(run(Path(out), model, Path(folder), options)))
         return
     if options.rows % options.at_once:
@@ -55,7 +65,7 @@ def main() -> None:
         folder = Path(made)
         model = shaped(options.model, folder)
         lengths = write_rows(folder / "rows.jsonl", model, options)
-        ways = ["ours", "TRL", *(["LLaMA-Factory"] if options.llamafactory else [])]
+        ways = ["ours", *(f"TRL {way}" for way in options.trl), *(["LLaMA-Factory"] if options.llamafactory else [])]
         found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
         for number in range(options.rounds):
             for way in ways:
@@ -81,6 +91,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--packing", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trl", nargs="*", choices=list(TRL), default=["padded"])
     parser.add_argument("--recompute", action="store_true", help="activation checkpointing, which is TRL's default")
     parser.add_argument("--gpu", default="H200", help="as limo.plan names it: its peak speed")
     parser.add_argument("--only", nargs=4, help=argparse.SUPPRESS)
@@ -172,8 +183,8 @@ def ours(out: Path, model: str, folder: Path, options: argparse.Namespace) -> di
     return {"tokens/s": results["tokens_per_second"], "losses": [e["loss"] for e in log], **memory()}
 
 
-def plain_trl(out: Path, model: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """By TRL's own trainer, padded and unpacked as it is by default; only the length limit is raised."""
+def run_trl(way: str, out: Path, model: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """By TRL's own trainer; the length limit is raised, and what `way` names is set."""
     import torch
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -189,16 +200,22 @@ def plain_trl(out: Path, model: str, folder: Path, options: argparse.Namespace) 
         for row in prepared.rendered
     ]
     gpu = torch.cuda.is_available()
+    chosen = TRL[way.removeprefix("TRL ")]
+    packed = "packing" in chosen
+    settings = {
+        "max_length": max(options.packing, options.longest + 200) if packed else options.longest + 200,
+        "per_device_train_batch_size": 1 if packed else options.at_once,
+        **shared(options),
+        **chosen,
+    }
     config = SFTConfig(
         output_dir=str(out),
         completion_only_loss=True,  # which it would do by itself with text columns
-        max_length=options.longest + 200,
         use_cpu=not gpu,
         dataloader_pin_memory=gpu,
-        per_device_train_batch_size=options.at_once,
         gradient_accumulation_steps=options.rows // options.at_once,
         disable_tqdm=True,
-        **shared(options),
+        **settings,
     )
     trainer = SFTTrainer(
         load_model(model_folder(model), "float32"),
@@ -206,6 +223,8 @@ def plain_trl(out: Path, model: str, folder: Path, options: argparse.Namespace) 
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
+    if packed:  # all packs are one batch, as all rows are in the others
+        trainer.args.gradient_accumulation_steps = len(trainer.train_dataset)
     tokens = sum(prepared.lengths)
     start = time.monotonic()
     trainer.train()
@@ -295,7 +314,7 @@ def table(
         f"one batch, {options.steps} steps, bf16 over float32, recomputation {'on' if options.recompute else 'off'}, "
         f"{options.rounds} rounds, torch {torch.__version__}, {torch.get_num_threads()} threads"
     )
-    print(f"{'trainer':<16}{'ours is':>10}{'tokens/s':>12}{'  losses of the steps'}")
+    print(f"{'trainer':<18}{'ours is':>10}{'tokens/s':>12}{'  losses of the steps'}")
     for name, runs in found.items():
         ratio = f"{rates['ours'] / rates[name]:.2f} x"
         losses = ", ".join(f"{loss:.4f}" for loss in runs[-1]["losses"])
@@ -303,7 +322,7 @@ def table(
         if "GiB" in runs[-1]:
             used = rates[name] * planned["operations"] / GPUS[options.gpu][1]
             gpus = f"  {used:.1%} MFU, {runs[-1]['GiB']} GiB"
-        print(f"{name:<16}{ratio:>10}{rates[name]:>12,.0f}  {losses}{gpus}")
+        print(f"{name:<18}{ratio:>10}{rates[name]:>12,.0f}  {losses}{gpus}")
     print(f"the plan for ours: {planned['bytes'] / 2**30:.1f} GiB on a GPU")
 
 

@@ -126,3 +126,15 @@ def test_what_a_docstring_promises_to_raise_is_named() -> None:
                 f"{path.name}:{node.name}: {name}" for name in raised & {"UserError", "ValueError"} if name not in words
             ]
     assert not silent, silent
+
+
+def test_the_site_has_every_page_and_the_workflow_every_python() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    listed = [page for group in site["nav"] for pages in group.values() for page in pages]
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]
+    versions = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if line.startswith("Programming Language")]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == versions
+    assert {"run": ".ci/run"} in jobs["test"]["steps"]
+    release = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8"))["jobs"]
+    assert release["publish"]["permissions"] == {"id-token": "write"}, "trusted publishing, without a key"

@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from eval.metrics import PARTS, as_text
-from eval.report.listed import Entry, Place, chain_entry, finite, is_row, read_lines, read_terms, read_weights
+from eval.report.listed import (
+    Entry,
+    Listed,
+    Place,
+    chain_entry,
+    finite,
+    is_row,
+    read_choice,
+    read_lines,
+    read_terms,
+    read_weights,
+)
 from limo.data import Example, read_jsonl
 from limo.run import read_manifest
 
@@ -54,8 +65,7 @@ class Curated:
     kept: Tally
     dropped: Tally
     rivals: dict[str, list[tuple[Entry, Place]]]  # by problem of a chosen row: right chains first, then by score
-    weights: dict[str, float]  # of the score
-    terms: dict[str, list[str]]  # the score's words for verification, exploration and connectives
+    listed: Listed  # without rows: what the chains were chosen by, and how its score is made
 
 
 def gather(folder: Path) -> Curated | None:
@@ -70,7 +80,7 @@ def gather(folder: Path) -> Curated | None:
     for row in chosen:
         kept.add(row.to_json())
     nodes = entry.get("settings", {}).get("stages", {}).values()
-    weights = read_weights(nodes)
+    listed = Listed(weights=read_weights(nodes), terms=read_terms(nodes), by=read_choice(nodes))
     rivals: dict[str, list[tuple[Entry, Place]]] = {row.problem: [] for row in chosen}
     path = folder / "dropped.jsonl"
     for at, line in read_lines(path):
@@ -81,15 +91,15 @@ def gather(folder: Path) -> Curated | None:
         dropped.add(data)
         if problem in rivals and data.get("completion"):
             why = (line["stage"], line["reason"])
-            rivals[problem].append((chain_entry(data, folder.name, "dropped", weights, why), Place(path, at)))
+            rivals[problem].append((chain_entry(data, "dropped", listed, folder.name, why), Place(path, at)))
     for chains in rivals.values():
-        chains.sort(key=lambda chain: _rank(chain[0]))
+        chains.sort(key=lambda chain: _rank(chain[0], listed.by[1]))
     problems = [line.get("problems", 0) for line in funnel]
     if any(after > before for before, after in pairwise(problems)):
         problems = []
-    return Curated(chosen, funnel, problems, kept, dropped, rivals, weights, read_terms(nodes))
+    return Curated(chosen, funnel, problems, kept, dropped, rivals, listed)
 
 
-def _rank(entry: Entry) -> tuple[bool, bool, float]:
+def _rank(entry: Entry, more_is_better: bool) -> tuple[bool, bool, float]:
     score = entry["score"]
-    return entry["verdict"] != "correct", score is None, -(score or 0)
+    return entry["verdict"] != "correct", score is None, -(score or 0) if more_is_better else score or 0

@@ -60,6 +60,7 @@ class Listed:
     places: list[Place] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)  # of the score
     terms: dict[str, list[str]] = field(default_factory=dict)  # the score's words
+    by: tuple[str, bool] = ("score", True)  # the number that chains were chosen by, and whether more of it is better
     notes: list[str] = field(default_factory=list)  # what is not listed
 
     def add(self, entry: Entry, place: Place) -> None:
@@ -77,7 +78,8 @@ class Listed:
         """The list as JSON."""
         kept = [entry for entry in self.entries if entry["state"] == "chosen"]
         unit = "tokens" if kept and all("tokens" in entry for entry in kept) else "characters"
-        return {"rows": self.entries, "weights": self.weights, "terms": self.terms, "unit": unit, "notes": self.notes}
+        shown = {"weights": self.weights, "terms": self.terms, "unit": unit, "by": self.by, "notes": self.notes}
+        return {"rows": self.entries, **shown}
 
 
 def list_runs(folders: Iterable[Path]) -> Listed:
@@ -86,13 +88,14 @@ def list_runs(folders: Iterable[Path]) -> Listed:
     for folder in folders:
         nodes = read_manifest(folder).get("curate", {}).get("settings", {}).get("stages", {}).values()
         listed.weights, listed.terms = listed.weights | read_weights(nodes), listed.terms or read_terms(nodes)
+        listed.by = read_choice(nodes)
         _list_curation(folder, listed)
         _list_answers(folder, listed)
     return listed
 
 
 def chain_entry(
-    data: Mapping[str, Any], run: str, state: str, weights: Mapping[str, float], why: tuple[str, str] = ("", "")
+    data: Mapping[str, Any], state: str, listed: Listed, run: str, why: tuple[str, str] = ("", "")
 ) -> Entry:
     """What a list shows of a row, given as JSON, that was chosen, or dropped by a stage for a reason."""
     if not is_row(data):
@@ -112,11 +115,11 @@ def chain_entry(
         "source": row.source,
         "teacher": str(notes.get("teacher", "")),
         "verdict": chain_verdict(data, why[1]),
-        "score": finite(scores.get("score")),
+        "score": finite(scores.get(listed.by[0])),
         "rate": finite(scores.get("pass_rate")),
         "tokens": finite(scores.get("tokens")),
         "characters": len(row.completion),
-        "parts": _parts(scores, weights),
+        "parts": _parts(scores, listed.weights),
     }
 
 
@@ -136,16 +139,14 @@ def _list_curation(folder: Path, listed: Listed) -> None:
         chosen = [path for path in stages if path not in dropped][-1:]
     for path in chosen:
         for at, data in read_lines(path):
-            listed.add(
-                chain_entry(data, folder.name, "left so far" if going_on else "chosen", listed.weights), Place(path, at)
-            )
+            listed.add(chain_entry(data, "left so far" if going_on else "chosen", listed, folder.name), Place(path, at))
     left_out = Counter[str]()
     room = DROPPED
     for path in dropped:
         for at, line in read_lines(path):
             if room > 0:
                 why = (line["stage"], line["reason"])
-                listed.add(chain_entry(line["data"], folder.name, "dropped", listed.weights, why), Place(path, at))
+                listed.add(chain_entry(line["data"], "dropped", listed, folder.name, why), Place(path, at))
             else:
                 left_out[path.name] += 1
             room -= 1
@@ -198,6 +199,12 @@ def finite(value: Any) -> float | None:
 def read_weights(nodes: Any) -> dict[str, float]:
     """The weights of the score, from the stages of a recipe; empty if none has weights."""
     return next((dict(node["weights"]) for node in nodes if "weights" in node), {})
+
+
+def read_choice(nodes: Any) -> tuple[str, bool]:
+    """The number that the stages choose chains by, and whether more of it is better."""
+    named = ((str(n["by"]), n.get("prefer") != "lowest") for n in nodes if n.get("by") not in (None, "", "random"))
+    return next(named, ("score", True))
 
 
 def score_parts(scores: Mapping[str, float], weights: Mapping[str, float]) -> list[Part]:

@@ -12,6 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
@@ -102,11 +103,11 @@ def viewer_section(folder: Path, curated: Curated, room: int) -> str:
 
 def list_chosen(folder: Path, curated: Curated) -> Listed:
     """The chosen rows, then in turns the other chains of their problems, at most RIVALS of each."""
-    listed = Listed(weights=curated.weights, terms=curated.terms)
+    listed = replace(curated.listed, entries=[], places=[])
     path = folder / "curated.jsonl"
     for (at, data), row in zip(read_lines(path), curated.chosen, strict=True):
         more = max(0, len(curated.rivals[row.problem]) - RIVALS)
-        listed.add(chain_entry(data, folder.name, "chosen", curated.weights) | {"more": more or None}, Place(path, at))
+        listed.add(chain_entry(data, "chosen", listed, folder.name) | {"more": more or None}, Place(path, at))
     for turn in zip_longest(*(rivals[:RIVALS] for rivals in curated.rivals.values())):
         for entry, place in filter(None, turn):
             listed.add(entry, place)

@@ -44,7 +44,7 @@ function why(row, all, fold) {
   const names = Object.keys(all.weights);
   const swatch = (name) => h("i", { class: `part ${colour(name, names)}` });
   const key = row.parts.length ? names.flatMap((name) => [swatch(name), ` ${name} × ${all.weights[name]}   `]) : [];
-  const heads = ["", "chain", "score", "of which", "characters", "outcome"].map((text) => h("th", text));
+  const heads = ["", "chain", all.by[0], row.parts.length ? "of which" : "", "characters", "outcome"].map((text) => h("th", text));
   const chains = [row, ...row.rivals].map((chain) => competitor(chain, names));
   const table = h("table", h("thead", h("tr", ...heads)), h("tbody", ...chains));
   return h(
@@ -98,12 +98,13 @@ function tell(row, all) {
   if (row.state === "answer") return `${row.name} on ${row.benchmark}. ${listOf(row.flip).filter(Boolean).join("; ")}`;
   if (row.state !== "chosen") return row.why ? `Dropped by ${row.why}. ${row.detail ?? ""}` : "Left by the last finished stage.";
   const chosen = all.rows.filter((other) => other.state === "chosen" && other.run === row.run);
-  const score = row.score == null ? "" : ` with a score of ${number(row.score)}; the last one has ${number(chosen.at(-1).score)}`;
+  const score = row.score == null ? "" : ` with ${all.by[0]} ${number(row.score)}; the last one has ${number(chosen.at(-1).score)}`;
   const place = `Number ${chosen.findIndex((other) => other.id === row.id) + 1} of ${chosen.length} chosen${score}.`;
   if (!row.rivals.length) return `${place} No other chain of this problem was made.`;
   const best = row.rivals.find((rival) => rival.score != null);
   if (!best || row.score == null)
     return `${place} None of the ${row.rivals.length + (row.more ?? 0)} other chains of its problem was scored.`;
+  if (!row.parts.length) return `${place} The next best of its problem, ${best.name}, has ${number(best.score)}.`;
   const lead = row.score - best.score;
   const by = differences(row.parts, best.parts).join(", ");
   const against = `${Math.abs(lead).toFixed(3)} ${lead >= 0 ? "ahead of" : "behind"} ${best.name}`;

@@ -108,7 +108,8 @@ class Viewer {
 
   // The other rows of a row's problem: right ones first, then by score
   rivals(row) {
-    const rank = (other) => [other.verdict !== "correct", other.score == null, -(other.score ?? 0)];
+    const sign = this.by[1] ? -1 : 1;
+    const rank = (other) => [other.verdict !== "correct", other.score == null, sign * (other.score ?? 0)];
     const before = (a, b) => rank(a).reduce((order, value, at) => order || value - rank(b)[at], 0);
     return this.groups.get(row.group).filter((other) => other !== row).sort(before).slice(0, RIVALS);
   }
@@ -217,19 +218,20 @@ class Viewer {
     const [low, high] = values.reduce(([l, u], v) => [Math.min(l, v), Math.max(u, v)], [Infinity, -Infinity]);
     $("histogram").hidden = !(low < high);
     if (!(low < high)) return;
+    const label = this.measure === "score" ? this.by[0] : SORTS[this.measure];
     const counts = new Array(BARS).fill(0);
     for (const value of values) counts[Math.min(BARS - 1, Math.floor(((value - low) / (high - low)) * BARS))]++;
     const most = Math.max(...counts);
     const edge = (at) => (at === BARS ? high : low + (at * (high - low)) / BARS);
     const bars = counts.map((count, at) => {
-      const title = `${this.measure} ${number(edge(at))} to ${number(edge(at + 1))}: ${number(count)}`;
+      const title = `${label} ${number(edge(at))} to ${number(edge(at + 1))}: ${number(count)}`;
       const on = Boolean(this.range) && edge(at) < this.range[1] && edge(at + 1) > this.range[0];
       const bar = h("button", { type: "button", title, "aria-label": title, "aria-pressed": String(on) }, h("i"));
       bar.firstChild.style.height = `${count ? Math.max(6, (100 * count) / most) : 0}%`;
       bar.span = [edge(at), edge(at + 1)];
       return bar;
     });
-    const name = h("span.faint", `${this.measure} ${number(low)} to ${number(high)}`);
+    const name = h("span.faint", `${label} ${number(low)} to ${number(high)}`);
     $("histogram").replaceChildren(h("div.bars", ...bars), name);
   }
 
@@ -245,7 +247,8 @@ class Viewer {
   sort() {
     for (const [name, label] of Object.entries(SORTS)) {
       const known = [...$("sort").options].some((option) => option.value === name);
-      if (!known && new Set(this.rows.map((row) => row[name])).size > 1) $("sort").append(h("option", { value: name }, label));
+      if (!known && new Set(this.rows.map((row) => row[name])).size > 1)
+        $("sort").append(h("option", { value: name }, name === "score" ? this.by[0] : label));
     }
     const name = $("sort").value || "place";
     const sign = $("direction").getAttribute("aria-pressed") === "true" ? -1 : 1;
@@ -273,6 +276,7 @@ class Viewer {
   item(row, at) {
     const bar = h("i.bar");
     bar.style.setProperty("--share", `${100 * Math.min(Math.max(row.score ?? 0, 0), 1)}%`);
+    bar.hidden = this.by[0] !== "score"; // other numbers are not between 0 and 1
     const place = { "data-at": String(at), "aria-posinset": String(at + 1), "aria-setsize": String(this.shown.length) };
     const marked = this.marks.has(row.id) ? h("em", " · marked") : null;
     const hit = this.inChain.has(row) ? h("em", " · in the chain") : null;
@@ -354,7 +358,8 @@ class Viewer {
   one(row) {
     if (row.text == null) return [note("This chain is in the run's folder; with it this page would be too large.")];
     const { list, marked } = chain(row.text, this.words, this.state);
-    return this.state.raw || row.state === "answer" ? [list] : [legend(marked, this.hidden), list];
+    const plain = this.state.raw || row.state === "answer" || !Object.keys(this.weights).length;
+    return plain ? [list] : [legend(marked, this.hidden), list];
   }
 
   tools(row, others) {
