@@ -203,7 +203,8 @@ def read_weights(nodes: Any) -> dict[str, float]:
 
 def read_choice(nodes: Any) -> tuple[str, bool]:
     """The number that the stages choose chains by, and whether more of it is better."""
-    named = ((str(n["by"]), n.get("prefer") != "lowest") for n in nodes if n.get("by") not in (None, "", "random"))
+    choosing = (node for node in nodes if "by" in node and {"prefer", "k"} & set(node))
+    named = ((str(n["by"]), n.get("prefer") != "lowest") for n in choosing if n["by"] not in (None, "random"))
     return next(named, ("score", True))
 
 
