@@ -91,11 +91,10 @@ def settings(folder: Path) -> dict[str, Any]:
         "pool": {"made": {"_target_": "limo.sources.file", "path": str(folder / "pool.jsonl")}},
         "stages": {
             "exact_dedup": {"_target_": "curation.stages.dedup.exact_dedup"},
-            "near_dedup": {"_target_": "curation.stages.dedup.near_dedup", "variants": 20},
+            "near_dedup": {"_target_": "curation.stages.dedup.near_dedup"},
             "decontaminate": {
                 "_target_": "curation.stages.decontaminate.decontaminate",
                 "benchmarks": [str(folder / "bench.jsonl")],
-                "rule": "latex",
                 "variants": "drop",
             },
             "score": {

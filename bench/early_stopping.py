@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from curation.stages.stopping import Window, attempts_needed
+from curation.stages.stopping import Window
 from eval.grade import grade
 
 LIMO_HARD, LIMO_EASY = (32, 1, 3), (4, 0, 0)
@@ -25,6 +25,18 @@ POOLS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "very hard, Beta(0.2, 2)": lambda draw, n: draw.beta(0.2, 2, n),
 }
 CUT_OFF = 0.05  # share of attempts that are cut off, in the simulated pools
+
+
+def attempts_needed(outcomes: str, window: Window) -> int:
+    """How many attempts of a recorded sequence the rule needs: "r" is right, "u" unknown, anything else wrong.
+
+    >>> attempts_needed("wrwrrwrr", Window(8, 1, 3, "drop"))
+    7
+    """
+    attempts = 0
+    while more := window.further(outcomes[:attempts].count("r"), outcomes[:attempts].count("u"), attempts):
+        attempts += more
+    return attempts
 
 
 def saved(outcomes: Sequence[str], window: Window) -> tuple[int, float]:

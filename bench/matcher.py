@@ -36,7 +36,7 @@ def drop_ours(problems: list[tuple[str, str]]) -> set[int]:
     from limo.data import Dropped, Example, chat
 
     rows = [Example(str(at), chat(text), answer) for at, (text, answer) in enumerate(problems)]
-    return {int(row.id) for row in near_dedup(rows, variants=None) if isinstance(row, Dropped)}
+    return {int(row.id) for row in near_dedup(rows) if isinstance(row, Dropped)}
 
 
 def _runs_of_words(text: str) -> list[str]:
@@ -77,7 +77,7 @@ def drop_rensa(problems: list[tuple[str, str]], read: Callable[[str], list[str]]
 
 def drop_rensa_on_tokens(problems: list[tuple[str, str]]) -> set[int]:
     """rensa on runs of our tokens."""
-    from curation.similar import ASKING, tokens
+    from curation.matching.similar import ASKING, tokens
 
     def read(text: str) -> list[str]:
         parts = [token for token in tokens(text) if token not in ASKING]
@@ -204,8 +204,8 @@ class WhiteSpaceRuns:
 
 def rules(problems: Sequence[str]) -> dict[str, Callable[[str], dict[int, str]]]:
     """Each rule as a function from a text to the known problems in it, with the verdict."""
-    from curation.known import Known, WordRuns
-    from curation.similar import tokens
+    from curation.matching.known import Known, WordRuns
+    from curation.matching.similar import tokens
 
     ours, words = Known(problems), WordRuns(problems, 8)
     latex = WhiteSpaceRuns([" ".join(tokens(text)) for text in problems])

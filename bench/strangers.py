@@ -85,6 +85,11 @@ def _like(model: str, word: str) -> str:
     return word[0].upper() + word[1:] if model[:1].isupper() else word
 
 
+def _table(text: str) -> dict[str, str]:
+    """Pairs written as `old=new; old=new`."""
+    return dict(pair.split("=") for pair in text.split("; "))
+
+
 def _swap(text: str, table: dict[str, str]) -> str:
     """Replace whole words by a table, keeping capitals."""
     keys = sorted(table, key=len, reverse=True)
@@ -95,18 +100,10 @@ def _swap(text: str, table: dict[str, str]) -> str:
 def forum_post(text: str, random: random.Random) -> str:
     """Make a forum post: a greeting, chatty spelling, BBCode mathematics and a thanks."""
     masked, parts = _mask(text)
-    chat = {
-        "do not": "don't",
-        "does not": "doesn't",
-        "is not": "isn't",
-        "are not": "aren't",
-        "cannot": "can't",
-        "what is": "what's",
-        "it is": "it's",
-        "because": "cuz",
-        "probability": "prob",
-        "without": "w/o",
-    }
+    chat = _table(
+        "do not=don't; does not=doesn't; is not=isn't; are not=aren't; cannot=can't; what is=what's; it is=it's; "
+        "because=cuz; probability=prob; without=w/o"
+    )
     masked = _swap(masked, chat)
     if random.random() < 0.5:
         masked = " ".join(_lower_first(sentence) for sentence in _sentences(masked))
@@ -141,22 +138,12 @@ def other_verbs(text: str, random: random.Random) -> str:
     masked, parts = _mask(text)
     verbs = ["find", "determine", "compute", "calculate", "work out"]
     table = {verb: random.choice([other for other in verbs if other != verb]) for verb in verbs}
-    table |= {
-        "suppose that": "assume that",
-        "suppose": "assume that",
-        "such that": "so that",
-        "given that": "knowing that",
-        "there are": "we have",
-        "how many": "what is the number of",
-        "let": "we let",
-        "consists of": "is made up of",
-        "chosen at random": "randomly selected",
-        "randomly selects": "picks at random",
-        "contains": "has",
-        "in terms of": "as an expression in",
-        "respectively": "in that order",
-        "exactly": "precisely",
-    }
+    table |= _table(
+        "suppose that=assume that; suppose=assume that; such that=so that; given that=knowing that; there are=we "
+        "have; how many=what is the number of; let=we let; consists of=is made up of; chosen at random=randomly "
+        "selected; randomly selects=picks at random; contains=has; in terms of=as an expression in; "
+        "respectively=in that order; exactly=precisely"
+    )
     count = r"\bHow many ([^.?!]*?) (?:are there|exist)\b([^.?!]*)\?"
     masked = re.sub(count, r"Determine the number of \1\2.", masked)
     masked = re.sub(
@@ -218,40 +205,11 @@ def html_scrape(text: str, random: random.Random) -> str:
 def plain_unicode(text: str, random: random.Random) -> str:
     """Flatten the LaTeX to plain text with Unicode signs, as a copy from a rendered page does."""
     masked, parts = _mask(text)
-    signs = {
-        "leq": "≤",
-        "le": "≤",
-        "geq": "≥",
-        "ge": "≥",
-        "neq": "≠",
-        "ne": "≠",
-        "cdot": "·",
-        "times": "×",
-        "pi": "π",
-        "angle": "∠",
-        "triangle": "△",
-        "circ": "°",
-        "ldots": "...",
-        "cdots": "...",
-        "dots": "...",
-        "infty": "∞",
-        "theta": "θ",
-        "alpha": "α",
-        "beta": "β",
-        "sum": "∑",
-        "in": "∈",
-        "pm": "±",
-        "lfloor": "⌊",
-        "rfloor": "⌋",
-        "div": "÷",
-        "to": "→",
-        "quad": " ",
-        "qquad": " ",
-        "perp": "⊥",
-        "equiv": "≡",
-        "cup": "∪",
-        "cap": "∩",
-    }
+    signs = _table(
+        "leq=≤; le=≤; geq=≥; ge=≥; neq=≠; ne=≠; cdot=·; times=×; pi=π; angle=∠; triangle=△; circ=°; ldots=...; "
+        "cdots=...; dots=...; infty=∞; theta=θ; alpha=α; beta=β; sum=∑; in=∈; pm=±; lfloor=⌊; rfloor=⌋; div=÷; "
+        "to=→; perp=⊥; equiv=≡; cup=∪; cap=∩"
+    ) | {"quad": " ", "qquad": " "}
     powers = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹") if random.random() < 0.6 else None
 
     def flat(part: str) -> str:
@@ -333,19 +291,11 @@ def question_first(text: str, random: random.Random) -> str:
 def translated(text: str, random: random.Random) -> str:
     """Leave traces of machine translation: full-width or French punctuation, lost articles, stiff phrases."""
     masked, parts = _mask(text)
-    stiff = {
-        "find": "try to find",
-        "what is": "how much is",
-        "such that": "which satisfies that",
-        "let": "set",
-        "if": "if it is known that",
-        "given": "known",
-        "integer": "whole number",
-        "integers": "whole numbers",
-        "side length": "length of side",
-        "has": "possesses",
-        "right triangle": "right-angled triangle",
-    }
+    stiff = _table(
+        "find=try to find; what is=how much is; such that=which satisfies that; let=set; if=if it is known that; "
+        "given=known; integer=whole number; integers=whole numbers; side length=length of side; has=possesses; "
+        "right triangle=right-angled triangle"
+    )
     some = {key: value for key, value in stiff.items() if random.random() < 0.5}
     masked = _swap(masked, some) if some else masked
     masked = re.sub(r"(?<=[a-z,] )(?:the|an?) (?=[a-z])", lambda m: "" if random.random() < 0.4 else m.group(0), masked)
@@ -362,47 +312,16 @@ def translated(text: str, random: random.Random) -> str:
 def localised(text: str, random: random.Random) -> str:
     """Spell units, small numbers, money and names otherwise, with British spelling."""
     masked, parts = _mask(text)
-    units = {
-        "cm": "centimetres",
-        "mm": "millimetres",
-        "km": "kilometres",
-        "kg": "kilograms",
-        "mph": "miles per hour",
-        "ft": "feet",
-        "hr": "hours",
-        "min": "minutes",
-        "sec": "seconds",
-        "in.": "inches",
-    }
-    british = {
-        "center": "centre",
-        "color": "colour",
-        "colors": "colours",
-        "colored": "coloured",
-        "meters": "metres",
-        "neighbor": "neighbour",
-        "neighbors": "neighbours",
-        "percent": "per cent",
-        "math": "maths",
-        "gray": "grey",
-    }
+    units = _table(
+        "cm=centimetres; mm=millimetres; km=kilometres; kg=kilograms; mph=miles per hour; ft=feet; hr=hours; "
+        "min=minutes; sec=seconds; in.=inches"
+    )
+    british = _table(
+        "center=centre; color=colour; colors=colours; colored=coloured; meters=metres; neighbor=neighbour; "
+        "neighbors=neighbours; percent=per cent; math=maths; gray=grey"
+    )
     words = "two three four five six seven eight nine ten eleven twelve".split()
-    names = [
-        "Alice",
-        "Bob",
-        "John",
-        "Mary",
-        "Tom",
-        "Sarah",
-        "James",
-        "Emily",
-        "Joe",
-        "Jane",
-        "Mike",
-        "Anna",
-        "Dave",
-        "Kate",
-    ]
+    names = "Alice Bob John Mary Tom Sarah James Emily Joe Jane Mike Anna Dave Kate".split()
     women = {"Alice", "Mary", "Sarah", "Emily", "Jane", "Anna", "Kate"}
     table = british | {unit: name for unit, name in units.items() if unit not in ("min", "in.")}
     if random.random() < 0.6:
@@ -495,32 +414,14 @@ def other_number(text: str, random: random.Random) -> str:
 def opposite_word(text: str, random: random.Random) -> str:
     """Make a different problem: turn one word into its opposite, or put in or take out a 'not'."""
     masked, parts = _mask(text)
-    pairs = [
-        ("even", "odd"),
-        ("minimum", "maximum"),
-        ("smallest", "largest"),
-        ("at least", "at most"),
-        ("least", "greatest"),
-        ("without replacement", "with replacement"),
-        ("increasing", "decreasing"),
-        ("shortest", "longest"),
-        ("more than", "fewer than"),
-        ("less than", "greater than"),
-        ("lowest", "highest"),
-        ("inside", "outside"),
-        ("is divisible", "is not divisible"),
-        ("are divisible", "are not divisible"),
-        ("distinct", "not necessarily distinct"),
-        ("is a multiple", "is not a multiple"),
-        ("is prime", "is not prime"),
-        ("are adjacent", "are not adjacent"),
-        ("contain", "do not contain"),
-        ("is an integer", "is not an integer"),
-        ("minimize", "maximize"),
-        ("first digit", "last digit"),
-        ("is a factor", "is not a factor"),
-        ("is", "is not"),
-    ]
+    pairs = _table(
+        "even=odd; minimum=maximum; smallest=largest; at least=at most; least=greatest; without replacement=with "
+        "replacement; increasing=decreasing; shortest=longest; more than=fewer than; less than=greater than; "
+        "lowest=highest; inside=outside; is divisible=is not divisible; are divisible=are not divisible; "
+        "distinct=not necessarily distinct; is a multiple=is not a multiple; is prime=is not prime; are "
+        "adjacent=are not adjacent; contain=do not contain; is an integer=is not an integer; minimize=maximize; "
+        "first digit=last digit; is a factor=is not a factor; is=is not"
+    ).items()
     spots: list[tuple[int, int, str]] = []
     for one, two in pairs:
         for old, new in ((one, two), (two, one)) if one != "is" else ((two, one),):
@@ -536,29 +437,13 @@ def opposite_word(text: str, random: random.Random) -> str:
 def other_quantity(text: str, random: random.Random) -> str:
     """Make a different problem: ask for another quantity in the question."""
     masked, parts = _mask(text)
-    table = {
-        "area": "perimeter",
-        "perimeter": "area",
-        "radius": "diameter",
-        "diameter": "radius",
-        "sum": "product",
-        "product": "sum",
-        "volume": "surface area",
-        "surface area": "volume",
-        "circumference": "area",
-        "mean": "median",
-        "median": "mean",
-        "average": "range",
-        "greatest common divisor": "least common multiple",
-        "width": "length",
-        "least common multiple": "greatest common divisor",
-        "quotient": "remainder",
-        "remainder": "quotient",
-        "numerator": "denominator",
-        "units digit": "tens digit",
-        "tens digit": "units digit",
-        "sine": "cosine",
-    }
+    table = _table(
+        "area=perimeter; perimeter=area; radius=diameter; diameter=radius; sum=product; product=sum; "
+        "volume=surface area; surface area=volume; circumference=area; mean=median; median=mean; average=range; "
+        "greatest common divisor=least common multiple; width=length; least common multiple=greatest common "
+        "divisor; quotient=remainder; remainder=quotient; numerator=denominator; units digit=tens digit; tens "
+        "digit=units digit; sine=cosine"
+    )
     asks = list(re.finditer(rf"\b{_ASKS}\b", masked, re.I))
     if not asks:
         return text

@@ -4,7 +4,7 @@
     python bench/web.py --python .venv-bench/bin/python /usr/share/doc/maxima-doc/html/*.html
 
 Trafilatura runs under the interpreter that is named, which has it. One process each, medians of ROUNDS. Speed is
-measured on the pages given, or else on 300 of `curation/mammoth2/exam_site.py`; formulas are counted on
+measured on the pages given, or else on 300 of `bench/exam_site.py`; formulas are counted on
 tests/formula_pages.jsonl, where each page says what must be left of it.
 """
 
@@ -24,8 +24,8 @@ sys.path[:0] = [str(ROOT)]
 from resiliparse.extract.html2text import extract_plain_text  # noqa: E402
 from resiliparse.parse.html import HTMLTree  # noqa: E402
 
+from bench.exam_site import site  # noqa: E402
 from curation.mammoth2 import formulas, markup  # noqa: E402
-from curation.mammoth2.exam_site import site  # noqa: E402
 from curation.mammoth2.harvest import final_answer  # noqa: E402
 from curation.mammoth2.pageworker import extracted, read_page  # noqa: E402
 from curation.mammoth2.recall import Learning, learn  # noqa: E402

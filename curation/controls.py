@@ -1,15 +1,15 @@
 """The sets that a curated set has to beat: of the same rows, chosen otherwise.
 
-    runs/<name>/controls/random.jsonl         as many problems, sampled at random runs/<name>/controls/longest.jsonl
-    as many, those with the longest chains runs/<name>/controls/easiest.jsonl        as many, those that were solved
-    most often runs/<name>/controls/random_tokens.jsonl  sampled at random until there are as many tokens (so with
-    longest, easiest) runs/<name>/controls/everything.jsonl     one chain of every problem
-    runs/<name>/controls/error_free.jsonl     the same, of chains in which no error is corrected
-    (`curation/lemma/errors.py`)
+    random           as many problems, sampled at random
+    longest          as many, those with the longest chains
+    easiest          as many, those that were solved most often
+    random_tokens    sampled at random until there are as many tokens (so with longest, easiest)
+    everything       one chain of every problem
+    error_free       as many tokens, of chains in which no error is corrected (`curation/lemma/errors.py`)
 
-All are taken from the rows that came into the stage `source`, one chain of a problem, so only the choice differs.
-Longer chains teach more, in any case: without the last set, a curated one that is longer than random may win
-by its length alone. To test the claim:
+Each is `runs/<name>/controls/<kind>.jsonl`, of rows that came into the stage `source`, one chain of a problem, so only
+the choice differs. Longer chains teach more, in any case: beside `random_tokens` a curated set cannot win by its length
+alone. To test the claim:
 
     python -m limo.train --multirun recipe=limo train.data=runs/limo/curated.jsonl,runs/limo/controls/random.jsonl
 """
@@ -17,15 +17,16 @@ by its length alone. To test the claim:
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from limo.data import Example, content_id, write_jsonl
-from limo.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KINDS = ("random", "longest", "easiest", "everything")
+Kind = Literal[
+    "random", "longest", "easiest", "everything", "random_tokens", "longest_tokens", "easiest_tokens", "error_free"
+]
 BY_TOKENS = ("random_tokens", "longest_tokens", "easiest_tokens", "error_free")
 
 
@@ -34,12 +35,8 @@ class Controls:
     """Which control sets a run makes."""
 
     source: str  # the stage into which the rows came that the sets are sampled from: the one that chooses, as a rule
-    kinds: list[str]
+    kinds: list[Kind]
     seed: int
-
-    def __post_init__(self) -> None:
-        if unknown := [kind for kind in self.kinds if kind not in KINDS + BY_TOKENS]:
-            raise UserError(f"controls.kinds: there is no '{unknown[0]}'; there are {', '.join(KINDS + BY_TOKENS)}")
 
 
 def write_controls(

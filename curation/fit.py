@@ -14,18 +14,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from curation.folder import Rows, stage_file
-from curation.probe import Fit, sample_chains
-from curation.run import run_first
-from curation.stage import in_order
-from curation.stages.fit import add_fit
+from curation.probe import Fit, sample_chains, verified_chains
+from curation.stages.fit import Score, add_fit
 from limo.command import command
 from limo.data import Example
-from limo.errors import UserError
-from limo.recipe import InputPath, suggest
+from limo.recipe import InputPath
 from limo.tables import Table, print_table, terminal
 
-SCORES = ("rsr", "nll", "nll_inner", "nll_local")
+SCORES: tuple[Score, ...] = ("rsr", "nll", "nll_inner", "nll_local")
 
 Teachers = dict[str, list[Example]]  # by teacher, its scored chains
 
@@ -37,19 +33,9 @@ def compare_teachers(
 
     Raises UserError if the recipe has no stage `after`, or no verified chain comes out of it.
     """
-    if not curate:
-        raise UserError("fit: the recipe has no curate section: there is no pool to take chains from")
-    stages = in_order(curate["stages"], curate.get("order"))
-    if after not in stages:
-        raise UserError(f"fit.after: there is no stage '{after}'{suggest(after, stages)}")
-    number = list(stages).index(after) + 1
-    run_first(curate, dict(list(stages.items())[:number]))
     by_teacher: defaultdict[str, list[Example]] = defaultdict(list)
-    for row in Rows(stage_file(Path(out), number, after)):
-        if row.notes.get("verdict") == "correct":
-            by_teacher[str(row.notes.get("teacher", row.source))].append(row)
-    if not by_teacher:
-        raise UserError(f"no verified chain comes out of the stage '{after}'")
+    for row in verified_chains(Path(out), curate, after, "fit")[-1]:
+        by_teacher[str(row.notes.get("teacher", row.source))].append(row)
     settings: dict[str, Any] = {"dtype": fit.dtype, "batch_size": fit.batch_size, "max_length": fit.max_length}
     found: Teachers = {}
     for teacher, rows in by_teacher.items():

@@ -1,9 +1,4 @@
-"""A run's folder as a curation leaves it: settings, funnel, and the rows of every stage.
-
-run = read_folder(Path("runs/demo"))
-run.candidates                      # the rows that the choice was made from
-run.rows("verify", ".dropped")      # a path; Rows(path) iterates over it
-"""
+"""A run's folder as a curation leaves it: settings, funnel, and the rows of every stage."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -17,6 +17,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from pydantic import PositiveInt
+
 import limo.engines.ledger
 from curation.folder import Rows, stage_file
 from curation.run import run_first
@@ -53,7 +55,7 @@ class Estimate:
 def plan(
     *,
     curate: dict[str, Any],
-    pilot: int,
+    pilot: PositiveInt,
     seed: int,
     tokens_per_second: Mapping[str, float] | float | None,
     dollars_per_gpu_hour: float,
@@ -64,8 +66,6 @@ def plan(
     stage, null for the rate that the pilot reaches here. The run's budget holds for the pilot too. Raises UserError as
     `curation.run.curate` does, and for an unknown stage.
     """
-    if pilot < 1:
-        raise UserError(f"plan.pilot must be at least 1, not {pilot}")
     stages, folder = in_order(curate["stages"], curate.get("order")), Path(curate["out"])
     for name in tokens_per_second if isinstance(tokens_per_second, Mapping) else ():
         if name not in stages:

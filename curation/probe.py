@@ -20,15 +20,13 @@ from random import Random
 from typing import Any
 
 from curation.folder import Rows, stage_file
-from curation.probe_result import NATURAL, Decided, Found, chosen_by, keep_probe, print_probe
+from curation.probe_result import NATURAL, Found, chosen_by, decided, keep_probe, print_probe
 from curation.run import run_first
-from curation.stage import about, in_order
-from curation.stage_metrics import take
+from curation.stage import about, in_order, take
 from curation.stages.chains import check_steps
 from curation.stages.fit import SCORES, add_fit
 from curation.stages.flaws import FLAWS, spoil
 from curation.stages.score import score
-from eval.compare import wilson
 from limo.command import command
 from limo.data import Dropped, Example, Row, content_id, parsed
 from limo.errors import UserError
@@ -36,7 +34,6 @@ from limo.progress import say
 from limo.recipe import InputPath, bind, suggest
 
 LIMO = {"length": 0.30, "verification": 0.20, "exploration": 0.25, "connectives": 0.25}  # LIMO v2, section 3
-NO_DIRECTION = ("ifd",)  # reported, and not asked: the evidence is for chats only
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +53,8 @@ def probe(
     Args: `chains` verified chains of as many problems, taken at random after the stage named `after`; `student` scores
     them as `fit` says. Raises UserError if there is no such stage, or no verified chain.
     """
-    if not curate:
-        raise UserError("probe: the recipe has no curate section: there is no pool to take chains from")
-    stages, folder = in_order(curate["stages"], curate.get("order")), Path(out)
-    if after not in stages:
-        raise UserError(f"probe.after: there is no stage '{after}'{suggest(after, stages)}")
-    number = list(stages).index(after) + 1
-    run_first(curate, dict(list(stages.items())[:number]))
-    verified = [row for row in Rows(stage_file(folder, number, after)) if row.notes.get("verdict") == "correct"]
-    if not verified:
-        raise UserError(
-            f"no verified chain comes out of the stage '{after}': the probe needs chains with right answers"
-        )
+    folder = Path(out)
+    stages, number, verified = verified_chains(folder, curate, after, "probe")
     untouched = sample_chains(verified, chains, seed)
     wrong = stage_file(folder, number, after, ".dropped")
     rivals = {**plant(untouched, verified, seed), NATURAL: list(wrong_answers(wrong, untouched))}
@@ -81,6 +68,23 @@ def probe(
     keep_probe(folder, found, caught, len(untouched), stages)
     print_probe(found, caught, len(untouched), chosen_by(rest))
     return found
+
+
+def verified_chains(
+    folder: Path, curate: dict[str, Any] | None, after: str, section: str
+) -> tuple[dict[str, Any], int, list[Example]]:
+    """Run the stages up to `after`. Returns all stages, how many have run, and the chains with right answers."""
+    if not curate:
+        raise UserError(f"{section}: the recipe has no curate section: there is no pool to take chains from")
+    stages = in_order(curate["stages"], curate.get("order"))
+    if after not in stages:
+        raise UserError(f"{section}.after: there is no stage '{after}'{suggest(after, stages)}")
+    number = list(stages).index(after) + 1
+    run_first(curate, dict(list(stages.items())[:number]))
+    rows = [row for row in Rows(stage_file(folder, number, after)) if row.notes.get("verdict") == "correct"]
+    if not rows:
+        raise UserError(f"no verified chain comes out of the stage '{after}': chains with right answers are needed")
+    return stages, number, rows
 
 
 def sample_chains(verified: Sequence[Example], count: int, seed: int) -> list[Example]:
@@ -178,19 +182,14 @@ def decide(
     names = list(dict.fromkeys(name for scores in values.values() for name in scores))
     found: Found = {}
     for name in names:
-        if name.endswith(("_rank", "_zscore")) or name.startswith("pass_rate") or name in NO_DIRECTION:
+        if name.endswith(("_rank", "_zscore")) or name.startswith("pass_rate"):
             continue
         sign = -1 if name in lower else 1
         for flaw, listed in pairs.items():
             both = [(values[a].get(name), values[b].get(name)) for a, b in listed]
-            points = [
-                1.0 if sign * a > sign * b else 0.5 if a == b else 0.0
-                for a, b in both
-                if a is not None and b is not None
-            ]
-            if points:
-                share = sum(points) / len(points)
-                found.setdefault(name, {})[flaw] = Decided(share, *wilson(share, len(points)), len(points))
+            scored = [(sign * a, sign * b) for a, b in both if a is not None and b is not None]
+            if found_ := decided([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in scored]):
+                found.setdefault(name, {})[flaw] = found_
     return found
 
 

@@ -1,13 +1,14 @@
 """What a probe found (`curation/probe.py`): kept in `runs/<name>/probe.json`, printed, and warned about by a run."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from curation.stage import NO_SCORES, about_node
 from curation.stages.flaws import FLAWS
+from eval.compare import wilson
 from limo.data import replacing
 from limo.run import lasting
 from limo.tables import Table, print_table, terminal
@@ -37,6 +38,14 @@ class Decided:
 
     def __str__(self) -> str:
         return f"{100 * self.share:.0f} ({100 * self.low:.0f}-{100 * self.high:.0f})"
+
+
+def decided(points: Sequence[float]) -> Decided | None:
+    """What the points of pairs come to: 1 for the untouched chain, 0.5 for a tie, 0 for the flaw."""
+    if not points:
+        return None
+    share = sum(points) / len(points)
+    return Decided(share, *wilson(share, len(points)), len(points))
 
 
 Found = dict[str, dict[str, Decided]]  # by score, by flaw

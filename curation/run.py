@@ -22,16 +22,14 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from curation.bounded import PerRow
 from curation.card import tabulate_funnel, write_card
 from curation.check import check_before
 from curation.controls import Controls, write_controls
 from curation.folder import Rows, stage_file
+from curation.matching.similar import digest
 from curation.probe_result import chosen_by, read_probe, warnings
-from curation.runner import RayData, apply
-from curation.similar import digest
-from curation.stage import about_node, check_stages, in_order
-from curation.stage_metrics import take
+from curation.runner import PerRow, RayData, apply
+from curation.stage import about_node, check_stages, in_order, take
 from curation.stages.pairs import pair_with_dropped
 from limo.command import command
 from limo.data import Dropped, Example, Row, content_id, dump, parsed, replacing, write_jsonl, write_parquet
@@ -76,7 +74,7 @@ def curate(
     (`curation/stages/pairs.py`), `exclude` a file of ids of chains that a person has marked, which are dropped before
     the choice (a finished run chooses again), `budget` of samples and tokens, at which the run stops; what was paid for
     is kept, and a larger budget resumes; `on` a node of `curation.runner.RayData`, null for this machine, which changes
-    no result; `per_row` settings of `curation.bounded.PerRow`, what a row may take in a stage before it is dropped.
+    no result; `per_row` settings of `curation.runner.PerRow`, what a row may take in a stage before it is dropped.
     Raises UserError for wrong settings, unreadable sources, or if no row is left.
     """
     folder, stages = Path(out), in_order(stages, order)
@@ -92,7 +90,9 @@ def curate(
     settings |= {"controls": asdict(controls), "exclude": marked, **({"per_row": per_row} if per_row else {})}
     if marked:
         node = {"_target_": "curation.stages.chains.drop_marked", "ids": marked}
-        stages = _insert(stages, controls.source, BY_HAND, node)
+        names = list(stages)
+        names.insert(names.index(controls.source), BY_HAND)
+        stages = {name: node if name == BY_HAND else stages[name] for name in names}
     files = input_files(settings)
     paying = within_budget(str(folder.resolve()), budget.samples, budget.tokens)
     with (
@@ -138,15 +138,6 @@ def read_marks(path: str) -> list[str]:
     return sorted(ids)
 
 
-def _insert(stages: Mapping[str, Any], before: str, name: str, node: Any) -> dict[str, Any]:
-    """The stages with one more before another."""
-    found = dict[str, Any]()
-    for other, known in stages.items():
-        found |= {name: node} if other == before else {}
-        found[other] = known
-    return found
-
-
 def read_pool(sources: Mapping[str, Any], system: str) -> Iterator[Row]:
     """The rows of all sources, in the recipe's order. A row whose id came before is dropped."""
     seen: set[int] = set()
@@ -183,7 +174,7 @@ def run_stages(
     path, source = stage_file(folder, 0, "pool"), read_pool(settings["pool"], settings["system"])
     # What a stage is made from: settings of it and of all before it, content of the files
     limits, every = settings.get("per_row", {}), len(settings["stages"])
-    per_row: PerRow = bind({"_target_": "curation.bounded.PerRow", **limits}, "curate.per_row")()
+    per_row: PerRow = bind({"_target_": "curation.runner.PerRow", **limits}, "curate.per_row")()
     made_from = content_id([settings["system"], lasting(settings["pool"]), inputs, *limits.items()])
     funnel = [_stage(path, "pool", made_from, source, per_row.characters, None)]
     for number, (name, node) in enumerate(settings["stages"].items(), 1):

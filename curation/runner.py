@@ -3,9 +3,15 @@
     python -m curation.run recipe=limo '+curate.on={_target_: curation.runner.RayData, parts: 256, address: auto}'
 
 A stage of scope `row` gets batches of rows; of many rows, in as many processes as there are cores. `on` sends it to Ray
-instead, and a stage of scope `problem` too, grouped by `Example.problem`. All other stages, and those that sample, run
-in this process. The rows, their order and the metrics are those of one process. Rows that take too long are dropped
-(`curation/bounded.py`).
+instead. All other stages, and those that sample, run in this process. The rows, their order and the metrics are those
+of one process.
+
+A row of a stage of scope `row` has a time budget (`PerRow`): a timer starts anew whenever the stage takes its next row.
+Where it runs out, the rows are given to the stage one by one, and those that overrun alone are dropped. Setting up a
+stage, before its first row, is not limited, nor is a stage that samples: what was paid for is never interrupted. The
+timer is a signal, which Python handles between its own instructions and inside regular expressions. So it cannot end
+one long call of a C library (`10**10**9`) before that returns, nor a stage that catches `BaseException`; and there is
+no limit where the stage does not run in its process's main thread.
 
 Left out: stages that relate many problems (deduplication, scores, choices) run on one machine. For tens of millions of
 rows use datatrove or Ray's own readers first.
@@ -14,50 +20,57 @@ rows use datatrove or Ray's own readers first.
 import multiprocessing
 import os
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from curation.bounded import PerRow, run_bounded, run_problems
+from pydantic import PositiveFloat, PositiveInt
+
 from curation.folder import Rows
 from curation.parallel import chunked, spread
-from curation.stage import about_node
-from curation.stage_metrics import Metric, merge, take
-from limo.data import Row, parse_row, parsed
+from curation.stage import Metric, about_node, drop, merge, take
+from limo.data import Example, Row, parse_row
 from limo.errors import UserError, explain, need_package
 from limo.recipe import bind
+from limo.worker import PATIENCE
 
 BATCH = 250  # rows of one call
 FEW = 16  # batches that are not worth starting processes for
+AGAIN = 1.0  # seconds after which a stage that swallowed the signal gets another
 
+Function = Callable[[Iterable[Example]], Iterable[Row]]
 Node = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PerRow:
+    """What one row may take in any stage; a row that takes more is dropped."""
+
+    seconds: PositiveFloat = 30.0  # of processor time, and PATIENCE times that by the clock, where nothing is sampled
+    characters: PositiveInt = 2**24  # as a line of JSON
 
 
 @dataclass(frozen=True)
 class RayData:
     """Where stages run: on a Ray cluster whose machines all see the run's folder under one path."""
 
-    parts: int  # into which the rows are cut: a few for each core of the cluster
+    parts: PositiveInt  # into which the rows are cut: a few for each core of the cluster
     address: str | None  # of the cluster; auto, or null for this machine alone
-
-    def __post_init__(self) -> None:
-        if self.parts < 1:
-            raise UserError(f"on.parts must be at least 1, not {self.parts}")
 
 
 def apply(name: str, node: Node, path: Path, on: RayData | None = None, per_row: PerRow | None = None) -> Iterator[Row]:
     """What a stage yields for the rows of a file, in order. Metrics are merged into those of this process."""
     facts, where = about_node(node), f"curate.stages.{name}"
-    given = dict(node), where, per_row or PerRow(), facts.scope == "problem"
+    given = dict(node), where, per_row or PerRow()
     if facts.samples or facts.scope == "pool":
         yield from bind(node, where)(Rows(path))
     elif on:
         yield from _merged(_on_ray(given, path.resolve(), on))
-    elif facts.scope == "problem":
-        yield from run_problems(bind(node, where), Rows(path), given[2])
     else:
         with path.open("rb") as lines:
             few = sum(1 for _ in islice(lines, FEW * BATCH + 1)) <= FEW * BATCH
@@ -66,8 +79,7 @@ def apply(name: str, node: Node, path: Path, on: RayData | None = None, per_row:
             yield from _merged(spread(_call, chunked(lines, BATCH), start=_begin, given=given, processes=processes))
 
 
-# A stage, its place in the recipe, what a row may take, whether the rows of a call are one problem
-Given = tuple[Node, str, PerRow, bool]
+Given = tuple[Node, str, PerRow]  # a stage, its place in the recipe, what a row may take
 Result = tuple[list[Row], dict[str, Metric]]
 _given: Given
 
@@ -81,11 +93,11 @@ def _begin(*given: Any) -> None:
 
 def _call(lines: list[bytes]) -> Result:
     """Run the stage on a batch of lines. Its metrics come with the rows, from any process."""
-    node, where, per_row, together = _given
+    node, where, per_row = _given
     before = take()
     try:
         rows = [parse_row(line, f"the rows for {where}") for line in lines]
-        return run_bounded(bind(node, where), rows, per_row, together), take()
+        return run_bounded(bind(node, where), rows, per_row), take()
     finally:
         merge(before)
 
@@ -98,40 +110,28 @@ def _merged(results: Iterable[Result]) -> Iterator[Row]:
 
 def _on_ray(given: Given, path: Path, on: RayData) -> Iterator[Result]:
     """The stage on Ray Data. Each task reads its share of the file's bytes; a row's place is where its line begins."""
-    size, parts, grouped = path.stat().st_size, on.parts, given[3]
+    size, parts = path.stat().st_size, on.parts
 
     def read(batch: dict[str, Any]) -> dict[str, list[Any]]:
         shares = ((size * at // parts, size * (at + 1) // parts) for at in batch["id"].tolist())
         found = list(chain.from_iterable(_lines(path, *share) for share in shares))
-        problems = [parsed(line).get("problem") or "" for _, line in found] if grouped else [""] * len(found)
-        return {"at": [at for at, _ in found], "line": [line for _, line in found], "problem": problems}
+        return {"at": [at for at, _ in found], "line": [line for _, line in found]}
 
     def call(batch: Any) -> dict[str, list[Any]]:
         os.environ["LIMO_CORES"] = "1"  # a task is one process; Ray fills the cores
         _begin(*given)
+        result: Result | str
         try:
-            rows, metrics = _call(list(batch["line"]))
+            result = _call(list(batch["line"]))
         except Exception as error:
             if not (known := explain(error)):
                 raise
-            return {
-                "at": [-1],
-                "out": [pickle.dumps(str(known))],
-            }  # as a value: of an exception Ray keeps only the text
-        if not grouped:
-            return {"at": [int(min(batch["at"], default=0))], "out": [pickle.dumps((rows, metrics))]}
-        places = [int(at) for at in batch["at"]]
-        assert len(rows) == len(places), f"{given[1]} yields {len(rows)} rows for {len(places)} of a problem"
-        alone = [pickle.dumps(([row], metrics if number == 0 else {})) for number, row in enumerate(rows)]
-        return {"at": places, "out": alone}
+            result = str(known)  # as a value: of an exception Ray keeps only the text
+        return {"at": [int(min(batch["at"], default=0))], "out": [pickle.dumps(result)]}
 
     with _ray(on.address) as ray:
         rows = ray.data.range(parts, override_num_blocks=parts).map_batches(read, batch_size=1)
-        if grouped:
-            made = rows.groupby("problem").map_groups(call, batch_format="numpy")
-        else:
-            made = rows.map_batches(call, batch_size=None)
-        for row in made.sort("at").iter_rows():
+        for row in rows.map_batches(call, batch_size=None).sort("at").iter_rows():
             result = pickle.loads(row["out"])  # of a task of ours
             if isinstance(result, str):
                 raise UserError(result)
@@ -168,3 +168,74 @@ def _ray(address: str | None) -> Iterator[Any]:
         if isinstance(error.cause, UserError):
             raise error.cause from None
         raise
+
+
+class Overrun(BaseException):
+    """A row takes too long. Not an Exception, so that a stage's own `except Exception` does not swallow it."""
+
+
+class _Fed:
+    """Rows that restart the timer as they are taken."""
+
+    def __init__(self, rows: Iterable[Example], seconds: float) -> None:
+        self.rows, self.seconds = rows, seconds
+
+    def __iter__(self) -> Iterator[Example]:
+        for row in self.rows:
+            _restart(self.seconds)
+            yield row
+        _restart(self.seconds)
+
+
+_armed = False
+
+
+def _restart(seconds: float) -> None:
+    if _armed:
+        signal.setitimer(signal.ITIMER_PROF, seconds, AGAIN)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE * seconds, AGAIN)
+
+
+def _stop(*_: Any) -> None:
+    if _armed:
+        raise Overrun
+
+
+@contextmanager
+def _timer() -> Iterator[None]:
+    """Within the block, `_restart` limits what follows it. Raises Overrun there."""
+    global _armed
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {kind: signal.signal(kind, _stop) for kind in (signal.SIGPROF, signal.SIGALRM)}
+    _armed = True
+    try:
+        yield
+    finally:
+        _armed = False
+        for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+            signal.setitimer(timer, 0)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def run_bounded(function: Function, rows: list[Example], per_row: PerRow) -> list[Row]:
+    """What a stage yields for `rows`; a row that overruns its budget is dropped."""
+    before = take()
+    try:
+        with _timer():
+            found = list(function(_Fed(rows, per_row.seconds)))
+    except (Overrun, MemoryError) as error:
+        take()  # metrics of rows that are done again, or dropped
+        if len(rows) > 1:
+            found = [out for row in rows for out in run_bounded(function, [row], per_row)]
+        elif isinstance(error, MemoryError):
+            found = [drop(rows[0], "takes too much memory")]
+        else:
+            limit = f"more than curate.per_row.seconds={per_row.seconds:g} of processor time"
+            found = [drop(rows[0], "takes too long", limit)]
+    made = take()
+    merge(before)
+    merge(made)
+    return found

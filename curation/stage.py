@@ -8,12 +8,17 @@ without the decorator is a stage as well: it sees the whole pool in one process.
 
 Scores are named as they stand in `Example.scores`. `{by}` in a name is replaced by the setting `by`; a name that is
 only `{weights}` is all keys of that setting, or all names in it. `random` and `target` are no scores.
+
+A stage may `record` and `count` metrics, which the funnel, the terminal and the report show. They belong to this
+process: what runs a stage in another one takes them there and merges them here.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field
 
 from limo.data import Dropped, Example
 from limo.engines.protocol import Sampling
@@ -21,7 +26,9 @@ from limo.errors import UserError
 from limo.recipe import bind, check_name, resolve, suggest
 
 NO_SCORES = ("random", "target")  # what a choice may go by instead of a score
-Scope = Literal["row", "problem", "pool"]
+Scope = Literal["row", "pool"]
+Metric = int | float | str
+Share = Annotated[float, Field(ge=0, le=1)]
 Stage = TypeVar("Stage", bound=Callable[..., Any])
 
 
@@ -29,8 +36,7 @@ Stage = TypeVar("Stage", bound=Callable[..., Any])
 class About:
     """What is known of a stage."""
 
-    # What one call must see: any rows; all rows of a problem, of which it yields one each, in order; or everything
-    scope: Scope = "pool"
+    scope: Scope = "pool"  # what one call must see: any rows, or everything
     reads: tuple[str, ...] = ()  # scores that the rows must have
     writes: tuple[str, ...] | None = None  # scores that it adds; None where nobody knows
     lower: tuple[str, ...] = ()  # those of its scores of which less is better
@@ -150,3 +156,34 @@ def _names(patterns: tuple[str, ...], settings: Mapping[str, Any]) -> Iterator[s
             yield from map(str, value)
         else:
             yield pattern.format_map(dict(settings))
+
+
+_recorded: dict[str, Metric] = {}
+
+
+def record(name: str, value: Metric) -> None:
+    """Record a metric of the stage. In a stage of scope row it must be the same for all batches of rows."""
+    _recorded[name] = value
+
+
+def count(name: str, more: int = 1) -> None:
+    """Add to a metric that counts."""
+    before = _recorded.get(name, 0)
+    assert not isinstance(before, str), f"'{name}' is no count but {before!r}"
+    _recorded[name] = before + more
+
+
+def take() -> dict[str, Metric]:
+    """The metrics since the last call, in their order."""
+    recorded = dict(_recorded)
+    _recorded.clear()
+    return recorded
+
+
+def merge(metrics: Mapping[str, Metric]) -> None:
+    """Add the metrics of a part of the rows: whole numbers are counts, all others stay as they are."""
+    for name, value in metrics.items():
+        if isinstance(value, int):
+            count(name, value)
+        else:
+            record(name, value)

@@ -20,20 +20,21 @@ recipe's own pool and are never trained on.
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, PositiveInt
 
 from curation.controls import random_set
 from curation.folder import Rows, stage_file
 from curation.probe import apply_calls, plant, sample_chains, scoring_calls
-from curation.probe_result import Decided
+from curation.probe_result import Decided, decided
 from curation.run import run_first
-from curation.stage import in_order
-from curation.stage_metrics import take
-from eval.compare import wilson
+from curation.stage import in_order, take
 from eval.run import correct_share, grade_rows
 from limo.command import command
 from limo.data import Example, content_id, replacing, write_jsonl
@@ -48,6 +49,7 @@ from limo.tables import Table, print_table, terminal
 
 RANDOM, RANDOM_TOKENS = "random", "random_tokens"
 LEVEL = 0.95
+Part = Annotated[float, Field(gt=0, le=1)]
 
 Candidates = Mapping[str, Mapping[str, Any]]  # by name the choosing stages, by their names
 
@@ -56,21 +58,13 @@ Candidates = Mapping[str, Mapping[str, Any]]  # by name the choosing stages, by 
 class Sizes:
     """How much is trained and measured."""
 
-    k: int  # problems of a full-size set
-    fraction: float  # of k, in the rounds before the last
-    screen_blocks: int  # of each round before the last
-    final_blocks: int
-    screen_problems: int  # held out, for all rounds before the last
-    final_problems: int  # held out for each block of the last round
-    pool_share: float  # of the pool that a block sees
-
-    def __post_init__(self) -> None:
-        if self.final_blocks < 2:
-            raise UserError(f"tournament.sizes.final_blocks must be at least 2, not {self.final_blocks}: no interval")
-        if not 0 < self.fraction <= 1 or not 0 < self.pool_share <= 1:
-            raise UserError("tournament.sizes.fraction and pool_share are shares above 0 and up to 1")
-        if min(self.k, self.screen_blocks, self.screen_problems, self.final_problems) < 1:
-            raise UserError(f"tournament.sizes must be at least 1: {self}")
+    k: PositiveInt  # problems of a full-size set
+    fraction: Part  # of k, in the rounds before the last
+    screen_blocks: PositiveInt  # of each round before the last
+    final_blocks: Annotated[int, Field(ge=2)]  # one gives no interval
+    screen_problems: PositiveInt  # held out, for all rounds before the last
+    final_problems: PositiveInt  # held out for each block of the last round
+    pool_share: Part  # of the pool that a block sees
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +117,16 @@ def tournament(
     if {RANDOM, RANDOM_TOKENS} & set(candidates):
         raise UserError(f"tournament.candidates: {RANDOM} and {RANDOM_TOKENS} run in any case")
     number = list(stages).index(source)
-    run_first(curate, dict(list(stages.items())[:number]))
+    before = dict(list(stages.items())[:number])
+    run_first(curate, before)
     rows = list(Rows(stage_file(Path(out), number, ["pool", *stages][number])))
     counts = {key: value for key, value in asdict(sizes).items() if key != "final_blocks"}
     made_from = content_id(json.loads(json.dumps(lasting([curate, train, engine, asdict(sampling), seed, counts]))))
     with lock_run(folder, "running a tournament"):
-        trainer, before = Trainer(train, engine, sampling, apart), dict(list(stages.items())[:number])
-        arms = Field(folder, made_from, rows, candidates, sizes, trainer, seed, scoring_calls(before))
+        trainer = Trainer(train, engine, sampling, apart)
+        arms = Arms(folder, made_from, rows, candidates, sizes, trainer, seed, scoring_calls(before))
         names = list(arms.sighted())
-        count = arms.trainings(len(names))
-        say(f"{len(names)} candidates and random: {count} trainings at most")
+        say(f"{len(names)} candidates and random: {arms.trainings(len(names))} trainings at most")
         verdict = arms.run(names, margin)
     with replacing(folder / "verdict.json") as file:
         json.dump(asdict(verdict), file, indent=1)
@@ -167,7 +161,7 @@ class Trainer:
 
 
 @dataclass(frozen=True)
-class Field:
+class Arms:
     """The pool, its held-out problems, and the arms."""
 
     folder: Path
@@ -180,40 +174,37 @@ class Field:
     scoring: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # the recipe's stages that add scores
 
     def __post_init__(self) -> None:
-        needed = self.sizes.screen_problems + self.sizes.final_problems * self.sizes.final_blocks
-        left = int((len(self._problems()) - needed) * self.sizes.pool_share)
+        left = int((len(self.problems) - self.reserved) * self.sizes.pool_share)
         if left < self.sizes.k:
             raise UserError(
-                f"the pool has {len(self._problems())} problems: {needed} are held out, and {max(left, 0)} of the "
+                f"the pool has {len(self.problems)} problems: {self.reserved} are held out, and {max(left, 0)} of the "
                 f"others are in a block, too few for k={self.sizes.k}. Lower tournament.sizes, or take a larger pool"
             )
 
-    def _problems(self) -> list[str]:
+    @cached_property
+    def problems(self) -> list[str]:
         """The problems in random order: first those held out, then those that are trained on."""
         return sorted({row.problem for row in self.rows}, key=lambda name: content_id([self.seed, "held out", name]))
 
+    @property
+    def reserved(self) -> int:
+        """How many problems are held out."""
+        return self.sizes.screen_problems + self.sizes.final_problems * self.sizes.final_blocks
+
     def held_out(self, final_block: int | None) -> list[Example]:
         """The problems of the screening rounds, or of one block of the last round."""
-        listed, first = self._problems(), self.sizes.screen_problems
-        count = self.sizes.final_problems
-        start = first + (final_block or 0) * count
-        chosen = set(listed[:first] if final_block is None else listed[start : start + count])
+        start, count = 0, self.sizes.screen_problems
+        if final_block is not None:
+            start, count = count + final_block * self.sizes.final_problems, self.sizes.final_problems
+        chosen = set(self.problems[start : start + count])
         one = {row.problem: row for row in self.rows if row.problem in chosen}
         return [replace(row, completion="") for row in one.values()]
 
     def block(self, number: int) -> list[Example]:
         """The rows that a block sees: all chains of a random part of the problems that are not held out."""
-        needed = self.sizes.screen_problems + self.sizes.final_problems * self.sizes.final_blocks
-        free = self._problems()[needed:]
-        part = sorted(free, key=lambda name: content_id([self.seed, number, name]))
-        chosen = set(part[: math.ceil(len(free) * self.sizes.pool_share)])
+        free = sorted(self.problems[self.reserved :], key=lambda name: content_id([self.seed, number, name]))
+        chosen = set(free[: math.ceil(len(free) * self.sizes.pool_share)])
         return [row for row in self.rows if row.problem in chosen]
-
-    def choose(self, name: str, rows: Sequence[Example], k: int, seed: int) -> list[Example]:
-        """The chains of an arm: as its stages choose them, or at random."""
-        if name == RANDOM:
-            return random_set(rows, k, seed)
-        return choose_by(self.candidates[name], rows, k, seed)
 
     def sighted(self) -> Iterator[str]:
         """The candidates that prefer no flaw; the others are reported."""
@@ -240,43 +231,34 @@ class Field:
         return total + (count + 2) * self.sizes.final_blocks if count else 0
 
     def run(self, names: list[str], margin: float) -> Verdict:
-        """All rounds."""
-        number, table = 0, []
-        small = max(1, round(self.sizes.k * self.sizes.fraction))
+        """All rounds: half of the candidates leave after each, until the last two are measured."""
+        sizes, number, table = self.sizes, 0, list[tuple[str, str, str]]()
         while len(names) > 2:
-            blocks = range(number, number + self.sizes.screen_blocks)
-            scores = {arm: self._train(arm, blocks, small, None) for arm in [RANDOM, *names]}
+            blocks = [(number + at, None) for at in range(sizes.screen_blocks)]
+            small = max(1, round(sizes.k * sizes.fraction))
+            scores = {arm: self._train(arm, blocks, small) for arm in [RANDOM, *names]}
             gain = {arm: fmean(scores[arm]) - fmean(scores[RANDOM]) for arm in names}
-            table += [
-                (f"round of {len(names)}", arm, f"{100 * gain[arm]:+.1f}")
-                for arm in sorted(names, key=gain.__getitem__)
-            ]
-            names = sorted(names, key=lambda arm: -gain[arm])[: math.ceil(len(names) / 2)]
-            number += self.sizes.screen_blocks
-        return self._final(names, margin, table)
-
-    def _final(self, names: Sequence[str], margin: float, table: list[tuple[str, str, str]]) -> Verdict:
-        blocks = range(1000, 1000 + self.sizes.final_blocks)
-        scores = {arm: self._train(arm, blocks, self.sizes.k, 0) for arm in [RANDOM, *names]}
+            ranked = sorted(names, key=lambda arm: -gain[arm])
+            table += [(f"round of {len(names)}", arm, f"{100 * gain[arm]:+.1f}") for arm in reversed(ranked)]
+            names = ranked[: math.ceil(len(names) / 2)]
+            number += sizes.screen_blocks
+        last = [(1000 + at, at) for at in range(sizes.final_blocks)]
+        scores, by_tokens = {arm: self._train(arm, last, sizes.k) for arm in [RANDOM, *names]}, dict[str, float]()
         if names:
             best = max(names, key=lambda arm: fmean(scores[arm]))
-            scores[RANDOM_TOKENS] = self._train(RANDOM_TOKENS, blocks, self.sizes.k, 0, like=best)
-        differences = {arm: [a - r for a, r in zip(scores[arm], scores[RANDOM], strict=True)] for arm in names}
-        by_tokens = {}
-        if names:
+            scores[RANDOM_TOKENS] = self._train(RANDOM_TOKENS, last, sizes.k, like=best)
             by_tokens[best] = fmean(scores[best]) - fmean(scores[RANDOM_TOKENS])
-        verdict = decide(differences, margin, by_tokens, 1 / self.sizes.final_problems)
+        differences = {arm: [a - r for a, r in zip(scores[arm], scores[RANDOM], strict=True)] for arm in names}
+        verdict = decide(differences, margin, by_tokens, 1 / sizes.final_problems)
         print_verdict(verdict, table, {arm: fmean(values) for arm, values in scores.items()})
         return verdict
 
-    def _train(self, arm: str, blocks: Iterable[int], k: int, final: int | None, like: str = "") -> list[float]:
-        """The accuracy of an arm in each block."""
+    def _train(self, arm: str, blocks: Sequence[tuple[int, int | None]], k: int, like: str = "") -> list[float]:
+        """The accuracy of an arm in each of the blocks: their numbers, and which problems of the last round."""
         found = []
-        listed = list(blocks)
-        with progress(f"{arm}, {k} problems", len(listed), "training") as advance:
-            for at, number in enumerate(listed):
-                score = self._score(arm, number, k, at if final is not None else None, like)
-                found.append(float(score["accuracy"]))
+        with progress(f"{arm}, {k} problems", len(blocks), "training") as advance:
+            for number, final_block in blocks:
+                found.append(float(self._score(arm, number, k, final_block, like)["accuracy"]))
                 advance(1, f"{100 * found[-1]:.1f} %")
         return found
 
@@ -291,16 +273,17 @@ class Field:
             if kept["made_from"] == made:
                 return kept
         shutil.rmtree(place, ignore_errors=True)
-        chosen = self.choose(like or arm, rows, k, self.seed + number)
+        seed, stages = self.seed + number, self.candidates.get(like or arm)
+        chosen = choose_by(stages, rows, k, seed) if stages else random_set(rows, k, seed)
         if arm == RANDOM_TOKENS:
-            chosen = random_set(rows, k, self.seed + number, chosen)
+            chosen = random_set(rows, k, seed, chosen)
         write_jsonl(place / "rows.jsonl", chosen)
-        args = self.trainer.train["args"]
-        steps = max(1, math.ceil(k / self.trainer.train["global_batch"])) * round(args["num_train_epochs"])
-        found = self.trainer.measure(place, place / "rows.jsonl", steps, self.seed + number, problems)
+        train = self.trainer.train
+        steps = max(1, math.ceil(k / train["global_batch"])) * round(train["args"]["num_train_epochs"])
+        found = self.trainer.measure(place, place / "rows.jsonl", steps, seed, problems) | {"made_from": made}
         with replacing(place / "score.json") as file:
-            json.dump({**found, "made_from": made}, file)
-        return {**found, "made_from": made}
+            json.dump(found, file)
+        return found
 
 
 def choose_by(stages: Mapping[str, Any], rows: Sequence[Example], k: int, seed: int) -> list[Example]:
@@ -315,19 +298,11 @@ def choose_by(stages: Mapping[str, Any], rows: Sequence[Example], k: int, seed: 
 
 def prefers_untouched(stages: Mapping[str, Any], pairs: Sequence[tuple[Example, Example]], seed: int) -> Decided | None:
     """How often a choice takes the untouched chain of a pair and not the spoiled one; None where it takes neither."""
-    points = []
-    kept = (
-        {row.id for row in choose_by(stages, [row for pair in pairs for row in pair], len(pairs), seed)}
-        if pairs
-        else set()
-    )
-    for clean, spoiled in pairs:
-        if (clean.id in kept) != (spoiled.id in kept):
-            points.append(float(clean.id in kept))
-    if not points:
+    if not pairs:
         return None
-    share = fmean(points)
-    return Decided(share, *wilson(share, len(points)), len(points))
+    kept = {row.id for row in choose_by(stages, [row for pair in pairs for row in pair], len(pairs), seed)}
+    points = [clean.id in kept for clean, spoiled in pairs if (clean.id in kept) != (spoiled.id in kept)]
+    return decided(points)
 
 
 def decide(
@@ -351,18 +326,19 @@ def decide(
     advice = "use random chains, checked and balanced"
     if not finalists:
         return Verdict("none", f"No candidate is left: {advice}.", (), 0)
-    best, highest = finalists[0], max(f.high for f in finalists)
+    best, more = finalists[0], 0
     shown = f"{100 * best.low:.1f} to {100 * best.high:.1f}"
     if best.low > 0:
-        return Verdict(
-            "beats", f"{best.name} beats random by {100 * best.mean:.1f} points ({shown}).", tuple(finalists), 0
+        outcome, sentence = "beats", f"{best.name} beats random by {100 * best.mean:.1f} points ({shown})."
+    elif max(f.high for f in finalists) <= margin:
+        outcome, most = "none", f"No candidate beats random by more than {100 * margin:g} points"
+        sentence = f"{most} ({best.name}: {shown}): {advice}."
+    else:
+        outcome, more = "undecided", blocks_needed(differences[best.name], margin) - best.blocks
+        sentence = (
+            f"Undecided: {best.name} {100 * best.mean:+.1f} points ({shown}). About {more} more blocks are needed."
         )
-    if highest <= margin:
-        sentence = f"No candidate beats random by more than {100 * margin:g} points ({best.name}: {shown}): {advice}."
-        return Verdict("none", sentence, tuple(finalists), 0)
-    more = blocks_needed(differences[best.name], margin) - best.blocks
-    sentence = f"Undecided: {best.name} {100 * best.mean:+.1f} points ({shown}). About {more} more blocks are needed."
-    return Verdict("undecided", sentence, tuple(finalists), more)
+    return Verdict(outcome, sentence, tuple(finalists), more)
 
 
 def blocks_needed(values: Sequence[float], margin: float) -> int:
@@ -381,20 +357,16 @@ def print_verdict(verdict: Verdict, rounds: Sequence[tuple[str, str, str]], accu
     console = terminal(110)
     if rounds:
         print_table(Table(("round", "candidate", "to random, points"), rounds, (2,)), console)
-    rows: list[tuple[Any, ...]] = [
-        (arm, f"{100 * value:.1f}", *_versus(next((f for f in verdict.finalists if f.name == arm), None)))
-        for arm, value in accuracy.items()
-    ]
+    finalists, rows = {f.name: f for f in verdict.finalists}, list[tuple[str, ...]]()
+    for arm, value in accuracy.items():
+        shown = ("", "", "")
+        if f := finalists.get(arm):
+            tokens = "" if f.tokens is None else f"{100 * f.tokens:+.1f}"
+            shown = f"{100 * f.mean:+.1f}", f"{100 * f.low:+.1f} to {100 * f.high:+.1f}", tokens
+        rows.append((arm, f"{100 * value:.1f}", *shown))
     head = ("arm", "accuracy, %", "to random, points", "95 % interval", "at equal tokens")
     print_table(Table(head, rows, range(1, 5), "Last round"), console)
     console.print(verdict.sentence, markup=False, soft_wrap=True)
-
-
-def _versus(found: Versus | None) -> tuple[str, str, str]:
-    if not found:
-        return "", "", ""
-    tokens = "" if found.tokens is None else f"{100 * found.tokens:+.1f}"
-    return f"{100 * found.mean:+.1f}", f"{100 * found.low:+.1f} to {100 * found.high:+.1f}", tokens
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
     from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
     OmegaConf.register_new_resolver("oc.env", _read_environment, replace=True)
+    OmegaConf.register_new_resolver("shipped", lambda name: str(RECIPES / "data" / name), replace=True)
     if "recipe" in config:
         raise UserError("the recipe's first line must be `# @package _global_`: its keys belong at the top level")
     if OmegaConf.is_missing(config, "name"):
@@ -246,7 +247,7 @@ def _read(target: Callable[..., Any], settings: Mapping[str, Any], where: str, n
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in settings:
             raise UserError(f"{where}.{key} is missing: {name} needs it")
-    hints = _hints(target)
+    hints = _hints(target, extras=True)
     return {key: validate(hints.get(key, Any), value, f"{where}.{key}") for key, value in settings.items()}
 
 

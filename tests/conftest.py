@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from curation.stage_metrics import take
+from curation.stage import take
 from limo.data import Dropped, Example, Row, chat
 from limo.engines.protocol import Completion
 from limo.machine import quiet_deepspeed, set_environment

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from bench.early_stopping import attempts_needed
 from curation.stages.attempts import add_chains, import_rates, judged, measure_difficulty
 from curation.stages.chains import verify
-from curation.stages.stopping import Window, attempts_needed
+from curation.stages.stopping import Window
 from eval.grade import grade
 from limo.data import Example, chat
 from limo.engines.ledger import spent

@@ -47,7 +47,7 @@ def test_all_mistakes_are_said_at_once_and_nothing_is_begun(mine: list[str], run
         "curate.pool.sums.path=gone.csv": "no such file or folder 'gone.csv'",
         "engine.batch_size=90000000": "batch_size=",
         "+measured.nothere={}": "there is no benchmark 'nothere'",
-        "curate.stages.choose.k=0": "k is 0",
+        "curate.stages.choose.k=null": "problems needs k or tokens",
     }
     found = findings(mine, *wrong)
     for text in wrong.values():

@@ -10,7 +10,7 @@ import yaml
 from curation.card import write_card
 from curation.controls import Controls, random_set, write_controls
 from curation.probe import sample_chains
-from curation.stage_metrics import take
+from curation.stage import take
 from curation.stages.choose import Lengths, chains, problems
 from curation.stages.pairs import pair_with_dropped
 from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
@@ -44,8 +44,6 @@ def test_chains_keeps_the_best_of_each_problem() -> None:
         for r in split(chains(RIVALS, by="random", prefer="highest", at_most=1, seed=seed))[0]
     }
     assert {"a", "a/own0"} <= picks, "any chain may be taken at random"
-    with pytest.raises(UserError, match="at_most must be at least 1, not 0"):
-        list(chains(RIVALS, by="score", prefer="highest", at_most=0, seed=0))
 
 
 def test_problems_keeps_the_best_with_all_of_their_chains() -> None:
@@ -179,8 +177,6 @@ def test_controls_are_chosen_otherwise_from_the_same_rows(tmp_path: Path) -> Non
     assert set(write_controls(tmp_path, unknown, chosen, Controls("choose", kinds, 0))) == {"curated", *kinds} - {
         "easiest"
     }
-    with pytest.raises(UserError, match="there is no 'shortest'"):
-        Controls("choose", ["shortest"], 0)
 
 
 def test_pairs_set_a_wrong_or_a_worse_chain_against_the_chosen_one(tmp_path: Path) -> None:
@@ -208,7 +204,7 @@ def test_the_card_is_one_the_hub_reads(tmp_path: Path) -> None:
     rows = [replace(r, source="gsm8k", notes={"licence": "MIT", "teacher": "own"}) for r in candidates()[:3]]
     write_jsonl(tmp_path / "curated.jsonl", rows)
     line = {"stage": "pool", "in": 1234, "out": 3, "reasons": {"no answer": 1231}, "tokens": 9, "seconds": 1.5}
-    line["metrics"] = {"benchmarks removed": "aime24 (rule latex)"}
+    line["metrics"] = {"benchmarks removed": "aime24"}
     write_card(tmp_path, [line], {"curated": {"rows": 3, "length": 33.0}})
     _, front, text = (tmp_path / "README.md").read_text().split("---\n", 2)
     head = yaml.safe_load(front)
@@ -217,7 +213,7 @@ def test_the_card_is_one_the_hub_reads(tmp_path: Path) -> None:
     for said in (
         "| gsm8k | MIT | 3 |",
         "| pool | 1,234 | 3 | no answer: 1,231 | 9 | 1.5 |",
-        "these benchmarks were removed: aime24 (rule latex)",
+        "these benchmarks were removed: aime24",
     ):
         assert said in text
     assert "| tokens | 10 | 11 | 12 |" in text

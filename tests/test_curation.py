@@ -9,7 +9,7 @@ import pytest
 
 from curation.controls import Controls
 from curation.run import Limits, curate, read_pool
-from curation.stage_metrics import take
+from curation.stage import take
 from curation.stages.chains import box_answers, verify
 from curation.stages.choose import subsample
 from curation.stages.decontaminate import decontaminate
@@ -123,7 +123,6 @@ def test_score_refuses_what_cannot_be() -> None:
         ({"weights": {**WEIGHTS, "length": 0.4}}, "sum to 1"),
         ({"words": ["klingon"]}, "shipped are de, en, es, fr, published, zh"),
         ({"weights": {"lenght": 1.0}}, "no score 'lenght'; did you mean 'length'"),
-        ({"scaling": "z"}, "must be rank or zscore"),
     ]:
         with pytest.raises(UserError, match=said):
             run(**settings)
@@ -183,7 +182,7 @@ def test_doubles_and_benchmark_problems_leave(tmp_path: Path) -> None:
     assert rivals[0].problem == rivals[1].problem and dropped[0].detail == "as a"
     (tmp_path / "bench.jsonl").write_text('{"problem": "PROBLEM c", "answer": "1"}')
     node = {"_target_": "limo.sources.file", "path": str(tmp_path / "bench.jsonl")}
-    kept, dropped = split(decontaminate(kept, benchmarks={"mine": node}, rule="latex", variants="drop"))
+    kept, dropped = split(decontaminate(kept, benchmarks={"mine": node}, variants="drop"))
     assert [r.id for r in kept] == ["a"] and dropped[0].detail == "holds 100 % of mine/1"
     assert dropped[0].data["matched"] == {"id": "mine/1", "problem": "PROBLEM c", "contained": 1.0}
 
@@ -239,13 +238,11 @@ def test_a_benchmark_problem_with_other_numbers_leaves_or_stays(tmp_path: Path) 
         replace(example("c"), prompt=chat("What is the product of 12 and 34?")),
     ]
     held = [str(tmp_path / "bench.jsonl")]
-    kept, dropped = split(decontaminate(rows, benchmarks=held, rule="latex", variants="drop"))
+    kept, dropped = split(decontaminate(rows, benchmarks=held, variants="drop"))
     assert [r.id for r in kept] == ["c"]
     assert [d.reason for d in dropped] == ["in a benchmark", "a benchmark problem with other numbers"]
-    kept, _ = split(decontaminate(rows, benchmarks=held, rule="latex", variants="keep"))
+    kept, _ = split(decontaminate(rows, benchmarks=held, variants="keep"))
     assert [r.id for r in kept] == ["b", "c"]
-    with pytest.raises(UserError, match="there is no rule 'words-9'"):
-        split(decontaminate(rows, benchmarks=held, rule="words-9", variants="keep"))
 
 
 def test_two_sources_with_one_id(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from curation.embed import cluster, embed
+from curation.stages.embed import cluster, embed
 from limo.errors import UserError
 
 TOPICS = (

@@ -24,7 +24,7 @@ curate:
   order: [exact_dedup, near_dedup, hard, solve, verify, score, best_chain, choose]
   stages:
     exact_dedup: {{_target_: curation.stages.dedup.exact_dedup}}
-    near_dedup: {{_target_: curation.stages.dedup.near_dedup, variants: null}}
+    near_dedup: {{_target_: curation.stages.dedup.near_dedup}}
     hard: {{_target_: curation.stages.attempts.measure_difficulty, by: m, engine: {engine}, sampling: {sampling},
       at_least: {at_least}, at_most: 3, unknown: keep, early_stop: true, suspect: 0.9, chains: all}}
     solve: {{_target_: curation.stages.attempts.add_chains, reference_solution: true, teachers: {{more: {{

@@ -10,7 +10,6 @@ from bench.disguises import OTHER, SEEN
 from curation.parallel import chunked, spread
 from curation.stages.dedup import exact_dedup, is_same, near_dedup
 from limo.data import Example, chat
-from limo.errors import UserError
 from tests.conftest import split
 from tests.growth import in_proportion
 
@@ -33,7 +32,7 @@ def test_other_latex_is_the_same_and_another_question_is_not() -> None:
         row("e", CIRCLE.format("center").replace("Find", "What is"), "(1, -2)"),
         row("f", "How many primes are there below $100$?", "25"),
     ]
-    kept, dropped = split(near_dedup(rows, variants=None))
+    kept, dropped = split(near_dedup(rows))
     assert [r.id for r in kept] == ["a", "c", "d", "f"]
     assert [(d.id, d.reason, d.detail) for d in dropped] == [
         ("b", "same problem", "as a"),
@@ -85,7 +84,7 @@ SAME = [
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
 def test_alike_and_with_one_answer_but_not_the_same(one: str, other: str) -> None:
     assert not is_same(one, other) and not is_same(other, one)
-    kept, _ = split(near_dedup([row("a", one), row("b", other)], variants=None))
+    kept, _ = split(near_dedup([row("a", one), row("b", other)]))
     assert len(kept) == 2
 
 
@@ -96,24 +95,8 @@ def test_the_same_in_other_words_of_asking(one: str, other: str) -> None:
 
 def test_another_chain_stays_as_a_rival() -> None:
     rows = [row("a", CIRCLE.format("radius"), "1", "one"), row("b", CIRCLE.format("radius") + " ", "1", "two")]
-    kept, _ = split(near_dedup(rows, variants=None))
+    kept, _ = split(near_dedup(rows))
     assert [r.id for r in kept] == ["a", "b"] and kept[0].problem == kept[1].problem != rows[1].problem
-
-
-def test_variants_are_capped_and_shown_beside_the_first() -> None:
-    rows = [
-        row(str(i), f"A train needs {i} hours for {i + 50} km; how fast is it on the whole way?", str(i))
-        for i in range(9)
-    ]
-    rows.insert(1, row("other", "What is the largest prime below one thousand?", "997"))
-    rows.append(row("again", rows[0].question, "0", "a chain"))
-    kept, dropped = split(near_dedup(rows, variants=3))
-    assert [r.id for r in kept] == ["0", "other", "1", "2", "again"], "a rival of a problem that stays does not count"
-    assert {(d.reason, d.detail) for d in dropped} == {("variant with other numbers", "3 problems like 0 stay")}
-    assert {d.data["matched"]["id"] for d in dropped} == {"0"} and len(dropped) == 6
-    assert len(split(near_dedup(rows, variants=None))[1]) == 0
-    with pytest.raises(UserError, match="near_dedup needs"):
-        list(near_dedup(rows, variants=0))
 
 
 @pytest.mark.parametrize("name", [name for name in SEEN if name not in ("as it is", *PARTS)] + list(OTHER))
@@ -127,7 +110,7 @@ def test_planted_copies_of_real_problems(data: Path, name: str) -> None:
     rows = [row(f"m/{i}", r["problem"], str(r["answer"])) for i, r in enumerate(problems)]
     copies = [row(f"x/{i}", (SEEN | OTHER)[name](r.question, seeded), r.answer) for i, r in enumerate(rows[:600])]
     planted = [copy for copy, original in zip(copies, rows, strict=False) if copy.question != original.question]
-    _, dropped = split(near_dedup([*rows, *planted], variants=None))
+    _, dropped = split(near_dedup([*rows, *planted]))
     found = sum(d.id.startswith("x/") for d in dropped)
     assert found == 0 if name in OTHER else found >= 0.95 * len(planted)
     assert sum(d.id.startswith("m/") for d in dropped) < 10
@@ -152,7 +135,7 @@ def test_twice_the_rows_take_twice_the_time(kind: str, stage) -> None:  # type: 
 
     def work(size: int) -> None:
         rows = pools[size]
-        list(stage(rows) if stage is exact_dedup else stage(rows, variants=20))
+        list(stage(rows))
 
     work(100)  # what is read once in a process
     assert in_proportion(work, 1000)

@@ -10,15 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 import curation
 import curation.runner
-from curation.bounded import PerRow
 from curation.controls import Controls
 from curation.lemma.errors import correct, find, inject, mix
 from curation.lemma.mistakes import Mistake
@@ -26,9 +25,8 @@ from curation.mammoth2.harvest import asked, stated
 from curation.mammoth2.refine import Bounds, refine, verified
 from curation.rise import Rewards, collect, keep, weigh
 from curation.run import Limits, curate
-from curation.runner import RayData, apply
-from curation.stage import About, about, check_stages, in_order, stage
-from curation.stage_metrics import count, record, take
+from curation.runner import PerRow, RayData, apply
+from curation.stage import About, about, check_stages, count, in_order, record, stage, take
 from curation.stages.attempts import add_chains, import_rates, measure_difficulty
 from curation.stages.chains import box_answers, check_steps, drop_marked, verify, write_out
 from curation.stages.choose import chains, problems, subsample
@@ -44,6 +42,7 @@ from limo.data import Dropped, Example, Row, chat, write_jsonl
 from limo.engines.marked import read_last_object
 from limo.engines.protocol import Sampling, Scripted
 from limo.errors import UserError
+from limo.recipe import resolve, validate
 from tests import growth
 from tests.conftest import ROOT, example, lines
 
@@ -96,7 +95,7 @@ def result(name: str, path: Path, on: RayData | None = None) -> tuple[list[Row],
 
 
 def test_a_stage_says_what_it_is() -> None:
-    assert about(chains).scope == "problem" and about(chains).reads == ("{by}",)
+    assert about(chains).scope == "pool" and about(chains).reads == ("{by}",)
     assert about(plain) == About("pool", (), None), "of an ordinary function nothing is known"
 
 
@@ -128,8 +127,6 @@ def test_ray_gives_what_one_process_gives_metrics_included(tmp_path: Path, monke
             result("thirds", path, RayData(parts=3, address=None))
     finally:
         ray.shutdown()
-    with pytest.raises(UserError, match=r"on\.parts must be at least 1"):
-        RayData(parts=0, address=None)
 
 
 def test_the_order_of_stages() -> None:
@@ -148,7 +145,7 @@ def test_the_order_of_stages() -> None:
 
 SOURCE = {"p": {"_target_": "limo.sources.file", "path": "missing.jsonl"}}
 CHOOSE = {"_target_": "curation.stages.choose.problems", "k": 3, "by": "tokens", "seed": 0}
-HELD = {"_target_": "curation.stages.decontaminate.decontaminate", "rule": "latex", "variants": "keep"}
+HELD = {"_target_": "curation.stages.decontaminate.decontaminate", "variants": "keep"}
 
 
 @pytest.mark.parametrize(
@@ -160,7 +157,7 @@ HELD = {"_target_": "curation.stages.decontaminate.decontaminate", "rule": "late
             {"choose": CHOOSE, "tokens": {"_target_": "curation.stages.score.count_tokens", "tokenizer": "t"}},
             "'tokens'",
         ),
-        ({"plain": NODES["plain"], "x": {**CHOOSE, "k": 0}}, r"curate\.stages\.x: .* at least 1"),
+        ({"plain": NODES["plain"], "x": {**CHOOSE, "k": 0}}, r"curate\.stages\.x\.k must be greater than 0, not 0"),
         ({"x": {"_target_": HERE + "drop_thirds"}}, r"curate\.stages\.x\.reason is missing"),
     ],
 )
@@ -176,6 +173,38 @@ def test_mistakes_are_reported_before_the_pool_is_read(stages: dict[str, Any], s
             pairs=None,
             budget=Limits(None, None),
         )
+
+
+@pytest.mark.parametrize(
+    ("target", "setting", "value", "said"),
+    [
+        ("curation.stages.choose.chains", "at_most", 0, "greater than 0"),
+        ("curation.stages.choose.subsample", "k", 0, "greater than 0"),
+        ("curation.stages.decontaminate.drop_overlap", "run", 1, "greater than or equal to 2"),
+        ("curation.stages.flaws.plant_flaws", "shares", {"filler": 2}, "less than or equal to 1"),
+        ("curation.stages.fit.add_fit", "batch_size", 0, "greater than 0"),
+        ("curation.stages.fit.add_fit", "scores", ["nlll"], "'nll', 'nll_inner', 'nll_local' or 'rsr'"),
+        ("curation.lemma.errors.mix", "student", 1.5, "less than or equal to 1"),
+        ("curation.lemma.errors.inject", "per_problem", -1, "greater than or equal to 0"),
+        ("curation.lemma.errors.correct", "strategies", ["fixed"], "'fix' or 'restart'"),
+        ("curation.lemma.teach.Model", "tries", 0, "greater than 0"),
+        ("curation.lemma.begun.begun", "types", ["NO"], "'CA', 'OP', 'MS', 'CS' or 'CV'"),
+        ("curation.mammoth2.harvest.stated", "rules", ["faq"], "'faq heading'"),
+        ("curation.mammoth2.pages.read", "seconds", 0, "greater than 0"),
+        ("curation.controls.Controls", "kinds", ["shortest"], "'longest'"),
+        ("curation.runner.RayData", "parts", 0, "greater than 0"),
+        ("curation.runner.PerRow", "seconds", 0, "greater than 0"),
+        ("curation.tournament.Sizes", "final_blocks", 1, "greater than or equal to 2"),
+        ("curation.mammoth2.recall.Learning", "ngrams", 0, "greater than 0"),
+        ("curation.plan.plan", "pilot", 0, "greater than 0"),
+    ],
+)
+def test_a_setting_out_of_range_is_one_line_that_names_it(target: str, setting: str, value: Any, said: str) -> None:
+    function = resolve(target, "x")
+    is_class = isinstance(function, type) and not is_dataclass(function)
+    hints = get_type_hints(function.__init__ if is_class else function, include_extras=True)
+    with pytest.raises(UserError, match=rf"^x\.{setting}\S* must be .*{said}"):
+        validate(hints[setting], value, f"x.{setting}")
 
 
 def test_a_score_that_an_unknown_stage_or_source_could_bring_is_no_mistake() -> None:
@@ -238,13 +267,6 @@ def hang_in_batches(rows: Iterable[Example], /) -> Iterator[Row]:
     yield from listed
 
 
-@stage("problem")
-def hang_by_problem(rows: Iterable[Example], /) -> Iterator[Row]:
-    for row in rows:
-        hang(row.completion)
-    yield from rows
-
-
 @stage("row", samples=True)
 def sample_slowly(rows: Iterable[Example], /) -> Iterator[Row]:
     for row in rows:
@@ -257,7 +279,7 @@ def sample_slowly(rows: Iterable[Example], /) -> Iterator[Row]:
 HANGS = ("loop", "swallow", "regex", "sleep", "memory", "endless")
 
 
-@pytest.mark.parametrize("name", ["hang_by_row", "hang_in_batches", "hang_by_problem", "sample_slowly"])
+@pytest.mark.parametrize("name", ["hang_by_row", "hang_in_batches", "sample_slowly"])
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_row_that_takes_too_long_is_dropped_and_no_other(
     name: str, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -274,10 +296,9 @@ def test_a_row_that_takes_too_long_is_dropped_and_no_other(
     found = list(apply(name, {"_target_": HERE + name}, tmp_path / "rows.jsonl", None, PerRow(seconds=0.2)))
     assert [row.id for row in found] == [row.id for row in rows]
     hung = {"sample_slowly": (), "hang_by_row": HANGS}.get(name, HANGS[:-1])
-    whole = name == "hang_by_problem"
     expected = [
-        "" if texts[int(row.id[1])] not in hung or not (row.completion in hung or whole)
-        else "takes too much memory" if texts[int(row.id[1])] == "memory" else "takes too long"
+        "" if row.completion not in hung
+        else "takes too much memory" if row.completion == "memory" else "takes too long"
         for row in rows
     ]  # fmt: skip
     assert [row.reason if isinstance(row, Dropped) else "" for row in found] == expected
@@ -298,8 +319,6 @@ def test_a_row_that_is_too_large_is_dropped_where_it_appears(tmp_path: Path) -> 
         per_row={"characters": 800},
     )
     assert [(line["out"], line["reasons"]) for line in funnel] == [(1, {"too large": 1}), (1, {})]
-    with pytest.raises(UserError, match="seconds and characters above 0"):
-        PerRow(seconds=0)
 
 
 def scripted() -> Scripted:
@@ -320,8 +339,8 @@ WINDOW: dict[str, Any] = {"at_least": 0, "at_most": 2, "unknown": "keep", "early
 REFINERS: dict[str, Any] = {"r": {"engine": ENGINE, "sampling": ONCE}}
 STAGES: dict[Callable[..., Iterable[Row]], dict[str, Any]] = {
     exact_dedup: {},
-    near_dedup: {"variants": 3},
-    decontaminate: {"benchmarks": SUMS, "rule": "latex", "variants": "keep"},
+    near_dedup: {},
+    decontaminate: {"benchmarks": SUMS, "variants": "keep"},
     drop_overlap: {"benchmarks": SUMS, "run": 8},
     import_rates: {"by": "m", "n": 4, "rate": "rate"},
     write_out: {},

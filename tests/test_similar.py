@@ -9,9 +9,9 @@ import pytest
 
 from bench.disguises import OTHER, SEEN
 from bench.matcher import rules
-from curation.known import Known, WordRuns
-from curation.match import Text, compare
-from curation.similar import numbers, tokens
+from curation.matching.known import Known, WordRuns
+from curation.matching.match import Text, compare
+from curation.matching.similar import numbers, tokens
 from tests.growth import in_proportion
 
 PROBLEMS = [

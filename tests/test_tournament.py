@@ -11,7 +11,7 @@ import pytest
 
 from curation import tournament
 from curation.stages.score import score
-from curation.tournament import Field, Sizes, Trainer, blocks_needed, decide
+from curation.tournament import Arms, Sizes, Trainer, blocks_needed, decide
 from limo.data import Example, chat, read_jsonl
 from limo.errors import UserError
 
@@ -61,9 +61,9 @@ class Played(Trainer):
         return {"accuracy": 0.3 + self.effect * share + noise, "rows": len(rows), "tokens": 1}
 
 
-def field(folder: Path, effect: float, sizes: Sizes = SIZES) -> Field:
+def field(folder: Path, effect: float, sizes: Sizes = SIZES) -> Arms:
     train = {"global_batch": 4, "args": {"num_train_epochs": 2}}
-    return Field(folder, "settings", pool(), CANDIDATES, sizes, Played(train, {}, None, False, effect, []), 0)  # type: ignore[arg-type]
+    return Arms(folder, "settings", pool(), CANDIDATES, sizes, Played(train, {}, None, False, effect, []), 0)  # type: ignore[arg-type]
 
 
 def test_a_planted_best_choice_is_found_and_nothing_is_trained_twice(tmp_path: Path) -> None:
@@ -132,6 +132,4 @@ def test_a_candidate_that_prefers_a_flaw_is_out(tmp_path: Path, capsys: pytest.C
 def test_too_few_problems_are_said_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the pool has 200 problems: 170 are held out, and 15 of the others"):
         field(tmp_path, 0.0, replace(SIZES, final_problems=40))
-    with pytest.raises(UserError, match="final_blocks must be at least 2, not 1"):
-        replace(SIZES, final_blocks=1)
     assert tournament.RANDOM not in CANDIDATES

@@ -10,19 +10,18 @@ from typing import Any
 
 import pytest
 
-from curation.mammoth2 import exam_site
 from curation.mammoth2.archives import Columns, find_archives
 from curation.mammoth2.harvest import asked, code_of, final_answer, read_pairs, stated
 from curation.mammoth2.markup import RULES
 from curation.mammoth2.pages import archives, domain_of, read
 from curation.mammoth2.refine import Bounds, refine, verified
 from curation.mammoth2.refine import code_of as pair_code
-from curation.stage import check_stages
-from curation.stage_metrics import take
+from curation.stage import check_stages, take
 from curation.stages.decontaminate import drop_overlap
 from limo.data import Dropped, Example, Row, chat
 from limo.engines.protocol import Completion, Sampling, Scripted
 from limo.errors import UserError
+from limo.recipe import RECIPES
 from tests.test_commands import Run
 
 LIMITS: dict[str, Any] = {
@@ -176,9 +175,9 @@ def test_a_damaged_record_costs_itself(how: str, tmp_path: Path) -> None:
         packed = [damaged(member, how) if i == at else member for i, member in enumerate(members)]
         (tmp_path / "a.warc.gz").write_bytes(b"".join(packed))
         rows = pages(tmp_path / "a.warc.gz")
-        wanted = ["record cannot be unpacked" if i == at else "" for i in range(10)]
+        wanted = ["damaged record" if i == at else "" for i in range(10)]
         assert reasons(rows) == wanted, at
-        assert isinstance(rows[at], Dropped) and rows[at].row == at + 1 and "bytes passed over" in rows[at].detail
+        assert isinstance(rows[at], Dropped) and rows[at].row == at + 1 and rows[at].detail
 
 
 def test_an_archive_that_breaks_off_keeps_what_came_before(tmp_path: Path) -> None:
@@ -186,16 +185,12 @@ def test_an_archive_that_breaks_off_keeps_what_came_before(tmp_path: Path) -> No
     (tmp_path / "cut.warc.gz").write_bytes(whole[:-20])
     (tmp_path / "last.warc.gz").write_bytes(b"".join(map(gzip.compress, TEN))[:-20])
     (tmp_path / "plain.warc").write_bytes(b"".join(TEN)[:-60])
-    (tmp_path / "junk.warc").write_bytes(b"".join(TEN[:6]) + b"junk\r\n\r\n" + b"".join(TEN[6:]))
-    for name, said in (
-        ("cut.warc.gz", "0 bytes remain unread"),
-        ("last.warc.gz", "after 9 pages; 0 bytes remain unread"),
-        ("plain.warc", "the page has no end"),
-        ("junk.warc", "after 6 pages; at most 1,268 bytes remain unread"),
-    ):
+    for name in ("cut.warc.gz", "last.warc.gz", "plain.warc"):
         rows = pages(tmp_path / name)
-        assert 4 <= len(list_of(rows)) <= 9, name
-        assert reasons(rows)[-1] == "archive breaks off" and said in rows[-1].detail, (name, rows[-1])  # type: ignore[union-attr]
+        assert len(list_of(rows)) in (8, 9) and reasons(rows)[-1] == "archive breaks off", name
+    (tmp_path / "junk.warc").write_bytes(b"".join(TEN[:6]) + b"junk\r\n\r\n" + b"".join(TEN[6:]))
+    rows = pages(tmp_path / "junk.warc")
+    assert len(list_of(rows)) == 10 and Counter(reasons(rows))["damaged record"] == 1
     (tmp_path / "lies.warc.gz").write_bytes(b"this is no gzip file")
     (tmp_path / "lies.warc").write_bytes(b"nor is this an archive\n" * 20)
     (tmp_path / "lies.parquet").write_bytes(b"nor this")
@@ -420,8 +415,6 @@ def test_useless_pairs_are_set_aside(tmp_path: Path) -> None:
     rows = list(stated([page(html, tmp_path)], rules=["q&a markup"], least=3, most=50))
     assert reasons(rows) == ["answer cut off", "answer too short", "no question", "answer too long"]
     assert reasons(stated([page("<p>nothing</p>", tmp_path)], rules=["definition"], least=1, most=5)) == ["no pair"]
-    with pytest.raises(UserError, match="there is no rule 'faq'"):
-        list(stated([], rules=["faq"], least=1, most=5))
 
 
 def test_a_model_copies_pairs_or_says_that_there_are_none(tmp_path: Path) -> None:
@@ -560,17 +553,15 @@ def test_a_page_twice_is_one_pair() -> None:
     assert reasons(exact_dedup(rows)) == ["", "same problem"]
 
 
-def site(tmp_path: Path, size: int = 120, seed: int = 1, kinds: tuple[str, ...] = ()) -> list[Row]:
-    exam_site.write(tmp_path / "site.warc.gz", size, seed, kinds)
-    return pages(tmp_path / "site.warc.gz")
+SITE, SEEDS = (RECIPES / "data" / f"exam_{name}.warc.gz" for name in ("site", "seeds"))
 
 
-def test_our_own_web_gives_every_problem_with_its_answer(tmp_path: Path) -> None:
+def test_our_own_web_gives_every_problem_with_its_answer() -> None:
     rows = list_of(
-        stated(list_of(site(tmp_path)), rules=[rule for rule in RULES if rule != "faq heading"], least=3, most=200)
+        stated(list_of(pages(SITE)), rules=[rule for rule in RULES if rule != "faq heading"], least=3, most=200)
     )
     graded = Counter(row.notes["verdict"] for row in list_of(verified(rows, unverified="keep")))
-    assert graded["correct"] == len(rows) > 80, graded
+    assert graded["correct"] == len(rows) > 250, graded
     assert {row.notes["extracted"]["rule"] for row in rows} == {
         "schema.org",
         "json-ld",
@@ -603,23 +594,13 @@ def test_what_recall_lacks_is_told_before_pages_are_read(tmp_path: Path) -> None
         check_stages({"recall": asking}, {})
 
 
-def test_recall_in_two_rounds(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recall_in_two_rounds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIMO_CORES", "1")  # starting processes takes longer than the work
     from curation.mammoth2.recall import Learning, Seeds, recall
 
-    monkeypatch.chdir(tmp_path)
-    rows = list_of(site(Path(), 300))  # ids that are the same in each run, since pages are sampled by them
+    rows = list_of(pages(SITE))
     decide = {"_target_": "curation.mammoth2.domains.listed", "keep": [], "drop": ["shop.example"], "otherwise": "keep"}
-    seeds = {
-        "a": {
-            "_target_": "curation.mammoth2.exam_site.archives",
-            "pages": 150,
-            "seed": 2,
-            "kinds": ["exam", "forum", "help"],
-        }
-    }
+    seeds = {"a": {"_target_": "curation.mammoth2.pages.archives", "paths": [str(SEEDS)]}}
     given: dict[str, Any] = {
         **{
             "seeds": Seeds(seeds, {"_target_": "curation.mammoth2.pages.read", **LIMITS}, 150),

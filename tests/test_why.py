@@ -38,7 +38,6 @@ def finished(tmp_path: Path, script: Script) -> Path:
             "held": {
                 "_target_": "curation.stages.decontaminate.decontaminate",
                 "benchmarks": [str(tmp_path / "bench.jsonl")],
-                "rule": "latex",
                 "variants": "drop",
             },
             "hard": {

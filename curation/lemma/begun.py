@@ -14,16 +14,16 @@ from random import Random
 from typing import Any
 
 from curation.lemma.mistakes import Unusable, read_chain
-from curation.lemma.slips import KINDS, slip
+from curation.lemma.slips import KINDS, Kind, slip
 from curation.stages.chains import box_answers, write_out
 from limo.data import Example, Message, Row
 from limo.errors import UserError
 from limo.progress import say
-from limo.recipe import bind, suggest
+from limo.recipe import bind
 
 
 def begun(
-    name: str, system: str, /, *, source: dict[str, Any], types: list[str], right: bool, seed: int
+    name: str, system: str, /, *, source: dict[str, Any], types: list[Kind], right: bool, seed: int
 ) -> Iterator[Row]:
     """The problems of `source`, each with the beginning of a solution as the assistant's own turn.
 
@@ -31,11 +31,8 @@ def begun(
     `types` are then those of none. Adds `notes.type` (a code; "right", or "whole" where the answer is in it already)
     and `notes.begun` with the text, the wrong equation and what it should be. Problems whose chain cannot be read, or
     in which there is no place for the type whose turn it is, are left out; how many and why is logged. Raises UserError
-    for an unknown type, or if no problem is left.
+    if no problem is left.
     """
-    for kind in types:
-        if kind not in KINDS:
-            raise UserError(f"{name}: there is no rule for mistakes of type '{kind}'{suggest(kind, KINDS)}")
     if not types and not right:
         raise UserError(f"{name}: types names none of {', '.join(KINDS)}")
     left, kept = Counter[str](), 0

@@ -19,12 +19,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from random import Random
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt
 
 from curation.lemma.mistakes import Mistake, Unusable
 from curation.lemma.teach import Strategy, Teacher
 from curation.parallel import chunked
-from curation.stage import check_engine, drop, stage
+from curation.stage import Share, check_engine, drop, stage
 from curation.stages.attempts import judged
 from eval.equations import equations, holds
 from eval.grade import grade
@@ -107,7 +109,7 @@ def inject(
     /,
     *,
     teacher: dict[str, Any],
-    per_problem: int,
+    per_problem: NonNegativeInt,
     otherwise: Literal["uniform", "skip"],
     seed: int,
 ) -> Iterator[Row]:
@@ -118,21 +120,14 @@ def inject(
     skips the problem. A planted mistake stays if the final answer is wrong, no equation before its step is false, and
     the step is wrong: by an equation in it that SymPy refutes, by what the right chain
     works out there, or by a second opinion of the teacher.
-    Raises UserError for settings that cannot be.
     """
-    if per_problem < 0:
-        raise UserError(f"inject.per_problem must be at least 0, not {per_problem}")
     planter = _bind_teacher(teacher)
-
-    def types_of(row: Example) -> Counter[str]:
-        return Counter({k: n for k, n in row.notes.get("errors", {}).items() if k in planter.kinds})
-
     rest = Counter(dict.fromkeys(planter.kinds, 1)) if otherwise == "uniform" else Counter[str]()
     for chunk in chunked(rows, CHUNK):
         yield from chunk
         asked = list[tuple[Example, str, int]]()
         for row in chunk:
-            types = types_of(row) or rest
+            types = {k: n for k, n in row.notes.get("errors", {}).items() if k in planter.kinds} or rest
             if types and "error" not in row.notes:
                 listed = sorted(types)
                 kinds = Random(f"{seed}/{row.id}").choices(listed, [types[k] for k in listed], k=per_problem)
@@ -178,23 +173,21 @@ def _check_planted(row: Example, mistake: Mistake, opinion: bool | Unusable) -> 
 
 
 @stage("pool", samples=True, check=_check)
-def correct(rows: Iterable[Example], /, *, teacher: dict[str, Any], strategies: list[str]) -> Iterator[Row]:
+def correct(
+    rows: Iterable[Example], /, *, teacher: dict[str, Any], strategies: Annotated[list[Strategy], Field(min_length=1)]
+) -> Iterator[Row]:
     """Each error corrected by each of the `strategies`: fix (and continue), restart (afresh). Other rows stay.
 
     The completion becomes the wrong beginning as it is, a reflection, and the rest; `notes.strategy` names the way.
     It is kept if its final answer is right and no equation behind the first wrong step is false, which a check of the
-    answer alone lets through. Raises UserError for an unknown strategy.
+    answer alone lets through.
     """
-    unknown = [s for s in strategies if s not in ("fix", "restart")]
-    if unknown or not strategies:
-        raise UserError(f"correct.strategies must list fix, restart, not {unknown or 'nothing'}")
     corrector = _bind_teacher(teacher)
-    ways: list[Strategy] = ["fix" if strategy == "fix" else "restart" for strategy in strategies]
     for chunk in chunked(rows, CHUNK):
         yield from (row for row in chunk if "error" not in row.notes)
         errors = [(row, Mistake.from_notes(row.notes["error"])) for row in chunk if "error" in row.notes]
-        asked = [(_with_chain(row), mistake, row.notes["error"]["other"]) for row, mistake in errors]
-        for way in ways:
+        asked = [(replace(row, completion=row.notes["chain"]), m, row.notes["error"]["other"]) for row, m in errors]
+        for way in strategies:
             for (row, mistake), rest in zip(errors, corrector.correct(asked, way), strict=True):
                 named = replace(row, id=f"{row.id}/{way}")
                 if isinstance(rest, Unusable):
@@ -204,11 +197,6 @@ def correct(rows: Iterable[Example], /, *, teacher: dict[str, Any], strategies: 
                 error = {k: v for k, v in row.notes["error"].items() if k != "other"}
                 notes |= {"error": error, "strategy": way, "rest": len(rest)}
                 yield _check_end(replace(named, completion=f"{mistake.prefix}\n{rest.strip()}", notes=notes), rest)
-
-
-def _with_chain(row: Example) -> Example:
-    """The problem as it was before: with its right chain."""
-    return replace(row, completion=row.notes["chain"])
 
 
 def _check_end(row: Example, rest: str) -> Row:
@@ -251,17 +239,14 @@ def _bind_teacher(node: dict[str, Any]) -> Teacher:
 
 @stage("pool")
 def mix(
-    rows: Iterable[Example], /, *, k: int | None, student: float, fix: float, error_free: float, seed: int
+    rows: Iterable[Example], /, *, k: int | None, student: Share, fix: Share, error_free: Share, seed: int
 ) -> Iterator[Row]:
     """`k` rows: `error_free` the share of chains without error; of the others, `student` that of the student's own
     errors and `fix` that corrected by fix and continue, the rest being injected and fresh starts.
 
     With `k` null there are as many as the shares allow. Where a kind has too few rows, others of the errors take their
-    place. Raises UserError for a share outside of 0 to 1.
+    place.
     """
-    for name, share in (("student", student), ("fix", fix), ("error_free", error_free)):
-        if not 0 <= share <= 1:
-            raise UserError(f"mix.{name} is a share between 0 and 1, not {share}")
     listed = sorted(rows, key=lambda row: content_id([seed, row.id], 16))
     wanted = {("", ""): error_free}
     for origin, a in (("student", student), ("injected", 1 - student)):
@@ -276,13 +261,8 @@ def mix(
     taken = {row.id for cell, (a, b) in zip(cells.values(), pairwise(sums), strict=True) for row in cell[: b - a]}
     spare = [row for row in listed if row.id not in taken and _cell(row) != ("", "") and wanted[_cell(row)]]
     taken |= {row.id for row in spare[: max(0, min(k, len(listed)) - len(taken))]}
-    yield from _take(listed, taken)
+    yield from (row if row.id in taken else drop(row, "not in the mix") for row in listed)
 
 
 def _cell(row: Example) -> tuple[str, str]:
     return (row.notes["error"]["origin"], row.notes["strategy"]) if "error" in row.notes else ("", "")
-
-
-def _take(listed: Sequence[Example], taken: set[str]) -> Iterator[Row]:
-    for row in listed:
-        yield row if row.id in taken else drop(row, "not in the mix")

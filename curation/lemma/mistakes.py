@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from itertools import pairwise
 from typing import Any, ParamSpec, TypeVar
 
 from curation.stage import drop
+from curation.stages.chains import is_linked, split_steps
 from eval.equations import Equation, equations, holds, number, numbers_in
-from eval.grade import equal, grade
+from eval.grade import grade
 from eval.grader.nodes import NUMERALS
 from limo.data import Dropped, Example
 
@@ -35,7 +35,6 @@ TYPES = {
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_SENTENCE = re.compile(r"(?<=[.!?])[ \t]+(?=[A-Z$\\])")
 _DECIMALS = 4  # places of a number that a person would write in a chain
 
 
@@ -97,19 +96,6 @@ def tried(make: Callable[P, T], *args: P.args, **settings: P.kwargs) -> T | Unus
         return why
 
 
-def split_steps(text: str) -> list[str]:
-    """The steps of a chain: its lines, or the sentences of a chain of one line. Joined they are the text.
-
-    >>> split_steps("2 + 3 = 5\\nSo 5."), split_steps("It is 2.5 m. So 5 m.")
-    (['2 + 3 = 5\\n', 'So 5.'], ['It is 2.5 m. ', 'So 5 m.'])
-    """
-    lines = re.findall(r".*?\S.*?(?:\n\s*|\Z)|\s+\Z", text, re.DOTALL) if text.strip() else []
-    if len(lines) != 1:
-        return lines
-    cuts = [0, *(m.end() for m in _SENTENCE.finditer(text)), len(text)]
-    return [text[a:b] for a, b in pairwise(cuts)]
-
-
 def read_chain(row: Example) -> Chain:
     """The chain of a row whose completion is right. Raises Unusable if it cannot be shown to be right."""
     graded = grade(row.completion, row.answer)
@@ -124,7 +110,7 @@ def read_chain(row: Example) -> Chain:
         if equation.unknown or holds(equation) is not True:
             raise Unusable("a step of the chain is not right", f"{equation.left} = {equation.right}")
     last = listed[-1]
-    if equal(last.right, row.answer)[0] != "correct" and equal(last.left, row.answer)[0] != "correct":
+    if not is_linked(last, row.answer):
         raise Unusable("the last equation does not give the answer", f"{last.left} = {last.right} for {row.answer}")
     if len(found[-1]) and len(steps) < 2:
         raise Unusable("no step before the answer")

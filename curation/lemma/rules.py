@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 from random import Random
 
-from curation.lemma.mistakes import Chain, Mistake, Unusable, read_chain, show, split_steps, tried
+from curation.lemma.mistakes import Chain, Mistake, Unusable, read_chain, show, tried
 from curation.lemma.slips import KINDS, slip
 from curation.lemma.teach import OPENINGS, Strategy
+from curation.stages.chains import split_steps
 from eval.equations import Equation, equations, holds, number, numbers_in, proved_different
 from limo.data import Example
 

@@ -21,12 +21,14 @@ from fractions import Fraction
 from functools import partial
 from itertools import islice
 from random import Random
+from typing import Literal, get_args
 
 from curation.lemma.mistakes import Chain, Mistake, Unusable, show, written
 from eval.equations import Equation, Written, equations, number, numbers_in, proved_different, replaced
 from eval.grade import grade
 
-KINDS = ("CA", "OP", "MS", "CS", "CV")
+Kind = Literal["CA", "OP", "MS", "CS", "CV"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 TRIES = 60  # changes that are looked at before a chain counts as one without a mistake of this type
 OTHER_OPERATOR = {"+": "-", "-": "+", "*": "+", "/": "*"}
 VERBS = {"+": "added", "-": "subtracted", "*": "multiplied", "/": "divided"}

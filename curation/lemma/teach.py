@@ -15,7 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol, TypeVar
 
-from curation.lemma.mistakes import TYPES, Mistake, Unusable, split_steps, tried
+from pydantic import PositiveInt
+
+from curation.lemma.mistakes import TYPES, Mistake, Unusable, tried
+from curation.stages.chains import split_steps
 from eval.equations import equations, holds, proved_different
 from limo.data import Example, chat
 from limo.engines import marked
@@ -52,14 +55,12 @@ class Model:
     """A teacher behind an engine; see `Teacher`.
 
     Args: `engine` node, `sampling` of each reply (its n is not used), `tries` replies that a question may have until
-    one can be read. Raises UserError for tries below 1 or at temperature 0, and where the engine's key is not set.
+    one can be read. Raises UserError for several at temperature 0, and where the engine's key is not set.
     """
 
     kinds = tuple(kind for kind in TYPES if kind != "NO")  # nobody learns from nonsense that is asked for
 
-    def __init__(self, *, engine: dict[str, Any], sampling: Sampling, tries: int) -> None:
-        if tries < 1:
-            raise UserError(f"teacher.tries must be at least 1, not {tries}")
+    def __init__(self, *, engine: dict[str, Any], sampling: Sampling, tries: PositiveInt) -> None:
         if tries > 1 and not sampling.temperature:
             raise UserError(
                 f"teacher.tries={tries} at temperature 0 is {tries} times the same reply: raise it, or tries=1"
@@ -287,7 +288,7 @@ def _between(reply: Completion, part: str, code: str) -> str:
     """What stands between the marks of one part. Raises Unusable if they are not there just once, or hold nothing."""
     found = re.findall(rf"<{part} {code}>(.*?)</{part} {code}>", reply.text, re.DOTALL)
     if reply.finish != "stop" or len(found) != 1 or not found[0].strip():
-        raise Unusable(WRONG_SHAPE, f"no {part}: {_shorten(reply)}")
+        raise Unusable(WRONG_SHAPE, f"no {part}: {marked.shorten(reply)}")
     return str(found[0].strip())
 
 
@@ -298,11 +299,5 @@ def _verdict(reply: Completion, code: str, wanted: dict[str, type]) -> dict[str,
     """
     verdict = marked.verdict_of(reply, code)
     if verdict is None or {name: type(value) for name, value in verdict.items()} != wanted:
-        raise Unusable(WRONG_SHAPE, _shorten(reply))
+        raise Unusable(WRONG_SHAPE, marked.shorten(reply))
     return verdict
-
-
-def _shorten(reply: Completion) -> str:
-    if reply.finish == "refused":
-        return f"not sampled: {reply.why}"
-    return ("cut off: " if reply.finish == "length" else "") + " ".join(reply.text.split())[:SHOWN]

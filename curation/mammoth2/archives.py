@@ -3,18 +3,20 @@
     for page in read_archive("s3://commoncrawl/crawl-data/.../CC-MAIN-00000.warc.gz", None, most=10_000_000): ...
 
 A page comes as it is stored, undecoded: it is parsed in a process that may be killed
-(`curation/mammoth2/pageworker.py`). Memory does not grow with the archive. Where a packed WARC file is damaged, reading
+(`curation/mammoth2/pageworker.py`). Memory does not grow with the archive. Where a WARC file is damaged, reading
 continues with the next record; where any other archive is, what came before is kept. A `Dropped` says what is missing.
 """
 
 import glob
+import gzip
 import re
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from limo.data import Dropped
 from limo.errors import UserError
@@ -25,10 +27,9 @@ KINDS = {
     **dict.fromkeys((".parquet", ".jsonl", ".ndjson"), "rows"),
     **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
 }
-PIECE = 2**16  # bytes of a packed archive that are read at once
-SWALLOWED = 2**20  # bytes of a damaged record in which the next one is looked for
-HEAD = 4096  # bytes that tell whether a record, or a chunk, begins there
+PIECE = 2**20  # bytes of a damaged archive in which the next record is looked for at once
 PAGES = ("text/html", "application/xhtml+xml", "text/plain", "")  # media types of records that are read
+RECORD = re.compile(rb"\x1f\x8b\x08|(?<=\n)WARC/1")  # where one may begin, packed or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Columns:
     """The columns of Parquet and JSONL: one holds the page, as html or as text."""
 
     page: str
-    kind: str  # html or text
+    kind: Literal["html", "text"]
     url: str
 
 
@@ -109,229 +110,117 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-class _Gzip:
-    """A gzip file as streams that each begin at a member; a WARC file has one for each record. `begin` comes first.
-
-    A stream ends at what cannot be unpacked, or fails its checksum, and `error` says why; `skip` finds the next record.
-    """
-
-    def __init__(self, file: Any) -> None:
-        self.file, self.packed, self.taken = file, b"", 0  # the bytes not yet unpacked, how many were read
-        self.member = b""  # the bytes of the current member, or the last of them, and what was read behind it
-        self.unpacker: Any = None
-        self.unpacked, self.given, self.next = b"", 0, False
-        self.error = self.later = ""  # `later` is the error of the next stream
-
-    def begin(self) -> bool:
-        """Begin the next stream; false at the end of the file."""
-        self.given, self.next, self.error, self.later = 0, False, self.later, ""
-        self.unpacked = self.unpacked or (b"" if self.error else self._unpack())
-        return bool(self.unpacked or self.error)
-
-    def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes; none where a member begins with a record, or the rest cannot be unpacked."""
-        if not (self.unpacked or self.error or self.next):
-            member = self.unpacker
-            self.unpacked = self._unpack()
-            if member is not self.unpacker and self.given and (self.error or self.unpacked.startswith(b"WARC/")):
-                self.next, self.error, self.later = True, "", self.error
-        if self.next or not self.unpacked:
-            return b""
-        size = size if size > 0 else PIECE
-        data, self.unpacked = self.unpacked[:size], self.unpacked[size:]
-        self.given += len(data)
-        return data
-
-    def tell(self) -> int:
-        """The bytes of this stream that were read."""
-        return self.given
-
-    def _unpack(self) -> bytes:
-        try:
-            while True:
-                if not self.unpacker or self.unpacker.eof:
-                    while not (packed := self.packed.lstrip(b"\0")):  # there may be zeros between
-                        self.packed = self.member = b""
-                        if not self._fill():
-                            return b""
-                    self.packed = self.member = packed
-                    self.unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
-                data: bytes = self.unpacker.decompress(self.packed, PIECE)
-                self.packed = self.unpacker.unconsumed_tail or self.unpacker.unused_data
-                if data:
-                    return data
-                if not (self.unpacker.eof or self.packed or self._fill()):
-                    raise EOFError("it ends within a compressed record")
-        except (EOFError, zlib.error, OSError) as error:
-            self.error = _first_line(error)
-            return b""
-
-    def _fill(self) -> bool:
-        more = self.file.read(PIECE)
-        self.packed, self.taken = self.packed + more, self.taken + len(more)
-        self.member = self.member + more if len(self.member) < SWALLOWED else self.packed
-        return bool(more)
-
-    def skip(self) -> tuple[int, bool]:
-        """Go to the next member that begins with a record. Returns the bytes passed over, and whether there is one.
-
-        It is looked for from the beginning of this member: what is damaged may be unpacked into the next one.
-        """
-        left, begun = self.taken - len(self.packed), self.taken - len(self.member)
-        self.packed, self.unpacker, self.unpacked = self.member[1:], None, b""
-        while True:
-            more, keep = self._fill(), len(self.packed)
-            for found in re.finditer(rb"\x1f\x8b\x08", self.packed):
-                head = self.packed[found.start() : found.start() + HEAD]
-                if more and len(head) < HEAD:
-                    keep = found.start()
-                    break
-                if _begins_record(head):
-                    self.packed = self.packed[found.start() :]
-                    return self.taken - len(self.packed) - begun, True
-            if not more:
-                self.packed = b""
-                return self.taken - left, False
-            self.packed = self.packed[min(keep, len(self.packed) - 2) :]
-
-
-def _begins_record(packed: bytes) -> bool:
-    with suppress(zlib.error):
-        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(packed, 5) == b"WARC/"
-    return False
-
-
 def read_archive(path: str, columns: Columns | None, most: int) -> Iterator[Raw | Dropped]:
     """The pages of one archive, streamed; of a page, `most` bytes at most are read.
 
     Raises UserError where the whole archive is of no use: it is missing, or a column is.
     """
-    kind = _kind_of(path)
-    if kind == "rows":
-        yield from _read_columns(path, columns, most)
-        return
-    with _open(path) as file:
-        stream = _Gzip(file) if path.lower().endswith(".gz") else file
-        if kind == "html":
-            pages = _read_html(path, stream, most)
+    readers = {"html": _read_html, "warc": _read_warc}
+    empty = True
+    for page in readers.get(_kind_of(path), partial(_read_columns, columns=columns))(path, most):
+        empty = False
+        if isinstance(page, Raw) and len(page.body) > most:
+            detail = f"the limit is max_bytes={most:,}"
+            yield Dropped("", "", "page too long", detail, path, page.number, {"url": page.url})
         else:
-            pages = _read_members(path, stream, most) if isinstance(stream, _Gzip) else _read_plain(path, stream, most)
-        empty = True
-        for page in pages:
-            empty = False
-            if isinstance(page, Raw) and len(page.body) > most:
-                detail = f"the limit is max_bytes={most:,}"
-                yield Dropped("", "", "page too long", detail, path, page.number, {"url": page.url})
-            else:
-                yield page
-        if empty:
-            yield Dropped("", "", "no page in the archive", "", path)
-
-
-def _read_html(path: str, stream: Any, most: int) -> Iterator[Raw | Dropped]:
-    body, packed = b"", isinstance(stream, _Gzip)
-    if not packed or stream.begin():
-        while len(body) <= most and (piece := stream.read(PIECE)):
-            body += piece
-    url = path if "://" in path else Path(path).absolute().as_uri()
-    if body or not packed:
-        yield Raw(1, url, body, "html")
-    if packed and stream.error:
-        yield Dropped("", "", "archive breaks off", f"{stream.error} after {len(body):,} bytes", path)
-
-
-def _read_members(path: str, stream: _Gzip, most: int) -> Iterator[Raw | Dropped]:
-    """The pages of a packed WARC file. A damaged record is dropped, and the next one looked for."""
-    number = 0
-    while stream.begin():
-        held = None  # the last page of a stream counts once its end is unpacked and its checksum right
-        try:
-            for page, _ in _read_records(path, stream, most, number):
-                if held:
-                    yield held
-                    number += 1
-                held = page
-        except (OSError, ValueError) as error:
-            stream.error = stream.error or _first_line(error)
-        if not stream.error:
-            if held:
-                yield held
-                number += 1
-            continue
-        why, (passed, more) = stream.error, stream.skip()
-        if more:
-            number += 1
-            detail = f"{why}; {passed:,} bytes passed over"
-            yield Dropped("", "", "record cannot be unpacked", detail, path, number)
-        else:
-            detail = f"{why}, after {number:,} pages; {passed:,} bytes remain unread"
-            yield Dropped("", "", "archive breaks off" if number else "not a WARC file", detail, path, number + 1)
-
-
-def _read_plain(path: str, file: Any, most: int) -> Iterator[Raw | Dropped]:
-    """The pages of a WARC file that is not packed. Nothing says where the next record begins after a damaged one."""
-    number = end = 0
-    try:
-        for page, end in _read_records(path, file, most, 0):  # noqa: B007
-            number += 1
             yield page
-    except (OSError, ValueError) as error:
-        detail = f"{_first_line(error)}, after {number:,} pages; at most {file.seek(0, 2) - end:,} bytes remain unread"
-        yield Dropped("", "", "archive breaks off" if number else "not a WARC file", detail, path, number + 1)
+    if empty:
+        yield Dropped("", "", "no page in the archive", "", path)
 
 
-def _read_records(path: str, stream: Any, most: int, number: int) -> Iterator[tuple[Raw | Dropped, int]]:
-    """The responses (WARC) and conversions (WET) of a stream, each with about where it ends; `number` came before.
+def _read_html(path: str, most: int) -> Iterator[Raw | Dropped]:
+    with _open(path) as file:
+        stream = gzip.GzipFile(fileobj=file) if path.lower().endswith(".gz") else file
+        try:
+            body = stream.read(most + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            yield Dropped("", "", "archive breaks off", _first_line(error), path)
+        else:
+            yield Raw(1, path if "://" in path else Path(path).absolute().as_uri(), body, "html")
 
-    Raises OSError or ValueError for what is no record.
-    """
+
+def _read_warc(path: str, most: int) -> Iterator[Raw | Dropped]:
+    """The responses (WARC) and conversions (WET) of an archive. Behind a damaged record the next one is looked for."""
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
     kinds = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
-    for record in ArchiveIterator(stream, record_types=kinds, auto_decode="none", stream_detect=False):
-        number += 1
-        http, length = record.http_headers, record.content_length
-        said = (http or record.headers).get("Content-Type") or ""
-        media, _, rest = said.lower().partition(";")
-        body = record.reader.read(most + 1)
-        end = record.stream_pos + length
-        if len(body) < min(length, most):
-            detail = f"the page has no end: {len(body):,} of {length:,} bytes"
-            yield Dropped("", "", "archive breaks off", detail, path, number), end
-            return
-        url = record.headers.get("WARC-Target-URI") or ""
-        if len(body) <= most and http and (http.get("Transfer-Encoding") or "").strip().lower() == "chunked":
+    number = at = 0
+    with _open(path) as file:
+        while at >= 0:
+            file.seek(at)
             try:
-                body = _unchunk(body)
-            except ValueError as error:
-                yield (
-                    Dropped("", "", "broken transfer encoding", str(error)[:200], path, number, {"url": url[:2000]}),
-                    end,
-                )
-                continue
-        failed = http is not None and (http.status_code or 0) // 100 != 2
-        if failed or media.strip() not in PAGES:
-            detail = f"status {http.status_code}" if failed else media.strip()[:100]
-            yield Dropped("", "", "not a page", detail, path, number, {"url": url[:2000]}), end
-            continue
-        page = Raw(
-            number,
-            url=url,
-            body=body,
-            kind="text" if record.record_type == WarcRecordType.conversion or "plain" in media else "html",
-            packed=http.get("Content-Encoding") or "" if http else "",
-            charset=rest.partition("charset=")[2].strip(" \"'")[:40],
-            robots=(http.get("X-Robots-Tag") or "").lower()[:200] if http else "",
-            date=record.headers.get("WARC-Date") or "",
-        )
-        yield page, end
+                for record in ArchiveIterator(file, auto_decode="none"):
+                    at = record.stream_pos
+                    if record.record_type & kinds:
+                        page = _read_record(path, record, number + 1, most)
+                        number += 1
+                        yield page
+                return
+            except (OSError, ValueError) as error:
+                begun, at = at, _find_record(file, at + 1)
+                if at >= 0:
+                    reason, detail = "damaged record", f"{_first_line(error)}; the next one begins at byte {at:,}"
+                else:
+                    reason, detail = "archive breaks off", f"{_first_line(error)}, after byte {begun:,}"
+                number += 1
+                yield Dropped("", "", reason if number > 1 or at >= 0 else "not a WARC file", detail, path, number)
+
+
+def _find_record(file: Any, at: int) -> int:
+    """Where the first record begins that can be read, from a byte on; -1 where there is none."""
+    from fastwarc.warc import ArchiveIterator
+
+    while True:
+        file.seek(at)
+        piece = file.read(PIECE)
+        for found in RECORD.finditer(piece):
+            file.seek(at + found.start())
+            with suppress(OSError, StopIteration):
+                next(ArchiveIterator(file)).reader.consume()
+                return int(at + found.start())
+        if len(piece) < PIECE:
+            return -1
+        at += PIECE - len("\nWARC/1")
+
+
+def _read_record(path: str, record: Any, number: int, most: int) -> Raw | Dropped:
+    """A record as a page. Raises ValueError for one that breaks off."""
+    http, length, body = record.http_headers, record.content_length, record.reader.read(most + 1)
+    if "Content-Length" not in record.headers or len(body) < min(length, most):
+        raise ValueError(f"the record has no end: {len(body):,} of {length:,} bytes")
+    url, get = record.headers.get("WARC-Target-URI") or "", http.get if http else dict[str, str]().get
+
+    def drop(reason: str, detail: str) -> Dropped:
+        return Dropped("", "", reason, detail[:200], path, number, {"url": url[:2000]})
+
+    if len(body) <= most and (get("Transfer-Encoding") or "").strip().lower() == "chunked":
+        try:
+            body = _unchunk(body)
+        except ValueError as error:
+            return drop("broken transfer encoding", str(error))
+    stated = get("Content-Type") if http else record.headers.get("Content-Type")
+    media, _, rest = (stated or "").lower().partition(";")
+    if http and (http.status_code or 0) // 100 != 2:
+        return drop("not a page", f"status {http.status_code}")
+    if media.strip() not in PAGES:
+        return drop("not a page", media.strip())
+    return Raw(
+        number,
+        url=url,
+        body=body,
+        kind="text" if "plain" in media else "html",
+        packed=get("Content-Encoding") or "",
+        charset=rest.partition("charset=")[2].strip(" \"'")[:40],
+        robots=(get("X-Robots-Tag") or "").lower()[:200],
+        date=record.headers.get("WARC-Date") or "",
+    )
 
 
 def _unchunk(body: bytes) -> bytes:
     """The content of a body in HTTP's chunked transfer encoding. Raises ValueError if it is none, or has no end."""
     parts, at = list[bytes](), 0
     while True:
-        line, end, _ = body[at : at + HEAD].partition(b"\r\n")
+        line, end, _ = body[at : at + 4096].partition(b"\r\n")
         size = line.partition(b";")[0].strip()
         if not end or not re.fullmatch(rb"[0-9a-fA-F]{1,16}", size):
             raise ValueError(f"no length of a chunk at byte {at + 1:,}")
@@ -344,40 +233,35 @@ def _unchunk(body: bytes) -> bytes:
         at += length + 2
 
 
-def _read_columns(path: str, columns: Columns | None, most: int) -> Iterator[Raw | Dropped]:
+def _read_columns(path: str, most: int, columns: Columns | None) -> Iterator[Raw | Dropped]:
     """The pages of a local Parquet or JSONL file."""
     if columns is None:
         raise UserError(
             f"'{path}': say with pages.columns which column holds the page: {{page: html, kind: html, url: url}}"
         )
-    number = 0
-    for number, row in _until_broken(path, most):
+    number, rows = 0, read_rows(path, most)
+    while True:
+        try:
+            number, row = next(rows)
+        except StopIteration:
+            return
+        except UserError as error:
+            reason = "archive breaks off" if number else "cannot be read"
+            yield Dropped("", "", reason, _first_line(error), path, number + 1)
+            return
         yield replace(row, file=path, row=number) if isinstance(row, Dropped) else _page(path, number, row, columns)
-    if not number:
-        yield Dropped("", "", "no page in the archive", "", path)
-
-
-def _until_broken(path: str, most: int) -> Iterator[tuple[int, Any]]:
-    number = 0
-    try:
-        for number, row in read_rows(path, most):
-            yield number, row
-    except UserError as error:
-        yield number + 1, Dropped("", "", "archive breaks off" if number else "cannot be read", _first_line(error))
 
 
 def _page(path: str, number: int, row: Any, columns: Columns) -> Raw | Dropped:
     """A page from a row's columns. Raises UserError if a first row has no such columns."""
     if not isinstance(row, dict):
         return Dropped("", "", "not an object", type(row).__name__, path, number, shortened(row, 200))
-    if columns.page not in row:
-        if number == 1:
-            raise UserError(
-                f"'{path}' has no column '{columns.page}' but {', '.join(row) or 'none'}: set pages.columns"
-            )
-        return Dropped("", "", "missing field", f"no column {columns.page}", path, number)
-    body, url = row[columns.page], row.get(columns.url) or ""
-    if not isinstance(body, str | bytes) or not isinstance(url, str):
-        name, wrong = (columns.url, url) if isinstance(body, str | bytes) else (columns.page, body)
-        return Dropped("", "", "wrong type", f"{name} is {type(wrong).__name__}", path, number, {"url": str(url)[:200]})
+    if number == 1 and columns.page not in row:
+        raise UserError(f"'{path}' has no column '{columns.page}' but {', '.join(row) or 'none'}: set pages.columns")
+    body: Any = row.get(columns.page)
+    url: Any = row.get(columns.url) or ""
+    for name, value, kinds in ((columns.page, body, str | bytes), (columns.url, url, str)):
+        if not isinstance(value, kinds):
+            detail = f"{name} is {type(value).__name__}"
+            return Dropped("", "", "wrong type", detail, path, number, {"url": str(url)[:200]})
     return Raw(number, url, body, columns.kind)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from limo.data import chat
 from limo.engines.ledger import Cached
-from limo.engines.protocol import Completion, Sampling, sample
+from limo.engines.protocol import Completion, Prompt, Sampling, sample
 from limo.progress import say
 from limo.recipe import bind
 
@@ -55,22 +55,17 @@ def asked(
     domains: Sequence[Domain], /, *, engine: dict[str, Any], sampling: Sampling, otherwise: Otherwise
 ) -> dict[str, bool]:
     """A model decides, shown the domain and some of its pages; a reply that is neither yes nor no is `otherwise`."""
-    model = Cached(bind(engine, "domains.engine")())
-    prompts = [chat(_prompt(domain)) for domain in domains]
-    chosen = {}
+    model, chosen, prompts = Cached(bind(engine, "domains.engine")()), dict[str, bool](), list[Prompt]()
+    for d in domains:  # addresses are data, written by anybody: one line each
+        shown = "\n".join(f"- {' '.join(example.split())[:160]}" for example in d.examples[:SHOWN]) or "- none"
+        told = PROMPT.format(domain=d.name[:120], recalled=d.recalled, pages=d.pages, examples=shown)
+        prompts.append(chat(told))
     for domain, replies in zip(domains, sample(model, prompts, sampling, "domains"), strict=True):
         verdict = next((v for reply in replies if (v := _read(reply)) is not None), None)
         if verdict is None:
             say(f"the model does not decide on {domain.name}, which is {'kept' if otherwise == 'keep' else 'dropped'}")
         chosen[domain.name] = (otherwise == "keep") if verdict is None else verdict
     return chosen
-
-
-def _prompt(domain: Domain) -> str:
-    """What the model is asked. Addresses are shortened to one line each: they are data, written by anybody."""
-    examples = "\n".join(f"- {' '.join(example.split())[:160]}" for example in domain.examples[:SHOWN])
-    counts = {"recalled": domain.recalled, "pages": domain.pages}
-    return PROMPT.format(domain=domain.name[:120], examples=examples or "- none", **counts)
 
 
 def _read(reply: Completion) -> bool | None:

@@ -9,18 +9,18 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from curation.mammoth2.markup import RULES
-from curation.mammoth2.pages import first_words
+from pydantic import PositiveInt
+
+from curation.mammoth2.markup import Rule
+from curation.mammoth2.pages import first_words, page_of
 from curation.parallel import chunked
-from curation.stage import check_engine, stage
-from curation.stage_metrics import count
+from curation.stage import check_engine, count, stage
 from eval.grader.extract import explicit, extract
 from limo.data import Dropped, Example, Row, chat, content_id
 from limo.engines import marked
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Prompt, Sampling, sample
-from limo.errors import UserError
-from limo.recipe import bind, suggest
+from limo.recipe import bind
 
 CHUNK = 512  # pieces of pages that are asked about at once
 CUT = re.compile(
@@ -54,25 +54,20 @@ If there is no pair, write only this line: ### nothing {code}"""
 
 
 @stage("row")
-def stated(rows: Iterable[Example], /, *, rules: list[str], least: int, most: int) -> Iterator[Row]:
+def stated(rows: Iterable[Example], /, *, rules: list[Rule], least: int, most: int) -> Iterator[Row]:
     """The pairs that pages state by their markup, a row each; a page without any is dropped.
 
-    Args: `rules`, of `curation.mammoth2.markup.RULES`; `least` and `most` words of an answer. Raises UserError for an
-    unknown rule.
+    Args: `rules`, of `curation.mammoth2.markup.RULES`; `least` and `most` words of an answer.
     """
-    for rule in rules:
-        if rule not in RULES:
-            raise UserError(f"stated.rules: there is no rule '{rule}'{suggest(rule, RULES)}")
     for row in rows:
-        _page_text(row)
+        page = page_of(row)
         pairs = [pair for pair in row.notes.get("stated", ()) if pair[0] in rules]
         count("pages with a pair", bool(pairs))
         if not pairs:
-            yield Dropped(row.id, "", "no pair", "", data=row.notes["page"])
+            yield Dropped(row.id, "", "no pair", "", data=page)
         for number, (rule, question, answer, at) in enumerate(pairs, 1):
             if rule == "definition" and not question.endswith("?"):
-                title = row.notes["page"]["title"]
-                question = f"Explain: {question}" + (f" ({title})" if title else "")
+                question = f"Explain: {question}" + (f" ({page['title']})" if page["title"] else "")
             yield _pair(row, number, question, answer, at, {"by": "rule", "rule": rule}, (least, most))
 
 
@@ -82,25 +77,23 @@ def _check_asked(*, engine: dict[str, Any], sampling: Sampling, **_: object) -> 
 
 @stage("pool", samples=True, check=_check_asked)
 def asked(
-    rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling, piece: int, least: int, most: int
+    rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling, piece: PositiveInt, least: int, most: int
 ) -> Iterator[Row]:
     """The pairs that a model copies out of pages, a row each; a page in which it finds none is dropped.
 
     Args: `engine` node and `sampling` of the model; the first reply that can be read is taken; `piece` words of
     a page are shown at once, longer pages in pieces; `least` and `most` words of an answer.
     """
-    if piece < 1:
-        raise UserError(f"asked.piece must be at least 1, not {piece}")
     model = Cached(bind(engine, "asked.engine")())
     by = {"by": model.fingerprint, "prompt": content_id(PROMPT)}
-    pieces = ((row, *each) for row in rows for each in _cut(_page_text(row), piece))
+    pieces = ((row, *each) for row in rows for each in _cut(row.question, piece))
     for chunk in chunked(pieces, CHUNK):
         prompts = [extract_prompt(text, code_of(row)) for row, _, text, _ in chunk]
         replies = sample(model, prompts, sampling, "extract")
         for (row, start, text, number), several in zip(chunk, replies, strict=True):
             read = (read_pairs(reply, code_of(row)) for reply in several)
             pairs = next((found for found in read if found is not None), None)
-            name, data = f"{row.id}/{number}" if number else row.id, row.notes["page"]
+            name, data = f"{row.id}/{number}" if number else row.id, page_of(row)
             if pairs is None:
                 yield Dropped(name, "", "reply cannot be read", first_words(several[0].text, 30), data=data)
             elif not pairs:
@@ -113,12 +106,6 @@ def asked(
                 question, answer = (text[slice(*span)] for span in spans)
                 offsets = [start + place for span in spans for place in span]
                 yield _pair(row, number * 1000 + at, question, answer, offsets, by, (least, most))
-
-
-def _page_text(row: Example) -> str:
-    if "page" not in row.notes:
-        raise UserError(f"row {row.id} is no page: put curation.mammoth2.pages.read before this stage")
-    return row.question
 
 
 def _pair(

@@ -12,13 +12,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 OPEN, CLOSE = "\ue000", "\ue001"  # around a mark: kind, number
 MARK = re.compile(r"\ue000([a-zA-Z]+)(\d+)\ue001")
 PRIVATE = re.compile("[\ue000-\ue0ff]")
 REFERENCE = re.compile(r"&#(?:x0*e0[\da-f]{2}(?![\da-f])|0*57[3-5]\d\d(?!\d));?", re.IGNORECASE)  # to one, in HTML
-RULES = ("schema.org", "json-ld", "q&a markup", "problem and solution", "faq heading", "definition", "labelled lines")
+Rule = Literal[
+    "schema.org", "json-ld", "q&a markup", "problem and solution", "faq heading", "definition", "labelled lines"
+]
+RULES: tuple[Rule, ...] = get_args(Rule)
 MOST = 500  # pairs of a page
 DEEPEST = 12  # of JSON-LD
 

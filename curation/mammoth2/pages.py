@@ -10,6 +10,7 @@ dropped with the reason.
 """
 
 import hashlib
+import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,8 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
+
+from pydantic import PositiveFloat, PositiveInt
 
 from curation.mammoth2.archives import Columns, Raw, find_archives, read_archive
 from curation.stage import stage
@@ -36,11 +39,11 @@ _workers: list[Workers] = []  # of this process, made once
 
 
 def archives(
-    name: str, system: str, /, *, paths: InputPaths, install: str = "", weight: float = 1.0, licence: str = ""
+    name: str, system: str, /, *, paths: InputPaths, install: str = "", fraction: float = 1.0, licence: str = ""
 ) -> Iterator[Row]:
     """A row for each archive of `paths`: files, folders, patterns, or addresses that fsspec knows.
 
-    Args: `install` says what to do where there are none; `weight` and `licence` as `limo.sources.take_fraction` has
+    Args: `install` says what to do where there are none; `fraction` and `licence` as `limo.sources.take_fraction` has
     them. Raises UserError if a path holds no archive, or cannot be listed.
     """
     need_package("fastwarc", "web", f"pool source '{name}'")
@@ -48,8 +51,9 @@ def archives(
         listed = [path for pattern in paths for path in find_archives(pattern)]
     except UserError as error:
         raise UserError(f"pool source '{name}': {error}" + (f". {install}" if install else "")) from None
-    rows = (Example(f"{name}/{path}", chat(path, system), "", source=name) for path in dict.fromkeys(listed))
-    yield from take_fraction(rows, name, weight, licence)
+    shared = len(os.path.commonprefix(listed).rpartition("/")[0])  # noqa: RUF071 - ids are the same on every machine
+    rows = (Example(f"{name}{path[shared:]}", chat(path, system), "", source=name) for path in dict.fromkeys(listed))
+    yield from take_fraction(rows, name, fraction, licence)
 
 
 @stage("pool")
@@ -58,9 +62,9 @@ def read(
     /,
     *,
     columns: Columns | None,
-    max_bytes: int,
-    seconds: float,
-    memory: int,
+    max_bytes: PositiveInt,
+    seconds: PositiveFloat,
+    memory: PositiveInt,
     deny: list[str],
     robots: list[str],
 ) -> Iterator[Row]:
@@ -68,13 +72,8 @@ def read(
 
     Args: `columns` of Parquet and JSONL, null where there are none; `max_bytes` of a page, packed or unpacked;
     `seconds` of processor time and `memory` in MB that one page may take; `deny` domains, with all below them, that are
-    not read; `robots` directives, such as noai, that a page is not taken under (header and meta element). Raises
-    UserError for settings out of range.
+    not read; `robots` directives, such as noai, that a page is not taken under (header and meta element).
     """
-    if min(max_bytes, seconds, memory) <= 0:
-        raise UserError("pages needs max_bytes, seconds and memory above 0")
-    if columns and columns.kind not in ("html", "text"):
-        raise UserError(f"pages.columns.kind must be html or text, not '{columns.kind}'")
     denied = tuple("." + domain.lower().removeprefix("www.") for domain in deny)
     limits = (max_bytes, float(seconds), memory * 2**20)
     waiting = deque[tuple[list[Found], Future[list[Parsed]]]]()
@@ -185,6 +184,13 @@ def _row(archive: Example, raw: Raw, parsed: Mapping[str, Any], robots: frozense
     licence = {"licence": page["licence"]} if page["licence"] else {}
     notes = {"page": page, "stated": parsed["pairs"], **licence}
     return Example(key, chat(parsed["text"], system), "", source=archive.source, notes=notes)
+
+
+def page_of(row: Example) -> dict[str, Any]:
+    """What is known of a page. Raises UserError for a row that is none."""
+    if "page" not in row.notes:
+        raise UserError(f"row {row.id} is no page: put curation.mammoth2.pages.read before this stage")
+    return dict(row.notes["page"])
 
 
 def first_words(text: str, count: int) -> str:

@@ -17,13 +17,13 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from pydantic import PositiveFloat, PositiveInt
 
 from curation.mammoth2.domains import SHOWN, Domain
-from curation.mammoth2.pages import first_words
+from curation.mammoth2.pages import first_words, page_of
+from curation.matching.similar import digest
 from curation.parallel import chunked, spread
-from curation.similar import digest
-from curation.stage import check_engine, stage
-from curation.stage_metrics import record
+from curation.stage import Share, check_engine, record, stage
 from limo.data import Dropped, Example, Row
 from limo.errors import UserError
 from limo.progress import say
@@ -47,14 +47,10 @@ class Seeds:
 class Learning:
     """How a classifier learns."""
 
-    ngrams: int  # runs of up to so many words
-    features: int  # columns that they are hashed into
-    epochs: int
-    rate: float
-
-    def __post_init__(self) -> None:
-        if self.ngrams < 1 or self.features < 2 or self.epochs < 1 or self.rate <= 0:
-            raise UserError(f"a classifier needs ngrams, features, epochs and rate above 0: {self}")
+    ngrams: PositiveInt  # runs of up to so many words
+    features: PositiveInt  # columns that they are hashed into
+    epochs: PositiveInt
+    rate: PositiveFloat
 
 
 def _check(*, seeds: Seeds, first: dict[str, Any], second: dict[str, Any], **_: object) -> None:
@@ -72,8 +68,8 @@ def recall(
     *,
     seeds: Seeds,
     learning: Learning,
-    threshold: float,
-    held_out: float,
+    threshold: Share,
+    held_out: Share,
     least: int,
     first: dict[str, Any],
     second: dict[str, Any],
@@ -87,8 +83,6 @@ def recall(
     `rows` several times. What is dropped is kept by its address and record, without its text. Raises UserError if there
     are no seeds, or no domain is chosen.
     """
-    if not (0 < threshold < 1 and 0 < held_out < 1):
-        raise UserError(f"recall needs threshold and held_out between 0 and 1: {threshold}, {held_out}")
     sources = [(name, bind(node, f"recall.seeds.positives.{name}")) for name, node in seeds.positives.items()]
     listed = [row for name, source in sources for row in source(name, "") if isinstance(row, Example)]
     if not any(True for _ in rows):
@@ -121,7 +115,7 @@ def recall(
 
     def by_domain(inside: bool) -> Iterator[tuple[Example, bool]]:
         for row, score in zip(rows, scores_1, strict=True):
-            chosen = chosen_1.get(_domain(row), False)
+            chosen = chosen_1.get(page_of(row)["domain"], False)
             yield row, chosen and score >= threshold if inside else not chosen
 
     inside, outside = (_sample(by_domain(kind), k, f"{seed}/second") for kind in (True, False))
@@ -132,16 +126,10 @@ def recall(
         data = {**row.notes["page"], "scores": scores}
         if score_2 < threshold:
             yield Dropped(row.id, "", "not recalled", f"{score_2:.2f}; the threshold is {threshold:g}", data=data)
-        elif not chosen_2.get(_domain(row), False):
-            yield Dropped(row.id, "", "domain not chosen", _domain(row), data=data)
+        elif not chosen_2.get(page_of(row)["domain"], False):
+            yield Dropped(row.id, "", "domain not chosen", page_of(row)["domain"], data=data)
         else:
             yield replace(row, scores=scores)
-
-
-def _domain(row: Example) -> str:
-    if "page" not in row.notes:
-        raise UserError(f"row {row.id} is no page: put curation.mammoth2.pages.read before this stage")
-    return str(row.notes["page"]["domain"])
 
 
 def _sample(rows: Iterable[tuple[Example, bool]], k: int, key: str) -> list[str]:
@@ -167,7 +155,7 @@ def _decide(
     """Which domains are chosen, of those with `least` recalled pages."""
     found: dict[str, Domain] = {}
     for row, score in zip(rows, scores, strict=True):
-        domain = found.setdefault(_domain(row), Domain(_domain(row)))
+        domain = found.setdefault(page_of(row)["domain"], Domain(page_of(row)["domain"]))
         domain.pages += 1
         if score >= threshold:
             domain.recalled += 1

@@ -9,12 +9,13 @@ still that of the page, where that can be graded. The prompt and the reader of i
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from curation.mammoth2.harvest import CUT, final_answer
-from curation.similar import numbers, tokens
-from curation.stage import drop, stage
-from curation.stage_metrics import count
+from curation.matching.similar import numbers, tokens
+from curation.stage import Share, count, drop, stage
 from eval.equations import equations, holds
 from eval.grade import grade
 from limo.data import Example, Message, Row, chat, content_id
@@ -64,13 +65,9 @@ class Refiner:
 class Bounds:
     """How long a rewritten answer may be, as a multiple of the extracted one, and in characters at least allowed."""
 
-    shortest: float
-    longest: float
+    shortest: Share
+    longest: Annotated[float, Field(ge=1)]
     always: int  # characters that are not too long, however short the extracted answer is
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.shortest <= 1 <= self.longest:
-            raise UserError(f"refine.bounds needs shortest <= 1 <= longest: {self}")
 
 
 @stage("pool", samples=True)

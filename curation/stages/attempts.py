@@ -15,7 +15,9 @@ from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Any, Literal
 
-from curation.similar import digest
+from pydantic import PositiveInt
+
+from curation.matching.similar import digest
 from curation.stage import check_engine, drop, stage
 from curation.stages.dedup import group_equal
 from curation.stages.stopping import Window
@@ -276,7 +278,8 @@ def add_chains(rows: Iterable[Example], /, *, teachers: Mapping[str, Any], refer
     """
     solved = set[int]()
     for row in rows:
-        if row.completion and (_is_attempt(row) or reference_solution):
+        is_attempt = row.notes.get("teacher") in row.notes.get("attempts", {})
+        if row.completion and (is_attempt or reference_solution):
             solved.add(digest(row.problem))
             yield replace(row, notes={"teacher": row.source, **row.notes})
     for name, node in teachers.items():
@@ -287,10 +290,6 @@ def add_chains(rows: Iterable[Example], /, *, teachers: Mapping[str, Any], refer
     for row in rows:
         if digest(row.problem) not in solved:
             yield drop(row, "no chain", "no solution and no finished attempt")
-
-
-def _is_attempt(row: Example) -> bool:
-    return row.notes.get("teacher") in row.notes.get("attempts", {})
 
 
 def _taught(rows: Iterable[Example], name: str, teacher: Teacher) -> Iterator[tuple[int, Row]]:
@@ -322,13 +321,8 @@ def judged(completion: Completion, answer: str) -> tuple[str, str | None]:
     return ("right" if found.verdict == "correct" else found.verdict), found.extracted
 
 
-def _check_rates(*, n: int, **_: object) -> None:
-    if n < 1:
-        raise UserError(f"n must be at least 1, not {n}")
-
-
-@stage("pool", writes=("pass_rate", "pass_rate_{by}"), check=_check_rates)
-def import_rates(rows: Iterable[Example], /, *, by: str, n: int, rate: str) -> Iterator[Row]:
+@stage("pool", writes=("pass_rate", "pass_rate_{by}"))
+def import_rates(rows: Iterable[Example], /, *, by: str, n: PositiveInt, rate: str) -> Iterator[Row]:
     """Take pass rates that others have measured as attempts of the model named `by`, which are then not sampled.
 
     Args: `n` attempts the rates stand for, `rate` the column of the pool with the share that was right (0 to 1). Rows

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Literal
 
 from curation.stage import drop, stage
@@ -12,8 +13,7 @@ from limo.data import Example, Row
 from limo.marks import after_hashes, last_boxed
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's annotations, addressed to a calculator and not to a reader
-
-
+_SENTENCE = re.compile(r"(?<=[.!?])[ \t]+(?=[A-Z$\\])")
 _SHOWN_BEFORE = re.compile(r"=\s*[$£€]?\s*$")
 _BEFORE = 20  # characters before an annotation in which its equation may end
 
@@ -101,6 +101,19 @@ def check_steps(rows: Iterable[Example], /, *, arithmetic: bool) -> Iterator[Row
 def is_linked(last: Equation, answer: str) -> bool:
     """Whether the last equation of a chain gives its answer, on either side."""
     return any(equal(side, answer)[0] == "correct" for side in (last.right, last.left))
+
+
+def split_steps(text: str) -> list[str]:
+    """The steps of a chain: its lines, or the sentences of a chain of one line. Joined they are the text.
+
+    >>> split_steps("2 + 3 = 5\\nSo 5."), split_steps("It is 2.5 m. So 5 m.")
+    (['2 + 3 = 5\\n', 'So 5.'], ['It is 2.5 m. ', 'So 5 m.'])
+    """
+    lines = re.findall(r".*?\S.*?(?:\n\s*|\Z)|\s+\Z", text, re.DOTALL) if text.strip() else []
+    if len(lines) != 1:
+        return lines
+    cuts = [0, *(m.end() for m in _SENTENCE.finditer(text)), len(text)]
+    return [text[a:b] for a, b in pairwise(cuts)]
 
 
 @stage("row")

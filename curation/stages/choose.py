@@ -15,18 +15,21 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import PositiveInt
 
-from curation.embed import cluster, embed
-from curation.similar import digest
-from curation.stage import NO_SCORES, drop, stage
-from curation.stage_metrics import record
+from curation.matching.similar import digest
+from curation.stage import NO_SCORES, Share, drop, record, stage
+from curation.stages.embed import cluster, embed
 from curation.stages.score import read_score
 from limo.data import Example, Row
 from limo.errors import UserError
 from limo.recipe import InputPath, bind, suggest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Prefer = Literal["lowest", "highest", "middle"]
 RANDOM, TARGET = NO_SCORES
@@ -46,18 +49,12 @@ def _order(seed: int, text: str) -> int:
     return digest(f"{seed}/{text}")
 
 
-def _check_chains(*, at_most: int, **_: object) -> None:
-    if at_most < 1:
-        raise UserError(f"chains.at_most must be at least 1, not {at_most}")
-
-
-@stage("problem", reads=("{by}",), check=_check_chains)
-def chains(rows: Iterable[Example], /, *, by: str, prefer: Prefer, at_most: int, seed: int) -> Iterator[Row]:
+@stage("pool", reads=("{by}",))
+def chains(rows: Iterable[Example], /, *, by: str, prefer: Prefer, at_most: PositiveInt, seed: int) -> Iterator[Row]:
     """Keep the best `at_most` chains of each problem by `scores[by]`; `by: random` takes any.
 
     `prefer` is whether the lowest value is best, the highest, or the one nearest to 0.5. Goes through `rows` twice.
     """
-    _check_chains(at_most=at_most)
     best: defaultdict[int, list[tuple[float, int, str]]] = defaultdict(list)  # the worst of the kept ones first
     for row in rows:
         value = 0.0 if by == RANDOM else KEYS[prefer](read_score(row, by, "chains.by"))
@@ -78,7 +75,7 @@ def chains(rows: Iterable[Example], /, *, by: str, prefer: Prefer, at_most: int,
 class Lengths:
     """How long the chosen chains are, as a mixture of short and long ones."""
 
-    short: float  # the share of chains of at most `tokens` tokens, from 0 to 1; the others are longer
+    short: Share  # of chains of at most `tokens` tokens; the others are longer
     tokens: int
 
 
@@ -91,14 +88,11 @@ def _check_problems(
     by: str,
     tokens: int | None = None,
     shares: Shares | None = None,
-    lengths: Lengths | None = None,
     target: Mapping[str, Any] | None = None,
     **_: object,
 ) -> None:
-    if (k is None and tokens is None) or (k is not None and k < 1) or (tokens is not None and tokens < 1):
-        raise UserError(f"problems needs k or tokens of at least 1: k is {k}, tokens {tokens}")
-    if lengths and not 0 <= lengths.short <= 1:
-        raise UserError(f"problems.lengths.short is a share from 0 to 1, not {lengths.short}")
+    if k is None and tokens is None:
+        raise UserError("problems needs k or tokens")
     for name, wanted in (shares or {}).items():
         if isinstance(wanted, Mapping) and (abs(sum(wanted.values()) - 1) > 1e-6 or min(wanted.values()) < 0):
             raise UserError(f"problems.shares.{name} must be shares that sum to 1: {dict(wanted)}")
@@ -111,14 +105,14 @@ def problems(
     rows: Iterable[Example],
     /,
     *,
-    k: int | None,
+    k: PositiveInt | None,
     by: str,
     seed: int,
     prefer: Prefer = "highest",
-    tokens: int | None = None,
+    tokens: PositiveInt | None = None,
     shares: Shares | None = None,
     lengths: Lengths | None = None,
-    clusters: int = 20,
+    clusters: PositiveInt = 20,
     target: dict[str, Any] | None = None,
     embedding: InputPath = "tfidf",
 ) -> Iterator[Row]:
@@ -133,88 +127,58 @@ def problems(
             leaves its place to the best others, and the funnel says so.
         lengths: shares of short and long chains, by `scores.tokens`.
         target: a pool source of problems like those that matter. None of them may be in the pool.
-        embedding: see `curation.embed.embed`.
+        embedding: see `curation.stages.embed.embed`.
 
     Goes through `rows` twice. Raises UserError for settings out of range, a score or note that rows lack, and a target
     problem that is in the pool.
     """
-    _check_problems(k=k, by=by, tokens=tokens, shares=shares, lengths=lengths, target=target)
+    _check_problems(k=k, by=by, tokens=tokens, shares=shares, target=target)
     shares = dict(shares or {})
     wanted = _read_target(target) if target else []
-    pool = _Pool.read(rows, by, prefer, seed, shares, lengths, counted=tokens is not None)
-    overlap = set(pool.questions) & {row.question for row in wanted}
-    if overlap:
+    table = _tabulate(rows, by, prefer, shares, counted=bool(tokens or lengths))
+    questions = list(table["question"])
+    if overlap := set(questions) & {row.question for row in wanted}:
         raise UserError(
             f"problems.target: {len(overlap)} of its problems are in the pool, such as {min(overlap)[:80]!r}"
         )
     if by == TARGET:
-        pool.values = nearest_in_turn([row.question for row in wanted], pool.questions, embedding, seed)
+        table["value"] = nearest_in_turn([row.question for row in wanted], questions, embedding, seed)
     if "cluster" in shares:
-        vectors = embed(pool.questions, model=embedding, dimensions=DIMENSIONS, seed=seed)
-        pool.groups["cluster"] = list(map(str, cluster(vectors, clusters, seed)))
-    dimensions = {name: _resolve_share(name, pool.groups[name], want, wanted) for name, want in shares.items()}
+        vectors = embed(questions, model=embedding, dimensions=DIMENSIONS, seed=seed)
+        table["cluster"] = list(map(str, cluster(vectors, clusters, seed)))
+    dimensions = {name: _resolve_share(name, table[name], want, wanted) for name, want in shares.items()}
     if lengths:
+        table["length"] = np.where(table["first_tokens"] <= lengths.tokens, "short", "long")
         dimensions["length"] = {"short": lengths.short, "long": 1 - lengths.short}
-    chosen, refused = _pick(pool, k, tokens, dimensions)
-    places = {pool.names[at]: place for place, at in enumerate(chosen)}
+    table["order"] = [_order(seed, f"problem/{problem}") for problem in table.index]
+    chosen, refused = _pick(table.sort_values(["value", "order"]), k, tokens, dimensions)
+    places = {problem: place for place, problem in enumerate(chosen)}
     kept: list[tuple[int, int, Example]] = []
     for number, row in enumerate(rows):
-        name = digest(row.problem)
-        if name in places:
-            kept.append((places[name], number, row))
+        if row.problem in places:
+            kept.append((places[row.problem], number, row))
         else:
-            yield drop(row, *refused[name])
+            yield drop(row, *refused[row.problem])
     yield from (row for *_, row in sorted(kept, key=lambda entry: entry[:2]))
 
 
-@dataclass
-class _Pool:
-    """The problems as columns, each at its own position."""
+def _tabulate(rows: Iterable[Example], by: str, prefer: Prefer, shares: Shares, counted: bool) -> "pd.DataFrame":
+    """The problems, each with the value of its best chain (less is better), the tokens of all, and its groups."""
+    import pandas as pd
 
-    names: list[int]  # digests
-    questions: list[str]
-    values: list[float]  # less is better
-    order: list[int]  # of ties
-    tokens: list[float]  # of all chains of a problem
-    groups: dict[str, list[str]]  # by share
-
-    @classmethod
-    def read(
-        cls,
-        rows: Iterable[Example],
-        by: str,
-        prefer: Prefer,
-        seed: int,
-        shares: Shares,
-        lengths: Lengths | None,
-        counted: bool,
-    ) -> "_Pool":
-        at: dict[int, int] = {}
-        pool = cls([], [], [], [], [], {name: [] for name in [*shares, "length"]})
-        found = set[str]()
-        for row in rows:
-            value = 0.0 if by in (RANDOM, TARGET) else KEYS[prefer](read_score(row, by, "problems.by"))
-            length = read_score(row, "tokens", "problems.tokens") if counted or lengths else 0.0
-            name = digest(row.problem)
-            if name in at:
-                place = at[name]
-                pool.values[place] = min(pool.values[place], value)
-                pool.tokens[place] += length
-                continue
-            at[name] = len(pool.names)
-            notes = {"source": row.source, "cluster": "", **row.notes}
-            found.update(notes)
-            pool.names.append(name)
-            pool.questions.append(row.question if by == TARGET or "cluster" in shares else "")
-            pool.values.append(value)
-            pool.order.append(_order(seed, f"problem/{row.problem}"))
-            pool.tokens.append(length)
-            for share in shares:
-                pool.groups[share].append(str(notes.get(share, "")))
-            pool.groups["length"].append("short" if lengths and length <= lengths.tokens else "long")
-        if pool.names and (missing := [name for name in shares if name not in found]):
-            raise UserError(f"problems.shares: no row has a note '{missing[0]}'{suggest(missing[0], sorted(found))}")
-        return pool
+    records, noted = list[dict[str, Any]](), {"source", "cluster"}
+    for row in rows:
+        tokens = read_score(row, "tokens", "problems.tokens") if counted else 0.0
+        value = 0.0 if by in NO_SCORES else KEYS[prefer](read_score(row, by, "problems.by"))
+        groups = {name: str({"source": row.source, "cluster": "", **row.notes}.get(name, "")) for name in shares}
+        noted.update(row.notes)
+        records.append({"problem": row.problem, "question": row.question, "value": value, "tokens": tokens, **groups})
+    if records and (missing := [name for name in shares if name not in noted]):
+        raise UserError(f"problems.shares: no row has a note '{missing[0]}'{suggest(missing[0], sorted(noted))}")
+    chains = pd.DataFrame(records, columns=["problem", "question", "value", "tokens", *shares])
+    how = {"value": ("value", "min"), "tokens": ("tokens", "sum"), "first_tokens": ("tokens", "first")}
+    how |= {name: (name, "first") for name in ("question", *shares)}
+    return chains.groupby("problem", sort=False).agg(**how)
 
 
 def _read_target(node: Mapping[str, Any]) -> list[Example]:
@@ -252,42 +216,37 @@ def nearest_in_turn(target: Sequence[str], pool: Sequence[str], embedding: str, 
 
 
 def _pick(
-    pool: _Pool, k: int | None, tokens: int | None, dimensions: Mapping[str, Mapping[str, float]]
-) -> tuple[list[int], dict[int, tuple[str, str]]]:
-    """Positions of the chosen problems, the best first, and of every other problem why it was not chosen."""
-    ranked = sorted(range(len(pool.names)), key=lambda at: (pool.values[at], pool.order[at]))
-    cells = [tuple(pool.groups[name][at] for name in dimensions) for at in range(len(pool.names))]
-    room = dict.fromkeys(cells, 0) | split(len(pool.names) if k is None else k, dimensions)
-    left = dict.fromkeys(cells, 0.0) | {
-        cell: math.inf if tokens is None else tokens * share for cell, share in _cell_shares(dimensions).items()
-    }
-    allowed, asked = {cell for cell in room if room[cell]}, dict(room)
-    chosen, waiting = list[int](), list[int]()
-    refused: dict[int, tuple[str, str]] = {}
-    for at in ranked:
-        cell = cells[at]
-        if room[cell] and pool.tokens[at] <= left[cell]:
-            chosen.append(at)
+    ranked: "pd.DataFrame", k: int | None, tokens: int | None, dimensions: Mapping[str, Mapping[str, float]]
+) -> tuple[list[str], dict[str, tuple[str, str]]]:
+    """The chosen problems, the best first, and of every other problem why it was not chosen."""
+    asked = split(len(ranked) if k is None else k, dimensions)
+    room, allowed = Counter(asked), {cell for cell, count in asked.items() if count}
+    left = {cell: math.inf if tokens is None else tokens * share for cell, share in _cell_shares(dimensions).items()}
+    cells = list(zip(*(ranked[name] for name in dimensions), strict=True)) or [()] * len(ranked)
+    listed = list(zip(ranked.index, ranked["tokens"], cells, strict=True))
+    chosen = set[str]()
+    for problem, cost, cell in listed:
+        if room[cell] and cost <= left[cell]:
+            chosen.add(problem)
             room[cell] -= 1
-            left[cell] -= pool.tokens[at]
-        else:
-            waiting.append(at)
-    spare, budget = sum(room.values()), sum(left.values())  # of groups that are too small
+            left[cell] -= cost
+    spare, budget = room.total(), sum(left.values())  # of groups that are too small
     if k is not None and dimensions and spare:
         record(SHORT_OF, "; ".join(f"{_shown(dimensions, c)}: {n}" for c, n in sorted(room.items()) if n))
-    place = {at: number for number, at in enumerate(ranked, 1)}
-    for at in waiting:
-        cell = cells[at]
-        if spare and cell in allowed and pool.tokens[at] <= budget:
-            chosen.append(at)
-            spare, budget = spare - 1, budget - pool.tokens[at]
+    refused: dict[str, tuple[str, str]] = {}
+    for place, (problem, cost, cell) in enumerate(listed, 1):
+        if problem in chosen:
+            continue
+        if spare and cell in allowed and cost <= budget:
+            chosen.add(problem)
+            spare, budget = spare - 1, budget - cost
         elif spare and cell in allowed:
-            refused[pool.names[at]] = "over the token budget", f"{pool.tokens[at]:,.0f} tokens, {budget:,.0f} are left"
+            refused[problem] = "over the token budget", f"{cost:,.0f} tokens, {budget:,.0f} are left"
         elif dimensions:
-            refused[pool.names[at]] = "its share is full", f"{_shown(dimensions, cell)}: {asked[cell]}"
+            refused[problem] = "its share is full", f"{_shown(dimensions, cell)}: {asked.get(cell, 0)}"
         else:
-            refused[pool.names[at]] = f"not among the best {k}", f"place {place[at]} of {len(ranked)}"
-    return sorted(chosen, key=lambda at: (pool.values[at], pool.order[at])), refused
+            refused[problem] = f"not among the best {k}", f"place {place} of {len(listed)}"
+    return [problem for problem, *_ in listed if problem in chosen], refused
 
 
 def _shown(dimensions: Mapping[str, Any], cell: tuple[str, ...]) -> str:
@@ -316,18 +275,12 @@ def _cell_shares(dimensions: Mapping[str, Mapping[str, float]]) -> dict[tuple[st
     }
 
 
-def _check_size(*, k: int, **_: object) -> None:
-    if k < 1:
-        raise UserError(f"subsample.k must be at least 1, not {k}")
-
-
-@stage("pool", check=_check_size)
-def subsample(rows: Iterable[Example], /, *, k: int, seed: int) -> Iterator[Row]:
+@stage("pool")
+def subsample(rows: Iterable[Example], /, *, k: PositiveInt, seed: int) -> Iterator[Row]:
     """Keep `k` problems at random, where there are more than can be paid for. A larger `k` keeps the same and more.
 
     All chains of a problem stay or are dropped together. Goes through `rows` twice.
     """
-    _check_size(k=k)
     keys = array("Q", (digest(f"{seed}/{row.problem}") for row in rows))
     whole = set(keys)
     kept = whole if len(whole) <= k else set(heapq.nsmallest(k, whole))

@@ -1,6 +1,6 @@
 """Decontamination: drop problems that are, or hold, a problem of a benchmark.
 
-`decontaminate` is the toolkit's own method, which finds copies in other words and LaTeX (`curation/match.py`;
+`decontaminate` is the toolkit's own method, which finds copies in other words and LaTeX (`curation/matching/match.py`;
 `python bench/matcher.py` measures what it finds). `drop_overlap` is the rule that MAmmoTH2 publishes: a run of ten
 words shared with a question or an answer. A recipe may have both.
 """
@@ -9,18 +9,17 @@ import json
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from curation.known import Known, Verdict, WordRuns
-from curation.stage import drop, stage
-from curation.stage_metrics import record
+from pydantic import Field
+
+from curation.matching.known import Known, Verdict, WordRuns
+from curation.stage import drop, record, stage
 from eval.benchmarks import is_required, load, nodes, origin, without_required
 from limo.data import Dropped, Example, Row
-from limo.errors import UserError
 from limo.recipe import InputBenchmarks, bind, input_files
 
 SHORT = 4  # words of a benchmark's text that is compared as a whole; fewer say nothing
-RULES = ("latex", "words-8")
 REASONS: dict[Verdict, str] = {
     "same": "in a benchmark",
     "variant": "a benchmark problem with other numbers",
@@ -29,33 +28,25 @@ REASONS: dict[Verdict, str] = {
 DECONTAMINATED = "benchmarks removed"  # the metric that the dataset card reads
 
 
-def _check(*, benchmarks: InputBenchmarks, rule: str, variants: str) -> None:
-    if rule not in RULES:
-        raise UserError(f"there is no rule '{rule}' to compare problems by; there are {', '.join(RULES)}")
-    _check_benchmarks(benchmarks)
-
-
-def _check_benchmarks(benchmarks: InputBenchmarks) -> None:
+def _check_benchmarks(*, benchmarks: InputBenchmarks, **_: object) -> None:
     """Read a row of each benchmark that is not on the Hub: a wrong name or path is reported, and nothing downloaded."""
     for name, node in nodes(benchmarks).items():
         if "hub" not in origin(name, node) and is_required(name, node):
             next(iter(bind(without_required(node), f"benchmarks.{name}")(name, "")), None)
 
 
-@stage("row", check=_check)
+@stage("row", check=_check_benchmarks)
 def decontaminate(
-    rows: Iterable[Example], /, *, benchmarks: InputBenchmarks, rule: str, variants: Literal["drop", "keep"]
+    rows: Iterable[Example], /, *, benchmarks: InputBenchmarks, variants: Literal["drop", "keep"]
 ) -> Iterator[Row]:
     """Drop problems that hold a benchmark problem, each beside what it matched.
 
-    Args: `rule` is "latex", or "words-8" for the usual one: any run of eight words. `variants` is whether a benchmark
-    problem with other numbers, and a large part of one, are to "drop" too or to "keep". Raises UserError for another
-    rule, or a benchmark that is missing.
+    `variants` is whether a benchmark problem with other numbers, and a large part of one, are to "drop" too or to
+    "keep". Raises UserError for a benchmark that is missing.
     """
-    _check(benchmarks=benchmarks, rule=rule, variants=variants)
-    names, texts, index = _index(_key(benchmarks), rule, ("question",), None)
-    others = ", variants and parts of problems" if variants == "drop" else ""
-    record(DECONTAMINATED, f"{', '.join(names)} (rule {rule}{others})")
+    names, texts, index = _index(_key(benchmarks), ("question",), None)
+    others = " with variants and parts of problems" if variants == "drop" else ""
+    record(DECONTAMINATED, f"{', '.join(names)}{others}")
     for row in rows:
         hits = [hit for hit in index.matches(row.question) if hit.kind == "same" or variants == "drop"]
         if not hits:
@@ -67,20 +58,16 @@ def decontaminate(
         yield Dropped(row.id, "", REASONS[hit.kind], detail, data={**row.to_json(), "matched": match})
 
 
-def _check_overlap(*, benchmarks: InputBenchmarks, run: int) -> None:
-    if run < 2:
-        raise UserError(f"run must be at least 2, not {run}")
-    _check_benchmarks(benchmarks)
-
-
-@stage("row", check=_check_overlap)
-def drop_overlap(rows: Iterable[Example], /, *, benchmarks: InputBenchmarks, run: int) -> Iterator[Row]:
+@stage("row", check=_check_benchmarks)
+def drop_overlap(
+    rows: Iterable[Example], /, *, benchmarks: InputBenchmarks, run: Annotated[int, Field(ge=2)]
+) -> Iterator[Row]:
     """Drop rows whose question or answer shares a run of `run` words with a benchmark's question or its answer.
 
     White space, case and punctuation are no disguise; other LaTeX is. A benchmark's text of fewer words is compared as
     a whole, which the published rule never finds. Raises UserError for a benchmark that is missing.
     """
-    _, texts, index = _index(_key(benchmarks), f"words-{run}", ("question", "answer", "solution"), SHORT)
+    _, texts, index = _index(_key(benchmarks), ("question", "answer", "solution"), run)
     for row in rows:
         hit = next((hits[0] for text in (row.question, row.completion) if (hits := index.matches(text))), None)
         if hit is None:
@@ -99,7 +86,7 @@ def _key(benchmarks: InputBenchmarks) -> str:
 
 @lru_cache(maxsize=2)
 def _index(
-    key: str, rule: str, parts: tuple[str, ...], whole: int | None
+    key: str, parts: tuple[str, ...], run: int | None
 ) -> tuple[list[str], list[tuple[str, str, str]], Known | WordRuns]:
     """Names of the benchmarks, id, part and text of their rows, and these to look up against: once in a process."""
     texts, loaded = [], load(json.loads(key)[0], "")
@@ -108,8 +95,4 @@ def _index(
         own = {"question": question, "answer": row.answer, "solution": row.completion}
         texts += [(row.id, part, own[part]) for part in parts]
     known = [text for _, _, text in texts]
-    return (
-        [*loaded],
-        texts,
-        Known(known) if rule == "latex" else WordRuns(known, int(rule.removeprefix("words-")), whole),
-    )
+    return [*loaded], texts, WordRuns(known, run, SHORT) if run else Known(known)

@@ -3,8 +3,8 @@
 Rows of one problem get one `problem`, that of the first; a row that brings another chain stays as its rival.
 
 Exact duplicates have the same tokens, the words of asking ("find", "what is the value of") aside, and answers that
-agree. Near duplicates are what `curation/match.py` finds to be the same, with answers that agree. Problems that differ
-in their numbers are variants of a template: other problems, which are counted and capped, never taken for duplicates.
+agree. Near duplicates are what `curation/matching/match.py` finds to be the same, with agreeing answers. Problems that
+differ in their numbers are other problems.
 """
 
 from array import array
@@ -15,13 +15,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from curation.candidates import Sketches, find_pairs
-from curation.match import Text, compare
-from curation.similar import ASKING, SILENT, digest, split_drawings, squeezed, tokenize
+from curation.matching.candidates import Sketches, find_pairs
+from curation.matching.match import Text, compare
+from curation.matching.similar import ASKING, SILENT, digest, split_drawings, squeezed, tokenize
 from curation.stage import drop, stage
 from eval.grade import equal
 from limo.data import Dropped, Example, Row
-from limo.errors import UserError
 
 FIRSTS = 8  # problems of the same words and other answers that a row is compared with
 
@@ -145,35 +144,14 @@ def same_answer(one: str, other: str) -> bool:
     return not (one and other) or one == other or equal(one, other)[0] != "wrong"
 
 
-def _check_near(*, variants: int | None) -> None:
-    if variants is not None and variants < 1:
-        raise UserError(f"near_dedup needs variants of at least 1, or null for all, not {variants}")
+@stage("pool")
+def near_dedup(rows: Iterable[Example], /) -> Iterator[Row]:
+    """Drop problems that are an earlier one in other words or other LaTeX; another chain of one stays as its rival.
 
-
-@stage("pool", check=_check_near)
-def near_dedup(rows: Iterable[Example], /, *, variants: int | None) -> Iterator[Row]:
-    """Drop problems that are an earlier one in other words or other LaTeX, and variants beyond the first few.
-
-    `variants` is how many problems that differ in their numbers alone may stay, None for all. Another chain of an
-    earlier problem stays as its rival. Goes through `rows` twice and holds less than 1 kB a row. Raises UserError for
-    settings out of range.
+    Goes through `rows` twice and holds less than 1 kB a row.
     """
-    _check_near(variants=variants)
-    sketches = Sketches.of(row.question for row in rows)
-    templates = group_equal(sketches.templates) if variants else {}
-    firsts, kept = dict[int, Example](), dict[int, set[str]]()
-    for at, row in enumerate(merged(rows, find_pairs(sketches), _is_near)):
-        if not isinstance(row, Example) or at not in templates:
-            yield row
-            continue
-        first, problems = firsts.setdefault(templates[at], row), kept.setdefault(templates[at], set())
-        if row.problem in problems or len(problems) < (variants or 0):
-            problems.add(row.problem)
-            yield row
-        else:
-            matched = {"id": first.id, "problem": first.question}
-            detail = f"{variants} problems like {first.id} stay"
-            yield Dropped(row.id, "", "variant with other numbers", detail, data={**row.to_json(), "matched": matched})
+    pairs = find_pairs(Sketches.of(row.question for row in rows))
+    yield from merged(rows, pairs, _is_near)
 
 
 def _is_near(row: Example, first: First) -> bool:

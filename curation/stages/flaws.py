@@ -16,13 +16,13 @@ Only a cut-off chain loses its answer. `plant_flaws` makes a pool whose faults a
 `curation/probe.py` asks which scores notice them.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from random import Random
 
-from curation.stage import stage
+from curation.stage import Share, stage
+from curation.stages.chains import split_steps
 from eval.equations import equations, holds, number, replaced
 from limo.data import Example, Row
 from limo.errors import UserError
@@ -36,14 +36,6 @@ FILLER = (
     "However, this seems to be on the right track, so let me continue.",
 )
 RIVALS = 50  # rows among which another chain is looked for
-_STEP = re.compile(r"[^\S\n]*+\S[^\n]*\n*|\s+")
-_SENTENCE = re.compile(r".+?(?:[.!?](?=\s)\s*|\Z)", re.S)
-
-
-def steps_of(text: str) -> list[str]:
-    """The steps of a chain: its lines, or its sentences where it is one line. Joined they are the text."""
-    lines = _STEP.findall(text)
-    return lines if len(lines) > 1 else _SENTENCE.findall(text)
 
 
 def _false_step(row: Example, steps: list[str], rivals: Sequence[Example], random: Random) -> list[str] | None:
@@ -78,7 +70,7 @@ def _left_out(row: Example, steps: list[str], rivals: Sequence[Example], random:
 
 def _other_chain(row: Example, steps: list[str], rivals: Sequence[Example], random: Random) -> list[str] | None:
     for rival in random.sample(rivals, min(RIVALS, len(rivals))):
-        others = steps_of(rival.completion)
+        others = split_steps(rival.completion)
         if len(others) > 1 and rival.problem != row.problem and rival.answer != row.answer:
             return [*others[:-1], steps[-1]]
     return None
@@ -120,7 +112,7 @@ def spoil(row: Example, flaw: str, rivals: Sequence[Example], random: Random) ->
 
     `rivals` are rows of other problems, for `other chain`.
     """
-    made = FLAWS[flaw](row, steps_of(row.completion), rivals, random)
+    made = FLAWS[flaw](row, split_steps(row.completion), rivals, random)
     text = "".join(made or []).strip()
     if not text or text == row.completion.strip():
         return None
@@ -129,15 +121,13 @@ def spoil(row: Example, flaw: str, rivals: Sequence[Example], random: Random) ->
 
 
 def _check(*, shares: Mapping[str, float], **_: object) -> None:
-    for name, share in shares.items():
+    for name in shares:
         if name not in FLAWS:
             raise UserError(f"plant_flaws.shares: there is no flaw '{name}'; there are {', '.join(FLAWS)}")
-        if not 0 <= share <= 1:
-            raise UserError(f"plant_flaws.shares.{name} is a share from 0 to 1, not {share}")
 
 
 @stage("pool", check=_check)
-def plant_flaws(rows: Iterable[Example], /, *, shares: dict[str, float], seed: int) -> Iterator[Row]:
+def plant_flaws(rows: Iterable[Example], /, *, shares: dict[str, Share], seed: int) -> Iterator[Row]:
     """Add spoiled copies of chains: a pool whose faults are known, and stand in `notes.made`.
 
     Args: `shares` by flaw, the share of the chains that get a copy with it. Untouched chains have `notes.made: clean`.

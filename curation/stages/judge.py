@@ -11,7 +11,7 @@ so a judge that only quotes what it read gives none. What remains is a judge tha
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,11 +24,10 @@ from limo.engines import marked
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Prompt, Sampling, stream
 from limo.errors import UserError
-from limo.recipe import InputPath, bind
+from limo.recipe import InputPath, bind, read_settings
 
 RUBRICS = Path(__file__).parent / "rubrics"
 LOW, HIGH = 1, 5  # the scale of every criterion
-SHOWN = 200  # characters of a reply that is no verdict
 
 PROMPT = """\
 You judge how a solution to a problem reasons. Below are the problem, its reference answer, and the chain of reasoning \
@@ -94,20 +93,13 @@ def judge_chains(
         code = code_of(row)
         verdicts = [v for reply in replies if (v := read_verdict(reply, code, criteria)) is not None]
         if not verdicts:
-            yield drop(row, "no verdict of the judge", _shorten(replies[0]))
+            yield drop(row, "no verdict of the judge", marked.shorten(replies[0]))
             continue
         means = {c.name: fmean(v[c.name] for v in verdicts) for c in criteria}
         scores = {f"judge_{name}": mean for name, mean in means.items()}
         scores["judge"] = fmean((mean - LOW) / (HIGH - LOW) for mean in means.values())
         read = {"readable": len(verdicts), "of": len(replies)}
         yield replace(row, scores={**row.scores, **scores}, notes={**row.notes, "judge": read})
-
-
-def _shorten(reply: Completion) -> str:
-    """How a reply that is no verdict begins, for a person."""
-    if reply.finish == "refused":
-        return f"not sampled: {reply.why}"
-    return ("cut off: " if reply.finish == "length" else "") + reply.text[:SHOWN]
 
 
 def judge_prompt(row: Example, criteria: Sequence[Criterion]) -> Prompt:
@@ -153,21 +145,19 @@ def read_rubric(rubric: str) -> tuple[Criterion, ...]:
         shipped = ", ".join(sorted(p.stem for p in RUBRICS.glob("*.yaml")))
         raise UserError(f"judged.rubric: there is no rubric '{rubric}'; shipped are {shipped}")
     try:
-        criteria = tuple(Criterion(**entry) for entry in yaml.safe_load(path.read_text(encoding="utf-8"))["criteria"])
+        listed = yaml.safe_load(path.read_text(encoding="utf-8"))["criteria"]
     except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
-        needed = ", ".join(f.name for f in fields(Criterion))
-        raise UserError(f"{path}: must give a list of criteria, each with {needed} ({error})") from None
-    if not criteria:
+        raise UserError(f"{path}: must give a list of criteria ({error})") from None
+    if not listed:
         raise UserError(f"{path}: has no criteria")
+    criteria = tuple(read_settings(Criterion, entry, f"{path}: criteria") for entry in listed)
     names = ["code"]
     for criterion in criteria:
-        name = criterion.name
-        for part, text in asdict(criterion).items():
-            if text is None or not str(text).strip():
-                raise UserError(f"{path}: the criterion {name!r} says nothing as {part}")
-            if not isinstance(text, str):
-                raise UserError(f"{path}: the criterion {name!r} must have texts only; put them in quotes")
-        if not re.fullmatch(r"[a-z][a-z_]*", name) or name in names:
-            raise UserError(f"{path}: {name!r} is no name for a criterion: lower-case letters, not twice, not 'code'")
-        names.append(name)
+        if not all(text.strip() for text in astuple(criterion)):
+            raise UserError(f"{path}: the criterion {criterion.name!r} has an empty text")
+        if not re.fullmatch(r"[a-z][a-z_]*", criterion.name) or criterion.name in names:
+            raise UserError(
+                f"{path}: {criterion.name!r} is no name for a criterion: lower-case letters, not twice, not 'code'"
+            )
+        names.append(criterion.name)
     return criteria

@@ -8,6 +8,7 @@ errors of LEMMA, or from one planted slip.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -65,12 +66,12 @@ def plant_slips(rows: Iterable[Example], /, *, seed: int) -> Iterator[Row]:
             continue
         begin, right = found[-1].start(1), found[-1][1]
         wrong = int(right) + Random(f"{seed}/{row.id}").choice(SLIPS)
-        rest = _replace_number(row.completion[begin:], right, str(wrong))
+        rest = NUMBER.sub(partial(_replace_number, right, str(wrong)), row.completion[begin:])
         yield replace(row, rejected=row.completion[:begin] + rest)
 
 
-def _replace_number(text: str, right: str, wrong: str) -> str:
-    return NUMBER.sub(lambda found: wrong if found[0] == right else found[0], text)
+def _replace_number(right: str, wrong: str, found: re.Match[str]) -> str:
+    return wrong if found[0] == right else found[0]
 
 
 @stage("pool", reads=("{by}",))

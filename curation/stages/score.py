@@ -21,8 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from curation.parallel import chunked, spread
-from curation.stage import stage
-from curation.stage_metrics import record
+from curation.stage import record, stage
 from limo.data import Example, Row
 from limo.errors import UserError
 from limo.recipe import InputPath, InputPaths, suggest
@@ -34,14 +33,9 @@ ROUNDING = 1e-12  # relative difference of values that are equal
 CHUNK = 2000  # chains sent to a process at once
 
 
-def _check(*, weights: Mapping[str, float], words: InputPaths, scaling: str) -> None:
-    for name, weight in weights.items():
-        if not isinstance(weight, int | float):
-            raise UserError(f"score.weights.{name} must be a number, not {weight!r}")
+def _check(*, weights: Mapping[str, float], words: InputPaths, **_: object) -> None:
     if abs(sum(map(abs, weights.values())) - 1) > 1e-9:
         raise UserError(f"score.weights must sum to 1 (their sizes, where some are negative): {weights}")
-    if scaling not in ("rank", "zscore"):
-        raise UserError(f"score.scaling must be rank or zscore, not '{scaling}'")
     word_lists(tuple(words))
 
 
@@ -59,9 +53,9 @@ def score(
     Args: `weights` by feature or by a score that the rows have, whose sizes sum to 1; with a negative weight less is
     better. `words` names shipped lists (published, en, de, es, fr, zh) or YAML files; the terms of all count. Goes
     through `rows` twice, and holds some numbers a row in between. The funnel names constant features. Raises UserError
-    for weights that do not sum to 1 or name what the rows do not have, and for an unknown word list or scaling.
+    for weights that do not sum to 1 or name what the rows do not have, and for an unknown word list.
     """
-    _check(weights=weights, words=words, scaling=scaling)
+    _check(weights=weights, words=words)
     others = [name for name in weights if name not in TEXT]
     brought: list[list[float]] = []
 

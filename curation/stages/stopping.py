@@ -69,15 +69,3 @@ def _further(window: Window, right: int, unknown: int, attempts: int) -> int:
 def _outcomes(right: int, unknown: int, more: int) -> Iterator[tuple[int, int]]:
     """What `more` attempts can come to."""
     return ((right + r, unknown + u) for r in range(more + 1) for u in range(more + 1 - r))
-
-
-def attempts_needed(outcomes: str, window: Window) -> int:
-    """How many attempts of a recorded sequence the rule needs: "r" is right, "u" unknown, anything else wrong.
-
-    >>> attempts_needed("wrwrrwrr", Window(8, 1, 3, "drop"))
-    7
-    """
-    attempts = 0
-    while more := window.further(outcomes[:attempts].count("r"), outcomes[:attempts].count("u"), attempts):
-        attempts += more
-    return attempts

@@ -13,6 +13,7 @@ from limo.data import content_id
 from limo.engines.protocol import Completion
 
 LONGEST = 20_000  # characters of an object that ends a reply
+SHOWN = 200  # characters of a reply that cannot be read
 
 
 def code_of(*texts: str) -> str:
@@ -51,6 +52,13 @@ def verdict_of(reply: Completion, code: str) -> dict[str, Any] | None:
     if verdict is None or any(isinstance(value, dict | list) for value in verdict.values()):
         return None
     return verdict if verdict.pop("code", None) == code else None
+
+
+def shorten(reply: Completion) -> str:
+    """How a reply begins that cannot be read, for a person."""
+    if reply.finish == "refused":
+        return f"not sampled: {reply.why}"
+    return ("cut off: " if reply.finish == "length" else "") + " ".join(reply.text.split())[:SHOWN]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

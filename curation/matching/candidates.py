@@ -10,7 +10,7 @@ from zlib import crc32
 
 import numpy as np
 
-from curation.similar import ASKING, tokens
+from curation.matching.similar import ASKING, tokens
 
 LONGEST = 8000  # characters of a row that count
 KEYS = 8  # rarest runs that a row is looked up by
@@ -44,7 +44,6 @@ class Sketches:
     numbers: np.ndarray  # (n,) uint64, a bit for each of its numbers
     sums: np.ndarray  # (n,) uint64, of its numbers' hashes; 0 if there are fewer than two
     words: np.ndarray  # (n,) uint64, a bit for each of its words and signs
-    templates: np.ndarray  # (n,) uint64, equal for texts that differ in their numbers alone
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Sketches":
@@ -59,7 +58,7 @@ class Sketches:
                 blocks.append(_sketch(flat, counts))
                 flat, counts = array("I"), array("I")
         blocks.append(_sketch(flat, counts))
-        columns = zip(*((b.hashes, b.counts, b.numbers, b.sums, b.words, b.templates) for b in blocks), strict=True)
+        columns = zip(*((b.hashes, b.counts, b.numbers, b.sums, b.words) for b in blocks), strict=True)
         return cls(*map(np.concatenate, columns))
 
 
@@ -68,11 +67,9 @@ def _sketch(flat: "array[int]", lengths: "array[int]") -> Sketches:
     ids, counts = np.array(flat, np.uint64), np.array(lengths, np.uint32)
     if not len(ids):
         nothing = np.zeros(0, np.uint64)
-        return Sketches(nothing.astype(np.uint32), counts, nothing, nothing, nothing, nothing)
+        return Sketches(nothing.astype(np.uint32), counts, nothing, nothing, nothing)
     starts = np.cumsum(counts + 2, dtype=np.int64) - counts - 2
     number, letter = (ids & np.uint64(1)).astype(bool), (ids & np.uint64(2)).astype(bool)
-    place = np.arange(len(ids)) - np.repeat(starts, counts + 2)
-    masked = np.where(number, np.uint64(1), ids) * MIX ^ place.astype(np.uint64)
     bits = np.uint64(1) << (ids * MIX >> np.uint64(58))
     word = ~number & ~letter & (ids > 0)
     sums = np.add.reduceat(np.where(number, ids * MIX, np.uint64(0)), starts)
@@ -86,9 +83,8 @@ def _sketch(flat: "array[int]", lengths: "array[int]") -> Sketches:
         hashes = (hashes ^ ids[at : len(hashes) + at]) * MIX
     inside = np.ones(len(ids), bool)
     inside[starts], inside[starts + 1] = False, False
-    templates = np.add.reduceat(masked * MIX >> np.uint64(7), starts)
     runs = (hashes[inside[2:]] >> np.uint64(32)).astype(np.uint32)
-    return Sketches(runs, counts, numbers, sums, words, templates)
+    return Sketches(runs, counts, numbers, sums, words)
 
 
 def rarest(sketches: Sketches) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from curation.similar import tokens
+from curation.matching.similar import tokens
 from limo.errors import UserError, need_package
 from limo.machine import quiet_deepspeed
 from limo.model import model_folder

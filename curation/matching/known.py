@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import inf, log
 from typing import Literal
 
-from curation.match import Text, compare
-from curation.similar import ASKING, tokens
+from curation.matching.match import Text, compare
+from curation.matching.similar import ASKING, tokens
 
 ORDER = ("same", "variant", "related")
 DIGITS = frozenset("0123456789")

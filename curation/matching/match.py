@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from operator import eq
 
-from curation.similar import ASKING, SPELLED, split_drawings, tokenize, without_tags
+from curation.matching.similar import ASKING, SPELLED, split_drawings, tokenize, without_tags
 
 SILENT = frozenset("~{}()[],;'\"`&\\")
 BREAKS = frozenset(".?!:")

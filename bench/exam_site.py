@@ -1,6 +1,6 @@
-"""A small web with mathematics, as a WARC, which the demo and the tests mine; its answers are known.
+"""A small web with mathematics, as a WARC, which the recipe `mammoth2_demo` and the tests mine; its answers are known.
 
-    pool: {web: {_target_: curation.mammoth2.exam_site.archives, pages: 300, seed: 1, kinds: []}}
+    python bench/exam_site.py    # writes recipes/data/exam_*
 
 Five kinds of pages: exams (Problem and Solution headings), a forum (schema.org microdata), a help site (JSON-LD,
 `<details>`), and a shop and news, from which nothing is to be learned. Formulas come as MathJax 2 scripts, KaTeX,
@@ -10,48 +10,30 @@ Wikipedia images and plain `\\(..\\)`, a page in one way. The same numbers for t
 import gzip
 import html
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
-from limo.data import Example, Row, chat, content_id
-from limo.errors import UserError
-from limo.machine import cache_folder
-from limo.recipe import suggest
-
+DATA = Path(__file__).resolve().parent.parent / "recipes" / "data"
 DATE = "2026-01-01T00:00:00Z"
 Style = Callable[[str], str]  # LaTeX to HTML
 
 
-def archives(name: str, system: str, /, *, pages: int, seed: int, kinds: list[str]) -> Iterator[Row]:
-    """The site as one archive in the toolkit's cache; pages of `kinds` (see KINDS) only, of all where it is empty.
-
-    Raises UserError for an unknown kind.
-    """
-    for kind in kinds:
-        if kind not in KINDS:
-            raise UserError(f"pool source '{name}': the site has no pages '{kind}'{suggest(kind, KINDS)}")
-    path = cache_folder() / "site" / f"{content_id([pages, seed, kinds])}.warc.gz"
-    write(path, pages, seed, kinds)
-    yield Example(f"{name}/site", chat(str(path), system), "", source=name)
+def main() -> None:
+    """Write the files of the recipe."""
+    DATA.mkdir(exist_ok=True)
+    for name, pages, seed, kinds in (("exam_site", 400, 1, ()), ("exam_seeds", 150, 2, ("exam", "forum", "help"))):
+        records = b"".join(_record(url, page) for url, page in site(pages, seed, kinds))
+        (DATA / f"{name}.warc.gz").write_bytes(gzip.compress(records, mtime=0))
+    lines = [json.dumps(row) + "\n" for row in problems(60, 9)]
+    (DATA / "exam_problems.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def problems(name: str, system: str, /, *, size: int, seed: int) -> Iterator[Row]:
-    """Problems as the site has them, with their answers, as a benchmark: another seed gives others."""
+def problems(size: int, seed: int) -> Iterator[dict[str, str]]:
+    """Problems as the site has them, with their answers."""
     for number in range(1, size + 1):
         question, solution = _problem(Random(f"{seed}/problem/{number}"), _plain)
-        answer = solution.rpartition("The answer is ")[2].rstrip(".")
-        yield Example(f"{name}/{number}", chat(html.unescape(question), system), answer, source=name)
-
-
-def write(path: Path, pages: int, seed: int, kinds: Sequence[str] = ()) -> None:
-    """Write the WARC, a gzip member to each page, as crawlers do."""
-    data = b"".join(gzip.compress(_record(url, page), mtime=0) for url, page in site(pages, seed, kinds))
-    if not path.exists() or path.read_bytes() != data:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(f".{os.getpid()}").write_bytes(data)
-        path.with_suffix(f".{os.getpid()}").replace(path)
+        yield {"problem": html.unescape(question), "answer": solution.rpartition("The answer is ")[2].rstrip(".")}
 
 
 def _record(url: str, page: str) -> bytes:
@@ -194,3 +176,7 @@ KINDS: dict[str, Callable[[Random, str], Page]] = {
     **{"exam": _exam, "forum": _forum, "help": _help, "shop": _shop, "news": _news},
 }
 SHARES = ("exam", "forum", "help", "shop", "shop", "news", "news")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,7 @@
 
 Words are the wrong unit for mathematics: two problems that differ in one number are different problems in nearly the
 same words, and the same problem in other LaTeX has other words. So a text becomes LaTeX tokens in one spelling, and
-numbers in words become figures. `curation/match.py` compares them.
+numbers in words become figures. `curation/matching/match.py` compares them.
 """
 
 import hashlib
@@ -45,11 +45,7 @@ _SYMBOLS = {
     **{"³": "^3", "√": "\\sqrt ", "∠": "\\angle ", "△": "\\triangle ", "∞": "\\infty ", "’": "'"},
     **dict(zip("асеорухі", "aceopyxi", strict=True)),  # Cyrillic letters that look like these
 }
-MARKS = ("**", "/>", "p>", "br>", "n>", "#", "---", "\n\n")
-_MARKUP = re.compile(
-    r"</?(?:p|br|div|span|b|i|em|strong|li|ul|ol|h\d)\s*/?>|\*\*|^[ \t]*(?:#+|-{3,})(?=\s|$)|(?<=\n\n)[->*] (?=[A-Z])",
-    re.I | re.M,
-)
+_MARKDOWN = re.compile(r"\*\*|^[ \t]*(?:#+|-{3,})(?=\s|$)|(?<=\n\n)[->*] (?=[A-Z])", re.M)
 _NUMBERED = re.compile(
     r"\A\s*(?:(?:question|problem|exercise|example|task|q)\s*(?:\d+(?:\.\d+)*\s*[.):]?|[.):])|\d+[.)])\s+", re.I
 )
@@ -117,9 +113,7 @@ def tokenize(text: str) -> list[str]:
     """Tokens of a text in one spelling, punctuation included and as it is written."""
     text = without_tags(text)
     text = split_drawings(text if text.isascii() else _in_latex(text))[0]
-    if any(mark in text for mark in MARKS):
-        text = _MARKUP.sub("\n\n", text)
-    text = _NUMBERED.sub("", text.strip().strip("*"), count=1)
+    text = _NUMBERED.sub("", _MARKDOWN.sub(" ", text).strip().strip("*"), count=1)
     if "\\" in text or "{," in text:
         for old, new in _SAME:
             text = text.replace(old, new)

@@ -1,0 +1,1 @@
+"""Whether two texts are one problem: for duplicates and for leaks."""
