@@ -34,6 +34,7 @@ from limo.progress import say
 from limo.recipe import InputPath, bind, suggest
 
 LIMO = {"length": 0.30, "verification": 0.20, "exploration": 0.25, "connectives": 0.25}  # LIMO v2, section 3
+NO_DIRECTION = ("ifd",)  # reported, and not asked: the evidence is for chats only
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,7 @@ def decide(
     names = list(dict.fromkeys(name for scores in values.values() for name in scores))
     found: Found = {}
     for name in names:
-        if name.endswith(("_rank", "_zscore")) or name.startswith("pass_rate"):
+        if name.endswith(("_rank", "_zscore")) or name.startswith("pass_rate") or name in NO_DIRECTION:
             continue
         sign = -1 if name in lower else 1
         for flaw, listed in pairs.items():

@@ -1,7 +1,11 @@
 """How a chain fits the student: against direct computation of one row at a time, and by values worked by hand."""
 
+import json
 import math
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -68,6 +72,7 @@ def test_scores_equal_a_direct_computation(piece: int, tiny: Path, monkeypatch: 
     monkeypatch.setattr(fit, "PIECE", piece)
     monkeypatch.setattr(fit, "cache_folder", lambda: tiny / f"piece{piece}")
     model, tokenizer = load(tiny, "float32")
+    nothing = tokenizer("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
     kept, dropped = split(add_fit(examples(), model=str(tiny), **LIMITS))
     assert not dropped and [row.id for row in kept] == ["r0", "r1", "r2", "r3", "r4"]
     for row in kept:
@@ -83,6 +88,7 @@ def test_scores_equal_a_direct_computation(piece: int, tiny: Path, monkeypatch: 
             "nll": nll.mean(),
             "nll_inner": np.delete(nll, starts).mean() if len(ids) > len(starts) else nll.mean(),
             "rsr": np.minimum(rank, 100).sum() / nll.sum(),
+            "ifd": nll.mean() / direct(model, nothing, ids)[0].mean(),
             "nll_local": np.mean(local),
         }
         assert {name: row.scores[name] for name in SCORES} == pytest.approx(expected, rel=2e-4), row.id
@@ -132,8 +138,54 @@ def test_rows_that_cannot_be_scored(tiny: Path, tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"max_length": 513}, "fit.max_length is 513, the model takes 512 tokens"),
+        ({"server": "http://127.0.0.1:9/v1"}, "the server at http://127.0.0.1:9/v1 does not answer"),
     ],
 )
 def test_wrong_settings(change: dict[str, Any], said: str, tiny: Path) -> None:
     with pytest.raises(UserError, match=said):
         list(add_fit(examples(), model=str(tiny), **{**LIMITS, **change}))
+
+
+@pytest.fixture
+def server(tiny: Path) -> Iterator[str]:
+    """A server that answers as vLLM does with prompt_logprobs, from the tiny model."""
+    model, _ = load(tiny, "float32")
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None: ...
+
+        def _send(self, body: Any) -> None:
+            text = json.dumps(body).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def do_GET(self) -> None:
+            self._send({"object": "list", "data": [{"id": "tiny", "object": "model", "created": 0, "owned_by": "us"}]})
+
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert asked["prompt_logprobs"] == 0 and asked["model"] == "tiny"
+            nll, rank = direct(model, asked["prompt"][:1], asked["prompt"][1:])
+            found = [
+                {str(token): {"logprob": -float(n), "rank": int(r), "decoded_token": "x"}}
+                for token, n, r in zip(asked["prompt"][1:], nll, rank, strict=True)
+            ]
+            choice = {"index": 0, "text": "x", "logprobs": None, "finish_reason": "length"}
+            choice["prompt_logprobs"] = [None, *found]
+            self._send({"id": "1", "object": "text_completion", "created": 0, "model": "tiny", "choices": [choice]})
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=listening.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{listening.server_address[1]}/v1"
+    listening.shutdown()
+
+
+def test_a_server_gives_the_scores_of_the_local_model(tiny: Path, server: str) -> None:
+    local = list(add_fit(examples(), model=str(tiny), **LIMITS))
+    served = list(add_fit(examples(), model=str(tiny), server=server, **LIMITS))
+    for one, other in zip(local, served, strict=True):
+        assert isinstance(one, Example) and isinstance(other, Example)
+        assert other.scores == pytest.approx(one.scores, rel=1e-3)

@@ -9,17 +9,20 @@ before it, and r_t the rank of that token in the vocabulary (1 is the most proba
 | nll_inner | the same without the first token of each step | arXiv 2604.06834 | lower |
 | nll_local | mean over steps of a step's nll, given the prompt and the last `window` steps | arXiv 2510.03988 | lower |
 | rsr | sum of min(r_t, 100) / sum of -log p_t, the rank-surprisal ratio | arXiv 2601.14249, eq. 7 | lower |
+| ifd | nll / nll without the problem, instruction-following difficulty | arXiv 2308.12032, section 2.2 | not ranked |
 
-One forward pass gives nll, nll_inner and rsr; nll_local takes one more for each step after the first few. Prompt and
-chain have the token ids that training sees; the end of the turn is not counted, since it is the template's.
+One forward pass gives nll, nll_inner and rsr; ifd takes a second one, nll_local one for each step after the first few.
+Prompt and chain have the token ids that training sees; the end of the turn is not counted, since it is the template's.
+Without the problem (ifd), the chain follows an empty user message.
 
 Scores are kept in the cache as they are finished, so a killed run resumes and a second run is free. Left out: models
-that bring their own code, and models too large for one GPU.
+that bring their own code, and models too large for one GPU, for which a server can return the log-probabilities.
 """
 
 import json
 import math
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -27,24 +30,28 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Annotated, Any, Literal, get_args
 
+import httpx2
 import numpy as np
 from pydantic import Field, PositiveInt
 
 from curation.parallel import chunked
 from curation.stage import drop, stage
 from limo.chat import completion_ids, loss_text, prompt_ids, turn_end
-from limo.data import Example, Row, content_id
+from limo.data import Example, Message, Row, chat, content_id
+from limo.engines.connection import Keys, check_address
 from limo.errors import UserError
 from limo.machine import cache_folder, main_device
-from limo.model import fingerprint, load_model, load_tokenizer, model_folder
+from limo.model import fingerprint, load_model, load_tokenizer, model_folder, tokenizer_folder
 from limo.progress import progress
 from limo.recipe import InputPath
 
-Score = Literal["nll", "nll_inner", "nll_local", "rsr"]
+Score = Literal["nll", "nll_inner", "nll_local", "rsr", "ifd"]
 SCORES: tuple[Score, ...] = get_args(Score)
 MAX_RANK = 100  # larger ranks count as this one (2601.14249, section 3)
 CHUNK = 256  # rows in memory at once, sorted by length among themselves
 PIECE = 1024  # tokens whose logits are held at once: 600 MB of floats at a vocabulary of 150,000
+CONNECTIONS = 16  # requests to a server at once
+TRIES = 4  # of a request, with waits of 1, 2 and 4 seconds
 STEP = re.compile(r"(?:\A|\n)\s*(?=\S)|(?<=[.!?])[ \t]+(?=[A-Z$\\])")
 
 Sequence_ = tuple[list[int], list[int]]  # ids of the context, and of the tokens that are measured
@@ -72,25 +79,32 @@ def add_fit(
     batch_size: PositiveInt,
     max_length: int,
     window: PositiveInt = 3,
+    server: str | None = None,
+    api_key_env: str | None = None,
 ) -> Iterator[Row]:
     """Add the named scores (see the module's table) of each chain under a student.
 
     Args: `model` is a folder or Hub name, `dtype` of its weights, `batch_size` chains at once on each visible GPU,
-    `max_length` tokens of prompt and chain together, `window` the steps that nll_local sees. A chain that is empty,
-    longer than `max_length` or not finite under the model is dropped, never cut. Raises UserError for a model that does
-    not load or takes fewer tokens, and for a tokenizer without offsets.
+    `max_length` tokens of prompt and chain together, `window` the steps that nll_local sees. With `server`, the base
+    URL of a vLLM server, that server computes the log-probabilities, and of `model` only the tokenizer is loaded. A
+    chain that is empty, longer than `max_length` or not finite under the model is dropped, never cut. Raises UserError
+    for a model that does not load or takes fewer tokens, and for a tokenizer without offsets.
     """
-    folder = model_folder(model)
-    tokenizer = load_tokenizer(folder)
-    models = load_replicas(folder, dtype)
-    context = getattr(models[0].config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and max_length > context:
-        raise UserError(f"fit.max_length is {max_length}, the model takes {context} tokens")
+    if server:
+        tokenizer = load_tokenizer(tokenizer_folder(model))
+        name, measure = _serve(server, api_key_env)
+    else:
+        folder = model_folder(model)
+        tokenizer = load_tokenizer(folder)
+        models = load_replicas(folder, dtype)
+        context = getattr(models[0].config.get_text_config(), "max_position_embeddings", None)
+        if context is not None and max_length > context:
+            raise UserError(f"fit.max_length is {max_length}, the model takes {context} tokens")
+        name, measure = f"{fingerprint(folder)}-{dtype}", local_measure(models, batch_size)
     if not tokenizer.is_fast:
         raise UserError(f"fit: the tokenizer of '{model}' has no offsets: add the tokenizer.json of a fast tokenizer")
-    fit = _Fit(tokenizer, local_measure(models, batch_size), tuple(scores), window)
-    name = content_id(f"{fingerprint(folder)}-{dtype}", 16)
-    kept = _Kept(cache_folder() / "fit" / f"{name}.jsonl")
+    fit = _Fit(tokenizer, measure, tuple(scores), window)
+    kept = _Kept(cache_folder() / "fit" / f"{content_id(name, 16)}.jsonl")
     with progress("fit", len(rows) if isinstance(rows, Sized) else None, "chain") as advance:
         for chunk in chunked(rows, CHUNK):
             yield from _score(chunk, fit, kept, max_length)
@@ -136,19 +150,24 @@ class _Fit:
     window: int
 
     def encode(self, row: Example) -> _Encoded:
-        # Where a template renders nothing, the end token, which separates texts in pretraining
-        prompt = prompt_ids(self.tokenizer, row.prompt) or [turn_end(self.tokenizer)]
-        text = loss_text(self.tokenizer, row)
+        prompt, text = self._context(row.prompt), loss_text(self.tokenizer, row)
         ids = completion_ids(self.tokenizer, text)
         starts = step_starts(self.tokenizer, text, ids)
         key = content_id([prompt, ids, sorted(self.wanted), self.window, starts], 16)
         return _Encoded(key, prompt, ids, starts)
 
+    def _context(self, messages: Sequence[Message]) -> list[int]:
+        # Where a template renders nothing, the end token, which separates texts in pretraining
+        return prompt_ids(self.tokenizer, messages) or [turn_end(self.tokenizer)]
+
     def scores_of(self, rows: Sequence[_Encoded]) -> list[dict[str, float]]:
         """The wanted scores of each row; all sequences of all rows are measured together."""
+        nothing = self._context(chat(""))
         asked: list[Sequence_] = []
         for row in rows:
             asked.append((row.prompt, row.ids))
+            if "ifd" in self.wanted:
+                asked.append((nothing, row.ids))
             if "nll_local" in self.wanted:
                 asked += windows(row.prompt, row.ids, row.starts, self.window)
         measured = iter(self.measure(asked))
@@ -157,6 +176,9 @@ class _Fit:
     def _scores(self, row: _Encoded, measured: Iterator[TokenFit]) -> dict[str, float]:
         whole = next(measured)
         found = basic_scores(whole, row.starts)
+        if "ifd" in self.wanted:
+            alone = float(next(measured).nll.mean())
+            found["ifd"] = found["nll"] / alone if alone else math.nan
         if "nll_local" in self.wanted:
             near = [piece.mean() for piece in np.split(whole.nll, row.starts[1:])][: self.window + 1]
             far = [next(measured).nll.mean() for _ in row.starts[self.window + 1 :]]
@@ -264,6 +286,49 @@ def token_fit(model: Any, sequences: Sequence[Sequence_]) -> list[TokenFit]:
     values, ranks = torch.cat(nll, dim=1).cpu().numpy(), torch.cat(rank, dim=1).cpu().numpy()
     spans = [slice(len(context) - 1, len(context) + len(ids) - 1) for context, ids in sequences]
     return [TokenFit(values[at, span], ranks[at, span]) for at, span in enumerate(spans)]
+
+
+def _serve(server: str, api_key_env: str | None) -> tuple[str, Measure]:
+    """(name of the served model, how to measure with it). The server must return `prompt_logprobs`, as vLLM does."""
+    keys = Keys(api_key_env)
+    check_address(server, bool(keys.key), allow_insecure=False)
+    headers = {"Authorization": f"Bearer {keys.key}"} if keys.key else {}
+    client = httpx2.Client(base_url=server, headers=headers, timeout=600)
+
+    def call(method: str, path: str, body: Any = None) -> Any:
+        for attempt in range(TRIES):
+            try:
+                reply = client.request(method, path, json=body)
+                if reply.status_code != 429 and reply.status_code < 500:
+                    return reply.raise_for_status().json()
+                why = f"it answers {reply.status_code}"
+            except httpx2.TransportError as error:
+                why = str(error)
+            except (httpx2.HTTPError, ValueError) as error:
+                raise UserError(f"the server at {server}: {keys.hide(str(error))[:300]}") from None
+            if attempt < TRIES - 1:
+                time.sleep(2**attempt)
+        raise UserError(f"the server at {server} does not answer: {keys.hide(why)[:300]}")
+
+    def ask(sequence: Sequence_) -> TokenFit:
+        context, ids = sequence
+        body = {"model": name, "prompt": [*context, *ids], "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+        try:
+            listed = call("POST", "completions", body)["choices"][0]["prompt_logprobs"]
+            found = [listed[len(context) + at][str(token)] for at, token in enumerate(ids)]
+            return TokenFit(np.array([-f["logprob"] for f in found]), np.array([f["rank"] for f in found]))
+        except (KeyError, IndexError, TypeError):
+            raise UserError(f"the server at {server} returns no prompt_logprobs: vLLM does") from None
+
+    def measure(sequences: Sequence[Sequence_]) -> list[TokenFit]:
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            return list(pool.map(ask, sequences))
+
+    try:
+        name = str(call("GET", "models")["data"][0]["id"])
+    except (KeyError, IndexError, TypeError):
+        raise UserError(f"no model is served at {server}") from None
+    return name, measure
 
 
 class _Kept:
