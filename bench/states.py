@@ -97,13 +97,13 @@ def section(sharding: str, folder: Path, bf16: bool) -> dict[str, Any]:
 
 def planned_bytes(sharding: str, folder: Path, bf16: bool) -> float:
     """What the plan says that a rank holds at its fullest."""
-    from limo.plan import Work, count_memory
+    from limo.plan import Work, count_memory, measure_data, measure_model
     from limo.recipe import read_settings
     from limo.training.settings import Supervised
 
     settings = read_settings(Supervised, section(sharding, folder, bf16) | {"pack_tokens": TOKENS}, "train")
-    memory = count_memory(Work.read(settings, rows=4, mean_tokens=TOKENS / 2), sharding, RANKS)
-    return memory["total"]
+    work = Work(settings, measure_model(settings), measure_data(settings, 4, TOKENS / 2))
+    return count_memory(work, sharding, RANKS)["total"]
 
 
 def measure(sharding: str, folder: Path, bf16: bool) -> None:

@@ -287,15 +287,16 @@ def memory() -> dict[str, Any]:
 
 def plan_of(model: str, lengths: list[int], options: argparse.Namespace) -> dict[str, float]:
     """What `limo.plan` says of ours: bytes on a device, and floating point operations of a token."""
-    from limo.plan import Data, Work, count_memory, seconds_per_step
+    from limo.plan import Data, Work, count_memory, measure_model, seconds_per_step
 
     folder = Path("unused")
     packed = argparse.Namespace(**{**vars(options), "packing": min(options.packing, sum(lengths))})
-    work = Work.read(settings_of(folder, model, folder, packed), rows=1, mean_tokens=1)
+    settings = settings_of(folder, model, folder, packed)
+    work = Work(settings, measure_model(settings), Data(1, 1, settings.max_length, 1))
     attended = sum(n * n for n in lengths) / sum(lengths)
-    args = {**work.settings.args, "gradient_checkpointing": False, "activation_checkpointing": None}
-    settings = dataclasses.replace(work.settings, args=args)
-    useful = dataclasses.replace(work, settings=settings, data=Data(1, 1, 1, attended))
+    args = {**settings.args, "gradient_checkpointing": False, "activation_checkpointing": None}
+    once = dataclasses.replace(settings, args=args)
+    useful = dataclasses.replace(work, settings=once, data=Data(1, 1, 1, attended))
     return {"bytes": count_memory(work, "ddp", 1)["total"], "operations": seconds_per_step(useful, 1)}
 
 

@@ -36,8 +36,8 @@ from curation.parallel import chunked, spread
 from curation.stage import Metric, about_node, drop, merge, take
 from limo.data import Example, Row, parse_row
 from limo.errors import UserError, explain, need_package
+from limo.processes import PATIENCE
 from limo.recipe import bind
-from limo.worker import PATIENCE
 
 BATCH = 250  # rows of one call
 FEW = 16  # batches that are not worth starting processes for

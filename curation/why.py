@@ -20,7 +20,7 @@ from curation.probe_result import chosen_by
 from curation.stages.score import TEXT
 from eval.compare import wilson
 from eval.report.listed import read_weights, score_parts
-from limo.arguments import run_function
+from limo.command import run_function
 from limo.data import Example, parsed
 from limo.errors import UserError, visible
 

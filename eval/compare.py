@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from limo.arguments import run_function
+from limo.command import run_function
 from limo.data import replacing
 from limo.errors import UserError
 from limo.recipe import suggest

@@ -24,7 +24,7 @@ from typing import Any
 from eval.grader.extract import explicit, extract
 from eval.grader.grade import Grade, equal, grade, grade_all
 from eval.grader.nodes import Kind, Verdict
-from limo.arguments import run_function
+from limo.command import run_function
 from limo.data import Dropped, replacing
 from limo.errors import UserError
 from limo.files import read_rows, shortened

@@ -26,7 +26,7 @@ from eval.report.html import render
 from eval.report.listed import Listed, list_runs
 from eval.report.page import hash_script, run_facts
 from eval.report.viewer import Packer, pack, scripts, style
-from limo.arguments import run_function
+from limo.command import run_function
 from limo.data import replacing
 from limo.errors import UserError
 from limo.progress import say

@@ -68,11 +68,10 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     Text of a control token in a message is encoded as ordinary characters. A last message of the assistant is an
     unfinished turn, which the model continues: its text follows the start of the turn as in training, without an end.
     """
-    if messages and messages[-1]["role"] == "assistant":
-        pieces = _split_prompt(tokenizer, messages[:-1])
-        begun = completion_ids(tokenizer, _drop_opening_tag(pieces[-1], messages[-1]["content"]))
-        return _join_ids(tokenizer, pieces) + begun
-    return _join_ids(tokenizer, _split_prompt(tokenizer, messages))
+    begun = messages and messages[-1]["role"] == "assistant"
+    pieces = _split_prompt(tokenizer, messages[:-1] if begun else messages)
+    text = _drop_opening_tag(pieces[-1], messages[-1]["content"]) if begun else ""
+    return _join_ids(tokenizer, pieces) + (completion_ids(tokenizer, text) if begun else [])
 
 
 def completion_ids(tokenizer: Any, text: str) -> list[int]:
@@ -90,10 +89,7 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
 
 
 def template_text(tokenizer: Any, messages: Sequence[Any], ask: bool = True) -> str:
-    """The text that the chat template renders from messages; with `ask`, up to the start of the assistant's turn.
-
-    Raises UserError if the template rejects them.
-    """
+    """The text that the chat template renders; with `ask`, up to the start of the assistant's turn."""
     from jinja2 import TemplateError
 
     try:
@@ -122,10 +118,9 @@ def of_template(function: Callable[..., _T]) -> Callable[..., _T]:
 
 @of_template
 def turn_end(tokenizer: Any) -> int:
-    """The id of the token that ends an assistant turn in the chat template, for instance that of `<|im_end|>`.
+    """The id of the token that ends an assistant turn in the chat template, or else the tokenizer's end token.
 
-    If the template ends a turn with no control token, it is the tokenizer's end token. Raises UserError if there is
-    none: such a model would never learn to stop.
+    Raises UserError if there is none: such a model would never learn to stop.
     """
     turn = [{"role": "user", "content": "q"}, {"role": "assistant", "content": MARK.format(0)}]
     _, shown, after = template_text(tokenizer, turn, ask=False).rpartition(MARK.format(0))
@@ -155,9 +150,7 @@ def controls(tokenizer: Any) -> dict[int, str]:
 def set_template(tokenizer: Any, template: str | None) -> None:
     """Choose the chat template: None keeps the tokenizer's own, "chatml" is plain ChatML, else a .jinja file.
 
-    ChatML begins with the BOS token if the tokenizer puts one before every text. A tokenizer without `<|im_start|>`
-    encodes it as ordinary tokens; a turn then ends with the tokenizer's end token. Raises UserError if there is no
-    template, or if the file is unreadable or not a template.
+    ChatML begins with the BOS token if the tokenizer puts one before every text.
     """
     from jinja2 import TemplateError, TemplateSyntaxError
 
@@ -186,11 +179,7 @@ def prepends_bos(tokenizer: Any) -> bool:
 
 
 def pad_id(tokenizer: Any, end: int) -> int:
-    """An id to pad with that is not `end`, the token that ends a turn, and not the tokenizer's end token.
-
-    The tokenizer's own if it qualifies, else another padding token. If there is none, the end token, which is harmless
-    while padding has no label.
-    """
+    """An id to pad with that is not `end`, the token that ends a turn, nor the end token, if possible."""
     eos = tokenizer.eos_token_id
     known = tokenizer.get_added_vocab()
     for token in (tokenizer.pad_token_id, *(known.get(name) for name in PADS)):

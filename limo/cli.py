@@ -63,10 +63,8 @@ def main() -> None:
         return None
     if name in ("-h", "--help"):
         print("usage: limo <command> [recipe=<name>] [key=value ...]\n\ncommands:")  # noqa: T201
-        for command, about in (
-            ("demo", "curate, train and eval recipe=demo"),
-            *((n, a) for n, (_, a) in COMMANDS.items()),
-        ):
+        print("  demo        curate, train and eval recipe=demo")  # noqa: T201
+        for command, (_, about) in COMMANDS.items():
             print(f"  {command:<11} {about}")  # noqa: T201
         print("\nlimo <command> --help shows the settings of a command")  # noqa: T201
         return None

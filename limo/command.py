@@ -2,9 +2,13 @@
 
 Flags, help, completion and sweeps are Hydra's own. A sweep runs each job in a child process, continues after a
 failed job, gives an optimising sweeper the number that `metric` names, and ends with a table of its jobs.
+
+Commands that need no recipe take the arguments of a function (`run_function`): what has no default in its order, and
+everything else as key=value or --key value.
 """
 
 import difflib
+import inspect
 import math
 import os
 import re
@@ -12,6 +16,8 @@ import sqlite3
 import subprocess
 import sys
 import time
+import types
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +29,17 @@ import yaml
 from limo.errors import UserError, explain_os_error, reported
 from limo.machine import samples_folder, set_environment, world_size
 from limo.progress import clock
-from limo.recipe import RECIPES, check_section, compose, recipe_names, resolve_config, run_section, suggest, trust
+from limo.recipe import (
+    RECIPES,
+    check_section,
+    compose,
+    recipe_names,
+    resolve_config,
+    run_section,
+    suggest,
+    trust,
+    validate,
+)
 from limo.run import read_results
 
 FULL = ("No space left on device", "file write failed", "failed writing file", "unexpected pos", "File too large")
@@ -32,10 +48,7 @@ LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pi
 # Runs a section in child processes. Gets the section and the arguments that make another process see the same
 # recipe; returns an exit code, or None to run it in this process.
 InProcesses = Callable[[Mapping[str, Any], Sequence[str]], int | None]
-
-
-# Looks at the whole recipe first; raises UserError where it cannot succeed
-Before = Callable[[Mapping[str, Any]], None]
+Before = Callable[[Mapping[str, Any]], None]  # looks at the whole recipe first, and raises UserError
 
 
 def command(
@@ -43,9 +56,8 @@ def command(
 ) -> None:
     """The main function of `python -m <module>`: run one section of a recipe, or only `before`."""
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    _read_trust()
     # Hydra's parser wants all overrides after the flags; users type them anywhere
-    sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)
+    sys.argv[1:] = sorted(_take_trust(sys.argv[1:]), key=_is_override)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; the one line is ours to print
     set_environment()
     run = _Run(section, module, in_processes, before, debug)
@@ -57,18 +69,14 @@ def command(
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
-def _read_trust() -> None:
-    """Take --trust MODULE out of the command line, which is Hydra's otherwise."""
-    left = iter(sys.argv[1:])
-    kept = list[str]()
+def _take_trust(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments without --trust MODULE, which is not Hydra's."""
+    left = iter(arguments)
     for argument in left:
-        if argument == "--trust":
-            trust(next(left, ""))
-        elif argument.startswith("--trust="):
-            trust(argument.removeprefix("--trust="))
+        if argument == "--trust" or argument.startswith("--trust="):
+            trust(argument.partition("=")[2] or next(left, ""))
         else:
-            kept.append(argument)
-    sys.argv[1:] = kept
+            yield argument
 
 
 @dataclass
@@ -81,20 +89,21 @@ class _Run:
     before: Before | None
     debug: bool
     begun: bool = False  # a recipe was composed, so what goes wrong is not a matter of the command line
-    failed: list[Exception] = field(default_factory=list)
+    failed: list[Exception] = field(default_factory=list)  # raised by `start`, outside of Hydra, which would print them
     jobs: list[tuple[str, str, str, str]] = field(default_factory=list)  # name, outcome, metric, time
 
     def start(self) -> None:
         import hydra
-        from omegaconf import DictConfig
 
         # Values that Hydra's launchers pickle may not hold this object, so a function in between
-        def job(config: DictConfig) -> float | None:
-            return self.job(config)
-
-        hydra.main(version_base="1.3", config_path=str(RECIPES), config_name="run")(job)()
+        hydra.main(version_base="1.3", config_path=str(RECIPES), config_name="run")(lambda config: self.job(config))()
         if self.jobs:
-            self._print_jobs()
+            from rich.console import Console
+
+            from limo.tables import Table, print_table
+
+            table = Table(("job", "outcome", "metric", "time"), self.jobs, title=f"{len(self.jobs)} jobs")
+            print_table(table, Console(stderr=True, soft_wrap=True))
         if self.failed:
             raise self.failed[0]
 
@@ -104,31 +113,29 @@ class _Run:
 
         self.begun = True
         settings = HydraConfig.get()
-        if settings.mode == RunMode.MULTIRUN:
-            return self._run_in_sweep(config, settings)
         try:
             recipe = resolve_config(config)
+            if settings.mode == RunMode.MULTIRUN:
+                return self._run_in_sweep(recipe, settings)
             _refuse_without_effect(settings.overrides.task, recipe)
             if not self.debug:  # processes started from here are commands themselves
                 os.environ.pop("HYDRA_FULL_ERROR", None)
             if self.before:
                 self.before(recipe)
-            if self.section is None:
-                return None
-            section = check_section(recipe, self.section)
-            code = self.in_processes(section, _arguments(settings)) if self.in_processes else None
-            if code:
-                sys.exit(code)
-            if code is None:
-                run_section(recipe, self.section)
-        except Exception as error:  # noqa: BLE001 - raised by `start`, outside of Hydra, which would print it
+            if self.section:
+                section = check_section(recipe, self.section)
+                code = self.in_processes(section, _arguments(settings)) if self.in_processes else None
+                if code:
+                    sys.exit(code)
+                if code is None:
+                    run_section(recipe, self.section)
+        except Exception as error:  # noqa: BLE001
             self.failed.append(error)
         return None
 
-    def _run_in_sweep(self, config: Any, settings: Any) -> float | None:
+    def _run_in_sweep(self, recipe: Mapping[str, Any], settings: Any) -> float | None:
         """One job of a sweep in a child process, so that its memory is freed, with its own folder."""
         name = ",".join(_swept(settings.overrides.task)).replace("/", "_") or "default"
-        recipe = resolve_config(config)
         out = Path(recipe["out"]) / "sweep" / name
         sys.stderr.write(f"== {out}\n")
         environment = {k: v for k, v in os.environ.items() if self.debug or k != "HYDRA_FULL_ERROR"}
@@ -144,14 +151,6 @@ class _Run:
             self.failed.append(error)
         self.jobs.append((name, outcome, "" if metric is None else f"{metric:g}", clock(time.monotonic() - begun)))
         return math.nan if code else metric
-
-    def _print_jobs(self) -> None:
-        from rich.console import Console
-
-        from limo.tables import Table, print_table
-
-        table = Table(("job", "outcome", "metric", "time"), self.jobs, title=f"{len(self.jobs)} jobs")
-        print_table(table, Console(stderr=True, soft_wrap=True))
 
 
 def _swept(overrides: Sequence[str]) -> list[str]:
@@ -255,21 +254,19 @@ def _known_keys() -> list[str]:
     from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
 
+    def keys(value: Any, where: str = "") -> Iterator[str]:
+        for key, inner in value.items() if isinstance(value, Mapping) else ():
+            yield f"{where}{key}"
+            yield from keys(inner, f"{where}{key}.")
+
     given, _ = get_args_parser().parse_known_args()
     chosen = [override for override in given.overrides if override.startswith(("recipe=", "hydra.searchpath="))]
     if given.config_dir:
         chosen.append(f"hydra.searchpath=[file://{Path(given.config_dir).resolve()}]")
     try:
-        return list(_keys(compose(*chosen, allow_missing=True))) if chosen else []
+        return list(keys(compose(*chosen, allow_missing=True))) if chosen else []
     except (HydraException, UserError):
         return []
-
-
-def _keys(value: Any, where: str = "") -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield f"{where}{key}"
-            yield from _keys(inner, f"{where}{key}.")
 
 
 def _nearest(key: str) -> str:
@@ -280,3 +277,61 @@ def _nearest(key: str) -> str:
     same.sort(key=lambda k: (k.startswith(("probe.", "fit.", "tournament.")), k.count(".")))
     meant = next(iter(same or difflib.get_close_matches(key, known, 1)), "")
     return f" (did you mean '{meant}'?)" if meant else ""
+
+
+def run_function(function: Callable[..., Any], command: str, about: str | None) -> None:
+    """Call a function with this process's arguments; its user errors are one line. `about` is the text of --help."""
+    with reported():
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            sys.stdout.write(f"usage: {usage(function, command)}\n\n{(about or '').strip()}\n")
+            return
+        function(**read_arguments(function, sys.argv[1:], command))
+
+
+def usage(function: Callable[..., Any], command: str) -> str:
+    """A command in one line: what it needs, and what may be set."""
+    parameters = inspect.signature(function).parameters.values()
+    needed = [p.name.upper() for p in parameters if p.default is p.empty]
+    return " ".join([command, *needed, *(f"[{p.name}=...]" for p in parameters if p.default is not p.empty)])
+
+
+def read_arguments(function: Callable[..., Any], given: Sequence[str], command: str) -> dict[str, Any]:
+    """The arguments of a function from the words of a command line. Raises UserError for what it does not take."""
+    parameters, hints = inspect.signature(function).parameters, typing.get_type_hints(function)
+    words, found = list[str](), dict[str, Any]()
+    left = iter(given)
+    for word in left:
+        key, sign, value = word.removeprefix("--").partition("=")
+        key = key.replace("-", "_")
+        if word.startswith("--") or (sign and re.fullmatch(r"[a-z_]+", key) and not Path(word).exists()):
+            if key not in parameters:
+                raise UserError(f"{command} has no setting '{key}'{suggest(key, parameters)}")
+            found[key] = [*found.get(key, []), value if sign else next(left, "")]
+        else:
+            words.append(word)
+    needed = [name for name, p in parameters.items() if p.default is p.empty and name not in found]
+    values: list[list[str]] = [[word] for word in words]
+    if needed and typing.get_origin(hints[needed[-1]]) is list:  # takes all that is left, if only nothing
+        values[len(needed) - 1 :] = [words[len(needed) - 1 :]]
+    if len(values) != len(needed):
+        raise UserError(f"wrong number of arguments. Usage: {usage(function, command)}")
+    found |= dict(zip(needed, values, strict=True))
+    return {key: _typed(hints[key], listed, key) for key, listed in found.items()}
+
+
+def _typed(hint: Any, values: list[str], key: str) -> Any:
+    """The words of one argument as its type; YAML reads numbers and mappings."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if listed := next((option for option in options if typing.get_origin(option) is list), None):
+        (inner,) = typing.get_args(listed)
+        return [_typed(inner, [part], key) for value in values for part in value.strip("[]").split(",")]
+    if len(values) > 1:
+        raise UserError(f"{key} is given {len(values)} times")
+    if Path in options:
+        return Path(values[0])
+    if str in options:
+        return values[0]
+    try:
+        return validate(hint, yaml.safe_load(values[0]), key)
+    except yaml.YAMLError:
+        raise UserError(f"{key} must be a mapping such as {{problem: question}}, not {values[0]}") from None

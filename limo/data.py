@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypedDict
 
@@ -75,10 +74,7 @@ class Example:
         return cls(**{**known, "prompt": tuple(row["prompt"])})
 
     def to_trl(self) -> dict[str, Any]:
-        """The columns of TRL's conversational formats: prompt and completion, or prompt, chosen and rejected.
-
-        A row has one form only: TRL takes any of these columns for a sign of the format, and an empty one misleads it.
-        """
+        """The columns of TRL's conversational formats: prompt and completion, or prompt, chosen and rejected."""
         said = [Message(role="assistant", content=self.completion)]
         if not self.rejected:
             return {"prompt": list(self.prompt), "completion": said}
@@ -142,10 +138,7 @@ def parse_row(line: bytes, where: str) -> Example:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[IO[str]]:
-    """Write a text file that appears under its name only once it is complete and on the disk.
-
-    Raises UserError if there is a folder of that name.
-    """
+    """Write a text file that appears under its name only once it is complete and on the disk."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"'{path}' is a folder: name a file")
@@ -193,32 +186,23 @@ def write_jsonl(path: str | Path, rows: Iterable[Example | Dropped]) -> int:
 def write_parquet(path: str | Path, rows: Iterable[Example], group: int = 500) -> None:
     """Write rows as Parquet in TRL's format, `group` rows to a row group, small enough for the Hub's viewer.
 
-    Prompts and chains are lists of messages as `Example.to_trl` has them, so the file trains in TRL as it is; each
-    score is a column `score_<name>`; `notes`, whose keys differ from row to row, a column of JSON text.
-    Goes through `rows` twice. Raises TypeError for an iterator, which can be read only once.
+    Prompts and chains are lists of messages as `Example.to_trl` has them; each score is a column `score_<name>`;
+    `notes`, whose keys differ from row to row, a column of JSON text.
     """
-    if iter(rows) is rows:
-        raise TypeError("write_parquet reads its rows twice: give a list, or an object that can be iterated again")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names, chats = dict[str, None](), dict[str, None]()
-    for row in rows:
-        names |= dict.fromkeys(row.scores)
-        chats |= dict.fromkeys(row.to_trl())
+    columns = [
+        {**row.to_trl(), "id": row.id, "answer": row.answer, "source": row.source, "notes": json.dumps(dict(row.notes))}
+        | {"weight": row.weight, **{f"score_{name}": value for name, value in row.scores.items()}}
+        for row in rows
+    ]
+    names = dict.fromkeys(name for row in columns for name in row)
     messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-    text = [(name, pa.string()) for name in ("id", "answer", "source", "notes")]
-    numbers = [(name, pa.float64()) for name in ("weight", *(f"score_{name}" for name in names))]
-    schema = pa.schema([*((name, messages) for name in chats), *text, *numbers])
+    kinds = {"prompt": messages, "completion": messages, "chosen": messages, "rejected": messages}
+    texts = dict.fromkeys(("id", "answer", "source", "notes"), pa.string())
+    schema = pa.schema([(name, (kinds | texts).get(name, pa.float64())) for name in names])
     path = Path(path)
     partial = path.with_name(f".{path.name}.part")
-    listed = iter(rows)
-    with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-        while batch := list(islice(listed, group)):
-            columns = [
-                {**row.to_json(), **row.to_trl(), "notes": json.dumps(dict(row.notes))}
-                | {f"score_{name}": value for name, value in row.scores.items()}
-                for row in batch
-            ]
-            writer.write_table(pa.Table.from_pylist(columns, schema))
+    pq.write_table(pa.Table.from_pylist(columns, schema), partial, row_group_size=group, compression="zstd")
     partial.replace(path)

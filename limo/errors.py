@@ -23,11 +23,7 @@ UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u
 
 
 def visible(text: str) -> str:
-    r"""A text as a terminal may show it: control characters are written out.
-
-    >>> visible("a\x1b[2Jb")
-    'a\\x1b[2Jb'
-    """
+    """A text as a terminal may show it: control characters are written out."""
     return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from glob import glob
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,15 @@ def read_rows(path: str | Path, max_bytes: int = MAX_BYTES, encoding: str = "utf
 
     Raises UserError if there is no such file, its kind is unknown, or the whole of it cannot be read.
     """
-    files = list_files(str(path))
+    files = _list_files(str(path))
     rows = (row for file in files for _, row in _read_file(file, max_bytes, encoding))
     yield from enumerate(rows, 1) if len(files) > 1 else _read_file(files[0], max_bytes, encoding)
 
 
-def list_files(path: str) -> list[Path]:
-    """The files of a path, a pattern, or a folder of shards; a folder saved by `datasets` is one.
-
-    Raises UserError where there is none.
-    """
+def _list_files(path: str) -> list[Path]:
+    """The files of a path, a pattern, or a folder of shards; a folder saved by `datasets` is one."""
     where = Path(path).expanduser()
-    found = [where] if where.exists() else []
-    found = found or match_pattern(path)
+    found = [where] if where.exists() else match_pattern(path)
     if where.is_dir() and not (where / "state.json").exists() and not (where / "dataset_dict.json").exists():
         found = [file for file in sorted(where.rglob("*")) if file.is_file() and _ending(file) in READERS]
         if not found:
@@ -106,10 +102,8 @@ def _opened(path: Path, encoding: str) -> Iterator[io.BufferedReader]:
 
 
 def _read_whole(file: io.BufferedReader, path: Path) -> bytes:
-    """All bytes of a file, unpacked. Raises UserError for a small file that grows large."""
-    most = _most_unpacked(path)
-    if len(data := file.read(most + 1)) > most:
-        raise _grows(path, f"more than {most:,}")
+    data = file.read(_most_unpacked(path) + 1)
+    _refuse_growth(path, len(data))
     return data
 
 
@@ -117,8 +111,10 @@ def _most_unpacked(path: Path) -> int:
     return max(GROWN, GROWTH * path.stat().st_size)
 
 
-def _grows(path: Path, held: str) -> UserError:
-    return UserError(f"{path}: {path.stat().st_size:,} bytes hold {held}: not read")
+def _refuse_growth(path: Path, held: int, what: str = "") -> None:
+    """Raise UserError for a small file that grows large."""
+    if held > _most_unpacked(path):
+        raise UserError(f"{path}: {path.stat().st_size:,} bytes hold {held:,}{what}: not read")
 
 
 def shortened(value: Any, chars: int = 2000) -> Any:
@@ -126,11 +122,8 @@ def shortened(value: Any, chars: int = 2000) -> Any:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError):
-        text = repr(value)
-    else:
-        if len(text) <= chars:
-            return value
-    return text if len(text) <= chars else text[:chars] + f"... ({len(text)} characters)"
+        value = text = repr(value)
+    return value if len(text) <= chars else text[:chars] + f"... ({len(text)} characters)"
 
 
 def _jsonl(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
@@ -163,17 +156,14 @@ def _parsed(line: bytes) -> Any:
 
 def _shallow(value: Any) -> Any:
     """The value. Raises RecursionError where it is nested so deep that it could be read, but not be written."""
-    level, depth = [value], 0
-    while level := [
-        inner
-        for outer in level
-        if isinstance(outer, dict | list)
-        for inner in (outer.values() if isinstance(outer, dict) else outer)
-    ]:
-        depth += 1
-        if depth > DEPTH:
-            raise RecursionError(f"nested more than {DEPTH} deep")
-    return value
+    level = [value]
+    for _ in range(DEPTH + 1):
+        nested = [
+            outer.values() if isinstance(outer, dict) else outer for outer in level if isinstance(outer, dict | list)
+        ]
+        if not (level := list(chain.from_iterable(nested))):
+            return value
+    raise RecursionError(f"nested more than {DEPTH} deep")
 
 
 def _json(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
@@ -215,23 +205,17 @@ def _parquet(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
     try:
         texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
         with pq.ParquetFile(path, read_dictionary=texts) as table:  # a value that recurs is held once
-            _check_growth(path, table)
+            for group, at in product(range(table.num_row_groups), range(len(table.schema))):
+                column = table.metadata.row_group(group).column(at)
+                values = column.num_values if table.schema.column(at).max_repetition_level else 0
+                held = max(column.total_uncompressed_size, values)
+                _refuse_growth(path, held, f" of the column '{column.path_in_schema}'")
             rows = chain.from_iterable(map(_rows_of, table.iter_batches(batch_size=500)))
             for number, row in enumerate(rows, 1):
                 yield number, bounded(row, max_bytes)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable Parquet file: {reason}") from None
-
-
-def _check_growth(path: Path, table: Any) -> None:
-    """Raise UserError for a small file of which a column takes much memory, as its metadata says."""
-    for group in range(table.num_row_groups):
-        for at in range(len(table.schema)):
-            column = table.metadata.row_group(group).column(at)
-            values = column.num_values if table.schema.column(at).max_repetition_level else 0
-            if (held := max(column.total_uncompressed_size, values)) > _most_unpacked(path):
-                raise _grows(path, f"{held:,} of the column '{column.path_in_schema}'")
 
 
 def _rows_of(batch: Any) -> Iterator[Any]:
@@ -277,8 +261,7 @@ def _excel(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
     need_package("openpyxl", "excel", f"'{path}'")
     try:
         with zipfile.ZipFile(path) as packed:
-            if (held := sum(each.file_size for each in packed.infolist())) > _most_unpacked(path):
-                raise _grows(path, f"{held:,}")
+            _refuse_growth(path, sum(each.file_size for each in packed.infolist()))
         table = pd.read_excel(path)
     except UserError:
         raise

@@ -2,45 +2,33 @@ r"""What the columns of other people's rows mean: how a row of a file becomes a 
 
 | format | problem | chain |
 |---|---|---|
-| alpaca | instruction and input | output |
+| plain | a column with one of the usual names (COLUMNS), in any case of letters | another |
 | sharegpt | the human turn of `conversations` | the gpt turn |
-| messages, openai | the user turn of `messages` | the assistant turn |
-| csv | a column with one of the usual names (COLUMNS), in any case of letters | another |
+| openai | the user turn of `messages` | the assistant turn |
+| alpaca | instruction and input | output |
 
-`auto` takes the first that fits. A row may hold several chains, in a list or in several columns: candidate chains of
-one problem. A problem is never changed in silence: what would lose a turn or a system message is dropped with its
-reason.
+The first that fits is taken. A row may hold several chains, in a list or in several columns: candidate chains of one
+problem. A problem is never changed in silence: what would lose a turn or a system message is dropped with its reason.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from limo.data import Message
 from limo.errors import UserError
 from limo.marks import after_hashes, last_boxed
 
-Format = Literal["auto", "alpaca", "sharegpt", "messages", "openai", "csv"]
 Fields = Mapping[str, str | Sequence[str]]  # our name -> column or columns
 
 COLUMNS = {
     "problem": ("problem", "question", "prompt", "query"),
-    "chain": (
-        "solution",
-        "response",
-        "chain",
-        "completion",
-        "reasoning",
-        "worked",
-        "rationale",
-        "output",
-        "generations",
-    ),
+    "chain": tuple("solution response chain completion reasoning worked rationale output generations".split()),
     "answer": ("answer", "final_answer", "final", "expected_answer", "gt", "ground_truth", "reference", "target"),
     "id": ("id", "unique_id", "uuid"),
 }
-TURNS = {"sharegpt": "conversations", "messages": "messages", "openai": "messages"}
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
 NO_ANSWER = frozenset({"proof", "notfound", "not found", "see solution", "see the solution"})  # in place of an answer
 
@@ -88,40 +76,25 @@ class Record:
     id: str
 
 
-def check_fields(fields: Fields) -> None:
-    """Raise UserError for a name that is none of ours."""
-    unknown = sorted(set(fields) - set(COLUMNS))
-    if unknown:
-        raise UserError(f"fields has '{unknown[0]}'; it may name {', '.join(COLUMNS)}")
-
-
-def find_columns(row: Mapping[str, Any], format: Format, fields: Fields) -> Columns:
-    """The columns of a row, by `format` and `fields`. Raises Unusable where there is none for the problem."""
+def find_columns(row: Mapping[str, Any], fields: Fields) -> Columns:
+    """The columns of a row, by `fields` or the usual names. Raises Unusable where there is none for the problem."""
     named = {key: (value,) if isinstance(value, str) else tuple(value) for key, value in fields.items()}
-    absent = [column for columns in named.values() for column in columns if column not in row]
-    if absent:
-        raise Unusable("missing field", f"no column {', '.join(absent)}")
     taken = {column for columns in named.values() for column in columns}
+    if absent := sorted(taken - row.keys()):
+        raise Unusable("missing field", f"no column {', '.join(absent)}")
     lower = {str(column).lower().strip(): column for column in reversed(list(row)) if column not in taken}
 
     def usual(ours: str) -> tuple[str, ...]:
-        if ours in named:
-            return named[ours]
-        return tuple(lower[name] for name in COLUMNS[ours] if name in lower)[:1]
+        return named.get(ours) or tuple(lower[name] for name in COLUMNS[ours] if name in lower)[:1]
 
-    answer, key = (next(iter(usual(ours)), None) for ours in ("answer", "id"))
-    turns = next((lower[TURNS[f]] for f in (format, *TURNS) if f in TURNS and TURNS[f] in lower), None)
-    if format in TURNS or (format == "auto" and turns and "problem" not in named and not usual("problem")):
-        if not turns or not isinstance(row[turns], list):
-            raise Unusable("missing field", f"no column {TURNS.get(format, 'messages')} with a list of turns")
+    problem, answer, key = usual("problem"), *(next(iter(usual(ours)), None) for ours in ("answer", "id"))
+    turns = next((lower[name] for name in ("conversations", "messages") if name in lower), None)
+    if turns and not problem:
+        if not isinstance(row[turns], list):
+            raise Unusable("missing field", f"no list of turns in the column {turns}")
         return Columns((), named.get("chain", ()), answer, key, turns)
-    problem = usual("problem")
-    if format == "alpaca" or (format == "auto" and not problem and "instruction" in lower):
-        wanted = [lower[name] for name in ("instruction", "input") if name in lower]
-        if not wanted:
-            raise Unusable("missing field", "no column instruction")
-        chain = named.get("chain") or tuple(lower[name] for name in ("output",) if name in lower) or usual("chain")
-        return Columns(named.get("problem") or tuple(wanted), chain, answer, key)
+    if not problem and "instruction" in lower:
+        problem = tuple(lower[name] for name in ("instruction", "input") if name in lower)
     if not problem:
         raise Unusable("missing field", f"no column {' or '.join([*COLUMNS['problem'], 'instruction', 'messages'])}")
     return Columns(problem, usual("chain"), answer, key)
@@ -129,19 +102,17 @@ def find_columns(row: Mapping[str, Any], format: Format, fields: Fields) -> Colu
 
 def read_record(row: Mapping[str, Any], columns: Columns) -> Record:
     """What a row says by its columns. Raises Unusable with the reason why it cannot be used."""
-    system, chains = "", list[str]()
+    system, last, chains = "", "", list[str]()
     for column in columns.chain:
         values = row[column] if isinstance(row[column], list | tuple) else [row[column]]
         chains += [chain for value in values if (chain := read_text(value, "chain", column))]
-    if columns.turns:
-        system, problem, last = _conversation(row[columns.turns], columns.turns)
-        chains = chains or [last] * bool(last)
-    elif len(columns.problem) == 1 and isinstance(row[columns.problem[0]], list):
-        system, problem, last = _conversation(row[columns.problem[0]], columns.problem[0])
-        chains = chains or [last] * bool(last)
+    turns = columns.turns or (columns.problem[0] if len(columns.problem) == 1 else "")
+    if isinstance(row.get(turns), list):
+        system, problem, last = _conversation(row[turns], turns)
     else:
         parts = [read_text(row[column], "problem", column) for column in columns.problem]
         problem = "\n\n".join(part for part in parts if part)
+    chains = chains or [last] * bool(last)
     if not problem:
         raise Unusable("empty problem", f"column {columns.turns or ' and '.join(columns.problem)}")
     answer = read_text(row.get(columns.answer), "answer", columns.answer) if columns.answer else ""
@@ -156,11 +127,6 @@ def read_record(row: Mapping[str, Any], columns: Columns) -> Record:
     except Unusable:
         key = ""
     return Record(problem, system, tuple(dict.fromkeys(chains)), answer, key)
-
-
-def answer_of(chain: str) -> str:
-    """The answer that a chain states in a box or behind ####, empty where it states none."""
-    return last_boxed(chain) or after_hashes(chain) or ""
 
 
 def _conversation(turns: Any, column: str) -> tuple[str, str, str]:
@@ -202,36 +168,42 @@ def read_text(value: Any, ours: str, column: str | None) -> str:
     return text.strip()
 
 
-Condition = Any  # a value, a list of values, or a mapping with not, at_least, at_most
+def _is_among(value: Any, wanted: Any) -> bool:
+    listed = wanted if isinstance(wanted, list | tuple) else [wanted]
+    return value in listed or str(value) in map(str, listed)
 
 
-def failed_condition(row: Mapping[str, Any], where: Mapping[str, Condition]) -> str:
+def _compare(value: Any, wanted: Any, sign: Callable[[float, float], bool]) -> bool:
+    try:
+        return sign(float(value), float(wanted))
+    except (TypeError, ValueError):
+        return False
+
+
+RULES: dict[str, Callable[[Any, Any], bool]] = {
+    "is": _is_among,
+    "not": lambda value, wanted: not _is_among(value, wanted),
+    "at_least": lambda value, wanted: _compare(value, wanted, operator.ge),
+    "at_most": lambda value, wanted: _compare(value, wanted, operator.le),
+}
+
+
+def failed_condition(row: Mapping[str, Any], where: Mapping[str, Any]) -> str:
     """The first condition of `where` that a row does not meet, in words; empty where it meets all."""
     for column, condition in where.items():
         if column not in row:
             return f"no column {column}"
-        value = row[column]
-        rules = condition if isinstance(condition, Mapping) else {"is": condition}
-        for rule, wanted in rules.items():
-            if not _meets(value, rule, wanted):
-                return f"{column} is {str(value)[:60]!r}, wanted: {rule.replace('_', ' ')} {wanted}"
+        for rule, wanted in (condition if isinstance(condition, Mapping) else {"is": condition}).items():
+            if not RULES[rule](row[column], wanted):
+                return f"{column} is {str(row[column])[:60]!r}, wanted: {rule.replace('_', ' ')} {wanted}"
     return ""
 
 
-def _meets(value: Any, rule: str, wanted: Any) -> bool:
-    if rule in ("is", "not"):
-        listed = wanted if isinstance(wanted, list | tuple) else [wanted]
-        return (value in listed or str(value) in map(str, listed)) == (rule == "is")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return False
-    return number >= float(wanted) if rule == "at_least" else number <= float(wanted)
-
-
-def check_where(where: Mapping[str, Condition]) -> None:
-    """Raise UserError for a rule that does not exist."""
+def check_columns(fields: Fields, where: Mapping[str, Any]) -> None:
+    """Raise UserError for a name in `fields` that is none of ours, and for a rule of `where` that does not exist."""
+    if unknown := sorted(set(fields) - set(COLUMNS)):
+        raise UserError(f"fields has '{unknown[0]}'; it may name {', '.join(COLUMNS)}")
     for column, condition in where.items():
         for rule in condition if isinstance(condition, Mapping) else ():
-            if rule not in ("is", "not", "at_least", "at_most"):
-                raise UserError(f"where.{column} has '{rule}'; there are is, not, at_least, at_most")
+            if rule not in RULES:
+                raise UserError(f"where.{column} has '{rule}'; there are {', '.join(RULES)}")

@@ -44,18 +44,36 @@ def improve(
     boost: Mapping[str, Any] | None,
     iterations: int,
     train_from: Literal["first", "last"],
-) -> int:
-    """Run the iterations. Returns an exit code.
+) -> list[Run]:
+    """The commands of all iterations, in their order. `arguments` are the person's own, passed on.
 
-    Args: `arguments` of the command line, from which each command composes the recipe; `student` is the first model;
-    `boost` the recipe's section of that name, keys of `curate` and `train` that have other values before the first
-    iteration, null for no boost; `iterations` after it; `train_from` is the model that each iteration trains: the first
-    one, on this iteration's rows only, or the last one. The model that answers is always the last: collection is
-    on-policy. Raises UserError for settings that cannot work.
+    Args: `student` is the first model; `boost` keys of `curate` and `train` that have other values before the first
+    iteration, null for no boost; `train_from` is the model that each iteration trains: the first one, on this
+    iteration's rows only, or the last one. The model that answers is always the last: collection is on-policy.
     """
     if iterations < 1:
         raise UserError(f"improve.iterations must be at least 1, not {iterations}")
-    runs = list_commands(Path(out), student, boost, iterations, train_from, arguments)
+    given = [argument for argument in arguments if not argument.startswith(("out=", "student="))]
+
+    def run(module: str, folder: Path, model: str, *more: str) -> Run:
+        return Run(module, folder, (*given, override("out", str(folder)), override("student", model), *more))
+
+    runs, first, boosted = list[Run](), student, Path(out) / "boost"
+    if boost is not None:
+        runs += [run(module, boosted, student, *_boosted(boost)) for module in ("curation.run", "limo.train")]
+        first = str(boosted / "model")
+    models = {"first": first}
+    for number in range(1, iterations + 1):
+        folder, last = Path(out) / f"iteration-{number}", list(models.values())[-1]
+        start = override("train.model", first if train_from == "first" else last)
+        runs += [run(module, folder, last, start) for module in SECTIONS]
+        models[f"iteration_{number}"] = str(folder / "model")
+    return [*runs, run("eval.run", Path(out), first, *_compared(models))]
+
+
+def run_all(section: Mapping[str, Any], arguments: Sequence[str]) -> int:
+    """Run the commands, each in its own process. Returns an exit code."""
+    runs: list[Run] = bind(section, "improve")(arguments)
     for run in runs:  # mistakes in any of them are reported before the first is paid for
         check_section(compose(*compose_arguments(run.overrides), allow_missing=True), SECTIONS[run.module])
     for run in runs:
@@ -64,33 +82,6 @@ def improve(
             say(f"stopped at {run.module} in {run.out}; run the same command again to resume")
             return code
     return 0
-
-
-def list_commands(
-    out: Path,
-    student: str,
-    boost: Mapping[str, Any] | None,
-    iterations: int,
-    train_from: Literal["first", "last"],
-    typed: Sequence[str],
-) -> list[Run]:
-    """The commands of all iterations, in their order. `typed` are the person's own arguments, passed on."""
-    given = [argument for argument in typed if not argument.startswith(("out=", "student="))]
-
-    def run(module: str, folder: Path, model: str, *more: str) -> Run:
-        return Run(module, folder, (*given, override("out", str(folder)), override("student", model), *more))
-
-    runs, first = list[Run](), student
-    if boost is not None:
-        runs += [run(module, out / "boost", student, *_boosted(boost)) for module in ("curation.run", "limo.train")]
-        first = str(out / "boost" / "model")
-    models = {"first": first}
-    for number in range(1, iterations + 1):
-        folder, last = out / f"iteration-{number}", list(models.values())[-1]
-        start = override("train.model", first if train_from == "first" else last)
-        runs += [run(module, folder, last, start) for module in SECTIONS]
-        models[f"iteration_{number}"] = str(folder / "model")
-    return [*runs, run("eval.run", out, first, *_compared(models))]
 
 
 def _boosted(boost: Mapping[str, Any]) -> Iterator[str]:
@@ -112,10 +103,5 @@ def _compared(models: Mapping[str, str]) -> Iterator[str]:
     yield "eval.compare=[" + ",".join(f"[{a},{b}]" for a, b in pairs) + "]"
 
 
-def _in_processes(section: Mapping[str, Any], arguments: Sequence[str]) -> int:
-    """See `limo.command.command`: the section runs its commands in child processes."""
-    return int(bind(section, "improve")(arguments))
-
-
 if __name__ == "__main__":
-    command("improve", "limo.improve", _in_processes)
+    command("improve", "limo.improve", run_all)

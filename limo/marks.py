@@ -21,10 +21,7 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def boxed(text: str) -> list[Box]:
-    """The complete boxes of a text, outermost only, the last MAX_BOXES of them.
-
-    Linear in the text: a box longer than any answer is empty of one, and is not read further.
-    """
+    """The complete boxes of a text, outermost only, the last MAX_BOXES of them. Linear in the text."""
     starts = list(_BOX.finditer(text)) if "box" in text else []
     starts = starts or (list(_BARE_BOX.finditer(text)) if "oxed{" in text else [])
     found, inside_of = list[Box](), -1

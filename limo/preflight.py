@@ -7,7 +7,7 @@ A finding is an error, a warning, or what only the Hub knows where it cannot be 
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -51,6 +51,10 @@ class Findings(list[Finding]):
         except UserError as error:
             text = str(error)
             self.append(Finding("error", text if not where or text.startswith(where) else f"{where}: {text}"))
+
+    def error(self, text: str) -> None:
+        """Add an error."""
+        self.append(Finding("error", text))
 
     def warn(self, text: str) -> None:
         """Add a warning."""
@@ -123,7 +127,9 @@ def _hub_answers() -> bool:
 def check_engines(section: Any, where: str) -> Findings:
     """The engines in a section: keys, addresses, servers, programs, GPUs, models, and what their caches would take."""
     found, seen = Findings(), list[Any]()
-    for place, node in _with_engines(section, where):
+    for place, node in [(where, section), *nodes(section, where)]:
+        if not isinstance(node, Mapping) or not isinstance(node.get("engine"), Mapping):
+            continue
         engine, max_tokens = node["engine"], (node.get("sampling") or {}).get("max_tokens")
         models = node["models"].values() if "models" in node else [engine.get("model")]
         for model in models:
@@ -143,13 +149,6 @@ def check_engines(section: Any, where: str) -> Findings:
     return found
 
 
-def _with_engines(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Nodes that have an engine as a setting."""
-    for place, node in [(where, value), *nodes(value, where)]:
-        if isinstance(node, Mapping) and isinstance(node.get("engine"), Mapping):
-            yield place, node
-
-
 def _comes_later(model: str) -> bool:
     """Whether a model is what a training of this recipe, or an earlier one, writes."""
     return Path(model).name in ("model", "adapter") and not HUB_NAME.fullmatch(model) and not Path(model).exists()
@@ -160,7 +159,7 @@ def _check_server(engine: ServerEngine, where: str) -> Findings:
     if engine.serve:
         gpus, wanted = len(memory_of_devices(gpus_only=True)), engine.tensor_parallel * engine.data_parallel
         if engine.serve != "transformers" and gpus < wanted:
-            found.append(Finding("error", f"{where}: {wanted} GPUs are asked for, {gpus} are visible"))
+            found.error(f"{where}: {wanted} GPUs are asked for, {gpus} are visible")
         with found.errors(where):
             engine.check_program()
         found += check_model(engine.model, where)
@@ -173,7 +172,7 @@ def _check_server(engine: ServerEngine, where: str) -> Findings:
             found.warn(f"{where}: no server answers at {url} ({error})")
             continue
         if status in (401, 403):
-            found.append(Finding("error", f"{where}: {url} refuses the key (status {status})"))
+            found.error(f"{where}: {url} refuses the key (status {status})")
     return found
 
 
@@ -192,13 +191,11 @@ def _check_cache(engine: TransformersEngine, max_tokens: int | None, where: str)
     room = min(memory_of_devices()) - weights
     if row * engine.batch_size > room:
         fits = f"batch_size={int(room // row)} would fit" if room > row else "use a server (docs/engines.md)"
-        text = (
+        found.error(
             f"{where}: {engine.batch_size} rows of {tokens:,} tokens take {row * engine.batch_size / 1e9:,.1f} GB of "
+            f"cache beside {weights / 1e9:,.1f} GB of weights, and the device has "
+            f"{min(memory_of_devices()) / 1e9:,.0f}: {fits}"
         )
-        text += (
-            f"cache beside {weights / 1e9:,.1f} GB of weights, and the device has {min(memory_of_devices()) / 1e9:,.0f}"
-        )
-        found.append(Finding("error", f"{text}: {fits}"))
     return found
 
 
@@ -212,7 +209,7 @@ def check_training(node: Mapping[str, Any], where: str = "train") -> Findings:
         data = Path(settings.data)
         comes = data.name in ("curated.jsonl", "pairs.jsonl") or (HUB_NAME.fullmatch(settings.data) and not data.suffix)
         if not comes and not data.expanduser().exists():
-            found.append(Finding("error", f"{where}.data: no such file '{settings.data}'"))
+            found.error(f"{where}.data: no such file '{settings.data}'")
         if _comes_later(settings.model):
             return found
         found_model = check_model(settings.model, where, template=False)
@@ -238,30 +235,36 @@ def _check_memory(settings: Training) -> Findings:
     data = measure_data(settings, None, None) if known else Data(1, settings.max_length, settings.max_length, 1.0)
     work = Work(settings, size, data)
     if settings.sharding in (*SHARDINGS, "zero1"):
-        found += _refuse_what_does_not_fit(work, count, min(devices), known or work.pack_tokens is not None)
+        _check_fit(work, count, min(devices), known or work.pack_tokens is not None, found)
     each = 2 if settings.dtype != "float32" else 4
     kept = int(settings.args.get("save_total_limit") or 1) + 1 if settings.args.get("save_strategy") != "no" else 0
     needed = size.parameters * each * 2 + kept * size.trainable * STATES
     place = next(p for p in [Path(settings.out), *Path(settings.out).resolve().parents] if p.exists())
     if needed > (free := shutil.disk_usage(place).free):
-        text = f"train: the model and {kept} checkpoints take {needed / 1e9:,.1f} GB, and {place} has {free / 1e9:,.1f}"
-        found.append(Finding("error", f"{text}. Choose another folder with runs=, or set train.args.save_strategy=no"))
+        found.error(
+            f"train: the model and {kept} checkpoints take {needed / 1e9:,.1f} GB, and {place} has {free / 1e9:,.1f}. "
+            "Choose another folder with runs=, or set train.args.save_strategy=no"
+        )
     return found
 
 
-def _refuse_what_does_not_fit(work: Work, devices: int, memory: float, sure: bool) -> Iterable[Finding]:
+def _check_fit(work: Work, devices: int, memory: float, sure: bool, found: Findings) -> None:
     """A training that cannot fit, with the sharding or the number of devices that would."""
     sharding = "zero2" if work.settings.sharding == "zero1" else work.settings.sharding
     needed = count_memory(work, sharding, devices)
     least = needed["total"] if sure else needed["total"] - needed["activations"]
-    if least <= memory:
-        return []
-    options = [
-        (s, n) for n in sorted({devices, 8, 16, 32, 64}) if n >= devices for s in SHARDINGS if n > 1 or s == "ddp"
-    ]
-    fits = next(((s, n) for s, n in options if count_memory(work, s, n)["total"] <= ROOM * memory), None)
-    advice = (
-        f"train.sharding={fits[0]} on {fits[1]} devices would fit" if fits else "a smaller model, or train.lora, might"
-    )
-    text = f"train: {work.settings.sharding} on {devices} devices needs {least / 1e9:,.1f} GB each, and they have "
-    return [Finding("error", f"{text}{memory / 1e9:,.0f}: {advice} (limo train-plan)")]
+    if least > memory:
+        counts = [n for n in (devices, 8, 16, 32, 64) if n >= devices]
+        options = ((s, n) for n in sorted(counts) for s in (SHARDINGS if n > 1 else SHARDINGS[:1]))
+        fits = next(
+            (
+                f"train.sharding={s} on {n} devices would fit"
+                for s, n in options
+                if count_memory(work, s, n)["total"] <= ROOM * memory
+            ),
+            "",
+        )
+        found.error(
+            f"train: {work.settings.sharding} on {devices} devices needs {least / 1e9:,.1f} GB each, and they have "
+            f"{memory / 1e9:,.0f}: {fits or 'a smaller model, or train.lora, might'} (limo train-plan)"
+        )

@@ -1,16 +1,30 @@
-"""Commands in child processes, which end when this process does."""
+"""Child processes: commands, which end when this process does, and workers that answer questions with a limit.
 
+A worker has a limit on CPU time and memory, and is replaced after it was killed. It is started by its module's name, so
+the caller's `__main__` is never imported: notebooks, scripts without a main guard and any start method work. That is
+why this is no `pebble.ProcessPool`, which imports `__main__` in its workers and limits wall-clock time: on a busy
+machine it would change verdicts. A module that is run as a worker calls `serve`; a caller keeps a `Workers`.
+"""
+
+import atexit
+import contextlib
 import ctypes
 import gc
 import json
+import logging
+import multiprocessing
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +39,12 @@ DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
 def run_module(module: str, arguments: Sequence[str], log: Path | None = None) -> int:
     """Run `python -m module arguments` to its end. Returns its exit code, 128 and more where a signal ended it.
 
-    Its output is appended to the file `log`, or goes where this process's own goes. It is killed when this process is,
-    where the system can; SIGTERM is passed on, so that a training saves its step.
+    Its output is appended to the file `log`, or goes where this process's own goes. It is killed when this process is;
+    SIGTERM is passed on, so that a training saves its step.
     """
-    with ExitStack() as stack:
-        out = None
-        if log is not None:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            out = stack.enter_context(log.open("a", encoding="utf-8"))
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") if log else nullcontext() as out:
         call = [sys.executable, "-m", module, *arguments]
         process = subprocess.Popen(call, stdout=out, stderr=out, preexec_fn=partial(die_with_parent, os.getpid()))
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -48,7 +60,7 @@ def run_module(module: str, arguments: Sequence[str], log: Path | None = None) -
 def run_to_end(module: str, arguments: Sequence[str], folder: Path, refused: int = 0) -> str:
     """`run_module` for what fills `folder`, with its log there; its last line if it ended with the code `refused`.
 
-    Returns "" at success. Raises Interrupted if it was stopped, and UserError with its last line at any other code.
+    Raises Interrupted if it was stopped, and UserError with its last line at any other code.
     """
     log = folder / "log.txt"
     code = run_module(module, arguments, log)
@@ -60,10 +72,7 @@ def run_to_end(module: str, arguments: Sequence[str], folder: Path, refused: int
 
 
 def run_section_apart(module: str, section: str, node: Mapping[str, Any], folder: Path, refused: int = 0) -> str:
-    """`run_to_end` of one section of a recipe, which is written to `folder`/recipe/alone.yaml as it will run.
-
-    `node` is the section with every value resolved, `_target_` included; its `out` is `folder`.
-    """
+    """`run_to_end` of one section of a recipe, every value resolved, which is kept in `folder`/recipe/alone.yaml."""
     recipe = {"name": folder.name, "out": str(folder), section: node}
     with replacing(folder / "recipe" / "alone.yaml") as file:  # JSON is YAML
         file.write("# @package _global_\n" + json.dumps(recipe, indent=1).replace("${", "\\\\${") + "\n")
@@ -87,8 +96,7 @@ def free_gpu() -> None:
 def keep_freed_memory() -> None:
     """Keep freed memory in this process, where the C library is glibc: mallopt(3).
 
-    A training step on a CPU frees and asks for gigabytes. By default they go back to the system each time, and every
-    page that comes anew is cleared first: a fifth of the step (docs/LOG.md has the measurement).
+    A training step on a CPU frees and asks for gigabytes, and clearing pages that come anew takes a fifth of the step.
     """
     change = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if change:
@@ -105,11 +113,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def override(key: str, value: Any) -> str:
-    """A setting as Hydra's command line takes it.
-
-    >>> override("train.loss", {"_target_": "a.b", "tau": 0.05, "on": None})
-    "train.loss={_target_: 'a.b', tau: 0.05, on: null}"
-    """
+    """A setting as Hydra's command line takes it."""
     return f"{key}={_write(value)}"
 
 
@@ -122,3 +126,128 @@ def _write(value: Any) -> str:
         return json.dumps(value)
     # Backslashes count as such except before a quote
     return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (r"\'" if found[2] else ""), value) + "'"
+
+
+START_SECONDS = 120.0  # for its imports, on a busy machine
+PATIENCE = 10  # wall-clock time that a question may take, as a multiple of its CPU time: the machine may be busy
+
+
+class TimedOut(Exception):
+    """The worker did not answer within its limit and was killed."""
+
+
+class Died(Exception):
+    """The worker ended by itself, for lack of memory for example."""
+
+
+class Workers:
+    """At most `limit` subprocesses of one module, started when they are needed; safe to use from several threads."""
+
+    def __init__(self, module: str, limit: int) -> None:
+        self.module, self.limit = module, limit
+        self.slots = threading.BoundedSemaphore(limit)
+        self.idle: list[_Worker] = []
+        self.lock = threading.Lock()
+        self.owner = os.getpid()
+        atexit.register(self.stop)
+
+    def ask(self, question: Any, seconds: float | None) -> Any:
+        """The answer to a question, within `seconds` of the worker's CPU time and PATIENCE times that by the clock."""
+        with self.slots:
+            worker = self._take()
+            try:
+                return worker.ask(question, seconds)
+            finally:
+                if worker.alive():
+                    with self.lock:
+                        self.idle.append(worker)
+
+    def _take(self) -> "_Worker":
+        with self.lock:
+            if self.owner != os.getpid():  # a forked child must not share its parent's pipes
+                self.idle, self.owner = [], os.getpid()
+            while self.idle:
+                worker = self.idle.pop()
+                if worker.alive():
+                    return worker
+        return _Worker(self.module)
+
+    def stop(self) -> None:
+        """Kill the idle workers."""
+        with self.lock:
+            workers, self.idle = (self.idle if self.owner == os.getpid() else []), []
+        for worker in workers:
+            worker.kill()
+
+
+class _Worker:
+    def __init__(self, module: str) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        self.pipe, theirs = multiprocessing.Pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, str(theirs.fileno())],
+            env=environment,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # a library may print
+            stderr=subprocess.DEVNULL,
+        )
+        theirs.close()
+        try:
+            self._receive(START_SECONDS)
+        except (TimedOut, OSError, EOFError):
+            self.kill()
+            raise RuntimeError(f"{sys.executable} -m {module} does not start; run it by hand to see why") from None
+
+    def _receive(self, seconds: float | None) -> Any:
+        if not self.pipe.poll(seconds):
+            raise TimedOut
+        return self.pipe.recv()
+
+    def ask(self, question: Any, seconds: float | None) -> Any:
+        try:
+            self.pipe.send((seconds, question))
+            return self._receive(None if seconds is None else PATIENCE * seconds)
+        except (OSError, EOFError):  # it has ended
+            self.kill()
+            raise (TimedOut if self.process.returncode == -signal.SIGPROF else Died) from None
+        except BaseException:  # after an interrupt, no later question may get this one's answer
+            self.kill()
+            raise
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.pipe.close()
+
+
+def _end_with_parent(parent: int) -> None:
+    """A parent that was killed cannot kill its workers, so they watch for its end."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def serve(answer: Callable[[Any], Any], memory: int | None = None) -> None:
+    """In the worker: answer questions until the input ends. `answer` must not raise.
+
+    `memory` bounds the address space in bytes: a question that needs more ends in a MemoryError here.
+    """
+    logging.disable()
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    if memory is not None:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process inside any library
+    pipe = Connection(int(sys.argv[1]))
+    pipe.send("ready")
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            seconds, question = pipe.recv()
+            signal.setitimer(signal.ITIMER_PROF, seconds or 0)
+            reply = answer(question)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            pipe.send(reply)

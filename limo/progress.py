@@ -8,11 +8,11 @@ with progress("sampling", total=1200, unit="completion") as advance:
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from limo.errors import visible
 from limo.machine import is_main
@@ -35,38 +35,23 @@ def clock(seconds: float) -> str:
 
 
 def pace(rate: float, unit: str = "") -> str:
-    """A rate in units per second as text: 12.0/s, or 3 min 20 s each for slow units.
-
-    >>> pace(12), pace(0.005)
-    ('12.0/s', '3 min 20 s each')
-    """
+    """A rate in units per second as text: 12.0/s, or 3 min 20 s each for slow units."""
     return f"{rate:,.1f}{unit}/s" if rate >= 0.1 else f"{clock(1 / rate)} each"
 
 
-class _Log:
-    """The log of a run: lines wait until the run's folder exists, since a run that is refused makes none."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.waiting = path, list[str]()
-
-    def write(self, text: str) -> None:
-        self.waiting.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {visible(text)}\n")
-        if self.path.parent.is_dir():
-            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.writelines(self.waiting)
-            self.waiting.clear()
-
-
-_logs: list[_Log] = []  # of the runs under way, each inside of the one before
+_logs: list[tuple[Path, list[str]]] = []  # of the runs under way, each inside of the one before; lines that wait
 
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Write what is printed in the block into a file too, with the time of each line. Of several ranks, rank 0 does."""
+    """Write what is printed in the block into a file too, with the time of each line. Of several ranks, rank 0 does.
+
+    Lines wait until the file's folder exists, since a run that is refused makes none.
+    """
     if not is_main():
         yield
         return
-    _logs.append(_Log(path))
+    _logs.append((path, []))
     try:
         _log(" ".join(sys.argv))
         yield
@@ -78,8 +63,12 @@ def logged(path: Path) -> Iterator[None]:
 
 
 def _log(text: str) -> None:
-    for log in _logs[-1:]:
-        log.write(text)
+    for path, waiting in _logs[-1:]:
+        waiting.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {visible(text)}\n")
+        if path.parent.is_dir():
+            with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(waiting)
+            waiting.clear()
 
 
 def say(text: str) -> None:
@@ -89,11 +78,7 @@ def say(text: str) -> None:
         _log(text)
 
 
-class Advance(Protocol):
-    """Reports that more units are done, with a short note to show beside them."""
-
-    def __call__(self, done: int, note: str = "", /) -> None:
-        """See the class."""
+Advance = Callable[..., None]  # reports that more units are done, with a short note to show beside them
 
 
 @contextmanager
@@ -148,15 +133,13 @@ def _lines(what: str, total: int | None, unit: str) -> Iterator[Advance]:
     warm: tuple[float, int] | None = None  # when the first came and how many: loading a model is no part of the rate
 
     def show(note: str = "") -> None:
-        known = warm is not None and count > warm[1] and count != total  # at the end, the rate is that of it all
+        known = warm is not None and warm[1] < count != total  # at the end, the rate is that of it all
         since, already = warm if warm and known else (start, 0)
         rate = (count - already) / max(time.monotonic() - since, 1e-9)
-        parts = [f"{what}: {count}{f'/{total}' if total else ''} {unit}s"]
-        parts += [pace(rate)] if count else []
-        parts.append(
-            clock(time.monotonic() - start) + (f", {clock((total - count) / rate)} left" if total and known else "")
-        )
-        say(", ".join([*parts, *([note] if note else [])]))
+        left = f", {clock((total - count) / rate)} left" if total and known else ""
+        took = f"{clock(time.monotonic() - start)}{left}"
+        done = f"{what}: {count}{f'/{total}' if total else ''} {unit}s"
+        say(", ".join(part for part in (done, pace(rate) if count else "", took, note) if part))
 
     def advance(done: int, note: str = "", /) -> None:
         nonlocal count, last, warm

@@ -15,6 +15,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import is_dataclass
 from functools import partial
 from itertools import pairwise
@@ -90,8 +91,7 @@ def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
 def compose(*overrides: str, allow_missing: bool = False) -> dict[str, Any]:
     """A recipe as a command would see it, for use from Python: `compose("recipe=demo", "seed=1")`.
 
-    With `allow_missing`, values that the recipe leaves open stay `???`. Raises UserError for a recipe that does not
-    exist or, without `allow_missing`, for a value that is still open.
+    With `allow_missing`, values that the recipe leaves open stay `???`; without it they raise UserError.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -109,10 +109,9 @@ def compose(*overrides: str, allow_missing: bool = False) -> dict[str, Any]:
 
 def compose_arguments(arguments: Sequence[str]) -> list[str]:
     """A command's arguments as overrides for `compose`: a folder given with --config-dir becomes a search path."""
-    folders = [Path(folder).resolve() for flag, folder in pairwise(arguments) if flag == "--config-dir"]
-    search = [f"hydra.searchpath=[{', '.join(f'file://{folder}' for folder in folders)}]"] if folders else []
-    given = {"--config-dir", *(folder for flag, folder in pairwise(arguments) if flag == "--config-dir")}
-    return [*(a for a in arguments if a not in given), *search]
+    folders = [folder for flag, folder in pairwise(arguments) if flag == "--config-dir"]
+    search = [f"hydra.searchpath=[{', '.join(f'file://{Path(f).resolve()}' for f in folders)}]"] if folders else []
+    return [*(a for a in arguments if a not in ("--config-dir", *folders)), *search]
 
 
 def recipe_names() -> list[str]:
@@ -167,12 +166,12 @@ def input_files(value: Any) -> list[str]:
     A setting that may also hold a name (a Hub model, a shipped word list) counts where it looks like a path and exists.
     """
     found = list[str]()
-    for _, node in [("", value), *nodes(value)] if isinstance(value, Mapping | list) else ():
+    for _, node in [("", value), *nodes(value)]:
         if isinstance(node, Mapping) and "_target_" in node:
             target = resolve(str(node["_target_"]), "")
             hints = _hints(settings_type(target) or target, extras=True)
-            read = (node[key] for key, hint in hints.items() if key in node and _is_read(hint))
-            found += [path for setting in read for text in _texts(setting) for path in _paths(text)]
+            for key, hint in hints.items():
+                found += _existing(node[key]) if key in node and _is_read(hint) else ()
     return list(dict.fromkeys(found))
 
 
@@ -180,22 +179,12 @@ def _is_read(hint: Any) -> bool:
     return READS in getattr(hint, "__metadata__", ()) or any(map(_is_read, typing.get_args(hint)))
 
 
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, list):
-        return [text for inner in value for text in _texts(inner)]
-    return [value] if isinstance(value, str) else []
-
-
-def _paths(text: str) -> list[str]:
-    """The text if it is a path that exists, or the paths that it is a pattern of."""
-    if "/" not in text and "." not in text:
-        return []
-    try:
-        if Path(text).expanduser().exists():
-            return [text]
-        return list(map(str, match_pattern(text)))
-    except (OSError, ValueError):  # too long for a name, a null character
-        return []
+def _existing(value: Any) -> Iterator[str]:
+    """The texts in a setting that are a path that exists, and the paths that they are a pattern of."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and ("/" in text or "." in text):
+            with suppress(OSError, ValueError):  # too long for a name, a null character
+                yield from [text] if Path(text).expanduser().exists() else map(str, match_pattern(text))
 
 
 def check_node(node: Mapping[str, Any], where: str) -> None:
@@ -207,11 +196,10 @@ def check_node(node: Mapping[str, Any], where: str) -> None:
 
 
 def bind(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
-    """The function that a node names, with the node's settings bound to it.
+    """The function that a node names, with the node's settings bound to it: as its keyword-only arguments, or as the
+    dataclass that is its only parameter.
 
-    A function whose only parameter is a dataclass gets the node as that dataclass; any other gets its keyword-only
-    arguments. Raises UserError naming the key if the function does not exist, or a key is missing, unknown or of
-    another type.
+    Raises UserError naming the key if the function does not exist, or a key is missing, unknown or of another type.
     """
     if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
         raise UserError(f"{where} must name its function with _target_: package.module.function")
@@ -252,10 +240,7 @@ def _read(target: Callable[..., Any], settings: Mapping[str, Any], where: str, n
 
 
 def validate(hint: Any, value: Any, where: str) -> Any:
-    """A recipe's value as the type that a signature names: a mapping becomes a dataclass, 1 may stand for 1.0.
-
-    Raises UserError with one line that names the key.
-    """
+    """A recipe's value as the type that a signature names: a mapping becomes a dataclass, 1 may stand for 1.0."""
     for option in (hint, *(typing.get_args(hint) if isinstance(hint, types.UnionType) else ())):
         if isinstance(option, type) and is_dataclass(option) and isinstance(value, Mapping):
             return read_settings(option, value, where)

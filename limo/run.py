@@ -60,10 +60,9 @@ def claim(
 ) -> Iterator[Step]:
     """Begin, continue or recognise a step. The entry is marked finished when the block ends without an error.
 
-    `begun` are paths that exist once an unfinished step holds work made with its settings, such as checkpoints; without
-    them it may begin anew with other settings. `grows` are keys of settings that say how much is asked for: with other
-    values the step continues from what it has. Raises UserError if the folder holds this step, finished or begun, made
-    with other settings or from other inputs, or if what the step wrote was changed since.
+    `begun` are paths that exist once an unfinished step holds work, such as checkpoints; without them it may begin anew
+    with other settings. `grows` are keys of settings that say how much is asked for. Raises UserError if the folder
+    holds this step, made with other settings or inputs, or if what the step wrote was changed since.
     """
     folder = Path(folder)
     settings = json.loads(json.dumps(lasting(settings)))
@@ -75,7 +74,14 @@ def claim(
     step = Step(folder, name, entry=old or {})
     if old:
         same = {**settings, **{key: old["settings"].get(key) for key in grows}}
-        _refuse_if_different(folder, name, old, same, read)
+        changed = differences(old["settings"], same)
+        changed += [f"{p} has other content" for p in read if old["inputs"].get(p, read[p]) != read[p]]
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise UserError(
+                f"{folder} was made with other settings for '{name}' ({'; '.join(changed[:3])}{more}). "
+                "Give this run another name with name=<name>, or remove that folder"
+            )
         step.finished = old["finished"] and same == settings and _outputs_stand(folder, name, old)
     if step.finished:
         yield step
@@ -119,10 +125,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def content_hash(path: Path) -> str:
-    """A hash of a file's bytes, of a model folder (`limo.model.fingerprint`), or of all files in another folder.
-
-    Raises UserError if there is nothing at that path.
-    """
+    """A hash of a file's bytes, of a model folder (`limo.model.fingerprint`), or of all files in another folder."""
     if path.is_dir():
         if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
             return fingerprint(path)
@@ -155,24 +158,9 @@ def commit() -> str | None:
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """The keys at which two settings differ, each as `key: old -> new`."""
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = list(dict.fromkeys([*old, *new]))
-        return [
-            d for key in keys for d in differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
-        ]
+        found = [differences(old.get(k), new.get(k), f"{where}.{k}".lstrip(".")) for k in {**old, **new}]
+        return [difference for inner in found for difference in inner]
     return [] if old == new else [f"{where}: {json.dumps(old)} -> {json.dumps(new)}"]
-
-
-def _refuse_if_different(
-    folder: Path, name: str, old: Mapping[str, Any], settings: Any, read: Mapping[str, str]
-) -> None:
-    changed = differences(old["settings"], settings)
-    changed += [f"{p} has other content" for p in read if old["inputs"].get(p, read[p]) != read[p]]
-    if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise UserError(
-            f"{folder} was made with other settings for '{name}' ({'; '.join(changed[:3])}{more}). "
-            "Give this run another name with name=<name>, or remove that folder"
-        )
 
 
 def _outputs_stand(folder: Path, name: str, entry: Mapping[str, Any]) -> bool:
@@ -208,10 +196,7 @@ def remember_recipe(folder: Path, recipe: Mapping[str, Any], section: str) -> No
 
 
 def read_results(folder: Path, metric: str) -> float:
-    """A number in the results of a run: `metric` is a path in manifest.json's results, such as `train.last_loss`.
-
-    The evaluation's summary counts as `eval`: `eval.accuracy.tuned.new_seeds.mean`. Raises UserError if there is none.
-    """
+    """A number in the results of a run: `train.last_loss` of manifest.json, `eval.accuracy.tuned.x.mean` of eval's."""
     known: Any = {step: entry["results"] for step, entry in read_manifest(folder).items()}
     summary = folder / "eval" / "summary.json"
     if summary.is_file():

@@ -10,7 +10,6 @@ What the columns mean is decided in `limo/formats.py` and printed. An answer may
 """
 
 import logging
-import math
 import re
 import warnings
 from collections import Counter
@@ -24,32 +23,13 @@ from typing import Any
 from limo.data import Dropped, Example, Row, chat, content_id, parsed, read_jsonl
 from limo.errors import UserError
 from limo.files import MAX_BYTES, Raw, bounded, read_rows, shortened
-from limo.formats import (
-    Columns,
-    Fields,
-    Format,
-    Record,
-    Unusable,
-    answer_of,
-    check_fields,
-    check_where,
-    failed_condition,
-    find_columns,
-    read_record,
-)
+from limo.formats import Columns, Fields, Record, Unusable, check_columns, failed_condition, find_columns, read_record
+from limo.marks import after_hashes, last_boxed
 from limo.progress import say
 from limo.recipe import InputPath
 
-RESERVED = {
-    "attempts",
-    "judge",
-    "verdict",
-    "licence",
-    "turns",
-    "unchecked",
-    "teacher",
-    "answer_kind",
-}  # notes of the stages: foreign ones get another name
+# Notes of the stages: foreign ones get another name
+RESERVED = frozenset("attempts judge verdict licence turns unchecked teacher answer_kind".split())
 NOTE_CHARS = 200  # longer extra columns are not carried along
 
 
@@ -59,7 +39,6 @@ def file(
     /,
     *,
     path: InputPath,
-    format: Format = "auto",
     fields: Fields | None = None,
     where: Mapping[str, Any] | None = None,
     replace_system: bool = False,
@@ -72,13 +51,13 @@ def file(
     """Rows of a JSONL, JSON array, Parquet, CSV, TSV or Excel file, packed or not; of a pattern such as `part-*.jsonl`;
     or of a folder of such files, or one saved by `datasets`.
 
-    Args: `name` of the source, `system` message, `path`; `format` and `fields` (our name -> column or columns) say what
-    the columns mean (`limo/formats.py`); `where` keeps rows by columns, as in `{level: {at_least: 4}, type: {not:
-    proof}}`; `replace_system` gives rows that have another system message ours, instead of dropping them; `encoding` of
-    text; `limit` on rows read, `max_bytes` of one row, `fraction` and `licence` as `take_fraction` takes them. Raises
-    UserError if there is no such file, its kind is unknown, or no row is usable.
+    Args: `name` of the source, `system` message, `path`; `fields` (our name -> column or columns) say what the columns
+    mean where they have no usual names; `where` keeps rows by columns, as in `{level: {at_least: 4}, type: {not:
+    proof}}`; `replace_system` gives rows that have another system message ours, instead of dropping them;
+    `encoding` of text; `limit` on rows read, `max_bytes` of one row, `fraction` and `licence` as `take_fraction` has
+    them. Raises UserError if there is no such file, its kind is unknown, or no row is usable.
     """
-    reading = Reading(name, system, str(path), format, fields or {}, where or {}, replace_system, limit)
+    reading = Reading(name, system, str(path), fields or {}, where or {}, replace_system, limit)
     yield from take_fraction(examples(read_rows(path, max_bytes, encoding), reading), name, fraction, licence)
 
 
@@ -91,7 +70,6 @@ def hub(
     split: str,
     config: str | None = None,
     revision: str | None = None,
-    format: Format = "auto",
     fields: Fields | None = None,
     where: Mapping[str, Any] | None = None,
     replace_system: bool = False,
@@ -99,12 +77,8 @@ def hub(
     fraction: float = 1.0,
     licence: str = "",
 ) -> Iterator[Row]:
-    """Rows of a dataset on the Hub, streamed. Raises UserError if it cannot be had.
-
-    Args as `file` has them. Give `revision` a commit hash: a dataset that changes under its name makes runs that cannot
-    be compared.
-    """
-    reading = Reading(name, system, path, format, fields or {}, where or {}, replace_system, limit)
+    """Rows of a dataset on the Hub, streamed, with the arguments of `file`. Give `revision` a commit hash."""
+    reading = Reading(name, system, path, fields or {}, where or {}, replace_system, limit)
     yield from take_fraction(examples(hub_rows(path, config, split, revision), reading), name, fraction, licence)
 
 
@@ -117,7 +91,6 @@ def training_rows(path: str, system: str | None) -> Iterator[Row]:
 
 
 def _is_ours(path: str) -> bool:
-    """Whether a file's first row is an `Example`."""
     if not path.lower().endswith(".jsonl"):
         return False
     with Path(path).expanduser().open("rb") as file:
@@ -131,8 +104,7 @@ def _is_ours(path: str) -> bool:
 def take_fraction(rows: Iterable[Row], name: str, fraction: float, licence: str) -> Iterator[Row]:
     """The rows of a source, each with the source's `licence` in its notes; of a `fraction` below 1, only that share.
 
-    Which rows are taken depends on their ids alone, so that a larger fraction takes the same and more. Raises UserError
-    for a fraction that is not above 0 and at most 1: taking a source twice would only create duplicates.
+    Which rows are taken depends on their ids alone, so that a larger fraction takes the same and more.
     """
     if not 0 < fraction <= 1:
         raise UserError(
@@ -184,9 +156,7 @@ def generate(
     """Problems made by a `reasoning-gym` generator: the same `size` problems for the same `seed`, offline.
 
     `options` go to the generator; `templates`, for `gsm_symbolic`, are the template numbers to sample. `gsm_symbolic`
-    brings chains; for `chain_sum` they are written line by line; other generators have none. A repeated problem is
-    dropped. `fraction` and `licence` as `take_fraction` takes them. Raises UserError for a generator or option
-    that does not exist.
+    brings chains; for `chain_sum` they are written line by line. A repeated problem is dropped.
     """
     with warnings.catch_warnings():  # of a library below it, when Python first compiles that
         warnings.simplefilter("ignore", SyntaxWarning)
@@ -224,11 +194,7 @@ def generate(
 
 
 def running_total(expression: str) -> str:
-    """A worked chain for a sum such as `57 + 8 - 70`: one line a step, and a boxed total.
-
-    >>> running_total("57 + 8 - 70")
-    '57 + 8 = 65\\n65 - 70 = -5\\nThe answer is \\\\boxed{-5}.'
-    """
+    """A worked chain for a sum such as `57 + 8 - 70`: one line a step, and a boxed total."""
     first, *rest = re.findall(r"(?:^|[+-] )-?\d+", expression)
     total, lines = int(first), []
     for term in rest:
@@ -246,7 +212,6 @@ class Reading:
     name: str  # of the source
     system: str
     path: str
-    format: Format = "auto"
     fields: Fields = field(default_factory=dict)
     where: Mapping[str, Any] = field(default_factory=dict)
     replace_system: bool = False
@@ -256,8 +221,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         try:
-            check_fields(self.fields)
-            check_where(self.where)
+            check_columns(self.fields, self.where)
         except UserError as error:
             raise UserError(f"pool source '{self.name}': {error}") from None
         if self.limit is not None and self.limit < 1:
@@ -279,7 +243,7 @@ def examples(raws: Iterable[Raw], reading: Reading) -> Iterator[Row]:
                     usable += 1
                     if not shown:
                         shown = True
-                        found = find_columns(raw, reading.format, reading.fields)
+                        found = find_columns(raw, reading.fields)
                         worked = found.answer and not found.chain and row.completion  # GSM8K's, before its ####
                         shown_as = replace(found, chain=(str(found.answer),)) if worked else found
                         say(f"{reading.name}: {shown_as.describe(set(map(str, raw)) - found.used)}")
@@ -295,7 +259,6 @@ def examples(raws: Iterable[Raw], reading: Reading) -> Iterator[Row]:
 
 
 def _none_usable(name: str, path: str, reasons: Mapping[str, int], columns: Iterable[str], first: str) -> str:
-    """What is wrong with a source that has no usable row, and what to do."""
     why = "; ".join(f"{reason}: {count}" for reason, count in reasons.items()) or "it is empty"
     why += f"; the first: {first}" if first else ""
     cures = []
@@ -325,7 +288,7 @@ def _read_row(raw: Any, number: int, reading: Reading) -> Iterator[Row]:
             raise Unusable("not an object", f"a row must be a mapping of columns, this is {type(raw).__name__}")
         if failed := failed_condition(raw, reading.where):
             raise Unusable("not in where", failed)
-        columns = find_columns(raw, reading.format, reading.fields)
+        columns = find_columns(raw, reading.fields)
         yield from _examples_of(read_record(raw, columns), raw, columns, number, reading)
     except Unusable as error:
         yield Dropped(f"{name}/{number}", name, error.reason, error.detail, reading.path, number, shortened(raw))
@@ -337,7 +300,9 @@ def _examples_of(
     if record.system and reading.system and record.system != reading.system and not reading.replace_system:
         detail = f"{record.system[:80]!r}; replace_system: true gives it ours"
         raise Unusable("another system message", detail)
-    answers = [record.answer or answer_of(worked) for worked in record.chains] or [record.answer]
+    answers = [record.answer or last_boxed(worked) or after_hashes(worked) or "" for worked in record.chains] or [
+        record.answer
+    ]
     if reading.needs_answer and not any(answers):
         raise Unusable("no answer", "neither an answer column nor '#### n' nor \\boxed{} in the chain")
     notes = {f"column_{k}" if k in RESERVED else k: v for k, v in raw.items() if k not in columns.used and _small(v)}
@@ -353,8 +318,6 @@ def _examples_of(
 
 
 def _small(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
     if isinstance(value, str):
         return len(value) <= NOTE_CHARS
-    return isinstance(value, int) and abs(value) < 2**63
+    return isinstance(value, int | float) and abs(value) < 2**63  # no NaN, no infinity

@@ -48,10 +48,7 @@ def _text(cell: Any) -> str:
 
 
 def terminal(width: int = 120) -> Any:
-    """A rich console: as wide as the terminal, or `width` characters where the output is no terminal.
-
-    Its texts are made `visible`.
-    """
+    """A rich console for `visible` texts: as wide as the terminal, or `width` characters where there is none."""
     from rich.console import Console
 
     class Visible(Console):
@@ -75,9 +72,5 @@ def print_table(table: Table, console: Any = None) -> None:
 
 
 def format_metric(value: int | float | str) -> str:
-    """A metric as a person reads it.
-
-    >>> format_metric(12345), format_metric(0.98765), format_metric("0.98 of 3")
-    ('12,345', '0.988', '0.98 of 3')
-    """
+    """A metric as a person reads it: 12,345 or 0.988."""
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else value

@@ -10,7 +10,6 @@ last whole checkpoint, with the curve of one that was not killed.
 """
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,39 +18,34 @@ from typing import Any
 from limo.chat import MASKED
 from limo.command import command
 from limo.errors import UserError
-from limo.machine import is_main, world_size
+from limo.machine import world_size
 from limo.model import model_folder
 from limo.processes import override, run_to_end
 from limo.progress import say
 from limo.recipe import bind
 from limo.run import Step
 from limo.sources import training_rows
-from limo.training.audit import check_row, print_rows
+from limo.training.audit import check_row, show_rows
 from limo.training.batches import supervised_shape
 from limo.training.fit import Job, check_settings, fit, is_finished, make_job, run_training
-from limo.training.launch import start_ranks
+from limo.training.launch import offloads, start_ranks
 from limo.training.models import load_trained_tokenizer
 from limo.training.rows import describe, prepare, tokenise
 from limo.training.settings import Supervised, Training
-from limo.training.sharding import offloads
 
 LOOKED_AT = 100_000  # rows that `train.look` reads, of a set that may have millions
 
 
 def sft(settings: Supervised) -> dict[str, Any]:
-    """Fine-tune a model on prompt/completion rows and save it in `out`/model.
-
-    Returns the results also kept in the manifest: rows, tokens, steps, loss. Raises UserError for wrong settings or
-    data that cannot be trained on.
-    """
+    """Fine-tune a model on prompt/completion rows and save it in `out`/model; returns the manifest's results."""
     if settings.look:
         return _look(settings)
     check_sft(settings)
-    read = [settings.data, *([settings.eval_data] if settings.eval_data else [])]
+    read = [file for file in (settings.data, settings.eval_data) if file]
     return run_training(settings, read, lambda step, source: _train(settings, step, source))
 
 
-def check_sft(settings: Supervised) -> None:
+def check_sft(settings: Training) -> None:
     """Raise UserError for what is wrong before anything is loaded."""
     check_settings(settings)
     for file in filter(None, (settings.data, settings.eval_data)):
@@ -60,18 +54,9 @@ def check_sft(settings: Supervised) -> None:
 
 
 def _look(settings: Supervised) -> dict[str, Any]:
-    """Print rows by their loss mask, and what the audit finds; nothing is trained."""
-    if not is_main():
-        return {}
     tokenizer = load_trained_tokenizer(settings, model_folder(settings.model))
     prepared = prepare(tokenizer, islice(training_rows(settings.data, settings.system), LOOKED_AT), settings.max_length)
-    shown = [("", *row) for row in zip(prepared.rows, prepared.rendered, strict=True)][: settings.look]
-    print_rows(tokenizer, shown, settings.system)
-    kept, dropped = len(prepared.rows), len(prepared.dropped)
-    reasons = Counter(row.reason for row in prepared.dropped)
-    why = f" ({', '.join(f'{reason}: {count}' for reason, count in reasons.most_common())})" if reasons else ""
-    say(f"{kept} rows can be trained on, {dropped} cannot{why}. Nothing was trained: remove train.look to train")
-    return {"rows": kept, "dropped": dropped}
+    return show_rows(tokenizer, settings, list(prepared.titled()), len(prepared.rows), prepared.dropped)
 
 
 def _train(settings: Supervised, step: Step, source: Path) -> None:
@@ -124,15 +109,10 @@ def train_controls(settings: Training, arguments: Sequence[str]) -> None:
 
 def on_all_devices(section: Mapping[str, Any], arguments: Sequence[str]) -> int | None:
     """Start a rank for each device that a recipe's section asks for; None if this process trains alone."""
-    from limo.prefer import check_prefer
-
     settings: Training = bind(section, "train").args[0]  # type: ignore[attr-defined]
     if settings.look or is_finished(settings):
         return None
-    if isinstance(settings, Supervised):
-        check_sft(settings)
-    else:
-        check_prefer(settings)  # type: ignore[arg-type]
+    (check_sft if isinstance(settings, Supervised) else check_settings)(settings)
     if "RANK" not in os.environ:
         train_controls(settings, arguments)
     return start_ranks(settings.devices, offloads(settings.sharding), "limo.train", arguments)

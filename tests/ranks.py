@@ -24,8 +24,8 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     from limo.recipe import read_settings
     from limo.train import sft
     from limo.training import fit
+    from limo.training.launch import FSDP, shard_arguments
     from limo.training.settings import Supervised
-    from limo.training.sharding import FSDP, shard_arguments
 
     AcceleratorState._reset_state(True)
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
@@ -61,7 +61,7 @@ def prefer(settings: dict[str, Any]) -> list[tuple[float, float]]:
 
     from limo.model import load_model, load_tokenizer
     from limo.training import preference
-    from limo.training.sharding import shard_arguments
+    from limo.training.launch import shard_arguments
     from limo.training.trainers import PairTrainer
 
     AcceleratorState._reset_state(True)

@@ -13,7 +13,7 @@ import pytest
 
 import limo.preflight
 from curation.check import check_recipe
-from limo.new import new
+from limo.new import make_recipe
 from limo.preflight import ask_hub, check_training
 from limo.recipe import compose, compose_arguments
 
@@ -26,7 +26,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> list[str]:
     folder = tmp_path_factory.mktemp("mine")
     rows = [{"question": f"What is {n} plus 2?", "answer": str(n + 2)} for n in range(30)]
     (folder / "sums.json").write_text(json.dumps(rows))
-    new(str(folder / "sums.json"), "sums", folder / "my")
+    make_recipe(str(folder / "sums.json"), folder=folder / "my")
     return ["--config-dir", str(folder / "my"), "recipe=sums", f"student={tiny}", f"runs={folder / 'runs'}"]
 
 

@@ -32,14 +32,22 @@ from limo.discover.proposers import (
     read_reply,
     system_message,
 )
-from limo.discover.search import SearchSettings, Split, check_settings, discover, split_pairs
-from limo.discover.summary import show, summarize, write_verdict
+from limo.discover.search import (
+    SearchSettings,
+    Split,
+    check_settings,
+    discover,
+    show,
+    split_pairs,
+    summarize,
+    write_verdict,
+)
 from limo.engines.marked import code_of
 from limo.engines.protocol import Completion, Sampling
 from limo.errors import UserError, reported
 from limo.processes import last_line, override, run_section_apart
 from limo.recipe import compose, read_settings, run_section
-from limo.training.examine import at_margin, examine_loss, load_loss
+from limo.training.preference import at_margin, examine_loss, load_loss
 from tests.conftest import ROOT, Script, asked, lines
 from tests.test_preference import prefer, settings
 
@@ -295,11 +303,10 @@ def test_a_search_refuses_a_loss_that_it_has_had_and_resumes_for_free(
 
 def finished_search(out: Path, better: float) -> dict[str, Any]:
     """A finished search whose finalist is right on this fraction of 40 fresh pairs, DPO on half of them."""
-    curve = {"rho": [-8.0, -1.0, 0.0, 1.0, 8.0], "value": [4.0, 1.5, 1.0, 0.6, 0.1], "slope": [-1.0] * 5}
     for entry in fill(out, {"dpo": 0.70, "slic": 0.60, "flat": None, "smooth": 0.95}):
         assert entry.checks
         if not entry.checks.refused:
-            add_checks(entry, replace(entry.checks, warmup=0.3 if entry.name == "slic" else 0.0, curve=curve))
+            add_checks(entry, replace(entry.checks, warmup=0.3 if entry.name == "slic" else 0.0))
     dpo, finalist = read_entries(out)[0], read_entries(out)[3]
     for seed, value in ((1, 0.76), (2, 0.70)):
         keep(dpo.folder / f"seed-{seed}" / "score.json", score({"1": value}))
@@ -418,7 +425,7 @@ JUDGE = {
 
 
 def small(tiny: Path, runs: Path) -> list[str]:
-    task = {"_target_": "limo.discover.fitness.task", "evaluate": "${eval}"}
+    preference = {"_target_": "limo.discover.fitness.preference"}
     return [
         "recipe=discover_demo",
         f"runs={runs}",
@@ -432,10 +439,8 @@ def small(tiny: Path, runs: Path) -> list[str]:
         "train.args.bf16=false",
         "train.lora.layers_to_transform=null",
         "~discover.confirm.fitness",
-        override("+discover.confirm.fitness", {"task": task, "judge": JUDGE}),
+        override("+discover.confirm.fitness", {"preference": preference, "judge": JUDGE}),
         "engine.dtype=float32",
-        "eval.sampling.max_tokens=4",
-        "eval.benchmarks.new_seeds.size=4",
     ]
 
 
@@ -473,7 +478,7 @@ def test_a_search_that_is_killed_resumes(
     assert len(held_out) == len(fresh) == 8 and not set(held_out) & set(fresh)
     measured = json.loads((folder / "confirm-seed-7" / "score.json").read_text())["scores"]
     assert set(measured["judge"]) == set(fresh) and set(measured["judge"].values()) <= {i / 9 for i in range(10)}
-    assert len(measured["task"]) == 4 and set(measured["task"].values()) <= {0.0, 1.0}
+    assert set(measured["preference"].values()) <= {0.0, 0.5, 1.0}
     mean = [sum(values.values()) / len(values) for values in measured.values()]
     assert found["confirmed"][0]["mean"] == pytest.approx(sum(mean) / 2), "the mean of the measures' means"
     assert found["verdict"] in done.stdout and "fresh data: " in done.stdout

@@ -227,7 +227,7 @@ def test_a_server_is_started_for_a_stage_restarted_once_and_ended(served: tuple[
     [
         ({"serve_args": ["--no-such-option"]}, "did not start: "),
         ({"start_timeout": 0.01}, "was not healthy after 0 s"),
-        ({"serve": "vllm", "serve_python": "/no/such/python"}, "cannot run '/no/such/vllm': No such file"),
+        ({"serve": "vllm", "serve_python": "/no/such/python"}, "cannot run '/no/such/vllm': there is no such program"),
         ({"model": "no/such/folder/at/all"}, "no such model"),
     ],
 )

@@ -17,7 +17,7 @@ from curation.stages.chains import verify
 from limo.data import Dropped, Example, read_jsonl
 from limo.errors import UserError
 from limo.files import read_rows
-from limo.new import make_recipe, new
+from limo.new import make_recipe
 from limo.recipe import input_files
 from limo.sources import file
 from tests.conftest import ROOT
@@ -38,10 +38,10 @@ def read(path: Path, *rows: dict[str, Any], system: str = "", **settings: Any) -
     ("row", "settings", "problem", "mapping"),
     [
         ({"instruction": "Add.", "input": "2+2?", "output": BOX}, {}, "Add.\n\n2+2?", "instruction + input"),
-        ({"instruction": "2+2?", "input": "", "output": BOX}, {"format": "alpaca"}, "2+2?", "chain = output"),
+        ({"instruction": "2+2?", "input": "", "output": BOX}, {}, "2+2?", "chain = output"),
         ({"conversations": SHARE}, {}, "2+2?", "the user turn of conversations"),
-        ({"conversations": SHARE}, {"format": "sharegpt"}, "2+2?", "the chain's last box or #### (unchecked)"),
-        ({"messages": TURN}, {"format": "openai"}, "2+2?", "chain = the assistant turn of messages"),
+        ({"conversations": SHARE}, {}, "2+2?", "the chain's last box or #### (unchecked)"),
+        ({"messages": TURN}, {}, "2+2?", "chain = the assistant turn of messages"),
         ({"messages": [SYSTEM, *TURN]}, {}, "2+2?", "the user turn"),
         ({"Question": "2+2?", "Solution": BOX, "FINAL": "4", "tag": "x"}, {}, "2+2?", "answer = FINAL"),
         (
@@ -183,10 +183,11 @@ def test_a_recipe_is_written_for_a_file_and_runs(tiny: Path, tmp_path: Path, mon
     asked = [f"What is {i} plus {i}?" for i in range(40)]
     table = pd.DataFrame({"Question": asked, "Solution": chains, "Final": range(0, 80, 2)})
     table.to_csv("sums.csv", index=False)
-    recipe = new("sums.csv", "sums", Path("my"))
+    make_recipe("sums.csv")
+    recipe = Path("my/recipe/sums.yaml")
     assert len(recipe.read_text().splitlines()) <= 16 and "answer = Final" in recipe.read_text()
     with pytest.raises(UserError, match="there is a recipe 'sums' already"):
-        new("sums.csv", "sums", Path("my"))
+        make_recipe("sums.csv")
     sizes = [f"student={tiny}", "engine.dtype=float32", "attempts.max_tokens=4", "k=5", "train.max_length=200"]
     command = [sys.executable, "-m", "curation.run", "--config-dir", "my", "recipe=sums", *sizes]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -196,7 +197,7 @@ def test_a_recipe_is_written_for_a_file_and_runs(tiny: Path, tmp_path: Path, mon
     assert len(chosen) == 5 and len(held_out) == 4 and not chosen & held_out
     table.head(5).to_csv("few.csv", index=False)
     with pytest.raises(UserError, match="has 5 usable problems: 20 are needed"):
-        new("few.csv", "few", Path("my"))
+        make_recipe("few.csv")
 
 
 def test_a_small_parquet_file_that_takes_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from eval.grade import Grade, grade
 from eval.grader.extract import explicit, extract
 from eval.grader.grade import equal
 from eval.grader.symbolic import same_by_sympy
-from limo.worker import Died, TimedOut, Workers
+from limo.processes import Died, TimedOut, Workers
 from tests.conftest import ROOT
 
 CASES = [json.loads(line) for line in (ROOT / "tests" / "grade_cases.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -319,7 +319,7 @@ def test_threads_share_the_workers() -> None:
 def test_workers_end_with_their_parent_and_are_no_more_than_said(tmp_path: Path) -> None:
     code = (
         "import os, subprocess, sys, time\n"
-        "from eval.grader.symbolic import _workers\nfrom limo.worker import TimedOut\n"
+        "from eval.grader.symbolic import _workers\nfrom limo.processes import TimedOut\n"
         "endless = ['5', '\\\\int_0^\\\\infty \\\\frac{\\\\sin(x^7)\\\\ln(x^3+1)}{x^5+\\\\cos x+3}dx']\n"
         "_workers.limit = 1\n"
         "for _ in range(2):\n"
@@ -347,8 +347,8 @@ def test_workers_end_with_their_parent_and_are_no_more_than_said(tmp_path: Path)
 
 
 def test_a_dead_or_late_worker_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "odd_worker.py").write_text(
-        "import os, time\nfrom limo.worker import serve\n"
+    (tmp_path / "odd_processes.py").write_text(
+        "import os, time\nfrom limo.processes import serve\n"
         "def answer(q):\n    if q == 'die': os._exit(1)\n    if q == 'sleep': time.sleep(60)\n"
         "    end = time.process_time() + 0.2\n"
         "    while q == 'work' and time.process_time() < end: pass\n    return q\n"

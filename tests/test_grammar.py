@@ -5,7 +5,7 @@ from random import Random
 import pytest
 import torch
 
-from limo.discover import grammar
+from limo.discover import proposers as grammar
 from limo.discover.candidate import Candidate
 from limo.discover.checks import check_text, train_alike
 from limo.training.preference import PairLogProbs

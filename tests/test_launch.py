@@ -13,8 +13,8 @@ from limo.run import lock_run
 from limo.training import launch
 from limo.training.batches import Shape, padded_shape
 from limo.training.checkpoints import MARK, check_resumable, has_checkpoint, last_checkpoint, mark_whole
+from limo.training.launch import offloads, read_deepspeed, shard_arguments
 from limo.training.settings import Supervised
-from limo.training.sharding import offloads, read_deepspeed, shard_arguments
 from tests.conftest import ROOT
 from tests.test_train import ARGS, settings
 

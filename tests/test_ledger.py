@@ -13,12 +13,11 @@ from subprocess import CompletedProcess
 
 import pytest
 
-import limo.engines.ledger
 from limo.data import chat
-from limo.engines.ledger import Cached, keep, open_ledger, spent, within_budget
+from limo.engines.ledger import Cached, spent, within_budget
 from limo.engines.protocol import Completion, Request, Sampling, Scripted, sample, taker
 from limo.errors import UserError
-from limo.ledgers import PAGE, list_models, salvage
+from limo.ledgers import list_models, salvage
 from tests.conftest import ROOT
 
 GREEDY = Sampling(n=1, temperature=0, top_p=1, max_tokens=12, seed=0)
@@ -175,24 +174,6 @@ def test_a_damaged_file_is_one_line_and_its_whole_rows_are_salvaged(seed: int, t
     assert [c.text for (c,) in done] == [str(i) * 50 for i in range(400)] and len(inner.asked) == 400 - added
 
 
-def test_without_its_first_page_a_ledger_keeps_its_rows(tmp_path: Path) -> None:
-    """Long texts on pages of their own, and those that are in the log only."""
-    long = "".join(map(str, Random(0).choices(range(10**6), k=3000)))
-    with closing(open_ledger(tmp_path / "a.sqlite")) as store:
-        store.execute("INSERT INTO model VALUES ('m')")
-        for number in range(20):
-            keep(store, number.to_bytes(16), 9, Completion(long[: 1000 * number], 5, "stop"))
-            store.commit()
-        logged = (tmp_path / "a.sqlite-wal").read_bytes()
-    data = bytes(PAGE) + (tmp_path / "a.sqlite").read_bytes()[PAGE:]
-    (tmp_path / "b.sqlite").write_bytes(data)
-    (tmp_path / "c.sqlite").write_bytes(b"")
-    (tmp_path / "c.sqlite-wal").write_bytes(logged)
-    for name in ("b", "c"):
-        assert salvage(tmp_path / name, [tmp_path / f"{name}.sqlite"]) == (20, 0)
-        assert damaged_rows(tmp_path / name) == 0
-
-
 def test_a_ledger_of_another_format_is_one_line(tmp_path: Path) -> None:
     path = fill(tmp_path, 2)
     with closing(sqlite3.connect(path)) as store:
@@ -248,10 +229,3 @@ def test_a_run_stops_at_its_budget_and_resumes_with_a_larger_one() -> None:
     assert len(inner.asked) == 4 + 7
     with within_budget("/runs/mine", 11, 100):
         assert len(sample(Cached(inner), prompts, GREEDY)) == 10
-
-
-def test_a_budget_ends_with_the_run_that_has_it() -> None:
-    module = limo.engines.ledger
-    with within_budget("/runs/mine", 4, 25):
-        assert (module.budget.run, module.budget.samples, module.budget.tokens) == ("/runs/mine", 4, 25)
-    assert (module.budget.run, module.budget.samples, module.counted) == ("", None, None)

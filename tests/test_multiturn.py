@@ -18,7 +18,7 @@ from eval.turn_metrics import count_tokens, count_transitions, measure_turns, me
 from eval.turns import Dialogue
 from limo.engines.protocol import Sampling
 from limo.errors import UserError
-from limo.improve import improve, list_commands
+from limo.improve import Run, improve
 from limo.recipe import bind, check_node, compose, nodes
 from limo.run import read_manifest
 from tests.conftest import ROOT, Script, lines
@@ -154,10 +154,14 @@ def test_a_report_without_turns_has_no_such_part() -> None:
     assert "5 turns against 5 samples -6.0" in shown
 
 
+def commands(typed: list[str], out: str, boost: Any, iterations: int, train_from: Any = "first") -> list[Run]:
+    return improve(typed, out=out, student="base", boost=boost, iterations=iterations, train_from=train_from)
+
+
 def test_the_commands_of_the_iterations() -> None:
     typed = ["--config-dir", "my", "recipe=x", "seed=1", "out=elsewhere", "student=other"]
     boost = {"curate": {"pool": {}}, "train": {"args": {"learning_rate": 1e-3}, "weighting": None}}
-    listed = list_commands(Path("r"), "base", boost, 2, "first", typed)
+    listed = commands(typed, "r", boost, 2, "first")
     assert [(str(c.out), c.module) for c in listed] == [
         ("r/boost", "curation.run"),
         ("r/boost", "limo.train"),
@@ -179,19 +183,19 @@ def test_the_commands_of_the_iterations() -> None:
         "+eval.models={first: 'r/boost/model', iteration_1: 'r/iteration-1/model', iteration_2: 'r/iteration-2/model'}",
         "eval.compare=[[first,iteration_1],[iteration_1,iteration_2],[first,iteration_2]]",
     )
-    on = list_commands(Path("r"), "base", None, 2, "last", typed)
+    on = commands(typed, "r", None, 2, "last")
     assert on[0].overrides[-3:] == ("out='r/iteration-1'", "student='base'", "train.model='base'")
     assert on[3].overrides[-1] == "train.model='r/iteration-1/model'"
     with pytest.raises(UserError, match="not 'eval'"):
-        list_commands(Path("r"), "base", {"eval": {"seed": 1}}, 1, "first", [])
+        commands([], "r", {"eval": {"seed": 1}}, 1, "first")
     with pytest.raises(UserError, match="at least 1, not 0"):
-        improve([], out="r", student="base", boost=None, iterations=0, train_from="first")
+        commands([], "r", None, 0)
 
 
 def test_hydra_reads_the_commands_as_they_are_meant(tmp_path: Path) -> None:
     boost = compose("recipe=rise_demo")["boost"]
     folder = tmp_path / "a b, {c}='d"
-    listed = list_commands(folder, "base", boost, 1, "first", ["recipe=rise_demo"])
+    listed = commands(["recipe=rise_demo"], str(folder), boost, 1, "first")
     first = compose(*listed[0].overrides)
     for section in ("curate", "train"):
         bind(first[section], section)

@@ -16,9 +16,8 @@ from limo.errors import UserError
 from limo.model import load, load_tokenizer
 from limo.recipe import read_settings
 from limo.training import preference
-from limo.training.examine import at_margin, examine_loss, load_loss
-from limo.training.pairs import describe_pairs, prepare_pairs, read_pairs
-from limo.training.preference import PairLogProbs
+from limo.training.preference import PairLogProbs, at_margin, examine_loss, load_loss
+from limo.training.rows import prepare, read_pairs
 from limo.training.settings import Preference
 from tests.conftest import lines
 
@@ -319,14 +318,15 @@ def test_pairs_in_trl_s_formats_and_rows_that_are_none(tmp_path: Path) -> None:
         list(read_pairs(written(tmp_path, [{"prompt": "x"}])))
 
 
-def test_pairs_are_whole_and_their_lengths_are_told(tiny: Path) -> None:
+def test_pairs_are_whole_and_their_lengths_are_told(tiny: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tiny)
-    rows = [Example(str(i), chat("Hi"), "", "yes " * (2 * i + 3), "no") for i in range(6)]
-    pairs = prepare_pairs(tokenizer, rows, "Be brief.", 10_000)
+    rows = [Example(str(i), chat("Hi"), "", "yes " * (2 * i + 3), "no").to_json() for i in range(6)]
+    rows = list(read_pairs(written(tmp_path, rows), "Be brief."))
+    pairs = prepare(tokenizer, rows, 10_000, pairs=True)
     assert pairs.rows[0].prompt[0] == {"role": "system", "content": "Be brief."}
-    columns = pairs.columns()[0]
-    assert columns["prompt_ids"] + columns["chosen_ids"] == pairs.chosen[0].input_ids
-    assert columns["prompt_ids"] + columns["rejected_ids"] == pairs.rejected[0].input_ids
-    assert "longer one in 100%: preferring the longer one is a large part" in describe_pairs(pairs)
-    short = prepare_pairs(tokenizer, rows, "Be brief.", max(len(r.input_ids) for r in pairs.chosen) - 3)
+    columns, (chosen, rejected) = training.pair_columns(pairs)[0], pairs.sides[0]
+    assert columns["prompt_ids"] + columns["chosen_ids"] == chosen.input_ids
+    assert columns["prompt_ids"] + columns["rejected_ids"] == rejected.input_ids
+    assert "longer one in 100%: preferring the longer one is a large part" in training.describe_pairs(pairs)
+    short = prepare(tokenizer, rows, max(len(r.input_ids) for r in pairs.rendered) - 3, pairs=True)
     assert short.dropped and {d.reason for d in short.dropped} == {"too long"}

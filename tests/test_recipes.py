@@ -10,7 +10,6 @@ import yaml
 
 from curation.stage import in_order
 from limo.errors import UserError
-from limo.machine import count_cores
 from limo.recipe import (
     RECIPES,
     bind,
@@ -147,12 +146,6 @@ def test_types_of_yaml_values(value: object, hint: object, fits: bool) -> None:
     else:
         with pytest.raises(UserError, match=r"here.* must be"):
             validate(hint, value, "here")
-
-
-def test_cores_is_what_this_process_may_use() -> None:
-    import os
-
-    assert 1 <= count_cores() <= (os.cpu_count() or 1)
 
 
 def sampled(batch_size: int) -> dict[str, object]:

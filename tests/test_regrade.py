@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from eval.grade import regrade
-from limo.arguments import run_function
+from limo.command import run_function
 from tests.conftest import ROOT
 
 Run = Callable[..., Any]

@@ -20,7 +20,7 @@ from limo.data import Dropped, Example, chat, write_jsonl
 from limo.engines.protocol import Completion
 from limo.run import claim
 from limo.tables import Table, print_table
-from limo.training.card import readable
+from limo.training.fit import readable
 from tests.conftest import example
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"

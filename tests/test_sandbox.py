@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from limo.discover.candidate import Candidate, Refused
-from limo.discover.checks import check_text, probe, train_alike
-from limo.discover.sandbox import check_candidate
+from limo.discover.checks import check_candidate, check_text, probe, train_alike
 from limo.training import preference
 from limo.training.preference import PairLogProbs
 from tests.conftest import ROOT
@@ -240,8 +239,8 @@ def test_a_candidate_changes_no_input() -> None:
 
 def run_without_rights(code: str, stdout: int | None = subprocess.PIPE) -> "subprocess.CompletedProcess[str]":
     """Code in a process that has dropped its rights as the one that checks candidates does."""
-    begin = "import mmap, os, socket, sys, torch\nfrom limo.discover.sandbox import *\n"
-    begin += "import limo.discover.sandbox as s; check_text(s.WARM_UP, 1.0)\n"
+    begin = "import mmap, os, socket, sys, torch\nfrom limo.discover.checks import *\n"
+    begin += "import limo.discover.checks as s; check_text(s.WARM_UP, 1.0)\n"
     # A build of torch for CUDA maps tens of GB of address space
     begin += "big = mmap.mmap(-1, 20 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)\n"
     begin += "drop_rights(3)\n"
@@ -288,11 +287,11 @@ def test_a_check_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
     fine = check_candidate(body(FINE), BETA)
     assert (fine.name, fine.refused, fine.code) == ("f", "", Candidate(body(FINE)).code)
-    assert fine.slope == pytest.approx(-0.025) and len(fine.curve["rho"]) > 100
+    assert fine.slope == pytest.approx(-0.025)
     assert json.loads(json.dumps(fine.probes)) == pytest.approx(probe(preference.dpo, BETA), abs=1e-5)
     assert "one function" in check_candidate(ATTACKS["import"], BETA).refused
     for limit in ("STARTING", "SECONDS"):
-        monkeypatch.setattr(f"limo.discover.sandbox.{limit}", 0.1)
+        monkeypatch.setattr(f"limo.discover.checks.{limit}", 0.1)
     assert "was killed" in check_candidate(body(FINE), BETA).refused
 
 

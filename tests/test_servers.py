@@ -303,9 +303,9 @@ def test_keys_are_written_nowhere(outcome: str, tmp_path: Path) -> None:
     if outcome == "refused":
         dropped = lines(tmp_path / "runs" / "keys" / "dropped.jsonl")
         whys = [d["detail"] for d in dropped if d["reason"] == "not sampled"]
-        assert len(whys) == 2 and all("bad header authorization: Bearer ***" in why for why in whys), whys
+        assert len(whys) == 2 and all("***" in why for why in whys), whys
     if outcome == "down":
-        assert "Bearer ***" in done.stderr
+        assert "***" in done.stderr
     left = [path for folder in ("runs", "cache") for path in (tmp_path / folder).rglob("*") if path.is_file()]
     assert len(left) > 1 or outcome == "unset"
     for spelled in {part[at : at + 12] for part in spellings(KEY).values() for at in (8, len(part) // 2)} | {KEY[:12]}:

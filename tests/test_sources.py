@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from limo.data import Dropped, Example, chat, read_jsonl, write_parquet
+from limo.data import Dropped, Example, chat, read_jsonl
 from limo.errors import UserError
 from limo.marks import after_hashes, last_boxed
 from limo.sources import file, generate, running_total
@@ -292,8 +292,3 @@ def test_a_row_of_ours_has_the_types_of_its_fields(field: str, value: object, tm
     (tmp_path / "x.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(UserError, match=rf"x.jsonl, line 1: not a row of this toolkit \({field} is "):
         list(read_jsonl(tmp_path / "x.jsonl"))
-
-
-def test_parquet_is_not_written_from_an_iterator(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="reads its rows twice"):
-        write_parquet(tmp_path / "x.parquet", iter([Example("a", chat("q"), "1")]))

@@ -27,9 +27,9 @@ from curation.stage import stage
 from limo.data import Dropped, Example, Row, chat
 from limo.errors import UserError, need_package
 from limo.machine import count_cores
+from limo.processes import Died, TimedOut, Workers
 from limo.recipe import InputPaths
 from limo.sources import take_fraction
-from limo.worker import Died, TimedOut, Workers
 
 CHUNK, CHUNK_BYTES = 32, 4_000_000  # pages sent to a process at once, as long as they are no larger together
 AHEAD = 3  # chunks for each process that wait for it

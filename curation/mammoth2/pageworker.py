@@ -3,7 +3,7 @@
     worker = Workers("curation.mammoth2.pageworker", limit=2)
     parsed = worker.ask([memory, [page, ...]], seconds)    # one answer a page, `read_page`'s
 
-The caller bounds the time of a page (`limo/worker.py` kills the process) and its memory (RLIMIT_AS, set here):
+The caller bounds the time of a page (`limo/processes.py` kills the process) and its memory (RLIMIT_AS, set here):
 50 MB of nested elements take minutes and gigabytes. The parser and the extractor are Resiliparse's, well kept and
 written in Rust; formulas (`curation/mammoth2/formulas.py`) and questions (`curation/mammoth2/markup.py`) are put into
 its tree before it extracts. Its main-content heuristics drop lists and boxes now and then. So the formulas and answers
@@ -18,7 +18,7 @@ import zlib
 from typing import Any
 
 from curation.mammoth2 import formulas, markup
-from limo.worker import serve
+from limo.processes import serve
 
 ASIDE = (
     "nav footer aside form button .navheader .navfooter .sphinxsidebar .related .breadcrumbs [role=navigation] "

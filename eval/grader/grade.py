@@ -34,8 +34,8 @@ from eval.grader.reader import normalise, read, squeezed
 from eval.grader.symbolic import same_by_sympy
 from eval.grader.terms import FUNCTIONS, negative
 from eval.grader.values import TooMuch, Undefined, by_value, exact
+from limo.processes import TimedOut
 from limo.progress import progress
-from limo.worker import TimedOut
 
 WHOLE = 40  # characters that a completion may have beyond twice those of the reference, to be an answer as a whole
 FORMULA = 300  # characters of a formula that SymPy is asked about

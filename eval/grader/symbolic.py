@@ -9,7 +9,7 @@ from typing import Any
 
 from eval.grader.nodes import Ruling
 from limo.machine import count_cores
-from limo.worker import Died, Workers, serve
+from limo.processes import Died, Workers, serve
 
 SECONDS = 0.3  # for one comparison
 MEMORY = 3 * 2**30  # bytes of address space of the worker

@@ -10,7 +10,7 @@ from eval.report.charts import CHOSEN, OTHER, chart
 from eval.report.html import render_mixed
 from limo.progress import clock
 from limo.tables import Table
-from limo.training.card import readable
+from limo.training.fit import readable
 
 LABELS = {
     "loss": "loss (nats per token)",

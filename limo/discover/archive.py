@@ -29,7 +29,7 @@ class Proposal:
     loss: str | Mapping[str, Any]  # of a known loss, as `train.loss` takes it; empty for a new one, which is its code
     code: str
     thought: str = ""
-    expression: str = ""  # of limo/discover/grammar.py, where it has one
+    expression: str = ""  # of limo/discover/proposers.py, where it has one
     refused: str = ""  # why there is no loss in the reply
     replies: Sequence[Mapping[str, str]] = ()  # of a language model, each with why it was not taken
 
@@ -41,9 +41,8 @@ class CheckResult:
     name: str = ""
     code: str = ""  # a candidate's text without what would run on import
     refused: str = ""  # the reason not to train with it; empty if there is none
-    problems: list[str] = field(default_factory=list)  # see `limo.training.examine.LossCurve`
+    problems: list[str] = field(default_factory=list)  # see `limo.training.preference.Examined`
     slope: float | None = None  # d loss / d rho at rho = 0
-    curve: dict[str, list[float | None]] = field(default_factory=dict)  # rho, value, slope
     probes: list[float] = field(default_factory=list)  # see `limo.discover.checks.probe`
     warmup: float = 0.0  # fraction of the steps of a training that DPO takes first
 
@@ -56,9 +55,9 @@ class Entry:
     number: int
     proposal: Proposal
     checks: CheckResult | None  # None before they are made
-    scores: list[Scores] = field(default_factory=list)  # of the trainings in the search, one for each seed
-    confirmed: list[Scores] = field(default_factory=list)  # of those on fresh data
-    failed: str = ""  # why a training did not end with a model
+    scores: list[Scores]  # of the trainings in the search, one for each seed
+    confirmed: list[Scores]  # of those on fresh data
+    failed: str  # why a training did not end with a model
 
     @property
     def name(self) -> str:
@@ -105,13 +104,15 @@ def add_checks(entry: Entry, result: CheckResult) -> Entry:
 
 def read_entry(folder: Path) -> Entry:
     """What is known of a candidate."""
-    measured = {path.parent.name: _read(path) for path in sorted(folder.glob("*seed-*/score.json"))}
+    files = [*folder.glob("*.json"), *sorted(folder.glob("*seed-*/score.json"))]
+    found = {path.relative_to(folder): json.loads(path.read_text(encoding="utf-8")) for path in files}
+    measured = {path.parent.name: value for path, value in found.items() if path.name == "score.json"}
     ended = {name: one["scores"] for name, one in measured.items() if not one["failed"]}
     return Entry(
         folder,
         int(folder.name.partition("-")[0]),
-        Proposal(**_read(folder / "proposal.json")),
-        CheckResult(**_read(folder / "checks.json")) if (folder / "checks.json").exists() else None,
+        Proposal(**found[Path("proposal.json")]),
+        CheckResult(**found[Path("checks.json")]) if Path("checks.json") in found else None,
         scores=[scores for name, scores in ended.items() if name.startswith("seed-")],
         confirmed=[scores for name, scores in ended.items() if name.startswith("confirm-")],
         failed=next((one["failed"] for one in measured.values() if one["failed"]), ""),
@@ -127,7 +128,3 @@ def keep(file: Path, value: Any) -> None:
     """Write JSON to a file that appears once it is complete. NaN and infinity become null."""
     with replacing(file) as out:
         out.write(dump(value))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -9,7 +9,7 @@
 Python's own parser reads the text, and its tree is evaluated with functions from the tables below. Everything else is
 refused with its line. There is no `exec`, `eval`, `compile`, or `getattr` of a name from the text. There are no loops
 and no branches, so the size of the text bounds the work, and one call evaluates all of it. Numbers are floats, and no
-result may have more elements than an input. `discover/sandbox.py` adds a process without rights around the first use.
+result may have more elements than an input. `discover/checks.py` adds a process without rights around the first use.
 
 Left out: `if`, loops, subscripts, random numbers, other functions, classes, strings.
 """
@@ -63,10 +63,7 @@ class Candidate:
 
 
 def from_file(pairs: PairLogProbs, beta: float, *, path: str) -> torch.Tensor:
-    """The loss in a file, for a recipe: `{_target_: limo.discover.candidate.from_file, path: ...}`.
-
-    Raises UserError for an unreadable file, and Refused for a text that is not a loss.
-    """
+    """The loss in a file, for a recipe: `{_target_: limo.discover.candidate.from_file, path: ...}`."""
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -97,7 +94,6 @@ def _variance(x: torch.Tensor, unbiased: bool = True) -> torch.Tensor:
 
 
 def _named(names: str, *arguments: Any) -> dict[str, Function]:
-    """torch's functions of these names."""
     found = {name: getattr(torch, name, None) or getattr(functional, name) for name in names.split()}
     return {name: Function(call, *arguments) for name, call in found.items()}
 
@@ -165,8 +161,6 @@ def _parse_function(text: str) -> ast.FunctionDef:
 
 @dataclass(frozen=True, slots=True)
 class _Evaluation:
-    """One call of a candidate."""
-
     values: dict[str, Any]  # its variables: numbers, truths, tensors
     like: torch.Tensor  # an input, whose type and size results have
 

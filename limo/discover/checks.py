@@ -5,9 +5,22 @@ begins, and up to |beta rho| = 10,000; a lower loss for a larger margin. The lan
 depends on a pair's place in the batch. A loss need not use the reference. The validator published with arXiv 2406.08414
 refuses KTO, whose output is twice as long, losses without a reference, and since a reformatting DPO; all known losses
 pass here.
+
+The first guard is that a candidate is evaluated and never executed (`limo/discover/candidate.py`). The second is that
+`check_candidate` does this in a process without rights: isolated from the user's environment and packages, without
+keys, in an empty folder that is removed. Once torch is imported it can open no file or socket, start no process and
+write no file. Its memory and processor time are limited. The limits are POSIX's; elsewhere it runs without them.
 """
 
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +28,7 @@ import torch
 from limo.discover.archive import CheckResult
 from limo.discover.candidate import Candidate, Refused
 from limo.errors import UserError
-from limo.training.examine import FAR, at_margin, examine_loss
-from limo.training.preference import PairLogProbs, PairLoss
+from limo.training.preference import FAR, PairLogProbs, PairLoss, at_margin, examine_loss
 
 PAIRS = 10  # of a random batch
 LARGE = 5.0  # beta rho at which the loss must be lower than at minus that
@@ -40,9 +52,8 @@ def check_text(text: str, beta: float) -> CheckResult:
 
 def describe(loss: PairLoss, beta: float, name: str, code: str = "") -> CheckResult:
     """The result for a loss that may be trained with. Raises Refused or UserError if it cannot be evaluated."""
-    curve = examine_loss(loss, beta)
-    points: dict[str, list[float | None]] = {"rho": [*curve.rho], "value": [*curve.value], "slope": [*curve.slope]}
-    return CheckResult(name, code, "", curve.problems, curve.start_slope, points, probe(loss, beta))
+    found = examine_loss(loss, beta)
+    return CheckResult(name, code, "", found.problems, found.start_slope, probe(loss, beta))
 
 
 def probe(loss: PairLoss, beta: float) -> list[float]:
@@ -66,7 +77,6 @@ def train_alike(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _check(loss: PairLoss, beta: float) -> None:
-    """Raise Refused with the first check that fails."""
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(PAIRS, generator=generator) for _ in range(4)]
     _, slopes = _evaluate(loss, PairLogProbs(*inputs), beta, "random inputs")
@@ -84,10 +94,7 @@ def _check(loss: PairLoss, beta: float) -> None:
 
 
 def _evaluate(loss: PairLoss, pairs: PairLogProbs, beta: float, where: str) -> tuple[torch.Tensor, list[Any]]:
-    """Values (pairs,) and the slopes of the four inputs, None for one that is not used.
-
-    Raises Refused where one is not finite, or the loss is not one value per pair.
-    """
+    """Values (pairs,) and the slopes of the four inputs, None for one that is not used. All have to be finite."""
     inputs = [i.clone().requires_grad_() for i in vars(pairs).values()]
     values = loss(PairLogProbs(*inputs), beta)
     if values.shape != inputs[0].shape:
@@ -102,3 +109,69 @@ def _evaluate(loss: PairLoss, pairs: PairLogProbs, beta: float, where: str) -> t
     if any(s is not None and not s.isfinite().all() for s in slopes):
         raise Refused(f"it has a slope that is not finite at {where}")
     return values.detach(), list(slopes)
+
+
+MEMORY = 2**30  # bytes of address space beside what the process has mapped once torch is imported
+NOBODY = 65534  # the user without rights, by convention
+SECONDS = 20.0  # of processor time for the checks of one candidate
+STARTING = 90.0  # seconds for imports on a busy machine, beside them
+
+
+def check_candidate(text: str, beta: float) -> CheckResult:
+    """Check a candidate in a separate process with limited processor time. Raises nothing for what it does."""
+    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")}
+    paths = [str(Path(__file__).resolve().parent.parent.parent), *(p for p in sys.path if p)]
+    code = f"import sys; sys.path[:0] = {paths!r}; from limo.discover.checks import main; main()"
+    with tempfile.TemporaryDirectory() as empty:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-I", "-c", code],
+                input=json.dumps({"text": text, "beta": beta}),
+                capture_output=True,
+                text=True,
+                timeout=STARTING + 2 * SECONDS,
+                cwd=empty,
+                env={**kept, "OMP_NUM_THREADS": "1", "HOME": empty},
+            )
+        except subprocess.TimeoutExpired:
+            return CheckResult(refused=f"it took longer than {SECONDS:g} s and was killed")
+    try:
+        return CheckResult(**json.loads(done.stdout.splitlines()[-1]))
+    except (ValueError, IndexError, TypeError):
+        if done.returncode in (-24, -9):  # SIGXCPU, or killed for memory
+            return CheckResult(refused="it took too much time or memory and was killed")
+        last = done.stderr.strip().splitlines()[-1:] or [f"its process ended with code {done.returncode}"]
+        return CheckResult(refused=last[0][:300])
+
+
+def main() -> None:
+    """In the process: read one question from standard input, drop all rights, answer on standard output."""
+    question = json.loads(sys.stdin.read())
+    check_text(WARM_UP, 1.0)  # torch loads parts of itself at their first use
+    drop_rights(SECONDS)
+    sys.stdout.write(json.dumps(asdict(check_text(question["text"], question["beta"]))) + "\n")
+
+
+WARM_UP = """def f(chosen, rejected, reference_chosen, reference_rejected, beta):
+    return logistic(chosen - rejected)
+"""
+
+
+def drop_rights(seconds: float) -> None:
+    """Limit this process for good: no file, socket, process or thread, little memory, `seconds` of processor time."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        limits = {"FSIZE": 0, "NPROC": 0, "CORE": 0, "CPU": int(used.ru_utime + used.ru_stime + seconds + 1)}
+        with contextlib.suppress(OSError):  # a build of torch for CUDA maps far more than it uses
+            mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+            limits["AS"] = mapped + MEMORY
+        for name, value in {**limits, "NOFILE": 0}.items():
+            with contextlib.suppress(AttributeError, ValueError, OSError):
+                resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # the limit of processes does not hold for root
+        with contextlib.suppress(OSError):
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)

@@ -20,9 +20,9 @@ from limo.engines.ledger import Cached
 from limo.engines.marked import code_of, verdict_of
 from limo.engines.protocol import Completion, Sampling, sample
 from limo.errors import UserError
-from limo.processes import free_gpu, run_section_apart
+from limo.processes import free_gpu
 from limo.recipe import bind
-from limo.training.pairs import read_pairs
+from limo.training.rows import read_pairs
 
 LOW, HIGH = 1, 10
 SCORE = """\
@@ -43,30 +43,12 @@ whole number from 1 (useless) to 10 (nothing could be better): {{"code": "{code}
 
 
 def preference(folder: Path, held_out: Path, /) -> Items:
-    """For each held-out pair 1 if the model prefers the chosen completion more than its reference does, 0.5 if equally.
-
-    Raises Refused if the model's probabilities are not finite.
-    """
+    """For each held-out pair 1 if the model prefers the chosen completion more than its reference does."""
     found = {}
-    for row in _read_rows(folder / "held_out.jsonl"):
+    for row in map(json.loads, (folder / "held_out.jsonl").read_text(encoding="utf-8").splitlines()):
         if row["chosen"] is None or row["rejected"] is None:
             raise Refused("the trained model gives no finite probabilities")
         found[row["id"]] = 0.5 + (row["chosen"] > row["rejected"]) / 2 - (row["chosen"] < row["rejected"]) / 2
-    return found
-
-
-def task(folder: Path, held_out: Path, /, *, evaluate: dict[str, Any]) -> Items:
-    """For each problem of the benchmarks of `evaluate`, a recipe's `eval` section, the fraction of right answers.
-
-    Raises UserError if the evaluation fails, and Interrupted if it is stopped.
-    """
-    section = {**evaluate, "out": str(folder), "models": {"tuned": str(folder / "model")}, "compare": []}
-    run_section_apart("eval.run", "eval", section, folder)
-    found = {}
-    for name in evaluate["benchmarks"]:
-        for row in _read_rows(folder / "eval" / "tuned" / f"{name}.jsonl"):
-            verdicts = [completion["verdict"] == "correct" for completion in row["completions"]]
-            found[f"{name}/{row['id']}"] = sum(verdicts) / len(verdicts)
     return found
 
 
@@ -83,26 +65,24 @@ def judge_answers(
 ) -> Items:
     """For each prompt of the held-out pairs, `limit` at most, a judge's score of the model's answer: (score - 1) / 9.
 
-    The published search takes a mean of such scores (arXiv 2406.08414, section 3: MT-Bench, by GPT-4). Prompts are one
-    turn. An answer may hold instructions to the judge, so texts stand between marks (`limo/engines/marked.py`).
-
-    Args: `engine` samples one answer with the trained model; `judge` is an engine's node. The mean is taken over the
-    readable replies among `judge_sampling.n`; at temperature 0 one is asked for, since all are the same. Raises
-    UserError for a prompt without a readable verdict.
+    The published search takes a mean of such scores (arXiv 2406.08414, section 3: MT-Bench, by GPT-4). `engine` samples
+    one answer with the trained model; `judge` is an engine's node, whose readable replies are averaged.
     """
     rows = list(islice((row for row in read_pairs(str(held_out)) if isinstance(row, Example)), limit))
     sampler = Cached(bind({**engine, "model": str(folder / "model")}, "engine")())
     answers = sample(sampler, [row.prompt for row in rows], replace(sampling, n=1), "answers")
     del sampler
     free_gpu()
-    codes = [code_of(row.question, answer.text) for row, (answer,) in zip(rows, answers, strict=True)]
+    asked = [(row.question, answer.text) for row, (answer,) in zip(rows, answers, strict=True)]
+    codes = [code_of(*texts) for texts in asked]
     questions = [
-        chat(SCORE.format(code=code, request=row.question, answer=answer.text))
-        for row, code, (answer,) in zip(rows, codes, answers, strict=True)
+        chat(SCORE.format(code=code, request=request, answer=answer))
+        for code, (request, answer) in zip(codes, asked, strict=True)
     ]
-    once = replace(judge_sampling, n=1) if judge_sampling.temperature == 0 else judge_sampling
+    if judge_sampling.temperature == 0:  # all replies would be the same
+        judge_sampling = replace(judge_sampling, n=1)
     found: dict[str, float] = {}
-    replies = sample(Cached(bind(judge, "judge")()), questions, once, "judge")
+    replies = sample(Cached(bind(judge, "judge")()), questions, judge_sampling, "judge")
     for row, code, given in zip(rows, codes, replies, strict=True):
         scores = [score for reply in given if (score := read_score(reply, code)) is not None]
         if not scores:
@@ -117,7 +97,3 @@ def read_score(reply: Completion, code: str) -> float | None:
     verdict = verdict_of(reply, code)
     score = verdict.get("score") if verdict and len(verdict) == 1 else None
     return (score - LOW) / (HIGH - LOW) if type(score) is int and LOW <= score <= HIGH else None  # no bool
-
-
-def _read_rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

@@ -53,8 +53,8 @@ class Gain:
 def measure_noise(values: Sequence[float], step: float = 0.0) -> Noise:
     """The noise of at least two trainings of the same loss.
 
-    `step` is the least difference that the items can show, one over their number. Its rounding variance, step^2 / 12,
-    is added, since seeds that agree by chance do not prove that there is no noise.
+    `step` is the least difference that the items can show. Its rounding variance, step^2 / 12, is added, since seeds
+    that agree by chance do not prove that there is no noise.
     """
     sd = math.sqrt(variance(values) + step**2 / 12)
     return Noise(fmean(values), sd, len(values), len(values) - 1)
@@ -68,12 +68,10 @@ def fitness(scores: Scores) -> float:
 def gains(losses: Mapping[str, Sequence[Scores]], baseline: str, more: Sequence[Sequence[float]] = ()) -> list[Gain]:
     """Each loss but the baseline with its difference, best first, with simultaneous 95 % intervals (Bonferroni).
 
-    Args: `losses` has trainings with different seeds of each loss, measured on the same items; `more` has fitnesses of
-    other repeated trainings, which also show how much a seed changes. Two variances are added. That of the choice of
-    items is paired, after half an item is added to either kind of flip (Agresti and Min, Statistics in Medicine 24,
-    2005, page 729), since few items without a flip prove little. That of the seed is pooled over all losses, since few
-    seeds of one loss show little. Degrees of freedom follow Welch and Satterthwaite (Biometrics Bulletin 2, 1946, page
-    110). Raises ValueError if no loss was trained twice, or the items differ.
+    `losses` has trainings with different seeds, measured on the same items; `more` fitnesses of other repeated
+    trainings. Two variances are added: that of the items, paired, with half an item added to either kind of flip
+    (Agresti and Min, Statistics in Medicine 24, 2005, page 729); and that of the seed, pooled over all losses. Degrees
+    of freedom follow Welch and Satterthwaite (Biometrics Bulletin 2, 1946, page 110).
     """
     from scipy.stats import t
 

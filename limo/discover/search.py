@@ -4,7 +4,7 @@
 
 Known losses come first (section 3 of the paper). The baseline among them is trained with several seeds, whose spread is
 the noise. Then a proposer (`discover/proposers.py`) reads what has been tried and writes the next loss. Its text is
-checked in a process without rights and never executed (`discover/sandbox.py`), trained with by `python -m limo.train`,
+checked in a process without rights and never executed (`discover/checks.py`), trained with by `python -m limo.train`,
 and scored by the recipe's measures (`discover/fitness.py`). At the end the best new losses and the baseline are trained
 with other seeds, measured on data that the search has not seen, and ranked with intervals (`discover/noise.py`).
 
@@ -18,22 +18,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from limo.data import Dropped, Example, content_id, write_jsonl
 from limo.discover.archive import Entry, Proposal, add_checks, add_proposal, keep, read_entries, read_entry
 from limo.discover.candidate import Refused
-from limo.discover.checks import describe, train_alike
-from limo.discover.noise import Noise, fitness, measure_noise
-from limo.discover.sandbox import check_candidate
-from limo.discover.summary import show, summarize
+from limo.discover.checks import check_candidate, describe, train_alike
+from limo.discover.noise import Gain, Noise, fitness, gains, measure_noise
 from limo.errors import UserError
 from limo.processes import run_section_apart
 from limo.progress import clock, progress, say
 from limo.recipe import bind, resolve
 from limo.run import claim
-from limo.training.examine import load_loss
-from limo.training.pairs import read_pairs
+from limo.training.preference import load_loss
+from limo.training.rows import read_pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ class SearchSettings:
 
     out: str  # run folder
     train: dict[str, Any]  # the recipe's section, with which each loss is trained
-    data: str  # pairs as `limo.training.pairs.read_pairs` takes them
+    data: str  # pairs as `limo.training.rows.read_pairs` takes them
     split: Split
     known: dict[str, Any]  # losses by name, as `train.loss` takes them
     baseline: str  # the known loss to beat
@@ -93,8 +92,7 @@ class Trial:
 def discover(settings: SearchSettings) -> dict[str, Any]:
     """Search for losses, and return the content of `discovered.json`: noise, all fitnesses, finalists with intervals.
 
-    Raises UserError for impossible settings, too few pairs, and a training that fails for a reason that is not the
-    loss's.
+    Raises UserError for impossible settings, too few pairs, and a training that fails through no fault of the loss.
     """
     check_settings(settings)
     folder, confirm = Path(settings.out), settings.confirm
@@ -111,7 +109,7 @@ def discover(settings: SearchSettings) -> dict[str, Any]:
         tried = read_entries(folder)
         new = [entry for entry in tried if not entry.known and entry.fitness is not None]
         best = sorted(new, key=lambda entry: -(entry.fitness or 0))[: confirm.finalists]
-        finalists = [_find(tried, settings.baseline), *best]
+        finalists = [*(entry for entry in tried if entry.name == settings.baseline), *best]
         last = Trial(settings.train, train, fresh, confirm.fitness, "confirm-seed-")
         for entry in finalists:
             train_and_score(entry, confirm.seeds, last)
@@ -162,32 +160,15 @@ def split_pairs(folder: Path, data: str, split: Split) -> dict[str, Path]:
 
 
 def _search(settings: SearchSettings, trial: Trial) -> Noise:
-    """Propose, check, train and score losses until there are enough; return the noise of the baseline.
+    """Try the known losses, then proposals until there are enough; return the noise of the baseline.
 
-    The known ones come first. What an earlier start has done is not repeated.
+    What an earlier start has done is not repeated.
     """
     folder, known = Path(settings.out), list(settings.known.items())
     proposer = bind(settings.proposer, "discover.proposer")()
-    number, floor = 0, None
     with progress("losses", len(known) + settings.candidates, "loss") as advance:
-        while True:
-            number, tried = number + 1, read_entries(folder)
-            if number == len(known) + 1:
-                floor = _measure_baseline(settings, tried)
-            if number > len(tried):
-                if floor is None:
-                    name, loss = known[number - 1]
-                    path = loss if isinstance(loss, str) else str(loss["_target_"])
-                    source = inspect.getsource(inspect.unwrap(resolve(path, f"discover.known.{name}")))
-                    proposal = Proposal(name, loss, source, "known")
-                else:
-                    new = sum(not entry.known and entry.fitness is not None for entry in tried)
-                    if new >= settings.candidates or number - len(known) > settings.proposals:
-                        return floor
-                    proposal = proposer.propose(number, tried, floor)
-                if proposal.name in {entry.name for entry in tried}:
-                    proposal = replace(proposal, name=f"{proposal.name}_{number}")
-                add_proposal(folder, number, proposal)
+
+        def attempt(number: int) -> None:
             entry = _check(settings, read_entries(folder)[:number])
             if not entry.why_not:
                 more = settings.baseline_seeds if entry.name == settings.baseline else []
@@ -195,9 +176,28 @@ def _search(settings: SearchSettings, trial: Trial) -> Noise:
             if entry.fitness is not None:
                 advance(1, f"{entry.name}: {entry.fitness:.4f}")
 
+        for number, (name, loss) in enumerate(known, 1):
+            if number > len(read_entries(folder)):
+                path = loss if isinstance(loss, str) else str(loss["_target_"])
+                source = inspect.getsource(inspect.unwrap(resolve(path, f"discover.known.{name}")))
+                add_proposal(folder, number, Proposal(name, loss, source, "known"))
+            attempt(number)
+        floor = _measure_baseline(settings, read_entries(folder))
+        while True:
+            number, tried = number + 1, read_entries(folder)
+            if number > len(tried):
+                new = sum(not entry.known and entry.fitness is not None for entry in tried)
+                if new >= settings.candidates or number - len(known) > settings.proposals:
+                    return floor
+                proposal = proposer.propose(number, tried, floor)
+                if proposal.name in {entry.name for entry in tried}:
+                    proposal = replace(proposal, name=f"{proposal.name}_{number}")
+                add_proposal(folder, number, proposal)
+            attempt(number)
+
 
 def _measure_baseline(settings: SearchSettings, tried: Sequence[Entry]) -> Noise:
-    baseline = _find(tried, settings.baseline)
+    (baseline,) = (entry for entry in tried if entry.name == settings.baseline)
     if baseline.failed:
         raise UserError(f"the baseline {baseline.name} cannot be trained: {baseline.failed}")
     measures = baseline.scores[0]
@@ -208,7 +208,7 @@ def _measure_baseline(settings: SearchSettings, tried: Sequence[Entry]) -> Noise
 
 
 def _check(settings: SearchSettings, tried: Sequence[Entry]) -> Entry:
-    """The last of `tried` with the result of its checks, among them that no earlier one trains like a new one."""
+    """The last of `tried` with the result of its checks. A new loss that trains like an earlier one is refused."""
     *earlier, entry = tried
     if entry.checks or entry.proposal.refused:
         return entry
@@ -224,15 +224,8 @@ def _check(settings: SearchSettings, tried: Sequence[Entry]) -> Entry:
     return add_checks(entry, replace(result, warmup=settings.warmup if result.problems else 0.0))
 
 
-def _find(tried: Sequence[Entry], name: str) -> Entry:
-    return next(entry for entry in tried if entry.name == name)
-
-
 def train_and_score(entry: Entry, seeds: Sequence[int], trial: Trial) -> Entry:
-    """Train a loss with each seed and measure it, where that has not been done. Stops at the first that fails.
-
-    Raises UserError for a failure that is not the loss's, and Interrupted where a training was stopped.
-    """
+    """Train a loss with each seed and measure it, where that has not been done. Stops at the first that fails."""
     for seed in seeds:
         folder = entry.folder / f"{trial.prefix}{seed}"
         if not (folder / "score.json").exists():
@@ -246,7 +239,6 @@ def train_and_score(entry: Entry, seeds: Sequence[int], trial: Trial) -> Entry:
 
 
 def _score(entry: Entry, seed: int, folder: Path, trial: Trial) -> dict[str, Any]:
-    """Train once and measure: scores, or why there are none."""
     start = time.monotonic()
     say(f"== {folder}")
     assert entry.checks, f"{entry.name} is trained before it is checked"
@@ -260,3 +252,52 @@ def _score(entry: Entry, seed: int, folder: Path, trial: Trial) -> dict[str, Any
         except Refused as refused:
             failed = str(refused)
     return {"scores": scores, "failed": failed, "seconds": round(time.monotonic() - start, 1)}
+
+
+def summarize(folder: Path, baseline: str, floor: Noise, seeds: int, finalists: Sequence[int]) -> dict[str, Any]:
+    """The content of `discovered.json`; `seeds` trainings of a loss in the search, `finalists` with the baseline."""
+    tried, half = read_entries(folder), floor.half(seeds)
+    last = {entry.name: entry.confirmed for entry in tried if entry.number in finalists and entry.confirmed}
+    repeated = [[fitness(scores) for scores in entry.scores] for entry in tried]
+    ranked = gains(last, baseline, repeated) if baseline in last else []
+    scored = []
+    for e in tried:
+        if e.fitness is not None:
+            warmup, above = e.checks.warmup if e.checks else 0.0, e.fitness > floor.mean + half
+            one = {"number": e.number, "name": e.name, "known": e.known, "fitness": e.fitness}
+            scored.append({**one, "above_noise": above, "warmup": warmup})
+    return {
+        "baseline": baseline,
+        "noise": {**asdict(floor), "half": half},
+        "tried": scored,
+        "refused": [{"number": e.number, "name": e.name, "why": e.why_not} for e in tried if e.why_not],
+        "baseline_confirmed": fmean(fitness(s) for s in last[baseline]) if baseline in last else None,
+        "confirmed": [{**asdict(gain), "beats": gain.beats} for gain in ranked],
+        "verdict": write_verdict(ranked, baseline),
+    }
+
+
+def write_verdict(ranked: Sequence[Gain], baseline: str) -> str:
+    """One sentence that names the finalists that are better than the baseline."""
+    if not ranked:
+        return f"No new loss was trained to its end: there is nothing to compare with {baseline}."
+    better = [gain.name for gain in ranked if gain.beats]
+    beat = f"{', '.join(better) or 'None'} of {len(ranked)} finalists {'beat' if len(better) > 1 else 'beats'}"
+    return f"{beat} {baseline} by more than noise on fresh data."
+
+
+def show(found: Mapping[str, Any]) -> None:
+    """Print each loss with its difference to the baseline, then the finalists and the verdict."""
+    half, mean, baseline = found["noise"]["half"], found["noise"]["mean"], found["baseline"]
+    lines = [f"losses in the order of the search; differences to {baseline} below {half:.4f} mean nothing"]
+    for one in found["tried"]:
+        about = "known" if one["known"] else "new"
+        about += ", after a warm-up" if one["warmup"] else ""
+        lines.append(f"{one['number']:4} {one['name']:24} {one['fitness']:.4f} {one['fitness'] - mean:+.4f}  {about}")
+    lines += [f"{one['number']:4} {one['name']:24} refused: {one['why']}" for one in found["refused"]]
+    for gain in found["confirmed"]:
+        interval = f"95 % interval {gain['low']:+.4f} to {gain['high']:+.4f}"
+        lines.append(
+            f"fresh data: {gain['name']} {gain['mean']:.4f}, {gain['difference']:+.4f} to {baseline}, {interval}"
+        )
+    print("\n".join([*lines, found["verdict"]]))  # noqa: T201

@@ -14,7 +14,6 @@ wait for instead of paying for it again. `limo ledgers` lists and salvages these
 import fcntl
 import sqlite3
 import time
-import uuid
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 from limo.data import content_id
 from limo.engines.protocol import Completion, Engine, Request, Sampling, Take
@@ -29,8 +29,7 @@ from limo.errors import UserError
 from limo.machine import samples_folder
 
 FORMAT = 2  # PRAGMA user_version of a ledger
-# One name may hold several completions: a finished one, and one cut off at each `cap` tried before.
-# A claim is a sample that a process has begun; it holds as long as that process lives.
+# One name may hold several completions: a finished one, and one cut off at each `cap` tried before
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS completion (
     name BLOB NOT NULL, cap INTEGER NOT NULL, text BLOB NOT NULL, tokens INTEGER NOT NULL, finish TEXT NOT NULL,
@@ -38,7 +37,6 @@ CREATE TABLE IF NOT EXISTS completion (
 CREATE TABLE IF NOT EXISTS model (fingerprint TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS named (fingerprint TEXT, name TEXT, PRIMARY KEY (fingerprint, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS paid (run TEXT PRIMARY KEY, samples INTEGER NOT NULL, tokens INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS claim (name BLOB PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
 """
 # SQLite's names of errors that a user can fix. A file-size limit and some network disks show as failed writes
 USER_ERRORS = {
@@ -50,7 +48,6 @@ USER_ERRORS = {
 }
 DAMAGED = "{path} is damaged or no ledger: {error}. limo ledgers salvage keeps every sample that is whole"
 HANDED_OUT = 1000  # known completions yielded before the engine gets its turn: bounds what waits in memory
-OWNERS = ".owners"  # folder of the lock files of processes that sample
 POLL = 0.5  # seconds between two looks at samples that another process is making
 
 
@@ -217,22 +214,19 @@ class _Session:
         return started
 
     def _start(self, room: int) -> list[Request]:
-        """Claim up to `room` held requests. One transaction, so that two processes never claim the same sample."""
+        """Claim up to `room` held requests, each before it is looked up: others release after they have written."""
         started = list[Request]()
-        self.store.execute("BEGIN IMMEDIATE")
         while self.held and len(started) < room:
             request = self.held.popleft()
             name = sample_name(request, self.sampling)
-            if completion := self._look_up(name):  # another process has finished it since
+            if not claim(self.path, name):
+                self.elsewhere[name] = request
+            elif completion := self._look_up(name):  # another process has finished it since
+                release_claim(self.path, name)
                 self.known.append((request, completion))
                 self._answer_waiting(name, completion)
-            elif self._is_claimed(name):
-                self.elsewhere[name] = request
             else:
-                row = (name, own_name(self.path.parent))
-                self.store.execute("INSERT OR REPLACE INTO claim VALUES (?, ?)", row)
                 started.append(request)
-        self.store.commit()
         return started
 
     def finish(self, request: Request, completion: Completion) -> None:
@@ -243,16 +237,15 @@ class _Session:
         if completion.finish != "refused":
             keep(self.store, name, self.sampling.max_tokens, completion)
             self._count_paid(name, completion)
-        self.store.execute("DELETE FROM claim WHERE name = ?", (name,))
         self.store.commit()
+        release_claim(self.path, name)
         self._answer_waiting(name, completion)
 
     def release(self) -> None:
         """Give up the claims on what was not finished."""
         budget.running -= self.running
-        if self.running:
-            self.store.executemany("DELETE FROM claim WHERE name = ?", [(name,) for name in self.begun])
-            self.store.commit()
+        for name in self.begun:
+            release_claim(self.path, name)
 
     def _answer_waiting(self, name: bytes, completion: Completion) -> None:
         for other in self.begun.pop(name):
@@ -269,7 +262,8 @@ class _Session:
                 del self.elsewhere[name]
                 self.known.append((request, completion))
                 self._answer_waiting(name, completion)
-            elif not self._is_claimed(name):
+            elif claim(self.path, name):
+                release_claim(self.path, name)
                 del self.elsewhere[name]
                 self.held.append(request)
 
@@ -289,12 +283,6 @@ class _Session:
                 return Completion(zlib.decompress(text).decode(), tokens, finish)
         return None
 
-    def _is_claimed(self, name: bytes) -> bool:
-        """Whether another process that lives has begun it."""
-        row = self.store.execute("SELECT owner FROM claim WHERE name = ?", (name,)).fetchone()
-        folder = self.path.parent
-        return row is not None and row[0] != own_name(folder) and _is_alive(folder / OWNERS / row[0])
-
     def _count_paid(self, name: bytes, completion: Completion) -> None:
         if budget.run:
             self.store.execute(
@@ -311,33 +299,23 @@ class _Session:
 
 
 @cache
-def own_name(folder: Path) -> str:
-    """The name of this process in claims. A file of that name stays locked until the process ends."""
-    owners, name = folder / OWNERS, uuid.uuid4().hex
-    owners.mkdir(parents=True, exist_ok=True)
-    for other in owners.iterdir():
-        if not other.name.startswith(".") and not _is_alive(other):
-            other.unlink(missing_ok=True)
-    lock = (owners / f".{name}").open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    (owners / f".{name}").rename(owners / name)  # locked before others see it
-    _locks.append(lock)
-    return name
+def _claims(path: Path) -> IO[bytes]:
+    """A file beside a ledger, open for as long as this process lives: closing it would release its locks."""
+    return path.with_suffix(".claims").open("ab")
 
 
-_locks: list[object] = []  # open for as long as this process lives
-
-
-def _is_alive(path: Path) -> bool:
-    """Whether the process that owns a lock file is still there."""
+def claim(path: Path, name: bytes) -> bool:
+    """Lock the byte of a sample's name, as long as this process lives; False if another process has locked it."""
     try:
-        with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except FileNotFoundError:
+        fcntl.lockf(_claims(path), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int.from_bytes(name[:7]))
+    except (BlockingIOError, PermissionError):
         return False
-    except BlockingIOError:
-        return True
+    return True
+
+
+def release_claim(path: Path, name: bytes) -> None:
+    """Give up a claim, once the sample is written or will not be."""
+    fcntl.lockf(_claims(path), fcntl.LOCK_UN, 1, int.from_bytes(name[:7]))
 
 
 def open_ledger(path: Path) -> sqlite3.Connection:

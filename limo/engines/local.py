@@ -33,28 +33,25 @@ def command_line(
 ) -> list[str]:
     """The command that starts a server; `sizes` are tensor-parallel GPUs and data-parallel copies."""
     interpreter = str(Path(python).expanduser()) if python else sys.executable
-    address = ["--host", "127.0.0.1", "--port", str(port)]
     tensor, data = map(str, sizes)
-    match kind:
-        case "vllm":
-            program = [str(Path(interpreter).with_name("vllm")), "serve", model]
-            parallel = ["--tensor-parallel-size", tensor, "--data-parallel-size", data]
-        case "sglang":
-            program = [interpreter, "-m", "sglang.launch_server", "--model-path", model]
-            parallel = ["--tp-size", tensor, "--dp-size", data]
-        case _:
-            program = [interpreter, "-m", "transformers.cli.transformers", "serve", model]
-            parallel = []
-    return [*program, *address, *parallel, *options]
+    vllm = str(Path(interpreter).with_name("vllm"))
+    program, parallel = {
+        "vllm": ([vllm, "serve", model], ["--tensor-parallel-size", tensor, "--data-parallel-size", data]),
+        "sglang": (
+            [interpreter, "-m", "sglang.launch_server", "--model-path", model],
+            ["--tp-size", tensor, "--dp-size", data],
+        ),
+        "transformers": ([interpreter, "-m", "transformers.cli.transformers", "serve", model], []),
+    }[kind]
+    return [*program, "--host", "127.0.0.1", "--port", str(port), *parallel, *options]
 
 
-def find_program(kind: str, python: str | None) -> None:
+def find_program(command: Sequence[str]) -> None:
     """Raise UserError where the program that would be started is not installed."""
-    program = Path(command_line(kind, "", 0, (1, 1), (), python)[0])
-    if not program.exists():
+    if not os.access(command[0], os.X_OK):
         raise UserError(
-            f"cannot run '{program}': there is no such file. Install the server there, or set engine.serve_python to "
-            "the Python of the environment that has it"
+            f"cannot run '{command[0]}': there is no such program. Install the server there, or set "
+            "engine.serve_python to the Python of the environment that has it"
         )
 
 
@@ -97,6 +94,7 @@ class LocalServer:
             self._launch()
 
     def _launch(self) -> None:
+        find_program(self.command)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         say(f"starting {' '.join(self.command[:4])} ... (log: {self.log})")
         self.starting, begun = True, time.monotonic()
@@ -136,19 +134,12 @@ class LocalServer:
 
 def _spawn(command: Sequence[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
     """A process in a new session, so that its workers end with it; killed when this process is."""
-    try:
-        return subprocess.Popen(
-            command, stdout=log, stderr=log, start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid())
-        )
-    except OSError as error:
-        raise UserError(
-            f"cannot run '{command[0]}': {error.strerror}. Install the server there, or set engine.serve_python to "
-            "the Python of the environment that has it"
-        ) from None
+    return subprocess.Popen(
+        command, stdout=log, stderr=log, start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid())
+    )
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and its workers with SIGTERM, then with SIGKILL."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is None:
             try:

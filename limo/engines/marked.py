@@ -23,10 +23,7 @@ def code_of(*texts: str) -> str:
 
 
 def read_last_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that ends a text, or the code block at its end; None if there is none, or it repeats a key.
-
-    Line breaks inside its texts are allowed. Only the last `LONGEST` characters are read.
-    """
+    """The JSON object that ends a text, or the code block at its end; None if there is none, or it repeats a key."""
     text = text.rstrip().removesuffix("```").rstrip()[-LONGEST:]
     decoder = json.JSONDecoder(strict=False, object_pairs_hook=_unique)
     for found in re.finditer(r"\{", text):
@@ -40,13 +37,8 @@ def read_last_object(text: str) -> dict[str, Any] | None:
 
 
 def verdict_of(reply: Completion, code: str) -> dict[str, Any] | None:
-    """The JSON object that ends the reply, without its code.
-
-    None for a reply that was cut off, does not end with an object, or whose object has another code, repeats a key, or
-    holds a list or another object.
-
-    >>> verdict_of(Completion('Fine. {"code": "x12", "score": 7}', 9, "stop"), "x12")
-    {'score': 7}
+    """The JSON object that ends the reply, without its code; None for a reply that was cut off, has another code, or
+    whose object repeats a key or holds a list or another object.
     """
     verdict = read_last_object(reply.text) if reply.finish == "stop" else None
     if verdict is None or any(isinstance(value, dict | list) for value in verdict.values()):

@@ -84,6 +84,11 @@ class Completion:
     why: str = ""  # of a refusal: the prompt does not fit, the server would not answer it
 
 
+def refuse(why: str) -> Completion:
+    """A completion that was not sampled, with the reason."""
+    return Completion("", 0, "refused", why)
+
+
 Take = Callable[[int], Sequence[Request]]  # gives up to so many requests; none if there is nothing to ask just now
 
 
@@ -97,8 +102,8 @@ class Engine(Protocol):
     def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
         """Yields each request with its completion, once, as soon as it is finished.
 
-        Asks `take` whenever there is room, and again after each completion, since that may bring up a new request. Ends
-        when nothing is under way and `take` gives nothing.
+        Asks `take` whenever there is room, and again after each completion. Ends when nothing is under way and `take`
+        gives nothing.
         """
 
 
@@ -179,8 +184,7 @@ def random_key(request: Request, sampling: Sampling) -> int:
 class Scripted:
     """An engine that answers by a function of (question, sample index): for tests and dry runs.
 
-    The function returns a text, or a whole `Completion` to play a cut-off one. A token is a word; `context` is how many
-    the prompt may have. `asked` is what was really requested.
+    The function returns a text, or a whole `Completion`. A token is a word; `context` is how many the prompt may have.
     """
 
     def __init__(
@@ -203,7 +207,7 @@ class Scripted:
     def _reply(self, request: Request, sampling: Sampling) -> Completion:
         asked = sum(len(m["content"].split()) for m in request.prompt)
         if self.context is not None and asked >= self.context:
-            return Completion("", 0, "refused", f"the prompt has {asked} tokens, the model takes {self.context}")
+            return refuse(f"the prompt has {asked} tokens, the model takes {self.context}")
         answer = self.reply(request.prompt[-1]["content"], request.index)
         if isinstance(answer, Completion):
             return answer

@@ -15,6 +15,7 @@ Not covered: limits of requests a minute, which the server enforces with status 
 
 import asyncio
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -25,24 +26,15 @@ from typing import Any, Literal
 
 from limo.chat import prompt_ids, turn_end
 from limo.data import content_id
-from limo.engines.connection import (
-    CONTROL,
-    Connection,
-    Keys,
-    Reply,
-    ServerError,
-    check_address,
-    context_room,
-    count_tokens,
-    describe,
-    refuse,
-)
-from limo.engines.local import LocalServer, find_program
-from limo.engines.protocol import Completion, Request, Sampling, Take, loading, random_key
+from limo.engines.connection import Connection, Keys, Reply, ServerError, check_address, context_room, describe
+from limo.engines.local import LocalServer, command_line, find_program
+from limo.engines.protocol import Completion, Finish, Request, Sampling, Take, loading, random_key, refuse
 from limo.errors import UserError
 from limo.model import fingerprint, load_tokenizer, model_folder, tokenizer_folder
 from limo.progress import clock, say
 
+BYTES_PER_TOKEN = 4  # of an estimate, where a server does not count
+CONTROL = re.compile(r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|<(start|end)_of_turn>|\[/?INST\]")
 SHOWN = 300  # characters of what a server says
 NEVER_ANSWERED = 20  # refusals in a row before the first answer: the settings are wrong, not the prompts
 IN_A_ROW = 200  # the same after it
@@ -94,10 +86,10 @@ class ServerEngine:
     def check_program(self) -> None:
         """Raise UserError where the server that `serve` starts is not installed."""
         if self.serve:
-            find_program(self.serve, self.serve_python)
+            find_program(command_line(self.serve, "", 0, (1, 1), (), self.serve_python))
 
     def headers(self) -> dict[str, str]:
-        """Those of a request that is made outside of `complete`."""
+        """The key, as a request's headers have it."""
         return {"Authorization": f"Bearer {self._keys.key}"} if self._keys.key else {}
 
     @cached_property
@@ -142,9 +134,10 @@ class ServerEngine:
                 urls = [self._local.start()]
         client = _Client(self, urls, sampling)
         try:
-            yield from answer_all(client.answer, client.close, room, take, first)
+            yield from client.answer_all(room, take, first)
         finally:
-            client.report()
+            if faults := +client.faults:
+                say(f"{self.model}: " + ", ".join(f"{count:,} x {what}" for what, count in faults.most_common()))
 
     def body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
         """The fields of one request."""
@@ -192,13 +185,51 @@ class _Client:
         self.engine, self.sampling = engine, sampling
         self.limit = 2**20 + 2048 * sampling.max_tokens  # bytes of one reply, the framing of a stream included
         self.addresses = [
-            _Address(url, Connection(url, engine._keys.key, engine.timeout, engine.concurrency))
+            _Address(url, Connection(url, engine.headers(), engine.timeout, engine.concurrency))
             for url in dict.fromkeys(urls)
         ]
         self.over: UserError | None = None
         self.last_answer = time.monotonic()
         self.refused_in_a_row = 0
-        self.faults, self.other_models = Counter[str](), set[str]()
+        self.faults = Counter[str]()
+
+    def answer_all(self, room: int, take: Take, first: Sequence[Request]) -> Iterator[tuple[Request, Completion]]:
+        """Yield each request with its completion as soon as it is finished, `room` requests at a time.
+
+        `take` is called in the caller's thread; `first` are requests already taken. Once the run is over nothing more
+        is taken, but running requests are finished and yielded, since they are paid for. Requests proceed while the
+        caller waits: a loop in another thread would contend for the interpreter's lock, at half the rate.
+        """
+        with asyncio.Runner() as runner, ThreadPoolExecutor(1, "limo-engine") as thread:
+            run: Callable[[Coroutine[Any, Any, Any]], Any] = runner.run
+            if _has_loop():  # in a notebook the caller's thread has a running loop already
+                run = lambda work: thread.submit(runner.run, work).result()  # noqa: E731
+            running = dict[asyncio.Task[Completion], Request]()
+
+            async def step(asked: Sequence[Request]) -> list[tuple[Request, asyncio.Task[Completion]]]:
+                """Start requests, and wait until one is finished."""
+                running.update({asyncio.create_task(self.answer(request)): request for request in asked})
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                return [(running.pop(task), task) for task in done]
+
+            async def end() -> None:
+                for task in running:  # the caller stopped iterating, or a bug
+                    task.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
+                for address in self.addresses:
+                    await address.connection.close()
+
+            asked = first
+            try:
+                while asked or running:
+                    for request, task in run(step(asked)):
+                        if task.exception() is None or task.exception() is not self.over:
+                            yield request, task.result()
+                    asked = () if self.over else take(room - len(running))
+            finally:
+                run(end())
+            if self.over:
+                raise self.over
 
     async def answer(self, request: Request) -> Completion:
         """The completion of one request, or its refusal. Raises UserError once the run is over."""
@@ -238,23 +269,19 @@ class _Client:
 
     async def _choose(self, avoid: _Address | None) -> _Address:
         """The address with the fewest requests that is not resting, another than `avoid` if there is one."""
-        while True:
-            if self.over:
-                raise self.over
+        while not self.over:
             now = time.monotonic()
             usable = [a for a in self.addresses if not a.unusable]
             if ready := [a for a in usable if a.resting_until <= now]:
                 return min(ready, key=lambda a: (a is avoid, a.running, random.random()))
             await asyncio.sleep(min(max(0.0, min(a.resting_until for a in usable) - now), 1.0) + 0.001)
+        raise self.over
 
     def _accept(self, address: _Address, reply: Reply) -> Completion:
         address.failures, self.refused_in_a_row = 0, 0
         address.answered += 1
         self.last_answer = time.monotonic()
         engine, sampling = self.engine, self.sampling
-        if reply.model and reply.model not in (engine._served_model, *self.other_models):
-            self.other_models.add(reply.model)
-            say(f"{address.url} answers as model '{engine._keys.hide(reply.model)[:SHOWN]}', not '{engine.model}'")
         if engine.context is not None and (reply.prompt_tokens or 0) >= engine.context:
             return refuse(f"the prompt has {reply.prompt_tokens} tokens, the model takes {engine.context}")
         if reply.refusal is not None:
@@ -271,20 +298,17 @@ class _Client:
     def _decide(self, address: _Address, body: dict[str, Any], failure: Exception) -> Completion | None:
         """Record a failure. Returns the refusal if no retry can help; None to try again."""
         status: int | None = getattr(failure, "status", None)
+        wait: float | None = getattr(failure, "retry_after", None)
         text, now = self._describe(failure), time.monotonic()
-        room = context_room(failure)
-        if room is not None:  # the prompt fits with a smaller limit, as it does in a local engine
+        if (room := context_room(failure)) is not None:  # with a smaller limit it may fit, as it does in a local engine
             if 0 < room < body.get("max_tokens", 0):
                 body["max_tokens"] = room
                 return None
             return refuse(f"the server replied {text}")
         unusable = status in UNUSABLE or (status in NOT_THERE and not address.answered)
-        asked: float | None = getattr(failure, "retry_after", None)
-        if asked is not None and asked > self.engine.patience:
-            asked, never = None, len(self.addresses) == 1
-        else:
-            never = False
-        if never or (status is not None and 300 <= status < 500 and not unusable and status not in PASSING):
+        too_long = wait is not None and wait > self.engine.patience
+        final = status is not None and 300 <= status < 500 and not unusable and status not in PASSING
+        if final or (too_long and len(self.addresses) == 1):
             return self._refuse(address, failure, "")
         self.faults[str(status or text.partition(":")[0])] += 1
         address.failures += address.resting_until <= now  # those of one moment count once
@@ -295,11 +319,10 @@ class _Client:
                 say(f"{address.url} is not used any more: {text}")
             address.unusable = True
             self._end_if_silent()
-            return None
-        if status is not None or not isinstance(failure, ServerError):  # after half a reply the server is well
+        elif status is not None or not isinstance(failure, ServerError):  # after half a reply the server is well
             backoff = min(LONGEST_PAUSE, self.engine.backoff * 2 ** min(max(address.failures - 1, 0), 10))
-            wait = asked if asked is not None else backoff * random.uniform(0.5, 1)
-            address.resting_until = max(address.resting_until, now + wait)
+            pause = backoff * random.uniform(0.5, 1) if wait is None or too_long else wait
+            address.resting_until = max(address.resting_until, now + pause)
         return None
 
     def _end_if_silent(self) -> None:
@@ -345,67 +368,13 @@ class _Client:
         wait = f"; it asks to wait {clock(asked)}" if asked is not None and asked > self.engine.patience else ""
         return self.engine._keys.hide(describe(failure))[:SHOWN] + wait  # what is cut first may leave half a key
 
-    async def close(self) -> None:
-        """Close all connections."""
-        for address in self.addresses:
-            await address.connection.close()
 
-    def report(self) -> None:
-        """One line on what went wrong on the way, if anything did."""
-        if faults := +self.faults:
-            say(f"{self.engine.model}: " + ", ".join(f"{count:,} x {what}" for what, count in faults.most_common()))
-
-
-Answer = Callable[[Request], Coroutine[Any, Any, Completion]]
-Pairs = list[tuple[Request, asyncio.Task[Completion]]]
-
-
-def answer_all(
-    answer: Answer, close: Callable[[], Coroutine[Any, Any, None]], room: int, take: Take, first: Sequence[Request]
-) -> Iterator[tuple[Request, Completion]]:
-    """Yield each request with its completion as soon as it is finished, `room` requests at a time; then `close`.
-
-    `take` is called in the caller's thread; `first` are requests already taken. After a UserError in `answer` nothing
-    more is taken, but running requests are finished and yielded, since they are paid for; then it is raised.
-
-    Requests proceed while the caller waits for the next completion. A loop in another thread would contend with
-    the caller for the interpreter's lock, which halves the rate.
-    """
-    with asyncio.Runner() as runner, ThreadPoolExecutor(1, "limo-engine") as thread:
-        run: Callable[[Coroutine[Any, Any, Any]], Any] = runner.run
-        if _has_loop():  # in a notebook the caller's thread has a running loop already
-            run = lambda work: thread.submit(runner.run, work).result()  # noqa: E731
-        running = dict[asyncio.Task[Completion], Request]()
-
-        async def step(asked: Sequence[Request]) -> Pairs:
-            """Start requests, and wait until one is finished."""
-            running.update({asyncio.create_task(answer(request)): request for request in asked})
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            return [(running.pop(task), task) for task in done]
-
-        async def end() -> None:
-            for task in running:  # the caller stopped iterating, or a bug
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-            await close()
-
-        fatal: UserError | None = None
-        asked = first
-        try:
-            while asked or running:
-                for request, task in run(step(asked)):
-                    error = task.exception()
-                    if error is None:
-                        yield request, task.result()
-                    elif isinstance(error, UserError):
-                        fatal = fatal or error
-                    else:
-                        raise error
-                asked = () if fatal else take(room - len(running))
-        finally:
-            run(end())
-        if fatal:
-            raise fatal
+def count_tokens(text: str, counted: int | None, finish: Finish, max_tokens: int) -> int:
+    """The server's count of tokens, or an estimate where it is missing or absurd."""
+    if counted is not None and 1 <= counted <= max_tokens:
+        return counted
+    size = len(text.encode("utf-8", "replace"))
+    return max_tokens if finish == "length" else min(max(1, round(size / BYTES_PER_TOKEN)), max_tokens)
 
 
 def _has_loop() -> bool:

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from limo.chat import prompt_ids, turn_end
-from limo.engines.kv_cache import is_plain, joined, new_cache
-from limo.engines.protocol import Completion, Finish, Request, Sampling, Take, loading, random_key
+from limo.engines.protocol import Completion, Finish, Request, Sampling, Take, loading, random_key, refuse
 from limo.errors import UserError
 from limo.model import fingerprint, load, model_folder
 from limo.recipe import InputPath
@@ -28,14 +27,14 @@ if TYPE_CHECKING:
     import torch
 
 REFILL = 0.25  # share of the batch that must be free before the cache is copied to drop and add rows
+SPARE = 64  # positions a growing cache reserves ahead, so that most steps write in place
 NUCLEUS = 1024  # tokens sorted first when looking for a nucleus; the whole vocabulary only if they are not enough
 
 
 class TransformersEngine:
-    """A causal language model of transformers behind the `Engine` protocol.
+    """A causal language model of transformers behind the `Engine` protocol, loaded at the first request.
 
     Args: `model` as `limo.model.model_folder` takes it, `dtype` of the weights while sampling, `batch_size` rows.
-    The model is loaded at the first request that needs it.
     """
 
     def __init__(self, *, model: InputPath, dtype: str, batch_size: int) -> None:
@@ -73,8 +72,6 @@ class TransformersEngine:
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    """One completion under way."""
-
     request: Request
     prompt: list[int]
     room: int  # tokens it may still have at the start
@@ -89,9 +86,12 @@ class _Decoder:
     """Decodes rows in one running batch. Tensors: mask (rows, length), last (rows, 1), place (rows, 1)."""
 
     def __init__(self, model: Any, tokenizer: Any, sampling: Sampling, batch_size: int) -> None:
-        self.model, self.tokenizer, self.ends = model, tokenizer, _end_ids(model, tokenizer)
+        self.model, self.tokenizer = model, tokenizer
+        configured = model.generation_config.eos_token_id
+        listed = configured if isinstance(configured, list) else [configured]
+        self.ends = {int(t) for t in (*listed, tokenizer.eos_token_id, turn_end(tokenizer)) if t is not None}
         self.sampling, self.batch_size = sampling, batch_size
-        self.context = _context(model)
+        self.context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
         self.plain = is_plain(model)
         self.rows: list[_Row] = []
         self.cache: Any = None
@@ -132,7 +132,7 @@ class _Decoder:
             room = min(self.sampling.max_tokens, self.context - len(ids))
             if room < 1:
                 why = f"the prompt has {len(ids)} tokens, the model takes {self.context}"
-                refused.append((request, Completion("", 0, "refused", why)))
+                refused.append((request, refuse(why)))
                 continue
             stream = np.random.Generator(np.random.Philox(key=random_key(request, self.sampling)))
             rows.append(_Row(request, ids, room, stream, []))
@@ -242,11 +242,76 @@ class _Decoder:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
+def new_cache(model: Any) -> Any:
+    """An empty cache for the model; one that grows in place where its layers keep plain keys and values."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    if is_plain(model):
+        cache.layers = [_growing() for _ in cache.layers]
+    return cache
+
+
+def is_plain(model: Any) -> bool:
+    """Whether the cache is attention keys and values only, which can be cut, padded and joined."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    layers = DynamicCache(config=model.config).layers
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def joined(old: Any, old_mask: "torch.Tensor", new: Any, new_mask: "torch.Tensor") -> tuple[Any, "torch.Tensor"]:
+    """Two caches as one: the shorter is padded on the left, where the mask hides the padding."""
+    import torch
+    from torch.nn.functional import pad
+
+    width = max(old_mask.shape[1], new_mask.shape[1])
+
+    def join(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return torch.cat([pad(t, (0, 0, width - t.shape[2], 0)) for t in (first, second)])
+
+    for layer, other in zip(old.layers, new.layers, strict=True):
+        layer.set(join(layer.keys, other.keys), join(layer.values, other.values))
+    return old, torch.cat([pad(m, (width - m.shape[1], 0)) for m in (old_mask, new_mask)])
+
+
+def _growing() -> Any:
+    """A cache layer that writes new positions into reserved room; the library's copies everything at every step."""
+    import torch
+    from transformers.cache_utils import DynamicLayer
+
+    class Growing(DynamicLayer):  # type: ignore[misc]
+        def set(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+            self.keys, self.values = keys, values
+            self.room: tuple[torch.Tensor, torch.Tensor] | None = None
+            self.is_initialized = True
+
+        def batch_select_indices(self, indices: torch.Tensor) -> None:
+            self.set(self.keys[indices], self.values[indices])
+
+        def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[Any, Any]:
+            if not self.is_initialized:
+                self.lazy_initialization(keys, values)
+                self.set(keys, values)
+                return keys, values
+            length, more = self.keys.shape[2], keys.shape[2]
+            if self.room is None or self.room[0].shape[2] < length + more:
+                shape = (*self.keys.shape[:2], length + more + SPARE, self.keys.shape[3])
+                self.room = self.keys.new_empty(shape), self.values.new_empty(shape)
+                self.room[0][:, :, :length], self.room[1][:, :, :length] = self.keys, self.values
+            for whole, part in zip(self.room, (keys, values), strict=True):
+                whole[:, :, length : length + more] = part
+            self.keys, self.values = (whole[:, :, : length + more] for whole in self.room)
+            return self.keys, self.values
+
+    return Growing()
+
+
 def sample_tokens(logits: "torch.Tensor", uniform: "torch.Tensor", temperature: float, top_p: float) -> "torch.Tensor":
     """One token for each row of logits (rows, vocabulary) by inverting the distribution at `uniform` (rows,) in [0, 1).
 
-    `temperature` 0 takes the most likely token. `top_p` below 1 keeps the smallest set of most likely tokens whose
-    probability reaches it (nucleus sampling, Holtzman et al. 2020, section 3.1), renormalised.
+    `top_p` below 1 keeps the smallest set of most likely tokens whose probability reaches it, renormalised.
     """
     import torch
 
@@ -269,22 +334,10 @@ def sample_tokens(logits: "torch.Tensor", uniform: "torch.Tensor", temperature: 
 def _invert(mass: "torch.Tensor", uniform: "torch.Tensor") -> "torch.Tensor":
     """The first position of each row of cumulative probabilities (rows, n) that exceeds `uniform` of its total.
 
-    In float32 that product may round up to the total; the position is then the first that reaches it, so that a token
-    of probability 0 is never sampled.
+    Float32 may round that up to the total; then the first that reaches it: no token of probability 0 is sampled.
     """
     import torch
 
     total = mass[:, -1:].contiguous()
     picked = torch.searchsorted(mass, uniform[:, None] * total, right=True)
     return torch.minimum(picked, torch.searchsorted(mass, total))[:, 0]
-
-
-def _context(model: Any) -> int:
-    """Positions the model has; practically unlimited where its configuration names none."""
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
-
-
-def _end_ids(model: Any, tokenizer: Any) -> set[int]:
-    configured = model.generation_config.eos_token_id
-    listed = configured if isinstance(configured, list) else [configured]
-    return {int(t) for t in [*listed, tokenizer.eos_token_id, turn_end(tokenizer)] if t is not None}

@@ -60,8 +60,7 @@ def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **rest: Any) -
 def choose_attention(setting: str, config: Any, packing: bool, half: bool = True) -> str:
     """The implementation to load a model with. `auto` is the fastest that is installed and correct for this model.
 
-    `half` says that matrix products are in 16 bits, which FlashAttention's kernels need. Other settings are names of
-    transformers. Raises UserError for one that is not correct for this model.
+    FlashAttention's kernels need `half`, matrix products in 16 bits. Other settings are names of transformers.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import is_flash_attn_2_available

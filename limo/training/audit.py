@@ -1,25 +1,26 @@
 """What the loss will see, checked row by row before the first step, and shown.
 
     check_row(tokenizer, row, rendered, system, "rows.jsonl")     # UserError: rows.jsonl, row 7: an empty think block
-    print_rows(tokenizer, [("", row, rendered)], system)          # by their loss mask
+    show_rows(tokenizer, settings, [("", row, rendered)], 1, [])   # by their loss mask
 
-`limo/chat.py` renders a row as the prompt that sampling sees, the completion and the end of the turn, and tests of it
-hold that for eleven templates (`tests/test_audit.py`). Checked here is what depends on the rows, the tokenizer and the
-template that a run has. Each reason is one line with the value and the remedy.
-
-Left out: whether a chain is right (`eval/grade.py`), and whether it is good (`curation/`).
+Checked is what depends on the rows, the tokenizer and the template that a run has; `tests/test_audit.py` holds the
+rendering itself for eleven templates. Each reason is one line with the value and the remedy.
 """
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from limo.chat import CLOSE, MASKED, OPEN, Rendered, controls, loss_text, of_template, prepends_bos
-from limo.data import Example
+from limo.chat import CLOSE, MASKED, OPEN, Rendered, controls, loss_text, prepends_bos
+from limo.data import Dropped, Example
 from limo.errors import UserError, visible
+from limo.machine import is_main
+from limo.progress import say
 from limo.tables import terminal
+from limo.training.settings import Training
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -34,29 +35,36 @@ def check_row(tokenizer: Any, row: Example, rendered: Rendered, system: str | No
 
 
 def reasons(tokenizer: Any, row: Example, rendered: Rendered, system: str | None) -> list[str]:
-    """Why a row must not be trained on, each as "what is wrong: the value, the remedy"; empty when nothing is.
-
-    `system` is the system prompt of evaluation, "" if it has none, None if that is not to be checked.
-    """
+    """Why a row must not be trained on. `system` is the system prompt of evaluation, None does not check it."""
     ids, size = rendered.input_ids, rendered.labels.count(MASKED)
     prompt, completion = _text(tokenizer, ids[:size]), _text(tokenizer, ids[size:-1])
     return [
-        *_check_chain(tokenizer, completion, loss_text(tokenizer, row)),
+        *_check_chain(completion, loss_text(tokenizer, row)),
         *_check_thoughts(prompt, completion),
         *_check_bos(tokenizer, ids),
-        *_check_prompt(tokenizer, row, prompt, system),
+        *_check_prompt(row, prompt, system),
     ]
 
 
-def print_rows(tokenizer: Any, rows: Iterable[tuple[str, Example, Rendered]], system: str | None) -> None:
-    """Print rows as `look` shows them, each after its title, and what is wrong with them."""
-    console = terminal(80)
-    for title, row, rendered in rows:
+def show_rows(
+    tokenizer: Any, settings: Training, sides: Sequence[tuple[str, Example, Rendered]], count: int, lost: list[Dropped]
+) -> dict[str, Any]:
+    """Print the first of `count` rows, each side after its title, by their loss mask, and what is wrong with them.
+
+    Rank 0 does. Returns how many rows can be trained on, and how many cannot.
+    """
+    if not is_main():
+        return {}
+    console, dropped = terminal(80), Counter(row.reason for row in lost)
+    for title, row, rendered in sides[: settings.look * len(sides) // max(count, 1)]:
         if title:
             console.print(f"{title}:", style="bold")
         console.print(look(tokenizer, row, rendered), soft_wrap=True)
-        for reason in reasons(tokenizer, row, rendered, system):
+        for reason in reasons(tokenizer, row, rendered, settings.system):
             console.print(f"! {reason}", style="bold red")
+    why = f" ({', '.join(f'{reason}: {n}' for reason, n in dropped.most_common())})" if dropped else ""
+    say(f"{count} rows can be trained on, {len(lost)} cannot{why}. Nothing was trained: remove train.look to train")
+    return {"rows": count, "dropped": len(lost)}
 
 
 def look(tokenizer: Any, row: Example, rendered: Rendered) -> "Text":
@@ -68,8 +76,12 @@ def look(tokenizer: Any, row: Example, rendered: Rendered) -> "Text":
 
     ids, labels = rendered
     loss_tokens = sum(label != MASKED for label in labels)
-    header = f"{row.id}: {len(ids):,} tokens, {loss_tokens:,} in the loss (between ▶ and ◀), weight {row.weight:g}\n"
-    shown = Text().append(visible(header), "bold")
+    shown = Text(style="").append(
+        visible(
+            f"{row.id}: {len(ids):,} tokens, {loss_tokens:,} in the loss (between ▶ and ◀), weight {row.weight:g}\n"
+        ),
+        "bold",
+    )
     special = set(controls(tokenizer)) | set(tokenizer.get_added_vocab().values())
     for trained, part in groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] != MASKED):
         shown.append("▶" * trained, "bold")
@@ -81,9 +93,9 @@ def look(tokenizer: Any, row: Example, rendered: Rendered) -> "Text":
     return shown
 
 
-def _check_chain(tokenizer: Any, completion: str, expected: str) -> Iterator[str]:
+def _check_chain(completion: str, expected: str) -> Iterator[str]:
     """The loss tokens, decoded, are the chain as far as the tokenizer can distinguish texts."""
-    completion, expected = _normal(tokenizer, completion), _normal(tokenizer, expected)
+    completion, expected = _normal(completion), _normal(expected)
     if completion != expected:
         differ = (at for at, (a, b) in enumerate(zip(completion, expected, strict=False)) if a != b)
         at = next(differ, min(len(completion), len(expected)))
@@ -124,7 +136,7 @@ def _check_bos(tokenizer: Any, ids: list[int]) -> Iterator[str]:
         )
 
 
-def _check_prompt(tokenizer: Any, row: Example, prompt: str, system: str | None) -> Iterator[str]:
+def _check_prompt(row: Example, prompt: str, system: str | None) -> Iterator[str]:
     """The system prompt is that of evaluation, and the template shows every message of system and user."""
     first = row.prompt[0]["content"] if row.prompt and row.prompt[0]["role"] == "system" else ""
     if system is not None and first != system:
@@ -133,28 +145,17 @@ def _check_prompt(tokenizer: Any, row: Example, prompt: str, system: str | None)
             f"another system prompt: the row's {have}, that of evaluation {want}. Set the same system= for curation, "
             "training and evaluation"
         )
-    prompt = _normal(tokenizer, prompt)
     for number, message in enumerate(row.prompt, 1):
-        if message["role"] in ("system", "user") and _normal(tokenizer, message["content"]).strip() not in prompt:
-            text = _short(message["content"].strip())
+        if message["role"] in ("system", "user") and _normal(message["content"]).strip() not in _normal(prompt):
             yield (
-                f"the template drops a message: message {number} ({message['role']}), {text}, is not in the prompt. "
-                "Name another template, chat_template="
+                f"the template drops a message: message {number} ({message['role']}), "
+                f"{_short(message['content'].strip())}, is not in the prompt. Name another template, chat_template="
             )
 
 
-@of_template
-def _forms(tokenizer: Any) -> list[Any]:
-    """The Unicode normalisations that the tokenizer does before anything else."""
-    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
-    return re.findall(r"\bNFK?[CD]\b", repr(normalizer))
-
-
-def _normal(tokenizer: Any, text: str) -> str:
-    """The text as far as the tokenizer can distinguish it from others."""
-    for form in _forms(tokenizer):
-        text = unicodedata.normalize(form, text)
-    return text
+def _normal(text: str) -> str:
+    """The text as far as every tokenizer can distinguish it from others: some normalise Unicode first."""
+    return unicodedata.normalize("NFKC", text)
 
 
 def _text(tokenizer: Any, ids: list[int]) -> str:
@@ -162,6 +163,5 @@ def _text(tokenizer: Any, ids: list[int]) -> str:
 
 
 def _short(text: str) -> str:
-    """A text in quotes, on one line, its middle left out if it is long."""
     half = SHOWN // 2
     return repr(text if len(text) <= SHOWN else f"{text[:half]} ... {text[-half:]}")

@@ -28,10 +28,7 @@ class Shape:
 
 
 def padded_shape(settings: Training, ranks: int) -> Shape:
-    """Of `args.per_device_train_batch_size` padded rows a pass.
-
-    Raises UserError, naming the numbers of devices that divide the global batch, if `ranks` does not.
-    """
+    """Of `args.per_device_train_batch_size` padded rows a pass. Raises UserError if `ranks` do not divide the batch."""
     batch, rows = settings.global_batch, settings.rows_at_once
     if rows < 1:
         raise UserError(f"train.args.per_device_train_batch_size must be 1 or more, not {rows}")
@@ -67,8 +64,7 @@ def split_epoch(rows: int, global_batch: int, seed: int, epoch: int) -> list[lis
 def pack_best_fit(chosen: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
     """Groups of whole chains of at most `tokens` together: the longest first, each where it leaves the least room.
 
-    Best-fit decreasing: at most 11/9 of the fewest groups possible, plus 4 (Johnson, Demers, Ullman, Garey and Graham,
-    SIAM J. Comput. 3, 1974). Raises UserError for a chain that is longer than `tokens`.
+    Best-fit decreasing: at most 11/9 of the fewest groups possible, plus 4 (Johnson et al., SIAM J. Comput. 3, 1974).
     """
     groups: list[list[int]] = []
     room: list[int] = []

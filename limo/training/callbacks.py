@@ -49,11 +49,7 @@ class Bar(TrainerCallback):  # type: ignore[misc]
 
 
 class UntilAccuracy(TrainerCallback):  # type: ignore[misc]
-    """Ends the training at the first log whose mean token accuracy is at least `share`.
-
-    At equal steps a few chains seen until nearly all of their tokens are right taught more than many chains seen once
-    (arXiv 2602.11149).
-    """
+    """Ends the training at the first log whose mean token accuracy is at least `share` (arXiv 2602.11149)."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -69,8 +65,7 @@ class UntilAccuracy(TrainerCallback):  # type: ignore[misc]
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
     """Marks a checkpoint as whole once every rank has written its part, and only then removes older ones.
 
-    On SIGTERM, as Slurm sends it, the step is finished and saved and the training stops. Ranks agree on that step.
-    `check` is called before the first step; `made_with` is what a later run needs to know.
+    On SIGTERM, as Slurm sends it, the step is finished and saved and the training stops, on all ranks at the same.
     """
 
     def __init__(self, check: Callable[[], None], limit: int | None, **made_with: Any) -> None:

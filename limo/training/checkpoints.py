@@ -87,10 +87,9 @@ def find_fault(checkpoint: Path) -> str | None:
 
 
 def check_resumable(checkpoint: Path, ranks: int, kind: str) -> None:
-    """Raise UserError if the library cannot resume from `checkpoint` here.
+    """Raise UserError if the library cannot resume from `checkpoint` here; `kind` is that of `name_sharding`.
 
-    `kind` is that of `name_sharding`. Without ZeRO any number of ranks can resume. DeepSpeed 0.19 loads optimizer
-    shards only with as many ranks, and at the same stage, as wrote them.
+    DeepSpeed 0.19 loads optimizer shards only with as many ranks, and at the same stage, as wrote them.
     """
     mark = json.loads((checkpoint / MARK).read_text(encoding="utf-8"))
     made, by = mark["kind"], mark["ranks"]

@@ -12,9 +12,11 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from limo.data import dump, replacing
 from limo.errors import Interrupted, UserError
@@ -23,14 +25,22 @@ from limo.model import model_folder
 from limo.processes import keep_freed_memory
 from limo.progress import say
 from limo.run import Step, claim, lock_run, read_manifest
+from limo.tables import Table
 from limo.training.batches import Shape
-from limo.training.card import write_card
 from limo.training.checkpoints import check_resumable, has_checkpoint, last_checkpoint, steps_in
-from limo.training.launch import drop_accelerate_plans, process_group, run_on_main
+from limo.training.launch import (
+    check_sharding,
+    count_bytes,
+    drop_accelerate_plans,
+    name_sharding,
+    process_group,
+    run_on_main,
+    shard_arguments,
+)
 from limo.training.models import load_trained_model, lora_config, save_model
+from limo.training.preference import examine_loss, load_loss
 from limo.training.rows import Tokens
-from limo.training.settings import Training, check_args
-from limo.training.sharding import check_sharding, count_bytes, name_sharding, shard_arguments
+from limo.training.settings import Preference, Training, check_args
 
 
 @dataclass(frozen=True)
@@ -71,9 +81,17 @@ class Job:
 
 def check_settings(settings: Training) -> None:
     """Raise UserError for what is wrong before anything is loaded. A finished run is not checked again."""
-    if not is_finished(settings):
-        check_args(settings.args, settings.config)
-        lora_config(settings.lora)
+    if is_finished(settings):
+        return
+    check_args(settings.args, settings.config)
+    lora_config(settings.lora)
+    if isinstance(settings, Preference) and not settings.warmup:
+        found = examine_loss(load_loss(settings.loss, "train.loss"), settings.beta)
+        if found.problems:
+            raise UserError(
+                f"train.loss: {found.problems[0]}. Set train.warmup=0.3 to begin with DPO for three tenths of the "
+                "steps, a larger ratio of beta to tau, or another loss"
+            )
 
 
 def is_finished(settings: Training) -> bool:
@@ -84,7 +102,7 @@ def is_finished(settings: Training) -> bool:
 def run_training(settings: Training, read: Sequence[str | Path], train: Callable[[Step, Path], None]) -> dict[str, Any]:
     """Claim the run's folder and call `train` with the step and the model's folder, unless it is finished.
 
-    Args: `read` are the files that the training reads, beside the model. Returns the results kept in the manifest.
+    `read` are the files that the training reads, beside the model. Returns the results kept in the manifest.
     """
     drop_accelerate_plans()
     with process_group(), ExitStack() as stack:
@@ -119,10 +137,7 @@ def make_job(settings: Training, step: Step, source: Path, tokenizer: Any, token
 
 
 def configure(settings: Training, checkpoints: Path, shape: Shape, shards: Mapping[str, Any]) -> Any:
-    """TRL's configuration of the recipe's arguments, what follows from its other settings, and what the machine has.
-
-    Raises UserError for what this machine cannot do, and with TRL's own words for arguments that it refuses.
-    """
+    """TRL's configuration, from the recipe's arguments, what follows from its other settings, and this machine."""
     import torch
     import trl
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -167,8 +182,8 @@ def configure(settings: Training, checkpoints: Path, shape: Shape, shards: Mappi
 def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str, float]] = lambda _: {}) -> None:
     """Train from the last whole checkpoint to the end, and keep model, card and results in the step's folder.
 
-    Args: `make` returns the trainer. `measure` is called with it at the end, by all ranks, and returns more results.
-    Raises Interrupted if SIGTERM ended the training, which is saved.
+    `make` returns the trainer; `measure` is called with it at the end, by all ranks, and returns more results. Raises
+    Interrupted if SIGTERM ended the training, which is saved.
     """
     kind, folder = name_sharding(job.config), job.step.folder
     last = run_on_main(lambda: last_checkpoint(folder / "checkpoints"))
@@ -227,10 +242,7 @@ def add_callbacks(trainer: Any, job: Job, kind: str) -> Any:
 
 
 def _finish(job: Job, trainer: Any, seconds: float, steps_before: int, more: Mapping[str, float]) -> None:
-    """Fill in the step's tokens, outputs and results; rank 0 also writes the log and the card, and removes the rest.
-
-    `seconds` are those of this process, which began after `steps_before` optimizer steps.
-    """
+    """Fill in the step's results; rank 0 writes log and card. The process began after `steps_before` steps."""
     step, tokens, state = job.step, job.tokens, trainer.state
     history = [entry for entry in state.log_history if "loss" in entry]
     evals = [entry for entry in state.log_history if "eval_loss" in entry]
@@ -260,3 +272,36 @@ def _finish(job: Job, trainer: Any, seconds: float, steps_before: int, more: Map
         f"trained on {len(tokens.lengths)} {tokens.unit}, {state.global_step} steps, {step.tokens:,} tokens "
         f"in {seconds:.0f} s: {step.folder / 'model'}"
     )
+
+
+def write_card(step: Step, settings: Training, unit: str) -> None:
+    """Write README.md into the run's model folder, from its settings and results."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    model, base, entry = step.folder / "model", settings.model, step.entry
+    data = ModelCardData(
+        library_name="peft" if (model / "adapter_config.json").is_file() else "transformers",
+        base_model=base if "/" in base and not base.startswith((".", "/", "~", "runs/")) else None,
+        tags=["limo", "dpo" if unit == "pairs" else "sft", "trl"],
+        pipeline_tag="text-generation",
+    )
+    shown = {key: value for key, value in asdict(settings).items() if value is not None and key not in ("look", "out")}
+    recipe = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+    taught = "It was trained to prefer the chosen completion of each to the rejected one."
+    if unit != "pairs":
+        taught = "The loss covered only the completions and the ends of their turns."
+    about = f"`{base}`, fine-tuned on {step.results['rows']:,} {unit} of `{Path(settings.data).name}`"
+    digest, versions = entry["inputs"].get(settings.data, ""), ", ".join(map(" ".join, entry["versions"].items()))
+    results = Table(("", ""), [readable(*item) for item in step.results.items()]).markdown()
+    commit = f"; code at commit {entry['commit']}" if entry.get("commit") else ""
+    text = f"# {step.folder.name}\n\n{about} (SHA-256 `{digest}`).\n{taught}\n\n{results}\n\n"
+    text += f"## Recipe\n\n```yaml\n{recipe}```\n\nMade with {versions}{commit}.\n"
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(model / "README.md")
+
+
+def readable(key: str, value: Any) -> tuple[str, str]:
+    """A training's result for a reader: `optimizer_bytes` and 2.5e9 become "optimizer" and "2.5 GB"."""
+    name = key.removesuffix("_bytes").replace("_", " ")
+    if key.endswith("_bytes") and isinstance(value, int | float):
+        return name, f"{value / 1e9:,.1f} GB" if value >= 5e7 else f"{value / 1e6:,.1f} MB"
+    return name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

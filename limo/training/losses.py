@@ -17,10 +17,7 @@ def loss_positions(labels: "torch.Tensor") -> "torch.Tensor":
 
 
 def token_log_probs(logits: "torch.Tensor", wanted: "torch.Tensor") -> "torch.Tensor":
-    """Log-probabilities (rows, n) in nats of tokens `wanted` (rows, n) under `logits` (rows, n, vocabulary).
-
-    Zero where `wanted` is -100.
-    """
+    """Log-probabilities (rows, n) in nats of tokens `wanted` (rows, n), 0 where that is -100."""
     import torch
 
     negative = torch.nn.functional.cross_entropy(
@@ -30,18 +27,14 @@ def token_log_probs(logits: "torch.Tensor", wanted: "torch.Tensor") -> "torch.Te
 
 
 def token_loss(log_probs: "torch.Tensor", kind: str) -> "torch.Tensor":
-    """The loss of each token from its log-probability, in nats: `nll`, or `dft`.
-
-    dft scales by the token's probability, without a gradient through it (arXiv 2508.05629, eq. 9).
-    """
+    """The loss of each token in nats: `nll`, or `dft`, which scales by the probability (arXiv 2508.05629, eq. 9)."""
     return -log_probs if kind == "nll" else -log_probs * log_probs.exp().detach()
 
 
 def weighted_loss(losses: "torch.Tensor", weights: "torch.Tensor | None", whole: Any) -> "torch.Tensor":
-    """Sum of token `losses` (rows, n), each times its weight of the same shape, divided by `whole`.
+    """Sum of token `losses` (rows, n), each times its weight, divided by `whole`; 0 where that is 0.
 
-    `whole` belongs to the complete optimizer step, over all forward passes and ranks, so that the loss does not depend
-    on how the step is split. The loss is 0 where `whole` is 0.
+    `whole` belongs to the complete optimizer step, so that the loss does not depend on how the step is split.
     """
     import torch
 

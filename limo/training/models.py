@@ -29,7 +29,7 @@ def load_trained_model(settings: Training, source: Path, tokenizer: Any, config:
     """The model to train, which will stop where a turn ends; the tokenizer gets the token that it pads with.
 
     Whole 16-bit weights are loaded in float32 where torch's optimizer would update them: at small learning rates most
-    updates are below their rounding. DeepSpeed and FSDP2 keep float32 weights themselves. `config` is TRL's.
+    updates are below their rounding.
     """
     from transformers import AutoConfig
 
@@ -93,7 +93,6 @@ def save_model(trainer: Any, tokenizer: Any, settings: Training, source: Path, f
 
 
 def _merge(adapter: Path, source: Path, folder: Path, dtype: str) -> None:
-    """Write into `folder` the model of `source` with the adapter's changes added to its weights."""
     from peft import PeftModel
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -102,10 +101,7 @@ def _merge(adapter: Path, source: Path, folder: Path, dtype: str) -> None:
 
 
 def _check_saved(folder: Path, numbers: int) -> None:
-    """Raise RuntimeError unless the safetensors of a folder hold at least `numbers` weights.
-
-    Under ZeRO-3 a wrong setting once saved models of a few kilobytes.
-    """
+    """Raise RuntimeError for fewer weights: under ZeRO-3 a wrong setting once saved models of a few kilobytes."""
     from safetensors import safe_open
 
     held = 0

@@ -12,15 +12,26 @@ A recipe names a loss by its dotted path, `loss: limo.training.preference.dpo`, 
 DiscoPOP's losses (arXiv 2406.08414) have the paper's names and follow the code that they were found with where the
 paper's text differs. They were found at beta = tau = 0.05, so u = rho. The weights of dbaql, aql and aqfl are
 statistics of the batch: with another batch size per device they are another loss.
+
+A loss is examined before it is trained with. Every pair begins at rho = 0, so the sign of the slope there decides the
+first steps. It is computed where all pairs of a batch have the same rho, as they have at the first step.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from limo.errors import UserError
+from limo.recipe import bind
 
 if TYPE_CHECKING:
     import torch
 
+REACH = 12.0  # |beta rho| over which values and slopes are computed
+POINTS = 151  # over the reach, and again over a twentieth of it around the start, where bends often are
+FAR = 1e4  # |beta rho| up to which they must be finite
+SMALL = 1e-9  # slopes below this count as 0
 MAX_EXPONENT = 30.0  # exponential(x) is linear where -x is larger: exp overflows float32 at 88, its square at 44
 
 
@@ -77,8 +88,7 @@ def ipo(pairs: PairLogProbs, beta: float) -> "torch.Tensor":
 def kto_pair(pairs: PairLogProbs, beta: float) -> "torch.Tensor":
     """Half of sigmoid(beta (z- - c)) + sigmoid(beta (r - z+)): KTO (arXiv 2402.01306, eq. 8) for rows in pairs.
 
-    c and r are the log-ratios of chosen and rejected, z+ and z- the batch means of c and r, at least 0 and without a
-    gradient. This is the mean of the two losses of a pair; the first implementation returned both, (2 pairs,).
+    c and r are the log-ratios of chosen and rejected, z+ and z- the batch means of c and r, at least 0 and constant.
     """
     c, r = pairs.chosen - pairs.reference_chosen, pairs.rejected - pairs.reference_rejected
     of_chosen, of_rejected = (ratio.mean().clamp(min=0).detach() for ratio in (c, r))
@@ -93,7 +103,7 @@ def discopop(pairs: PairLogProbs, beta: float, *, tau: float) -> "torch.Tensor":
 
     At rho = 0, where every pair begins, its slope is positive (+0.039 at beta = tau = 0.05; DPO's is -0.025). The first
     steps prefer the rejected completion, and so do all steps between its minimum at u = -2.37 and its maximum at
-    u = +1.44. `limo.training.examine.examine_loss` reports a wrong start of any loss.
+    u = +1.44. `examine_loss` reports a wrong start of any loss.
     """
     import torch
 
@@ -155,3 +165,61 @@ def pfl(pairs: PairLogProbs, beta: float, *, tau: float) -> "torch.Tensor":
 def _variance(u: "torch.Tensor") -> "torch.Tensor":
     """The unbiased variance (); 0 for a single pair."""
     return u.var() if u.numel() > 1 else u.new_zeros(())
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What an examination found."""
+
+    start_slope: float  # d loss / d rho at rho = 0
+    problems: list[str]  # reasons not to train with it as it is
+
+
+def load_loss(loss: str | Mapping[str, Any], where: str) -> PairLoss:
+    """The function that a recipe names: a dotted path, or a node with its constants."""
+    return bind({"_target_": loss} if isinstance(loss, str) else loss, where)
+
+
+def at_margin(rho: Any) -> PairLogProbs:
+    """Pairs (pairs,) with these margins, half of each from the chosen completion; the reference has 0."""
+    zero = rho.detach() * 0
+    return PairLogProbs(rho / 2, -rho / 2, zero, zero)
+
+
+def examine_loss(loss: PairLoss, beta: float) -> Examined:
+    """The slope at rho = 0, and the loss's problems.
+
+    Raises UserError if it cannot be called with pairs and beta, or does not return one value per pair.
+    """
+    if beta <= 0:
+        raise UserError(f"beta must be above 0, not {beta}")
+    steps = [2 * at / (POINTS - 1) - 1 for at in range(POINTS)]
+    rho = [0.0, -FAR / beta, FAR / beta, *(step * reach / beta for step in steps for reach in (REACH, REACH / 20))]
+    try:
+        values, slopes = _measure_slopes(loss, beta, rho)
+    except (TypeError, RuntimeError, IndexError, AttributeError) as error:
+        raise UserError(f"the loss cannot be called: {str(error).splitlines()[0]}") from None
+    start, problems = slopes[0], list[str]()
+    if start > SMALL:
+        problems.append(
+            f"its slope at rho = 0, where every pair begins, is {start:+.4f} (DPO's is {-beta / 2:+.4f}): the first "
+            "steps prefer the rejected completion"
+        )
+    elif start >= -SMALL:
+        problems.append("its slope at rho = 0, where every pair begins, is 0: training does not start")
+    if not all(map(math.isfinite, [*values, *slopes])):
+        problems.append(f"it is not finite everywhere up to |beta rho| = {FAR:g}, and one such pair ends a training")
+    return Examined(start, problems)
+
+
+def _measure_slopes(loss: PairLoss, beta: float, rho: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Values and slopes d loss / d rho, both (len(rho),), each from a batch of two pairs at that rho."""
+    import torch
+
+    batches = torch.tensor(rho, dtype=torch.float32)[:, None].repeat(1, 2).requires_grad_()
+    values = [loss(at_margin(batch), beta) for batch in batches]
+    if (shape := tuple(values[0].shape)) != (2,):
+        raise UserError(f"a preference loss returns one value per pair: for 2 pairs it gave {shape}")
+    value = torch.stack(values)
+    (slope,) = torch.autograd.grad(value.sum(), batches)
+    return value[:, 0].tolist(), slope.mean(1).tolist()

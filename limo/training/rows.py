@@ -3,21 +3,26 @@
 Rank 0 renders and audits the rows (`limo/chat.py`, `training/audit.py`) and writes their tokens with
 `datasets.Dataset.from_generator` into `tokens/` of the run's folder, which every rank then maps into memory. What is
 held is the length of each row. What cannot be trained on is dropped with its reason, or stops the run.
+
+A file of pairs is one that this toolkit wrote (`pairs.jsonl`), or one in TRL's preference format, with columns prompt,
+chosen and rejected as texts or as messages, where chosen and rejected may hold the prompt; a name of such a set on
+the Hub will do, with `:split` behind it where that is not train.
 """
 
 import shutil
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from limo.chat import MASKED, Rendered, render
-from limo.data import Dropped, Example, Row, content_id, dump, replacing
+from limo.data import Dropped, Example, Message, Row, content_id, dump, replacing
 from limo.errors import UserError
+from limo.files import read_rows
 from limo.progress import say
 from limo.run import Step
-from limo.sources import training_rows
+from limo.sources import hub_rows, training_rows
 from limo.training.audit import check_row
 from limo.training.launch import run_on_main
 from limo.training.losses import row_weight
@@ -28,16 +33,27 @@ MAX_WEIGHT = 1e9  # of a row: their sums stay far below what float32 holds
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Rows to train on, each with its tokens, and those that were dropped."""
+    """Rows to train on, each with its tokens, and those that were dropped. A pair has two sides, any other row one."""
 
     rows: list[Example]
-    rendered: list[Rendered]
+    sides: list[tuple[Rendered, ...]]
     dropped: list[Dropped]
 
     @property
+    def rendered(self) -> list[Rendered]:
+        """The first side of each row: its chain, or the chosen completion."""
+        return [sides[0] for sides in self.sides]
+
+    @property
     def lengths(self) -> list[int]:
-        """Tokens of each row, prompt and completion together."""
-        return [len(r.input_ids) for r in self.rendered]
+        """Tokens of each row; the prompt of a pair counts twice, as it is computed."""
+        return [sum(len(side.input_ids) for side in sides) for sides in self.sides]
+
+    def titled(self) -> Iterator[tuple[str, Example, Rendered]]:
+        """Each side as a row, after its name: the two of a pair one after the other."""
+        for row, sides in zip(self.rows, self.sides, strict=True):
+            names = ("chosen", "rejected") if len(sides) == 2 else ("",)
+            yield from zip(names, (row, replace(row, completion=row.rejected)), sides, strict=False)
 
 
 @dataclass(frozen=True)
@@ -50,17 +66,17 @@ class Tokens:
     unit: str = "chains"  # what a row is: chains, or pairs
 
 
-def prepare(tokenizer: Any, rows: Iterable[Row], max_length: int) -> Prepared:
-    """Token ids and labels of each row. Rows without a completion or above `max_length` tokens are dropped whole."""
+def prepare(tokenizer: Any, rows: Iterable[Row], max_length: int, pairs: bool = False) -> Prepared:
+    """Token ids and labels of each row. One without a completion or above `max_length` tokens is dropped whole."""
     prepared = Prepared([], [], [])
     for row in rows:
-        tokens = render_row(tokenizer, row, max_length)
-        if isinstance(tokens, Dropped):
-            prepared.dropped.append(tokens)
-        else:
-            assert isinstance(row, Example)
+        sides = [row, replace(row, completion=row.rejected)] if pairs and isinstance(row, Example) else [row]
+        rendered = [render_row(tokenizer, side, max_length) for side in sides]
+        if lost := [tokens for tokens in rendered if isinstance(tokens, Dropped)]:
+            prepared.dropped.append(lost[0])
+        elif isinstance(row, Example):
             prepared.rows.append(row)
-            prepared.rendered.append(tokens)
+            prepared.sides.append(tuple(tokens for tokens in rendered if isinstance(tokens, Rendered)))
     return prepared
 
 
@@ -72,11 +88,8 @@ def render_row(tokenizer: Any, row: Row, max_length: int) -> Rendered | Dropped:
         return Dropped(row.id, "train", "no completion", data=row.to_json())
     tokens = render(tokenizer, row)
     length = len(tokens.input_ids)
-    return tokens if length <= max_length else drop_long(row, length, max_length)
-
-
-def drop_long(row: Example, length: int, max_length: int) -> Dropped:
-    """The reason why a row with too many tokens is not trained on."""
+    if length <= max_length:
+        return tokens
     detail = f"{length} tokens; the limit is max_length={max_length}"
     return Dropped(row.id, "train", "too long", detail, data=row.to_json())
 
@@ -99,9 +112,8 @@ def refuse_dropped(settings: Training, dropped: int, example: Dropped | None, le
 def tokenise(tokenizer: Any, settings: Supervised, step: Step) -> Tokens:
     """The rows of `settings.data` as token ids; the last row of the dataset has no label and is in no length.
 
-    Dropped rows go to `train_dropped.jsonl` in the run's folder with their reasons. A resumed run finds the tokens that
-    were made before. All ranks call it. Raises UserError for rows that would train something else than their
-    completion, and where no row can be trained on.
+    Dropped rows go to `train_dropped.jsonl` with their reasons. A resumed run finds the tokens that were made before.
+    All ranks call it. Raises UserError where no row, or one that would train something else, can be trained on.
     """
     import numpy as np
     import pyarrow.compute as pc
@@ -126,18 +138,12 @@ def tokenise(tokenizer: Any, settings: Supervised, step: Step) -> Tokens:
 
 
 def cached_dataset(generate: Callable[[], Iterable[dict[str, Any]]], folder: Path) -> Any:
-    """A `datasets.Dataset` of generated rows in `folder`, made once; the folder's name is its fingerprint.
-
-    An error that a user can fix is raised as it is.
-    """
+    """A `datasets.Dataset` of generated rows in `folder`, made once; the folder's name is its fingerprint."""
     from datasets import Dataset
     from datasets.exceptions import DatasetGenerationError
 
-    def rows() -> Iterator[dict[str, Any]]:
-        yield from generate()
-
     try:
-        return Dataset.from_generator(rows, cache_dir=str(folder), fingerprint=folder.name)
+        return Dataset.from_generator(lambda: iter(generate()), cache_dir=str(folder), fingerprint=folder.name)
     except DatasetGenerationError as error:
         raise (error.__cause__ if isinstance(error.__cause__, UserError | OSError) else error) from None
 
@@ -179,3 +185,64 @@ def _generate(tokenizer: Any, settings: Supervised, file: Path) -> Iterator[dict
     if not weights:
         raise UserError("every row has the weight 0: there is nothing to train on")
     yield {**idle, **({"weight": 0.0, "share": 0.0} if settings.weighting else {})}
+
+
+def read_pairs(path: str, system: str | None = None) -> Iterator[Example | Dropped]:
+    """The pairs of a file or of a Hub dataset; rows that are none, as Dropped. Raises UserError if it has no pair.
+
+    A prompt without a system message gets `system`, unless that is None or empty.
+    """
+    file = Path(path).expanduser()
+    if not file.exists() and path.count("/") == 1 and not path.startswith((".", "/", "~")):
+        name, _, split = path.partition(":")
+        raws = hub_rows(name, None, split or "train", None)
+    elif not file.exists():
+        raise UserError(f"no such file '{path}'. Curate first, or give another path as data")
+    else:
+        raws = read_rows(str(file))
+    count = 0
+    for number, value in raws:
+        row = replace(value, file=path, row=number) if isinstance(value, Dropped) else _read_pair(value, number, path)
+        if isinstance(row, Example):
+            count += 1
+            if system and row.prompt[0]["role"] != "system":
+                row = replace(row, prompt=(Message(role="system", content=system), *row.prompt))
+        yield row
+    if not count:
+        raise UserError(f"{path} has no pair: rows need prompt, chosen and rejected, or this toolkit's own columns")
+
+
+def _read_pair(value: Any, number: int, path: str) -> Example | Dropped:
+    try:
+        if not isinstance(value, Mapping):
+            raise TypeError("the row is no object")
+        row = Example.from_json(value) if "completion" in value else _from_trl(value, number)
+        sides, reason, detail = {row.completion.strip(), row.rejected.strip()}, "", ""
+        if "" in sides or len(sides) == 1:
+            reason = "one side is empty" if "" in sides else "both sides are the same"
+    except (KeyError, TypeError, ValueError) as error:
+        reason, detail = "not a pair", f"{type(error).__name__}: {error}"
+    return Dropped(f"row {number}", "train", reason, detail, file=path, row=number, data=value) if reason else row
+
+
+def _from_trl(value: Mapping[str, Any], number: int) -> Example:
+    """A row of TRL's format. Raises ValueError, TypeError or KeyError for one that is not a pair."""
+    chosen, rejected, prompt = value["chosen"], value["rejected"], value.get("prompt")
+    name = str(value.get("id") or number)
+    if isinstance(chosen, str):
+        if not isinstance(prompt, str) or not isinstance(rejected, str):
+            raise ValueError("prompt, chosen and rejected must all be texts, or all messages")
+        return Example(name, (Message(role="user", content=prompt),), "", chosen, rejected)
+    ours, theirs = _messages(chosen), _messages(rejected)
+    if not ours or not theirs or {ours[-1]["role"], theirs[-1]["role"]} != {"assistant"}:
+        raise ValueError("chosen and rejected must end with the assistant's message")
+    if ours[:-1] != theirs[:-1]:
+        raise ValueError("chosen and rejected answer different prompts")
+    whole = (*(() if isinstance(prompt, str) else _messages(prompt or ())), *ours[:-1])
+    if not whole:
+        raise ValueError("there is no prompt")
+    return Example(name, whole, "", ours[-1]["content"], theirs[-1]["content"])
+
+
+def _messages(turns: Iterable[Any]) -> tuple[Message, ...]:
+    return tuple(Message(role=str(m["role"]), content=str(m["content"])) for m in turns)

@@ -60,7 +60,7 @@ class Training:
     lora: dict[str, Any] | None = None  # arguments of peft.LoraConfig; None trains all weights
     merge_adapter: bool = True  # also saves the base model with the adapter added to it
     devices: Devices = "all"  # visible GPUs to use; on CPUs the number of processes
-    sharding: str = "ddp"  # see training/sharding.py
+    sharding: str = "ddp"  # see training/launch.py
     attention: str = "auto"  # see training/attention.py
     keep_checkpoints: bool = False  # after the training is finished
     controls: tuple[str, ...] = ()  # of the curation's control sets, trained before in the same way into out/<name>

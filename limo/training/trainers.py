@@ -29,8 +29,7 @@ SMALL = 4096  # positions times rows whose logits may be held at once on a CPU (
 class Steps(BatchRebalanceSampler):  # type: ignore[misc]
     """The forward passes of this rank, step by step; transformers uses a sampler of this class as a batch sampler.
 
-    `seen` returns the optimizer steps that are done, from which the epoch follows, so that a resumed run has the order
-    of one that was not stopped. Index `len(lengths)` is the row without labels.
+    The epoch follows from `seen`, the optimizer steps done. Index `len(lengths)` is the row without labels.
     """
 
     def __init__(self, settings: Supervised, lengths: Sequence[int], shape: Shape, seen: Callable[[], int]) -> None:
@@ -97,7 +96,7 @@ class FiniteTrainer:
     def _get_grad_norm(self, *args: Any, **rest: Any) -> Any:
         """The gradient norm, once in each step. Raises UserError on all ranks if it or a loss is not finite.
 
-        Under fp16 a gradient that overflows is usual: its step is skipped and the loss scale lowered.
+        Under fp16 a gradient that overflows is usual: its step is skipped.
         """
         norm = super()._get_grad_norm(*args, **rest)  # type: ignore[misc]
         fault = "the loss" if any_rank(not self.finite) else ""
@@ -114,10 +113,7 @@ class FiniteTrainer:
         return norm
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """TRL's. Raises UserError if the norm of a weight is not finite: such a model is never saved.
-
-        No step follows the last update, and a network may make a finite loss of weights of 1e30: it normalizes to 0.
-        """
+        """TRL's. A model with weights that are not finite is never saved: no step follows the last update."""
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         for name, weight in (trained if state_dict is None else state_dict).items():
             norm = torch.linalg.vector_norm(weight.detach(), dtype=torch.float32) if weight.is_floating_point() else 0.0
