@@ -74,6 +74,17 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     return _join_ids(tokenizer, pieces) + (completion_ids(tokenizer, text) if begun else [])
 
 
+def carry_opening(tokenizer: Any, messages: Sequence[Message], text: str) -> str:
+    """A model's text as a chain has it: with the opening think tag that its prompt ends with.
+
+    Templates of R1-Distill, QwQ and Qwen3.5 write `<think>` themselves, so that the model says only the closing tag.
+    """
+    if messages[-1]["role"] == "assistant" or _OPENS.match(text):
+        return text
+    opened = _OPENED.search(_split_prompt(tokenizer, messages)[-1])
+    return opened[0] + text if opened else text
+
+
 def completion_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a chain, without the end of the turn; control tokens in it stay ordinary characters.
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from limo.chat import prompt_ids, turn_end
+from limo.chat import CLOSE, OPEN, carry_opening, prompt_ids, turn_end
 from limo.data import content_id
 from limo.engines.connection import Connection, Keys, Reply, ServerError, check_address, context_room, describe
 from limo.engines.local import LocalServer, command_line, find_program
@@ -251,7 +251,7 @@ class _Client:
             try:
                 async with asyncio.timeout(engine.timeout):
                     reply = await address.connection.ask(body, self.limit)
-                return self._accept(address, reply)
+                return self._accept(address, reply, request)
             except Exception as error:  # noqa: BLE001 - any failure of one reply is that request's, never the run's
                 failure, avoid = error, address
             finally:
@@ -277,7 +277,7 @@ class _Client:
             await asyncio.sleep(min(max(0.0, min(a.resting_until for a in usable) - now), 1.0) + 0.001)
         raise self.over
 
-    def _accept(self, address: _Address, reply: Reply) -> Completion:
+    def _accept(self, address: _Address, reply: Reply, request: Request) -> Completion:
         address.failures, self.refused_in_a_row = 0, 0
         address.answered += 1
         self.last_answer = time.monotonic()
@@ -292,6 +292,10 @@ class _Client:
         if ends := [text.find(stop) for stop in sampling.stop if stop in text]:
             text, finish = text[: min(ends)], "stop"
         tokens = count_tokens(text, reply.completion_tokens, finish, sampling.max_tokens)
+        if engine.send == "tokens":
+            text = carry_opening(engine._tokenizer, request.prompt, text)
+        elif CLOSE in text and OPEN not in text:  # the server's template has opened it
+            text = f"{OPEN}\n{text}"
         self.faults["missing or absurd token counts, estimated"] += tokens != reply.completion_tokens
         return Completion(text, tokens, finish)
 

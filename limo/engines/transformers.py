@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from limo.chat import prompt_ids, turn_end
+from limo.chat import carry_opening, prompt_ids, turn_end
 from limo.engines.protocol import Completion, Finish, Request, Sampling, Take, loading, random_key, refuse
 from limo.errors import UserError
 from limo.model import fingerprint, load, model_folder
@@ -119,7 +119,8 @@ class _Decoder:
             for row in started or self.rows:
                 if row.finish and not row.sent:
                     row.sent = True
-                    yield row.request, Completion(row.text, len(row.ids), row.finish)
+                    text = carry_opening(self.tokenizer, row.request.prompt, row.text)
+                    yield row.request, Completion(text, len(row.ids), row.finish)
 
     def _encoded(self, asked: Sequence[Request]) -> tuple[list[_Row], list[tuple[Request, Completion]]]:
         """New rows, and the requests whose prompts leave no room."""
