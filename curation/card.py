@@ -96,7 +96,9 @@ def tabulate_funnel(funnel: Sequence[Mapping[str, Any]]) -> Table:
         if line.get("spared"):
             dropped.append(f"{line['spared']:,} attempts not needed")
         tokens = [f"{line['tokens']:,}"] if line["tokens"] else []
+        tokens += [f"{line['asked']:,} in"] if line.get("asked") else []
         tokens += [f"{line['found_tokens']:,} known"] if line.get("found_tokens") else []
+        tokens += [f"${line['dollars']:,.2f}"] if line.get("dollars") else []
         counts = f"{line['in']:,}", f"{line['out']:,}"
         rows.append((line["stage"], *counts, ", ".join(dropped), " + ".join(tokens), f"{line['seconds']:.1f}"))
     return Table(("stage", "in", "out", "dropped", "tokens", "seconds"), rows, (1, 2, 4, 5), "Funnel")

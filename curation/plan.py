@@ -27,7 +27,7 @@ from curation.stages.choose import subsample
 from eval.compare import wilson
 from limo.command import command
 from limo.data import Dropped, Example, Row, content_id
-from limo.engines.ledger import Spent, spent, within_budget
+from limo.engines.ledger import Limits, Spent, spent, within_budget
 from limo.engines.protocol import loading
 from limo.errors import UserError
 from limo.progress import say
@@ -35,7 +35,7 @@ from limo.recipe import bind, suggest
 from limo.tables import Table, print_table, terminal
 
 REVIVED = 8  # dropped rows that the pilot continues with where none survives
-HEAD = ("stage", "rows in", "samples", "not needed", "tokens", "hours", "$", "rows out", "pilot")
+HEAD = ("stage", "rows in", "samples", "not needed", "tokens in", "tokens out", "hours", "$", "rows out", "pilot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,11 @@ class Estimate:
     stage: str
     rows: tuple[float, float, float]  # that come in: low, expected, high
     samples: float  # that the expected rows need
-    tokens: float
+    tokens: float  # generated
+    asked: float  # tokens of prompts
     spared: float  # samples that early stopping saves
     hours: float | None  # of one GPU; None where no rate is known
+    dollars: float  # of engines with a price
     out: tuple[float, float, float]  # rows that stay
     survived: int  # of the pilot's rows
 
@@ -72,7 +74,7 @@ def plan(
             raise UserError(f"plan: there is no stage '{name}'{suggest(name, stages)}")
     free = dict(takewhile(lambda item: not about_node(item[1]).samples, stages.items()))
     budget, before = curate["budget"], Spent(**vars(spent))
-    with within_budget(str(folder.resolve()), budget["samples"], budget["tokens"]):
+    with within_budget(str(folder.resolve()), Limits(**budget)):
         start = run_first(curate, free)
         left = Rows(stage_file(folder, len(free), ["pool", *free][-1]))
         rows = [row for row in subsample(left, k=pilot, seed=seed) if isinstance(row, Example)]
@@ -114,7 +116,11 @@ def _estimate(
             min(expected[2] * high, most),
         )
         samples = (paid.sampled + paid.found) * scale
-        yield Estimate(name, expected, samples, tokens, paid.spared * scale, hours, out, len(stayed))
+        # What the ledger had costs as much as what was paid for now
+        share_paid = paid.sampled / max(paid.sampled + paid.found, 1)
+        asked, dollars = (value * scale / max(share_paid, 1e-9) for value in (paid.asked, paid.dollars))
+        spared = paid.spared * scale
+        yield Estimate(name, expected, samples, tokens, asked, spared, hours, dollars, out, len(stayed))
         expected, rows = out, stayed or _revive(yielded)
 
 
@@ -126,9 +132,12 @@ def _revive(yielded: list[Row]) -> list[Example]:
     return [Example.from_json(row.data) for row in sorted(dropped, key=lambda row: content_id(row.id))[:REVIVED]]
 
 
-def _print(folder: Path, found: list[Estimate], start: int, pilot: int, paid: Spent, dollars: float) -> None:
-    def cost(hours: float | None) -> tuple[str, str]:
-        return ("unknown", "unknown") if hours is None else (f"{hours:,.2f}", f"{hours * dollars:,.2f}")
+def _print(folder: Path, found: list[Estimate], start: int, pilot: int, paid: Spent, rate: float) -> None:
+    def cost(hours: float | None, dollars: float) -> tuple[str, str]:
+        """Hours and dollars: by the price of the tokens, or else by that of a GPU's hour."""
+        if dollars:
+            return "", f"{dollars:,.2f}"
+        return ("unknown", "unknown") if hours is None else (f"{hours:,.2f}", f"{hours * rate:,.2f}")
 
     rows = [
         (
@@ -136,15 +145,18 @@ def _print(folder: Path, found: list[Estimate], start: int, pilot: int, paid: Sp
             f"{e.rows[1]:,.0f}",
             f"{e.samples:,.0f}",
             f"{e.spared:,.0f}" if e.spared else "",
+            f"{e.asked:,.0f}",
             f"{e.tokens:,.0f}",
-            *cost(e.hours),
+            *cost(e.hours, e.dollars),
             f"{e.out[1]:,.0f} ({e.out[0]:,.0f} to {e.out[2]:,.0f})",
             e.survived,
         )
         for e in found
     ]
-    samples, tokens = f"{sum(e.samples for e in found):,.0f}", f"{sum(e.tokens for e in found):,.0f}"
-    together = ("together", "", samples, "", tokens, *cost(sum(e.hours or 0 for e in found)), "", "")
+    samples, asked, tokens = (f"{sum(getattr(e, name) for e in found):,.0f}" for name in ("samples", "asked", "tokens"))
+    hours = [0.0 if e.dollars else e.hours or 0.0 for e in found]
+    dollars = sum(e.dollars or h * rate for e, h in zip(found, hours, strict=True))
+    together = ("together", "", samples, "", asked, tokens, f"{sum(hours):,.2f}", f"{dollars:,.2f}", "", "")
     title = f"{folder.name}: {start:,} problems reach the first stage that samples"
     print_table(Table(HEAD, [*rows, together], range(1, len(HEAD)), title), terminal(130))
     terminal(130).print(
@@ -154,7 +166,7 @@ def _print(folder: Path, found: list[Estimate], start: int, pilot: int, paid: Sp
     )
 
 
-def _warnings(found: list[Estimate], budget: Mapping[str, int | None]) -> Iterator[str]:
+def _warnings(found: list[Estimate], budget: Mapping[str, float | None]) -> Iterator[str]:
     for e in found:
         if e.survived == 0:
             yield (
@@ -163,9 +175,8 @@ def _warnings(found: list[Estimate], budget: Mapping[str, int | None]) -> Iterat
             )
         if e.hours is None:
             yield f"The rate of '{e.stage}' is unknown, since all its samples were there: give plan.tokens_per_second."
-    needed = {"samples": sum(e.samples for e in found), "tokens": sum(e.tokens for e in found)}
-    for name, count in needed.items():
-        limit = budget[name]
+    for name in ("samples", "tokens", "dollars", "hours"):
+        limit, count = budget.get(name), sum(getattr(e, name) or 0 for e in found)
         if limit is not None and count > limit:
             yield f"The budget of {limit:,} {name} would be used up: curate needs about {count:,.0f}."
 

@@ -17,7 +17,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,7 @@ from curation.stage import about_node, check_stages, in_order, take
 from curation.stages.pairs import pair_with_dropped
 from limo.command import command
 from limo.data import Dropped, Example, Row, content_id, dump, parsed, replacing, write_jsonl, write_parquet
-from limo.engines.ledger import Spent, spent, within_budget
+from limo.engines.ledger import Limits, Spent, spent, within_budget
 from limo.errors import UserError
 from limo.files import shortened
 from limo.progress import clock, progress, say
@@ -43,14 +43,6 @@ from limo.tables import format_metric, print_table, terminal
 
 BY_HAND = "by_hand"  # the stage that drops what a person has marked
 DOUBTS = {b"suspect reference", b"same problem, another answer"}  # reasons that a person should look into
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a run may pay for, all its restarts together; None is no limit."""
-
-    samples: int | None
-    tokens: int | None
 
 
 def curate(
@@ -72,9 +64,9 @@ def curate(
     Args: `system` message of every prompt, `pool` of source nodes by name, `stages` of stage nodes by name, `order` of
     all their names (None: as they stand), `controls` to make beside the curated set, `pairs` for preference training
     (`curation/stages/pairs.py`), `exclude` a file of ids of chains that a person has marked, which are dropped before
-    the choice (a finished run chooses again), `budget` of samples and tokens, at which the run stops; what was paid for
-    is kept, and a larger budget resumes; `on` a node of `curation.runner.RayData`, null for this machine, which changes
-    no result; `per_row` settings of `curation.runner.PerRow`, what a row may take in a stage before it is dropped.
+    the choice (a finished run chooses again), `budget` limits, at which the run stops; what was paid for is kept, and a
+    larger budget resumes; `on` a node of `curation.runner.RayData`, null for this machine, which changes no result;
+    `per_row` settings of `curation.runner.PerRow`, what a row may take in a stage before it is dropped.
     Raises UserError for wrong settings, unreadable sources, or if no row is left.
     """
     folder, stages = Path(out), in_order(stages, order)
@@ -94,7 +86,7 @@ def curate(
         names.insert(names.index(controls.source), BY_HAND)
         stages = {name: node if name == BY_HAND else stages[name] for name in names}
     files = input_files(settings)
-    paying = within_budget(str(folder.resolve()), budget.samples, budget.tokens)
+    paying = within_budget(str(folder.resolve()), budget)
     with (
         paying,
         lock_run(folder / "work", "curating"),

@@ -181,7 +181,12 @@ def load_or_make(
                 lines.writelines(map(dump, rows))
             took = spent.since(before)
             step.outputs, step.tokens = [file], took.tokens
-            step.results = {what: count, "found_in_ledger": took.found}
+            step.results = {
+                what: count,
+                "found_in_ledger": took.found,
+                "prompt_tokens": took.asked,
+                "dollars": took.dollars,
+            }
             if took.found:
                 say(f"{took.found} of these completions were in the ledger")
     with file.open(encoding="utf-8") as lines:

@@ -21,7 +21,7 @@ from limo.machine import samples_folder
 from limo.tables import Table, print_table
 
 RANGES = 4096  # of names, read one by one: damage costs its own range
-Row = tuple[Any, ...]  # name, cap, text, tokens, finish, checksum
+Row = tuple[Any, ...]  # name, cap, text, tokens, finish, checksum, tokens of the prompt
 
 
 def list_models(folder: Path) -> Table:
@@ -93,7 +93,7 @@ def _add(target: Path, model: str | None, rows: Sequence[Row]) -> int:
         if model:
             store.execute("INSERT OR IGNORE INTO model VALUES (?)", (model,))
         before = store.total_changes
-        store.executemany("INSERT OR IGNORE INTO completion VALUES (?, ?, ?, ?, ?, ?)", rows)
+        store.executemany("INSERT OR IGNORE INTO completion VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         store.commit()
         return store.total_changes - before
 

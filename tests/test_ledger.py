@@ -14,8 +14,8 @@ from subprocess import CompletedProcess
 import pytest
 
 from limo.data import chat
-from limo.engines.ledger import Cached, spent, within_budget
-from limo.engines.protocol import Completion, Request, Sampling, Scripted, sample, taker
+from limo.engines.ledger import Cached, Limits, Spent, spent, within_budget
+from limo.engines.protocol import Completion, Price, Request, Sampling, Scripted, sample, taker
 from limo.errors import UserError
 from limo.ledgers import list_models, salvage
 from tests.conftest import ROOT
@@ -178,7 +178,7 @@ def test_a_ledger_of_another_format_is_one_line(tmp_path: Path) -> None:
     path = fill(tmp_path, 2)
     with closing(sqlite3.connect(path)) as store:
         store.execute("PRAGMA user_version = 1")
-    with pytest.raises(UserError, match="is a ledger of format 1, this version reads 2"):
+    with pytest.raises(UserError, match="is a ledger of format 1, this version reads 3"):
         sample(Cached(Scripted(lambda q, i: q), tmp_path), [chat("1")], GREEDY)
 
 
@@ -212,20 +212,40 @@ def test_a_run_stops_at_its_budget_and_resumes_with_a_larger_one() -> None:
     inner = Scripted(lambda q, i: q, "budgeted", batch_size=3)
     prompts = [chat(f"{i} x") for i in range(10)]
     with (
-        within_budget("/runs/mine", 4, None),
+        within_budget("/runs/mine", Limits(4)),
         pytest.raises(UserError, match="budget of 4 samples is used up: 4 samples"),
     ):
         sample(Cached(inner), prompts, GREEDY)
     with (
-        within_budget("/runs/mine", 4, None),
+        within_budget("/runs/mine", Limits(4)),
         pytest.raises(UserError, match="used up"),
     ):  # a restart does not begin anew
         sample(Cached(inner), prompts, GREEDY)
     assert len(inner.asked) == 4, "a batch of three is cut to what is left"
     # What others have paid for costs nothing; each further sample takes 2 tokens, and may take 12
     used_up = r"25 tokens is used up: \d samples with 14 tokens.* next may take 12"
-    with within_budget("/runs/other", None, 25), pytest.raises(UserError, match=used_up):
+    with within_budget("/runs/other", Limits(tokens=25)), pytest.raises(UserError, match=used_up):
         sample(Cached(inner), [*prompts, *(chat(f"{i} y") for i in range(5))], GREEDY)
     assert len(inner.asked) == 4 + 7
-    with within_budget("/runs/mine", 11, 100):
+    with within_budget("/runs/mine", Limits(11, 100)):
         assert len(sample(Cached(inner), prompts, GREEDY)) == 10
+
+
+def test_a_budget_of_dollars_and_of_hours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Priced(Scripted):
+        price = Price(input=10_000.0, output=100_000.0)  # a cent a token of the prompt, ten a word that is said
+
+    monkeypatch.setattr("limo.engines.ledger.samples_folder", lambda: tmp_path)
+    engine = Cached(Priced(lambda question, index: "so it is"), tmp_path)
+    prompts, before = [chat(f"question number {i}") for i in range(9)], Spent(**vars(spent))
+    one = Sampling(n=1, temperature=1.0, top_p=1.0, max_tokens=4, seed=0)
+    with within_budget("/runs/priced", Limits(dollars=1.5)), pytest.raises(UserError, match=r"1\.5 dollars.*\$1\.32"):
+        sample(engine, prompts, one)
+    paid = spent.since(before)  # each 3 x 0.01 + 3 x 0.10; a fifth of four words would be over the limit
+    assert (paid.sampled, paid.asked, paid.tokens) == (4, 12, 12) and paid.dollars == pytest.approx(1.32)
+    with within_budget("/runs/priced", Limits(dollars=1.5)), pytest.raises(UserError, match="used up"):
+        sample(engine, prompts, one)  # over all restarts
+    assert spent.since(before).sampled == 4
+    slow = Cached(Scripted(lambda question, index: time.sleep(0.02) or "so"), tmp_path)
+    with within_budget("/runs/slow", Limits(hours=0.05 / 3600)), pytest.raises(UserError, match="hours is used up"):
+        sample(slow, prompts, one)

@@ -65,12 +65,24 @@ def _funnel_table(curated: Curated) -> Table:
             f"{count:,}" if count else "",
             ", ".join(f"{reason}: {n:,}" for reason, n in line["reasons"].items()),
             f"{line['tokens']:,}" if line["tokens"] else "",
+            f"{line['asked']:,}" if line.get("asked") else "",
+            f"{line['dollars']:,.2f}" if line.get("dollars") else "",
             f"{line['seconds']:.1f}",
         )
         for line, count in zip_longest(curated.funnel, curated.problems)
     ]
-    head = ("stage", "rows in", "rows out", "problems", "dropped because", "tokens sampled", "seconds")
-    return Table(head, rows, (1, 2, 3, 5, 6))
+    head = (
+        "stage",
+        "rows in",
+        "rows out",
+        "problems",
+        "dropped because",
+        "tokens sampled",
+        "tokens of prompts",
+        "$",
+        "seconds",
+    )
+    return Table(head, rows, (1, 2, 3, 5, 6, 7, 8))
 
 
 def chosen_section(curated: Curated) -> str:

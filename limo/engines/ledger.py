@@ -24,19 +24,20 @@ from pathlib import Path
 from typing import IO
 
 from limo.data import content_id
-from limo.engines.protocol import Completion, Engine, Request, Sampling, Take
+from limo.engines.protocol import FREE, Completion, Engine, Price, Request, Sampling, Take
 from limo.errors import UserError
 from limo.machine import samples_folder
 
-FORMAT = 2  # PRAGMA user_version of a ledger
+FORMAT = 3  # PRAGMA user_version of a ledger
 # One name may hold several completions: a finished one, and one cut off at each `cap` tried before
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS completion (
     name BLOB NOT NULL, cap INTEGER NOT NULL, text BLOB NOT NULL, tokens INTEGER NOT NULL, finish TEXT NOT NULL,
-    checksum INTEGER NOT NULL, PRIMARY KEY (name, cap)) WITHOUT ROWID;
+    checksum INTEGER NOT NULL, asked INTEGER NOT NULL, PRIMARY KEY (name, cap)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS model (fingerprint TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS named (fingerprint TEXT, name TEXT, PRIMARY KEY (fingerprint, name)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS paid (run TEXT PRIMARY KEY, samples INTEGER NOT NULL, tokens INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS paid (run TEXT PRIMARY KEY, samples INTEGER NOT NULL, tokens INTEGER NOT NULL,
+    dollars REAL NOT NULL, seconds REAL NOT NULL) WITHOUT ROWID;
 """
 # SQLite's names of errors that a user can fix. A file-size limit and some network disks show as failed writes
 USER_ERRORS = {
@@ -57,6 +58,8 @@ class Spent:
 
     sampled: int = 0  # completions paid for
     tokens: int = 0  # of these
+    asked: int = 0  # tokens of their prompts
+    dollars: float = 0.0  # for both, where the engine has a price
     found: int = 0  # completions that the ledger had
     found_tokens: int = 0  # of these
     spared: int = 0  # completions that were not needed, since the decision was certain before
@@ -70,32 +73,52 @@ spent = Spent()
 counted: set[bytes] | None = None  # names so far, where each sample is to be counted once
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may pay for, all its restarts together; None is no limit."""
+
+    samples: int | None = None
+    tokens: int | None = None  # generated
+    dollars: float | None = None  # of engines with a price
+    hours: float | None = None  # of sampling; samples under way are finished
+
+
 @dataclass
 class Budget:
-    """What a run may pay for, over all its restarts; None is no limit."""
+    """What a run has paid for, and what it still may."""
 
     run: str = ""
-    samples: int | None = None
-    tokens: int | None = None
-    paid_samples: int = 0
-    paid_tokens: int = 0
+    limits: Limits = Limits()
+    samples: int = 0
+    tokens: int = 0
+    dollars: float = 0.0
+    seconds: float = 0.0
+    longest: int = 0  # tokens of a prompt so far
     running: int = 0  # samples begun
 
-    def room(self, max_tokens: int) -> int:
-        """How many more samples may be begun, each of which may take `max_tokens`. The limits are never exceeded."""
-        left = float("inf")
-        if self.samples is not None:
-            left = self.samples - self.paid_samples - self.running
-        if self.tokens is not None:
-            left = min(left, (self.tokens - self.paid_tokens) // max_tokens - self.running)
+    def room(self, max_tokens: int, price: Price) -> int:
+        """How many more samples may be begun, each of which may take `max_tokens`. The limits are never exceeded.
+
+        Of dollars as far as prompts are no longer than those so far.
+        """
+        limits, left = self.limits, float("inf")
+        if limits.samples is not None:
+            left = limits.samples - self.samples - self.running
+        if limits.tokens is not None:
+            left = min(left, (limits.tokens - self.tokens) // max_tokens - self.running)
+        if limits.dollars is not None and (each := price.of(self.longest, max_tokens)):
+            left = min(left, (limits.dollars - self.dollars) // each - self.running)
+        if limits.hours is not None and self.seconds >= 3600 * limits.hours:
+            left = 0
         return int(max(0, min(left, 2**31)))
 
     def explain(self, sampling: Sampling) -> str:
         """The error of a run whose budget does not allow another sample."""
-        limits = [f"{n:,} {what}" for n, what in ((self.samples, "samples"), (self.tokens, "tokens")) if n is not None]
+        limits = [f"{value:,} {what}" for what, value in asdict(self.limits).items() if value is not None]
+        cost = f", ${self.dollars:,.2f}" if self.dollars else ""
         return (
-            f"the run's budget of {' and '.join(limits)} is used up: {self.paid_samples:,} samples with "
-            f"{self.paid_tokens:,} tokens are paid for and kept, and the next may take {sampling.max_tokens:,}. "
+            f"the run's budget of {' and '.join(limits)} is used up: {self.samples:,} samples with "
+            f"{self.tokens:,} tokens{cost} are paid for and kept, and the next may take {sampling.max_tokens:,}. "
             "To resume, raise curate.budget"
         )
 
@@ -104,15 +127,15 @@ budget = Budget()
 
 
 @contextmanager
-def within_budget(run: str, samples: int | None, tokens: int | None) -> Iterator[None]:
-    """Count what is paid for in the block for `run`, and begin no more than these completions and tokens."""
+def within_budget(run: str, limits: Limits) -> Iterator[None]:
+    """Count what is paid for in the block for `run`, and begin nothing beyond these limits."""
     global budget, counted
-    budget = Budget(run, samples, tokens)
+    budget = Budget(run, limits)
     for path in sorted(samples_folder().glob("*.sqlite")):
         with explain_errors(path), closing(open_ledger(path)) as store:
-            row = store.execute("SELECT samples, tokens FROM paid WHERE run = ?", (run,)).fetchone()
-            budget.paid_samples += row[0] if row else 0
-            budget.paid_tokens += row[1] if row else 0
+            known = store.execute("SELECT samples, tokens, dollars, seconds FROM paid WHERE run = ?", (run,)).fetchone()
+            for name, value in zip(("samples", "tokens", "dollars", "seconds"), known or (), strict=False):
+                setattr(budget, name, getattr(budget, name) + value)
     try:
         yield
     finally:
@@ -154,7 +177,7 @@ class Cached:
             name = str(getattr(self.engine, "model", ""))  # as the recipe has it: one content may have several
             store.execute("INSERT OR IGNORE INTO named VALUES (?, ?)", (self.fingerprint, name))
             store.commit()
-            session = _Session(store, path, take, sampling)
+            session = _Session(store, path, take, sampling, getattr(self.engine, "price", FREE))
             try:
                 yield from self._complete(session, sampling)
             finally:
@@ -188,12 +211,14 @@ class _Session:
     path: Path
     take: Take
     sampling: Sampling
+    price: Price
     known: deque[tuple[Request, Completion]] = field(default_factory=deque)
     held: deque[Request] = field(default_factory=deque)
     elsewhere: dict[bytes, Request] = field(default_factory=dict)  # claimed by another process
     begun: dict[bytes, list[Request]] = field(default_factory=dict)  # by name, with those that wait for the same
     running: int = 0
     looked: float = 0.0
+    timed: float = field(default_factory=time.monotonic)  # up to when the run's seconds are counted
 
     def take_missing(self, room: int) -> list[Request]:
         """Up to `room` requests that the ledger lacks, as far as the budget goes."""
@@ -208,7 +233,7 @@ class _Session:
                 else:
                     self.begun[name] = []
                     self.held.append(request)
-        started = self._start(min(room, budget.room(self.sampling.max_tokens))) if self.held else []
+        started = self._start(min(room, budget.room(self.sampling.max_tokens, self.price))) if self.held else []
         self.running += len(started)
         budget.running += len(started)
         return started
@@ -272,30 +297,39 @@ class _Session:
 
         One that was cut off before its limit has filled the model's context, and no larger limit changes that.
         """
-        for cap, text, tokens, finish, check in self.store.execute(
-            "SELECT cap, text, tokens, finish, checksum FROM completion WHERE name = ?", (name,)
+        for cap, text, tokens, finish, check, asked in self.store.execute(
+            "SELECT cap, text, tokens, finish, checksum, asked FROM completion WHERE name = ?", (name,)
         ):
             if check != checksum(name, cap, text, tokens, finish):
                 raise UserError(f"{self.path} is damaged; limo ledgers salvage keeps every sample that is whole")
             ended = finish == "stop" or tokens < cap
             if cap == self.sampling.max_tokens or (ended and tokens <= self.sampling.max_tokens):
                 _count_found(name, tokens)
-                return Completion(zlib.decompress(text).decode(), tokens, finish)
+                return Completion(zlib.decompress(text).decode(), tokens, finish, asked=asked)
         return None
 
     def _count_paid(self, name: bytes, completion: Completion) -> None:
+        dollars = self.price.of(completion.asked, completion.tokens)
+        now = time.monotonic()
+        seconds, self.timed = now - self.timed, now
         if budget.run:
             self.store.execute(
-                "INSERT INTO paid VALUES (?, 1, ?) ON CONFLICT (run) DO UPDATE SET samples = samples + 1, "
-                "tokens = tokens + excluded.tokens",
-                (budget.run, completion.tokens),
+                "INSERT INTO paid VALUES (?, 1, ?, ?, ?) ON CONFLICT (run) DO UPDATE SET samples = samples + 1, "
+                "tokens = tokens + excluded.tokens, dollars = dollars + excluded.dollars, "
+                "seconds = seconds + excluded.seconds",
+                (budget.run, completion.tokens, dollars, seconds),
             )
         spent.sampled += 1
         spent.tokens += completion.tokens
+        spent.asked += completion.asked
+        spent.dollars += dollars
         if counted is not None:
             counted.add(name)
-        budget.paid_samples += 1
-        budget.paid_tokens += completion.tokens
+        budget.samples += 1
+        budget.tokens += completion.tokens
+        budget.dollars += dollars
+        budget.seconds += seconds
+        budget.longest = max(budget.longest, completion.asked)
 
 
 @cache
@@ -359,7 +393,8 @@ def keep(store: sqlite3.Connection, name: bytes, cap: int, completion: Completio
     """Add a completion to a ledger; the caller commits."""
     text = zlib.compress(completion.text.encode("utf-8", "replace"))
     row = (name, cap, text, completion.tokens, completion.finish)
-    store.execute("INSERT OR IGNORE INTO completion VALUES (?, ?, ?, ?, ?, ?)", (*row, checksum(*row)))
+    values = (*row, checksum(*row), completion.asked)
+    store.execute("INSERT OR IGNORE INTO completion VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
 
 def _count_found(name: bytes, tokens: int) -> None:

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
 from limo.data import Message, content_id
@@ -82,6 +82,22 @@ class Completion:
     tokens: int  # generated, the end token included
     finish: Finish  # "length": cut off, never to be mistaken for a finished one; "refused": not sampled at all
     why: str = ""  # of a refusal: the prompt does not fit, the server would not answer it
+    asked: int = field(default=0, compare=False)  # tokens of the prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a provider charges, in dollars for a million tokens."""
+
+    input: float = 0.0
+    output: float = 0.0
+
+    def of(self, asked: int, generated: int) -> float:
+        """Dollars for prompts of `asked` tokens and completions of `generated` ones."""
+        return (asked * self.input + generated * self.output) / 1e6
+
+
+FREE = Price()  # of an engine on one's own machine: its hours are what it costs
 
 
 def refuse(why: str) -> Completion:
@@ -215,5 +231,5 @@ class Scripted:
             answer = answer[: min(ends)]
         words = answer.split(" ")
         if len(words) <= sampling.max_tokens:
-            return Completion(answer, len(words), "stop")
-        return Completion(" ".join(words[: sampling.max_tokens]), sampling.max_tokens, "length")
+            return Completion(answer, len(words), "stop", asked=asked)
+        return Completion(" ".join(words[: sampling.max_tokens]), sampling.max_tokens, "length", asked=asked)

@@ -28,7 +28,7 @@ from limo.chat import CLOSE, OPEN, carry_opening, prompt_ids, turn_end
 from limo.data import content_id
 from limo.engines.connection import Connection, Keys, Reply, ServerError, check_address, context_room, describe
 from limo.engines.local import LocalServer, command_line, find_program
-from limo.engines.protocol import Completion, Finish, Request, Sampling, Take, loading, random_key, refuse
+from limo.engines.protocol import FREE, Completion, Finish, Price, Request, Sampling, Take, loading, random_key, refuse
 from limo.errors import UserError
 from limo.model import fingerprint, load_tokenizer, model_folder, tokenizer_folder
 from limo.progress import clock, say
@@ -70,6 +70,7 @@ class ServerEngine:
     patience: float = 300.0  # seconds for which all servers may fail
     backoff: float = 1.0  # seconds after the first failure, doubled each time
     extra: dict[str, Any] = field(default_factory=dict)  # further fields of every request; null leaves one out
+    price: Price = FREE  # of a provider's tokens
 
     def __post_init__(self) -> None:
         for name in ("concurrency", "timeout", "tries", "patience", "tensor_parallel", "data_parallel"):
@@ -297,7 +298,8 @@ class _Client:
         elif CLOSE in text and OPEN not in text:  # the server's template has opened it
             text = f"{OPEN}\n{text}"
         self.faults["missing or absurd token counts, estimated"] += tokens != reply.completion_tokens
-        return Completion(text, tokens, finish)
+        said = sum(len(message["content"].encode("utf-8", "replace")) for message in request.prompt)
+        return Completion(text, tokens, finish, asked=reply.prompt_tokens or said // 4)  # four bytes a token
 
     def _decide(self, address: _Address, body: dict[str, Any], failure: Exception) -> Completion | None:
         """Record a failure. Returns the refusal if no retry can help; None to try again."""

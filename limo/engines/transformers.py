@@ -120,7 +120,7 @@ class _Decoder:
                 if row.finish and not row.sent:
                     row.sent = True
                     text = carry_opening(self.tokenizer, row.request.prompt, row.text)
-                    yield row.request, Completion(text, len(row.ids), row.finish)
+                    yield row.request, Completion(text, len(row.ids), row.finish, asked=len(row.prompt))
 
     def _encoded(self, asked: Sequence[Request]) -> tuple[list[_Row], list[tuple[Request, Completion]]]:
         """New rows, and the requests whose prompts leave no room."""
