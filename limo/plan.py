@@ -113,11 +113,13 @@ def plan(
     devices: list[int],
     gpus: dict[str, float],
     utilisation: float,
+    trainings: int = 1,
 ) -> dict[str, Any]:
     """Print what the section `train` would take on each of the GPUs, and return it as plain JSON.
 
     Args: `rows` of the set and `mean_tokens` of a row, null reads them from `train.data`; `devices` numbers of GPUs;
-    `gpus` dollars an hour by name; `utilisation` the share of the peak that training reaches.
+    `gpus` dollars an hour by name; `utilisation` the share of the peak that training reaches; `trainings` how many of
+    this size are made, as in a search for losses.
     """
     for name in gpus:
         if name not in GPUS:
@@ -137,10 +139,13 @@ def plan(
             memory, costs = count_memory(work, sharding, count), {}
             for name, price in gpus.items():
                 if memory["total"] <= ROOM * GPUS[name][0]:
-                    hours = seconds_per_step(work, count * GPUS[name][1] * utilisation) * work.steps / 3600
+                    hours = seconds_per_step(work, count * GPUS[name][1] * utilisation) * work.steps * trainings / 3600
                     costs[name] = {"hours": hours, "dollars": hours * count * price}
             found.append({"sharding": sharding, "devices": count, **memory, "costs": costs})
-    model, data = {"name": settings.model, **asdict(work.size)}, {**asdict(work.data), "steps": work.steps}
+    model, data = (
+        {"name": settings.model, **asdict(work.size)},
+        {**asdict(work.data), "steps": work.steps, "trainings": trainings},
+    )
     result = {"model": model, "data": data, "settings": found, "recommendation": recommend(found)}
     show(result, gpus)
     return result
@@ -307,6 +312,7 @@ def show(found: Mapping[str, Any], gpus: Mapping[str, float]) -> None:
     say(
         f"{model['name']}: {model['parameters'] / 1e9:,.3g} B parameters, {model['trainable'] / 1e9:,.3g} B trained. "
         f"{data['rows']:,} rows of {data['mean']:,.0f} tokens on average, {data['steps']:,} steps"
+        + (f", {data['trainings']} times" if data["trainings"] > 1 else "")
     )
     title = "GB on each GPU, hours and dollars where that fits"
     print_table(Table((*head, *gpus), rows, numbers=range(1, len(head) + len(gpus)), title=title), terminal(160))
