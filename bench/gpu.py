@@ -83,7 +83,7 @@ def list_steps(folder: Path, serve_python: str, tiny: str) -> list[Step]:
         "recipe=sft",
         runs,
         f"train.data={folder}/rows.jsonl",
-        "train.args.max_steps=4",
+        "+train.args.max_steps=4",
     ]
     train += ["train.args.logging_steps=1", "train.args.learning_rate=1e-5", *([f"student={tiny}"] if tiny else [])]
     for kind in ("ddp", "zero3") if tiny else ("ddp", "zero3", "fsdp2"):

@@ -100,7 +100,10 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
 
 
 def template_text(tokenizer: Any, messages: Sequence[Any], ask: bool = True) -> str:
-    """The text that the chat template renders; with `ask`, up to the start of the assistant's turn."""
+    """The text that the chat template renders; with `ask`, up to the start of the assistant's turn.
+
+    Raises UserError if the template refuses them.
+    """
     from jinja2 import TemplateError
 
     try:
@@ -162,6 +165,7 @@ def set_template(tokenizer: Any, template: str | None) -> None:
     """Choose the chat template: None keeps the tokenizer's own, "chatml" is plain ChatML, else a .jinja file.
 
     ChatML begins with the BOS token if the tokenizer puts one before every text.
+    Raises UserError if there is no such template.
     """
     from jinja2 import TemplateError, TemplateSyntaxError
 

@@ -138,7 +138,10 @@ def parse_row(line: bytes, where: str) -> Example:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[IO[str]]:
-    """Write a text file that appears under its name only once it is complete and on the disk."""
+    """Write a text file that appears under its name only once it is complete and on the disk.
+
+    Raises UserError if the disk is full, or may not be written.
+    """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"'{path}' is a folder: name a file")

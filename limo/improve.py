@@ -50,6 +50,7 @@ def improve(
     Args: `student` is the first model; `boost` keys of `curate` and `train` that have other values before the first
     iteration, null for no boost; `train_from` is the model that each iteration trains: the first one, on this
     iteration's rows only, or the last one. The model that answers is always the last: collection is on-policy.
+    Raises UserError for settings that cannot be.
     """
     if iterations < 1:
         raise UserError(f"improve.iterations must be at least 1, not {iterations}")

@@ -107,7 +107,10 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def ledgers(words: list[str], *, into: Path | None = None) -> None:
-    """The command `limo ledgers`: shows what a folder holds; with `salvage` and paths, adds what those hold."""
+    """The command `limo ledgers`: shows what a folder holds; with `salvage` and paths, adds what those hold.
+
+    Raises UserError for other words.
+    """
     folder = into or samples_folder()
     if not words:
         print_table(list_models(folder))

@@ -30,7 +30,10 @@ REMEMBERED = 2**26  # bytes from which a file's hash is kept in the cache
 
 
 def model_folder(path: str) -> Path:
-    """The local folder of a model: as given, converted from the package, or downloaded from the Hub."""
+    """The local folder of a model: as given, converted from the package, or downloaded from the Hub.
+
+    Raises UserError if there is none.
+    """
     if path in EMBEDDED:
         return _embedded(path)
     if path.startswith("embedded:"):
@@ -148,7 +151,10 @@ def load(folder: Path, dtype: str) -> tuple[Any, Any]:
 
 
 def load_model(folder: Path, dtype: str, **more: Any) -> Any:
-    """The model of a folder, which may hold a LoRA adapter; `more` goes to `from_pretrained`."""
+    """The model of a folder, which may hold a LoRA adapter; `more` goes to `from_pretrained`.
+
+    Raises UserError if its files cannot be loaded.
+    """
     quiet_deepspeed()
     import torch
     from safetensors import SafetensorError

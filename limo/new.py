@@ -58,6 +58,7 @@ def make_recipe(
 
     `name` of the recipe and the run is the file's by default. `fields` say which column is what where that cannot be
     told, as in 'fields={problem: Aufgabe, answer: Ergebnis}'.
+    Raises UserError for a file without usable rows, or a name that is none.
     """
     name = name or re.sub(r"\W+", "_", Path(file).name.partition(".")[0]).strip("_") or "mine"
     if not re.fullmatch(r"[\w.-]+", name):

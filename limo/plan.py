@@ -120,6 +120,7 @@ def plan(
     Args: `rows` of the set and `mean_tokens` of a row, null reads them from `train.data`; `devices` numbers of GPUs;
     `gpus` dollars an hour by name; `utilisation` the share of the peak that training reaches; `trainings` how many of
     this size are made, as in a search for losses.
+    Raises UserError for numbers that cannot be.
     """
     for name in gpus:
         if name not in GPUS:
@@ -163,7 +164,10 @@ def recommend(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def measure_model(settings: Training) -> Size:
-    """Count a model's parameters from its config, with adapters where the recipe asks for them."""
+    """Count a model's parameters from its config, with adapters where the recipe asks for them.
+
+    Raises UserError if there is no such model.
+    """
     quiet_deepspeed()
     import torch
     from peft import get_peft_model
@@ -211,7 +215,10 @@ def measure_model(settings: Training) -> Size:
 
 
 def measure_data(settings: Training, rows: int | None, mean_tokens: float | None) -> Data:
-    """As given, or as `train.data` has them; rows that training would drop are not counted."""
+    """As given, or as `train.data` has them; rows that training would drop are not counted.
+
+    Raises UserError if there is no data yet.
+    """
     if rows is not None and mean_tokens is not None:
         return Data(rows, mean_tokens, settings.max_length, mean_tokens)
     if not Path(settings.data).expanduser().exists():

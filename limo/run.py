@@ -125,7 +125,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def content_hash(path: Path) -> str:
-    """A hash of a file's bytes, of a model folder (`limo.model.fingerprint`), or of all files in another folder."""
+    """A hash of a file's bytes, of a model folder (`limo.model.fingerprint`), or of all files in another folder.
+
+    Raises UserError if there is nothing at the path.
+    """
     if path.is_dir():
         if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
             return fingerprint(path)
@@ -196,7 +199,10 @@ def remember_recipe(folder: Path, recipe: Mapping[str, Any], section: str) -> No
 
 
 def read_results(folder: Path, metric: str) -> float:
-    """A number in the results of a run: `train.last_loss` of manifest.json, `eval.accuracy.tuned.x.mean` of eval's."""
+    """A number in the results of a run: `train.last_loss` of manifest.json, `eval.accuracy.tuned.x.mean` of eval's.
+
+    Raises UserError if there is no such number.
+    """
     known: Any = {step: entry["results"] for step, entry in read_manifest(folder).items()}
     summary = folder / "eval" / "summary.json"
     if summary.is_file():

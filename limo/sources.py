@@ -105,6 +105,7 @@ def take_fraction(rows: Iterable[Row], name: str, fraction: float, licence: str)
     """The rows of a source, each with the source's `licence` in its notes; of a `fraction` below 1, only that share.
 
     Which rows are taken depends on their ids alone, so that a larger fraction takes the same and more.
+    Raises UserError for a fraction below 0 or above 1.
     """
     if not 0 < fraction <= 1:
         raise UserError(
@@ -157,6 +158,7 @@ def generate(
 
     `options` go to the generator; `templates`, for `gsm_symbolic`, are the template numbers to sample. `gsm_symbolic`
     brings chains; for `chain_sum` they are written line by line. A repeated problem is dropped.
+    Raises UserError for a generator or options that there are not.
     """
     with warnings.catch_warnings():  # of a library below it, when Python first compiles that
         warnings.simplefilter("ignore", SyntaxWarning)

@@ -347,7 +347,7 @@ def test_workers_end_with_their_parent_and_are_no_more_than_said(tmp_path: Path)
 
 
 def test_a_dead_or_late_worker_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "odd_processes.py").write_text(
+    (tmp_path / "odd_worker.py").write_text(
         "import os, time\nfrom limo.processes import serve\n"
         "def answer(q):\n    if q == 'die': os._exit(1)\n    if q == 'sleep': time.sleep(60)\n"
         "    end = time.process_time() + 0.2\n"

@@ -107,7 +107,7 @@ def test_right_beginnings_are_right_and_some_are_whole() -> None:
 
 
 def test_beginnings_that_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="no rule for mistakes of type 'QM'"):
+    with pytest.raises(UserError, match="no rule for a mistake of this type"):
         list(begun("w", "", source=SOURCE, types=["QM"], right=False, seed=0))
     with pytest.raises(UserError, match="types names none"):
         list(begun("w", "", source=SOURCE, types=[], right=False, seed=0))

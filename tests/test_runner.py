@@ -183,7 +183,7 @@ def test_mistakes_are_reported_before_the_pool_is_read(stages: dict[str, Any], s
         ("curation.stages.decontaminate.drop_overlap", "run", 1, "greater than or equal to 2"),
         ("curation.stages.flaws.plant_flaws", "shares", {"filler": 2}, "less than or equal to 1"),
         ("curation.stages.fit.add_fit", "batch_size", 0, "greater than 0"),
-        ("curation.stages.fit.add_fit", "scores", ["nlll"], "'nll', 'nll_inner', 'nll_local' or 'rsr'"),
+        ("curation.stages.fit.add_fit", "scores", ["nlll"], "'nll', 'nll_inner', 'nll_local', 'rsr' or 'ifd'"),
         ("curation.lemma.errors.mix", "student", 1.5, "less than or equal to 1"),
         ("curation.lemma.errors.inject", "per_problem", -1, "greater than or equal to 0"),
         ("curation.lemma.errors.correct", "strategies", ["fixed"], "'fix' or 'restart'"),
