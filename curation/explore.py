@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from curation.folder import Folder, read_folder
 from curation.stage import writes
 from curation.stages.score import score
-from eval.report.listed import score_parts
+from eval.report.listed import read_choice, score_parts
 from eval.view import serve
 from limo.data import Example, Row, parsed, read_jsonl, write_jsonl, write_parquet
 from limo.errors import UserError, visible
@@ -38,6 +38,11 @@ class Run(Folder):
     """A curation's folder and what it chose."""
 
     chosen: list[Example]
+
+    @property
+    def by(self) -> str:
+        """The number that its chains were chosen by."""
+        return read_choice(self.stages.values())[0]
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,8 @@ def show(rows: Sequence[Example], by: str = "", n: int = 10) -> Any:
 
     Raises UserError for a column that no row has.
     """
+    if not rows:
+        return Text("no row")
     frame, column = table(rows), by.removeprefix("-")
     if column and column not in frame.columns:
         raise UserError(f"no row has a column '{column}'{suggest(column, list(frame.columns))}")
@@ -129,12 +136,14 @@ def show(rows: Sequence[Example], by: str = "", n: int = 10) -> Any:
     return shown.style.format(escape="html", precision=3, na_rep="").set_properties(**left).hide(axis="index")
 
 
-def scatter(run: Run, x: str = "tokens", y: str = "score") -> Any:
+def scatter(run: Run, x: str = "characters", y: str = "") -> Any:
     """Two numbers of the candidates against each other, the chosen ones marked, as matplotlib axes.
 
+    `y` is the number that chains were chosen by unless another one is named.
     Raises UserError for a column that no row has.
     """
-    rows, chosen = table(candidates(run)), {row.id for row in run.chosen}
+    y, chosen = y or run.by, {row.id for row in run.chosen}
+    rows = table(candidates(run, next((name for name, node in run.stages.items() if node.get("by") == y), "")))
     for name in (x, y):
         if name not in rows.columns:
             raise UserError(f"no row has a column '{name}'{suggest(name, list(rows.columns))}")
@@ -205,12 +214,12 @@ def look(run: Run, row: Example | str) -> Text:
     return Text(visible(f"{row.id}\n\n{row.question}\n\n{row.completion}\n\nanswer {row.answer}\n{shares}"))
 
 
-def candidates(run: Run) -> list[Example]:
-    """The rows that the choice was made from, those that were not chosen included.
+def candidates(run: Run, stage: str = "") -> list[Example]:
+    """The rows that the choice was made from, those that were not chosen included; or those before another stage.
 
     Raises UserError for a run whose stages are gone.
     """
-    path = run.before(_choice(run))
+    path = run.before(stage or _choice(run))
     if not path.is_file():
         raise UserError(f"{path} is gone, from which the choice was made: run the curation again")
     return list(read_jsonl(path))
