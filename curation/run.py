@@ -107,6 +107,7 @@ def curate(
             step.results = {"funnel": funnel, "sets": sets}
             write_card(folder, funnel, sets)
     print_funnel(funnel)
+    print_shortfall(funnel, stages)
     print_warnings(folder, stages)
     return funnel
 
@@ -319,6 +320,20 @@ def print_funnel(funnel: list[dict[str, Any]]) -> None:
         if metrics := line.get("metrics"):
             named = ", ".join(f"{name} {format_metric(value)}" for name, value in metrics.items())
             console.print(f"{line['stage']}: {named}", markup=False)
+
+
+def print_shortfall(funnel: list[dict[str, Any]], stages: Mapping[str, Any]) -> None:
+    """Say where a stage that chooses has fewer rows than it was asked for, and what dropped the most before it."""
+    for at, line in enumerate(funnel):
+        asked = stages.get(line["stage"], {}).get("k")
+        if isinstance(asked, int) and line["out"] < asked and line["in"] < asked:
+            reasons = [
+                (count, before["stage"], why) for before in funnel[:at] for why, count in before["reasons"].items()
+            ]
+            most = "; most left at {1} ({2}: {0:,})".format(*max(reasons)) if reasons else ""
+            say(
+                f"{line['stage']}: {line['out']:,} of the {asked:,} asked for, since {line['in']:,} came that far{most}"
+            )
 
 
 if __name__ == "__main__":

@@ -47,8 +47,9 @@ def view(runs: list[str], port: int = 8600, bundle: str = "", open: bool = True)
         return
     try:
         server = serve(folders, port)
-    except OSError as error:
-        raise UserError(f"port {port} cannot be used: {error.strerror}. Choose another one: port={port + 1}") from None
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or "ports go from 0 to 65535"
+        raise UserError(f"port {port} cannot be used: {why}. Choose another one, such as port=8601") from None
     address = f"http://localhost:{server.server_address[1]}/"
     say(f"{address} shows {', '.join(folder.name for folder in folders)}. Ctrl-C ends it")
     if open:
@@ -62,7 +63,7 @@ def view(runs: list[str], port: int = 8600, bundle: str = "", open: bool = True)
 def find_runs(paths: Sequence[str]) -> list[Path]:
     """The runs of these folders, or inside of them. Raises UserError for a folder without one."""
     found = []
-    for path in map(Path, paths):
+    for path in map(Path, paths or ["runs"]):
         inside = [path] if _is_run(path) else [each for each in sorted(path.glob("*")) if _is_run(each)]
         if not inside:
             raise UserError(f"there is no run in '{path}'. limo curate recipe=demo makes one in runs/demo")
@@ -167,7 +168,12 @@ def serve(folders: Sequence[Path], port: int) -> ThreadingHTTPServer:
 
 
 def write_bundle(folders: Sequence[Path], out: Path) -> None:
-    """The page, its list and its rows as files, for a web server that knows nothing of runs."""
+    """The page, its list and its rows as files, for a web server that knows nothing of runs.
+
+    Raises UserError for a folder that holds other files.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / "blocks").is_dir():
+        raise UserError(f"bundle: '{out}' holds other files: name a new folder")
     desk = Desk(folders)
     listed, packer, written = desk.listed(), Packer(), 0
     (out / "blocks").mkdir(parents=True, exist_ok=True)

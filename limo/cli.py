@@ -72,7 +72,7 @@ def main() -> None:
         if name not in COMMANDS and name != "demo":
             raise UserError(f"there is no command '{name}'{suggest(name, [*COMMANDS, 'demo'])}")
     if name == "demo":  # a process each, since a training on several GPUs replaces its own
-        for command in DEMO:
+        for command in DEMO[:1] if {"-h", "--help"} & set(sys.argv) else DEMO:
             done = subprocess.run([sys.executable, sys.argv[0], command, "recipe=demo", *sys.argv[2:]])
             if done.returncode:
                 sys.exit(done.returncode)

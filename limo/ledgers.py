@@ -77,7 +77,7 @@ def _read(path: Path) -> tuple[str | None, list[Row]]:
         for first, end in zip(bounds, [*bounds[1:], b"\xff" * 17], strict=True):
             try:
                 for row in store.execute("SELECT * FROM completion WHERE name >= ? AND name < ?", (first, end)):
-                    rows.append(row)
+                    rows.append((*row, 0)[:7])  # older formats have no tokens of prompts
             except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 failure = sqlite3.DatabaseError(str(error))
                 if not rows and "no such table" in str(error):

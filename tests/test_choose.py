@@ -204,7 +204,7 @@ def test_the_card_is_one_the_hub_reads(tmp_path: Path) -> None:
     rows = [replace(r, source="gsm8k", notes={"licence": "MIT", "teacher": "own"}) for r in candidates()[:3]]
     write_jsonl(tmp_path / "curated.jsonl", rows)
     line = {"stage": "pool", "in": 1234, "out": 3, "reasons": {"no answer": 1231}, "tokens": 9, "seconds": 1.5}
-    line["metrics"] = {"benchmarks removed": "aime24"}
+    line["metrics"] = {"problems left out that are in": "aime24"}
     write_card(tmp_path, [line], {"curated": {"rows": 3, "length": 33.0}})
     _, front, text = (tmp_path / "README.md").read_text().split("---\n", 2)
     head = yaml.safe_load(front)

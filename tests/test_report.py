@@ -147,7 +147,7 @@ def test_completions_that_were_cut_off_are_warned_about(tmp_path: Path) -> None:
 def test_accuracy_by_level_and_what_flipped(tmp_path: Path) -> None:
     evaluation(tmp_path, "1 + 1?")
     page = visible(write_report(tmp_path).read_text())
-    assert "2 is +100.0 points against 3" in page and "set: 2 now right" in page
+    assert "2 is +100.0 points against 3" in page and "set, 3 to 2: 2 now right" in page
     assert "By level, subject" in page and "<td>level 2</td>" in page
     assert "✗ wrong" in page and "✓ correct" in page
 

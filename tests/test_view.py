@@ -75,7 +75,7 @@ def test_every_row_is_found_by_what_became_of_it(served: str, look: Open) -> Non
     assert "Dropped by verify: wrong answer" in page.inner_text(".story") and EVIL[0] in page.inner_text("#row")
     page.select_option("#why", "")
     page.select_option("#state", "answer")
-    assert values(page, "flip") == ["3 to 2: now right (4)"] and set(values(page, "verdict")) == {
+    assert values(page, "flip") == ["3 to 2: now right (2)"] and set(values(page, "verdict")) == {
         "✗ wrong (2)",
         "✓ right (2)",
     }
@@ -158,9 +158,13 @@ def test_what_a_user_gets_wrong_is_one_line(tmp_path: Path, folder: Path) -> Non
     with pytest.raises(UserError, match="there is no run in"):
         view([str(tmp_path)])
     server = serve([folder], 0)
-    with pytest.raises(UserError, match=r"cannot be used: Address already in use\. Choose another one: port="):
+    with pytest.raises(UserError, match=r"cannot be used: Address already in use\. Choose another one, such as port="):
         view([str(folder)], port=server.server_address[1], open=False)
     server.server_close()
+    with pytest.raises(UserError, match="ports go from 0 to 65535"):
+        view([str(folder)], port=99_999, open=False)
+    with pytest.raises(UserError, match="holds other files"):
+        view([str(folder)], bundle=str(folder))
 
 
 def test_beyond_a_number_dropped_rows_are_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

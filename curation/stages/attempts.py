@@ -289,7 +289,7 @@ def add_chains(rows: Iterable[Example], /, *, teachers: Mapping[str, Any], refer
             yield rival
     for row in rows:
         if digest(row.problem) not in solved:
-            yield drop(row, "no chain", "no solution and no finished attempt")
+            yield drop(row, "no chain", "no solution, and no attempt that became a chain")
 
 
 def _taught(rows: Iterable[Example], name: str, teacher: Teacher) -> Iterator[tuple[int, Row]]:

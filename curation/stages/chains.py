@@ -58,7 +58,8 @@ def verify(
                 row, "unchecked reference", "its answer was read from this chain; verify.unchecked: keep keeps it"
             )
             continue
-        verdict, detail = row.notes.get("verdict"), f"{row.notes.get('extracted')!r} for {row.answer!r}"
+        said = row.notes.get("extracted")
+        verdict, detail = row.notes.get("verdict"), f"{'no answer' if said is None else repr(said)} for {row.answer!r}"
         if verdict is None:
             found = grade(row.completion, row.answer)
             verdict, detail = found.verdict, f"{found.extracted!r} for {row.answer!r} ({found.how})"

@@ -186,8 +186,7 @@ def _read_flips(folder: Path) -> Mapping[tuple[str, str, str], list[str]]:
     for d in summary.get("differences", []):
         for way, what in (("gained", "now right"), ("lost", "now wrong")):
             for problem in d.get(way, []):
-                for model in (d["before"], d["after"]):
-                    flips[model, d["benchmark"], problem].append(f"{d['before']} to {d['after']}: {what}")
+                flips[d["after"], d["benchmark"], problem].append(f"{d['before']} to {d['after']}: {what}")
     return flips
 
 

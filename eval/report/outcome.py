@@ -87,7 +87,7 @@ def flips_section(folder: Path, summary: Summary) -> str:
                 problems.append((before[i], sides, ""))
             more = f", {len(known)} of them here" if len(known) < len(ids) else ""
             if known:
-                groups.append((f"{d['benchmark']}: {len(ids)} {what}{more}", problems))
+                groups.append((f"{d['benchmark']}, {d['before']} to {d['after']}: {len(ids)} {what}{more}", problems))
     return _render_answers("flips", "Problems that flipped", groups, summary)
 
 

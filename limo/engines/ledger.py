@@ -358,7 +358,10 @@ def open_ledger(path: Path) -> sqlite3.Connection:
     try:
         (version,) = store.execute("PRAGMA user_version").fetchone()
         if version not in (0, FORMAT) or (version == 0 and store.execute("SELECT 1 FROM sqlite_master").fetchone()):
-            raise UserError(f"{path} is a ledger of format {version}, this version reads {FORMAT}. Move it away")
+            raise UserError(
+                f"{path} is a ledger of format {version}, this version reads {FORMAT}. Move it to another "
+                "folder; limo ledgers salvage FILE then adds its samples"
+            )
         store.execute("PRAGMA journal_mode=WAL")
         store.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut the last moments
         store.executescript(SCHEMA + f"PRAGMA user_version = {FORMAT};")

@@ -19,7 +19,7 @@ function colour(name, names) {
 
 function head(row) {
   const facts = Object.entries(row.facts).map(([name, value]) => h("span.chip", `${name} ${value}`));
-  return [h("h3", { id: "title", tabindex: "-1" }, row.id), h("p.chips", verdict(row.verdict), ...facts)];
+  return [h("h3", { id: "title", tabindex: "-1" }, row.name?.includes(": ") ? `${row.id} (${row.run})` : row.id), h("p.chips", verdict(row.verdict), ...facts)];
 }
 
 function problem(text, raw) {
@@ -98,17 +98,25 @@ function tell(row, all) {
   if (row.state === "answer") return `${row.name} on ${row.benchmark}. ${listOf(row.flip).filter(Boolean).join("; ")}`;
   if (row.state !== "chosen") return row.why ? `Dropped by ${row.why}. ${row.detail ?? ""}` : "Left by the last finished stage.";
   const chosen = all.rows.filter((other) => other.state === "chosen" && other.run === row.run);
+  if (!row.parts.length) return unweighted(row, all);
   const score = row.score == null ? "" : ` with ${all.by[0]} ${number(row.score)}; the last one has ${number(chosen.at(-1).score)}`;
   const place = `Number ${chosen.findIndex((other) => other.id === row.id) + 1} of ${chosen.length} chosen${score}.`;
   if (!row.rivals.length) return `${place} No other chain of this problem was made.`;
   const best = row.rivals.find((rival) => rival.score != null);
   if (!best || row.score == null)
     return `${place} None of the ${row.rivals.length + (row.more ?? 0)} other chains of its problem was scored.`;
-  if (!row.parts.length) return `${place} The next best of its problem, ${best.name}, has ${number(best.score)}.`;
   const lead = row.score - best.score;
   const by = differences(row.parts, best.parts).join(", ");
   const against = `${Math.abs(lead).toFixed(3)} ${lead >= 0 ? "ahead of" : "behind"} ${best.name}`;
   return `${place} It is ${against}, the next best of its problem${by ? `: ${by}` : ""}.`;
+}
+
+// Of a chain that was chosen by another number than a weighted score
+function unweighted(row, all) {
+  if (!row.rivals.length) return "Chosen. No other chain of this problem was made.";
+  const next = row.rivals.find((rival) => rival.score != null && rival.run === row.run);
+  const own = row.score == null ? "" : ` Its ${all.by[0]} is ${number(row.score)}`;
+  return `Chosen.${own}${next && own ? `, that of the next chain of its problem, ${next.name}, ${number(next.score)}` : ""}${own && "."}`;
 }
 
 // By which features one score is ahead of another, the largest gain first

@@ -96,12 +96,15 @@ class Viewer {
     this.groups = new Map();
     this.rows.forEach((row, number) => {
       const find = [row.id, row.question, row.source, row.teacher].join("\n").toLowerCase();
-      const group = row.state === "answer" ? row.problem : `${row.run}\n${row.problem ?? number}`;
+      const group = row.problem ?? number; // also of other runs
       const length = this.unit === "tokens" ? row.tokens : row.characters;
       Object.assign(row, { number, place: number, find, group, length, rate: row.rate ?? null, score: row.score ?? null });
       if (!this.groups.has(group)) this.groups.set(group, []);
       this.groups.get(group).push(row);
     });
+    this.several = new Set(this.rows.map((row) => row.run)).size > 1;
+    if (this.several) // names say of which run
+      for (const row of this.rows) if (row.state !== "answer") row.name = `${row.run}: ${row.name ?? row.id}`;
     for (const row of this.rows) row.samples = this.groups.get(row.group).length + (row.more ?? 0);
     if (!this.rows.some((row) => row.state === this.facets.state)) this.facets.state = "";
   }
@@ -284,7 +287,7 @@ class Viewer {
       "div.item",
       { role: "option", id: `row${at}`, "aria-selected": String(row === this.current), ...place },
       this.title(row),
-      h("span.faint.meta", `${row.id} · ${this.measured(row)}`, this.fate(row), marked, hit),
+      h("span.faint.meta", `${this.several ? `${row.run}: ` : ""}${row.id} · ${this.measured(row)}`, this.fate(row), marked, hit),
       row.score == null ? null : h("span.score", number(row.score), bar),
     );
     item.style.top = `${at * HIGH}px`;
