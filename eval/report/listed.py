@@ -99,9 +99,15 @@ def chain_entry(
 ) -> Entry:
     """What a list shows of a row, given as JSON, that was chosen, or dropped by a stage for a reason."""
     if not is_row(data):
-        text = json.dumps(data, ensure_ascii=False)
-        return {"id": as_text(data.get("id", "")) if isinstance(data, dict) else "", "question": text[:SHOWN],
-                "run": run, "state": state, "why": ": ".join(filter(None, why)), "characters": len(text)}  # fmt: skip
+        said = data.get("problem") if isinstance(data, dict) else None
+        text = str(said or json.dumps(data, ensure_ascii=False))
+        return {
+            "question": text[:SHOWN],
+            "run": run,
+            "state": state,
+            "why": ": ".join(filter(None, why)),
+            "characters": len(text),
+        }
     row = Example.from_json(data)
     notes, scores = row.notes, row.scores
     return {
@@ -146,7 +152,8 @@ def _list_curation(folder: Path, listed: Listed) -> None:
         for at, line in read_lines(path):
             if room > 0:
                 why = (line["stage"], line["reason"])
-                listed.add(chain_entry(line["data"], "dropped", listed, folder.name, why), Place(path, at))
+                entry = chain_entry(line["data"], "dropped", listed, folder.name, why)
+                listed.add({"id": as_text(line["id"]), **entry}, Place(path, at))
             else:
                 left_out[path.name] += 1
             room -= 1
