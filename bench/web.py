@@ -134,14 +134,14 @@ def stages(pages: list[str]) -> list[tuple[str, float]]:
     """Pages a second of each stage that needs no model."""
     told = [read_page(page, "html", "", "", 10**8) for page in pages]
     texts = [one["text"] for one in told if "text" in one]
-    half = len(texts) // 2
+    half, seen = len(texts) // 2, [(text, (0.0,) * (1 + len(markup.RULES))) for text in texts]
     learning = Learning(3, 2**18, 3, 0.1)
-    model = learn(texts[:half], texts[half:], learning, 0)
+    model = learn(seen[:half], seen[half:], learning, 0)
     answers = [pair[2] for one in told for pair in one.get("pairs", [])]
     work: list[tuple[str, Callable[[], object], int]] = [
         ("text and stated pairs", lambda: [read_page(page, "html", "", "", 10**8) for page in pages], len(pages)),
-        ("recall, learn", lambda: learn(texts[:half], texts[half:], learning, 0), len(texts)),
-        ("recall, score", lambda: list(model.scores(texts)), len(texts)),
+        ("recall, learn", lambda: learn(seen[:half], seen[half:], learning, 0), len(texts)),
+        ("recall, score", lambda: list(model.scores(seen)), len(texts)),
         ("final answers (pairs)", lambda: [final_answer(answer) for answer in answers], max(len(answers), 1)),
     ]
     found = []

@@ -5,7 +5,8 @@
     easiest          as many, those that were solved most often
     random_tokens    sampled at random until there are as many tokens (so with longest, easiest)
     everything       one chain of every problem
-    error_free       as many tokens, of chains in which no error is corrected (`curation/lemma/errors.py`)
+    error_free       LEMMA: a chain without an error for each row, of the same problem, so as many optimizer steps
+    history_removed  RISE: the same rows, each with the prompt of its first turn
 
 Each is `runs/<name>/controls/<kind>.jsonl`, of rows that came into the stage `source`, one chain of a problem, so only
 the choice differs. Longer chains teach more, in any case: beside `random_tokens` a curated set cannot win by its length
@@ -15,7 +16,7 @@ alone. To test the claim:
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,9 +26,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Kind = Literal[
-    "random", "longest", "easiest", "everything", "random_tokens", "longest_tokens", "easiest_tokens", "error_free"
+    "random",
+    "longest",
+    "easiest",
+    "everything",
+    "random_tokens",
+    "longest_tokens",
+    "easiest_tokens",
+    "error_free",
+    "history_removed",
 ]
-BY_TOKENS = ("random_tokens", "longest_tokens", "easiest_tokens", "error_free")
+BY_TOKENS = ("random_tokens", "longest_tokens", "easiest_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +59,29 @@ def write_controls(
     table, curated = _table(candidates, controls.seed), _table(chosen, controls.seed)
     found = {"curated": _size(curated)}
     for kind in controls.kinds:
+        if kind in ("error_free", "history_removed"):
+            rows = list(_without_errors(candidates, chosen) if kind == "error_free" else _without_history(chosen))
+            write_jsonl(folder / f"{kind}.jsonl", rows)
+            found[kind] = _size(_table(rows, controls.seed))
+            continue
         picked = _pick(kind, table, len(curated), curated["length"].sum())
         if len(picked):
             write_jsonl(folder / f"{kind}.jsonl", _rows(candidates, list(picked.index)))
             found[kind] = _size(picked)
     return found
+
+
+def _without_errors(candidates: Iterable[Example], chosen: Iterable[Example]) -> Iterator[Example]:
+    """For each chosen row a chain of the same problem in which no error is corrected; some problems come twice."""
+    clean = {row.problem: row for row in candidates if "error" not in row.notes}
+    return (replace(clean[row.problem], id=f"{row.id}/error_free") for row in chosen)
+
+
+def _without_history(chosen: Iterable[Example]) -> Iterator[Example]:
+    """The chosen rows, each with its prompt up to the problem: no earlier answers, no feedback."""
+    for row in chosen:
+        history = row.notes["turns"]["history"]
+        yield replace(row, prompt=row.prompt[: len(row.prompt) - history])
 
 
 def random_set(rows: Sequence[Example], k: int, seed: int, like: Sequence[Example] = ()) -> list[Example]:
@@ -78,9 +105,9 @@ def _table(rows: Iterable[Example], seed: int) -> "pd.DataFrame":
     def each() -> Iterator[tuple[Any, ...]]:
         for row in rows:
             key = content_id([seed, "problem", row.problem], 16) + content_id([seed, "chain", row.id], 16)
-            yield row.problem, key, _length(row), row.scores.get("pass_rate", -1.0), "error" in row.notes
+            yield row.problem, key, _length(row), row.scores.get("pass_rate", -1.0)
 
-    return pd.DataFrame(each(), columns=["problem", "key", "length", "rate", "error"])
+    return pd.DataFrame(each(), columns=["problem", "key", "length", "rate"])
 
 
 def _pick(kind: str, table: "pd.DataFrame", count: int, tokens: float) -> "pd.DataFrame":
@@ -88,8 +115,6 @@ def _pick(kind: str, table: "pd.DataFrame", count: int, tokens: float) -> "pd.Da
     name = kind.removesuffix("_tokens")
     if name == "easiest":
         table = table[table["rate"] >= 0]
-    elif name == "error_free":
-        table = table[~table["error"].astype(bool)]
     first = {"longest": ["length"], "easiest": ["rate"]}.get(name, [])
     ranked = table.sort_values([*first, "key"], ascending=[False] * len(first) + [True]).drop_duplicates("problem")
     if kind == "everything":

@@ -142,6 +142,7 @@ def _rows(row: Example, taken: Sequence[Taken]) -> Iterator[Example]:
             "rewards": [other.reward for other in taken],
             "right": t.verdict == "correct" and t.completion.finish == "stop",
             "finish": t.completion.finish,
+            "history": len(t.prompt) - len(taken[0].prompt),  # messages behind the problem
             "same_as": earlier if earlier < turn else None,
         }
         yield replace(

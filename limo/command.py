@@ -21,6 +21,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,20 @@ def command(
     run = _Run(section, module, in_processes, before, debug)
     try:
         with _exit_at_once(), reported(lambda error: None if debug else _explain(error, run.begun)):
+            _refuse_words(sys.argv[1:])
             run.start()
     finally:  # a process may run several commands
         if not debug:
             os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _refuse_words(arguments: Sequence[str]) -> None:
+    """Raise UserError for a word that is neither key=value, nor a flag, nor the value of one."""
+    for before, word in pairwise(["", *arguments]):
+        if not word.startswith("-") and not _is_override(word) and not before.startswith("-"):
+            raise UserError(
+                f"'{word}' is not key=value. A recipe is named by recipe=NAME, a run's folder by out=FOLDER"
+            )
 
 
 def _take_trust(arguments: Sequence[str]) -> Iterator[str]:
@@ -239,6 +250,12 @@ def _explain_composition(error: BaseException) -> str:
     if found := re.match(r"(?:In 'run': )?Could not find 'recipe/([^']*)'", full):
         where = f"recipes/recipe/{found[1]}.yaml is missing; a recipe of your own needs --config-dir"
         return f"there is no recipe '{found[1]}'{suggest(found[1], recipe_names())} ({where})"
+    if found := re.match(
+        r"(?:In '[^']*': )?Could not find '([\w/]+)/([^'/]*)'(?: Available options in '[^']*': (.*))?", full
+    ):
+        group, name, options = found[1], found[2], (found[3] or "").split()
+        known = f": it is one of {', '.join(options)}" if options else ""
+        return f"there is no '{name}' in the group {group}{suggest(name, options) or known}"
     if full.startswith("Could not override '"):
         key = getattr(error.__cause__, "full_key", None) or full.split("'")[1]  # a {...} names its own key
         adds = f"; +{key}=... adds a new one" if "." in key else ""

@@ -29,6 +29,7 @@ from curation.lemma.teach import (
     read_diagnosis,
     read_injection,
 )
+from curation.stages.chains import split_steps
 from eval.equations import equations, holds
 from eval.grade import grade
 from limo.data import Example, Row, chat, read_jsonl, write_jsonl
@@ -180,15 +181,13 @@ def test_the_mix_has_the_shares_of_the_recipe() -> None:
     assert len(chosen) == 100 and sum(not r.notes for r in chosen) == 50, "as many as the shares allow"
 
 
-def test_the_error_free_control_has_as_many_tokens_and_no_error(tmp_path: Any) -> None:
-    clean = [row(f"c/{i}", scores={"tokens": 10.0}) for i in range(40)]
-    chosen = mended(10, "student", "fix")
-    wanted = Controls(source="mix", kinds=["error_free"], seed=0)
-    made = write_controls(tmp_path, [*clean, *chosen], chosen, wanted)
+def test_the_error_free_control_has_the_same_problems_and_no_error(tmp_path: Any) -> None:
+    clean = [row(f"c/{i}", problem=f"{i % 5}") for i in range(10)]
+    chosen = [replace(r, problem=f"{i % 5}") for i, r in enumerate([*mended(10, "student", "fix"), clean[3]])]
+    made = write_controls(tmp_path, [*clean, *chosen], chosen, Controls("mix", ["error_free"], 0))
     rows = list(read_jsonl(tmp_path / "error_free.jsonl"))
-    assert (
-        made["error_free"] == {"rows": 20, "length": 200.0} == {"rows": len(rows), "length": made["curated"]["length"]}
-    )
+    assert made["error_free"]["rows"] == len(rows) == 11, "as many optimizer steps"
+    assert [r.problem for r in rows] == [r.problem for r in chosen] and len({r.id for r in rows}) == 11
     assert not any("error" in r.notes for r in rows)
 
 
@@ -260,6 +259,23 @@ def test_injections_are_read_and_refused() -> None:
     ]:
         with pytest.raises(Unusable, match=reason):
             read(text)
+    with pytest.raises(Unusable, match="a mistake of another type"):  # a step is left out, which makes nothing false
+        read_injection(Completion(injection(code), 9, "stop"), row(), "MS")
+
+
+def test_a_diagnosis_may_quote_mathematics() -> None:
+    """Braces, and the single backslashes that models write into JSON."""
+    code = code_of(row(), SLIPPED)
+    why = r"the sets {1,2} and $\sqrt{4}$ give $\frac{144}{2}$"
+    reply = f'Of {{1,2}}: {{"code": "{code}", "type": "CA", "step": 2, "why": "{why}"}}'
+    assert read_diagnosis(Completion(reply, 9, "stop"), row(), SLIPPED).said == why
+
+
+def test_the_lines_of_an_aligned_formula_are_steps() -> None:
+    text = "We get \\begin{align*} x &= 2+3 \\\\ &= 6 \\\\ \\end{align*} so 6. And \\\\ more."
+    assert split_steps(text) == [
+        "We get \\begin{align*} x &= 2+3 \\\\ ", "&= 6 \\\\ ", "\\end{align*} so 6. And \\\\ more."
+    ]  # fmt: skip
 
 
 def test_a_chain_cannot_close_its_own_marks() -> None:
@@ -303,7 +319,7 @@ def test_a_model_teaches_the_whole_way(script: Script) -> None:
             assert (
                 "step 2: 48-24 = 24" in prompt and "step 3" not in prompt.partition("</attempt")[0].partition("<att")[2]
             )
-            return verdict(code, before="right", last="wrong" if "p/1" in prompt else "right")
+            return verdict(code, before="right", last="wrong" if "p/1" in prompt else "right", type="OP")
         text = "Wait, that is not right. 48+24 = 72, so the answer is \\boxed{72}."
         return (
             f"<continuation {code}>\n{text}\n</continuation {code}>"
@@ -371,9 +387,11 @@ def test_the_prompts_of_correction_show_the_prefix_only_and_another_solution_for
         read_continuation(Completion("Wait.", 5, "stop"), row(), m, "o")
     agreed = code_of(row(), *m.steps[:2])
     assert agreed in agree_prompt(row(), m)
-    assert read_agreement(Completion(verdict(agreed, before="right", last="wrong"), 5, "stop"), row(), m) is True
+    for kind, found in (("CA", True), ("MS", False)):
+        agrees = verdict(agreed, before="right", last="wrong", type=kind)
+        assert read_agreement(Completion(agrees, 5, "stop"), row(), m) is found, "a mistake of another type is none"
     with pytest.raises(Unusable):
-        read_agreement(Completion(verdict(agreed, before="yes", last="no"), 5, "stop"), row(), m)
+        read_agreement(Completion(verdict(agreed, before="yes", last="no", type="CA"), 5, "stop"), row(), m)
 
 
 def test_rows_with_errors_survive_the_disk(tmp_path: Any) -> None:

@@ -47,8 +47,7 @@ def test_four_commands_make_a_whole_run(tiny: Path, tmp_path: Path, run: Run) ->
     rows, free = list(read_jsonl(out / "curated.jsonl")), list(read_jsonl(out / "controls" / "error_free.jsonl"))
     assert len(rows) == 12 and all(grade(r.completion, r.answer).verdict == "correct" for r in rows)
     assert sum("error" not in r.notes for r in rows) == 5 and not any("error" in r.notes for r in free)
-    tokens = [sum(r.scores["tokens"] for r in some) for some in (rows, free)]
-    assert abs(tokens[0] - tokens[1]) < 60, "as many tokens, to within half a chain"
+    assert [r.problem for r in free] == [r.problem for r in rows], "the same problems, so the same steps"
     for row in lines(out / "dropped.jsonl"):
         assert row["reason"] and row["stage"]
     summary = json.loads((out / "eval" / "summary.json").read_text())

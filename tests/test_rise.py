@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from curation.controls import Controls, write_controls
 from curation.rise import Rewards, collect, keep, reward_weights, weigh
 from eval.turns import Dialogue, Episode
 from eval.turns import sample_turn as draw
 from limo.chat import prompt_ids
-from limo.data import Dropped, Example, chat, write_jsonl
+from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
 from limo.engines.protocol import Completion, Sampling, Scripted
 from limo.errors import UserError
 from limo.model import load_model, load_tokenizer
@@ -213,6 +214,22 @@ def test_weights_by_hand(script: Script) -> None:
     found, dropped = split(weigh(rows, tau=0.4, centring="weights"))
     assert [r.weight for r in found] == pytest.approx([(high - 1) / 2])
     assert [(d.id, d.reason) for d in dropped] == [("a/turn0/1", "no positive weight")]
+
+
+@pytest.mark.parametrize("window", [1, 2, None])
+def test_the_control_has_the_same_rows_without_their_history(
+    window: int | None, script: Script, tmp_path: Path
+) -> None:
+    node = script(lambda question, index: f"so \\boxed{{{index}}} {len(question)}")
+    shots = [{"problem": "2?", "solution": "\\boxed{2}"}]
+    dialogue = replace(DIALOGUE, shots=shots, window=window)
+    players = {f"turn{i}": player(node) for i in range(3)}
+    rows = split(collect([example("a"), example("b")], dialogue=dialogue, players=players, rewards=PAPER))[0]
+    write_controls(tmp_path, rows, rows, Controls("weigh", ["history_removed"], 0))
+    control = list(read_jsonl(tmp_path / "history_removed.jsonl"))
+    first = {row.problem: row.prompt for row in rows if row.scores["turn"] == 1}
+    assert len(rows) == 6 and [r.prompt for r in control] == [first[row.problem] for row in rows]
+    assert [replace(c, prompt=row.prompt) for c, row in zip(control, rows, strict=True)] == rows
 
 
 def test_settings_that_cannot_be_are_told_before_anything_is_paid_for(script: Script) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from itertools import count
@@ -348,6 +349,49 @@ def test_pairs_that_a_page_states(rule: str, tmp_path: Path) -> None:
     assert (row.question[a:b], row.question[c:d]) == (question, answer), "the pair is a piece of the page's text"
 
 
+@pytest.mark.parametrize(
+    "text, pairs",
+    [
+        ("Question 1: Two and two?\nQuestion 2: Three and three?\nAnswer 1: Four\nAnswer 2: Six", "Two:Four Three:Six"),
+        ("Problem 1. Two?\nProblem 2. Three?\nAnswers:\n1. Four\n2. Six", "Two:Four Three:Six"),
+        ("Exercise: 1. Two? 2. Three?\nAnswers: 1. Four 2. Six", "Two:Four Three:Six"),
+        ("Problem 1. Two?\nProblem 2. Three?\nSolution: Six", "Three:Six"),
+        ("Problem 1. Two?\nProblem 2. Three?\nAnswers: at the end of the book", ""),
+        ("Problem 1. Two?\nSolution 2. Six", ""),
+    ],
+)
+@pytest.mark.parametrize("headings", [False, True])
+def test_an_answer_belongs_to_the_question_of_its_number(text: str, pairs: str, headings: bool, tmp_path: Path) -> None:
+    """A key at the end is no answer to the last problem."""
+    if headings:
+        text = re.sub(r"(?m)^([A-Z]\w+(?: \d)?)[.:] ?(.*)$", r"<h3>\1</h3><p>\2</p>", text)
+    else:
+        text = text.replace("\n", "<br>")
+    row = page(f"<main><h1>Page</h1>{text}</main>", tmp_path)
+    found = [f"{q.split()[0].strip('?')}:{a.split()[0]}" for _, q, a, _ in row.notes["stated"]]
+    assert found == pairs.split()
+
+
+def test_of_suggested_answers_the_most_voted_is_taken(tmp_path: Path) -> None:
+    answer = "<div itemprop='suggestedAnswer' itemscope><b itemprop='upvoteCount'>{}</b><p itemprop='text'>{}</p></div>"
+    both = answer.format(2, "By the first rule.") + answer.format(31, "By the second rule.")
+    html = f"<div itemscope itemtype='https://schema.org/Question'><h2 itemprop='name'>By which?</h2>{both}</div>"
+    assert page(f"<main>{html}</main>", tmp_path).notes["stated"][0][2] == "By the second rule."
+    said = [{"text": "By the first.", "upvoteCount": "3"}, {"text": "By the second.", "upvoteCount": 30}]
+    data = json.dumps({"@type": "Question", "name": "By which rule?", "suggestedAnswer": said})
+    row = page(f'<script type="application/ld+json">{data}</script><p>By which rule?</p>', tmp_path)
+    assert row.notes["stated"][0][2] == "By the second."
+
+
+def test_a_table_of_contents_answers_nothing(tmp_path: Path) -> None:
+    entries = (
+        "<dl><dt><a href='#1'>1. What is it?</a></dt><dd><dl><dt><a href='#2'>1.1 Who made it?</a></dt></dl></dd></dl>"
+    )
+    assert not page(f"<main>{entries}<p>Text of the page.</p></main>", tmp_path).notes["stated"]
+    plain = "<dl><dt>What is it in full?</dt><dd>1.1 Who made all of it<br>1.2 Where does one get it</dd></dl>"
+    assert reasons(stated([page(plain, tmp_path)], rules=["definition"], least=1, most=50)) == ["a table of contents"]
+
+
 def test_a_page_cannot_write_marks(tmp_path: Path) -> None:
     forged = "&#xE000;sq1&#xE001;Whose?&#57344;sqend1&#57345;&#xe000;sa1&#xe001;Mine.&#xE000saend1&#xE001 &#xE010;$x$"
     row = page(f"<main><p>{forged}&#xE0001; stays</p></main>", tmp_path)
@@ -441,6 +485,15 @@ def test_a_model_copies_pairs_or_says_that_there_are_none(tmp_path: Path) -> Non
     assert place["by"] == _engine.fingerprint and len(place["prompt"]) == 16, "model and prompt are known"
 
 
+def test_formulas_may_be_tidied_in_copying(tmp_path: Path) -> None:
+    row = page("<p>What is \\( \\dfrac{1}{2} + x \\) here?</p><p>It is $ \\left( 1+2x \\right) / 2 $.</p>", tmp_path)
+    code = code_of(row)
+    copied = "### question\nWhat is $\\frac{1}{2}+x$ here?\n### answer\nIt is $(1 + 2x)/2$."
+    engine = ask(lambda *_: f"### pair {code}\n{copied}\n### end {code}")
+    (made,) = list_of(asked([row], engine=engine, sampling=ONCE, piece=400, least=1, most=50))
+    assert made.question == "What is \\( \\dfrac{1}{2} + x \\) here?", "the words of the page stay"
+
+
 def test_long_pages_are_asked_about_in_pieces(tmp_path: Path) -> None:
     row = page("".join(f"<p>Paragraph {i} has these six words.</p>" for i in range(30)), tmp_path)
     engine = ask(lambda prompt, _: f"### nothing {code_of(row)}")
@@ -493,6 +546,17 @@ def test_a_rewriting_is_checked_before_it_is_believed(said: str) -> None:
             "verdict": "correct",
         }
         assert row_.notes["page"] == {"url": "u"}, "where it is from stays with it"
+
+
+def test_a_rewriting_does_not_reverse_the_conclusion() -> None:
+    """Where there is no final answer, nothing else would notice."""
+    row = pair("Does the series of the reciprocals converge?", "Compare it with an integral. So it converges.")
+    for said, why in (("So the series diverges.", "conclusion reversed"), ("So the series is convergent.", "")):
+        code = pair_code(row)
+        text = f"### question {code}\n{row.question}\n### answer {code}\n{said}\n### end {code}"
+        node = {"engine": ask(lambda *_, text=text: text), "sampling": ONCE}
+        (out,) = refine([row], refiners={"a": node}, bounds=Bounds(0.1, 10, 500), otherwise="drop")
+        assert (out.detail if isinstance(out, Dropped) else "") == (why and f"a: {why}")
 
 
 def test_several_refiners_and_replies_in_another_form() -> None:

@@ -30,6 +30,7 @@ from limo.recipe import bind
 T = TypeVar("T")
 Strategy = Literal["fix", "restart"]
 SHOWN = 160  # characters of a reply that cannot be read
+OF_EQUATIONS = ("CA", "CO", "OP", "UC")  # the types that can make an equation false
 WRONG_SHAPE = "a reply of the teacher in the wrong shape"
 
 
@@ -130,11 +131,11 @@ def _number(steps: Sequence[str]) -> str:
     return "\n".join(f"step {number}: {step.strip()}" for number, step in enumerate(steps, 1))
 
 
+LISTED = "\n".join(f"{kind} {name}: {meaning}" for kind, (name, meaning) in TYPES.items())
 DIAGNOSE = (
     "A student has solved a problem, and the answer is wrong. Find the first step that is wrong.",
-    "Types of mistakes:\n"
-    + "\n".join(f"{kind} {name}: {meaning}" for kind, (name, meaning) in TYPES.items())
-    + """
+    f"Types of mistakes:\n{LISTED}"
+    """
 
 Say in at most three sentences what is wrong with the first wrong step. Then end your reply with one JSON object on a \
 line of its own, with nothing after it:
@@ -183,9 +184,12 @@ def inject_prompt(row: Example, kind: str, number: int) -> str:
 
 
 def read_injection(reply: Completion, row: Example, kind: str) -> Mistake:
-    """The wrong solution of a reply. Raises Unusable if a part is missing or empty, or the step is not there."""
+    """The wrong solution of a reply. Raises Unusable if a part is missing, or for another mistake."""
     text, at, why = (_between(reply, part, code_of(row)) for part in ("solution", "step", "why"))
-    return _mistake(kind, text, at, why)
+    mistake = _mistake(kind, text, at, why)
+    if mistake.proof and kind not in OF_EQUATIONS:
+        raise Unusable("a mistake of another type", f"{kind} was asked for; {mistake.proof}")
+    return mistake
 
 
 def _mistake(kind: str, text: str, number: str, why: str) -> Mistake:
@@ -205,10 +209,14 @@ def _mistake(kind: str, text: str, number: str, why: str) -> Mistake:
 AGREE = (
     "Below are a problem, its reference solution, and the beginning of another solution, one step a line. Its last "
     "step is step {last}.",
-    """\
-Is each step before step {last} right, and is step {last} wrong? A step that is right but not in the reference is \
-right. Reason in at most six sentences. Then end your reply with one JSON object on a line of its own:
-{"code": "{code}", "before": "right" or "wrong", "last": "right" or "wrong"}""",
+    f"""\
+Is each step before step {{last}} right, and is step {{last}} wrong? A step that is right but not in the reference is \
+right. If step {{last}} is wrong, of which type is its mistake (NO if the step is right)?
+
+{LISTED}
+
+Reason in at most six sentences. Then end your reply with one JSON object on a line of its own:
+{{"code": "{{code}}", "before": "right" or "wrong", "last": "right" or "wrong", "type": "<two letters>"}}""",
 )
 
 
@@ -220,11 +228,12 @@ def agree_prompt(row: Example, mistake: Mistake) -> str:
 
 
 def read_agreement(reply: Completion, row: Example, mistake: Mistake) -> bool:
-    """Whether the reply finds just that step wrong. Raises Unusable for a reply that does not say."""
-    verdict = _verdict(reply, code_of(row, *mistake.steps[: mistake.at + 1]), {"before": str, "last": str})
-    if not {verdict["before"], verdict["last"]} <= {"right", "wrong"}:
+    """Whether the reply finds just that step wrong, by a mistake of that type. Raises Unusable if it does not say."""
+    wanted: dict[str, type] = {"before": str, "last": str, "type": str}
+    verdict = _verdict(reply, code_of(row, *mistake.steps[: mistake.at + 1]), wanted)
+    if not {verdict["before"], verdict["last"]} <= {"right", "wrong"} or verdict["type"] not in TYPES:
         raise Unusable(WRONG_SHAPE, str(verdict)[:SHOWN])
-    return bool(verdict["before"] == "right" and verdict["last"] == "wrong")
+    return (verdict["before"], verdict["last"], verdict["type"]) == ("right", "wrong", mistake.type)
 
 
 CORRECT = (
@@ -240,7 +249,7 @@ answer in \\boxed{}. Give only the continuation, between these marks:
 )
 HOW: dict[str, str] = {
     "fix": "Then put that step right and go on from it to the answer.",
-    "restart": "Then start again from the beginning, by the way of the reference or by another one, to the answer.",
+    "restart": "Then give this approach up and solve the problem from the beginning by another one, to the answer.",
 }
 # Openings of a reflection. LEMMA gives its teacher thirteen of them; these are our own words
 OPENINGS = (

@@ -24,10 +24,13 @@ from limo.recipe import bind
 
 CHUNK = 512  # pieces of pages that are asked about at once
 CUT = re.compile(
-    r"(?:\.\.\.|…|\[…\]|read more|show more|see more|continue reading|see (?:the )?full (?:answer|solution)"
+    r"(?::|\.\.\.|…|\[…\]|read more|show more|see more|continue reading|see (?:the )?full (?:answer|solution)"
     r"|log ?in|sign ?up|subscribe|unlock|view (?:the )?(?:full )?(?:answer|solution))\W*$",
     re.IGNORECASE,
 )
+_SECTION = re.compile(r"\W*\d+\.\d+(?:\.\d+)*\.?\s+\S|.*\.{4,}\s*\d+\s*$")
+_TIDIED = r"\s|\$|\\[\[\]()]|\\[,;:!]|\\(?:left|right|displaystyle|limits)(?![a-z])|(?<=\\)[dt](?=frac)"
+_KEPT = re.compile(rf"(?:{_TIDIED})|(.)", re.DOTALL)
 SAID = re.compile(r"\banswer(?: is|s?:)\s*\S", re.IGNORECASE)
 
 PROMPT = """\
@@ -128,6 +131,9 @@ def _pair(
 def _useless(question: str, answer: str, words: tuple[int, int]) -> str:
     if len(re.findall(r"\w", question)) < 3:
         return "no question"
+    lines = [line for line in answer.splitlines() if line.strip()]
+    if lines and all(line.rstrip().endswith("?") or (len(lines) > 1 and _SECTION.match(line)) for line in lines):
+        return "a table of contents"
     said = len(answer.split())
     if said > words[1]:
         return "answer too long"
@@ -187,7 +193,14 @@ def _cut(text: str, words: int) -> list[tuple[int, str, int]]:
 
 
 def _locate(text: str, copied: str) -> tuple[int, int] | None:
-    """Where a copy stands in a text, white space aside; None if it does not."""
-    words = copied.split()
-    found = re.search(r"\s+".join(map(re.escape, words)), text) if words else None
-    return found.span() if found else None
+    """Where a copy stands in a text, white space and the marks around formulas aside; None if it does not."""
+    words, places = _bare(text)
+    wanted = _bare(copied)[0]
+    at = words.find(wanted) if wanted else -1
+    return (places[at], places[at + len(wanted) - 1] + 1) if at >= 0 else None
+
+
+def _bare(text: str) -> tuple[str, list[int]]:
+    """A text without what a model tidies in copying formulas, and the place of each character that is left."""
+    left = [place for kept in _KEPT.finditer(text) if kept[1] for place in range(*kept.span())]
+    return "".join(text[place] for place in left), left

@@ -24,6 +24,7 @@ Rule = Literal[
 RULES: tuple[Rule, ...] = get_args(Rule)
 MOST = 500  # pairs of a page
 DEEPEST = 12  # of JSON-LD
+LINKED = 0.7  # share of an element's text in links, above which it is a table of contents
 
 _NUMBER = r"[\s#№]*[\dIVX]{0,4}(?:[.\-–]\d+)*[a-z]?\s*(?:\([^)\n]{0,60}\))?\s*[.:)\-–]*\s*"
 ASKS = re.compile(rf"(?:problem|exercise|question|example|task|q){_NUMBER}$", re.IGNORECASE)
@@ -34,8 +35,17 @@ ANSWERS = re.compile(
 _LINE_ASKS = re.compile(
     r"^[ \t*•>]*(?:(?:Problem|Exercise|Question|Task)(?:[ \t]*\d{1,4}(?:\.\d+)*[a-z]?)?[.:)]|Q\d{0,3}[.:)])[ \t]*", re.M
 )
-_LINE_ANSWERS = re.compile(r"^[ \t*•>]*(?:(?:Solution|Answer)(?:[ \t]*\d{1,4})?[.:)]|A\d{0,3}[.:)])[ \t]*", re.M)
+_LINE_ANSWERS = re.compile(
+    r"^[ \t*•>]*(?:(?:Solution|Answer)s?(?:[ \t]+key)?(?:[ \t]*\d{1,4}(?:\.\d+)*[a-z]?)?[.:)]|A\d{0,3}[.:)])[ \t]*",
+    re.M,
+)
+_SEVERAL = re.compile(r"(?:\w+ )?(?:solutions|answers|answer key)\b", re.IGNORECASE)
+_ITEM = re.compile(r"(?:^|(?<=\s))\(?(\d{1,3}[a-z]?)[.)][ \t]+(?=\S)", re.M)
 _NUMBERING = re.compile(r"^\s*(?:(?:Q|Question)?\s*\d{1,3}(?:\.\d{1,3})*[.):]?\s+|Q[.:]\s*)")
+_QUESTION = re.compile(r"Q(?:uestion)?[ \t]*\d+(?:\.\d+)*[.:)]?[ \t]+\S")
+_FOOT = re.compile(
+    r"^\W*(?:(?:prev|previous|next|up|home|back|contents|top)\b(?:$|[:\s].{0,80}$)|copyright\b|©)", re.M | re.IGNORECASE
+)
 _PERMALINK = re.compile(r"\s*[¶§#]\s*$")
 
 
@@ -60,7 +70,8 @@ def mark(tree: Any, html: str) -> int:
             asked = item.query_selector('[itemprop="text"]') if _long_name(item) else None
             asked = asked if asked is not None else item.query_selector('[itemprop="name"], [itemprop="text"]')
             said = item.query_selector('[itemprop~="acceptedAnswer"]')
-            said = said if said is not None else item.query_selector('[itemprop~="suggestedAnswer"]')
+            if said is None:
+                said = max(item.query_selector_all('[itemprop~="suggestedAnswer"]')[:], key=_votes, default=None)
             text = said.query_selector('[itemprop="text"]') if said is not None else None
             marker.pair("s", asked, text if text is not None else said)
     if "question" in low or "faq" in low or "<summary" in low:
@@ -82,6 +93,23 @@ def _long_name(item: Any) -> bool:
     return owner is not None and "Question" in (owner.getattr("itemtype") or "")
 
 
+def _votes(answer: Any) -> int:
+    """The votes of a suggested answer; of several with as many, the first is taken."""
+    node = answer.query_selector('[itemprop="upvoteCount"]')
+    return _whole_number((node.getattr("content") or node.text) if node is not None else "")
+
+
+def _whole_number(said: object) -> int:
+    found = re.fullmatch(r"\s*([+-]?\d{1,9})\s*", str(said))
+    return int(found[1]) if found else 0
+
+
+def _is_contents(node: Any) -> bool:
+    """Whether an element is little but links: entries of a table of contents."""
+    linked = sum(len((link.text or "").strip()) for link in node.query_selector_all("a")[:])
+    return linked > LINKED * len((node.text or "").strip())
+
+
 class _Marker:
     """Puts text nodes with marks into a tree."""
 
@@ -89,7 +117,7 @@ class _Marker:
         self.tree, self.count = tree, 0
 
     def pair(self, kind: str, asked: Any, said: Any) -> None:
-        if asked is None or said is None or self.count >= MOST:
+        if asked is None or said is None or self.count >= MOST or _is_contents(said):
             return
         self.count += 1
         for node, letter in ((asked, "q"), (said, "a")):
@@ -167,6 +195,8 @@ def _distinct(stated: list[Pair]) -> list[Pair]:
 
 def _pair(rule: str, text: str, asked: tuple[int, int], said: tuple[int, int]) -> Pair:
     """A pair from two places in the text, white space and numbering at their ends left out."""
+    if said[1] == len(text) and (foot := _FOOT.search(text, *said)):  # the last answer of a page
+        said = said[0], foot.start()
     (a, b), (c, d) = (_trimmed(text, *place) for place in (asked, said))
     if found := _NUMBERING.match(text[a:b]):
         a += found.end()
@@ -193,24 +223,80 @@ def _marked(text: str, marks: list[tuple[str, int, int]]) -> Iterator[Pair]:
             yield _pair(rules[kind[0]], text, (start, end), (said, said_end))
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A labelled part of a text: what is asked, or what is answered."""
+
+    asks: bool
+    number: str  # of its label; empty if it has none
+    place: tuple[int, int]  # of what stands behind the label
+    several: bool = False  # "Answers": a label for more than one
+
+
 def _under_headings(text: str, marks: list[tuple[str, int, int]]) -> Iterator[Pair]:
     """Problem and Solution headings, and headings that are questions, each with what stands below."""
     starts = [(at, kind, number) for kind, number, at in marks if kind in ("h", "hend", "e")]
-    waiting: tuple[int, int] | None = None
+    parts, others = list[_Part](), list[tuple[int, str, tuple[int, int], tuple[int, int]]]()
     for i, (start, kind, level) in enumerate(starts):
         later = starts[i + 1 :] if kind == "h" else []
         end = next((at for at, other, n in later if other == "hend" and n == level), None)
         if end is None:
             continue
         below = next((at for at, other, _ in later if other in ("h", "e") and at >= end), len(text))
-        title = text[start:end].strip()
+        title = _PERMALINK.sub("", text[start:end].strip())
         if ASKS.match(title):
-            waiting = _trimmed(text, end, below)
-        elif ANSWERS.match(title) and waiting is not None:
-            yield _pair("problem and solution", text, waiting, (end, _whole(text, later, level)))
-            waiting = None
-        elif _PERMALINK.sub("", title).endswith("?") and level:
-            yield _pair("faq heading", text, (start, end), (end, below))
+            parts.append(_Part(True, _number_in(title), _trimmed(text, end, below)))
+        elif ANSWERS.match(title):
+            parts.append(
+                _Part(False, _number_in(title), (end, _whole(text, later, level)), bool(_SEVERAL.match(title)))
+            )
+        elif level:
+            others.append((level, title, (start, end), (end, _whole(text, later, level))))
+    yield from _matched("problem and solution", text, parts)
+    asking = {level for level in range(1, 7) if _mostly_asks([title for other, title, *_ in others if other == level])}
+    for level, title, asked, said in others:
+        if level in asking or title.endswith("?") or _QUESTION.match(title):
+            yield _pair("faq heading", text, asked, said)
+
+
+def _mostly_asks(titles: list[str]) -> bool:
+    """Whether headings of one level are a list of questions, of which some are put without a question mark."""
+    asks = sum(title.endswith("?") for title in titles)
+    return asks > 2 and 2 * asks > len(titles)
+
+
+def _number_in(label: str) -> str:
+    found = re.search(r"\d+(?:\.\d+)*[a-z]?", label)
+    return found[0] if found else ""
+
+
+def _matched(rule: str, text: str, parts: list[_Part]) -> Iterator[Pair]:
+    """Each answer with its question: that of its number, or the last one before it; of a key, number by number."""
+    waiting = list[_Part]()
+    for part in parts:
+        if part.asks:
+            waiting.append(part)
+            continue
+        own = next((asked for asked in waiting if asked.number and asked.number == part.number), None)
+        if own:
+            waiting.remove(own)
+            yield _pair(rule, text, own.place, part.place)
+        elif waiting and not (part.number and waiting[-1].number):
+            items = _items(text, part.place)
+            asked = {one.number: one.place for one in waiting if one.number}
+            asked = asked if len(asked.keys() & items.keys()) > 1 else _items(text, waiting[-1].place)
+            if len(both := [number for number in asked if number in items]) > 1:
+                yield from (_pair(rule, text, asked[number], items[number]) for number in both)
+            elif len(waiting) == 1 or not part.several:
+                yield _pair(rule, text, waiting[-1].place, part.place)
+            waiting.clear()
+
+
+def _items(text: str, place: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """The numbered items of a piece of text, "1. ..." or "(2) ...", by their numbers."""
+    found = list(_ITEM.finditer(text, *place))
+    ends = [*(one.start() for one in found[1:]), place[1]]
+    return {one[1]: (one.end(), end) for one, end in zip(found, ends, strict=False)}
 
 
 def _whole(text: str, later: list[tuple[int, str, int]], level: int) -> int:
@@ -228,13 +314,14 @@ def _whole(text: str, later: list[tuple[int, str, int]], level: int) -> int:
 
 def _labelled(text: str) -> Iterator[Pair]:
     """Lines that begin with "Problem 3." and "Solution:", or with "Q:" and "A:"."""
-    asks = [(found.start(), found.end(), "q") for found in _LINE_ASKS.finditer(text)]
-    says = [(found.start(), found.end(), "a") for found in _LINE_ANSWERS.finditer(text)]
-    labels = sorted([*asks, *says])
-    for i, ((_, end, kind), (start, said, other)) in enumerate(pairwise(labels)):
-        if (kind, other) == ("q", "a"):
-            stop = labels[i + 2][0] if i + 2 < len(labels) else _gap(text, said)
-            yield _pair("labelled lines", text, (end, start), (said, stop))
+    found = [(m, True) for m in _LINE_ASKS.finditer(text)] + [(m, False) for m in _LINE_ANSWERS.finditer(text)]
+    labels = sorted(found, key=lambda one: one[0].start())
+    parts = list[_Part]()
+    for at, (label, asks) in enumerate(labels, 1):
+        stop = labels[at][0].start() if at < len(labels) else _gap(text, label.end())
+        several = not asks and bool(_SEVERAL.match(label[0].strip()))
+        parts.append(_Part(asks, _number_in(label[0]), (label.end(), stop), several))
+    yield from _matched("labelled lines", text, parts)
 
 
 def _gap(text: str, start: int) -> int:
@@ -264,7 +351,9 @@ def _walk(value: Any, found: list[tuple[str, str]], depth: int) -> None:
         if "Question" in str(value.get("@type", "")):
             asked = value.get("text") or value.get("name")
             said = value.get("acceptedAnswer") or value.get("suggestedAnswer")
-            said = said[0] if isinstance(said, list) and said else said
+            if isinstance(said, list):
+                dicts = [one for one in said if isinstance(one, dict)]
+                said = max(dicts, key=lambda one: _whole_number(one.get("upvoteCount", 0)), default=None)
             answer = said.get("text") if isinstance(said, dict) else said
             if isinstance(asked, str) and isinstance(answer, str) and len(found) < MOST:
                 found.append((asked, answer))

@@ -11,6 +11,7 @@ HashingVectorizer and SGDClassifier. Nothing of a page is stored but its probabi
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -20,6 +21,7 @@ import numpy as np
 from pydantic import PositiveFloat, PositiveInt
 
 from curation.mammoth2.domains import SHOWN, Domain
+from curation.mammoth2.markup import RULES
 from curation.mammoth2.pages import first_words, page_of
 from curation.matching.similar import digest
 from curation.parallel import chunked, spread
@@ -29,9 +31,11 @@ from limo.errors import UserError
 from limo.progress import say
 from limo.recipe import bind
 
+Page = tuple[str, tuple[float, ...]]  # what the classifier sees: the words, and what the markup states
 CHUNK = 2000  # pages sent to a process at once; fewer than two of these are worked here
 LONGEST = 20_000  # characters of a page that are looked at
 WORDS = 3000  # of a page that is learned from
+ENOUGH = 4  # pairs by a rule, above which more say no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +93,13 @@ def recall(
         return
     k = seeds.per_class
     pages = (row for row in bind(seeds.read, "recall.seeds.read")(listed) if isinstance(row, Example))
-    positives = [first_words(row.question, WORDS) for row in islice(pages, k)]
+    positives = [look_at(row) for row in islice(pages, k)]
     if len(positives) < 2:
         raise UserError(
             f"recall.seeds.positives: {len(positives)} seed pages can be read of {len(listed)} archives, 2 are needed"
         )
 
-    def run_round(name: str, positives: list[str], others: list[str]) -> list[float]:
+    def run_round(name: str, positives: list[Page], others: list[Page]) -> list[float]:
         """The probability of each row after learning from both kinds, some of which are held out to measure."""
         (kept, out), (kept_others, out_others) = (_split(texts, held_out, seed) for texts in (positives, others))
         model = learn(kept, kept_others, learning, seed)
@@ -108,7 +112,7 @@ def recall(
         record(f"{name}: held-out precision", precision)
         record(f"{name}: held-out recall", hits)
         record(f"{name}: held-out pages", len(found))
-        return list(model.scores(row.question for row in rows))
+        return list(model.scores(look_at(row) for row in rows))
 
     scores_1 = run_round("round 1", positives, _sample(((row, True) for row in rows), k, f"{seed}/random"))
     chosen_1 = _decide("round 1", rows, scores_1, threshold, least, first)
@@ -132,16 +136,25 @@ def recall(
             yield replace(row, scores=scores)
 
 
-def _sample(rows: Iterable[tuple[Example, bool]], k: int, key: str) -> list[str]:
-    """The texts of `k` of the rows that fit, at random, the same for the same key, with `k` rows in memory."""
+def look_at(row: Example) -> Page:
+    """A page as the classifier sees it: its first words, how many pairs each rule finds in its markup, and how often
+    it asks. What pages of questions have in common across sites is their form; their words differ.
+    """
+    pairs, text = Counter(pair[0] for pair in row.notes.get("stated", ())), first_words(row.question, WORDS)
+    asks = min(1.0, 40 * text.count("?") / (text.count(" ") + 1))
+    return text, (asks, *(min(pairs[rule], ENOUGH) / ENOUGH for rule in RULES))
+
+
+def _sample(rows: Iterable[tuple[Example, bool]], k: int, key: str) -> list[Page]:
+    """What is seen of `k` of the rows that fit, at random, the same for the same key, with `k` rows in memory."""
     keyed = ((digest(f"{key}/{row.id}"), at, row) for at, (row, fits) in enumerate(rows) if fits)
-    return [first_words(row.question, WORDS) for _, _, row in heapq.nsmallest(k, keyed)]
+    return [look_at(row) for _, _, row in heapq.nsmallest(k, keyed)]
 
 
-def _split(texts: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Texts to learn from and those held out, by their content: a duplicate never stands on both sides."""
-    out = {text for text in texts if digest(f"{seed}/{text}") < share * 2**64}
-    return [text for text in texts if text not in out], [text for text in texts if text in out]
+def _split(pages: Sequence[Page], share: float, seed: int) -> tuple[list[Page], list[Page]]:
+    """Pages to learn from and those held out, by their content: a duplicate never stands on both sides."""
+    out = {text for text, _ in pages if digest(f"{seed}/{text}") < share * 2**64}
+    return [page for page in pages if page[0] not in out], [page for page in pages if page[0] in out]
 
 
 def _decide(
@@ -178,19 +191,19 @@ def _decide(
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    """A linear classifier of texts by their n-grams."""
+    """A linear classifier of pages by their n-grams and their form."""
 
     learning: Learning
-    weights: np.ndarray  # (features,)
+    weights: np.ndarray  # (features + 1 + rules,)
     bias: float
 
-    def scores(self, texts: Iterable[str]) -> Iterator[float]:
-        """The probability of each text to be of the kind, in order; on all cores."""
-        for chunk in spread(_score, chunked(texts, CHUNK), start=_keep_model, given=(self,)):
+    def scores(self, pages: Iterable[Page]) -> Iterator[float]:
+        """The probability of each page to be of the kind, in order; on all cores."""
+        for chunk in spread(_score, chunked(pages, CHUNK), start=_keep_model, given=(self,)):
             yield from chunk
 
 
-def learn(positives: list[str], negatives: list[str], learning: Learning, seed: int) -> Classifier:
+def learn(positives: list[Page], negatives: list[Page], learning: Learning, seed: int) -> Classifier:
     """A classifier that tells `positives` from `negatives`; logistic loss, both kinds weighing the same.
 
     Raises UserError if there are none of a kind.
@@ -202,8 +215,8 @@ def learn(positives: list[str], negatives: list[str], learning: Learning, seed: 
         raise UserError(
             f"a classifier needs pages of both kinds, not {len(positives)} positive and {len(negatives)} others"
         )
-    texts = [*positives, *negatives]
-    columns = vstack(list(spread(_vectors, ((learning, chunk) for chunk in chunked(texts, CHUNK)))))
+    pages = [*positives, *negatives]
+    columns = vstack(list(spread(_vectors, ((learning, chunk) for chunk in chunked(pages, CHUNK)))))
     labels = np.repeat([1, 0], [len(positives), len(negatives)])
     settings = {"loss": "log_loss", "penalty": None, "learning_rate": "constant", "tol": None}
     model = SGDClassifier(
@@ -212,11 +225,12 @@ def learn(positives: list[str], negatives: list[str], learning: Learning, seed: 
     return Classifier(learning, model.coef_[0].astype(np.float32), float(model.intercept_[0]))
 
 
-def _vectors(work: tuple[Learning, list[str]]) -> Any:
-    """Rows of hashed n-grams, of length 1: sparse (texts, features)."""
+def _vectors(work: tuple[Learning, list[Page]]) -> Any:
+    """Rows of hashed n-grams, of length 1, beside those of form: sparse (pages, features + 1 + rules)."""
+    from scipy.sparse import csr_matrix, hstack
     from sklearn.feature_extraction.text import HashingVectorizer
 
-    learning, texts = work
+    learning, pages = work
     hashed = HashingVectorizer(
         ngram_range=(1, learning.ngrams),
         n_features=learning.features,
@@ -225,7 +239,8 @@ def _vectors(work: tuple[Learning, list[str]]) -> Any:
         token_pattern=r"\\?\w+|[=+^$?]",
         dtype=np.float32,
     )
-    return hashed.transform(text[:LONGEST] for text in texts)
+    form = csr_matrix([seen for _, seen in pages], dtype=np.float32)
+    return hstack([hashed.transform(text[:LONGEST] for text, _ in pages), form], format="csr")
 
 
 _model: Classifier  # of this process
@@ -236,6 +251,6 @@ def _keep_model(model: Classifier) -> None:
     _model = model
 
 
-def _score(texts: list[str]) -> list[float]:
-    sums = _vectors((_model.learning, texts)) @ _model.weights + _model.bias
+def _score(pages: list[Page]) -> list[float]:
+    sums = _vectors((_model.learning, pages)) @ _model.weights + _model.bias
     return [float(value) for value in 1 / (1 + np.exp(-np.clip(sums, -30, 30)))]

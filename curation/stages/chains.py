@@ -14,6 +14,7 @@ from limo.marks import after_hashes, last_boxed
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's annotations, addressed to a calculator and not to a reader
 _SENTENCE = re.compile(r"(?<=[.!?])[ \t]+(?=[A-Z$\\])")
+_ALIGNED = re.compile(r"\\begin\{(align|aligned|gather|gathered|split|eqnarray)\*?\}.*?(?:\\end\{\1|\Z)", re.DOTALL)
 _SHOWN_BEFORE = re.compile(r"=\s*[$£€]?\s*$")
 _BEFORE = 20  # characters before an annotation in which its equation may end
 
@@ -105,12 +106,18 @@ def is_linked(last: Equation, answer: str) -> bool:
 
 
 def split_steps(text: str) -> list[str]:
-    """The steps of a chain: its lines, or the sentences of a chain of one line. Joined they are the text.
+    """The steps of a chain: its lines, also those of an aligned formula, or the sentences of a chain of one line.
+
+    Joined they are the text.
 
     >>> split_steps("2 + 3 = 5\\nSo 5."), split_steps("It is 2.5 m. So 5 m.")
     (['2 + 3 = 5\\n', 'So 5.'], ['It is 2.5 m. ', 'So 5 m.'])
     """
-    lines = re.findall(r".*?\S.*?(?:\n\s*|\Z)|\s+\Z", text, re.DOTALL) if text.strip() else []
+    ends = {m.end() for m in re.finditer(r"\S[ \t]*\n\s*", text)}
+    for formula in _ALIGNED.finditer(text):
+        ends |= {m.end() for m in re.finditer(r"\\\\\s*", text[: formula.end()]) if m.start() > formula.start()}
+    cuts = sorted({0, *ends, len(text)})
+    lines = [text[a:b] for a, b in pairwise(cuts)]
     if len(lines) != 1:
         return lines
     cuts = [0, *(m.end() for m in _SENTENCE.finditer(text)), len(text)]

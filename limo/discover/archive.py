@@ -4,6 +4,7 @@
         proposal.json    name, text, thought and replies, before anything is done with them
         checks.json      the result of its checks (limo/discover/checks.py)
         candidate.py     a new loss that passed them, without annotations: importing it does nothing
+        short-seed-0/    a short training before it, and behind.json if it ended there (a cascade)
         seed-0/          a training: the run folder of limo.train, and score.json once it is measured
         confirm-seed-10/ the same on fresh data
 
@@ -57,6 +58,8 @@ class Entry:
     checks: CheckResult | None  # None before they are made
     scores: list[Scores]  # of the trainings in the search, one for each seed
     confirmed: list[Scores]  # of those on fresh data
+    short: list[Scores]  # of a cascade's short training
+    behind: str  # why the cascade ended there
     failed: str  # why a training did not end with a model
 
     @property
@@ -72,7 +75,7 @@ class Entry:
     @property
     def why_not(self) -> str:
         """Why it has no fitness; empty if it has one, or may still get one."""
-        return self.proposal.refused or (self.checks.refused if self.checks else "") or self.failed
+        return self.proposal.refused or (self.checks.refused if self.checks else "") or self.failed or self.behind
 
     @property
     def fitness(self) -> float | None:
@@ -115,6 +118,8 @@ def read_entry(folder: Path) -> Entry:
         CheckResult(**found[Path("checks.json")]) if Path("checks.json") in found else None,
         scores=[scores for name, scores in ended.items() if name.startswith("seed-")],
         confirmed=[scores for name, scores in ended.items() if name.startswith("confirm-")],
+        short=[scores for name, scores in ended.items() if name.startswith("short-")],
+        behind=found.get(Path("behind.json"), {}).get("why", ""),
         failed=next((one["failed"] for one in measured.values() if one["failed"]), ""),
     )
 

@@ -25,6 +25,14 @@ def code_of(*texts: str) -> str:
 def read_last_object(text: str) -> dict[str, Any] | None:
     """The JSON object that ends a text, or the code block at its end; None if there is none, or it repeats a key."""
     text = text.rstrip().removesuffix("```").rstrip()[-LONGEST:]
+    found = _decode_last(text)
+    if found is None or any(isinstance(value, str) and re.search("[\b\f]", value) for value in found.values()):
+        # LaTeX with single backslashes: \sqrt is no escape of JSON, and \frac begins with that of a form feed
+        return _decode_last(re.sub(r"(\\[\"\\/n]|\\u[0-9a-fA-F]{4})|\\", lambda m: m[1] or r"\\", text))
+    return found
+
+
+def _decode_last(text: str) -> dict[str, Any] | None:
     decoder = json.JSONDecoder(strict=False, object_pairs_hook=_unique)
     for found in re.finditer(r"\{", text):
         try:

@@ -1,0 +1,405 @@
+"""Positive controls: for LEMMA, RISE, DiscoPOP and MAmmoTH2 a setting in which each is known to help.
+
+    python -m bench.controls FOLDER                  # on two idle cores; killed at any time, the same command resumes
+    python -m bench.controls FOLDER lemma rise       # only these
+
+All start from the model of `bench/tiny.py`, which adds and subtracts two or three numbers, and run this project's own
+stages, trainings and evaluations. What was expected before the first run, for five seeds each:
+
+    lemma     errors sampled at temperature 1 become fewer than with error-free chains of the same problems and the same
+              optimizer steps, since the model can check its own steps
+    rise      "12?7" hides its sign. A wrong answer tells it, so a second turn is right more often than a fresh sample,
+              and more often than after the same rows with the history removed
+    discover  with 30 % of the training pairs flipped, the search finds a loss that beats DPO beyond its noise
+    mammoth2  pairs mined from pages teach products ("3*27"), which the base does not know; the same pairs with their
+              answers exchanged do not
+"""
+
+import gzip
+import json
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from bench.exam_site import record
+from bench.tiny import ENGINE, make_chain, make_model, make_sum
+from curation.lemma.mistakes import Unusable
+from curation.lemma.rules import Rules
+from curation.lemma.teach import Strategy
+from eval.turns import Dialogue
+from limo.data import Example, chat, read_jsonl, replacing, write_jsonl
+from limo.errors import reported
+from limo.machine import set_environment
+from limo.recipe import bind, trust
+
+STEPS = 3000  # of learning from scratch
+SEEDS = range(5)
+WORDS = ["Wait That wrong Once more What The answer"]
+TRAIN = {
+    "_target_": "limo.train.sft",
+    "system": "",
+    "max_length": 400,
+    "global_batch": 16,
+    "dtype": "float32",
+    "args": {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "learning_rate": 1e-3},
+}
+SAMPLING = {"n": 1, "temperature": 1.0, "top_p": 1.0, "max_tokens": 160, "seed": 0}
+Row = Mapping[str, Any]
+Result = dict[str, float]
+
+
+def main() -> None:
+    """The command."""
+    set_environment()
+    trust("bench")
+    folder, names = Path(sys.argv[1]), sys.argv[2:] or list(CONTROLS)
+    make_model(folder / "model", STEPS, WORDS)
+    for name in names:
+        found = []
+        for seed in SEEDS:
+            place = folder / name / f"seed-{seed}"
+            if not (place / "result.json").exists():
+                result = CONTROLS[name](place, str(folder / "model"), seed)
+                with replacing(place / "result.json") as file:
+                    json.dump(result, file)
+            found.append(json.loads((place / "result.json").read_text(encoding="utf-8")))
+        print_results(name, found)
+
+
+def print_results(name: str, found: list[Result]) -> None:
+    """Each number's mean over the seeds with its 95 % interval (t), in %."""
+    from scipy.stats import t
+
+    print(f"\n{name}, {len(found)} seeds, % (95 % interval)")
+    for key in found[0]:
+        values = [100 * one[key] for one in found]
+        half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+        low, high = fmean(values) - half, fmean(values) + half
+        print(f"  {key:<58} {fmean(values):6.1f} ({low:.1f} to {high:.1f})", flush=True)
+
+
+def write_pool(path: Path, rows: Iterable[tuple[str, str, object]]) -> dict[str, Any]:
+    """A pool of problems with chain and answer, each problem once; returns the source's node."""
+    with replacing(path) as file:
+        for problem, chain, answer in {row[0]: row for row in rows}.values():
+            file.write(json.dumps({"problem": problem, "solution": chain, "answer": str(answer)}) + "\n")
+    return {"_target_": "limo.sources.file", "path": str(path)}
+
+
+def curate(out: Path, pool: Row, stages: Row, source: str, kinds: list[str], seed: int) -> None:
+    """One curation with its control sets."""
+    node = {
+        "_target_": "curation.run.curate",
+        "out": str(out),
+        "system": "",
+        "pool": {"pool": pool},
+        "stages": stages,
+        "controls": {"source": source, "kinds": kinds, "seed": seed},
+        "pairs": None,
+        "budget": {"samples": None, "tokens": None},
+    }
+    bind(node, "curate")()
+
+
+def train(out: Path, model: str, data: Path, seed: int, epochs: int, **more: Any) -> str:
+    """Fine-tune on a file of rows; returns the model's folder."""
+    args = {**TRAIN["args"], "num_train_epochs": epochs, **more.pop("args", {})}
+    bind({**TRAIN, "out": str(out), "model": model, "data": str(data), "seed": seed, **more, "args": args}, "train")()
+    return str(out / "model")
+
+
+def evaluate(out: Path, models: dict[str, str], problems: Row, sampling: Row, dialogue: Row | None = None) -> Any:
+    """The summary of an evaluation on one benchmark, in several turns where there is a dialogue."""
+    node = {"out": str(out), "system": "", "models": models, "engine": ENGINE, "benchmarks": {"new": problems}}
+    node |= {"sampling": sampling, "compare": [], "resamples": 1000, "seed": 0}
+    kind = {"_target_": "eval.multiturn.evaluate", "dialogue": dialogue}
+    return bind({**node, **(kind if dialogue else {"_target_": "eval.run.evaluate", "protocol": None})}, "eval")()
+
+
+def accuracies(out: Path, models: dict[str, str], problems: Row, sampling: Row) -> Result:
+    """The share of right answers of each model."""
+    found = evaluate(out, models, problems, sampling)["accuracy"]
+    return {name: found[name]["new"]["mean"] for name in models}
+
+
+class Terse(Rules):
+    """The rules, whose reflection is one word: a model of this size learns no sentences from a thousand rows."""
+
+    def correct(self, asked: Sequence[Any], strategy: Strategy) -> list[str | Unusable]:
+        """See `curation.lemma.teach.Teacher`."""
+        made = super().correct(asked, strategy)
+        return [text if isinstance(text, Unusable) else f"Wait\n{text.partition(chr(10))[2]}" for text in made]
+
+
+def lemma(folder: Path, model: str, seed: int) -> Result:
+    """Error rates after corrected errors, and after error-free chains of the same problems."""
+    rng = random.Random(seed)
+    pool = write_pool(folder / "pool.jsonl", (make_sum(rng) for _ in range(3000)))
+    teacher = {"_target_": "bench.controls.Terse"}
+    attempts = {"engine": {**ENGINE, "model": model}, "sampling": {**SAMPLING, "n": 4, "seed": seed}}
+    planted = {"teacher": teacher, "per_problem": 1, "otherwise": "uniform", "seed": seed}
+    stages = {
+        "find": {"_target_": "curation.lemma.errors.find", **attempts, "teacher": teacher},
+        "inject": {"_target_": "curation.lemma.errors.inject", **planted},
+        "correct": {"_target_": "curation.lemma.errors.correct", "teacher": teacher, "strategies": ["fix"]},
+        "mix": {
+            "_target_": "curation.lemma.errors.mix",
+            "k": 6000,
+            "student": 0.5,
+            "fix": 1.0,
+            "error_free": 0.5,
+            "seed": seed,
+        },
+    }
+    curate(folder, pool, stages, "mix", ["error_free"], seed)
+    models = {
+        "base": model,
+        "error_free": train(folder / "error_free", model, folder / "controls" / "error_free.jsonl", seed, 4),
+        "lemma": train(folder, model, folder / "curated.jsonl", seed, 4),
+    }
+    new = write_pool(folder / "new.jsonl", (make_sum(random.Random(f"new {seed} {n}")) for n in range(500)))
+    right = accuracies(folder, models, new, {**SAMPLING, "n": 4})
+    errors = {f"errors, {name}": 1 - share for name, share in right.items()}
+    return {**errors, "fewer errors than error_free": right["lemma"] - right["error_free"]}
+
+
+def make_hidden(rng: random.Random) -> tuple[str, str, int]:
+    """A sum of two numbers whose sign is hidden in the question."""
+    values = [rng.randint(1, 99), rng.randint(1, 99)]
+    return f"{values[0]}?{values[1]}=", *make_chain(values, [rng.choice("+-")])
+
+
+def make_dialogues(dialogue: Dialogue, rng: random.Random, count: int) -> Iterator[Example]:
+    """Answers at a first and at a second turn, each by chance, so that nothing is learned from the first answer."""
+    for number in range(count):
+        problem, chain, answer = make_hidden(rng)
+        values = [int(value) for value in problem[:-1].split("?")]
+        earlier = [make_chain(values, [rng.choice("+-")])[0]] if number % 2 else []
+        row = Example(f"{number}", chat(problem), str(answer), chain, source="sums")
+        yield replace(row, prompt=dialogue.prompt(row, earlier))
+
+
+def rise(folder: Path, model: str, seed: int) -> Result:
+    """The second turn beside a fresh sample, and beside the same rows with the history removed."""
+    rng = random.Random(seed)
+    boost = folder / "boost"
+    dialogue = {"shots": [], "first": "{problem}", "feedback": "That is wrong. Once more.\n{problem}", "window": 2}
+    write_jsonl(boost / "rows.jsonl", make_dialogues(Dialogue(**dialogue), rng, 1200))
+    first = train(boost, model, boost / "rows.jsonl", seed, 4)
+    pool = write_pool(folder / "pool.jsonl", (make_hidden(rng) for _ in range(800)))
+    player = {"_target_": "curation.rise.Player", "engine": {**ENGINE, "model": first}}
+    sampling = {**SAMPLING, "max_tokens": 48, "seed": seed}
+    stages = {
+        "collect": {
+            "_target_": "curation.rise.collect",
+            "dialogue": dialogue,
+            "players": {
+                "first": {**player, "sampling": sampling},
+                "second": {**player, "sampling": {**sampling, "n": 8}},
+            },
+            "rewards": {"right": 1.0, "wrong": 0.0, "none": 0.0},
+        },
+        "keep": {"_target_": "curation.rise.keep", "criteria": "all"},
+        "weigh": {"_target_": "curation.rise.weigh", "tau": 0.4, "centring": None},
+    }
+    curate(folder, pool, stages, "weigh", ["history_removed"], seed)
+    more = {"weighting": "rows", "args": {"learning_rate": 5e-4}}
+    models = {
+        "boost": first,
+        "rise": train(folder, first, folder / "curated.jsonl", seed, 3, **more),
+        "removed": train(folder / "removed", first, folder / "controls" / "history_removed.jsonl", seed, 3, **more),
+    }
+    new = write_pool(folder / "new.jsonl", (make_hidden(random.Random(f"new {seed} {n}")) for n in range(500)))
+    turns = evaluate(folder, models, new, {**sampling, "n": 2, "seed": 0}, dialogue)["turns"]["models"]
+    by = {name: {key: m["mean"] for key, m in turns[name]["new"]["measures"].items()} for name in models}
+    return {
+        **{f"turn 1, {name}": by[name]["m1@t1"] for name in models},
+        **{f"two turns, {name}": by[name]["p1@t2"] for name in models},
+        "two samples, rise": by["rise"]["p2@t1"],
+        "a second turn against a fresh sample": by["rise"]["p1@t2"] - by["rise"]["p2@t1"],
+        "a second turn against history removed": by["rise"]["p1@t2"] - by["removed"]["p1@t2"],
+    }
+
+
+FLIPPED = 0.3
+
+
+def discover(folder: Path, model: str, seed: int) -> Result:
+    """The best loss of a search on pairs of which 30 % are flipped, against DPO, on pairs that are not."""
+    rng, rows = random.Random(seed), []
+    for number in range(1000):
+        problem, chain, answer = make_sum(rng)
+        wrong = answer + rng.choice((-10, -2, -1, 1, 2, 10))
+        at = chain.rfind(f"={answer}\n")
+        other = chain[: at + 1] + f"{wrong}\n\\boxed{{{wrong}}}"
+        pair = [chain, other] if rng.random() >= FLIPPED else [other, chain]
+        rows.append({"id": f"{number}", "prompt": problem, "chosen": pair[0], "rejected": pair[1], "good": chain})
+    pairs = folder / "pairs.jsonl"
+    with replacing(pairs) as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    section = {key: value for key, value in TRAIN.items() if key != "args"}
+    args = {
+        **TRAIN["args"],
+        "learning_rate": 5e-4,
+        "num_train_epochs": 6,
+        "beta": 0.1,
+        "precompute_ref_log_probs": True,
+    }
+    args |= {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 100}
+    measure = {"unflipped": {"_target_": "bench.controls.unflipped", "pairs": str(pairs)}}
+    node = {
+        "_target_": "limo.discover.search.discover",
+        "out": str(folder),
+        "train": {**section, "_target_": "limo.prefer.prefer", "model": model, "args": args},
+        "data": str(pairs),
+        "split": {"train": 320, "held_out": 300, "fresh": 380},
+        "known": {"dpo": "limo.training.preference.dpo"},
+        "baseline": "dpo",
+        "seeds": [0],
+        "baseline_seeds": [0, 1, 2],
+        "warmup": 0.3,
+        "proposer": {"_target_": "limo.discover.proposers.Grammar", "seed": seed},
+        "candidates": 10,
+        "proposals": 60,
+        "fitness": measure,
+        "confirm": {"finalists": 1, "seeds": [10, 11, 12], "fitness": measure},
+    }
+    found = bind(node, "discover")()
+    best = found["confirmed"][0]
+    return {
+        "dpo": found["baseline_confirmed"],
+        "best minus dpo": best["mean"],
+        "beats by its own interval": best["beats"],
+    }
+
+
+def unflipped(folder: Path, held_out: Path, /, *, pairs: str) -> dict[str, float]:
+    """For each held-out pair 1 if the model came to prefer the right chain, whichever side it stands on."""
+    good = {row["id"]: row["good"] == row["chosen"] for row in map(json.loads, Path(pairs).read_text().splitlines())}
+    rows = map(json.loads, (folder / "held_out.jsonl").read_text(encoding="utf-8").splitlines())
+    return {row["id"]: float((row["chosen"] > row["rejected"]) == good[row["id"]]) for row in rows}
+
+
+def make_product(rng: random.Random) -> tuple[str, str, int]:
+    """A small number times a larger one, worked out by adding, and its answer."""
+    times, value = rng.randint(2, 4), rng.randint(2, 99)
+    chain, total = make_chain([value] * times, ["+"] * (times - 1))
+    return f"{times}*{value}=", chain, total
+
+
+def mammoth2(folder: Path, model: str, seed: int) -> Result:
+    """Accuracy on new products after pairs mined from pages, and after the same pairs with other answers."""
+    rng = random.Random(seed)
+    everything = {row[0]: row for row in (make_product(rng) for _ in range(5000))}
+    products = list(everything.values())
+    rng.shuffle(products)
+    new = write_pool(folder / "new.jsonl", ((f"What is {p[:-1]}?", c, a) for p, c, a in products[:90]))
+    write_pages(folder / "web.warc.gz", products[90:], rng)
+    write_pages(folder / "seeds.warc.gz", [make_sum(rng) for _ in range(200)], rng, shops=0)
+    read = {
+        "_target_": "curation.mammoth2.pages.read",
+        "columns": None,
+        "max_bytes": 1_000_000,
+        "seconds": 5,
+        "memory": 1024,
+        "deny": [],
+        "robots": [],
+    }
+    archives, listed = "curation.mammoth2.pages.archives", "curation.mammoth2.domains.listed"
+    decide = {"_target_": listed, "keep": [], "drop": [], "otherwise": "keep"}
+    stages = {
+        "pages": read,
+        "recall": {
+            "_target_": "curation.mammoth2.recall.recall",
+            "seeds": {
+                "positives": {"exams": {"_target_": archives, "paths": [str(folder / "seeds.warc.gz")]}},
+                "read": read,
+                "per_class": 100,
+            },
+            "learning": {"ngrams": 3, "features": 262144, "epochs": 20, "rate": 1.0},
+            "threshold": 0.5,
+            "held_out": 0.3,
+            "least": 5,
+            "first": decide,
+            "second": decide,
+            "seed": seed,
+        },
+        "pairs": {
+            "_target_": "curation.mammoth2.harvest.stated",
+            "rules": ["problem and solution", "q&a markup", "labelled lines"],
+            "least": 3,
+            "most": 80,
+        },
+        "exact_dedup": {"_target_": "curation.stages.dedup.exact_dedup"},
+        "decontaminate": {
+            "_target_": "curation.stages.decontaminate.decontaminate",
+            "benchmarks": {"new": new},
+            "variants": "keep",
+        },
+        "verified": {"_target_": "curation.mammoth2.refine.verified", "unverified": "drop"},
+    }
+    pool = {"_target_": archives, "paths": [str(folder / "web.warc.gz")]}
+    curate(folder, pool, stages, "verified", [], seed)
+    rows = list(read_jsonl(folder / "curated.jsonl"))
+    write_jsonl(folder / "exchanged.jsonl", exchanged(rows, rng))
+    models = {
+        "base": model,
+        "exchanged": train(folder / "exchanged", model, folder / "exchanged.jsonl", seed, 20),
+        "mined": train(folder, model, folder / "curated.jsonl", seed, 20),
+    }
+    right = accuracies(folder, models, new, {**SAMPLING, "temperature": 0.0})
+    return {
+        "mined pairs / 1000": len(rows) / 1000,
+        **right,
+        "mined minus exchanged": right["mined"] - right["exchanged"],
+    }
+
+
+def exchanged(rows: list[Any], rng: random.Random) -> list[Any]:
+    """The rows, each with the answer of another."""
+    order = rng.sample(rows, len(rows))
+    return [
+        replace(row, completion=o.completion, answer=o.answer)
+        for row, o in zip(rows, [*order[1:], *order[:1]], strict=True)
+    ]
+
+
+def write_pages(path: Path, problems: list[tuple[str, str, int]], rng: random.Random, shops: int = 100) -> None:
+    """A web archive: three problems a page in one of three layouts, and pages of a shop."""
+    pages = list[str]()
+    for at in range(0, len(problems), 3):
+        layout, parts = rng.choice(LAYOUTS), []
+        for number, (problem, chain, answer) in enumerate(problems[at : at + 3], 1):
+            solution = chain.partition("\\boxed")[0].replace("\n", "<br>") + f"The answer is {answer}."
+            parts.append(layout.format(n=number, q=f"What is {problem[:-1]}?", a=solution))
+        pages.append("".join(parts))
+    pages += [f"<p>{rng.choice(('Shop', 'News'))} number {rng.randint(1, 999)}: {' '.join(rng.choices(SHOP, k=40))}</p>"
+              for _ in range(shops)]  # fmt: skip
+    whole = "<!DOCTYPE html><html lang='en'><head><title>Page</title></head><body><main>{}</main></body></html>"
+    records = (record(f"https://site{at % 7}.example/{at}", whole.format(page)) for at, page in enumerate(pages))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(b"".join(records), mtime=0))
+
+
+LAYOUTS = (
+    "<h2>Problem {n}</h2><p>{q}</p><h3>Solution</h3><p>{a}</p>",
+    "<p>Q: {q}</p><p>A: {a}</p>",
+    "<div class='question'>{q}</div><div class='answer'>{a}</div>",
+)
+SHOP = "warm red shoes for rain and snow new this week only half price order today we send the same day free".split()
+
+
+CONTROLS: dict[str, Callable[[Path, str, int], Result]] = {
+    "lemma": lemma,
+    "rise": rise,
+    "discover": discover,
+    "mammoth2": mammoth2,
+}
+
+if __name__ == "__main__":
+    with reported():
+        main()
