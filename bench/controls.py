@@ -7,7 +7,7 @@ All start from the model of `bench/tiny.py`, which adds and subtracts two or thr
 stages, trainings and evaluations. What was expected before the first run, for five seeds each:
 
     lemma     errors sampled at temperature 1 become fewer than with error-free chains of the same problems and the same
-              optimizer steps, since the model can check its own steps
+              optimizer steps, since the model can check its own steps (it cannot, and they do not: docs/lemma.md)
     rise      "12?7" hides its sign. A wrong answer tells it, so a second turn is right more often than a fresh sample,
               and more often than after the same rows with the history removed
     discover  with 30 % of the training pairs flipped, the search finds a loss that beats DPO beyond its noise
@@ -20,7 +20,7 @@ import json
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -48,6 +48,7 @@ TRAIN = {
     "args": {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "learning_rate": 1e-3},
 }
 SAMPLING = {"n": 1, "temperature": 1.0, "top_p": 1.0, "max_tokens": 160, "seed": 0}
+DIALOGUE = Dialogue(shots=[], first="{problem}", feedback="That is wrong. Once more.\n{problem}", window=2)
 Row = Mapping[str, Any]
 Result = dict[str, float]
 
@@ -60,7 +61,7 @@ def main() -> None:
     make_model(folder / "model", STEPS, WORDS)
     for name in names:
         found = []
-        for seed in SEEDS:
+        for seed in SEEDS if name != "discover" else [0]:  # one search, which confirms with five seeds
             place = folder / name / f"seed-{seed}"
             if not (place / "result.json").exists():
                 result = CONTROLS[name](place, str(folder / "model"), seed)
@@ -77,6 +78,9 @@ def print_results(name: str, found: list[Result]) -> None:
     print(f"\n{name}, {len(found)} seeds, % (95 % interval)")
     for key in found[0]:
         values = [100 * one[key] for one in found]
+        if len(values) == 1:
+            print(f"  {key:<58} {values[0]:6.1f}", flush=True)
+            continue
         half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
         low, high = fmean(values) - half, fmean(values) + half
         print(f"  {key:<58} {fmean(values):6.1f} ({low:.1f} to {high:.1f})", flush=True)
@@ -141,30 +145,29 @@ def lemma(folder: Path, model: str, seed: int) -> Result:
     pool = write_pool(folder / "pool.jsonl", (make_sum(rng) for _ in range(3000)))
     teacher = {"_target_": "bench.controls.Terse"}
     attempts = {"engine": {**ENGINE, "model": model}, "sampling": {**SAMPLING, "n": 4, "seed": seed}}
+    slowly = {"args": {"learning_rate": 3e-4}}
     planted = {"teacher": teacher, "per_problem": 1, "otherwise": "uniform", "seed": seed}
-    stages = {
-        "find": {"_target_": "curation.lemma.errors.find", **attempts, "teacher": teacher},
-        "inject": {"_target_": "curation.lemma.errors.inject", **planted},
-        "correct": {"_target_": "curation.lemma.errors.correct", "teacher": teacher, "strategies": ["fix"]},
-        "mix": {
-            "_target_": "curation.lemma.errors.mix",
-            "k": 6000,
-            "student": 0.5,
-            "fix": 1.0,
-            "error_free": 0.5,
-            "seed": seed,
-        },
-    }
-    curate(folder, pool, stages, "mix", ["error_free"], seed)
-    models = {
-        "base": model,
-        "error_free": train(folder / "error_free", model, folder / "controls" / "error_free.jsonl", seed, 4),
-        "lemma": train(folder, model, folder / "curated.jsonl", seed, 4),
-    }
+    models = {"base": model}
+    for arm, learn in (("lemma", "whole"), ("correction", "correction")):
+        corrected = {"teacher": teacher, "strategies": ["fix"], "learn": learn}
+        mixed = {"k": 4000, "student": 0.5, "fix": 1.0, "error_free": 0.5, "seed": seed}
+        stages = {
+            "find": {"_target_": "curation.lemma.errors.find", **attempts, "teacher": teacher},
+            "inject": {"_target_": "curation.lemma.errors.inject", **planted},
+            "correct": {"_target_": "curation.lemma.errors.correct", **corrected},
+            "mix": {"_target_": "curation.lemma.errors.mix", **mixed},
+        }
+        out = folder / arm
+        curate(out, pool, stages, "mix", ["error_free"], seed)
+        if arm == "lemma":
+            free = out / "controls" / "error_free.jsonl"
+            models["error_free"] = train(folder / "error_free", model, free, seed, 4, **slowly)
+        models[arm] = train(out, model, out / "curated.jsonl", seed, 4, **slowly)
     new = write_pool(folder / "new.jsonl", (make_sum(random.Random(f"new {seed} {n}")) for n in range(500)))
     right = accuracies(folder, models, new, {**SAMPLING, "n": 4})
     errors = {f"errors, {name}": 1 - share for name, share in right.items()}
-    return {**errors, "fewer errors than error_free": right["lemma"] - right["error_free"]}
+    fewer = {f"fewer errors, {arm}": right[arm] - right["error_free"] for arm in ("lemma", "correction")}
+    return {**errors, **fewer}
 
 
 def make_hidden(rng: random.Random) -> tuple[str, str, int]:
@@ -173,12 +176,12 @@ def make_hidden(rng: random.Random) -> tuple[str, str, int]:
     return f"{values[0]}?{values[1]}=", *make_chain(values, [rng.choice("+-")])
 
 
-def make_dialogues(dialogue: Dialogue, rng: random.Random, count: int) -> Iterator[Example]:
-    """Answers at a first and at a second turn, each by chance, so that nothing is learned from the first answer."""
+def make_dialogues(dialogue: Dialogue, rng: random.Random, count: int, turns: int = 2) -> Iterator[Example]:
+    """Answers at a first turn and at a second, each by chance, so that nothing is learned from the first answer."""
     for number in range(count):
         problem, chain, answer = make_hidden(rng)
         values = [int(value) for value in problem[:-1].split("?")]
-        earlier = [make_chain(values, [rng.choice("+-")])[0]] if number % 2 else []
+        earlier = [make_chain(values, [rng.choice("+-")])[0]] if number % turns else []
         row = Example(f"{number}", chat(problem), str(answer), chain, source="sums")
         yield replace(row, prompt=dialogue.prompt(row, earlier))
 
@@ -187,8 +190,7 @@ def rise(folder: Path, model: str, seed: int) -> Result:
     """The second turn beside a fresh sample, and beside the same rows with the history removed."""
     rng = random.Random(seed)
     boost = folder / "boost"
-    dialogue = {"shots": [], "first": "{problem}", "feedback": "That is wrong. Once more.\n{problem}", "window": 2}
-    write_jsonl(boost / "rows.jsonl", make_dialogues(Dialogue(**dialogue), rng, 1200))
+    write_jsonl(boost / "rows.jsonl", make_dialogues(DIALOGUE, rng, 2400))
     first = train(boost, model, boost / "rows.jsonl", seed, 4)
     pool = write_pool(folder / "pool.jsonl", (make_hidden(rng) for _ in range(800)))
     player = {"_target_": "curation.rise.Player", "engine": {**ENGINE, "model": first}}
@@ -196,7 +198,7 @@ def rise(folder: Path, model: str, seed: int) -> Result:
     stages = {
         "collect": {
             "_target_": "curation.rise.collect",
-            "dialogue": dialogue,
+            "dialogue": asdict(DIALOGUE),
             "players": {
                 "first": {**player, "sampling": sampling},
                 "second": {**player, "sampling": {**sampling, "n": 8}},
@@ -207,14 +209,14 @@ def rise(folder: Path, model: str, seed: int) -> Result:
         "weigh": {"_target_": "curation.rise.weigh", "tau": 0.4, "centring": None},
     }
     curate(folder, pool, stages, "weigh", ["history_removed"], seed)
-    more = {"weighting": "rows", "args": {"learning_rate": 5e-4}}
+    more = {"weighting": "rows", "args": {"learning_rate": 7e-4}}
     models = {
         "boost": first,
-        "rise": train(folder, first, folder / "curated.jsonl", seed, 3, **more),
-        "removed": train(folder / "removed", first, folder / "controls" / "history_removed.jsonl", seed, 3, **more),
+        "rise": train(folder, first, folder / "curated.jsonl", seed, 4, **more),
+        "removed": train(folder / "removed", first, folder / "controls" / "history_removed.jsonl", seed, 4, **more),
     }
     new = write_pool(folder / "new.jsonl", (make_hidden(random.Random(f"new {seed} {n}")) for n in range(500)))
-    turns = evaluate(folder, models, new, {**sampling, "n": 2, "seed": 0}, dialogue)["turns"]["models"]
+    turns = evaluate(folder, models, new, {**sampling, "n": 2, "seed": 0}, asdict(DIALOGUE))["turns"]["models"]
     by = {name: {key: m["mean"] for key, m in turns[name]["new"]["measures"].items()} for name in models}
     return {
         **{f"turn 1, {name}": by[name]["m1@t1"] for name in models},
@@ -229,52 +231,49 @@ FLIPPED = 0.3
 
 
 def discover(folder: Path, model: str, seed: int) -> Result:
-    """The best loss of a search on pairs of which 30 % are flipped, against DPO, on pairs that are not."""
-    rng, rows = random.Random(seed), []
-    for number in range(1000):
-        problem, chain, answer = make_sum(rng)
-        wrong = answer + rng.choice((-10, -2, -1, 1, 2, 10))
-        at = chain.rfind(f"={answer}\n")
-        other = chain[: at + 1] + f"{wrong}\n\\boxed{{{wrong}}}"
-        pair = [chain, other] if rng.random() >= FLIPPED else [other, chain]
-        rows.append({"id": f"{number}", "prompt": problem, "chosen": pair[0], "rejected": pair[1], "good": chain})
+    """The best loss of a search on pairs of which 30 % are flipped, against DPO, on pairs that are not.
+
+    The sign of "12?7" is hidden again, and the model has learned to take either. Preferred is plus where the first
+    number is the larger one.
+    """
+    rng = random.Random(seed)
+    write_jsonl(folder / "boost" / "rows.jsonl", make_dialogues(DIALOGUE, rng, 1200, turns=1))
+    either = train(folder / "boost", model, folder / "boost" / "rows.jsonl", seed, 4)
     pairs = folder / "pairs.jsonl"
     with replacing(pairs) as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        for number in range(1100):
+            values = [rng.randint(1, 99), rng.randint(1, 99)]
+            plus, minus = (make_chain(values, [sign])[0] for sign in "+-")
+            good, bad = (plus, minus) if values[0] > values[1] else (minus, plus)
+            chosen, rejected = (good, bad) if rng.random() >= FLIPPED else (bad, good)
+            problem = f"{values[0]}?{values[1]}="
+            row = {"id": str(number), "prompt": problem, "chosen": chosen, "rejected": rejected, "good": good}
+            file.write(json.dumps(row) + "\n")
     section = {key: value for key, value in TRAIN.items() if key != "args"}
-    args = {
-        **TRAIN["args"],
-        "learning_rate": 5e-4,
-        "num_train_epochs": 6,
-        "beta": 0.1,
-        "precompute_ref_log_probs": True,
-    }
-    args |= {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 100}
+    args = {**TRAIN["args"], "learning_rate": 5e-4, "num_train_epochs": 10, "beta": 1.0}
+    args |= {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 100, "precompute_ref_log_probs": True}
     measure = {"unflipped": {"_target_": "bench.controls.unflipped", "pairs": str(pairs)}}
     node = {
         "_target_": "limo.discover.search.discover",
         "out": str(folder),
-        "train": {**section, "_target_": "limo.prefer.prefer", "model": model, "args": args},
+        "train": {**section, "_target_": "limo.prefer.prefer", "model": either, "args": args},
         "data": str(pairs),
-        "split": {"train": 320, "held_out": 300, "fresh": 380},
-        "known": {"dpo": "limo.training.preference.dpo"},
+        "split": {"train": 320, "held_out": 300, "fresh": 400},
+        "known": {name: f"limo.training.preference.{name}" for name in ("dpo", "slic", "ipo", "kto_pair")},
         "baseline": "dpo",
         "seeds": [0],
-        "baseline_seeds": [0, 1, 2],
+        "baseline_seeds": [0, 1],
         "warmup": 0.3,
         "proposer": {"_target_": "limo.discover.proposers.Grammar", "seed": seed},
-        "candidates": 10,
+        "candidates": 6,
         "proposals": 60,
         "fitness": measure,
-        "confirm": {"finalists": 1, "seeds": [10, 11, 12], "fitness": measure},
+        "confirm": {"finalists": 1, "seeds": [10, 11, 12, 13, 14], "fitness": measure},
     }
     found = bind(node, "discover")()
     best = found["confirmed"][0]
-    return {
-        "dpo": found["baseline_confirmed"],
-        "best minus dpo": best["mean"],
-        "beats by its own interval": best["beats"],
-    }
+    gain = {"low": best["low"], "high": best["high"]}  # over five seeds and the pairs
+    return {"dpo": found["baseline_confirmed"], "the best of six new losses minus dpo": best["difference"], **gain}
 
 
 def unflipped(folder: Path, held_out: Path, /, *, pairs: str) -> dict[str, float]:
@@ -299,7 +298,8 @@ def mammoth2(folder: Path, model: str, seed: int) -> Result:
     rng.shuffle(products)
     new = write_pool(folder / "new.jsonl", ((f"What is {p[:-1]}?", c, a) for p, c, a in products[:90]))
     write_pages(folder / "web.warc.gz", products[90:], rng)
-    write_pages(folder / "seeds.warc.gz", [make_sum(rng) for _ in range(200)], rng, shops=0)
+    fives = [(f"5*{n}=", *make_chain([n] * 5, ["+"] * 4)) for n in range(2, 100)]  # neither mined nor tested
+    write_pages(folder / "seeds.warc.gz", [*fives, *(make_sum(rng) for _ in range(100))], rng, shops=0)
     read = {
         "_target_": "curation.mammoth2.pages.read",
         "columns": None,
@@ -318,7 +318,7 @@ def mammoth2(folder: Path, model: str, seed: int) -> Result:
             "seeds": {
                 "positives": {"exams": {"_target_": archives, "paths": [str(folder / "seeds.warc.gz")]}},
                 "read": read,
-                "per_class": 100,
+                "per_class": 300,
             },
             "learning": {"ngrams": 3, "features": 262144, "epochs": 20, "rate": 1.0},
             "threshold": 0.5,
@@ -368,21 +368,21 @@ def exchanged(rows: list[Any], rng: random.Random) -> list[Any]:
     ]
 
 
-def write_pages(path: Path, problems: list[tuple[str, str, int]], rng: random.Random, shops: int = 100) -> None:
-    """A web archive: three problems a page in one of three layouts, and pages of a shop."""
-    pages = list[str]()
+def write_pages(path: Path, problems: list[tuple[str, str, int]], rng: random.Random, shops: int = 3000) -> None:
+    """A web archive: three problems a page in one of three layouts at schools, and pages of shops."""
+    pages = list[tuple[str, str]]()
     for at in range(0, len(problems), 3):
         layout, parts = rng.choice(LAYOUTS), []
         for number, (problem, chain, answer) in enumerate(problems[at : at + 3], 1):
             solution = chain.partition("\\boxed")[0].replace("\n", "<br>") + f"The answer is {answer}."
             parts.append(layout.format(n=number, q=f"What is {problem[:-1]}?", a=solution))
-        pages.append("".join(parts))
-    pages += [f"<p>{rng.choice(('Shop', 'News'))} number {rng.randint(1, 999)}: {' '.join(rng.choices(SHOP, k=40))}</p>"
-              for _ in range(shops)]  # fmt: skip
+        pages.append((f"https://school{at % 7}.example/{at}", "".join(parts)))
+    for at in range(shops):
+        pages.append((f"https://shop{at % 9}.example/{at}", f"<p>Number {at}: {' '.join(rng.choices(SHOP, k=40))}</p>"))
     whole = "<!DOCTYPE html><html lang='en'><head><title>Page</title></head><body><main>{}</main></body></html>"
-    records = (record(f"https://site{at % 7}.example/{at}", whole.format(page)) for at, page in enumerate(pages))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(b"".join(records), mtime=0))
+    records = b"".join(record(url, whole.format(page)) for url, page in pages)
+    path.write_bytes(gzip.compress(records, mtime=0))
 
 
 LAYOUTS = (

@@ -13,6 +13,7 @@ question is m1@t5 against m5@t1. With k below n, parallel values are means over 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 from eval.compare import paired, share
@@ -67,19 +68,23 @@ def measures(n: int) -> dict[str, Callable[[Row], float]]:
 def measure_turns(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, Any]:
     """Everything about one model's turns on one benchmark, as plain JSON; shares with their 95 % intervals.
 
-    `against` has the paired differences at equal budgets: turns minus parallel samples, without and with oracle.
+    `against` has the paired differences at equal budgets: turns minus parallel samples, without and with oracle, and
+    the second turn alone minus a fresh sample.
     """
     n = len(rows[0]["turns"])
     values = {name: {r["id"]: of(r) for r in rows} for name, of in measures(n).items()}
     _, vote, turns, any_turn, any_sample = values
+    alone = {"turn 2": {r["id"]: turn_right(r, 2) for r in rows}}
+    alone["a fresh sample"] = {r["id"]: fmean(map(_right, r["completions"][1:])) for r in rows}
 
     def minus(a: str, b: str) -> dict[str, Any]:
-        return {"of": a, "minus": b, **paired(values[b], values[a], resamples, seed).to_json()}
+        both = values | alone
+        return {"of": a, "minus": b, **paired(both[b], both[a], resamples, seed).to_json()}
 
     return {
         "n": n,
         "measures": {name: asdict(share(shares, resamples, seed)) for name, shares in values.items()},
-        "against": [minus(turns, vote), minus(any_turn, any_sample)],
+        "against": [minus(turns, vote), minus(any_turn, any_sample), minus("turn 2", "a fresh sample")],
         "by_turn": [
             {name: asdict(share({r["id"]: of(r, k) for r in rows}, resamples, seed)) for name, of in CURVES.items()}
             for k in range(1, n + 1)

@@ -49,16 +49,22 @@ class Rendered(NamedTuple):
 def render(tokenizer: Any, row: Example) -> Rendered:
     """Prompt, chain and end of turn; the chain and the end are in the loss.
 
-    Where the prompt ends with an open think block, the chain's own opening tag is removed.
+    Where the prompt ends with an open think block, the chain's own opening tag is removed; where it ends with a turn
+    that the assistant has begun, the chain continues it.
     """
-    pieces = _split_prompt(tokenizer, row.prompt)
-    asked = _join_ids(tokenizer, pieces)
-    learned = [*completion_ids(tokenizer, _drop_opening_tag(pieces[-1], row.completion)), turn_end(tokenizer)]
+    if row.prompt[-1]["role"] == "assistant":
+        asked, text = prompt_ids(tokenizer, row.prompt), row.completion
+    else:
+        pieces = _split_prompt(tokenizer, row.prompt)
+        asked, text = _join_ids(tokenizer, pieces), _drop_opening_tag(pieces[-1], row.completion)
+    learned = [*completion_ids(tokenizer, text), turn_end(tokenizer)]
     return Rendered(asked + learned, [MASKED] * len(asked) + learned)
 
 
 def loss_text(tokenizer: Any, row: Example) -> str:
     """The text of the loss tokens: the completion without an opening think tag that the prompt has."""
+    if row.prompt[-1]["role"] == "assistant":
+        return row.completion
     return _drop_opening_tag(_split_prompt(tokenizer, row.prompt)[-1], row.completion)
 
 

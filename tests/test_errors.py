@@ -11,6 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from curation.controls import Controls, write_controls
 from curation.lemma import errors
@@ -32,9 +34,11 @@ from curation.lemma.teach import (
 from curation.stages.chains import split_steps
 from eval.equations import equations, holds
 from eval.grade import grade
+from limo.chat import MASKED, prompt_ids, render
 from limo.data import Example, Row, chat, read_jsonl, write_jsonl
 from limo.engines.protocol import Completion, Sampling
 from limo.errors import UserError
+from limo.model import load_tokenizer
 from tests.conftest import Script, asked, split
 
 RULES = {"_target_": "curation.lemma.rules.Rules"}
@@ -189,6 +193,32 @@ def test_the_error_free_control_has_the_same_problems_and_no_error(tmp_path: Any
     assert made["error_free"]["rows"] == len(rows) == 11, "as many optimizer steps"
     assert [r.problem for r in rows] == [r.problem for r in chosen] and len({r.id for r in rows}) == 11
     assert not any("error" in r.notes for r in rows)
+
+
+def test_a_correction_may_be_learned_without_the_error(tiny: Any) -> None:
+    """The wrong beginning moves into the prompt; training sees the tokens that sampling would go on from."""
+    rows = one_planted("CA")
+    both = {
+        way: split(errors.correct(rows, teacher=RULES, strategies=["fix"], learn=way))[0][-1]
+        for way in ("whole", "correction")
+    }
+    whole, after = both["whole"], both["correction"]
+    begun = after.prompt[-1]
+    assert begun["role"] == "assistant" and begun["content"] + after.completion == whole.completion
+    tokenizer = load_tokenizer(tiny)
+    rendered = render(tokenizer, after)
+    learned = [label for label in rendered.labels if label != MASKED]
+    assert rendered.input_ids == [*prompt_ids(tokenizer, after.prompt), *learned]
+    assert tokenizer.decode(rendered.input_ids) == tokenizer.decode(render(tokenizer, whole).input_ids)
+    assert tokenizer.decode(learned).startswith(after.completion)
+
+
+@given(st.text("0123456789+-*/= .xu\n", max_size=60))
+@example("48/2 = 4u\nThe answer is 24.")
+def test_any_attempt_has_a_mistake_or_a_reason(attempt: str) -> None:
+    """What a small model writes is often no mathematics."""
+    (found,) = Rules().diagnose([(row(), attempt)])
+    assert isinstance(found, Mistake | Unusable)
 
 
 # -- the teacher that is a model

@@ -65,9 +65,12 @@ def test_everything_about_the_turns_of_a_model() -> None:
         {"m1@t1": 0.2, "m5@t1": 0.5, "m1@t5": 0.44, "p1@t5": 0.8, "p5@t1": 0.6}
     )
     assert all(v["low"] <= v["mean"] <= v["high"] and v["n"] == 5 for v in found["measures"].values())
-    without, oracle = found["against"]
+    without, oracle, second = found["against"]
     assert (without["of"], without["minus"], without["mean"]) == ("m1@t5", "m5@t1", pytest.approx(-0.06))
     assert (oracle["of"], oracle["minus"], oracle["mean"]) == ("p1@t5", "p5@t1", pytest.approx(0.2))
+    fresh = sum(c["verdict"] == "correct" for row in ROWS for c in row["completions"][1:]) / 4
+    assert (second["of"], second["minus"]) == ("turn 2", "a fresh sample")
+    assert second["mean"] == pytest.approx(0.4 - fresh / 5)
     curves = {key: [at[key]["mean"] for at in found["by_turn"]] for key in found["by_turn"][0]}
     assert curves["turn"] == pytest.approx([0.2, 0.4, 0.4, 0.2, 0.4])
     assert curves["p1@tk"] == pytest.approx([0.2, 0.4, 0.6, 0.6, 0.8])

@@ -78,7 +78,7 @@ def diagnose(chain: Chain, attempt: str) -> Mistake:
             if mistake:
                 return mistake
             # A value that comes a second time may be right by chance: `12 - 6 = 6` where `12 / 2 = 6` was meant before
-            if key(e) not in keys or key(e) in found or e.unknown or holds(e) is not True:
+            if e.unknown or key(e) not in keys or key(e) in found or holds(e) is not True:
                 raise Unusable("the first wrong step is not proved", f"{e.left} = {e.right} is not of the chain")
             found.add(key(e))
             known |= {e.value}

@@ -36,6 +36,7 @@ CHUNK = 2000  # pages sent to a process at once; fewer than two of these are wor
 LONGEST = 20_000  # characters of a page that are looked at
 WORDS = 3000  # of a page that is learned from
 ENOUGH = 4  # pairs by a rule, above which more say no more
+FORM = 3.0  # weight of the form beside the words, whose vector has length 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,8 @@ def look_at(row: Example) -> Page:
     """A page as the classifier sees it: its first words, how many pairs each rule finds in its markup, and how often
     it asks. What pages of questions have in common across sites is their form; their words differ.
     """
-    pairs, text = Counter(pair[0] for pair in row.notes.get("stated", ())), first_words(row.question, WORDS)
+    stated = [pair[0] for pair in row.notes.get("stated", ()) if pair[0] != "definition" or pair[1].endswith("?")]
+    pairs, text = Counter(stated), first_words(row.question, WORDS)
     asks = min(1.0, 40 * text.count("?") / (text.count(" ") + 1))
     return text, (asks, *(min(pairs[rule], ENOUGH) / ENOUGH for rule in RULES))
 
@@ -239,7 +241,7 @@ def _vectors(work: tuple[Learning, list[Page]]) -> Any:
         token_pattern=r"\\?\w+|[=+^$?]",
         dtype=np.float32,
     )
-    form = csr_matrix([seen for _, seen in pages], dtype=np.float32)
+    form = FORM * csr_matrix([seen for _, seen in pages], dtype=np.float32)
     return hstack([hashed.transform(text[:LONGEST] for text, _ in pages), form], format="csr")
 
 

@@ -107,9 +107,9 @@ def budget_table(each: Each) -> Table:
     for model, name, metrics in each:
         cells = (cell for d in metrics["against"] for cell in (signed(d), p_value(d["p"])))
         rows.append((model, name, *cells, *(spent_tokens(metrics["tokens"][key]) for key in ("turns", "samples"))))
-    head = ("model", "benchmark", "without oracle", "p", "with oracle", "p", "tokens, turns", "tokens, samples")
-    n = each[0][2]["n"]
-    return Table(head, rows, range(2, 8), f"{n} turns against {n} parallel samples, in points")
+    measured = ("without oracle", "p", "with oracle", "p", "turn 2, a fresh sample", "p")
+    head, n = ("model", "benchmark", *measured, "tokens, turns", "tokens, samples"), each[0][2]["n"]
+    return Table(head, rows, range(2, 10), f"{n} turns against {n} parallel samples, in points")
 
 
 def flip_table(each: Each) -> Table:

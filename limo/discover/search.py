@@ -177,7 +177,7 @@ def _search(settings: SearchSettings, trial: Trial) -> Noise:
     """
     folder, known = Path(settings.out), list(settings.known.items())
     proposer = bind(settings.proposer, "discover.proposer")()
-    with progress("losses", len(known) + settings.candidates, "loss") as advance:
+    with progress("losses", len(known) + settings.candidates, "trial") as advance:
 
         def attempt(number: int) -> None:
             entry = _check(settings, read_entries(folder)[:number])
