@@ -356,15 +356,18 @@ def open_ledger(path: Path) -> sqlite3.Connection:
     """A ledger, created if missing. Raises UserError for a file that is none, is damaged, or has another format."""
     store = sqlite3.connect(path.resolve().as_uri(), uri=True, timeout=60)
     try:
-        (version,) = store.execute("PRAGMA user_version").fetchone()
-        if version not in (0, FORMAT) or (version == 0 and store.execute("SELECT 1 FROM sqlite_master").fetchone()):
+        # In one statement and one transaction: another process may be creating the same file
+        version, tables = store.execute(
+            "SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version"
+        ).fetchone()
+        if version not in (0, FORMAT) or (version == 0 and tables):
             raise UserError(
                 f"{path} is a ledger of format {version}, this version reads {FORMAT}. Move it to another "
                 "folder; limo ledgers salvage FILE then adds its samples"
             )
         store.execute("PRAGMA journal_mode=WAL")
         store.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut the last moments
-        store.executescript(SCHEMA + f"PRAGMA user_version = {FORMAT};")
+        store.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
     except (UserError, sqlite3.OperationalError):
         store.close()
         raise
