@@ -1,6 +1,5 @@
 """What the loss sees under the chat templates of real models, and mistakes of rows, tokenizers and templates."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,7 +27,7 @@ from limo.data import Example, Message, chat
 from limo.errors import UserError
 from limo.model import EMBEDDED
 from limo.training.audit import check_row, look, reasons
-from tests.conftest import CHATML, ROOT
+from tests.conftest import CHATML
 
 SYSTEM = "Reason step by step; answer in a box."
 PLAIN = "12 and 3 are\n\n 15, so \\boxed{15}."
@@ -141,18 +140,6 @@ def decoded(tokenizer: Any, ids: Sequence[int]) -> str:
 
 def learned(rendered: Rendered) -> list[int]:
     return [label for label in rendered.labels if label != MASKED]
-
-
-def by_template(tokenizer: Any, given: Example) -> Rendered:
-    """As most trainers do it: the template writes the whole conversation, what goes beyond the prompt is learned."""
-    said = {"role": "assistant", "content": given.completion}
-    texts = [
-        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
-        for messages, ask in ((list(given.prompt), True), ([*given.prompt, said], False))
-    ]
-    prompt, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
-    same = next((at for at, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
-    return Rendered(whole, [MASKED] * same + whole[same:])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -278,37 +265,6 @@ def test_only_what_the_tokenizer_cannot_tell_apart_may_differ() -> None:
     assert reason.startswith("the chain is changed: at character 0 the tokens say 'so a', the row 'So A'")
 
 
-def sentencepiece(prefix: bool) -> Any:
-    """One letter a token, bytes for the rest; with `prefix` a text begins with a space, as in older Llamas."""
-    letters = ["▁", *map(chr, range(33, 127))]
-    texts = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
-    made = Tokenizer(models.BPE({t: i for i, t in enumerate(texts)}, [], unk_token="<unk>", byte_fallback=True))
-    spaces = normalizers.Replace(" ", "▁")
-    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces]) if prefix else spaces
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    made.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
-    made.add_special_tokens(["<unk>", "<s>", "</s>"])
-    return wrapped(made, "", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-
-
-@pytest.mark.parametrize("prefix", [True, False])
-def test_pieces_of_sentences_come_back_as_they_were(prefix: bool) -> None:
-    tokenizer = sentencepiece(prefix)
-    tokenizer.chat_template = (
-        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
-        "{% elif m.role == 'assistant' %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
-    )
-    assert turn_end(tokenizer) == tokenizer.eos_token_id
-    for completion in (PLAIN, f"  {PLAIN}\n ", "\n\n15  ", "π ≈ 3\u2009½ 中", "a</s> b <s>"):
-        given = row(completion, chat("12 <s> 3?"))
-        rendered = render(tokenizer, given)
-        assert decoded(tokenizer, learned(rendered)[:-1]) == completion
-        assert reasons(tokenizer, given, rendered, "") == []
-    given, other = row("15  16", chat("q")), row("15 16", chat("q"))
-    (reason,) = reasons(tokenizer, given, render(tokenizer, other), "")
-    assert reason.startswith("the chain is changed: at character 3 the tokens say '16', the row ' 16'")
-
-
 def test_earlier_turns_are_as_sampling_sees_them() -> None:
     """Qwen3 and R1 leave the thoughts of earlier turns out of a prompt. So do we, in training as in sampling."""
     earlier = Message(role="assistant", content=THOUGHT)
@@ -395,70 +351,3 @@ def test_a_row_is_shown_by_its_mask() -> None:
     with console.capture() as captured:
         console.print(shown)
     assert "\x1b" not in captured.get() and "▶<think>↵\nso" in captured.get()
-
-
-def fate(tokenizer: Any, name: str, completion: str) -> str:
-    """What becomes of a chain when the template writes the whole conversation."""
-    family, given = FAMILIES[name], row(completion, asked(name))
-    rendered = by_template(tokenizer, given)
-    text = decoded(tokenizer, learned(rendered))
-    thought, _, rest = completion.rpartition("</think>")
-    if thought.removeprefix("<think>").strip() not in text:
-        found = "**the thought is lost**"
-    elif re.search(r"\A(<think>)?\s*</think>\s*", text):
-        found = "**an empty think block first**"
-    else:
-        found = "whole" if rest in text else "whole but for its last white space"
-    same = rendered.input_ids[: rendered.labels.count(MASKED)] == prompt_ids(tokenizer, given.prompt)
-    return found + "; another prompt" * (not same) + "; a line end more" * text.endswith(f"{family.end}\n")
-
-
-def ours(tokenizer: Any, name: str, completion: str) -> str:
-    """And what becomes of it with us."""
-    given = row(completion, asked(name))
-    why = reasons(tokenizer, given, render(tokenizer, given), None)
-    if why:
-        return f"refused: {why[0].partition(':')[0]}"
-    return "whole" if loss_text(tokenizer, given) == completion else "whole; the prompt has `<think>`"
-
-
-def bos(tokenizer: Any, name: str) -> str:
-    token = FAMILIES[name].bos
-    first = tokenizer.convert_ids_to_tokens(prompt_ids(tokenizer, asked(name))[0])
-    return f"`{token}`, once" if first == token else "none"
-
-
-def system_message(tokenizer: Any, name: str) -> str:
-    alone = decoded(tokenizer, prompt_ids(tokenizer, chat("QUESTION"))).partition("QUESTION")[0]
-    own = "; one of the template's own if there is none" * ("system" in alone)
-    try:
-        both = decoded(tokenizer, prompt_ids(tokenizer, chat("QUESTION", "SYSTEM")))
-    except UserError:
-        return "refused"
-    between = both.partition("SYSTEM")[2].partition("QUESTION")[0]
-    return ("a turn" if any(c in between for c in controls(tokenizer).values()) else "in the user's turn") + own
-
-
-def table() -> list[str]:
-    """The table of docs/templates.md."""
-    lines = [
-        "| template | chain with a think block, by the template itself | by us | chain without one, by the template "
-        "itself | by us | ends with | BOS | system message |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name in FAMILIES:
-        tokenizer = tokenizer_of(name)
-        end = f"`{tokenizer.convert_ids_to_tokens(turn_end(tokenizer))}`"
-        chains = (f(tokenizer, name, chain) for chain in (THOUGHT, PLAIN) for f in (fate, ours))
-        cells = (name, *chains, end, bos(tokenizer, name), system_message(tokenizer, name))
-        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    return lines
-
-
-def test_what_is_documented_is_true() -> None:
-    text = (ROOT / "docs" / "templates.md").read_text(encoding="utf-8")
-    assert "\n".join(table()) in text, "\n".join(["docs/templates.md should have", *table()])
-    checked = text.partition("| reason |")[2].partition("\n\n")[0].splitlines()[2:]
-    named = [reason.strip() for line in checked for reason in line.split("|")[1].split(";")]
-    source = (ROOT / "limo" / "training" / "audit.py").read_text(encoding="utf-8")
-    assert len(named) >= 8 and [reason for reason in named if f'"{reason}:' not in source] == []

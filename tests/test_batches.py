@@ -34,11 +34,6 @@ def test_best_fit_by_hand() -> None:
         pack_best_fit([0], [11], 10)
 
 
-def test_padded_groups_are_of_similar_length_and_may_be_empty() -> None:
-    assert split_step([0, 1, 2, 3, 4], [1, 9, 2, 8, 3], 1, Shape(3, 2)) == [[[1, 3]], [[4, 2]], [[0]]]
-    assert split_step([0], [5], 1, Shape(3, 2)) == [[[0]], [[]], [[]]]
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_a_step_is_the_same_chains_on_any_number_of_devices(seed: int) -> None:
     source = random.Random(seed)
@@ -56,14 +51,3 @@ def test_a_step_is_the_same_chains_on_any_number_of_devices(seed: int) -> None:
     fewer = count_forwards(lengths, iter(split_epoch(len(lengths), batch, seed, 0)), 1, tokens)
     whole = max(-(-sum(lengths[i] for i in step) // tokens) for step in split_epoch(len(lengths), batch, seed, 0))
     assert whole <= fewer <= whole * 11 / 9 + 4
-
-
-def test_what_runs_at_one_time_is_of_like_length() -> None:
-    lengths = [100, 1, 99, 2, 50, 51, 3, 98]
-    split = split_step(range(8), lengths, 2, Shape(4, 1))
-    assert [sorted(lengths[i] for group in groups for i in group) for groups in split] == [
-        [99, 100],
-        [51, 98],
-        [3, 50],
-        [1, 2],
-    ]

@@ -138,14 +138,6 @@ def test_a_benchmark_on_the_hub_without_a_network(monkeypatch: pytest.MonkeyPatc
         load([{"gpqa": {"required": True}}], "")
 
 
-def test_another_number_of_rows_than_published_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write(tmp_path / "aime24.jsonl", [{"problem": "p", "answer": "5"}])
-    load([path], "")
-    assert "1 problems in" in capsys.readouterr().err
-    load([{"aime24": {"path": path, "limit": 1}}], "")
-    assert capsys.readouterr().err == ""
-
-
 def test_real_local_copies(data: Path) -> None:
     folder = data / "benchmarks"
     rows = load([str(folder / f) for f in ("aime24.jsonl", "aime25.jsonl", "amc23.jsonl", "math500.json")], "s")

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from limo.cli import COMMANDS
 from limo.recipe import bind, check_node, compose, nodes
@@ -278,13 +277,3 @@ def test_a_page_says_what_it_gives_and_its_links_lead_somewhere(page: Path) -> N
         heads = re.findall(r"^#+ (.*)", there.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
         names = {"#" + re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
         assert not anchor or anchor in names, f"{page.name} links to {target}{anchor}"
-
-
-def test_the_configuration_of_ray_serve_is_one_that_ray_reads() -> None:
-    schema = pytest.importorskip("ray.serve.schema", reason="Ray is not installed: pip install 'limo-toolkit[dev]'")
-    from ray.llm._internal.serve.core.configs.llm_config import LLMConfig
-
-    (text,) = (b.text for b in blocks(ROOT / "docs" / "scale.md") if b.path == "serve.yaml")
-    (application,) = schema.ServeDeploySchema.model_validate(yaml.safe_load(text)).applications
-    (model,) = (LLMConfig.model_validate(given) for given in application.args["llm_configs"])
-    assert model.engine_kwargs["tensor_parallel_size"] == 2 and model.model_loading_config.model_id == "teacher"

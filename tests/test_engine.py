@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import torch
 
 from limo.chat import prompt_ids
@@ -38,16 +37,6 @@ def test_greedy_equals_the_library_s_generate(tiny: Path) -> None:
     assert texts(sample(engine(tiny), PROMPTS, GREEDY)) == expected
 
 
-def test_samples_do_not_depend_on_batch_or_neighbours(tiny: Path) -> None:
-    whole = texts(sample(engine(tiny, 12), PROMPTS, WARM))
-    assert texts(sample(engine(tiny, 5), list(reversed(PROMPTS)), WARM)) == list(reversed(whole))
-    more = Sampling(n=5, temperature=1.0, top_p=0.9, max_tokens=12, seed=0)
-    assert [t[:3] for t in texts(sample(engine(tiny), PROMPTS[:3], more))] == whole[:3]
-    assert len({t for row in whole for t in row}) > len(whole), "samples of one prompt must differ"
-    other = Sampling(n=3, temperature=1.0, top_p=0.9, max_tokens=12, seed=1)
-    assert texts(sample(engine(tiny), PROMPTS[:2], other)) != whole[:2]
-
-
 def test_choose_inverts_the_distribution() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.2, 0.3]]))
 
@@ -59,19 +48,6 @@ def test_choose_inverts_the_distribution() -> None:
     assert [at(u, 0.79) for u in (0.0, 0.62, 0.63, 0.999)] == [0, 0, 2, 2]
     assert at(0.999, 0.4) == 0
     assert int(sample_tokens(logits, torch.tensor([0.9]), 0.0, 1.0)[0]) == 0
-
-
-def test_impossible_sampling_is_refused() -> None:
-    for wrong in ({"n": 0}, {"top_p": 0.0}, {"temperature": -1.0}, {"max_tokens": 0}):
-        with pytest.raises(ValueError, match="sampling needs"):
-            Sampling(**{"n": 1, "temperature": 1.0, "top_p": 1.0, "max_tokens": 1, "seed": 0, **wrong})  # type: ignore[arg-type]
-
-
-def test_the_same_prompt_twice_is_asked_once() -> None:
-    scripted = Scripted(lambda q, i: f"{q}{i}")
-    done = sample(scripted, [chat("x"), chat("yy"), chat("x")], WARM)
-    assert texts(done) == [["x0", "x1", "x2"], ["yy0", "yy1", "yy2"], ["x0", "x1", "x2"]]
-    assert len(scripted.asked) == 6
 
 
 def test_a_stream_is_in_order_and_reads_no_further_than_it_must() -> None:

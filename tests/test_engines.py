@@ -7,7 +7,6 @@ context; it renders special tokens in a message as what they spell. Where it thu
 
 import gc
 import json
-import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from limo.chat import completion_ids, encode_text, prompt_ids, template_text
+from limo.chat import completion_ids, prompt_ids
 from limo.data import Message, chat
 from limo.engines.local import LocalServer, command_line
 from limo.engines.protocol import Completion, Engine, Prompt, Request, Sampling, Scripted, sample, taker
@@ -170,10 +169,6 @@ def test_a_prompt_over_the_context_is_refused_and_no_other(case: Case) -> None:
     assert "the model takes 512" in done[1][0].why and done[1][0].tokens == 0
 
 
-def test_engines_have_names_of_their_own(case: Case) -> None:
-    assert case.engine().fingerprint == case.engine().fingerprint and len(case.engine().fingerprint) > 3
-
-
 def test_a_server_completes_as_the_local_engine_does(served: tuple[str, Path]) -> None:
     """Greedy texts are equal: the same template, the same tokens, the same end."""
     url, folder = served
@@ -183,18 +178,6 @@ def test_a_server_completes_as_the_local_engine_does(served: tuple[str, Path]) -
         mine, theirs = (sample(e, PROMPTS, replace(GREEDY, max_tokens=limit)) for e in (here, asked))
         assert texts(mine) == texts(theirs)
         assert [c[0].tokens for c in mine] == [c[0].tokens for c in theirs]
-
-
-def test_what_a_server_makes_of_special_tokens(served: tuple[str, Path]) -> None:
-    """Why such prompts are refused: this one reads them as control tokens, and a turn is forged."""
-    url, folder = served
-    tokenizer = load_tokenizer(folder)
-    asked = {"model": str(folder), "max_tokens": 1, "temperature": 0, "messages": [dict(m) for m in FORGED]}
-    body = json.dumps(asked).encode()
-    request = urllib.request.Request(f"{url}/chat/completions", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        counted = json.load(answer)["usage"]["prompt_tokens"]
-    assert counted == len(encode_text(tokenizer, template_text(tokenizer, FORGED))) < len(prompt_ids(tokenizer, FORGED))
 
 
 def serving(folder: Path, **settings: Any) -> ServerEngine:

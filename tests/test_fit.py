@@ -112,13 +112,6 @@ def test_a_killed_run_resumes_and_a_second_one_is_free(tiny: Path, monkeypatch: 
     assert list(add_fit(examples(), model=str(tiny), **LIMITS)) == again and not asked
 
 
-def test_two_devices_give_the_scores_of_one(tiny: Path) -> None:
-    models = fit.load_replicas(tiny, "float32") + fit.load_replicas(tiny, "float32")
-    sequences = [([1, 2, 3], [4, 5, number]) for number in range(6, 13)]
-    one, two = fit.local_measure(models[:1], 2)(sequences), fit.local_measure(models, 2)(sequences)
-    assert all(np.allclose(a.nll, b.nll) and (a.rank == b.rank).all() for a, b in zip(one, two, strict=True))
-
-
 def test_rows_that_cannot_be_scored(tiny: Path, tmp_path: Path) -> None:
     model, tokenizer = load(tiny, "float32")
     rows = examples(["12", " \n", "12 + 3 = 15. " * 12])

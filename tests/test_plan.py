@@ -132,19 +132,6 @@ def test_a_model_of_32_billion_needs_sharding(tmp_path: Path, capsys: pytest.Cap
     assert "on each of 4 machines (32 x H100)" in capsys.readouterr().err
 
 
-def test_devices_must_divide_the_batch_unless_rows_are_packed(
-    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    args = {"per_device_train_batch_size": 2, "bf16": True}
-    train = section(tmp_path, model=str(tiny), pack_tokens=None, args=args)
-    assert plan(**asked(train, devices=[1, 4]))["settings"]
-    with pytest.raises(UserError, match=r"cannot be divided over 3 devices.*1, 2, 4 devices do"):
-        plan(**asked(train, devices=[3]))
-    assert plan(**asked(train | {"pack_tokens": 256}, devices=[3]))["settings"]
-    assert plan(**asked(train | {"pack_tokens": 10**10}))["recommendation"] is None
-    assert "Nothing fits" in capsys.readouterr().err
-
-
 def test_mistakes_are_one_line(tiny: Path, tmp_path: Path) -> None:
     train = section(tmp_path, model=str(tiny))
     for given, said in (

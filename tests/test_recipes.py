@@ -1,9 +1,7 @@
 """Every shipped recipe composes and fits the functions it names; keys that do not fit are told."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import yaml
@@ -11,7 +9,6 @@ import yaml
 from curation.stage import in_order
 from limo.errors import UserError
 from limo.recipe import (
-    RECIPES,
     bind,
     check_name,
     check_node,
@@ -20,9 +17,8 @@ from limo.recipe import (
     nodes,
     recipe_names,
     trust,
-    validate,
 )
-from limo.run import claim, content_hash, differences, read_manifest, remember_recipe
+from limo.run import claim, content_hash, read_manifest, remember_recipe
 from limo.training.settings import check_args
 
 # What a recipe leaves to the person
@@ -70,17 +66,6 @@ def test_held_out_problems_of_the_demo_are_not_in_its_pool() -> None:
     assert len(pool) - len(left) < len(pool) * 0.05, "seeds must differ"
 
 
-def test_a_recipe_of_one_s_own_folder(tmp_path: Path) -> None:
-    import hydra
-
-    (tmp_path / "recipe").mkdir()
-    mine = (RECIPES / "recipe" / "demo.yaml").read_text().replace("name: demo", "name: mine")
-    (tmp_path / "recipe" / "mine.yaml").write_text(mine)
-    with hydra.initialize_config_dir(config_dir=str(RECIPES), version_base="1.3"):
-        config = hydra.compose("run", overrides=["recipe=mine", f"hydra.searchpath=[file://{tmp_path}]"])
-    assert config.out == "runs/mine"
-
-
 def node(**settings: object) -> dict[str, object]:
     return {"_target_": "curation.stages.choose.problems", "k": 3, "by": "score", "seed": 0, **settings}
 
@@ -108,44 +93,6 @@ def test_a_node_that_is_none_names_its_key() -> None:
     recipe = compose("recipe=demo", "curate.controls=null")
     with pytest.raises(UserError, match=r"curate\.controls must be .*Controls"):
         bind(recipe["curate"], "curate")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Knobs:
-    size: int
-    name: str | None = None
-
-
-def turn(knobs: Knobs) -> int:
-    return knobs.size
-
-
-def test_a_function_of_one_dataclass_takes_the_node_as_it() -> None:
-    target = f"{__name__}.turn"
-    assert bind({"_target_": target, "size": 3}, "here")() == 3
-    for wrong, said in [
-        ({"size": "3"}, "here.size must be a valid integer"),
-        ({}, "here.size is missing"),
-        ({"size": 1, "nam": "x"}, "here.nam is not a setting of Knobs; did you mean 'name'"),
-    ]:
-        with pytest.raises(UserError, match=said):
-            bind({"_target_": target, **wrong}, "here")
-
-
-@pytest.mark.parametrize(
-    ("value", "hint", "fits"),
-    [
-        *[(1, float, True), (True, float, False), ("1", float, False), (None, int | None, True), (2, int | None, True)],
-        *[("x", int | None, False), ("a", Literal["a", "b"], True), ("c", Literal["a", "b"], False)],
-        *[([1], list[int], True), ({}, list[int], False), ({}, dict[str, int], True), (["a"], list[int], False)],
-    ],
-)
-def test_types_of_yaml_values(value: object, hint: object, fits: bool) -> None:
-    if fits:
-        assert validate(hint, value, "here") == value
-    else:
-        with pytest.raises(UserError, match=r"here.* must be"):
-            validate(hint, value, "here")
 
 
 def sampled(batch_size: int) -> dict[str, object]:
@@ -222,19 +169,6 @@ def test_a_step_may_grow(tmp_path: Path) -> None:
     assert read_manifest(tmp_path)["step"]["settings"] == {"a": 1, "seeds": [0, 1]}
 
 
-def test_differences_name_the_keys() -> None:
-    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": None}) == ["a.c: 2 -> 3"]
-    assert yaml.safe_load("1e-5") == "1e-5", "PyYAML reads this as text, so recipes write 1.0e-5"
-
-
-def test_only_scores_have_word_lists_in_a_setting_called_words() -> None:
-    """The report takes `words` of any stage for the names of word lists."""
-    for name in recipe_names():
-        recipe = compose(f"recipe={name}", *OPEN.get(name, ()))
-        for where, inner in nodes(recipe.get("curate", {}), "curate"):
-            assert isinstance(inner.get("words", []), list), where
-
-
 def test_input_files_follow_from_the_settings_that_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What lies in the current folder under the same text, a long prompt among them, is not taken for an input."""
     monkeypatch.chdir(tmp_path)
@@ -248,7 +182,6 @@ def test_input_files_follow_from_the_settings_that_name_them(tmp_path: Path, mon
             "_target_": "curation.stages.score.score",
             "weights": {},
             "words": ["en", "./en"],
-            "scaling": "score.x",
         },
     }
     assert input_files(node) == ["pool.jsonl", "./en"]

@@ -10,36 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.soak import job, soak, verdict
 from limo.ledgers import list_models, salvage
 from tests.conftest import ROOT, lines
 from tests.test_kill import write_recipe
-
-
-@pytest.mark.slow
-def test_thirty_kills_lose_nothing(tmp_path: Path) -> None:
-    found = soak(tmp_path, restarts=30, seconds=60, prompts=20_000, longest=0.7)
-    assert found.killed == found.restarts >= 20
-    assert verdict(tmp_path, found) == []
-    assert count_samples(tmp_path / "samples") > 200, "between the kills it got on"
-
-
-def test_what_a_soak_would_notice(tmp_path: Path) -> None:
-    """The verdict on a job that was left alone, and on one that lost, repeated and grew."""
-    found = soak(tmp_path, restarts=0, seconds=1, prompts=1, longest=0.3)
-    job(tmp_path, prompts=10, seconds=0.0)
-    assert verdict(tmp_path, found) == []
-    job(tmp_path, prompts=12, seconds=0.0)
-    assert len((tmp_path / "drawn").read_bytes().splitlines()) == 24, "the ten from before are not drawn again"
-    with (tmp_path / "handed").open("ab") as file:
-        file.write(b"Question 0?/0\nnever kept/0\n")
-    found.memory = [50.0, 50.0, 50.0, 60.0, 60.0, 60.0, 60.0, 60.0]
-    wrong = verdict(tmp_path, found)
-    assert [w.split(" ", 1)[1] for w in wrong] == [
-        "samples were handed over, the ledger has 24",
-        "samples were paid for twice",
-        "grew by 20 %",
-    ]
 
 
 def count_samples(folder: Path) -> int:
