@@ -238,9 +238,7 @@ def test_a_failing_rank_ends_all_with_its_own_words(tiny: Path, tmp_path: Path) 
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *recipe_in(tmp_path, tiny, devices=2)]
     for wrong, said in (
-        ("train.data=nowhere.jsonl", "no such file"),  # before ranks are started
         ("train.system=Other.", "another system prompt"),  # on rank 0 alone
-        ("+train.lora={target_modules: [nothing]}", "cannot set up the training"),  # on every rank
         ("train.args.learning_rate=1e30", "training diverged: "),
     ):
         done = subprocess.run(

@@ -52,7 +52,7 @@ def answer(server: Running, text: str, **settings: Any) -> Completion:
 def test_thousands_of_requests_of_which_a_fifth_fail(
     stream: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    count = 1_000 if stream else 4_000
+    count = 500 if stream else 1_000
     kinds = ["429", "429-none", "500", "503", "reset", *LOST, *ODD]
     prompts = [chat(f"question {i}") for i in range(count)]
     with faulty(0.2, kinds) as server:
