@@ -41,7 +41,7 @@ def test_a_folder_with_a_module_named_eval_hides_nothing(tmp_path: Path) -> None
     [
         ("# @package _global_\nname: x\n  bad: [\n", "mine.yaml, line 3: not valid YAML"),
         ("name: x\n", "the recipe's first line must be `# @package _global_`"),
-        ("# @package _global_\ndefaults: [/trian: sft]\nname: x\n", "Could not find 'trian/sft'"),
+        ("# @package _global_\ndefaults: [/trian: sft]\nname: x\n", "there is no 'sft' in the group trian"),
         ("# @package _global_\nname: x\n", "the recipe 'x' has no section 'train'"),
     ],
 )
