@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -15,6 +14,7 @@ from curation.stage import take
 from limo.data import Dropped, Example, Row, chat
 from limo.engines.protocol import Completion
 from limo.machine import quiet_deepspeed, set_environment
+from tests.forked import run_forked
 
 set_environment()
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -86,19 +86,13 @@ def _own_state(cache: Path) -> None:
     take()
 
 
-@pytest.fixture
-def run(cache: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `python -m ...` from an empty folder's point of view; returns the finished process with its texts."""
+@pytest.fixture(scope="session")
+def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python -m ...` from a folder's point of view; returns the finished process with its texts."""
+    texts = tmp_path_factory.mktemp("texts")
 
     def call(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        )
+        return run_forked(arguments, cwd, {**os.environ, "PYTHONPATH": str(ROOT), **environment}, texts)
 
     return call
 

@@ -14,6 +14,7 @@ from limo.cli import main
 from limo.command import read_arguments
 from limo.errors import UserError
 from tests.conftest import ROOT
+from tests.test_commands import Run
 
 LIMO = Path(sys.executable).with_name("limo")
 
@@ -46,15 +47,15 @@ def test_a_folder_with_a_module_named_eval_hides_nothing(tmp_path: Path) -> None
     ],
 )
 @pytest.mark.parametrize("flag", ["--config-dir=my", "-cd"])
-def test_a_mistake_in_a_recipe_is_one_line(text: str, said: str, flag: str, tmp_path: Path) -> None:
+def test_a_mistake_in_a_recipe_is_one_line(text: str, said: str, flag: str, tmp_path: Path, run: Run) -> None:
     (tmp_path / "my" / "recipe").mkdir(parents=True)
     (tmp_path / "my" / "recipe" / "mine.yaml").write_text(text)
     flags = [flag, "my"] if flag == "-cd" else [flag]
-    done = limo(tmp_path, "train", "recipe=mine", *flags)
+    done = run("limo.train", "recipe=mine", *flags, cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
-def test_mistakes_on_the_command_line_are_one_line(tmp_path: Path) -> None:
+def test_mistakes_on_the_command_line_are_one_line(tmp_path: Path, run: Run) -> None:
     row = {"id": "a", "prompt": [{"role": "user", "content": "q"}], "answer": "1", "completion": "1"}
     (tmp_path / "d.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "afile").touch()
@@ -63,7 +64,7 @@ def test_mistakes_on_the_command_line_are_one_line(tmp_path: Path) -> None:
         (["runs=afile"], "a file has the name of a folder in that path"),
         (["--run", "--cfg", "job"], "can be specified"),
     ]:
-        done = limo(tmp_path, "train", "recipe=demo", "train.data=d.jsonl", *arguments)
+        done = run("limo.train", "recipe=demo", "train.data=d.jsonl", *arguments, cwd=tmp_path)
         assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1, (arguments, done.stderr)
 
 

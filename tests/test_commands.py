@@ -34,16 +34,11 @@ def small(tiny: Path, runs: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     """A run folder in which the three commands have run once."""
-    import os
-    import sys
-
     runs = tmp_path_factory.mktemp("runs")
     for module in ("curation.run", "limo.train", "eval.run"):
-        done = subprocess.run(
-            [sys.executable, "-m", module, *small(tiny, runs)], capture_output=True, text=True, env=os.environ
-        )
+        done = run(module, *small(tiny, runs))
         assert done.returncode == 0, done.stderr
     return runs / "demo"
 

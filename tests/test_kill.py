@@ -98,7 +98,7 @@ def same(folder: Path) -> None:
 @pytest.mark.slow
 def test_twenty_kills_change_nothing_and_no_sample_is_paid_for_twice(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
-    write_recipe(tmp_path, "{_target_: tests.slow_engine.Slow, seconds: 0.08}", 1)
+    write_recipe(tmp_path, "{_target_: tests.slow_engine.Slow, seconds: 0.04}", 1)
     finish(started(tmp_path, "whole", "cache_whole"))
     whole = log.read_text().splitlines()
     log.unlink()

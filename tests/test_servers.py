@@ -4,7 +4,6 @@ import os
 import shlex
 import sqlite3
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from limo.ledgers import salvage
 from limo.model import load_tokenizer
 from tests.conftest import ROOT, lines
 from tests.faulty import HOSTILE, LOST, ODD, Running, faulty, spellings
+from tests.forked import run_forked
 
 ONE = Sampling(n=1, temperature=1.0, top_p=1.0, max_tokens=100, seed=0)
 QUICK: dict[str, Any] = {"timeout": 1.0, "backoff": 0.02, "patience": 5.0}
@@ -288,14 +288,7 @@ def test_keys_are_written_nowhere(outcome: str, tmp_path: Path) -> None:
         command = ["curation.run", "--config-dir", str(tmp_path / "in"), "recipe=keys", f"runs={tmp_path / 'runs'}"]
         own = {"PYTHONPATH": str(ROOT), "LIMO_CACHE": str(tmp_path / "cache"), "LIMO_TEST_KEY": KEY}
         own = {k: v for k, v in own.items() if outcome != "unset" or k != "LIMO_TEST_KEY"}
-        done = subprocess.run(
-            [sys.executable, "-m", *command],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            cwd=tmp_path,
-            env={**os.environ, **own},
-        )
+        done = run_forked(command, tmp_path, {**os.environ, **own}, tmp_path / "in")
     assert done.returncode == (0 if outcome in ("success", "refused") else 2), done.stderr
     assert "Traceback" not in done.stderr
     if outcome == "unset":
