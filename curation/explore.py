@@ -67,10 +67,7 @@ class Text(str):
 
 
 def load(folder: str | Path | None = None) -> Run:
-    """A finished curation: of this folder, else of $LIMO_RUN, else the newest below `runs/`.
-
-    Raises UserError if there is none.
-    """
+    """A finished curation: of this folder, else of $LIMO_RUN, else the newest below `runs/`."""
     path = Path(folder or os.environ.get("LIMO_RUN") or _newest())
     if not (path / "curated.jsonl").is_file():
         raise UserError(f"no finished curation in '{path}': python -m curation.run recipe=<name> makes one")
@@ -215,10 +212,7 @@ def look(run: Run, row: Example | str) -> Text:
 
 
 def candidates(run: Run, stage: str = "") -> list[Example]:
-    """The rows that the choice was made from, those that were not chosen included; or those before another stage.
-
-    Raises UserError for a run whose stages are gone.
-    """
+    """The rows that the choice was made from, those that were not chosen included; or those before another stage."""
     path = run.before(stage or _choice(run))
     if not path.is_file():
         raise UserError(f"{path} is gone, from which the choice was made: run the curation again")

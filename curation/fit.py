@@ -29,10 +29,7 @@ Teachers = dict[str, list[Example]]  # by teacher, its scored chains
 def compare_teachers(
     *, out: str, curate: dict[str, Any] | None, student: InputPath, after: str, chains: int, fit: Fit, seed: int
 ) -> Teachers:
-    """Score up to `chains` verified chains of each teacher, one a problem, and print their means with 95 % intervals.
-
-    Raises UserError if the recipe has no stage `after`, or no verified chain comes out of it.
-    """
+    """Score up to `chains` verified chains of each teacher, one a problem, and print the means with 95 % intervals."""
     by_teacher: defaultdict[str, list[Example]] = defaultdict(list)
     for row in verified_chains(Path(out), curate, after, "fit")[-1]:
         by_teacher[str(row.notes.get("teacher", row.source))].append(row)

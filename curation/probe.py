@@ -74,10 +74,7 @@ def probe(
 def verified_chains(
     folder: Path, curate: dict[str, Any] | None, after: str, section: str
 ) -> tuple[dict[str, Any], int, list[Example]]:
-    """Run the stages up to `after`. Returns all stages, how many have run, and the chains with right answers.
-
-    Raises UserError if there are none.
-    """
+    """Run the stages up to `after`. Returns all stages, how many have run, and the chains with right answers."""
     if not curate:
         raise UserError(f"{section}: the recipe has no curate section: there is no pool to take chains from")
     stages = in_order(curate["stages"], curate.get("order"))

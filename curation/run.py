@@ -113,10 +113,7 @@ def curate(
 
 
 def read_marks(path: str) -> list[str]:
-    """The ids in a file of marks, sorted: a JSON object with an `id` in each line, or the bare id.
-
-    Raises UserError for a file that cannot be read, and for a line without an id.
-    """
+    """The ids in a file of marks, sorted: a JSON object with an `id` in each line, or the bare id."""
     ids = set[str]()
     try:
         lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
@@ -186,11 +183,7 @@ def run_stages(
 
 
 def run_first(curate: Mapping[str, Any], first: Mapping[str, Any]) -> int:
-    """Run only the first stages of a recipe's `curate`, into the run's own folder, where the run will find them done.
-
-    Returns how many rows are left. Raises UserError as `curate` does, and if the folder holds a finished run with
-    other settings.
-    """
+    """Run only the first stages of a recipe's `curate`, in the run's own folder, where the run will find them done."""
     stages, folder = in_order(curate["stages"], curate.get("order")), Path(curate["out"])
     settings = {key: curate[key] for key in ("system", "pool", "controls", "pairs")}
     settings |= {"per_row": curate["per_row"]} if curate.get("per_row") else {}

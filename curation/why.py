@@ -41,10 +41,7 @@ class Seen:
 
 
 def story(folder: Path, key: str) -> list[Seen]:
-    """What each stage did with a row and with the chains that come from it, in the order of the stages.
-
-    Raises UserError if there is no finished stage, or no such row.
-    """
+    """What each stage did with a row and with the chains that come from it, in the order of the stages."""
     names = sorted((folder / "stages").glob("*.done.json"))
     if not names:
         raise UserError(f"no finished stage in '{folder}': give the folder of a run, such as runs/demo")

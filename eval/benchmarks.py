@@ -83,11 +83,7 @@ def without_required(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load(benchmarks: Sequence[Any] | Mapping[str, Any], system: str) -> dict[str, list[Example]]:
-    """The problems of each benchmark, by its name. `notes["answer_kind"]` says what an answer is, for the grader.
-
-    Raises UserError if a required benchmark is missing or a row is unusable: numbers of a benchmark with missing rows
-    cannot be compared.
-    """
+    """The problems of each benchmark, by its name. `notes["answer_kind"]` says what an answer is, for the grader."""
     loaded = {}
     for name, node in nodes(benchmarks).items():
         try:

@@ -34,11 +34,7 @@ PROTOCOLS = {
 
 
 def sampling_for(protocol: str | None, sampling: Sampling, problems: int, shots: int = 0) -> Sampling:
-    """The decoding settings of a benchmark: the recipe's sampling, or the protocol's with the recipe's seed.
-
-    After worked examples a completion ends where the model starts another problem.
-    Raises UserError for an unknown protocol.
-    """
+    """The decoding settings of a benchmark: the recipe's sampling, or the protocol's with the recipe's seed."""
     if shots and NEXT_PROBLEM not in sampling.stop:
         sampling = replace(sampling, stop=(*sampling.stop, NEXT_PROBLEM))
     if protocol is None:

@@ -194,10 +194,7 @@ def load_or_make(
 
 
 def find_model(engine: Mapping[str, Any], path: str) -> list[Path]:
-    """The folder of a model, downloaded if need be; empty for a model that servers hold under the name `path`.
-
-    Raises UserError if there is no such model, or the engine's settings are impossible.
-    """
+    """The folder of a model, downloaded if need be; empty for a model that servers hold under the name `path`."""
     folder: Path | None = getattr(bind({**engine, "model": path}, "eval.engine")(), "folder", None)
     return [folder] if folder else []
 

@@ -77,10 +77,7 @@ def find_checkpoints(folder: Path) -> list[Path]:
 
 
 def drop_test_problems(dev: Sequence[Task], test: Mapping[str, Sequence[Example]]) -> list[Task]:
-    """The dev problems that are not test problems, compared by their text. Logs how many were dropped.
-
-    Raises UserError if there is no dev problem, or if half of them or more are test problems.
-    """
+    """The dev problems that are not test problems, compared by their text. Logs how many were dropped."""
     asked = {_text(row) for rows in test.values() for row in rows}
     kept = [replace(task, rows=[row for row in task.rows if _text(row) not in asked]) for task in dev]
     count, left = (sum(len(task.rows) for task in given) for given in (dev, kept))

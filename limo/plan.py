@@ -164,10 +164,7 @@ def recommend(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def measure_model(settings: Training) -> Size:
-    """Count a model's parameters from its config, with adapters where the recipe asks for them.
-
-    Raises UserError if there is no such model.
-    """
+    """Count a model's parameters from its config, with adapters where the recipe asks for them."""
     quiet_deepspeed()
     import torch
     from peft import get_peft_model
@@ -215,10 +212,7 @@ def measure_model(settings: Training) -> Size:
 
 
 def measure_data(settings: Training, rows: int | None, mean_tokens: float | None) -> Data:
-    """As given, or as `train.data` has them; rows that training would drop are not counted.
-
-    Raises UserError if there is no data yet.
-    """
+    """As given, or as `train.data` has them; rows that training would drop are not counted."""
     if rows is not None and mean_tokens is not None:
         return Data(rows, mean_tokens, settings.max_length, mean_tokens)
     if not Path(settings.data).expanduser().exists():

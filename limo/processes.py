@@ -58,10 +58,7 @@ def run_module(module: str, arguments: Sequence[str], log: Path | None = None) -
 
 
 def run_to_end(module: str, arguments: Sequence[str], folder: Path, refused: int = 0) -> str:
-    """`run_module` for what fills `folder`, with its log there; its last line if it ended with the code `refused`.
-
-    Raises Interrupted if it was stopped, and UserError with its last line at any other code.
-    """
+    """`run_module` for what fills `folder`, with its log there; its last line if it ended with the code `refused`."""
     log = folder / "log.txt"
     code = run_module(module, arguments, log)
     if code in STOPPED:

@@ -240,10 +240,7 @@ def _read(target: Callable[..., Any], settings: Mapping[str, Any], where: str, n
 
 
 def validate(hint: Any, value: Any, where: str) -> Any:
-    """A recipe's value as the type that a signature names: a mapping becomes a dataclass, 1 may stand for 1.0.
-
-    Raises UserError for a value that does not fit.
-    """
+    """A recipe's value as the type that a signature names: a mapping becomes a dataclass, 1 may stand for 1.0."""
     for option in (hint, *(typing.get_args(hint) if isinstance(hint, types.UnionType) else ())):
         if isinstance(option, type) and is_dataclass(option) and isinstance(value, Mapping):
             return read_settings(option, value, where)

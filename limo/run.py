@@ -125,10 +125,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def content_hash(path: Path) -> str:
-    """A hash of a file's bytes, of a model folder (`limo.model.fingerprint`), or of all files in another folder.
-
-    Raises UserError if there is nothing at the path.
-    """
+    """A hash of a file's bytes, of a model folder (`limo.model.fingerprint`), or of all files in another folder."""
     if path.is_dir():
         if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
             return fingerprint(path)
@@ -199,10 +196,7 @@ def remember_recipe(folder: Path, recipe: Mapping[str, Any], section: str) -> No
 
 
 def read_results(folder: Path, metric: str) -> float:
-    """A number in the results of a run: `train.last_loss` of manifest.json, `eval.accuracy.tuned.x.mean` of eval's.
-
-    Raises UserError if there is no such number.
-    """
+    """A number in the results of a run: `train.last_loss` of manifest.json, `eval.accuracy.tuned.x.mean` of eval's."""
     known: Any = {step: entry["results"] for step, entry in read_manifest(folder).items()}
     summary = folder / "eval" / "summary.json"
     if summary.is_file():

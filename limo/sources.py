@@ -233,10 +233,7 @@ class Reading:
 
 
 def examples(raws: Iterable[Raw], reading: Reading) -> Iterator[Row]:
-    """Foreign rows as `Example`s, several for a row with several chains; and `Dropped` with the reason for the others.
-
-    Prints what the columns were taken for. Raises UserError if not one row is usable.
-    """
+    """Foreign rows as `Example`s, several where a row has several chains, and `Dropped` with the reason for others."""
     usable, reasons, columns, shown, first = 0, Counter[str](), set[str](), reading.silent, ""
     try:
         for number, raw in islice(raws, reading.limit):

@@ -261,10 +261,7 @@ def local_measure(models: Sequence[Any], batch_size: int) -> Measure:
 
 
 def token_fit(model: Any, sequences: Sequence[Sequence_]) -> list[TokenFit]:
-    """One padded forward pass over (context, ids) pairs, in pieces that share a cache; no context or ids may be empty.
-
-    What else is in the batch changes only the last bits of floating-point sums.
-    """
+    """One padded forward pass over (context, ids) pairs, in pieces that share a cache; none may be empty."""
     import torch
 
     texts = [[*context, *ids] for context, ids in sequences]

@@ -108,10 +108,7 @@ FLAWS: Mapping[str, Flaw] = {
 
 
 def spoil(row: Example, flaw: str, rivals: Sequence[Example], random: Random) -> Example | None:
-    """The row with a flaw in its chain, under another id and with `notes.made`; None where the chain allows it nowhere.
-
-    `rivals` are rows of other problems, for `other chain`.
-    """
+    """The row with a flaw in its chain, under another id and with `notes.made`; None where there is no place for it."""
     made = FLAWS[flaw](row, split_steps(row.completion), rivals, random)
     text = "".join(made or []).strip()
     if not text or text == row.completion.strip():

@@ -147,10 +147,7 @@ FSDP = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_
 
 
 def shard_arguments(sharding: str) -> dict[str, Any]:
-    """The arguments of TRL's configuration that a recipe's `sharding` stands for; on one device only offload counts.
-
-    Raises UserError for an unknown name, an unreadable file, or FSDP without GPUs.
-    """
+    """The arguments of TRL's configuration that a recipe's `sharding` stands for; on one device only offload counts."""
     import torch
 
     if sharding == "ddp":

@@ -187,10 +187,7 @@ def at_margin(rho: Any) -> PairLogProbs:
 
 
 def examine_loss(loss: PairLoss, beta: float) -> Examined:
-    """The slope at rho = 0, and the loss's problems.
-
-    Raises UserError if it cannot be called with pairs and beta, or does not return one value per pair.
-    """
+    """The slope at rho = 0, and the loss's problems."""
     if beta <= 0:
         raise UserError(f"beta must be above 0, not {beta}")
     steps = [2 * at / (POINTS - 1) - 1 for at in range(POINTS)]
