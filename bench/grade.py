@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from eval.grade import grade
-from eval.grader import extract, reader
 from eval.grader import grade as grading
+from eval.grader import reader
 
 PASSES = 5
 HERE = Path(__file__).resolve().parent.parent
@@ -64,7 +64,7 @@ def math_verify(completion: str, answer: str) -> bool:
 
 def forget() -> None:
     """Empty our grader's caches."""
-    for cached in (grading._equal, grading._read, reader.normalise, extract.is_readable):
+    for cached in (grading._equal, grading._read, reader.normalise, reader.is_readable):
         cached.cache_clear()
 
 
@@ -117,6 +117,9 @@ HOSTILE = {
     "sine of a huge angle": "\\sin(10^{10^{9}})",
     "repeating digits": "0." + "12" * 900 + "...",
     "binomial": "\\binom{10^9}{10^8}",
+    "300 intervals": "(1,2)," * 300,
+    "a long progression": "1,2,\\ldots,100000000",
+    "1,900 spaces": " " * 1900 + "5 6",
 }
 
 

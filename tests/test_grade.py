@@ -38,6 +38,11 @@ def test_the_cases(kind: str) -> None:
     assert [case for case in BY_KIND[kind] if judged(case) != case["verdict"]] == []
 
 
+def test_every_reference_equals_itself() -> None:
+    answers = {c["answer"] for c in CASES if c["answer"].strip() and "boxed" not in c["answer"]}
+    assert [a for a in answers if equal(a, a)[0] != "correct" or grade(f"\\boxed{{{a}}}", a).verdict != "correct"] == []
+
+
 def test_a_box_accepts_no_more_than_the_answer_in_it() -> None:
     pairs = [case for case in CASES if "given" in case and "as" not in case and case["verdict"] != "correct"]
     assert [c for c in pairs if grade(f"so \\boxed{{{c['given']}}}", c["answer"]).verdict == "correct"] == []
@@ -258,6 +263,18 @@ HOSTILE = [
     "\\binom{n}{k}+2^{-3500}",
     "\\Gamma(x)+0." + "123456789" * 180,
     "\\sin(" * 50 + "x" + ")" * 50 + "+2^{-900}",
+    "(1,2)," * 300,
+    "[0,1)" + "\\cup[2,3)" * 190,
+    "x=1,y=2 or " * 150 + "x=1,y=3",
+    "1,2,\\ldots,10^{10}",
+    "1,2,...,100000000",
+    "]0," * 400 + "1[",
+    "5 k\\in \\mathbb{N}" * 100,
+    "\\lfloor n^{n^{n}}\\rfloor",
+    " " * 1900 + "5 6",
+    "\u53e3\u043f\uc228" * 300,
+    "\\pm1," * 300,
+    "f(x)=" * 300,
 ]
 REFERENCES = (
     "0",

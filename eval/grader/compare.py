@@ -4,11 +4,10 @@
 `values.py`. The rules in words, with examples: docs/grading.md.
 """
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 
+from eval.grader.forms import FREE, is_set, label_of, plain_form, renamed, same_set, usual
 from eval.grader.nodes import (
-    NUMERALS,
     Based,
     Call,
     Clock,
@@ -24,81 +23,18 @@ from eval.grader.nodes import (
     Verdict,
     Words,
     below,
+    changes_value,
     decide,
+    may_be_said,
+    needed,
+    same_unit,
     walk,
 )
-from eval.grader.sets import OO, REALS, is_set, same_set
-from eval.grader.terms import FUNCTIONS, negative
-from eval.grader.units import may_be_said, needed, same_unit
+from eval.grader.terms import negative
 from eval.grader.values import by_degrees, by_value, degrees, exact, is_radians, names, proportional
 
 MAX_UNLIKE = 20  # members of a list that are written unlike, each compared with each
-FREE = ("", "{}", "&", "|")  # brackets of what has no order
-_MEANINGS: dict[str, Node] = {
-    "infinity": OO,
-    "dne": Words("does not exist"),
-    **dict.fromkeys(("all real numbers", "all reals", "real numbers"), REALS),
-    **dict.fromkeys(("no solution", "no solutions", "none", "empty set", "no real solution", "no real solutions"),
-                    Name("∅")),
-    **{word: Number(value) for word, value in NUMERALS.items()},
-}  # fmt: skip
-
-
-def plain_form(node: Node) -> Node:
-    """±, number words and sets of one in the form in which they are compared."""
-    if isinstance(node, Words):
-        text = re.sub(r"^(?:the|an|a|exactly) (?=\w\w)", "", node.text)
-        number, _, things = text.partition(" ")
-        if number in NUMERALS and may_be_said(things):
-            return Quantity(Number(NUMERALS[number]), things)  # three solutions
-        return _MEANINGS.get(text) or Words(text)
-    if node == Name("mathbb R"):
-        return REALS
-    if _signed(node) and not (isinstance(node, Group) and node.brackets in FREE):
-        return Group("", tuple(_both_signs(node)))
-    if isinstance(node, Call) and node.what in ("*", "/", "neg") and isinstance(node.args[node.what == "*"], Matrix):
-        return _scaled(node)
-    if isinstance(node, Group) and node.brackets in FREE:
-        parts = tuple(v for part in node.parts for v in (_both_signs(part) if _signed(part) else [part]))
-        if node.brackets == "{}":  # a set has each member once
-            parts = tuple(dict.fromkeys(parts))
-        alone = len(parts) == 1 and parts[0] != Name("∅")
-        return parts[0] if alone else Group(node.brackets, parts)
-    return node
-
-
-def _scaled(node: Call) -> Node:
-    """`\\frac12 \\begin{pmatrix}...`: a number times a matrix, as the matrix that it is."""
-    at = int(node.what == "*")
-    matrix = node.args[at]
-    assert isinstance(matrix, Matrix)
-    if any(isinstance(arg, Matrix) for i, arg in enumerate(node.args) if i != at):
-        return node
-    rows = [[Call(node.what, (*node.args[:at], entry, *node.args[at + 1 :])) for entry in row] for row in matrix.rows]
-    return Matrix(tuple(map(tuple, rows)))
-
-
-def _signed(node: Node) -> bool:
-    return isinstance(node, Call | Quantity | Group) and any(
-        isinstance(n, Call) and n.what in ("±", "∓") for n in walk(node)
-    )
-
-
-def _both_signs(node: Node) -> list[Node]:
-    """What ± stands for: all upper signs, then all lower ones."""
-    return [_signs_chosen(node, upper) for upper in (True, False)]
-
-
-def _signs_chosen(node: Node, upper: bool) -> Node:
-    if isinstance(node, Group):
-        return Group(node.brackets, tuple(_signs_chosen(part, upper) for part in node.parts))
-    if not isinstance(node, Call):
-        return node
-    args = tuple(_signs_chosen(arg, upper) for arg in node.args)
-    if node.what not in ("±", "∓"):
-        return Call(node.what, args)
-    last = args[-1] if (node.what == "±") == upper else negative(args[-1])
-    return Call("+", (args[0], last)) if len(args) == 2 else last
+MAX_WORDS = 4  # more are a sentence that may say anything
 
 
 def all_of(verdicts: Iterable[Verdict]) -> Verdict:
@@ -131,37 +67,6 @@ def matched(given: Sequence[Node], reference: Sequence[Node], kind: Kind) -> Ver
     return "unsure" if doubtful else "correct"
 
 
-def label_of(relation: Relation) -> Node | None:
-    """The left side of `x = 5`, `AB = 5`, `f(x) = 5` or `Area = 5`, where it is only a name for the value."""
-    first = relation.sides[0]
-    if relation.signs[0] not in ("=", "approx", "equiv", "in"):
-        return None
-    if isinstance(first, Words):
-        return first
-    inside = set(walk(relation.sides[-1]))
-    if isinstance(first, Name):
-        return None if first.text in ("pi", "e", "i", "oo") or first in inside else first
-    if isinstance(first, Group):  # (x, y) = (1, 2), but not (y, x) = (1, 2)
-        named = [part.text for part in first.parts if isinstance(part, Name)]
-        in_order = named == sorted(named) or not usual(named)
-        return first if in_order and len(named) == len(first.parts) else None
-    if not isinstance(first, Call):
-        return None
-    if first.what in ("∪", "∩", "∖"):
-        return first
-    if first.what == "of" or (first.what in FUNCTIONS and all(isinstance(a, Name) for a in first.args)):
-        function = {n for n in walk(first.args[0]) if isinstance(n, Name)}
-        return None if function & inside and first.what == "of" else first
-    parts = {n for n in walk(first) if isinstance(n, Name)}  # AB, \\angle ABC, AB/CD
-    figure = all(n.text.isupper() or n.text in ("angle", "triangle", "m") for n in parts)
-    return first if parts and figure and not parts & inside else None
-
-
-def usual(names: Sequence[str]) -> bool:
-    """Whether names have an order of their own: x, y, z or a, b, c; others stand in the order they are written."""
-    return any(set(names) <= set(known) for known in ("xyz", "abcd", "uvw", "pqrs"))
-
-
 def compare(given: Node, reference: Node, kind: Kind = "math") -> Ruling:
     """Whether a read answer equals a read reference. Raises TooMuch or Undefined where values cannot be worked out."""
     given, reference = plain_form(given), plain_form(reference)
@@ -171,7 +76,12 @@ def compare(given: Node, reference: Node, kind: Kind = "math") -> Ruling:
         found = rule(given, reference, kind)
         if found is not None:
             return found
-    return by_value(given, reference, kind)
+    ruling = by_value(given, reference, kind)
+    ours, theirs = names(given), names(reference)
+    one_each = ours != theirs and len(ours) == len(theirs) == 1 and ours | theirs <= {"k", "m", "n"}
+    if one_each and all(Name("pi") in walk(n) for n in (given, reference)):  # 2k pi and 2n pi are the same angles
+        return by_value(renamed(given, Name(*ours), Name(*theirs)), reference, kind)
+    return ruling
 
 
 # Each rule: (given, reference, kind) -> a verdict, or None where it has no say
@@ -203,7 +113,8 @@ def _by_equation(given: Node, reference: Node, kind: Kind) -> Ruling | None:
         return "wrong", "an equation for a value"
     ruling, first = compare(value, reference, kind), given.sides[0]
     unsolved = isinstance(first, Call) and first.what in ("+", "*", "/", "^") and len(names(first)) == 1
-    if unsolved and ruling[0] == "correct" and not names(value):
+    unsolved = unsolved and not any(isinstance(n, Group | Words) for n in below(first))  # C(10, 3) = 120
+    if unsolved and ruling[0] == "correct" and not names(value) and not isinstance(value, Matrix):
         return "unsure", "an equation that is not solved"  # x^2 = 5 for 5
     return ruling
 
@@ -228,13 +139,24 @@ def _to_relation(given: Node, reference: Relation, kind: Kind) -> Ruling:
         return compare(given, value, kind) if value is not None else ("wrong", "a value for an equation")
     if value is not None:
         name, found = label_of(given), _value_of(given)
-        if found is not None and name == label:
-            return compare(found, value, kind)
+        if found is not None and (renamed := _in_names_of(label, name, found)) is not None:
+            return compare(renamed, value, kind)
         if found is not None and not names(value) and not names(found):
             return "wrong", "another name"
     if len(given.sides) != 2 or len(reference.sides) != 2:
         return "wrong", "another relation"
     return _proportional(given, reference)
+
+
+def _in_names_of(label: Node | None, name: Node | None, value: Node) -> Node | None:
+    """A named value in the names of a label: `f(y) = y` and `y = x` are `f(x) = x`; None if it names another one."""
+    if name == label:
+        return value
+    functions = [n for n in (name, label) if isinstance(n, Call) and n.what == "of" and isinstance(n.args[1], Name)]
+    if len(functions) == 2 and functions[0].args[0] == functions[1].args[0]:
+        ours, theirs = (function.args[1] for function in functions)
+        return None if theirs in walk(value) else renamed(value, ours, theirs)
+    return value if functions and Name("y") in (name, label) and Name("y") not in functions[0].args else None
 
 
 def _proportional(given: Relation, reference: Relation) -> Ruling:
@@ -268,8 +190,15 @@ def _by_several(given: Node, reference: Node, kind: Kind) -> Ruling | None:
         if not isinstance(given, Group):
             return None
         parts = given.parts if given.brackets in FREE else ()
+        if len(parts) > 1 and _named_values(Group("", parts[:-1])) and isinstance(parts[-1], Relation):
+            first = parts[-1].sides[0]  # m = 3, n = 4, m + n = 7
+            if isinstance(first, Call) and names(first) <= {n for part in parts[:-1] for n in names(part)}:
+                return compare(parts[-1], reference, kind)
         same = len(parts) > 1 and all(compare(part, reference, kind)[0] == "correct" for part in parts)
         return ("correct", "one value said twice") if same else ("wrong", "several answers for one")
+    if isinstance(given, Call) and given.what in ("*", "of") and isinstance(given.args[1], Group):  # P(1, 2)
+        point = isinstance(given.args[0], Name) and given.args[0].text.isupper()
+        return compare(given.args[1], reference, kind) if point else ("wrong", "one answer for several")
     if not isinstance(given, Group):
         same = reference.brackets == "|" and _all_same(reference.parts)  # \\frac38 or 0.375
         return compare(given, reference.parts[0], kind) if same else ("wrong", "one answer for several")
@@ -317,6 +246,8 @@ def _by_matrix(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     given, reference = _as_matrix(given), _as_matrix(reference)
     if not isinstance(given, Matrix) and not isinstance(reference, Matrix):
         return None
+    if any(isinstance(node, Call) and any(isinstance(n, Matrix) for n in walk(node)) for node in (given, reference)):
+        return "unsure", "matrices that are not worked out"
     vectors = [_vector(given), _vector(reference)]
     if isinstance(given, Matrix) and isinstance(reference, Matrix):
         if [len(row) for row in given.rows] != [len(row) for row in reference.rows]:
@@ -343,6 +274,8 @@ def _vector(node: Node) -> tuple[Node, ...] | None:
 
 def _by_kind(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     """Words, times of day, ratios and numbers in a base equal only their own kind."""
+    if isinstance(given, Words) and not isinstance(reference, Words) and len(given.text.split()) > MAX_WORDS:
+        return "unsure", "a sentence for a value"
     if isinstance(reference, Words) or isinstance(given, Words):
         return decide(given == reference, "words")
     if isinstance(reference, Clock) or isinstance(given, Clock):
@@ -414,9 +347,10 @@ def _by_unit(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     if said and (_is_percent(reference) or (isinstance(given, Quantity) and degrees(reference) is not None)):
         return "wrong", "not the unit of the reference"
     if isinstance(given, Quantity):
-        if not may_be_said(given.unit):
-            return "wrong", "words behind the value that change it"
-        return compare(given.value, reference, kind)
+        ruling = compare(given.value, reference, kind)
+        if ruling[0] != "correct" or may_be_said(given.unit):
+            return ruling
+        return ("wrong" if changes_value(given.unit) else "unsure"), "words behind the value that may change it"
     if _is_percent(reference) and not _is_percent(given) and kind == "math":
         assert isinstance(reference, Call)
         if compare(given, reference.args[0], kind)[0] == "correct":

@@ -9,11 +9,11 @@ end of the turn, or of a next turn that the model made up.
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 
-from eval.grader.nodes import MAX_LENGTH, Group, Quantity, Unreadable, Words, walk
-from eval.grader.reader import normalise, read
-from eval.grader.units import may_be_said
+from eval.grader.nodes import (
+    MAX_LENGTH,
+)
+from eval.grader.reader import is_readable
 from limo.marks import Box, after_hashes, boxed
 
 TAIL = 20_000  # characters of a completion's end in which an unmarked answer is looked for
@@ -43,7 +43,8 @@ _NEXT_TURN = re.compile(
 )
 # "#### 72\n\nQuestion: ..." of a base model that writes the next problem
 _NEXT_PROBLEM = re.compile(
-    r"\n[ \t]*(?:-{3,}[ \t]*)?\n[ \t]*(?:\#+[ \t]*)?(?:Problem|Question|Q|Input|题目|问题)\s*\d*\s*[:：.\n]"
+    r"\n[ \t]*(?:-{3,}[ \t]*)?(?:\n[ \t]*(?:\#+[ \t]*)?(?:Problem|Question|Q|Input|题目|问题)\s*\d*\s*[:：.\n]"
+    r"|(?:Q|Question):)"
 )
 
 
@@ -54,25 +55,22 @@ def _tagged(text: str) -> str | None:
     return inside[2].strip() if inside[1] else None
 
 
-# -- the answer
-
-
 def extract(text: str) -> str | None:
     """The final answer of a completion; None if it gives none.
 
     In this order: what `explicit` finds; what follows "the answer is"; all of an `<answer>`; a completion that is one
-    bare expression; the letter, formula or value that the last sentence states. A number of which nobody says that it
-    is the answer is none.
+    bare expression; the letter, formula or value that the last sentence states.
     """
     text = final_part(text)
     stated = _marked(text)
     if stated is not None:
         return stated or None
     tagged = _tagged(text)
-    within = (text if tagged is None else tagged)[-TAIL:]
+    within = _sensible((text if tagged is None else tagged)[-TAIL:])
     within = _CODE.sub("\n", within) if "```" in within else within
     within = _NOT_BUT.sub("", within) if "but" in within or "不是" in within else within
-    within = _BOLD.sub(r"\2", within) if re.search(r"\*\*|__|`", within) else within
+    within = re.sub(r"</?(?:b|i|u|em|strong)>", "", within) if "</" in within else within
+    within = _BOLD.sub(r"\2", within) if re.search(r"[*_`]", within) else within
     said = _after_announcement(within)
     if said is not None:
         return said
@@ -81,12 +79,25 @@ def extract(text: str) -> str | None:
     return _last_said(within)
 
 
+def _sensible(text: str) -> str:
+    """A text up to where it begins to mix three scripts besides the Latin one: a model that has lost its way."""
+    seen: dict[int, int] = {}
+    for match in () if text.isascii() else _SCRIPT.finditer(text):
+        seen[match.lastindex or 0] = match.start()
+        near = [place for place in seen.values() if place > match.start() - LINE]
+        if len(near) > 2:
+            return text[: min(near)].rpartition("\n\n" if "\n\n" in text[: min(near)] else " ")[0]
+    return text
+
+
+_SCRIPT = re.compile("([\u0400-\u04ff])|([\u0590-\u06ff])|([\u0e00-\u0e7f])|([\uac00-\ud7af])|([\u3040-\u9fff])")
+
+
 def explicit(text: str) -> str | None:
     r"""The answer in the last complete `\boxed{}`, or after `####`, within `<answer>` tags if there are any.
 
-    These mark a final answer beyond doubt, even where the completion was cut off afterwards. Several boxes with only a
-    separator or a name between them are several answers, or a hedge; a sign, a percent sign or a unit that touches the
-    box belongs to it. Empty if it is empty; None if there is none.
+    Several boxes with only a separator or a name between them are several answers, or a hedge; a sign or a percent sign
+    that touches the box belongs to it. Empty if it is empty; None if there is none.
     """
     return _marked(final_part(text))
 
@@ -95,18 +106,23 @@ def _marked(text: str) -> str | None:
     tagged = _tagged(text)
     text = text if tagged is None else tagged
     boxes = boxed(text)
+    while len(boxes) > 1 and _ROUNDED.fullmatch(text[boxes[-2].end : boxes[-1].start] + boxes[-1].text[:7]):
+        boxes = boxes[:-1]  # \boxed{\frac13} \approx \boxed{0.333}
     if boxes:
         return _joined(text, boxes)[: MAX_LENGTH + 1]
     found = after_hashes(text)
+    if found and not is_readable(found):  # #### The answer is 5
+        found = _after_announcement(found) or found
     return found if found is None else found[: MAX_LENGTH + 1]
 
 
 # What may stand between boxes that belong together: separators, the name of the next one, and marks of math
 _CONNECTING = re.compile(
     r"\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\\q?quad|\\[()\[\],;! ]|\b(?:and|or|maybe|perhaps|possibly|vs|versus)\b"
-    r"|[a-zA-Z](?:_\{?\w{1,3}\}?)?\s*=|[\s$,;*&+.]"
+    r"|[a-zA-Z](?:_\{?\w{1,3}\}?)?\s*=|[\s$,;*&+./:]"
 )
-_SEPARATING = re.compile(r"[,;+&]|\b(?:and|or|vs|versus)\b")  # \boxed{1} and \boxed{2}
+_ROUNDED = re.compile(r"[^.]{0,30}(?:\\approx|≈).{0,7}", re.S)
+_SEPARATING = re.compile(r"[,;+&/:]|\b(?:and|or|vs|versus)\b")  # \boxed{1} and \boxed{2}
 _NAMED = re.compile(r"([a-zA-Z](?:_\{?\w{1,3}\}?)?) ?= ?\$?$")  # x = \boxed{1}, y = \boxed{2}
 # What touches a box and belongs to it: -\boxed{5}, 2\boxed{\sqrt{3}}, x = - \boxed{5}, \boxed{5}\%, \boxed{5}^2
 _BEFORE = re.compile(r"(?:(?<=[=$(\[{,:\s])|^)(\d+(?:\.\d+)?|-)\Z|[=$(:][ \t]*(-)[ \t]\Z")
@@ -148,56 +164,70 @@ def _with_what_touches(text: str, box: Box) -> str:
 # -- an announced answer
 
 _CODE = re.compile(
-    r"```(?:python|py|cpp|c|java|javascript|js|julia|matlab|sage|r)\b.*?(?:```|\Z)|```\w*[ \t]*$",
-    re.DOTALL | re.MULTILINE,
+    r"```(?!(?:text|tex|latex|math|json|output)?\s)\w.*?(?:```|\Z)|```\w*[ \t]*$", re.DOTALL | re.MULTILINE
 )
 _NOT_BUT = re.compile(
     r"\bnot [-\d$\\(][^.\n]{0,60}?\bbut (?:rather )?(?=[-\d$\\(])|不是[^。\n]{1,30}?而(?=是)"
 )  # not 6 but 8
-_BOLD = re.compile(r"(?<![\w*)}`])(\*{2,3}|__|`)(?=\S)([^*`\n]+)(?<=\S)\1(?![\w(])")  # **25%** of them, not 2**3
+_BOLD = re.compile(
+    r"(?<![\w*)}`])(\*{1,3}|__?|`)(?=[^\s*_])([^*`\n]+?)(?<=[^\s*_])\1(?![\w(*])"
+)  # **25%** of them, not 2**3
 
 # "the answer is", in English and Chinese, and headings; the last one counts
 _ANNOUNCED = re.compile(
-    r"(?:answers?[*\"']*\s*(?:is|are|:|：|=)|(?:has|gives?|get)\s+the\s+answer(?=\s+[-$\\\d])"
+    r"(?:answers?[*\"']*\s*(?:is|are|:|：|=|(?:turns|comes|works) out (?:to be|to|as))"
+    r"|(?:has|gives?|get)\s+the\s+answer(?=\s+[-$\\\d])"
     r"|answer\s*(?:should|must|will)\s*be|\banswer\**[ \t]*\n(?=\s*\S)"
-    r"|(?:correct|right|best)\s+(?:choice|option)\s+is"
+    r"|final\s+result\s*(?:is|:)|(?:correct|right|best)\s+(?:choice|option)\s+is"
     r"|solutions?\s+(?:is|are)(?=\s*[$\\\d-])|答案】?\s*(?:是|为|：|:|(?=\s*[$\\\dA-J-]))|故?应?[选選](?:择|項|项)?\s*[：:]?\s*(?=[（(]?[A-J](?![a-zA-Z])))"
-    r"\s*[：:]?\s*(?:(?:therefore|thus|simply|just|only|option|choice|approximately|about|roughly|exactly|actually|equal\s+to)\s+)*"
+    r"\s*[：:]?\s*(?:(?:therefore|thus|simply|just|only|option|choice|approximately|about|roughly|exactly|actually|equal\s+to"
+    r"|clearly|then|always|indeed|obviously|given\s+by|found\s+to\s+be|the\s+(?:number|value))\s+)*"
     r"[：:]?\s*(?:\*\*)?\s*",
     re.IGNORECASE,
 )
-_ANNOUNCING = ("nswer", "NSWER", "olution", "hoice", "ption", "案", "选", "選")  # one is in every announcement
+_ANNOUNCING = (
+    "nswer",
+    "final result",
+    "NSWER",
+    "olution",
+    "hoice",
+    "ption",
+    "案",
+    "选",
+    "選",
+)  # one is in every announcement
 # $5$, \(5\), \[5\]
 _MATH = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL)
 # Words with which a sentence continues behind its answer
 _CONTINUES = re.compile(
     r",?\s+(?:or\s+(?:about|approximately|roughly)|i\.e)\b"
     r"|(?<=[\w)}%*$\]\"'])[.;!。；](?:\s|$)|,\s+(?=[a-z]{2,}\b)(?!and |or |pi\b)"
-    r"|\s+(?=(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|upon|given)\s)"
+    r"|\s+(?=(?:as|by(?!\s+\d)|since|because|so|which|where|when|for|if|using|after|from|with|that|upon|given)\s)"
     r"|\s[—–-]\s|\*\*|(?<=\d)\s+(?=\()|\s+(?=\((?:not|since|because|as)\b)"
 )
 _SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s+(?=[^a-z\s])|\s*$)")  # the volume is 120. That is all.
 _CLAUSE = re.compile(  # $5$ because 2 + 3 = 5, $\frac12$ (or 0.5)
-    r"\W*(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that|is|are)\b|\s+\((?:or|about|≈)|[.,;:!?)\s。；]*$"
+    r"\W*(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that"
+    r"|(?:is|are) (?:the|our|an?))\b|\s+\((?:or|about|≈)|[.,;:!?)\s。；]*$"
 )
 _JSON_END = re.compile(r"(?:\"|(?<=\d))\s*\}\s*\Z")  # {"answer": 5}
 _TAKEN_BACK = re.compile(  # The answer is 7 - no, sorry, it should be 8
-    r"(?<=[—–.,?!-] )no, |\b(?:sorry|oops|wait|scratch that|hold on|I mean|correction|that's wrong"
-    r"|(?:this|that) (?:is|was) (?:wrong|a mistake))\b",
-    re.IGNORECASE,
+    r"(?<=[—–.,?!-] )no, |\b(?:sorry|oops|wait|scratch that|hold on|I mean|correction|th(?:is|at)(?: i|')s wrong)\b",
+    re.I,
 )
 _WHETHER = re.compile(  # if the answer is 6, then
-    r"(?:\b(?:if|suppose|assum\w+|whether|doubt)\b[^.,;:\n]*|(?:若|如果|假设)[^。，\n]*)$", re.IGNORECASE
+    r"(?:\b(?:if|suppose|assum\w+|whether|doubt|impossible that|mistake|(?:might|may|could|would) (?:think|say))\b"
+    r"[^.,;:\n]*|\b(?:wrong|incorrect|false|first)\s*|(?:若|如果|假设)[^。，\n]*)$",
+    re.IGNORECASE,
 )
-_DENIED = re.compile(  # The answer is not 6
-    r"\s*(?:definitely |certainly |probably )?(?:not|never|neither|incorrect|wrong|unlikely)\b|\s*不", re.IGNORECASE
-)
+_DENIED = re.compile(
+    r"\s*(?:\w+ly )?(?:not|never|neither|incorrect|wrong|unlikely)\b|\s*不", re.I
+)  # The answer is not 6
 
 
-def _denied(text: str, announcement: re.Match[str]) -> bool:
+def _denied(text: str, said: re.Match[str]) -> bool:
     """Whether it is said of something that is not the answer, or only might be."""
-    before = text[max(0, announcement.start() - 40) : announcement.start()]
-    return bool(_DENIED.match(text, announcement.end()) or _WHETHER.search(before))
+    return bool(_DENIED.match(text, said.end()) or _WHETHER.search(text[max(0, said.start() - 40) : said.start()]))
 
 
 def _after_announcement(text: str) -> str | None:
@@ -236,6 +266,10 @@ def _tidy(said: str) -> str | None:
     whole = _unpunctuated(said)
     if whole and (is_readable(whole) or re.match(r"(?:yes|no)[,:;.!]\s", whole, re.IGNORECASE)):
         return whole
+    if _OPTION.match(said):
+        return _unpunctuated(_SENTENCE_END.split(whole)[0])
+    if re.search(r"\botherwise\b", said):
+        return said
     math = _MATH.match(said)
     if math is None or not re.match(r"[^.;]{0,30}$", said[math.end() :]):
         said = _CONTINUES.split(said)[0]
@@ -243,23 +277,6 @@ def _tidy(said: str) -> str | None:
     if said and not is_readable(said):
         said = within_sentence(_SENTENCE_END.split(whole)[0]) or said
     return said or None
-
-
-@lru_cache(maxsize=50_000)
-def is_readable(text: str, words: int = 1) -> bool:
-    """Whether a text is an answer as it stands: an expression, text in LaTeX, or so many words."""
-    if len(text) > LINE:
-        return False
-    try:
-        node = read(normalise(text))
-    except (Unreadable, RecursionError):
-        return False
-    parts = node.parts if isinstance(node, Group) else (node,)
-    if all(isinstance(part, Words) for part in parts):
-        words = 3 if "\\text" in text else words
-        return sum(len(part.text.split()) for part in parts if isinstance(part, Words)) <= words * len(parts)
-    units = [n.unit for n in walk(node) if isinstance(n, Quantity)]
-    return not any(isinstance(n, Words) for n in walk(node)) and all(map(may_be_said, units))
 
 
 # The volume of the cone is 120
@@ -271,15 +288,17 @@ _NAMES = re.compile(r"(?:\b(?:is|are|be|was|were)|[:：=]|为|是)\s*$")  # what
 # Before an answer: it is not that, or not that alone
 _NOT_ALONE = re.compile(
     r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either|between|times|plus|minus|maybe|perhaps|depends"
-    r"|except|but|(?:root|square|cube|half|third|quarter|none|all|factor|multiple|divisors?|power|digits?) of"
+    r"|except|but|when|up to|exceed\w*"
+    r"|(?:root|square|cube|half|third|quarter|none|all|factor|multiple|divisors?|power|digits?) of"
     r"|divisible by|close to|if|suppose)\b|n't\b|[不非若设令当]|大于|小于|超过|至[少多])"
     r"(?:(?!\b(?:is|are|was|were|equals)\b|[=:])[^.\d]){0,24}$"
     r"|\b(?:or|with|where|for|when|using|at|if|as|by|since|because|let|letting|setting|try|in|substituting|plugging|taking|choosing)\s+\$?[a-z](?:_\w)?\s*=\s*$"
-    r"|[若设令当取]\s*\$?[a-z]\s*[=为]\s*$",
+    r"|[若设令当取]\s*\$?[a-z]\s*[=为]\s*$|\bwho (?:is|was|has|had)\s*$",
     re.IGNORECASE,
 )
-# A number of which something else is said: by 5, after 5, f(5)
+# A number of which something else is said: by 5, after 5, f(5); but not "it grew by 5", "at 4:30"
 _OBJECT = re.compile(r"\b(?:by|with|at|after|before|than|from|for|when|using)\s*$|\w\($", re.IGNORECASE)
+_GREW = re.compile(r"\b(?:increas|decreas|reduc|gr[eo]w|ris|rose|f[ae]ll|chang|differ)\w*\s+by\s*$")
 # A number that names a part of the text: Step 25, Figure 3, equation (5), 步骤3
 _NUMBERED = re.compile(
     r"(?:\b(?:steps?|cases?|fig(?:ure|\.)|tables?|eq(?:uations?|n?\.)|theorem|lemma|pages?|chapter|section|problem|question"
@@ -289,16 +308,13 @@ _NUMBERED = re.compile(
 
 
 def within_sentence(said: str, concluding: bool = True) -> str | None:
-    """The answer in a sentence that is none as a whole: what it says "is" or "=", its last formula, its only number.
-
-    The last two count only in a sentence that is `concluding`: "He buys 5 apples" states no answer.
-    """
+    """What a sentence says "is" or "="; where it is `concluding`, also its last formula or its only number."""
     said = _unpunctuated(said)
     plain = re.sub(r"\\(?:text|mbox|textbf|mathrm)\s*\{|\\[a-zA-Z]+", " ", said)
     formulas = list(_MATH.finditer(said)) if len(said) <= 4 * MAX_LENGTH else []
     if not formulas and len(re.findall(r"[a-zA-Z]{2,}", plain)) < 2 and not re.search(r"[\u4e00-\u9fff]", said):
         return None  # no sentence
-    for start, found in _candidates(said, formulas):
+    for start, found in _candidates(said, formulas, concluding):
         text = _unpunctuated(found).lstrip("*: ")
         alone = not _NOT_ALONE.search(said, max(0, start - 60), start)
         named = said[start : start + 1] in ("$", "\\") or _NAMES.search(said, 0, start)
@@ -307,25 +323,34 @@ def within_sentence(said: str, concluding: bool = True) -> str | None:
             return text
     if not concluding:
         return None
-    if formulas and _CLAUSE.match(said[formulas[-1].end() :]) and not _NOT_ALONE.search(said, 0, formulas[-1].start()):
+    behind = said[formulas[-1].end() :] if formulas else ""
+    if (
+        formulas
+        and _CLAUSE.match(behind)
+        and not _CHANGES.match(behind)
+        and not _NOT_ALONE.search(said, 0, formulas[-1].start())
+    ):
         return _formula(formulas[-1]) or None
     numbers = list(_NUMBER.finditer(said))
-    if len(numbers) != 1 or any(p.search(said, 0, numbers[0].start()) for p in (_NOT_ALONE, _NUMBERED, _OBJECT)):
+    place = numbers[0].start() if len(numbers) == 1 else 0
+    if len(numbers) != 1 or any(p.search(said, 0, place) for p in (_NOT_ALONE, _NUMBERED)):
+        return None
+    if _OBJECT.search(said, 0, place) and not _GREW.search(said, 0, place) and ":" not in numbers[0].group():
         return None
     return None if _CHANGES.match(said, numbers[0].end()) else numbers[0].group().strip()
 
 
-def _candidates(said: str, formulas: list[re.Match[str]]) -> Iterator[tuple[int, str]]:
+def _candidates(said: str, formulas: list[re.Match[str]], concluding: bool) -> Iterator[tuple[int, str]]:
     """What may be the answer of a sentence, with its place: the likeliest first."""
     says = list(_SAYS.finditer(said))
     last = formulas[-1] if formulas else None
     if last and not (says and says[-1].start() >= last.end() and re.search(r"[\d$\\]", said[says[-1].end() :])):
-        start, behind = last.start(), said[last.end() :]
-        inside = _formula(last)
-        if _CLAUSE.match(behind):
+        start, behind, inside = last.start(), said[last.end() :], _formula(last)
+        changed = _CHANGES.match(behind)
+        if _CLAUSE.match(behind) and not changed:
             yield start, inside
             yield start, inside.rpartition("=")[2]
-        elif len(behind) <= 30:
+        elif not changed and len(behind) <= 30 and (says or concluding):
             yield start, said[start:]
     for match in reversed(says[-3:]):
         rest = said[match.end() :]
@@ -341,15 +366,18 @@ def _candidates(said: str, formulas: list[re.Match[str]]) -> Iterator[tuple[int,
 # Possessive quantifiers: a run of digits is read once, however long
 _NUMBER = re.compile(
     r"(?<![a-zA-Z0-9_.,^/{\\:])(?<!\d[-–])[-−+]?\s?\$?(?:\d{1,3}(?: \d{3})+(?!\d)|\d(?:,?\d)*+\.?\d*+|\.\d++)"
-    r"(?:/\d++|:\d++(?::\d++)*)?(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?"
+    r"(?:/\d++|:\d++(?::\d++)*(?:\s?[ap]\.?m\b)?)?(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?"
     r"(?![-–]\d)(?:(?![a-zA-Z0-9_])|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?![a-zA-Z0-9_])))"
 )
 _CHANGES = re.compile(  # 5 less than that, 5\text{ at most}
     r"(?:\\text|\W)*(?:at\s+(?:most|least)|times|plus|minus|less|fewer|more than|or|versus|vs|ones|tens"
-    r"|tenths|hundredths|(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|impossible|false|too))|can't|cannot)\b"
+    r"|tenths|hundredths|(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|impossible|false|too))|(?:do|does|did|would)(?:n't|\s+not)"
+    r"|can't|cannot|and\s+an?|\w+ to (?:consider|check|examine|try|solve|test))\b"
 )
 # so we pick (D)
-_LETTER_LAST = re.compile(r"(?:^|(?:choice|option|answer|is|choose|pick)[:\s]+)\(?([A-J])\)?[.!]?\**$")
+_LETTER_LAST = re.compile(
+    r"(?:^|(?:choice|option|answer|is|it's|choose|pick|select|go(?:ing)? with)[:\s]+)\(?([A-J])\)?(?: here)?[.!]?\**$"
+)
 # Therefore, B is correct.
 _LETTER_IS_RIGHT = re.compile(r"\(?\b([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b")
 # We get 7 rather than 8.
@@ -359,7 +387,8 @@ _RATHER_THAN = re.compile(r"(?<=\d),? (?:and )?(?:not|rather than|instead of) [^
 # 9 is the final answer. So $x = 9$. $\\blacksquare$
 _BEHIND_ALL = re.compile(
     r"(?:[ \t]+is[ \t]+(?:the|our|my)[ \t]+(?:final |correct |right )?(?:answer|result|solution)\b"
-    r"|[ \t]*\$?(?:\\blacksquare|\\square|\\Box|\\qed|QED|[∎■□✓✔])\$?)[.!\s]*\Z"
+    r"|[ \t]*\$?(?:\\blacksquare|\\square|\\Box|\\qed|QED|[∎■□✓✔])\$?"
+    r"|\s+I hope (?:it|this|that) is correct|\n\W*(?i:confidence|certainty)\W*\d+\s*%?)[.!\s]*\Z"
 )
 
 
@@ -373,24 +402,27 @@ def _last_said(text: str) -> str | None:
     line = text.rstrip().rpartition("\n")[2].strip().strip("*").strip()
     if (line == stripped or "\\begin" in whole) and is_readable(whole):
         left, equals, right = whole.rpartition("=")
-        return right.strip() if equals and not re.search(r"[a-zA-Z]", left) else whole or None
+        return right.strip() if equals and not re.search(r"[a-zA-Z]", re.split("[,;]", left)[-1]) else whole or None
     if stripped.rstrip(".").endswith(("\\]", "$$")):  # a formula on lines between its marks
         opening = "\\[" if stripped.rstrip(".").endswith("\\]") else "$$"
         inside = stripped.rstrip(".")[:-2].rpartition(opening)[2]
         if inside.strip() and len(inside) <= MAX_LENGTH:
             return " ".join(inside.split()).rstrip(" .,") or None
-    letter = _LETTER_IS_RIGHT.search(line) or _LETTER_LAST.search(line.rstrip(".* \t\r\n"))
-    if letter and not re.search(r"\bnot\b|n't", line):
+    clause = _CONSEQUENCE.split(line)[-1].strip(".* \t\r\n")
+    letter = _LETTER_IS_RIGHT.search(clause) or _LETTER_LAST.search(clause)
+    if letter and not re.search(r"\bnot\b|n't", clause):
         return letter[1]
     return _concluded(text)
 
 
 # Therefore, the area is 12
 _CONCLUDING = re.compile(
-    r"\W*(?:(?:and |so |then )?(?:so|thus|hence|therefore|consequently|in (?:conclusion|summary|total)"
-    r"|finally|altogether|overall)\b|所以|因此|综上|故|答)[,:，：]?\s*",
+    r"\W*(?:\w[\w ]{0,20}\]\s*)?(?:(?:and |so |then )?(?:so|thus|hence|therefore|consequently"
+    r"|in (?:conclusion|summary|total)|finally|altogether|overall|conclusion)\b"
+    r"|所以|因此|综上(?:所述)?|故|答|结论|总之)[,:，：]?\s*",
     re.IGNORECASE,
 )
+_IN_TOTAL = re.compile(r"\b(?:in total|altogether|in all)\b|[总一]共", re.IGNORECASE)  # He pays $460 in total.
 _MARKS = re.compile(r"^[#>*\s]+|\*+$|</?[a-z]+>")  # ### 25, > 12, <b>12</b>
 _OPTION = re.compile(r"\(?[A-J][.)]\s")
 _LABEL = re.compile(r"(?:[A-Za-z]\w{0,15}|[\d(][\d\s.+*/×x()-]{0,39})\s*[:：=]\s*")  # A: 96, 3 x 4 = 12
@@ -402,8 +434,10 @@ _CONSEQUENCE = re.compile(
 _REASON = re.compile(r"(?<=.),?\s+\(?(?:since|because|as)\b")  # 25, since 5 * 5 = 25
 _SUPPOSED = re.compile(  # if it were 6, the sum would be 30
     r"\b(?:if|suppose|assum\w+|would have to|unless|impossible|contradict\w+|fails?|wrong|incorrect"
-    r"|at first|whether|doubt)\b|(?:^|\bwe |^\w+,? )(?:now |then )?(?:add|subtract|multiply|divide|consider|try|let"
-    r"|plug|compute|use|substitute|set|choose|take)\b|\?\W*$",
+    r"|at first|whether|doubt|in progress|mistake|first (?:answer|guess|attempt)"
+    r"|(?:might|may|could|would) (?:think|say))\b|^\W*(?:where|given)\b[^,]*$|, find\b"
+    r"|(?:^|\bwe |^\w+,? )(?:now |then )?(?:add|subtract|multiply|divide|consider"
+    r"|try|let|plug|compute|use|substitute|set|choose|take)\b|\?\W*$",
     re.IGNORECASE,
 )
 # the larger one is 18 and the smaller one is 7
@@ -428,7 +462,8 @@ def _concluded(text: str) -> str | None:
     sentences = [sentence for line in lines for sentence in _SENTENCE_END.split(line) if sentence.strip()]
     for i, sentence in enumerate(reversed(sentences[-6:])):
         begun = _CONCLUDING.match(sentence)
-        found = _stated(sentence[begun.end() if begun else 0 :], begun is not None) if begun or not i else None
+        concluding = begun is not None or _IN_TOTAL.search(sentence) is not None
+        found = _stated(sentence[begun.end() if begun else 0 :], concluding) if begun or not i else None
         if found is not None:
             return found
     return None
@@ -452,10 +487,7 @@ def _stated(sentence: str, concluding: bool) -> str | None:
 
 
 def last_number(text: str) -> str | None:
-    """The last number of a completion that announces no answer, unless it is denied or only a bound.
-
-    It is too little to accept the completion, and enough not to call it wrong.
-    """
+    """The last number, not denied and no bound: too little to accept a completion, enough not to call it wrong."""
     text = final_part(text)[-TAIL:]
     numbers = list(_NUMBER.finditer(text, max(0, len(text) - 100))) or list(_NUMBER.finditer(text))
     if not numbers:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from eval.grader.compare import compare
-from eval.grader.extract import explicit, extract, final_part, is_readable, last_number
+from eval.grader.extract import explicit, extract, final_part, last_number
 from eval.grader.nodes import (
     MAX_LENGTH,
     Kind,
@@ -30,7 +30,7 @@ from eval.grader.nodes import (
     walk,
     written_number,
 )
-from eval.grader.reader import normalise, read, squeezed
+from eval.grader.reader import is_readable, normalise, read, squeezed
 from eval.grader.symbolic import same_by_sympy
 from eval.grader.terms import FUNCTIONS, negative
 from eval.grader.values import TooMuch, Undefined, by_value, exact
@@ -165,9 +165,7 @@ def _by_structure(left: str, right: str, kind: Kind) -> Ruling:
         return same_by_sympy(left, right)
 
 
-_COMPOUND_UNIT = re.compile(  # 5 m/s is no product of names
-    r"[-+]?[\d.,]+ [a-zA-Z]{1,5}(?:\^\{?-?\d\}?)? ?/ ?[a-zA-Z]"
-)  # `5 m/s` is no product of names
+_COMPOUND_UNIT = re.compile(r"[-+]?[\d.,]+ [a-zA-Z]{1,5}(?:\^\{?-?\d\}?)? ?/ ?[a-zA-Z]")  # 5 m/s is no product of names
 
 
 def _readings(text: str, short_units: bool) -> list[Node]:
@@ -232,7 +230,8 @@ def _ask_sympy(left: str, right: str, why: str) -> Ruling:
 
 # (B), B., B) 12, (B) 12 apples, Option B: 12
 _OPTION = re.compile(
-    r"(?:(?:option|choice|answer) *:? *(?:is)? *)?(?:\(([A-J])\)|([A-J])([.:)]|(?= |$))) *(?![,;/]|(?:and|or)\b)(.*)",
+    r"(?:(?:option|choice|answer) *:? *(?:is)? *)?(?:[(\[]([A-J])[)\]]|([A-J])([.:)]|(?= |$)))"
+    r" *(?![,;/]|(?:and|or)\b)(.*)",
     re.IGNORECASE,
 )
 _NOT_CHOSEN = re.compile(  # A. 5 or b. 6; B is incorrect
@@ -279,7 +278,8 @@ def _by_yes(given: str, reference: str) -> Ruling | None:
 
 
 def _bare(text: str) -> str:
-    return re.sub(r"\\text *\{([^{}]*)\}|\\text ", lambda m: m[1] or "", text).strip().strip("{}").strip()
+    text = re.sub(r"\\text *\{([^{}]*)\}|\\text ", lambda m: m[1] or "", text)
+    return re.sub(r"^ *\{([^{}]*)\} *$", r"\1", text).strip()
 
 
 # -- many answers at once

@@ -1,4 +1,4 @@
-"""What an answer can be once read: the nodes that `reader.py` makes and `compare.py` compares, and numbers as written.
+"""What an answer can be once read: the nodes that `reader.py` makes and `compare.py` compares; numbers and units.
 
 `Call` names what is done in one word: `+ * / ^ neg ± ∓ ! % deg rad of ∪ ∩ ∖ ratio`, or a function such as `sin`.
 """
@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal
 
 Verdict = Literal["correct", "wrong", "unsure"]
@@ -125,6 +126,17 @@ def below(node: Node) -> tuple[Node, ...]:
     return (node.value,) if isinstance(node, Quantity) else ()
 
 
+def rebuilt(node: Node, change: Callable[[Node], Node]) -> Node:
+    """The node with a change made to each of its formulas' parts, from the innermost on."""
+    if isinstance(node, Call):
+        node = Call(node.what, tuple(rebuilt(arg, change) for arg in node.args))
+    elif isinstance(node, Group):
+        node = Group(node.brackets, tuple(rebuilt(part, change) for part in node.parts))
+    elif isinstance(node, Relation):
+        node = Relation(tuple(rebuilt(side, change) for side in node.sides), node.signs)
+    return change(node)
+
+
 SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
          "eleven": 11, "twelve": 12, "sixteen": 16, "bin": 2, "oct": 8, "hex": 16}  # fmt: skip
@@ -149,7 +161,9 @@ MAX_EXPONENT = 10_000  # of ten, in a number like 1e400
 _DIGITS = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?!\d)(?:\.\d+)?")  # 1,234.5
 _EXPONENT = re.compile(r"[eE]([-+]?\d{1,6})(?![\d.a-zA-Z])")  # 4.5e33
-_BARRED = re.compile(r"(\d*+)\.(\d*+)(?:\\(?:overline|bar)\s*\{(\d+)\}|\\dot\s*\{?(\d)\}?)")  # 0.1\overline{6}
+_BARRED = re.compile(
+    r"(\d*+)\.(\d*+)(?:\\overline\s*\{(\d+)\}|\\dot\s*\{?(\d)\}?|(?<=\.)\((\d+)\))"
+)  # 0.1\overline{6}, 0.(36)
 _DOTTED = re.compile(r"(\d*+)\.(\d++)(?:\.\.\.|\\[lc]?dots)")  # 0.333...
 _FRACTION = re.compile(r" ?\\frac *(?:\{ *(\d+) *\}|(\d)) *(?:\{ *(\d+) *\}|(\d))|(?<=\d) (\d+) ?/ ?(\d+)(?![\d.])")
 
@@ -161,7 +175,7 @@ def read_number(text: str, at: int, *, thousands: bool) -> tuple[Number, int]:
     """
     barred = _BARRED.match(text, at)
     if barred:
-        return _with_period(barred[1], barred[2], barred[3] or barred[4]), barred.end()
+        return _with_period(barred[1], barred[2], barred[3] or barred[4] or barred[5]), barred.end()
     dotted = _DOTTED.match(text, at)
     parts = _period(dotted[2]) if dotted else None
     if dotted and parts:
@@ -193,7 +207,7 @@ def _mixed(whole: Number, text: str, at: int) -> tuple[Number, int]:
     if not match:
         return whole, at
     top, bottom = [int(g) for g in match.groups() if g]
-    return (Number(whole.value + Fraction(top, bottom)), match.end()) if 0 < top < bottom else (whole, at)
+    return (Number(whole.value + Fraction(top, bottom)), match.end()) if top < bottom else (whole, at)
 
 
 def _period(decimals: str) -> tuple[str, str] | None:
@@ -215,3 +229,135 @@ def in_base(digits: str, base: int) -> int:
         return sign * int(digits, base)
     except ValueError:
         raise Unreadable(f"'{digits}' in base {base}") from None
+
+
+# -- units: which spellings are one, what each measures, and what it is worth in others
+# Symbols keep their case (`mW` is not `MW`), words do not. A word that is no unit here (`apples`) is a count: it is
+# compared as a word.
+
+_Unit = tuple[str, Fraction]  # what it measures, and its worth in the first unit of that kind
+
+# What is measured, then the symbol and the words that take the prefixes below
+_MEASURED = """
+    length m meter metre; mass g gram gramme; time s second; current A ampere amp; temperature K kelvin;
+    amount mol mole; energy J joule; force N newton; power W watt; pressure Pa pascal; frequency Hz hertz;
+    voltage V volt; charge C coulomb; electronvolt eV electronvolt; volume L liter litre; field T tesla;
+    capacitance F farad
+"""
+_PREFIXES = {"": ("", 0), "p": ("pico", -12), "n": ("nano", -9), "u": ("micro", -6), "m": ("milli", -3),
+             "c": ("centi", -2), "d": ("deci", -1), "k": ("kilo", 3), "M": ("mega", 6), "G": ("giga", 9)}  # fmt: skip
+_OTHERS: dict[str, _Unit] = {
+    word: (kind, Fraction(worth))
+    for kind, worth, *words in (
+        row.split()
+        for row in """
+        length 0.0254 in inch inche inches; length 0.3048 ft foot feet; length 0.9144 yd yard; length 1609.344 mi mile;
+        mass 453.59237 lb pound; mass 28.349523125 oz ounce; mass 1000000 ton tonne; time 1 sec; time 60 min minute;
+        time 3600 h hr hour; time 86400 day; time 604800 week; month 1 month; month 12 year yr; volume 1 l;
+        volume 0.001 ml; money 1 dollar usd buck; money 0.01 cent cts; angle 1 degree deg""".split(";")
+    )
+    for word in words
+}
+_SYMBOLS: dict[str, _Unit] = {}
+_WORDS: dict[str, _Unit] = dict(_OTHERS)
+for _kind, _symbol, *_names in (base.split() for base in _MEASURED.split(";")):
+    for _short, (_long, _power) in _PREFIXES.items():
+        _SYMBOLS.setdefault(_short + _symbol, (_kind, Fraction(10) ** _power))
+        _WORDS.update({_long + name: (_kind, Fraction(10) ** _power) for name in _names})
+_SYMBOLS.update(_OTHERS)  # `min`, `ft` and the like, before any prefix is seen in them
+_KINDS = {kind for kind, _ in (*_SYMBOLS.values(), *_WORDS.values())} - {"angle"}
+_NOTHING = {"unit", "", "u"}  # a unit that says nothing
+_MONEY = {"dollar", "pound sterling", "euro", "yen", "rupee"}
+
+
+@lru_cache(maxsize=10_000)
+def unit(text: str) -> tuple[tuple[tuple[str, int], ...], Fraction]:
+    """What a unit measures, as powers of kinds in order, and its worth: `km/h` -> ((length, 1), (time, -1)), 1000/3600.
+
+    Words that are no known unit stand for themselves with the worth 1.
+    """
+    text = re.sub(r"\\cdot|[*{}]|(?<!\^)-", " ", re.sub(r"\s*\^\s*", "^", text.replace(".", " ")))
+    text = re.sub(r"\bper\b|\ban?\b(?= \w+$)", "/", text, flags=re.IGNORECASE).replace("mph", "mile / hour")
+    text = re.sub(r"\b(?:square|sq)\s+(\w+)", r"\1^2", text, flags=re.IGNORECASE)
+    text = re.sub(r"\b(?:cubic|cu)\s+(\w+)", r"\1^3", text, flags=re.IGNORECASE)
+    powers: dict[str, int] = {}
+    worth, sign = Fraction(1), 1
+    for word in re.findall(r"/|[^\s/]+", text):
+        if word == "/":
+            sign = -1
+            continue
+        name, _, power = word.partition("^")
+        kind, value = _known(name) or (name.lower().removesuffix("s" * (len(name) > 3)), Fraction(1))
+        exponent = sign * (int(power) if re.fullmatch(r"-?\d", power) else 1)
+        powers[kind] = powers.get(kind, 0) + exponent
+        worth *= value**exponent
+    return tuple(sorted((k, p) for k, p in powers.items() if p and k not in _NOTHING)), worth
+
+
+def _known(name: str) -> _Unit | None:
+    if name in _SYMBOLS:
+        return _SYMBOLS[name]
+    low = name.lower()
+    for word in (low, low.removesuffix("s"), low.removesuffix("es")):
+        if word in _WORDS and (len(word) > 2 or word in _OTHERS):
+            return _WORDS[word]
+    return None
+
+
+def same_unit(given: str, reference: str) -> Fraction | None:
+    """What one of the given unit is worth in the reference's; None if they measure different things."""
+    (kinds, worth), (wanted, whole) = unit(given), unit(reference)
+    if kinds == wanted:
+        return worth / whole
+    things, asked = given.lower().split(), reference.lower().split()  # marbles, red marbles
+    fewer, more = sorted((things, asked), key=len)
+    same_thing = fewer and fewer[-1] == more[-1] and set(fewer) <= set(more)
+    return Fraction(1) if same_thing and not (needed(given) or needed(reference)) else None
+
+
+def needed(reference: str) -> bool:
+    """Whether an answer without this unit says too little.
+
+    A measure does (5 m is not 5); a count (`14 triangles`), `square units` and the sign of a currency do not.
+    """
+    if reference.lower().rstrip("s") in _MONEY:
+        return False
+    return any(kind in _KINDS for kind, _ in unit(reference)[0])
+
+
+# What may stand behind a number whose reference has no unit: a measure, or a counted thing in the plural
+_PLURALS = set(
+    "celsius fahrenheit euro eur yen yuan won rupee sterling mph kph rpm bpm th st nd rd people children men women "
+    "feet fish sheep units unit sq square cubic".split()
+)
+_NO_THING = set(
+    "less plus minus versus times gross yes pass guess perhaps always whereas across unless is was has does ones twos "
+    "threes fours fives sixes sevens eights nines tens dozens hundreds thousands millions billions trillions squares "
+    "cubes roots factors halves thirds quarters degrees radians series fails works divides satisfies seems gives "
+    "equals in that at for to by with than".split()
+)
+_AMBIGUOUS = {"K", "M", "B", "C", "A", "T", "F", "i", "e"}  # letters that are as likely a scale, a choice or a name
+
+
+def may_be_said(text: str) -> bool:
+    """Whether these words behind a number only say what it counts or measures, and change nothing of its value.
+
+    Units of the table do, and a noun in the plural (`5 apples`, `14 right triangles`); `5 less`, `5 tenths` do not.
+    """
+    words = re.findall(r"[^\W\d_]+", text)
+    if not words or len(words) > 5 or text.strip() in _AMBIGUOUS:
+        return False
+    if any("\u4e00" <= c <= "\u9fff" for c in text):
+        return not set(text) & set("万亿百千十半倍分")
+    nouns = [word.lower() for word in words]
+    if len(words) > 1 and _NO_THING & set(nouns):
+        return False
+    if all(_known(word) or word.lower() in _PLURALS or word.lower() == "per" for word in words):
+        return True
+    return not changes_value(text) and any((w.endswith("s") and len(w) > 3) or w in _PLURALS for w in nouns)
+
+
+def changes_value(text: str) -> bool:
+    """Whether words behind a number are known to say something else of it: `5 less`, `5 tenths`."""
+    words = re.findall(r"[^\W\d_]+", text.lower())
+    return any(word in _NO_THING or word.endswith("ths") for word in words)

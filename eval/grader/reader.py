@@ -33,9 +33,13 @@ from eval.grader.nodes import (
     Relation,
     Unreadable,
     Words,
+    may_be_said,
+    same_unit,
+    walk,
 )
 from eval.grader.terms import CURRENCY, OPENING, SEPARATORS, Terms, clock, is_word, negative
-from eval.grader.units import same_unit
+
+MAX_READABLE = 400  # characters of an answer that stands in a text
 
 # -- one spelling
 
@@ -47,7 +51,7 @@ _NAMES = dict(
         r"rbrace=\} lbrack=[ rbrack=] leqslant=\le geqslant=\ge leq=\le geq=\ge neq=\ne lt=< gt=> degree=^\circ "
         r"textdegree=^\circ varnothing=\emptyset backslash=\setminus iff=\Leftrightarrow colon=: cents=\text{cents} "
         r"displaystyle= textstyle= limits= bar=\overline tilde=\overline bf= rm= it= sf= tt= large= Large= LARGE= "
-        r"huge= Huge= small= normalsize= bfseries= itshape= centering="
+        r"overrightarrow=\vec huge= Huge= small= normalsize= bfseries= itshape= centering="
     ).split()
 )
 _NAME = re.compile(r"\\([a-zA-Z]+)")  # \dfrac12, x \leqslant 3
@@ -59,7 +63,7 @@ _CHARACTERS = {
         r"λ\lambda μ\mu µ\mu ω\omega √\sqrt ∛\sqrt[3] ∞\infty ≤\le ≥\ge ⩽\le ⩾\ge ≠\ne ≈\approx ≡\equiv ±\pm "
         r"∓\mp ∪\cup ∩\cap ∈\in ∅\emptyset ∖\setminus ℝ\mathbb{R} ℤ\mathbb{Z} "
         r"ℂ\mathbb{C} °^\circ ∶: …\ldots ′' ’' ‘' " + '“" ”" '
-        r"⟨\langle ⟩\rangle 。. 、, £\pounds €\euro ¥\yen ¢\text{cents}"
+        r"⟨\langle ⟩\rangle 。. 、, £\pounds ₹\rupee €\euro ¥\yen ¢\text{cents}"
     ).split()},
     **{"或": " or ", "和": " and ", "且": " and "},
 }  # fmt: skip
@@ -72,20 +76,18 @@ _RATIO = re.compile(r"(\d+) *(?:\\text *\{ *)?(?:to|(out of|in))(?: *\})? *(\d+)
 _VALUE_IN_TEXT = re.compile(r"\s*\\text\s*\{([^{}]*(?:\d|\b[A-J]\b|\band\b)[^{}]*)\}\s*")  # \text{4:30 p.m.}
 _COMMA_IN_TEXT = re.compile(r"\\text\s*\{\s*,\s*(and|or)?\s*\}")  # 6, 8\text{, and }10
 _FONT = re.compile(  # \mathbf{even}, \mbox{ miles}
-    r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|textbf|textit|textrm|textnormal|mbox|hbox|operatorname\*?|emph|"
+    r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|textbf|textit|textrm|textnormal|mbox|hbox|operatorname\*?|emph|bm|"
     r"underline|texttt|textsc)\s*(?=\{)"
 )
-_ACCENT = re.compile(
-    r"\\(?:vec|hat|widehat|overrightarrow|boldsymbol|mathbf|bm)\s*(?:\{\s*([a-zA-Z])\s*\}|([a-zA-Z])(?![a-zA-Z]))"
-)
+_ACCENT = re.compile(r"\\(?:vec|hat|widehat|boldsymbol|mathbf|bm)\s*(?:\{\s*([a-zA-Z])\s*\}|([a-zA-Z])(?![a-zA-Z]))")
 _WRAPPER = re.compile(  # \textcolor{red}{5}, {\color{red}5}
     r"\\(?:textcolor\s*\{[^{}]*\}|ensuremath|fbox|boxed|colorbox\s*\{[^{}]*\})\s*(?=\{)|\\color\s*\{[^{}]*\}"
 )
 # \begin{aligned} x &= 5 \end{aligned}
 _LAYOUT = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|equation\*?|gathered|split|alignedat)\}")
 _SYSTEM = re.compile(r"\\begin\s*\{cases\}([^&]*)\\end\s*\{cases\}")  # \begin{cases} x = 1 \\ y = 2 \end{cases}
-# 5\tag{1}, \phantom -1, 5</s>
-_TAG = re.compile(r"\\tag\*?\s*\{[^{}]*\}|\\phantom\s*(?:\{[^{}]*\}|\S)|<\|[^|<>]*\|>|</?s>")
+# 5\tag{1}, \phantom -1
+_TAG = re.compile(r"\\tag\*?\s*\{[^{}]*\}|\\phantom\s*(?:\{[^{}]*\}|\S)")
 _LEAD = re.compile(  # \text{The answer is } 5, \sim 5
     r"\\text\s*\{\s*(?:(?:so|thus|hence|therefore),?\s*)?(?:the )?(?:final )?(?:answer|result|value)(?: is)?\s*:?\s*\}|"
     r"\\text\s*\{\s*(?:approximately|approx\.?|about|exactly|roughly)\s*\}|\\sim(?=\s*[\d.])",
@@ -99,13 +101,12 @@ _TIGHT_COMMA = re.compile(
     r",\\!\s*(?=\d{3}(?!\d))|(?<=\d)\s*\{\s*,\s*\}\s*(?=\d{3}(?!\d))"
 )  # MATH's `32,\! 349` is one number
 _CHOSEN_FROM = re.compile(  # {}^{10}C_3, C_{10}^3
-    r"(?:\{ *\})?\^ *\{? *(\w{1,4}) *\}? *(?:\\(?:mathrm|text) *\{ *C *\}|C) *_ *\{? *(\w{1,4}) *\}?"
+    r"(?:\{ *\})?\^ *\{? *(\w{1,4}) *\}? *C *_ *\{? *(\w{1,4}) *\}?"
     r"|(?<![a-zA-Z\\])C_ *\{? *(\w{1,4}) *\}? *\^ *\{? *(\w{1,4}) *\}?"
 )
-_PERCENT_WORD = re.compile(  # 50 percent
-    r"\s*(?:\\text\s*\{\s*(?:percent(?:age)?|per cent|pct\.?|%)\s*\}|\b(?:percent(?:age)?|per cent|pct)\b\.?)",
-    re.IGNORECASE,
-)
+_PERCENT_WORD = re.compile(
+    r"\s*\b(?:percent(?:age)?|per cent|pct)\b\.?|\s*\\text *\{ *% *\}", re.IGNORECASE
+)  # 50 percent
 _TENS, _DIGITS = (
     "|".join(word for word, n in NUMERALS.items() if low <= n <= high) for low, high in ((20, 90), (1, 9))
 )
@@ -115,10 +116,25 @@ _NEGATIVE = re.compile(  # negative five, \text{negative } 5
     rf"({'|'.join(NUMERALS)}|(?=[\d\\]))(?![a-z])",
     re.IGNORECASE,
 )
-_REMARK = re.compile(  # 6 \text{ (since } x > 0), f(x) = cx \text{ for any constant } c
+_REMARK = re.compile(  # 6 \text{ (since } x > 0), f(x) = cx \text{ for any constant } c, 2k\pi, k \in \mathbb{Z}
     r"[ ,]*(?:\\text *\{)? *(?:\((?:\\text *\{)? *(?:since|because|rejecting|discarding|the only)\b[^()]*\)"
-    r"|(?:for|where) (?:(?:any|some|every|all) )?(?:real |arbitrary )?constants? *\}? *[a-zA-Z])[ .}]*$"
+    r"|(?:for|where) (?:(?:any|some|every|all) )?(?:real |arbitrary )?(?:constants?|integers?) *\}? *[a-zA-Z]"
+    r"(?: *(?:>|\\ge) *\d)?|\\text *\{ *(?:(?:attained|achieved|reached) )?(?:when|at) *\} *[a-zA-Z] *=[^,;]*"
+    r"|(?<=[\w)}])[ ,;]*\(?(?:\\text *\{ *)?(?:(?:for|where|with) *\}? *)?[kmn] *\\in *\\mathbb *\{? *[NZ] *\}?"
+    r" *(?:[\^_] *\{? *[*+] *\}?)? *\)?)"
+    r"[ .}]*$"
 )
+_MONIES = {"USD": "dollar", "US": "dollar", "Rs": "rupee", "INR": "rupee", "EUR": "euro"}
+_PREFIXED = re.compile(r"^(?:\\text *\{)? *(USD|US|Rs|INR|EUR)\.? *\}? *(?:\\dollar )?(?=\d)")  # Rs. 250
+_EXCEPT = re.compile(r"^(?:\\text *\{)? *(?:all )?(?:reals|real numbers)(?: \w)? except(?: for)? *\}? *(.+)$")
+_OPEN = re.compile(r"([\[\](])([^\[\]()]*,[^\[\]()]*)([\[\])])")  # ]0, 1[
+_NESTED = re.compile(r"\\text *\{(?:[^{}]|\{[^{}]*\})*\}")  # \text{m s^{-1}}
+_ASIDE = re.compile(
+    r"(?<=[\d}]) *(?:\\text *\{ *)?(?:in total|altogether|each|\(?approx(?:imately|\.)?\)?) *\}?$"
+)  # 5 each
+_ORDINAL = re.compile(r"(?<=\d) *\^ *\{ *(?:\\text *\{ *)?(?:st|nd|rd|th) *\}? *\}")  # 5^{\text{th}}
+_SQUARED_UNIT = re.compile(r"(?<=\d)\s*([kcmd]?m)([²³])")  # 12m²
+_SIGNS = re.compile(r"(?:^|(?<==)) *(?:\+ ?/? ?-|- ?\+) ?(?=[\d\\(])")  # x = +-7
 _IN_BASE = re.compile(rf"(?<=[\dA-F}}]) *(?:\\text *\{{)? *\(?(?:in )?base *\}}? *(\d+|{'|'.join(BASES)})[ )}}]*$")
 _MODULO = re.compile(r"\\pmod(?![a-z])|\( *(?:\\[bp]?mod|\\text *\{ *mod *\}|mod)(?![a-z]) *([^()]+)\)")  # 3 (mod 7)
 _MOD_BEHIND = re.compile(r"(?<![a-zA-Z\\])\\?b?mod(?![a-zA-Z])")  # x \equiv 3 \mod 7
@@ -129,20 +145,23 @@ _MEASURE = re.compile(r" *(\d+(?:\.\d+)?) *(?:\\text *\{)? *([a-zA-Z]+)\.?(?:,? 
 def normalise(text: str) -> str:
     """One spelling of an answer; what it means is not touched."""
     if not text.isascii():
-        text = _to_ascii(text)
+        text = _to_ascii(_SQUARED_UNIT.sub(r"\\text{\1\2}", text))
     text = _MODULO.sub(lambda m: f"\\pmod {{{m[1]}}}" if m[1] else m[0], _in_digits(text))
     text = _MOD_BEHIND.sub(r"\\pmod ", text) if "\\equiv" in text else text
     if any(c in text for c in "\\~${^"):
         text = _latex(text)
-    text = "".join(c if c >= " " else " " for c in text)
-    text = re.sub(r"\b(?:np|math|sympy)\.(?=[a-z])", "", text)  # np.arcsin(10/13)
+    text = " ".join("".join(c if c >= " " else " " for c in text).split())
+    text = _SIGNS.sub(r"\\pm ", re.sub(r"\b(?:np|math|sympy)\.(?=[a-z])", "", text))  # np.arcsin(10/13)
     if ratio := _RATIO.fullmatch(text.strip()):
         return f"{ratio[1]}{'/' if ratio[2] else ':'}{ratio[3]}"
+    text = _EXCEPT.sub(r"\\mathbb{R} \\setminus \\{\1\\}", _PREFIXED.sub(lambda m: f"\\{_MONIES[m[1]]} ", text))
+    if text.startswith("]") or text.endswith("["):
+        text = _OPEN.sub(lambda m: m[1].replace("]", "(") + m[2] + m[3].replace("[", ")"), text)
     text = _CJK_UNIT.sub(r"\1\\text{\2}", text)
     text = re.sub(r"\^ ?\{? ?o ?\}?(?![a-zA-Z])", r"^\\circ ", text) if "^" in text else text
     text = text.strip("*` ") if text.startswith(("**", "`")) else text
-    text = _IN_BASE.sub(r"_{\1}", _REMARK.sub("", _PERCENT_WORD.sub("%", text)))
-    text = text if text.rstrip().endswith("...") else text.rstrip("., ")
+    text = _IN_BASE.sub(r"_{\1}", _REMARK.sub("", _ASIDE.sub("", _PERCENT_WORD.sub("%", text))))
+    text = text if text.rstrip().endswith("...") else text.rstrip(".,; \\")
     text = _THOUSANDS_BY_SPACE.sub(lambda m: m.group().replace(" ", ""), text)
     return _in_one_unit(" ".join(text.split()))
 
@@ -202,7 +221,7 @@ def _one_character(c: str, before: str) -> str:
 
 
 def _latex(text: str) -> str:
-    text = _TIGHT_COMMA.sub(",", text)
+    text = _ORDINAL.sub("", _TIGHT_COMMA.sub(",", text.rstrip(" \\")))
     text = _CHOSEN_FROM.sub(lambda m: f"\\binom{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", text)
     text = text.replace("\\\\", "\\cr ")  # before the backslash of a row's end is taken for another's
     text = re.sub(r"\\cr \[[^\]]*\]", r"\\cr ", text) if "\\begin" in text else text
@@ -219,6 +238,7 @@ def _latex(text: str) -> str:
     text = _FUNCTION_IN_TEXT.sub(r"\\\1 ", text)
     text = _FONT.sub(r"\\text", text)
     whole = _VALUE_IN_TEXT.fullmatch(text)
+    text = _NESTED.sub(lambda m: re.sub(r"\^ *\{ *(-?\d) *\}", r"^\1", m[0]), text)
     text = _COMMA_IN_TEXT.sub(lambda m: f", {m[1] or ''} ", text)
     return _LEAD.sub("", whole[1] if whole else _POSITIVE.sub(r"(0, \\infty)", _TRANSPOSED.sub("", text)))
 
@@ -263,6 +283,23 @@ def read(text: str, *, short_units: bool = False, grouped: bool = True) -> Node:
     if reader.peek().kind != "end of text":
         raise Unreadable(f"'{text[reader.at : reader.at + 20]}' left over")
     return node
+
+
+@lru_cache(maxsize=50_000)
+def is_readable(text: str, words: int = 1) -> bool:
+    """Whether a text is an answer as it stands: an expression, text in LaTeX, or so many words."""
+    if len(text) > MAX_READABLE:
+        return False
+    try:
+        node = read(normalise(text))
+    except (Unreadable, RecursionError):
+        return False
+    parts = node.parts if isinstance(node, Group) else (node,)
+    if all(isinstance(part, Words) for part in parts):
+        words = 3 if "\\text" in text else words
+        return sum(len(part.text.split()) for part in parts if isinstance(part, Words)) <= words * len(parts)
+    units = [n.unit for n in walk(node) if isinstance(n, Quantity)]
+    return not any(isinstance(n, Words) for n in walk(node)) and all(map(may_be_said, units))
 
 
 class _Reader(Terms):

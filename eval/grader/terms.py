@@ -38,7 +38,8 @@ _GREEK = set(
 )
 _CONSTANTS = {"pi": "pi", "infty": "oo", "infinity": "oo", "inf": "oo", "oo": "oo", "emptyset": "∅", "ldots": "...",
               "dots": "...", "cdots": "..."}  # fmt: skip
-CURRENCY = {"\\dollar": "dollar", "\\pounds": "pound sterling", "\\euro": "euro", "\\yen": "yen"}
+CURRENCY = {"\\dollar": "dollar", "\\pounds": "pound sterling", "\\euro": "euro", "\\yen": "yen",
+            "\\rupee": "rupee"}  # fmt: skip
 _SHORT_WORDS = {"no", "on", "up", "in", "am", "pm", "if", "is", "it", "at", "to", "of", "be", "by", "we", "he"}
 _SHORT_UNITS = {"cm", "mm", "km", "kg", "mg", "mL", "ml", "ft", "yd", "mi", "lb", "oz", "Hz", "kJ", "mph", "hr", "hrs",
                 "sec", "min", "cc", "dm", "nm", "Pa", "kPa", "lbs", "kW", "rpm", "ms", "eV", "MeV", "GeV", "keV", "psi",
@@ -46,7 +47,8 @@ _SHORT_UNITS = {"cm", "mm", "km", "kg", "mg", "mL", "ml", "ft", "yd", "mi", "lb"
 _HALF_OF_DAY = re.compile(r" *(?:\\text *\{ *)?([ap])(?: ?\. ?m|m)\b\.* *\}?", re.IGNORECASE)  # 4 p.m.
 _DEGREES = re.compile(r" *\{ *\\circ *\}| *\\circ(?![a-z])")
 _BASE = re.compile(r" *\{? *(?:\\text *\{)? *(\d{1,2}|[a-z]{3,7}) *\}? *\}?")  # 52_{\text{eight}}
-_SUBSCRIPT = re.compile(r" *(?:\{ *((?:\\text *\{)?[\w+,\- ]{1,20}\}?) *\}|(\w)|\\(?:infty|circ)\b)")
+_SUBSCRIPT = re.compile(r" *(?:\{ *(?:\\text *\{([\w+,\- ]{1,20})\}|([\w+,\- ]{1,20})) *\}|(\w)|\\(?:infty|circ)\b)")
+_ACCENTS = ("overline", "mathbb", "dot", "ddot", "vec")
 _LETTER = re.compile(r" *\{? *([A-Za-z]{1,4}) *\}?")  # \mathbb{R}, \overline{AB}
 
 
@@ -195,7 +197,7 @@ class Terms(Scanner):
         if token.kind == "command":
             name = token.text[1:]
             return name in _GREEK or name in _CONSTANTS or name in FUNCTIONS or token.text in OPENING or name in (
-                "frac", "sqrt", "binom", "overline", "mathbb"
+                "frac", "sqrt", "binom", *_ACCENTS
             )  # fmt: skip
         if token.kind == "number":
             return self.text[: token.start].rstrip()[-1:] in (")", "}", "]", "!")
@@ -294,7 +296,7 @@ class Terms(Scanner):
             return Name(_CONSTANTS[word.lower()])
         if word in _GREEK:
             return self.subscripted(word)
-        if is_word(word):
+        if is_word(word) and len(word) > 2:
             raise Unreadable(f"the word '{word}'")
         self.jump(token.start + 1)
         return self.subscripted(word[0])
@@ -305,7 +307,7 @@ class Terms(Scanner):
             match = self.accept_match(_SUBSCRIPT)
             if not match:
                 raise Unreadable("a subscript")
-            name = f"{name}_{(match[1] or match[2] or match.group()).strip()}"
+            name += "_" + (match[1] or match[2] or match.group()).strip(" {}")
         return Name(name)
 
     def command(self) -> Node:
@@ -328,9 +330,9 @@ class Terms(Scanner):
             return Name(_CONSTANTS[name])
         if name in _GREEK:
             return self.subscripted(name)
-        match = self.accept_match(_LETTER) if name in ("overline", "mathbb") else None
+        match = self.accept_match(_LETTER) if name in _ACCENTS else None
         if match:
-            return Name(f"{name} {match[1]}")
+            return self.subscripted(f"{name} {match[1]}")
         raise Unreadable(f"\\{name}")
 
     def argument(self) -> Node:
@@ -364,6 +366,7 @@ class Terms(Scanner):
 
     def function(self, name: str) -> Node:
         """A function with its argument in brackets or bare: `sin 2x` takes 2x, `sin(2x)y` takes 2x."""
+        name = f"arc{name[1:]}" if name in ("asin", "acos", "atan") else name
         if name == "sqrt" and self.peek().text != "(":
             return self.root()
         base = (self.argument_or_number(),) if name == "log" and self.accept("_") else ()
@@ -442,5 +445,7 @@ def _scientific(left: Node, right: Node) -> Node:
 
 
 def _is_argument(node: Node) -> bool:
-    """`x`, `2` or `g(x)`, which a name before the bracket makes the argument of a function."""
+    """`x`, `2`, `x, t` or `g(x)`, which a name before the bracket makes the argument of a function."""
+    if isinstance(node, Group):
+        return node.brackets == "()" and all(isinstance(part, Name) for part in node.parts)
     return isinstance(node, Name | Number) or (isinstance(node, Call) and node.what == "of")

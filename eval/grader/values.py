@@ -28,6 +28,8 @@ MAX_DIGITS = 2000  # to which a value is worked out, the second look included
 MAX_GAMMA_DIGITS = 300  # the same where a factorial or a binomial of what is not whole is far slower
 CLEARLY = 1e-15  # relative difference of which no rounding is capable
 NEARLY_NOTHING = 1e-20  # a value below may be the noise of a zero
+COUNTED = set("kmnpqrN")  # variables that stand for whole numbers beside a floor or a power of -1
+MINUS_ONE = Number(Fraction(-1))
 CONSTANTS = {"pi", "e", "i", "oo"}
 
 
@@ -195,25 +197,16 @@ class _Evaluator:
             return -self.mp.root(-self.mp.re(value), int(index))
         return self.power(value, 1 / index)
 
-    def trigonometric(self, f: str, x: Any) -> Any:
-        if x and self.mp.mag(x) > 200:
-            raise TooMuch("an angle out of bounds")
-        return getattr(self.mp, f)(x)
-
     def log(self, x: Any, base: Any = None) -> Any:
         """A logarithm whose base is not written is one of ten or of e: the caller tries both."""
         base = base or self.log_base
         return self.mp.ln(x) / self.mp.ln(base) if base else self.mp.ln(x)
 
-    def counted(self, f: str, *args: Any) -> Any:
-        if max(map(abs, args)) > 10_000:
-            raise TooMuch("a factorial out of bounds")
+    def bounded(self, f: str, most: int, *args: Any) -> Any:
+        """A function of mpmath, of no arguments beyond a bound."""
+        if max(map(abs, args)) > most:
+            raise TooMuch(f"{f} of a number out of bounds")
         return getattr(self.mp, f)(*args)
-
-    def rounded(self, f: str, x: Any) -> Any:
-        if abs(x) > FAR:
-            raise TooMuch("a number out of bounds")
-        return getattr(self.mp, f)(x)
 
 
 _NUMERIC: dict[str, Callable[..., Any]] = {
@@ -222,8 +215,8 @@ _NUMERIC: dict[str, Callable[..., Any]] = {
     "of": lambda _, a, b: a * b,  # as good as any function of its argument, the same on both sides
     "^": _Evaluator.power,
     "deg": lambda e, a: a * e.mp.pi / 180,
-    "!": lambda e, x: e.counted("factorial", x),
-    "binom": lambda e, n, k: e.counted("binomial", n, k),
+    "!": lambda e, x: e.bounded("factorial", 10_000, x),
+    "binom": lambda e, n, k: e.bounded("binomial", 10_000, n, k),
     "sqrt": lambda e, a: e.mp.sqrt(a),
     "root": _Evaluator.root,
     "exp": lambda e, a: e.power(+e.mp.e, a),
@@ -233,9 +226,9 @@ _NUMERIC: dict[str, Callable[..., Any]] = {
     "Re": lambda e, a: e.mp.re(a),
     "Im": lambda e, a: e.mp.im(a),
 }
-_NUMERIC |= {f: lambda e, a, f=f: e.rounded(f, a) for f in ("floor", "ceil")}
+_NUMERIC |= {f: lambda e, a, f=f: e.bounded(f, FAR, a) for f in ("floor", "ceil")}
 _NUMERIC |= {
-    ours: lambda e, a, f=f: e.trigonometric(f, a)
+    ours: lambda e, a, f=f: e.bounded(f, 2**200, a)
     for ours, f in {
         **{f: f for f in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")},
         **{f"arc{f}": f"a{f}" for f in ("sin", "cos", "tan", "cot")},
@@ -267,7 +260,14 @@ def same_value(a: Node, b: Node) -> bool:
     if names(a) != names(b) and not calls & {"/", "neg", "^", "*", "of"}:
         return False
     imaginary = any(isinstance(n, Name) and n.text == "i" for e in (a, b) for n in walk(e)) or "cis" in calls
-    points = _points(variables) if variables else [{}]
+    numbers = [n for e in (a, b) for n in walk(e) if isinstance(n, Number)]
+    minus_one = any(
+        Call("^", (MINUS_ONE, n.args[1])) == n for e in (a, b) for n in walk(e) if isinstance(n, Call) and n.what == "^"
+    )
+    if variables and (calls & {"floor", "ceil"} or minus_one) and COUNTED.issuperset(variables):
+        points = _counted_points(variables, [int(n.value) for n in numbers if 1 < n.value < FAR])
+    else:
+        points = _points(variables) if variables else [{}]
     return any(_agree(a, b, points, imaginary, base) for base in ((0, 10) if bare_log else (0,)))
 
 
@@ -287,6 +287,13 @@ def _agree(a: Node, b: Node, points: list[dict[str, Fraction]], imaginary: bool,
     if len(points) == 1:
         return False
     raise Undefined("no point at which both have a value")
+
+
+def _counted_points(variables: list[str], written: list[int]) -> list[dict[str, Fraction]]:
+    """Whole numbers: the first hundred in turn, and those about the numbers that the expressions are written with."""
+    draw = random.Random(20_250_206)
+    ones = [*range(1, 101), *(n + i for n in written[:20] for i in (-1, 0, 1))]
+    return [{v: Fraction(n if len(variables) == 1 else draw.randrange(1, n + 9)) for v in variables} for n in ones]
 
 
 def _points(variables: list[str]) -> list[dict[str, Fraction]]:
