@@ -265,7 +265,7 @@ def discover(folder: Path, model: str, seed: int) -> Result:
         "baseline_seeds": [0, 1],
         "warmup": 0.3,
         "proposer": {"_target_": "limo.discover.proposers.Grammar", "seed": seed},
-        "candidates": 6,
+        "candidates": 16,
         "proposals": 60,
         "fitness": measure,
         "confirm": {"finalists": 1, "seeds": [10, 11, 12, 13, 14], "fitness": measure},
@@ -273,7 +273,7 @@ def discover(folder: Path, model: str, seed: int) -> Result:
     found = bind(node, "discover")()
     best = found["confirmed"][0]
     gain = {"low": best["low"], "high": best["high"]}  # over five seeds and the pairs
-    return {"dpo": found["baseline_confirmed"], "the best of six new losses minus dpo": best["difference"], **gain}
+    return {"dpo": found["baseline_confirmed"], "the best of 16 new losses minus dpo": best["difference"], **gain}
 
 
 def unflipped(folder: Path, held_out: Path, /, *, pairs: str) -> dict[str, float]:

@@ -251,7 +251,7 @@ def test_impossible_settings_are_refused() -> None:
     for change, reason in (
         ({"baseline": "nope"}, "not in discover.known"),
         ({"baseline_seeds": [0]}, "at least two seeds"),
-        ({"confirm": {**confirm, "seeds": [2]}}, "2 is in both"),
+        ({"confirm": {**confirm, "seeds": [1]}}, "1 is in both"),
         ({"fitness": {}}, "must not be empty"),
         ({"known": {"dpo": "limo.training.preference.nope"}}, "'limo.training.preference.nope' does not exist"),
     ):
@@ -286,7 +286,8 @@ def test_a_search_refuses_a_loss_that_it_has_had_and_resumes_for_free(
         **{"engine": script(lambda question, index: reply(next(codes))), "beta": 0.05, "tries": 1, "shown": 4},
         "sampling": {"n": 1, "temperature": 1.0, "top_p": 1.0, "max_tokens": 2048, "seed": 0},
     }
-    more = {"split": {"train": 3, "held_out": 3, "fresh": 3}, "proposer": proposer, "candidates": 1}
+    confirm = {**compose("recipe=discover_demo")["discover"]["confirm"], "finalists": 2}
+    more = {"split": {"train": 3, "held_out": 3, "fresh": 3}, "proposer": proposer, "candidates": 1, "confirm": confirm}
     first = demo(out=str(tmp_path), data=str(tmp_path / "pairs.jsonl"), **more)
     assert [one["name"] for one in discover(first)["tried"]] == ["dpo", "slic", "ipo", "kto_pair", "smooth"]
     count = len(trained)
