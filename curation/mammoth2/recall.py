@@ -66,7 +66,8 @@ def _check(*, seeds: Seeds, first: dict[str, Any], second: dict[str, Any], **_: 
             check_engine(node["engine"], where=f"{name}.engine")
 
 
-@stage("pool", writes=("recall_1", "recall_2"), samples=True, check=_check)
+# It may ask a model, a question for each domain; a plan runs it whole, since a pilot of a few pages recalls none
+@stage("pool", writes=("recall_1", "recall_2"), check=_check)
 def recall(
     rows: Iterable[Example],
     /,
