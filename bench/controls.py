@@ -36,7 +36,7 @@ from limo.errors import reported
 from limo.machine import set_environment
 from limo.recipe import bind, trust
 
-STEPS = 3000  # of learning from scratch
+STEPS = 3600  # of learning from scratch
 SEEDS = range(5)
 WORDS = ["Wait That wrong Once more What The answer"]
 TRAIN = {
@@ -58,13 +58,14 @@ def main() -> None:
     set_environment()
     trust("bench")
     folder, names = Path(sys.argv[1]), sys.argv[2:] or list(CONTROLS)
-    make_model(folder / "model", STEPS, WORDS)
     for name in names:
-        found = []
+        found, slips = [], 0.3 if name == "lemma" else 0.0
+        model = folder / ("checker" if slips else "model")
+        make_model(model, STEPS, WORDS, slips)
         for seed in SEEDS if name != "discover" else [0]:  # one search, which confirms with five seeds
             place = folder / name / f"seed-{seed}"
             if not (place / "result.json").exists():
-                result = CONTROLS[name](place, str(folder / "model"), seed)
+                result = CONTROLS[name](place, str(model), seed)
                 with replacing(place / "result.json") as file:
                     json.dump(result, file)
             found.append(json.loads((place / "result.json").read_text(encoding="utf-8")))
@@ -142,7 +143,7 @@ class Terse(Rules):
 def lemma(folder: Path, model: str, seed: int) -> Result:
     """Error rates after corrected errors, and after error-free chains of the same problems."""
     rng = random.Random(seed)
-    pool = write_pool(folder / "pool.jsonl", (make_sum(rng) for _ in range(3000)))
+    pool = write_pool(folder / "pool.jsonl", (make_sum(rng) for _ in range(1500)))
     teacher = {"_target_": "bench.controls.Terse"}
     attempts = {"engine": {**ENGINE, "model": model}, "sampling": {**SAMPLING, "n": 4, "seed": seed}}
     slowly = {"args": {"learning_rate": 3e-4}}
@@ -150,7 +151,7 @@ def lemma(folder: Path, model: str, seed: int) -> Result:
     models = {"base": model}
     for arm, learn in (("lemma", "whole"), ("correction", "correction")):
         corrected = {"teacher": teacher, "strategies": ["fix"], "learn": learn}
-        mixed = {"k": 4000, "student": 0.5, "fix": 1.0, "error_free": 0.5, "seed": seed}
+        mixed = {"k": 2000, "student": 0.5, "fix": 1.0, "error_free": 0.5, "seed": seed}
         stages = {
             "find": {"_target_": "curation.lemma.errors.find", **attempts, "teacher": teacher},
             "inject": {"_target_": "curation.lemma.errors.inject", **planted},

@@ -253,9 +253,8 @@ def _explain_composition(error: BaseException) -> str:
     if found := re.match(
         r"(?:In '[^']*': )?Could not find '([\w/]+)/([^'/]*)'(?: Available options in '[^']*': (.*))?", full
     ):
-        group, name, options = found[1], found[2], (found[3] or "").split()
-        known = f": it is one of {', '.join(options)}" if options else ""
-        return f"there is no '{name}' in the group {group}{suggest(name, options) or known}"
+        options = (found[3] or "").partition(" Config search path")[0].split()
+        return f"there is no '{found[2]}' in the group {found[1]}{suggest(found[2], options)}"
     if full.startswith("Could not override '"):
         key = getattr(error.__cause__, "full_key", None) or full.split("'")[1]  # a {...} names its own key
         adds = f"; +{key}=... adds a new one" if "." in key else ""

@@ -60,6 +60,8 @@ def test_mistakes_on_the_command_line_are_one_line(tmp_path: Path, run: Run) -> 
     (tmp_path / "d.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "afile").touch()
     for arguments, said in [
+        (["runs/demo"], "'runs/demo' is not key=value. A recipe is named by recipe=NAME, a run's folder by out=FOLDER"),
+        (["engine=foo"], "there is no 'foo' in the group engine; known are openai, server, transformers, vllm"),
         (["train.args.learning_rate=abc"], "train.args.learning_rate must be a valid number, not 'abc'"),
         (["runs=afile"], "a file has the name of a folder in that path"),
         (["--run", "--cfg", "job"], "can be specified"),
