@@ -162,8 +162,8 @@ def lemma(folder: Path, model: str, seed: int) -> Result:
         curate(out, pool, stages, "mix", ["error_free"], seed)
         if arm == "lemma":
             free = out / "controls" / "error_free.jsonl"
-            models["error_free"] = train(folder / "error_free", model, free, seed, 4, **slowly)
-        models[arm] = train(out, model, out / "curated.jsonl", seed, 4, **slowly)
+            models["error_free"] = train(folder / "error_free", model, free, seed, 3, **slowly)
+        models[arm] = train(out, model, out / "curated.jsonl", seed, 3, **slowly)
     new = write_pool(folder / "new.jsonl", (make_sum(random.Random(f"new {seed} {n}")) for n in range(500)))
     right = accuracies(folder, models, new, {**SAMPLING, "n": 4})
     errors = {f"errors, {name}": 1 - share for name, share in right.items()}
