@@ -7,7 +7,7 @@ All start from the model of `bench/tiny.py`, which adds and subtracts two or thr
 stages, trainings and evaluations. What was expected before the first run, for five seeds each:
 
     lemma     errors sampled at temperature 1 become fewer than with error-free chains of the same problems and the same
-              optimizer steps, since the model can check its own steps (it cannot, and they do not: docs/lemma.md)
+              optimizer steps, since the model can check its own steps (it cannot, and they do not: docs/LOG.md)
     rise      "12?7" hides its sign. A wrong answer tells it, so a second turn is right more often than a fresh sample,
               and more often than after the same rows with the history removed
     discover  with 30 % of the training pairs flipped, the search finds a loss that beats DPO beyond its noise
@@ -36,7 +36,8 @@ from limo.errors import reported
 from limo.machine import set_environment
 from limo.recipe import bind, trust
 
-STEPS = 3600  # of learning from scratch
+STEPS = 3600  # of learning from scratch: 95 % of sums are right at temperature 1
+FEWER = 2600  # 89 %, so that there are errors to learn from
 SEEDS = range(5)
 WORDS = ["Wait That wrong Once more What The answer"]
 TRAIN = {
@@ -59,9 +60,9 @@ def main() -> None:
     trust("bench")
     folder, names = Path(sys.argv[1]), sys.argv[2:] or list(CONTROLS)
     for name in names:
-        found, slips = [], 0.3 if name == "lemma" else 0.0
-        model = folder / ("checker" if slips else "model")
-        make_model(model, STEPS, WORDS, slips)
+        found, steps = [], FEWER if name == "lemma" else STEPS
+        model = folder / f"model-{steps}"
+        make_model(model, steps, WORDS)
         for seed in SEEDS if name != "discover" else [0]:  # one search, which confirms with five seeds
             place = folder / name / f"seed-{seed}"
             if not (place / "result.json").exists():
@@ -143,7 +144,7 @@ class Terse(Rules):
 def lemma(folder: Path, model: str, seed: int) -> Result:
     """Error rates after corrected errors, and after error-free chains of the same problems."""
     rng = random.Random(seed)
-    pool = write_pool(folder / "pool.jsonl", (make_sum(rng) for _ in range(1500)))
+    pool = write_pool(folder / "pool.jsonl", (make_sum(rng) for _ in range(3000)))
     teacher = {"_target_": "bench.controls.Terse"}
     attempts = {"engine": {**ENGINE, "model": model}, "sampling": {**SAMPLING, "n": 4, "seed": seed}}
     slowly = {"args": {"learning_rate": 3e-4}}
@@ -151,7 +152,7 @@ def lemma(folder: Path, model: str, seed: int) -> Result:
     models = {"base": model}
     for arm, learn in (("lemma", "whole"), ("correction", "correction")):
         corrected = {"teacher": teacher, "strategies": ["fix"], "learn": learn}
-        mixed = {"k": 2000, "student": 0.5, "fix": 1.0, "error_free": 0.5, "seed": seed}
+        mixed = {"k": 4000, "student": 0.5, "fix": 1.0, "error_free": 0.5, "seed": seed}
         stages = {
             "find": {"_target_": "curation.lemma.errors.find", **attempts, "teacher": teacher},
             "inject": {"_target_": "curation.lemma.errors.inject", **planted},
@@ -162,8 +163,8 @@ def lemma(folder: Path, model: str, seed: int) -> Result:
         curate(out, pool, stages, "mix", ["error_free"], seed)
         if arm == "lemma":
             free = out / "controls" / "error_free.jsonl"
-            models["error_free"] = train(folder / "error_free", model, free, seed, 3, **slowly)
-        models[arm] = train(out, model, out / "curated.jsonl", seed, 3, **slowly)
+            models["error_free"] = train(folder / "error_free", model, free, seed, 4, **slowly)
+        models[arm] = train(out, model, out / "curated.jsonl", seed, 4, **slowly)
     new = write_pool(folder / "new.jsonl", (make_sum(random.Random(f"new {seed} {n}")) for n in range(500)))
     right = accuracies(folder, models, new, {**SAMPLING, "n": 4})
     errors = {f"errors, {name}": 1 - share for name, share in right.items()}

@@ -1,7 +1,7 @@
 """A Llama of 0.6M weights that learns sums from scratch in minutes: for controls in which a training takes seconds.
 
-A token is a character, or a whole word of the texts that some method adds ("Wait", " again"). On two idle cores the
-model writes a third of new sums rightly after 2,100 steps (three and a half minutes), and nearly all after 3,600.
+A token is a character, or a whole word of the texts that some method adds ("Wait", " again"). At temperature 1 the model
+is right on 89 % of new sums after 2,600 steps and on 95 % after 3,600, some six minutes on two idle cores.
 """
 
 import random
@@ -49,22 +49,8 @@ def make_tokenizer(texts: Iterable[str] = ()) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=made, chat_template=TEMPLATE, **special)
 
 
-def make_slip(rng: random.Random) -> tuple[str, str, int, str]:
-    """A question, the beginning of its chain up to a wrong step, the answer, and what corrects the step."""
-    question, chain, total = make_sum(rng)
-    lines = chain.split("\n")
-    at = rng.randrange(len(lines) - 1)
-    left, _, result = lines[at].partition("=")
-    wrong = int(result) + rng.choice((-10, -2, -1, 1, 2, 10))
-    return question, "\n".join([*lines[:at], f"{left}={wrong}", ""]), total, "\n".join(["Wait", *lines[at:]])
-
-
-def make_model(folder: Path, steps: int, texts: Iterable[str] = (), slips: float = 0.0) -> None:
-    """Train the model on sums from scratch and save it with its tokenizer, unless it is there.
-
-    `slips` is the fraction of rows in which a wrong step, which is not learned, is corrected: for a model that can
-    check its own steps.
-    """
+def make_model(folder: Path, steps: int, texts: Iterable[str] = ()) -> None:
+    """Train the model on sums from scratch and save it with its tokenizer, unless it is there."""
     if (folder / "config.json").exists():
         return
     import torch
@@ -79,9 +65,10 @@ def make_model(folder: Path, steps: int, texts: Iterable[str] = (), slips: float
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, (step + 1) / 100) * (1 - 0.95 * step / steps)
-        texts_of = [make_sum(rng)[:2] for _ in range(64 - round(64 * slips))]
-        texts_of += [(q + begun, rest) for q, begun, _, rest in (make_slip(rng) for _ in range(round(64 * slips)))]
-        rows = [(tokenizer(q)["input_ids"], [*tokenizer(c)["input_ids"], 1]) for q, c in texts_of]
+        rows = [
+            (tokenizer(q)["input_ids"], [*tokenizer(c)["input_ids"], 1])
+            for q, c, _ in (make_sum(rng) for _ in range(64))
+        ]
         width = max(len(q) + len(c) for q, c in rows)
         ids = torch.tensor([q + c + [0] * (width - len(q) - len(c)) for q, c in rows])
         labels = torch.tensor([[-100] * len(q) + c + [-100] * (width - len(q) - len(c)) for q, c in rows])
