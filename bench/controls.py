@@ -178,21 +178,21 @@ def make_hidden(rng: random.Random) -> tuple[str, str, int]:
     return f"{values[0]}?{values[1]}=", *make_chain(values, [rng.choice("+-")])
 
 
-def make_dialogues(dialogue: Dialogue, rng: random.Random, count: int, turns: int = 2) -> Iterator[Example]:
+def make_dialogues(rng: random.Random, count: int, turns: int = 2) -> Iterator[Example]:
     """Answers at a first turn and at a second, each by chance, so that nothing is learned from the first answer."""
     for number in range(count):
         problem, chain, answer = make_hidden(rng)
         values = [int(value) for value in problem[:-1].split("?")]
         earlier = [make_chain(values, [rng.choice("+-")])[0]] if number % turns else []
         row = Example(f"{number}", chat(problem), str(answer), chain, source="sums")
-        yield replace(row, prompt=dialogue.prompt(row, earlier))
+        yield replace(row, prompt=DIALOGUE.prompt(row, earlier))
 
 
 def rise(folder: Path, model: str, seed: int) -> Result:
     """The second turn beside a fresh sample, and beside the same rows with the history removed."""
     rng = random.Random(seed)
     boost = folder / "boost"
-    write_jsonl(boost / "rows.jsonl", make_dialogues(DIALOGUE, rng, 2400))
+    write_jsonl(boost / "rows.jsonl", make_dialogues(rng, 2400))
     first = train(boost, model, boost / "rows.jsonl", seed, 4)
     pool = write_pool(folder / "pool.jsonl", (make_hidden(rng) for _ in range(800)))
     player = {"_target_": "curation.rise.Player", "engine": {**ENGINE, "model": first}}
@@ -239,7 +239,7 @@ def discover(folder: Path, model: str, seed: int) -> Result:
     number is the larger one.
     """
     rng = random.Random(seed)
-    write_jsonl(folder / "boost" / "rows.jsonl", make_dialogues(DIALOGUE, rng, 1200, turns=1))
+    write_jsonl(folder / "boost" / "rows.jsonl", make_dialogues(rng, 1200, turns=1))
     either = train(folder / "boost", model, folder / "boost" / "rows.jsonl", seed, 4)
     pairs = folder / "pairs.jsonl"
     with replacing(pairs) as file:

@@ -36,7 +36,7 @@ CHUNK = 2000  # pages sent to a process at once; fewer than two of these are wor
 LONGEST = 20_000  # characters of a page that are looked at
 WORDS = 3000  # of a page that is learned from
 ENOUGH = 4  # pairs by a rule, above which more say no more
-FORM = 3.0  # weight of the form beside the words, whose vector has length 1
+FORM = 3.0  # weight of the form beside the words; of 1, 3 and 8 the best on bench/pages.jsonl with precision above 90 %
 
 
 @dataclass(frozen=True, slots=True)

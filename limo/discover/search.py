@@ -60,7 +60,7 @@ class Cascade:
     """A short training before each full one: losses that are behind after a few steps are not trained to the end."""
 
     steps: PositiveInt
-    keep: Annotated[float, Field(gt=0, lt=1)]  # a new loss goes on if it is in this best fraction of all before it
+    keep: Annotated[float, Field(gt=0, lt=1)]  # a new loss continues if it is in this best fraction of all before it
 
 
 @dataclass(frozen=True, kw_only=True)
