@@ -6,8 +6,8 @@
 All start from the model of `bench/tiny.py`, which adds and subtracts two or three numbers, and run this project's own
 stages, trainings and evaluations. What was expected before the first run, for five seeds each:
 
-    lemma     errors sampled at temperature 1 become fewer than with error-free chains of the same problems and the same
-              optimizer steps, since the model can check its own steps (it cannot, and they do not: docs/LOG.md)
+    lemma     in "34?57+21=78" it takes more to see which number it is than to see that a sum written down is not 78:
+              errors at temperature 1 become fewer than after error-free chains of the same problems and as many steps
     rise      "12?7" hides its sign. A wrong answer tells it, so a second turn is right more often than a fresh sample,
               and more often than after the same rows with the history removed
     discover  with 30 % of the training pairs flipped, the search finds a loss that beats DPO beyond its noise
@@ -18,6 +18,7 @@ stages, trainings and evaluations. What was expected before the first run, for f
 import gzip
 import json
 import random
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -27,9 +28,10 @@ from typing import Any
 
 from bench.exam_site import record
 from bench.tiny import ENGINE, make_chain, make_model, make_sum
-from curation.lemma.mistakes import Unusable
-from curation.lemma.rules import Rules
+from curation.lemma.mistakes import Mistake, Unusable, tried
 from curation.lemma.teach import Strategy
+from curation.stages.chains import split_steps
+from eval.equations import equations, proved_different
 from eval.turns import Dialogue
 from limo.data import Example, chat, read_jsonl, replacing, write_jsonl
 from limo.errors import reported
@@ -37,7 +39,6 @@ from limo.machine import set_environment
 from limo.recipe import bind, trust
 
 STEPS = 3600  # of learning from scratch: 95 % of sums are right at temperature 1
-FEWER = 2600  # 89 %, so that there are errors to learn from
 SEEDS = range(5)
 WORDS = ["Wait That wrong Once more What The answer"]
 TRAIN = {
@@ -59,11 +60,11 @@ def main() -> None:
     set_environment()
     trust("bench")
     folder, names = Path(sys.argv[1]), sys.argv[2:] or list(CONTROLS)
+    model = folder / "model"
+    make_model(model, STEPS, WORDS)
     for name in names:
-        found, steps = [], FEWER if name == "lemma" else STEPS
-        model = folder / f"model-{steps}"
-        make_model(model, steps, WORDS)
-        for seed in SEEDS if name != "discover" else [0]:  # one search, which confirms with five seeds
+        found = list[Result]()
+        for seed in SEEDS if name != "discover" else [1]:  # one search, which confirms with five seeds
             place = folder / name / f"seed-{seed}"
             if not (place / "result.json").exists():
                 result = CONTROLS[name](place, str(model), seed)
@@ -132,44 +133,82 @@ def accuracies(out: Path, models: dict[str, str], problems: Row, sampling: Row) 
     return {name: found[name]["new"]["mean"] for name in models}
 
 
-class Terse(Rules):
-    """The rules, whose reflection is one word: a model of this size learns no sentences from a thousand rows."""
+def make_choice(rng: random.Random) -> tuple[str, str, int]:
+    """Which of two numbers, plus a third, makes a sum: easier to check than to see."""
+    (right, other), added = rng.sample(range(1, 100), 2), rng.randint(1, 99)
+    first, second = rng.sample([right, other], 2)
+    return f"{first}?{second}+{added}={right + added}", choose(right, added), right
 
-    def correct(self, asked: Sequence[Any], strategy: Strategy) -> list[str | Unusable]:
-        """See `curation.lemma.teach.Teacher`."""
-        made = super().correct(asked, strategy)
-        return [text if isinstance(text, Unusable) else f"Wait\n{text.partition(chr(10))[2]}" for text in made]
+
+def choose(number: int, added: int) -> str:
+    """The chain of a choice, whose sum is not always that of the question."""
+    return make_chain([number, added], ["+"])[0].partition("\n")[0] + f"\n\\boxed{{{number}}}"
+
+
+class Chooser:
+    """The teacher of choices; see `curation.lemma.teach.Teacher`. Its reflection is one word, and it starts afresh."""
+
+    kinds = ("CV",)
+
+    def diagnose(self, asked: Sequence[tuple[Example, str]]) -> list[Mistake | Unusable]:
+        """The first step is wrong if it adds up to another sum than that of the question."""
+        return [tried(self._diagnose, row, attempt) for row, attempt in asked]
+
+    def _diagnose(self, row: Example, attempt: str) -> Mistake:
+        steps, total = tuple(split_steps(attempt)), row.question.partition("=")[2]
+        if not (first := equations(steps[0])) or not proved_different(first[0].right, total):
+            raise Unusable("the first step is not proved wrong")
+        return Mistake("CV", 0, steps, "It is the other one.", f"SymPy: {first[0].right} is not {total}")
+
+    def inject(self, asked: Sequence[tuple[Example, str, int]]) -> list[Mistake | Unusable]:
+        """The chain of the other number."""
+        made = list[Mistake | Unusable]()
+        for row, *_ in asked:
+            first, second, added, _ = map(int, re.findall(r"\d+", row.question))
+            other = first if str(second) == row.answer else second
+            made.append(self._diagnose(row, choose(other, added)))
+        return made
+
+    def agree(self, asked: Sequence[tuple[Example, Mistake]]) -> list[bool | Unusable]:
+        """Every mistake has its proof already."""
+        return [True for _ in asked]
+
+    def correct(self, asked: Sequence[tuple[Example, Mistake, str]], strategy: Strategy) -> list[str | Unusable]:
+        """The right chain once more, whatever the strategy."""
+        return [f"Wait\n{row.completion}" for row, *_ in asked]
 
 
 def lemma(folder: Path, model: str, seed: int) -> Result:
     """Error rates after corrected errors, and after error-free chains of the same problems."""
     rng = random.Random(seed)
-    pool = write_pool(folder / "pool.jsonl", (make_sum(rng) for _ in range(3000)))
-    teacher = {"_target_": "bench.controls.Terse"}
-    attempts = {"engine": {**ENGINE, "model": model}, "sampling": {**SAMPLING, "n": 4, "seed": seed}}
-    slowly = {"args": {"learning_rate": 3e-4}}
+    with replacing(folder / "boost.jsonl") as file:  # either number by chance: the model learns the form, not which
+        for number in range(1200):
+            problem, *_ = make_choice(rng)
+            first, second, added, _ = map(int, re.findall(r"\d+", problem))
+            row = {"id": str(number), "prompt": problem, "completion": choose(rng.choice([first, second]), added)}
+            file.write(json.dumps(row) + "\n")
+    either = train(folder / "boost", model, folder / "boost.jsonl", seed, 4)
+    pool = write_pool(folder / "pool.jsonl", (make_choice(rng) for _ in range(1500)))
+    teacher = {"_target_": "bench.controls.Chooser"}
+    attempts = {"engine": {**ENGINE, "model": either}, "sampling": {**SAMPLING, "max_tokens": 40, "seed": seed}}
     planted = {"teacher": teacher, "per_problem": 1, "otherwise": "uniform", "seed": seed}
-    models = {"base": model}
-    for arm, learn in (("lemma", "whole"), ("correction", "correction")):
-        corrected = {"teacher": teacher, "strategies": ["fix"], "learn": learn}
-        mixed = {"k": 4000, "student": 0.5, "fix": 1.0, "error_free": 0.5, "seed": seed}
-        stages = {
-            "find": {"_target_": "curation.lemma.errors.find", **attempts, "teacher": teacher},
-            "inject": {"_target_": "curation.lemma.errors.inject", **planted},
-            "correct": {"_target_": "curation.lemma.errors.correct", **corrected},
-            "mix": {"_target_": "curation.lemma.errors.mix", **mixed},
-        }
-        out = folder / arm
-        curate(out, pool, stages, "mix", ["error_free"], seed)
-        if arm == "lemma":
-            free = out / "controls" / "error_free.jsonl"
-            models["error_free"] = train(folder / "error_free", model, free, seed, 4, **slowly)
-        models[arm] = train(out, model, out / "curated.jsonl", seed, 4, **slowly)
-    new = write_pool(folder / "new.jsonl", (make_sum(random.Random(f"new {seed} {n}")) for n in range(500)))
+    mixed = {"k": 2000, "student": 0.5, "fix": 0.0, "error_free": 0.5, "seed": seed}
+    stages = {
+        "find": {"_target_": "curation.lemma.errors.find", **attempts, "teacher": teacher},
+        "inject": {"_target_": "curation.lemma.errors.inject", **planted},
+        "correct": {"_target_": "curation.lemma.errors.correct", "teacher": teacher, "strategies": ["restart"]},
+        "mix": {"_target_": "curation.lemma.errors.mix", **mixed},
+    }
+    curate(folder, pool, stages, "mix", ["error_free"], seed)
+    models = {
+        "before": either,
+        "error_free": train(folder / "free", either, folder / "controls" / "error_free.jsonl", seed, 4),
+        "lemma": train(folder, either, folder / "curated.jsonl", seed, 4),
+    }
+    new = write_pool(folder / "new.jsonl", (make_choice(random.Random(f"new {seed} {n}")) for n in range(500)))
     right = accuracies(folder, models, new, {**SAMPLING, "n": 4})
     errors = {f"errors, {name}": 1 - share for name, share in right.items()}
-    fewer = {f"fewer errors, {arm}": right[arm] - right["error_free"] for arm in ("lemma", "correction")}
-    return {**errors, **fewer}
+    return {**errors, "fewer errors than error_free": right["lemma"] - right["error_free"]}
 
 
 def make_hidden(rng: random.Random) -> tuple[str, str, int]:

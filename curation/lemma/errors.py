@@ -30,7 +30,7 @@ from curation.stage import Share, check_engine, drop, stage
 from curation.stages.attempts import judged
 from eval.equations import equations, holds
 from eval.grade import grade
-from limo.data import Example, Message, Row, content_id
+from limo.data import Example, Row, content_id
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Sampling, stream
 from limo.errors import UserError
@@ -179,14 +179,12 @@ def correct(
     *,
     teacher: dict[str, Any],
     strategies: Annotated[list[Strategy], Field(min_length=1)],
-    learn: Literal["whole", "correction"] = "whole",
 ) -> Iterator[Row]:
     """Each error corrected by each of the `strategies`: fix (and continue), restart (afresh). Other rows stay.
 
     The completion becomes the wrong beginning as it is, a reflection, and the rest; `notes.strategy` names the way.
-    LEMMA learns the whole of it. With `learn: correction` the wrong beginning ends the prompt, as a turn that the
-    assistant has begun, so a model learns to notice a wrong step and not to write it. A row is kept if its final answer
-    is right and no equation behind the first wrong step is false, which a check of the answer alone lets through.
+    A row is kept if its final answer is right and no equation behind the first wrong step is false, which a check of
+    the answer alone lets through.
     """
     corrector = _bind_teacher(teacher)
     for chunk in chunked(rows, CHUNK):
@@ -202,10 +200,7 @@ def correct(
                 notes = {k: v for k, v in row.notes.items() if k != "chain"}
                 error = {k: v for k, v in row.notes["error"].items() if k != "other"}
                 notes |= {"error": error, "strategy": way, "rest": len(rest)}
-                begun, prompt = f"{mistake.prefix}\n", row.prompt
-                if learn == "correction":
-                    prompt, begun = (*prompt, Message(role="assistant", content=begun)), ""
-                made = replace(named, prompt=prompt, completion=begun + rest.strip(), notes=notes)
+                made = replace(named, completion=f"{mistake.prefix}\n{rest.strip()}", notes=notes)
                 yield _check_end(made, rest)
 
 
