@@ -6,8 +6,9 @@
 All start from the model of `bench/tiny.py`, which adds and subtracts two or three numbers, and run this project's own
 stages, trainings and evaluations. What was expected before the first run, for five seeds each:
 
-    lemma     in "34?57+21=78" it takes more to see which number it is than to see that a sum written down is not 78:
-              errors at temperature 1 become fewer than after error-free chains of the same problems and as many steps
+    lemma     in "9:12?7=" the sign is hidden and the answer's last digit given. The model notes whether its guess ends
+              so, and answers anyway. Errors at temperature 1 become fewer than after error-free chains of the same
+              problems and as many steps
     rise      "12?7" hides its sign. A wrong answer tells it, so a second turn is right more often than a fresh sample,
               and more often than after the same rows with the history removed
     discover  with 30 % of the training pairs flipped, the search finds a loss that beats DPO beyond its noise
@@ -31,7 +32,7 @@ from bench.tiny import ENGINE, make_chain, make_model, make_sum
 from curation.lemma.mistakes import Mistake, Unusable, tried
 from curation.lemma.teach import Strategy
 from curation.stages.chains import split_steps
-from eval.equations import equations, proved_different
+from eval.equations import proved_different
 from eval.turns import Dialogue
 from limo.data import Example, chat, read_jsonl, replacing, write_jsonl
 from limo.errors import reported
@@ -133,41 +134,43 @@ def accuracies(out: Path, models: dict[str, str], problems: Row, sampling: Row) 
     return {name: found[name]["new"]["mean"] for name in models}
 
 
-def make_choice(rng: random.Random) -> tuple[str, str, int]:
-    """Which of two numbers, plus a third, makes a sum: easier to check than to see."""
-    (right, other), added = rng.sample(range(1, 100), 2), rng.randint(1, 99)
-    first, second = rng.sample([right, other], 2)
-    return f"{first}?{second}+{added}={right + added}", choose(right, added), right
+def make_guess(rng: random.Random) -> tuple[str, str, int]:
+    """A sum whose sign is hidden and whose last digit is given: it takes less to check a guess than to make one."""
+    while True:
+        less, more = sorted(rng.sample(range(1, 100), 2))
+        answer = more + rng.choice([less, -less])
+        if less % 5:  # or else both signs end alike
+            problem = f"{answer % 10}:{more}?{less}="
+            return problem, guess(problem, answer > more), answer
 
 
-def choose(number: int, added: int) -> str:
-    """The chain of a choice, whose sum is not always that of the question."""
-    return make_chain([number, added], ["+"])[0].partition("\n")[0] + f"\n\\boxed{{{number}}}"
+def guess(problem: str, plus: bool) -> str:
+    """A chain with one of the signs: its step says whether its last digit is the given one, its end does not care."""
+    digit, more, less = map(int, re.findall(r"\d+", problem))
+    step, total = make_chain([more, less], ["+" if plus else "-"])
+    same = "y" if total % 10 == digit else "n"
+    return step.replace("\n", f", {total % 10}?{digit} {same}\n", 1)
 
 
-class Chooser:
-    """The teacher of choices; see `curation.lemma.teach.Teacher`. Its reflection is one word, and it starts afresh."""
+class Guesser:
+    """The teacher of guesses; see `curation.lemma.teach.Teacher`. Its reflection is one word, and it starts afresh."""
 
-    kinds = ("CV",)
+    kinds = ("OP",)
 
     def diagnose(self, asked: Sequence[tuple[Example, str]]) -> list[Mistake | Unusable]:
-        """The first step is wrong if it adds up to another sum than that of the question."""
+        """The first step is wrong if it ends in another digit than the given one."""
         return [tried(self._diagnose, row, attempt) for row, attempt in asked]
 
     def _diagnose(self, row: Example, attempt: str) -> Mistake:
-        steps, total = tuple(split_steps(attempt)), row.question.partition("=")[2]
-        if not (first := equations(steps[0])) or not proved_different(first[0].right, total):
+        steps, digit = tuple(split_steps(attempt)), row.question[0]
+        total = re.match(r"\d+[+-]\d+=-?\d*(\d),", steps[0])
+        if not total or not proved_different(total[1], digit):
             raise Unusable("the first step is not proved wrong")
-        return Mistake("CV", 0, steps, "It is the other one.", f"SymPy: {first[0].right} is not {total}")
+        return Mistake("OP", 0, steps, "It is the other sign.", f"SymPy: {total[1]} is not {digit}")
 
     def inject(self, asked: Sequence[tuple[Example, str, int]]) -> list[Mistake | Unusable]:
-        """The chain of the other number."""
-        made = list[Mistake | Unusable]()
-        for row, *_ in asked:
-            first, second, added, _ = map(int, re.findall(r"\d+", row.question))
-            other = first if str(second) == row.answer else second
-            made.append(self._diagnose(row, choose(other, added)))
-        return made
+        """The chain of the other sign."""
+        return [tried(self._diagnose, row, guess(row.question, "+" not in row.completion)) for row, *_ in asked]
 
     def agree(self, asked: Sequence[tuple[Example, Mistake]]) -> list[bool | Unusable]:
         """Every mistake has its proof already."""
@@ -181,15 +184,14 @@ class Chooser:
 def lemma(folder: Path, model: str, seed: int) -> Result:
     """Error rates after corrected errors, and after error-free chains of the same problems."""
     rng = random.Random(seed)
-    with replacing(folder / "boost.jsonl") as file:  # either number by chance: the model learns the form, not which
-        for number in range(1200):
-            problem, *_ = make_choice(rng)
-            first, second, added, _ = map(int, re.findall(r"\d+", problem))
-            row = {"id": str(number), "prompt": problem, "completion": choose(rng.choice([first, second]), added)}
+    with replacing(folder / "boost.jsonl") as file:  # either sign by chance: the model learns to check, not to care
+        for number in range(6000):
+            problem, *_ = make_guess(rng)
+            row = {"id": str(number), "prompt": problem, "completion": guess(problem, rng.random() < 0.5)}
             file.write(json.dumps(row) + "\n")
     either = train(folder / "boost", model, folder / "boost.jsonl", seed, 4)
-    pool = write_pool(folder / "pool.jsonl", (make_choice(rng) for _ in range(1500)))
-    teacher = {"_target_": "bench.controls.Chooser"}
+    pool = write_pool(folder / "pool.jsonl", (make_guess(rng) for _ in range(1500)))
+    teacher = {"_target_": "bench.controls.Guesser"}
     attempts = {"engine": {**ENGINE, "model": either}, "sampling": {**SAMPLING, "max_tokens": 40, "seed": seed}}
     planted = {"teacher": teacher, "per_problem": 1, "otherwise": "uniform", "seed": seed}
     mixed = {"k": 2000, "student": 0.5, "fix": 0.0, "error_free": 0.5, "seed": seed}
@@ -205,7 +207,7 @@ def lemma(folder: Path, model: str, seed: int) -> Result:
         "error_free": train(folder / "free", either, folder / "controls" / "error_free.jsonl", seed, 4),
         "lemma": train(folder, either, folder / "curated.jsonl", seed, 4),
     }
-    new = write_pool(folder / "new.jsonl", (make_choice(random.Random(f"new {seed} {n}")) for n in range(500)))
+    new = write_pool(folder / "new.jsonl", (make_guess(random.Random(f"new {seed} {n}")) for n in range(500)))
     right = accuracies(folder, models, new, {**SAMPLING, "n": 4})
     errors = {f"errors, {name}": 1 - share for name, share in right.items()}
     return {**errors, "fewer errors than error_free": right["lemma"] - right["error_free"]}

@@ -75,7 +75,7 @@ def run(folder: Path, name: str, shares: dict[str, float], sizes: Sizes, problem
         "dtype": "float32",
         "args": args,
     }
-    return tournament(
+    verdict = tournament(
         out=str(folder / name),
         curate=curate,
         train=train,
@@ -92,6 +92,8 @@ def run(folder: Path, name: str, shares: dict[str, float], sizes: Sizes, problem
         apart=False,
         seed=0,
     )
+    assert verdict is not None
+    return verdict
 
 
 def main() -> None:

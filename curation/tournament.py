@@ -14,13 +14,17 @@ freedom, Holm over the two). The outcome is one of three:
     Undecided: nll +4.0 points (-2.1 to 10.1). About 5 more blocks are needed.
 
 Every training has a folder below `tournament/`, and a killed tournament resumes. Held-out problems come from the
-recipe's own pool and are never trained on.
+recipe's own pool and are never trained on. `tournament.dry_run=true` prints what it would take, and trains nothing.
+
+`search` lets Optuna choose the weights of one candidate's score by small trainings before the first round, as R-Select
+does; the fresh blocks of the last round judge what it found.
 """
 
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,12 +46,14 @@ from limo.discover.noise import measure_noise
 from limo.engines.protocol import Sampling, sample
 from limo.errors import UserError
 from limo.processes import free_gpu, run_section_apart
-from limo.progress import progress, say
+from limo.progress import clock, progress, say
 from limo.recipe import bind
 from limo.run import lasting, lock_run, read_manifest
 from limo.tables import Table, print_table, terminal
 
 RANDOM, RANDOM_TOKENS = "random", "random_tokens"
+SEEDS_OF_TIES = 5
+SEARCH_BLOCKS = 500  # the number of the first block of a search; those of the last round begin at 1000
 LEVEL = 0.95
 Part = Annotated[float, Field(gt=0, le=1)]
 
@@ -65,6 +71,16 @@ class Sizes:
     screen_problems: PositiveInt  # held out, for all rounds before the last
     final_problems: PositiveInt  # held out for each block of the last round
     pool_share: Part  # of the pool that a block sees
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Which candidate's weights are searched for, with Optuna's tree-structured Parzen estimator (TPE)."""
+
+    candidate: str
+    stage: str  # of it, whose setting `weights` is replaced
+    scores: Annotated[list[str], Field(min_length=2)]  # that get a weight from -1 to 1; their sizes sum to 1
+    trials: PositiveInt  # each takes `screen_blocks` trainings, unless the probe shows that it prefers a flaw
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +118,25 @@ def tournament(
     margin: float,
     apart: bool,
     seed: int,
-) -> Verdict:
+    search: Search | None = None,
+    dry_run: bool = False,
+) -> Verdict | None:
     """Find out whether a candidate's choice beats random chains, print and return the verdict.
 
     Args: `source` is the stage into which the rows come that are chosen from; the stages before it run as
     `curation.run` runs them. `candidates` are named lists of choosing stages, the last with a size `k` that is set
     here. `train` is the recipe's section; `engine` (without its model) and `sampling` measure a model. `margin` is the
     difference that matters, as a share of 1. `apart` runs each training as a process (needed for several GPUs); without
-    it a training of seconds takes seconds. Raises UserError for too few problems, and for an unknown stage.
+    it a training of seconds takes seconds. A `dry_run` returns None. Raises UserError for too few problems, and for an
+    unknown stage or candidate.
     """
     stages, folder = in_order(curate["stages"], curate.get("order")), Path(out) / "tournament"
     if source not in stages:
         raise UserError(f"tournament.source: there is no stage '{source}'")
     if {RANDOM, RANDOM_TOKENS} & set(candidates):
         raise UserError(f"tournament.candidates: {RANDOM} and {RANDOM_TOKENS} run in any case")
+    if search and "weights" not in candidates.get(search.candidate, {}).get(search.stage, {}):
+        raise UserError(f"tournament.search: the candidate '{search.candidate}' has no weights in a '{search.stage}'")
     number = list(stages).index(source)
     before = dict(list(stages.items())[:number])
     run_first(curate, before)
@@ -125,8 +146,14 @@ def tournament(
     with lock_run(folder, "running a tournament"):
         trainer = Trainer(train, engine, sampling, apart)
         arms = Arms(folder, made_from, rows, candidates, sizes, trainer, seed, scoring_calls(before))
-        names = list(arms.sighted())
+        if dry_run:
+            arms.print_costs(search, margin)
+            return None
+        if search:
+            arms = search_weights(arms, search)
+        names = [name for name in arms.candidates if not arms.blind_spots(name)]
         say(f"{len(names)} candidates and random: {arms.trainings(len(names))} trainings at most")
+        arms.warn_if_small(margin)
         verdict = arms.run(names, margin)
     with replacing(folder / "verdict.json") as file:
         json.dump(asdict(verdict), file, indent=1)
@@ -206,21 +233,25 @@ class Arms:
         chosen = set(free[: math.ceil(len(free) * self.sizes.pool_share)])
         return [row for row in self.rows if row.problem in chosen]
 
-    def sighted(self) -> Iterator[str]:
-        """The candidates that prefer no flaw; the others are reported."""
+    @cached_property
+    def flawed(self) -> dict[str, list[tuple[Example, Example]]]:
+        """By flaw, pairs of a chain and its spoiled copy, with the scores of both."""
         with_chain = [row for row in self.rows if row.completion]
         clean = [row for row in with_chain if row.notes.get("made", "clean") == "clean"] or with_chain
         pairs = plant(sample_chains(clean, 50, self.seed), clean, self.seed)
         both = {row.id: row for listed in pairs.values() for pair in listed for row in pair}
         again = {row.id: row for row in apply_calls(list(both.values()), self.scoring)[0]}
-        pairs = {flaw: [(again[a.id], again[b.id]) for a, b in listed] for flaw, listed in pairs.items()}
-        for name, stages in self.candidates.items():
-            seen = {flaw: d for flaw, listed in pairs.items() if (d := prefers_untouched(stages, listed, self.seed))}
-            wrong = [f"{flaw} ({d} %)" for flaw, d in seen.items() if d.reversed]
-            if wrong:
-                say(f"'{name}' is out: it prefers chains with {', '.join(wrong)}")
-            else:
-                yield name
+        return {flaw: [(again[a.id], again[b.id]) for a, b in listed] for flaw, listed in pairs.items()}
+
+    def blind_spots(self, name: str) -> dict[str, Decided]:
+        """The flaws that a candidate prefers to the chain without; these are printed."""
+        found = {
+            flaw: prefers_untouched(self.candidates[name], pairs, self.seed) for flaw, pairs in self.flawed.items()
+        }
+        wrong = {flaw: d for flaw, d in found.items() if d and d.reversed}
+        if wrong:
+            say(f"'{name}' is out: it prefers chains with {', '.join(f'{flaw} ({d} %)' for flaw, d in wrong.items())}")
+        return wrong
 
     def trainings(self, count: int) -> int:
         """How many trainings a tournament of so many candidates takes."""
@@ -230,14 +261,55 @@ class Arms:
             count = math.ceil(count / 2)
         return total + (count + 2) * self.sizes.final_blocks if count else 0
 
+    def gains(self, names: Sequence[str], first: int) -> dict[str, float]:
+        """The mean difference to random of each arm, at a fraction of the size, in the blocks from `first` on."""
+        blocks = [(first + at, None) for at in range(self.sizes.screen_blocks)]
+        small = max(1, round(self.sizes.k * self.sizes.fraction))
+        scores = {arm: self._train(arm, blocks, small) for arm in [RANDOM, *names]}
+        return {arm: fmean(scores[arm]) - fmean(scores[RANDOM]) for arm in names}
+
+    def warn_if_small(self, margin: float) -> None:
+        """Say how large a difference must be to be seen, where that is more than `margin`.
+
+        A block's accuracies are shares of its problems. At a half right, the spread of their difference is at least
+        sqrt(2 / 4 / problems), which the mean over the blocks and the quantile of t make an interval.
+        """
+        from scipy.stats import t
+
+        n = self.sizes.final_blocks
+        least = float(t.ppf(1 - (1 - LEVEL) / 4, n - 1)) * math.sqrt(0.5 / self.sizes.final_problems / n)
+        if least > margin:
+            say(
+                f"{n} blocks of {self.sizes.final_problems} problems decide on differences from about "
+                f"{100 * least:.0f} points, not on {100 * margin:g}: raise tournament.sizes.final_blocks or "
+                "final_problems if smaller ones matter"
+            )
+
+    def print_costs(self, search: Search | None, margin: float) -> None:
+        """What a tournament would take, by round, and how long by the trainings that are finished already."""
+        sizes, rows, count = self.sizes, list[tuple[str, int, int]](), len(self.candidates)
+        small = max(1, round(sizes.k * sizes.fraction))
+        if search:
+            rows.append((f"search, {search.trials} trials", (search.trials + 1) * sizes.screen_blocks, small))
+        while count > 2:
+            rows.append((f"round of {count}", (count + 1) * sizes.screen_blocks, small))
+            count = math.ceil(count / 2)
+        rows.append(("last round", (count + 2) * sizes.final_blocks, sizes.k))
+        print_table(Table(("round", "trainings", "rows of each"), rows, (1, 2), "At most"), terminal(110))
+        done = [json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("block-*/*/score.json")]
+        if done:
+            each = sum(one["seconds"] for one in done) / sum(one["rows"] for one in done)
+            took = clock(each * sum(trainings * k for _, trainings, k in rows))
+            say(f"{took} with all measurements, by {len(done)} trainings that are finished")
+        else:
+            say("how long is known after the first training; limo train-plan has the hours of one on GPUs")
+        self.warn_if_small(margin)
+
     def run(self, names: list[str], margin: float) -> Verdict:
         """All rounds: half of the candidates leave after each, until the last two are measured."""
         sizes, number, table = self.sizes, 0, list[tuple[str, str, str]]()
         while len(names) > 2:
-            blocks = [(number + at, None) for at in range(sizes.screen_blocks)]
-            small = max(1, round(sizes.k * sizes.fraction))
-            scores = {arm: self._train(arm, blocks, small) for arm in [RANDOM, *names]}
-            gain = {arm: fmean(scores[arm]) - fmean(scores[RANDOM]) for arm in names}
+            gain = self.gains(names, number)
             ranked = sorted(names, key=lambda arm: -gain[arm])
             table += [(f"round of {len(names)}", arm, f"{100 * gain[arm]:+.1f}") for arm in reversed(ranked)]
             names = ranked[: math.ceil(len(names) / 2)]
@@ -280,10 +352,53 @@ class Arms:
         write_jsonl(place / "rows.jsonl", chosen)
         train = self.trainer.train
         steps = max(1, math.ceil(k / train["global_batch"])) * round(train["args"]["num_train_epochs"])
+        begun = time.monotonic()
         found = self.trainer.measure(place, place / "rows.jsonl", steps, seed, problems) | {"made_from": made}
+        found["seconds"] = round(time.monotonic() - begun, 1)
         with replacing(place / "score.json") as file:
             json.dump(found, file)
         return found
+
+
+def search_weights(arms: Arms, search: Search) -> Arms:
+    """The arms with the best weights that the trials found for a candidate; finished trials are not trained again.
+
+    TPE (Bergstra et al. 2011) by Optuna, which R-Select uses on metrics of chains; the objective here is the gain over
+    random. Weights that prefer a flaw are worth nothing and are not trained.
+    """
+    try:
+        import optuna
+    except ModuleNotFoundError:
+        raise UserError("tournament.search needs Optuna: pip install 'limo-toolkit[optuna]'") from None
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    node = arms.candidates[search.candidate]
+
+    def with_weights(name: str, weights: Mapping[str, float]) -> Arms:
+        stages = {**node, search.stage: {**node[search.stage], "weights": weights}}
+        return replace(arms, candidates={**arms.candidates, name: stages})
+
+    def gain(trial: Any) -> float:
+        drawn = {score: trial.suggest_float(score, -1, 1) for score in search.scores}
+        total = sum(map(abs, drawn.values())) or 1.0
+        weights = {score: value / total for score, value in drawn.items()}
+        trial.set_user_attr("weights", weights)
+        name = f"{search.candidate}-trial-{trial.number}"
+        tried = with_weights(name, weights)
+        if wrong := tried.blind_spots(name):  # the less it prefers them, the nearer to weights that can be trained
+            return min(d.share for d in wrong.values()) - 2
+        return tried.gains([name], SEARCH_BLOCKS)[name]
+
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=arms.seed))
+    study.optimize(gain, n_trials=search.trials)  # the same seed and results draw the same weights again
+    if study.best_value < -1:
+        raise UserError(
+            f"tournament.search: in all {search.trials} trials the weights prefer a flaw. Name other scores"
+        )
+    best = study.best_trial.user_attrs["weights"]
+    shown = ", ".join(f"{score} {weight:+.2f}" for score, weight in best.items())
+    say(f"{search.candidate}: of {search.trials} trials the best weights are {shown} ({100 * study.best_value:+.1f})")
+    return with_weights(search.candidate, best)
 
 
 def choose_by(stages: Mapping[str, Any], rows: Sequence[Example], k: int, seed: int) -> list[Example]:
@@ -297,12 +412,17 @@ def choose_by(stages: Mapping[str, Any], rows: Sequence[Example], k: int, seed: 
 
 
 def prefers_untouched(stages: Mapping[str, Any], pairs: Sequence[tuple[Example, Example]], seed: int) -> Decided | None:
-    """How often a choice takes the untouched chain of a pair and not the spoiled one; None where it takes neither."""
-    if not pairs:
-        return None
-    kept = {row.id for row in choose_by(stages, [row for pair in pairs for row in pair], len(pairs), seed)}
-    points = [clean.id in kept for clean, spoiled in pairs if (clean.id in kept) != (spoiled.id in kept)]
-    return decided(points)
+    """How often a choice takes the untouched chain of a pair and not the spoiled one; None where it takes neither.
+
+    It chooses with several seeds: where it only breaks ties, each chain of a pair is taken about as often.
+    """
+    taken: dict[str, list[bool]] = {clean.id: [] for clean, _ in pairs}
+    for again in range(SEEDS_OF_TIES if pairs else 0):
+        kept = {row.id for row in choose_by(stages, [row for pair in pairs for row in pair], len(pairs), seed + again)}
+        for clean, spoiled in pairs:
+            if (clean.id in kept) != (spoiled.id in kept):
+                taken[clean.id].append(clean.id in kept)
+    return decided([fmean(points) for points in taken.values() if points])
 
 
 def decide(

@@ -1,6 +1,7 @@
 """The tournament: its statistics by hand and by simulation, and whole tournaments with a known best choice."""
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +12,7 @@ import pytest
 
 from curation import tournament
 from curation.stages.score import score
-from curation.tournament import Arms, Sizes, Trainer, blocks_needed, decide
+from curation.tournament import Arms, Search, Sizes, Trainer, blocks_needed, decide, search_weights
 from limo.data import Example, chat, read_jsonl
 from limo.errors import UserError
 
@@ -122,11 +123,50 @@ def test_a_candidate_that_prefers_a_flaw_is_out(tmp_path: Path, capsys: pytest.C
         }
     }
     longest["longest"] = {**stages, **node("score", "highest")}
-    assert "longest" not in list(replace(made, rows=rows, candidates=longest).sighted())
+    assert replace(made, rows=rows, candidates=longest).blind_spots("longest")
     scoring = {"score": partial(score, weights={"length": 1.0}, words=["en"], scaling="rank")}
+    ties = {f"any {number}": node("luck", "highest") for number in range(8)}
+    equal = [replace(row, scores={"luck": 0.0}) for row in made.rows]
+    for seed in range(8):
+        chance = replace(made, rows=equal, candidates=ties, seed=seed)
+        assert not chance.blind_spots(f"any {seed}"), "what only breaks ties prefers nothing"
     upstream = replace(made, candidates={"longest": node("score", "highest")}, scoring=scoring)
-    assert not list(upstream.sighted()), "a score of an earlier stage is computed anew for the spoiled copies"
+    assert upstream.blind_spots("longest"), "a score of an earlier stage is computed anew for the spoiled copies"
     assert "'longest' is out: it prefers chains with" in capsys.readouterr().err
+
+
+def test_weights_are_searched_for_and_judged_in_blocks_of_their_own(tmp_path: Path) -> None:
+    """The score that matters gets the weight, nothing is trained twice, and weights that prefer a flaw are not."""
+    score = {"_target_": "curation.stages.score.score", "words": ["en"], "scaling": "rank"}
+    weighed = {"score": {**score, "weights": {"length": 1.0}}, **node("score", "highest")}
+    rows = [replace(row, scores={**row.scores, "luck": random.Random(row.id).random()}) for row in pool()]
+    made = replace(field(tmp_path, 0.3), rows=rows, candidates={"weighed": weighed, "any": CANDIDATES["any"]})
+    wanted = Search("weighed", "score", ["quality", "luck"], 8)
+    found = search_weights(made, wanted)
+    weights = found.candidates["weighed"]["score"]["weights"]
+    assert sum(map(abs, weights.values())) == pytest.approx(1) and weights["quality"] > abs(weights["luck"])
+    seen = list(made.trainer.seen)  # type: ignore[attr-defined]
+    assert len(seen) == 9 * SIZES.screen_blocks and all("block-50" in str(place) for place, *_ in seen)
+    assert found.run(["weighed", "any"], 0.03).outcome == "beats"
+    again = replace(made, trainer=replace(made.trainer, seen=[]))  # type: ignore[type-var]
+    assert search_weights(again, wanted).candidates == found.candidates and not again.trainer.seen  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="in all 3 trials the weights prefer a flaw"):
+        search_weights(again, Search("weighed", "score", ["length", "luck"], 3))
+    assert not again.trainer.seen  # type: ignore[attr-defined]
+
+
+def test_the_costs_are_known_before_anything_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = field(tmp_path, 0.3)
+    made.print_costs(None, 0.03)
+    shown = capsys.readouterr()
+    numbers = [re.findall(r"\d+", line) for line in shown.out.splitlines() if "round" in line]
+    assert numbers == [[], ["3", "8", "10"], ["16", "20"]], "arms times blocks, and the rows of each training"
+    assert "decide on differences from about 47 points, not on 3" in shown.err  # t(0.9875, 3) 4.18 sqrt(0.5 / 10 / 4)
+    assert not made.trainer.seen  # type: ignore[attr-defined]
+    made.run(list(CANDIDATES), 0.03)
+    made.print_costs(Search("good", "score", ["a", "b"], 5), 0.5)
+    shown = capsys.readouterr()
+    assert "by 24 trainings that are finished" in shown.err and "search, 5 trials" in shown.out
 
 
 def test_too_few_problems_are_said_before_anything_is_trained(tmp_path: Path) -> None:

@@ -90,28 +90,33 @@ def add_fit(
     chain that is empty, longer than `max_length` or not finite under the model is dropped, never cut. Raises UserError
     for a model that does not load or takes fewer tokens, and for a tokenizer without offsets.
     """
-    if server:
-        tokenizer = load_tokenizer(tokenizer_folder(model))
-        name, measure = _serve(server, api_key_env)
-    else:
-        folder = model_folder(model)
-        tokenizer = load_tokenizer(folder)
-        models = load_replicas(folder, dtype)
-        context = getattr(models[0].config.get_text_config(), "max_position_embeddings", None)
-        if context is not None and max_length > context:
-            raise UserError(f"fit.max_length is {max_length}, the model takes {context} tokens")
-        name, measure = f"{fingerprint(folder)}-{dtype}", local_measure(models, batch_size)
+    tokenizer, name, measure = load_measure(model, dtype, batch_size, max_length, server, api_key_env)
     if not tokenizer.is_fast:
         raise UserError(f"fit: the tokenizer of '{model}' has no offsets: add the tokenizer.json of a fast tokenizer")
     fit = _Fit(tokenizer, measure, tuple(scores), window)
-    kept = _Kept(cache_folder() / "fit" / f"{content_id(name, 16)}.jsonl")
+    kept = Kept(cache_folder() / "fit" / f"{content_id(name, 16)}.jsonl")
     with progress("fit", len(rows) if isinstance(rows, Sized) else None, "chain") as advance:
         for chunk in chunked(rows, CHUNK):
             yield from _score(chunk, fit, kept, max_length)
             advance(len(chunk))
 
 
-def _score(chunk: Sequence[Example], fit: "_Fit", kept: "_Kept", max_length: int) -> Iterator[Row]:
+def load_measure(
+    model: str, dtype: str, batch_size: int, max_length: int, server: str | None, api_key_env: str | None
+) -> tuple[Any, str, Measure]:
+    """(tokenizer, name of the model, how to measure with it), here or on a server. Raises UserError as `add_fit`."""
+    if server:
+        tokenizer = load_tokenizer(tokenizer_folder(model))
+        return tokenizer, *_serve(server, api_key_env)
+    folder = model_folder(model)
+    tokenizer, models = load_tokenizer(folder), load_replicas(folder, dtype)
+    context = getattr(models[0].config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and max_length > context:
+        raise UserError(f"max_length is {max_length}, the model takes {context} tokens")
+    return tokenizer, f"{fingerprint(folder)}-{dtype}", local_measure(models, batch_size)
+
+
+def _score(chunk: Sequence[Example], fit: "_Fit", kept: "Kept", max_length: int) -> Iterator[Row]:
     """The rows of a chunk with their scores, or dropped with the reason."""
     encoded = [fit.encode(row) if row.completion.strip() else None for row in chunk]
     lengths = [len(e.prompt) + len(e.ids) if e else 0 for e in encoded]
@@ -328,7 +333,7 @@ def _serve(server: str, api_key_env: str | None) -> tuple[str, Measure]:
     return name, measure
 
 
-class _Kept:
+class Kept:
     """Scores that were computed before, one line of JSON each; a line that a killed run left torn is ignored."""
 
     def __init__(self, path: Path) -> None:
@@ -342,6 +347,7 @@ class _Kept:
                 self.scores[key] = found
 
     def add(self, more: Mapping[str, Mapping[str, float]]) -> None:
+        """Keep more scores, in memory and on disk."""
         self.scores.update(more)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
