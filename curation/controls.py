@@ -3,7 +3,7 @@
     random           as many problems, sampled at random
     longest          as many, those with the longest chains
     easiest          as many, those that were solved most often
-    random_tokens    sampled at random until there are as many tokens (so with longest, easiest)
+    random_tokens    sampled at random until there are as many tokens
     everything       one chain of every problem
     error_free       LEMMA: a chain without an error for each row, of the same problem, so as many optimizer steps
     history_removed  RISE: the same rows, each with the prompt of its first turn
@@ -31,12 +31,9 @@ Kind = Literal[
     "easiest",
     "everything",
     "random_tokens",
-    "longest_tokens",
-    "easiest_tokens",
     "error_free",
     "history_removed",
 ]
-BY_TOKENS = ("random_tokens", "longest_tokens", "easiest_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +109,13 @@ def _table(rows: Iterable[Example], seed: int) -> "pd.DataFrame":
 
 def _pick(kind: str, table: "pd.DataFrame", count: int, tokens: float) -> "pd.DataFrame":
     """One chain of a problem, in the order of the kind, until there are enough rows or tokens."""
-    name = kind.removesuffix("_tokens")
-    if name == "easiest":
+    if kind == "easiest":
         table = table[table["rate"] >= 0]
-    first = {"longest": ["length"], "easiest": ["rate"]}.get(name, [])
+    first = {"longest": ["length"], "easiest": ["rate"]}.get(kind, [])
     ranked = table.sort_values([*first, "key"], ascending=[False] * len(first) + [True]).drop_duplicates("problem")
     if kind == "everything":
         return ranked
-    if kind not in BY_TOKENS:
+    if kind != "random_tokens":
         return ranked.head(count)
     total = ranked["length"].cumsum()
     worse = (total - tokens).abs() > (total - ranked["length"] - tokens).abs()  # the next chain leads away from the aim

@@ -52,7 +52,7 @@ def curate(
     pool: dict[str, Any],
     stages: dict[str, Any],
     controls: Controls,
-    pairs: Literal["wrong", "worst"] | None,
+    pairs: Literal["wrong"] | None,
     budget: Limits,
     order: list[str] | None = None,
     exclude: str | None = None,
@@ -283,7 +283,7 @@ def _collect(folder: Path, names: list[str], controls: Controls, pairs: str | No
     before = names.index(controls.source) - 1
     made = write_controls(folder / "controls", Rows(stage_file(folder, before, names[before])), Rows(last), controls)
     if pairs:
-        made["pairs"] = {"rows": write_jsonl(folder / "pairs.jsonl", pair_with_dropped(Rows(last), left, pairs))}
+        made["pairs"] = {"rows": write_jsonl(folder / "pairs.jsonl", pair_with_dropped(Rows(last), left))}
         write_parquet(folder / "pairs.parquet", Rows(folder / "pairs.jsonl"))
     return made
 

@@ -179,7 +179,7 @@ def test_controls_are_chosen_otherwise_from_the_same_rows(tmp_path: Path) -> Non
     }
 
 
-def test_pairs_set_a_wrong_or_a_worse_chain_against_the_chosen_one(tmp_path: Path) -> None:
+def test_pairs_set_a_wrong_chain_against_the_chosen_one(tmp_path: Path) -> None:
     chosen = [scored("a", 0.9), scored("b", 0.8), scored("c", 0.7)]
     left = [
         Dropped("a/1", "verify", "wrong answer", data=replace(chosen[0], id="a/1", completion="no").to_json()),
@@ -190,14 +190,11 @@ def test_pairs_set_a_wrong_or_a_worse_chain_against_the_chosen_one(tmp_path: Pat
         Dropped("z", "pool", "invalid JSON", data="wrong answer"),
     ]
     write_jsonl(tmp_path / "left.jsonl", left)
-    wrong = list(pair_with_dropped(chosen, [tmp_path / "left.jsonl"], "wrong"))
+    wrong = list(pair_with_dropped(chosen, [tmp_path / "left.jsonl"]))
     assert [(r.id, r.completion, r.rejected) for r in wrong] == [("a", "chain of a", "so it is 6")], (
         "the nearest in length"
     )
     assert wrong[0].to_trl()["rejected"][0]["content"] == "so it is 6"
-    assert [(r.id, r.rejected) for r in pair_with_dropped(chosen, [tmp_path / "left.jsonl"], "worst")] == [
-        ("b", "short")
-    ]
 
 
 def test_the_card_is_one_the_hub_reads(tmp_path: Path) -> None:

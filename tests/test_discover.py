@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import limo.discover.search
-from curation.stages.pairs import pair_by_score, pair_errors, plant_slips
+from curation.stages.pairs import plant_slips
 from eval.report.discovered import discovered_section
 from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
 from limo.discover.archive import CheckResult, Entry, Proposal, add_checks, add_proposal, keep, read_entries, read_entry
@@ -123,31 +123,6 @@ def test_a_slip_is_all_that_differs() -> None:
         assert ours[:-2] == theirs[:-2], "what comes before the last result stays"
         wrong = theirs[-2].rpartition("= ")[2]
         assert theirs[-1] == f"The answer is \\boxed{{{wrong}}}." and abs(int(wrong) - int(row.answer)) in (1, 2, 10)
-
-
-def test_pairs_of_turns_and_of_errors() -> None:
-    opening, turns = chat("p", "Be brief."), [{"role": "assistant", "content": "5"}, {"role": "user", "content": "No."}]
-    rows = [
-        Example("p/1", opening, "4", "so 5", scores={"reward": 0.1}),
-        Example("p/2", (*opening, *turns), "4", "so 4", scores={"reward": 1.0}),  # type: ignore[arg-type]
-        Example("p/3", opening, "4", "so 3", scores={"reward": 0.5}),
-        Example("q/1", chat("q"), "4", "so 1", scores={"reward": 0.0}),
-        Example("r/1", chat("r"), "4", "so 1"),
-    ]
-    rows = [replace(row, problem=row.id[0]) for row in rows]
-    found = list(pair_by_score(rows, by="reward"))
-    (pair,) = [row for row in found if isinstance(row, Example)]
-    assert (pair.id, pair.prompt, pair.completion, pair.rejected) == ("p/2", opening, "so 4", "so 5")
-    assert {row.id: row.reason for row in found if isinstance(row, Dropped)} == {
-        "p/3": "neither best nor worst",
-        "q/1": "no better and no worse chain",
-        "r/1": "no score to pair by",
-    }
-    error = {"steps": ["6 - 5 = 1\n", "So 1."], "at": 0}
-    row = Example("s", chat("6 + 5 ="), "11", "6 - 5 = 1", notes={"error": error, "chain": "6 + 5 = 11"})
-    pair, without = pair_errors([row, rows[0]])  # type: ignore[assignment]
-    assert (pair.completion, pair.rejected) == ("6 + 5 = 11", "6 - 5 = 1\nSo 1.")
-    assert isinstance(without, Dropped) and without.reason == "no error"
 
 
 def test_pairs_are_split_by_prompt(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ curate:
     best_chain: {{_target_: curation.stages.choose.chains, by: score, prefer: highest, at_most: 1, seed: 0}}
     choose: {{_target_: curation.stages.choose.problems, k: 12, by: score, seed: 0}}
   controls: {{source: choose, kinds: [random, longest, easiest, random_tokens], seed: 0}}
-  pairs: worst
+  pairs: wrong
   budget: {{samples: null, tokens: null}}
 """
 SAMPLING = "{{n: {n}, temperature: 0.9, top_p: 1.0, max_tokens: 30, seed: {seed}}}"

@@ -28,14 +28,12 @@ CASES: dict[str, dict[str, Any]] = {
     "zero3_offload": {},
     "fsdp2": {},
     "padded": {"sharding": "zero2", "pack_tokens": None, "eval": True},
-    "tokens": {"sharding": "ddp", "weighting": "tokens"},
-    "weights": {"sharding": "zero2", "weighting": "weights"},
     "by_rows": {"sharding": "zero3", "weighting": "rows"},
     "rise": {"sharding": "ddp", "weighting": "rows", "data": "turns.jsonl"},
     "lora": {"sharding": "zero3", "lora": {"r": 4, "lora_alpha": 8}},
 }
 # What one process trains to compare with: sharing out changes nothing, weights and adapters do
-REFERENCE = {"tokens": "tokens", "weights": "weights", "by_rows": "by_rows", "rise": "rise", "lora": "lora"}
+REFERENCE = {"by_rows": "by_rows", "rise": "rise", "lora": "lora"}
 
 
 def case(tiny: Path, folder: Path, name: str, **changed: Any) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from curation.stages.decontaminate import decontaminate, drop_overlap
 from curation.stages.dedup import exact_dedup, near_dedup
 from curation.stages.flaws import FLAWS, plant_flaws
 from curation.stages.judge import judge_chains
-from curation.stages.pairs import pair_by_score, pair_errors, plant_slips
+from curation.stages.pairs import plant_slips
 from curation.stages.quality import check_quality
 from curation.stages.score import count_tokens, score
 from eval.turns import Dialogue
@@ -349,14 +349,12 @@ STAGES: dict[Callable[..., Iterable[Row]], dict[str, Any]] = {
     box_answers: {},
     drop_marked: {"ids": ["x"]},
     plant_slips: {"seed": 0},
-    pair_errors: {},
     check_quality: {"languages": ["en"], "repeat_words": 10, "max_repeats": 3},
     plant_flaws: {"shares": dict.fromkeys(FLAWS, 0.5), "seed": 0},
     score: {"weights": EVEN, "words": ["en"], "scaling": "rank"},
     count_tokens: {"tokenizer": "the tiny model"},
     chains: {"by": "value", "prefer": "highest", "at_most": 1, "seed": 0},
     problems: {"k": 10, "by": "value", "prefer": "highest", "seed": 0},
-    pair_by_score: {"by": "value"},
     subsample: {"k": 10, "seed": 0},
     keep: {"criteria": "better"},
     weigh: {"tau": 1.0, "centring": "rewards"},
@@ -416,7 +414,7 @@ def test_twice_the_rows_take_twice_the_time(function: Callable[..., Iterable[Row
     settings = {**(STAGES | SAMPLED)[function]}
     settings |= {"tokenizer": str(tiny)} if "tokenizer" in settings else {}
     erring = {"error": {**SLIP, "origin": "student", "other": ""}, "chain": "1 + 1 = 2", "strategy": "fix"}
-    notes = NOTES | (erring if function in (pair_errors, mix, correct) else {})
+    notes = NOTES | (erring if function in (mix, correct) else {})
 
     def rows(count: int) -> list[Example]:
         made = (f"{n} + 1 = {n + 1}. Wait, so\nthen {n} + 2 = {n + 2}\nIt is \\boxed{{{n}}}." for n in range(count))

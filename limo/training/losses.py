@@ -3,12 +3,10 @@
 Losses of pairs are in `limo/training/preference.py`.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-
-Weighting = Literal["tokens", "weights", "rows"]
 
 
 def loss_positions(labels: "torch.Tensor") -> "torch.Tensor":
@@ -41,20 +39,3 @@ def weighted_loss(losses: "torch.Tensor", weights: "torch.Tensor | None", whole:
     total = (losses if weights is None else losses * weights).sum()
     divisor = torch.as_tensor(whole, device=total.device, dtype=total.dtype)
     return total / torch.where(divisor == 0, torch.ones_like(divisor), divisor)
-
-
-def row_weight(weight: float, loss_tokens: int, weighting: Weighting) -> tuple[float, float]:
-    """(weight of each token of a row, the row's part of the divisor of the step's loss).
-
-    With w the row's weight, n its loss tokens and l the sum of their losses, a step's loss is
-
-        tokens    sum of w l / sum of n        a row of weight 2 counts twice
-        weights   sum of w l / sum of w n      only the ratios of weights count
-        rows      sum of w l / n, over rows    each row counts alike, however long: reward-weighted regression as in
-                                               RISE (arXiv 2407.18219, eq. 4)
-    """
-    if weighting == "tokens":
-        return weight, float(loss_tokens)
-    if weighting == "weights":
-        return weight, weight * loss_tokens
-    return weight / loss_tokens, 1.0

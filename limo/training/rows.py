@@ -25,7 +25,6 @@ from limo.run import Step
 from limo.sources import hub_rows, training_rows
 from limo.training.audit import check_row
 from limo.training.launch import run_on_main
-from limo.training.losses import row_weight
 from limo.training.settings import Supervised, Training
 
 MAX_WEIGHT = 1e9  # of a row: their sums stay far below what float32 holds
@@ -176,7 +175,7 @@ def _generate(tokenizer: Any, settings: Supervised, file: Path) -> Iterator[dict
                 if not 0 <= row.weight <= MAX_WEIGHT:
                     raise UserError(f"row {row.id} has the weight {row.weight}: weights are 0 to {MAX_WEIGHT:g}")
                 loss_tokens = len(tokens.labels) - tokens.labels.count(MASKED)
-                entry["weight"], entry["share"] = row_weight(row.weight, loss_tokens, settings.weighting)
+                entry["weight"], entry["share"] = row.weight / loss_tokens, 1.0  # of each token, of the divisor
             if not idle or len(tokens.input_ids) < len(idle["input_ids"]):
                 idle = {**entry, "labels": [MASKED] * len(tokens.labels)}
             weights = weights or bool(entry.get("weight", 1.0))

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal, get_type_hints
 from limo.errors import UserError
 from limo.machine import quiet_deepspeed
 from limo.recipe import validate
-from limo.training.losses import Weighting
 
 Devices = int | Literal["all"]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -94,7 +93,9 @@ class Supervised(Training):
     config: ClassVar[str] = "SFTConfig"
 
     pack_tokens: int | None = None  # tokens of one forward pass, whole chains side by side; None pads instead
-    weighting: Weighting | None = None  # how a row's weight enters the loss, see limo.training.losses.row_weight
+    # "rows": a step's loss is the mean over rows of a row's weight times its mean token loss, so each row counts alike,
+    # however long: reward-weighted regression as in RISE (arXiv 2407.18219, eq. 4). null leaves weights out
+    weighting: Literal["rows"] | None = None
     until_accuracy: float | None = None  # ends once so many of the tokens learned since the last log were likeliest
 
     def __post_init__(self) -> None:
