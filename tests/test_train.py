@@ -21,7 +21,7 @@ from limo.recipe import read_settings
 from limo.train import sft
 from limo.training.attention import choose_attention
 from limo.training.checkpoints import MARK, last_checkpoint
-from limo.training.losses import loss_positions, row_weight, token_log_probs, token_loss, weighted_loss
+from limo.training.losses import loss_positions, token_log_probs, token_loss, weighted_loss
 from limo.training.rows import prepare
 from limo.training.settings import Preference, Supervised
 from tests.conftest import lines
@@ -166,10 +166,6 @@ def test_losses_by_hand() -> None:
     assert weighted_loss(-log_probs, weights, 8).item() == pytest.approx(nat)
     assert weighted_loss(-log_probs, weights, 0.5).item() == pytest.approx(16 * nat)  # below 1 it still divides
     assert weighted_loss(torch.zeros(1, 2), None, 0).item() == 0
-    # A row of 5 learned tokens and weight 3: weight of a token, share of the divisor
-    assert row_weight(3.0, 5, "tokens") == (3.0, 5.0)
-    assert row_weight(3.0, 5, "weights") == (3.0, 15.0)
-    assert row_weight(3.0, 5, "rows") == (0.6, 1.0)
 
 
 def in_plain_trl(tiny: Path, folder: Path, n: int, **more: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
