@@ -5,7 +5,9 @@
 The model of bench/tiny.py learns sums from scratch, into FOLDER/model; a training on 96 chains then takes seconds. In
 the spoiled pool each chain has a copy with a false step, in the clean pool none. The candidates are the same: chains
 whose steps hold, and two that choose at random in other words. Expected, and written before the first run: `checked`
-beats random in the spoiled pool, and in the clean pool no candidate does.
+beats random in the spoiled pool, and in the clean pool no candidate does. In a third run, on the spoiled pool, one
+begins with the weight of a score that sees nothing there; the search among three scores should give most of it to
+`steps_false`, with a minus, and it should then beat random.
 """
 
 import json
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.tiny import ENGINE, make_model, make_sum
-from curation.tournament import Sizes, Verdict, tournament
+from curation.tournament import Search, Sizes, Verdict, tournament
 from limo.data import replacing
 from limo.engines.protocol import Sampling
 from limo.errors import reported
@@ -39,7 +41,20 @@ def choosing(*, checked: bool, by: str) -> dict[str, Any]:
     }
 
 
-def run(folder: Path, name: str, shares: dict[str, float], sizes: Sizes, problems: int) -> Verdict:
+WEIGHED = {
+    "score": {
+        "_target_": "curation.stages.score.score",
+        "weights": {"connectives": 1.0},
+        "words": ["en"],
+        "scaling": "rank",
+    },
+    **choosing(checked=False, by="score"),
+}
+
+
+def run(
+    folder: Path, name: str, shares: dict[str, float], sizes: Sizes, problems: int, search: Search | None = None
+) -> Verdict:
     """One tournament in FOLDER/name, on a pool with these shares of flaws."""
     rng, pool = random.Random(1), folder / f"{name}.jsonl"
     with replacing(pool) as file:
@@ -83,10 +98,11 @@ def run(folder: Path, name: str, shares: dict[str, float], sizes: Sizes, problem
         sampling=Sampling(n=1, temperature=0.0, top_p=1.0, max_tokens=48, seed=0),
         source="choose",
         candidates={
-            "checked": choosing(checked=True, by="random"),
+            **({"weighed": WEIGHED} if search else {"checked": choosing(checked=True, by="random")}),
             "any": choosing(checked=False, by="random"),
             "any other": choosing(checked=False, by="steps_true"),
         },
+        search=search,
         sizes=sizes,
         margin=0.03,
         apart=False,
@@ -101,9 +117,10 @@ def main() -> None:
     set_environment()
     folder = Path(sys.argv[1])
     make_model(folder / "model", STEPS)
-    for name, shares in (("spoiled", {"false step": 1.0}), ("clean", {})):
+    spoiled, search = {"false step": 1.0}, Search("weighed", "score", ["steps_false", "length", "linked"], 12)
+    for name, shares, wanted in (("spoiled", spoiled, None), ("clean", {}, None), ("searched", spoiled, search)):
         begun = time.monotonic()
-        verdict = run(folder, name, shares, SIZES, 6000)
+        verdict = run(folder, name, shares, SIZES, 6000, wanted)
         print(f"{name} pool: {verdict.sentence} ({time.monotonic() - begun:.0f} s)", flush=True)
 
 
