@@ -80,7 +80,7 @@ class Search:
     candidate: str
     stage: str  # of it, whose setting `weights` is replaced
     scores: Annotated[list[str], Field(min_length=2)]  # that get a weight from -1 to 1; their sizes sum to 1
-    trials: PositiveInt  # each takes `screen_blocks` trainings, unless the probe shows that it prefers a flaw
+    trials: PositiveInt  # each takes `screen_blocks` trainings
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def tournament(
             return None
         if search:
             arms = search_weights(arms, search)
-        names = [name for name in arms.candidates if not arms.blind_spots(name)]
+        names = [name for name in arms.candidates if arms.is_fair(name, search)]
         say(f"{len(names)} candidates and random: {arms.trainings(len(names))} trainings at most")
         arms.warn_if_small(margin)
         verdict = arms.run(names, margin)
@@ -243,15 +243,16 @@ class Arms:
         again = {row.id: row for row in apply_calls(list(both.values()), self.scoring)[0]}
         return {flaw: [(again[a.id], again[b.id]) for a, b in listed] for flaw, listed in pairs.items()}
 
-    def blind_spots(self, name: str) -> dict[str, Decided]:
-        """The flaws that a candidate prefers to the chain without; these are printed."""
+    def is_fair(self, name: str, search: Search | None = None) -> bool:
+        """Whether a candidate prefers no flaw; if it does, that is printed. What a search has found may prefer one."""
         found = {
             flaw: prefers_untouched(self.candidates[name], pairs, self.seed) for flaw, pairs in self.flawed.items()
         }
-        wrong = {flaw: d for flaw, d in found.items() if d and d.reversed}
+        wrong = ", ".join(f"{flaw} ({d} %)" for flaw, d in found.items() if d and d.reversed)
+        searched = search is not None and search.candidate == name
         if wrong:
-            say(f"'{name}' is out: it prefers chains with {', '.join(f'{flaw} ({d} %)' for flaw, d in wrong.items())}")
-        return wrong
+            say(f"'{name}' {'stays, though' if searched else 'is out:'} it prefers chains with {wrong}")
+        return searched or not wrong
 
     def trainings(self, count: int) -> int:
         """How many trainings a tournament of so many candidates takes."""
@@ -364,7 +365,8 @@ def search_weights(arms: Arms, search: Search) -> Arms:
     """The arms with the best weights that the trials found for a candidate; finished trials are not trained again.
 
     TPE (Bergstra et al. 2011) by Optuna, which R-Select uses on metrics of chains; the objective here is the gain over
-    random. Weights that prefer a flaw are worth nothing and are not trained.
+    random. Nearly every weight prefers some flaw, if only because copies with a flaw are longer or shorter: training
+    decides which of them matter.
     """
     try:
         import optuna
@@ -384,10 +386,7 @@ def search_weights(arms: Arms, search: Search) -> Arms:
         weights = {score: value / total for score, value in drawn.items()}
         trial.set_user_attr("weights", weights)
         name = f"{search.candidate}-trial-{trial.number}"
-        tried = with_weights(name, weights)
-        if wrong := tried.blind_spots(name):  # the less it prefers them, the nearer to weights that can be trained
-            return min(d.share for d in wrong.values()) - 2
-        return tried.gains([name], SEARCH_BLOCKS)[name]
+        return with_weights(name, weights).gains([name], SEARCH_BLOCKS)[name]
 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=arms.seed))
     study.optimize(gain, n_trials=search.trials)  # the same seed and results draw the same weights again
