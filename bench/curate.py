@@ -1,6 +1,7 @@
 """How fast the stages are that sample nothing, and how much memory they take.
 
     python bench/curate.py 10000 100000 1000000
+    python bench/curate.py 1000000 --ray            # on=ray: two Ray workers of this machine
 
 The pool is made up: problems of about 250 characters over a vocabulary of 20,000 words, chains of about 1 kB. Of the
 problems 5 % are copies in other LaTeX and 1 % exact doubles; 1 % are problems of the benchmark. Memory is that of the
@@ -109,22 +110,23 @@ def settings(folder: Path) -> dict[str, Any]:
     }
 
 
-def curate_here(folder: Path) -> None:
+def curate_here(folder: Path, on_ray: bool) -> None:
     """Run the stages in this process."""
     from curation.controls import Controls
     from curation.run import Limits, curate
 
-    curate(**settings(folder), controls=Controls("choose", ["random"], 0), budget=Limits(None, None))
+    on = {"_target_": "curation.runner.RayData", "parts": 16, "address": None} if on_ray else None
+    curate(**settings(folder), controls=Controls("choose", ["random"], 0), budget=Limits(None, None), on=on)
 
 
-def stages(count: int) -> None:
+def stages(count: int, on_ray: bool) -> None:
     """Run the stages over `count` rows in a process of their own and print rows/s and memory of each."""
     folder = Path(tempfile.mkdtemp(prefix="limo-bench-"))
     try:
         write_pool(folder, count)
         size = (folder / "pool.jsonl").stat().st_size / 1e9
         start = time.monotonic()
-        command = [sys.executable, __file__, "--curate", str(folder)]
+        command = [sys.executable, __file__, "--curate", str(folder), *(["--ray"] if on_ray else [])]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         peaks = watched(process, folder / "run" / "stages")
         took = time.monotonic() - start
@@ -165,13 +167,14 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("counts", nargs="*", type=int, help="rows of the pools")
+    parser.add_argument("--ray", action="store_true", help="row-wise stages on Ray Data, two workers of this machine")
     parser.add_argument("--curate", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.curate:
-        curate_here(args.curate)
+        curate_here(args.curate, args.ray)
     else:
         for count in args.counts:
-            stages(count)
+            stages(count, args.ray)
 
 
 if __name__ == "__main__":
