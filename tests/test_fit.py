@@ -193,7 +193,7 @@ def test_steps_by_a_process_reward_model(tiny: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(reward, "cache_folder", lambda: tiny / "reward")
     model, tokenizer = load(tiny, "float32")
     settings = {"model": str(tiny), "dtype": "float32", "batch_size": 2, "max_length": 400, "right": "7"}
-    chains = ["3 + 4 = 7\n7 + 5 = 12\nThe answer is 12.", "12", "", "12 + 3 = 15.\n" * 100]
+    chains = ["3 + 4 = 7\n7 + 5 = 12\nThe answer is 12.", "12", "", "12 + 3 = 15.\n" * 20_000]
     kept, dropped = split(reward_steps(examples(chains), **settings))
     assert [d.reason for d in dropped] == ["no chain", "too long to score"]
     for row in kept:

@@ -57,7 +57,7 @@ def reward_steps(
     kept = Kept(cache_folder() / "fit" / f"{content_id([name, 'reward'], 16)}.jsonl")
     with progress("reward", len(rows) if isinstance(rows, Sized) else None, "chain") as advance:
         for chunk in chunked(rows, CHUNK):
-            asked = [marked_steps(tokenizer, row, right, mark[0]) for row in chunk]
+            asked = [marked_steps(tokenizer, row, right, mark[0], max_length) for row in chunk]
             keys = [content_id(ids, 16) for ids, _ in asked]
             missing = {
                 key: (ids, places)
@@ -75,14 +75,17 @@ def reward_steps(
                 if not places:
                     yield drop(row, "no chain")
                 elif len(ids) > max_length:
-                    yield drop(row, "too long to score", f"{len(ids)} tokens; the limit is max_length={max_length}")
+                    yield drop(row, "too long to score", f"the limit is max_length={max_length} tokens")
                 else:
                     yield replace(row, scores={**row.scores, **kept.scores[key]})
             advance(len(chunk))
 
 
-def marked_steps(tokenizer: Any, row: Example, right: str, mark: int) -> tuple[list[int], list[int]]:
-    """The ids of problem and steps with a mark after each, and the places of the marks; none for an empty chain."""
+def marked_steps(tokenizer: Any, row: Example, right: str, mark: int, most: int) -> tuple[list[int], list[int]]:
+    """The ids of problem and steps with a mark after each, and the places of the marks; none for an empty chain.
+
+    Ends soon after `most` ids: each step renders the conversation so far, which a chain of endless steps would not end.
+    """
     messages, ids, places = list[Message](), list[int](), list[int]()
     for step in filter(None, map(str.strip, split_steps(row.completion))):
         asked = step if messages else f"{row.question} {step}"
@@ -91,6 +94,8 @@ def marked_steps(tokenizer: Any, row: Example, right: str, mark: int) -> tuple[l
         if prompt[: len(ids)] != ids:
             raise UserError("reward: the chat template changes earlier turns, so steps cannot be marked in one pass")
         ids, places = [*prompt, mark], [*places, len(prompt)]
+        if len(ids) > most:
+            break
         messages.append(Message(role="assistant", content=right))
     return ids, places
 
