@@ -257,6 +257,8 @@ def validate(hint: Any, value: Any, where: str) -> Any:
         keys = value if isinstance(value, Mapping) else range(len(value) if isinstance(value, list | tuple) else 0)
         key = ".".join([where, *(str(part) for part in first["loc"] if part in keys)])
         reason = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        if first["type"] in ("too_short", "too_long"):
+            reason = f"a list of {reason.partition('should have ')[2].partition(' item')[0]}"
         raise UserError(f"{key} must be {reason}, not {first['input']!r}") from None
 
 
