@@ -49,10 +49,14 @@ _NEXT_PROBLEM = re.compile(
 
 
 def _tagged(text: str) -> str | None:
-    if "</answer>" not in text:
+    tags = list(_TAGS.finditer(text)) if "answer>" in text else []
+    if not tags or not tags[-1].group().startswith("</"):
         return None
-    inside = text.rpartition("</answer>")[0].rpartition("<answer>")
-    return inside[2].strip() if inside[1] else None
+    opening = next((tag for tag in reversed(tags[:-1]) if not tag.group().startswith("</")), None)
+    return text[opening.end() : tags[-1].start()].strip() if opening else None
+
+
+_TAGS = re.compile(r"</?(?:final_)?answer>")
 
 
 def extract(text: str) -> str | None:
@@ -71,6 +75,9 @@ def extract(text: str) -> str | None:
     within = _NOT_BUT.sub("", within) if "but" in within or "不是" in within else within
     within = re.sub(r"</?(?:b|i|u|em|strong)>", "", within) if "</" in within else within
     within = _BOLD.sub(r"\2", within) if re.search(r"[*_`]", within) else within
+    within = within.rstrip()
+    behind = _BEHIND_ALL.search(within, max(0, len(within) - 60))
+    within = within[: behind.start()] if behind else within
     said = _after_announcement(within)
     if said is not None:
         return said
@@ -173,29 +180,23 @@ _BOLD = re.compile(
     r"(?<![\w*)}`])(\*{1,3}|__?|`)(?=[^\s*_])([^*`\n]+?)(?<=[^\s*_])\1(?![\w(*])"
 )  # **25%** of them, not 2**3
 
-# "the answer is", in English and Chinese, and headings; the last one counts
+# "the answer is"; the last one counts. In other languages as MGSM's prompts ask for it (Shi et al. 2022)
 _ANNOUNCED = re.compile(
-    r"(?:answers?[*\"']*\s*(?:is|are|:|：|=|(?:turns|comes|works) out (?:to be|to|as))"
+    "(?:"
+    r"answers?[*\"']*\s*(?:is|are|:|：|=|(?:turns|comes|works) out (?:to be|to|as))"
     r"|(?:has|gives?|get)\s+the\s+answer(?=\s+[-$\\\d])"
     r"|answer\s*(?:should|must|will)\s*be|\banswer\**[ \t]*\n(?=\s*\S)"
     r"|final\s+result\s*(?:is|:)|(?:correct|right|best)\s+(?:choice|option)\s+is"
-    r"|solutions?\s+(?:is|are)(?=\s*[$\\\d-])|答案】?\s*(?:是|为|：|:|(?=\s*[$\\\dA-J-]))|故?应?[选選](?:择|項|项)?\s*[：:]?\s*(?=[（(]?[A-J](?![a-zA-Z])))"
-    r"\s*[：:]?\s*(?:(?:therefore|thus|simply|just|only|option|choice|approximately|about|roughly|exactly|actually|equal\s+to"
+    r"|solutions?\s+(?:is|are)(?=\s*[$\\\d-])"
+    r"|答案】?\s*(?:是|为|：|:|(?=\s*[$\\\dA-J-]))|故?应?[选選](?:择|項|项)?\s*[：:]?\s*(?=[（(]?[A-J](?![a-zA-Z]))"
+    r"|(?:respuesta(?: final)?\s*(?:es|:)|réponse(?: finale)?\s*(?:est|:)|antwort\s*(?:ist|lautet|:)"
+    r"|res?posta(?: final)?\s*(?:é|è|:)|ответ|jibu(?: ni)?|答え\s*は?|정답은|คำตอบ(?:คือ)?|উত্তর|సమాధానం)(?=[\s:：—-]*[$\\\d])"
+    ")"
+    r"[\s:：—]*(?:(?:therefore|thus|simply|just|only|option|choice|approximately|about|roughly|exactly|actually|equal\s+to"
     r"|clearly|then|always|indeed|obviously|given\s+by|found\s+to\s+be|the\s+(?:number|value))\s+)*"
     r"[：:]?\s*(?:\*\*)?\s*",
     re.IGNORECASE,
 )
-_ANNOUNCING = (
-    "nswer",
-    "final result",
-    "NSWER",
-    "olution",
-    "hoice",
-    "ption",
-    "案",
-    "选",
-    "選",
-)  # one is in every announcement
 # $5$, \(5\), \[5\]
 _MATH = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL)
 # Words with which a sentence continues behind its answer
@@ -208,7 +209,7 @@ _CONTINUES = re.compile(
 _SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s+(?=[^a-z\s])|\s*$)")  # the volume is 120. That is all.
 _CLAUSE = re.compile(  # $5$ because 2 + 3 = 5, $\frac12$ (or 0.5)
     r"\W*(?:as|by|since|because|so|which|where|when|for|if|using|after|from|with|that"
-    r"|(?:is|are) (?:the|our|an?))\b|\s+\((?:or|about|≈)|[.,;:!?)\s。；]*$"
+    r"|(?:is|are) (?:the|our|an?))\b|\s+\((?:or|about|≈)|[.,;:!?)\s。；]*$|[.!。]\s+(?!\d)"
 )
 _JSON_END = re.compile(r"(?:\"|(?<=\d))\s*\}\s*\Z")  # {"answer": 5}
 _TAKEN_BACK = re.compile(  # The answer is 7 - no, sorry, it should be 8
@@ -230,9 +231,14 @@ def _denied(text: str, said: re.Match[str]) -> bool:
     return bool(_DENIED.match(text, said.end()) or _WHETHER.search(text[max(0, said.start() - 40) : said.start()]))
 
 
+def announced(text: str) -> str | None:
+    """The line that follows the last announcement, whatever it says; None without one."""
+    text = final_part(text)
+    ends = [match for match in _ANNOUNCED.finditer(text) if not _denied(text, match)]
+    return text[ends[-1].end() :].lstrip().partition("\n")[0].strip("*. ") if ends else None
+
+
 def _after_announcement(text: str) -> str | None:
-    if not any(word in text for word in _ANNOUNCING):
-        return None
     ends = [match for match in _ANNOUNCED.finditer(text) if not _denied(text, match)]
     if not ends:
         return None
@@ -256,13 +262,14 @@ def _formula(match: re.Match[str]) -> str:
 
 def _unpunctuated(text: str) -> str:
     """Without the punctuation that ends a sentence; three dots belong to a list."""
-    text = re.sub(r"(?<=[$*])!+\s*\Z", "", text)
+    text = re.sub(r"(?<=[$*])!+\s*\Z|(?<=[\d$)])\s*(?:です|입니다)[.。]?\s*\Z", "", text)
     return text if text.rstrip().endswith("...") else text.rstrip('.,;:*" \t\r\n。；')
 
 
 def _tidy(said: str) -> str | None:
     """What follows "the answer is", without Markdown, a sentence's end, or the sentence that continues."""
-    said = said.strip().strip("*`\"'“”").strip()
+    said = re.sub(r"^'(.*)'(\W*)$", r"\1\2", said.strip().strip('*`"“”')).strip()
+    said = re.sub(r"^([（(]?[A-J][）)]?)\s*(?:选项|選項|项)", r"\1", said)
     whole = _unpunctuated(said)
     if whole and (is_readable(whole) or re.match(r"(?:yes|no)[,:;.!]\s", whole, re.IGNORECASE)):
         return whole
@@ -281,8 +288,8 @@ def _tidy(said: str) -> str | None:
 
 # The volume of the cone is 120
 _SAYS = re.compile(
-    r"\b(?:is|are|be|equals?|equal to|gives?|gets?|obtain|have|has|had|[Tt]hat's|[Ii]t's|was|were"
-    r"|total of)\b\s*:?|(?<!\d)[:：]|[=≈]|为|是"
+    r"\b(?:is|are|be|equals?|equal to|(?:gives?|leaves?|makes?)(?: (?:us|him|her|them))?|gets?|obtain|have|has|had"
+    r"|[Tt]hat's|[Ii]t's|was|were|total of)\b\s*:?|(?<!\d)[:：]|[=≈]|为|是"
 )
 _NAMES = re.compile(r"(?:\b(?:is|are|be|was|were)|[:：=]|为|是)\s*$")  # what stands behind may be words
 # Before an answer: it is not that, or not that alone
@@ -352,6 +359,8 @@ def _candidates(said: str, formulas: list[re.Match[str]], concluding: bool) -> I
             yield start, inside.rpartition("=")[2]
         elif not changed and len(behind) <= 30 and (says or concluding):
             yield start, said[start:]
+            if len(formulas) == 1 and re.fullmatch(r"[ a-z]+", behind):  # pay \\( \\$25 \\) in fees
+                yield start, inside
     for match in reversed(says[-3:]):
         rest = said[match.end() :]
         yield match.end(), rest
@@ -394,15 +403,15 @@ _BEHIND_ALL = re.compile(
 
 def _last_said(text: str) -> str | None:
     """The answer of a completion that announces none: a bare expression, a letter, or what it concludes."""
-    text = text.rstrip()
-    behind = _BEHIND_ALL.search(text, max(0, len(text) - 60))
-    text = text[: behind.start()] if behind else text
     stripped = text.strip().strip("*").strip()
-    whole = re.sub(r"^(?:so|thus|hence|therefore|then|and)\b[,:]?\s+", "", _unpunctuated(stripped), flags=re.IGNORECASE)
+    whole = _LED_BY.sub("", _unpunctuated(stripped))
     line = text.rstrip().rpartition("\n")[2].strip().strip("*").strip()
     if (line == stripped or "\\begin" in whole) and is_readable(whole):
         left, equals, right = whole.rpartition("=")
         return right.strip() if equals and not re.search(r"[a-zA-Z]", re.split("[,;]", left)[-1]) else whole or None
+    is_formula = "\\" in whole and whole.isascii() and not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{3}|box", whole)
+    if line == stripped and is_formula and whole.count("{") == whole.count("}"):
+        return whole  # one that the reader does not know
     if stripped.rstrip(".").endswith(("\\]", "$$")):  # a formula on lines between its marks
         opening = "\\[" if stripped.rstrip(".").endswith("\\]") else "$$"
         inside = stripped.rstrip(".")[:-2].rpartition(opening)[2]
@@ -415,6 +424,11 @@ def _last_said(text: str) -> str | None:
     return _concluded(text)
 
 
+_LED_BY = re.compile(  # So 42; it's 42; → 42
+    r"^(?:(?:so|thus|hence|therefore|then|and)\b[,:]?\s+)?(?:(?:I think |it must be that )?(?:it|that|this)"
+    r"(?:'s| is| makes| gives| equals)\s+|[=→⇒⟹∴]\s*|\\(?:therefore|implies|Rightarrow|to)\s+)?",
+    re.IGNORECASE,
+)
 # Therefore, the area is 12
 _CONCLUDING = re.compile(
     r"\W*(?:\w[\w ]{0,20}\]\s*)?(?:(?:and |so |then )?(?:so|thus|hence|therefore|consequently"
@@ -425,7 +439,9 @@ _CONCLUDING = re.compile(
 _IN_TOTAL = re.compile(r"\b(?:in total|altogether|in all)\b|[总一]共", re.IGNORECASE)  # He pays $460 in total.
 _MARKS = re.compile(r"^[#>*\s]+|\*+$|</?[a-z]+>")  # ### 25, > 12, <b>12</b>
 _OPTION = re.compile(r"\(?[A-J][.)]\s")
-_LABEL = re.compile(r"(?:[A-Za-z]\w{0,15}|[\d(][\d\s.+*/×x()-]{0,39})\s*[:：=]\s*")  # A: 96, 3 x 4 = 12
+_LABEL = re.compile(
+    r"(?:[A-Za-z]\w{0,15}|[^\W\d_a-zA-Z][^\s\d:：=]{0,15}(?: [^\s\d:：=]{1,15})?(?=[:：])|[\d(][\d\s.+*/×x()-]{0,39})\s*[:：=]\s*"
+)  # A: 96, 3 x 4 = 12
 # 3 hours, so its speed is 60: what stands before says how
 _CONSEQUENCE = re.compile(
     r"[,;，]?\s+(?:so|thus|hence|therefore|giving|which (?:means|gives)|meaning|that is(?=,)"
@@ -466,7 +482,24 @@ def _concluded(text: str) -> str | None:
         found = _stated(sentence[begun.end() if begun else 0 :], concluding) if begun or not i else None
         if found is not None:
             return found
-    return None
+    return _computed(text, sentences[-1]) if sentences else None
+
+
+# 9 * 2 = 18. She makes $18 a day.
+_RESULT = re.compile(r"[=≈]\s*\**\\?\$?\s*(-?\d[\d,]*(?:\.\d+)?)(?![\d.,]*\s*[-+*/×÷=^])")
+
+
+def _computed(text: str, sentence: str) -> str | None:
+    """The number of the last sentence that the last calculation came to."""
+    place = text.rfind(sentence)
+    results = _RESULT.findall(text, max(0, place - LINE), place + 1)
+    if not results or _SUPPOSED.search(sentence) or _NOT_BUT.search(sentence):
+        return None
+    same = [number for number in _NUMBER.finditer(sentence) if number.group().strip(" $") == results[-1].rstrip(",.")]
+    start = same[0].start() if len(same) == 1 else 0
+    if len(same) != 1 or any(p.search(sentence, 0, start) for p in (_NOT_ALONE, _NUMBERED)):
+        return None
+    return None if _CHANGES.match(sentence, same[0].end()) else results[-1].rstrip(",.")
 
 
 def _stated(sentence: str, concluding: bool) -> str | None:
@@ -496,3 +529,13 @@ def last_number(text: str) -> str | None:
     changed = text.startswith("?", numbers[-1].end()) or _CHANGES.match(text, numbers[-1].end())
     joined = re.search(r"\d\s*(?:,|and|or)\s*$", before)
     return None if changed or joined or _NOT_ALONE.search(before) else _unpunctuated(numbers[-1].group().strip())
+
+
+def says(text: str, answer: str) -> bool:
+    """Whether the last line has a word that is the reference answer."""
+    word = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", answer).strip()
+    line = final_part(text)[-TAIL:].rstrip().rpartition("\n")[2]
+    denied = re.search(r"\b(?:not|neither|nor|no|but|only|never|or)\b|n't", line)
+    if len(word) < 3 or not word.isalpha() or len(line.split()) < 4 or denied:
+        return False
+    return re.search(rf"\b{word}\b", line, re.IGNORECASE) is not None

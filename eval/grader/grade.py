@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from eval.grader.compare import compare
-from eval.grader.extract import explicit, extract, final_part, last_number
+from eval.grader.extract import announced, explicit, extract, final_part, last_number, says
 from eval.grader.nodes import (
     MAX_LENGTH,
     Kind,
@@ -68,7 +68,7 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
     if given is None:
         found = Grade("wrong", None, "no answer found", cut_off)
         number = last_number(completion)
-        if number and equal(number, answer, kind)[0] == "correct":
+        if (number and equal(number, answer, kind)[0] == "correct") or says(completion, answer):
             found = Grade("unsure", number, "not announced as the answer", cut_off)
     else:
         given = _with_base(completion, given, answer)
@@ -87,7 +87,10 @@ def _with_base(completion: str, given: str, answer: str) -> str:
 
 
 def _search_again(completion: str, answer: str, kind: Kind, found: Grade) -> Grade:
-    """A completion without marks may be the answer as it stands."""
+    """What is announced may be the reference word by word, and a completion without marks the answer as it stands."""
+    line = announced(completion) if len(answer) > 3 else None
+    if line and explicit(completion) is None and squeezed(normalise(line)) == squeezed(normalise(answer)):
+        return replace(found, verdict="correct", extracted=line, how="text")
     if len(completion) > WHOLE + 2 * len(answer) or explicit(completion) is not None:
         return found
     text = final_part(completion).strip()

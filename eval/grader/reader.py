@@ -118,8 +118,9 @@ _NEGATIVE = re.compile(  # negative five, \text{negative } 5
 )
 _REMARK = re.compile(  # 6 \text{ (since } x > 0), f(x) = cx \text{ for any constant } c, 2k\pi, k \in \mathbb{Z}
     r"[ ,]*(?:\\text *\{)? *(?:\((?:\\text *\{)? *(?:since|because|rejecting|discarding|the only)\b[^()]*\)"
-    r"|(?:for|where) (?:(?:any|some|every|all) )?(?:real |arbitrary )?(?:constants?|integers?) *\}? *[a-zA-Z]"
-    r"(?: *(?:>|\\ge) *\d)?|\\text *\{ *(?:(?:attained|achieved|reached) )?(?:when|at) *\} *[a-zA-Z] *=[^,;]*"
+    r"|(?:for|where) (?:(?:any|some|every|all) )?(?:real |arbitrary )?(?:constants?|integers?) *\}? *[a-zA-Z]?"
+    r"(?: *(?:>|\\ge) *\d)?|for (?:all|any|every|each)(?: real| complex| integers?| numbers?)* *\}? *[a-zA-Z]"
+    r"(?: *\\in *\\mathbb *\{? *[RCQZN] *\}?)?|\\text *\{ *(?:(?:attained|achieved|reached) )?(?:when|at) *\} *[a-zA-Z] *=[^,;]*"
     r"|(?<=[\w)}])[ ,;]*\(?(?:\\text *\{ *)?(?:(?:for|where|with) *\}? *)?[kmn] *\\in *\\mathbb *\{? *[NZ] *\}?"
     r" *(?:[\^_] *\{? *[*+] *\}?)? *\)?)"
     r"[ .}]*$"
@@ -154,6 +155,7 @@ def normalise(text: str) -> str:
     text = _SIGNS.sub(r"\\pm ", re.sub(r"\b(?:np|math|sympy)\.(?=[a-z])", "", text))  # np.arcsin(10/13)
     if ratio := _RATIO.fullmatch(text.strip()):
         return f"{ratio[1]}{'/' if ratio[2] else ':'}{ratio[3]}"
+    text = re.sub(r"^(\d\d?:\d\d):00$", r"\1", text)  # 20:34:00
     text = _EXCEPT.sub(r"\\mathbb{R} \\setminus \\{\1\\}", _PREFIXED.sub(lambda m: f"\\{_MONIES[m[1]]} ", text))
     if text.startswith("]") or text.endswith("["):
         text = _OPEN.sub(lambda m: m[1].replace("]", "(") + m[2] + m[3].replace("[", ")"), text)

@@ -461,6 +461,8 @@ def degrees(node: Node) -> Node | None:
         return node.args[0]
     if node.what in ("neg", "+"):
         parts = [degrees(arg) for arg in node.args]
+        if node.what == "+" and any(parts):  # 180^\circ - 2\alpha: the names are angles in degrees as well
+            parts = [part or (arg if names(arg) else None) for part, arg in zip(parts, node.args, strict=True)]
         return None if any(p is None for p in parts) else Call(node.what, tuple(p for p in parts if p is not None))
     if node.what == "*":
         inner = degrees(node.args[1])
