@@ -190,7 +190,8 @@ _ANNOUNCED = re.compile(
     r"|solutions?\s+(?:is|are)(?=\s*[$\\\d-])"
     r"|答案】?\s*(?:是|为|：|:|(?=\s*[$\\\dA-J-]))|故?应?[选選](?:择|項|项)?\s*[：:]?\s*(?=[（(]?[A-J](?![a-zA-Z]))"
     r"|(?:respuesta(?: final)?\s*(?:es|:)|réponse(?: finale)?\s*(?:est|:)|antwort\s*(?:ist|lautet|:)"
-    r"|res?posta(?: final)?\s*(?:é|è|:)|ответ|jibu(?: ni)?|答え\s*は?|정답은|คำตอบ(?:คือ)?|উত্তর|సమాధానం)(?=[\s:：—-]*[$\\\d])"
+    r"|res?posta(?: final)?\s*(?:é|è|:)|ответ|jibu(?: ni)?|答え\s*は?|정답은|คำตอบ(?:คือ)?|উত্তর|సమాధానం)"
+    r"(?=[\s:：—-]*[$\\\d])"
     ")"
     r"[\s:：—]*(?:(?:therefore|thus|simply|just|only|option|choice|approximately|about|roughly|exactly|actually|equal\s+to"
     r"|clearly|then|always|indeed|obviously|given\s+by|found\s+to\s+be|the\s+(?:number|value))\s+)*"
@@ -440,7 +441,8 @@ _IN_TOTAL = re.compile(r"\b(?:in total|altogether|in all)\b|[总一]共", re.IGN
 _MARKS = re.compile(r"^[#>*\s]+|\*+$|</?[a-z]+>")  # ### 25, > 12, <b>12</b>
 _OPTION = re.compile(r"\(?[A-J][.)]\s")
 _LABEL = re.compile(
-    r"(?:[A-Za-z]\w{0,15}|[^\W\d_a-zA-Z][^\s\d:：=]{0,15}(?: [^\s\d:：=]{1,15})?(?=[:：])|[\d(][\d\s.+*/×x()-]{0,39})\s*[:：=]\s*"
+    r"(?:[A-Za-z]\w{0,15}|[^\W\d_a-zA-Z][^\s\d:：=]{0,15}(?: [^\s\d:：=]{1,15})?(?=[:：])"
+    r"|[\d(][\d\s.+*/×x()-]{0,39})\s*[:：=]\s*"
 )  # A: 96, 3 x 4 = 12
 # 3 hours, so its speed is 60: what stands before says how
 _CONSEQUENCE = re.compile(
