@@ -113,7 +113,7 @@ def _by_equation(given: Node, reference: Node, kind: Kind) -> Ruling | None:
         return "wrong", "an equation for a value"
     ruling, first = compare(value, reference, kind), given.sides[0]
     unsolved = isinstance(first, Call) and first.what in ("+", "*", "/", "^") and len(names(first)) == 1
-    unsolved = unsolved and not any(isinstance(n, Group | Words) for n in below(first))  # C(10, 3) = 120
+    unsolved = unsolved and not any(isinstance(n, Group | Words | Call) for n in below(first))  # C(10, 3) = 120
     if unsolved and ruling[0] == "correct" and not names(value) and not isinstance(value, Matrix):
         return "unsure", "an equation that is not solved"  # x^2 = 5 for 5
     return ruling

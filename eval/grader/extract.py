@@ -10,9 +10,7 @@ end of the turn, or of a next turn that the model made up.
 import re
 from collections.abc import Iterator
 
-from eval.grader.nodes import (
-    MAX_LENGTH,
-)
+from eval.grader.nodes import MAX_LENGTH, NUMERALS
 from eval.grader.reader import is_readable
 from limo.marks import Box, after_hashes, boxed
 
@@ -70,13 +68,13 @@ def extract(text: str) -> str | None:
     if stated is not None:
         return stated or None
     tagged = _tagged(text)
-    within = _sensible((text if tagged is None else tagged)[-TAIL:])
+    within = (text if tagged is None else tagged)[-TAIL:]
     within = _CODE.sub("\n", within) if "```" in within else within
     within = _NOT_BUT.sub("", within) if "but" in within or "不是" in within else within
     within = re.sub(r"</?(?:b|i|u|em|strong)>", "", within) if "</" in within else within
     within = _BOLD.sub(r"\2", within) if re.search(r"[*_`]", within) else within
     within = within.rstrip()
-    behind = _BEHIND_ALL.search(within, max(0, len(within) - 60))
+    behind = _BEHIND_ALL.search(within, max(0, len(within) - 160))
     within = within[: behind.start()] if behind else within
     said = _after_announcement(within)
     if said is not None:
@@ -84,20 +82,6 @@ def extract(text: str) -> str | None:
     if tagged is not None:
         return tagged[: MAX_LENGTH + 1] or None
     return _last_said(within)
-
-
-def _sensible(text: str) -> str:
-    """A text up to where it begins to mix three scripts besides the Latin one: a model that has lost its way."""
-    seen: dict[int, int] = {}
-    for match in () if text.isascii() else _SCRIPT.finditer(text):
-        seen[match.lastindex or 0] = match.start()
-        near = [place for place in seen.values() if place > match.start() - LINE]
-        if len(near) > 2:
-            return text[: min(near)].rpartition("\n\n" if "\n\n" in text[: min(near)] else " ")[0]
-    return text
-
-
-_SCRIPT = re.compile("([\u0400-\u04ff])|([\u0590-\u06ff])|([\u0e00-\u0e7f])|([\uac00-\ud7af])|([\u3040-\u9fff])")
 
 
 def explicit(text: str) -> str | None:
@@ -306,7 +290,7 @@ _NOT_ALONE = re.compile(
 )
 # A number of which something else is said: by 5, after 5, f(5); but not "it grew by 5", "at 4:30"
 _OBJECT = re.compile(r"\b(?:by|with|at|after|before|than|from|for|when|using)\s*$|\w\($", re.IGNORECASE)
-_GREW = re.compile(r"\b(?:increas|decreas|reduc|gr[eo]w|ris|rose|f[ae]ll|chang|differ)\w*\s+by\s*$")
+_GREW = re.compile(r"\b(?:increas|decreas|reduc|gr[eo]w|ris|rose|f[ae]ll|chang|differ|(?:up|down)\b)\w*\s+by\s*$")
 # A number that names a part of the text: Step 25, Figure 3, equation (5), 步骤3
 _NUMBERED = re.compile(
     r"(?:\b(?:steps?|cases?|fig(?:ure|\.)|tables?|eq(?:uations?|n?\.)|theorem|lemma|pages?|chapter|section|problem|question"
@@ -323,7 +307,7 @@ def within_sentence(said: str, concluding: bool = True) -> str | None:
     if not formulas and len(re.findall(r"[a-zA-Z]{2,}", plain)) < 2 and not re.search(r"[\u4e00-\u9fff]", said):
         return None  # no sentence
     for start, found in _candidates(said, formulas, concluding):
-        text = _unpunctuated(found).lstrip("*: ")
+        text = re.sub(r"^(?:on|in) (?:an? )?(?=[A-Z])", "", _unpunctuated(found).lstrip("*: "))  # on a Wednesday
         alone = not _NOT_ALONE.search(said, max(0, start - 60), start)
         named = said[start : start + 1] in ("$", "\\") or _NAMES.search(said, 0, start)
         words = 3 if named and not re.search(r"\d", said) else 0
@@ -360,8 +344,9 @@ def _candidates(said: str, formulas: list[re.Match[str]], concluding: bool) -> I
             yield start, inside.rpartition("=")[2]
         elif not changed and len(behind) <= 30 and (says or concluding):
             yield start, said[start:]
-            if len(formulas) == 1 and re.fullmatch(r"[ a-z]+", behind):  # pay \\( \\$25 \\) in fees
+            if re.fullmatch(r"[ a-z]+", behind):  # pay \\( \\$25 \\) in fees, a total of $180 + 24 = 204$ minutes
                 yield start, inside
+                yield start, inside.rpartition("=")[2]
     for match in reversed(says[-3:]):
         rest = said[match.end() :]
         yield match.end(), rest
@@ -398,7 +383,9 @@ _RATHER_THAN = re.compile(r"(?<=\d),? (?:and )?(?:not|rather than|instead of) [^
 _BEHIND_ALL = re.compile(
     r"(?:[ \t]+is[ \t]+(?:the|our|my)[ \t]+(?:final |correct |right )?(?:answer|result|solution)\b"
     r"|[ \t]*\$?(?:\\blacksquare|\\square|\\Box|\\qed|QED|[∎■□✓✔])\$?"
-    r"|\s+I hope (?:it|this|that) is correct|\n\W*(?i:confidence|certainty)\W*\d+\s*%?)[.!\s]*\Z"
+    r"|\s+(?:I hope|Hope|Let me know|Feel free|Please (?:let|feel)|If you (?:have|need|want|would)"
+    r"|Would you like|Happy to)"
+    r"\b[^.!?\n]{0,120}|\n\W*(?i:confidence|certainty)\W*\d+\s*%?)[.!?\s]*\Z"
 )
 
 
@@ -447,6 +434,7 @@ _LABEL = re.compile(
 # 3 hours, so its speed is 60: what stands before says how
 _CONSEQUENCE = re.compile(
     r"[,;，]?\s+(?:so|thus|hence|therefore|giving|which (?:means|gives)|meaning|that is(?=,)"
+    r"|(?:and )?we (?:conclude|find|get|obtain|see|deduce)"
     r"|(?:which )?(?:we )?round\w*(?: up| down)? to)\b(?: that\b)?|，(?:所以|因此|故|则)"
 )
 _REASON = re.compile(r"(?<=.),?\s+\(?(?:since|because|as)\b")  # 25, since 5 * 5 = 25
@@ -482,30 +470,45 @@ def _concluded(text: str) -> str | None:
         begun = _CONCLUDING.match(sentence)
         concluding = begun is not None or _IN_TOTAL.search(sentence) is not None
         found = _stated(sentence[begun.end() if begun else 0 :], concluding) if begun or not i else None
+        found = found or (None if i else _computed(text, sentence))
         if found is not None:
-            return found
-    return _computed(text, sentences[-1]) if sentences else None
+            later = [number.group() for said in sentences[len(sentences) - i :] for number in _NUMBER.finditer(said)]
+            goes_on = any(number.strip(" $") not in found for number in later) and not _CHECKS.search(text)
+            return None if goes_on and re.match(r"\W*(?:so|then|and|所以)\b", sentence, re.IGNORECASE) else found
+    return None
 
 
 # 9 * 2 = 18. She makes $18 a day.
-_RESULT = re.compile(r"[=≈]\s*\**\\?\$?\s*(-?\d[\d,]*(?:\.\d+)?)(?![\d.,]*\s*[-+*/×÷=^])")
+_RESULT = re.compile(r"(?<![-+*/<>!=.])\s*[=≈]\s*\**\\?\$?\s*(-?\d[\d,]*(?:\.\d+)?)(?![\d.,]*\s*[-+*/×÷=^])")
+_CHECKS = re.compile(r"\b(?:check|verif|confirm|indeed|double-check)\w*", re.IGNORECASE)
 
 
 def _computed(text: str, sentence: str) -> str | None:
     """The number of the last sentence that the last calculation came to."""
     place = text.rfind(sentence)
-    results = _RESULT.findall(text, max(0, place - LINE), place + 1)
+    results = [_plain(result) for result in _RESULT.findall(text, max(0, place - LINE), place)]
+    within = list(_RESULT.finditer(sentence))
+    if within and re.fullmatch(r"[\s.*$\\)]*(?:[a-z]+[\s.*]*)?", sentence[within[-1].end() :]):
+        results.append(_plain(within[-1][1]))
     if not results or _SUPPOSED.search(sentence) or _NOT_BUT.search(sentence):
         return None
-    same = [number for number in _NUMBER.finditer(sentence) if number.group().strip(" $") == results[-1].rstrip(",.")]
-    start = same[0].start() if len(same) == 1 else 0
-    if len(same) != 1 or any(p.search(sentence, 0, start) for p in (_NOT_ALONE, _NUMBERED)):
+    sentence = _NUMERAL.sub(lambda m: str(NUMERALS[m[1].lower()]), sentence)
+    same = [number for number in _NUMBER.finditer(sentence) if _plain(number.group()) == results[-1]]
+    if not same or any(p.search(sentence, 0, same[-1].start()) for p in (_NOT_ALONE, _NUMBERED)):
         return None
-    return None if _CHANGES.match(sentence, same[0].end()) else results[-1].rstrip(",.")
+    return None if _CHANGES.match(sentence, same[-1].end()) else results[-1]
+
+
+_NUMERAL = re.compile(rf"(?<![\w-])({'|'.join(NUMERALS)})(?![\w-])", re.IGNORECASE)  # thirteen
+
+
+def _plain(number: str) -> str:
+    return number.strip(" $").replace(",", "").rstrip(".")
 
 
 def _stated(sentence: str, concluding: bool) -> str | None:
     """The one value that a sentence states, of nobody's asking."""
+    sentence = re.sub(r"\b[a-z]+(?:-[a-z]+)? \((\d+)\)(?= [a-z])", r"\1", sentence)  # seventy-five (75) students
     rest = _RATHER_THAN.search(sentence)
     said = _unpunctuated(sentence[: rest.start()] if rest else sentence)
     whole, said = said, _CONSEQUENCE.split(_REASON.split(said)[0])[-1].lstrip(", ")
