@@ -36,7 +36,7 @@ from limo.data import Example, content_id, replacing, write_jsonl
 from limo.engines.protocol import Sampling, sample
 from limo.errors import reported
 from limo.machine import set_environment
-from limo.processes import free_gpu
+from limo.processes import give_back_memory
 from limo.progress import progress, say
 from limo.recipe import bind, compose
 from limo.run import read_manifest
@@ -160,7 +160,7 @@ def measure(recipe: Recipe, model: str, test: Sequence[Example], styles: Sequenc
     completions = sample(engine, [row.prompt for row in test], Sampling(**recipe["study"]["sampling"]), "test")
     shares = correct_share(grade_rows(test, completions))
     del engine
-    free_gpu()
+    give_back_memory()
     by_kind: dict[str, list[float]] = {}
     for row in test:
         by_kind.setdefault(row.notes["topic"], []).append(shares[row.id])

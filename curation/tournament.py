@@ -45,7 +45,7 @@ from limo.data import Example, content_id, replacing, write_jsonl
 from limo.discover.noise import measure_noise
 from limo.engines.protocol import Sampling, sample
 from limo.errors import UserError
-from limo.processes import free_gpu, run_section_apart
+from limo.processes import give_back_memory, run_section_apart
 from limo.progress import clock, progress, say
 from limo.recipe import bind
 from limo.run import lasting, lock_run, read_manifest
@@ -181,7 +181,7 @@ class Trainer:
         completions = sample(engine, [row.prompt for row in problems], self.sampling, place.name)
         shares = correct_share(grade_rows(problems, completions))
         del engine
-        free_gpu()
+        give_back_memory()
         shutil.rmtree(place / "model")
         done = read_manifest(place)["train"]
         return {"accuracy": fmean(shares.values()), "rows": done["results"]["rows"], "tokens": done["tokens"]}

@@ -21,8 +21,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,6 +33,7 @@ from limo.errors import Interrupted, UserError
 
 STOPPED = (130, 137, 143)  # exit codes of a command that was interrupted, killed or terminated
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # of glibc's malloc.h
+_C_LIBRARY: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
 
 
@@ -82,23 +83,34 @@ def last_line(log: Path) -> str:
     return next((line for line in reversed(lines) if line.strip()), "no output").removeprefix("error: ").strip()
 
 
-def free_gpu() -> None:
-    """Give the memory of models that are gone back to the GPU, for a process that comes next."""
+def give_back_memory() -> None:
+    """Give the memory of models that are gone back to the GPU and to the system, for what comes next."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    if hasattr(_C_LIBRARY, "malloc_trim"):
+        _C_LIBRARY.malloc_trim(0)
 
 
-def keep_freed_memory() -> None:
-    """Keep freed memory in this process, where the C library is glibc: mallopt(3).
+@contextmanager
+def keeping_freed_memory() -> Iterator[None]:
+    """Keep freed memory in this process meanwhile, where the C library is glibc: mallopt(3).
 
     A training step on a CPU frees and asks for gigabytes, and clearing pages that come anew takes a fifth of the step.
+    Afterwards the memory goes back: a process that trains, samples and trains again would hold ever more of it.
     """
-    change = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if change:
-        change(M_MMAP_MAX, 0)
-        change(M_TRIM_THRESHOLD, -1)
+    if not hasattr(_C_LIBRARY, "mallopt"):
+        yield
+        return
+    _C_LIBRARY.mallopt(M_MMAP_MAX, 0)
+    _C_LIBRARY.mallopt(M_TRIM_THRESHOLD, -1)
+    try:
+        yield
+    finally:
+        _C_LIBRARY.mallopt(M_MMAP_MAX, 65536)  # glibc's own values
+        _C_LIBRARY.mallopt(M_TRIM_THRESHOLD, 128 * 1024)
+        give_back_memory()
 
 
 def die_with_parent(parent: int) -> None:

@@ -1,8 +1,10 @@
 """Training: the right tokens are learned, the loss is TRL's, and a killed run goes on as if nothing had happened."""
 
+import ctypes
 import json
 import math
 import os
+import resource
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +19,7 @@ from transformers import TrainerCallback
 from limo.data import Example, chat, write_jsonl
 from limo.errors import Interrupted, UserError
 from limo.model import load_model, load_tokenizer
+from limo.processes import keeping_freed_memory
 from limo.recipe import read_settings
 from limo.train import sft
 from limo.training.attention import choose_attention
@@ -519,3 +522,16 @@ def test_a_curated_parquet_file_trains_in_plain_trl(tiny: Path, tmp_path: Path) 
     learned = trainer.processing_class.decode([label for label in trainer.train_dataset[3]["labels"] if label != -100])
     assert learned.strip() == "so so so so \\boxed{6}<|im_end|>"
     trainer.train()
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="of glibc")
+def test_freed_memory_is_kept_while_training_and_given_back_afterwards() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    with keeping_freed_memory():
+        held = [torch.ones(2_500_000) for _ in range(40)]  # 400 MB
+        full = resident()
+        del held
+        assert resident() > full - 50_000_000
+    assert resident() < full - 300_000_000

@@ -167,7 +167,7 @@ _BOLD = re.compile(
 # "the answer is"; the last one counts. In other languages as MGSM's prompts ask for it (Shi et al. 2022)
 _ANNOUNCED = re.compile(
     "(?:"
-    r"answers?[*\"']*\s*(?:is|are|:|：|=|(?:turns|comes|works) out (?:to be|to|as))"
+    r"answers?[*\"']*(?:\s*\([^()\n]{1,30}\))?\s*(?:is|are|:|：|=|(?:turns|comes|works) out (?:to be|to|as))"
     r"|(?:has|gives?|get)\s+the\s+answer(?=\s+[-$\\\d])"
     r"|answer\s*(?:should|must|will)\s*be|\banswer\**[ \t]*\n(?=\s*\S)"
     r"|final\s+result\s*(?:is|:)|(?:correct|right|best)\s+(?:choice|option)\s+is"
@@ -227,7 +227,7 @@ def _after_announcement(text: str) -> str | None:
     ends = [match for match in _ANNOUNCED.finditer(text) if not _denied(text, match)]
     if not ends:
         return None
-    rest = text[ends[-1].end() :].lstrip()
+    rest = re.sub(r"\s*\n\s*(?==)|(?<==)\s*\n\s*", " ", text[ends[-1].end() :].lstrip())  # 3 + 5 =\\n8
     line = rest.partition("\n")[0]
     line = _JSON_END.sub("", line) if '"' in ends[-1].group() else line
     if other := _RATHER_THAN.search(line):
@@ -365,7 +365,7 @@ _NUMBER = re.compile(
     r"(?![-–]\d)(?:(?![a-zA-Z0-9_])|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?![a-zA-Z0-9_])))"
 )
 _CHANGES = re.compile(  # 5 less than that, 5\text{ at most}
-    r"(?:\\text|\W)*(?:at\s+(?:most|least)|times|plus|minus|less|fewer|more than|or|versus|vs|ones|tens"
+    r"(?:\\text|\W)*(?:at\s+(?:most|least)|times(?!\W*$)|plus|minus|less|fewer|more than|or|versus|vs|ones|tens"
     r"|tenths|hundredths|(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|impossible|false|too))|(?:do|does|did|would)(?:n't|\s+not)"
     r"|can't|cannot|and\s+an?|\w+ to (?:consider|check|examine|try|solve|test))\b"
 )

@@ -225,6 +225,7 @@ def _one_character(c: str, before: str) -> str:
 
 def _latex(text: str) -> str:
     text = _ORDINAL.sub("", _TIGHT_COMMA.sub(",", text.rstrip(" \\")))
+    text = re.sub(r"\^ *(\w|\{[^{}]*\}) *_ *(\w|\{[^{}]*\})", r"_\2^\1", text)  # v^2_0
     text = _CHOSEN_FROM.sub(lambda m: f"\\binom{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", text)
     text = text.replace("\\\\", "\\cr ")  # before the backslash of a row's end is taken for another's
     text = re.sub(r"\\cr \[[^\]]*\]", r"\\cr ", text) if "\\begin" in text else text

@@ -47,7 +47,7 @@ _SHORT_UNITS = {"cm", "mm", "km", "kg", "mg", "mL", "ml", "ft", "yd", "mi", "lb"
 _HALF_OF_DAY = re.compile(r" *(?:\\text *\{ *)?([ap])(?: ?\. ?m|m)\b\.* *\}?", re.IGNORECASE)  # 4 p.m.
 _DEGREES = re.compile(r" *\{ *\\circ *\}| *\\circ(?![a-z])")
 _BASE = re.compile(r" *\{? *(?:\\text *\{)? *(\d{1,2}|[a-z]{3,7}) *\}? *\}?")  # 52_{\text{eight}}
-_SUBSCRIPT = re.compile(r" *(?:\{ *(?:\\text *\{([\w+,\- ]{1,20})\}|([\w+,\- ]{1,20})) *\}|(\w)|\\(?:infty|circ)\b)")
+_SUBSCRIPT = re.compile(r" *(?:\{ *(?:\\text *\{([\w+,\- ]{1,20})\}|([\w+,\- ]{1,20})) *\}|(\w)|\{? *\\[a-zA-Z]+ *\}?)")
 _ACCENTS = ("overline", "mathbb", "dot", "ddot", "vec")
 _LETTER = re.compile(r" *\{? *([A-Za-z]{1,4}) *\}?")  # \mathbb{R}, \overline{AB}
 

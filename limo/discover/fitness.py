@@ -20,7 +20,7 @@ from limo.engines.ledger import Cached
 from limo.engines.marked import code_of, verdict_of
 from limo.engines.protocol import Completion, Sampling, sample
 from limo.errors import UserError
-from limo.processes import free_gpu
+from limo.processes import give_back_memory
 from limo.recipe import bind
 from limo.training.rows import read_pairs
 
@@ -72,7 +72,7 @@ def judge_answers(
     sampler = Cached(bind({**engine, "model": str(folder / "model")}, "engine")())
     answers = sample(sampler, [row.prompt for row in rows], replace(sampling, n=1), "answers")
     del sampler
-    free_gpu()
+    give_back_memory()
     asked = [(row.question, answer.text) for row, (answer,) in zip(rows, answers, strict=True)]
     codes = [code_of(*texts) for texts in asked]
     questions = [

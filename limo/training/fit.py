@@ -11,7 +11,7 @@ import pickle
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from limo.data import dump, replacing
 from limo.errors import Interrupted, UserError
 from limo.machine import is_main, quiet_deepspeed, world_size
 from limo.model import model_folder
-from limo.processes import keep_freed_memory
+from limo.processes import keeping_freed_memory
 from limo.progress import say
 from limo.run import Step, claim, lock_run, read_manifest
 from limo.tables import Table
@@ -193,11 +193,10 @@ def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str,
     trainer = make()
     stop = add_callbacks(trainer, job, kind)
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
-    if trainer.args.device.type == "cpu":
-        keep_freed_memory()
     start = time.monotonic()
     try:
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        with keeping_freed_memory() if trainer.args.device.type == "cpu" else nullcontext():
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
     except pickle.UnpicklingError:
         raise UserError(
             f"{last} holds pickled objects, which are never loaded: remove it, or the run's folder"
