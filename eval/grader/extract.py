@@ -189,7 +189,7 @@ _CONTINUES = re.compile(
     r",?\s+(?:or\s+(?:about|approximately|roughly)|i\.e)\b"
     r"|(?<=[\w)}%*$\]\"'])[.;!。；](?:\s|$)|,\s+(?=[a-z]{2,}\b)(?!and |or |pi\b)"
     r"|\s+(?=(?:as|by(?!\s+\d)|since|because|so|which|where|when|for|if|using|after|from|with|that|upon|given)\s)"
-    r"|\s[—–-]\s|\*\*|(?<=\d)\s+(?=\()|\s+(?=\((?:not|since|because|as)\b)"
+    r"|\s[—–]\s|\s-\s(?=[a-zA-Z]{2})|\*\*|(?<=\d)\s+(?=\()|\s+(?=\((?:not|since|because|as)\b)"
 )
 _SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s+(?=[^a-z\s])|\s*$)")  # the volume is 120. That is all.
 _CLAUSE = re.compile(  # $5$ because 2 + 3 = 5, $\frac12$ (or 0.5)
@@ -227,7 +227,9 @@ def _after_announcement(text: str) -> str | None:
     ends = [match for match in _ANNOUNCED.finditer(text) if not _denied(text, match)]
     if not ends:
         return None
-    rest = re.sub(r"\s*\n\s*(?==)|(?<==)\s*\n\s*", " ", text[ends[-1].end() :].lstrip())  # 3 + 5 =\\n8
+    rest = text[ends[-1].end() :].lstrip()
+    if re.match(r"[^\n]+(?:=\s*\n|\n\s*=)", rest):  # 3 + 5 = on one line, 8 on another
+        rest = rest.rpartition("=")[2].lstrip()
     line = rest.partition("\n")[0]
     line = _JSON_END.sub("", line) if '"' in ends[-1].group() else line
     if other := _RATHER_THAN.search(line):
@@ -420,7 +422,7 @@ _LED_BY = re.compile(  # So 42; it's 42; → 42
 # Therefore, the area is 12
 _CONCLUDING = re.compile(
     r"\W*(?:\w[\w ]{0,20}\]\s*)?(?:(?:and |so |then )?(?:so|thus|hence|therefore|consequently"
-    r"|in (?:conclusion|summary|total)|finally|altogether|overall|conclusion)\b"
+    r"|in (?:conclusion|summary|total)|(?:that|this) (?:means|implies|shows)(?: that)?|finally|altogether|overall|conclusion)\b"
     r"|所以|因此|综上(?:所述)?|故|答|结论|总之)[,:，：]?\s*",
     re.IGNORECASE,
 )
@@ -433,7 +435,7 @@ _LABEL = re.compile(
 )  # A: 96, 3 x 4 = 12
 # 3 hours, so its speed is 60: what stands before says how
 _CONSEQUENCE = re.compile(
-    r"[,;，]?\s+(?:so|thus|hence|therefore|giving|which (?:means|gives)|meaning|that is(?=,)"
+    r"[,;，]?\s+(?:so|thus|hence|therefore|giving|which (?:means|gives)(?: us)?|meaning|that is(?=,)"
     r"|(?:and )?we (?:conclude|find|get|obtain|see|deduce)"
     r"|(?:which )?(?:we )?round\w*(?: up| down)? to)\b(?: that\b)?|，(?:所以|因此|故|则)"
 )
@@ -468,13 +470,16 @@ def _concluded(text: str) -> str | None:
     sentences = [sentence for line in lines for sentence in _SENTENCE_END.split(line) if sentence.strip()]
     for i, sentence in enumerate(reversed(sentences[-6:])):
         begun = _CONCLUDING.match(sentence)
-        concluding = begun is not None or _IN_TOTAL.search(sentence) is not None
+        worked = not i and sum(bool(_NUMBER.search(said)) for said in sentences[:-1]) > 1  # the end of a calculation
+        concluding = begun is not None or worked or _IN_TOTAL.search(sentence) is not None
         found = _stated(sentence[begun.end() if begun else 0 :], concluding) if begun or not i else None
         found = found or (None if i else _computed(text, sentence))
         if found is not None:
             later = [number.group() for said in sentences[len(sentences) - i :] for number in _NUMBER.finditer(said)]
             goes_on = any(number.strip(" $") not in found for number in later) and not _CHECKS.search(text)
-            return None if goes_on and re.match(r"\W*(?:so|then|and|所以)\b", sentence, re.IGNORECASE) else found
+            return None if goes_on and re.match(r"\W*(?:so|then|and|that|this|所以)\b", sentence, re.IGNORECASE) else found
+        if begun and _NUMBER.search(sentence):
+            return None  # it concludes something else
     return None
 
 
@@ -493,10 +498,10 @@ def _computed(text: str, sentence: str) -> str | None:
     if not results or _SUPPOSED.search(sentence) or _NOT_BUT.search(sentence):
         return None
     sentence = _NUMERAL.sub(lambda m: str(NUMERALS[m[1].lower()]), sentence)
-    same = [number for number in _NUMBER.finditer(sentence) if _plain(number.group()) == results[-1]]
-    if not same or any(p.search(sentence, 0, same[-1].start()) for p in (_NOT_ALONE, _NUMBERED)):
+    *_, same = [None, *(n for n in _NUMBER.finditer(sentence) if _plain(n.group()) == results[-1])]
+    if same is None or _CHANGES.match(sentence, same.end()) or _SAYS.search(sentence, same.end()):
         return None
-    return None if _CHANGES.match(sentence, same[-1].end()) else results[-1]
+    return None if any(p.search(sentence, 0, same.start()) for p in (_NOT_ALONE, _NUMBERED)) else results[-1]
 
 
 _NUMERAL = re.compile(rf"(?<![\w-])({'|'.join(NUMERALS)})(?![\w-])", re.IGNORECASE)  # thirteen
@@ -509,6 +514,7 @@ def _plain(number: str) -> str:
 def _stated(sentence: str, concluding: bool) -> str | None:
     """The one value that a sentence states, of nobody's asking."""
     sentence = re.sub(r"\b[a-z]+(?:-[a-z]+)? \((\d+)\)(?= [a-z])", r"\1", sentence)  # seventy-five (75) students
+    sentence = re.sub(r"^(?:Since|Because|As)\b[^,]*, (?=[a-zA-Z])", "", sentence)
     rest = _RATHER_THAN.search(sentence)
     said = _unpunctuated(sentence[: rest.start()] if rest else sentence)
     whole, said = said, _CONSEQUENCE.split(_REASON.split(said)[0])[-1].lstrip(", ")
