@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from eval.grader.compare import compare
-from eval.grader.extract import announced, explicit, extract, final_part, last_number, says
+from eval.grader.extract import explicit, extract, final_part
 from eval.grader.nodes import (
     MAX_LENGTH,
     Kind,
@@ -31,6 +31,7 @@ from eval.grader.nodes import (
     written_number,
 )
 from eval.grader.reader import is_readable, normalise, read, squeezed
+from eval.grader.sentences import announced, last_number, says
 from eval.grader.symbolic import same_by_sympy
 from eval.grader.terms import FUNCTIONS, negative
 from eval.grader.values import TooMuch, Undefined, by_value, exact
@@ -67,8 +68,9 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
     given = extract(completion)
     if given is None:
         found = Grade("wrong", None, "no answer found", cut_off)
-        number = last_number(completion)
-        if (number and equal(number, answer, kind)[0] == "correct") or says(completion, answer):
+        text = final_part(completion)
+        number = last_number(text)
+        if (number and equal(number, answer, kind)[0] == "correct") or says(text, answer):
             found = Grade("unsure", number, "not announced as the answer", cut_off)
     else:
         given = _with_base(completion, given, answer)
@@ -88,7 +90,7 @@ def _with_base(completion: str, given: str, answer: str) -> str:
 
 def _search_again(completion: str, answer: str, kind: Kind, found: Grade) -> Grade:
     """What is announced may be the reference word by word, and a completion without marks the answer as it stands."""
-    line = announced(completion) if len(answer) > 3 else None
+    line = announced(final_part(completion)) if len(answer) > 3 else None
     if line and explicit(completion) is None and squeezed(normalise(line)) == squeezed(normalise(answer)):
         return replace(found, verdict="correct", extracted=line, how="text")
     if len(completion) > WHOLE + 2 * len(answer) or explicit(completion) is not None:
