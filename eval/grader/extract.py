@@ -69,7 +69,9 @@ def extract(text: str) -> str | None:
     said = after_announcement(within)
     if said is not None:
         return said
-    return last_said(within) if tagged is None else tagged[: MAX_LENGTH + 1] or None
+    if tagged is not None:
+        return tagged[: MAX_LENGTH + 1] or None
+    return last_said(within, cut_off=re.search(r"\w[ \t]+\Z", text) is not None)
 
 
 def explicit(text: str) -> str | None:

@@ -198,6 +198,8 @@ def within_sentence(said: str, concluding: bool = True) -> str | None:
     ):
         return _formula(formulas[-1]) or None
     numbers = list(_NUMBER.finditer(said))
+    money = [number for number in numbers if "$" in number.group()]
+    numbers = money if len(money) == 1 else numbers  # she spends $70 on 5 baskets
     place = numbers[0].start() if len(numbers) == 1 else 0
     if len(numbers) != 1 or any(p.search(said, 0, place) for p in (_NOT_ALONE, _NUMBERED)):
         return None
@@ -239,7 +241,7 @@ _NUMBER = re.compile(
     r"(?![-–]\d)(?:(?![a-zA-Z0-9_])|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?![a-zA-Z0-9_])))"
 )
 _CHANGES = re.compile(  # 5 less than that, 5\text{ at most}
-    r"(?:\\text|\W)*(?:at\s+(?:most|least)|times(?!\W*$)|plus|minus|less|fewer|more than|or|versus|vs|ones|tens"
+    r"(?:\\text|\W)*(?:at\s+(?:most|least)|times(?!\W*$|\s+(?:from|in|an?|per|each|every|for|on|during)\b)|plus|minus|less|fewer|more than|or|versus|vs|ones|tens"
     r"|tenths|hundredths|(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|impossible|false|too))|(?:do|does|did|would)(?:n't|\s+not)"
     r"|can't|cannot|and\s+an?|\w+ to (?:consider|check|examine|try|solve|test))\b"
 )
@@ -263,8 +265,11 @@ _BEHIND_ALL = re.compile(
 )
 
 
-def last_said(text: str) -> str | None:
-    """The answer of a completion that announces none: a bare expression, a letter, or what it concludes."""
+def last_said(text: str, cut_off: bool = False) -> str | None:
+    """The answer of a completion that announces none: a bare expression, a letter, or what it concludes.
+
+    One that was `cut_off` concludes nothing.
+    """
     stripped = text.strip().strip("*").strip()
     whole = _LED_BY.sub("", _unpunctuated(stripped))
     line = text.rstrip().rpartition("\n")[2].strip().strip("*").strip()
@@ -283,7 +288,7 @@ def last_said(text: str) -> str | None:
     letter = _LETTER_IS_RIGHT.search(clause) or _LETTER_LAST.search(clause)
     if letter and not re.search(r"\bnot\b|n't", clause):
         return letter[1]
-    return _concluded(text)
+    return None if cut_off else _concluded(text)
 
 
 _LED_BY = re.compile(  # So 42; it's 42; → 42
@@ -325,7 +330,8 @@ _SUPPOSED = re.compile(  # if it were 6, the sum would be 30
 _SAYS_VALUE = re.compile(r"(?:\b(?:is|are|was|were|has|have|had|gets?|takes?)\b|[=为是])\s*(?=[-\d$\\])")
 _BESIDE = re.compile(r"\b(?:and|while|whereas|but)\b|[;；，而]")
 _UNFINISHED = re.compile(
-    r"(?:[,:;=+*/(，：；-]|\b(?:to|the|of|and|or|we|an?|is|are|that|with|for|by|in|as|then|get))\s*\Z"
+    r"(?:[,:;=+*/(，：；-]|\b(?:to|the|of|and|or|we|an?|is|are|that|with|for|by|in|as|then|get"
+    r"|would|will|can|could|should|has|have|had|there|this|if|so|from|at|on|each|every))\s*\Z"
 )
 
 
