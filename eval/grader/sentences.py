@@ -241,7 +241,8 @@ _NUMBER = re.compile(
     r"(?![-–]\d)(?:(?![a-zA-Z0-9_])|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?![a-zA-Z0-9_])))"
 )
 _CHANGES = re.compile(  # 5 less than that, 5\text{ at most}
-    r"(?:\\text|\W)*(?:at\s+(?:most|least)|times(?!\W*$|\s+(?:from|in|an?|per|each|every|for|on|during)\b)|plus|minus|less|fewer|more than|or|versus|vs|ones|tens"
+    r"(?:\\text|\W)*(?:at\s+(?:most|least)|times(?!\W*$|\s+(?:from|in|an?|per|each|every|for|on|during)\b)"
+    r"|plus|minus|less|fewer|more than|or|versus|vs|ones|tens"
     r"|tenths|hundredths|(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|impossible|false|too))|(?:do|does|did|would)(?:n't|\s+not)"
     r"|can't|cannot|and\s+an?|\w+ to (?:consider|check|examine|try|solve|test))\b"
 )
