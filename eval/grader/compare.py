@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 
 from eval.grader.forms import FREE, is_set, label_of, plain_form, renamed, same_set, usual
 from eval.grader.nodes import (
@@ -283,6 +284,9 @@ def _by_kind(given: Node, reference: Node, kind: Kind) -> Ruling | None:
             at = [exact(term) for term in given.args]
             is_whole_day = len(at) == 2 and at[0] is not None and not 1 <= at[0] < 13
             return decide(is_whole_day and at == [*divmod(reference.minutes, 60)], "time of day")
+        if isinstance(given, Clock) and isinstance(reference, Call) and reference.what == "ratio":  # 3:30 p.m. for 3:30
+            at = [exact(term) for term in reference.args]
+            return decide(at in ([*divmod(given.minutes % 720, 60)], [*divmod(given.minutes, 60)]), "time of day")
         return decide(given == reference, "time of day")
     if isinstance(reference, Based):
         same = isinstance(given, Based) and given == reference
@@ -303,6 +307,11 @@ def _residues(given: Node, reference: Call) -> Ruling:
     said = isinstance(given, Call) and given.what == "mod"
     value, *modulus = [exact(arg) for arg in given.args] if said and isinstance(given, Call) else [exact(given)]
     wanted, wanted_modulus = map(exact, reference.args)
+    if value is None and not said and wanted_modulus and len(names(given)) == 1:  # 7k + 3
+        terms = [exact(renamed(given, Name(*names(given)), Number(Fraction(k)))) for k in range(3)]
+        first, second, third = (Fraction(-1, 7) if term is None else term for term in terms)
+        if third - second == second - first and abs(second - first) == wanted_modulus:
+            return decide((first - (wanted or 0)) % wanted_modulus == 0, "residue")
     if value is None or wanted is None or not wanted_modulus or None in modulus:
         return "unsure", "a residue that is no number"
     same = (value - wanted) % wanted_modulus == 0 and modulus in ([], [wanted_modulus])

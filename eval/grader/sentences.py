@@ -74,7 +74,8 @@ _TAKEN_BACK = re.compile(  # The answer is 7 - no, sorry, it should be 8
     re.I,
 )
 _WHETHER = re.compile(  # if the answer is 6, then
-    r"(?:\b(?:if|suppose|assum\w+|whether|doubt|impossible that|mistake|(?:might|may|could|would) (?:think|say))\b"
+    r"(?:\b(?:if|suppose|assum\w+|guess\w*|whether|doubt|impossible that|mistake"
+    r"|(?:might|may|could|would) (?:think|say))\b"
     r"[^.,;:\n]*|\b(?:wrong|incorrect|false|first)\s*|(?:若|如果|假设)[^。，\n]*)$",
     re.IGNORECASE,
 )
@@ -154,7 +155,7 @@ _NAMES = re.compile(r"(?:\b(?:is|are|be|was|were)|[:：=]|为|是)\s*$")  # what
 # Before an answer: it is not that, or not that alone
 _NOT_ALONE = re.compile(
     r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either|between|times|plus|minus|maybe|perhaps|depends"
-    r"|except|but|when|up to|exceed\w*"
+    r"|except|but|when|(?<!answer )could be|(?<!answer )m(?:ight|ay) be|up to|exceed\w*"
     r"|(?:root|square|cube|half|third|quarter|none|all|factor|multiple|divisors?|power|digits?) of"
     r"|divisible by|close to|if|suppose)\b|n't\b|[不非若设令当]|大于|小于|超过|至[少多])"
     r"(?:(?!\b(?:is|are|was|were|equals)\b|[=:])[^.\d]){0,24}$"
@@ -258,7 +259,7 @@ _RATHER_THAN = re.compile(r"(?<=\d),? (?:and )?(?:not|rather than|instead of) [^
 
 # 9 is the final answer. So $x = 9$. $\\blacksquare$
 _BEHIND_ALL = re.compile(
-    r"(?:[ \t]+is[ \t]+(?:the|our|my)[ \t]+(?:final |correct |right )?(?:answer|result|solution)\b"
+    r"(?:(?:,[ \t]+which)?[ \t]+is[ \t]+(?:the|our|my)[ \t]+(?:final |correct |right )?(?:answer|result|solution)\b"
     r"|[ \t]*\$?(?:\\blacksquare|\\square|\\Box|\\qed|QED|[∎■□✓✔])\$?"
     r"|\s+(?:I hope|Hope|Let me know|Feel free|Please (?:let|feel)|If you (?:have|need|want|would)"
     r"|Would you like|Happy to)"
@@ -332,7 +333,8 @@ _SAYS_VALUE = re.compile(r"(?:\b(?:is|are|was|were|has|have|had|gets?|takes?)\b|
 _BESIDE = re.compile(r"\b(?:and|while|whereas|but)\b|[;；，而]")
 _UNFINISHED = re.compile(
     r"(?:[,:;=+*/(，：；-]|\b(?:to|the|of|and|or|we|an?|is|are|that|with|for|by|in|as|then|get"
-    r"|would|will|can|could|should|has|have|had|there|this|if|so|from|at|on|each|every))\s*\Z"
+    r"|would|will|can|could|should|has|have|had|there|this|if|so|from|at|on|each|every|which|where|when|because|since"
+    r"|but|than|not|also))\s*\Z"
 )
 
 
@@ -341,6 +343,8 @@ def _concluded(text: str) -> str | None:
     if _UNFINISHED.search(text, max(0, len(text) - 20)):
         return None
     last = _MARKS.sub("", text.rstrip().rpartition("\n")[2]).strip()
+    if last.rstrip(".").isdecimal() and re.search(rf"\n\s*{int(last.rstrip('.')) - 1}[.)] [^\n]*\n+\s*{last}\Z", text):
+        return None  # the number of a point that was not written
     label = _LABEL.match(last)
     if label and is_readable(value := _unpunctuated(last[label.end() :])):
         return value
