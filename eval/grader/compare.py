@@ -6,6 +6,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 from eval.grader.forms import FREE, is_set, label_of, plain_form, renamed, same_set, usual
 from eval.grader.nodes import (
@@ -309,9 +310,9 @@ def _residues(given: Node, reference: Call) -> Ruling:
     wanted, wanted_modulus = map(exact, reference.args)
     if value is None and not said and wanted_modulus and len(names(given)) == 1:  # 7k + 3
         terms = [exact(renamed(given, Name(*names(given)), Number(Fraction(k)))) for k in range(3)]
-        first, second, third = (Fraction(-1, 7) if term is None else term for term in terms)
-        if third - second == second - first and abs(second - first) == wanted_modulus:
-            return decide((first - (wanted or 0)) % wanted_modulus == 0, "residue")
+        steps = {b - a for a, b in pairwise(terms) if a is not None and b is not None}
+        if terms[0] is not None and wanted is not None and steps in ({wanted_modulus}, {-wanted_modulus}):
+            return decide((terms[0] - wanted) % wanted_modulus == 0, "residue")
     if value is None or wanted is None or not wanted_modulus or None in modulus:
         return "unsure", "a residue that is no number"
     same = (value - wanted) % wanted_modulus == 0 and modulus in ([], [wanted_modulus])
