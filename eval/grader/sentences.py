@@ -343,7 +343,8 @@ def _concluded(text: str) -> str | None:
     if _UNFINISHED.search(text, max(0, len(text) - 20)):
         return None
     last = _MARKS.sub("", text.rstrip().rpartition("\n")[2]).strip()
-    if last.rstrip(".").isdecimal() and re.search(rf"\n\s*{int(last.rstrip('.')) - 1}[.)] [^\n]*\n+\s*{last}\Z", text):
+    point = re.fullmatch(r"(\d{1,2})[.)]?", last)
+    if point and re.search(rf"\n\s*{int(point[1]) - 1}[.)] [^\n]*\n+\s*\d+[.)]?\Z", text):
         return None  # the number of a point that was not written
     label = _LABEL.match(last)
     if label and is_readable(value := _unpunctuated(last[label.end() :])):
