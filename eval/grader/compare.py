@@ -311,8 +311,9 @@ def _residues(given: Node, reference: Call) -> Ruling:
     if value is None and not said and wanted_modulus and len(names(given)) == 1:  # 7k + 3
         terms = [exact(renamed(given, Name(*names(given)), Number(Fraction(k)))) for k in range(3)]
         steps = {b - a for a, b in pairwise(terms) if a is not None and b is not None}
-        if terms[0] is not None and wanted is not None and steps in ({wanted_modulus}, {-wanted_modulus}):
-            return decide((terms[0] - wanted) % wanted_modulus == 0, "residue")
+        if terms[0] is not None and wanted is not None and len(steps) == 1:
+            same = steps <= {wanted_modulus, -wanted_modulus} and (terms[0] - wanted) % wanted_modulus == 0
+            return decide(same, "residue")
     if value is None or wanted is None or not wanted_modulus or None in modulus:
         return "unsure", "a residue that is no number"
     same = (value - wanted) % wanted_modulus == 0 and modulus in ([], [wanted_modulus])

@@ -355,24 +355,33 @@ def _concluded(text: str) -> str | None:
     sentences = [sentence for line in lines for sentence in _SENTENCE_END.split(line) if sentence.strip()]
     for i, sentence in enumerate(reversed(sentences[-6:])):
         begun = _CONCLUDING.match(sentence)
+        if not begun and i:
+            continue
         worked = not i and sum(bool(_NUMBER.search(said)) for said in sentences[:-1]) > 1  # the end of a calculation
         concluding = begun is not None or worked or _IN_TOTAL.search(sentence) is not None
-        found = _stated(sentence[begun.end() if begun else 0 :], concluding) if begun or not i else None
-        found = found or (None if i else _computed(text, sentence))
+        found = _stated(sentence[begun.end() if begun else 0 :], concluding) or (
+            None if i else _computed(text, sentence)
+        )
         if found is not None:
-            later = [number.group() for said in sentences[len(sentences) - i :] for number in _NUMBER.finditer(said)]
-            goes_on = any(number.strip(" $") not in found for number in later) and not _CHECKS.search(text)
-            return (
-                None if goes_on and re.match(r"\W*(?:so|then|and|that|this|所以)\b", sentence, re.IGNORECASE) else found
-            )
+            return None if _goes_on(sentence, found, sentences[len(sentences) - i :]) else found
         if begun and _NUMBER.search(sentence):
             return None  # it concludes something else
     return None
 
 
+_WEAKLY = re.compile(r"\W*(?:so|then|and|that|this|所以)\b", re.IGNORECASE)
+_CHECKS = re.compile(r"\b(?:check|verif|confirm|indeed|double-check)\w*", re.IGNORECASE)
+
+
+def _goes_on(sentence: str, found: str, later: list[str]) -> bool:
+    """Whether the calculation goes on after a "so": other numbers follow, and not to check it."""
+    if not _WEAKLY.match(sentence) or any(_CHECKS.search(said) for said in later):
+        return False
+    return any(number.group().strip(" $") not in found for said in later for number in _NUMBER.finditer(said))
+
+
 # 9 * 2 = 18. She makes $18 a day.
 _RESULT = re.compile(r"(?<![-+*/<>!=.])\s*[=≈]\s*\**\\?\$?\s*(-?\d[\d,]*(?:\.\d+)?)(?![\d.,]*\s*[-+*/×÷=^])")
-_CHECKS = re.compile(r"\b(?:check|verif|confirm|indeed|double-check)\w*", re.IGNORECASE)
 
 
 def _computed(text: str, sentence: str) -> str | None:
