@@ -27,6 +27,13 @@ def final_part(text: str) -> str:
     if not _NEXT_PROBLEM.search(text):
         return text
     answered = re.search(r"\\boxed|####", text) or ANNOUNCED.search(text)
+    first = _NEXT_PROBLEM.search(text)
+    if (
+        first
+        and re.search(r"\d", text[: first.start()])
+        and re.search(r"\n\s*(?:A|Answer|Solution):", text[first.end() :])
+    ):
+        return text[: first.start()]  # "... 12 trees.\n\nQ: ...\nA: ..."
     found = _NEXT_PROBLEM.search(text, answered.end()) if answered else None
     return text[: found.start()] if found else text
 

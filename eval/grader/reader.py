@@ -157,6 +157,7 @@ def normalise(text: str) -> str:
     if ratio := _RATIO.fullmatch(text.strip()):
         return f"{ratio[1]}{'/' if ratio[2] else ':'}{ratio[3]}"
     text = re.sub(r"^(\d\d?:\d\d):00$", r"\1", text)  # 20:34:00
+    text = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", text)  # June 20th
     text = _EXCEPT.sub(r"\\mathbb{R} \\setminus \\{\1\\}", _PREFIXED.sub(lambda m: f"\\{_MONIES[m[1]]} ", text))
     if text.startswith("]") or text.endswith("["):
         text = _OPEN.sub(lambda m: m[1].replace("]", "(") + m[2] + m[3].replace("[", ")"), text)

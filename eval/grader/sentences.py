@@ -22,10 +22,13 @@ def plain_prose(text: str) -> str:
     text = _NOT_BUT.sub("", text) if "but" in text or "不是" in text else text
     text = re.sub(r"</?(?:b|i|u|em|strong)>", "", text) if "</" in text else text
     text = (_BOLD.sub(r"\2", text) if re.search(r"[*_`]", text) else text).rstrip()
+    text = _TWICE.sub(r"\1", text)
     behind = _BEHIND_ALL.search(text, max(0, len(text) - 160))
     return text[: behind.start()] if behind else text
 
 
+_WORD = rf"(?:{'|'.join(NUMERALS)})"
+_TWICE = re.compile(rf"\b{_WORD}(?:[- ]{_WORD})* \((\d[\d,]*)\)", re.IGNORECASE)  # seventy-five (75)
 _CODE = re.compile(
     r"```(?!(?:text|tex|latex|math|json|output)?\s)\w.*?(?:```|\Z)|```\w*[ \t]*$", re.DOTALL | re.MULTILINE
 )
@@ -155,7 +158,7 @@ _NAMES = re.compile(r"(?:\b(?:is|are|be|was|were)|[:：=]|为|是)\s*$")  # what
 # Before an answer: it is not that, or not that alone
 _NOT_ALONE = re.compile(
     r"(?:\b(?:not|cannot|neither|nor|never|than|least|most|base|either|between|times|plus|minus|maybe|perhaps|depends"
-    r"|except|but|when|(?<!answer )could be|(?<!answer )m(?:ight|ay) be|up to|exceed\w*"
+    r"|except|but|when|(?<!answer )could be|(?<!answer )m(?:ight|ay) be|(?<!add )(?<!adds )up to|exceed\w*"
     r"|(?:root|square|cube|half|third|quarter|none|all|factor|multiple|divisors?|power|digits?) of"
     r"|divisible by|close to|if|suppose)\b|n't\b|[不非若设令当]|大于|小于|超过|至[少多])"
     r"(?:(?!\b(?:is|are|was|were|equals)\b|[=:])[^.\d]){0,24}$"
@@ -263,7 +266,7 @@ _BEHIND_ALL = re.compile(
     r"|[ \t]*\$?(?:\\blacksquare|\\square|\\Box|\\qed|QED|[∎■□✓✔])\$?"
     r"|\s+(?:I hope|Hope|Let me know|Feel free|Please (?:let|feel)|If you (?:have|need|want|would)"
     r"|Would you like|Happy to)"
-    r"\b[^.!?\n]{0,120}|\n\W*(?i:confidence|certainty)\W*\d+\s*%?)[.!?\s]*\Z"
+    r"\b[^.!?\n]{0,120}|\n\W*(?i:confidence|certainty)\W*\d+\s*%?)[^\w$]*\Z"
 )
 
 
@@ -400,17 +403,20 @@ def _computed(text: str, sentence: str) -> str | None:
     return None if any(p.search(sentence, 0, same.start()) for p in (_NOT_ALONE, _NUMBERED)) else results[-1]
 
 
-_NUMERAL = re.compile(rf"(?<![\w-])({'|'.join(NUMERALS)})(?![\w-])", re.IGNORECASE)  # thirteen
+_NUMERAL = re.compile(rf"(?<![\w-])({_WORD})(?![\w-])", re.IGNORECASE)  # thirteen
 
 
 def _plain(number: str) -> str:
     return number.strip(" $").replace(",", "").rstrip(".")
 
 
+_ASIDE = re.compile(r"(?<=[a-z]) \((?=[^()=]*[a-z]{2})[^()=\\]*\)")  # 160 minutes (2 hours and 40 minutes)
+
+
 def _stated(sentence: str, concluding: bool) -> str | None:
     """The one value that a sentence states, of nobody's asking."""
-    sentence = re.sub(r"\b[a-z]+(?:-[a-z]+)? \((\d+)\)(?= [a-z])", r"\1", sentence)  # seventy-five (75) students
-    sentence = re.sub(r"^(?:Since|Because|As)\b[^,]*, (?=[a-zA-Z])", "", sentence)
+    main = re.sub(r"^(?:Since|Because|As)\b[^,]*, (?:which means )?(?=[a-zA-Z])", "", sentence)
+    concluding, sentence = concluding or main != sentence, _ASIDE.sub("", main)
     rest = _RATHER_THAN.search(sentence)
     said = _unpunctuated(sentence[: rest.start()] if rest else sentence)
     whole, said = said, _CONSEQUENCE.split(_REASON.split(said)[0])[-1].lstrip(", ")
