@@ -17,14 +17,29 @@ LINE = 400  # characters of a line or sentence that is searched as one
 
 def plain_prose(text: str) -> str:
     """A text's end without code, Markdown, what is denied ("not 6 but 8") and what is said behind the answer."""
-    text = text[-TAIL:]
+    text = _sensible(text[-TAIL:])
     text = _CODE.sub("\n", text) if "```" in text else text
+    text = re.sub(r"<<[^<>\n]{1,200}>>", "", text) if "<<" in text else text  # GSM8K's 3 + 5 = <<3+5=8>>8
     text = _NOT_BUT.sub("", text) if "but" in text or "不是" in text else text
     text = re.sub(r"</?(?:b|i|u|em|strong)>", "", text) if "</" in text else text
     text = (_BOLD.sub(r"\2", text) if re.search(r"[*_`]", text) else text).rstrip()
     text = _TWICE.sub(r"\1", text)
     behind = _BEHIND_ALL.search(text, max(0, len(text) - 160))
     return text[: behind.start()] if behind else text
+
+
+def _sensible(text: str) -> str:
+    """A text up to where it begins to mix three scripts besides the Latin one: a model that has lost its way."""
+    seen: dict[int, int] = {}
+    for match in () if text.isascii() else _SCRIPT.finditer(text):
+        seen[match.lastindex or 0] = match.start()
+        near = [place for place in seen.values() if place > match.start() - LINE]
+        if len(near) > 2:
+            return text[: min(near)].rpartition("\n\n" if "\n\n" in text[: min(near)] else " ")[0]
+    return text
+
+
+_SCRIPT = re.compile("([\u0400-\u04ff])|([\u0590-\u06ff])|([\u0e00-\u0e7f])|([\uac00-\ud7af])|([\u3040-\u9fff])")
 
 
 _WORD = rf"(?:{'|'.join(NUMERALS)})"
@@ -362,9 +377,9 @@ def _concluded(text: str) -> str | None:
             continue
         worked = not i and sum(bool(_NUMBER.search(said)) for said in sentences[:-1]) > 1  # the end of a calculation
         concluding = begun is not None or worked or _IN_TOTAL.search(sentence) is not None
-        found = _stated(sentence[begun.end() if begun else 0 :], concluding) or (
-            None if i else _computed(text, sentence)
-        )
+        found = None if i else _calculated(sentence)
+        found = found or _stated(sentence[begun.end() if begun else 0 :], concluding)
+        found = found or (None if i else _computed(text, sentence))
         if found is not None:
             return None if _goes_on(sentence, found, sentences[len(sentences) - i :]) else found
         if begun and _NUMBER.search(sentence):
@@ -381,6 +396,24 @@ def _goes_on(sentence: str, found: str, later: list[str]) -> bool:
     if not _WEAKLY.match(sentence) or any(_CHECKS.search(said) for said in later):
         return False
     return any(number.group().strip(" $") not in found for said in later for number in _NUMBER.finditer(said))
+
+
+# Then add both costs: $33 + $99 = $132 in total.
+_CALCULATION = re.compile(
+    r"\d[a-z%$/.\s]{0,30}[-–+*/x×÷−]\s*[\d$(.][^=\n]{0,200}=\s*\**\\?\$?\s*(-?\d[\d,]*(?:\.\d+)?%?)"
+    r"(?![\d/^*×]| (?:or|vs|versus)\b)(?!.{0,80}\b(?:of (?:the )?\d|is|are|was|were|means|so)\b)[^=<>]{0,80}\Z"
+)
+_HYPOTHETICAL = re.compile(
+    r"\b(?:were\b.*\bwould|suppose|assum\w+|let|try|guess\w*|impossible|contradict\w+|fails?|wrong|incorrect|mistake|unless"
+    r"|whether|check|verif\w+|at (?:least|most)|(?:is|does|do|are) not|continue|proceed)\b|(?:is|does|do|are)n't\b|\?",
+    re.IGNORECASE,
+)
+
+
+def _calculated(sentence: str) -> str | None:
+    """What the calculation comes to with which a sentence ends."""
+    found = _CALCULATION.search(sentence)
+    return found[1] if found and not _HYPOTHETICAL.search(sentence) else None
 
 
 # 9 * 2 = 18. She makes $18 a day.
