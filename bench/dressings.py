@@ -1,6 +1,6 @@
 r"""Does the grader recognise every reference answer, however a model dresses it, and no answer that differs?
 
-    LIMO_DATA=... python bench/dressings.py [--every 1] [--show 20]
+    LIMO_DATA=... python -m bench.dressings [--every 1] [--show 20]
 
 Each distinct reference of MATH, AIME and GSM8K is put into every dressing below: it must be graded correct. The same
 dressing around a reference with one number, sign or letter changed must not be. Prints both shares per dressing, and
@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bench.grade import gsm8k
 from eval.grade import grade
 from limo.marks import boxed
 
@@ -101,7 +102,7 @@ def unboxed(text: str) -> str:
 
 
 def real_chains(folder: Path) -> Iterator[tuple[str, list[tuple[str, str, bool]]]]:
-    """Sets of (completion, reference, label): labelled chains without their boxes, and worked solutions of AIME."""
+    """Sets of (completion, reference, label): labelled solutions without their marks, and those of AIME."""
     cases = []
     for line in (folder / "samples/math_cot_100.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -110,6 +111,8 @@ def real_chains(folder: Path) -> Iterator[tuple[str, list[tuple[str, str, bool]]
         row = json.loads(line)
         cases.append((row["response"], str(row["ground_truth"]), True))
     yield "real chains without boxes", [(unboxed(c), a, right) for c, a, right in cases if boxed(c)]
+    solved = [(text.rstrip().rpartition("\n")[0].strip(), a, right) for text, a, right in gsm8k(folder / "samples")]
+    yield "GSM8K solutions without their last line", [case for case in solved if case[0]]
     rows = json.loads((folder / "pools/aime_1983_2023.json").read_text())
     rows += [json.loads(line) for line in (folder / "benchmarks/aime24.jsonl").read_text().splitlines()]
     yield "AIME solutions", [(r["solution"], str(r["answer"]), True) for r in rows if boxed(r.get("solution") or "")]
