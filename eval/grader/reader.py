@@ -122,8 +122,8 @@ _REMARK = re.compile(  # 6 \text{ (since } x > 0), f(x) = cx \text{ for any cons
     r"(?: *(?:>|\\ge) *\d)?|for (?:all|any|every|each)(?: real| complex| integers?| numbers?)* *\}? *[a-zA-Z]"
     r"(?: *\\in *\\mathbb *\{? *[RCQZN] *\}?)?"
     r"|\\text *\{ *(?:(?:attained|achieved|reached) )?(?:when|at) *\} *[a-zA-Z] *=[^,;]*"
-    r"|(?<=[\w)}])[ ,;]*\(?(?:\\text *\{ *)?(?:(?:for|where|with) *\}? *)?[kmn] *\\in *\\mathbb *\{? *[NZ] *\}?"
-    r" *(?:[\^_] *\{? *[*+] *\}?)? *\)?)"
+    r"|(?<=[\w)}])[ ,;]*\(?(?:\\text *\{ *)?(?:(?:for|where|with) *\}? *)?[kmn] *\\in *(?:\\mathbb *)?\{? *[NZ] *\}?"
+    r" *(?:[\^_]? *\{? *[*+] *\}?)? *\)?)"
     r"[ .}]*$"
 )
 _MONIES = {"USD": "dollar", "US": "dollar", "Rs": "rupee", "INR": "rupee", "EUR": "euro"}

@@ -79,7 +79,7 @@ _CONTINUES = re.compile(
     r",?\s+(?:or\s+(?:about|approximately|roughly)|i\.e)\b"
     r"|(?<=[\w)}%*$\]\"'])[.;!。；](?:\s|$)|,\s+(?=[a-z]{2,}\b)(?!and |or |pi\b)"
     r"|\s+(?=(?:as|by(?!\s+\d)|since|because|so|which|where|when|for|if|using|after|from|with|that|upon|given)\s)"
-    r"|\s[—–]\s|\s-\s(?=[a-zA-Z]{2})|\*\*|(?<=\d)\s+(?=\()|\s+(?=\((?:not|since|because|as)\b)"
+    r"|\s[—–]\s|\s-\s(?=[a-zA-Z]{2})|\*\*|(?<=\d)\s+(?=\()|\s+(?=\((?:not\b|since\b|because\b|as\b|≈|\$?\\approx))"
 )
 _SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s+(?=[^a-z\s])|\s*$)")  # the volume is 120. That is all.
 _CLAUSE = re.compile(  # $5$ because 2 + 3 = 5, $\frac12$ (or 0.5)
@@ -167,7 +167,7 @@ def _tidy(said: str) -> str | None:
 # The volume of the cone is 120
 _SAYS = re.compile(
     r"\b(?:is|are|be|equals?|equal to|(?:gives?|leaves?|makes?)(?: (?:us|him|her|them))?|gets?|obtain|have|has|had"
-    r"|[Tt]hat's|[Ii]t's|was|were|total of)\b\s*:?|(?<!\d)[:：]|[=≈]|为|是"
+    r"|[Tt]hat's|[Ii]t's|was|were|total of)\b\s*:?|(?<!\d)[:：]|[=≈]|为|是|得到?"
 )
 _NAMES = re.compile(r"(?:\b(?:is|are|be|was|were)|[:：=]|为|是)\s*$")  # what stands behind may be words
 # Before an answer: it is not that, or not that alone
@@ -189,6 +189,12 @@ _NUMBERED = re.compile(
     r"(?:\b(?:steps?|cases?|fig(?:ure|\.)|tables?|eq(?:uations?|n?\.)|theorem|lemma|pages?|chapter|section|problem|question"
     r"|line|part|method|examples?|round|exercise|rows?|columns?|note|formula)|[第步骤图表题式])\s*[(#]*\s*$",
     re.IGNORECASE,
+)
+
+
+_LAST = re.compile(  # they meet at (2, -1); it falls on a Tuesday
+    r"[(\[][^()\[\]]*\d[^()\[\]]*,[^()\[\]]*[)\]]\Z"
+    r"|\b(?:on|is|be|was) (?:an? )?((?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day)\Z"
 )
 
 
@@ -216,6 +222,8 @@ def within_sentence(said: str, concluding: bool = True) -> str | None:
         and not _NOT_ALONE.search(said, 0, formulas[-1].start())
     ):
         return _formula(formulas[-1]) or None
+    if (last := _LAST.search(said)) and is_readable(last[0].split()[-1] if last[1] else last[0]):
+        return last[1] or (None if _NOT_ALONE.search(said, 0, last.start()) else last[0])
     numbers = list(_NUMBER.finditer(said))
     money = [number for number in numbers if "$" in number.group()]
     numbers = money if len(money) == 1 else numbers  # she spends $70 on 5 baskets
@@ -234,14 +242,17 @@ def _candidates(said: str, formulas: list[re.Match[str]], concluding: bool) -> I
     if last and not (says and says[-1].start() >= last.end() and re.search(r"[\d$\\]", said[says[-1].end() :])):
         start, behind, inside = last.start(), said[last.end() :], _formula(last)
         changed = _CHANGES.match(behind)
-        if _CLAUSE.match(behind) and not changed:
+        if _CLAUSE.match(behind) and not changed and not (len(inside) == 1 and behind.startswith(" is a")):
             yield start, inside
             yield start, inside.rpartition("=")[2]
         elif not changed and len(behind) <= 30 and (says or concluding):
             yield start, said[start:]
-            if re.fullmatch(r"[ a-z]+", behind):  # pay \\( \\$25 \\) in fees, a total of $180 + 24 = 204$ minutes
+            if re.fullmatch(r"[ a-z/]+", behind):  # pay \\( \\$25 \\) in fees, a total of $180 + 24 = 204$ minutes
                 yield start, inside
                 yield start, inside.rpartition("=")[2]
+    for match in says[-4:]:  # the solutions are x = -2, y = 3; this gives x + y - 2 = 0
+        if match.group() != "=" and (said.count("=", match.end()) > 1 or re.search(r"[-+]\s*\w+\s*=\s*0\Z", said)):
+            yield match.end(), said[match.end() :]
     for match in reversed(says[-3:]):
         rest = said[match.end() :]
         yield match.end(), rest
@@ -279,9 +290,9 @@ _RATHER_THAN = re.compile(r"(?<=\d),? (?:and )?(?:not|rather than|instead of) [^
 _BEHIND_ALL = re.compile(
     r"(?:(?:,[ \t]+which)?[ \t]+is[ \t]+(?:the|our|my)[ \t]+(?:final |correct |right )?(?:answer|result|solution)\b"
     r"|[ \t]*\$?(?:\\blacksquare|\\square|\\Box|\\qed|QED|[∎■□✓✔])\$?"
-    r"|\s+(?:I hope|Hope|Let me know|Feel free|Please (?:let|feel)|If you (?:have|need|want|would)"
-    r"|Would you like|Happy to)"
-    r"\b[^.!?\n]{0,120}|\n\W*(?i:confidence|certainty)\W*\d+\s*%?)[^\w$]*\Z"
+    r"|\s+\((?:If|This|Or|In|That|Note)\b[^()\n]{0,120}\)"
+    r"|(?:\s+(?:(?:I hope|Hope|Let me know|Feel free|Please (?:let|feel)|If you (?:have|need|want|would)|Would you like"
+    r"|Happy to)\b[^.!?\n]{0,120}|Nice|Great|Done|Perfect)[.!?]*)+|\n\W*(?i:confidence|certainty)\W*\d+\s*%?)[^\w$]*\Z"
 )
 
 
@@ -401,7 +412,8 @@ def _goes_on(sentence: str, found: str, later: list[str]) -> bool:
 # Then add both costs: $33 + $99 = $132 in total.
 _CALCULATION = re.compile(
     r"\d[a-z%$/.\s]{0,30}[-–+*/x×÷−]\s*[\d$(.][^=\n]{0,200}=\s*\**\\?\$?\s*(-?\d[\d,]*(?:\.\d+)?%?)"
-    r"(?![\d/^*×]| (?:or|vs|versus)\b)(?!.{0,80}\b(?:of (?:the )?\d|is|are|was|were|means|so)\b)[^=<>]{0,80}\Z"
+    r"(?![\d/^*×√(]|\s?\\?[πpxyni](?![a-hj-z])| (?:or|vs|versus)\b)"
+    r"(?!.{0,80}\b(?:of (?:the )?\d|is|are|was|were|means|so)\b)[^=<>]{0,80}\Z"
 )
 _HYPOTHETICAL = re.compile(
     r"\b(?:were\b.*\bwould|suppose|assum\w+|let|try|guess\w*|impossible|contradict\w+|fails?|wrong|incorrect|mistake|unless"
@@ -417,7 +429,10 @@ def _calculated(sentence: str) -> str | None:
 
 
 # 9 * 2 = 18. She makes $18 a day.
-_RESULT = re.compile(r"(?<![-+*/<>!=.])\s*[=≈]\s*\**\\?\$?\s*(-?\d[\d,]*(?:\.\d+)?)(?![\d.,]*\s*[-+*/×÷=^])")
+_RESULT = re.compile(
+    r"(?<![-+*/<>!=.])\s*[=≈]\s*\**\\?\$?\s*(-?\d[\d,]*(?:\.\d+)?)"
+    r"(?![\d.,]*\s*(?:[-+*/×÷=^√(]|\\?[πpxyni](?![a-hj-z])))"
+)
 
 
 def _computed(text: str, sentence: str) -> str | None:
@@ -448,8 +463,10 @@ _ASIDE = re.compile(r"(?<=[a-z]) \((?=[^()=]*[a-z]{2})[^()=\\]*\)")  # 160 minut
 
 def _stated(sentence: str, concluding: bool) -> str | None:
     """The one value that a sentence states, of nobody's asking."""
-    main = re.sub(r"^(?:Since|Because|As)\b[^,]*, (?:which means )?(?=[a-zA-Z])", "", sentence)
+    main = re.sub(r"^(?:Since|Because|As|[A-Z]\w+ing)\b[^,=]*, (?:which means )?(?=[a-zA-Z])", "", sentence)
     concluding, sentence = concluding or main != sentence, _ASIDE.sub("", main)
+    if concluding and not re.search(r"\d", sentence):  # so there are twelve apples
+        sentence = _NUMERAL.sub(lambda m: m[0] if m[0] == "one" else str(NUMERALS[m[1].lower()]), sentence)
     rest = _RATHER_THAN.search(sentence)
     said = _unpunctuated(sentence[: rest.start()] if rest else sentence)
     whole, said = said, _CONSEQUENCE.split(_REASON.split(said)[0])[-1].lstrip(", ")
