@@ -9,9 +9,9 @@ end of the turn, or of a next turn that the model made up.
 
 import re
 
-from eval.grader.nodes import MAX_LENGTH
+from eval.grader.nodes import MAX_LENGTH, NUMERALS
 from eval.grader.reader import is_readable
-from eval.grader.sentences import ANNOUNCED, after_announcement, last_said, plain_prose
+from eval.grader.sentences import ANNOUNCED, LINE, TAIL, after_announcement, labelled, last_said
 from limo.marks import Box, after_hashes, boxed
 
 # -- where the answer can be
@@ -50,6 +50,54 @@ _NEXT_PROBLEM = re.compile(
 )
 
 
+def plain_prose(text: str) -> str:
+    """A text's end without code, Markdown, what is denied ("not 6 but 8") and what is said behind the answer."""
+    text = _sensible(text[-TAIL:])
+    text = _CODE.sub("\n", text) if "```" in text else text
+    text = re.sub(r"<<[^<>\n]{1,200}>>", "", text) if "<<" in text else text  # GSM8K's 3 + 5 = <<3+5=8>>8
+    text = _NOT_BUT.sub("", text) if "but" in text or "不是" in text else text
+    text = re.sub(r"</?(?:b|i|u|em|strong)>", "", text) if "</" in text else text
+    text = (_BOLD.sub(r"\2", text) if re.search(r"[*_`]", text) else text).rstrip()
+    text = _TWICE.sub(r"\1", text) if re.search(r"[a-z] \(\d", text) else text
+    behind = _BEHIND_ALL.search(text, max(0, len(text) - 160))
+    return text[: behind.start()] if behind else text
+
+
+def _sensible(text: str) -> str:
+    """A text up to where it begins to mix three scripts besides the Latin one: a model that has lost its way."""
+    seen: dict[int, int] = {}
+    for match in () if text.isascii() else _SCRIPT.finditer(text):
+        seen[match.lastindex or 0] = match.start()
+        near = [place for place in seen.values() if place > match.start() - LINE]
+        if len(near) > 2:
+            return text[: min(near)].rpartition("\n\n" if "\n\n" in text[: min(near)] else " ")[0]
+    return text
+
+
+_SCRIPT = re.compile("([\u0400-\u04ff])|([\u0590-\u06ff])|([\u0e00-\u0e7f])|([\uac00-\ud7af])|([\u3040-\u9fff])")
+
+
+_NUMERAL = rf"(?:{'|'.join(NUMERALS)})"
+_TWICE = re.compile(rf"\b{_NUMERAL}(?:[- ]{_NUMERAL})* \((\d[\d,]*)\)", re.IGNORECASE)  # seventy-five (75)
+_CODE = re.compile(
+    r"```(?!(?:text|tex|latex|math|json|output)?\s)\w.*?(?:```|\Z)|```\w*[ \t]*$", re.DOTALL | re.MULTILINE
+)
+_NOT_BUT = re.compile(
+    r"\bnot [-\d$\\(][^.\n]{0,60}?\bbut (?:rather )?(?=[-\d$\\(])|不是[^。\n]{1,30}?而(?=是)"
+)  # not 6 but 8
+_BOLD = re.compile(
+    r"(?<![\w*)}`])(\*{1,3}|__?|`)(?=[^\s*_])([^*`\n]+?)(?<=[^\s*_])\1(?![\w(*])"
+)  # **25%** of them, not 2**3
+# 9 is the final answer. So $x = 9$. $\\blacksquare$
+_BEHIND_ALL = re.compile(
+    r"(?:(?:,[ \t]+which)?[ \t]+is[ \t]+(?:the|our|my)[ \t]+(?:final |correct |right )?(?:answer|result|solution)\b"
+    r"|[ \t]*\$?(?:\\blacksquare|\\square|\\Box|\\qed|QED|[∎■□✓✔])\$?"
+    r"|\s+\((?:If|This|Or|In|That|Note)\b[^()\n]{0,120}\)"
+    r"|(?:\s+(?:(?:I hope|Hope|Let me know|Feel free|Please (?:let|feel)|If you (?:have|need|want|would)|Would you like"
+    r"|Happy to)\b[^.!?\n]{0,120}|Nice|Great|Done|Perfect)[.!?]*)+|\n\W*(?i:confidence|certainty)\W*\d+\s*%?)[^\w$]*\Z"
+)
+
+
 def _tagged(text: str) -> str | None:
     tags = list(_TAGS.finditer(text)) if "answer>" in text else []
     if not tags or not tags[-1].group().startswith("</"):
@@ -71,6 +119,8 @@ def extract(text: str) -> str | None:
     stated = _marked(text)
     if stated is not None:
         return stated or None
+    if number := labelled(text):
+        return number
     tagged = _tagged(text)
     within = plain_prose(text if tagged is None else tagged)
     said = after_announcement(within)

@@ -15,45 +15,6 @@ TAIL = 20_000  # characters of a completion's end in which an unmarked answer is
 LINE = 400  # characters of a line or sentence that is searched as one
 
 
-def plain_prose(text: str) -> str:
-    """A text's end without code, Markdown, what is denied ("not 6 but 8") and what is said behind the answer."""
-    text = _sensible(text[-TAIL:])
-    text = _CODE.sub("\n", text) if "```" in text else text
-    text = re.sub(r"<<[^<>\n]{1,200}>>", "", text) if "<<" in text else text  # GSM8K's 3 + 5 = <<3+5=8>>8
-    text = _NOT_BUT.sub("", text) if "but" in text or "不是" in text else text
-    text = re.sub(r"</?(?:b|i|u|em|strong)>", "", text) if "</" in text else text
-    text = (_BOLD.sub(r"\2", text) if re.search(r"[*_`]", text) else text).rstrip()
-    text = _TWICE.sub(r"\1", text)
-    behind = _BEHIND_ALL.search(text, max(0, len(text) - 160))
-    return text[: behind.start()] if behind else text
-
-
-def _sensible(text: str) -> str:
-    """A text up to where it begins to mix three scripts besides the Latin one: a model that has lost its way."""
-    seen: dict[int, int] = {}
-    for match in () if text.isascii() else _SCRIPT.finditer(text):
-        seen[match.lastindex or 0] = match.start()
-        near = [place for place in seen.values() if place > match.start() - LINE]
-        if len(near) > 2:
-            return text[: min(near)].rpartition("\n\n" if "\n\n" in text[: min(near)] else " ")[0]
-    return text
-
-
-_SCRIPT = re.compile("([\u0400-\u04ff])|([\u0590-\u06ff])|([\u0e00-\u0e7f])|([\uac00-\ud7af])|([\u3040-\u9fff])")
-
-
-_WORD = rf"(?:{'|'.join(NUMERALS)})"
-_TWICE = re.compile(rf"\b{_WORD}(?:[- ]{_WORD})* \((\d[\d,]*)\)", re.IGNORECASE)  # seventy-five (75)
-_CODE = re.compile(
-    r"```(?!(?:text|tex|latex|math|json|output)?\s)\w.*?(?:```|\Z)|```\w*[ \t]*$", re.DOTALL | re.MULTILINE
-)
-_NOT_BUT = re.compile(
-    r"\bnot [-\d$\\(][^.\n]{0,60}?\bbut (?:rather )?(?=[-\d$\\(])|不是[^。\n]{1,30}?而(?=是)"
-)  # not 6 but 8
-_BOLD = re.compile(
-    r"(?<![\w*)}`])(\*{1,3}|__?|`)(?=[^\s*_])([^*`\n]+?)(?<=[^\s*_])\1(?![\w(*])"
-)  # **25%** of them, not 2**3
-
 # "the answer is"; the last one counts. In other languages as MGSM's prompts ask for it (Shi et al. 2022)
 ANNOUNCED = re.compile(
     "(?:"
@@ -107,15 +68,37 @@ def _denied(text: str, said: re.Match[str]) -> bool:
     return bool(_DENIED.match(text, said.end()) or _WHETHER.search(text[max(0, said.start() - 40) : said.start()]))
 
 
+# One of them is in every announcement: looking for them first is ten times as fast
+_ANNOUNCING = ("nswer", "NSWER", "inal result", "olution", "hoice", "ption", "espuesta", "ntwort", "posta", "ibu")
+_ELSEWHERE = ("案", "选", "選", "éponse", "твет", "答え", "정답", "คำตอบ", "উত্তর", "సమాధానం")
+
+
+def _announcements(text: str) -> list[re.Match[str]]:
+    words = _ANNOUNCING if text.isascii() else (*_ANNOUNCING, *_ELSEWHERE)
+    if not any(word in text for word in words):
+        return []
+    return [match for match in ANNOUNCED.finditer(text) if not _denied(text, match)]
+
+
+def labelled(text: str) -> str | None:
+    """The number behind a label on the last line, `A: 26`, of a plain text that announces nothing: the usual case."""
+    found = _LABELLED.search(text, max(0, len(text) - 40))
+    plain = found and text.isascii() and "```" not in text and not any(word in text for word in _ANNOUNCING)
+    return found[1] if found and plain else None
+
+
+_LABELLED = re.compile(r"\n[A-Za-z]{1,12}: (-?\d[\d,]*(?:\.\d+)?)\s*\Z")
+
+
 def announced(text: str) -> str | None:
     """The line that follows the last announcement, whatever it says; None without one."""
-    ends = [match for match in ANNOUNCED.finditer(text) if not _denied(text, match)]
+    ends = _announcements(text)
     return text[ends[-1].end() :].lstrip().partition("\n")[0].strip("*. ") if ends else None
 
 
 def after_announcement(text: str) -> str | None:
     """What the last announcement says the answer is; None without one."""
-    ends = [match for match in ANNOUNCED.finditer(text) if not _denied(text, match)]
+    ends = _announcements(text)
     if not ends:
         return None
     rest = text[ends[-1].end() :].lstrip()
@@ -286,16 +269,6 @@ _LETTER_IS_RIGHT = re.compile(r"\(?\b([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|rig
 _RATHER_THAN = re.compile(r"(?<=\d),? (?:and )?(?:not|rather than|instead of) [^.\n]{1,30}[.\s]*\Z")
 
 
-# 9 is the final answer. So $x = 9$. $\\blacksquare$
-_BEHIND_ALL = re.compile(
-    r"(?:(?:,[ \t]+which)?[ \t]+is[ \t]+(?:the|our|my)[ \t]+(?:final |correct |right )?(?:answer|result|solution)\b"
-    r"|[ \t]*\$?(?:\\blacksquare|\\square|\\Box|\\qed|QED|[∎■□✓✔])\$?"
-    r"|\s+\((?:If|This|Or|In|That|Note)\b[^()\n]{0,120}\)"
-    r"|(?:\s+(?:(?:I hope|Hope|Let me know|Feel free|Please (?:let|feel)|If you (?:have|need|want|would)|Would you like"
-    r"|Happy to)\b[^.!?\n]{0,120}|Nice|Great|Done|Perfect)[.!?]*)+|\n\W*(?i:confidence|certainty)\W*\d+\s*%?)[^\w$]*\Z"
-)
-
-
 def last_said(text: str, cut_off: bool = False) -> str | None:
     """The answer of a completion that announces none: a bare expression, a letter, or what it concludes.
 
@@ -442,7 +415,7 @@ def _computed(text: str, sentence: str) -> str | None:
     within = list(_RESULT.finditer(sentence))
     if within and re.fullmatch(r"[\s.*$\\)]*(?:[a-z]+[\s.*]*)?", sentence[within[-1].end() :]):
         results.append(_plain(within[-1][1]))
-    if not results or _SUPPOSED.search(sentence) or _NOT_BUT.search(sentence):
+    if not results or _SUPPOSED.search(sentence):
         return None
     sentence = _NUMERAL.sub(lambda m: str(NUMERALS[m[1].lower()]), sentence)
     *_, same = [None, *(n for n in _NUMBER.finditer(sentence) if _plain(n.group()) == results[-1])]
@@ -451,7 +424,7 @@ def _computed(text: str, sentence: str) -> str | None:
     return None if any(p.search(sentence, 0, same.start()) for p in (_NOT_ALONE, _NUMBERED)) else results[-1]
 
 
-_NUMERAL = re.compile(rf"(?<![\w-])({_WORD})(?![\w-])", re.IGNORECASE)  # thirteen
+_NUMERAL = re.compile(rf"(?<![\w-])({'|'.join(NUMERALS)})(?![\w-])", re.IGNORECASE)  # thirteen
 
 
 def _plain(number: str) -> str:
