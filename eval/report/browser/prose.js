@@ -2,7 +2,6 @@
 // through textContent only. A formula that KaTeX cannot read is shown as its source.
 
 const LONGEST = 4000; // characters of a formula; a longer one is an unclosed dollar
-const TALL = { characters: 900, lines: 14 }; // a step beyond either is folded
 const MANY = 80; // steps from which those out of sight are not laid out
 const FEATURES = ["verification", "exploration", "connectives"];
 const PAIRS = [["```", "```"], ["[asy]", "[/asy]"], ["\\[", "\\]", true], ["\\(", "\\)", false], ["$$", "$$", true]];
@@ -137,26 +136,18 @@ function wordFinder(terms) {
   return { pattern: both, feature: (word) => feature.get(word.toLowerCase()) };
 }
 
-// Steps of a text, between empty lines: each {pieces, characters, lines}
+// Steps of a text, between empty lines: the pieces of each
 function steps(text) {
-  const found = [];
-  let step = null;
-  const put = (piece) => {
-    step ??= { pieces: [], characters: 0, lines: 1 };
-    step.pieces.push(piece);
-    step.characters += piece.text.length;
-    for (const sign of piece.text) if (sign === "\n") step.lines++;
-  };
+  const found = [[]];
   for (const piece of pieces(text)) {
-    if (piece.kind !== "text") put(piece);
+    if (piece.kind !== "text") found.at(-1).push(piece);
     else
       piece.text.split(/\n[^\S\n]*(?:\n[^\S\n]*)+/).forEach((part, index) => {
-        if (index && step) (found.push(step), (step = null));
-        if (part) put({ kind: "text", text: part });
+        if (index) found.push([]);
+        if (part) found.at(-1).push({ kind: "text", text: part });
       });
   }
-  if (step) found.push(step);
-  return found;
+  return found.filter((step) => step.length);
 }
 
 // Writes pieces into a place and calls `count` with the feature of each marked word
@@ -189,36 +180,18 @@ function write(place, parts, words, count = () => {}) {
   }
 }
 
-// A chain as an ordered list of steps; long ones folded. Returns the list and, for each marked word, its feature, its
-// place in [0, 1], and the step.
-function chain(text, words, { raw = false, unfolded = false } = {}) {
+// A chain as an ordered list of steps, and how often each feature was marked
+function chain(text, words, raw = false) {
   const list = h("ol.steps");
-  const marked = [];
-  let before = 0;
-  for (const step of raw ? [{ raw: text, characters: 0, lines: 0 }] : steps(text)) {
+  const counts = Object.fromEntries(FEATURES.map((feature) => [feature, 0]));
+  if (raw) list.append(h("li", h("div.text", h("pre.source", text))));
+  for (const step of raw ? [] : steps(text)) {
     const body = h("div.text");
-    const place = before / Math.max(text.length, 1);
-    if (step.raw !== undefined) body.append(h("pre.source", step.raw));
-    else write(body, step.pieces, words, (feature) => marked.push([feature, place, body]));
-    before += step.characters;
-    const item = h("li", body);
-    if (step.characters > TALL.characters || step.lines > TALL.lines) makeFoldable(item, step, unfolded);
-    list.append(item);
+    write(body, step, words, (feature) => counts[feature]++);
+    list.append(h("li", body));
   }
   list.classList.toggle("many", list.children.length > MANY);
-  return { list, marked };
-}
-
-function makeFoldable(item, step, unfolded) {
-  const button = h("button.fold", { type: "button" });
-  item.setFolded = (folded) => {
-    item.classList.toggle("folded", folded);
-    button.setAttribute("aria-expanded", String(!folded));
-    button.textContent = folded ? `Unfold: ${step.characters.toLocaleString("en")} characters` : "Fold this step";
-  };
-  button.addEventListener("click", () => item.setFolded(!item.classList.contains("folded")));
-  item.append(button);
-  item.setFolded(!unfolded);
+  return { list, counts };
 }
 
 // Outside the viewer: what is folded away is rendered when it is opened

@@ -2,8 +2,6 @@
 // Everything here takes data and returns elements; viewer.js puts them into the page.
 
 const VERDICTS = { correct: "✓ right", wrong: "✗ wrong", unsure: "? unsure", unfinished: "… unfinished" };
-const TICKS = 3000; // marked words of a chain that the strip shows
-const LEAST = 0.0005; // of a score; less is not worth a word
 
 const number = (value, digits = 3) =>
   value == null ? "" : Number.isInteger(value) ? value.toLocaleString("en") : value.toFixed(digits);
@@ -97,65 +95,26 @@ function stack(parts, names) {
 function tell(row, all) {
   if (row.state === "answer") return `${row.name} on ${row.benchmark}. ${listOf(row.flip).filter(Boolean).join("; ")}`;
   if (row.state !== "chosen") return row.why ? `Dropped by ${row.why}. ${row.detail ?? ""}` : "Left by the last finished stage.";
-  const chosen = all.rows.filter((other) => other.state === "chosen" && other.run === row.run);
-  if (!row.parts.length) return unweighted(row, all);
-  const score = row.score == null ? "" : ` with ${all.by[0]} ${number(row.score)}; the last one has ${number(chosen.at(-1).score)}`;
-  const place = `Number ${chosen.findIndex((other) => other.id === row.id) + 1} of ${chosen.length} chosen${score}.`;
+  const score = row.score == null ? "" : ` with ${all.by[0]} ${number(row.score)}`;
+  const mine = all.rows.filter((other) => other.state === "chosen" && other.run === row.run);
+  const place = `Number ${mine.findIndex((other) => other.id === row.id) + 1} of ${mine.length} chosen${score}.`;
   if (!row.rivals.length) return `${place} No other chain of this problem was made.`;
-  const best = row.rivals.find((rival) => rival.score != null);
-  if (!best || row.score == null)
-    return `${place} None of the ${row.rivals.length + (row.more ?? 0)} other chains of its problem was scored.`;
-  const lead = row.score - best.score;
-  const by = differences(row.parts, best.parts).join(", ");
-  const against = `${Math.abs(lead).toFixed(3)} ${lead >= 0 ? "ahead of" : "behind"} ${best.name}`;
-  return `${place} It is ${against}, the next best of its problem${by ? `: ${by}` : ""}.`;
-}
-
-// Of a chain that was chosen by another number than a weighted score
-function unweighted(row, all) {
-  if (!row.rivals.length) return "Chosen. No other chain of this problem was made.";
   const next = row.rivals.find((rival) => rival.score != null && rival.run === row.run);
-  const own = row.score == null ? "" : ` Its ${all.by[0]} is ${number(row.score)}`;
-  return `Chosen.${own}${next && own ? `, that of the next chain of its problem, ${next.name}, ${number(next.score)}` : ""}${own && "."}`;
+  return next ? `${place} The next of its problem, ${next.name}, has ${number(next.score)}.` : place;
 }
 
-// By which features one score is ahead of another, the largest gain first
-function differences(parts, others) {
-  return parts
-    .map((part) => [part.name, part.share - (others.find((other) => other.name === part.name)?.share ?? 0)])
-    .filter(([, by]) => Math.abs(by) > LEAST)
-    .sort((a, b) => b[1] - a[1])
-    .map(([name, by]) => `${name} ${by > 0 ? "+" : "−"}${Math.abs(by).toFixed(3)}`);
-}
-
-// How often each feature was marked, a button to hide it, and where in the chain it was
-function legend(marked, hidden) {
-  const buttons = h("div.buttons");
-  const strips = h("div.strips", { "aria-hidden": "true" });
-  FEATURES.forEach((feature, index) => {
-    const here = marked.filter(([name]) => name === feature);
-    const attributes = { type: "button", class: feature, "data-does": feature, title: `key ${index + 1}` };
-    const pressed = { "aria-pressed": String(!hidden.has(feature)) };
-    const name = h("mark", { class: feature }, feature);
-    buttons.append(h("button", { ...attributes, ...pressed }, name, ` ${here.length}`));
-    strips.append(h("span.strip", ...here.slice(0, TICKS).map(tick)));
-  });
-  return h("div.legend", { role: "group", "aria-label": "words that the score counts" }, buttons, strips);
-}
-
-function tick([feature, share, body]) {
-  const mark = h("i", { class: feature });
-  mark.style.insetInlineStart = `${100 * share}%`;
-  mark.addEventListener("click", () => body.scrollIntoView({ block: "center" }));
-  return mark;
+// How often each feature was marked
+function legend(counts) {
+  const marks = FEATURES.map((name) => h("span", h("mark", { class: name }, name), ` ${counts[name]}`));
+  return h("p.legend", { "aria-label": "words that the score counts" }, ...marks);
 }
 
 // A row and its rivals in columns
-function sides(row, rivals, words, state) {
+function sides(row, rivals, words, raw) {
   const column = (of) => {
     const about = faint(`${of.why ?? of.state}, ${number(of.characters)} characters`);
     const title = h("p.sticky", verdict(of.verdict), h("b", ` ${of.name ?? of.id} `), about);
-    const body = of.text == null ? note("not in the page") : chain(of.text, words, state).list;
+    const body = of.text == null ? note("not in the page") : chain(of.text, words, raw).list;
     return h("div.side", { tabindex: "0" }, title, body);
   };
   return h("div.sides", ...[row, ...rivals].map(column));

@@ -8,7 +8,7 @@ const RIVALS = 40; // other rows of a problem that are listed
 const POLL = 3000; // milliseconds between looks at runs that may go on
 const $ = (id) => document.getElementById(id);
 const MOVES = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -Infinity, End: Infinity };
-const PRESSES = { x: "mark", s: "raw", c: "sides", u: "unfolded", 1: FEATURES[0], 2: FEATURES[1], 3: FEATURES[2] };
+const PRESSES = { x: "mark", s: "raw", c: "sides" };
 // A field of a row, and its label
 const SORTS = { place: "listed order", score: "score", length: "length", rate: "pass rate", samples: "samples",
   source: "source", id: "id" };
@@ -71,8 +71,7 @@ const finite = (value) => typeof value === "number" && Number.isFinite(value);
 
 class Viewer {
   constructor(data) {
-    this.hidden = new Set();
-    this.state = { raw: false, sides: false, unfolded: false };
+    this.state = { raw: false, sides: false };
     this.marks = new Set(JSON.parse(stored() ?? "[]"));
     this.current = null;
     this.inChain = new Set();
@@ -349,7 +348,7 @@ class Viewer {
     const reasons = why(shown, this, this.whyFolded);
     reasons.addEventListener("toggle", () => (this.whyFolded = !reasons.open));
     const beside = this.state.sides ? shown.rivals : [];
-    const body = beside.length ? [sides(shown, beside, this.words, this.state)] : this.one(shown);
+    const body = beside.length ? [sides(shown, beside, this.words, raw)] : this.one(shown);
     const question = shown.question ?? "";
     const answer = shown.answer == null ? [] : [reference(shown.answer, raw)];
     place.replaceChildren(...head(shown), problem(question, raw), ...answer, reasons, ...body);
@@ -360,14 +359,14 @@ class Viewer {
 
   one(row) {
     if (row.text == null) return [note("This chain is in the run's folder; with it this page would be too large.")];
-    const { list, marked } = chain(row.text, this.words, this.state);
+    const { list, counts } = chain(row.text, this.words, this.state.raw);
     const plain = this.state.raw || row.state === "answer" || !Object.keys(this.weights).length;
-    return plain ? [list] : [legend(marked, this.hidden), list];
+    return plain ? [list] : [legend(counts), list];
   }
 
   tools(row, others) {
     $("position").textContent = `${this.shown.indexOf(row) + 1} of ${this.shown.length}`;
-    for (const name of ["raw", "sides", "unfolded"]) $(name).setAttribute("aria-pressed", String(this.state[name]));
+    for (const name of ["raw", "sides"]) $(name).setAttribute("aria-pressed", String(this.state[name]));
     $("mark").setAttribute("aria-pressed", String(this.marks.has(row.id)));
     $("save").hidden = !this.marks.size;
     $("save").textContent = `Save ${number(this.marks.size)} marked`;
@@ -379,20 +378,11 @@ class Viewer {
   // What is pressed
   pressed(does) {
     if (!does) return;
-    if (FEATURES.includes(does)) {
-      if (!this.hidden.delete(does)) this.hidden.add(does);
-      for (const feature of FEATURES) $("row").classList.toggle(`no-${feature}`, this.hidden.has(feature));
-      for (const button of $("row").querySelectorAll(`button[data-does=${does}]`))
-        button.setAttribute("aria-pressed", String(!this.hidden.has(does)));
-    } else if (does === "previous" || does === "next") this.move(does === "next" ? 1 : -1);
+    if (does === "previous" || does === "next") this.move(does === "next" ? 1 : -1);
     else if (does === "back") this.back();
     else if (does === "mark") this.mark();
     else if (does === "save") this.save();
-    else if (does === "unfolded") {
-      this.state.unfolded = !this.state.unfolded;
-      $("unfolded").setAttribute("aria-pressed", String(this.state.unfolded));
-      for (const item of $("row").querySelectorAll(".steps > li")) item.setFolded?.(!this.state.unfolded);
-    } else this.toggle(does);
+    else this.toggle(does);
   }
 
   // A marked chain is one that curate.exclude is to drop
