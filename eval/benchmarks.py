@@ -3,7 +3,7 @@
     python -m eval.run recipe=evaluate 'eval.benchmarks=[aime24,math500]'
     python -m eval.run recipe=evaluate 'eval.benchmarks=[math500.json, {mine: {path: my.csv, fields: {answer: gold}}}]'
 
-`eval/published.py` has the named ones. A local copy comes first: `path`, or a file named after the benchmark in the
+`eval/benchmarks.yaml` has the named ones. A local copy comes first: `path`, or a file named after the benchmark in the
 folder $LIMO_BENCHMARKS. A benchmark that is missing, or has unusable rows, is an error. Those that are gated or on no
 hub are left out with a warning that says how to get them, unless their node has `required: true`.
 """
@@ -183,7 +183,7 @@ def _read(name: str, path: str | None, entry: Benchmark) -> Iterator[Raw]:
 
 
 def _from_hub(name: str, entry: Benchmark) -> Iterator[Raw]:
-    configs = entry.config if isinstance(entry.config, tuple) else (entry.config,)
+    configs = entry.config if isinstance(entry.config, list) else [entry.config]
     number = 0
     for config in configs:
         try:

@@ -1,13 +1,16 @@
 """The published benchmarks: where each is on the Hub and at which commit, its columns, what its answers are.
 
-`TABLE` has them by name. A reader maps a benchmark's columns to ours; a row that already has ours,
-such as one of a local copy, is unchanged.
+`TABLE` has them by name, from `eval/benchmarks.yaml`. A reader maps a benchmark's columns to ours; a row that already
+has ours, such as one of a local copy, is unchanged.
 """
 
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from eval.grader.nodes import Kind
 from eval.prompts import LETTERS, with_options
@@ -93,10 +96,10 @@ def bbh(row: Mapping[str, Any], _: int) -> Flat:
 class Benchmark:
     """Where a benchmark lives, what its answers are, and how it is put to the model."""
 
-    hub: str  # dataset on the Hub; "" if it has no home there
-    revision: str  # commit of that dataset, so that it is the same set tomorrow
     rows: int
-    config: str | tuple[str, ...] | None = None  # several are read one after the other
+    hub: str = ""  # dataset on the Hub; "" if it has no home there
+    revision: str = ""  # commit of that dataset, so that it is the same set tomorrow
+    config: str | list[str] | None = None  # several are read one after the other
     split: str = "test"
     kind: Kind = "math"
     read: Reader = as_it_is
@@ -106,71 +109,15 @@ class Benchmark:
     get: str = ""  # how to come by it where the Hub does not simply have it
 
 
-_BBH = tuple(
-    "boolean_expressions causal_judgement date_understanding disambiguation_qa dyck_languages formal_fallacies "
-    "geometric_shapes hyperbaton logical_deduction_five_objects logical_deduction_seven_objects "
-    "logical_deduction_three_objects movie_recommendation multistep_arithmetic_two navigate object_counting "
-    "penguins_in_a_table reasoning_about_colored_objects ruin_names salient_translation_error_detection snarks "
-    "sports_understanding temporal_sequences tracking_shuffled_objects_five_objects "
-    "tracking_shuffled_objects_seven_objects tracking_shuffled_objects_three_objects web_of_lies word_sorting".split()
-)
-_LIMO = "it is in the LIMO repository (GAIR-NLP/LIMO) as eval/data/{}/test.jsonl"
+_READERS: Mapping[str, Reader] = {read.__name__: read for read in (gaokao, gpqa, mmlu, arc, theoremqa, bbh)}
 
-# Revisions are commits that public evaluation code pins for these sets
-TABLE: dict[str, Benchmark] = {
-    "aime24": Benchmark("HuggingFaceH4/aime_2024", "2fe88a2f1091d5048c0f36abc874fb997b3dd99a", 30, split="train"),
-    "aime25": Benchmark("math-ai/aime25", "563bb8404243c5f09de6ec262f2db674fe5bce9b", 30),
-    "amc23": Benchmark("math-ai/amc23", "80815d37005feb82cd7f8fbc6901d5d3eff43057", 40),
-    "math500": Benchmark("HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", 500),
-    "gsm8k": Benchmark("openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866", 1319, config="main", group="words"),
-    "olympiadbench": Benchmark(
-        "Hothan/OlympiadBench",
-        "91184b52131e7fc9455fef848035173aea8cc01a",
-        674,
-        config="OE_TO_maths_en_COMP",
-        split="train",
-    ),
-    "minerva": Benchmark("math-ai/minervamath", "ee46ddc498933b1977577953250ca5c66be64f96", 272, kind="physics"),
-    "gpqa": Benchmark(
-        "Idavidrein/gpqa",
-        "633f5ee89ab8ad4522a9f850766b73f62147ffdd",
-        198,
-        config="gpqa_diamond",
-        split="train",
-        kind="choice",
-        read=gpqa,
-        group="choices",
-        get="accept its terms on the Hub and set HF_TOKEN",
-    ),
-    "chmath24": Benchmark("", "", 30, get=_LIMO.format("cn_math_2024")),
-    "gaokao24": Benchmark("", "", 79, read=gaokao, get=_LIMO.format("gaokao")),
-    "kaoyan": Benchmark("", "", 199, get=_LIMO.format("kaoyan")),
-    "gradeschool": Benchmark("", "", 210, get=_LIMO.format("grade_school_math")),
-    "math": Benchmark("DigitalLearningGmbH/MATH-lighteval", "0530c78699ea5e8eb5530600900e1f328b48acad", 5000, shots=4),
-    "theoremqa": Benchmark(
-        "TIGER-Lab/TheoremQA", "a340b1782960a712843aae3ed25f1e013cc008a5", 800, kind="physics", read=theoremqa, shots=5
-    ),
-    "mmlu_stem": Benchmark(
-        "TIGER-Lab/MMLU-STEM",
-        "78a4b40757f31688d00426d1372dbbc6070d33a8",
-        3153,
-        kind="choice",
-        read=mmlu,
-        shots=5,
-        group="choices",
-    ),
-    "bbh": Benchmark(
-        "lukaemon/bbh", "982bb89fd79532a8ac676a61fc42eb1aeec63f99", 6511, config=_BBH, read=bbh, shots=3, group="tasks"
-    ),
-    "arc_c": Benchmark(
-        "allenai/ai2_arc",
-        "210d026faf9955653af8916fad021475a3f00453",
-        1172,
-        config="ARC-Challenge",
-        kind="choice",
-        read=arc,
-        shots=8,
-        group="choices",
-    ),
-}
-OWN = Benchmark("", "", 0)  # what a file of your own is taken for
+
+def _read_table() -> dict[str, Benchmark]:
+    table = yaml.safe_load(Path(__file__).with_name("benchmarks.yaml").read_text(encoding="utf-8"))
+    for entry in table.values():
+        entry["read"] = _READERS.get(entry.get("read"), as_it_is)
+    return {name: Benchmark(**entry) for name, entry in table.items()}
+
+
+TABLE = _read_table()
+OWN = Benchmark(rows=0)  # what a file of your own is taken for
