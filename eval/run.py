@@ -53,8 +53,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Sample and grade every model on every benchmark, compare the pairs, print the table, write the report.
 
-    Args: `models` are name -> path, `engine` is a node without its model, `benchmarks` names of `eval/benchmarks.yaml` or
-    name -> node, `protocol` a preset of `eval/protocols.py` that replaces `sampling` except its seed,
+    Args: `models` are name -> path, `engine` is a node without its model, `benchmarks` names of `eval/benchmarks.yaml`
+    or name -> node, `protocol` a preset of `eval/protocols.py` that replaces `sampling` except its seed,
     `compare` lists pairs of names (before, after), `resamples` and `seed` are those of intervals and tests. Returns the
     summary that `eval/summary.json` holds. Raises UserError for wrong settings, a missing model, or a benchmark that
     is missing or has unusable rows.
