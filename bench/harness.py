@@ -21,7 +21,7 @@ from typing import Any
 
 from eval.benchmarks import load
 from eval.grade import grade
-from eval.protocols import sampling_for
+from eval.published import sampling_for
 from eval.run import grade_rows
 from limo.data import Example, write_jsonl
 from limo.engines.protocol import Sampling, sample

@@ -12,11 +12,13 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
+import yaml
+
 from eval.grader.nodes import Kind
-from eval.prompts import behind_examples, plain, worked
 from eval.published import OWN, TABLE, Benchmark
 from limo.data import Dropped, Example, Row, chat
 from limo.errors import UserError
@@ -27,6 +29,7 @@ from limo.sources import Reading, examples, hub_rows
 
 REPEATED = "repeated problem"  # generators repeat themselves; any other dropped row is an error
 ENDINGS = (".jsonl", ".json", ".parquet", ".csv")
+CHOOSE = "Choose one option and put its letter in \\boxed{}."
 
 
 def nodes(benchmarks: Sequence[Any] | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -228,3 +231,27 @@ def _put(row: Example, entry: Benchmark, system: str) -> Example:
         prompt = chat(plain(problem, entry.kind == "choice"), system)
     shown = {"answer_kind": entry.kind, "problem": problem, "shots": entry.shots}
     return replace(row, prompt=prompt, notes={**row.notes, **shown})
+
+
+# -- prompts. Words and worked examples are ours (`eval/shots.yaml`); their number and layout are those of MAmmoTH2
+# (arXiv 2405.03548, section 3.2), so numbers come close to that paper's without being the same measurement
+
+
+def plain(problem: str, choice: bool) -> str:
+    """The zero-shot prompt: the problem, and for a multiple choice the form of the answer."""
+    return f"{problem}\n\n{CHOOSE}" if choice else problem
+
+
+def behind_examples(problem: str, group: str, shots: int) -> str:
+    """The few-shot prompt: worked problems of a group and then this one, which ends where its solution starts."""
+    chosen = worked(group)[:shots]
+    assert len(chosen) == shots, (group, shots)
+    blocks = [f"Problem:\n{shot['problem']}\nSolution:\n{shot['solution']}" for shot in chosen]
+    return "\n\n".join(["Solve the last problem as the ones before it.", *blocks, f"Problem:\n{problem}\nSolution:"])
+
+
+@lru_cache(maxsize=8)
+def worked(group: str) -> list[dict[str, str]]:
+    """The worked examples of a group of `eval/shots.yaml`, each a problem and its solution."""
+    file = Path(__file__).with_name("shots.yaml")
+    return list(yaml.safe_load(file.read_text(encoding="utf-8"))[group])

@@ -1,13 +1,30 @@
-"""Metrics of several completions of a problem: pass@k, majority votes, and the parts of a benchmark."""
+"""Metrics of several completions of a problem (pass@k, majority votes) and of several turns; the parts of a benchmark.
+
+Of n turns and n parallel samples, here 5:
+
+    m1@t1   the first sample
+    m5@t1   the majority of 5 parallel samples
+    m1@t5   the majority of 5 turns, without oracle
+    p1@t5   any of 5 turns, with oracle: an episode that a checker ends at the first right answer is the same up to it
+    p5@t1   any of 5 parallel samples, the fair comparison for p1@t5
+
+RISE (arXiv 2407.18219) defines the first four and sets five turns against one sample; at an equal budget the question
+is m1@t5 against m5@t1. With k below n, parallel values are means over all sets of k samples.
+"""
 
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations
+from statistics import fmean
 from typing import Any
 
+from eval.compare import paired, share
 from eval.grader.grade import equal
 
+Row = Mapping[str, Any]
 VOTES = 200  # subsets over which maj@k is averaged where there are more
 PARTS = ("level", "difficulty", "subject", "type", "task", "category", "template")  # notes that divide a benchmark
 MAX_PARTS = 60  # a note with more values than this is an identifier
@@ -107,3 +124,112 @@ def _natural(text: str) -> tuple[int, float, str]:
         return (0, float(text), "")
     except ValueError:
         return (1, 0.0, text)
+
+
+# -- several turns
+
+
+def _right(completion: Row) -> bool:
+    return bool(completion["verdict"] == "correct")
+
+
+def turns_vote(row: Row, k: int) -> float:
+    """Whether the majority of the first k turns is right, a tie by the share that is: m1@tk."""
+    return majority_at_k(row["turns"][:k], k)
+
+
+def turns_any(row: Row, k: int) -> float:
+    """Whether any of the first k turns is right: p1@tk."""
+    return float(any(map(_right, row["turns"][:k])))
+
+
+def samples_vote(row: Row, k: int) -> float:
+    """Whether the majority of k parallel samples is right, the mean over sets of k: mk@t1."""
+    return majority_at_k(row["completions"], k, seed=zlib.crc32(row["id"].encode()))
+
+
+def samples_any(row: Row, k: int) -> float:
+    """Whether any of k parallel samples is right, the mean over sets of k: pk@t1, which is pass@k."""
+    return pass_at_k(len(row["completions"]), sum(map(_right, row["completions"])), k)
+
+
+def turn_right(row: Row, k: int) -> float:
+    """Whether the answer of turn k is right, alone."""
+    return float(_right(row["turns"][k - 1]))
+
+
+CURVES = {"turn": turn_right, "m1@tk": turns_vote, "mk@t1": samples_vote, "p1@tk": turns_any, "pk@t1": samples_any}
+
+
+def measures(n: int) -> dict[str, Callable[[Row], float]]:
+    """The named measures of n turns and n samples, each a function of a problem's line."""
+    return {
+        "m1@t1": lambda row: turns_vote(row, 1),
+        f"m{n}@t1": lambda row: samples_vote(row, n),
+        f"m1@t{n}": lambda row: turns_vote(row, n),
+        f"p1@t{n}": lambda row: turns_any(row, n),
+        f"p{n}@t1": lambda row: samples_any(row, n),
+    }
+
+
+def measure_turns(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, Any]:
+    """Everything about one model's turns on one benchmark, as plain JSON; shares with their 95 % intervals.
+
+    `against` has the paired differences at equal budgets: turns minus parallel samples, without and with oracle, and
+    the second turn alone minus a fresh sample.
+    """
+    n = len(rows[0]["turns"])
+    values = {name: {r["id"]: of(r) for r in rows} for name, of in measures(n).items()}
+    _, vote, turns, any_turn, any_sample = values
+    alone = {"turn 2": {r["id"]: turn_right(r, 2) for r in rows}}
+    alone["a fresh sample"] = {r["id"]: fmean(map(_right, r["completions"][1:])) for r in rows}
+
+    def minus(a: str, b: str) -> dict[str, Any]:
+        both = values | alone
+        return {"of": a, "minus": b, **paired(both[b], both[a], resamples, seed).to_json()}
+
+    return {
+        "n": n,
+        "measures": {name: asdict(share(shares, resamples, seed)) for name, shares in values.items()},
+        "against": [minus(turns, vote), minus(any_turn, any_sample), minus("turn 2", "a fresh sample")],
+        "by_turn": [
+            {name: asdict(share({r["id"]: of(r, k) for r in rows}, resamples, seed)) for name, of in CURVES.items()}
+            for k in range(1, n + 1)
+        ],
+        "transitions": [count_transitions(rows, k) for k in range(1, n)],
+        "tokens": count_tokens(rows),
+    }
+
+
+def count_transitions(rows: Sequence[Row], turn: int) -> dict[str, int]:
+    """How many problems became right and wrong from `turn` to the next; unsure counts as wrong."""
+    steps = [(_right(row["turns"][turn - 1]), _right(row["turns"][turn])) for row in rows]
+    return {"wrong_right": steps.count((False, True)), "right_wrong": steps.count((True, False))}
+
+
+def count_tokens(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
+    """Tokens a problem, written and read, of all samples and of all turns.
+
+    Read tokens are those of each sample's and each turn's whole prompt; None where the tokenizer is unknown. An engine
+    with a prefix cache reads fewer.
+    """
+
+    def mean(of: Callable[[Row], Sequence[Row]]) -> dict[str, float | None]:
+        asked = [turn["asked"] for row in rows for turn in of(row)]
+        written = sum(turn["tokens"] for row in rows for turn in of(row)) / len(rows)
+        return {"written": written, "read": None if None in asked else sum(asked) / len(rows)}
+
+    def samples(row: Row) -> Sequence[Row]:
+        return [{**sample, "asked": row["turns"][0]["asked"]} for sample in row["completions"]]
+
+    return {"samples": mean(samples), "turns": mean(lambda row: row["turns"])}
+
+
+def signed(d: Row) -> str:
+    """A difference of shares in points, with its interval."""
+    return f"{100 * d['mean']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})"
+
+
+def spent_tokens(cost: Mapping[str, float | None]) -> str:
+    """Tokens written and read, as a table shows them."""
+    return f"{cost['written']:,.0f}" + (f" + {cost['read']:,.0f} read" if cost["read"] is not None else "")

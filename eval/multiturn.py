@@ -3,7 +3,7 @@ r"""Evaluate models over several turns, beside as many parallel samples.
     python -m eval.run recipe=rise_demo        # the recipe's section `eval` names eval.multiturn.evaluate
 
 Each problem gets n parallel samples, and one episode of n turns whose first is the first of these samples. After every
-turn the model is asked to try again, right or wrong: no reference is used. `eval/turn_metrics.py` computes the metrics
+turn the model is asked to try again, right or wrong: no reference is used. `eval/metrics.py` computes the metrics
 of these two.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.compare import paired
+from eval.metrics import measure_turns, measures
 from eval.report.terminal import print_turns
 from eval.run import (
     Rows,
@@ -27,7 +28,6 @@ from eval.run import (
     summarize,
     write_summary,
 )
-from eval.turn_metrics import measure_turns, measures
 from eval.turns import Dialogue, Episode, sample_turn
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Prompt, Sampling

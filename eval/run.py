@@ -17,13 +17,11 @@ from typing import Any
 from eval.benchmarks import load, nodes, origin
 from eval.compare import paired, share
 from eval.grader.grade import grade_all
-from eval.metrics import ks, parts
-from eval.protocols import sampling_for
-from eval.published import OWN, TABLE
+from eval.metrics import ks, parts, samples_any, samples_vote
+from eval.published import OWN, TABLE, sampling_for
 from eval.repair import measure_repair
 from eval.report.page import write_report
 from eval.report.terminal import print_summary
-from eval.turn_metrics import samples_any, samples_vote
 from limo.command import command
 from limo.data import Example, content_id, dump, replacing
 from limo.engines.ledger import Cached, Spent, spent
@@ -54,7 +52,7 @@ def evaluate(
     """Sample and grade every model on every benchmark, compare the pairs, print the table, write the report.
 
     Args: `models` are name -> path, `engine` is a node without its model, `benchmarks` names of `eval/benchmarks.yaml`
-    or name -> node, `protocol` a preset of `eval/protocols.py` that replaces `sampling` except its seed,
+    or name -> node, `protocol` a preset of `eval/published.py` that replaces `sampling` except its seed,
     `compare` lists pairs of names (before, after), `resamples` and `seed` are those of intervals and tests. Returns the
     summary that `eval/summary.json` holds. Raises UserError for wrong settings, a missing model, or a benchmark that
     is missing or has unusable rows.

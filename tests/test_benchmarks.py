@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from eval import benchmarks, published
-from eval.benchmarks import load, nodes
-from eval.prompts import behind_examples, with_options
-from eval.protocols import sampling_for
-from eval.published import TABLE, arc, gaokao, gpqa, mmlu, theoremqa
+from eval.benchmarks import behind_examples, load, nodes
+from eval.published import TABLE, arc, gaokao, gpqa, mmlu, sampling_for, theoremqa, with_options
 from limo.engines.protocol import Sampling
 from limo.errors import UserError
 

@@ -7,10 +7,10 @@ from typing import Any
 from markupsafe import Markup
 
 from eval.compare import beyond_chance
+from eval.metrics import signed
 from eval.report.charts import CHOSEN, FOURTH, OTHER, THIRD, chart
 from eval.report.html import percent, render_mixed
 from eval.report.tables import budget_table, each_turns, flip_table, measure_table, turn_difference_table
-from eval.turn_metrics import signed
 
 LINES = {  # key of `by_turn`: label, colour, mark, dashes
     "m1@tk": ("turns, majority", CHOSEN, "s", "-"),

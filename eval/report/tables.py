@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from eval.compare import p_value
+from eval.metrics import Row, signed, spent_tokens
 from eval.repair import Measures
 from eval.report.html import percent, span
-from eval.turn_metrics import Row, signed, spent_tokens
 from limo.tables import Table
 
 Summary = Mapping[str, Any]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.compare import p_value
+from eval.metrics import signed
 from eval.report import tables
-from eval.turn_metrics import signed
 from limo.progress import clock
 from limo.run import read_manifest
 from limo.tables import print_table, terminal
