@@ -15,7 +15,7 @@ from typing import Any
 
 from eval.compare import paired
 from eval.metrics import measure_turns, measures
-from eval.report.terminal import print_turns
+from eval.report.tables import print_turns
 from eval.run import (
     Rows,
     Task,

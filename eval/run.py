@@ -21,7 +21,7 @@ from eval.metrics import ks, parts, samples_any, samples_vote
 from eval.published import OWN, TABLE, sampling_for
 from eval.repair import measure_repair
 from eval.report.page import write_report
-from eval.report.terminal import print_summary
+from eval.report.tables import print_summary
 from limo.command import command
 from limo.data import Example, content_id, dump, replacing
 from limo.engines.ledger import Cached, Spent, spent

@@ -14,7 +14,7 @@ import pytest
 
 from eval.metrics import count_tokens, count_transitions, measure_turns, measures
 from eval.multiturn import evaluate
-from eval.report.by_turn import turns_section
+from eval.report.outcome import turns_section
 from eval.turns import Dialogue
 from limo.engines.protocol import Sampling
 from limo.errors import UserError

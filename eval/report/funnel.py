@@ -1,7 +1,10 @@
-"""The report's part on curation: the funnel, and the chosen rows beside the dropped ones."""
+"""The report's part on curation: the funnel, chosen rows beside dropped ones, and whether the choice helps."""
 
+import json
 from functools import partial
 from itertools import zip_longest
+from pathlib import Path
+from typing import Any
 
 from eval.report.charts import chart, draw_distribution, draw_funnel
 from eval.report.curated import Curated, Tally
@@ -117,3 +120,53 @@ def _kinds_table(kept: Tally, dropped: Tally) -> Table:
         rows += [(kind, n, f"{chosen[n]:,}", f"{every[n]:,}", percent(chosen[n] / every[n])) for n in listed]
     head = ("kind", "value", "rows chosen", "of rows", "%")
     return Table(head, rows, (2, 3, 4))
+
+
+# -- what is known of the choice itself
+
+
+ABOUT = (
+    "Verified chains got flaws that keep the answer right. A cell is how often a score prefers the untouched chain, "
+    "in % of pairs with the 95 % interval: 50 is blind, less prefers the flaw."
+)
+
+
+def choice_section(folder: Path) -> str:
+    """The tables of `curation/probe.py` and `curation/tournament.py`, as far as they ran."""
+    probe, verdict = _read_json(folder / "probe.json"), _read_json(folder / "tournament" / "verdict.json")
+    tables, sentences, notes = list[Table](), list[str](), list[str]()
+    if verdict:
+        sentences.append(verdict["sentence"])
+        tables.append(_finalist_table(verdict))
+    if probe:
+        notes.append(ABOUT)
+        tables.append(_probe_table(probe["scores"]))
+    return (
+        render_mixed("choice", "Does the choice help?", sentences=sentences, notes=notes, tables=tables)
+        if tables
+        else ""
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _probe_table(scores: dict[str, dict[str, dict[str, Any]]]) -> Table:
+    flaws = list(dict.fromkeys(flaw for by in scores.values() for flaw in by))
+    rows = [(name, *(_decided(by.get(flaw)) for flaw in flaws)) for name, by in scores.items()]
+    return Table(("score", *flaws), rows, range(1, len(flaws) + 1))
+
+
+def _decided(found: dict[str, Any] | None) -> str:
+    if not found:
+        return ""
+    return f"{100 * found['share']:.0f} ({100 * found['low']:.0f}-{100 * found['high']:.0f})"
+
+
+def _finalist_table(verdict: dict[str, Any]) -> Table:
+    rows = [
+        (f["name"], f"{100 * f['mean']:+.1f}", f"{100 * f['low']:+.1f} to {100 * f['high']:+.1f}", f["blocks"])
+        for f in verdict["finalists"]
+    ]
+    return Table(("finalist", "to random, points", "95 % interval", "blocks"), rows, (1, 2, 3))

@@ -4,8 +4,8 @@
 
 `runs/<name>/report.html` is one file that needs no network and stays below 10 MB; stages that have not run yet are left
 out. Text from rows and completions is data: the templates escape it, it enters the viewer as text, and the page's
-policy forbids every script but its own. Curation is in `funnel.py` and `viewer.py`, training in `curves.py`, evaluation
-in `outcome.py`, several turns in `by_turn.py`.
+policy forbids every script but its own. `funnel.py` and `viewer.py` show the curation,
+`training.py` the training, `outcome.py` the evaluation.
 """
 
 import base64
@@ -18,15 +18,12 @@ from typing import Any
 from markupsafe import Markup
 
 from eval.repair import Measures
-from eval.report.by_turn import turns_section
-from eval.report.choice import choice_section
 from eval.report.curated import gather
-from eval.report.curves import training_section
-from eval.report.discovered import discovered_section
-from eval.report.funnel import chosen_section, funnel_section
+from eval.report.funnel import choice_section, chosen_section, funnel_section
 from eval.report.html import percent, render, render_mixed
-from eval.report.outcome import answers_section, flips_section, outcome_section, sampled_section
+from eval.report.outcome import answers_section, flips_section, outcome_section, sampled_section, turns_section
 from eval.report.tables import repair_table
+from eval.report.training import discovered_section, training_section
 from eval.report.viewer import LIMIT, scripts, style, viewer_section
 from limo.data import replacing
 from limo.errors import UserError

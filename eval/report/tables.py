@@ -1,13 +1,17 @@
 """The tables of an evaluation, for the terminal and for the page: of one turn, of several, of errors."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from eval.compare import p_value
 from eval.metrics import Row, signed, spent_tokens
 from eval.repair import Measures
 from eval.report.html import percent, span
-from limo.tables import Table
+from limo.progress import clock
+from limo.run import read_manifest
+from limo.tables import Table, print_table, terminal
 
 Summary = Mapping[str, Any]
 Each = Sequence[tuple[str, str, Row]]  # model, benchmark, and the metrics of its turns
@@ -130,3 +134,40 @@ def turn_difference_table(turns: Mapping[str, Any]) -> Table:
     ]
     head = ("benchmark", "measure", "before", "after", "difference (95 % interval)", "problems")
     return Table(head, rows, (4, 5))
+
+
+# -- what an evaluation prints at its end
+
+
+def print_summary(summary: Mapping[str, Any], folder: Path, report: Path) -> None:
+    """Print the differences, each model on each benchmark, the time and the path of the report."""
+    console = terminal(110)
+    if summary["differences"]:
+        print_table(difference_table(summary, f"{folder.name}: accuracy in %, pass@1"), console)
+    print_table(accuracy_table(summary), console)
+    if summary["repair"]:
+        print_table(repair_table(summary["repair"]), console)
+    for warning in cut_off_warnings(summary):
+        console.print(warning, soft_wrap=True, markup=False)
+    _print_end(console, folder, report)
+
+
+def print_turns(turns: Mapping[str, Any], folder: Path, report: Path) -> None:
+    """Print the measures, the equal budgets, the flips, the differences, the time and the path of the report."""
+    console, each = terminal(), each_turns(turns)
+    print_table(measure_table(each, f"{folder.name}: accuracy in % with 95 % interval"), console)
+    print_table(budget_table(each), console)
+    print_table(flip_table(each), console)
+    for d in turns["differences"]:
+        change = f"{d['after']} against {d['before']} {signed(d)}, p {p_value(d['p'])}"
+        console.print(f"{d['benchmark']}, {d['measure']}: {change}", soft_wrap=True, markup=False)
+    _print_end(console, folder, report)
+
+
+def _print_end(console: Any, folder: Path, report: Path) -> None:
+    seconds = Counter[str]()
+    for name, entry in read_manifest(folder).items():
+        seconds[name.partition("/")[0]] += entry["seconds"]
+    stages = ", ".join(f"{stage} {clock(value)}" for stage, value in seconds.items())
+    console.print(f"Seconds: {stages}; together {clock(seconds.total())}", soft_wrap=True, markup=False)
+    console.print(f"Report:  {report}", soft_wrap=True, markup=False)
