@@ -112,9 +112,14 @@ def test_a_partial_run_has_a_report_of_what_there_is(tmp_path: Path, made: str) 
             "bare rows": ["funnel", "chosen", "chains", "manifest"],
             "rows only": ["chosen", "chains"],
             "training": ["training", "manifest"],
-            "evaluation": ["outcome", "flips", "answers"],
+            "evaluation": ["outcome", "flips"],
         }[made]
     )
+    if made == "evaluation":
+        summary = json.loads((tmp_path / "eval" / "summary.json").read_text())
+        (tmp_path / "eval" / "summary.json").write_text(json.dumps({**summary, "differences": []}))
+        page = visible(write_report(tmp_path).read_text())
+        assert re.findall(r"<section id=(\w+)>", page) == ["outcome", "answers"], "no flips: the first answers"
     if made == "training":
         assert "<td>optimizer</td><td>2.5 GB</td>" in page and "last loss" not in page
         assert page.count("<svg") == 3 and "held out" in page and "tokens per second" in page

@@ -100,25 +100,26 @@ def flips_section(folder: Path, summary: Summary) -> str:
             more = f", {len(known)} of them here" if len(known) < len(ids) else ""
             if known:
                 groups.append((f"{d['benchmark']}, {d['before']} to {d['after']}: {len(ids)} {what}{more}", problems))
-    return _render_answers("flips", "Problems that flipped", groups, summary)
+    return _render_answers("flips", "Problems that flipped", groups)
 
 
 def answers_section(folder: Path, summary: Summary) -> str:
-    """The first problems of each benchmark, several completions side by side."""
+    """The first problems of each benchmark, several completions side by side; where problems flipped, those are enough."""
+    if any(d["gained"] or d["lost"] for d in summary.get("differences", [])):
+        return ""
     problems: list[Problem] = [
         (row, _sides(model, row, SIDES), f"{model} on {name}: ")
         for model, name, _ in each_accuracy(summary)
         for row in _read(folder / "eval" / model / f"{name}.jsonl", LOOKED_AT)
     ]
-    return _render_answers("answers", "A look at the answers", [("", problems)] if problems else [], summary)
+    return _render_answers("answers", "A look at the answers", [("", problems)] if problems else [])
 
 
-def _render_answers(key: str, title: str, groups: Sequence[tuple[str, list[Problem]]], summary: Summary) -> str:
+def _render_answers(key: str, title: str, groups: Sequence[tuple[str, list[Problem]]]) -> str:
     """Completions side by side, each so short that those of many benchmarks do not fill the page."""
     if not groups:
         return ""
-    flipped = sum(min(len(d[way]), FLIPPED) for d in summary.get("differences", []) for way in ("gained", "lost"))
-    texts = (SIDES + 1) * (flipped + LOOKED_AT * len(list(each_accuracy(summary))))
+    texts = (SIDES + 1) * sum(len(problems) for _, problems in groups)
     limit = max(1000, min(LONGEST, ALL_TEXTS // max(texts, 1)))
     return render("answers.html", key=key, title=title, groups=groups, limit=limit)
 
