@@ -104,7 +104,7 @@ def flips_section(folder: Path, summary: Summary) -> str:
 
 
 def answers_section(folder: Path, summary: Summary) -> str:
-    """The first problems of each benchmark, several completions side by side; where problems flipped, those are enough."""
+    """The first problems of each benchmark, completions side by side; where problems flipped, those are enough."""
     if any(d["gained"] or d["lost"] for d in summary.get("differences", [])):
         return ""
     problems: list[Problem] = [
