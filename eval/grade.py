@@ -65,19 +65,18 @@ def regrade(
     file: str,
     *,
     fields: str = "",
-    answer_after: str = "",
     kind: Kind = "math",
     disagree: str | None = None,
     out: str | None = None,
 ) -> list[Grade]:
     """The command `limo grade`: grade a file's completions, write the grades, print a summary.
 
-    Args: `fields` as completion=COLUMN,answer=COLUMN; `answer_after` a text behind which the reference begins; `kind`
-    of the references, math, strict or physics; `disagree` a column with another grader's verdict, whose differences are
-    listed; `out` for the grades instead of NAME.graded.jsonl. Raises UserError for an unusable file.
+    Args: `fields` as completion=COLUMN,answer=COLUMN; `kind` of the references, math, strict or physics; `disagree` a
+    column with another grader's verdict, whose differences are listed; `out` for the grades instead of
+    NAME.graded.jsonl. Raises UserError for an unusable file.
     """
     columns = _columns(fields)
-    items, dropped = _items(file, columns, answer_after, disagree)
+    items, dropped = _items(file, columns, disagree)
     if not items:
         first = f"; the first: row {dropped[0].row}: {dropped[0].reason} ({dropped[0].detail})" if dropped else ""
         raise UserError(f"'{file}' has no completion to grade{first}")
@@ -101,13 +100,11 @@ def _columns(fields: str) -> dict[str, str]:
     return columns
 
 
-def _items(
-    file: str, columns: Mapping[str, str], answer_after: str, other: str | None
-) -> tuple[list[Item], list[Dropped]]:
+def _items(file: str, columns: Mapping[str, str], other: str | None) -> tuple[list[Item], list[Dropped]]:
     items, dropped = list[Item](), list[Dropped]()
     for number, raw in read_rows(file):
         try:
-            items.extend(_item(raw, number, columns, answer_after, other))
+            items.extend(_item(raw, number, columns, other))
         except _Unusable as error:
             kept = raw.data if isinstance(raw, Dropped) else shortened(raw)
             dropped.append(Dropped(str(number), file, error.reason, error.detail, file, number, kept))
@@ -121,7 +118,7 @@ class _Unusable(Exception):
         self.reason, self.detail = reason, detail
 
 
-def _item(raw: Any, number: int, columns: Mapping[str, str], answer_after: str, other: str | None) -> list[Item]:
+def _item(raw: Any, number: int, columns: Mapping[str, str], other: str | None) -> list[Item]:
     """The completions of a row. Raises _Unusable."""
     if isinstance(raw, Dropped):
         raise _Unusable(raw.reason, raw.detail)
@@ -134,7 +131,6 @@ def _item(raw: Any, number: int, columns: Mapping[str, str], answer_after: str, 
         if not isinstance(text, str):
             raise _Unusable("completion is not text", f"{type(text).__name__}: {str(text)[:100]}")
     answer = ", ".join(map(str, _listed(values["answer"])))
-    answer = answer.rpartition(answer_after)[2].strip() if answer_after else answer
     verdicts = [None] * len(texts) if other is None else _verdicts(raw, other, len(texts))
     cut = [isinstance(c, dict) and c.get("finish", c.get("finish_reason")) == "length" for c in given]
     rows = zip(texts, [answer] * len(texts), verdicts, cut, strict=True)
@@ -225,7 +221,7 @@ def _print(
         begin = " ".join(unread[0].answer.split())[-80:]
         say(
             f"Most references cannot be read. The first ends with '{begin}': is it the right column (--fields "
-            "answer=...), and does the answer begin after some text (--answer-after)?"
+            "answer=...)?"
         )
     if dropped:
         reasons = ", ".join(f"{r}: {c}" for r, c in Counter(d.reason for d in dropped).items())

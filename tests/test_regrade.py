@@ -90,14 +90,14 @@ def test_references_that_are_none_are_hinted_at(tmp_path: Path, run: Run) -> Non
         json.dumps({"solution": "so 18", "answer": "16 - 3 = 13 eggs, so 13\\oint A: 18"})
     )
     shown = run("a.jsonl").stdout
-    assert "ends with" in shown and "--answer-after" in shown
+    assert "ends with" in shown and "the right column" in shown
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("nothing.jsonl",), "no such file or folder 'nothing.jsonl'"),
-        (("mine.jsonl", "--answer-after", "A:", "--fields", "answer=x"), "the first: row 1: missing field"),
+        (("mine.jsonl", "--fields", "answer=x"), "the first: row 1: missing field"),
         (("mine.jsonl", "--fields", "code=completion"), "--fields must read completion=COLUMN,answer=COLUMN"),
         (("mine.jsonl", "--fields", "completion=cod"), "no completion in 'cod'; the columns are code, gt, inner"),
         (("mine.jsonl", "--fields", "completion=code,answer=gt", "out=mine.jsonl"), "is the file that is graded"),
@@ -116,10 +116,10 @@ def test_what_a_person_gets_wrong_is_one_line(
     assert done.stderr.startswith("error: ") and said in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_the_reference_after_a_mark(tmp_path: Path, run: Run) -> None:
-    (tmp_path / "a.json").write_text(json.dumps([{"solution": "so 18", "ground_truth": "16 - 3 = 13\nA: 18"}]))
-    done = run("a.json", "--answer-after", "A:")
-    assert "correct 1 (100.0 %)" in done.stdout
+def test_a_reference_may_be_a_worked_solution(tmp_path: Path, run: Run) -> None:
+    """GSM8K's column of answers as it is published."""
+    (tmp_path / "a.json").write_text(json.dumps([{"solution": "so 18", "answer": "16 - 3 = <<16-3=13>>13\n#### 18"}]))
+    assert "correct 1 (100.0 %)" in run("a.json").stdout
 
 
 def test_the_command_as_a_process(completions: Path) -> None:

@@ -58,12 +58,12 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
     """Judge the final answer of a completion against the reference.
 
     Args: `kind` says how the reference is meant (`equal`); `cut_off` that the completion hit its length limit, which is
-    kept with the grade. A reference that is a worked solution counts by its box. "unsure" means that one side could not
-    be read, or not be worked out within bounds. Never raises, whatever the text; an answer that is a number is taken as
-    its text, and a completion that is None as empty.
+    kept with the grade. A reference that is a worked solution counts by its box or `####`. "unsure" means that one side
+    could not be read, or not be worked out within bounds. Never raises, whatever the text; an answer that is a number
+    is taken as its text, and a completion that is None as empty.
     """
     completion, answer = completion or "", answer if isinstance(answer, str) else str(answer)
-    if "\\boxed" in answer:
+    if "\\boxed" in answer or "####" in answer:
         answer = explicit(answer) or answer
     given = extract(completion)
     if given is None:
