@@ -10,11 +10,11 @@ their errors, so only chains with right answers count. The stages up to `fit.aft
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from curation.probe import Fit, sample_chains, verified_chains
+from curation.controls import random_set
+from curation.probe import Fit, verified_chains
 from curation.stages.fit import Score, add_fit
 from limo.command import command
 from limo.data import Example
@@ -27,16 +27,16 @@ Teachers = dict[str, list[Example]]  # by teacher, its scored chains
 
 
 def compare_teachers(
-    *, out: str, curate: dict[str, Any] | None, student: InputPath, after: str, chains: int, fit: Fit, seed: int
+    *, curate: dict[str, Any] | None, student: InputPath, after: str, chains: int, fit: Fit, seed: int
 ) -> Teachers:
     """Score up to `chains` verified chains of each teacher, one a problem, and print the means with 95 % intervals."""
     by_teacher: defaultdict[str, list[Example]] = defaultdict(list)
-    for row in verified_chains(Path(out), curate, after, "fit")[-1]:
+    for row in verified_chains(curate, after, "fit")[-1]:
         by_teacher[str(row.notes.get("teacher", row.source))].append(row)
     settings: dict[str, Any] = {"dtype": fit.dtype, "batch_size": fit.batch_size, "max_length": fit.max_length}
     found: Teachers = {}
     for teacher, rows in by_teacher.items():
-        scored = add_fit(sample_chains(rows, chains, seed), model=student, scores=list(SCORES), **settings)
+        scored = add_fit(random_set(rows, chains, seed), model=student, scores=list(SCORES), **settings)
         found[teacher] = [row for row in scored if isinstance(row, Example)]
     print_table(tabulate_teachers(found), terminal(120))
     return found

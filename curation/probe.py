@@ -19,16 +19,18 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from curation.folder import Rows, stage_file
-from curation.probe_result import NATURAL, Found, chosen_by, decided, keep_probe, print_probe
+from curation.controls import random_set
+from curation.folder import stage_file
+from curation.probe_result import Found, chosen_by, decided, keep_probe, print_probe
 from curation.run import run_first
 from curation.stage import about, in_order, take
 from curation.stages.chains import check_steps
 from curation.stages.fit import SCORES, add_fit
 from curation.stages.flaws import FLAWS, spoil
+from curation.stages.pairs import WRONG, read_wrong
 from curation.stages.score import score
 from limo.command import command
-from limo.data import Dropped, Example, Row, content_id, parsed
+from limo.data import Dropped, Example, Row
 from limo.errors import UserError
 from limo.progress import say
 from limo.recipe import InputPath, bind, suggest
@@ -55,10 +57,10 @@ def probe(
     them as `fit` says. Raises UserError if there is no such stage, or no verified chain.
     """
     folder = Path(out)
-    stages, number, verified = verified_chains(folder, curate, after, "probe")
-    untouched = sample_chains(verified, chains, seed)
+    stages, number, verified = verified_chains(curate, after, "probe")
+    untouched = random_set(verified, chains, seed)
     wrong = stage_file(folder, number, after, ".dropped")
-    rivals = {**plant(untouched, verified, seed), NATURAL: list(wrong_answers(wrong, untouched))}
+    rivals = {**plant(untouched, verified, seed), WRONG: list(wrong_answers(wrong, untouched))}
     everything = [*untouched, *(row for rows in rivals.values() for _, row in rows)]
     kinds = {row.id: flaw for flaw, rows in rivals.items() for _, row in rows} | {
         row.id: "untouched" for row in untouched
@@ -72,7 +74,7 @@ def probe(
 
 
 def verified_chains(
-    folder: Path, curate: dict[str, Any] | None, after: str, section: str
+    curate: dict[str, Any] | None, after: str, section: str
 ) -> tuple[dict[str, Any], int, list[Example]]:
     """Run the stages up to `after`. Returns all stages, how many have run, and the chains with right answers."""
     if not curate:
@@ -81,17 +83,11 @@ def verified_chains(
     if after not in stages:
         raise UserError(f"{section}.after: there is no stage '{after}'{suggest(after, stages)}")
     number = list(stages).index(after) + 1
-    run_first(curate, dict(list(stages.items())[:number]))
-    rows = [row for row in Rows(stage_file(folder, number, after)) if row.notes.get("verdict") == "correct"]
+    left = run_first(curate, dict(list(stages.items())[:number]))
+    rows = [row for row in left if row.notes.get("verdict") == "correct"]
     if not rows:
         raise UserError(f"no verified chain comes out of the stage '{after}': chains with right answers are needed")
     return stages, number, rows
-
-
-def sample_chains(verified: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """One chain each of `count` problems, at random."""
-    one = {row.problem: row for row in sorted(verified, key=lambda row: content_id([seed, "chain", row.id], 16))}
-    return [one[name] for name in sorted(one, key=lambda name: content_id([seed, "problem", name], 16))][:count]
 
 
 def plant(
@@ -108,12 +104,9 @@ def plant(
 def wrong_answers(path: Path, untouched: Sequence[Example]) -> Iterator[tuple[Example, Example]]:
     """Chains that were dropped for a wrong answer, each with the untouched one of its problem."""
     known = {row.problem: row for row in untouched}
-    with path.open("rb") as lines:
-        for line in lines:
-            if (dropped := parsed(line))["reason"] == NATURAL:
-                rival = Example.from_json(dropped["data"])
-                if rival.problem in known:
-                    yield known.pop(rival.problem), rival
+    for rival in read_wrong([path]):
+        if rival.problem in known:
+            yield known.pop(rival.problem), rival
 
 
 def score_rows(

@@ -9,7 +9,6 @@ import yaml
 
 from curation.card import write_card
 from curation.controls import Controls, random_set, write_controls
-from curation.probe import sample_chains
 from curation.stage import take
 from curation.stages.choose import Lengths, chains, problems
 from curation.stages.pairs import pair_with_dropped
@@ -143,7 +142,7 @@ def test_a_random_chain_is_any_chain_of_a_random_problem() -> None:
     for seed in range(3):
         kept = split(chains(rows, by="random", prefer="highest", at_most=1, seed=seed))[0]
         few = split(problems(kept, k=150, by="random", seed=seed))[0]
-        for made in (few, random_set(rows, 150, seed), sample_chains(rows, 150, seed)):
+        for made in (few, random_set(rows, 150, seed)):
             assert len(made) == 150 and 30 < sum(row.id == row.problem for row in made) < 70, "about a third of 150"
 
 
