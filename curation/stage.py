@@ -21,7 +21,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field
 
 from limo.data import Dropped, Example
-from limo.engines.protocol import Sampling
 from limo.errors import UserError
 from limo.recipe import bind, check_name, resolve, suggest
 
@@ -133,19 +132,29 @@ def stage_errors(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> Itera
             if score not in NO_SCORES and known is not None and score not in known | written:
                 hint = suggest(score, known | written)
                 yield f"curate.stages.{name} reads the score '{score}', which no stage before it adds{hint}"
-        if facts.check:
-            try:
+        try:
+            if facts.check:
                 facts.check(**settings)
-            except UserError as error:
-                yield f"curate.stages.{name}: {error}"
+            check_engines(node)
+        except UserError as error:
+            yield f"curate.stages.{name}: {error}"
         known = None if known is None or facts.writes is None else known | written
 
 
-def check_engine(engine: Mapping[str, Any], sampling: Sampling | None = None, where: str = "engine") -> None:
-    """Make an engine and discard it before it loads anything. Raises UserError for a missing key or server."""
-    bind(engine, where)()
-    if sampling and sampling.n > 1 and not sampling.temperature:
-        raise UserError(f"{sampling.n} samples at temperature 0 are one sample: raise it, or set n=1")
+def check_engines(settings: Mapping[str, Any], where: str = "") -> None:
+    """Make every engine in the settings of a stage, and discard it before it loads anything.
+
+    Raises UserError for a missing key or server, and for several samples at temperature 0.
+    """
+    for name, value in settings.items():
+        if not isinstance(value, Mapping):
+            continue
+        if name == "engine":
+            bind(value, f"{where}engine")()
+        elif name == "sampling" and value.get("n", 1) > 1 and not value.get("temperature"):
+            raise UserError(f"{where}sampling: {value['n']} samples at temperature 0 are one: raise it, or set n=1")
+        else:
+            check_engines(value, f"{where}{name}.")
 
 
 def _names(patterns: tuple[str, ...], settings: Mapping[str, Any]) -> Iterator[str]:

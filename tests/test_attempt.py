@@ -187,9 +187,6 @@ def test_rows_of_one_problem_share_its_attempts(script: Script) -> None:
     assert {d.id: d.detail for d in dropped}["a/m/0"] == "'4' for '5'", "as it was graded when it was sampled"
     only_right, _ = split(measure_difficulty(rows, **settings(node, chains="right")))
     assert [r.id for r in only_right] == ["a", "a/m/1", "a/x", "b", "b/m/1"] and len(asked(node)) == 8
-    with pytest.raises(UserError, match="4 samples at temperature 0 are one sample"):
-        cold = Sampling(n=4, temperature=0.0, top_p=1.0, max_tokens=9, seed=0)
-        list(measure_difficulty([example("b")], **settings(node, sampling=cold)))
 
 
 def test_a_rival_of_a_problem_whose_rate_is_known_has_that_rate(script: Script) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from curation.controls import Controls, write_controls
 from curation.rise import Rewards, collect, keep, reward_weights, weigh
+from curation.stage import check_stages
 from eval.turns import Dialogue, Episode
 from eval.turns import sample_turn as draw
 from limo.chat import prompt_ids
@@ -234,13 +235,20 @@ def test_the_control_has_the_same_rows_without_their_history(
 
 def test_settings_that_cannot_be_are_told_before_anything_is_paid_for(script: Script) -> None:
     engine = script({})
+    stage = {
+        "_target_": "curation.rise.collect",
+        "dialogue": {"shots": [], "first": "{problem}", "feedback": "No.", "window": 2},
+    }
     for players, what in (
-        ({}, "players names none"),
-        ({"one": player(engine, 4, temperature=0)}, "players.one: 4 samples at temperature 0 are one sample"),
-        ({"one": {**player(engine), "n": 3}}, "players.one.n is not a setting of curation.rise.Player"),
+        ({}, r"players .* at least 1"),
+        ({"one": player(engine, 4, temperature=0)}, "players.one.sampling: 4 samples at temperature 0 are one"),
     ):
         with pytest.raises(UserError, match=what):
-            list(collect([], dialogue=DIALOGUE, players=players, rewards=PAPER))
+            node = {**stage, "players": players, "rewards": {"right": 1.0, "wrong": 0.0, "none": 0.0}}
+            check_stages({"turns": node}, {})
+    with pytest.raises(UserError, match=r"players.one.n is not a setting of curation.rise.Player"):
+        wrong = {"one": {**player(engine), "n": 3}}
+        list(collect([], dialogue=DIALOGUE, players=wrong, rewards=PAPER))
     with pytest.raises(UserError, match="right must be the highest"):
         Rewards(0, 0, -1)
     with pytest.raises(UserError, match="tau must be above 0"):

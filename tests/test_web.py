@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from curation.mammoth2.archives import Columns, find_archives
-from curation.mammoth2.harvest import asked, code_of, final_answer, read_pairs, stated
+from curation.mammoth2.harvest import asked, final_answer, read_pairs, stated
 from curation.mammoth2.markup import RULES
 from curation.mammoth2.pages import archives, domain_of, read
 from curation.mammoth2.refine import Bounds, refine, verified
-from curation.mammoth2.refine import code_of as pair_code
 from curation.stage import check_stages, take
 from curation.stages.decontaminate import drop_overlap
 from limo.data import Dropped, Example, Row, chat
+from limo.engines.marked import code_of
 from limo.engines.protocol import Completion, Sampling, Scripted
 from limo.errors import UserError
 from limo.recipe import RECIPES
@@ -468,10 +468,10 @@ def test_a_model_copies_pairs_or_says_that_there_are_none(tmp_path: Path) -> Non
 
     def reply(prompt: str, _: int) -> str:
         if "2+2" in prompt:
-            code = code_of(one)
+            code = code_of(one.question)
             block = f"### pair {code}\n### question\n{{}}\n### answer\n{{}}\n"
             return block.format("What is 2+2?", "It is  4.") + block.format("What is 3+3?", "6") + f"### end {code}"
-        return f"### nothing {code_of(two)}" if "tea" in prompt else "I see none."
+        return f"### nothing {code_of(two.question)}" if "tea" in prompt else "I see none."
 
     rows = list(asked([one, two, six], engine=ask(reply), sampling=ONCE, piece=100, least=2, most=50))
     assert reasons(rows) == ["", "not on the page", "no pair", "reply cannot be read"]
@@ -487,7 +487,7 @@ def test_a_model_copies_pairs_or_says_that_there_are_none(tmp_path: Path) -> Non
 
 def test_formulas_may_be_tidied_in_copying(tmp_path: Path) -> None:
     row = page("<p>What is \\( \\dfrac{1}{2} + x \\) here?</p><p>It is $ \\left( 1+2x \\right) / 2 $.</p>", tmp_path)
-    code = code_of(row)
+    code = code_of(row.question)
     copied = "### question\nWhat is $\\frac{1}{2}+x$ here?\n### answer\nIt is $(1 + 2x)/2$."
     engine = ask(lambda *_: f"### pair {code}\n{copied}\n### end {code}")
     (made,) = list_of(asked([row], engine=engine, sampling=ONCE, piece=400, least=1, most=50))
@@ -496,7 +496,7 @@ def test_formulas_may_be_tidied_in_copying(tmp_path: Path) -> None:
 
 def test_long_pages_are_asked_about_in_pieces(tmp_path: Path) -> None:
     row = page("".join(f"<p>Paragraph {i} has these six words.</p>" for i in range(30)), tmp_path)
-    engine = ask(lambda prompt, _: f"### nothing {code_of(row)}")
+    engine = ask(lambda prompt, _: f"### nothing {code_of(row.question)}")
     assert reasons(asked([row], engine=engine, sampling=ONCE, piece=40, least=1, most=50)) == ["no pair"] * 5
     shown = " ".join(request.prompt[-1]["content"] for request in _engine.asked)
     assert all(f"Paragraph {i} " in shown for i in range(30)), "nothing of it is left out"
@@ -528,7 +528,7 @@ REFINED = {
 def test_a_rewriting_is_checked_before_it_is_believed(said: str) -> None:
     """The release never verifies what its refiners write; an audit found 10 % of it wrong."""
     row = pair("Solve x + 3 = 7.", "x+3=7 so x is 4. The answer is 4.")
-    code = pair_code(row)
+    code = code_of(row.question, row.completion)
     engine = ask(lambda *_: f"### question {code}\nSolve $x + 3 = 7$.\n### answer {code}\n{said}\n### end {code}")
     refiner = {"m": {"engine": engine, "sampling": ONCE}}
     bounds: Any = {"shortest": 0.5, "longest": 10, "always": 0}
@@ -552,7 +552,7 @@ def test_a_rewriting_does_not_reverse_the_conclusion() -> None:
     """Where there is no final answer, nothing else would notice."""
     row = pair("Does the series of the reciprocals converge?", "Compare it with an integral. So it converges.")
     for said, why in (("So the series diverges.", "conclusion reversed"), ("So the series is convergent.", "")):
-        code = pair_code(row)
+        code = code_of(row.question, row.completion)
         text = f"### question {code}\n{row.question}\n### answer {code}\n{said}\n### end {code}"
         node = {"engine": ask(lambda *_, text=text: text), "sampling": ONCE}
         (out,) = refine([row], refiners={"a": node}, bounds=Bounds(0.1, 10, 500), otherwise="drop")
@@ -561,7 +561,7 @@ def test_a_rewriting_does_not_reverse_the_conclusion() -> None:
 
 def test_several_refiners_and_replies_in_another_form() -> None:
     row = pair("Solve x + 3 = 7.", "x is 4. The answer is 4.")
-    code, bounds = pair_code(row), Bounds(0.1, 10, 500)
+    code, bounds = code_of(row.question, row.completion), Bounds(0.1, 10, 500)
     good = f"### question {code}\nSolve x + 3 = 7.\n### answer {code}\nTake 3 away. The answer is 4.\n### end {code}"
     node = {"engine": ask(lambda *_: good), "sampling": ONCE}
     assert [r.id for r in refine([row], refiners={"a": node, "b": node}, bounds=bounds, otherwise="drop")] == [
