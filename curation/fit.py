@@ -10,6 +10,7 @@ their errors, so only chains with right answers count. The stages up to `fit.aft
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
 
@@ -33,10 +34,9 @@ def compare_teachers(
     by_teacher: defaultdict[str, list[Example]] = defaultdict(list)
     for row in verified_chains(curate, after, "fit")[-1]:
         by_teacher[str(row.notes.get("teacher", row.source))].append(row)
-    settings: dict[str, Any] = {"dtype": fit.dtype, "batch_size": fit.batch_size, "max_length": fit.max_length}
     found: Teachers = {}
     for teacher, rows in by_teacher.items():
-        scored = add_fit(random_set(rows, chains, seed), model=student, scores=list(SCORES), **settings)
+        scored = add_fit(random_set(rows, chains, seed), model=student, scores=list(SCORES), **asdict(fit))
         found[teacher] = [row for row in scored if isinstance(row, Example)]
     print_table(tabulate_teachers(found), terminal(120))
     return found

@@ -13,7 +13,7 @@ text, such as a judge, are not probed: every pair would be paid for. Neither is 
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -116,11 +116,10 @@ def score_rows(
 
     The recipe's own stages come last, so a score has its recipe's value.
     """
-    settings: dict[str, Any] = {"dtype": fit.dtype, "batch_size": fit.batch_size, "max_length": fit.max_length}
     ours: dict[str, Callable[..., Any]] = {
         "probe: steps": partial(check_steps, arithmetic=False),
         "probe: features": partial(score, weights=LIMO, words=["en"], scaling="rank"),
-        "probe: fit": partial(add_fit, model=student, scores=list(SCORES), **settings),
+        "probe: fit": partial(add_fit, model=student, scores=list(SCORES), **asdict(fit)),
     }
     calls = {**ours, **scoring_calls(stages)}
     scored, dropped = apply_calls(rows, calls)

@@ -14,7 +14,7 @@ process: what runs a stage in another one takes them there and merges them here.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -33,32 +33,23 @@ Stage = TypeVar("Stage", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What is known of a stage."""
+    """What is known of a stage. `stage` is the same as a decorator."""
 
-    scope: Scope = "pool"  # what one call must see: any rows, or everything
+    scope: Scope  # what one call must see: any rows, or everything
+    _: KW_ONLY
     reads: tuple[str, ...] = ()  # scores that the rows must have
-    writes: tuple[str, ...] | None = None  # scores that it adds; None where nobody knows
+    writes: tuple[str, ...] | None = ()  # scores that it adds; None where nobody knows
     lower: tuple[str, ...] = ()  # those of its scores of which less is better
     samples: bool = False  # whether it runs a model, and so costs hours or money
     check: Callable[..., None] | None = None  # gets the settings before a row is read; raises UserError
 
-
-def stage(
-    scope: Scope,
-    *,
-    reads: tuple[str, ...] = (),
-    writes: tuple[str, ...] = (),
-    lower: tuple[str, ...] = (),
-    samples: bool = False,
-    check: Callable[..., None] | None = None,
-) -> Callable[[Stage], Stage]:
-    """Attach to a function what its runner must know."""
-
-    def mark(function: Stage) -> Stage:
-        function.about = About(scope, reads, writes, lower, samples, check)  # type: ignore[attr-defined]
+    def __call__(self, function: Stage) -> Stage:
+        """Attach these facts to a function."""
+        function.about = self  # type: ignore[attr-defined]
         return function
 
-    return mark
+
+stage = About
 
 
 def drop(row: Example, reason: str, detail: str = "") -> Dropped:
@@ -69,7 +60,7 @@ def drop(row: Example, reason: str, detail: str = "") -> Dropped:
 def about(function: Callable[..., Any]) -> About:
     """What is known of a stage: the safe assumption for a function without the decorator."""
     found = getattr(function, "about", None)
-    return found if isinstance(found, About) else About()
+    return found if isinstance(found, About) else About("pool", writes=None)
 
 
 def about_node(node: Mapping[str, Any]) -> About:

@@ -96,7 +96,7 @@ def result(name: str, path: Path, on: RayData | None = None) -> tuple[list[Row],
 
 def test_a_stage_says_what_it_is() -> None:
     assert about(chains).scope == "pool" and about(chains).reads == ("{by}",)
-    assert about(plain) == About("pool", (), None), "of an ordinary function nothing is known"
+    assert about(plain) == About("pool", writes=None), "of an ordinary function nothing is known"
 
 
 @pytest.mark.parametrize("name", ["thirds", "box", "best_chain", "plain"])
