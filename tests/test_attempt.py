@@ -139,6 +139,7 @@ def test_a_cut_off_attempt_counts_only_with_an_explicit_answer() -> None:
 
 def test_rates_of_others_take_the_place_of_samples(script: Script) -> None:
     rows = [example("a", notes={"solve_rate": 0.5}), example("b"), example("c", notes={"solve_rate": "1.0"})]
+    rows.append(example("a/x"))  # a rival of a problem whose rate is known
     given = {"by": "m", "n": 4, "rate": "solve_rate"}
     known, _ = split(import_rates(rows, **given))
     assert known[0].notes["attempts"]["m"] == {
@@ -146,7 +147,7 @@ def test_rates_of_others_take_the_place_of_samples(script: Script) -> None:
     }  # fmt: skip
     node = script(REPLIES)
     kept, dropped = split(measure_difficulty(known, **settings(node)))
-    assert [r.id for r in kept] == ["a", "b"] and [(d.id, d.reason) for d in dropped] == [("c", "too easy")]
+    assert [r.id for r in kept] == ["a", "b", "a/x"] and [(d.id, d.reason) for d in dropped] == [("c", "too easy")]
     assert {question for question, _ in asked(node)} == {"problem b"}
     with pytest.raises(UserError, match="no row has a pass rate under 'rate'"):
         list(import_rates(rows, **{**given, "rate": "rate"}))
@@ -187,13 +188,6 @@ def test_rows_of_one_problem_share_its_attempts(script: Script) -> None:
     assert {d.id: d.detail for d in dropped}["a/m/0"] == "'4' for '5'", "as it was graded when it was sampled"
     only_right, _ = split(measure_difficulty(rows, **settings(node, chains="right")))
     assert [r.id for r in only_right] == ["a", "a/m/1", "a/x", "b", "b/m/1"] and len(asked(node)) == 8
-
-
-def test_a_rival_of_a_problem_whose_rate_is_known_has_that_rate(script: Script) -> None:
-    node = script(REPLIES)
-    known, _ = split(import_rates([example("a", notes={"r": 0.5}), example("a/x")], by="m", n=4, rate="r"))
-    kept, _ = split(measure_difficulty(known, **settings(node)))
-    assert [r.notes["attempts"]["m"]["right"] for r in kept] == [2, 2] and not asked(node)
 
 
 @pytest.mark.parametrize("suspect", [None, 0.5])

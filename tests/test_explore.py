@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from curation.controls import Controls
 from curation.explore import (
     candidates,
     compare,
@@ -27,10 +26,9 @@ from curation.explore import (
     sliders,
     table,
 )
-from curation.run import Limits, curate
 from limo.data import Dropped, chat, dump, read_jsonl
 from limo.errors import UNPRINTABLE, UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, curate_pool
 
 NOTEBOOK = ROOT / "curation" / "explore.ipynb"
 WEIGHTS = {"length": 0.5, "exploration": 0.5}
@@ -46,24 +44,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i, text in enumerate(chains, 1)
     ]
     (folder / "pool.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    curate(
-        out=str(folder / "runs" / "mine"),
-        system="",
-        pool={"p": {"_target_": "limo.sources.file", "path": str(folder / "pool.jsonl")}},
-        stages={
-            "verify": {"_target_": "curation.stages.chains.verify", "keep_unverified": False},
-            "score": {
-                "_target_": "curation.stages.score.score",
-                "weights": WEIGHTS,
-                "words": ["en"],
-                "scaling": "rank",
-            },
-            "choose": {"_target_": "curation.stages.choose.problems", "k": 3, "by": "score", "seed": 0},
-        },
-        controls=Controls("choose", ["random"], 0),
-        pairs=None,
-        budget=Limits(None, None),
-    )
+    score = {"weights": WEIGHTS, "words": ["en"], "scaling": "rank"}
+    stages = {
+        "verify": {"_target_": "curation.stages.chains.verify", "keep_unverified": False},
+        "score": {"_target_": "curation.stages.score.score", **score},
+        "choose": {"_target_": "curation.stages.choose.problems", "k": 3, "by": "score", "seed": 0},
+    }
+    curate_pool(folder, stages, ["random"], out=str(folder / "runs" / "mine"))
     return folder / "runs" / "mine"
 
 
