@@ -387,10 +387,6 @@ def search_weights(arms: Arms, search: Search) -> Arms:
 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=arms.seed))
     study.optimize(gain, n_trials=search.trials)  # the same seed and results draw the same weights again
-    if study.best_value < -1:
-        raise UserError(
-            f"tournament.search: in all {search.trials} trials the weights prefer a flaw. Name other scores"
-        )
     best = study.best_trial.user_attrs["weights"]
     shown = ", ".join(f"{score} {weight:+.2f}" for score, weight in best.items())
     say(f"{search.candidate}: of {search.trials} trials the best weights are {shown} ({100 * study.best_value:+.1f})")

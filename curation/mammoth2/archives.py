@@ -63,9 +63,7 @@ def find_archives(path: str) -> list[str]:
     if "://" in path:
         listed = _in_store(path)
     elif (where := Path(path).expanduser()).is_file():
-        if not _kind_of(path):
-            raise UserError(f"'{path}' is no archive of pages: its name must end with {', '.join(KINDS)}, or .gz more")
-        return [str(where)]
+        listed = [str(where)]
     elif where.is_dir():
         listed = [str(file) for file in where.rglob("*") if file.is_file() and not file.is_symlink()]
     else:
