@@ -1,10 +1,8 @@
 """Difficulty by attempts: exact early stopping, suspect references, evidence of others, chains from attempts."""
 
-import json
 import random
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,22 +96,6 @@ def test_the_decision_is_that_of_all_attempts_for_every_outcome(window: Window) 
                 for rest in product("rwu", repeat=window.n - short)
             }
             assert endings == {True, False}
-
-
-def test_recorded_samples_are_decided_alike_with_and_without_early_stopping(data: Path, script: Script) -> None:
-    """100 MATH problems with 8 recorded completions each: the stage keeps the same rows, and asks less."""
-    recorded = [json.loads(line) for line in (data / "samples" / "math_cot_100.jsonl").open(encoding="utf-8")]
-    chains = {row["question"]: row["code"] for row in recorded}
-    n = len(recorded[0]["code"])
-    rows = [Example(str(row["idx"]), chat(row["question"]), row["gt"]) for row in recorded]
-    drawn = Sampling(n=n, temperature=1.0, top_p=1.0, max_tokens=10**6, seed=0)
-    found = {}
-    for stop in (True, False):
-        node = script(chains)
-        kept, _ = split(measure_difficulty(rows, **settings(node, sampling=drawn, at_most=6, early_stop=stop)))
-        found[stop] = ([r.id for r in kept], len(asked(node)))
-    assert found[True][0] == found[False][0] and 5 < len(found[True][0]) < 60
-    assert found[False][1] == 100 * n and found[True][1] < 0.9 * found[False][1]
 
 
 def test_a_reference_that_all_attempts_contradict_is_suspect(script: Script) -> None:

@@ -130,28 +130,14 @@ def test_tokens_are_those_of_the_named_model(tiny: Path) -> None:
 
 
 def test_verify_keeps_right_chains_only() -> None:
-    rows = [
-        example("a", "\\boxed{5}"),
-        example("b", "\\boxed{6}"),
-        example("c", "hm"),
-        example("d", " "),
-        example("e", "\\boxed{5}", ""),
-    ]
+    texts = {"a": "\\boxed{5}", "b": "\\boxed{6}", "c": "hm", "d": " "}
+    rows = [*(example(key, text) for key, text in texts.items()), example("e", "\\boxed{5}", "")]
     kept, dropped = split(verify(rows, keep_unverified=False))
+    wrong, unsure = "wrong answer", "cannot be graded"
     assert [r.id for r in kept] == ["a"]
-    assert [(d.id, d.reason) for d in dropped] == [
-        ("b", "wrong answer"),
-        ("c", "wrong answer"),
-        ("d", "no chain"),
-        ("e", "cannot be graded"),
-    ]
+    assert {d.id: d.reason for d in dropped} == {"b": wrong, "c": wrong, "d": "no chain", "e": unsure}
     kept, dropped = split(verify(rows, keep_unverified=True))
-    assert [(r.id, r.notes["verdict"]) for r in kept] == [
-        ("a", "correct"),
-        ("b", "wrong"),
-        ("c", "wrong"),
-        ("e", "unsure"),
-    ]
+    assert {r.id: r.notes["verdict"] for r in kept} == {"a": "correct", "b": "wrong", "c": "wrong", "e": "unsure"}
     assert [d.reason for d in dropped] == ["no chain"]
 
 
@@ -170,9 +156,7 @@ def test_doubles_and_benchmark_problems_leave(tmp_path: Path) -> None:
     kept, dropped = split(exact_dedup(rows))
     assert [r.id for r in kept] == ["a", "c"] and dropped[0].detail == "as a"
     rivals, dropped = split(exact_dedup([example("a", "one"), replace(rows[1], completion="two"), example("a", "ONE")]))
-    assert [(r.id, r.question) for r in rivals] == [("a", "problem a"), ("b", " PROBLEM  a ")], (
-        "another chain is a rival"
-    )
+    assert [(r.id, r.question) for r in rivals] == [("a", "problem a"), ("b", " PROBLEM  a ")], "another chain stays"
     assert rivals[0].problem == rivals[1].problem and dropped[0].detail == "as a"
     (tmp_path / "bench.jsonl").write_text('{"problem": "PROBLEM c", "answer": "1"}')
     node = {"_target_": "limo.sources.file", "path": str(tmp_path / "bench.jsonl")}
@@ -259,11 +243,8 @@ def test_curate_as_a_function_and_going_on_after_a_failure(tmp_path: Path, scrip
     settings = tmp_path, {"attempt": {**ATTEMPT, "engine": script(REPLIES)}, "choose": CHOOSE}, ["random", "easiest"]
     with pytest.raises(KeyError):  # the script knows no problem x: the engine fails midway
         curate_pool(*settings)
-    assert [p.name for p in sorted((tmp_path / "run" / "stages").iterdir())] == [
-        "00-pool.done.json",
-        "00-pool.dropped.jsonl",
-        "00-pool.jsonl",
-    ], "a failed stage must leave nothing that looks finished"
+    left = sorted(path.name.partition(".")[0] for path in (tmp_path / "run" / "stages").iterdir())
+    assert left == ["00-pool"] * 3, "a failed stage must leave nothing that looks finished"
     pool.write_text(pool.read_text().replace("problem x", "problem d"))  # the pool is repaired and read anew
     with (
         lock_run(tmp_path / "run" / "work", "curating"),
@@ -277,11 +258,7 @@ def test_curate_as_a_function_and_going_on_after_a_failure(tmp_path: Path, scrip
         pool.write_text(pool.read_text().replace("problem d", "problem e"))
         curate_pool(*settings)
     reasons = [(d["stage"], d["reason"], d["row"]) for d in lines(tmp_path / "run" / "dropped.jsonl")]
-    assert reasons == [
-        ("pool", "invalid JSON", 5),
-        ("choose", "not among the best 2", 0),
-        ("choose", "not among the best 2", 0),
-    ]
+    assert reasons == [("pool", "invalid JSON", 5), *[("choose", "not among the best 2", 0)] * 2]
 
 
 def test_rows_of_a_source_that_fails_are_kept_with_their_reasons(tmp_path: Path) -> None:
