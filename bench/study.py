@@ -27,7 +27,6 @@ from typing import Any
 
 from bench.pools import GOOD, Mixture, Problem, draw_problems, make_pool, write_chain
 from curation.controls import random_set
-from curation.folder import Rows, stage_file
 from curation.run import run_first
 from curation.stage import in_order
 from curation.tournament import choose_by, decide
@@ -86,8 +85,7 @@ class Block:
         curate = {**self.recipe["curate"], "out": str(self.folder)}
         curate["pool"] = {name: {**node, "path": str(path)} for name, node in curate["pool"].items()}
         stages = in_order(curate["stages"], curate.get("order"))
-        run_first(curate, stages)
-        rows = Rows(stage_file(self.folder, len(stages), [*stages][-1]))
+        rows = run_first(curate, stages)
         return [replace(row, notes={**row.notes, "made": "own"}) if "/own/" in row.id else row for row in rows]
 
     def choose(self, arm: str, rows: Sequence[Example]) -> list[Example]:

@@ -20,7 +20,6 @@ from typing import Any
 from pydantic import PositiveInt
 
 import limo.engines.ledger
-from curation.folder import Rows, stage_file
 from curation.run import run_first
 from curation.stage import about_node, in_order
 from curation.stages.choose import subsample
@@ -75,8 +74,8 @@ def plan(
     free = dict(takewhile(lambda item: not about_node(item[1]).samples, stages.items()))
     budget, before = curate["budget"], Spent(**vars(spent))
     with within_budget(str(folder.resolve()), Limits(**budget)):
-        start = run_first(curate, free)
-        left = Rows(stage_file(folder, len(free), ["pool", *free][-1]))
+        left = run_first(curate, free)
+        start = len(left)
         rows = [row for row in subsample(left, k=pilot, seed=seed) if isinstance(row, Example)]
         limo.engines.ledger.counted = set()  # what one stage has sampled costs the next one nothing
         found = list(_estimate(dict(list(stages.items())[len(free) :]), rows, float(start), tokens_per_second))

@@ -13,22 +13,24 @@ text, such as a judge, are not probed: every pair would be paid for. Neither is 
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from curation.folder import Rows, stage_file
-from curation.probe_result import NATURAL, Found, chosen_by, decided, keep_probe, print_probe
+from curation.controls import random_set
+from curation.folder import stage_file
+from curation.probe_result import Found, chosen_by, decided, keep_probe, print_probe
 from curation.run import run_first
 from curation.stage import about, in_order, take
 from curation.stages.chains import check_steps
 from curation.stages.fit import SCORES, add_fit
 from curation.stages.flaws import FLAWS, spoil
+from curation.stages.pairs import WRONG, read_wrong
 from curation.stages.score import score
 from limo.command import command
-from limo.data import Dropped, Example, Row, content_id, parsed
+from limo.data import Dropped, Example, Row
 from limo.errors import UserError
 from limo.progress import say
 from limo.recipe import InputPath, bind, suggest
@@ -54,11 +56,19 @@ def probe(
     Args: `chains` verified chains of as many problems, taken at random after the stage named `after`; `student` scores
     them as `fit` says. Raises UserError if there is no such stage, or no verified chain.
     """
-    folder = Path(out)
-    stages, number, verified = verified_chains(folder, curate, after, "probe")
-    untouched = sample_chains(verified, chains, seed)
+    if not curate:
+        raise UserError("probe: the recipe has no curate section: there is no pool to take chains from")
+    folder, stages = Path(out), in_order(curate["stages"], curate.get("order"))
+    if after not in stages:
+        raise UserError(f"probe.after: there is no stage '{after}'{suggest(after, stages)}")
+    number = list(stages).index(after) + 1
+    left = run_first(curate, dict(list(stages.items())[:number]))
+    verified = [row for row in left if row.notes.get("verdict") == "correct"]
+    if not verified:
+        raise UserError(f"no verified chain comes out of the stage '{after}': chains with right answers are needed")
+    untouched = random_set(verified, chains, seed)
     wrong = stage_file(folder, number, after, ".dropped")
-    rivals = {**plant(untouched, verified, seed), NATURAL: list(wrong_answers(wrong, untouched))}
+    rivals = {**plant(untouched, verified, seed), WRONG: list(wrong_answers(wrong, untouched))}
     everything = [*untouched, *(row for rows in rivals.values() for _, row in rows)]
     kinds = {row.id: flaw for flaw, rows in rivals.items() for _, row in rows} | {
         row.id: "untouched" for row in untouched
@@ -69,29 +79,6 @@ def probe(
     keep_probe(folder, found, caught, len(untouched), stages)
     print_probe(found, caught, len(untouched), chosen_by(rest))
     return found
-
-
-def verified_chains(
-    folder: Path, curate: dict[str, Any] | None, after: str, section: str
-) -> tuple[dict[str, Any], int, list[Example]]:
-    """Run the stages up to `after`. Returns all stages, how many have run, and the chains with right answers."""
-    if not curate:
-        raise UserError(f"{section}: the recipe has no curate section: there is no pool to take chains from")
-    stages = in_order(curate["stages"], curate.get("order"))
-    if after not in stages:
-        raise UserError(f"{section}.after: there is no stage '{after}'{suggest(after, stages)}")
-    number = list(stages).index(after) + 1
-    run_first(curate, dict(list(stages.items())[:number]))
-    rows = [row for row in Rows(stage_file(folder, number, after)) if row.notes.get("verdict") == "correct"]
-    if not rows:
-        raise UserError(f"no verified chain comes out of the stage '{after}': chains with right answers are needed")
-    return stages, number, rows
-
-
-def sample_chains(verified: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """One chain each of `count` problems, at random."""
-    one = {row.problem: row for row in sorted(verified, key=lambda row: content_id([seed, "chain", row.id], 16))}
-    return [one[name] for name in sorted(one, key=lambda name: content_id([seed, "problem", name], 16))][:count]
 
 
 def plant(
@@ -108,12 +95,9 @@ def plant(
 def wrong_answers(path: Path, untouched: Sequence[Example]) -> Iterator[tuple[Example, Example]]:
     """Chains that were dropped for a wrong answer, each with the untouched one of its problem."""
     known = {row.problem: row for row in untouched}
-    with path.open("rb") as lines:
-        for line in lines:
-            if (dropped := parsed(line))["reason"] == NATURAL:
-                rival = Example.from_json(dropped["data"])
-                if rival.problem in known:
-                    yield known.pop(rival.problem), rival
+    for rival in read_wrong([path]):
+        if rival.problem in known:
+            yield known.pop(rival.problem), rival
 
 
 def score_rows(
@@ -123,11 +107,10 @@ def score_rows(
 
     The recipe's own stages come last, so a score has its recipe's value.
     """
-    settings: dict[str, Any] = {"dtype": fit.dtype, "batch_size": fit.batch_size, "max_length": fit.max_length}
     ours: dict[str, Callable[..., Any]] = {
         "probe: steps": partial(check_steps, arithmetic=False),
         "probe: features": partial(score, weights=LIMO, words=["en"], scaling="rank"),
-        "probe: fit": partial(add_fit, model=student, scores=list(SCORES), **settings),
+        "probe: fit": partial(add_fit, model=student, scores=list(SCORES), **asdict(fit)),
     }
     calls = {**ours, **scoring_calls(stages)}
     scored, dropped = apply_calls(rows, calls)

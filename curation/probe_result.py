@@ -8,13 +8,13 @@ from typing import Any
 
 from curation.stage import NO_SCORES, about_node
 from curation.stages.flaws import FLAWS
+from curation.stages.pairs import WRONG
 from eval.compare import wilson
 from limo.data import replacing
 from limo.run import lasting
 from limo.tables import Table, print_table, terminal
 
 FILE = "probe.json"
-NATURAL = "wrong answer"  # the flaw of chains that models wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def _is_choosing(node: Mapping[str, Any]) -> bool:
 def warnings(found: Mapping[str, Mapping[str, Decided]], chosen: Mapping[str, str]) -> Iterator[str]:
     """A line for each flaw that a score by which the recipe chooses does not see, or prefers."""
     for stage, by in chosen.items():
-        decided = {flaw: d for flaw, d in found.get(by, {}).items() if flaw != NATURAL}
+        decided = {flaw: d for flaw, d in found.get(by, {}).items() if flaw != WRONG}
         worse = [flaw for flaw, d in decided.items() if d.reversed]
         blind = [flaw for flaw, d in decided.items() if d.blind]
         if worse:
@@ -100,7 +100,7 @@ def keep_probe(folder: Path, found: Found, caught: Any, chains: int, stages: Map
 
 def tabulate_probe(found: Mapping[str, Mapping[str, Decided]], chains: int) -> Table:
     """The share of pairs, in %, that each score decides rightly, with its 95 % interval."""
-    flaws = [flaw for flaw in (*FLAWS, NATURAL) if any(flaw in by for by in found.values())]
+    flaws = [flaw for flaw in (*FLAWS, WRONG) if any(flaw in by for by in found.values())]
     rows = [(name, *(str(by[flaw]) if flaw in by else "" for flaw in flaws)) for name, by in found.items()]
     title = f"How often each score prefers the untouched chain, in % of pairs ({chains} chains; 50 is blind)"
     return Table(("score", *flaws), rows, range(1, len(flaws) + 1), title)

@@ -17,9 +17,11 @@ The best of several answers is picked by the reference, so self-distillation nee
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from curation.stage import check_engine, drop, stage
+from pydantic import Field
+
+from curation.stage import drop, stage
 from eval.run import grade_rows
 from eval.turns import Dialogue, Episode, sample_turn
 from limo.data import Example, Row
@@ -63,19 +65,14 @@ class Taken:
     player: str
 
 
-def _check_players(*, players: Mapping[str, Any], **_: object) -> None:
-    if not players:
-        raise UserError("players names none: give each turn one, with its engine and its sampling")
-    for name, player in _bind(players).items():
-        try:
-            check_engine(player.engine, player.sampling)
-        except UserError as error:
-            raise UserError(f"players.{name}: {error}") from None
-
-
-@stage("pool", writes=("reward", "turn"), samples=True, check=_check_players)
+@stage("pool", writes=("reward", "turn"), samples=True)
 def collect(
-    rows: Iterable[Example], /, *, dialogue: Dialogue, players: Mapping[str, Any], rewards: Rewards
+    rows: Iterable[Example],
+    /,
+    *,
+    dialogue: Dialogue,
+    players: Annotated[Mapping[str, Any], Field(min_length=1)],
+    rewards: Rewards,
 ) -> Iterator[Row]:
     """Play `players`, one a turn and in their order, on every problem until its answer is right.
 
@@ -86,12 +83,12 @@ def collect(
     All problems of a turn are sampled as one batch, with one model in memory, so all rows are in memory at once.
     Raises UserError for wrong players.
     """
-    _check_players(players=players)
+    turns = {name: bind(node, f"collect.players.{name}")() for name, node in players.items()}
     episodes = [Episode(row, dialogue) for row in rows]
     played: list[list[Taken]] = [[] for _ in episodes]
     refused: dict[int, str] = {}
     node, runner = None, None
-    for number, (name, player) in enumerate(_bind(players).items(), 1):
+    for number, (name, player) in enumerate(turns.items(), 1):
         going = [
             at
             for at, taken in enumerate(played)
@@ -119,10 +116,6 @@ def collect(
         yield from _rows(episode.row, taken)
         if at in refused:
             yield drop(episode.row, "not sampled", refused[at])
-
-
-def _bind(players: Mapping[str, Any]) -> dict[str, Player]:
-    return {name: bind(node, f"collect.players.{name}")() for name, node in players.items()}
 
 
 def _reward(graded: Mapping[str, Any], rewards: Rewards) -> float:

@@ -182,8 +182,11 @@ def run_stages(
     return funnel
 
 
-def run_first(curate: Mapping[str, Any], first: Mapping[str, Any]) -> int:
-    """Run only the first stages of a recipe's `curate`, in the run's own folder, where the run will find them done."""
+def run_first(curate: Mapping[str, Any], first: Mapping[str, Any]) -> Rows:
+    """Run only the first stages of a recipe's `curate`, in the run's own folder, where the run will find them done.
+
+    Returns the rows that they leave.
+    """
     stages, folder = in_order(curate["stages"], curate.get("order")), Path(curate["out"])
     settings = {key: curate[key] for key in ("system", "pool", "controls", "pairs")}
     settings |= {"per_row": curate["per_row"]} if curate.get("per_row") else {}
@@ -198,7 +201,8 @@ def run_first(curate: Mapping[str, Any], first: Mapping[str, Any]) -> int:
             )
         check_stages(stages, curate["pool"])
         inputs = {path: content_hash(Path(path).expanduser()) for path in input_files(settings)}
-        return int(run_stages(folder, {**settings, "stages": first}, inputs)[-1]["out"])
+        run_stages(folder, {**settings, "stages": first}, inputs)
+    return Rows(stage_file(folder, len(first), ["pool", *first][-1]))
 
 
 def _stage(

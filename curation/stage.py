@@ -14,14 +14,13 @@ process: what runs a stage in another one takes them there and merges them here.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
 from limo.data import Dropped, Example
-from limo.engines.protocol import Sampling
 from limo.errors import UserError
 from limo.recipe import bind, check_name, resolve, suggest
 
@@ -34,32 +33,23 @@ Stage = TypeVar("Stage", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What is known of a stage."""
+    """What is known of a stage. `stage` is the same as a decorator."""
 
-    scope: Scope = "pool"  # what one call must see: any rows, or everything
+    scope: Scope  # what one call must see: any rows, or everything
+    _: KW_ONLY
     reads: tuple[str, ...] = ()  # scores that the rows must have
-    writes: tuple[str, ...] | None = None  # scores that it adds; None where nobody knows
+    writes: tuple[str, ...] | None = ()  # scores that it adds; None where nobody knows
     lower: tuple[str, ...] = ()  # those of its scores of which less is better
     samples: bool = False  # whether it runs a model, and so costs hours or money
     check: Callable[..., None] | None = None  # gets the settings before a row is read; raises UserError
 
-
-def stage(
-    scope: Scope,
-    *,
-    reads: tuple[str, ...] = (),
-    writes: tuple[str, ...] = (),
-    lower: tuple[str, ...] = (),
-    samples: bool = False,
-    check: Callable[..., None] | None = None,
-) -> Callable[[Stage], Stage]:
-    """Attach to a function what its runner must know."""
-
-    def mark(function: Stage) -> Stage:
-        function.about = About(scope, reads, writes, lower, samples, check)  # type: ignore[attr-defined]
+    def __call__(self, function: Stage) -> Stage:
+        """Attach these facts to a function."""
+        function.about = self  # type: ignore[attr-defined]
         return function
 
-    return mark
+
+stage = About
 
 
 def drop(row: Example, reason: str, detail: str = "") -> Dropped:
@@ -70,7 +60,7 @@ def drop(row: Example, reason: str, detail: str = "") -> Dropped:
 def about(function: Callable[..., Any]) -> About:
     """What is known of a stage: the safe assumption for a function without the decorator."""
     found = getattr(function, "about", None)
-    return found if isinstance(found, About) else About()
+    return found if isinstance(found, About) else About("pool", writes=None)
 
 
 def about_node(node: Mapping[str, Any]) -> About:
@@ -133,19 +123,29 @@ def stage_errors(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> Itera
             if score not in NO_SCORES and known is not None and score not in known | written:
                 hint = suggest(score, known | written)
                 yield f"curate.stages.{name} reads the score '{score}', which no stage before it adds{hint}"
-        if facts.check:
-            try:
+        try:
+            if facts.check:
                 facts.check(**settings)
-            except UserError as error:
-                yield f"curate.stages.{name}: {error}"
+            check_engines(node)
+        except UserError as error:
+            yield f"curate.stages.{name}: {error}"
         known = None if known is None or facts.writes is None else known | written
 
 
-def check_engine(engine: Mapping[str, Any], sampling: Sampling | None = None, where: str = "engine") -> None:
-    """Make an engine and discard it before it loads anything. Raises UserError for a missing key or server."""
-    bind(engine, where)()
-    if sampling and sampling.n > 1 and not sampling.temperature:
-        raise UserError(f"{sampling.n} samples at temperature 0 are one sample: raise it, or set n=1")
+def check_engines(settings: Mapping[str, Any], where: str = "") -> None:
+    """Make every engine in the settings of a stage, and discard it before it loads anything.
+
+    Raises UserError for a missing key or server, and for several samples at temperature 0.
+    """
+    for name, value in settings.items():
+        if not isinstance(value, Mapping):
+            continue
+        if name == "engine":
+            bind(value, f"{where}engine")()
+        elif name == "sampling" and value.get("n", 1) > 1 and not value.get("temperature"):
+            raise UserError(f"{where}sampling: {value['n']} samples at temperature 0 are one: raise it, or set n=1")
+        else:
+            check_engines(value, f"{where}{name}.")
 
 
 def _names(patterns: tuple[str, ...], settings: Mapping[str, Any]) -> Iterator[str]:

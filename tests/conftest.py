@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from curation.controls import Controls
+from curation.run import Limits, curate
 from curation.stage import take
 from limo.data import Dropped, Example, Row, chat
 from limo.engines.protocol import Completion
@@ -115,6 +117,16 @@ def example(key: str, completion: str = "", answer: str = "5", **more: Any) -> E
     problem = key.partition("/")[0]
     more = {"source": "s", "problem": problem} | more
     return Example(key, chat(f"problem {problem}"), answer, completion, **more)
+
+
+def curate_pool(
+    folder: Path, stages: Mapping[str, Any], kinds: Sequence[str] = (), **more: Any
+) -> list[dict[str, Any]]:
+    """Curate the rows of `pool.jsonl` in a folder into its `run`, with controls of the rows before the last stage."""
+    pool = {"p": {"_target_": "limo.sources.file", "path": str(folder / "pool.jsonl")}}
+    controls = Controls([*stages][-1], list(kinds), 0)  # type: ignore[arg-type]
+    given = {"out": str(folder / "run"), "system": "", "pool": pool, "controls": controls, "pairs": None}
+    return curate(**{**given, "stages": dict(stages), "budget": Limits(None, None), **more})  # type: ignore[arg-type]
 
 
 def split(rows: Iterable[Row]) -> tuple[list[Example], list[Dropped]]:

@@ -9,7 +9,6 @@ import yaml
 
 from curation.card import write_card
 from curation.controls import Controls, random_set, write_controls
-from curation.probe import sample_chains
 from curation.stage import take
 from curation.stages.choose import Lengths, chains, problems
 from curation.stages.pairs import pair_with_dropped
@@ -38,12 +37,8 @@ def test_chains_keeps_the_best_of_each_problem() -> None:
         kept, _ = split(chains(rows, by="score", prefer="lowest", at_most=1, seed=0))
         assert {r.id for r in kept} == {"a/own0", "b", "c", "d"}
         assert len(split(chains(rows, by="score", prefer="middle", at_most=2, seed=0))[0]) == 5
-    picks = {
-        r.id
-        for seed in range(20)
-        for r in split(chains(RIVALS, by="random", prefer="highest", at_most=1, seed=seed))[0]
-    }
-    assert {"a", "a/own0"} <= picks, "any chain may be taken at random"
+    picks = [split(chains(RIVALS, by="random", prefer="highest", at_most=1, seed=seed))[0] for seed in range(20)]
+    assert {"a", "a/own0"} <= {row.id for kept in picks for row in kept}, "any chain may be taken at random"
 
 
 def test_problems_keeps_the_best_with_all_of_their_chains() -> None:
@@ -75,9 +70,8 @@ def test_shares_by_source_and_note() -> None:
     kept = split(problems(rows, k=10, by="score", seed=0, shares={"level": {"0": 0.8, "2": 0.2}}))[0]
     assert sorted(r.notes["level"] for r in kept) == [0] * 8 + [2] * 2
     kept = split(problems(rows, k=12, by="random", seed=0, shares={"level": "equal", "source": "equal"}))[0]
-    assert sorted((r.notes["level"], r.source) for r in kept) == [
-        (n, s) for n in range(3) for s in "xy" for _ in (1, 2)
-    ]
+    found = sorted((r.notes["level"], r.source) for r in kept)
+    assert found == [(n, s) for n in range(3) for s in "xy" for _ in (1, 2)]
     kept = split(problems(rows, k=10, by="random", seed=0, lengths=Lengths(0.8, 100)))[0]
     assert sum(r.scores["tokens"] <= 100 for r in kept) == 8
     with pytest.raises(UserError, match="no row has a note 'levle'; did you mean 'level'"):
@@ -130,20 +124,13 @@ def test_a_token_budget_instead_of_a_number_of_rows() -> None:
         chosen(rows, k=None)
 
 
-def test_thousands_of_rows_keep_what_a_sort_keeps() -> None:
-    rows = [scored(f"{i}", (i * 7919 % 5003) / 5003) for i in range(5003)]
-    kept, dropped = split(problems(rows, k=100, by="score", seed=0))
-    assert [r.id for r in kept] == [r.id for r in sorted(rows, key=lambda r: -r.scores["score"])[:100]]
-    assert len(dropped) == 4903
-
-
 def test_a_random_chain_is_any_chain_of_a_random_problem() -> None:
     # The first chain of each problem has the problem's id: it was chosen in three of four cases
     rows = [replace(example(key, "x"), problem=str(i)) for i in range(600) for key in (f"{i}", f"{i}/a", f"{i}/b")]
     for seed in range(3):
         kept = split(chains(rows, by="random", prefer="highest", at_most=1, seed=seed))[0]
         few = split(problems(kept, k=150, by="random", seed=seed))[0]
-        for made in (few, random_set(rows, 150, seed), sample_chains(rows, 150, seed)):
+        for made in (few, random_set(rows, 150, seed)):
             assert len(made) == 150 and 30 < sum(row.id == row.problem for row in made) < 70, "about a third of 150"
 
 
@@ -174,9 +161,8 @@ def test_controls_are_chosen_otherwise_from_the_same_rows(tmp_path: Path) -> Non
     assert (again / "random.jsonl").read_text() != (tmp_path / "random.jsonl").read_text()
     assert (again / "longest.jsonl").read_text() == (tmp_path / "longest.jsonl").read_text()
     unknown = [replace(row, scores={}) for row in rows]
-    assert set(write_controls(tmp_path, unknown, chosen, Controls("choose", kinds, 0))) == {"curated", *kinds} - {
-        "easiest"
-    }
+    made = write_controls(tmp_path, unknown, chosen, Controls("choose", kinds, 0))
+    assert set(made) == {"curated", "random", "longest", "random_tokens"}
 
 
 def test_pairs_set_a_wrong_chain_against_the_chosen_one(tmp_path: Path) -> None:
@@ -184,16 +170,12 @@ def test_pairs_set_a_wrong_chain_against_the_chosen_one(tmp_path: Path) -> None:
     left = [
         Dropped("a/1", "verify", "wrong answer", data=replace(chosen[0], id="a/1", completion="no").to_json()),
         Dropped("a/2", "verify", "wrong answer", data=replace(chosen[0], id="a/2", completion="so it is 6").to_json()),
-        Dropped(
-            "b/1", "choose", "better chain of the same problem", data=replace(chosen[1], completion="short").to_json()
-        ),
+        Dropped("b/1", "choose", "not among the best 1", data=replace(chosen[1], completion="short").to_json()),
         Dropped("z", "pool", "invalid JSON", data="wrong answer"),
     ]
     write_jsonl(tmp_path / "left.jsonl", left)
     wrong = list(pair_with_dropped(chosen, [tmp_path / "left.jsonl"]))
-    assert [(r.id, r.completion, r.rejected) for r in wrong] == [("a", "chain of a", "so it is 6")], (
-        "the nearest in length"
-    )
+    assert [(r.id, r.completion, r.rejected) for r in wrong] == [("a", "chain of a", "so it is 6")], "nearest in length"
     assert wrong[0].to_trl()["rejected"][0]["content"] == "so it is 6"
 
 
@@ -207,10 +189,6 @@ def test_the_card_is_one_the_hub_reads(tmp_path: Path) -> None:
     head = yaml.safe_load(front)
     assert head["license"] == "mit" and head["size_categories"] == ["n<1K"]
     assert head["configs"][0]["data_files"] == [{"split": "train", "path": "curated.parquet"}]
-    for said in (
-        "| gsm8k | MIT | 3 |",
-        "| pool | 1,234 | 3 | no answer: 1,231 | 9 | 1.5 |",
-        "these benchmarks were removed: aime24",
-    ):
+    for said in ("| gsm8k | MIT | 3 |", "| pool | 1,234 | 3 | no answer: 1,231 | 9 | 1.5 |", "removed: aime24"):
         assert said in text
     assert "| tokens | 10 | 11 | 12 |" in text

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curation.controls import Controls
-from curation.run import Limits, curate, read_pool
+from curation.run import read_pool
 from curation.stage import take
 from curation.stages.chains import box_answers, verify
 from curation.stages.choose import subsample
@@ -20,7 +19,7 @@ from limo.data import Example, chat, read_jsonl, write_jsonl
 from limo.errors import UserError
 from limo.run import lock_run
 from limo.words import COUNTED, FOLDER, features, word_lists
-from tests.conftest import Script, example, lines, split
+from tests.conftest import Script, curate_pool, example, lines, split
 
 ATTEMPT = {
     "_target_": "curation.stages.attempts.measure_difficulty",
@@ -33,11 +32,6 @@ ATTEMPT = {
     "suspect": None,
 }
 CHOOSE = {"_target_": "curation.stages.choose.problems", "k": 2, "by": "pass_rate", "seed": 0}
-ALWAYS: dict[str, Any] = {
-    "controls": Controls("choose", ["random", "easiest"], 0),
-    "pairs": None,
-    "budget": Limits(None, None),
-}
 REPLIES = {
     "problem a": ["\\boxed{5}", "\\boxed{5}"],
     "problem b": ["so \\boxed{5}", "\\boxed{6}"],
@@ -136,28 +130,14 @@ def test_tokens_are_those_of_the_named_model(tiny: Path) -> None:
 
 
 def test_verify_keeps_right_chains_only() -> None:
-    rows = [
-        example("a", "\\boxed{5}"),
-        example("b", "\\boxed{6}"),
-        example("c", "hm"),
-        example("d", " "),
-        example("e", "\\boxed{5}", ""),
-    ]
+    texts = {"a": "\\boxed{5}", "b": "\\boxed{6}", "c": "hm", "d": " "}
+    rows = [*(example(key, text) for key, text in texts.items()), example("e", "\\boxed{5}", "")]
     kept, dropped = split(verify(rows, keep_unverified=False))
+    wrong, unsure = "wrong answer", "cannot be graded"
     assert [r.id for r in kept] == ["a"]
-    assert [(d.id, d.reason) for d in dropped] == [
-        ("b", "wrong answer"),
-        ("c", "wrong answer"),
-        ("d", "no chain"),
-        ("e", "cannot be graded"),
-    ]
+    assert {d.id: d.reason for d in dropped} == {"b": wrong, "c": wrong, "d": "no chain", "e": unsure}
     kept, dropped = split(verify(rows, keep_unverified=True))
-    assert [(r.id, r.notes["verdict"]) for r in kept] == [
-        ("a", "correct"),
-        ("b", "wrong"),
-        ("c", "wrong"),
-        ("e", "unsure"),
-    ]
+    assert {r.id: r.notes["verdict"] for r in kept} == {"a": "correct", "b": "wrong", "c": "wrong", "e": "unsure"}
     assert [d.reason for d in dropped] == ["no chain"]
 
 
@@ -176,9 +156,7 @@ def test_doubles_and_benchmark_problems_leave(tmp_path: Path) -> None:
     kept, dropped = split(exact_dedup(rows))
     assert [r.id for r in kept] == ["a", "c"] and dropped[0].detail == "as a"
     rivals, dropped = split(exact_dedup([example("a", "one"), replace(rows[1], completion="two"), example("a", "ONE")]))
-    assert [(r.id, r.question) for r in rivals] == [("a", "problem a"), ("b", " PROBLEM  a ")], (
-        "another chain is a rival"
-    )
+    assert [(r.id, r.question) for r in rivals] == [("a", "problem a"), ("b", " PROBLEM  a ")], "another chain stays"
     assert rivals[0].problem == rivals[1].problem and dropped[0].detail == "as a"
     (tmp_path / "bench.jsonl").write_text('{"problem": "PROBLEM c", "answer": "1"}')
     node = {"_target_": "limo.sources.file", "path": str(tmp_path / "bench.jsonl")}
@@ -262,45 +240,31 @@ def test_curate_as_a_function_and_going_on_after_a_failure(tmp_path: Path, scrip
         "".join(f'{{"problem": "problem {k}", "answer": "5", "solution": "\\\\boxed{{5}} is {k}"}}\n' for k in "abcx")
         + "broken\n"
     )
-    settings: dict[str, Any] = {
-        "out": str(tmp_path / "run"),
-        "system": "",
-        "pool": {"mine": {"_target_": "limo.sources.file", "path": str(pool)}},
-        "stages": {"attempt": {**ATTEMPT, "engine": script(REPLIES)}, "choose": CHOOSE},
-        **ALWAYS,
-    }
+    settings = tmp_path, {"attempt": {**ATTEMPT, "engine": script(REPLIES)}, "choose": CHOOSE}, ["random", "easiest"]
     with pytest.raises(KeyError):  # the script knows no problem x: the engine fails midway
-        curate(**settings)
-    assert [p.name for p in sorted((tmp_path / "run" / "stages").iterdir())] == [
-        "00-pool.done.json",
-        "00-pool.dropped.jsonl",
-        "00-pool.jsonl",
-    ], "a failed stage must leave nothing that looks finished"
+        curate_pool(*settings)
+    left = sorted(path.name.partition(".")[0] for path in (tmp_path / "run" / "stages").iterdir())
+    assert left == ["00-pool"] * 3, "a failed stage must leave nothing that looks finished"
     pool.write_text(pool.read_text().replace("problem x", "problem d"))  # the pool is repaired and read anew
     with (
         lock_run(tmp_path / "run" / "work", "curating"),
         pytest.raises(UserError, match="another process is curating in"),
     ):
-        curate(**settings)
-    funnel = curate(**settings)
+        curate_pool(*settings)
+    funnel = curate_pool(*settings)
     assert [(f["stage"], f["in"], f["out"]) for f in funnel] == [("pool", 5, 4), ("attempt", 4, 4), ("choose", 4, 2)]
-    assert [r.id for r in read_jsonl(tmp_path / "run" / "curated.jsonl")] == ["mine/1", "mine/2"]
+    assert [r.id for r in read_jsonl(tmp_path / "run" / "curated.jsonl")] == ["p/1", "p/2"]
     with pytest.raises(UserError, match="has other content"):
         pool.write_text(pool.read_text().replace("problem d", "problem e"))
-        curate(**settings)
+        curate_pool(*settings)
     reasons = [(d["stage"], d["reason"], d["row"]) for d in lines(tmp_path / "run" / "dropped.jsonl")]
-    assert reasons == [
-        ("pool", "invalid JSON", 5),
-        ("choose", "not among the best 2", 0),
-        ("choose", "not among the best 2", 0),
-    ]
+    assert reasons == [("pool", "invalid JSON", 5), *[("choose", "not among the best 2", 0)] * 2]
 
 
 def test_rows_of_a_source_that_fails_are_kept_with_their_reasons(tmp_path: Path) -> None:
     (tmp_path / "pool.jsonl").write_text('{"problem": "q"}\nbroken\n')
-    pool = {"p": {"_target_": "limo.sources.file", "path": str(tmp_path / "pool.jsonl")}}
     with pytest.raises(UserError, match=r"no usable row .*no answer: 1; invalid JSON: 1.*stages/00-pool.dropped.jsonl"):
-        curate(out=str(tmp_path / "run"), system="", pool=pool, stages={"choose": {**CHOOSE, "by": "random"}}, **ALWAYS)
+        curate_pool(tmp_path, {"choose": {**CHOOSE, "by": "random"}})
     left = lines(tmp_path / "run" / "stages" / "00-pool.dropped.jsonl")
     assert [(row["reason"], row["row"]) for row in left] == [("no answer", 1), ("invalid JSON", 2)]
 
@@ -309,16 +273,9 @@ def test_a_marked_chain_is_not_chosen_and_the_next_best_moves_up(tmp_path: Path)
     pool, marks = tmp_path / "pool.jsonl", tmp_path / "marks.jsonl"
     pool.write_text("".join(f'{{"id": {n}, "problem": "q{n}", "answer": "5", "length": {n}}}\n' for n in range(5)))
     count = {"_target_": "tests.test_curation.count_ids"}
-    settings: dict[str, Any] = {
-        "out": str(tmp_path / "run"),
-        "system": "",
-        "pool": {"p": {"_target_": "limo.sources.file", "path": str(pool)}},
-        "stages": {"count": count, "choose": {**CHOOSE, "by": "number"}},
-        **ALWAYS,
-    }
 
     def chosen(**more: Any) -> list[str]:
-        curate(**settings, **more)
+        curate_pool(tmp_path, {"count": count, "choose": {**CHOOSE, "by": "number"}}, **more)
         return [row.id for row in read_jsonl(tmp_path / "run" / "curated.jsonl")]
 
     assert chosen() == ["p/4", "p/3"]
@@ -343,18 +300,9 @@ def count_ids(rows: Any) -> Any:
 
 
 def test_a_stage_that_leaves_nothing_says_so(tmp_path: Path) -> None:
-    write = tmp_path / "pool.jsonl"
-    write.write_text('{"problem": "q", "answer": "5", "solution": "\\\\boxed{6}"}\n')
+    (tmp_path / "pool.jsonl").write_text('{"problem": "q", "answer": "5", "solution": "\\\\boxed{6}"}\n')
     with pytest.raises(UserError, match=r"'verify' leaves no row of 1 \(wrong answer: 1\)"):
-        curate(
-            out=str(tmp_path / "run"),
-            system="",
-            pool={"p": {"_target_": "limo.sources.file", "path": str(write)}},
-            stages={"verify": {"_target_": "curation.stages.chains.verify", "keep_unverified": False}},
-            controls=Controls("verify", [], 0),
-            pairs=None,
-            budget=Limits(None, None),
-        )
+        curate_pool(tmp_path, {"verify": {"_target_": "curation.stages.chains.verify", "keep_unverified": False}})
 
 
 def test_rows_survive_jsonl_and_parquet(tmp_path: Path) -> None:

@@ -151,12 +151,9 @@ def test_a_correction_must_be_right_in_its_equations_too() -> None:
     }
 
 
-def test_settings_that_cannot_be() -> None:
-    for call, said in [
-        (lambda: iter([Model(engine={}, sampling=Sampling(1, 0.0, 1.0, 10, 0), tries=2)]), "2 times the same reply"),
-    ]:
-        with pytest.raises(UserError, match=said):
-            list(call())  # type: ignore[arg-type]
+def test_tries_at_temperature_0_are_refused() -> None:
+    with pytest.raises(UserError, match="2 times the same reply"):
+        Model(engine={}, sampling=Sampling(1, 0.0, 1.0, 10, 0), tries=2)
 
 
 def mended(count: int, origin: str, strategy: str, problem: str = "p", rate: float = 0.5) -> list[Example]:
@@ -172,11 +169,8 @@ def test_the_mix_has_the_shares_of_the_recipe() -> None:
             rows += mended(50, origin, strategy)
     chosen, left = split(mix(rows, k=80, student=0.25, fix=0.75, error_free=0.2, seed=0))
     cells = Counter((r.notes["error"]["origin"], r.notes["strategy"]) if r.notes else "" for r in chosen)
-    own, other = (
-        {("student", "fix"): 12, ("student", "restart"): 4},
-        {("injected", "fix"): 36, ("injected", "restart"): 12},
-    )
-    assert cells == {"": 16, **own, **other}
+    own = {("student", "fix"): 12, ("student", "restart"): 4}
+    assert cells == {"": 16, **own, ("injected", "fix"): 36, ("injected", "restart"): 12}
     assert len(chosen) + len(left) == 250 and {d.reason for d in left} == {"not in the mix"}
     few = [r for r in rows if not r.notes or r.notes["error"]["origin"] == "injected" or r.id.endswith("0")]
     chosen, _ = split(mix(few, k=50, student=0.5, fix=0.5, error_free=0.2, seed=0))
@@ -241,15 +235,12 @@ def test_the_prompt_lists_as_many_types_as_there_are_and_all_can_be_read() -> No
     ("reply", "finish", "reason"),
     [
         ("The solution is correct, and so no calculation_error occurred.", "stop", "in the wrong shape"),
-        ("The wrong type is CA, the first wrong step is step 2", "stop", "in the wrong shape"),
         ('{"code": "xother", "type": "CA", "step": 2, "why": "w"}', "stop", "in the wrong shape"),
         ('{"code": "CODE", "type": "CA", "step": 2, "why": "w"}', "length", "in the wrong shape"),
         ('{"code": "CODE", "type": "CA", "step": "2", "why": "w"}', "stop", "in the wrong shape"),
-        ('{"code": "CODE", "type": "CA", "step": true, "why": "w"}', "stop", "in the wrong shape"),
         ('{"code": "CODE", "type": "CA", "step": 2}', "stop", "in the wrong shape"),
         ('{"code": "CODE", "type": "calculation_error", "step": 2, "why": "w"}', "stop", "a type that there is not"),
         ('{"code": "CODE", "type": "CA", "step": 9, "why": "w"}', "stop", "a step that there is not"),
-        ('{"code": "CODE", "type": "CA", "step": 0, "why": "w"}', "stop", "a step that there is not"),
         ('{"code": "CODE", "type": "CA", "step": 2, "why": " "}', "stop", "an empty error"),
         ('{"code": "CODE", "type": "CA", "step": 3, "why": "w"}', "stop", "an earlier step is wrong"),
     ],
@@ -346,11 +337,9 @@ def test_a_model_teaches_the_whole_way(script: Script) -> None:
             )
             return verdict(code, before="right", last="wrong" if "p/1" in prompt else "right", type="OP")
         text = "Wait, that is not right. 48+24 = 72, so the answer is \\boxed{72}."
-        return (
-            f"<continuation {code}>\n{text}\n</continuation {code}>"
-            if kind == "correct"
-            else f"<smooth {code}>x</smooth {code}>"
-        )
+        if kind == "correct":
+            return f"<continuation {code}>\n{text}\n</continuation {code}>"
+        return f"<smooth {code}>x</smooth {code}>"
 
     node = script(reply)
     drawing = Sampling(**{**DRAWING, "n": 1})  # type: ignore[arg-type]
@@ -387,14 +376,11 @@ def test_replies_that_stay_invalid_are_set_aside_after_so_many_tries(script: Scr
 
 def test_a_planted_error_that_is_none_is_refused(script: Script) -> None:
     """A right answer, an earlier false equation, no answer: none is an error that one could learn from."""
-    solutions = [
-        CHAIN.replace("48/2 = 24", "48/2 = 25"),
-        "48/2 = 25\n48+24 = 62\nThe answer is \\boxed{62}.",
-        "48/2 = 25\nI give up",
-    ]
-    expected = ["the wrong solution does not end in a wrong answer", "an earlier step is wrong"]
-    for solution, reason in zip(solutions, expected, strict=False):
-        step = "2" if reason.startswith("an earlier") else "1"
+    for solution, step, reason in (
+        (CHAIN.replace("48/2 = 24", "48/2 = 25"), "1", "the wrong solution does not end in a wrong answer"),
+        ("48/2 = 25\nI give up", "1", "the wrong solution does not end in a wrong answer"),
+        ("48/2 = 25\n48+24 = 62\nThe answer is \\boxed{62}.", "2", "an earlier step is wrong"),
+    ):
         node = script(lambda q, i, s=solution, at=step: injection(reading(q)[1], s, at))  # type: ignore[misc]
         rows = [row(notes={"errors": {"CA": 1}})]
         _, dropped = split(errors.inject(rows, teacher=model(node, 1), per_problem=1, otherwise="skip", seed=0))
@@ -424,9 +410,6 @@ def test_rows_with_errors_survive_the_disk(tmp_path: Any) -> None:
     write_jsonl(tmp_path / "x.jsonl", [error])
     (read,) = read_jsonl(tmp_path / "x.jsonl")
     m = Mistake.from_notes(read.notes["error"])
-    assert (
-        m.type == "MS"
-        and m.prefix == read.completion
-        and read_chain(replace(read, completion=read.notes["chain"])).answer == "72"
-    )
+    assert m.type == "MS" and m.prefix == read.completion
+    assert read_chain(replace(read, completion=read.notes["chain"])).answer == "72"
     assert all(holds(e) for e in equations("".join(m.steps[: m.at])))

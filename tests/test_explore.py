@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from curation.controls import Controls
 from curation.explore import (
     candidates,
     compare,
@@ -21,17 +20,15 @@ from curation.explore import (
     load,
     look,
     plot,
-    probe,
     reweigh,
     scatter,
     show,
     sliders,
     table,
 )
-from curation.run import Limits, curate
 from limo.data import Dropped, chat, dump, read_jsonl
 from limo.errors import UNPRINTABLE, UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, curate_pool
 
 NOTEBOOK = ROOT / "curation" / "explore.ipynb"
 WEIGHTS = {"length": 0.5, "exploration": 0.5}
@@ -47,24 +44,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i, text in enumerate(chains, 1)
     ]
     (folder / "pool.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    curate(
-        out=str(folder / "runs" / "mine"),
-        system="",
-        pool={"p": {"_target_": "limo.sources.file", "path": str(folder / "pool.jsonl")}},
-        stages={
-            "verify": {"_target_": "curation.stages.chains.verify", "keep_unverified": False},
-            "score": {
-                "_target_": "curation.stages.score.score",
-                "weights": WEIGHTS,
-                "words": ["en"],
-                "scaling": "rank",
-            },
-            "choose": {"_target_": "curation.stages.choose.problems", "k": 3, "by": "score", "seed": 0},
-        },
-        controls=Controls("choose", ["random"], 0),
-        pairs=None,
-        budget=Limits(None, None),
-    )
+    score = {"weights": WEIGHTS, "words": ["en"], "scaling": "rank"}
+    stages = {
+        "verify": {"_target_": "curation.stages.chains.verify", "keep_unverified": False},
+        "score": {"_target_": "curation.stages.score.score", **score},
+        "choose": {"_target_": "curation.stages.choose.problems", "k": 3, "by": "score", "seed": 0},
+    }
+    curate_pool(folder, stages, ["random"], out=str(folder / "runs" / "mine"))
     return folder / "runs" / "mine"
 
 
@@ -111,8 +97,6 @@ def test_rows_are_read_whole_and_sorted_and_text_stays_text(finished: Path) -> N
     for wrong in (lambda: show(run.chosen, by="lenght"), lambda: scatter(run, x="lenght")):
         with pytest.raises(UserError, match=r"no row has a column 'lenght'; did you mean 'length'"):
             wrong()
-    with pytest.raises(UserError, match="limo probe"):
-        probe(run)
 
 
 def test_a_slider_weighs_anew(finished: Path) -> None:

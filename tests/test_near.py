@@ -41,48 +41,31 @@ def test_other_latex_is_the_same_and_another_question_is_not() -> None:
     assert dropped[0].data["matched"]["problem"] == rows[0].question
 
 
-DIFFERENT = [
+GRAPH = "The graph of $y=ax^2+bx+c$ is below. Find $a$. [asy]draw({});[/asy]"
+DIFFERENT = [  # a problem with two fillings
+    ("Determine the number of ways to arrange the letters of the word {}.", ("PROOF",), ("RADII",)),
+    ("How many of the first 30 numbers are divisible by {} but not by {}?", (3, 5), (5, 3)),
     (
-        "Determine the number of ways to arrange the letters of the word PROOF.",
-        "Determine the number of ways to arrange the letters of the word RADII.",
+        "What is the probability that the first card is {} and the second is {}?",
+        ("an ace", "a heart"),
+        ("a heart", "an ace"),
     ),
-    (
-        "How many of the first 30 numbers are divisible by 3 but not by 5?",
-        "How many of the first 30 numbers are divisible by 5 but not by 3?",
-    ),
-    (
-        "What is the probability that the first card is an ace and the second is a heart?",
-        "What is the probability that the first card is a heart and the second is an ace?",
-    ),
-    (
-        "Let $f$ be odd. Is $f(f(x))$ even, odd, or neither of the two?",
-        "Let $f$ be odd. Is $f(f(f(x)))$ even, odd, or neither of the two?",
-    ),
-    (
-        "The graph of $y=ax^2+bx+c$ is below. Find $a$. [asy]draw(f);[/asy]",
-        "The graph of $y=ax^2+bx+c$ is below. Find $a$. [asy]draw(g);[/asy]",
-    ),
-    (
-        "If $a+b=7$ and $ab=12$ with $a<b$, find $a$.",
-        "If $a+b=7$ and $ab=12$ with $a<b$, find $b$.",
-    ),
+    ("Let $f$ be odd. Is ${}$ even, odd, or neither of the two?", ("f(f(x))",), ("f(f(f(x)))",)),
+    (GRAPH, ("f",), ("g",)),
+    ("If $a+b=7$ and $ab=12$ with $a<b$, find ${}$.", ("a",), ("b",)),
 ]
+DIGIT = "What is the last digit of $7^{100}$, taken in base ten?"
 SAME = [
     ("Find the value of $\\dfrac{1}{2}+x$ when $x = 3$.", "What is \\(\\frac12 + x\\) when \\(x=3\\)?"),
-    (
-        "How many values of $k$ are possible for this equation?",
-        "Find the number of possible values of $k$ for the equation.",
-    ),
-    (
-        "What is the last digit of $7^{100}$, taken in base ten?",
-        "Question 3. What is the last digit of $7^{100}$, taken in base ten?",
-    ),
+    ("How many values of $k$ are possible?", "Find the number of possible values of $k$."),
+    (DIGIT, f"Question 3. {DIGIT}"),
     ("The graph is below. Find $a$ if $a + 2 = 5$. [asy]draw(f);[/asy]", "The graph is below. Find $a$ if $a+2=5$."),
 ]
 
 
-@pytest.mark.parametrize(("one", "other"), DIFFERENT)
-def test_alike_and_with_one_answer_but_not_the_same(one: str, other: str) -> None:
+@pytest.mark.parametrize(("text", "first", "second"), DIFFERENT)
+def test_alike_and_with_one_answer_but_not_the_same(text: str, first: tuple[str], second: tuple[str]) -> None:
+    one, other = text.format(*first), text.format(*second)
     assert not is_same(one, other) and not is_same(other, one)
     kept, _ = split(near_dedup([row("a", one), row("b", other)]))
     assert len(kept) == 2

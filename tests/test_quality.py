@@ -30,10 +30,8 @@ CASES = [
     (f"{ENGLISH}<|im_end|>", "control token"),
     (f"{ENGLISH} <｜end▁of▁sentence｜>", "control token"),
     (f"[INST] {ENGLISH}", "control token"),
-    (f"{ENGLISH}<end_of_turn>", "control token"),
     (f"<s>{ENGLISH}", "control token"),
     (f"{ENGLISH}</s>\n", "control token"),
-    (f"{ENGLISH}<|eot_id|>", "control token"),
     (f"<think>{ENGLISH} It is 5.", "unfinished thinking"),
     (f"<think>{ENGLISH}</think>  \n", "unfinished thinking"),
     (f"<think>a</think> b <think>{ENGLISH}</think> c", "unfinished thinking"),
@@ -55,13 +53,10 @@ def test_what_is_wrong_with_a_chain(text: str, reason: str) -> None:
 def test_languages_are_the_recipe_s() -> None:
     chinese = "所以我们得到答案是五。" * 3
     assert find_flaw(GERMAN, ["en", "de"], 20, 3) == find_flaw(GERMAN, None, 20, 3) == ("", "")
-    assert (
-        find_flaw(chinese, ["en", "zh"], 20, 3) == ("", "")
-        and find_flaw(chinese, ["en", "ru"], 20, 3)[0] == "wrong language"
-    )
-    kept, dropped = split(
-        check_quality([example("a", ENGLISH), example("b", GERMAN)], languages=["en"], repeat_words=20, max_repeats=3)
-    )
+    assert find_flaw(chinese, ["en", "zh"], 20, 3) == ("", "")
+    assert find_flaw(chinese, ["en", "ru"], 20, 3)[0] == "wrong language"
+    rows = [example("a", ENGLISH), example("b", GERMAN)]
+    kept, dropped = split(check_quality(rows, languages=["en"], repeat_words=20, max_repeats=3))
     assert [r.id for r in kept] == ["a"] and dropped[0].detail.startswith("de (")
 
 

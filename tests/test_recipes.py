@@ -32,7 +32,6 @@ def test_a_shipped_recipe_fits_its_functions(name: str) -> None:
     known = (
         "curate",
         "probe",
-        "fit",
         "tournament",
         "plan",
         "train",

@@ -25,19 +25,11 @@ def test_every_opening_of_a_reflection_counts_as_one(text: str) -> None:
     assert reflects(text) and reflects(f"\n{text}\n57 + 8 = 65")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "57 + 8 = 65\nThe answer is \\boxed{65}.",
-        "So the answer is right.",
-        "This is correct. 3 + 4 = 7",
-        "She waits 5 minutes.",
-        "They add up to 7.",
-        "Let me solve it step by step.",
-        "The holding company has 3 checks.",
-    ],
-)
+PLAIN = ("", "57 + 8 = 65\nThe answer is \\boxed{65}.", "So the answer is right.", "This is correct. 3 + 4 = 7")
+PLAIN += ("She waits 5 minutes.", "Let me solve it step by step.", "The holding company has 3 checks.")
+
+
+@pytest.mark.parametrize("text", PLAIN)
 def test_what_is_no_reflection(text: str) -> None:
     assert not reflects(text)
 

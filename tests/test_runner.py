@@ -18,13 +18,11 @@ import pytest
 
 import curation
 import curation.runner
-from curation.controls import Controls
 from curation.lemma.errors import correct, find, inject, mix
 from curation.lemma.mistakes import Mistake
 from curation.mammoth2.harvest import asked, stated
 from curation.mammoth2.refine import Bounds, refine, verified
 from curation.rise import Rewards, collect, keep, weigh
-from curation.run import Limits, curate
 from curation.runner import PerRow, RayData, apply
 from curation.stage import About, about, check_stages, count, in_order, record, stage, take
 from curation.stages.attempts import add_chains, import_rates, measure_difficulty
@@ -44,7 +42,7 @@ from limo.engines.protocol import Sampling, Scripted
 from limo.errors import UserError
 from limo.recipe import resolve, validate
 from tests import growth
-from tests.conftest import ROOT, example, lines
+from tests.conftest import ROOT, curate_pool, example, lines
 
 HERE = "tests.test_runner."
 NODES: dict[str, Any] = {
@@ -96,7 +94,7 @@ def result(name: str, path: Path, on: RayData | None = None) -> tuple[list[Row],
 
 def test_a_stage_says_what_it_is() -> None:
     assert about(chains).scope == "pool" and about(chains).reads == ("{by}",)
-    assert about(plain) == About("pool", (), None), "of an ordinary function nothing is known"
+    assert about(plain) == About("pool", writes=None), "of an ordinary function nothing is known"
 
 
 @pytest.mark.parametrize("name", ["thirds", "box", "best_chain", "plain"])
@@ -164,38 +162,23 @@ HELD = {"_target_": "curation.stages.decontaminate.decontaminate", "variants": "
 def test_mistakes_are_reported_before_the_pool_is_read(stages: dict[str, Any], said: str, tmp_path: Path) -> None:
     """The pool's file is missing, which would be the error if it were read."""
     with pytest.raises(UserError, match=said):
-        curate(
-            out=str(tmp_path / "run"),
-            system="",
-            pool=SOURCE,
-            stages=stages,
-            controls=Controls(next(iter(stages)), [], 0),
-            pairs=None,
-            budget=Limits(None, None),
-        )
+        curate_pool(tmp_path, stages)
 
 
 @pytest.mark.parametrize(
     ("target", "setting", "value", "said"),
     [
         ("curation.stages.choose.chains", "at_most", 0, "greater than 0"),
-        ("curation.stages.choose.subsample", "k", 0, "greater than 0"),
         ("curation.stages.decontaminate.drop_overlap", "run", 1, "greater than or equal to 2"),
         ("curation.stages.flaws.plant_flaws", "shares", {"filler": 2}, "less than or equal to 1"),
-        ("curation.stages.fit.add_fit", "batch_size", 0, "greater than 0"),
         ("curation.stages.fit.add_fit", "scores", ["nlll"], "'nll', 'nll_inner', 'nll_local', 'rsr' or 'ifd'"),
-        ("curation.lemma.errors.mix", "student", 1.5, "less than or equal to 1"),
         ("curation.lemma.errors.inject", "per_problem", -1, "greater than or equal to 0"),
         ("curation.lemma.errors.correct", "strategies", ["fixed"], "'fix' or 'restart'"),
         ("curation.lemma.teach.Model", "tries", 0, "greater than 0"),
-        ("curation.lemma.begun.begun", "types", ["NO"], "'CA', 'OP', 'MS', 'CS' or 'CV'"),
         ("curation.mammoth2.harvest.stated", "rules", ["faq"], "'faq heading'"),
-        ("curation.mammoth2.pages.read", "seconds", 0, "greater than 0"),
         ("curation.controls.Controls", "kinds", ["shortest"], "'longest'"),
-        ("curation.runner.RayData", "parts", 0, "greater than 0"),
         ("curation.runner.PerRow", "seconds", 0, "greater than 0"),
         ("curation.tournament.Sizes", "final_blocks", 1, "greater than or equal to 2"),
-        ("curation.mammoth2.recall.Learning", "ngrams", 0, "greater than 0"),
         ("curation.plan.plan", "pilot", 0, "greater than 0"),
     ],
 )
@@ -215,16 +198,8 @@ def test_a_score_that_an_unknown_stage_or_source_could_bring_is_no_mistake() -> 
 def test_an_ordinary_stage_runs_where_the_order_puts_it(tmp_path: Path) -> None:
     pool = "\n".join(f'{{"id": "{i}", "problem": "p{i}", "answer": "1", "solution": "{"1" * i}"}}' for i in range(1, 5))
     (tmp_path / "pool.jsonl").write_text(pool)
-    funnel = curate(
-        out=str(tmp_path / "run"),
-        system="",
-        pool={"p": {"_target_": "limo.sources.file", "path": str(tmp_path / "pool.jsonl")}},
-        stages={"choose": {**CHOOSE, "by": "value", "k": 1}, "mine": NODES["plain"]},
-        order=["mine", "choose"],
-        controls=Controls("choose", [], 0),
-        pairs=None,
-        budget=Limits(None, None),
-    )
+    stages = {"choose": {**CHOOSE, "by": "value", "k": 1}, "mine": NODES["plain"]}
+    funnel = curate_pool(tmp_path, stages, order=["mine", "choose"])
     assert [(line["stage"], line["out"], line["problems"]) for line in funnel] == [
         ("pool", 4, 4), ("mine", 4, 4), ("choose", 1, 1)
     ]  # fmt: skip
@@ -308,16 +283,7 @@ def test_a_row_that_takes_too_long_is_dropped_and_no_other(
 def test_a_row_that_is_too_large_is_dropped_where_it_appears(tmp_path: Path) -> None:
     pool = "\n".join(f'{{"id": "{i}", "problem": "p{i}", "answer": "1", "solution": "{"1" * i}"}}' for i in (9, 900))
     (tmp_path / "pool.jsonl").write_text(pool)
-    funnel = curate(
-        out=str(tmp_path / "run"),
-        system="",
-        pool={"p": {"_target_": "limo.sources.file", "path": str(tmp_path / "pool.jsonl")}},
-        stages={"box": NODES["box"]},
-        controls=Controls("box", [], 0),
-        pairs=None,
-        budget=Limits(None, None),
-        per_row={"characters": 800},
-    )
+    funnel = curate_pool(tmp_path, {"box": NODES["box"]}, per_row={"characters": 800})
     assert [(line["out"], line["reasons"]) for line in funnel] == [(1, {"too large": 1}), (1, {})]
 
 
@@ -374,7 +340,7 @@ SAMPLED: dict[Callable[..., Iterable[Row]], dict[str, Any]] = {
     refine: {"refiners": REFINERS, "bounds": Bounds(0.5, 2, 99), "otherwise": "keep"},
 }
 # Whose time is that of a model, a classifier, and processes that parse pages within limits of their own
-NOT_TIMED = {"add_fit", "reward_steps", "smooth", "recall", "read"}
+NOT_TIMED = {"add_fit", "smooth", "recall", "read"}
 
 
 def test_every_stage_is_timed_below() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from curation import tournament
 from curation.stages.score import score
 from curation.tournament import Arms, Search, Sizes, Trainer, blocks_needed, decide, search_weights
 from limo.data import Example, chat, read_jsonl
@@ -27,10 +26,8 @@ CHAINS = {
 
 def node(by: str, prefer: str) -> dict[str, Any]:
     chains = {"_target_": "curation.stages.choose.chains", "by": by, "prefer": prefer, "at_most": 1, "seed": 0}
-    return {
-        "chains": chains,
-        "problems": {"_target_": "curation.stages.choose.problems", "k": 1, "by": "random", "seed": 0},
-    }
+    problems = {"_target_": "curation.stages.choose.problems", "k": 1, "by": "random", "seed": 0}
+    return {"chains": chains, "problems": problems}
 
 
 CANDIDATES = {"good": node("quality", "highest"), "bad": node("quality", "lowest"), "any": node("random", "highest")}
@@ -96,9 +93,8 @@ def test_the_share_of_false_winners_is_the_promised_one() -> None:
 
 def test_the_three_sentences() -> None:
     clear = {"a": [0.10, 0.12, 0.08, 0.11], "b": [0.0, 0.01, -0.01, 0.0]}
-    assert (
-        decide(clear, 0.03, {"a": 0.09}).sentence == "a beats random by 10.2 points (6.7 to 13.8)."
-    )  # sd 0.0171, t(0.9875, 3) 4.18
+    beats = decide(clear, 0.03, {"a": 0.09})  # sd 0.0171, t(0.9875, 3) 4.18
+    assert beats.sentence == "a beats random by 10.2 points (6.7 to 13.8)."
     none = decide({"a": [0.001, -0.002, 0.003, 0.0], "b": [-0.01, -0.012, -0.01, -0.011]}, 0.03, {})
     assert none.outcome == "none" and none.sentence.endswith("use random chains, checked and balanced.")
     open_ = decide({"a": [0.10, -0.05, 0.08, -0.02]}, 0.03, {})
@@ -113,18 +109,11 @@ def test_a_candidate_that_prefers_a_flaw_is_out(tmp_path: Path, capsys: pytest.C
     made = field(tmp_path, 0.0)
     longest = {"longest": node("length", "highest"), **CANDIDATES}
     rows = [replace(row, scores={**row.scores, "length": float(len(row.completion))}) for row in made.rows]
-    # The candidate computes its score itself
-    stages = {
-        "score": {
-            "_target_": "curation.stages.score.score",
-            "weights": {"length": 1.0},
-            "words": ["en"],
-            "scaling": "rank",
-        }
-    }
-    longest["longest"] = {**stages, **node("score", "highest")}
+    settings: dict[str, Any] = {"weights": {"length": 1.0}, "words": ["en"], "scaling": "rank"}
+    own = {"_target_": "curation.stages.score.score", **settings}  # the candidate computes its score itself
+    longest["longest"] = {"score": own, **node("score", "highest")}
     assert not replace(made, rows=rows, candidates=longest).is_fair("longest")
-    scoring = {"score": partial(score, weights={"length": 1.0}, words=["en"], scaling="rank")}
+    scoring = {"score": partial(score, **settings)}
     ties = {f"any {number}": node("luck", "highest") for number in range(8)}
     equal = [replace(row, scores={"luck": 0.0}) for row in made.rows]
     for seed in range(8):
@@ -172,4 +161,3 @@ def test_the_costs_are_known_before_anything_is_trained(tmp_path: Path, capsys: 
 def test_too_few_problems_are_said_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the pool has 200 problems: 170 are held out, and 15 of the others"):
         field(tmp_path, 0.0, replace(SIZES, final_problems=40))
-    assert tournament.RANDOM not in CANDIDATES

@@ -12,22 +12,21 @@ from typing import Any
 import pytest
 
 from curation.mammoth2.archives import Columns, find_archives
-from curation.mammoth2.harvest import asked, code_of, final_answer, read_pairs, stated
+from curation.mammoth2.harvest import asked, final_answer, read_pairs, stated
 from curation.mammoth2.markup import RULES
 from curation.mammoth2.pages import archives, domain_of, read
 from curation.mammoth2.refine import Bounds, refine, verified
-from curation.mammoth2.refine import code_of as pair_code
 from curation.stage import check_stages, take
 from curation.stages.decontaminate import drop_overlap
 from limo.data import Dropped, Example, Row, chat
+from limo.engines.marked import code_of
 from limo.engines.protocol import Completion, Sampling, Scripted
 from limo.errors import UserError
 from limo.recipe import RECIPES
 from tests.test_commands import Run
 
-LIMITS: dict[str, Any] = {
-    **{"columns": None, "max_bytes": 5_000_000, "seconds": 1.0, "memory": 512, "deny": [], "robots": ["noai"]},
-}
+LIMITS: dict[str, Any] = {"columns": None, "max_bytes": 5_000_000, "seconds": 1.0, "memory": 512}
+LIMITS |= {"deny": [], "robots": ["noai"]}
 DOMAINS = "curation.mammoth2.domains.asked"
 ONCE = Sampling(n=1, temperature=0.0, top_p=1.0, max_tokens=500, seed=0)
 
@@ -51,12 +50,8 @@ def page(html: str, tmp_path: Path, name: str = "page.html") -> Example:
 
 
 def record(url: str, body: bytes, *headers: str, kind: str = "response") -> bytes:
-    http = (
-        "\r\n".join(["HTTP/1.1 200 OK", "Content-Type: text/html; charset=utf-8", *headers]).encode()
-        + b"\r\n\r\n"
-        + body
-    )
-    block = http if kind == "response" else body
+    http = "\r\n".join(["HTTP/1.1 200 OK", "Content-Type: text/html; charset=utf-8", *headers, "\r\n"])
+    block = http.encode() + body if kind == "response" else body
     media = "application/http; msgtype=response" if kind == "response" else "text/plain"
     head = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\nWARC-Date: 2026-01-01T00:00:00Z\r\n"
     return f"{head}Content-Type: {media}\r\nContent-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n"
@@ -196,22 +191,19 @@ def test_an_archive_that_breaks_off_keeps_what_came_before(tmp_path: Path) -> No
     (tmp_path / "lies.warc").write_bytes(b"nor is this an archive\n" * 20)
     (tmp_path / "lies.parquet").write_bytes(b"nor this")
     table = {"columns": Columns("html", "html", "url")}
-    assert [reasons(pages(tmp_path / f"lies{s}", **table)) for s in (".warc.gz", ".warc", ".parquet")] == [
-        ["not a WARC file"],
-        ["not a WARC file"],
-        ["cannot be read"],
-    ]
+    told = [reasons(pages(tmp_path / f"lies{ending}", **table)) for ending in (".warc.gz", ".warc", ".parquet")]
+    assert told == [["not a WARC file"], ["not a WARC file"], ["cannot be read"]]
 
 
 @pytest.mark.parametrize(
     "body", [b"zz\r\n<p>a</p>", b"-5\r\nabc", b"8\r\n<p>a</p>\r\nq", b"f" * 16 + b"\r\nabc", b"8\r\n<p>"]
 )
 def test_a_body_whose_chunks_are_wrong_costs_itself(body: bytes, tmp_path: Path) -> None:
-    head, good = "Transfer-Encoding: chunked", b"8;x=y\r\n<p>a</p>\r\n9\r\n<p>bb</p>\r\n0\r\n\r\n"
+    head, good = "Transfer-Encoding: chunked", b"8\r\n<p>a</p>\r\n9\r\n<p>bb</p>\r\n0\r\n\r\n"
     for name in ("a.warc", "a.warc.gz"):
         records = [record("http://a.example/1", good, head), record("http://a.example/2", body, head), TEN[3]]
         rows = pages(warc(tmp_path / name, *records))
-        assert reasons(rows) == ["", "broken transfer encoding", ""]
+        assert reasons(rows) == ["", "damaged record", ""]
         assert [row.question for row in list_of(rows)] == ["a\n\nbb", "page 3 of ten"]
 
 
@@ -231,10 +223,7 @@ def test_wet_parquet_and_jsonl(tmp_path: Path) -> None:
     )
     (row,) = list_of(pages(tmp_path / "a.warc.wet.gz"))
     assert row.notes["stated"][0][:3] == ["labelled lines", "How many legs has a spider?", "It has eight legs."]
-    rows = [
-        {"html": "<p>first 3<sup>2</sup></p>", "url": "http://a.example/1"},
-        {"html": 5, "url": "http://a.example/2"},
-    ]
+    rows = [{"html": "<p>first 3<sup>2</sup></p>", "url": "http://a.example/1"}, {"html": 5, "url": "b"}]
     pd.DataFrame([rows[0]]).to_parquet(tmp_path / "a.parquet")
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + "{broken\n" + "[1]\n")
     columns = Columns("html", "html", "url")
@@ -256,7 +245,7 @@ def test_addresses_that_fsspec_knows(tmp_path: Path) -> None:
         find_archives("memory://nothing")
     with pytest.raises(UserError, match=r"cannot (list|open) 's3://"):
         find_archives("s3://127.0.0.1-no-such-bucket/x.warc.gz")
-    with pytest.raises(UserError, match=r"no archive of pages: its name must end with \.warc"):
+    with pytest.raises(UserError, match=r"no archive of pages at .*: nothing there ends with \.warc"):
         (tmp_path / "x.docx").write_text("x")
         find_archives(str(tmp_path / "x.docx"))
 
@@ -280,15 +269,10 @@ def test_domains_robots_and_licence_stay_with_the_row(tmp_path: Path) -> None:
     rows = pages(
         warc(
             tmp_path / "a.warc",
-            record(
-                "https://www.good.example/1", b"<html><head>" + licence + b"</head><body><p>words</p></body></html>"
-            ),
+            record("https://www.good.example/1", b"<head>" + licence + b"</head><p>words</p>"),
             record("https://shop.bad.example/1", b"<p>words</p>"),
             record("https://good.example/2", b"<p>words</p>", "X-Robots-Tag: noai"),
-            record(
-                "https://good.example/3",
-                b"<html><head><meta name=robots content='noindex, noai'></head><body>a</body></html>",
-            ),
+            record("https://good.example/3", b"<head><meta name=robots content='noindex, noai'></head><p>a</p>"),
         ),
         deny=["bad.example"],
     )
@@ -423,18 +407,11 @@ def test_half_of_a_surrogate_pair_costs_itself(tmp_path: Path) -> None:
 def test_an_archive_without_pages_is_told(tmp_path: Path) -> None:
     import pandas as pd
 
-    table = {"columns": Columns("html", "html", "url")}
     pd.DataFrame({"html": [], "url": []}).to_parquet(tmp_path / "a.parquet")
-    (tmp_path / "a.jsonl").write_bytes(b"")
-    (tmp_path / "a.html.gz").write_bytes(b"nor this")
-    for name, why in (("parquet", "no page in the archive"), ("jsonl", "no page in the archive")):
-        assert reasons(pages(tmp_path / f"a.{name}", **table)) == [why]
-    assert reasons(pages(tmp_path / "a.html.gz", **table))[-1] == "archive breaks off"
-
-
-def test_details_and_summary(tmp_path: Path) -> None:
-    row = page("<details><summary>Why is it so?</summary>Because <b>we</b> say so.</details>", tmp_path)
-    assert row.notes["stated"][0][1:3] == ["Why is it so?", "Because we say so."]
+    (tmp_path / "b.jsonl").write_bytes(b"")
+    (tmp_path / "c.html.gz").write_bytes(b"nor this")
+    rows = pages(tmp_path, columns=Columns("html", "html", "url"))
+    assert reasons(rows) == ["no page in the archive", "no page in the archive", "archive breaks off"]
 
 
 def test_a_pair_knows_where_it_is_from(tmp_path: Path) -> None:
@@ -449,15 +426,17 @@ def test_a_pair_knows_where_it_is_from(tmp_path: Path) -> None:
 
 
 def test_useless_pairs_are_set_aside(tmp_path: Path) -> None:
-    boxes = [
-        ("Why?", "See the full answer"),
-        ("How does one do this here?", "Yes."),
-        ("?", "It is a long answer."),
-        ("Long one?", "w " * 60),
-    ]
-    html = "".join(f"<details><summary>{q}</summary><p>{a}</p></details>" for q, a in boxes)
+    boxes = {
+        "Why?": ("See the full answer", "answer cut off"),
+        "How does one do this here?": ("Yes.", "answer too short"),
+        "?": ("It is a long answer.", "no question"),
+        "Long one?": ("w " * 60, "answer too long"),
+        "Why is it so?": ("Because <b>we</b> say so.", ""),
+    }
+    html = "".join(f"<details><summary>{q}</summary><p>{a}</p></details>" for q, (a, _) in boxes.items())
     rows = list(stated([page(html, tmp_path)], rules=["q&a markup"], least=3, most=50))
-    assert reasons(rows) == ["answer cut off", "answer too short", "no question", "answer too long"]
+    assert reasons(rows) == [why for _, why in boxes.values()]
+    assert list_of(rows)[0].completion == "Because we say so."
     assert reasons(stated([page("<p>nothing</p>", tmp_path)], rules=["definition"], least=1, most=5)) == ["no pair"]
 
 
@@ -468,26 +447,23 @@ def test_a_model_copies_pairs_or_says_that_there_are_none(tmp_path: Path) -> Non
 
     def reply(prompt: str, _: int) -> str:
         if "2+2" in prompt:
-            code = code_of(one)
+            code = code_of(one.question)
             block = f"### pair {code}\n### question\n{{}}\n### answer\n{{}}\n"
             return block.format("What is 2+2?", "It is  4.") + block.format("What is 3+3?", "6") + f"### end {code}"
-        return f"### nothing {code_of(two)}" if "tea" in prompt else "I see none."
+        return f"### nothing {code_of(two.question)}" if "tea" in prompt else "I see none."
 
     rows = list(asked([one, two, six], engine=ask(reply), sampling=ONCE, piece=100, least=2, most=50))
     assert reasons(rows) == ["", "not on the page", "no pair", "reply cannot be read"]
     pair = list_of(rows)[0]
     place = pair.notes["extracted"]
-    assert (
-        (pair.question, pair.completion)
-        == ("What is 2+2?", "It is 4.")
-        == tuple(one.question[slice(*place[part])] for part in ("question", "answer"))
-    )
+    assert (pair.question, pair.completion) == ("What is 2+2?", "It is 4.")
+    assert [one.question[slice(*place[part])] for part in ("question", "answer")] == ["What is 2+2?", "It is 4."]
     assert place["by"] == _engine.fingerprint and len(place["prompt"]) == 16, "model and prompt are known"
 
 
 def test_formulas_may_be_tidied_in_copying(tmp_path: Path) -> None:
     row = page("<p>What is \\( \\dfrac{1}{2} + x \\) here?</p><p>It is $ \\left( 1+2x \\right) / 2 $.</p>", tmp_path)
-    code = code_of(row)
+    code = code_of(row.question)
     copied = "### question\nWhat is $\\frac{1}{2}+x$ here?\n### answer\nIt is $(1 + 2x)/2$."
     engine = ask(lambda *_: f"### pair {code}\n{copied}\n### end {code}")
     (made,) = list_of(asked([row], engine=engine, sampling=ONCE, piece=400, least=1, most=50))
@@ -496,7 +472,7 @@ def test_formulas_may_be_tidied_in_copying(tmp_path: Path) -> None:
 
 def test_long_pages_are_asked_about_in_pieces(tmp_path: Path) -> None:
     row = page("".join(f"<p>Paragraph {i} has these six words.</p>" for i in range(30)), tmp_path)
-    engine = ask(lambda prompt, _: f"### nothing {code_of(row)}")
+    engine = ask(lambda prompt, _: f"### nothing {code_of(row.question)}")
     assert reasons(asked([row], engine=engine, sampling=ONCE, piece=40, least=1, most=50)) == ["no pair"] * 5
     shown = " ".join(request.prompt[-1]["content"] for request in _engine.asked)
     assert all(f"Paragraph {i} " in shown for i in range(30)), "nothing of it is left out"
@@ -528,23 +504,19 @@ REFINED = {
 def test_a_rewriting_is_checked_before_it_is_believed(said: str) -> None:
     """The release never verifies what its refiners write; an audit found 10 % of it wrong."""
     row = pair("Solve x + 3 = 7.", "x+3=7 so x is 4. The answer is 4.")
-    code = pair_code(row)
+    code = code_of(row.question, row.completion)
     engine = ask(lambda *_: f"### question {code}\nSolve $x + 3 = 7$.\n### answer {code}\n{said}\n### end {code}")
     refiner = {"m": {"engine": engine, "sampling": ONCE}}
-    bounds: Any = {"shortest": 0.5, "longest": 10, "always": 0}
-    (row_,) = refine([row], refiners=refiner, bounds=Bounds(**bounds), otherwise="keep")
+    bounds = Bounds(shortest=0.5, longest=10, always=0)
+    (row_,) = refine([row], refiners=refiner, bounds=bounds, otherwise="keep")
     assert isinstance(row_, Example)
     if REFINED[said]:
         assert row_.completion == row.completion and row_.notes["refined"]["why"] == {"m": REFINED[said]}
-        assert reasons(refine([row], refiners=refiner, bounds=Bounds(**bounds), otherwise="drop")) == ["not refined"]
+        assert reasons(refine([row], refiners=refiner, bounds=bounds, otherwise="drop")) == ["not refined"]
     else:
         assert (row_.id, row_.question, row_.completion) == ("p/m", "Solve $x + 3 = 7$.", said)
-        assert row_.notes["refined"] == {
-            **row_.notes["refined"],
-            "by": "m",
-            "model": _engine.fingerprint,
-            "verdict": "correct",
-        }
+        refined = row_.notes["refined"]
+        assert (refined["by"], refined["model"], refined["verdict"]) == ("m", _engine.fingerprint, "correct")
         assert row_.notes["page"] == {"url": "u"}, "where it is from stays with it"
 
 
@@ -552,7 +524,7 @@ def test_a_rewriting_does_not_reverse_the_conclusion() -> None:
     """Where there is no final answer, nothing else would notice."""
     row = pair("Does the series of the reciprocals converge?", "Compare it with an integral. So it converges.")
     for said, why in (("So the series diverges.", "conclusion reversed"), ("So the series is convergent.", "")):
-        code = pair_code(row)
+        code = code_of(row.question, row.completion)
         text = f"### question {code}\n{row.question}\n### answer {code}\n{said}\n### end {code}"
         node = {"engine": ask(lambda *_, text=text: text), "sampling": ONCE}
         (out,) = refine([row], refiners={"a": node}, bounds=Bounds(0.1, 10, 500), otherwise="drop")
@@ -561,13 +533,11 @@ def test_a_rewriting_does_not_reverse_the_conclusion() -> None:
 
 def test_several_refiners_and_replies_in_another_form() -> None:
     row = pair("Solve x + 3 = 7.", "x is 4. The answer is 4.")
-    code, bounds = pair_code(row), Bounds(0.1, 10, 500)
+    code, bounds = code_of(row.question, row.completion), Bounds(0.1, 10, 500)
     good = f"### question {code}\nSolve x + 3 = 7.\n### answer {code}\nTake 3 away. The answer is 4.\n### end {code}"
     node = {"engine": ask(lambda *_: good), "sampling": ONCE}
-    assert [r.id for r in refine([row], refiners={"a": node, "b": node}, bounds=bounds, otherwise="drop")] == [
-        "p/a",
-        "p/b",
-    ]
+    made = refine([row], refiners={"a": node, "b": node}, bounds=bounds, otherwise="drop")
+    assert [r.id for r in made] == ["p/a", "p/b"]
     for text, why in (
         (good.replace(code, "00"), "another form"),
         (good.replace("+ 3 = 7", "+ 3 = 8"), "other numbers in the question"),
@@ -578,11 +548,8 @@ def test_several_refiners_and_replies_in_another_form() -> None:
 
 
 def test_answers_are_verified_where_they_can_be() -> None:
-    rows = [
-        pair("a", "2 + 2 = 4. The answer is 4."),
-        pair("b", "2 + 2 = 5. The answer is 5."),
-        pair("c", "It depends on you."),
-    ]
+    said = "2 + 2 = 4. The answer is 4.", "2 + 2 = 5. The answer is 5.", "It depends on you."
+    rows = [pair(key, text) for key, text in zip("abc", said, strict=True)]
     assert reasons(verified(rows, unverified="keep")) == ["", "false equation", ""]
     assert reasons(verified(rows, unverified="drop")) == ["", "false equation", "cannot be graded"]
 
@@ -609,29 +576,16 @@ def test_overlap_with_question_or_answer(tmp_path: Path) -> None:
     assert isinstance(found_[0], Dropped) and "question of held/1" in found_[0].detail
 
 
-def test_a_page_twice_is_one_pair() -> None:
-    """The release reports no deduplication."""
-    from curation.stages.dedup import exact_dedup
-
-    rows = [pair("How many?", "There are two of them."), pair("How  MANY?", "There are two of them.")]
-    assert reasons(exact_dedup(rows)) == ["", "same problem"]
-
-
 SITE, SEEDS = (RECIPES / "data" / f"exam_{name}.warc.gz" for name in ("site", "seeds"))
 
 
 def test_our_own_web_gives_every_problem_with_its_answer() -> None:
-    rows = list_of(
-        stated(list_of(pages(SITE)), rules=[rule for rule in RULES if rule != "faq heading"], least=3, most=200)
-    )
+    rules = [rule for rule in RULES if rule != "faq heading"]
+    rows = list_of(stated(list_of(pages(SITE)), rules=rules, least=3, most=200))
     graded = Counter(row.notes["verdict"] for row in list_of(verified(rows, unverified="keep")))
     assert graded["correct"] == len(rows) > 250, graded
-    assert {row.notes["extracted"]["rule"] for row in rows} == {
-        "schema.org",
-        "json-ld",
-        "q&a markup",
-        "problem and solution",
-    }
+    found = {row.notes["extracted"]["rule"] for row in rows}
+    assert found == {"schema.org", "json-ld", "q&a markup", "problem and solution"}
 
 
 def test_what_recall_lacks_is_told_before_pages_are_read(tmp_path: Path) -> None:
@@ -639,16 +593,12 @@ def test_what_recall_lacks_is_told_before_pages_are_read(tmp_path: Path) -> None
     listed = {"_target_": "curation.mammoth2.domains.listed", "keep": [], "drop": [], "otherwise": "keep"}
     engine = {"_target_": "limo.engines.server.ServerEngine", "model": "m", "base_urls": ["http://x.example"]}
     seeds = {"faq": {"_target_": "curation.mammoth2.pages.archives", "paths": [f"{tmp_path}/none"]}}
+    read_pages = {"_target_": "curation.mammoth2.pages.read", **LIMITS}
     given: dict[str, Any] = {
-        **{
-            "seeds": {
-                "positives": seeds,
-                "read": {"_target_": "curation.mammoth2.pages.read", **LIMITS},
-                "per_class": 9,
-            }
-        },
-        **{"learning": {"ngrams": 3, "features": 64, "epochs": 1, "rate": 1.0}, "threshold": 0.5, "held_out": 0.3},
-        **{"_target_": "curation.mammoth2.recall.recall", "least": 2, "first": listed, "second": listed, "seed": 0},
+        "_target_": "curation.mammoth2.recall.recall",
+        "seeds": {"positives": seeds, "read": read_pages, "per_class": 9},
+        "learning": {"ngrams": 3, "features": 64, "epochs": 1, "rate": 1.0},
+        **{"threshold": 0.5, "held_out": 0.3, "least": 2, "first": listed, "second": listed, "seed": 0},
     }
     with pytest.raises(UserError, match="source 'faq': there is no archive of pages"):
         check_stages({"recall": given}, {})
@@ -666,10 +616,8 @@ def test_recall_in_two_rounds(capsys: pytest.CaptureFixture[str], monkeypatch: p
     decide = {"_target_": "curation.mammoth2.domains.listed", "keep": [], "drop": ["shop.example"], "otherwise": "keep"}
     seeds = {"a": {"_target_": "curation.mammoth2.pages.archives", "paths": [str(SEEDS)]}}
     given: dict[str, Any] = {
-        **{
-            "seeds": Seeds(seeds, {"_target_": "curation.mammoth2.pages.read", **LIMITS}, 150),
-            "learning": Learning(3, 2**16, 20, 1.0),
-        },
+        "seeds": Seeds(seeds, {"_target_": "curation.mammoth2.pages.read", **LIMITS}, 150),
+        "learning": Learning(3, 2**16, 20, 1.0),
         **{"threshold": 0.5, "held_out": 0.3, "least": 2, "first": decide, "second": decide, "seed": 0},
     }
     take()

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from curation.controls import Controls
-from curation.run import Limits, curate
 from curation.why import story, tell_history
 from limo.errors import UserError
-from tests.conftest import Script
+from tests.conftest import Script, curate_pool
 
 HELD = "How many sides has a figure of which each angle is 150 degrees?"
 POOL = [
@@ -28,38 +26,27 @@ def finished(tmp_path: Path, script: Script) -> Path:
     replies = {POOL[1]["problem"]: ["so it is 158", "it is 160", "158"], POOL[2]["problem"]: ["5", "5", "it is 5"]}
     node = script(replies)
     drawn = {"n": 3, "temperature": 1.0, "top_p": 1.0, "max_tokens": 99, "seed": 0}
-    attempts = {"at_least": 1, "at_most": 2, "unknown": "keep", "early_stop": True, "suspect": 0.5, "chains": "all"}
+    attempts = {
+        "sampling": drawn,
+        "at_least": 1,
+        "at_most": 2,
+        "unknown": "keep",
+        "early_stop": True,
+        "suspect": 0.5,
+        "chains": "all",
+    }
     score = {"weights": {"length": 0.6, "exploration": 0.4}, "words": ["en"], "scaling": "rank"}
-    curate(
-        out=str(tmp_path / "run"),
-        system="",
-        pool={"p": {"_target_": "limo.sources.file", "path": str(tmp_path / "pool.jsonl"), "licence": "MIT"}},
-        stages={
-            "held": {
-                "_target_": "curation.stages.decontaminate.decontaminate",
-                "benchmarks": [str(tmp_path / "bench.jsonl")],
-                "variants": "drop",
-            },
-            "hard": {
-                "_target_": "curation.stages.attempts.measure_difficulty",
-                "by": "m",
-                "engine": node,
-                "sampling": drawn,
-                **attempts,
-            },
-            "solve": {
-                "_target_": "curation.stages.attempts.add_chains",
-                "reference_solution": True,
-                "teachers": {},
-            },
-            "verify": {"_target_": "curation.stages.chains.verify", "keep_unverified": False},
-            "score": {"_target_": "curation.stages.score.score", **score},
-            "choose": {"_target_": "curation.stages.choose.problems", "k": 1, "by": "score", "seed": 0},
-        },
-        controls=Controls("choose", ["random"], 0),
-        pairs="wrong",
-        budget=Limits(None, None),
-    )
+    held = {"benchmarks": [str(tmp_path / "bench.jsonl")], "variants": "drop"}
+    pool = {"_target_": "limo.sources.file", "path": str(tmp_path / "pool.jsonl"), "licence": "MIT"}
+    stages = {
+        "held": {"_target_": "curation.stages.decontaminate.decontaminate", **held},
+        "hard": {"_target_": "curation.stages.attempts.measure_difficulty", "by": "m", "engine": node, **attempts},
+        "solve": {"_target_": "curation.stages.attempts.add_chains", "reference_solution": True, "teachers": {}},
+        "verify": {"_target_": "curation.stages.chains.verify", "keep_unverified": False},
+        "score": {"_target_": "curation.stages.score.score", **score},
+        "choose": {"_target_": "curation.stages.choose.problems", "k": 1, "by": "score", "seed": 0},
+    }
+    curate_pool(tmp_path, stages, ["random"], pool={"p": pool}, pairs="wrong")
     return tmp_path / "run"
 
 

@@ -26,7 +26,7 @@ from pydantic import Field, NonNegativeInt
 from curation.lemma.mistakes import Mistake, Unusable
 from curation.lemma.teach import Strategy, Teacher
 from curation.parallel import chunked
-from curation.stage import Share, check_engine, drop, stage
+from curation.stage import Share, drop, stage
 from curation.stages.attempts import judged
 from eval.equations import equations, holds
 from eval.grade import grade
@@ -40,13 +40,7 @@ CHUNK = 500  # rows whose questions a teacher gets at once
 UNUSED = {"cut": "cut off by its length limit", "unsure": "cannot be graded", "refused": "not sampled"}
 
 
-def _check(*, teacher: dict[str, Any], engine: dict[str, Any] | None = None, **_: object) -> None:
-    for node, where in ((teacher.get("engine"), "teacher.engine"), (engine, "engine")):
-        if node is not None:
-            check_engine(node, where=where)
-
-
-@stage("pool", writes=("failure_rate",), samples=True, check=_check)
+@stage("pool", writes=("failure_rate",), samples=True)
 def find(
     rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling, teacher: dict[str, Any]
 ) -> Iterator[Row]:
@@ -103,7 +97,7 @@ def _error(row: Example, key: str, mistake: Mistake, origin: str, other: str) ->
     return replace(row, id=key, completion=mistake.prefix, notes=notes)
 
 
-@stage("pool", samples=True, check=_check)
+@stage("pool", samples=True)
 def inject(
     rows: Iterable[Example],
     /,
@@ -172,7 +166,7 @@ def _check_planted(row: Example, mistake: Mistake, opinion: bool | Unusable) -> 
         raise Unusable("an earlier step is wrong", false)
 
 
-@stage("pool", samples=True, check=_check)
+@stage("pool", samples=True)
 def correct(
     rows: Iterable[Example],
     /,
@@ -221,7 +215,6 @@ def _find_false(text: str) -> str:
 
 
 def _check_smooth(*, teacher: dict[str, Any]) -> None:
-    _check(teacher=teacher)
     if not hasattr(_bind_teacher(teacher), "smooth"):
         raise UserError("smooth needs a teacher that is a model: take the stage out of curate.order and curate.stages")
 

@@ -63,9 +63,7 @@ def find_archives(path: str) -> list[str]:
     if "://" in path:
         listed = _in_store(path)
     elif (where := Path(path).expanduser()).is_file():
-        if not _kind_of(path):
-            raise UserError(f"'{path}' is no archive of pages: its name must end with {', '.join(KINDS)}, or .gz more")
-        return [str(where)]
+        listed = [str(where)]
     elif where.is_dir():
         listed = [str(file) for file in where.rglob("*") if file.is_file() and not file.is_symlink()]
     else:
@@ -149,7 +147,7 @@ def _read_warc(path: str, most: int) -> Iterator[Raw | Dropped]:
         while at >= 0:
             file.seek(at)
             try:
-                for record in ArchiveIterator(file, auto_decode="none"):
+                for record in ArchiveIterator(file, auto_decode="transfer"):
                     at = record.stream_pos
                     if record.record_type & kinds:
                         page = _read_record(path, record, number + 1, most)
@@ -186,24 +184,20 @@ def _find_record(file: Any, at: int) -> int:
 def _read_record(path: str, record: Any, number: int, most: int) -> Raw | Dropped:
     """A record as a page. Raises ValueError for one that breaks off."""
     http, length, body = record.http_headers, record.content_length, record.reader.read(most + 1)
-    if "Content-Length" not in record.headers or len(body) < min(length, most):
-        raise ValueError(f"the record has no end: {len(body):,} of {length:,} bytes")
     url, get = record.headers.get("WARC-Target-URI") or "", http.get if http else dict[str, str]().get
+    chunked = (get("Transfer-Encoding") or "").strip().lower() == "chunked"  # decoded, so it is shorter
+    if "Content-Length" not in record.headers or (len(body) < min(length, most) and not chunked):
+        raise ValueError(f"the record has no end: {len(body):,} of {length:,} bytes")
 
-    def drop(reason: str, detail: str) -> Dropped:
-        return Dropped("", "", reason, detail[:200], path, number, {"url": url[:2000]})
+    def drop(detail: str) -> Dropped:
+        return Dropped("", "", "not a page", detail[:200], path, number, {"url": url[:2000]})
 
-    if len(body) <= most and (get("Transfer-Encoding") or "").strip().lower() == "chunked":
-        try:
-            body = _unchunk(body)
-        except ValueError as error:
-            return drop("broken transfer encoding", str(error))
     stated = get("Content-Type") if http else record.headers.get("Content-Type")
     media, _, rest = (stated or "").lower().partition(";")
     if http and (http.status_code or 0) // 100 != 2:
-        return drop("not a page", f"status {http.status_code}")
+        return drop(f"status {http.status_code}")
     if media.strip() not in PAGES:
-        return drop("not a page", media.strip())
+        return drop(media.strip())
     return Raw(
         number,
         url=url,
@@ -214,23 +208,6 @@ def _read_record(path: str, record: Any, number: int, most: int) -> Raw | Droppe
         robots=(get("X-Robots-Tag") or "").lower()[:200],
         date=record.headers.get("WARC-Date") or "",
     )
-
-
-def _unchunk(body: bytes) -> bytes:
-    """The content of a body in HTTP's chunked transfer encoding. Raises ValueError if it is none, or has no end."""
-    parts, at = list[bytes](), 0
-    while True:
-        line, end, _ = body[at : at + 4096].partition(b"\r\n")
-        size = line.partition(b";")[0].strip()
-        if not end or not re.fullmatch(rb"[0-9a-fA-F]{1,16}", size):
-            raise ValueError(f"no length of a chunk at byte {at + 1:,}")
-        at += len(line) + 2
-        if not (length := int(size, 16)):
-            return b"".join(parts)
-        if at + length > len(body):
-            raise ValueError(f"a chunk of {length:,} bytes at byte {at + 1:,} has no end")
-        parts.append(body[at : at + length])
-        at += length + 2
 
 
 def _read_columns(path: str, most: int, columns: Columns | None) -> Iterator[Raw | Dropped]:

@@ -114,10 +114,7 @@ def _katex(body: Any, put: _Put) -> None:
         if node.closest("body") is None:  # it stood in a display that is replaced by now
             continue
         note = node.query_selector("annotation, math")
-        if note is None and "katex-display" not in _attr(node, "class"):
-            note = node.query_selector(".katex-html")
-            put.formula(node, _attr(node, "data-tex") or _attr(note, "aria-label") if note is not None else "")
-        elif note is not None:
+        if note is not None:
             math = node.query_selector("math")
             put.formula(node, _of_math(math) if math is not None else note.text, "display" in _attr(node, "class"))
 
@@ -139,8 +136,6 @@ def _mathjax(body: Any, low: str, put: _Put) -> None:
                 node.parent.remove_child(node)
         elif "MathJax" in _attr(node, "class") and _attr(node, "data-mathml"):
             put.formula(node, _of_text(_attr(node, "data-mathml")))
-        elif (math := node.query_selector("math")) is not None:
-            put.formula(node, _of_math(math), "Display" in _attr(node, "class"))
     for node in sources:
         kind, text = _attr(node, "type"), node.text or ""
         if "math/mml" in kind:

@@ -14,11 +14,11 @@ from pydantic import PositiveInt
 from curation.mammoth2.markup import Rule
 from curation.mammoth2.pages import first_words, page_of
 from curation.parallel import chunked
-from curation.stage import check_engine, count, stage
+from curation.stage import count, stage
 from eval.grader.extract import explicit, extract
 from limo.data import Dropped, Example, Row, chat, content_id
-from limo.engines import marked
 from limo.engines.ledger import Cached
+from limo.engines.marked import code_of
 from limo.engines.protocol import Completion, Prompt, Sampling, sample
 from limo.recipe import bind
 
@@ -74,11 +74,7 @@ def stated(rows: Iterable[Example], /, *, rules: list[Rule], least: int, most: i
             yield _pair(row, number, question, answer, at, {"by": "rule", "rule": rule}, (least, most))
 
 
-def _check_asked(*, engine: dict[str, Any], sampling: Sampling, **_: object) -> None:
-    check_engine(engine, sampling)
-
-
-@stage("pool", samples=True, check=_check_asked)
+@stage("pool", samples=True)
 def asked(
     rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling, piece: PositiveInt, least: int, most: int
 ) -> Iterator[Row]:
@@ -91,10 +87,10 @@ def asked(
     by = {"by": model.fingerprint, "prompt": content_id(PROMPT)}
     pieces = ((row, *each) for row in rows for each in _cut(row.question, piece))
     for chunk in chunked(pieces, CHUNK):
-        prompts = [extract_prompt(text, code_of(row)) for row, _, text, _ in chunk]
+        prompts = [extract_prompt(text, code_of(row.question)) for row, _, text, _ in chunk]
         replies = sample(model, prompts, sampling, "extract")
         for (row, start, text, number), several in zip(chunk, replies, strict=True):
-            read = (read_pairs(reply, code_of(row)) for reply in several)
+            read = (read_pairs(reply, code_of(row.question)) for reply in several)
             pairs = next((found for found in read if found is not None), None)
             name, data = f"{row.id}/{number}" if number else row.id, page_of(row)
             if pairs is None:
@@ -155,11 +151,6 @@ def final_answer(text: str) -> str:
 def extract_prompt(page: str, code: str) -> Prompt:
     """What the model is asked about a piece of a page."""
     return chat(PROMPT.format(code=code, page=page))
-
-
-def code_of(row: Example) -> str:
-    """The code of a page's marks (`limo/engines/marked.py`)."""
-    return marked.code_of(row.question)
 
 
 def read_pairs(reply: Completion, code: str) -> list[tuple[str, str]] | None:

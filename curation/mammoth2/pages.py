@@ -13,9 +13,10 @@ import hashlib
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache, partial
 from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,11 +32,9 @@ from limo.processes import Died, TimedOut, Workers
 from limo.recipe import InputPaths
 from limo.sources import take_fraction
 
-CHUNK, CHUNK_BYTES = 32, 4_000_000  # pages sent to a process at once, as long as they are no larger together
-AHEAD = 3  # chunks for each process that wait for it
+AHEAD = 16  # pages for each process that wait for it
 
 Parsed = dict[str, Any]  # what a process says of a page
-_workers: list[Workers] = []  # of this process, made once
 
 
 def archives(
@@ -76,15 +75,21 @@ def read(
     """
     denied = tuple("." + domain.lower().removeprefix("www.") for domain in deny)
     limits = (max_bytes, float(seconds), memory * 2**20)
-    waiting = deque[tuple[list[Found], Future[list[Parsed]]]]()
+    make_row = partial(_read_page, workers=_workers(), limits=limits, robots=frozenset(robots))
+    waiting = deque[Future[Row]]()
     with ThreadPoolExecutor(count_cores()) as pool:
-        for chunk in _chunks(_list_pages(rows, columns, max_bytes, denied)):
-            pages = [one[1] for one in chunk if not isinstance(one, Dropped)]
-            waiting.append((chunk, pool.submit(_parse, pages, limits)))
+        for found in _list_pages(rows, columns, max_bytes, denied):
+            waiting.append(pool.submit(make_row, found))
             if len(waiting) > AHEAD * count_cores():
-                yield from _rows(*waiting.popleft(), frozenset(robots))
+                yield waiting.popleft().result()
         while waiting:
-            yield from _rows(*waiting.popleft(), frozenset(robots))
+            yield waiting.popleft().result()
+
+
+@cache
+def _workers() -> Workers:
+    """The parsing processes of this process."""
+    return Workers("curation.mammoth2.pageworker", limit=count_cores())
 
 
 Found = tuple[Example, Raw] | Dropped  # a page with the archive it is from
@@ -124,44 +129,12 @@ def _origin(raw: Raw) -> dict[str, Any]:
     return {"url": url, "domain": domain_of(url)}
 
 
-def _chunks(raws: Iterator[Found]) -> Iterator[list[Found]]:
-    chunk, size = list[Found](), 0
-    for one in raws:
-        chunk.append(one)
-        size += 0 if isinstance(one, Dropped) else len(one[1].body)
-        if len(chunk) == CHUNK or size > CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
-def _parse(pages: list[Raw], limits: tuple[int, float, int]) -> list[Parsed]:
-    """What a process says of each page. One that takes too much costs itself: the others are sent again."""
-    most, seconds, memory = limits
-    if not pages:
-        return []
-    if not _workers:
-        _workers.append(Workers("curation.mammoth2.pageworker", limit=count_cores()))
-    try:
-        asked = [[page.body, page.kind, page.packed, page.charset, most] for page in pages]
-        return list(_workers[0].ask([memory, asked], seconds))
-    except (TimedOut, Died) as error:
-        if len(pages) > 1:
-            return [parsed for page in pages for parsed in _parse([page], limits)]
-        if isinstance(error, TimedOut):
-            return [{"reason": "takes too long", "detail": f"more than pages.seconds={seconds:g} of processor time"}]
-        detail = f"more than pages.memory={memory // 2**20} MB, or its parser died"
-        return [{"reason": "takes too much memory", "detail": detail}]
-
-
-def _rows(chunk: list[Found], future: "Future[list[Parsed]]", robots: frozenset[str]) -> Iterator[Row]:
-    parsed = iter(future.result())
-    for one in chunk:
-        yield one if isinstance(one, Dropped) else _row(*one, next(parsed), robots)
-
-
-def _row(archive: Example, raw: Raw, parsed: Mapping[str, Any], robots: frozenset[str]) -> Row:
+def _read_page(found: Found, workers: Workers, limits: tuple[int, float, int], robots: frozenset[str]) -> Row:
+    """A page as a row, parsed in a process, or why it is dropped."""
+    if isinstance(found, Dropped):
+        return found
+    archive, raw = found
+    parsed = _parse(raw, workers, *limits)
     key, where = f"{archive.id}/{raw.number}", (archive.question, raw.number)
     if "reason" in parsed:
         return Dropped(key, "", parsed["reason"], parsed["detail"], *where, _origin(raw))
@@ -184,6 +157,17 @@ def _row(archive: Example, raw: Raw, parsed: Mapping[str, Any], robots: frozense
     licence = {"licence": page["licence"]} if page["licence"] else {}
     notes = {"page": page, "stated": parsed["pairs"], **licence}
     return Example(key, chat(parsed["text"], system), "", source=archive.source, notes=notes)
+
+
+def _parse(page: Raw, workers: Workers, most: int, seconds: float, memory: int) -> Parsed:
+    try:
+        parsed: Parsed = workers.ask([memory, [page.body, page.kind, page.packed, page.charset, most]], seconds)
+        return parsed
+    except TimedOut:
+        return {"reason": "takes too long", "detail": f"more than pages.seconds={seconds:g} of processor time"}
+    except Died:
+        detail = f"more than pages.memory={memory // 2**20} MB, or its parser died"
+        return {"reason": "takes too much memory", "detail": detail}
 
 
 def page_of(row: Example) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """One page at a time, in a process that may be killed: from bytes or HTML to text that keeps mathematics, and pairs.
 
     worker = Workers("curation.mammoth2.pageworker", limit=2)
-    parsed = worker.ask([memory, [page, ...]], seconds)    # one answer a page, `read_page`'s
+    parsed = worker.ask([memory, page], seconds)    # arguments and answer of `read_page`
 
 The caller bounds the time of a page (`limo/processes.py` kills the process) and its memory (RLIMIT_AS, set here):
 50 MB of nested elements take minutes and gigabytes. The parser and the extractor are Resiliparse's, well kept and
@@ -184,17 +184,13 @@ def _page(text: str, title: str, robots: str, licence: str, put: int, pairs: lis
     return {"text": text, "title": title, "robots": robots, "licence": licence, "formulas": put, "pairs": stated}
 
 
-def _answer(question: tuple[int, list[list[Any]]]) -> list[Parsed]:
-    """In the worker: the pages of one question."""
-    memory, pages = question
+def _answer(question: tuple[int, list[Any]]) -> Parsed:
+    """In the worker: what is read of a page. Never raises."""
+    memory, page = question
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    return [_guard(page) for page in pages]
-
-
-def _guard(page: list[Any]) -> Parsed:
     try:
         parsed = read_page(*page)
         # Half of a surrogate pair cannot be sent

@@ -25,7 +25,7 @@ from curation.mammoth2.markup import RULES
 from curation.mammoth2.pages import first_words, page_of
 from curation.matching.similar import digest
 from curation.parallel import chunked, spread
-from curation.stage import Share, check_engine, record, stage
+from curation.stage import Share, record, stage
 from limo.data import Dropped, Example, Row
 from limo.errors import UserError
 from limo.progress import say
@@ -58,16 +58,13 @@ class Learning:
     rate: PositiveFloat
 
 
-def _check(*, seeds: Seeds, first: dict[str, Any], second: dict[str, Any], **_: object) -> None:
+def _check_seeds(*, seeds: Seeds, **_: object) -> None:
     for name, node in seeds.positives.items():
         next(iter(bind(node, f"seeds.positives.{name}")(name, "")), None)
-    for name, node in (("first", first), ("second", second)):
-        if "engine" in node:
-            check_engine(node["engine"], where=f"{name}.engine")
 
 
 # It may ask a model, a question for each domain; a plan runs it whole, since a pilot of a few pages recalls none
-@stage("pool", writes=("recall_1", "recall_2"), check=_check)
+@stage("pool", writes=("recall_1", "recall_2"), check=_check_seeds)
 def recall(
     rows: Iterable[Example],
     /,

@@ -19,8 +19,8 @@ from curation.stage import Share, count, drop, stage
 from eval.equations import equations, holds
 from eval.grade import grade
 from limo.data import Example, Message, Row, chat, content_id
-from limo.engines import marked
 from limo.engines.ledger import Cached
+from limo.engines.marked import code_of
 from limo.engines.protocol import Completion, Prompt, Sampling, stream
 from limo.errors import UserError
 from limo.recipe import bind
@@ -141,12 +141,8 @@ def _outcome(
 
 def refine_prompt(row: Example) -> Prompt:
     """What a refiner is asked about a pair."""
-    return chat(PROMPT.format(code=code_of(row), question=row.question, answer=row.completion))
-
-
-def code_of(row: Example) -> str:
-    """The code of a pair's marks (`limo/engines/marked.py`)."""
-    return marked.code_of(row.question, row.completion)
+    code = code_of(row.question, row.completion)
+    return chat(PROMPT.format(code=code, question=row.question, answer=row.completion))
 
 
 def read_refined(reply: Completion, code: str) -> tuple[str, str] | None:
@@ -163,7 +159,7 @@ def _check(row: Example, reply: Completion, bounds: Bounds) -> tuple[str, str, s
     """Question, answer and verdict of a rewriting, or why it is not taken."""
     if reply.finish != "stop":
         return "cut off"
-    read = read_refined(reply, code_of(row))
+    read = read_refined(reply, code_of(row.question, row.completion))
     if read is None:
         return "another form"
     question, answer = read

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import PositiveInt
 
 from curation.matching.similar import digest
-from curation.stage import check_engine, drop, stage
+from curation.stage import drop, stage
 from curation.stages.dedup import group_equal
 from curation.stages.stopping import Window
 from eval.grade import explicit, grade
@@ -34,14 +34,11 @@ AGREEING = 3  # answers that are the same are no accident; two of a model's favo
 VERDICTS = {"right": "correct", "wrong": "wrong", "unsure": "unsure"}  # of an attempt, in the grader's words
 
 
-def _check_difficulty(
-    *, engine: dict[str, Any], sampling: Sampling, at_least: int, at_most: int, unknown: Any, **_: object
-) -> None:
+def _check_window(*, sampling: Sampling, at_least: int, at_most: int, unknown: Any, **_: object) -> None:
     Window(sampling.n, at_least, at_most, unknown)
-    check_engine(engine, sampling)
 
 
-@stage("pool", writes=("pass_rate", "pass_rate_{by}"), samples=True, check=_check_difficulty)
+@stage("pool", writes=("pass_rate", "pass_rate_{by}"), samples=True, check=_check_window)
 def measure_difficulty(
     rows: Iterable[Example],
     /,
@@ -73,7 +70,6 @@ def measure_difficulty(
     of `drawn`, `right`, `wrong`, `unsure` and `cut`, and the most frequent other answer. Raises UserError for a window
     out of range.
     """
-    _check_difficulty(engine=engine, sampling=sampling, at_least=at_least, at_most=at_most, unknown=unknown)
     window = Window(sampling.n, at_least, at_most, unknown)
     runner = Cached(bind(engine, "engine")())
     trials = Trials(rows, Rules(by, window, early_stop, suspect, chains))
@@ -260,13 +256,7 @@ class Teacher:
     sampling: Sampling
 
 
-def _check_teachers(*, teachers: Mapping[str, Any], reference_solution: bool) -> None:
-    for name, node in teachers.items():
-        teacher: Teacher = bind(node, f"teachers.{name}")()
-        check_engine(teacher.engine, teacher.sampling, f"teachers.{name}.engine")
-
-
-@stage("pool", samples=True, check=_check_teachers)
+@stage("pool", samples=True)
 def add_chains(rows: Iterable[Example], /, *, teachers: Mapping[str, Any], reference_solution: bool) -> Iterator[Row]:
     """Every chain there is for each problem, as rivals, of which `curation.stages.choose` takes the best.
 

@@ -26,7 +26,7 @@ from curation.stages.embed import cluster, embed
 from curation.stages.score import read_score
 from limo.data import Example, Row
 from limo.errors import UserError
-from limo.recipe import InputPath, bind, suggest
+from limo.recipe import bind, suggest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +114,6 @@ def problems(
     lengths: Lengths | None = None,
     clusters: PositiveInt = 20,
     target: dict[str, Any] | None = None,
-    embedding: InputPath = "tfidf",
 ) -> Iterator[Row]:
     """Keep `k` problems with all of their chains, or as many as `tokens` tokens allow; the best come first.
 
@@ -127,7 +126,6 @@ def problems(
             leaves its place to the best others, and the funnel says so.
         lengths: shares of short and long chains, by `scores.tokens`.
         target: a pool source of problems like those that matter. None of them may be in the pool.
-        embedding: see `curation.stages.embed.embed`.
 
     Goes through `rows` twice. Raises UserError for settings out of range, a score or note that rows lack, and a target
     problem that is in the pool.
@@ -142,9 +140,9 @@ def problems(
             f"problems.target: {len(overlap)} of its problems are in the pool, such as {min(overlap)[:80]!r}"
         )
     if by == TARGET:
-        table["value"] = nearest_in_turn([row.question for row in wanted], questions, embedding, seed)
+        table["value"] = nearest_in_turn([row.question for row in wanted], questions, seed)
     if "cluster" in shares:
-        vectors = embed(questions, model=embedding, dimensions=DIMENSIONS, seed=seed)
+        vectors = embed(questions, dimensions=DIMENSIONS, seed=seed)
         table["cluster"] = list(map(str, cluster(vectors, clusters, seed)))
     dimensions = {name: _resolve_share(name, table[name], want, wanted) for name, want in shares.items()}
     if lengths:
@@ -201,9 +199,9 @@ def _resolve_share(
     return {group: count / counts.total() for group, count in sorted(counts.items())}
 
 
-def nearest_in_turn(target: Sequence[str], pool: Sequence[str], embedding: str, seed: int) -> list[float]:
+def nearest_in_turn(target: Sequence[str], pool: Sequence[str], seed: int) -> list[float]:
     """For each problem of the pool its place in the order in which the targets, in turn, take the nearest one left."""
-    vectors = embed([*target, *pool], model=embedding, dimensions=DIMENSIONS, seed=seed)
+    vectors = embed([*target, *pool], dimensions=DIMENSIONS, seed=seed)
     near = vectors[: len(target)] @ vectors[len(target) :].T
     queues = [iter(row) for row in np.argsort(-near, axis=1, kind="stable")]
     place: dict[int, float] = {}

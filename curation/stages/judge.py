@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from curation.stage import check_engine, drop, stage
+from curation.stage import drop, stage
 from limo.data import Example, Row, chat
 from limo.engines import marked
 from limo.engines.ledger import Cached
@@ -66,12 +66,11 @@ class Criterion:
     high: str  # what the highest number means
 
 
-def _check_judge(*, engine: dict[str, Any], sampling: Sampling, rubric: InputPath) -> None:
+def _check_rubric(*, rubric: InputPath, **_: object) -> None:
     read_rubric(rubric)
-    check_engine(engine, sampling)
 
 
-@stage("pool", writes=("judge",), samples=True, check=_check_judge)
+@stage("pool", writes=("judge",), samples=True, check=_check_rubric)
 def judge_chains(
     rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling, rubric: InputPath
 ) -> Iterator[Row]:

@@ -28,7 +28,7 @@ def pair_with_dropped(chosen: Iterable[Example], left: Sequence[Path]) -> Iterat
     rows = list(chosen)
     by_problem = {row.problem: row for row in rows}
     worse: dict[str, tuple[int, str]] = {}
-    for rival in _dropped(left):
+    for rival in read_wrong(left):
         row = by_problem.get(rival.problem)
         if row is None or rival.completion == row.completion:
             continue
@@ -38,7 +38,8 @@ def pair_with_dropped(chosen: Iterable[Example], left: Sequence[Path]) -> Iterat
     return (replace(row, rejected=worse[row.id][1]) for row in rows if row.id in worse)
 
 
-def _dropped(left: Sequence[Path]) -> Iterator[Example]:
+def read_wrong(left: Sequence[Path]) -> Iterator[Example]:
+    """The chains that stages have dropped for a wrong answer."""
     mark = WRONG.encode()
     for path in left:
         with path.open("rb") as lines:
