@@ -25,7 +25,15 @@ from limo.data import Example, content_id, write_jsonl
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["random", "longest", "easiest", "everything", "random_tokens", "error_free", "history_removed"]
+Kind = Literal[
+    "random",
+    "longest",
+    "easiest",
+    "everything",
+    "random_tokens",
+    "error_free",
+    "history_removed",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,16 +56,8 @@ def probe(
     Args: `chains` verified chains of as many problems, taken at random after the stage named `after`; `student` scores
     them as `fit` says. Raises UserError if there is no such stage, or no verified chain.
     """
-    if not curate:
-        raise UserError("probe: the recipe has no curate section: there is no pool to take chains from")
-    folder, stages = Path(out), in_order(curate["stages"], curate.get("order"))
-    if after not in stages:
-        raise UserError(f"probe.after: there is no stage '{after}'{suggest(after, stages)}")
-    number = list(stages).index(after) + 1
-    left = run_first(curate, dict(list(stages.items())[:number]))
-    verified = [row for row in left if row.notes.get("verdict") == "correct"]
-    if not verified:
-        raise UserError(f"no verified chain comes out of the stage '{after}': chains with right answers are needed")
+    folder = Path(out)
+    stages, number, verified = verified_chains(curate, after, "probe")
     untouched = random_set(verified, chains, seed)
     wrong = stage_file(folder, number, after, ".dropped")
     rivals = {**plant(untouched, verified, seed), WRONG: list(wrong_answers(wrong, untouched))}
@@ -79,6 +71,23 @@ def probe(
     keep_probe(folder, found, caught, len(untouched), stages)
     print_probe(found, caught, len(untouched), chosen_by(rest))
     return found
+
+
+def verified_chains(
+    curate: dict[str, Any] | None, after: str, section: str
+) -> tuple[dict[str, Any], int, list[Example]]:
+    """Run the stages up to `after`. Returns all stages, how many have run, and the chains with right answers."""
+    if not curate:
+        raise UserError(f"{section}: the recipe has no curate section: there is no pool to take chains from")
+    stages = in_order(curate["stages"], curate.get("order"))
+    if after not in stages:
+        raise UserError(f"{section}.after: there is no stage '{after}'{suggest(after, stages)}")
+    number = list(stages).index(after) + 1
+    left = run_first(curate, dict(list(stages.items())[:number]))
+    rows = [row for row in left if row.notes.get("verdict") == "correct"]
+    if not rows:
+        raise UserError(f"no verified chain comes out of the stage '{after}': chains with right answers are needed")
+    return stages, number, rows
 
 
 def plant(

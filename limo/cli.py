@@ -22,6 +22,7 @@ COMMANDS = {
     "curate": ("curation.run", "choose chains from a pool of problems"),
     "plan": ("curation.plan", "estimate a curation from a small pilot"),
     "probe": ("curation.probe", "which scores tell a good chain from a spoiled one"),
+    "fit": ("curation.fit", "which teacher suits the student, from some chains of each"),
     "tournament": ("curation.tournament", "does a choice beat random chains? Small trainings, then a sentence"),
     "why": ("curation.why", "one row's story: each stage, score and reason"),
     "train": ("limo.train", "fine-tune on a curated set, on every visible GPU"),

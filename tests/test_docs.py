@@ -39,6 +39,7 @@ ELSEWHERE = {  # what a command holds, and the test that runs it
     "--multirun": "tests/test_commands.py",
     "-m eval.sweep": "tests/test_eval.py",
     "-m curation.probe": "tests/test_probe.py",
+    "-m curation.fit": "tests/test_probe.py",
     "-m curation.tournament": "tests/test_tournament.py",
 }
 SECTIONS = {
@@ -46,7 +47,7 @@ SECTIONS = {
     **{"limo.train": "train", "limo.plan": "train_plan", "eval.report": "report"},
     **{"limo.improve": "improve", "limo.discover": "discover", "eval.sweep": "sweep"},
     "curation.check": "curate",
-    **{"curation.probe": "probe", "curation.tournament": "tournament"},
+    **{"curation.probe": "probe", "curation.fit": "fit", "curation.tournament": "tournament"},
 }
 SHELL = ("mkdir", "cp", "head", "ls", "wc", "cat", "cd")
 BENCH = ("python bench/", "LIMO_DATA=... python bench/")  # minutes: `make bench` runs them

@@ -53,8 +53,8 @@ def test_the_definitions_by_hand() -> None:
     assert found["nll_inner"] == pytest.approx((1 + 0.5 + 2) / 3)
     assert found["rsr"] == pytest.approx((30 + 1 + 1 + 100 + 2) / 10), "no rank counts more than 100"
     assert basic_scores(TokenFit(np.array([3.0]), np.array([7])), [0])["nll_inner"] == 3.0, "a step of one token"
-    spans = windows([9, 9], [1, 2, 3, 4, 5, 6, 7], [0, 1, 3, 4, 5, 6])
-    assert spans == [([9, 9, 2, 3, 4, 5], [6]), ([9, 9, 4, 5, 6], [7])], "the first four steps see all before them"
+    spans = windows([9, 9], [1, 2, 3, 4, 5], [0, 1, 3, 4], window=1)
+    assert spans == [([9, 9, 2, 3], [4]), ([9, 9, 4], [5])], "the first two steps see all that precedes them"
 
 
 def test_steps_are_lines_and_sentences(tiny: Path) -> None:

@@ -93,6 +93,8 @@ def test_the_command_and_the_warning_of_the_next_run(tiny: Path, tmp_path: Path,
     assert found["scores"]["length"]["filler"]["share"] == 0.0, "more words are preferred"
     assert found["dropped"]["checked"]["false step"] == found["scores"]["nll"]["false step"]["pairs"]
     assert "false step" in done.stdout and "(" in done.stdout
+    teachers = run("curation.fit", *settings, "fit.chains=10")
+    assert teachers.returncode == 0 and "sums" in teachers.stdout and "10" in teachers.stdout, teachers.stderr
     done = run("curation.run", *settings, "curate.stages.best_chain.by=tokens", "curate.stages.choose.k=8")
     assert "warning: 'best_chain' chooses by tokens" in done.stderr, done.stderr
     page = (tmp_path / "demo" / "report.html") if run("eval.report", *settings[:2]).returncode == 0 else None

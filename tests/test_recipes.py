@@ -32,6 +32,7 @@ def test_a_shipped_recipe_fits_its_functions(name: str) -> None:
     known = (
         "curate",
         "probe",
+        "fit",
         "tournament",
         "plan",
         "train",

@@ -7,7 +7,7 @@ before it, and r_t the rank of that token in the vocabulary (1 is the most proba
 |---|---|---|---|
 | nll | mean of -log p_t, in nats | GRAPE, arXiv 2502.04194 | lower |
 | nll_inner | the same without the first token of each step | arXiv 2604.06834 | lower |
-| nll_local | mean over steps of a step's nll, given the prompt and the last 3 steps | arXiv 2510.03988 | lower |
+| nll_local | mean over steps of a step's nll, given the prompt and the last `window` steps | arXiv 2510.03988 | lower |
 | rsr | sum of min(r_t, 100) / sum of -log p_t, the rank-surprisal ratio | arXiv 2601.14249, eq. 7 | lower |
 | ifd | nll / nll without the problem, instruction-following difficulty | arXiv 2308.12032, section 2.2 | not ranked |
 
@@ -47,7 +47,6 @@ from limo.recipe import InputPath
 
 Score = Literal["nll", "nll_inner", "nll_local", "rsr", "ifd"]
 SCORES: tuple[Score, ...] = get_args(Score)
-WINDOW = 3  # steps before a step that nll_local sees
 MAX_RANK = 100  # larger ranks count as this one (2601.14249, section 3)
 CHUNK = 256  # rows in memory at once, sorted by length among themselves
 PIECE = 1024  # tokens whose logits are held at once: 600 MB of floats at a vocabulary of 150,000
@@ -79,13 +78,14 @@ def add_fit(
     dtype: str,
     batch_size: PositiveInt,
     max_length: int,
+    window: PositiveInt = 3,
     server: str | None = None,
     api_key_env: str | None = None,
 ) -> Iterator[Row]:
     """Add the named scores (see the module's table) of each chain under a student.
 
     Args: `model` is a folder or Hub name, `dtype` of its weights, `batch_size` chains at once on each visible GPU,
-    `max_length` tokens of prompt and chain together. With `server`, the base
+    `max_length` tokens of prompt and chain together, `window` the steps that nll_local sees. With `server`, the base
     URL of a vLLM server, that server computes the log-probabilities, and of `model` only the tokenizer is loaded. A
     chain that is empty, longer than `max_length` or not finite under the model is dropped, never cut. Raises UserError
     for a model that does not load or takes fewer tokens, and for a tokenizer without offsets.
@@ -97,7 +97,7 @@ def add_fit(
         tokenizer, name, measure = _load_measure(model, dtype, batch_size, max_length)
     if not tokenizer.is_fast:
         raise UserError(f"fit: the tokenizer of '{model}' has no offsets: add the tokenizer.json of a fast tokenizer")
-    fit = _Fit(tokenizer, measure, tuple(scores))
+    fit = _Fit(tokenizer, measure, tuple(scores), window)
     kept = Kept(cache_folder() / "fit" / f"{content_id(name, 16)}.jsonl")
     with progress("fit", len(rows) if isinstance(rows, Sized) else None, "chain") as advance:
         for chunk in chunked(rows, CHUNK):
@@ -151,12 +151,13 @@ class _Fit:
     tokenizer: Any
     measure: Measure
     wanted: tuple[str, ...]
+    window: int
 
     def encode(self, row: Example) -> _Encoded:
         prompt, text = self._context(row.prompt), loss_text(self.tokenizer, row)
         ids = completion_ids(self.tokenizer, text)
         starts = step_starts(self.tokenizer, text, ids)
-        key = content_id([prompt, ids, sorted(self.wanted), starts], 16)
+        key = content_id([prompt, ids, sorted(self.wanted), self.window, starts], 16)
         return _Encoded(key, prompt, ids, starts)
 
     def _context(self, messages: Sequence[Message]) -> list[int]:
@@ -172,7 +173,7 @@ class _Fit:
             if "ifd" in self.wanted:
                 asked.append((nothing, row.ids))
             if "nll_local" in self.wanted:
-                asked += windows(row.prompt, row.ids, row.starts)
+                asked += windows(row.prompt, row.ids, row.starts, self.window)
         measured = iter(self.measure(asked))
         return [self._scores(row, measured) for row in rows]
 
@@ -183,8 +184,8 @@ class _Fit:
             alone = float(next(measured).nll.mean())
             found["ifd"] = found["nll"] / alone if alone else math.nan
         if "nll_local" in self.wanted:
-            near = [piece.mean() for piece in np.split(whole.nll, row.starts[1:])][: WINDOW + 1]
-            far = [next(measured).nll.mean() for _ in row.starts[WINDOW + 1 :]]
+            near = [piece.mean() for piece in np.split(whole.nll, row.starts[1:])][: self.window + 1]
+            far = [next(measured).nll.mean() for _ in row.starts[self.window + 1 :]]
             found["nll_local"] = float(np.mean([*near, *far]))
         return {name: round(found[name], 6) for name in self.wanted}
 
@@ -205,16 +206,16 @@ def basic_scores(tokens: TokenFit, starts: Sequence[int]) -> dict[str, float]:
     }
 
 
-def windows(prompt: list[int], ids: list[int], starts: Sequence[int]) -> list[Sequence_]:
-    """The prompt with the WINDOW steps before it, and a step's own ids, for each step that more steps precede.
+def windows(prompt: list[int], ids: list[int], starts: Sequence[int], window: int) -> list[Sequence_]:
+    """The prompt with the `window` steps before it, and a step's own ids, for each step that more steps precede.
 
-    The first WINDOW + 1 steps are left out: their window is all that precedes them, as in the pass over the chain.
+    The first `window + 1` steps are left out: their window is all that precedes them, as in the pass over the chain.
     """
     spans = list(zip(starts, [*starts[1:], len(ids)], strict=True))
     return [
-        ([*prompt, *ids[starts[number - WINDOW] : start]], ids[start:end])
+        ([*prompt, *ids[starts[number - window] : start]], ids[start:end])
         for number, (start, end) in enumerate(spans)
-        if number > WINDOW
+        if number > window
     ]
 
 
