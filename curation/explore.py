@@ -169,6 +169,21 @@ def sliders(run: Run) -> Any:
     return interactive(choose, **make)
 
 
+def probe(run: Run) -> "pd.DataFrame":
+    """Which flaws each score notices: % of pairs in which it prefers the untouched chain; 50 is blind.
+
+    Raises UserError if `limo probe` has not run.
+    """
+    import pandas as pd
+
+    path = run.path / "probe.json"
+    if not path.is_file():
+        raise UserError(f"{path} is not there yet: limo probe recipe=<name> writes it")
+    scores = parsed(path.read_bytes())["scores"]
+    rows = {name: {flaw: round(100 * found["share"]) for flaw, found in by.items()} for name, by in scores.items()}
+    return _visible(pd.DataFrame.from_dict(rows, orient="index"))
+
+
 def frame(run: Run, height: int = 820) -> Any:
     """`limo view` of the run inside the notebook, as long as its kernel lives.
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from curation.stages import fit
+from curation.stages import fit, reward
 from curation.stages.fit import SCORES, TokenFit, add_fit, basic_scores, step_starts, windows
+from curation.stages.reward import reward_steps
 from limo.chat import completion_ids, prompt_ids
 from limo.data import Example, chat
 from limo.errors import UserError
@@ -182,3 +183,32 @@ def test_a_server_gives_the_scores_of_the_local_model(tiny: Path, server: str) -
     for one, other in zip(local, served, strict=True):
         assert isinstance(one, Example) and isinstance(other, Example)
         assert other.scores == pytest.approx(one.scores, rel=1e-3)
+
+
+# -- a process reward model
+
+
+def test_steps_by_a_process_reward_model(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step's mark is as likely as in a pass over the conversation until there, and counts as in the table."""
+    monkeypatch.setattr(reward, "cache_folder", lambda: tiny / "reward")
+    model, tokenizer = load(tiny, "float32")
+    settings = {"model": str(tiny), "dtype": "float32", "batch_size": 2, "max_length": 400, "right": "7"}
+    chains = ["3 + 4 = 7\n7 + 5 = 12\nThe answer is 12.", "12", "", "12 + 3 = 15.\n" * 20_000]
+    kept, dropped = split(reward_steps(examples(chains), **settings))
+    assert [d.reason for d in dropped] == ["no chain", "too long to score"]
+    for row in kept:
+        steps = [step for step in row.completion.split("\n") if step]
+        likely, turns = [], list[dict[str, str]]()
+        for step in steps:
+            turns.append({"role": "user", "content": step if turns else f"{row.question} {step}"})
+            (nll,), _ = direct(model, prompt_ids(tokenizer, turns), completion_ids(tokenizer, "7"))  # type: ignore[arg-type]
+            likely.append(math.exp(-nll))
+            turns.append({"role": "assistant", "content": "7"})
+        assert row.scores["reward"] == pytest.approx(min(likely), abs=1e-6)
+        assert row.scores["steps_true"] + row.scores["steps_false"] == len(steps)
+        assert row.scores["steps_false"] == sum(p < 0.5 for p in likely)
+    monkeypatch.setattr(fit, "token_fit", None)
+    assert split(reward_steps(examples(chains), **settings))[0] == kept, "kept scores are not computed again"
+    assert reward._scores([0.9, 0.5, 0.2]) == {"steps_true": 2.0, "steps_false": 1.0, "reward": 0.2}
+    with pytest.raises(UserError, match="is 4 tokens of"):
+        next(reward_steps(examples(["1"]), **{**settings, "right": "good"}))

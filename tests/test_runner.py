@@ -340,7 +340,7 @@ SAMPLED: dict[Callable[..., Iterable[Row]], dict[str, Any]] = {
     refine: {"refiners": REFINERS, "bounds": Bounds(0.5, 2, 99), "otherwise": "keep"},
 }
 # Whose time is that of a model, a classifier, and processes that parse pages within limits of their own
-NOT_TIMED = {"add_fit", "smooth", "recall", "read"}
+NOT_TIMED = {"add_fit", "reward_steps", "smooth", "recall", "read"}
 
 
 def test_every_stage_is_timed_below() -> None:

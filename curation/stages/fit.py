@@ -90,11 +90,7 @@ def add_fit(
     chain that is empty, longer than `max_length` or not finite under the model is dropped, never cut. Raises UserError
     for a model that does not load or takes fewer tokens, and for a tokenizer without offsets.
     """
-    if server:
-        tokenizer = load_tokenizer(tokenizer_folder(model))
-        name, measure = _serve(server, api_key_env)
-    else:
-        tokenizer, name, measure = _load_measure(model, dtype, batch_size, max_length)
+    tokenizer, name, measure = load_measure(model, dtype, batch_size, max_length, server, api_key_env)
     if not tokenizer.is_fast:
         raise UserError(f"fit: the tokenizer of '{model}' has no offsets: add the tokenizer.json of a fast tokenizer")
     fit = _Fit(tokenizer, measure, tuple(scores), window)
@@ -105,8 +101,13 @@ def add_fit(
             advance(len(chunk))
 
 
-def _load_measure(model: str, dtype: str, batch_size: int, max_length: int) -> tuple[Any, str, Measure]:
-    """(tokenizer, name of the model, how to measure with it) on this machine. Raises UserError as `add_fit`."""
+def load_measure(
+    model: str, dtype: str, batch_size: int, max_length: int, server: str | None, api_key_env: str | None
+) -> tuple[Any, str, Measure]:
+    """(tokenizer, name of the model, how to measure with it), here or on a server. Raises UserError as `add_fit`."""
+    if server:
+        tokenizer = load_tokenizer(tokenizer_folder(model))
+        return tokenizer, *_serve(server, api_key_env)
     folder = model_folder(model)
     tokenizer, models = load_tokenizer(folder), load_replicas(folder, dtype)
     context = getattr(models[0].config.get_text_config(), "max_position_embeddings", None)
