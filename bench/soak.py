@@ -25,8 +25,8 @@ from pathlib import Path
 
 from limo.data import chat
 from limo.engines.ledger import Cached, open_ledger
+from limo.engines.ledgers import salvage
 from limo.engines.protocol import Completion, Prompt, Request, Sampling, Take, stream
-from limo.ledgers import salvage
 from limo.progress import clock
 
 SAMPLES = 2  # of each prompt

@@ -35,10 +35,10 @@ from limo.command import command
 from limo.data import Dropped, Example, Row, content_id, dump, parsed, replacing, write_jsonl, write_parquet
 from limo.engines.ledger import Limits, Spent, spent, within_budget
 from limo.errors import UserError
-from limo.files import shortened
 from limo.progress import clock, progress, say
 from limo.recipe import bind, input_files, suggest
 from limo.run import claim, content_hash, differences, lasting, lock_run, read_manifest
+from limo.sources.files import shortened
 from limo.tables import format_metric, print_table, terminal
 
 BY_HAND = "by_hand"  # the stage that drops what a person has marked

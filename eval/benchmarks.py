@@ -22,10 +22,10 @@ from eval.grader.nodes import Kind
 from eval.published import OWN, TABLE, Benchmark
 from limo.data import Dropped, Example, Row, chat
 from limo.errors import UserError
-from limo.files import Raw, read_rows
 from limo.progress import say
 from limo.recipe import InputPath, bind, suggest
 from limo.sources import Reading, examples, hub_rows
+from limo.sources.files import Raw, read_rows
 
 REPEATED = "repeated problem"  # generators repeat themselves; any other dropped row is an error
 ENDINGS = (".jsonl", ".json", ".parquet", ".csv")

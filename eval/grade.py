@@ -27,7 +27,7 @@ from eval.grader.nodes import Kind, Verdict
 from limo.command import run_function
 from limo.data import Dropped, replacing
 from limo.errors import UserError
-from limo.files import read_rows, shortened
+from limo.sources.files import read_rows, shortened
 from limo.tables import Table, print_table, terminal
 
 __all__ = ["Grade", "Kind", "Verdict", "equal", "explicit", "extract", "grade", "reward"]

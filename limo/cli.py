@@ -29,8 +29,8 @@ COMMANDS = {
     "train-plan": ("limo.plan", "memory, hours and dollars of a training"),
     "improve": ("limo.improve", "curate, train and evaluate, again and again (RISE)"),
     "discover": ("limo.discover", "search for preference losses (DiscoPOP)"),
-    "new": ("limo.new", "look at a file of your own and write a recipe for it"),
-    "ledgers": ("limo.ledgers", "show kept samples; add those of other or damaged ledgers"),
+    "new": ("limo.sources.new", "look at a file of your own and write a recipe for it"),
+    "ledgers": ("limo.engines.ledgers", "show kept samples; add those of other or damaged ledgers"),
     "eval": ("eval.run", "evaluate models and compare them"),
     "compare": ("eval.compare", "two runs on the same problems, with intervals"),
     "sweep": ("eval.sweep", "choose a checkpoint on development problems"),
@@ -42,8 +42,8 @@ COMMANDS = {
 # Of the commands that need no recipe, the function whose arguments are theirs
 FUNCTIONS = {
     "curation.why": "print_history",
-    "limo.new": "make_recipe",
-    "limo.ledgers": "ledgers",
+    "limo.sources.new": "make_recipe",
+    "limo.engines.ledgers": "ledgers",
     "eval.compare": "compare_runs",
     "eval.grade": "regrade",
     "eval.view": "view",

@@ -4,7 +4,7 @@
 
 `Example` is what every stage takes and gives. A row that is dropped becomes a `Dropped`, which keeps the row and
 the reason; nothing is dropped in silence. Reading other people's files, with their own column names, is the work of
-`limo/sources.py`.
+`limo/sources/__init__.py`.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from glob import glob
 from pathlib import Path
 from typing import IO, Any, TypedDict
 
@@ -209,3 +210,10 @@ def write_parquet(path: str | Path, rows: Iterable[Example], group: int = 500) -
     partial = path.with_name(f".{path.name}.part")
     pq.write_table(pa.Table.from_pylist(columns, schema), partial, row_group_size=group, compression="zstd")
     partial.replace(path)
+
+
+def match_pattern(pattern: str) -> list[Path]:
+    """The files that a pattern such as `data/part-*.jsonl` names, none for a text that is no pattern."""
+    if not set(pattern) & set("*?["):
+        return []
+    return [Path(name) for name in sorted(glob(str(Path(pattern).expanduser()), recursive=True))]  # noqa: PTH207

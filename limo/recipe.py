@@ -24,8 +24,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from limo.data import match_pattern
 from limo.errors import UserError
-from limo.files import match_pattern
 from limo.machine import is_main
 from limo.progress import logged
 from limo.run import remember_recipe

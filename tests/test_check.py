@@ -13,9 +13,9 @@ import pytest
 
 import limo.preflight
 from curation.check import check_recipe
-from limo.new import make_recipe
 from limo.preflight import ask_hub, check_training
 from limo.recipe import compose, compose_arguments
+from limo.sources.new import make_recipe
 
 Run = Callable[..., CompletedProcess[str]]
 

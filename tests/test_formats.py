@@ -16,10 +16,10 @@ import pytest
 from curation.stages.chains import verify
 from limo.data import Dropped, Example, read_jsonl
 from limo.errors import UserError
-from limo.files import read_rows
-from limo.new import make_recipe
 from limo.recipe import input_files
 from limo.sources import file
+from limo.sources.files import read_rows
+from limo.sources.new import make_recipe
 from tests.conftest import ROOT
 
 BOX = r"2 + 2 = 4, so \boxed{4}"
@@ -201,13 +201,13 @@ def test_a_recipe_is_written_for_a_file_and_runs(tiny: Path, tmp_path: Path, mon
 
 
 def test_a_small_parquet_file_that_takes_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("limo.files.GROWN", 10_000)
+    monkeypatch.setattr("limo.sources.files.GROWN", 10_000)
     values = pa.array(["x" * 4_000] * 50)
     pq.write_table(pa.table({"problem": values}), tmp_path / "shared.parquet")
     rows = [row for _, row in read_rows(tmp_path / "shared.parquet", 5_000)]
     assert rows == [{"problem": "x" * 4_000}] * 50, "a few at a time"
     pq.write_table(pa.table({"problem": pa.array([[0] * 50_000], pa.list_(pa.int8()))}), tmp_path / "list.parquet")
-    monkeypatch.setattr("limo.files.GROWTH", 10)
+    monkeypatch.setattr("limo.sources.files.GROWTH", 10)
     with pytest.raises(UserError, match=r"hold 50,000 of the column 'problem.list.element': not read"):
         list(read_rows(tmp_path / "list.parquet"))
 

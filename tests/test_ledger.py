@@ -15,9 +15,9 @@ import pytest
 
 from limo.data import chat
 from limo.engines.ledger import Cached, Limits, Spent, spent, within_budget
+from limo.engines.ledgers import list_models, salvage
 from limo.engines.protocol import Completion, Price, Request, Sampling, Scripted, sample, taker
 from limo.errors import UserError
-from limo.ledgers import list_models, salvage
 from tests.conftest import ROOT
 
 GREEDY = Sampling(n=1, temperature=0, top_p=1, max_tokens=12, seed=0)
@@ -78,7 +78,7 @@ def test_the_same_sample_asked_for_twice_at_once_is_drawn_once(tmp_path: Path) -
 def test_a_file_that_is_no_ledger_gets_one_line(tmp_path: Path, run: Callable[..., CompletedProcess[str]]) -> None:
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "x.sqlite").write_text("not a database, but long enough to be looked at" * 50)
-    for command in (("limo.ledgers",), ("curation.run", "recipe=demo", f"runs={tmp_path}")):
+    for command in (("limo.engines.ledgers",), ("curation.run", "recipe=demo", f"runs={tmp_path}")):
         done = run(*command, LIMO_CACHE=str(tmp_path))
         assert done.returncode == 2 and done.stderr.startswith("error: ") and "x.sqlite" in done.stderr, done.stderr
 
@@ -115,11 +115,11 @@ def test_ledgers_of_two_machines_become_one(tmp_path: Path, run: Callable[..., C
     assert [c.text for (c,) in known] == ["a here", "b here", "c there"]
     assert salvage(here, [there]) == (0, 0), "the second time adds nothing"
     assert sorted(row[1:3] for row in list_models(here).rows) == [["other", "1"], ["scripted", "3"]]
-    done = run("limo.ledgers", "salvage", str(there), "--into", str(tmp_path / "new"))
+    done = run("limo.engines.ledgers", "salvage", str(there), "--into", str(tmp_path / "new"))
     assert done.returncode == 0 and done.stdout.startswith("3 samples added"), done.stderr
-    assert "scripted" in run("limo.ledgers", "--into", str(tmp_path / "new")).stdout
+    assert "scripted" in run("limo.engines.ledgers", "--into", str(tmp_path / "new")).stdout
     for wrong, said in ((str(tmp_path / "no"), "no ledger in"), (__file__, "nothing can be read")):
-        refused = run("limo.ledgers", "salvage", wrong)
+        refused = run("limo.engines.ledgers", "salvage", wrong)
         assert refused.returncode == 2 and said in refused.stderr and refused.stderr.count("\n") == 1, refused.stderr
 
 

@@ -18,10 +18,10 @@ from limo.chat import prompt_ids, turn_end
 from limo.data import Message, chat
 from limo.engines.connection import Keys
 from limo.engines.ledger import Cached
+from limo.engines.ledgers import salvage
 from limo.engines.protocol import Completion, Request, Sampling, sample, taker
 from limo.engines.server import ServerEngine
 from limo.errors import UserError
-from limo.ledgers import salvage
 from limo.model import load_tokenizer
 from tests.conftest import ROOT, lines
 from tests.faulty import HOSTILE, LOST, ODD, Running, faulty, spellings

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from limo.ledgers import list_models, salvage
+from limo.engines.ledgers import list_models, salvage
 from tests.conftest import ROOT, lines
 from tests.test_kill import write_recipe
 

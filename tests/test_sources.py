@@ -167,7 +167,7 @@ def test_an_unusable_file_is_one_clear_error(name: str, content: bytes, said: st
 def test_a_small_file_that_grows_large_is_not_held(
     packing: str, name: str, encoding: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("limo.files.GROWN", 200_000)
+    monkeypatch.setattr("limo.sources.files.GROWN", 200_000)
     path = tmp_path / f"{name}.{packing}"
     with pa.output_stream(str(path), compression={"gz": "gzip", "zst": "zstd"}.get(packing, packing)) as file:
         file.write(b'["problem,answer' + b" " * 3_000_000)

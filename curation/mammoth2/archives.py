@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from limo.data import Dropped
 from limo.errors import UserError
-from limo.files import read_rows, shortened
+from limo.sources.files import read_rows, shortened
 
 KINDS = {
     **dict.fromkeys((".warc", ".wet", ".warc.wet"), "warc"),

@@ -19,10 +19,10 @@ from typing import Any
 from limo.chat import MASKED, Rendered, render
 from limo.data import Dropped, Example, Message, Row, content_id, dump, replacing
 from limo.errors import UserError
-from limo.files import read_rows
 from limo.progress import say
 from limo.run import Step
 from limo.sources import hub_rows, training_rows
+from limo.sources.files import read_rows
 from limo.training.audit import check_row
 from limo.training.launch import run_on_main
 from limo.training.settings import Supervised, Training

@@ -18,10 +18,10 @@ from limo import sources
 from limo.command import run_function
 from limo.data import Dropped, Example, content_id, dump, replacing
 from limo.errors import UserError
-from limo.files import read_rows
-from limo.formats import find_columns
 from limo.progress import say
 from limo.recipe import recipe_names
+from limo.sources.files import read_rows
+from limo.sources.formats import find_columns
 
 HELD_OUT, MOST = 10, 200  # one problem in so many, and at most so many
 SHARE = 3  # one problem in so many is chosen, 800 at most as in LIMO

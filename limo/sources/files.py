@@ -4,7 +4,7 @@
 
 A row that cannot be parsed is yielded as a `Dropped` with its reason. Memory does not grow with the file, except for
 JSON arrays, Excel, and other encodings than UTF-8, which are read whole: a small packed file that grows large is
-refused. What the columns mean is decided in `limo/sources.py`.
+refused. What the columns mean is decided in `limo/sources/__init__.py`.
 """
 
 import csv
@@ -13,12 +13,11 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from glob import glob
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
-from limo.data import Dropped, parsed
+from limo.data import Dropped, match_pattern, parsed
 from limo.errors import UserError, need_package
 
 Raw = tuple[int, Any]  # row number from 1, and the parsed row or the `Dropped` that says why it could not be parsed
@@ -49,13 +48,6 @@ def _list_files(path: str) -> list[Path]:
     if not found:
         raise UserError(f"no such file or folder '{path}'")
     return found
-
-
-def match_pattern(pattern: str) -> list[Path]:
-    """The files that a pattern such as `data/part-*.jsonl` names, none for a text that is no pattern."""
-    if not set(pattern) & set("*?["):
-        return []
-    return [Path(name) for name in sorted(glob(str(Path(pattern).expanduser()), recursive=True))]  # noqa: PTH207
 
 
 def _ending(path: Path) -> str:
