@@ -10,15 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from tqdm import tqdm
 
 from limo.errors import visible
 from limo.machine import is_main
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 SHORT = 1.0  # seconds; shorter work needs no line
 PLAIN_EVERY = 15.0  # seconds between lines in a log file
@@ -74,7 +71,8 @@ def _log(text: str) -> None:
 def say(text: str) -> None:
     """Print one line to standard error, and into the run's log. Of several ranks, only rank 0 prints."""
     if is_main():
-        print(visible(text), file=sys.stderr, flush=True)  # noqa: T201
+        tqdm.write(visible(text), file=sys.stderr)
+        sys.stderr.flush()
         _log(text)
 
 
@@ -90,40 +88,19 @@ def progress(what: str, total: int | None, unit: str = "row") -> Iterator[Advanc
 
 @contextmanager
 def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
-    """A bar on the terminal; one that is opened while another is open stands below it, whichever ends first."""
-    display, begun, count = _display(), time.monotonic(), 0
-    if not display.tasks:
-        display.start()
-    task = display.add_task(visible(what), total=total, note="", unit=unit)
+    """A bar on the terminal; one that is opened while another is open stands below it."""
+    settings = {"total": total, "desc": visible(what), "unit": f" {unit}", "file": sys.stderr, "dynamic_ncols": True}
+    with tqdm(smoothing=0.02, **settings) as bar:  # the time left follows the mean: with that of seconds it jumps
 
-    def advance(done: int, note: str = "", /) -> None:
-        nonlocal count
-        count += done
-        display.update(task, advance=done, note=visible(note))
+        def advance(done: int, note: str = "", /) -> None:
+            bar.set_postfix_str(visible(note), refresh=False)
+            bar.update(done)
 
-    try:
-        yield advance
-    finally:
-        _log(f"{what}: {count} {unit}s in {clock(time.monotonic() - begun)}")
-        if len(display.tasks) == 1:
-            display.stop()
-        display.remove_task(task)
-
-
-@cache
-def _display() -> "Progress":
-    from rich import progress as bars
-    from rich.console import Console
-    from rich.text import Text
-
-    class Rate(bars.ProgressColumn):
-        def render(self, task: bars.Task) -> Text:
-            return Text(pace(task.speed, f" {task.fields['unit']}") if task.speed else "", style="dim")
-
-    name, note = bars.TextColumn("{task.description:>16}"), bars.TextColumn("{task.fields[note]}")
-    columns = [name, bars.BarColumn(), bars.MofNCompleteColumn(), Rate(), bars.TimeRemainingColumn(), note]
-    # The time left follows the mean of five minutes: with that of seconds it jumps
-    return bars.Progress(*columns, console=Console(stderr=True), speed_estimate_period=300)
+        begun = time.monotonic()
+        try:
+            yield advance
+        finally:
+            _log(f"{what}: {bar.n} {unit}s in {clock(time.monotonic() - begun)}")
 
 
 @contextmanager
