@@ -6,6 +6,7 @@ with progress("sampling", total=1200, unit="completion") as advance:
     advance(1, "loss 0.412")
 """
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -89,7 +90,8 @@ def progress(what: str, total: int | None, unit: str = "row") -> Iterator[Advanc
 @contextmanager
 def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
     """A bar on the terminal; one that is opened while another is open stands below it."""
-    settings = {"total": total, "desc": visible(what), "unit": f" {unit}", "file": sys.stderr, "dynamic_ncols": True}
+    width = shutil.get_terminal_size().columns  # 80 where the terminal does not know
+    settings = {"total": total, "desc": visible(what), "unit": f" {unit}", "file": sys.stderr, "ncols": width}
     with tqdm(smoothing=0.02, **settings) as bar:  # the time left follows the mean: with that of seconds it jumps
 
         def advance(done: int, note: str = "", /) -> None:
