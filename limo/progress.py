@@ -90,9 +90,10 @@ def progress(what: str, total: int | None, unit: str = "row") -> Iterator[Advanc
 @contextmanager
 def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
     """A bar on the terminal; one that is opened while another is open stands below it."""
-    width = shutil.get_terminal_size().columns  # 80 where the terminal does not know
-    settings = {"total": total, "desc": visible(what), "unit": f" {unit}", "file": sys.stderr, "ncols": width}
-    with tqdm(smoothing=0.02, **settings) as bar:  # the time left follows the mean: with that of seconds it jumps
+    width, height = shutil.get_terminal_size()  # 80 and 24 where the terminal does not know
+    shown = {"total": total, "desc": visible(what), "unit": f" {unit}", "file": sys.stderr}
+    steady = 0.02  # the time left follows the mean of many updates: with the last few it jumps
+    with tqdm(smoothing=steady, ncols=width, nrows=height, **shown) as bar:
 
         def advance(done: int, note: str = "", /) -> None:
             bar.set_postfix_str(visible(note), refresh=False)
