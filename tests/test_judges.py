@@ -178,11 +178,11 @@ GOOD = "{name: depth, question: 'Deep?', low: Flat., high: Deep.}"
     "text, said",
     [
         ("criteria: [", "must give a list of criteria"),
-        ("criteria: []", "has no criteria"),
+        ("criteria: []", "must give criteria"),
         ("criteria: [depth]", "is not a setting of Criterion"),
         ("criteria: [{name: depth, question: 'Deep?', low: Flat.}]", "criteria.high is missing"),
-        (f"criteria: [{GOOD}, {GOOD}]", "'depth' is no name for a criterion"),
-        (f"criteria: [{GOOD.replace('depth', 'Depth 2')}]", "'Depth 2' is no name"),
+        (f"criteria: [{GOOD}, {GOOD}]", "different names, none of them 'code'"),
+        (f"criteria: [{GOOD.replace('depth', 'Depth 2')}]", "criteria.name must"),
         (f"criteria: [{GOOD.replace('Flat.', '')}]", "criteria.low must be a valid string, not None"),
     ],
 )

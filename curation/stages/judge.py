@@ -9,14 +9,14 @@ marks with a code that occurs in none of them, so no text can close its own mark
 so a judge that only quotes what it read gives none. What remains is a judge that lets itself be persuaded.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import Field
 
 from curation.stage import drop, stage
 from limo.data import Example, Row, chat
@@ -56,14 +56,17 @@ with nothing after it, that repeats the code and gives a number for each criteri
 {form}"""
 
 
+Words = Annotated[str, Field(min_length=1)]
+
+
 @dataclass(frozen=True, slots=True)
 class Criterion:
     """One question of a rubric."""
 
-    name: str  # lower-case letters and underscores: a key of the verdict, and of the scores after `judge_`
-    question: str
-    low: str  # what the lowest number means
-    high: str  # what the highest number means
+    name: Annotated[str, Field(pattern="^[a-z][a-z_]*$")]  # a key of the verdict, and of the scores after `judge_`
+    question: Words
+    low: Words  # what the lowest number means
+    high: Words  # what the highest number means
 
 
 def _check_rubric(*, rubric: InputPath, **_: object) -> None:
@@ -147,16 +150,7 @@ def read_rubric(rubric: str) -> tuple[Criterion, ...]:
         listed = yaml.safe_load(path.read_text(encoding="utf-8"))["criteria"]
     except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: must give a list of criteria ({error})") from None
-    if not listed:
-        raise UserError(f"{path}: has no criteria")
     criteria = tuple(read_settings(Criterion, entry, f"{path}: criteria") for entry in listed)
-    names = ["code"]
-    for criterion in criteria:
-        if not all(text.strip() for text in astuple(criterion)):
-            raise UserError(f"{path}: the criterion {criterion.name!r} has an empty text")
-        if not re.fullmatch(r"[a-z][a-z_]*", criterion.name) or criterion.name in names:
-            raise UserError(
-                f"{path}: {criterion.name!r} is no name for a criterion: lower-case letters, not twice, not 'code'"
-            )
-        names.append(criterion.name)
+    if not criteria or len({"code", *(c.name for c in criteria)}) <= len(criteria):
+        raise UserError(f"{path}: must give criteria of different names, none of them 'code'")
     return criteria
