@@ -153,7 +153,7 @@ def guess(problem: str, plus: bool) -> str:
 
 
 class Guesser:
-    """The teacher of guesses; see `curation.lemma.teach.Teacher`. Its reflection is one word, and it starts afresh."""
+    """The teacher of guesses; see `curation.lemma.teach.Model`. Its reflection is one word, and it starts afresh."""
 
     kinds = ("OP",)
 

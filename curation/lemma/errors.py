@@ -24,7 +24,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt
 
 from curation.lemma.mistakes import Mistake, Unusable
-from curation.lemma.teach import Strategy, Teacher
+from curation.lemma.rules import Rules
+from curation.lemma.teach import Model, Strategy
 from curation.parallel import chunked
 from curation.stage import Share, drop, stage
 from curation.stages.attempts import judged
@@ -36,6 +37,7 @@ from limo.engines.protocol import Sampling, stream
 from limo.errors import UserError
 from limo.recipe import bind
 
+Teacher = Rules | Model
 CHUNK = 500  # rows whose questions a teacher gets at once
 UNUSED = {"cut": "cut off by its length limit", "unsure": "cannot be graded", "refused": "not sampled"}
 

@@ -34,7 +34,7 @@ RESTART = (
 
 
 class Rules:
-    """The rule-based teacher. See `curation.lemma.teach.Teacher` for what a teacher does."""
+    """The rule-based teacher. See `curation.lemma.teach.Model` for what a teacher does."""
 
     kinds = KINDS
 

@@ -1,4 +1,4 @@
-"""Who teaches: what the stages of `curation/lemma/errors.py` ask of a teacher, and the one that is a language model.
+"""The teacher that is a language model, for the stages of `curation/lemma/errors.py`.
 
 A model finds the first wrong step of an attempt, plants a mistake of a given type in a right solution, gives a second
 opinion, corrects a solution, and smooths it. Each prompt stands beside the reader of its reply. LEMMA's own prompts are
@@ -13,7 +13,7 @@ dropped with the reason.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import PositiveInt
 
@@ -34,32 +34,16 @@ OF_EQUATIONS = ("CA", "CO", "OP", "UC")  # the types that can make an equation f
 WRONG_SHAPE = "a reply of the teacher in the wrong shape"
 
 
-class Teacher(Protocol):
-    """What the stages of `curation/lemma/errors.py` ask of a teacher. Each answer is in the place of its question."""
-
-    kinds: tuple[str, ...]  # the types of mistakes that it can plant
-
-    def diagnose(self, asked: Sequence[tuple[Example, str]]) -> list[Mistake | Unusable]:
-        """The first wrong step of a wrong attempt at each row, whose completion is a right chain, if there is one."""
-
-    def inject(self, asked: Sequence[tuple[Example, str, int]]) -> list[Mistake | Unusable]:
-        """A wrong solution of each row with a mistake of a type; another one for another number."""
-
-    def agree(self, asked: Sequence[tuple[Example, Mistake]]) -> list[bool | Unusable]:
-        """Whether all before the step is right and the step wrong, asked as if nobody had said so."""
-
-    def correct(self, asked: Sequence[tuple[Example, Mistake, str]], strategy: Strategy) -> list[str | Unusable]:
-        """What follows the first wrong step: a reflection and the rest. The text is another right solution, if any."""
-
-
 class Model:
-    """A teacher behind an engine; see `Teacher`.
+    """A teacher behind an engine. Each answer is in the place of its question.
 
     Args: `engine` node, `sampling` of each reply (its n is not used), `tries` replies that a question may have until
     one can be read. Raises UserError for several at temperature 0, and where the engine's key is not set.
     """
 
-    kinds = tuple(kind for kind in TYPES if kind != "NO")  # nobody learns from nonsense that is asked for
+    kinds: tuple[str, ...] = tuple(
+        kind for kind in TYPES if kind != "NO"
+    )  # nobody learns from nonsense that is asked for
 
     def __init__(self, *, engine: dict[str, Any], sampling: Sampling, tries: PositiveInt) -> None:
         if tries > 1 and not sampling.temperature:
@@ -82,20 +66,20 @@ class Model:
         return found
 
     def diagnose(self, asked: Sequence[tuple[Example, str]]) -> list[Mistake | Unusable]:
-        """See `Teacher`."""
+        """The first wrong step of a wrong attempt at each row, whose completion is a right chain, if there is one."""
         return self._ask([diagnose_prompt(*a) for a in asked], lambda i, r: read_diagnosis(r, *asked[i]), "diagnose")
 
     def inject(self, asked: Sequence[tuple[Example, str, int]]) -> list[Mistake | Unusable]:
-        """See `Teacher`. The number goes into the prompt, so that a second mistake of a type is another one."""
+        """A wrong solution of each row with a mistake of a type; another one for another number."""
         return self._ask([inject_prompt(*a) for a in asked], lambda i, r: read_injection(r, *asked[i][:2]), "inject")
 
     def agree(self, asked: Sequence[tuple[Example, Mistake]]) -> list[bool | Unusable]:
-        """See `Teacher`."""
+        """Whether all before the step is right and the step wrong, asked as if nobody had said so."""
         prompts = [agree_prompt(*a) for a in asked]
         return self._ask(prompts, lambda i, r: read_agreement(r, *asked[i]), "second opinion")
 
     def correct(self, asked: Sequence[tuple[Example, Mistake, str]], strategy: Strategy) -> list[str | Unusable]:
-        """See `Teacher`."""
+        """What follows the first wrong step: a reflection and the rest. The text is another right solution, if any."""
         prompts = [correct_prompt(*a, strategy) for a in asked]
         return self._ask(prompts, lambda i, r: read_continuation(r, *asked[i]), strategy)
 
