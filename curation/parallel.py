@@ -47,14 +47,23 @@ def spread(
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=start, initargs=given) as pool:
-        waiting = deque[Future[R]]()
-        for chunk in chain(first, listed):
+
+        def submit(chunk: T) -> Future[R]:
             with _hidden_main():
-                waiting.append(pool.submit(function, chunk))
-            if len(waiting) > processes * AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
+                return pool.submit(function, chunk)
+
+        yield from in_turn(submit, chain(first, listed), processes * AHEAD)
+
+
+def in_turn(submit: Callable[[T], Future[R]], values: Iterable[T], ahead: int) -> Iterator[R]:
+    """The results of what is submitted for each value, in order; `ahead` values wait at most."""
+    waiting = deque[Future[R]]()
+    for value in values:
+        waiting.append(submit(value))
+        if len(waiting) > ahead:
             yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 @contextmanager

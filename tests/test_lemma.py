@@ -17,24 +17,10 @@ NAMES = ["base", "error_free", "lemma"]
 
 
 def small(tiny: Path, runs: Path) -> list[str]:
-    return [
-        "recipe=lemma_demo",
-        f"runs={runs}",
-        f"student={tiny}",
-        "curate.pool.sums.size=24",
-        "curate.pool.words.size=8",
-        "attempts.max_tokens=8",
-        "engine.dtype=float32",
-        "curate.stages.mix.k=12",
-        "train.args.num_train_epochs=1",
-        "train.args.bf16=false",
-        "eval.benchmarks.new_sums.size=4",
-        "eval.benchmarks.new_words.size=4",
-        "begun.size=12",
-        "begun_right.size=5",
-        "eval.sampling.max_tokens=8",
-        "eval.resamples=100",
-    ]
+    sizes = "curate.pool.sums.size=24 curate.pool.words.size=8 curate.stages.mix.k=12 begun.size=12 begun_right.size=5"
+    sizes += " eval.benchmarks.new_sums.size=4 eval.benchmarks.new_words.size=4 attempts.max_tokens=8"
+    short = "engine.dtype=float32 train.args.num_train_epochs=1 train.args.bf16=false eval.sampling.max_tokens=8"
+    return ["recipe=lemma_demo", f"runs={runs}", f"student={tiny}", *f"{sizes} {short} eval.resamples=100".split()]
 
 
 @pytest.mark.slow

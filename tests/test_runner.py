@@ -48,15 +48,10 @@ HERE = "tests.test_runner."
 NODES: dict[str, Any] = {
     "plain": {"_target_": HERE + "plain"},
     "thirds": {"_target_": HERE + "drop_thirds", "reason": "third"},
-    "best_chain": {
-        "_target_": "curation.stages.choose.chains",
-        "by": "value",
-        "prefer": "highest",
-        "at_most": 1,
-        "seed": 0,
-    },
     "box": {"_target_": "curation.stages.chains.box_answers"},
 }
+BEST = {"by": "value", "prefer": "highest", "at_most": 1, "seed": 0}
+NODES["best_chain"] = {"_target_": "curation.stages.choose.chains", **BEST}
 
 
 def plain(rows: Iterable[Example], /) -> Iterator[Row]:
@@ -128,17 +123,17 @@ def test_ray_gives_what_one_process_gives_metrics_included(tmp_path: Path, monke
 
 
 def test_the_order_of_stages() -> None:
-    assert list(in_order(NODES, ["box", "plain", "best_chain", "thirds"])) == ["box", "plain", "best_chain", "thirds"]
+    turned = list(reversed(NODES))
+    assert list(in_order(NODES, turned)) == turned
     assert in_order(NODES, None) == NODES
-    for order, said in (
-        (["boxx", *NODES], r"curate\.order: there is no stage 'boxx'; did you mean 'box'"),
-        (["plain"], r"curate\.order lacks the stage 'thirds': put it where it is to run, or remove it with ~curate"),
-        ([*NODES, "box"], r"curate\.order: 'box' comes twice"),
+    for nodes, order, said in (
+        (NODES, ["boxx", *NODES], r"curate\.order: there is no stage 'boxx'; did you mean 'box'"),
+        (NODES, ["plain"], r"curate\.order lacks the stage 'thirds': put it where it is to run, or remove it with ~"),
+        (NODES, [*NODES, "box"], r"curate\.order: 'box' comes twice"),
+        ({}, [], r"curate\.order is empty"),
     ):
         with pytest.raises(UserError, match=said):
-            in_order(NODES, order)
-    with pytest.raises(UserError, match=r"curate\.order is empty"):
-        in_order({}, [])
+            in_order(nodes, order)
 
 
 SOURCE = {"p": {"_target_": "limo.sources.file", "path": "missing.jsonl"}}
@@ -319,7 +314,7 @@ STAGES: dict[Callable[..., Iterable[Row]], dict[str, Any]] = {
     plant_flaws: {"shares": dict.fromkeys(FLAWS, 0.5), "seed": 0},
     score: {"weights": EVEN, "words": ["en"], "scaling": "rank"},
     count_tokens: {"tokenizer": "the tiny model"},
-    chains: {"by": "value", "prefer": "highest", "at_most": 1, "seed": 0},
+    chains: BEST,
     problems: {"k": 10, "by": "value", "prefer": "highest", "seed": 0},
     subsample: {"k": 10, "seed": 0},
     keep: {"criteria": "better"},

@@ -49,11 +49,10 @@ def test_chains_that_cannot_be_used_say_why(completion: str, answer: str, reason
 
 def rows_of(kind: str, data: Path | None = None) -> list[Example]:
     options = {"min_terms": 3, "max_terms": 5, "min_digits": 1, "max_digits": 2}
+    templates = [4, 10, 16, 43, 72, 99]
     made = {
         "sums": lambda: generate("s", "", generator="chain_sum", size=40, seed=3, options=options),
-        "words": lambda: generate(
-            "w", "", generator="gsm_symbolic", size=40, seed=3, templates=[4, 10, 16, 43, 72, 99]
-        ),
+        "words": lambda: generate("w", "", generator="gsm_symbolic", size=40, seed=3, templates=templates),
         "gsm8k": lambda: islice(file("g", "", path=f"{data}/pools/gsm8k_train.jsonl"), 80),
     }[kind]()
     return list(box_answers(write_out(r for r in made if isinstance(r, Example))))
@@ -160,9 +159,8 @@ def test_what_is_not_proved_is_not_found(attempt: str, reason: str) -> None:
 
 def test_mending_continues_from_the_missing_step_or_starts_afresh() -> None:
     r = row()
-    m = diagnose(
-        read_chain(r), "Natalia sold 48/2 = 24 clips in May.\nShe sold 48+24 = 62.\nThe answer is \\boxed{62}."
-    )
+    attempt = "Natalia sold 48/2 = 24 clips in May.\nShe sold 48+24 = 62.\nThe answer is \\boxed{62}."
+    m = diagnose(read_chain(r), attempt)
     (fixed,) = Rules().correct([(r, m, "")], "fix")
     afresh, other = Rules().correct([(r, m, ""), (r, m, "24+48 = 72, so \\boxed{72}")], "restart")
     assert isinstance(fixed, str) and isinstance(afresh, str) and isinstance(other, str)

@@ -12,9 +12,8 @@ dropped with the reason.
 import hashlib
 import os
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
@@ -24,6 +23,7 @@ from urllib.parse import urlsplit
 from pydantic import PositiveFloat, PositiveInt
 
 from curation.mammoth2.archives import Columns, Raw, find_archives, read_archive
+from curation.parallel import in_turn
 from curation.stage import stage
 from limo.data import Dropped, Example, Row, chat
 from limo.errors import UserError, need_package
@@ -76,14 +76,9 @@ def read(
     denied = tuple("." + domain.lower().removeprefix("www.") for domain in deny)
     limits = (max_bytes, float(seconds), memory * 2**20)
     make_row = partial(_read_page, workers=_workers(), limits=limits, robots=frozenset(robots))
-    waiting = deque[Future[Row]]()
+    found = _list_pages(rows, columns, max_bytes, denied)
     with ThreadPoolExecutor(count_cores()) as pool:
-        for found in _list_pages(rows, columns, max_bytes, denied):
-            waiting.append(pool.submit(make_row, found))
-            if len(waiting) > AHEAD * count_cores():
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from in_turn(partial(pool.submit, make_row), found, AHEAD * count_cores())
 
 
 @cache

@@ -300,14 +300,9 @@ def _serve(server: str, api_key_env: str | None) -> tuple[str, Measure]:
     def call(method: str, path: str, body: Any = None) -> Any:
         for attempt in range(TRIES):
             try:
-                reply = client.request(method, path, json=body)
-                if reply.status_code != 429 and reply.status_code < 500:
-                    return reply.raise_for_status().json()
-                why = f"it answers {reply.status_code}"
-            except httpx2.TransportError as error:
-                why = str(error)
+                return client.request(method, path, json=body).raise_for_status().json()
             except (httpx2.HTTPError, ValueError) as error:
-                raise UserError(f"the server at {server}: {keys.hide(str(error))[:300]}") from None
+                why = str(error)
             if attempt < TRIES - 1:
                 time.sleep(2**attempt)
         raise UserError(f"the server at {server} does not answer: {keys.hide(why)[:300]}")
