@@ -72,12 +72,8 @@ def test_find_diagnoses_every_wrong_attempt_and_keeps_its_type_and_step(script: 
     noted = error.notes["error"]
     assert (noted["type"], noted["at"], noted["origin"], noted["other"]) == ("CA", 1, "student", CHAIN)
     assert "".join(noted["steps"]) == SLIPPED and "SymPy" in noted["proof"]
-    assert Counter(d.reason for d in dropped) == {
-        "empty attempt": 1,
-        "no parsable step": 1,
-        "cut off by its length limit": 1,
-        "same attempt": 1,
-    }
+    reasons = ["cut off by its length limit", "empty attempt", "no parsable step", "same attempt"]
+    assert sorted(d.reason for d in dropped) == reasons
 
 
 def test_find_has_no_limit_left_from_debugging_and_asks_nothing_twice(script: Script) -> None:
@@ -145,10 +141,11 @@ def test_a_correction_must_be_right_in_its_equations_too() -> None:
     node = {"_target_": "tests.test_errors.odd"}
     kept, dropped = split(errors.correct([error], teacher=node, strategies=["fix", "restart"]))
     assert not kept
-    assert {d.id.rsplit("/", 1)[1]: (d.reason, d.detail) for d in dropped} == {
-        "fix": ("the correction has a false equation", "48 + 24 = 71"),
-        "restart": ("the correction ends in a wrong answer", dropped[1].detail),
-    }
+    assert [d.reason for d in dropped] == [
+        "the correction has a false equation",
+        "the correction ends in a wrong answer",
+    ]
+    assert dropped[0].detail == "48 + 24 = 71"
 
 
 def test_tries_at_temperature_0_are_refused() -> None:
@@ -332,9 +329,8 @@ def test_a_model_teaches_the_whole_way(script: Script) -> None:
         if kind == "inject":
             return injection(code, operator, why="The two are to be added.")
         if kind == "agree":
-            assert (
-                "step 2: 48-24 = 24" in prompt and "step 3" not in prompt.partition("</attempt")[0].partition("<att")[2]
-            )
+            shown = prompt.partition("</attempt")[0].partition("<attempt")[2]
+            assert "step 2: 48-24 = 24" in shown and "step 3" not in shown
             return verdict(code, before="right", last="wrong" if "p/1" in prompt else "right", type="OP")
         text = "Wait, that is not right. 48+24 = 72, so the answer is \\boxed{72}."
         if kind == "correct":
@@ -347,21 +343,15 @@ def test_a_model_teaches_the_whole_way(script: Script) -> None:
     assert not dropped and [r.notes["error"]["type"] for r in kept if "error" in r.notes] == ["OP", "OP"]
     kept, dropped = split(errors.inject(kept, teacher=model(node), per_problem=1, otherwise="skip", seed=0))
     planted = [r for r in kept if "injected" in r.id]
-    assert [(r.id, r.notes["error"]["proof"]) for r in planted] == [
-        ("p/1/injected/OP0", "second opinion of the teacher")
-    ]
-    assert [(d.id, d.reason, d.detail) for d in dropped] == [
-        ("p/2/injected/OP0", "the step is not proved wrong", "the second opinion is another")
-    ]
+    (one,), (other,) = planted, dropped
+    assert (one.id, one.notes["error"]["proof"]) == ("p/1/injected/OP0", "second opinion of the teacher")
+    assert (other.id, other.detail) == ("p/2/injected/OP0", "the second opinion is another")
     kept, dropped = split(errors.correct(kept, teacher=model(node), strategies=["fix"]))
     assert len([r for r in kept if "error" in r.notes]) == 3 and not dropped
-    assert planted[0].completion + "\nWait, that is not right." in next(
-        r.completion for r in kept if "injected" in r.id
-    )
+    (whole,) = (r.completion for r in kept if "injected" in r.id)
+    assert whole.startswith(f"{one.completion}\nWait, that is not right.")
     _, dropped = split(errors.smooth(kept, teacher=model(node)))
-    assert Counter(d.reason for d in dropped) == {"the correction ends in a wrong answer": 3}, (
-        "judged again when smooth"
-    )
+    assert [d.reason for d in dropped] == ["the correction ends in a wrong answer"] * 3, "judged again when smooth"
 
 
 def test_replies_that_stay_invalid_are_set_aside_after_so_many_tries(script: Script) -> None:

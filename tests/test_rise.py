@@ -100,17 +100,14 @@ def test_turns_are_played_in_batches_until_an_answer_is_right(script: Script) ->
     players = {"first": player(node), "second": player(node, 3)}
     kept, dropped = split(collect(rows, dialogue=DIALOGUE, players=players, rewards=RELEASED))
     found = [(r.id, r.completion, r.scores["reward"], r.notes["turns"]["rewards"]) for r in kept]
-    assert (
-        found
-        == [
-            ("a/first/1", "\\boxed{5}", 1, [1]),
-            ("b/first/1", "\\boxed{6}", 0, [0, 1]),
-            ("b/second/2", "first \\boxed{5}", 1, [0, 1]),  # the first of the best
-            ("c/first/1", "no idea", -1, [-1, 0]),
-            ("c/second/2", "\\boxed{8}", 0, [-1, 0]),
-        ]
-        and not dropped
-    )
+    assert not dropped
+    assert found == [
+        ("a/first/1", "\\boxed{5}", 1, [1]),
+        ("b/first/1", "\\boxed{6}", 0, [0, 1]),
+        ("b/second/2", "first \\boxed{5}", 1, [0, 1]),  # the first of the best
+        ("c/first/1", "no idea", -1, [-1, 0]),
+        ("c/second/2", "\\boxed{8}", 0, [-1, 0]),
+    ]
     assert said(kept[2].prompt) == ["problem b", "\\boxed{6}", "wrong, again: problem b"]
     questions = [question for question, _ in asked(node)]
     assert sorted(questions[:3]) == ["problem a", "problem b", "problem c"], "all of a turn before the next"
@@ -128,10 +125,8 @@ def test_a_teacher_goes_on_from_the_student_s_real_failure(script: Script) -> No
     players = {"student": player(student), "teacher": player(teacher, temperature=0.7)}
     kept, _ = split(collect([example("a")], dialogue=DIALOGUE, players=players, rewards=PAPER))
     assert seen == ["wrong, again: problem a"]
-    assert [(r.notes["teacher"], r.completion) for r in kept] == [
-        ("student", "I say \\boxed{6}"),
-        ("teacher", "so \\boxed{5}"),
-    ]
+    made = [(r.notes["teacher"], r.completion) for r in kept]
+    assert made == [("student", "I say \\boxed{6}"), ("teacher", "so \\boxed{5}")]
     assert said(kept[1].prompt) == ["problem a", "I say \\boxed{6}", "wrong, again: problem a"]
 
 
@@ -184,9 +179,8 @@ def test_every_repeated_or_empty_answer_leaves(script: Script) -> None:
     rows = turned(["\\boxed{6}", "\\boxed{6}", "\\boxed{6} ", "", "", "\\boxed{6}", "\\boxed{5}"], as_turns(script))
     found, dropped = split(keep(rows, criteria="all"))
     assert [int(r.scores["turn"]) for r in found] == [1, 7]
-    assert [d.reason for d in dropped] == ["same answer as before"] * 2 + ["empty answer"] * 2 + [
-        "same answer as before"
-    ]
+    same, empty = "same answer as before", "empty answer"
+    assert [d.reason for d in dropped] == [same, same, empty, empty, same]
     assert rows[-1].notes["turns"]["rewards"] == [0, 0, 0, 0, 0, 0, 1], "what is not learned still happened"
 
 
@@ -231,10 +225,8 @@ def test_the_control_has_the_same_rows_without_their_history(
 
 def test_settings_that_cannot_be_are_told_before_anything_is_paid_for(script: Script) -> None:
     engine = script({})
-    stage = {
-        "_target_": "curation.rise.collect",
-        "dialogue": {"shots": [], "first": "{problem}", "feedback": "No.", "window": 2},
-    }
+    dialogue = {"shots": [], "first": "{problem}", "feedback": "No.", "window": 2}
+    stage = {"_target_": "curation.rise.collect", "dialogue": dialogue}
     for players, what in (
         ({}, r"players .* at least 1"),
         ({"one": player(engine, 4, temperature=0)}, "players.one.sampling: 4 samples at temperature 0 are one"),
@@ -280,10 +272,8 @@ def test_a_training_row_has_the_very_tokens_that_the_engine_was_given(
         return given[-1]
 
     monkeypatch.setattr(engine, "prompt_ids", watched)
-    node = {
-        "_target_": "limo.engines.transformers.TransformersEngine",
-        **{"model": str(tiny), "dtype": "float32", "batch_size": 2},
-    }
+    settings = {"model": str(tiny), "dtype": "float32", "batch_size": 2}
+    node = {"_target_": "limo.engines.transformers.TransformersEngine", **settings}
     rows = [Example(str(i), chat(f"What is {i}+{i}?", "Be brief."), "99") for i in range(3)]
     players = {name: player(node, seed=4) for name in ("one", "two", "three")}
     shots = [{"problem": "1+1?", "solution": "\\boxed{2}"}]
@@ -300,13 +290,8 @@ def test_the_loss_is_the_published_one_and_the_same_however_a_step_is_split(tiny
     """Sum of w times the row's mean token loss, over the rows: 4x1 is 1x4, packed is padded. Ranks: test_ranks.py."""
     rows = rise_rows()
     curves = []
-    for n, how in enumerate(
-        (
-            {"args": {**ARGS, "per_device_train_batch_size": 4}},
-            {"args": {**ARGS, "per_device_train_batch_size": 1}},
-            {"pack_tokens": 250},
-        )
-    ):
+    batches = [{"args": {**ARGS, "per_device_train_batch_size": size}} for size in (4, 1)]
+    for n, how in enumerate([*batches, {"pack_tokens": 250}]):
         folder = tmp_path / str(n)
         folder.mkdir()
         write_jsonl(folder / "rows.jsonl", rows)

@@ -24,22 +24,11 @@ _GONE = re.compile(
     r"|\\[,;!:> ()\[\]]|~|\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname|emph)(?=\s*\{)",
     re.DOTALL,
 )
-_SAME = (
-    ("\\dfrac", "\\frac"),
-    ("\\tfrac", "\\frac"),
-    ("\\cfrac", "\\frac"),
-    ("\\leq", "\\le"),
-    ("\\geq", "\\ge"),
-    ("\\neq", "\\ne"),
-    ("\\cdots", "..."),
-    ("\\cdot", "*"),
-    ("\\times", "*"),
-    ("\\ldots", "..."),
-    ("\\dots", "..."),
-    ("\\lt", "<"),
-    ("\\gt", ">"),
-    ("{,}", ""),
-)
+_SAME = {
+    **{"\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac"},
+    **{"\\leq": "\\le", "\\geq": "\\ge", "\\neq": "\\ne", "{,}": ""},
+    **{"\\cdots": "...", "\\cdot": "*", "\\times": "*", "\\ldots": "...", "\\dots": "...", "\\lt": "<", "\\gt": ">"},
+}
 _SYMBOLS = {
     **{"×": "*", "·": "*", "−": "-", "–": "-", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "°": "^\\circ ", "²": "^2"},
     **{"³": "^3", "√": "\\sqrt ", "∠": "\\angle ", "△": "\\triangle ", "∞": "\\infty ", "’": "'"},
@@ -115,7 +104,7 @@ def tokenize(text: str) -> list[str]:
     text = split_drawings(text if text.isascii() else _in_latex(text))[0]
     text = _NUMBERED.sub("", _MARKDOWN.sub(" ", text).strip().strip("*"), count=1)
     if "\\" in text or "{," in text:
-        for old, new in _SAME:
+        for old, new in _SAME.items():
             text = text.replace(old, new)
         text = _QUOTIENT.sub(r"{\1\3}/{\2\4}", _TWO_DIGITS.sub(r"\\\1 \2 \3", _GONE.sub(" ", text)))
     return _read_numerals(_TOKEN.findall(_THOUSANDS.sub("", _DECIMAL.sub("0.", text))))
