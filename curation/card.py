@@ -8,7 +8,7 @@ from typing import Any
 
 from curation.stages.decontaminate import DECONTAMINATED
 from limo.data import Example, read_jsonl, replacing
-from limo.run import commit
+from limo.run import commit, versions
 from limo.tables import Table
 
 HUB_LICENCES = ("mit", "apache-2.0", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0")
@@ -39,6 +39,7 @@ def write_card(folder: Path, funnel: Sequence[Mapping[str, Any]], sets: Mapping[
     teachers = Counter(str(row.notes.get("teacher", row.source)) for row in rows)
     removed = next((found for line in funnel if (found := line.get("metrics", {}).get(DECONTAMINATED))), None)
     chosen = ((n, f"{s['rows']:,}", f"{s.get('length', 0):,.0f}") for n, s in sets.items() if "length" in s)
+    made_with = _table(("package", "version"), versions().items())
     text = f"""---
 {front.to_yaml()}
 ---
@@ -70,6 +71,10 @@ it was chosen (`score_...`).
 Sets of the same rows, chosen otherwise: a claim that this choice helps is a claim against these.
 
 {_table(("set", "rows", "tokens"), chosen)}
+
+## Made with
+
+{made_with}
 
 Commit: {commit() or "unknown"}. The whole recipe is in `recipe.yaml`, every dropped row in `dropped.jsonl` with its \
 reason.

@@ -520,6 +520,17 @@ def test_a_rewriting_is_checked_before_it_is_believed(said: str) -> None:
         assert row_.notes["page"] == {"url": "u"}, "where it is from stays with it"
 
 
+def test_a_rewriting_does_not_reverse_the_conclusion() -> None:
+    """Where there is no final answer, nothing else would notice."""
+    row = pair("Does the series of the reciprocals converge?", "Compare it with an integral. So it converges.")
+    for said, why in (("So the series diverges.", "conclusion reversed"), ("So the series is convergent.", "")):
+        code = code_of(row.question, row.completion)
+        text = f"### question {code}\n{row.question}\n### answer {code}\n{said}\n### end {code}"
+        node = {"engine": ask(lambda *_, text=text: text), "sampling": ONCE}
+        (out,) = refine([row], refiners={"a": node}, bounds=Bounds(0.1, 10, 500), otherwise="drop")
+        assert (out.detail if isinstance(out, Dropped) else "") == (why and f"a: {why}")
+
+
 def test_several_refiners_and_replies_in_another_form() -> None:
     row = pair("Solve x + 3 = 7.", "x is 4. The answer is 4.")
     code, bounds = code_of(row.question, row.completion), Bounds(0.1, 10, 500)
