@@ -8,19 +8,25 @@ from typing import Any
 from limo.data import Example, read_jsonl
 from limo.run import read_manifest
 
+HELD = 2**24  # bytes of a file whose rows are kept in memory
+
 
 class Rows:
-    """The rows of a file, read anew each time they are iterated over."""
+    """The rows of a file; those of a large one are read anew each time they are iterated over."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._held: list[Example] | None = None
 
     def __len__(self) -> int:
         with self.path.open("rb") as lines:
             return sum(1 for _ in lines)
 
     def __iter__(self) -> Iterator[Example]:
-        return read_jsonl(self.path)
+        if self._held is None and self.path.stat().st_size > HELD:
+            return read_jsonl(self.path)
+        self._held = list(read_jsonl(self.path)) if self._held is None else self._held
+        return iter(self._held)
 
 
 def stage_file(folder: Path, number: int, name: str, kind: str = "") -> Path:

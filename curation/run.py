@@ -279,15 +279,16 @@ def _collect(folder: Path, names: list[str], controls: Controls, pairs: str | No
     left = [stage_file(folder, number, name, ".dropped") for number, name in enumerate(names)]
     _join([last], folder / "curated.jsonl")
     _join(left, folder / "dropped.jsonl")
-    write_parquet(folder / "curated.parquet", Rows(last))
+    chosen = Rows(last)
+    write_parquet(folder / "curated.parquet", chosen)
     with replacing(folder / "suspects.jsonl") as file, (folder / "dropped.jsonl").open("rb") as lines:
         for line in lines:
             if any(reason in line for reason in DOUBTS) and parsed(line)["reason"].encode() in DOUBTS:
                 file.write(line.decode())
     before = names.index(controls.source) - 1
-    made = write_controls(folder / "controls", Rows(stage_file(folder, before, names[before])), Rows(last), controls)
+    made = write_controls(folder / "controls", Rows(stage_file(folder, before, names[before])), chosen, controls)
     if pairs:
-        made["pairs"] = {"rows": write_jsonl(folder / "pairs.jsonl", pair_with_dropped(Rows(last), left))}
+        made["pairs"] = {"rows": write_jsonl(folder / "pairs.jsonl", pair_with_dropped(chosen, left))}
         write_parquet(folder / "pairs.parquet", Rows(folder / "pairs.jsonl"))
     return made
 
