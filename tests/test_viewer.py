@@ -230,7 +230,7 @@ def test_text_becomes_formulas_marked_words_and_steps(usual: Path, look: Open) -
 def test_samples_side_by_side_and_why_one_was_chosen(usual: Path, look: Open) -> None:
     page = look(usual)
     shown(page, "sums/0/own/0")
-    assert "chosen with score 0.900. The next of its problem, own/1, has 0.400." in page.inner_text(".story")
+    assert "Chosen with score 0.900. The next of its problem, own/1, has 0.400." in page.inner_text(".story")
     rows = [" ".join(text.split()) for text in page.locator(".why tbody tr").all_inner_texts()]
     assert rows[0].startswith("✓ right own/0 0.900") and rows[0].endswith("chosen")
     assert rows[1].startswith("✓ right own/1 0.400") and rows[1].endswith("choose: better chain of the same problem")

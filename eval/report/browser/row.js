@@ -96,8 +96,7 @@ function tell(row, all) {
   if (row.state === "answer") return `${row.name} on ${row.benchmark}. ${listOf(row.flip).filter(Boolean).join("; ")}`;
   if (row.state !== "chosen") return row.why ? `Dropped by ${row.why}. ${row.detail ?? ""}` : "Left by the last finished stage.";
   const score = row.score == null ? "" : ` with ${all.by[0]} ${number(row.score)}`;
-  const mine = all.rows.filter((other) => other.state === "chosen" && other.run === row.run);
-  const place = `Number ${mine.findIndex((other) => other.id === row.id) + 1} of ${mine.length} chosen${score}.`;
+  const place = `Chosen${score}.`;
   if (!row.rivals.length) return `${place} No other chain of this problem was made.`;
   const next = row.rivals.find((rival) => rival.score != null && rival.run === row.run);
   return next ? `${place} The next of its problem, ${next.name}, has ${number(next.score)}.` : place;
