@@ -169,16 +169,16 @@ def sliders(run: Run) -> Any:
     return interactive(choose, **make)
 
 
-def probe(run: Run) -> "pd.DataFrame":
+def probe(run: Run) -> Any:
     """Which flaws each score notices: % of pairs in which it prefers the untouched chain; 50 is blind.
 
-    Raises UserError if `limo probe` has not run.
+    Where `limo probe` has not run, a text that says so.
     """
     import pandas as pd
 
     path = run.path / "probe.json"
     if not path.is_file():
-        raise UserError(f"{path} is not there yet: limo probe recipe=<name> writes it")
+        return Text("limo probe recipe=<name> measures in minutes which flaws each score notices")
     scores = parsed(path.read_bytes())["scores"]
     rows = {name: {flaw: round(100 * found["share"]) for flaw, found in by.items()} for name, by in scores.items()}
     return _visible(pd.DataFrame.from_dict(rows, orient="index"))

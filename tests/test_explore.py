@@ -98,8 +98,7 @@ def test_rows_are_read_whole_and_sorted_and_text_stays_text(finished: Path) -> N
     for wrong in (lambda: show(run.chosen, by="lenght"), lambda: scatter(run, x="lenght")):
         with pytest.raises(UserError, match=r"no row has a column 'lenght'; did you mean 'length'"):
             wrong()
-    with pytest.raises(UserError, match="limo probe"):
-        probe(run)
+    assert "limo probe" in probe(run)
 
 
 def test_a_slider_weighs_anew(finished: Path) -> None:
