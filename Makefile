@@ -19,7 +19,7 @@ help: ## this text
 
 install: .venv/ready ## the toolkit and its embedded model into .venv
 
-demo: .venv/ready ## curate, train, evaluate and compare on the embedded model: about 10 minutes on 2 cores
+demo: .venv/ready ## curate, train, evaluate and compare on the embedded model, on 2 cores
 	@$(MAKE) --no-print-directory curate train eval RECIPE=demo
 
 curate: .venv/ready ## python -m curation.run recipe=RECIPE
@@ -31,16 +31,16 @@ train: .venv/ready ## python -m limo.train recipe=RECIPE
 eval: .venv/ready ## python -m eval.run recipe=RECIPE
 	@$(BIN)/python -m eval.run recipe=$(RECIPE) $(ARGS)
 
-improve: .venv/ready ## python -m limo.improve recipe=RECIPE: curate, train and evaluate, again and again (RISE)
-	@$(BIN)/python -m limo.improve recipe=$(RECIPE) $(ARGS)
+improve: .venv/ready ## python -m curation.methods.rise.improve recipe=RECIPE: curate, train and evaluate, again and again (RISE)
+	@$(BIN)/python -m curation.methods.rise.improve recipe=$(RECIPE) $(ARGS)
 
 discover: .venv/ready ## curate pairs, then python -m limo.discover recipe=RECIPE: a search for losses (DiscoPOP)
 	@$(MAKE) --no-print-directory curate
 	@$(BIN)/python -m limo.discover recipe=$(RECIPE) $(ARGS)
 	@$(BIN)/python -m eval.report recipe=$(RECIPE) $(ARGS)
 
-study: .venv/ready ## python -m bench.study: does a choice of chains beat random ones? Hours; it resumes
-	@$(BIN)/python -m bench.study $(ARGS)
+study: .venv/ready ## python -m bench.studies.study: does a choice of chains beat random ones? Hours; it resumes
+	@$(BIN)/python -m bench.studies.study $(ARGS)
 
 report: .venv/ready ## python -m eval.report recipe=RECIPE
 	@$(BIN)/python -m eval.report recipe=$(RECIPE) $(ARGS)
@@ -64,7 +64,7 @@ docs: .venv-docs/ready ## the documentation as a site, in site/
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
 
 bench: .venv/dev ## measure against the peers that make bench-setup installs, into bench/RESULTS.md
-	@$(BIN)/python bench/everything.py $(ARGS)
+	@$(BIN)/python -m bench.peers.everything $(ARGS)
 
 bench-setup: .venv-bench/ready .venv-llamafactory/ready ## the peers of make bench, in environments of their own
 
@@ -93,7 +93,7 @@ lock: .venv/ready ## requirements.lock anew, for Python 3.11 to 3.13 on any syst
 	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.8,<10' 'mkdocstrings-python>=2,<3'
 	@touch $@
 
-.venv-bench/ready: bench/peers.txt
+.venv-bench/ready: bench/peers/requirements.txt
 	@$(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@

@@ -7,9 +7,9 @@ from statistics import median
 from typing import Any
 
 from curation.stages.decontaminate import DECONTAMINATED
+from limo.console import Table
 from limo.data import Example, read_jsonl, replacing
 from limo.run import commit, versions
-from limo.tables import Table
 
 HUB_LICENCES = ("mit", "apache-2.0", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0")
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**12, "100K<n<1M"))

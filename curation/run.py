@@ -9,14 +9,14 @@ resumes after the last finished stage. A stage may iterate over `rows` as often 
 `runs/<name>/` then holds `curated.jsonl` and `curated.parquet`, `dropped.jsonl` with every reason, `suspects.jsonl`
 with the problems whose reference a person should check, `controls/` with the sets that the curated one has to beat,
 `pairs.jsonl` where asked for, `README.md`, which is the dataset card, and `stages/`. `python -m curation.why` prints
-the history of one row, `python -m curation.plan` what all of it would cost.
+the history of one row, `python -m curation.cost` what all of it would cost.
 """
 
 import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -24,24 +24,30 @@ from typing import Any, Literal
 
 from curation.card import tabulate_funnel, write_card
 from curation.check import check_before
-from curation.controls import Controls, write_controls
+from curation.evidence.controls import Controls, write_controls
+from curation.evidence.probe_result import chosen_by, read_probe, warnings
 from curation.folder import Rows, stage_file
 from curation.matching.similar import digest
-from curation.probe_result import chosen_by, read_probe, warnings
 from curation.runner import PerRow, RayData, apply
 from curation.stage import about_node, check_stages, in_order, take
+from curation.stages.choose import NOT_DRAWN
 from curation.stages.pairs import pair_with_dropped
 from limo.command import command
+from limo.console import clock, format_metric, print_table, progress, say, terminal
 from limo.data import Dropped, Example, Row, content_id, dump, parsed, replacing, write_jsonl, write_parquet
 from limo.engines.ledger import Limits, Spent, spent, within_budget
 from limo.errors import UserError
-from limo.progress import clock, progress, say
 from limo.recipe import bind, input_files, suggest
 from limo.run import claim, content_hash, differences, lasting, lock_run, read_manifest
 from limo.sources.files import shortened
-from limo.tables import format_metric, print_table, terminal
 
 BY_HAND = "by_hand"  # the stage that drops what a person has marked
+HARDLY = 0.05  # of the rows: a choice that drops fewer for a reason cannot be told from a random one
+NOTHING_TO_CHOOSE_BY = (
+    "nothing to choose by but problems: hardly a problem has several chains, and there is no target and no step to "
+    "check, so this is a random set of what was verified. limo probe and limo tournament, with the same recipe, "
+    "measure whether a score would help"
+)
 DOUBTS = {b"suspect reference", b"same problem, another answer"}  # reasons that a person should look into
 
 
@@ -98,18 +104,37 @@ def curate(
         else:
             _clear(folder, ["pool", *stages])
             funnel = run_stages(folder, {**settings, "stages": stages}, step.entry["inputs"], machines)
-            sets = _collect(folder, ["pool", *stages], controls, pairs)
+            by_chance = is_drawn(funnel, controls.source)
+            kinds = [kind for kind in controls.kinds if not (by_chance and kind in ("random", "random_tokens"))]
+            sets = _collect(folder, stages, replace(controls, kinds=kinds), pairs)
             if marked:
                 left = next(line["reasons"].get("by hand", 0) for line in funnel if line["stage"] == BY_HAND)
                 say(f"curate.exclude: {left} of {len(marked)} marked chains were there and are left out")
             step.outputs = [folder / name for name in ("curated.jsonl", "curated.parquet", "dropped.jsonl")]
             step.tokens = sum(line["tokens"] for line in funnel)
-            step.results = {"funnel": funnel, "sets": sets}
+            step.results = {"funnel": funnel, "sets": sets, "by_chance": by_chance}
             write_card(folder, funnel, sets)
     print_funnel(funnel)
     print_shortfall(funnel, stages)
+    if is_drawn(funnel, controls.source):
+        say(NOTHING_TO_CHOOSE_BY)
     print_warnings(folder, stages)
     return funnel
+
+
+def is_drawn(funnel: Sequence[Mapping[str, Any]], source: str) -> bool:
+    """Whether the curated set is itself a random one: from `source` on, hardly a row was dropped for a reason.
+
+    Then a random control is another random set of the same rows, and nothing can be learned from it.
+    """
+    names = [line["stage"] for line in funnel]
+    chosen = sum(
+        count
+        for line in funnel[names.index(source) :]
+        for reason, count in line["reasons"].items()
+        if reason != NOT_DRAWN
+    )
+    return bool(chosen < HARDLY * funnel[names.index(source)]["in"])
 
 
 def read_marks(path: str) -> list[str]:
@@ -270,11 +295,12 @@ def _show_progress(rows: Iterable[Row], title: str, total: int | None) -> Iterat
             yield row
 
 
-def _collect(folder: Path, names: list[str], controls: Controls, pairs: str | None) -> dict[str, Any]:
+def _collect(folder: Path, stages: Mapping[str, Any], controls: Controls, pairs: str | None) -> dict[str, Any]:
     """The last stage's rows as the curated set, what was dropped on the way as one file, and the sets beside it.
 
     Returns rows and tokens of each set.
     """
+    names = ["pool", *stages]
     last = stage_file(folder, len(names) - 1, names[-1])
     left = [stage_file(folder, number, name, ".dropped") for number, name in enumerate(names)]
     _join([last], folder / "curated.jsonl")
@@ -286,7 +312,10 @@ def _collect(folder: Path, names: list[str], controls: Controls, pairs: str | No
             if any(reason in line for reason in DOUBTS) and parsed(line)["reason"].encode() in DOUBTS:
                 file.write(line.decode())
     before = names.index(controls.source) - 1
-    made = write_controls(folder / "controls", Rows(stage_file(folder, before, names[before])), chosen, controls)
+    candidates, pool = Rows(stage_file(folder, before, names[before])), Rows(stage_file(folder, 0, "pool"))
+    into_last = Rows(stage_file(folder, len(names) - 2, names[-2]))
+    guards = [bind(node, f"curate.stages.{name}") for name, node in stages.items() if about_node(node).guards]
+    made = write_controls(folder / "controls", candidates, chosen, controls, pool, guards, into_last)
     if pairs:
         made["pairs"] = {"rows": write_jsonl(folder / "pairs.jsonl", pair_with_dropped(chosen, left))}
         write_parquet(folder / "pairs.parquet", Rows(folder / "pairs.jsonl"))

@@ -41,6 +41,7 @@ class About:
     writes: tuple[str, ...] | None = ()  # scores that it adds; None where nobody knows
     lower: tuple[str, ...] = ()  # those of its scores of which less is better
     samples: bool = False  # whether it runs a model, and so costs hours or money
+    guards: bool = False  # whether it keeps measured problems out: it also guards the control set `raw`
     check: Callable[..., None] | None = None  # gets the settings before a row is read; raises UserError
 
     def __call__(self, function: Stage) -> Stage:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from curation.evidence.probe_result import chosen_by
 from curation.folder import read_folder
-from curation.probe_result import chosen_by
 from curation.stages.score import TEXT
-from eval.compare import wilson
+from eval.intervals import wilson
 from eval.report.listed import read_weights, score_parts
 from limo.command import run_function
 from limo.data import Example, parsed

@@ -19,10 +19,10 @@ from typing import Any, get_args
 import yaml
 
 from eval.grader.nodes import Kind
-from eval.published import OWN, TABLE, Benchmark
+from eval.readers import OWN, TABLE, Benchmark
+from limo.console import say
 from limo.data import Dropped, Example, Row, chat
 from limo.errors import UserError
-from limo.progress import say
 from limo.recipe import InputPath, bind, suggest
 from limo.sources import Reading, examples, hub_rows
 from limo.sources.files import Raw, read_rows

@@ -1,22 +1,24 @@
 r"""Grade final answers: correct, wrong, or could not tell.
 
     from eval.grade import grade
-    grade("so it is \\boxed{\\frac{1}{2}}.", "0.5")  ->  Grade("correct", extracted="\\frac{1}{2}", how="number")
+    grade("so it is \\boxed{\\frac{1}{2}}.", "0.5")  ->  Grade("correct", "\\frac{1}{2}", "number", rule="box")
 
     python -m eval.grade completions.jsonl
     python -m eval.grade math.jsonl fields=completion=code,answer=gt disagree=score
 
-    GRPOTrainer(model, reward_funcs=reward, train_dataset=...)  # columns: prompt, answer
+    GRPOTrainer(model, reward_funcs=reward, train_dataset=...)  # columns: prompt, and solution or answer
+    compute_score(data_source, solution_str, ground_truth)      # verl's custom_reward_function
 
 FILE is JSONL, JSON, CSV, Parquet or a folder saved by `datasets`; each row has a completion, or a list of them, and the
 reference answer. Columns are found by their usual names or named with `fields` (`a.b` is b inside of a). Every grade is
-written to NAME.graded.jsonl in the current folder (row, which completion, verdict, extracted, rule); rows that cannot
-be used to NAME.dropped.jsonl with the reason. The rules are in `eval/grader/`.
+written to NAME.graded.jsonl in the current folder (the row's id, which completion, verdict, extracted, parsed, rules);
+rows that cannot be used to NAME.dropped.jsonl with the reason. `limo compare` takes two such files.
+The rules are in `eval/grader/`.
 """
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,34 +27,79 @@ from eval.grader.extract import explicit, extract
 from eval.grader.grade import Grade, equal, grade, grade_all
 from eval.grader.nodes import Kind, Verdict
 from limo.command import run_function
+from limo.console import Table, print_table, terminal
 from limo.data import Dropped, replacing
 from limo.errors import UserError
 from limo.sources.files import read_rows, shortened
-from limo.tables import Table, print_table, terminal
 
-__all__ = ["Grade", "Kind", "Verdict", "equal", "explicit", "extract", "grade", "reward"]
+__all__ = ["Grade", "Kind", "Verdict", "compute_score", "equal", "explicit", "extract", "grade", "reward"]
 
 LISTED = 30  # disagreements on the terminal
+IDS = ("id", "unique_id", "uid", "problem_id", "task_id")  # columns with the id of a row
 COLUMNS = {
     "completion": ("completion", "completions", "response", "output", "generation", "code", "solution", "prediction"),
     "answer": ("answer", "gt", "ground_truth", "final_answer", "reference", "target", "label"),
 }
 
 
-def reward(completions: Sequence[Any], answer: Sequence[str], **_: Any) -> list[float]:
-    """The reward function for TRL's GRPOTrainer: 1 for each correct completion, 0 for each other.
+Reference = str | Sequence[str] | None  # several are alternatives
 
-    Args: `completions` as TRL gives them, texts or lists of messages of which the last one counts; `answer` the
-    reference column of the data set. What the grader cannot tell earns nothing.
+
+def reward(
+    completions: Sequence[Any],
+    solution: Sequence[Reference] | None = None,
+    answer: Sequence[Reference] | None = None,
+    *,
+    unsure: float | None = None,
+    log_extra: Callable[[str, list[Any]], None] | None = None,
+    **_: Any,
+) -> list[float | None]:
+    """The reward function for TRL's trainers: 1 for each correct completion, 0 for each wrong one.
+
+    Args: `completions` as TRL gives them, texts or lists of messages of which the last one counts; `solution` or
+    `answer` the references, from the data set's column of that name (a row's `answer` goes first where it has both), a
+    list where several answers are right; `unsure` the reward of what the grader cannot tell and of rows without a
+    reference. None makes TRL leave them out: 0.0 would punish right answers for the grader's limits.
     """
-    texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-    return [float(grade(t, a).verdict == "correct") for t, a in zip(texts, answer, strict=True)]
+    if solution is None and answer is None:
+        raise UserError("the data set needs a column 'solution' or 'answer' with the references")
+    nothing: list[Reference] = [None] * len(completions)
+    references = [a or s for a, s in zip(answer or nothing, solution or nothing, strict=True)]
+    grades = [_best(_text(c), reference) for c, reference in zip(completions, references, strict=True)]
+    if log_extra:
+        log_extra("verdict", [g.verdict for g in grades])
+        log_extra("extracted", [g.extracted or "" for g in grades])
+    rewards: dict[str, float | None] = {"correct": 1.0, "wrong": 0.0, "unsure": unsure}
+    return [rewards[g.verdict] for g in grades]
+
+
+def compute_score(data_source: str, solution_str: str, ground_truth: Reference, extra_info: Any = None) -> float:
+    """The reward function for verl (`custom_reward_function.path`): 1 for correct, else 0. verl leaves nothing out."""
+    return float(_best(_text(solution_str), ground_truth).verdict == "correct")
+
+
+def _best(completion: str, reference: Reference) -> Grade:
+    """The grade by the reference that it meets best."""
+    references = [reference] if isinstance(reference, str) else list(reference or ())
+    grades = [grade(completion, str(each)) for each in references if each is not None and str(each).strip()]
+    order = ("correct", "unsure", "wrong")
+    return min(grades, key=lambda g: order.index(g.verdict), default=Grade("unsure", None, "no reference"))
+
+
+def _text(completion: Any) -> str:
+    """The text of a completion: a text, None, a message, or messages, with its content in parts or as text."""
+    if isinstance(completion, Sequence) and not isinstance(completion, str):
+        if completion and isinstance(completion[-1], Mapping) and "type" in completion[-1]:
+            return "".join(str(part.get("text") or "") for part in completion)
+        return _text(completion[-1]) if completion else ""
+    return _text(completion.get("content")) if isinstance(completion, Mapping) else str(completion or "")
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
     """One completion to be graded, and what another grader said of it."""
 
+    id: str  # the row's own, else its number
     row: int
     index: int  # among the row's completions
     completion: str  # empty where the row has none: no answer, which is wrong
@@ -134,7 +181,8 @@ def _item(raw: Any, number: int, columns: Mapping[str, str], other: str | None) 
     verdicts = [None] * len(texts) if other is None else _verdicts(raw, other, len(texts))
     cut = [isinstance(c, dict) and c.get("finish", c.get("finish_reason")) == "length" for c in given]
     rows = zip(texts, [answer] * len(texts), verdicts, cut, strict=True)
-    return [Item(number, i, *found) for i, found in enumerate(rows)]
+    name = str(next((raw[key] for key in IDS if raw.get(key) is not None), number))
+    return [Item(name, number, i, *found) for i, found in enumerate(rows)]
 
 
 def _column(raw: dict[str, Any], ours: str, named: str | None) -> Any:
@@ -190,7 +238,8 @@ def _yes(verdict: Any) -> bool | None:
 def _write(where: Path, items: Sequence[Item], grades: Sequence[Grade], dropped: Sequence[Dropped]) -> None:
     with replacing(where) as lines:
         for item, grade in zip(items, grades, strict=True):
-            row = {"row": item.row, "index": item.index, "answer": item.answer, **asdict(grade), "other": item.other}
+            where_from = {"id": item.id, "row": item.row, "index": item.index, "answer": item.answer}
+            row = {**where_from, **asdict(grade), "parsed": grade.parsed, "other": item.other}
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
     _dropped_file(where).unlink(missing_ok=True)  # of an earlier time
     if dropped:

@@ -21,8 +21,8 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from eval.compare import paired, share
 from eval.grader.grade import equal
+from eval.intervals import paired, share
 
 Row = Mapping[str, Any]
 VOTES = 200  # subsets over which maj@k is averaged where there are more

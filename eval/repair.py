@@ -1,6 +1,6 @@
 """Whether a model notices and corrects errors: how it continues a right or wrong beginning of a solution.
 
-Benchmarks whose problems come with the beginning of a solution (`notes.begun`; `curation/lemma/begun.py` makes them)
+Benchmarks whose problems come with the beginning of a solution (`notes.begun`; LEMMA's `begun.py` makes them)
 are measured here beside their accuracy, which is that of the final answer:
 
     wrong beginnings    noticed: it reflects, or writes what the step should have been; repaired: its answer is right
@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from eval.compare import share
 from eval.equations import equations
+from eval.intervals import share
 
 Rows = Sequence[Mapping[str, Any]]
 Hit = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]  # of a row and one of its completions

@@ -12,28 +12,51 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from eval.benchmarks import load, nodes, origin
-from eval.compare import paired, share
+from eval.compare import name_training, sentence
 from eval.grader.grade import grade_all
+from eval.intervals import difference, over_trainings, share
 from eval.metrics import ks, parts, samples_any, samples_vote
-from eval.published import OWN, TABLE, sampling_for
+from eval.protocols import sampling_for
+from eval.readers import OWN, TABLE
 from eval.repair import measure_repair
 from eval.report.page import write_report
 from eval.report.tables import print_summary
 from limo.command import command
+from limo.console import say
 from limo.data import Example, content_id, dump, replacing
 from limo.engines.ledger import Cached, Spent, spent
 from limo.engines.protocol import Completion, Sampling, sample
 from limo.errors import UserError
-from limo.progress import say
 from limo.recipe import bind, input_files
-from limo.run import claim
+from limo.run import CHOSEN, claim, control_file, trained_sets
 
 UNSURE_LISTED = 50  # of a benchmark, in the summary; the rows have them all
 
 Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The models that `limo train` makes of a curated set and its controls."""
+
+    data: str  # the curated set
+    controls: list[str] | None
+    seeds: list[int] | None
+
+    def models(self, out: str) -> dict[str, list[str]]:
+        """By set the folders of its models, one for each seed. A control set that was not made is left out."""
+        found: dict[str, list[str]] = {}
+        for (name, _), folder in trained_sets(out, self.controls or (), self.seeds or ()).items():
+            if name == CHOSEN or control_file(self.data, name).is_file():
+                found.setdefault(name, []).append(str(folder / "model"))
+        for name in self.controls or ():
+            if name not in found:
+                say(f"there is no control set '{name}' of this curation: nothing is compared with it")
+        return found
 
 
 def evaluate(
@@ -48,19 +71,29 @@ def evaluate(
     compare: list[list[str]],
     resamples: int,
     seed: int,
+    trained: Trained | None = None,
 ) -> dict[str, Any]:
     """Sample and grade every model on every benchmark, compare the pairs, print the table, write the report.
 
     Args: `models` are name -> path, `engine` is a node without its model, `benchmarks` names of `eval/benchmarks.yaml`
-    or name -> node, `protocol` a preset of `eval/published.py` that replaces `sampling` except its seed,
-    `compare` lists pairs of names (before, after), `resamples` and `seed` are those of intervals and tests. Returns the
-    summary that `eval/summary.json` holds. Raises UserError for wrong settings, a missing model, or a benchmark that
-    is missing or has unusable rows.
+    or name -> node, `protocol` a preset of `eval/readers.py` that replaces `sampling` except its seed,
+    `compare` lists pairs of names (before, after), `resamples` and `seed` are those of intervals and tests, `trained`
+    adds the model of the curated set and of each control set, and compares the curated one with all others. Returns
+    the summary that `eval/summary.json` holds. Raises UserError for wrong settings, a missing model, or a benchmark
+    that is missing or has unusable rows.
     """
-    check_models(models, engine, compare, resamples)
+    sets = {name: [path] for name, path in models.items()}
+    if trained:
+        made = trained.models(out)
+        compare = compare or [[name, CHOSEN] for name in (*made, *sets) if name != CHOSEN]
+        sets |= made
+    every = {name_training(name, at): path for name, paths in sets.items() for at, path in enumerate(paths)}
+    check_models(every, engine, compare, resamples)
     given, folder = load_tasks(benchmarks, system, sampling, protocol, engine), Path(out)
-    results = run_models(folder, models, engine, given, complete_task)
-    summary = summarize(results, compare, resamples, seed)
+    results = run_models(folder, every, engine, given, complete_task)
+    grouped = {name: [results[name_training(name, at)] for at in range(len(paths))] for name, paths in sets.items()}
+    trainings = {name: len(paths) if Path(paths[0]).is_relative_to(out) else 0 for name, paths in sets.items()}
+    summary = summarize(grouped, compare, resamples, seed, trainings)
     print_summary(summary, folder, write_summary(folder, summary))
     return summary
 
@@ -84,7 +117,18 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
     """Write `eval/summary.json` and the report; return the report's path."""
     with replacing(folder / "eval" / "summary.json") as file:
         json.dump(summary, file, indent=2)
+    _add_to_card(folder / "README.md", [sentence(d) for d in summary["differences"]])
     return write_report(folder)
+
+
+def _add_to_card(card: Path, sentences: Sequence[str]) -> None:
+    """Put what came out into the dataset card, where there is one."""
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    before, made_with, after = text.partition("## Made with")
+    if made_with and sentences:
+        said = "\n\n".join(["## What came of it", *sentences, made_with])
+        with replacing(card) as file:
+            file.write(before.partition("## What came of it")[0] + said + after)
 
 
 def check_models(
@@ -229,25 +273,40 @@ def grade_rows(rows: Sequence[Example], sampled: Sequence[Sequence[Completion]],
 
 
 def _begun(row: Example) -> str:
-    """The beginning of a solution that a problem comes with (`curation/lemma/begun.py`); empty as a rule."""
+    """The beginning of a solution that a problem comes with (`curation/methods/lemma/begun.py`); empty as a rule."""
     return row.prompt[-1]["content"] if row.prompt[-1]["role"] == "assistant" else ""
 
 
 def summarize(
-    results: Mapping[str, Mapping[str, Rows]], compare: Sequence[Sequence[str]], resamples: int, seed: int
+    results: Mapping[str, Sequence[Mapping[str, Rows]]],
+    compare: Sequence[Sequence[str]],
+    resamples: int,
+    seed: int,
+    trainings: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """Accuracy of every model on every benchmark, and the paired differences, as plain JSON."""
+    """Accuracy of every model on every benchmark, and the paired differences, as plain JSON.
+
+    Args: `results` by model, for each of its trainings, by benchmark; `trainings` how often this run has trained each,
+    0 for a model as it came.
+    """
+
+    def shares(model: str, name: str) -> list[dict[str, float]]:
+        return [correct_share(by[name]) for by in results[model]]
+
     accuracy = {
-        model: {name: _accuracy(rows, resamples, seed) for name, rows in by.items()} for model, by in results.items()
+        model: {name: _accuracy([by[name] for by in repeated], resamples, seed) for name in repeated[0]}
+        for model, repeated in results.items()
     }
     differences = []
     for before, after in compare:
-        for name in results[before]:
-            a, b = (correct_share(results[m][name]) for m in (before, after))
+        for name in results[before][0]:
+            found = difference(shares(before, name), shares(after, name), resamples, seed)
+            counts = [(trainings or {}).get(model, 0) for model in (before, after)]
             differences.append(
-                {"benchmark": name, "before": before, "after": after, **paired(a, b, resamples, seed).to_json()}
+                {"benchmark": name, "before": before, "after": after, "trainings": counts, **found.to_json()}
             )
-    return {"accuracy": accuracy, "differences": differences, "repair": measure_repair(results, resamples, seed)}
+    repair = measure_repair({model: repeated[0] for model, repeated in results.items()}, resamples, seed)
+    return {"accuracy": accuracy, "differences": differences, "repair": repair}
 
 
 def correct_share(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -255,15 +314,28 @@ def correct_share(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {r["id"]: sum(c["verdict"] == "correct" for c in r["completions"]) / len(r["completions"]) for r in rows}
 
 
-def _accuracy(rows: Sequence[Mapping[str, Any]], resamples: int, seed: int) -> dict[str, Any]:
+def pool_trainings(trainings: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows of several trainings as one, each problem with all of its completions."""
+    later = [{row["id"]: row["completions"] for row in rows} for rows in trainings[1:]]
+    return [
+        {**row, "completions": [c for by in ({row["id"]: row["completions"]}, *later) for c in by[row["id"]]]}
+        for row in trainings[0]
+    ]
+
+
+def _accuracy(repeated: Sequence[Rows], resamples: int, seed: int) -> dict[str, Any]:
+    """Metrics over all trainings; pass@k and majorities are those of the first, whose samples are of one model."""
+    first, rows = repeated[0], pool_trainings(repeated)
+    by_training = [correct_share(one) for one in repeated]
     completions = [c for row in rows for c in row["completions"]]
     count = max(len(completions), 1)
     return {
-        **asdict(share(correct_share(rows), resamples, seed)),
+        **asdict(over_trainings(by_training, resamples, seed)),
+        "by_training": [fmean(one.values()) for one in by_training if one],
         "problems": len(rows),
         "completions": len(completions),
-        "pass_at": _at_k(rows, resamples, seed, samples_any),
-        "maj_at": _at_k(rows, resamples, seed, samples_vote),
+        "pass_at": _at_k(first, resamples, seed, samples_any),
+        "maj_at": _at_k(first, resamples, seed, samples_vote),
         "parts": {
             note: {v: asdict(share(correct_share(r), resamples, seed)) for v, r in by.items()}
             for note, by in parts(rows).items()

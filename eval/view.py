@@ -24,12 +24,12 @@ from markupsafe import Markup
 
 from eval.report.html import render
 from eval.report.listed import Listed, list_runs
-from eval.report.page import hash_script, run_facts
+from eval.report.page import conclusions, hash_script, run_facts
 from eval.report.viewer import Packer, pack, scripts, style
 from limo.command import run_function
+from limo.console import say
 from limo.data import replacing
 from limo.errors import UserError
-from limo.progress import say
 
 HOST = "127.0.0.1"
 FOUND = 5_000  # rows that a search in the texts returns
@@ -100,7 +100,9 @@ class Desk:
 
     def index(self) -> dict[str, Any]:
         """The list of all rows, with the main numbers of each run."""
-        runs = [{"name": folder.name, "facts": run_facts(folder)} for folder in self.folders]
+        runs = [
+            {"name": folder.name, "facts": run_facts(folder), "said": conclusions(folder)} for folder in self.folders
+        ]
         return {**self.listed(fresh=True).index(), "runs": runs}
 
     def search(self, wanted: str) -> list[int]:

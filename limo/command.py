@@ -27,9 +27,9 @@ from typing import Any
 
 import yaml
 
+from limo.console import clock
 from limo.errors import UserError, explain_os_error, reported
 from limo.machine import samples_folder, set_environment, world_size
-from limo.progress import clock
 from limo.recipe import (
     RECIPES,
     check_section,
@@ -111,7 +111,7 @@ class _Run:
         if self.jobs:
             from rich.console import Console
 
-            from limo.tables import Table, print_table
+            from limo.console import Table, print_table
 
             table = Table(("job", "outcome", "metric", "time"), self.jobs, title=f"{len(self.jobs)} jobs")
             print_table(table, Console(stderr=True, soft_wrap=True))

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from limo.command import command
+from limo.console import Table, print_table, say, terminal
 from limo.errors import UserError
 from limo.machine import quiet_deepspeed
 from limo.model import load_tokenizer, tokenizer_folder
-from limo.progress import say
 from limo.recipe import bind, suggest
-from limo.tables import Table, print_table, terminal
+from limo.run import trained_sets
 from limo.training.batches import padded_shape
 from limo.training.settings import Supervised, Training
 
@@ -119,7 +119,7 @@ def plan(
 
     Args: `rows` of the set and `mean_tokens` of a row, null reads them from `train.data`; `devices` numbers of GPUs;
     `gpus` dollars an hour by name; `utilisation` the share of the peak that training reaches; `trainings` how many of
-    this size are made, as in a search for losses.
+    this size are made, as in a search for losses: each set, chosen and controls, with each seed.
     Raises UserError for numbers that cannot be.
     """
     for name in gpus:
@@ -131,6 +131,7 @@ def plan(
             f"{devices}, {rows}, {mean_tokens} and {utilisation}"
         )
     settings = bind(train, "train_plan.train").args[0]  # type: ignore[attr-defined]
+    trainings *= len(trained_sets(settings.out, settings.controls or (), settings.seeds or ()))
     work = Work(settings, measure_model(settings), measure_data(settings, rows, mean_tokens))
     found = list[dict[str, Any]]()
     for count in dict.fromkeys(devices):

@@ -16,10 +16,10 @@ from statistics import fmean, median
 from typing import Any
 
 from limo.chat import MASKED
+from limo.console import say
 from limo.data import content_id, dump, replacing, write_jsonl
 from limo.machine import cache_folder, is_main, world_size
 from limo.model import load_model, model_folder
-from limo.progress import say
 from limo.recipe import input_files
 from limo.run import Step
 from limo.training.audit import check_row, show_rows

@@ -24,10 +24,10 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from limo.console import logged
 from limo.data import match_pattern
 from limo.errors import UserError
 from limo.machine import is_main
-from limo.progress import logged
 from limo.run import remember_recipe
 
 T = TypeVar("T")

@@ -29,6 +29,7 @@ from limo.model import file_hash, fingerprint
 
 PACKAGES = """limo-toolkit torch transformers trl peft accelerate deepspeed datasets math-verify sympy reasoning-gym
 hydra-core""".split()
+CHOSEN = "chosen"  # the name of the curated set beside its controls
 # Settings of engines that change how fast they sample, not what: a run may be resumed with other values of them
 SPEED_ONLY = frozenset(
     "batch_size base_urls api_key_env allow_insecure concurrency stream timeout tries patience backoff serve_python "
@@ -183,6 +184,28 @@ def lasting(settings: Any) -> Any:
         dropped = SPEED_ONLY if ".engines." in str(settings.get("_target_", "")) else frozenset()
         return {k: lasting(v) for k, v in settings.items() if k not in dropped}
     return [lasting(v) for v in settings] if isinstance(settings, list | tuple) else settings
+
+
+def trained_sets(
+    out: str | Path, controls: Sequence[str] = (), seeds: Sequence[int | None] = ()
+) -> dict[tuple[str, int | None], Path]:
+    """The folder of each training of a run, by the set it is trained on and its seed; None is the recipe's own seed.
+
+    The curated set is `chosen` and trains into the run's folder itself, a control set into a folder of its name. With
+    several seeds the first trains there, each other one into `seed-<n>` below it.
+    """
+    first, *others = seeds or [None]
+    found: dict[tuple[str, int | None], Path] = {}
+    for name in (*controls, CHOSEN):
+        folder = Path(out) if name == CHOSEN else Path(out) / name
+        found[name, first] = folder
+        found |= {(name, seed): folder / f"seed-{seed}" for seed in others}
+    return found
+
+
+def control_file(data: str | Path, name: str) -> Path:
+    """A control set of the curation that wrote `data`."""
+    return Path(data).expanduser().parent / "controls" / f"{name}.jsonl"
 
 
 def remember_recipe(folder: Path, recipe: Mapping[str, Any], section: str) -> None:

@@ -17,13 +17,13 @@ from typing import Any
 
 from limo.chat import MASKED
 from limo.command import command
+from limo.console import say
 from limo.errors import UserError
 from limo.machine import world_size
 from limo.model import model_folder
 from limo.processes import override, run_to_end
-from limo.progress import say
 from limo.recipe import bind
-from limo.run import Step
+from limo.run import CHOSEN, Step, control_file, read_manifest, trained_sets
 from limo.sources import training_rows
 from limo.training.audit import check_row, show_rows
 from limo.training.batches import supervised_shape
@@ -95,26 +95,34 @@ def _read_held_out(job: Job, settings: Supervised) -> Any:
     return Dataset.from_list([rendered._asdict() for rendered in [*prepared.rendered, *[idle] * missing]])
 
 
-def train_controls(settings: Training, arguments: Sequence[str]) -> None:
-    """Train each control set in a separate run, `out`/<name>, with the settings of this one."""
-    for name in settings.controls:
-        data, folder = Path(settings.data).parent / "controls" / f"{name}.jsonl", Path(settings.out) / name
-        if not data.is_file():
+def train_others(settings: Training, arguments: Sequence[str]) -> None:
+    """Train each control set and each further seed in a run of its own, with the settings of this one."""
+    sets = trained_sets(settings.out, settings.controls or (), settings.seeds or ())
+    for (name, seed), folder in sets.items():
+        data = settings.data if name == CHOSEN else str(control_file(settings.data, name))
+        if folder == Path(settings.out):
+            continue
+        if not Path(data).is_file():
             say(f"there is no control set '{data}': it is not trained. curate.controls.kinds names those that are made")
             continue
-        say(f"the control set '{name}', into {folder} ...")
-        own = {"out": str(folder), "train.data": str(data), "train.controls": []}
+        if read_manifest(folder).get("train", {}).get("finished"):
+            continue
+        say(f"the set '{name}'{'' if seed is None else f' with seed {seed}'}, into {folder} ...")
+        own: dict[str, Any] = {"out": str(folder), "train.data": data, "train.controls": [], "train.seeds": None}
+        own |= {} if seed is None else {"train.seed": seed}
         run_to_end("limo.train", [*arguments, *(override(key, value) for key, value in own.items())], folder)
 
 
 def on_all_devices(section: Mapping[str, Any], arguments: Sequence[str]) -> int | None:
     """Start a rank for each device that a recipe's section asks for; None if this process trains alone."""
     settings: Training = bind(section, "train").args[0]  # type: ignore[attr-defined]
-    if settings.look or is_finished(settings):
+    if settings.look:
         return None
     (check_sft if isinstance(settings, Supervised) else check_settings)(settings)
     if "RANK" not in os.environ:
-        train_controls(settings, arguments)
+        train_others(settings, arguments)
+    if is_finished(settings):
+        return None
     return start_ranks(settings.devices, offloads(settings.sharding), "limo.train", arguments)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from curation.controls import Controls
+from curation.evidence.controls import Controls
 from curation.run import Limits, curate
 from curation.stage import take
 from limo.data import Dropped, Example, Row, chat

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from bench.early_stopping import attempts_needed
 from curation.stages.attempts import add_chains, import_rates, judged, measure_difficulty
 from curation.stages.chains import verify
 from curation.stages.stopping import Window
@@ -17,6 +16,7 @@ from limo.engines.ledger import spent
 from limo.engines.protocol import Completion, Sampling
 from limo.errors import UserError
 from tests.conftest import Script, asked, example, split
+from tests.stopping import attempts_needed
 
 CUT = Completion("thinking", 9, "length")
 REPLIES: dict[str, Any] = {

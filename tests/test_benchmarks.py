@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from eval import benchmarks, published
+from eval import benchmarks, readers
 from eval.benchmarks import behind_examples, load, nodes
-from eval.published import TABLE, arc, gaokao, gpqa, mmlu, sampling_for, theoremqa, with_options
+from eval.protocols import sampling_for
+from eval.readers import TABLE, arc, gaokao, gpqa, mmlu, theoremqa, with_options
 from limo.engines.protocol import Sampling
 from limo.errors import UserError
 
@@ -72,8 +73,8 @@ def test_rows_of_other_benchmarks_by_hand() -> None:
     assert theoremqa({"Question": "q?", "Answer": True, "Answer_type": "bool"}, 0)["answer"] == "True"
     assert gaokao({"question": "q?", "answer": "5", "choice_answer": ""}, 0)["answer"] == "5"
     assert gaokao({"question": "q?", "answer": "5", "choice_answer": "C"}, 0)["answer"] == "C"
-    assert published.as_it_is({"problem": "q?", "answer": {"x": 1, "y": 2}}, 0)["answer"] == "1, 2"
-    assert published.as_it_is({"question": "q?", "final_answer": ["1", "2"]}, 0)["answer"] == "1, 2"
+    assert readers.as_it_is({"problem": "q?", "answer": {"x": 1, "y": 2}}, 0)["answer"] == "1, 2"
+    assert readers.as_it_is({"question": "q?", "final_answer": ["1", "2"]}, 0)["answer"] == "1, 2"
     assert with_options("q?", ["a"]) == "q?\n(A) a"
     assert gpqa({"question": "q?", "answer": "B"}, 0) == {"question": "q?", "answer": "B"}
 

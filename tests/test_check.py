@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 
 import huggingface_hub.constants
 import pytest
 
-import limo.preflight
-from curation.check import check_recipe
-from limo.preflight import ask_hub, check_training
+import curation.check
+from curation.check import ask_hub, check_recipe, check_training
 from limo.recipe import compose, compose_arguments
 from limo.sources.new import make_recipe
 
@@ -92,7 +92,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def at(address: str) -> None:
         ask_hub.cache_clear()
-        limo.preflight._hub_answers.cache_clear()
+        curation.check._hub_answers.cache_clear()
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
 
@@ -172,7 +172,8 @@ def test_a_training_that_cannot_fit_names_the_sharding_that_does(
     train = compose(*compose_arguments([*mine, "train.pack_tokens=1024"]))["train"]
 
     def errors(gpus: int, memory: float, **more: object) -> list[str]:
-        monkeypatch.setattr(limo.preflight, "memory_of_devices", lambda gpus_only=False: [memory] * gpus)
+        monkeypatch.setattr(curation.check, "memory_of_devices", lambda gpus_only=False: [memory] * gpus)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1e12))
         return [finding.text for finding in check_training({**train, "model": str(large), **more})]
 
     assert errors(8, 80e9, sharding="zero3") == []

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from curation.card import write_card
-from curation.controls import Controls, random_set, write_controls
+from curation.evidence.controls import Controls, random_set, write_controls
 from curation.stage import take
 from curation.stages.choose import Lengths, chains, problems
 from curation.stages.pairs import pair_with_dropped

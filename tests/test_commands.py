@@ -18,18 +18,27 @@ def small(tiny: Path, runs: Path) -> list[str]:
         "recipe=demo",
         f"runs={runs}",
         f"student={tiny}",
-        "curate.pool.sums.size=24",
-        "attempts.max_tokens=8",
-        "curate.stages.difficulty.at_most=2",  # a random model solves nothing
+        "curate.pool.stories.size=40",
         "engine.dtype=float32",
         "curate.stages.choose.k=12",
         "train.args.num_train_epochs=1",
         "train.args.bf16=false",
         "train.args.logging_steps=1",
-        "eval.benchmarks.new_seeds.size=8",
-        "eval.benchmarks.new_templates.size=4",
+        "eval.benchmarks.new_problems.size=12",
         "eval.sampling.max_tokens=8",
         "eval.resamples=200",
+    ]
+
+
+def with_attempts(tiny: Path, runs: Path) -> list[str]:
+    """The recipe of `limo new`, in which the student attempts every problem, made small."""
+    source = "{{_target_: limo.sources.known_truth.{}, size: {}, seed: 3, kinds: [shop, seats]{}}}"
+    return [
+        *("recipe=base", f"runs={runs}", f"student={tiny}", "attempts.max_tokens=8", "engine.dtype=float32"),
+        "+curate.pool.stories=" + source.format("pool", 24, ", dirt: {}, flaws: {}"),
+        "+measured.held_out=" + source.format("problems", 4, ""),
+        "+measured.dev=" + source.format("problems", 4, "").replace("seed: 3", "seed: 4"),
+        *("k=6", "train.max_length=512", "curate.stages.difficulty.early_stop=false"),
     ]
 
 
@@ -48,33 +57,35 @@ def test_three_commands_make_a_whole_run(finished: Path) -> None:
     assert list(manifest) == [
         "curate",
         "train",
-        "eval/base/new_seeds",
-        "eval/base/new_templates",
-        "eval/random/new_seeds",
-        "eval/random/new_templates",
-        "eval/chosen/new_seeds",
-        "eval/chosen/new_templates",
+        "eval/base/new_problems",
+        "eval/raw/new_problems",
+        "eval/random/new_problems",
+        "eval/chosen/new_problems",
     ]
-    control = json.loads((finished / "random" / "manifest.json").read_text())["train"]
-    assert control["finished"] and control["settings"]["data"].endswith("controls/random.jsonl")
+    for name in ("raw", "random"):
+        control = json.loads((finished / name / "manifest.json").read_text())["train"]
+        assert control["finished"] and control["settings"]["data"].endswith(f"controls/{name}.jsonl")
+        assert control["results"]["rows"] == control["results"]["steps"] * 4 == 12, "equal rows and steps"
     assert all(entry["finished"] for entry in manifest.values())
     chosen = lines(finished / "curated.jsonl")
     dropped = lines(finished / "dropped.jsonl")
     assert len(chosen) == 12
     assert all(row["reason"] and row["stage"] for row in dropped)
     funnel = manifest["curate"]["results"]["funnel"]
-    rivals = [line["out"] + sum(line["reasons"].values()) - line["in"] for line in funnel]
-    assert min(rivals) == 0 and max(rivals) > 0, "only chains of one problem add rows"
-    assert funnel[0]["in"] + sum(rivals) == len(chosen) + len(dropped), "a row was lost or doubled on the way"
-    kinds = {"longest", "random", "random_tokens"}
+    assert funnel[0]["in"] == len(chosen) + len(dropped), "a row was lost or doubled on the way"
+    kinds = {"raw", "longest", "random", "random_tokens"}
     assert {p.stem for p in (finished / "controls").iterdir()} == kinds
-    assert "| sums | Apache-2.0 |" in (finished / "README.md").read_text()
+    assert "| stories | Apache-2.0 |" in (finished / "README.md").read_text()
     assert manifest["train"]["results"]["rows"] == 12
     assert (finished / "model" / "model.safetensors").is_file()
     assert not (finished / "checkpoints").exists()
     assert "<svg" in (finished / "report.html").read_text()
     summary = json.loads((finished / "eval" / "summary.json").read_text())
-    assert [d["benchmark"] for d in summary["differences"]] == ["new_seeds", "new_templates"] * 2
+    assert [(d["before"], d["after"]) for d in summary["differences"]] == [
+        ("raw", "chosen"),
+        ("random", "chosen"),
+        ("base", "chosen"),
+    ]
     assert all(d["n"] >= 3 for d in summary["differences"])
 
 
@@ -84,8 +95,7 @@ def test_why_tells_a_row_s_story(finished: Path, run: Run) -> None:
     assert told.returncode == 0, told.stderr
     for said in (
         "Stages",
-        "  difficulty     ",
-        "Attempts",
+        "  true_steps     ",
         "Chains",
         "chosen",
         f"nll_inner {chosen[0]['scores']['nll_inner']:.3f}",
@@ -95,8 +105,8 @@ def test_why_tells_a_row_s_story(finished: Path, run: Run) -> None:
     told = run("curation.why", str(finished), left["id"])
     assert f"choose: {left['reason']} ({left['detail']})" in told.stdout, told.stdout
     for arguments, said in (
-        ((str(finished), "sums"), "no row 'sums'"),
-        ((str(finished), "sums/9999"), "its ids look like sums/1"),
+        ((str(finished), "stories"), "no row 'stories'"),
+        ((str(finished), "stories/9999"), "its ids look like stories/1"),
         (("nowhere", "x"), "no finished stage"),
     ):
         refused = run("curation.why", *arguments)
@@ -104,8 +114,8 @@ def test_why_tells_a_row_s_story(finished: Path, run: Run) -> None:
 
 
 def test_a_plan_is_made_from_a_pilot_that_is_not_paid_for_again(tiny: Path, tmp_path: Path, run: Run) -> None:
-    settings = [*small(tiny, tmp_path), "seed=77", "plan.pilot=6", "curate.budget.samples=30"]
-    done = run("curation.plan", *settings, "plan.dollars_per_gpu_hour=2")
+    settings = [*with_attempts(tiny, tmp_path), "seed=77", "plan.pilot=6", "curate.budget.samples=30"]
+    done = run("curation.cost", *settings, "plan.dollars_per_gpu_hour=2")
     assert done.returncode == 0, done.stderr
     assert "took 12 samples" in done.stdout and "hours" in done.stdout
     assert "The budget of 30 samples would be used up" in done.stdout, done.stdout
@@ -113,10 +123,10 @@ def test_a_plan_is_made_from_a_pilot_that_is_not_paid_for_again(tiny: Path, tmp_
     assert stopped.returncode == 2 and "budget of 30 samples is used up: 30 samples" in stopped.stderr, stopped.stderr
     done = run("curation.run", *settings, "curate.budget.samples=1000")
     assert done.returncode == 0, done.stderr
-    manifest = json.loads((tmp_path / "demo" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "base" / "manifest.json").read_text())
     attempts = next(line for line in manifest["curate"]["results"]["funnel"] if line["stage"] == "difficulty")
-    assert attempts["found"] == 30 and attempts["sampled"] == 2 * attempts["in"] - 30
-    refused = run("curation.plan", *settings, "plan.tokens_per_second={dificulty: 1}")
+    assert attempts["found"] == 30 and attempts["sampled"] == 2 * 24 - 30
+    refused = run("curation.cost", *settings, "plan.tokens_per_second={dificulty: 1}")
     assert refused.returncode == 2 and "did you mean 'difficulty'?" in refused.stderr
 
 
@@ -168,14 +178,17 @@ def test_multirun_gives_each_job_a_folder_of_its_own(finished: Path, tiny: Path,
         ("curation.run recipe=dmo", "there is no recipe 'dmo'; did you mean 'demo'?"),
         ("curation.run recipe=demo k=10", "no key 'k' (did you mean 'curate.stages.choose.k'?)"),
         ("curation.run recipe=demo +k=10", "nothing reads a key 'k' beside the recipe's sections (did you mean"),
-        ("curation.run recipe=demo +attempts.temprature=1", "not a setting of Sampling; did you mean"),
+        ("curation.run recipe=lemma_demo +attempts.temprature=1", "not a setting of Sampling; did you mean"),
         ("limo.train recipe=demo ~train.seed", "train.seed is missing: Supervised needs it"),
         ("limo.train --multirun recipe=demo train.max_length=abc", "train.max_length must be a valid integer"),
         ("limo.train recipe=demo train.model=no/where train.data={here} name=none", "no such model: 'no/where' is no"),
         ("eval.run recipe=demo eval.benchmarks=[x.jsonl]", "remove that first: '~eval.benchmarks' '+eval"),
         ("eval.run recipe=evaluate eval.models.model=runs/none/model", "no such model folder 'runs/none/model'"),
         ("eval.report recipe=demo name=none", "there is no run in 'runs/none'"),
-        ("limo.improve recipe=rise_demo improve.iterations=0", "improve.iterations must be at least 1"),
+        (
+            "curation.methods.rise.improve recipe=rise_demo improve.iterations=0",
+            "improve.iterations must be at least 1",
+        ),
     ],
 )
 def test_a_mistake_gets_one_line_and_an_exit_code(command: str, said: str, run: Run, tmp_path: Path) -> None:
@@ -204,21 +217,26 @@ def test_help_shows_recipes_and_a_section(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_chosen_on_dev_problems(finished: Path, tiny: Path, run: Run) -> None:
-    more = ["name=swept", f"train.data={finished / 'curated.jsonl'}", "train.args.num_train_epochs=2"]
-    keep = ["train.keep_checkpoints=true", "train.args.save_total_limit=null", "sweep.dev.dev_seeds.size=12"]
+    more = [
+        "name=swept",
+        f"train.data={finished / 'curated.jsonl'}",
+        "train.args.num_train_epochs=2",
+        "train.args.save_strategy=epoch",
+    ]
+    keep = ["train.keep_checkpoints=true", "train.args.save_total_limit=null", "pick.dev.dev_seeds.size=12"]
     arguments = [*small(tiny, finished.parent), *more, *keep]
-    refused = run("eval.sweep", *arguments)
+    refused = run("eval.pick", *arguments)
     assert refused.returncode == 2 and "keep_checkpoints=true" in refused.stderr
     trained = run("limo.train", *arguments)
     assert trained.returncode == 0, trained.stderr
-    done = run("eval.sweep", *arguments)
+    done = run("eval.pick", *arguments)
     assert done.returncode == 0, done.stderr
-    folder = finished.parent / "swept" / "sweep"
+    folder = finished.parent / "swept" / "pick"
     found = json.loads((folder / "chosen.json").read_text())
     assert len(found["checkpoints"]) == 2 and Path(found["chosen"], "config.json").is_file()
     assert f"eval.models.tuned={found['chosen']}" in done.stdout.replace("\n", "")
     before = json.loads((folder / "manifest.json").read_text())
-    assert run("eval.sweep", *arguments).returncode == 0
+    assert run("eval.pick", *arguments).returncode == 0
     assert json.loads((folder / "manifest.json").read_text()) == before, "nothing is evaluated again"
 
 

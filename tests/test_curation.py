@@ -15,10 +15,10 @@ from curation.stages.decontaminate import decontaminate
 from curation.stages.dedup import exact_dedup
 from curation.stages.score import count_tokens, percentile_ranks, score, z_scores
 from curation.why import tell_history
+from eval.words import COUNTED, FOLDER, features, word_lists
 from limo.data import Example, chat, read_jsonl, write_jsonl
 from limo.errors import UserError
 from limo.run import lock_run
-from limo.words import COUNTED, FOLDER, features, word_lists
 from tests.conftest import Script, curate_pool, example, lines, split
 
 ATTEMPT = {

@@ -42,8 +42,8 @@ from limo.discover.search import (
     summarize,
     write_verdict,
 )
-from limo.engines.marked import code_of
 from limo.engines.protocol import Completion, Sampling
+from limo.engines.reply import code_of
 from limo.errors import UserError, reported
 from limo.processes import last_line, override, run_section_apart
 from limo.recipe import compose, read_settings, run_section
@@ -370,7 +370,7 @@ def verdicts(value: dict[str, object]) -> Callable[[str, int], str]:
 
 def judge(script: Script, answer: Callable[[str, int], str], temperature: float) -> dict[str, Any]:
     sampling = Sampling(n=3, temperature=0.0, top_p=1.0, max_tokens=4, seed=0)
-    engine = {"_target_": "limo.engines.transformers.TransformersEngine", "dtype": "float32", "batch_size": 3}
+    engine = {"_target_": "limo.engines.local.TransformersEngine", "dtype": "float32", "batch_size": 3}
     longer = replace(sampling, max_tokens=100, temperature=temperature)
     answers: dict[str, Any] = {"engine": engine, "sampling": sampling, "limit": 2}
     return {**answers, "judge": script(answer), "judge_sampling": longer}
@@ -414,7 +414,7 @@ def test_a_section_runs_apart_as_it_is(tmp_path: Path) -> None:
     given = {"a": "it's \\ ${name} {c}", "b": [None, True, 1e-5, "1e-5", "a b"], "c": 2}
     node = {"_target_": "tests.judging.fail_with", "given": given}
     with pytest.raises(UserError, match="ended with code 2: ") as failed:
-        run_section_apart("eval.sweep", "sweep", node, tmp_path / "one")
+        run_section_apart("eval.pick", "pick", node, tmp_path / "one")
     assert json.dumps(given) in str(failed.value)
     (tmp_path / "log.txt").write_text("one\nerror: two\n\n")
     assert last_line(tmp_path / "log.txt") == "two"
@@ -422,7 +422,7 @@ def test_a_section_runs_apart_as_it_is(tmp_path: Path) -> None:
 
 JUDGE = {
     "_target_": "limo.discover.fitness.judge_answers",
-    "engine": {"_target_": "limo.engines.transformers.TransformersEngine", "dtype": "float32", "batch_size": 8},
+    "engine": {"_target_": "limo.engines.local.TransformersEngine", "dtype": "float32", "batch_size": 8},
     "sampling": {"n": 1, "temperature": 0.0, "top_p": 1.0, "max_tokens": 4, "seed": 0},
     "judge": {"_target_": "tests.judging.Judge"},
     "judge_sampling": {"n": 1, "temperature": 0.0, "top_p": 1.0, "max_tokens": 64, "seed": 0},

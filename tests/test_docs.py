@@ -37,17 +37,21 @@ ELSEWHERE = {  # what a command holds, and the test that runs it
     "recipe=discover_demo": "tests/test_discover.py",
     "recipe=mammoth2_demo": "tests/test_web.py",
     "--multirun": "tests/test_commands.py",
-    "-m eval.sweep": "tests/test_eval.py",
-    "-m curation.probe": "tests/test_probe.py",
-    "-m curation.fit": "tests/test_probe.py",
-    "-m curation.tournament": "tests/test_tournament.py",
+    "-m eval.pick": "tests/test_eval.py",
+    "-m curation.evidence.probe": "tests/test_probe.py",
+    "-m curation.evidence.teachers": "tests/test_probe.py",
+    "-m curation.evidence.tournament": "tests/test_tournament.py",
 }
 SECTIONS = {
-    **{"curation.run": "curate", "curation.plan": "plan", "eval.run": "eval"},
+    **{"curation.run": "curate", "curation.cost": "plan", "eval.run": "eval"},
     **{"limo.train": "train", "limo.plan": "train_plan", "eval.report": "report"},
-    **{"limo.improve": "improve", "limo.discover": "discover", "eval.sweep": "sweep"},
+    **{"curation.methods.rise.improve": "improve", "limo.discover": "discover", "eval.pick": "pick"},
     "curation.check": "curate",
-    **{"curation.probe": "probe", "curation.fit": "fit", "curation.tournament": "tournament"},
+    **{
+        "curation.evidence.probe": "probe",
+        "curation.evidence.teachers": "fit",
+        "curation.evidence.tournament": "tournament",
+    },
 }
 SHELL = ("mkdir", "cp", "head", "ls", "wc", "cat", "cd")
 BENCH = ("python bench/", "LIMO_DATA=... python bench/")  # minutes: `make bench` runs them

@@ -7,8 +7,8 @@ import torch
 
 from limo.chat import prompt_ids
 from limo.data import chat
+from limo.engines.local import TransformersEngine, sample_tokens
 from limo.engines.protocol import OPEN, Completion, Prompt, Sampling, Scripted, sample, stream
-from limo.engines.transformers import TransformersEngine, sample_tokens
 from limo.model import load
 
 GREEDY = Sampling(n=1, temperature=0, top_p=1, max_tokens=12, seed=0)

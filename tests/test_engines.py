@@ -17,10 +17,10 @@ import pytest
 
 from limo.chat import completion_ids, prompt_ids
 from limo.data import Message, chat
-from limo.engines.local import LocalServer, command_line
+from limo.engines.local import TransformersEngine
 from limo.engines.protocol import Completion, Engine, Prompt, Request, Sampling, Scripted, sample, taker
+from limo.engines.serve import LocalServer, command_line
 from limo.engines.server import ServerEngine
-from limo.engines.transformers import TransformersEngine
 from limo.errors import UserError
 from limo.model import load_tokenizer
 from tests.conftest import build_tiny

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from curation.controls import Controls, write_controls
-from curation.lemma import errors
-from curation.lemma.errors import mix
-from curation.lemma.mistakes import TYPES, Mistake, Unusable, read_chain
-from curation.lemma.rules import Rules
-from curation.lemma.teach import (
+from curation.evidence.controls import Controls, write_controls
+from curation.methods.lemma import errors
+from curation.methods.lemma.errors import mix
+from curation.methods.lemma.mistakes import TYPES, Mistake, Unusable, read_chain
+from curation.methods.lemma.rules import Rules
+from curation.methods.lemma.teach import (
     Model,
     agree_prompt,
     code_of,
@@ -41,7 +41,7 @@ from limo.errors import UserError
 from limo.model import load_tokenizer
 from tests.conftest import Script, asked, split
 
-RULES = {"_target_": "curation.lemma.rules.Rules"}
+RULES = {"_target_": "curation.methods.lemma.rules.Rules"}
 DRAWING = {"n": 2, "temperature": 0.7, "top_p": 1.0, "max_tokens": 200, "seed": 0}
 CHAIN = "48/2 = 24\n48+24 = 72\nThe answer is \\boxed{72}."
 SLIPPED = "48/2 = 24\n48+24 = 62\nThe answer is \\boxed{62}."
@@ -299,7 +299,12 @@ def test_a_chain_cannot_close_its_own_marks() -> None:
 
 
 def model(node: dict[str, Any], tries: int = 3) -> dict[str, Any]:
-    return {"_target_": "curation.lemma.teach.Model", "engine": node, "sampling": {**DRAWING, "n": 1}, "tries": tries}
+    return {
+        "_target_": "curation.methods.lemma.teach.Model",
+        "engine": node,
+        "sampling": {**DRAWING, "n": 1},
+        "tries": tries,
+    }
 
 
 def reading(prompt: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval.benchmarks import load
-from eval.compare import paired, share, wilson
+from eval.intervals import paired, share, wilson
 from eval.run import correct_share, grade_rows, summarize
 from limo.data import Example, Message, chat
 from limo.engines.protocol import Completion
@@ -89,7 +89,7 @@ def test_every_completion_is_kept_with_its_grade_and_unsure_is_counted_apart() -
     assert [c["verdict"] for c in rows[0]["completions"]] == ["correct", "wrong", "wrong"]
     assert [c["verdict"] for c in rows[1]["completions"]] == ["unsure"] * 3
     assert correct_share(rows) == {"a": pytest.approx(1 / 3), "b": 0.0}
-    summary = summarize({"x": {"set": rows}, "y": {"set": rows}}, [["x", "y"]], 100, 0)
+    summary = summarize({"x": [{"set": rows}], "y": [{"set": rows}]}, [["x", "y"]], 100, 0)
     found = summary["accuracy"]["x"]["set"]
     assert (found["unsure"], found["truncated"], found["tokens_per_answer"]) == (
         0.5,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from curation.mammoth2.pageworker import read_page
+from curation.methods.mammoth2.pageworker import read_page
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "formula_pages.jsonl").open(encoding="utf-8")]
 AROUND = (

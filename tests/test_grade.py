@@ -17,7 +17,9 @@ import pytest
 from eval.grade import Grade, grade
 from eval.grader.extract import explicit, extract
 from eval.grader.grade import equal
-from eval.grader.symbolic import same_by_sympy
+from eval.grader.nodes import Ruling
+from eval.grader.reader import normalise, read
+from eval.grader.symbolic import _workers, same_by_sympy
 from limo.processes import Died, TimedOut, Workers
 from tests.conftest import ROOT
 
@@ -25,6 +27,13 @@ CASES = [json.loads(line) for line in (ROOT / "tests" / "grade_cases.jsonl").rea
 BY_KIND = defaultdict[str, list[dict[str, str]]](list)
 for _case in CASES:
     BY_KIND[_case["kind"]].append(_case)
+
+
+ENDLESS = "\\int_0^\\infty \\frac{\\sin(x^7)\\ln(x^3+1)}{x^5+\\cos x+3}dx"
+
+
+def by_sympy(given: str, reference: str) -> Ruling:
+    return same_by_sympy(read(normalise(given)), read(normalise(reference)))
 
 
 def judged(case: dict[str, str]) -> str:
@@ -127,7 +136,9 @@ def test_a_box_counts_wherever_in_a_long_completion_it_stands() -> None:
 
 
 def test_what_was_cut_off_is_judged_and_flagged() -> None:
-    assert grade("The answer is 5", "5", cut_off=True) == Grade("correct", "5", "number", cut_off=True)
+    assert grade("The answer is 5", "5", cut_off=True) == Grade(
+        "correct", "5", "number", cut_off=True, rule="announced"
+    )
 
 
 def test_what_the_grader_cannot_tell_is_said() -> None:
@@ -292,15 +303,25 @@ REFERENCES = (
 )
 
 
+def cpu_seconds() -> float:
+    """Processor time of this process, of its children that have ended, and of the SymPy worker that waits."""
+    ticks = 0
+    for worker in _workers.idle:
+        fields = Path(f"/proc/{worker.process.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + sum(os.times()[2:4]) + ticks / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_answers_get_a_verdict_soon(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    same_by_sympy("1", "1")  # a worker is up
     for reference in REFERENCES:
         for completion in (f"\\boxed{{{text}}}", text):
-            start = time.monotonic()
+            by_sympy("1", "1")  # a worker is up
+            start = cpu_seconds()
             assert grade(completion, reference).verdict in ("wrong", "unsure"), reference
-            assert time.monotonic() - start < 5, "a second, with room for a busy machine"
+            # Below 1 on idle cores; two busy hardware threads of a core count up to twice the time
+            assert cpu_seconds() - start < 2, reference
     assert not (tmp_path / "planted").exists()
 
 
@@ -310,20 +331,29 @@ def test_hostile_references_are_no_crash() -> None:
 
 
 def test_sympy_is_killed_on_time_and_replaced() -> None:
-    endless = "\\int_0^\\infty \\frac{\\sin(x^7)\\ln(x^3+1)}{x^5+\\cos x+3}dx"
-    start = time.monotonic()
+    start = cpu_seconds()
     with pytest.raises(TimedOut):
-        same_by_sympy("5", endless)
-    assert equal("5", endless) == ("unsure", "out of time")
-    assert time.monotonic() - start < 10
-    assert same_by_sympy("\\frac12", "\\int_0^1 x dx")[0] == "correct", "a new worker answers"
+        by_sympy("5", ENDLESS)
+    assert equal("5", ENDLESS) == ("unsure", "out of time")
+    assert cpu_seconds() - start < 6, "two workers that end after 0.3 seconds, and their starts"
+    assert by_sympy("\\frac12", "\\int_0^1 x dx")[0] == "correct", "a new worker answers"
+
+
+def test_sympy_decides_what_the_reader_reads_and_cannot_work_out() -> None:
+    assert equal("\\sum_{k=1}^{n} k^3", "\\frac{n^2(n+1)^2}{4}") == ("correct", "sympy")
+    assert equal("\\sum_{k=1}^{n} k^3", "\\frac{n^2(n+1)^2}{2}") == ("wrong", "sympy")
+    assert equal("\\lim_{x \\to 0} \\frac{\\sin x}{x}", "1") == ("correct", "sympy")
+    assert equal("\\frac{d}{dx} \\sin^2 x", "\\sin 2x") == ("correct", "sympy")
+    assert equal("\\int 2x dx", "x^2") == ("correct", "sympy")
+    assert equal("\\prod_{k=1}^{5} k", "120") == ("correct", "sympy")
+    assert equal("\\sum_{k=1}^{n} a_k", "a_n")[0] == "unsure"
 
 
 def test_threads_share_the_workers() -> None:
     found: list[Any] = [None] * 8
 
     def work(i: int) -> None:
-        found[i] = [same_by_sympy(str(i * i), f"\\sum_{{k=1}}^{{{i}}} (2k-1)")[0], equal("x(x+1)", "x^2+x")[0]]
+        found[i] = [by_sympy(str(i * i), f"\\sum_{{k=1}}^{{{i}}} (2k-1)")[0], equal("x(x+1)", "x^2+x")[0]]
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:
@@ -335,14 +365,14 @@ def test_threads_share_the_workers() -> None:
 
 def test_workers_end_with_their_parent_and_are_no_more_than_said(tmp_path: Path) -> None:
     code = (
-        "import os, subprocess, sys, time\n"
-        "from eval.grader.symbolic import _workers\nfrom limo.processes import TimedOut\n"
-        "endless = ['5', '\\\\int_0^\\\\infty \\\\frac{\\\\sin(x^7)\\\\ln(x^3+1)}{x^5+\\\\cos x+3}dx']\n"
+        "from eval.grader.reader import read\nfrom eval.grader.symbolic import _workers\n"
+        "from limo.processes import TimedOut\n"
+        f"endless = (read('5'), read({ENDLESS!r}))\n"
         "_workers.limit = 1\n"
         "for _ in range(2):\n"
         "    try: _workers.ask(endless, 0.2)\n"
         "    except TimedOut: pass\n"
-        "_workers.ask(['1', '1'], 60)\n"
+        "_workers.ask((read('1'), read('1')), 60)\n"
         "assert len(_workers.idle) == 1, _workers.idle\n"
         "print(_workers.idle[0].process.pid, flush=True)\n"
         "_workers.ask(endless, 60)\n"
@@ -454,7 +484,6 @@ def test_every_reference_of_real_benchmarks_can_be_read_and_equals_itself(data: 
     assert len(answers) > 2000
     assert [a for a in answers if equal(a.replace("\\frac", "\\dfrac") + " ", a)[0] != "correct"] == []
     from eval.grader.nodes import Unreadable
-    from eval.grader.reader import normalise, read
 
     unread = []
     for answer in answers:

@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.dressings import DRESSINGS, judged, references
 from eval.grade import equal, extract, grade
+from tests.dressings import DRESSINGS, judged, references
 
 whole = st.integers(-(10**12), 10**12)
 digits = st.integers(2, 10**6)
@@ -157,7 +157,7 @@ def test_what_is_boxed_is_extracted(answer: str) -> None:
 
 @pytest.mark.parametrize("name", DRESSINGS)
 def test_every_reference_is_recognised_in_every_dressing_and_no_changed_one(name: str, data: Path) -> None:
-    """`bench/dressings.py` tries all of the 3,600; here some of them, other ones in each dressing."""
+    """`bench/proofs/dressings.py` tries all of the 3,600; here some of them, other ones in each dressing."""
     some = references(data)[list(DRESSINGS).index(name) :: 40]
     found = list(judged(some, DRESSINGS[name]))
     assert [reference for reference, right, _ in found if not right] == []

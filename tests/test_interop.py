@@ -16,24 +16,11 @@ from tests.test_train import ARGS, rows, train
 LICENCES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0", "other"}
 
 
-def attempt(question: str, index: int) -> str:
-    """The first attempt at a sum is right, the second is off by one."""
-    numbers = question.rpartition(": ")[2].rstrip(" =")
-    right = sum(int(part.replace(" ", "")) for part in numbers.replace("- ", "+ -").split("+"))
-    return f"Let me check: {numbers} is {right + index}, so the answer is \\boxed{{{right + index}}}."
-
-
 @pytest.fixture(scope="module")
 def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was curated, with pairs, and trained: whole weights in model/, an adapter in lora/."""
-    import limo.engines.protocol
-
     runs = tmp_path_factory.mktemp("interop")
-    limo.engines.protocol.summing = lambda: limo.engines.protocol.Scripted(attempt, "summing")  # type: ignore[attr-defined]
-    wanted = [a for a in small(tiny, runs) if not a.startswith("attempts.")]
-    recipe = compose(*wanted, "+train.args.max_steps=2", "train.args.save_strategy=no")
-    stages = recipe["curate"]["stages"]
-    stages["difficulty"]["engine"] = {"_target_": "limo.engines.protocol.summing"}
+    recipe = compose(*small(tiny, runs), "+train.args.max_steps=2")
     run_section(recipe, "curate")
     run_section(recipe, "train")
     adapted = {**recipe, "out": str(runs / "lora")}

@@ -10,8 +10,8 @@ import pytest
 
 from curation.stages.judge import code_of, judge_chains, judge_prompt, read_rubric, read_verdict
 from limo.data import Example, chat
-from limo.engines.marked import verdict_of
 from limo.engines.protocol import Completion, Sampling, Scripted
+from limo.engines.reply import verdict_of
 from limo.errors import UserError
 from tests.conftest import split
 
@@ -148,7 +148,7 @@ def test_a_chain_cannot_forge_a_verdict(rubric: str, answering: Any) -> None:
 def test_the_code_gives_way_to_a_text_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     (row,) = examples(["XAAAAAAAA"])
     codes = iter(["aaaaaaaa", "bbbbbbbb", "cccccccc"])
-    monkeypatch.setattr("limo.engines.marked.content_id", lambda *_: next(codes))
+    monkeypatch.setattr("limo.engines.reply.content_id", lambda *_: next(codes))
     assert code_of(replace(row, answer="xbbbbbbbb")) == "xcccccccc"
 
 

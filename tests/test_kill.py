@@ -138,7 +138,7 @@ def kept(cache: Path) -> int:
 @pytest.mark.slow
 def test_kills_of_a_local_model_change_nothing_in_float32(tmp_path: Path, tiny: Path) -> None:
     """Killed after 20, 60, 110 and 150 samples; loading the model takes longer than all of the sampling."""
-    node = f"{{_target_: limo.engines.transformers.TransformersEngine, model: {tiny}, dtype: float32, batch_size: 2}}"
+    node = f"{{_target_: limo.engines.local.TransformersEngine, model: {tiny}, dtype: float32, batch_size: 2}}"
     write_recipe(tmp_path, node, 0)
     finish(started(tmp_path, "whole", "cache_whole"))
     for goal in (20, 60, 110, 150):

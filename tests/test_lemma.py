@@ -61,7 +61,9 @@ def test_a_teacher_is_chosen_by_its_name(teacher: str) -> None:
     for name in ("lemma", "lemma_demo"):
         recipe = compose(f"recipe={name}", f"teacher={teacher}")
         target = recipe["curate"]["stages"]["inject"]["teacher"]["_target_"]
-        assert target == ("curation.lemma.rules.Rules" if teacher == "rules" else "curation.lemma.teach.Model")
+        assert target == (
+            "curation.methods.lemma.rules.Rules" if teacher == "rules" else "curation.methods.lemma.teach.Model"
+        )
 
 
 def test_a_key_that_is_not_set_is_told_before_anything_is_sampled(tiny: Path, tmp_path: Path, run: Run) -> None:

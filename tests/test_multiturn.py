@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from curation.methods.rise.improve import Run, improve
+from curation.methods.rise.multiturn import evaluate
+from curation.methods.rise.turns import Dialogue
 from eval.metrics import count_tokens, count_transitions, measure_turns, measures
-from eval.multiturn import evaluate
 from eval.report.outcome import turns_section
-from eval.turns import Dialogue
 from limo.engines.protocol import Sampling
 from limo.errors import UserError
-from limo.improve import Run, improve
 from limo.recipe import bind, check_node, compose, nodes
 from limo.run import read_manifest
 from tests.conftest import ROOT, Script, lines
@@ -219,6 +219,7 @@ def test_hydra_reads_the_commands_as_they_are_meant(tmp_path: Path) -> None:
     assert last["compare"] == [["first", "iteration_1"]] and last["out"] == str(folder)
 
 
+IMPROVE = "curation.methods.rise.improve"
 SMALL = (
     *("boost.curate.pool.sums.size=8", "boost.curate.stages.choose.k=6", "curate.pool.sums.size=8"),
     *("curate.stages.collect.players.first.sampling.max_tokens=8", "eval.benchmarks.new_seeds.size=4"),
@@ -233,7 +234,9 @@ def test_iterations_go_on_after_a_kill_and_do_nothing_twice(
     tiny: Path, tmp_path: Path, run: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     """The README's command, killed while it trains; what the commands of its first iteration had done stays."""
-    typed = next(bare(command) for _, command in ALL if "limo.improve recipe=rise_demo" in command).split()
+    typed = next(
+        bare(command) for _, command in ALL if "curation.methods.rise.improve recipe=rise_demo" in command
+    ).split()
     arguments = [*typed[2:], *SMALL, f"runs={tmp_path}", f"student={tiny}", "improve.boost=null"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     started = subprocess.Popen(
@@ -283,13 +286,25 @@ def _gone(process: Path) -> None:
 def test_a_command_that_fails_ends_the_iterations_with_its_own_line(
     tmp_path: Path, run: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    done = run("limo.improve", "recipe=rise_demo", f"runs={tmp_path}", "student=./nowhere", "improve.boost=null")
+    done = run(
+        "curation.methods.rise.improve",
+        "recipe=rise_demo",
+        f"runs={tmp_path}",
+        "student=./nowhere",
+        "improve.boost=null",
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
         "error: no such model folder './nowhere'. Train it first, or give a folder or a Hub name such as org/name"
     ]
     assert f"stopped at curation.run in {tmp_path}/rise_demo/iteration-1" in done.stderr
-    late = run("limo.improve", "recipe=rise_demo", f"runs={tmp_path}", "curate.stages.keep.criteria=al", "name=late")
+    late = run(
+        "curation.methods.rise.improve",
+        "recipe=rise_demo",
+        f"runs={tmp_path}",
+        "curate.stages.keep.criteria=al",
+        "name=late",
+    )
     assert "curate.stages.keep.criteria must be 'all'" in late.stderr and not (tmp_path / "late").exists()
-    wrong = run("limo.improve", "recipe=demo")
+    wrong = run(IMPROVE, "recipe=demo")
     assert wrong.returncode == 2 and "the recipe 'demo' has no section 'improve'" in wrong.stderr

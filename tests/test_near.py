@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.disguises import OTHER, SEEN
 from curation.parallel import chunked, spread
 from curation.stages.dedup import exact_dedup, is_same, near_dedup
 from limo.data import Example, chat
 from tests.conftest import split
+from tests.disguises import OTHER, SEEN
 from tests.growth import in_proportion
 
 PARTS = ("three words dropped", "first half", "last sentence changed", "synonyms")  # found as leaks only

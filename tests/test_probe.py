@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from curation.probe import decide
-from curation.probe_result import Decided, warnings
-from curation.stages.flaws import FLAWS, plant_flaws, spoil
+from curation.evidence.flaws import FLAWS, plant_flaws, spoil
+from curation.evidence.probe import decide
+from curation.evidence.probe_result import Decided, warnings
 from eval.equations import equations, holds
 from limo.data import Example, chat
 from limo.errors import UserError
@@ -82,22 +82,21 @@ def test_warnings_name_what_is_reversed_or_not_seen() -> None:
 
 def test_the_command_and_the_warning_of_the_next_run(tiny: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
     settings = [
-        *("recipe=demo", f"runs={tmp_path}", f"student={tiny}", "curate.pool.sums.size=40"),
-        *("attempts.n=1", "attempts.max_tokens=4"),
+        *("recipe=demo", f"runs={tmp_path}", f"student={tiny}", "curate.pool.stories.size=60"),
         *("curate.stages.fit.max_length=500", "probe.fit.max_length=500", "probe.chains=12"),
     ]
-    done = run("curation.probe", *settings)
+    done = run("curation.evidence.probe", *settings)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "demo" / "probe.json").read_text())
     assert found["scores"]["steps_false"]["false step"]["share"] == 1.0
     assert found["scores"]["length"]["filler"]["share"] == 0.0, "more words are preferred"
-    assert found["dropped"]["checked"]["false step"] == found["scores"]["nll"]["false step"]["pairs"]
+    assert found["dropped"]["true_steps"]["false step"] == found["scores"]["nll"]["false step"]["pairs"]
     assert "false step" in done.stdout and "(" in done.stdout
-    teachers = run("curation.fit", *settings, "fit.chains=10")
-    assert teachers.returncode == 0 and "sums" in teachers.stdout and "10" in teachers.stdout, teachers.stderr
+    teachers = run("curation.evidence.teachers", *settings, "fit.chains=10")
+    assert teachers.returncode == 0 and "stories" in teachers.stdout and "10" in teachers.stdout, teachers.stderr
     done = run("curation.run", *settings, "curate.stages.best_chain.by=tokens", "curate.stages.choose.k=8")
     assert "warning: 'best_chain' chooses by tokens" in done.stderr, done.stderr
     page = (tmp_path / "demo" / "report.html") if run("eval.report", *settings[:2]).returncode == 0 else None
     assert page and "Does the choice help?" in page.read_text() and "swapped steps" in page.read_text()
-    missing = run("curation.probe", *settings, "probe.after=verfy")
+    missing = run("curation.evidence.probe", *settings, "probe.after=verfy")
     assert missing.returncode == 2 and "no stage 'verfy'; did you mean 'verify'" in missing.stderr

@@ -40,11 +40,11 @@ def test_a_shipped_recipe_fits_its_functions(name: str) -> None:
         "discover",
         "improve",
         "eval",
-        "sweep",
+        "pick",
         "report",
     )
     sections = [key for key in recipe if key in known]
-    assert {"eval", "report"} <= set(sections) or name == "choosing", "which bench/study.py measures"
+    assert {"eval", "report"} <= set(sections) or name == "choosing", "which bench/studies/study.py measures"
     for section in sections:
         bind(recipe[section], section)
         for where, node in nodes(recipe[section], section):
@@ -63,7 +63,7 @@ def test_held_out_problems_of_the_demo_are_not_in_its_pool() -> None:
     pool = [row for row in read_pool(recipe["curate"]["pool"], "") if isinstance(row, Example)]
     held_out = recipe["eval"]["benchmarks"]
     left = [row for row in decontaminate(pool, benchmarks=held_out, variants="keep") if isinstance(row, Example)]
-    assert len(pool) - len(left) < len(pool) * 0.05, "seeds must differ"
+    assert len(pool) - len(left) < len(pool) * 0.1, "the stories of two seeds differ, but for a few of the shortest"
 
 
 def node(**settings: object) -> dict[str, object]:
@@ -204,7 +204,7 @@ def test_a_recipe_reads_no_secret_of_the_environment(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("DATA_POOLS", "/data")
     with pytest.raises(UserError, match=r"the environment variable OPENAI_API_KEY, which may be a secret") as raised:
-        compose("recipe=demo", "curate.pool.sums.licence=${oc.env:OPENAI_API_KEY}")
+        compose("recipe=demo", "curate.pool.stories.licence=${oc.env:OPENAI_API_KEY}")
     assert "sk-secret" not in str(raised.value)
     assert compose("recipe=demo", "system=${oc.env:DATA_POOLS}")["system"] == "/data"
     with pytest.raises(UserError, match="LIMO_NOTHING, which is not set"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from eval.compare import compare_runs
 from eval.grade import regrade
 from limo.command import run_function
 from tests.conftest import ROOT
@@ -83,6 +84,21 @@ def test_the_output_of_an_evaluation_can_be_graded_again(tmp_path: Path, run: Ru
     graded = [json.loads(line) for line in (tmp_path / "old.graded.jsonl").read_text().splitlines()]
     assert [(g["verdict"], g["cut_off"]) for g in graded] == [("correct", True), ("wrong", False), ("wrong", False)]
     assert graded[2]["answer"] == "1, 2" and graded[2]["how"] == "no answer found"
+
+
+def test_graded_files_keep_ids_and_can_be_compared(tmp_path: Path, run: Run) -> None:
+    for name, texts in (("a", ["5", "6", "7"]), ("b", ["5", "7", "7"])):
+        rows = [{"unique_id": f"p{i}", "answer": "7", "completion": f"\\boxed{{{t}}}"} for i, t in enumerate(texts)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert run(f"{name}.jsonl").returncode == 0
+    graded = [json.loads(line) for line in (tmp_path / "a.graded.jsonl").read_text().splitlines()]
+    assert [(g["id"], g["parsed"], g["rule"]) for g in graded] == [
+        ("p0", "5", "box"),
+        ("p1", "6", "box"),
+        ("p2", "7", "box"),
+    ]
+    found = compare_runs(a=str(tmp_path / "a.graded.jsonl"), b=str(tmp_path / "b.graded.jsonl"))["graded"]
+    assert (found["gained"], found["lost"], found["n"]) == (["p1"], [], 3)
 
 
 def test_references_that_are_none_are_hinted_at(tmp_path: Path, run: Run) -> None:

@@ -76,7 +76,7 @@ def test_an_installed_wheel_runs_a_recipe_far_from_the_checkout(wheel: Path, tin
 
 
 def test_licences_are_listed_for_what_pyproject_names() -> None:
-    done = subprocess.run([sys.executable, "bench/licences.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, ".ci/licences.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     page = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
     assert "not installed here" not in page and "see its files" not in page

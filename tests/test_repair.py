@@ -2,9 +2,9 @@
 
 import pytest
 
-from curation.lemma.begun import begun
-from curation.lemma.rules import RESTART
-from curation.lemma.teach import OPENINGS
+from curation.methods.lemma.begun import begun
+from curation.methods.lemma.rules import RESTART
+from curation.methods.lemma.teach import OPENINGS
 from eval.equations import equations, holds
 from eval.repair import measure_repair, notices, reflects
 from eval.report.tables import repair_table

@@ -16,10 +16,10 @@ from eval.report.listed import score_parts
 from eval.report.page import write_report
 from eval.report.viewer import Packer, viewer_section
 from eval.run import grade_rows, summarize
+from limo.console import Table, print_table
 from limo.data import Dropped, Example, chat, write_jsonl
 from limo.engines.protocol import Completion
 from limo.run import claim
-from limo.tables import Table, print_table
 from limo.training.fit import readable
 from tests.conftest import example
 
@@ -67,7 +67,9 @@ def evaluation(folder: Path, question: str, level: int = 1) -> None:
         write = folder / "eval" / model / "set.jsonl"
         write.parent.mkdir(parents=True)
         write.write_text("".join(json.dumps(r) + "\n" for r in by["set"]))
-    (folder / "eval" / "summary.json").write_text(json.dumps(summarize(results, [["3", "2"]], 100, 0)))
+    (folder / "eval" / "summary.json").write_text(
+        json.dumps(summarize({model: [by] for model, by in results.items()}, [["3", "2"]], 100, 0))
+    )
 
 
 def test_text_in_a_report_is_only_text(tmp_path: Path) -> None:
@@ -144,7 +146,9 @@ def test_completions_that_were_cut_off_are_warned_about(tmp_path: Path) -> None:
     row = Example("a", chat("?"), "2")
     results = {"<m>": {"set": grade_rows([row], [[Completion("it is", 5, "length")]])}}
     (tmp_path / "eval").mkdir()
-    (tmp_path / "eval" / "summary.json").write_text(json.dumps(summarize(results, [], 100, 0)))
+    (tmp_path / "eval" / "summary.json").write_text(
+        json.dumps(summarize({model: [by] for model, by in results.items()}, [], 100, 0))
+    )
     page = write_report(tmp_path).read_text()
     assert "100 % of the completions of &lt;m&gt; on set were cut off: this measures max_tokens" in page
 
@@ -152,7 +156,7 @@ def test_completions_that_were_cut_off_are_warned_about(tmp_path: Path) -> None:
 def test_accuracy_by_level_and_what_flipped(tmp_path: Path) -> None:
     evaluation(tmp_path, "1 + 1?")
     page = visible(write_report(tmp_path).read_text())
-    assert "2 is +100.0 points against 3" in page and "set, 3 to 2: 2 now right" in page
+    assert "2 against 3: +100.0 points" in page and "set, 3 to 2: 2 now right" in page
     assert "By level, subject" in page and "<td>level 2</td>" in page
     assert "✗ wrong" in page and "✓ correct" in page
 

@@ -30,7 +30,8 @@ def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(folder / "held_out.jsonl", rows(40) * 30)
     args = {**ARGS, "max_steps": STEPS, "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
     args["per_device_eval_batch_size"] = 8
-    section = settings(tiny, folder, eval_data=str(folder / "held_out.jsonl"), args=args, pack_tokens=128)
+    more = {"args": args, "pack_tokens": 128, "average": 0.75}  # a resumed training has the same mean of weights
+    section = settings(tiny, folder, eval_data=str(folder / "held_out.jsonl"), **more)
     recipe = {"name": "t", "runs": str(folder), "train": {"_target_": "limo.train.sft", **section, "out": "${out}"}}
     (folder / "recipe").mkdir()
     (folder / "recipe" / "t.yaml").write_text("# @package _global_\n" + json.dumps(recipe))

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from curation.controls import Controls, write_controls
-from curation.rise import Rewards, collect, keep, reward_weights, weigh
+from curation.evidence.controls import Controls, write_controls
+from curation.methods.rise.stages import Rewards, collect, keep, reward_weights, weigh
+from curation.methods.rise.turns import Dialogue, Episode
+from curation.methods.rise.turns import sample_turn as draw
 from curation.stage import check_stages
-from eval.turns import Dialogue, Episode
-from eval.turns import sample_turn as draw
 from limo.chat import prompt_ids
 from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
 from limo.engines.protocol import Completion, Sampling, Scripted
@@ -30,7 +30,7 @@ PAPER, RELEASED = Rewards(1, 0, 0), Rewards(1, 0, -1)
 
 def player(engine: dict[str, Any], n: int = 1, **more: Any) -> dict[str, Any]:
     sampling = {"n": n, "temperature": 1.0, "top_p": 1.0, "max_tokens": 9, "seed": 0, **more}
-    return {"_target_": "curation.rise.Player", "engine": engine, "sampling": sampling}
+    return {"_target_": "curation.methods.rise.stages.Player", "engine": engine, "sampling": sampling}
 
 
 def said(prompt: Any) -> list[str]:
@@ -226,7 +226,7 @@ def test_the_control_has_the_same_rows_without_their_history(
 def test_settings_that_cannot_be_are_told_before_anything_is_paid_for(script: Script) -> None:
     engine = script({})
     dialogue = {"shots": [], "first": "{problem}", "feedback": "No.", "window": 2}
-    stage = {"_target_": "curation.rise.collect", "dialogue": dialogue}
+    stage = {"_target_": "curation.methods.rise.stages.collect", "dialogue": dialogue}
     for players, what in (
         ({}, r"players .* at least 1"),
         ({"one": player(engine, 4, temperature=0)}, "players.one.sampling: 4 samples at temperature 0 are one"),
@@ -234,14 +234,14 @@ def test_settings_that_cannot_be_are_told_before_anything_is_paid_for(script: Sc
         with pytest.raises(UserError, match=what):
             node = {**stage, "players": players, "rewards": {"right": 1.0, "wrong": 0.0, "none": 0.0}}
             check_stages({"turns": node}, {})
-    with pytest.raises(UserError, match=r"players.one.n is not a setting of curation.rise.Player"):
+    with pytest.raises(UserError, match=r"players.one.n is not a setting of curation.methods.rise.stages.Player"):
         wrong = {"one": {**player(engine), "n": 3}}
         list(collect([], dialogue=DIALOGUE, players=wrong, rewards=PAPER))
     with pytest.raises(UserError, match="right must be the highest"):
         Rewards(0, 0, -1)
     with pytest.raises(UserError, match="tau must be above 0"):
         list(weigh([], tau=0, centring=None))
-    with pytest.raises(UserError, match=r"put curation\.rise\.collect before"):
+    with pytest.raises(UserError, match=r"put curation\.methods\.rise\.stages\.collect before"):
         list(keep([example("a")], criteria="all"))
 
 
@@ -263,7 +263,7 @@ def test_a_training_row_has_the_very_tokens_that_the_engine_was_given(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The published code trains under one template and samples under another."""
-    import limo.engines.transformers as engine
+    import limo.engines.local as engine
 
     given: list[list[int]] = []
 
@@ -273,7 +273,7 @@ def test_a_training_row_has_the_very_tokens_that_the_engine_was_given(
 
     monkeypatch.setattr(engine, "prompt_ids", watched)
     settings = {"model": str(tiny), "dtype": "float32", "batch_size": 2}
-    node = {"_target_": "limo.engines.transformers.TransformersEngine", **settings}
+    node = {"_target_": "limo.engines.local.TransformersEngine", **settings}
     rows = [Example(str(i), chat(f"What is {i}+{i}?", "Be brief."), "99") for i in range(3)]
     players = {name: player(node, seed=4) for name in ("one", "two", "three")}
     shots = [{"problem": "1+1?", "solution": "\\boxed{2}"}]

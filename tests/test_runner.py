@@ -18,11 +18,13 @@ import pytest
 
 import curation
 import curation.runner
-from curation.lemma.errors import correct, find, inject, mix
-from curation.lemma.mistakes import Mistake
-from curation.mammoth2.harvest import asked, stated
-from curation.mammoth2.refine import Bounds, refine, verified
-from curation.rise import Rewards, collect, keep, weigh
+from curation.evidence.flaws import FLAWS, plant_flaws
+from curation.methods.lemma.errors import correct, find, inject, mix
+from curation.methods.lemma.mistakes import Mistake
+from curation.methods.mammoth2.harvest import asked, stated
+from curation.methods.mammoth2.refine import Bounds, refine, verified
+from curation.methods.rise.stages import Rewards, collect, keep, weigh
+from curation.methods.rise.turns import Dialogue
 from curation.runner import PerRow, RayData, apply
 from curation.stage import About, about, check_stages, count, in_order, record, stage, take
 from curation.stages.attempts import add_chains, import_rates, measure_difficulty
@@ -30,15 +32,13 @@ from curation.stages.chains import box_answers, check_steps, drop_marked, verify
 from curation.stages.choose import chains, problems, subsample
 from curation.stages.decontaminate import decontaminate, drop_overlap
 from curation.stages.dedup import exact_dedup, near_dedup
-from curation.stages.flaws import FLAWS, plant_flaws
 from curation.stages.judge import judge_chains
 from curation.stages.pairs import plant_slips
 from curation.stages.quality import check_quality
 from curation.stages.score import count_tokens, score
-from eval.turns import Dialogue
 from limo.data import Dropped, Example, Row, chat, write_jsonl
-from limo.engines.marked import read_last_object
 from limo.engines.protocol import Sampling, Scripted
+from limo.engines.reply import read_last_object
 from limo.errors import UserError
 from limo.recipe import resolve, validate
 from tests import growth
@@ -165,16 +165,16 @@ def test_mistakes_are_reported_before_the_pool_is_read(stages: dict[str, Any], s
     [
         ("curation.stages.choose.chains", "at_most", 0, "greater than 0"),
         ("curation.stages.decontaminate.drop_overlap", "run", 1, "greater than or equal to 2"),
-        ("curation.stages.flaws.plant_flaws", "shares", {"filler": 2}, "less than or equal to 1"),
-        ("curation.stages.fit.add_fit", "scores", ["nlll"], "'nll', 'nll_inner', 'nll_local', 'rsr' or 'ifd'"),
-        ("curation.lemma.errors.inject", "per_problem", -1, "greater than or equal to 0"),
-        ("curation.lemma.errors.correct", "strategies", ["fixed"], "'fix' or 'restart'"),
-        ("curation.lemma.teach.Model", "tries", 0, "greater than 0"),
-        ("curation.mammoth2.harvest.stated", "rules", ["faq"], "'faq heading'"),
-        ("curation.controls.Controls", "kinds", ["shortest"], "'longest'"),
+        ("curation.evidence.flaws.plant_flaws", "shares", {"filler": 2}, "less than or equal to 1"),
+        ("curation.stages.likelihood.add_fit", "scores", ["nlll"], "'nll', 'nll_inner', 'nll_local', 'rsr' or 'ifd'"),
+        ("curation.methods.lemma.errors.inject", "per_problem", -1, "greater than or equal to 0"),
+        ("curation.methods.lemma.errors.correct", "strategies", ["fixed"], "'fix' or 'restart'"),
+        ("curation.methods.lemma.teach.Model", "tries", 0, "greater than 0"),
+        ("curation.methods.mammoth2.harvest.stated", "rules", ["faq"], "'faq heading'"),
+        ("curation.evidence.controls.Controls", "kinds", ["shortest"], "'longest'"),
         ("curation.runner.PerRow", "seconds", 0, "greater than 0"),
-        ("curation.tournament.Sizes", "final_blocks", 1, "greater than or equal to 2"),
-        ("curation.plan.plan", "pilot", 0, "greater than 0"),
+        ("curation.evidence.tournament.Sizes", "final_blocks", 1, "greater than or equal to 2"),
+        ("curation.cost.plan", "pilot", 0, "greater than 0"),
     ],
 )
 def test_a_setting_out_of_range_is_one_line_that_names_it(target: str, setting: str, value: Any, said: str) -> None:
@@ -290,10 +290,10 @@ def scripted() -> Scripted:
 made = itertools.count()
 ENGINE = {"_target_": HERE + "scripted"}
 ONCE: dict[str, Any] = {"n": 2, "temperature": 1.0, "top_p": 1.0, "max_tokens": 99, "seed": 0}
-SAMPLING, RULES = Sampling(**ONCE), {"_target_": "curation.lemma.rules.Rules"}
+SAMPLING, RULES = Sampling(**ONCE), {"_target_": "curation.methods.lemma.rules.Rules"}
 SUMS = {"sums": {"_target_": "limo.sources.generate", "generator": "chain_sum", "size": 50, "seed": 1}}
 TEACHERS = {"t": {"_target_": "curation.stages.attempts.Teacher", "engine": ENGINE, "sampling": ONCE}}
-PLAYERS = {"p": {"_target_": "curation.rise.Player", "engine": ENGINE, "sampling": ONCE}}
+PLAYERS = {"p": {"_target_": "curation.methods.rise.stages.Player", "engine": ENGINE, "sampling": ONCE}}
 EVEN: dict[str, Any] = {"length": 0.5, "verification": 0.5}
 MIX: dict[str, Any] = {"k": 10, "student": 0.5, "fix": 0.5, "error_free": 0.5, "seed": 0}
 WINDOW: dict[str, Any] = {"at_least": 0, "at_most": 2, "unknown": "keep", "early_stop": True, "suspect": 0.5}
@@ -335,7 +335,7 @@ SAMPLED: dict[Callable[..., Iterable[Row]], dict[str, Any]] = {
     refine: {"refiners": REFINERS, "bounds": Bounds(0.5, 2, 99), "otherwise": "keep"},
 }
 # Whose time is that of a model, a classifier, and processes that parse pages within limits of their own
-NOT_TIMED = {"add_fit", "reward_steps", "smooth", "recall", "read"}
+NOT_TIMED = {"keep_true_steps", "add_fit", "reward_steps", "smooth", "recall", "read"}
 
 
 def test_every_stage_is_timed_below() -> None:

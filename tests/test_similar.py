@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.disguises import OTHER, SEEN
-from bench.matcher import rules
 from curation.matching.known import Known, WordRuns
 from curation.matching.match import Text, compare
 from curation.matching.similar import numbers, tokens
+from tests.disguises import OTHER, SEEN
 from tests.growth import in_proportion
+from tests.leak_rules import rules
 
 PROBLEMS = [
     "Find the sum of all positive integers $n$ such that $n^2 + 12n - 2007$ is a perfect square.",

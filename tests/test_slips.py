@@ -7,10 +7,10 @@ from random import Random
 
 import pytest
 
-from curation.lemma.mistakes import TYPES, Mistake, Unusable, read_chain
-from curation.lemma.rules import RESTART, Rules, diagnose
-from curation.lemma.slips import KINDS, check_mistake, slip
-from curation.lemma.teach import OPENINGS
+from curation.methods.lemma.mistakes import TYPES, Mistake, Unusable, read_chain
+from curation.methods.lemma.rules import RESTART, Rules, diagnose
+from curation.methods.lemma.slips import KINDS, check_mistake, slip
+from curation.methods.lemma.teach import OPENINGS
 from curation.stages.chains import box_answers, split_steps, write_out
 from eval.equations import equations, holds
 from eval.grade import grade

@@ -535,3 +535,13 @@ def test_freed_memory_is_kept_while_training_and_given_back_afterwards() -> None
         del held
         assert resident() > full - 50_000_000
     assert resident() < full - 300_000_000
+
+
+def test_the_mean_of_the_last_weights_is_what_is_saved(tiny: Path, tmp_path: Path) -> None:
+    args = {**ARGS, "max_steps": 4, "save_strategy": "steps", "save_steps": 1, "save_total_limit": None}
+    train(tiny, tmp_path, args=args, average=0.5)
+    steps = [load_model(tmp_path / "run" / "checkpoints" / f"checkpoint-{at}", "float32").state_dict() for at in (3, 4)]
+    saved = load_model(tmp_path / "run" / "model", "float32").state_dict()
+    for name, weight in saved.items():
+        assert torch.allclose(weight, (steps[0][name] + steps[1][name]) / 2, atol=1e-7), name
+    assert not torch.equal(saved["lm_head.weight"], steps[1]["lm_head.weight"])

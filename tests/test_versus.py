@@ -1,4 +1,4 @@
-"""`python -m eval.compare` and the checkpoint sweep: on runs made by hand, and one made by the commands."""
+"""`python -m eval.compare` and the choice of a checkpoint: on runs made by hand, and one made by the commands."""
 
 import json
 import subprocess
@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.compare import compare_runs, detectable
+from eval.compare import compare_runs
+from eval.intervals import detectable
+from eval.pick import drop_test_problems, find_checkpoints
 from eval.run import Task
-from eval.sweep import drop_test_problems, find_checkpoints
 from limo.data import Example, chat
 from limo.engines.protocol import Sampling
 from limo.errors import UserError

@@ -11,23 +11,23 @@ from typing import Any
 
 import pytest
 
-from curation.mammoth2.archives import Columns, find_archives
-from curation.mammoth2.harvest import asked, final_answer, read_pairs, stated
-from curation.mammoth2.markup import RULES
-from curation.mammoth2.pages import archives, domain_of, read
-from curation.mammoth2.refine import Bounds, refine, verified
+from curation.methods.mammoth2.archives import Columns, find_archives
+from curation.methods.mammoth2.harvest import asked, final_answer, read_pairs, stated
+from curation.methods.mammoth2.markup import RULES
+from curation.methods.mammoth2.pages import archives, domain_of, read
+from curation.methods.mammoth2.refine import Bounds, refine, verified
 from curation.stage import check_stages, take
 from curation.stages.decontaminate import drop_overlap
 from limo.data import Dropped, Example, Row, chat
-from limo.engines.marked import code_of
 from limo.engines.protocol import Completion, Sampling, Scripted
+from limo.engines.reply import code_of
 from limo.errors import UserError
 from limo.recipe import RECIPES
 from tests.test_commands import Run
 
 LIMITS: dict[str, Any] = {"columns": None, "max_bytes": 5_000_000, "seconds": 1.0, "memory": 512}
 LIMITS |= {"deny": [], "robots": ["noai"]}
-DOMAINS = "curation.mammoth2.domains.asked"
+DOMAINS = "curation.methods.mammoth2.domains.asked"
 ONCE = Sampling(n=1, temperature=0.0, top_p=1.0, max_tokens=500, seed=0)
 
 
@@ -590,12 +590,12 @@ def test_our_own_web_gives_every_problem_with_its_answer() -> None:
 
 def test_what_recall_lacks_is_told_before_pages_are_read(tmp_path: Path) -> None:
     """Missing seeds, and a key of the model that decides on domains: reading a crawl may take days."""
-    listed = {"_target_": "curation.mammoth2.domains.listed", "keep": [], "drop": [], "otherwise": "keep"}
+    listed = {"_target_": "curation.methods.mammoth2.domains.listed", "keep": [], "drop": [], "otherwise": "keep"}
     engine = {"_target_": "limo.engines.server.ServerEngine", "model": "m", "base_urls": ["http://x.example"]}
-    seeds = {"faq": {"_target_": "curation.mammoth2.pages.archives", "paths": [f"{tmp_path}/none"]}}
-    read_pages = {"_target_": "curation.mammoth2.pages.read", **LIMITS}
+    seeds = {"faq": {"_target_": "curation.methods.mammoth2.pages.archives", "paths": [f"{tmp_path}/none"]}}
+    read_pages = {"_target_": "curation.methods.mammoth2.pages.read", **LIMITS}
     given: dict[str, Any] = {
-        "_target_": "curation.mammoth2.recall.recall",
+        "_target_": "curation.methods.mammoth2.recall.recall",
         "seeds": {"positives": seeds, "read": read_pages, "per_class": 9},
         "learning": {"ngrams": 3, "features": 64, "epochs": 1, "rate": 1.0},
         **{"threshold": 0.5, "held_out": 0.3, "least": 2, "first": listed, "second": listed, "seed": 0},
@@ -610,13 +610,18 @@ def test_what_recall_lacks_is_told_before_pages_are_read(tmp_path: Path) -> None
 
 def test_recall_in_two_rounds(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIMO_CORES", "1")  # starting processes takes longer than the work
-    from curation.mammoth2.recall import Learning, Seeds, recall
+    from curation.methods.mammoth2.recall import Learning, Seeds, recall
 
     rows = list_of(pages(SITE))
-    decide = {"_target_": "curation.mammoth2.domains.listed", "keep": [], "drop": ["shop.example"], "otherwise": "keep"}
-    seeds = {"a": {"_target_": "curation.mammoth2.pages.archives", "paths": [str(SEEDS)]}}
+    decide = {
+        "_target_": "curation.methods.mammoth2.domains.listed",
+        "keep": [],
+        "drop": ["shop.example"],
+        "otherwise": "keep",
+    }
+    seeds = {"a": {"_target_": "curation.methods.mammoth2.pages.archives", "paths": [str(SEEDS)]}}
     given: dict[str, Any] = {
-        "seeds": Seeds(seeds, {"_target_": "curation.mammoth2.pages.read", **LIMITS}, 150),
+        "seeds": Seeds(seeds, {"_target_": "curation.methods.mammoth2.pages.read", **LIMITS}, 150),
         "learning": Learning(3, 2**16, 20, 1.0),
         **{"threshold": 0.5, "held_out": 0.3, "least": 2, "first": decide, "second": decide, "seed": 0},
     }
@@ -636,8 +641,8 @@ def test_recall_in_two_rounds(capsys: pytest.CaptureFixture[str], monkeypatch: p
 
 
 def test_a_model_decides_on_domains() -> None:
-    from curation.mammoth2.domains import Domain, listed
-    from curation.mammoth2.domains import asked as ask_domains
+    from curation.methods.mammoth2.domains import Domain, listed
+    from curation.methods.mammoth2.domains import asked as ask_domains
 
     domains = [Domain("exams.example", 5, 4, ("u t",)), Domain("shop.example", 5, 2), Domain("odd.example", 5, 2)]
     replies = {"exams": "Yes.", "shop": "no", "odd": "Perhaps yes, perhaps no"}

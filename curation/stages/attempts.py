@@ -23,11 +23,11 @@ from curation.stages.dedup import group_equal
 from curation.stages.stopping import Window
 from eval.grade import explicit, grade
 from eval.metrics import votes
+from limo.console import progress
 from limo.data import Dropped, Example, Row
 from limo.engines.ledger import Cached, spent
 from limo.engines.protocol import OPEN, Completion, Prompt, Request, Sampling, Source, stream
 from limo.errors import UserError
-from limo.progress import progress
 from limo.recipe import bind
 
 AGREEING = 3  # answers that are the same are no accident; two of a model's favourite errors may be

@@ -5,7 +5,7 @@
 
 What is known about the two is different (docs/choosing.md): a score can tell good chains of a problem from bad ones,
 while few ways to choose problems beat a random choice. Ties are broken by `seed`, so the order of rows decides nothing.
-`curation/controls.py` makes the sets that a choice has to beat.
+`curation/evidence/controls.py` makes the sets that a choice has to beat.
 """
 
 import heapq
@@ -13,7 +13,7 @@ import math
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Prefer = Literal["lowest", "highest", "middle"]
 RANDOM, TARGET = NO_SCORES
+NOT_DRAWN = "not drawn"  # the reason of what a random choice leaves
 SHORT_OF = "fewer rows than asked for"  # the metric of shares that the pool cannot fill
 DIMENSIONS = 128  # of an embedding
 
@@ -67,8 +68,10 @@ def chains(rows: Iterable[Example], /, *, by: str, prefer: Prefer, at_most: Posi
             yield row
         else:
             rival = max(kept)[-1]
-            shown = "" if by == RANDOM else f", this one has {by} {row.scores[by]:.3f}"
-            yield drop(row, "better chain of the same problem", f"{rival}{shown}")
+            if by == RANDOM:
+                yield drop(row, NOT_DRAWN, f"of the chains of its problem, {rival} was")
+            else:
+                yield drop(row, "better chain of the same problem", f"{rival}, this one has {by} {row.scores[by]:.3f}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +145,19 @@ def problems(
     if by == TARGET:
         table["value"] = nearest_in_turn([row.question for row in wanted], questions, seed)
     if "cluster" in shares:
-        vectors = embed(questions, dimensions=DIMENSIONS, seed=seed)
-        table["cluster"] = list(map(str, cluster(vectors, clusters, seed)))
+        asked = [*questions, *(row.question for row in wanted)]
+        found = list(map(str, cluster(embed(asked, dimensions=DIMENSIONS, seed=seed), clusters, seed)))
+        table["cluster"] = found[: len(questions)]
+        wanted = [
+            replace(row, notes={**row.notes, "cluster": at})
+            for row, at in zip(wanted, found[len(questions) :], strict=True)
+        ]
     dimensions = {name: _resolve_share(name, table[name], want, wanted) for name, want in shares.items()}
     if lengths:
         table["length"] = np.where(table["first_tokens"] <= lengths.tokens, "short", "long")
         dimensions["length"] = {"short": lengths.short, "long": 1 - lengths.short}
     table["order"] = [_order(seed, f"problem/{problem}") for problem in table.index]
-    chosen, refused = _pick(table.sort_values(["value", "order"]), k, tokens, dimensions)
+    chosen, refused = _pick(table.sort_values(["value", "order"]), k, tokens, dimensions, by)
     places = {problem: place for place, problem in enumerate(chosen)}
     kept: list[tuple[int, int, Example]] = []
     for number, row in enumerate(rows):
@@ -214,7 +222,11 @@ def nearest_in_turn(target: Sequence[str], pool: Sequence[str], seed: int) -> li
 
 
 def _pick(
-    ranked: "pd.DataFrame", k: int | None, tokens: int | None, dimensions: Mapping[str, Mapping[str, float]]
+    ranked: "pd.DataFrame",
+    k: int | None,
+    tokens: int | None,
+    dimensions: Mapping[str, Mapping[str, float]],
+    by: str,
 ) -> tuple[list[str], dict[str, tuple[str, str]]]:
     """The chosen problems, the best first, and of every other problem why it was not chosen."""
     asked = split(len(ranked) if k is None else k, dimensions)
@@ -242,6 +254,8 @@ def _pick(
             refused[problem] = "over the token budget", f"{cost:,.0f} tokens, {budget:,.0f} are left"
         elif dimensions:
             refused[problem] = "its share is full", f"{_shown(dimensions, cell)}: {asked.get(cell, 0)}"
+        elif by == RANDOM:
+            refused[problem] = NOT_DRAWN, f"{k} of {len(listed)} problems were"
         else:
             refused[problem] = f"not among the best {k}", f"place {place} of {len(listed)}"
     return [problem for problem, *_ in listed if problem in chosen], refused

@@ -1,7 +1,7 @@
 """Decontamination: drop problems that are, or hold, a problem of a benchmark.
 
 `decontaminate` is the toolkit's own method, which finds copies in other words and LaTeX (`curation/matching/match.py`;
-`python bench/matcher.py` measures what it finds). `drop_overlap` is the rule that MAmmoTH2 publishes: a run of ten
+`bench/peers/matcher.py` measures what it finds). `drop_overlap` is the rule that MAmmoTH2 publishes: a run of ten
 words shared with a question or an answer. A recipe may have both.
 """
 
@@ -35,7 +35,7 @@ def _check_benchmarks(*, benchmarks: InputBenchmarks, **_: object) -> None:
             next(iter(bind(without_required(node), f"benchmarks.{name}")(name, "")), None)
 
 
-@stage("row", check=_check_benchmarks)
+@stage("row", check=_check_benchmarks, guards=True)
 def decontaminate(
     rows: Iterable[Example], /, *, benchmarks: InputBenchmarks, variants: Literal["drop", "keep"]
 ) -> Iterator[Row]:
@@ -58,7 +58,7 @@ def decontaminate(
         yield Dropped(row.id, "", REASONS[hit.kind], detail, data={**row.to_json(), "matched": match})
 
 
-@stage("row", check=_check_benchmarks)
+@stage("row", check=_check_benchmarks, guards=True)
 def drop_overlap(
     rows: Iterable[Example], /, *, benchmarks: InputBenchmarks, run: Annotated[int, Field(ge=2)]
 ) -> Iterator[Row]:

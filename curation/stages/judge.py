@@ -20,9 +20,10 @@ from pydantic import Field
 
 from curation.stage import drop, stage
 from limo.data import Example, Row, chat
-from limo.engines import marked
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Prompt, Sampling, stream
+from limo.engines.reply import code_of as code_of_texts
+from limo.engines.reply import shorten, verdict_of
 from limo.errors import UserError
 from limo.recipe import InputPath, bind, read_settings
 
@@ -95,7 +96,7 @@ def judge_chains(
         code = code_of(row)
         verdicts = [v for reply in replies if (v := read_verdict(reply, code, criteria)) is not None]
         if not verdicts:
-            yield drop(row, "no verdict of the judge", marked.shorten(replies[0]))
+            yield drop(row, "no verdict of the judge", shorten(replies[0]))
             continue
         means = {c.name: fmean(v[c.name] for v in verdicts) for c in criteria}
         scores = {f"judge_{name}": mean for name, mean in means.items()}
@@ -124,8 +125,8 @@ def judge_prompt(row: Example, criteria: Sequence[Criterion]) -> Prompt:
 
 
 def code_of(row: Example) -> str:
-    """The code of a row's marks (`limo/engines/marked.py`)."""
-    return marked.code_of(row.question, row.answer, row.completion)
+    """The code of a row's marks (`limo/engines/reply.py`)."""
+    return code_of_texts(row.question, row.answer, row.completion)
 
 
 def read_verdict(reply: Completion, code: str, criteria: Sequence[Criterion]) -> dict[str, int] | None:
@@ -133,7 +134,7 @@ def read_verdict(reply: Completion, code: str, criteria: Sequence[Criterion]) ->
 
     It has every criterion once, nothing else beside the code, and whole numbers from 1 to 5 only.
     """
-    verdict = marked.verdict_of(reply, code)
+    verdict = verdict_of(reply, code)
     if verdict is None or set(verdict) != {c.name for c in criteria}:
         return None
     # A bool is an int to isinstance

@@ -22,12 +22,12 @@ from pydantic import PositiveInt
 from curation.parallel import chunked
 from curation.stage import drop, stage
 from curation.stages.chains import split_steps
-from curation.stages.fit import CHUNK, Kept, load_measure
+from curation.stages.likelihood import CHUNK, Kept, load_measure
 from limo.chat import completion_ids, prompt_ids
+from limo.console import progress
 from limo.data import Example, Message, Row, content_id
 from limo.errors import UserError
 from limo.machine import cache_folder
-from limo.progress import progress
 from limo.recipe import InputPath
 
 
@@ -46,7 +46,7 @@ def reward_steps(
 ) -> Iterator[Row]:
     """Add `steps_true`, `steps_false` and `reward` (see the module's table) of each chain.
 
-    Args: `right` is the mark, one token; the others as those of `curation.stages.fit.add_fit`, `model` being the reward
+    Args: `right` is the mark, one token; the others as those of `likelihood.add_fit`, `model` being the reward
     model. Scores are kept in the cache as they are finished. A chain that is empty or longer than `max_length` with its
     marks is dropped. Raises UserError for a mark of several tokens, and for a template that changes earlier turns.
     """

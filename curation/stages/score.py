@@ -2,9 +2,9 @@
 
 Four features of the text (LIMO, arXiv 2502.03387v3, section 3, with its weights in `recipes/score/limo_v2.yaml`):
 length 30 %, and the frequency of words of verification 20 %, exploration 25 % and connection 25 %, each frequency per
-word of the chain (`limo/words.py`). Any other number that a row has may be weighed beside or instead of them, such as
+word of the chain (`eval/words.py`). Any other number that a row has may be weighed beside or instead of them, such as
 `nll_inner` or `judge`. The features see words and not steps: they cannot tell a false step from a true one, and prefer
-filler. What a score can tell apart on your pool is what `python -m curation.probe` measures.
+filler. What a score can tell apart on your pool is what `python -m curation.evidence.probe` measures.
 
 The paper leaves the scaling out, though it needs one: lengths are in the thousands, frequencies in the hundredths.
 "rank" gives each value its percentile rank in the scored pool, ties sharing the middle: no outlier can decide, and a
@@ -22,10 +22,10 @@ import numpy as np
 
 from curation.parallel import chunked, spread
 from curation.stage import record, stage
+from eval.words import COUNTED, features, word_lists
 from limo.data import Example, Row
 from limo.errors import UserError
 from limo.recipe import InputPath, InputPaths, suggest
-from limo.words import COUNTED, features, word_lists
 
 TEXT = ("length", *COUNTED)
 CONSTANT = "constant, not counted"  # the metric that names such features

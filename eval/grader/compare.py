@@ -78,12 +78,19 @@ def compare(given: Node, reference: Node, kind: Kind = "math") -> Ruling:
         found = rule(given, reference, kind)
         if found is not None:
             return found
-    ruling = by_value(given, reference, kind)
     ours, theirs = names(given), names(reference)
+    other = {"c": "C", "C": "c"}.get("".join(ours - theirs), "")  # of an integration
+    if other and {other} == theirs - ours < theirs and _adds(given, other.swapcase()) and _adds(reference, other):
+        return by_value(renamed(given, Name(other.swapcase()), Name(other)), reference, kind)
+    ruling = by_value(given, reference, kind)
     one_each = ours != theirs and len(ours) == len(theirs) == 1 and ours | theirs <= {"k", "m", "n"}
     if one_each and all(Name("pi") in walk(n) for n in (given, reference)):  # 2k pi and 2n pi are the same angles
         return by_value(renamed(given, Name(*ours), Name(*theirs)), reference, kind)
     return ruling
+
+
+def _adds(node: Node, name: str) -> bool:
+    return isinstance(node, Call) and node.what == "+" and Name(name) in node.args
 
 
 # Each rule: (given, reference, kind) -> a verdict, or None where it has no say
@@ -126,8 +133,6 @@ def _stated_value(given: Relation) -> Node | None:
     first, last = given.sides[0], given.sides[-1]
     if any(sign not in ("=", "approx", "equiv") for sign in given.signs) or isinstance(first, Group):
         return None
-    if len(given.sides) == 2 and isinstance(last, Name) and not names(first):
-        return first
     closed = [side for side in given.sides if not names(side)]
     return last if names(first) and not names(last) and _all_same(closed) else None
 

@@ -1,46 +1,42 @@
-r"""The final answer that a completion gives, as it wrote it.
+r"""The final answer that a completion gives, as it wrote it: an ordered list of rules, the first that matches counts.
 
     extract("... so it is \\boxed{5}, as \\boxed{5} shows.")  ->  "5"
+    find("The answer is 5, since 2 + 3 = 5.")  ->  ("5", "announced")
 
-What marks an answer beyond doubt comes first (a box, `####`), then "the answer is", then what the last sentence
-states. Text inside an unfinished `<think>` is no answer: the model had not begun to give one. Nor is text after the
-end of the turn, or of a next turn that the model made up.
+`RULES` reads from top to bottom: marks (a box, `####`), then "the answer is", then what the last sentence states
+(`sentences.py`). Each rule has an example that no rule above it matches. Only the end of the model's own turn counts:
+nothing inside of its thinking, and nothing of a next turn that it made up. A value that is denied, doubted or supposed
+is not the answer.
 """
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
-from eval.grader.nodes import MAX_LENGTH, NUMERALS
+from eval.grader import sentences
+from eval.grader.nodes import MAX_LENGTH
 from eval.grader.reader import is_readable
-from eval.grader.sentences import ANNOUNCED, LINE, TAIL, after_announcement, labelled, last_said
+from eval.grader.sentences import ANNOUNCED, Sentence, plain_prose, refuted, unpunctuated
 from limo.marks import Box, after_hashes, boxed
 
 # -- where the answer can be
 
-
-def final_part(text: str) -> str:
-    """What follows the thinking, up to the end of the turn; nothing if the thinking is unfinished."""
-    if "think>" in text:
-        _, closed, after = text.rpartition("</think>")
-        text = "" if "<think>" in after else after if closed else text
-    ends = (match.start() for match in _NEXT_TURN.finditer(text))
-    text = text[: next((end for end in ends if text[:end].strip()), len(text))]
-    if not _NEXT_PROBLEM.search(text):
-        return text
-    answered = re.search(r"\\boxed|####", text) or ANNOUNCED.search(text)
-    first = _NEXT_PROBLEM.search(text)
-    if (
-        first
-        and re.search(r"\d", text[: first.start()])
-        and re.search(r"\n\s*(?:A|Answer|Solution):", text[first.end() :])
-    ):
-        return text[: first.start()]  # "... 12 trees.\n\nQ: ...\nA: ..."
-    found = _NEXT_PROBLEM.search(text, answered.end()) if answered else None
-    return text[: found.start()] if found else text
-
-
+# Marks of thinking: <think>, <seed:think>, [THINK] (Magistral), ◁think▷ (Kimi), <|channel>thought (Gemma 4), and so on
+_CLOSED = re.compile(
+    r"</(?:\w+:)?(?:think(?:ing)?|thoughts?|reasoning)>|\[/THINK\]|◁/think▷|<channel\|>|<\|(?:end_of_thought|END_THINKING)\|>",
+    re.IGNORECASE,
+)
+_OPENED = re.compile(
+    r"<(?:\w+:)?(?:think(?:ing)?|thoughts?)>|\[THINK\]|◁think▷|<\|channel>|<\|(?:begin_of_thought|START_THINKING)\|>",
+    re.IGNORECASE,
+)
+# gpt-oss's last channel, also as it is decoded without special tokens
+_FINAL = re.compile(r"<\|channel\|>final[^<\n]{0,40}<\|message\|>|(?<=[.!?\s])assistantfinal(?=\S)")
+_LEADING = re.compile(r"\s*(?:<[|｜][^\s<>|｜]{1,40}[|｜]>|<(?:response|output)>)")  # <|begin_of_solution|>
 # "5<|im_end|>", "5</s>", "\n\nHuman: What is 2 + 5?"
 _NEXT_TURN = re.compile(
-    r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]"
+    r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|</(?:response|output)>|<(?:start|end)_of_turn>|\[/?INST\]"
     r"|\n[ \t]*(?:\#+[ \t]*)?(?:Human|User|USER|Instruction)\s*:|\n\#+\s*(?:Instruction|Human|User)\b"
 )
 # "#### 72\n\nQuestion: ..." of a base model that writes the next problem
@@ -50,52 +46,32 @@ _NEXT_PROBLEM = re.compile(
 )
 
 
-def plain_prose(text: str) -> str:
-    """A text's end without code, Markdown, what is denied ("not 6 but 8") and what is said behind the answer."""
-    text = _sensible(text[-TAIL:])
-    text = _CODE.sub("\n", text) if "```" in text else text
-    text = re.sub(r"<<[^<>\n]{1,200}>>", "", text) if "<<" in text else text  # GSM8K's 3 + 5 = <<3+5=8>>8
-    text = _NOT_BUT.sub("", text) if "but" in text or "不是" in text else text
-    text = re.sub(r"</?(?:b|i|u|em|strong)>", "", text) if "</" in text else text
-    text = (_BOLD.sub(r"\2", text) if re.search(r"[*_`]", text) else text).rstrip()
-    text = _TWICE.sub(r"\1", text) if re.search(r"[a-z] \(\d", text) else text
-    behind = _BEHIND_ALL.search(text, max(0, len(text) - 160))
-    return text[: behind.start()] if behind else text
+def final_part(text: str) -> str:
+    """What follows the thinking, up to the end of the turn; nothing if the thinking is unfinished."""
+    if "<|begin_of_box|>" in text:  # GLM's box
+        text = text.replace("<|begin_of_box|>", "\\boxed{").replace("<|end_of_box|>", "}")
+    if "<|channel|>" in text or text.startswith("analysis"):
+        *_, final = [None, *_FINAL.finditer(text)]
+        text = text[final.end() :] if final else "" if "<|channel|>" in text else text
+    if any(word in text for word in ("hink", "HINK", "hought", "reasoning>", "channel")):
+        *_, closed = [None, *_CLOSED.finditer(text)]
+        text = text[closed.end() :] if closed else text
+        text = "" if _OPENED.search(text) else text
+    while leading := _LEADING.match(text):
+        text = text[leading.end() :]
+    end = _NEXT_TURN.search(text, len(text) - len(text.lstrip()) + 1)
+    text = text[: end.start()] if end else text
+    first = _NEXT_PROBLEM.search(text)
+    if not first:
+        return text
+    if re.search(r"\d", text[: first.start()]) and re.search(r"\n\s*(?:A|Answer|Solution):", text[first.end() :]):
+        return text[: first.start()]  # "... 12 trees.\n\nQ: ...\nA: ..."
+    answered = re.search(r"\\boxed|####", text) or ANNOUNCED.search(text)
+    found = _NEXT_PROBLEM.search(text, answered.end()) if answered else None
+    return text[: found.start()] if found else text
 
 
-def _sensible(text: str) -> str:
-    """A text up to where it begins to mix three scripts besides the Latin one: a model that has lost its way."""
-    seen: dict[int, int] = {}
-    for match in () if text.isascii() else _SCRIPT.finditer(text):
-        seen[match.lastindex or 0] = match.start()
-        near = [place for place in seen.values() if place > match.start() - LINE]
-        if len(near) > 2:
-            return text[: min(near)].rpartition("\n\n" if "\n\n" in text[: min(near)] else " ")[0]
-    return text
-
-
-_SCRIPT = re.compile("([\u0400-\u04ff])|([\u0590-\u06ff])|([\u0e00-\u0e7f])|([\uac00-\ud7af])|([\u3040-\u9fff])")
-
-
-_NUMERAL = rf"(?:{'|'.join(NUMERALS)})"
-_TWICE = re.compile(rf"\b{_NUMERAL}(?:[- ]{_NUMERAL})* \((\d[\d,]*)\)", re.IGNORECASE)  # seventy-five (75)
-_CODE = re.compile(
-    r"```(?!(?:text|tex|latex|math|json|output)?\s)\w.*?(?:```|\Z)|```\w*[ \t]*$", re.DOTALL | re.MULTILINE
-)
-_NOT_BUT = re.compile(
-    r"\bnot [-\d$\\(][^.\n]{0,60}?\bbut (?:rather )?(?=[-\d$\\(])|不是[^。\n]{1,30}?而(?=是)"
-)  # not 6 but 8
-_BOLD = re.compile(
-    r"(?<![\w*)}`])(\*{1,3}|__?|`)(?=[^\s*_])([^*`\n]+?)(?<=[^\s*_])\1(?![\w(*])"
-)  # **25%** of them, not 2**3
-# 9 is the final answer. So $x = 9$. $\\blacksquare$
-_BEHIND_ALL = re.compile(
-    r"(?:(?:,[ \t]+which)?[ \t]+is[ \t]+(?:the|our|my)[ \t]+(?:final |correct |right )?(?:answer|result|solution)\b"
-    r"|[ \t]*\$?(?:\\blacksquare|\\square|\\Box|\\qed|QED|[∎■□✓✔])\$?"
-    r"|\s+\((?:If|This|Or|In|That|Note)\b[^()\n]{0,120}\)"
-    r"|(?:\s+(?:(?:I hope|Hope|Let me know|Feel free|Please (?:let|feel)|If you (?:have|need|want|would)|Would you like"
-    r"|Happy to)\b[^.!?\n]{0,120}|Nice|Great|Done|Perfect)[.!?]*)+|\n\W*(?i:confidence|certainty)\W*\d+\s*%?)[^\w$]*\Z"
-)
+_TAGS = re.compile(r"</?(?:final_)?answer>")
 
 
 def _tagged(text: str) -> str | None:
@@ -106,52 +82,57 @@ def _tagged(text: str) -> str | None:
     return text[opening.end() : tags[-1].start()].strip() if opening else None
 
 
-_TAGS = re.compile(r"</?(?:final_)?answer>")
+class Completion:
+    """A completion in the forms that the rules look at, each made when it is first needed."""
+
+    def __init__(self, text: str) -> None:
+        self.text = final_part(text)
+        self.tagged = _tagged(self.text)
+        self.inside = self.text if self.tagged is None else self.tagged
+        self.boxes = boxed(self.inside)
+        while self.boxes and refuted(self.inside, self.boxes[-1].start, self.boxes[-1].end):
+            self.inside, self.boxes = self.inside[self.boxes[-1].end :], []  # \boxed{7} is wrong: what follows counts
+
+    @cached_property
+    def prose(self) -> str:
+        """The end without code and Markdown."""
+        return plain_prose(self.inside)
+
+    @cached_property
+    def whole(self) -> str:
+        """All of it, if it is one line, without a "so" before it."""
+        return sentences.without_lead(self.prose)
+
+    @cached_property
+    def line(self) -> str:
+        """The last line."""
+        return self.prose.rpartition("\n")[2].strip().strip("*").strip()
+
+    @cached_property
+    def concluding(self) -> list[Sentence]:
+        """The sentences that may state the answer, the last one first."""
+        cut_off = re.search(r"\w[ \t]+\Z", self.inside) is not None
+        return [] if cut_off else sentences.concluding(self.prose)
 
 
-def extract(text: str) -> str | None:
-    """The final answer of a completion; None if it gives none.
-
-    In this order: what `explicit` finds; what follows "the answer is"; all of an `<answer>`; a completion that is one
-    bare expression; the letter, formula or value that the last sentence states.
-    """
-    text = final_part(text)
-    stated = _marked(text)
-    if stated is not None:
-        return stated or None
-    if number := labelled(text):
-        return number
-    tagged = _tagged(text)
-    within = plain_prose(text if tagged is None else tagged)
-    said = after_announcement(within)
-    if said is not None:
-        return said
-    if tagged is not None:
-        return tagged[: MAX_LENGTH + 1] or None
-    return last_said(within, cut_off=re.search(r"\w[ \t]+\Z", text) is not None)
+# -- marks
 
 
-def explicit(text: str) -> str | None:
-    r"""The answer in the last complete `\boxed{}`, or after `####`, within `<answer>` tags if there are any.
-
-    Several boxes with only a separator or a name between them are several answers, or a hedge; a sign or a percent sign
-    that touches the box belongs to it. Empty if it is empty; None if there is none.
-    """
-    return _marked(final_part(text))
-
-
-def _marked(text: str) -> str | None:
-    tagged = _tagged(text)
-    text = text if tagged is None else tagged
-    boxes = boxed(text)
-    while len(boxes) > 1 and _ROUNDED.fullmatch(text[boxes[-2].end : boxes[-1].start] + boxes[-1].text[:7]):
+def _box(completion: Completion) -> str | None:
+    """The last box, with those that belong to it."""
+    boxes = completion.boxes
+    while len(boxes) > 1 and _ROUNDED.fullmatch(
+        completion.inside[boxes[-2].end : boxes[-1].start] + boxes[-1].text[:7]
+    ):
         boxes = boxes[:-1]  # \boxed{\frac13} \approx \boxed{0.333}
-    if boxes:
-        return _joined(text, boxes)[: MAX_LENGTH + 1]
-    found = after_hashes(text)
+    return _joined(completion.inside, boxes) if boxes else None
+
+
+def _hashes(completion: Completion) -> str | None:
+    found = after_hashes(completion.inside)
     if found and not is_readable(found):  # #### The answer is 5
-        found = after_announcement(found) or found
-    return found if found is None else found[: MAX_LENGTH + 1]
+        return sentences.announced(found) or found
+    return found
 
 
 # What may stand between boxes that belong together: separators, the name of the next one, and marks of math
@@ -197,3 +178,137 @@ def _with_what_touches(text: str, box: Box) -> str:
     if not box.text or not (before or behind):
         return box.text
     return f"{(before[1] or before[2]) if before else ''}({box.text}){behind.group().strip() if behind else ''}"
+
+
+# -- a completion that is one expression, or ends in one
+
+
+def _expression(completion: Completion) -> str | None:
+    """A completion that is nothing but its answer."""
+    whole = completion.whole
+    if "\n" in whole and "\\begin" not in whole:
+        return None
+    if is_readable(whole):
+        left, equals, right = whole.rpartition("=")
+        return right.strip() if equals and not re.search(r"[a-zA-Z]", re.split("[,;]", left)[-1]) else whole or None
+    is_formula = "\\" in whole and whole.isascii() and not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{3}|box|\n", whole)
+    return whole if is_formula and whole.count("{") == whole.count("}") else None  # one that the reader does not know
+
+
+def _display(completion: Completion) -> str | None:
+    r"""A last formula on lines between `\[` and `\]`."""
+    text = completion.prose.strip().strip("*").rstrip(". ")
+    opening = {"\\]": "\\[", "$$": "$$"}.get(text[-2:])
+    inside = text[:-2].rpartition(opening)[2] if opening else ""
+    return " ".join(inside.split()).rstrip(" .,") or None if len(inside) <= MAX_LENGTH else None
+
+
+# Therefore, B is correct; so we pick (D)
+_LETTER = re.compile(
+    r"\(?\b([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b"
+    r"|(?:^|(?:choice|option|answer|is|it's|choose|pick|select|go(?:ing)? with)[:\s]+)\(?([A-J])\)?(?: here)?[.!]?\**$"
+)
+
+
+def _letter(completion: Completion) -> str | None:
+    """The choice that the last line names."""
+    clause = sentences.CONSEQUENCE.split(completion.line)[-1].strip(".* \t\r\n")
+    clause = re.split(r"(?<=[A-J)]),? (?:since|because|as)\b", clause)[0]
+    letter = _LETTER.search(clause)
+    return letter[1] or letter[2] if letter and not re.search(r"\bnot\b|n't", clause) else None
+
+
+def _last_line(completion: Completion) -> str | None:
+    """The number behind a label on the last line of a plain text that announces nothing: the usual case, and fast."""
+    text = completion.text
+    found = _NUMBER_LABELLED.search(text, max(0, len(text) - 40))
+    plain = found and text.isascii() and "```" not in text and not sentences.may_announce(text)
+    return found[1] if found and plain else None
+
+
+_NUMBER_LABELLED = re.compile(r"\n[A-Za-z]{1,12}: (-?\d[\d,]*(?:\.\d+)?)\s*\Z")
+
+
+def _label(completion: Completion) -> str | None:
+    """A value behind a label on the last line."""
+    label = _LABEL.match(completion.concluding[0].line) if completion.concluding else None
+    value = unpunctuated(completion.concluding[0].line[label.end() :]) if label else ""
+    return value if value and is_readable(value) else None
+
+
+_LABEL = re.compile(
+    r"(?:[A-Za-z]\w{0,15}|[^\W\d_a-zA-Z][^\s\d:：=]{0,15}(?: [^\s\d:：=]{1,15})?(?=[:：])"
+    r"|[\d(][\d\s.+*/×x()-]{0,39})\s*[:：=]\s*"
+)  # A: 96, 3 x 4 = 12
+
+
+# -- the rules
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one kind of ending states its answer; an empty answer means that the completion states none.
+
+    `on_completion` looks at all of it, `on_sentence` at one sentence that may conclude it.
+    """
+
+    name: str
+    example: str  # extracts `found`, by this rule and none above
+    found: str
+    on_completion: Callable[[Completion], str | None] | None = None
+    on_sentence: Callable[[Sentence], str | None] | None = None
+
+
+RULES = (
+    Rule("box", "So $x = \\boxed{5}$, as 2 + 3 = 5.", "5", _box),
+    Rule("hashes", "2 + 3 = 5\n#### 5", "5", _hashes),
+    Rule("last line", "We add both.\nA: 96", "96", _last_line),
+    Rule("announced", "The answer is 5, since 2 + 3 = 5.", "5", lambda c: sentences.announced(c.prose)),
+    Rule("tag", "<answer>about five\nor so</answer>", "about five\nor so", lambda c: c.tagged),
+    Rule("expression", "$\\frac{1}{2}$", "$\\frac{1}{2}$", _expression),
+    Rule("display", "Adding both gives\n\\[\n\\frac{1}{2}\n\\]", "\\frac{1}{2}", _display),
+    Rule("letter", "The slope is 2, so it is (D).", "D", _letter),
+    Rule("label", "We add both.\nA: $\\frac{1}{2}$", "$\\frac{1}{2}$", _label),
+    Rule("calculation", "They pay $33 + $99 = $132 in total.", "132", None, sentences.calculated),
+    Rule("clause", "Let n be even. So $n = 2k$.", "n = 2k", None, sentences.clause),
+    Rule("said", "So the area of both is 12.", "12", None, sentences.said),
+    Rule("place", "Thus they meet at (2, -1).", "(2, -1)", None, sentences.place),
+    Rule("number", "So Oliver needs 9 shelves.", "9", None, sentences.number),
+    Rule(
+        "repeated", "2x + 4 = 30, so x = 13. There were thirteen cousins at the party.", "13", None, sentences.repeated
+    ),
+)
+
+
+def find(text: str) -> tuple[str | None, str]:
+    """The final answer of a completion and the rule that found it; None if it gives none."""
+    completion = Completion(text)
+    for rule in RULES:
+        if rule.on_completion is None:
+            break
+        if (found := rule.on_completion(completion)) is not None:
+            return found[: MAX_LENGTH + 1] or None, rule.name
+    for sentence in completion.concluding:
+        for rule in RULES:
+            found = rule.on_sentence(sentence) if rule.on_sentence else None
+            if found is not None:
+                return found, rule.name
+        if sentence.states_something_else:
+            break
+    return None, "no rule"
+
+
+def extract(text: str) -> str | None:
+    """The final answer of a completion; None if it gives none."""
+    return find(text)[0]
+
+
+def explicit(text: str) -> str | None:
+    r"""The answer in the last complete `\boxed{}`, or after `####`, within `<answer>` tags if there are any.
+
+    Several boxes with only a separator or a name between them are several answers, or a hedge; a sign or a percent sign
+    that touches the box belongs to it. Empty if it is empty; None if there is none.
+    """
+    completion = Completion(text)
+    found = _box(completion)
+    return _hashes(completion) if found is None else found[: MAX_LENGTH + 1]

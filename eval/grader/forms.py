@@ -29,7 +29,7 @@ from eval.grader.nodes import (
     walk,
 )
 from eval.grader.terms import FUNCTIONS, negative
-from eval.grader.values import DIGITS, TooMuch, Undefined, approximately, names, value_at
+from eval.grader.values import DIGITS, SYMBOLIC, TooMuch, Undefined, approximately, names, value_at
 
 OO = Name("oo")
 REALS = Group("()", (Call("neg", (OO,)), OO))
@@ -74,6 +74,8 @@ def plain_form(node: Node) -> Node:
         *named, last = node.sides
         if all(isinstance(side, Name) for side in named) and not isinstance(last, Name):
             return Group("", tuple(Relation((side, last), ("=",)) for side in named))
+    if isinstance(node, Relation) and node.signs == ("=",) and isinstance(node.sides[1], Name) and names(node.sides[1]):
+        return node if names(node.sides[0]) else Relation(node.sides[::-1], node.signs)  # 2 = x
     if isinstance(node, Call) and node.what == "^" and node.args[1] == Name("T") and isinstance(node.args[0], Matrix):
         return Matrix(tuple(zip(*node.args[0].rows, strict=True)))
     if isinstance(node, Quantity) and isinstance(node.value, Name) and node.unit.startswith("is "):
@@ -170,7 +172,7 @@ def label_of(relation: Relation) -> Node | None:
         return first if in_order and len(named) == len(first.parts) else None
     if not isinstance(first, Call):
         return None
-    if first.what in ("∪", "∩", "∖"):
+    if first.what in {"∪", "∩", "∖"} | SYMBOLIC:
         return first
     if first.what == "of" or (first.what in FUNCTIONS and all(isinstance(a, Name) for a in first.args)):
         function = {n for n in walk(first.args[0]) if isinstance(n, Name)}

@@ -1,6 +1,6 @@
 r"""The one judgement of a final answer: correct, wrong, or could not tell.
 
-    grade("so it is \\boxed{\\frac{1}{2}}.", "0.5")  ->  Grade("correct", extracted="\\frac{1}{2}", how="number")
+    grade("so it is \\boxed{\\frac{1}{2}}.", "0.5")  ->  Grade("correct", "\\frac{1}{2}", "number", rule="box")
     equal("\\frac{\\sqrt{2}}{2}", "\\frac{1}{\\sqrt{2}}")  ->  ("correct", "value")
     grade_all([(completion, answer), ...])  ->  the grade of each
 
@@ -16,42 +16,47 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from eval.grader.compare import compare
-from eval.grader.extract import explicit, extract, final_part
+from eval.grader.extract import explicit, final_part, find
 from eval.grader.nodes import (
     MAX_LENGTH,
     Kind,
     Node,
-    Number,
     Quantity,
     Ruling,
     Unreadable,
     Verdict,
     decide,
     walk,
+    written,
     written_number,
 )
 from eval.grader.reader import is_readable, normalise, read, squeezed
-from eval.grader.sentences import announced, last_number, says
-from eval.grader.symbolic import same_by_sympy
-from eval.grader.terms import FUNCTIONS, negative
-from eval.grader.values import TooMuch, Undefined, by_value, exact
+from eval.grader.sentences import last_number, says
+from eval.grader.terms import negative
+from eval.grader.values import TooMuch, Undefined, by_value
+from limo.console import progress
 from limo.processes import TimedOut
-from limo.progress import progress
 
 WHOLE = 40  # characters that a completion may have beyond twice those of the reference, to be an answer as a whole
-FORMULA = 300  # characters of a formula that SymPy is asked about
 
 Pair = tuple[str, str]  # a completion and the reference answer
 
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """A verdict, on what, and which rule gave it."""
+    """A verdict, on what, and which rules gave it."""
 
     verdict: Verdict
     extracted: str | None
-    how: str
+    how: str  # the rule that compared, or the reason
     cut_off: bool = False  # the completion was cut off by its length limit; judged all the same
+    rule: str = ""  # the rule of `extract.py` that found the answer
+
+    @property
+    def parsed(self) -> str | None:
+        """What the reader understands the extracted answer to be, on one line; None if it cannot be read."""
+        node = None if self.extracted is None else _read(normalise(self.extracted))
+        return None if node is None else written(node)
 
 
 def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = False) -> Grade:
@@ -65,7 +70,7 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
     completion, answer = completion or "", answer if isinstance(answer, str) else str(answer)
     if "\\boxed" in answer or "####" in answer:
         answer = explicit(answer) or answer
-    given = extract(completion)
+    given, rule = find(completion)
     if given is None:
         found = Grade("wrong", None, "no answer found", cut_off)
         text = final_part(completion)
@@ -75,7 +80,7 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
     else:
         given = _with_base(completion, given, answer)
         verdict, how = equal(given, answer, kind)
-        found = Grade(verdict, given, how, cut_off)
+        found = Grade(verdict, given, how, cut_off, rule)
     return found if found.verdict == "correct" else _search_again(completion, answer, kind, found)
 
 
@@ -89,16 +94,13 @@ def _with_base(completion: str, given: str, answer: str) -> str:
 
 
 def _search_again(completion: str, answer: str, kind: Kind, found: Grade) -> Grade:
-    """What is announced may be the reference word by word, and a completion without marks the answer as it stands."""
-    line = announced(final_part(completion)) if len(answer) > 3 else None
-    if line and explicit(completion) is None and squeezed(normalise(line)) == squeezed(normalise(answer)):
-        return replace(found, verdict="correct", extracted=line, how="text")
+    """A short completion without marks may be the reference as it stands."""
     if len(completion) > WHOLE + 2 * len(answer) or explicit(completion) is not None:
         return found
     text = final_part(completion).strip()
     verdict, how = equal(text, answer, kind)
     if verdict == "correct" and (how in ("text", "choice", "yes or no") or is_readable(text)):
-        return replace(found, verdict=verdict, extracted=text, how=how)
+        return replace(found, verdict=verdict, extracted=text, how=how, rule="whole")
     return found
 
 
@@ -158,7 +160,7 @@ def _by_structure(left: str, right: str, kind: Kind) -> Ruling:
         if reference is None:
             return _without_reader(left, right)
         if given is None:
-            return _ask_sympy(left, right, "the answer is not readable")
+            return "unsure", "the answer is not readable"
         ruling = compare(given, reference, kind)
         if ruling[0] == "wrong":
             others = ((g, r) for g in _readings(left, short_units) for r in _readings(right, False))
@@ -166,8 +168,8 @@ def _by_structure(left: str, right: str, kind: Kind) -> Ruling:
         return ruling
     except TooMuch as error:
         return "unsure", f"not within bounds: {error}"
-    except Undefined:
-        return same_by_sympy(left, right)
+    except Undefined as error:
+        return "unsure", f"no value: {error}"
 
 
 _COMPOUND_UNIT = re.compile(r"[-+]?[\d.,]+ [a-zA-Z]{1,5}(?:\^\{?-?\d\}?)? ?/ ?[a-zA-Z]")  # 5 m/s is no product of names
@@ -200,35 +202,13 @@ def _read(text: str, short_units: bool = False, grouped: bool = True) -> Node | 
 
 
 def _without_reader(left: str, right: str) -> Ruling:
-    """A reference that the reader does not know: as words, or by SymPy's reading."""
+    """A reference that the reader does not know is compared as words."""
     words = re.sub(r"\\text|[^a-z0-9]+", " ", right.lower()).split()
     if not re.search(r"[\\=^_+*/]", right.replace("\\text", "")) and any(w.isalpha() and len(w) > 2 for w in words):
-        same = words == re.sub(r"\\text|[^a-z0-9]+", " ", left.lower()).split()
-        return ("correct" if same else "wrong"), "words"
+        return decide(words == re.sub(r"\\text|[^a-z0-9]+", " ", left.lower()).split(), "words")
     if not re.search(r"[a-zA-Z0-9]", right):
         return "wrong", "other signs"
-    number = _read(left)
-    if isinstance(number, Number):  # a written number is exactly that number
-        left = f"\\frac{{{number.value.numerator}}}{{{number.value.denominator}}}"
-    return _ask_sympy(left, right, "the reference is not readable")
-
-
-def _ask_sympy(left: str, right: str, why: str) -> Ruling:
-    """SymPy's verdict on formulas that the reader does not know, but not on words or bases, which it would read past.
-
-    It may read only the beginning of a formula, so it may say that two are equal, and never that they are not.
-    """
-    plain = re.sub(r"\\[a-zA-Z]+", " ", left)
-    words = set(re.findall(r"[a-zA-Z]{2,}", plain)) - FUNCTIONS
-    based = any(re.search(r"[\dA-F}] ?_ ?\{?\d", text) for text in (left, right))
-    if words or based or max(len(left), len(right)) > FORMULA:
-        return "unsure", why
-    for text in (left, right):
-        node = _read(text)
-        if node is not None:
-            exact(node)  # raises TooMuch for a number that is out of bounds for SymPy too
-    ruling = same_by_sympy(left, right)
-    return ruling if ruling[0] == "correct" else ("unsure", why)
+    return "unsure", "the reference is not readable"
 
 
 # -- choice letters
@@ -247,22 +227,22 @@ _NOT_CHOSEN = re.compile(  # A. 5 or b. 6; B is incorrect
 
 def _option(text: str) -> tuple[str, bool, str] | None:
     """The letter of an option, whether it is marked as one, `(B)` or `B.`, and the text behind it."""
-    match = _OPTION.fullmatch(text)
+    match = _OPTION.fullmatch(re.sub(r",? (?:since|because|as)\b.*", "", text))
     return match and (match[1] or match[2], bool(match[1] or match[3]), re.sub(r"\(not [^()]*\)", "", match[4]).strip())
 
 
 def _by_choice(given: str, reference: str) -> Ruling | None:
     """Letters of a multiple choice: with or without their text, never two for one."""
     given, reference = _bare(given), _bare(reference)
-    if re.fullmatch(r"A?B?C?D?E?F?", reference) and len(reference) > 1:  # several are right: A, C for AC
-        chosen = re.sub(r"[\s,;()、.]|\band\b", "", given)
-        return decide(chosen == reference, "choices") if chosen != given else None
-    said, wanted = _option(given), _option(reference)
-    if wanted is None or wanted[0].islower() or (wanted[2] and not wanted[1]):
+    chosen, wanted = (re.sub(r"[\s,;()、.]|\band\b", "", text) for text in (given, reference))
+    if re.fullmatch(r"A?B?C?D?E?F?", wanted) and len(wanted) > 1 and (chosen, wanted) != (given, reference):
+        return decide("".join(sorted(chosen)) == wanted, "choices")  # several are right: A, C for AC
+    said, option = _option(given), _option(reference)
+    if option is None or option[0].islower() or (option[2] and not option[1]):
         if said and said[1] and said[2] and said[0] not in reference:  # (B) 12 for 12
             return equal(said[2], reference)
         return None
-    letter, _, text = wanted
+    letter, _, text = option
     if said is None:
         return (equal(given, text)[0] if text else "wrong"), "choice by its text"
     if text:
@@ -284,7 +264,7 @@ def _by_yes(given: str, reference: str) -> Ruling | None:
 
 def _bare(text: str) -> str:
     text = re.sub(r"\\text *\{([^{}]*)\}|\\text ", lambda m: m[1] or "", text)
-    return re.sub(r"^ *\{([^{}]*)\} *$", r"\1", text).strip()
+    return re.sub(r"^ *\{([^{}]*)\} *$", r"\1", text.replace("**", "")).strip()
 
 
 # -- many answers at once

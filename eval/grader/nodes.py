@@ -126,6 +126,29 @@ def below(node: Node) -> tuple[Node, ...]:
     return (node.value,) if isinstance(node, Quantity) else ()
 
 
+def written(node: Node) -> str:
+    """A node on one line, for people: `1/2`, `{1, 2}`, `5 cm`."""
+    parts = [written(part) for part in below(node)]
+    if isinstance(node, Number):
+        return str(node.value)
+    if isinstance(node, Call):
+        if node.what in ("+", "*", "/", "^", "∪", "∩", "∖") and len(parts) > 1:
+            return "(" + f" {node.what} ".join(parts) + ")"
+        return f"-{parts[0]}" if node.what == "neg" else f"{node.what}({', '.join(parts)})"
+    if isinstance(node, Group):
+        joined = {"&": " and ", "|": " or "}.get(node.brackets, ", ").join(parts)
+        return f"{node.brackets[0]}{joined}{node.brackets[1]}" if len(node.brackets) == 2 else joined
+    if isinstance(node, Relation):
+        return parts[0] + "".join(f" {sign} {side}" for sign, side in zip(node.signs, parts[1:], strict=True))
+    if isinstance(node, Matrix):
+        return "[" + "; ".join(", ".join(map(written, row)) for row in node.rows) + "]"
+    if isinstance(node, Quantity):
+        return f"{parts[0]} {node.unit}"
+    if isinstance(node, Clock):
+        return f"{node.minutes // 60}:{node.minutes % 60:02d}"
+    return f"{node.value} in base {node.base}" if isinstance(node, Based) else node.text
+
+
 def rebuilt(node: Node, change: Callable[[Node], Node]) -> Node:
     """The node with a change made to each of its formulas' parts, from the innermost on."""
     if isinstance(node, Call):

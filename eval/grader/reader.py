@@ -37,7 +37,7 @@ from eval.grader.nodes import (
     same_unit,
     walk,
 )
-from eval.grader.terms import CURRENCY, OPENING, SEPARATORS, Terms, clock, is_word, negative
+from eval.grader.terms import AGAIN, CURRENCY, OPENING, SEPARATORS, Terms, clock, is_word, negative
 
 MAX_READABLE = 400  # characters of an answer that stands in a text
 
@@ -80,6 +80,8 @@ _FONT = re.compile(  # \mathbf{even}, \mbox{ miles}
     r"underline|texttt|textsc)\s*(?=\{)"
 )
 _ACCENT = re.compile(r"\\(?:vec|hat|widehat|boldsymbol|mathbf|bm)\s*(?:\{\s*([a-zA-Z])\s*\}|([a-zA-Z])(?![a-zA-Z]))")
+_PRIME = re.compile(r"\^ *\{? *\\prime *\}?")
+_OVER = re.compile(r"(?:^|\{)([^{}]*)\\(over|choose)(?![a-z])([^{}]*)(?:\}|$)")  # {1 \over 2}
 _WRAPPER = re.compile(  # \textcolor{red}{5}, {\color{red}5}
     r"\\(?:textcolor\s*\{[^{}]*\}|ensuremath|fbox|boxed|colorbox\s*\{[^{}]*\})\s*(?=\{)|\\color\s*\{[^{}]*\}"
 )
@@ -87,7 +89,7 @@ _WRAPPER = re.compile(  # \textcolor{red}{5}, {\color{red}5}
 _LAYOUT = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|equation\*?|gathered|split|alignedat)\}")
 _SYSTEM = re.compile(r"\\begin\s*\{cases\}([^&]*)\\end\s*\{cases\}")  # \begin{cases} x = 1 \\ y = 2 \end{cases}
 # 5\tag{1}, \phantom -1
-_TAG = re.compile(r"\\tag\*?\s*\{[^{}]*\}|\\phantom\s*(?:\{[^{}]*\}|\S)")
+_TAG = re.compile(r"\\text\s*(?:\{\s*\.?\s*\}|\.)|\\tag\*?\s*\{[^{}]*\}|\\phantom\s*(?:\{[^{}]*\}|\S)")
 _LEAD = re.compile(  # \text{The answer is } 5, \sim 5
     r"\\text\s*\{\s*(?:(?:so|thus|hence|therefore),?\s*)?(?:the )?(?:final )?(?:answer|result|value)(?: is)?\s*:?\s*\}|"
     r"\\text\s*\{\s*(?:approximately|approx\.?|about|exactly|roughly)\s*\}|\\sim(?=\s*[\d.])",
@@ -138,7 +140,9 @@ _ORDINAL = re.compile(r"(?<=\d) *\^ *\{ *(?:\\text *\{ *)?(?:st|nd|rd|th) *\}? *
 _SQUARED_UNIT = re.compile(r"(?<=\d)\s*([kcmd]?m)([²³])")  # 12m²
 _SIGNS = re.compile(r"(?:^|(?<==)) *(?:\+ ?/? ?-|- ?\+) ?(?=[\d\\(])")  # x = +-7
 _IN_BASE = re.compile(rf"(?<=[\dA-F}}]) *(?:\\text *\{{)? *\(?(?:in )?base *\}}? *(\d+|{'|'.join(BASES)})[ )}}]*$")
-_MODULO = re.compile(r"\\pmod(?![a-z])|\( *(?:\\[bp]?mod|\\text *\{ *mod *\}|mod)(?![a-z]) *([^()]+)\)")  # 3 (mod 7)
+_MODULO = re.compile(
+    r"\\pmod(?![a-z])|(?:\( *|\\text *\{ *\()(?:\\[bp]?mod|\\text *\{ *mod *\}|mod *\}?)(?![a-z]) *([^()]+)\)"
+)  # 3 (mod 7)
 _MOD_BEHIND = re.compile(r"(?<![a-zA-Z\\])\\?b?mod(?![a-zA-Z])")  # x \equiv 3 \mod 7
 _MEASURE = re.compile(r" *(\d+(?:\.\d+)?) *(?:\\text *\{)? *([a-zA-Z]+)\.?(?:,? and\b)? *\}? *(?:and\b)?")  # 2 h 30 min
 
@@ -239,7 +243,9 @@ def _latex(text: str) -> str:
     text = _WRAPPER.sub("", _TAG.sub("", text))
     if "\\vec" in text:  # a cross product is no product of numbers
         text = text.replace("\\times", "\\otimes")
-    text = _ACCENT.sub(r"\1\2", text)
+    text = _PRIME.sub("'", _ACCENT.sub(r" \1\2", text))
+    if "\\over" in text or "\\choose" in text:
+        text = _OVER.sub(lambda m: f"\\{'frac' if m[2] == 'over' else 'binom'}{{{m[1]}}}{{{m[3]}}}", text)
     text = _FUNCTION_IN_TEXT.sub(r"\\\1 ", text)
     text = _FONT.sub(r"\\text", text)
     whole = _VALUE_IN_TEXT.fullmatch(text)
@@ -338,6 +344,10 @@ class _Reader(Terms):
         while (token := self.peek()).kind in ("sign", "command") and token.text in _RELATIONS:
             signs.append(_RELATIONS[self.take().text])
             sides.append(self.side())
+        if again := self.accept_match(AGAIN):
+            sides.append(self.within(self.side))
+            signs.append("=" if "%" in self.text[again.end() : self.at] else "approx")
+            self.expect(")")
         return Relation(tuple(sides), tuple(signs)) if signs else sides[0]
 
     def side(self) -> Node:
@@ -427,7 +437,7 @@ class _Reader(Terms):
             return Quantity(node, CURRENCY[sign])  # 5 €
         token = self.peek()
         word = token.text.strip().lower()
-        if token.kind not in ("words", "letters") or word in SEPARATORS:
+        if AGAIN.match(self.text, self.at) or token.kind not in ("words", "letters") or word in SEPARATORS:
             return node
         scale = SCALES.get(word.rstrip("s"))
         if scale:

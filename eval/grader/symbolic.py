@@ -1,86 +1,85 @@
 """SymPy in a worker process that is killed when its time is up: the last layer of the grader.
 
-It compares LaTeX that the grader's own reader does not know (sums, integrals, limits) and formulas that have no value
-at the points it tries. Math-Verify's LaTeX grammar reads them: `parse_expr` and `sympify` execute their
-input and are never given text.
+It decides what the grader's own reader has read and `values.py` cannot work out: sums, products, integrals, limits and
+derivatives, and formulas without a value at the points that are tried. It is given nodes and never text, so nothing is
+executed, and no sign of an answer can be lost on the way.
 """
 
 from typing import Any
 
-from eval.grader.nodes import Ruling
+from eval.grader.nodes import Based, Call, Name, Node, Number, Ruling, decide
 from limo.machine import count_cores
 from limo.processes import Died, Workers, serve
 
 SECONDS = 0.3  # for one comparison
 MEMORY = 3 * 2**30  # bytes of address space of the worker
-FORBIDDEN = ("!!", "\\prod", "\\sum", "\\int", "\\lim")  # of given answers: work without bound, never a final answer
 
 _workers = Workers("eval.grader.symbolic", limit=count_cores())
 
 
-def same_by_sympy(given: str, reference: str) -> Ruling:
-    """Whether two LaTeX expressions are equal, and how it was found.
+def same_by_sympy(given: Node, reference: Node) -> Ruling:
+    """Whether two expressions are equal by SymPy; "unsure" where it cannot tell.
 
-    Raises TimedOut after SECONDS of processor time: that says something of the machine too, so nobody keeps it.
+    Raises TimedOut after SECONDS of processor time: that depends on the machine too, so the result must not be cached.
     """
     try:
-        verdict, how = _workers.ask([given, reference], SECONDS)
+        same = _workers.ask((given, reference), SECONDS)
     except Died:
         return "unsure", "SymPy's process died"
     except (OSError, RuntimeError) as error:
         return "unsure", f"SymPy does not start: {error}"
-    return verdict, how
+    return ("unsure", "SymPy cannot tell") if same is None else decide(same, "sympy")
 
 
-def _compare(given: str, reference: str) -> Ruling:
-    """In the worker: parse both by the LaTeX grammar and ask Math-Verify whether they are equal."""
-    from math_verify import verify
-
-    wanted = _read(reference)
-    if not wanted or all(isinstance(w, str) for w in wanted):
-        return "unsure", "the reference is not readable"
-    if any(word in given for word in FORBIDDEN):
-        return "unsure", "too much to work out"
-    found = _read(given)
-    if not found:
-        return "wrong", "not readable"
-    exact = _exactly(wanted[0], found[0])
-    if exact is not None:
-        return ("correct" if exact else "wrong"), "sympy"
-    same = verify(wanted, found, float_rounding=12, timeout_seconds=None, raise_on_error=True)
-    return ("correct" if same else "wrong"), "sympy"
+# -- in the worker
 
 
-def _read(text: str) -> Any:
-    from math_verify import LatexExtractionConfig, parse
+def _is_same(question: tuple[Node, Node]) -> bool | None:
+    try:
+        left, right = (_expression(node).doit() for node in question)
+        apart = left - right
+        same: bool | None = apart == 0 if apart.is_Rational else apart.equals(0)
+        return same
+    except Exception:  # noqa: BLE001 - SymPy raises anything on odd formulas: it cannot tell
+        return None
 
-    config = LatexExtractionConfig(boxed_match_priority=-1)
-    return parse(f"${text}$", extraction_config=[config], fallback_mode="no_fallback", parsing_timeout=None)
 
-
-def _exactly(wanted: Any, found: Any) -> bool | None:
-    """Whether two numbers without decimals are equal, proved by SymPy; None where there is no such proof to be had.
-
-    Math-Verify compares values to some digits, by which a fraction of 15 digits would pass for pi.
-    """
+def _expression(node: Node) -> Any:
+    """A node as SymPy's expression. Raises TypeError for what is no formula."""
     import sympy
 
-    if not (isinstance(wanted, sympy.Expr) and isinstance(found, sympy.Expr)):
-        return None
-    if (wanted - found).free_symbols or wanted.has(sympy.Float) or found.has(sympy.Float):
-        return None
-    return (wanted.doit() - found.doit()).equals(0)  # type: ignore[no-any-return]
+    if isinstance(node, Number | Based):
+        return sympy.Rational(node.value.numerator, node.value.denominator)
+    if isinstance(node, Name):
+        constants = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "oo": sympy.oo}
+        return constants.get(node.text, sympy.Symbol(node.text))
+    if not isinstance(node, Call):
+        raise TypeError(f"{type(node).__name__} is no formula")
+    args = [_expression(arg) for arg in node.args]
+    if node.what in _OPERATIONS:
+        return _OPERATIONS[node.what](*args)
+    if node.what in ("sum", "prod", "int"):
+        whole = {"sum": sympy.Sum, "prod": sympy.Product, "int": sympy.Integral}[node.what]
+        return whole(args[0], tuple(args[1:]))
+    name = _FUNCTIONS.get(node.what, node.what.replace("arc", "a"))
+    return getattr(sympy, name)(*args)
 
 
-def _answer(question: tuple[str, str]) -> Ruling:
-    try:
-        return _compare(*question)
-    except Exception as error:  # noqa: BLE001 - whatever SymPy raises on odd text, the answer is the third verdict
-        return "unsure", f"SymPy: {type(error).__name__}"
+_OPERATIONS: dict[str, Any] = {
+    "+": lambda *args: sum(args[1:], args[0]),
+    "*": lambda a, b: a * b,
+    "of": lambda a, b: a * b,
+    "/": lambda a, b: a / b,
+    "^": lambda a, b: a**b,
+    "neg": lambda a: -a,
+    "%": lambda a: a / 100,
+    "rad": lambda a: a,
+}
+_FUNCTIONS = {"!": "factorial", "binom": "binomial", "ln": "log", "abs": "Abs", "max": "Max", "min": "Min", "Re": "re",
+              "Im": "im", "ceil": "ceiling", "deg": "rad", "lim": "limit"}  # fmt: skip
 
 
 if __name__ == "__main__":
-    import math_verify  # noqa: F401 - before the clock of the first question runs
-
-    _answer(("\\frac{1}{2}", "\\int_0^1 x dx"))  # loads what the first question would wait for
-    serve(_answer, MEMORY)
+    _x = Name("x")  # loads what the first question would wait for
+    _is_same((Call("int", (_x, _x, Number(0), Number(1))), Call("sum", (_x, _x, Number(1), Name("n")))))  # type: ignore[arg-type]
+    serve(_is_same, MEMORY)

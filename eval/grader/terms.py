@@ -16,10 +16,12 @@ from eval.grader.nodes import (
     Node,
     Number,
     Quantity,
+    Relation,
     Unreadable,
     below,
     in_base,
     read_number,
+    walk,
 )
 
 MAX_MARKS = 6  # powers, factorials, primes and percent signs behind one value
@@ -27,7 +29,7 @@ MAX_MARKS = 6  # powers, factorials, primes and percent signs behind one value
 SEPARATORS = {"and", "or"}
 FUNCTIONS = set(
     "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan arccot asin acos atan ln log lg exp sqrt abs max min "
-    "gcd cis floor ceil Re Im det".split()
+    "gcd lcm cis floor ceil Re Im det".split()
 )
 OPENING = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil",
            "\\lvert": "\\rvert"}  # fmt: skip
@@ -49,7 +51,15 @@ _DEGREES = re.compile(r" *\{ *\\circ *\}| *\\circ(?![a-z])")
 _BASE = re.compile(r" *\{? *(?:\\text *\{)? *(\d{1,2}|[a-z]{3,7}) *\}? *\}?")  # 52_{\text{eight}}
 _SUBSCRIPT = re.compile(r" *(?:\{ *(?:\\text *\{([\w+,\- ]{1,20})\}|([\w+,\- ]{1,20})) *\}|(\w)|\{? *\\[a-zA-Z]+ *\}?)")
 _ACCENTS = ("overline", "mathbb", "dot", "ddot", "vec")
+_LIMIT = re.compile(r" *_ *\{ *([a-zA-Z]) *\\(?:to|rightarrow) *((?:[^{}]|\{[^{}]*\})*)\}")  # \lim_{x \to 0}
 _LETTER = re.compile(r" *\{? *([A-Za-z]{1,4}) *\}?")  # \mathbb{R}, \overline{AB}
+
+
+# The same value again, in brackets: 2 (\approx 2.01), 0.625 (62.5%), 5/8 (0.625); `3(2.5)` is a product
+AGAIN = re.compile(
+    r" *\( *(?:(?:\\approx|\\sim|=|(?:\\text *\{ *)?(?:approximately|approx\.?|about|roughly) *\}?)|(?=[\d.]+ *% *\)))"
+    r"| *(?<= )\( *(?=\d*\.\d+ *\))| *\\text *\{ *\((?:approximately|approx\.?|about|roughly) *\}"
+)
 
 
 class Token(NamedTuple):
@@ -197,10 +207,12 @@ class Terms(Scanner):
         if token.kind == "command":
             name = token.text[1:]
             return name in _GREEK or name in _CONSTANTS or name in FUNCTIONS or token.text in OPENING or name in (
-                "frac", "sqrt", "binom", *_ACCENTS
+                "frac", "sqrt", "binom", "sum", "prod", "int", "lim", *_ACCENTS
             )  # fmt: skip
         if token.kind == "number":
             return self.text[: token.start].rstrip()[-1:] in (")", "}", "]", "!")
+        if token.text == "(" and AGAIN.match(self.text, token.start):
+            return False
         return token.kind == "begin" or (token.kind == "sign" and token.text in ("(", "{", "[", *"|"[self.bars :]))
 
     def power(self) -> Node:
@@ -322,10 +334,12 @@ class Terms(Scanner):
         if name in ("frac", "binom"):
             above, under = self.argument(), self.argument()
             if Name("d") in (above, *below(above)) and Name("d") in below(under):
-                raise Unreadable("a derivative")
+                return self.derivative(above, under)
             return Call("/" if name == "frac" else name, (above, under))
         if name in FUNCTIONS:
             return self.function(name)
+        if name in ("sum", "prod", "int", "lim"):
+            return self.integral() if name == "int" else self.limit() if name == "lim" else self.series(name)
         if name in _CONSTANTS:
             return Name(_CONSTANTS[name])
         if name in _GREEK:
@@ -334,6 +348,55 @@ class Terms(Scanner):
         if match:
             return self.subscripted(f"{name} {match[1]}")
         raise Unreadable(f"\\{name}")
+
+    # -- sums, integrals, limits and derivatives: `symbolic.py` works them out
+
+    def series(self, what: str) -> Node:
+        """`\\sum_{k=1}^{n} k`, `\\prod`: what is added reaches to the next plus or minus."""
+        self.expect("_")
+        index = self.argument()
+        self.expect("^")
+        end = self.argument()
+        if not (isinstance(index, Relation) and index.signs == ("=",) and isinstance(index.sides[0], Name)):
+            raise Unreadable("a sum over a set")
+        body, name = self.product(), index.sides[0]
+        if any(isinstance(n, Name) and n != name and re.search(rf"_.*{name.text}", n.text) for n in walk(body)):
+            raise Unreadable("a sum of members of a sequence")  # a_k
+        return Call(what, (body, *index.sides, end))
+
+    def integral(self) -> Node:
+        """`\\int_0^1 x dx`; without bounds an antiderivative."""
+        low = self.argument() if self.accept("_") else None
+        high = self.argument() if self.accept("^") else None
+        start = self.at
+        while (token := self.take()).kind != "end of text":
+            if token.kind == "letters" and token.text[-2:-1] == "d":  # dx, or xdx
+                name = Name(token.text[-1])
+                integrand = self.text[start : token.end - 2]
+                body = self.apart(integrand) if integrand.strip() else Number(Fraction(1))
+                return Call("int", (body, name) if low is None or high is None else (body, name, low, high))
+        raise Unreadable("an integral without its variable")
+
+    def limit(self) -> Node:
+        """`\\lim_{x \\to 0} x`."""
+        match = self.accept_match(_LIMIT)
+        if not match:
+            raise Unreadable("a limit")
+        return Call("lim", (self.product(), Name(match[1]), self.apart(match[2])))
+
+    def derivative(self, above: Node, under: Node) -> Node:
+        """`\\frac{d}{dx} x^2`."""
+        if above != Name("d") or not isinstance(under, Call) or under.what != "*" or under.args[0] != Name("d"):
+            raise Unreadable("a derivative of a name")
+        return Call("diff", (self.product(), under.args[1]))
+
+    def apart(self, text: str) -> Node:
+        """A formula that is a part of the text."""
+        reader = type(self)(text, False, False)
+        node = reader.total()
+        if reader.peek().kind != "end of text":
+            raise Unreadable(text[:20])
+        return node
 
     def argument(self) -> Node:
         """What a command takes: a group in braces, or one digit, letter or command."""

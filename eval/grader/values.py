@@ -16,9 +16,9 @@ import mpmath
 
 from eval.grader import nodes
 from eval.grader.nodes import Based, Call, Kind, Name, Node, Number, Ruling, decide, walk
+from eval.grader.symbolic import same_by_sympy
 
 MAX_BITS = 200_000  # of an exact integer
-MAX_FACTORIAL = 2000  # of an exact factorial or binomial
 MAX_MAGNITUDE = 10**12  # bits of the exponent of a value
 FAR = 10**30  # beyond which no value is rounded
 MAX_NODES = 400  # of an expression that is evaluated at points
@@ -30,6 +30,7 @@ CLEARLY = 1e-15  # relative difference of which no rounding is capable
 NEARLY_NOTHING = 1e-20  # a value below may be the noise of a zero
 COUNTED = set("kmnpqrN")  # variables that stand for whole numbers beside a floor or a power of -1
 MINUS_ONE = Number(Fraction(-1))
+SYMBOLIC = {"sum", "prod", "int", "lim", "diff"}  # operations that only SymPy works out
 CONSTANTS = {"pi", "e", "i", "oo"}
 
 
@@ -82,13 +83,13 @@ def _product(a: Fraction, b: Fraction) -> Fraction:
     return a * b
 
 
-def _counted(count: Callable[..., int]) -> Callable[..., Fraction | None]:
-    """A function of natural numbers, with bounds."""
+def _counted(count: Callable[..., int], bits: Callable[..., int]) -> Callable[..., Fraction | None]:
+    """A function of natural numbers whose value has at most so many bits."""
 
     def of(*values: Fraction) -> Fraction | None:
         if any(v.denominator != 1 or v < 0 for v in values):
             return None
-        if max(values) > MAX_FACTORIAL:
+        if bits(*map(int, values)) > MAX_BITS:
             raise TooMuch("a factorial out of bounds")
         return Fraction(count(*map(int, values)))
 
@@ -110,9 +111,10 @@ _EXACT: dict[str, Callable[..., Fraction | None]] = {
     "*": _product,
     "of": _product,
     "^": _power,
-    "!": _counted(math.factorial),
-    "binom": _counted(math.comb),
-    "gcd": _counted(math.gcd),
+    "!": _counted(math.factorial, lambda n: n * n.bit_length()),
+    "binom": _counted(math.comb, lambda n, k: min(k, max(n - k, 0)) * n.bit_length()),
+    "gcd": _counted(math.gcd, lambda *_: 0),
+    "lcm": _counted(math.lcm, lambda *values: sum(n.bit_length() for n in values)),
     "floor": lambda a: Fraction(math.floor(a)),
     "ceil": lambda a: Fraction(math.ceil(a)),
 }
@@ -255,6 +257,8 @@ def same_value(a: Node, b: Node) -> bool:
     if sum(1 for _ in walk(a)) + sum(1 for _ in walk(b)) > MAX_NODES:
         raise TooMuch("too long")
     calls = {n.what for e in (a, b) for n in walk(e) if isinstance(n, Call)}
+    if calls & SYMBOLIC:
+        raise Undefined("for SymPy")
     bare_log = any(isinstance(n, Call) and n.what == "log" and len(n.args) == 1 for e in (a, b) for n in walk(e))
     variables = sorted(names(a) | names(b))
     if names(a) != names(b) and not calls & {"/", "neg", "^", "*", "of"}:
@@ -367,9 +371,9 @@ def approximately(node: Node) -> Fraction | None:
         if value is not None:
             return value
         found = value_at(node, {}, DIGITS)
-        if abs(found) > 1e300:
+        if getattr(found, "imag", 0) or abs(found) > 1e300:
             return None
-        return Fraction(int(found * 10**60), 10**60)
+        return Fraction(int(found.real * 10**60), 10**60)
     except (TooMuch, Undefined):
         return None
 
@@ -415,7 +419,7 @@ def by_value(given: Node, reference: Node, kind: Kind) -> Ruling:
         apart = abs(given.value - reference.value)
         return decide(not apart or apart <= tolerance(reference, kind), "number")
     special = [n.text for e in (given, reference) for n in walk(e) if isinstance(n, Name) and n.text in _NO_NUMBER]
-    if special:
+    if special and not any(isinstance(n, Call) and n.what in SYMBOLIC for e in (given, reference) for n in walk(e)):
         return "wrong", f"not the same as {special[-1]}"
     if any(isinstance(n, _NO_VALUE) for n in walk(given)):
         return "wrong", "not a value"
@@ -432,9 +436,14 @@ def by_value(given: Node, reference: Node, kind: Kind) -> Ruling:
         return decide(found == wanted or abs(found - wanted) <= within, "number")
     if within:
         near, value = approximately(given), approximately(reference)
-        if near is not None and value is not None and abs(near - value) <= within:
+        if near is None or value is None:
+            return "unsure", "a rounded value of what cannot be worked out"
+        if abs(near - value) <= within:
             return "correct", "rounded"
-    return decide(same_value(given, reference), "value")
+    try:
+        return decide(same_value(given, reference), "value")
+    except Undefined:
+        return same_by_sympy(given, reference)
 
 
 def by_degrees(given: Node, reference: Node, kind: Kind) -> Ruling | None:

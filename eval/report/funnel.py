@@ -9,7 +9,7 @@ from typing import Any
 from eval.report.charts import chart, draw_distribution, draw_funnel
 from eval.report.curated import Curated, Tally
 from eval.report.html import percent, render_mixed
-from limo.tables import Table, format_metric
+from limo.console import Table, format_metric
 
 MEASURES = {
     "pass_rate": "Difficulty: pass rate of the attempts",
@@ -132,7 +132,7 @@ ABOUT = (
 
 
 def choice_section(folder: Path) -> str:
-    """The tables of `curation/probe.py` and `curation/tournament.py`, as far as they ran."""
+    """The tables of `curation/evidence/probe.py` and `curation/evidence/tournament.py`, as far as they ran."""
     probe, verdict = _read_json(folder / "probe.json"), _read_json(folder / "tournament" / "verdict.json")
     tables, sentences, notes = list[Table](), list[str](), list[str]()
     if verdict:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.metrics import PARTS, as_text
+from eval.words import term_lists
 from limo.data import Example, parsed
 from limo.errors import UserError
 from limo.run import read_manifest
-from limo.words import term_lists
 
 SHOWN = 200  # characters of a problem in a list
 UNFINISHED = "cut off by its length limit"

@@ -7,7 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from eval.compare import beyond_chance
+from eval.compare import sentence
+from eval.intervals import beyond_chance
 from eval.metrics import signed
 from eval.report.charts import CHOSEN, FOURTH, OTHER, THIRD, chart, draw_intervals
 from eval.report.html import LONGEST, percent, render, render_mixed, span
@@ -23,8 +24,8 @@ from eval.report.tables import (
     turn_difference_table,
     unsure_table,
 )
+from limo.console import Table
 from limo.data import parsed
-from limo.tables import Table
 
 LOOKED_AT = 4  # problems of a benchmark whose completions are on the page
 SIDES = 4  # completions side by side
@@ -38,7 +39,7 @@ def outcome_section(summary: Summary) -> str:
     """Accuracy with intervals; by level; what the grader was unsure of."""
     if not summary:
         return ""
-    sentences = [_sentence(d) for d in summary.get("differences", [])]
+    sentences = [sentence(d) for d in summary.get("differences", [])]
     unsure = unsure_table(summary)
     return render_mixed(
         "outcome",
@@ -48,14 +49,6 @@ def outcome_section(summary: Summary) -> str:
         charts=[_accuracy_chart(summary)],
         tables=[accuracy_table(summary)],
         details=[("By level, subject and the like", _parts(summary)), (f"{len(unsure.rows)} unsure verdicts", unsure)],
-    )
-
-
-def _sentence(d: Mapping[str, Any]) -> str:
-    return (
-        f"{d['benchmark']}: {d['after']} is {100 * d['mean']:+.1f} points against {d['before']} (95 % interval "
-        f"{100 * d['low']:+.1f} to {100 * d['high']:+.1f}, n = {d['n']}), "
-        f"{'a difference beyond chance' if beyond_chance(d) else 'which may be chance'}."
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from eval.compare import sentence
 from eval.repair import Measures
 from eval.report.curated import gather
 from eval.report.funnel import choice_section, chosen_section, funnel_section
@@ -25,11 +26,10 @@ from eval.report.outcome import answers_section, flips_section, outcome_section,
 from eval.report.tables import repair_table
 from eval.report.training import discovered_section, training_section
 from eval.report.viewer import LIMIT, scripts, style, viewer_section
+from limo.console import Table, clock
 from limo.data import replacing
 from limo.errors import UserError
-from limo.progress import clock
 from limo.run import read_manifest
-from limo.tables import Table
 
 
 def report(*, out: str) -> Path:
@@ -98,6 +98,11 @@ def run_facts(folder: Path) -> list[tuple[str, str]]:
         facts.append(("training loss", f"{results['first_loss']:.2f} → {results['last_loss']:.2f}"))
     seconds, tokens = sum(e["seconds"] for e in manifest.values()), sum(e["tokens"] for e in manifest.values())
     return [*facts, ("tokens sampled and trained on", f"{tokens:,}"), ("time", clock(seconds))]
+
+
+def conclusions(folder: Path) -> list[str]:
+    """What the evaluation of a run says, a sentence for each comparison; none before it was evaluated."""
+    return [sentence(d) for d in _read_summary(folder).get("differences", [])]
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:

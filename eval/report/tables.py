@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.compare import p_value
+from eval.compare import sentence
+from eval.intervals import p_value
 from eval.metrics import Row, signed, spent_tokens
 from eval.repair import Measures
 from eval.report.html import percent, span
-from limo.progress import clock
+from limo.console import Table, clock, print_table, terminal
 from limo.run import read_manifest
-from limo.tables import Table, print_table, terminal
 
 Summary = Mapping[str, Any]
 Each = Sequence[tuple[str, str, Row]]  # model, benchmark, and the metrics of its turns
@@ -142,6 +142,8 @@ def turn_difference_table(turns: Mapping[str, Any]) -> Table:
 def print_summary(summary: Mapping[str, Any], folder: Path, report: Path) -> None:
     """Print the differences, each model on each benchmark, the time and the path of the report."""
     console = terminal(110)
+    for d in summary["differences"]:
+        console.print(sentence(d), soft_wrap=True, markup=False)
     if summary["differences"]:
         print_table(difference_table(summary, f"{folder.name}: accuracy in %, pass@1"), console)
     print_table(accuracy_table(summary), console)

@@ -17,8 +17,8 @@ from limo.data import Example, chat
 from limo.discover.candidate import Refused
 from limo.discover.noise import Items
 from limo.engines.ledger import Cached
-from limo.engines.marked import code_of, verdict_of
 from limo.engines.protocol import Completion, Sampling, sample
+from limo.engines.reply import code_of, verdict_of
 from limo.errors import UserError
 from limo.processes import give_back_memory
 from limo.recipe import bind

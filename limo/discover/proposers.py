@@ -23,8 +23,8 @@ from limo.discover.candidate import FUNCTIONS, Candidate, Refused
 from limo.discover.checks import probe, train_alike
 from limo.discover.noise import Noise
 from limo.engines.ledger import Cached
-from limo.engines.marked import read_last_object
 from limo.engines.protocol import Completion, Request, Sampling, taker
+from limo.engines.reply import read_last_object
 from limo.recipe import bind
 
 INPUTS = ("x", "x", "x", "free", "c", "r")  # sampled uniformly, so half of the time the margin

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt
 
+from limo.console import clock, progress, say
 from limo.data import Dropped, Example, content_id, write_jsonl
 from limo.discover.archive import Entry, Proposal, add_checks, add_proposal, keep, read_entries, read_entry
 from limo.discover.candidate import Refused
@@ -30,7 +31,6 @@ from limo.discover.checks import check_candidate, describe, train_alike
 from limo.discover.noise import Gain, Noise, fitness, gains, measure_noise
 from limo.errors import UserError
 from limo.processes import run_section_apart
-from limo.progress import clock, progress, say
 from limo.recipe import bind, resolve
 from limo.run import claim
 from limo.training.preference import load_loss

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from limo.command import run_function
+from limo.console import Table, print_table
 from limo.data import content_id
 from limo.engines.ledger import checksum, explain_errors, open_ledger
 from limo.errors import UserError
 from limo.machine import samples_folder
-from limo.tables import Table, print_table
 
 RANGES = 4096  # of names, read one by one: damage costs its own range
 Row = tuple[Any, ...]  # name, cap, text, tokens, finish, checksum, tokens of the prompt

@@ -1,149 +1,344 @@
-"""A model server on this machine for the length of a stage: vLLM, SGLang or `transformers serve`.
+"""The engine that runs a local model with transformers: no server, CPU or one GPU.
 
-It is started at the first request, restarted once if it dies, and ended with the engine or this process, so that its
-GPUs are free for what comes next. Its output is kept in a log in the cache folder.
+Two things make it several times faster than a fixed-batch `generate`: finished rows of a batch give their
+place to waiting requests, and the samples of one prompt share its prefill. Each sample has its own random
+stream, so its text does not depend on its neighbours (up to the last bits of floating-point sums).
+
+Not covered: speculative decoding, several GPUs (use a server), and models whose cache is not plain attention keys and
+values refill only between batches.
 """
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
-import urllib.request
-import weakref
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from limo.chat import carry_opening, prompt_ids, turn_end
+from limo.engines.protocol import Completion, Finish, Request, Sampling, Take, loading, random_key, refuse
 from limo.errors import UserError
-from limo.machine import cache_folder
-from limo.processes import die_with_parent, last_line
-from limo.progress import clock, say
+from limo.model import fingerprint, load, model_folder
+from limo.recipe import InputPath
 
-# Linux kills a child when the thread that started it ends, so that thread has to last as long as this process
-_SPAWNER = ThreadPoolExecutor(1, "limo-servers")
+if TYPE_CHECKING:
+    import torch
 
-
-def command_line(
-    kind: str, model: str, port: int, sizes: tuple[int, int], options: Sequence[str], python: str | None
-) -> list[str]:
-    """The command that starts a server; `sizes` are tensor-parallel GPUs and data-parallel copies."""
-    interpreter = str(Path(python).expanduser()) if python else sys.executable
-    tensor, data = map(str, sizes)
-    vllm = str(Path(interpreter).with_name("vllm"))
-    program, parallel = {
-        "vllm": ([vllm, "serve", model], ["--tensor-parallel-size", tensor, "--data-parallel-size", data]),
-        "sglang": (
-            [interpreter, "-m", "sglang.launch_server", "--model-path", model],
-            ["--tp-size", tensor, "--dp-size", data],
-        ),
-        "transformers": ([interpreter, "-m", "transformers.cli.transformers", "serve", model], []),
-    }[kind]
-    return [*program, "--host", "127.0.0.1", "--port", str(port), *parallel, *options]
+REFILL = 0.25  # share of the batch that must be free before the cache is copied to drop and add rows
+SPARE = 64  # positions a growing cache reserves ahead, so that most steps write in place
+NUCLEUS = 1024  # tokens sorted first when looking for a nucleus; the whole vocabulary only if they are not enough
 
 
-def find_program(command: Sequence[str]) -> None:
-    """Raise UserError where the program that would be started is not installed."""
-    if not os.access(command[0], os.X_OK):
-        raise UserError(
-            f"cannot run '{command[0]}': there is no such program. Install the server there, or set "
-            "engine.serve_python to the Python of the environment that has it"
-        )
+class TransformersEngine:
+    """A causal language model of transformers behind the `Engine` protocol, loaded at the first request.
+
+    Args: `model` as `limo.model.model_folder` takes it, `dtype` of the weights while sampling, `batch_size` rows.
+    """
+
+    def __init__(self, *, model: InputPath, dtype: str, batch_size: int) -> None:
+        if batch_size < 1:
+            raise UserError(f"engine.batch_size must be at least 1, not {batch_size}")
+        self.model, self.dtype, self.batch_size = model, dtype, batch_size
+
+    @cached_property
+    def folder(self) -> Path:
+        """Of the model, downloaded or converted if need be."""
+        return model_folder(self.model)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `Engine.fingerprint`."""
+        return f"transformers/{self.dtype}/{fingerprint(self.folder)}"
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        model, tokenizer = load(self.folder, self.dtype)
+        return model.eval(), tokenizer
+
+    def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        """See `Engine.complete`. A prompt that leaves no room in the context is refused with the reason."""
+        first = take(self.batch_size)
+        if not first:
+            return  # before a model is loaded for nothing
+        with loading.timed():
+            import torch
+
+            model, tokenizer = self._loaded
+        with torch.inference_mode():
+            yield from _Decoder(model, tokenizer, sampling, self.batch_size).run(first, take)
 
 
-class LocalServer:
-    """One server process. `start` and `restart` return once it is healthy, or raise UserError with its last words."""
+@dataclass(slots=True, eq=False)
+class _Row:
+    request: Request
+    prompt: list[int]
+    room: int  # tokens it may still have at the start
+    random: np.random.Generator
+    ids: list[int]  # generated so far
+    finish: Finish | None = None
+    text: str = ""
+    sent: bool = False
 
-    def __init__(
-        self, kind: str, model: str, sizes: tuple[int, int], options: Sequence[str], python: str | None, timeout: float
-    ) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        self.kind, self.timeout, self.address = kind, timeout, f"http://127.0.0.1:{port}"
-        self.command = command_line(kind, model, port, sizes, options, python)
-        self.log = cache_folder() / "servers" / f"{kind}-{os.getpid()}-{port}.log"
-        self.restarted = self.starting = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
 
-    def is_running(self) -> bool:
-        """Whether its process is there."""
-        return self._process is not None and self._process.poll() is None
+class _Decoder:
+    """Decodes rows in one running batch. Tensors: mask (rows, length), last (rows, 1), place (rows, 1)."""
 
-    def start(self) -> str:
-        """Start it unless it runs. Returns its address once it is healthy, as `base_urls` takes it."""
-        with self._lock:
-            if not self.is_running():
-                self._launch()
-        return f"{self.address}/v1"
+    def __init__(self, model: Any, tokenizer: Any, sampling: Sampling, batch_size: int) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        configured = model.generation_config.eos_token_id
+        listed = configured if isinstance(configured, list) else [configured]
+        self.ends = {int(t) for t in (*listed, tokenizer.eos_token_id, turn_end(tokenizer)) if t is not None}
+        self.sampling, self.batch_size = sampling, batch_size
+        self.context = int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
+        self.plain = is_plain(model)
+        self.rows: list[_Row] = []
+        self.cache: Any = None
+        self.mask: torch.Tensor
+        self.last: torch.Tensor
 
-    def restart(self) -> None:
-        """Start it again after it died, once. Raises UserError the second time."""
-        with self._lock:
-            if self.is_running():  # another request has restarted it
+    def run(self, first: Sequence[Request], take: Take) -> Iterator[tuple[Request, Completion]]:
+        asked = first
+        while True:
+            alive = [i for i, row in enumerate(self.rows) if row.finish is None]
+            free, idle = self.batch_size - len(alive), len(self.rows) - len(alive)
+            if not asked and (not alive or (self.plain and free >= REFILL * self.batch_size)):
+                asked = take(free)
+            if not asked and not alive:
                 return
-            if self.restarted:
-                raise UserError(f"the {self.kind} server died twice: {self._last_words()}")
-            self.restarted = True
-            say(f"the {self.kind} server died ({self._last_words()}); starting it again")
-            self._launch()
+            started, refused = self._encoded(asked)
+            if idle and (started or not alive or idle >= REFILL * len(self.rows)):
+                self._keep(alive)
+            if started:
+                self._start(started)
+            elif self.rows:
+                self._step()
+            asked = ()
+            yield from refused
+            for row in started or self.rows:
+                if row.finish and not row.sent:
+                    row.sent = True
+                    text = carry_opening(self.tokenizer, row.request.prompt, row.text)
+                    yield row.request, Completion(text, len(row.ids), row.finish, asked=len(row.prompt))
 
-    def _launch(self) -> None:
-        find_program(self.command)
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        say(f"starting {' '.join(self.command[:4])} ... (log: {self.log})")
-        self.starting, begun = True, time.monotonic()
-        try:
-            with self.log.open("ab") as log:
-                self._process = _SPAWNER.submit(_spawn, self.command, log).result()
-            weakref.finalize(self, _stop, self._process)
-            while not self._is_healthy():
-                if not self.is_running():
-                    raise UserError(f"the {self.kind} server did not start: {self._last_words()}")
-                if time.monotonic() - begun > self.timeout:
-                    _stop(self._process)
-                    raise UserError(
-                        f"the {self.kind} server was not healthy after {clock(self.timeout)}: {self._last_words()} "
-                        "Raise engine.start_timeout if it only needs longer"
-                    )
-                time.sleep(0.2)
-        finally:
-            self.starting = False
-        say(f"the {self.kind} server is ready after {clock(time.monotonic() - begun)}")
-
-    def _is_healthy(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.address}/health", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    def _last_words(self) -> str:
-        return f"{last_line(self.log)[:300]} (its log is {self.log})."
-
-    def stop(self) -> None:
-        """End it."""
-        if self._process is not None:
-            _stop(self._process)
-
-
-def _spawn(command: Sequence[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
-    """A process in a new session, so that its workers end with it; killed when this process is."""
-    return subprocess.Popen(
-        command, stdout=log, stderr=log, start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid())
-    )
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
-            try:
-                os.killpg(process.pid, sign)
-                process.wait(20)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
+    def _encoded(self, asked: Sequence[Request]) -> tuple[list[_Row], list[tuple[Request, Completion]]]:
+        """New rows, and the requests whose prompts leave no room."""
+        rows, refused = list[_Row](), list[tuple[Request, Completion]]()
+        ids: list[int] = []
+        known: Any = None
+        for request in asked:
+            if request.prompt is not known:  # the samples of one prompt come one after the other
+                known, ids = request.prompt, prompt_ids(self.tokenizer, request.prompt)
+            room = min(self.sampling.max_tokens, self.context - len(ids))
+            if room < 1:
+                why = f"the prompt has {len(ids)} tokens, the model takes {self.context}"
+                refused.append((request, refuse(why)))
                 continue
+            stream = np.random.Generator(np.random.Philox(key=random_key(request, self.sampling)))
+            rows.append(_Row(request, ids, room, stream, []))
+        return rows, refused
+
+    def _start(self, rows: list[_Row]) -> None:
+        """Prefill each distinct prompt once, sample the first tokens, and join the running batch."""
+        import torch
+
+        shared = [list(group) for _, group in groupby(rows, key=lambda row: row.prompt)]
+        device = self.model.device
+        width = max(len(group[0].prompt) for group in shared)
+        ids = torch.zeros(len(shared), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, group in enumerate(shared):
+            ids[i, width - len(group[0].prompt) :] = torch.tensor(group[0].prompt)
+            mask[i, width - len(group[0].prompt) :] = 1
+        ids, mask = ids.to(device), mask.to(device)
+        cache = new_cache(self.model)
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        copies = torch.tensor([i for i, group in enumerate(shared) for _ in group], device=device)
+        for layer in cache.layers:
+            layer.batch_select_indices(copies)
+        mask = mask[copies]
+        last = self._sample_next(out.logits[:, -1][copies], rows)
+        if self.rows:
+            cache, mask = joined(self.cache, self.mask, cache, mask)
+            last = torch.cat([self.last, last])
+        self.cache, self.mask, self.last = cache, mask, last
+        self.rows = self.rows + rows
+
+    def _step(self) -> None:
+        import torch
+
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
+        # A finished row is computed until it is dropped; its position must stay inside the context
+        place = (self.mask.sum(1, keepdim=True) - 1).clamp(max=self.context - 1)
+        out = self.model(
+            input_ids=self.last,
+            attention_mask=self.mask,
+            position_ids=place,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.last = self._sample_next(out.logits[:, -1], self.rows)
+
+    def _keep(self, alive: list[int]) -> None:
+        """Drop the other rows, and the leading columns that no row kept uses."""
+        import torch
+
+        self.rows = [self.rows[i] for i in alive]
+        if not alive:
+            return
+        index = torch.tensor(alive, device=self.mask.device)
+        self.mask, self.last = self.mask[index], self.last[index]
+        for layer in self.cache.layers:
+            layer.batch_select_indices(index)
+        unused = int(self.mask.any(0).int().argmax()) if self.plain else 0
+        if unused:
+            self.mask = self.mask[:, unused:]
+            for layer in self.cache.layers:
+                layer.set(layer.keys[:, :, unused:], layer.values[:, :, unused:])
+
+    def _sample_next(self, logits: "torch.Tensor", rows: list[_Row]) -> "torch.Tensor":
+        """Sample the next token of each row, and finish the rows that end with it. Returns (rows, 1)."""
+        import torch
+
+        # A finished row is computed until it is dropped; it consumes no random number
+        uniform = torch.tensor([row.random.random() if row.finish is None else 0.0 for row in rows])
+        tokens = sample_tokens(logits, uniform.to(logits.device), self.sampling.temperature, self.sampling.top_p)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            if row.finish is None:
+                self._append(row, token)
+        return tokens[:, None]
+
+    def _append(self, row: _Row, token: int) -> None:
+        row.ids.append(token)
+        if token in self.ends:
+            row.finish, row.text = "stop", self._text(row.ids[:-1])
+        elif (stopped := self._stopped(row)) is not None:
+            row.finish, row.text = "stop", stopped
+        elif len(row.ids) >= row.room:
+            row.finish, row.text = "length", self._text(row.ids)
+
+    def _stopped(self, row: _Row) -> str | None:
+        """The text before the first stop string, once one has appeared."""
+        if not self.sampling.stop:
+            return None
+        tail = self._text(
+            row.ids[-max(len(stop.encode()) for stop in self.sampling.stop) - 4 :]
+        )  # a token is at least a byte
+        if not any(stop in tail for stop in self.sampling.stop):
+            return None
+        text = self._text(row.ids)
+        ends = [text.find(stop) for stop in self.sampling.stop if stop in text]
+        return text[: min(ends)] if ends else None
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def new_cache(model: Any) -> Any:
+    """An empty cache for the model; one that grows in place where its layers keep plain keys and values."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    if is_plain(model):
+        cache.layers = [_growing() for _ in cache.layers]
+    return cache
+
+
+def is_plain(model: Any) -> bool:
+    """Whether the cache is attention keys and values only, which can be cut, padded and joined."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    layers = DynamicCache(config=model.config).layers
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def joined(old: Any, old_mask: "torch.Tensor", new: Any, new_mask: "torch.Tensor") -> tuple[Any, "torch.Tensor"]:
+    """Two caches as one: the shorter is padded on the left, where the mask hides the padding."""
+    import torch
+    from torch.nn.functional import pad
+
+    width = max(old_mask.shape[1], new_mask.shape[1])
+
+    def join(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return torch.cat([pad(t, (0, 0, width - t.shape[2], 0)) for t in (first, second)])
+
+    for layer, other in zip(old.layers, new.layers, strict=True):
+        layer.set(join(layer.keys, other.keys), join(layer.values, other.values))
+    return old, torch.cat([pad(m, (width - m.shape[1], 0)) for m in (old_mask, new_mask)])
+
+
+def _growing() -> Any:
+    """A cache layer that writes new positions into reserved room; the library's copies everything at every step."""
+    import torch
+    from transformers.cache_utils import DynamicLayer
+
+    class Growing(DynamicLayer):  # type: ignore[misc]
+        def set(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+            self.keys, self.values = keys, values
+            self.room: tuple[torch.Tensor, torch.Tensor] | None = None
+            self.is_initialized = True
+
+        def batch_select_indices(self, indices: torch.Tensor) -> None:
+            self.set(self.keys[indices], self.values[indices])
+
+        def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[Any, Any]:
+            if not self.is_initialized:
+                self.lazy_initialization(keys, values)
+                self.set(keys, values)
+                return keys, values
+            length, more = self.keys.shape[2], keys.shape[2]
+            if self.room is None or self.room[0].shape[2] < length + more:
+                shape = (*self.keys.shape[:2], length + more + SPARE, self.keys.shape[3])
+                self.room = self.keys.new_empty(shape), self.values.new_empty(shape)
+                self.room[0][:, :, :length], self.room[1][:, :, :length] = self.keys, self.values
+            for whole, part in zip(self.room, (keys, values), strict=True):
+                whole[:, :, length : length + more] = part
+            self.keys, self.values = (whole[:, :, : length + more] for whole in self.room)
+            return self.keys, self.values
+
+    return Growing()
+
+
+def sample_tokens(logits: "torch.Tensor", uniform: "torch.Tensor", temperature: float, top_p: float) -> "torch.Tensor":
+    """One token for each row of logits (rows, vocabulary) by inverting the distribution at `uniform` (rows,) in [0, 1).
+
+    `top_p` below 1 keeps the smallest set of most likely tokens whose probability reaches it, renormalised.
+    """
+    import torch
+
+    if temperature == 0:
+        return logits.argmax(-1)
+    likely = torch.softmax(logits.float() / temperature, -1)
+    if top_p >= 1:
+        mass = likely.cumsum(-1)
+        return _invert(mass, uniform)
+    for size in (min(NUCLEUS, logits.shape[-1]), logits.shape[-1]):
+        ordered, tokens = likely.topk(size)
+        mass = ordered.cumsum(-1)
+        if bool((mass[:, -1] >= top_p).all()):
+            break
+    last = (mass < top_p).sum(-1, keepdim=True).clamp(max=size - 1)
+    kept = torch.minimum(mass, mass.gather(1, last))
+    return tokens.gather(1, _invert(kept, uniform)[:, None])[:, 0]
+
+
+def _invert(mass: "torch.Tensor", uniform: "torch.Tensor") -> "torch.Tensor":
+    """The first position of each row of cumulative probabilities (rows, n) that exceeds `uniform` of its total.
+
+    Float32 may round that up to the total; then the first that reaches it: no token of probability 0 is sampled.
+    """
+    import torch
+
+    total = mass[:, -1:].contiguous()
+    picked = torch.searchsorted(mass, uniform[:, None] * total, right=True)
+    return torch.minimum(picked, torch.searchsorted(mass, total))[:, 0]

@@ -7,7 +7,7 @@ as it is finished, in any order. So what is asked may depend on what has come ba
 no more of a problem once its decision is certain. Sample i of a prompt is independent of the other samples and
 reproducible: its randomness comes from (seed, prompt, i) alone. A prompt whose last message is the assistant's is an
 unfinished turn: the model continues it, and the completion is the new text. `limo/engines/ledger.py` keeps what was
-sampled; `engines/transformers.py` runs a local model, `engines/server.py` asks servers. Recipes name an engine by its
+sampled; `engines/local.py` runs a local model, `engines/server.py` asks servers. Recipes name an engine by its
 dotted path; docs/engines.md says how they differ.
 """
 
@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
+from limo.console import progress
 from limo.data import Message, content_id
 from limo.errors import UserError
-from limo.progress import progress
 
 Prompt = tuple[Message, ...]
 T = TypeVar("T")

@@ -3,7 +3,7 @@
     engine: {_target_: limo.engines.server.ServerEngine, model: Qwen/Qwen3-32B, serve: vllm, tensor_parallel: 4}
     engine: {_target_: limo.engines.server.ServerEngine, model: Qwen/Qwen3-32B, base_urls: [http://node1:8000/v1]}
 
-With `serve` the engine starts a server on this machine's GPUs (`limo/engines/local.py`); with `base_urls` it uses
+With `serve` the engine starts a server on this machine's GPUs (`limo/engines/serve.py`); with `base_urls` it uses
 running ones, and sends each request to the address with the fewest. Every sample is a separate request with its own
 seed, so sample i of a prompt is the same again where the server honours `seed`.
 
@@ -25,13 +25,13 @@ from functools import cached_property
 from typing import Any, Literal
 
 from limo.chat import CLOSE, OPEN, carry_opening, prompt_ids, turn_end
+from limo.console import clock, say
 from limo.data import content_id
 from limo.engines.connection import Connection, Keys, Reply, ServerError, check_address, context_room, describe
-from limo.engines.local import LocalServer, command_line, find_program
 from limo.engines.protocol import FREE, Completion, Finish, Price, Request, Sampling, Take, loading, random_key, refuse
+from limo.engines.serve import LocalServer, command_line, find_program
 from limo.errors import UserError
 from limo.model import fingerprint, load_tokenizer, model_folder, tokenizer_folder
-from limo.progress import clock, say
 
 BYTES_PER_TOKEN = 4  # of an estimate, where a server does not count
 CONTROL = re.compile(r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|<(start|end)_of_turn>|\[/?INST\]")

@@ -5,7 +5,7 @@
 A source yields an `Example` for each usable row and a `Dropped`, with file, row and reason, for each other. It streams:
 memory does not grow with the file (JSON arrays excepted, which are read whole).
 
-What the columns mean is decided in `formats.py` and printed; `files.py` reads the files. An answer may also stand in
+What the columns mean is decided in `columns.py` and printed; `files.py` reads the files. An answer may also stand in
 the chain, as GSM8K's `#### n` or in a last `\\boxed{}`: such a reference is unchecked, and `verify` drops the chain
 that it was taken from.
 """
@@ -21,13 +21,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from limo.console import say
 from limo.data import Dropped, Example, Row, chat, content_id, parsed, read_jsonl
 from limo.errors import UserError
 from limo.marks import after_hashes, last_boxed
-from limo.progress import say
 from limo.recipe import InputPath
-from limo.sources.files import MAX_BYTES, Raw, bounded, read_rows, shortened
-from limo.sources.formats import (
+from limo.sources.columns import (
     Columns,
     Fields,
     Record,
@@ -37,6 +36,7 @@ from limo.sources.formats import (
     find_columns,
     read_record,
 )
+from limo.sources.files import MAX_BYTES, Raw, bounded, read_rows, shortened
 
 # Notes of the stages: foreign ones get another name
 RESERVED = frozenset("attempts judge verdict licence turns unchecked teacher answer_kind".split())

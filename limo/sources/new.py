@@ -4,27 +4,29 @@
     limo curate --config-dir my recipe=problems
 
 The recipe builds on `recipes/recipe/base.yaml`. One problem in ten, 200 at most, is held out for the evaluation, and as
-many for `limo sweep` to choose a checkpoint by. Both leave the pool as leaks: nothing that is measured is trained
-on.
+many for `limo pick` to choose a checkpoint by. Both leave the pool as leaks: nothing that is measured is trained
+on. With `target=FILE2` problems are chosen in the shares that this file has, and half of it is what is measured on.
 """
 
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from limo import sources
 from limo.command import run_function
+from limo.console import say
 from limo.data import Dropped, Example, content_id, dump, replacing
 from limo.errors import UserError
-from limo.progress import say
 from limo.recipe import recipe_names
+from limo.sources.columns import find_columns
 from limo.sources.files import read_rows
-from limo.sources.formats import find_columns
 
 HELD_OUT, MOST = 10, 200  # one problem in so many, and at most so many
 SHARE = 3  # one problem in so many is chosen, 800 at most as in LIMO
+LEAST = 20  # problems of a file, and of a target that says something about shares
 RECIPE = """\
 # @package _global_
 # {file}: {rows:,} chains or rows, {problems:,} problems. limo curate --config-dir {folder} recipe={name}
@@ -32,17 +34,23 @@ defaults: [/recipe/base, _self_] # limo curate ... --cfg job prints the whole
 name: {name} # of the run's folder, runs/{name}
 student: embedded:smollm2-135m-instruct # what is trained: a folder, or a name on the Hub
 k: {k} # problems to choose
+control: [random] # trained beside the chosen set and compared with it; null trains the chosen set alone
 curate:
   pool:
     {name}: # {mapping}
       _target_: limo.sources.file
       path: {path}
 {more}      fields: {fields} # which column is what
-{stages}measured: # {count} problems each, which leave the pool: for limo eval, and for limo sweep
-  held_out: {{path: {held_out}}}
+{stages}measured: # {count} problems each, which leave the pool: for limo eval, and for limo pick
+  held_out: {{path: {held_out}}}{from_target}
   dev: {{path: {dev}}}
 """
-UNCHECKED = "  stages: {verify: {unchecked: keep}} # the answers were read from the chains: nothing has checked them\n"
+UNCHECKED = "    verify: {unchecked: keep} # the answers were read from the chains: nothing has checked them\n"
+TARGET = """\
+    choose: # problems in the shares that the target has, by groups of similar texts
+      shares: {{cluster: target}}
+      target: {{_target_: limo.sources.file, path: {path}}}
+"""
 REPLACE = "      replace_system: true # rows have a system message of their own: this recipe's takes its place\n"
 
 
@@ -53,12 +61,14 @@ def make_recipe(
     folder: Path = Path("my"),
     fields: dict[str, Any] | None = None,
     encoding: str = "utf-8",
+    target: str = "",
 ) -> None:
     """Write a recipe for the rows of a file, and its held-out problems, and print it: the command `limo new`.
 
     `name` of the recipe and the run is the file's by default. `fields` say which column is what where that cannot be
-    told, as in 'fields={problem: Aufgabe, answer: Ergebnis}'.
-    Raises UserError for a file without usable rows, or a name that is none.
+    told, as in 'fields={problem: Aufgabe, answer: Ergebnis}'. `target` is a file of problems like those that the model
+    is to solve: one half of them tells the shares to choose in, the other half is held out.
+    Raises UserError for a file without usable rows, a name that is none, or a target problem that is in the file.
     """
     name = name or re.sub(r"\W+", "_", Path(file).name.partition(".")[0]).strip("_") or "mine"
     if not re.fullmatch(r"[\w.-]+", name):
@@ -66,46 +76,83 @@ def make_recipe(
     recipe = folder / "recipe" / f"{name}.yaml"
     if name in recipe_names() or recipe.exists():
         raise UserError(f"there is a recipe '{name}' already: give another with name=")
-    read = [*sources.file(name, "", path=file, fields=fields, encoding=encoding)]
-    rows = [row for row in read if isinstance(row, Example)]
-    if lost := Counter(row.reason for row in read if isinstance(row, Dropped)):
-        say(f"{name}: not usable: {', '.join(f'{reason}: {count}' for reason, count in lost.most_common())}")
+    rows = _read(name, file, fields, encoding)
     problems = {row.question: row.answer for row in rows}
-    if len(problems) < 20:
+    if len(problems) < LEAST:
         raise UserError(
-            f"'{file}' has {len(problems)} usable problems: 20 are needed to hold some out and choose from the rest"
+            f"'{file}' has {len(problems)} usable problems: {LEAST} are needed, to hold out and to choose from"
         )
     order = sorted(problems, key=content_id)
     count = min(MOST, max(1, len(order) // HELD_OUT))
-    sets = {folder / f"{name}_held_out.jsonl": order[:count], folder / f"{name}_dev.jsonl": order[count : 2 * count]}
-    for target, questions in sets.items():
-        with replacing(target) as lines:
+    sets = {"held_out": order[:count], "dev": order[count : 2 * count]}
+    paths = {key: folder / f"{name}_{key}.jsonl" for key in (*sets, "target")}
+    if target:
+        wanted = _read_target(target, encoding, rows)
+        half = sorted(wanted, key=content_id)[: len(wanted) // 2]
+        sets["held_out"] = [question for question in wanted if question not in half]
+        sets["target"] = half
+        problems |= wanted
+    for key, questions in sets.items():
+        with replacing(paths[key]) as lines:
             lines.writelines(dump({"problem": question, "answer": problems[question]}) for question in questions)
     raw = next(raw for _, raw in read_rows(file, encoding=encoding) if isinstance(raw, dict) and any(raw.values()))
     columns = find_columns(raw, fields or {})
     mapped = {"problem": columns.problem, "chain": columns.chain, "answer": columns.answer, "id": columns.id}
     single = {key: value[0] if isinstance(value, tuple) and len(value) == 1 else value for key, value in mapped.items()}
+    stages = UNCHECKED if any(row.notes.get("unchecked") for row in rows) else ""
+    stages += TARGET.format(path=json.dumps(str(paths["target"]))) if target else ""
     with replacing(recipe) as text:
         text.write(
             RECIPE.format(
                 file=Path(file).name,
                 rows=len(rows),
-                problems=len(problems),
+                problems=len({row.question for row in rows}),
                 folder=folder,
                 name=name,
-                k=max(1, min(800, (len(problems) - 2 * count) // SHARE)),
+                k=max(1, min(800, (len(order) - 2 * count) // SHARE)),
                 mapping=columns.describe(()).partition(";")[0],
                 path=json.dumps(file, ensure_ascii=False),
                 more=(f"      encoding: {encoding}\n" if encoding != "utf-8" else "")
                 + (REPLACE if any(row.prompt[0]["role"] == "system" for row in rows) else ""),
                 fields=json.dumps({key: value for key, value in single.items() if value}, ensure_ascii=False),
-                stages=UNCHECKED if any(row.notes.get("unchecked") for row in rows) else "",
-                count=count,
-                **{key: json.dumps(str(place)) for key, place in zip(("held_out", "dev"), sets, strict=True)},
+                stages=f"  stages:\n{stages}" if stages else "",
+                count=" and ".join(dict.fromkeys(str(len(sets[key])) for key in ("held_out", "dev"))),
+                from_target=" # of the target" if target else "",
+                **{key: json.dumps(str(paths[key])) for key in ("held_out", "dev")},
             )
         )
     commands = "\n".join(f"limo {c} --config-dir {folder} recipe={name}" for c in ("check", "curate", "train", "eval"))
     print(f"{recipe}\n\n{recipe.read_text(encoding='utf-8')}\n{commands}")  # noqa: T201
+
+
+def _read(name: str, file: str, fields: dict[str, Any] | None, encoding: str) -> list[Example]:
+    """The usable rows of a file; what is not usable is counted on the terminal."""
+    read = [*sources.file(name, "", path=file, fields=fields, encoding=encoding)]
+    if lost := Counter(row.reason for row in read if isinstance(row, Dropped)):
+        say(f"{name}: not usable: {', '.join(f'{reason}: {count}' for reason, count in lost.most_common())}")
+    return [row for row in read if isinstance(row, Example)]
+
+
+def _read_target(target: str, encoding: str, pool: Sequence[Example]) -> dict[str, str]:
+    """The target's problems and answers. Raises UserError for one that is in the pool too, and for too few."""
+    rows, known = _read("target", target, None, encoding), {_plain(row.question): row for row in pool}
+    for row in rows:
+        if same := known.get(_plain(row.question)):
+            here, there = (f"row {one.notes.get('row')}" for one in (row, same))
+            raise UserError(
+                f"target={target}, {here}, is {there} of the pool: {row.question[:80]!r}. A target is measured on, so "
+                "none of it may be trained on: remove it from one of the two"
+            )
+    found = {row.question: row.answer for row in rows}
+    if len(found) < 4:
+        raise UserError(f"target={target} has {len(found)} usable problems: 4 are needed, {LEAST} or more are better")
+    if len(found) < LEAST:
+        say(f"target={target} has {len(found)} problems: shares and results of so few are rough; {LEAST} are better")
+    return found
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 if __name__ == "__main__":

@@ -15,11 +15,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from limo.chat import CLOSE, MASKED, OPEN, Rendered, controls, loss_text, prepends_bos
+from limo.console import say, terminal
 from limo.data import Dropped, Example
 from limo.errors import UserError, visible
 from limo.machine import is_main
-from limo.progress import say
-from limo.tables import terminal
 from limo.training.settings import Training
 
 if TYPE_CHECKING:

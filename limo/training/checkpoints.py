@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from limo.console import say
 from limo.data import replacing
 from limo.errors import UserError
 from limo.machine import count_cores
-from limo.progress import say
 
 MARK = "whole.json"
 

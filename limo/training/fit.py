@@ -18,14 +18,13 @@ from typing import Any
 
 import yaml
 
+from limo.console import Table, say
 from limo.data import dump, replacing
 from limo.errors import Interrupted, UserError
 from limo.machine import is_main, quiet_deepspeed, world_size
 from limo.model import model_folder
 from limo.processes import keeping_freed_memory
-from limo.progress import say
 from limo.run import Step, claim, lock_run, read_manifest
-from limo.tables import Table
 from limo.training.batches import Shape
 from limo.training.checkpoints import check_resumable, has_checkpoint, last_checkpoint, steps_in
 from limo.training.launch import (
@@ -191,7 +190,7 @@ def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str,
         check_resumable(last, world_size(), kind)
         say(f"resuming from {last}")
     trainer = make()
-    stop = add_callbacks(trainer, job, kind)
+    stop, average = add_callbacks(trainer, job, kind, last)
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
     start = time.monotonic()
     try:
@@ -210,16 +209,18 @@ def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str,
         ended.silent = not is_main()
         raise ended
     held = {f"{what}_bytes": size for what, size in count_bytes(trainer).items()}
+    if average:
+        average.load_into(trainer.model)
     measured = measure(trainer)
     save_model(trainer, job.tokenizer, job.settings, job.source, folder)
     _finish(job, trainer, seconds, steps_in(last), {**held, **measured})
 
 
-def add_callbacks(trainer: Any, job: Job, kind: str) -> Any:
-    """Add the callbacks; returns the one that records whether SIGTERM ended the training."""
+def add_callbacks(trainer: Any, job: Job, kind: str, last: Path | None) -> tuple[Any, Any]:
+    """Add the callbacks; returns the one that records whether SIGTERM ended the training, and that of the mean."""
     from transformers.trainer_callback import PrinterCallback
 
-    from limo.training.callbacks import Bar, Checkpoints, UntilAccuracy
+    from limo.training.callbacks import Average, Bar, Checkpoints, UntilAccuracy
 
     shape, tokens, args = job.shape, job.tokens, job.settings.args
     each = f"at most {shape.tokens:,} tokens" if shape.tokens else f"{shape.rows} {tokens.unit}"
@@ -235,9 +236,10 @@ def add_callbacks(trainer: Any, job: Job, kind: str) -> Any:
         trainer.count_right = True
         trainer.add_callback(UntilAccuracy(until))
     per_step = sum(tokens.lengths) * job.settings.global_batch / len(tokens.lengths)
-    for callback in (Bar(per_step), stop):
+    average = Average(job.settings.average, last) if job.settings.average else None
+    for callback in filter(None, (Bar(per_step), average, stop)):  # the mean is in a checkpoint that is marked whole
         trainer.add_callback(callback)
-    return stop
+    return stop, average
 
 
 def _finish(job: Job, trainer: Any, seconds: float, steps_before: int, more: Mapping[str, float]) -> None:

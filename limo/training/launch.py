@@ -21,9 +21,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from limo.console import say
 from limo.errors import UserError
 from limo.machine import count_cores, is_main, quiet_deepspeed, world_size
-from limo.progress import say
 from limo.recipe import RECIPES
 from limo.training.settings import Devices
 

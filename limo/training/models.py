@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from limo.chat import pad_id, set_template, turn_end
+from limo.console import say
 from limo.errors import UserError
 from limo.machine import is_main
 from limo.model import load_model, load_tokenizer
-from limo.progress import say
 from limo.training.launch import wait
 from limo.training.settings import Training
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from limo.chat import MASKED, Rendered, render
+from limo.console import say
 from limo.data import Dropped, Example, Message, Row, content_id, dump, replacing
 from limo.errors import UserError
-from limo.progress import say
 from limo.run import Step
 from limo.sources import hub_rows, training_rows
 from limo.sources.files import read_rows

@@ -37,7 +37,9 @@ class Training:
     """What every training is given."""
 
     # Names whose values change how fast a run is and not what comes out: it may resume with others
-    speed_only: ClassVar[frozenset[str]] = frozenset({"out", "look", "controls", "devices", "attention", "sharding"})
+    speed_only: ClassVar[frozenset[str]] = frozenset(
+        {"out", "look", "controls", "seeds", "devices", "attention", "sharding"}
+    )
     speed_only_args: ClassVar[frozenset[str]] = frozenset(
         {"activation_checkpointing", "activation_offloading", "gradient_checkpointing", "use_liger_kernel"}
         | {"per_device_eval_batch_size", "dataloader_num_workers"}
@@ -61,16 +63,30 @@ class Training:
     devices: Devices = "all"  # visible GPUs to use; on CPUs the number of processes
     sharding: str = "ddp"  # see training/launch.py
     attention: str = "auto"  # see training/attention.py
+    average: float | None = None  # the last share of the steps whose weights are averaged into the model
     keep_checkpoints: bool = False  # after the training is finished
-    controls: tuple[str, ...] = ()  # of the curation's control sets, trained before in the same way into out/<name>
+    controls: list[str] | None = None  # the curation's control sets that are trained as well, into out/<name>
+    seeds: list[int] | None = None  # each set is trained with each of them; the first replaces `seed`
     look: int = 0  # shows so many rows by their loss mask and trains nothing
 
     def __post_init__(self) -> None:
         for key in ("max_length", "global_batch", "pack_tokens"):
             if (value := getattr(self, key, None)) is not None and value < 1:
                 raise UserError(f"train.{key} must be 1 or more, not {value}")
+        if self.seeds is not None:
+            if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+                raise UserError(f"train.seeds must be different numbers, at least one, not {list(self.seeds)}")
+            object.__setattr__(self, "seed", self.seeds[0])
         if self.devices != "all" and self.devices < 1:
             raise UserError(f"train.devices must be a number from 1, or all, not {self.devices}")
+        if self.average is not None and not 0 < self.average <= 1:
+            raise UserError(f"train.average is the share of the last steps, above 0 and up to 1, not {self.average}")
+        if self.average and self.sharding in ("zero3", "fsdp2"):
+            raise UserError(
+                f"train.average needs whole weights on each device, which {self.sharding} has not: use zero2"
+            )
+        if self.average and self.args.get("load_best_model_at_end"):
+            raise UserError("train.average and train.args.load_best_model_at_end each decide which weights are saved")
 
     @property
     def rows_at_once(self) -> int:
@@ -105,6 +121,8 @@ class Supervised(Training):
                 "train.until_accuracy is a share above 0 and up to 1, and cannot be combined with train.weighting: "
                 f"{self.until_accuracy}"
             )
+        if self.until_accuracy is not None and self.average:
+            raise UserError("train.average needs to know the last step, which train.until_accuracy does not: set one")
         for key in ("label_smoothing_factor", "router_aux_loss_coef"):
             if self.weighting and self.args.get(key):
                 raise UserError(f"train.args.{key}: the weighted loss has no such term. Remove it or train.weighting")

@@ -466,7 +466,9 @@ function showRuns(data) {
   const lines = data.runs.map((run) => h("tr", h("td", h("b", run.name)), ...cells(run)));
   const heads = ["run", ...names].map((name) => h("th", name));
   const table = h("div.scroll", { tabindex: "0" }, h("table", h("thead", h("tr", ...heads)), h("tbody", ...lines)));
-  $("runs").replaceChildren(table);
+  const several = data.runs.length > 1;
+  const said = data.runs.flatMap((run) => run.said.map((text) => h("p", several ? `${run.name}: ${text}` : text)));
+  $("runs").replaceChildren(...said, table);
   $("notes").replaceChildren(...data.notes.map(note));
 }
 

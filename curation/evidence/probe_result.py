@@ -1,0 +1,117 @@
+"""What a probe found (`probe.py`): kept in `runs/<name>/probe.json`, printed, and warned about by a run."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from curation.evidence.flaws import FLAWS
+from curation.stage import NO_SCORES, about_node
+from curation.stages.pairs import WRONG
+from eval.intervals import wilson
+from limo.console import Table, print_table, terminal
+from limo.data import replacing
+from limo.run import lasting
+
+FILE = "probe.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """How often a score prefers the untouched chain to one with a flaw; a tie counts half."""
+
+    share: float
+    low: float  # of the 95 % interval (Wilson)
+    high: float
+    pairs: int
+
+    @property
+    def reversed(self) -> bool:
+        """Whether the score prefers the flaw."""
+        return self.high < 0.5
+
+    @property
+    def blind(self) -> bool:
+        """Whether it may as well toss a coin."""
+        return self.low <= 0.5 <= self.high
+
+    def __str__(self) -> str:
+        return f"{100 * self.share:.0f} ({100 * self.low:.0f}-{100 * self.high:.0f})"
+
+
+def decided(points: Sequence[float]) -> Decided | None:
+    """What the points of pairs come to: 1 for the untouched chain, 0.5 for a tie, 0 for the flaw."""
+    if not points:
+        return None
+    share = sum(points) / len(points)
+    return Decided(share, *wilson(share, len(points)), len(points))
+
+
+Found = dict[str, dict[str, Decided]]  # by score, by flaw
+
+
+def chosen_by(stages: Mapping[str, Any]) -> dict[str, str]:
+    """The score that each choosing stage of a recipe goes by."""
+    chosen = {name: str(node["by"]) for name, node in stages.items() if _is_choosing(node)}
+    return {name: by for name, by in chosen.items() if by not in NO_SCORES}
+
+
+def _is_choosing(node: Mapping[str, Any]) -> bool:
+    return "{by}" in about_node(node).reads
+
+
+def warnings(found: Mapping[str, Mapping[str, Decided]], chosen: Mapping[str, str]) -> Iterator[str]:
+    """A line for each flaw that a score by which the recipe chooses does not see, or prefers."""
+    for stage, by in chosen.items():
+        decided = {flaw: d for flaw, d in found.get(by, {}).items() if flaw != WRONG}
+        worse = [flaw for flaw, d in decided.items() if d.reversed]
+        blind = [flaw for flaw, d in decided.items() if d.blind]
+        if worse:
+            yield f"'{stage}' chooses by {by}, which prefers chains with: {', '.join(worse)}"
+        if blind:
+            yield f"'{stage}' chooses by {by}, which does not notice: {', '.join(blind)}"
+
+
+def read_probe(folder: Path, stages: Mapping[str, Any]) -> Found:
+    """What a run's probe found for stages as they are now; empty where there is none."""
+    try:
+        kept = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    if kept["stages"] != _settings(stages):
+        return {}
+    return {name: {flaw: Decided(**d) for flaw, d in by.items()} for name, by in kept["scores"].items()}
+
+
+def _settings(stages: Mapping[str, Any]) -> Any:
+    """The scoring of a recipe, as far as its probe depends on it; choosing stages may be other ones."""
+    scoring = {name: node for name, node in stages.items() if not _is_choosing(node)}
+    return json.loads(json.dumps(lasting(scoring)))
+
+
+def keep_probe(folder: Path, found: Found, caught: Any, chains: int, stages: Mapping[str, Any]) -> None:
+    """Write `probe.json` into a run's folder: `caught` is what its stages drop, `chains` how many were spoiled."""
+    plain = {name: {flaw: asdict(d) for flaw, d in by.items()} for name, by in found.items()}
+    kept = {"chains": chains, "scores": plain, "dropped": caught, "stages": _settings(stages)}
+    with replacing(folder / FILE) as file:
+        json.dump(kept, file, indent=1)
+
+
+def tabulate_probe(found: Mapping[str, Mapping[str, Decided]], chains: int) -> Table:
+    """The share of pairs, in %, that each score decides rightly, with its 95 % interval."""
+    flaws = [flaw for flaw in (*FLAWS, WRONG) if any(flaw in by for by in found.values())]
+    rows = [(name, *(str(by[flaw]) if flaw in by else "" for flaw in flaws)) for name, by in found.items()]
+    title = f"How often each score prefers the untouched chain, in % of pairs ({chains} chains; 50 is blind)"
+    return Table(("score", *flaws), rows, range(1, len(flaws) + 1), title)
+
+
+def print_probe(found: Found, caught: Mapping[str, Mapping[str, int]], chains: int, chosen: Mapping[str, str]) -> None:
+    """The table, what the recipe's stages drop, and what to beware of."""
+    console = terminal(160)
+    print_table(tabulate_probe(found, chains), console)
+    for name, counts in caught.items():
+        listed = ", ".join(f"{flaw}: {count}" for flaw, count in counts.items())
+        console.print(f"The stage '{name}' drops {listed}", markup=False, soft_wrap=True)
+    for line in warnings(found, chosen):
+        console.print(f"warning: {line}", markup=False, soft_wrap=True)

@@ -1,0 +1,492 @@
+"""Does a choice of chains beat a random one, for your pool and your model? Small trainings, then one sentence.
+
+    python -m curation.evidence.tournament recipe=demo
+
+Candidates are named lists of choosing stages. Each is first shown pairs with known flaws (`probe.py`): one
+that prefers a flaw is dropped. The others and `random` are trained at a fraction of the size, in blocks. The arms of a
+block share a part of the pool and an order of rows, so that differences are paired. The worse half is dropped after
+each round (successive halving). The best two and random are then trained at full size in fresh blocks, each measured on
+problems that nothing else has used, and compared by the paired differences of the blocks (t with blocks - 1 degrees of
+freedom, Bonferroni over the two). The outcome is one of three:
+
+    nll beats random by 8.1 points (2.0 to 14.2).
+    No candidate beats random by more than 3 points: use random chains, checked and balanced.
+    Undecided: nll +4.0 points (-2.1 to 10.1). About 5 more blocks are needed.
+
+Every training has a folder below `tournament/`, and a killed tournament resumes. Held-out problems come from the
+recipe's own pool and are never trained on. `tournament.dry_run=true` prints what it would take, and trains nothing.
+
+`search` lets Optuna choose the weights of one candidate's score by small trainings before the first round, as R-Select
+does; the fresh blocks of the last round judge what it found.
+"""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Annotated, Any
+
+from pydantic import Field, PositiveInt
+
+from curation.evidence.controls import random_set
+from curation.evidence.probe import apply_calls, plant, scoring_calls
+from curation.evidence.probe_result import Decided, decided
+from curation.run import run_first
+from curation.stage import in_order, take
+from eval.run import correct_share, grade_rows
+from limo.command import command
+from limo.console import Table, clock, print_table, progress, say, terminal
+from limo.data import Example, content_id, replacing, write_jsonl
+from limo.discover.noise import measure_noise
+from limo.engines.protocol import Sampling, sample
+from limo.errors import UserError
+from limo.processes import give_back_memory, run_section_apart
+from limo.recipe import bind
+from limo.run import lasting, lock_run, read_manifest
+
+RANDOM, RANDOM_TOKENS = "random", "random_tokens"
+SEEDS_OF_TIES = 5
+SEARCH_BLOCKS = 500  # the number of the first block of a search; those of the last round begin at 1000
+LEVEL = 0.95
+Part = Annotated[float, Field(gt=0, le=1)]
+
+Candidates = Mapping[str, Mapping[str, Any]]  # by name the choosing stages, by their names
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is trained and measured."""
+
+    k: PositiveInt  # problems of a full-size set
+    fraction: Part  # of k, in the rounds before the last
+    screen_blocks: PositiveInt  # of each round before the last
+    final_blocks: Annotated[int, Field(ge=2)]  # one gives no interval
+    screen_problems: PositiveInt  # held out, for all rounds before the last
+    final_problems: PositiveInt  # held out for each block of the last round
+    pool_share: Part  # of the pool that a block sees
+
+    @classmethod
+    def of_pool(cls, problems: int) -> "Sizes":
+        """What a pool of so many problems allows: two fifths of it are held out, in six final blocks and the rounds."""
+        screen, final = max(1, min(200, problems // 10)), max(1, min(200, problems // 20))
+        left = (problems - screen - 6 * final) // 2
+        return cls(max(1, min(96, left)), 0.5, 2, 6, screen, final, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Which candidate's weights are searched for, with Optuna's tree-structured Parzen estimator (TPE)."""
+
+    candidate: str
+    stage: str  # of it, whose setting `weights` is replaced
+    scores: Annotated[list[str], Field(min_length=2)]  # that get a weight from -1 to 1; their sizes sum to 1
+    trials: PositiveInt  # each takes `screen_blocks` trainings
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """A candidate against random chains in the last round; differences in accuracy, from -1 to 1."""
+
+    name: str
+    mean: float
+    low: float  # of the interval that holds for both finalists together
+    high: float
+    blocks: int
+    tokens: float | None  # mean difference to random chains of as many tokens; None where that was not trained
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a tournament found."""
+
+    outcome: str  # beats, none or undecided
+    sentence: str
+    finalists: tuple[Versus, ...]
+    more_blocks: int  # that a decision needs
+
+
+def tournament(
+    *,
+    out: str,
+    curate: dict[str, Any],
+    train: dict[str, Any],
+    engine: dict[str, Any],
+    sampling: Sampling,
+    source: str,
+    candidates: dict[str, dict[str, Any]],
+    sizes: Sizes | None,
+    margin: float,
+    apart: bool,
+    seed: int,
+    search: Search | None = None,
+    dry_run: bool = False,
+) -> Verdict | None:
+    """Find out whether a candidate's choice beats random chains, print and return the verdict.
+
+    Args: `source` is the stage into which the rows come that are chosen from; the stages before it run as
+    `curation.run` runs them. `candidates` are named lists of choosing stages, the last with a size `k` that is set
+    here. `train` is the recipe's section; `engine` (without its model) and `sampling` measure a model. `sizes` is
+    null for what the pool allows. `margin` is the difference that matters, as a share of 1. `apart` runs each training
+    as a process (needed for several GPUs); without it a training of seconds takes seconds. A `dry_run` returns None.
+    Raises UserError for too few problems, and for an unknown stage or candidate.
+    """
+    stages, folder = in_order(curate["stages"], curate.get("order")), Path(out) / "tournament"
+    if source not in stages:
+        raise UserError(f"tournament.source: there is no stage '{source}'")
+    if {RANDOM, RANDOM_TOKENS} & set(candidates):
+        raise UserError(f"tournament.candidates: {RANDOM} and {RANDOM_TOKENS} run in any case")
+    if search and "weights" not in candidates.get(search.candidate, {}).get(search.stage, {}):
+        raise UserError(f"tournament.search: the candidate '{search.candidate}' has no weights in a '{search.stage}'")
+    before = dict(list(stages.items())[: list(stages).index(source)])
+    rows = list(run_first(curate, before))
+    sizes = sizes or Sizes.of_pool(len({row.problem for row in rows}))
+    counts = {key: value for key, value in asdict(sizes).items() if key != "final_blocks"}
+    made_from = content_id(json.loads(json.dumps(lasting([curate, train, engine, asdict(sampling), seed, counts]))))
+    with lock_run(folder, "running a tournament"):
+        trainer = Trainer(train, engine, sampling, apart)
+        arms = Arms(folder, made_from, rows, candidates, sizes, trainer, seed, scoring_calls(before))
+        if dry_run:
+            arms.print_costs(search, margin)
+            return None
+        if search:
+            arms = search_weights(arms, search)
+        names = [name for name in arms.candidates if arms.is_fair(name, search)]
+        say(f"{len(names)} candidates and random: {arms.trainings(len(names))} trainings at most")
+        arms.warn_if_small(margin)
+        verdict = arms.run(names, margin)
+    with replacing(folder / "verdict.json") as file:
+        json.dump(asdict(verdict), file, indent=1)
+    return verdict
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How a set of rows becomes the shares of problems solved."""
+
+    train: Mapping[str, Any]
+    engine: Mapping[str, Any]
+    sampling: Sampling
+    apart: bool
+
+    def measure(self, place: Path, data: Path, steps: int, seed: int, problems: Sequence[Example]) -> dict[str, Any]:
+        """Train on a file, sample the problems, and return accuracy, rows and tokens; the model is not kept."""
+        args = {**self.train["args"], "max_steps": steps}
+        node = {**self.train, "out": str(place), "data": str(data), "seed": seed, "args": args}
+        if self.apart:
+            run_section_apart("limo.train", "train", node, place)
+        else:
+            bind(node, "train")()
+        engine = bind({**self.engine, "model": str(place / "model")}, "tournament.engine")()
+        completions = sample(engine, [row.prompt for row in problems], self.sampling, place.name)
+        shares = correct_share(grade_rows(problems, completions))
+        del engine
+        give_back_memory()
+        shutil.rmtree(place / "model")
+        done = read_manifest(place)["train"]
+        return {"accuracy": fmean(shares.values()), "rows": done["results"]["rows"], "tokens": done["tokens"]}
+
+
+@dataclass(frozen=True)
+class Arms:
+    """The pool, its held-out problems, and the arms."""
+
+    folder: Path
+    made_from: str
+    rows: Sequence[Example]  # that are chosen from
+    candidates: Candidates
+    sizes: Sizes
+    trainer: Trainer
+    seed: int
+    scoring: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # the recipe's stages that add scores
+
+    def __post_init__(self) -> None:
+        left = int((len(self.problems) - self.reserved) * self.sizes.pool_share)
+        if left < self.sizes.k:
+            raise UserError(
+                f"the pool has {len(self.problems)} problems: {self.reserved} are held out, and {max(left, 0)} of the "
+                f"others are in a block, too few for k={self.sizes.k}. Lower tournament.sizes, or take a larger pool"
+            )
+
+    @cached_property
+    def problems(self) -> list[str]:
+        """The problems in random order: first those held out, then those that are trained on."""
+        return sorted({row.problem for row in self.rows}, key=lambda name: content_id([self.seed, "held out", name]))
+
+    @property
+    def reserved(self) -> int:
+        """How many problems are held out."""
+        return self.sizes.screen_problems + self.sizes.final_problems * self.sizes.final_blocks
+
+    def held_out(self, final_block: int | None) -> list[Example]:
+        """The problems of the screening rounds, or of one block of the last round."""
+        start, count = 0, self.sizes.screen_problems
+        if final_block is not None:
+            start, count = count + final_block * self.sizes.final_problems, self.sizes.final_problems
+        chosen = set(self.problems[start : start + count])
+        one = {row.problem: row for row in self.rows if row.problem in chosen}
+        return [replace(row, completion="") for row in one.values()]
+
+    def block(self, number: int) -> list[Example]:
+        """The rows that a block sees: all chains of a random part of the problems that are not held out."""
+        free = sorted(self.problems[self.reserved :], key=lambda name: content_id([self.seed, number, name]))
+        chosen = set(free[: math.ceil(len(free) * self.sizes.pool_share)])
+        return [row for row in self.rows if row.problem in chosen]
+
+    @cached_property
+    def flawed(self) -> dict[str, list[tuple[Example, Example]]]:
+        """By flaw, pairs of a chain and its spoiled copy, with the scores of both."""
+        with_chain = [row for row in self.rows if row.completion]
+        clean = [row for row in with_chain if row.notes.get("made", "clean") == "clean"] or with_chain
+        pairs = plant(random_set(clean, 50, self.seed), clean, self.seed)
+        both = {row.id: row for listed in pairs.values() for pair in listed for row in pair}
+        again = {row.id: row for row in apply_calls(list(both.values()), self.scoring)[0]}
+        return {flaw: [(again[a.id], again[b.id]) for a, b in listed] for flaw, listed in pairs.items()}
+
+    def is_fair(self, name: str, search: Search | None = None) -> bool:
+        """Whether a candidate prefers no flaw; if it does, that is printed. What a search has found may prefer one."""
+        found = {
+            flaw: prefers_untouched(self.candidates[name], pairs, self.seed) for flaw, pairs in self.flawed.items()
+        }
+        wrong = ", ".join(f"{flaw} ({d} %)" for flaw, d in found.items() if d and d.reversed)
+        searched = search is not None and search.candidate == name
+        if wrong:
+            say(f"'{name}' {'stays, though' if searched else 'is out:'} it prefers chains with {wrong}")
+        return searched or not wrong
+
+    def trainings(self, count: int) -> int:
+        """How many trainings a tournament of so many candidates takes."""
+        total = 0
+        while count > 2:
+            total += (count + 1) * self.sizes.screen_blocks
+            count = math.ceil(count / 2)
+        return total + (count + 2) * self.sizes.final_blocks if count else 0
+
+    def gains(self, names: Sequence[str], first: int) -> dict[str, float]:
+        """The mean difference to random of each arm, at a fraction of the size, in the blocks from `first` on."""
+        blocks = [(first + at, None) for at in range(self.sizes.screen_blocks)]
+        small = max(1, round(self.sizes.k * self.sizes.fraction))
+        scores = {arm: self._train(arm, blocks, small) for arm in [RANDOM, *names]}
+        return {arm: fmean(scores[arm]) - fmean(scores[RANDOM]) for arm in names}
+
+    def warn_if_small(self, margin: float) -> None:
+        """Say how large a difference must be to be seen, where that is more than `margin`.
+
+        A block's accuracies are shares of its problems. At a half right, the spread of their difference is at least
+        sqrt(2 / 4 / problems), which the mean over the blocks and the quantile of t make an interval.
+        """
+        from scipy.stats import t
+
+        n = self.sizes.final_blocks
+        least = float(t.ppf(1 - (1 - LEVEL) / 4, n - 1)) * math.sqrt(0.5 / self.sizes.final_problems / n)
+        if least > margin:
+            say(
+                f"{n} blocks of {self.sizes.final_problems} problems decide on differences from about "
+                f"{100 * least:.0f} points, not on {100 * margin:g}: raise tournament.sizes.final_blocks or "
+                "final_problems if smaller ones matter"
+            )
+
+    def print_costs(self, search: Search | None, margin: float) -> None:
+        """What a tournament would take, by round, and how long by the trainings that are finished already."""
+        sizes, rows, count = self.sizes, list[tuple[str, int, int]](), len(self.candidates)
+        small = max(1, round(sizes.k * sizes.fraction))
+        if search:
+            rows.append((f"search, {search.trials} trials", (search.trials + 1) * sizes.screen_blocks, small))
+        while count > 2:
+            rows.append((f"round of {count}", (count + 1) * sizes.screen_blocks, small))
+            count = math.ceil(count / 2)
+        rows.append(("last round", (count + 2) * sizes.final_blocks, sizes.k))
+        print_table(Table(("round", "trainings", "rows of each"), rows, (1, 2), "At most"), terminal(110))
+        done = [json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("block-*/*/score.json")]
+        if done:
+            each = sum(one["seconds"] for one in done) / sum(one["rows"] for one in done)
+            took = clock(each * sum(trainings * k for _, trainings, k in rows))
+            say(f"{took} with all measurements, by {len(done)} trainings that are finished")
+        else:
+            say("how long is known after the first training; limo train-plan has the hours of one on GPUs")
+        self.warn_if_small(margin)
+
+    def run(self, names: list[str], margin: float) -> Verdict:
+        """All rounds: half of the candidates leave after each, until the last two are measured."""
+        sizes, number, table = self.sizes, 0, list[tuple[str, str, str]]()
+        while len(names) > 2:
+            gain = self.gains(names, number)
+            ranked = sorted(names, key=lambda arm: -gain[arm])
+            table += [(f"round of {len(names)}", arm, f"{100 * gain[arm]:+.1f}") for arm in reversed(ranked)]
+            names = ranked[: math.ceil(len(names) / 2)]
+            number += sizes.screen_blocks
+        last = [(1000 + at, at) for at in range(sizes.final_blocks)]
+        scores, by_tokens = {arm: self._train(arm, last, sizes.k) for arm in [RANDOM, *names]}, dict[str, float]()
+        if names:
+            best = max(names, key=lambda arm: fmean(scores[arm]))
+            scores[RANDOM_TOKENS] = self._train(RANDOM_TOKENS, last, sizes.k, like=best)
+            by_tokens[best] = fmean(scores[best]) - fmean(scores[RANDOM_TOKENS])
+        differences = {arm: [a - r for a, r in zip(scores[arm], scores[RANDOM], strict=True)] for arm in names}
+        verdict = decide(differences, margin, by_tokens, 1 / sizes.final_problems)
+        print_verdict(verdict, table, {arm: fmean(values) for arm, values in scores.items()})
+        return verdict
+
+    def _train(self, arm: str, blocks: Sequence[tuple[int, int | None]], k: int, like: str = "") -> list[float]:
+        """The accuracy of an arm in each of the blocks: their numbers, and which problems of the last round."""
+        found = []
+        with progress(f"{arm}, {k} problems", len(blocks), "training") as advance:
+            for number, final_block in blocks:
+                found.append(float(self._score(arm, number, k, final_block, like)["accuracy"]))
+                advance(1, f"{100 * found[-1]:.1f} %")
+        return found
+
+    def _score(self, arm: str, number: int, k: int, final_block: int | None, like: str) -> dict[str, Any]:
+        place = self.folder / f"block-{number}" / f"{arm}-{k}"
+        rows, problems = self.block(number), self.held_out(final_block)
+        # Other sizes hold out other problems: arms of a block are paired only if all of them saw the same
+        seen = [sorted({row.problem for row in part}) for part in (rows, problems)]
+        made = content_id([self.made_from, self.candidates.get(arm), like, seen])
+        if (place / "score.json").exists():
+            kept: dict[str, Any] = json.loads((place / "score.json").read_text(encoding="utf-8"))
+            if kept["made_from"] == made:
+                return kept
+        shutil.rmtree(place, ignore_errors=True)
+        seed, stages = self.seed + number, self.candidates.get(like or arm)
+        chosen = choose_by(stages, rows, k, seed) if stages else random_set(rows, k, seed)
+        if arm == RANDOM_TOKENS:
+            chosen = random_set(rows, k, seed, chosen)
+        write_jsonl(place / "rows.jsonl", chosen)
+        train = self.trainer.train
+        steps = max(1, math.ceil(k / train["global_batch"])) * round(train["args"]["num_train_epochs"])
+        begun = time.monotonic()
+        found = self.trainer.measure(place, place / "rows.jsonl", steps, seed, problems) | {"made_from": made}
+        found["seconds"] = round(time.monotonic() - begun, 1)
+        with replacing(place / "score.json") as file:
+            json.dump(found, file)
+        return found
+
+
+def search_weights(arms: Arms, search: Search) -> Arms:
+    """The arms with the best weights that the trials found for a candidate; finished trials are not trained again.
+
+    TPE (Bergstra et al. 2011) by Optuna, which R-Select uses on metrics of chains; the objective here is the gain over
+    random. Nearly every weight prefers some flaw, if only because copies with a flaw are longer or shorter: training
+    decides which of them matter.
+    """
+    try:
+        import optuna
+    except ModuleNotFoundError:
+        raise UserError("tournament.search needs Optuna: pip install 'limo-toolkit[optuna]'") from None
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    node = arms.candidates[search.candidate]
+
+    def with_weights(name: str, weights: Mapping[str, float]) -> Arms:
+        stages = {**node, search.stage: {**node[search.stage], "weights": weights}}
+        return replace(arms, candidates={**arms.candidates, name: stages})
+
+    def gain(trial: Any) -> float:
+        drawn = {score: trial.suggest_float(score, -1, 1) for score in search.scores}
+        total = sum(map(abs, drawn.values())) or 1.0
+        weights = {score: value / total for score, value in drawn.items()}
+        trial.set_user_attr("weights", weights)
+        name = f"{search.candidate}-trial-{trial.number}"
+        return with_weights(name, weights).gains([name], SEARCH_BLOCKS)[name]
+
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=arms.seed))
+    study.optimize(gain, n_trials=search.trials)  # the same seed and results draw the same weights again
+    best = study.best_trial.user_attrs["weights"]
+    shown = ", ".join(f"{score} {weight:+.2f}" for score, weight in best.items())
+    say(f"{search.candidate}: of {search.trials} trials the best weights are {shown} ({100 * study.best_value:+.1f})")
+    return with_weights(search.candidate, best)
+
+
+def choose_by(stages: Mapping[str, Any], rows: Sequence[Example], k: int, seed: int) -> list[Example]:
+    """What choosing stages keep; `k` and `seed` replace those of the stages that have them."""
+    chosen = list(rows)
+    for name, node in stages.items():
+        own = {key: value for key, value in (("k", k), ("seed", seed)) if key in node}
+        chosen = [row for row in bind({**node, **own}, f"candidates.{name}")(chosen) if isinstance(row, Example)]
+    take()  # the metrics of a choice that is only tried
+    return chosen
+
+
+def prefers_untouched(stages: Mapping[str, Any], pairs: Sequence[tuple[Example, Example]], seed: int) -> Decided | None:
+    """How often a choice takes the untouched chain of a pair and not the spoiled one; None where it takes neither.
+
+    It chooses with several seeds: where it only breaks ties, each chain of a pair is taken about as often.
+    """
+    taken: dict[str, list[bool]] = {clean.id: [] for clean, _ in pairs}
+    for again in range(SEEDS_OF_TIES if pairs else 0):
+        kept = {row.id for row in choose_by(stages, [row for pair in pairs for row in pair], len(pairs), seed + again)}
+        for clean, spoiled in pairs:
+            if (clean.id in kept) != (spoiled.id in kept):
+                taken[clean.id].append(clean.id in kept)
+    return decided([fmean(points) for points in taken.values() if points])
+
+
+def decide(
+    differences: Mapping[str, Sequence[float]], margin: float, by_tokens: Mapping[str, float], step: float = 0.0
+) -> Verdict:
+    """The verdict of the last round, from each finalist's differences to random, one a block.
+
+    Intervals hold together at 95 % (Bonferroni): each at 1 - 0.05 / m. `step` is the least difference that the problems
+    of a block can show; its rounding variance is added (`measure_noise`).
+    """
+    from scipy.stats import t
+
+    ranked = sorted(differences, key=lambda name: -fmean(differences[name]))
+    finalists = []
+    for name in ranked:
+        values = differences[name]
+        n, mean = len(values), fmean(values)
+        quantile = float(t.ppf(1 - (1 - LEVEL) / 2 / len(ranked), n - 1))
+        half = quantile * measure_noise(values, step).sd / math.sqrt(n)
+        finalists.append(Versus(name, mean, mean - half, mean + half, n, by_tokens.get(name)))
+    advice = "use random chains, checked and balanced"
+    if not finalists:
+        return Verdict("none", f"No candidate is left: {advice}.", (), 0)
+    best, more = finalists[0], 0
+    shown = f"{100 * best.low:.1f} to {100 * best.high:.1f}"
+    if best.low > 0:
+        outcome, sentence = "beats", f"{best.name} beats random by {100 * best.mean:.1f} points ({shown})."
+    elif max(f.high for f in finalists) <= margin:
+        outcome, most = "none", f"No candidate beats random by more than {100 * margin:g} points"
+        sentence = f"{most} ({best.name}: {shown}): {advice}."
+    else:
+        outcome, more = "undecided", blocks_needed(differences[best.name], margin) - best.blocks
+        sentence = (
+            f"Undecided: {best.name} {100 * best.mean:+.1f} points ({shown}). About {more} more blocks are needed."
+        )
+    return Verdict(outcome, sentence, tuple(finalists), more)
+
+
+def blocks_needed(values: Sequence[float], margin: float) -> int:
+    """Blocks after which the interval would leave out 0, or everything above `margin`, at this mean and spread."""
+    from scipy.stats import t
+
+    mean, sd, n = fmean(values), max(stdev(values), 1e-9), len(values) + 1
+    distance = max(mean, margin - mean)  # to the nearer decision, whichever needs fewer blocks
+    while n < 1000 and float(t.ppf(1 - (1 - LEVEL) / 4, n - 1)) * sd / math.sqrt(n) > distance:
+        n += 1
+    return n
+
+
+def print_verdict(verdict: Verdict, rounds: Sequence[tuple[str, str, str]], accuracy: Mapping[str, float]) -> None:
+    """The rounds, the finalists, and the sentence."""
+    console = terminal(110)
+    if rounds:
+        print_table(Table(("round", "candidate", "to random, points"), rounds, (2,)), console)
+    finalists, rows = {f.name: f for f in verdict.finalists}, list[tuple[str, ...]]()
+    for arm, value in accuracy.items():
+        shown = ("", "", "")
+        if f := finalists.get(arm):
+            tokens = "" if f.tokens is None else f"{100 * f.tokens:+.1f}"
+            shown = f"{100 * f.mean:+.1f}", f"{100 * f.low:+.1f} to {100 * f.high:+.1f}", tokens
+        rows.append((arm, f"{100 * value:.1f}", *shown))
+    head = ("arm", "accuracy, %", "to random, points", "95 % interval", "at equal tokens")
+    print_table(Table(head, rows, range(1, 5), "Last round"), console)
+    console.print(verdict.sentence, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    command("tournament", "curation.evidence.tournament")

@@ -1,0 +1,174 @@
+"""The teacher that needs no model: it finds, plants and corrects mistakes in chains whose equations it can read.
+
+Planting is `slips.py`. **Finding** compares a wrong attempt with the right chain, equation by equation,
+and says where it first goes wrong only if that is proved: an equation is false, one number of a right equation is
+misread, its numbers are joined by another operation, or the answer comes before the last step. **Correcting** writes a
+reflection on the mistake, and continues the right chain, at the step that is still missing or, as a fresh start,
+from its beginning.
+
+Left out: what is wrong in words. An attempt that goes another way than the right chain is dropped, since nobody has
+shown at which step it first goes wrong.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+from random import Random
+
+from curation.methods.lemma.mistakes import Chain, Mistake, Unusable, read_chain, show, tried
+from curation.methods.lemma.slips import KINDS, slip
+from curation.methods.lemma.teach import OPENINGS, Strategy
+from curation.stages.chains import split_steps
+from eval.equations import Equation, equations, holds, number, numbers_in, proved_different
+from limo.data import Example
+
+# Numbers that a solver may bring along: of days, months, minutes, dozens, percent
+COMMON = frozenset(Fraction(n) for n in (0, 1, 2, 3, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)) | {Fraction(1, 2)}
+
+RESTART = (
+    "Let me start again from the beginning.",
+    "I will begin afresh.",
+    "Let me work it out anew from the start.",
+    "It is safer to start over.",
+)
+
+
+class Rules:
+    """The rule-based teacher. See `curation.methods.lemma.teach.Model` for what a teacher does."""
+
+    kinds = KINDS
+
+    def diagnose(self, asked: Sequence[tuple[Example, str]]) -> list[Mistake | Unusable]:
+        """Where each wrong attempt first differs from the right chain of its row, or why that is not proved."""
+        return [tried(_diagnose, row, attempt) for row, attempt in asked]
+
+    def inject(self, asked: Sequence[tuple[Example, str, int]]) -> list[Mistake | Unusable]:
+        """A mistake of a type in the right chain of each row; the same for the same row, type and number."""
+        return [tried(_inject, *each) for each in asked]
+
+    def agree(self, asked: Sequence[tuple[Example, Mistake]]) -> list[bool | Unusable]:
+        """No second opinion: what these rules do not prove, they do not believe."""
+        return [Unusable("the step is not proved wrong", mistake.wrong) for _, mistake in asked]
+
+    def correct(self, asked: Sequence[tuple[Example, Mistake, str]], strategy: Strategy) -> list[str | Unusable]:
+        """What follows the first wrong step of each row's solution: reflection and right continuation."""
+        return [tried(_correct, row, mistake, other, strategy) for row, mistake, other in asked]
+
+
+def _diagnose(row: Example, attempt: str) -> Mistake:
+    return diagnose(read_chain(row), attempt)
+
+
+def _inject(row: Example, kind: str, at: int) -> Mistake:
+    return slip(read_chain(row), kind, Random(f"{row.id}/{kind}/{at}"))
+
+
+def diagnose(chain: Chain, attempt: str) -> Mistake:
+    """Where an attempt whose answer is wrong first goes wrong. Raises Unusable if that is not proved."""
+    steps = tuple(split_steps(attempt))
+    listed = [equations(step) for step in steps]
+    if not any(listed):
+        raise Unusable("no parsable step")
+    right = [e for each in chain.equations for e in each]
+    keys, found = {key(e) for e in right}, set[Fraction]()
+    known = chain.given | COMMON | {number(n.text) for e in right for n in e.numbers}
+    for at, each in enumerate(listed):
+        for e in each:
+            mistake = _first_wrong(chain, steps, at, e, right, frozenset(known))
+            if mistake:
+                return mistake
+            # A value that comes a second time may be right by chance: `12 - 6 = 6` where `12 / 2 = 6` was meant before
+            if e.unknown or key(e) not in keys or key(e) in found or holds(e) is not True:
+                raise Unusable("the first wrong step is not proved", f"{e.left} = {e.right} is not of the chain")
+            found.add(key(e))
+            known |= {e.value}
+        step = steps[at]
+        if step.count("=") > len(each):
+            raise Unusable("the first wrong step is not proved", f"an equation that cannot be read: {step.strip()}")
+        if nowhere := [n.text for n in numbers_in(step) if number(n.text) not in known]:
+            raise Unusable("the first wrong step is not proved", f"{nowhere[0]} comes from nowhere: {step.strip()}")
+    missing = [e for e in right if key(e) not in found]
+    answered = max(at for at, each in enumerate(listed) if each) + 1
+    if not missing or answered >= len(steps):
+        raise Unusable("the first wrong step is not proved", "every equation is one of the right chain")
+    said = f"a step is missing before this: {missing[0].left} = {missing[0].right}."
+    proof = f"the chain's {missing[0].left} = {missing[0].right} comes nowhere before the answer"
+    return Mistake(
+        "MS", answered, steps, said, proof, steps[answered].strip(), f"{missing[0].left} = {missing[0].right}"
+    )
+
+
+def _first_wrong(
+    chain: Chain, steps: tuple[str, ...], at: int, e: Equation, right: Sequence[Equation], known: frozenset[Fraction]
+) -> Mistake | None:
+    """The mistake in one equation; None if it is right, or if nothing is proved against it."""
+    shown = steps[at][e.start : e.end]
+    if e.unknown:
+        return None
+    if not holds(e):
+        if not proved_different(e.left, e.right) or any(number(n.text) not in known for n in e.numbers):
+            return None
+        kind, value = "OP" if _by_other_operator(e) else "CA", show(e.value)
+        said = f"{e.left} is {value}, not {e.right}."
+        return Mistake(kind, at, steps, said, f"SymPy: {e.left} is not {e.right}", shown, f"{e.left} = {value}")
+    operands = Counter(number(n.text) for n in e.numbers)
+    same = [r for r in right if Counter(number(n.text) for n in r.numbers) == operands]
+    if same and all(proved_different(r.left, e.left) for r in same):
+        r = same[0]
+        said = f"the operation is the wrong one: {r.left} = {r.right} is needed, not {e.left}."
+        return Mistake("OP", at, steps, said, f"SymPy: {e.left} is not {r.left}", shown, f"{r.left} = {r.right}")
+    for r in right:
+        read, meant = _one_other(e, r)
+        if read and read not in known and meant in chain.given:
+            said = f"the problem says {show(meant)}, not {show(read)}: {r.left} is {r.right}."
+            proof = f"{show(read)} is neither in the problem nor in a step; SymPy: {e.left} is not {r.left}"
+            return Mistake("CV", at, steps, said, proof, shown, f"{r.left} = {r.right}")
+    return None
+
+
+def _one_other(e: Equation, r: Equation) -> tuple[Fraction | None, Fraction]:
+    """The only number in which an equation differs from a right one, and what stands there; None if it is not one."""
+    if [o.text for o in e.operators] != [o.text for o in r.operators]:
+        return None, Fraction(0)
+    pairs = [(number(a.text), number(b.text)) for a, b in zip(e.numbers, r.numbers, strict=False)]
+    other = [(a, b) for a, b in pairs if a != b]
+    one = len(e.numbers) == len(r.numbers) and len(other) == 1 and proved_different(e.left, r.left)
+    return other[0] if one else (None, Fraction(0))
+
+
+def _by_other_operator(e: Equation) -> bool:
+    """Whether a false result is what the numbers give with another operation, or the right one without its sign."""
+    wrong = number(e.right)
+    if len(e.numbers) != 2 or len(e.operators) != 1:
+        return wrong == -e.value
+    a, b = (number(n.text) for n in e.numbers)
+    return wrong in {a + b, a - b, b - a, a * b, -e.value} | ({a / b} if b else set())
+
+
+def key(e: Equation) -> Fraction:
+    """What an equation finds: its value."""
+    return number(e.right)
+
+
+def _correct(row: Example, mistake: Mistake, other: str, strategy: Strategy) -> str:
+    """Reflection and continuation. `other` is another right solution, for a fresh start; empty if there is none."""
+    random = Random(f"{row.id}/{mistake.at}/{strategy}")
+    noticed = f"{random.choice(OPENINGS)} {mistake.said[:1].upper()}{mistake.said[1:]}"
+    if strategy == "restart":
+        return f"{noticed} {random.choice(RESTART)}\n{other.strip() or row.completion.strip()}"
+    return f"{noticed}\n{_continue(read_chain(row), mistake)}"
+
+
+def _continue(chain: Chain, mistake: Mistake) -> str:
+    """The right chain from its first step that is still missing. Raises Unusable if the prefix went another way."""
+    before = mistake.steps[: mistake.at]
+    found, keys = (
+        {key(e) for step in some for e in equations(step) if not e.unknown} for some in (before, chain.steps)
+    )
+    if not found <= keys or not {key(e) for e in equations(mistake.right)} <= keys:
+        raise Unusable("the attempt went another way than the chain")  # a fresh start still mends it
+    missing = [at for at, each in enumerate(chain.equations) if any(key(e) not in found for e in each)]
+    if not missing:
+        raise Unusable("nothing is left to go on with")
+    there = {step.strip() for step in before}
+    return "".join(step for step in chain.steps[missing[0] :] if step.strip() not in there).strip()

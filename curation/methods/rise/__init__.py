@@ -1,0 +1,1 @@
+"""RISE: several turns at a problem, and iterations on what a model answers itself."""

@@ -1,0 +1,136 @@
+"""The published benchmarks: where each is on the Hub and at which commit, its columns, what its answers are.
+
+`TABLE` has them by name, from `eval/benchmarks.yaml`. A reader maps a benchmark's columns to ours; a row that already
+has ours, such as one of a local copy, is unchanged.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eval.grader.nodes import Kind
+
+Flat = dict[str, Any]  # a row in our columns: problem, answer, and notes
+Reader = Callable[[Mapping[str, Any], int], Flat]  # of a benchmark's own columns, and the row's number from 0
+
+
+LETTERS = "ABCDEFGHIJ"
+
+
+def with_options(problem: str, options: Sequence[str]) -> str:
+    """A question and its options, one a line: `(A) ...`.
+
+    >>> print(with_options("2 + 2?", ["3", "4"]))
+    2 + 2?
+    (A) 3
+    (B) 4
+    """
+    return "\n".join([problem, *(f"({letter}) {text}" for letter, text in zip(LETTERS, options, strict=False))])
+
+
+def as_it_is(row: Mapping[str, Any], _: int) -> Flat:
+    """Columns that `limo.sources` knows. Several answers become a list, a mapping of answers its values."""
+    answer = row.get("answer", row.get("final_answer"))
+    if isinstance(answer, Mapping):
+        answer = list(answer.values())
+    if isinstance(answer, Sequence) and not isinstance(answer, str):
+        answer = ", ".join(map(str, answer))
+    return {**row, "answer": answer} if answer is not None else dict(row)
+
+
+def gaokao(row: Mapping[str, Any], number: int) -> Flat:
+    """Multiple choices have their letter in another column."""
+    return as_it_is({**row, "answer": row.get("choice_answer") or row.get("answer")}, number)
+
+
+def gpqa(row: Mapping[str, Any], number: int) -> Flat:
+    """The right option among three wrong ones, in a fixed random order: every four rows have each letter once."""
+    if "Correct Answer" not in row:
+        return dict(row)
+    block = list(range(4))
+    random.Random(f"gpqa/{number // 4}").shuffle(block)
+    options = [row[f"Incorrect Answer {i}"].strip() for i in (1, 2, 3)]
+    random.Random(f"gpqa/{number}/options").shuffle(options)
+    right = block[number % 4]
+    options.insert(right, row["Correct Answer"].strip())
+    return {
+        "problem": with_options(row["Question"].strip(), options),
+        "answer": LETTERS[right],
+        "subject": row.get("High-level domain", ""),
+        "id": row.get("Record ID", ""),
+    }
+
+
+def mmlu(row: Mapping[str, Any], _: int) -> Flat:
+    """Options as a list, the answer as its position."""
+    if "choices" not in row:
+        return dict(row)
+    return {
+        "problem": with_options(row["question"], row["choices"]),
+        "answer": LETTERS[int(row["answer"])],
+        "subject": row["subject"],
+    }
+
+
+def arc(row: Mapping[str, Any], _: int) -> Flat:
+    """Options with labels of their own, A to D or 1 to 4: the answer is the position of its label."""
+    if "answerKey" not in row:
+        return dict(row)
+    labels = list(row["choices"]["label"])
+    return {
+        "problem": with_options(row["question"], row["choices"]["text"]),
+        "answer": LETTERS[labels.index(row["answerKey"])],
+        "id": row["id"],
+    }
+
+
+def theoremqa(row: Mapping[str, Any], _: int) -> Flat:
+    """Numbers, truth values, lists such as `[1, 2]`, and options such as `(a)`."""
+    if "Question" not in row:
+        return dict(row)
+    answer = str(row["Answer"]).strip()
+    if answer.startswith("[") and answer.endswith("]"):
+        answer = answer[1:-1]
+    if row.get("Answer_type") == "option":
+        answer = answer.upper()
+    return {"problem": row["Question"], "answer": answer, "type": row.get("Answer_type", "")}
+
+
+def bbh(row: Mapping[str, Any], _: int) -> Flat:
+    """Options stand inside the input; the task is the name of the configuration."""
+    return {**row, "problem": row["input"], "answer": row["target"]} if "input" in row else dict(row)
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """Where a benchmark lives, what its answers are, and how it is put to the model."""
+
+    rows: int
+    hub: str = ""  # dataset on the Hub; "" if it has no home there
+    revision: str = ""  # commit of that dataset, so that it is the same set tomorrow
+    config: str | list[str] | None = None  # several are read one after the other
+    split: str = "test"
+    kind: Kind = "math"
+    read: Reader = as_it_is
+    shots: int = 0  # worked examples before the problem
+    group: str = "problems"  # of those examples
+    fields: Mapping[str, str] = field(default_factory=dict)
+    get: str = ""  # how to come by it where the Hub does not simply have it
+
+
+_READERS: Mapping[str, Reader] = {read.__name__: read for read in (gaokao, gpqa, mmlu, arc, theoremqa, bbh)}
+
+
+def _read_table() -> dict[str, Benchmark]:
+    table = yaml.safe_load(Path(__file__).with_name("benchmarks.yaml").read_text(encoding="utf-8"))
+    for entry in table.values():
+        entry["read"] = _READERS.get(entry.get("read"), as_it_is)
+    return {name: Benchmark(**entry) for name, entry in table.items()}
+
+
+TABLE = _read_table()
+OWN = Benchmark(rows=0)  # what a file of your own is taken for
