@@ -172,7 +172,10 @@ def _check_server(engine: ServerEngine, where: str) -> Findings:
     if engine.serve:
         gpus, wanted = len(memory_of_devices(gpus_only=True)), engine.tensor_parallel * engine.data_parallel
         if engine.serve != "transformers" and gpus < wanted:
-            found.error(f"{where}: {wanted} GPUs are asked for, {gpus} are visible")
+            if gpus or wanted > 1:
+                found.error(f"{where}: {wanted} GPUs are asked for, {gpus} are visible")
+            else:
+                found.warn(f"{where}: no GPU is visible, so {engine.serve} must be a build for CPUs (docs/engines.md)")
         with found.errors(where):
             engine.check_program()
         found += check_model(engine.model, where)

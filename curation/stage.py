@@ -7,15 +7,20 @@ The runner, the plan, the checks before a run and the notebook read `about(funct
 without the decorator is a stage as well: it sees the whole pool in one process.
 
 Scores are named as they stand in `Example.scores`. `{by}` in a name is replaced by the setting `by`; a name that is
-only `{weights}` is all keys of that setting, or all names in it. `random` and `target` are no scores.
+only `{weights}` is all keys of that setting, or all names in it; what depends on several settings is a function of
+them. `random` and `target` are no scores. Whether a low or a high value is better stands once, with the stage that
+writes the score.
 
 A stage may `record` and `count` metrics, which the funnel, the terminal and the report show. They belong to this
 process: what runs a stage in another one takes them there and merges them here.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
@@ -26,6 +31,8 @@ from limo.recipe import bind, check_name, resolve, suggest
 
 NO_SCORES = ("random", "target")  # what a choice may go by instead of a score
 Scope = Literal["row", "pool"]
+Direction = Literal["lower", "higher"]  # of a score: which values are better
+Names = tuple[str, ...] | Callable[[Mapping[str, Any]], Iterable[str]]
 Metric = int | float | str
 Share = Annotated[float, Field(ge=0, le=1)]
 Stage = TypeVar("Stage", bound=Callable[..., Any])
@@ -37,9 +44,9 @@ class About:
 
     scope: Scope  # what one call must see: any rows, or everything
     _: KW_ONLY
-    reads: tuple[str, ...] = ()  # scores that the rows must have
-    writes: tuple[str, ...] | None = ()  # scores that it adds; None where nobody knows
-    lower: tuple[str, ...] = ()  # those of its scores of which less is better
+    reads: Names = ()  # scores that the rows must have
+    writes: Names | None = ()  # scores that it adds; None where nobody knows
+    better: Mapping[str, Direction] = field(default_factory=dict)  # which values of its scores are better
     samples: bool = False  # whether it runs a model, and so costs hours or money
     guards: bool = False  # whether it keeps measured problems out: it also guards the control set `raw`
     check: Callable[..., None] | None = None  # gets the settings before a row is read; raises UserError
@@ -47,10 +54,20 @@ class About:
     def __call__(self, function: Stage) -> Stage:
         """Attach these facts to a function."""
         function.about = self  # type: ignore[attr-defined]
+        _stated.update(self.better)
         return function
 
 
 stage = About
+_stated: dict[str, Direction] = {}  # of all stages that are loaded
+
+
+def direction(score: str) -> Direction | None:
+    """Which values of a score are better, as the stage that writes it states; None where no stage does."""
+    if score not in _stated:  # its rows may come from an earlier run, which loaded that stage
+        for found in iter_modules([str(Path(__file__).parent / "stages")]):
+            import_module(f"curation.stages.{found.name}")
+    return _stated.get(score)
 
 
 def drop(row: Example, reason: str, detail: str = "") -> Dropped:
@@ -67,6 +84,11 @@ def about(function: Callable[..., Any]) -> About:
 def about_node(node: Mapping[str, Any]) -> About:
     """What is known of the stage that a node of a recipe names."""
     return about(resolve(str(node["_target_"]), "curate.stages"))
+
+
+def reads(node: Mapping[str, Any]) -> list[str]:
+    """The scores that the stage of a node needs."""
+    return list(_names(about_node(node).reads, node))
 
 
 def writes(node: Mapping[str, Any], score: str) -> bool:
@@ -120,12 +142,13 @@ def stage_errors(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> Itera
         settings = call.keywords if isinstance(call, partial) else {}
         facts = about(call.func if isinstance(call, partial) else call)
         written = set(_names(facts.writes or (), settings))
-        for score in _names(facts.reads, settings):
-            if score not in NO_SCORES and known is not None and score not in known | written:
-                hint = suggest(score, known | written)
-                yield f"curate.stages.{name} reads the score '{score}', which no stage before it adds{hint}"
+        absent = [score for score in _names(facts.reads, settings) if score not in NO_SCORES]
+        absent = [] if known is None else [score for score in absent if score not in known | written]
+        for score in absent:
+            hint = suggest(score, (known or set()) | written)
+            yield f"curate.stages.{name} reads the score '{score}', which no stage before it adds{hint}"
         try:
-            if facts.check:
+            if facts.check and not absent:
                 facts.check(**settings)
             check_engines(node)
         except UserError as error:
@@ -149,9 +172,9 @@ def check_engines(settings: Mapping[str, Any], where: str = "") -> None:
             check_engines(value, f"{where}{name}.")
 
 
-def _names(patterns: tuple[str, ...], settings: Mapping[str, Any]) -> Iterator[str]:
+def _names(patterns: Names, settings: Mapping[str, Any]) -> Iterator[str]:
     """Names of scores, with settings in the place of `{...}`."""
-    for pattern in patterns:
+    for pattern in patterns if isinstance(patterns, tuple) else patterns(settings):
         value = settings.get(pattern[1:-1]) if pattern.startswith("{") and pattern.endswith("}") else None
         if isinstance(value, Mapping | list):
             yield from map(str, value)

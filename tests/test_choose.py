@@ -1,6 +1,7 @@
 """The choice and what stands beside it: shares, budgets, controls, pairs, the card."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,48 +10,75 @@ import yaml
 
 from curation.card import write_card
 from curation.evidence.controls import Controls, random_set, write_controls
-from curation.stage import take
+from curation.stage import _stated, direction, take
 from curation.stages.choose import Lengths, chains, problems
 from curation.stages.pairs import pair_with_dropped
 from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
 from limo.errors import UserError
 from tests.conftest import example, split
 
+assert direction("of no stage") is None  # which loads all stages
+STATED = dict(_stated)
+
 
 def scored(key: str, score: float, **more: Any) -> Example:
-    return replace(example(key, f"chain of {key}"), scores={"score": score, **more.pop("scores", {})}, **more)
+    return replace(example(key, f"chain of {key}"), scores={"mine": score, **more.pop("scores", {})}, **more)
 
 
 RIVALS = [scored("a", 0.9), scored("a/own0", 0.8), scored("b", 0.7), scored("c", 0.7), scored("d", 0.1)]
 
 
 def chosen(rows: list[Example], **more: Any) -> list[str]:
-    return [row.id for row in split(problems(rows, **{"k": 2, "by": "score", "seed": 0, **more}))[0]]
+    return [
+        row.id for row in split(problems(rows, **{"k": 2, "by": "mine", "prefer": "highest", "seed": 0, **more}))[0]
+    ]
 
 
 def test_chains_keeps_the_best_of_each_problem() -> None:
     for rows in (RIVALS, list(reversed(RIVALS))):
-        kept, dropped = split(chains(rows, by="score", prefer="highest", at_most=1, seed=0))
+        kept, dropped = split(chains(rows, by="mine", prefer="highest", at_most=1, seed=0))
         assert {r.id for r in kept} == {"a", "b", "c", "d"}
-        detail = "a, this one has score 0.800"
+        detail = "a, this one has mine 0.800"
         assert [(d.id, d.reason, d.detail) for d in dropped] == [("a/own0", "better chain of the same problem", detail)]
-        kept, _ = split(chains(rows, by="score", prefer="lowest", at_most=1, seed=0))
+        kept, _ = split(chains(rows, by="mine", prefer="lowest", at_most=1, seed=0))
         assert {r.id for r in kept} == {"a/own0", "b", "c", "d"}
-        assert len(split(chains(rows, by="score", prefer="middle", at_most=2, seed=0))[0]) == 5
-    picks = [split(chains(RIVALS, by="random", prefer="highest", at_most=1, seed=seed))[0] for seed in range(20)]
+        assert len(split(chains(rows, by="mine", prefer="middle", at_most=2, seed=0))[0]) == 5
+    picks = [split(chains(RIVALS, by="random", at_most=1, seed=seed))[0] for seed in range(20)]
     assert {"a", "a/own0"} <= {row.id for kept in picks for row in kept}, "any chain may be taken at random"
 
 
 def test_problems_keeps_the_best_with_all_of_their_chains() -> None:
-    kept, dropped = split(problems(list(reversed(RIVALS)), k=1, by="score", seed=0))
+    kept, dropped = split(problems(list(reversed(RIVALS)), k=1, by="mine", prefer="highest", seed=0))
     assert [r.id for r in kept] == ["a/own0", "a"], "in the order of the rows"
     assert {(d.id, d.reason) for d in dropped} == {(key, "not among the best 1") for key in "bcd"}
     assert len(chosen(RIVALS, k=9)) == 5
     ties = {tuple(chosen(RIVALS, seed=seed)) for seed in range(20)}
     assert ties == {("a", "a/own0", "b"), ("a", "a/own0", "c")}, "ties go by seed"
     assert chosen(RIVALS, prefer="middle", k=1) in (["b"], ["c"])
-    with pytest.raises(UserError, match=r"no score 'scor'; did you mean 'score'"):
-        chosen(RIVALS, by="scor")
+    with pytest.raises(UserError, match=r"no score 'min'; did you mean 'mine'"):
+        chosen(RIVALS, by="min")
+
+
+@pytest.mark.parametrize("choose", [partial(chains, at_most=1), partial(problems, k=2)], ids=["chains", "problems"])
+@pytest.mark.parametrize("name", sorted(STATED))
+def test_a_score_says_itself_which_values_are_better(choose: Any, name: str) -> None:
+    """For every score of ours: the best is kept without `prefer`, and a `prefer` that contradicts it is refused."""
+    values = {"a": 3.0, "a/own0": 1.0, "b": 2.0, "c": 2.5}
+    rows = [scored(key, 0.0, scores={name: value}) for key, value in values.items()]
+    best = {"lower": "a/own0", "higher": "a"}[STATED[name]]
+    assert best in {row.id for row in split(choose(rows, by=name, seed=0))[0]}
+    wrong = {"lower": "highest", "higher": "lowest"}[STATED[name]]
+    for prefer in (wrong, "middle"):
+        said = f"prefer={prefer} contradicts the score: of '{name}', a {STATED[name]} value"
+        with pytest.raises(UserError, match=said):
+            list(choose(rows, by=name, prefer=prefer, seed=0))
+
+
+def test_a_score_of_ones_own_needs_a_direction() -> None:
+    with pytest.raises(UserError, match=r"chains.prefer is missing: no stage states whether a low or a high 'mine'"):
+        list(chains(RIVALS, by="mine", at_most=1, seed=0))
+    with pytest.raises(UserError, match=r"problems.prefer is missing: no stage states whether a low or a high 'mine'"):
+        list(problems(RIVALS, by="mine", k=1, seed=0))
 
 
 def test_random_problems_do_not_depend_on_the_order_of_rows() -> None:
@@ -65,9 +93,9 @@ def test_shares_by_source_and_note() -> None:
         scored(str(i), 1 - i / 100, source="x" if i < 30 else "y", notes={"level": i % 3}, scores={"tokens": 10.0 * i})
         for i in range(40)
     ]
-    kept = split(problems(rows, k=10, by="score", seed=0, shares={"source": "equal"}))[0]
+    kept = split(problems(rows, k=10, by="mine", prefer="highest", seed=0, shares={"source": "equal"}))[0]
     assert [r.source for r in kept] == ["x"] * 5 + ["y"] * 5 and [r.id for r in kept][:5] == list("01234")
-    kept = split(problems(rows, k=10, by="score", seed=0, shares={"level": {"0": 0.8, "2": 0.2}}))[0]
+    kept = split(problems(rows, k=10, by="mine", prefer="highest", seed=0, shares={"level": {"0": 0.8, "2": 0.2}}))[0]
     assert sorted(r.notes["level"] for r in kept) == [0] * 8 + [2] * 2
     kept = split(problems(rows, k=12, by="random", seed=0, shares={"level": "equal", "source": "equal"}))[0]
     found = sorted((r.notes["level"], r.source) for r in kept)
@@ -82,7 +110,7 @@ def test_shares_by_source_and_note() -> None:
 
 def test_a_share_that_is_too_large_for_its_group_goes_to_the_best_others() -> None:
     rows = [scored(str(i), 1 - i / 100, source="x" if i < 30 else "y") for i in range(33)]
-    kept, dropped = split(problems(rows, k=10, by="score", seed=0, shares={"source": "equal"}))
+    kept, dropped = split(problems(rows, k=10, by="mine", prefer="highest", seed=0, shares={"source": "equal"}))
     assert [r.source for r in kept] == ["x"] * 7 + ["y"] * 3
     assert take() == {"fewer rows than asked for": "source y: 2"}
     assert {(d.reason, d.detail) for d in dropped} == {("its share is full", "source x: 5")}
@@ -114,7 +142,7 @@ def test_clusters_and_a_target(tmp_path: Path) -> None:
 def test_a_token_budget_instead_of_a_number_of_rows() -> None:
     lengths = {"a": 50, "b": 60, "c": 30, "d": 20}
     rows = [scored(key, 1 - i / 10, scores={"tokens": float(lengths[key])}) for i, key in enumerate("abcd")]
-    kept, dropped = split(problems(rows, k=None, tokens=100, by="score", seed=0))
+    kept, dropped = split(problems(rows, k=None, tokens=100, by="mine", prefer="highest", seed=0))
     assert [r.id for r in kept] == ["a", "c", "d"], "b does not fit, what comes after it does"
     assert [(d.id, d.reason, d.detail) for d in dropped] == [("b", "over the token budget", "60 tokens, 0 are left")]
     assert chosen(rows, k=1, tokens=100) == ["a"]
@@ -137,7 +165,7 @@ def test_a_random_chain_is_any_chain_of_a_random_problem() -> None:
 def candidates() -> list[Example]:
     rows = []
     for i in range(40):
-        scores = {"tokens": float(10 + i), "pass_rate": (i % 10) / 10, "score": i / 40}
+        scores = {"tokens": float(10 + i), "pass_rate": (i % 10) / 10, "mine": i / 40}
         rows.append(example(str(i), "x" * (10 + i), scores=scores))
     return [*rows, replace(rows[0], id="0/own/0", completion="y" * 90, scores={**rows[0].scores, "tokens": 90.0})]
 

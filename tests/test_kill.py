@@ -32,7 +32,7 @@ curate:
     verify: {{_target_: curation.stages.chains.verify, keep_unverified: true}}
     score: {{_target_: curation.stages.score.score, weights: {{length: 0.5, verification: 0.5}}, words: [en],
       scaling: rank}}
-    best_chain: {{_target_: curation.stages.choose.chains, by: score, prefer: highest, at_most: 1, seed: 0}}
+    best_chain: {{_target_: curation.stages.choose.chains, by: score, at_most: 1, seed: 0}}
     choose: {{_target_: curation.stages.choose.problems, k: 12, by: score, seed: 0}}
   controls: {{source: choose, kinds: [random, longest, easiest, random_tokens], seed: 0}}
   pairs: wrong

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from curation.stages import likelihood, reward
-from curation.stages.likelihood import SCORES, TokenFit, add_fit, basic_scores, step_starts, windows
+from curation.stages import likelihood, measure, reward
+from curation.stages.likelihood import SCORES, WHOLE, add_fit, step_starts, windows
+from curation.stages.measure import TokenFit
 from curation.stages.reward import reward_steps
 from limo.chat import completion_ids, prompt_ids
 from limo.data import Example, chat
@@ -38,22 +39,27 @@ def examples(chains: list[str] = CHAINS) -> list[Example]:
 
 
 @torch.no_grad()
-def direct(model: Any, context: list[int], ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """-log p and rank of each token: one row, no padding, no batch, by sorting the vocabulary."""
+def direct(model: Any, context: list[int], ids: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """-log p, rank and entropy of each token: one row, no padding, no batch, by sorting the vocabulary."""
     likely = model(torch.tensor([context + ids])).logits[0].double().log_softmax(-1)
     rows = [likely[len(context) + at - 1] for at in range(len(ids))]
     order = [row.argsort(descending=True).tolist() for row in rows]
     nll = np.array([-float(row[token]) for row, token in zip(rows, ids, strict=True)])
-    return nll, np.array([ranked.index(token) + 1 for ranked, token in zip(order, ids, strict=True)])
+    ranks = np.array([ranked.index(token) + 1 for ranked, token in zip(order, ids, strict=True)])
+    return nll, ranks, np.array([-float((row.exp() * row).sum()) for row in rows])
 
 
 def test_the_definitions_by_hand() -> None:
-    tokens = TokenFit(np.array([4.0, 1.0, 0.5, 2.5, 2.0]), np.array([30, 1, 1, 250, 2]))
-    found = basic_scores(tokens, [0, 3])  # two steps, of three and two tokens
+    entropy = np.array([0.1, 3.0, 0.2, 1.5, 0.3])
+    tokens = TokenFit(np.array([4.0, 1.0, 0.5, 2.5, 2.0]), np.array([30, 1, 1, 250, 2]), entropy)
+    found = {name: score(tokens, [0, 3]) for name, score in WHOLE.items()}  # two steps, of three and two tokens
     assert found["nll"] == 2.0  # (4 + 1 + 0.5 + 2.5 + 2) / 5
     assert found["nll_inner"] == pytest.approx((1 + 0.5 + 2) / 3)
     assert found["rsr"] == pytest.approx((30 + 1 + 1 + 100 + 2) / 10), "no rank counts more than 100"
-    assert basic_scores(TokenFit(np.array([3.0]), np.array([7])), [0])["nll_inner"] == 3.0, "a step of one token"
+    assert found["hes"] == 3.0, "0.5 % of five tokens is at least one"
+    thousand = TokenFit(np.ones(1000), np.ones(1000), np.arange(1000.0))
+    assert WHOLE["hes"](thousand, [0]) == 999 + 998 + 997 + 996 + 995, "0.5 % of a thousand tokens is five"
+    assert WHOLE["nll_inner"](TokenFit(np.array([3.0]), np.array([7])), [0]) == 3.0, "a step of one token"
     spans = windows([9, 9], [1, 2, 3, 4, 5], [0, 1, 3, 4], window=1)
     assert spans == [([9, 9, 2, 3], [4]), ([9, 9, 4], [5])], "the first two steps see all that precedes them"
 
@@ -70,15 +76,20 @@ def test_steps_are_lines_and_sentences(tiny: Path) -> None:
 
 @pytest.mark.parametrize("piece", [16, 1024])
 def test_scores_equal_a_direct_computation(piece: int, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(likelihood, "PIECE", piece)
+    monkeypatch.setattr(measure, "PIECE", piece)
     monkeypatch.setattr(likelihood, "cache_folder", lambda: tiny / f"piece{piece}")
     model, tokenizer = load(tiny, "float32")
+    other, _ = load(tiny, "float32")
+    random = torch.Generator().manual_seed(0)
+    for weight in other.parameters():  # the noise of `early`, by the definition
+        noise = torch.randn(weight.shape, generator=random) * weight.detach().square().mean().sqrt() / 100
+        weight.data = weight.data + noise
     nothing = tokenizer("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
     kept, dropped = split(add_fit(examples(), model=str(tiny), **LIMITS))
     assert not dropped and [row.id for row in kept] == ["r0", "r1", "r2", "r3", "r4"]
     for row in kept:
         ids, prompt = completion_ids(tokenizer, row.completion), prompt_ids(tokenizer, row.prompt)
-        nll, rank = direct(model, prompt, ids)
+        nll, rank, entropy = direct(model, prompt, ids)
         starts = step_starts(tokenizer, row.completion, ids)
         ends = [*starts[1:], len(ids)]
         local = [
@@ -91,6 +102,8 @@ def test_scores_equal_a_direct_computation(piece: int, tiny: Path, monkeypatch: 
             "rsr": np.minimum(rank, 100).sum() / nll.sum(),
             "ifd": nll.mean() / direct(model, nothing, ids)[0].mean(),
             "nll_local": np.mean(local),
+            "hes": np.sort(entropy)[-math.ceil(0.005 * len(ids)) :].sum(),
+            "early": direct(other, prompt, ids[:100])[0].mean(),
         }
         assert {name: row.scores[name] for name in SCORES} == pytest.approx(expected, rel=2e-4), row.id
     assert abs(kept[2].scores["nll_local"] - kept[2].scores["nll"]) > 1e-3, "a window that matters"
@@ -104,13 +117,28 @@ def test_a_killed_run_resumes_and_a_second_one_is_free(tiny: Path, monkeypatch: 
     (file,) = (tiny / "resumes" / "fit").iterdir()
     file.write_text(file.read_text() + '["torn')
     asked = []
-    measure = likelihood.token_fit
-    monkeypatch.setattr(likelihood, "token_fit", lambda model, some: asked.extend(some) or measure(model, some))
+    pass_ = measure.token_fit
+    monkeypatch.setattr(measure, "token_fit", lambda model, some, e: asked.extend(some) or pass_(model, some, e))
     again = list(add_fit(examples(), model=str(tiny), **LIMITS))
     prompts = {tuple(context[:40]) for context, _ in asked}
     assert again[:3] == first and asked and len(prompts) < 4, "only the last row is measured"
     asked.clear()
     assert list(add_fit(examples(), model=str(tiny), **LIMITS)) == again and not asked
+
+
+def test_one_more_score_costs_only_its_own_pass(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likelihood, "cache_folder", lambda: tiny / "one_more")
+    whole = list(add_fit(examples(), model=str(tiny), **LIMITS))
+    list(add_fit(examples(), model=str(tiny), **{**LIMITS, "scores": ["nll", "rsr"]}))
+    asked, pass_ = [], measure.token_fit
+    monkeypatch.setattr(measure, "token_fit", lambda model, some, e: asked.extend(some) or pass_(model, some, e))
+    monkeypatch.setattr(likelihood, "cache_folder", lambda: tiny / "two")
+    list(add_fit(examples(), model=str(tiny), **{**LIMITS, "scores": ["nll", "rsr"]}))
+    assert len(asked) == len(CHAINS)
+    list(add_fit(examples(), model=str(tiny), **{**LIMITS, "scores": ["nll", "rsr", "early"]}))
+    assert len(asked) == 2 * len(CHAINS) and all(len(ids) <= 100 for _, ids in asked[len(CHAINS) :])
+    again = list(add_fit(examples(), model=str(tiny), **LIMITS))
+    assert [row.scores for row in again] == [row.scores for row in whole]  # type: ignore[union-attr]
 
 
 def test_rows_that_cannot_be_scored(tiny: Path, tmp_path: Path) -> None:
@@ -132,7 +160,8 @@ def test_rows_that_cannot_be_scored(tiny: Path, tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"max_length": 513}, "max_length is 513, the model takes 512 tokens"),
-        ({"server": "http://127.0.0.1:9/v1"}, "the server at http://127.0.0.1:9/v1 does not answer"),
+        ({"server": "http://127.0.0.1:9/v1"}, "hes, early cannot be had from a server"),
+        ({"server": "http://127.0.0.1:9/v1", "scores": ["nll"]}, "the server at http://127.0.0.1:9/v1 does not answer"),
     ],
 )
 def test_wrong_settings(change: dict[str, Any], said: str, tiny: Path) -> None:
@@ -162,7 +191,7 @@ def server(tiny: Path) -> Iterator[str]:
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             assert asked["prompt_logprobs"] == 0 and asked["model"] == "tiny"
-            nll, rank = direct(model, asked["prompt"][:1], asked["prompt"][1:])
+            nll, rank, _ = direct(model, asked["prompt"][:1], asked["prompt"][1:])
             found = [
                 {str(token): {"logprob": -float(n), "rank": int(r), "decoded_token": "x"}}
                 for token, n, r in zip(asked["prompt"][1:], nll, rank, strict=True)
@@ -178,8 +207,9 @@ def server(tiny: Path) -> Iterator[str]:
 
 
 def test_a_server_gives_the_scores_of_the_local_model(tiny: Path, server: str) -> None:
-    local = list(add_fit(examples(), model=str(tiny), **LIMITS))
-    served = list(add_fit(examples(), model=str(tiny), server=server, **LIMITS))
+    limits = {**LIMITS, "scores": [name for name in SCORES if name not in likelihood.HERE_ONLY]}
+    local = list(add_fit(examples(), model=str(tiny), **limits))
+    served = list(add_fit(examples(), model=str(tiny), server=server, **limits))
     for one, other in zip(local, served, strict=True):
         assert isinstance(one, Example) and isinstance(other, Example)
         assert other.scores == pytest.approx(one.scores, rel=1e-3)
@@ -201,13 +231,13 @@ def test_steps_by_a_process_reward_model(tiny: Path, monkeypatch: pytest.MonkeyP
         likely, turns = [], list[dict[str, str]]()
         for step in steps:
             turns.append({"role": "user", "content": step if turns else f"{row.question} {step}"})
-            (nll,), _ = direct(model, prompt_ids(tokenizer, turns), completion_ids(tokenizer, "7"))  # type: ignore[arg-type]
+            (nll,), *_ = direct(model, prompt_ids(tokenizer, turns), completion_ids(tokenizer, "7"))  # type: ignore[arg-type]
             likely.append(math.exp(-nll))
             turns.append({"role": "assistant", "content": "7"})
         assert row.scores["reward"] == pytest.approx(min(likely), abs=1e-6)
         assert row.scores["steps_true"] + row.scores["steps_false"] == len(steps)
         assert row.scores["steps_false"] == sum(p < 0.5 for p in likely)
-    monkeypatch.setattr(likelihood, "token_fit", None)
+    monkeypatch.setattr(measure, "token_fit", None)
     assert split(reward_steps(examples(chains), **settings))[0] == kept, "kept scores are not computed again"
     assert reward._scores([0.9, 0.5, 0.2]) == {"steps_true": 2.0, "steps_false": 1.0, "reward": 0.2}
     with pytest.raises(UserError, match="is 4 tokens of"):

@@ -66,7 +66,7 @@ def test_a_pool_with_known_faults() -> None:
 def test_shares_of_pairs_by_hand() -> None:
     values = {"a": {"nll": 1.0, "length": 5.0}, "x": {"nll": 2.0, "length": 9.0}}
     values |= {"b": {"nll": 1.0, "length": 5.0}, "y": {"nll": 1.0}}
-    found = decide(values, {"nll"}, {"filler": [("a", "x"), ("b", "y")]})
+    found = decide(values, {"filler": [("a", "x"), ("b", "y")]})
     assert found["nll"]["filler"].share == 0.75 and found["nll"]["filler"].pairs == 2, "a tie counts half"
     assert found["length"]["filler"].share == 0.0 and found["length"]["filler"].pairs == 1
 
@@ -94,8 +94,8 @@ def test_the_command_and_the_warning_of_the_next_run(tiny: Path, tmp_path: Path,
     assert "false step" in done.stdout and "(" in done.stdout
     teachers = run("curation.evidence.teachers", *settings, "fit.chains=10")
     assert teachers.returncode == 0 and "stories" in teachers.stdout and "10" in teachers.stdout, teachers.stderr
-    done = run("curation.run", *settings, "curate.stages.best_chain.by=tokens", "curate.stages.choose.k=8")
-    assert "warning: 'best_chain' chooses by tokens" in done.stderr, done.stderr
+    done = run("curation.run", *settings, "curate.stages.best_chain.by=steps_true", "curate.stages.choose.k=8")
+    assert "warning: 'best_chain' chooses by steps_true" in done.stderr, done.stderr
     page = (tmp_path / "demo" / "report.html") if run("eval.report", *settings[:2]).returncode == 0 else None
     assert page and "Does the choice help?" in page.read_text() and "swapped steps" in page.read_text()
     missing = run("curation.evidence.probe", *settings, "probe.after=verfy")

@@ -33,6 +33,7 @@ from curation.stages.choose import chains, problems, subsample
 from curation.stages.decontaminate import decontaminate, drop_overlap
 from curation.stages.dedup import exact_dedup, near_dedup
 from curation.stages.judge import judge_chains
+from curation.stages.keep import keep_between
 from curation.stages.pairs import plant_slips
 from curation.stages.quality import check_quality
 from curation.stages.score import count_tokens, score
@@ -137,7 +138,7 @@ def test_the_order_of_stages() -> None:
 
 
 SOURCE = {"p": {"_target_": "limo.sources.file", "path": "missing.jsonl"}}
-CHOOSE = {"_target_": "curation.stages.choose.problems", "k": 3, "by": "tokens", "seed": 0}
+CHOOSE = {"_target_": "curation.stages.choose.problems", "k": 3, "by": "tokens", "prefer": "highest", "seed": 0}
 HELD = {"_target_": "curation.stages.decontaminate.decontaminate", "variants": "keep"}
 
 
@@ -150,6 +151,9 @@ HELD = {"_target_": "curation.stages.decontaminate.decontaminate", "variants": "
             {"choose": CHOOSE, "tokens": {"_target_": "curation.stages.score.count_tokens", "tokenizer": "t"}},
             "'tokens'",
         ),
+        ({"choose": {**CHOOSE, "by": "random", "tokens": 900}}, "choose reads the score 'tokens', which no stage"),
+        ({"b": {"_target_": "curation.stages.keep.keep_between", "by": "tokens", "at_most": 9}}, "the score 'tokens'"),
+        ({"choose": {**CHOOSE, "k": 1, "by": "random", "prefer": "low"}}, "choose.prefer must be"),
         ({"plain": NODES["plain"], "x": {**CHOOSE, "k": 0}}, r"curate\.stages\.x\.k must be greater than 0, not 0"),
         ({"x": {"_target_": HERE + "drop_thirds"}}, r"curate\.stages\.x\.reason is missing"),
     ],
@@ -166,7 +170,12 @@ def test_mistakes_are_reported_before_the_pool_is_read(stages: dict[str, Any], s
         ("curation.stages.choose.chains", "at_most", 0, "greater than 0"),
         ("curation.stages.decontaminate.drop_overlap", "run", 1, "greater than or equal to 2"),
         ("curation.evidence.flaws.plant_flaws", "shares", {"filler": 2}, "less than or equal to 1"),
-        ("curation.stages.likelihood.add_fit", "scores", ["nlll"], "'nll', 'nll_inner', 'nll_local', 'rsr' or 'ifd'"),
+        (
+            "curation.stages.likelihood.add_fit",
+            "scores",
+            ["nlll"],
+            "'nll', 'nll_inner', 'nll_local', 'rsr', 'ifd', 'hes' or 'early'",
+        ),
         ("curation.methods.lemma.errors.inject", "per_problem", -1, "greater than or equal to 0"),
         ("curation.methods.lemma.errors.correct", "strategies", ["fixed"], "'fix' or 'restart'"),
         ("curation.methods.lemma.teach.Model", "tries", 0, "greater than 0"),
@@ -317,6 +326,7 @@ STAGES: dict[Callable[..., Iterable[Row]], dict[str, Any]] = {
     chains: BEST,
     problems: {"k": 10, "by": "value", "prefer": "highest", "seed": 0},
     subsample: {"k": 10, "seed": 0},
+    keep_between: {"by": "value", "at_most": 0.6},
     keep: {"criteria": "better"},
     weigh: {"tau": 1.0, "centring": "rewards"},
     mix: MIX,
@@ -335,7 +345,7 @@ SAMPLED: dict[Callable[..., Iterable[Row]], dict[str, Any]] = {
     refine: {"refiners": REFINERS, "bounds": Bounds(0.5, 2, 99), "otherwise": "keep"},
 }
 # Whose time is that of a model, a classifier, and processes that parse pages within limits of their own
-NOT_TIMED = {"keep_true_steps", "add_fit", "reward_steps", "smooth", "recall", "read"}
+NOT_TIMED = {"keep_true_steps", "add_fit", "reward_steps", "smooth", "recall", "read", "add_loss_drop", "add_less"}
 
 
 def test_every_stage_is_timed_below() -> None:

@@ -1,9 +1,9 @@
 """Does a choice of chains teach a real model more than random ones? GSM8K, a 0.5B student, vLLM.
 
     export LIMO_STUDENT=<folder> LIMO_VLLM=<python of vLLM's environment> LIMO_DATA=<folder with pools/>
-    python -m bench.studies.real FOLDER               # a day on two cores; killed at any time, the same command resumes
-    python -m bench.studies.real FOLDER pilot         # learning rates, on GSM8K's test problems, which the study does not use
-    python -m bench.studies.real FOLDER table         # finished blocks, with intervals over blocks
+    python -m bench.studies.real FOLDER         # a day on two cores; killed at any time, the same command resumes
+    python -m bench.studies.real FOLDER pilot   # learning rates, on GSM8K's test problems, which the study does not use
+    python -m bench.studies.real FOLDER table   # finished blocks, with intervals over blocks
 
 A block has 600 GSM8K training problems for its pool and 300 others for its test, none of them in another block. The
 reference chain comes in two wordings, and half of the chains are spoiled with the answer right
@@ -46,7 +46,10 @@ ARMS = ("random", "chosen", "oracle", "limo")
 CONTRASTS = (("random", "chosen"), ("random", "oracle"), ("random", "limo"), ("chosen", "oracle"))
 # vLLM for CPUs keeps a core free for its front end unless it is told which to use
 SERVER = {"VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}", "VLLM_CPU_KVCACHE_SPACE": "2"}
-BEST = {"_target_": "curation.stages.choose.chains", "by": "score", "prefer": "highest", "at_most": 1, "seed": 0}
+BY_SCORE = {
+    "chains": {"_target_": "curation.stages.choose.chains", "by": "score", "at_most": 1, "seed": 0},
+    "problems": {"_target_": "curation.stages.choose.problems", "k": 1, "by": "score", "seed": 0},
+}
 
 
 def problems(file: str) -> Iterator[dict[str, Any]]:
@@ -81,15 +84,8 @@ def run_block(folder: Path, number: int, arms: Sequence[str], given: Sequence[st
     name, block = folder.name, folder / "data"
     make_block(block, number, file)
     control = [arm for arm in arms if arm != "chosen"]
-    common = [
-        "--config-dir",
-        "bench/studies",
-        "recipe=real",
-        f"seed={number}",
-        f"name={name}",
-        override("block", str(block)),
-    ]
-    common += [override("runs", str(folder.parent)), override("control", control), *given]
+    common = ["--config-dir", "bench/studies", "recipe=real", f"seed={number}", f"name={name}", *given]
+    common += [override("block", str(block)), override("runs", str(folder.parent)), override("control", control)]
     base = {"base": os.environ["LIMO_STUDENT"]} if number == 0 else {}
     for module in ("curation.run", "limo.train", "eval.run"):
         if module == "limo.train":
@@ -112,11 +108,7 @@ def write_arms(run: Path, seed: int) -> None:
     mine = {row.problem for row in chosen}
     clean = [row for row in scored if is_good(row) and row.problem in mine]
     write_jsonl(run / "controls" / "oracle.jsonl", random_set(clean, len(chosen), seed))
-    stages = {
-        "chains": BEST,
-        "problems": {"_target_": "curation.stages.choose.problems", "k": 1, "by": "score", "seed": 0},
-    }
-    write_jsonl(run / "controls" / "limo.jsonl", choose_by(stages, scored, len(chosen), seed))
+    write_jsonl(run / "controls" / "limo.jsonl", choose_by(BY_SCORE, scored, len(chosen), seed))
 
 
 def measured(run: Path) -> dict[str, dict[str, float]]:
@@ -131,10 +123,8 @@ def measured(run: Path) -> dict[str, dict[str, float]]:
         if arm != "base":
             data = run / ("curated.jsonl" if arm == "chosen" else f"controls/{arm}.jsonl")
             rows = list(read_jsonl(data))
-            found[arm] |= {
-                "good": 100 * fmean(map(is_good, rows)),
-                "chain": fmean(row.scores["tokens"] for row in rows),
-            }
+            tokens = fmean(row.scores["tokens"] for row in rows)
+            found[arm] |= {"good": 100 * fmean(map(is_good, rows)), "chain": tokens}
     return found
 
 
@@ -151,9 +141,8 @@ def table(folder: Path, blocks: Sequence[str]) -> None:
     print_table(Table(("", *arms), rows, range(1, len(arms) + 1), "right on new problems, %"), terminal(110))
     lines = []
     for before, after in CONTRASTS:
-        values = [
-            one[after]["accuracy"] - one[before]["accuracy"] for one in found.values() if {before, after} <= set(one)
-        ]
+        both = [one for one in found.values() if {before, after} <= set(one)]
+        values = [one[after]["accuracy"] - one[before]["accuracy"] for one in both]
         if len(values) > 1:
             low, high = t_interval(values)
             lines.append((f"{after} - {before}", f"{fmean(values):+.1f}", f"{low:+.1f} to {high:+.1f}", len(values)))

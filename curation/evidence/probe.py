@@ -24,7 +24,7 @@ from curation.evidence.flaws import FLAWS, spoil
 from curation.evidence.probe_result import Found, chosen_by, decided, keep_probe, print_probe
 from curation.folder import stage_file
 from curation.run import run_first
-from curation.stage import about, in_order, take
+from curation.stage import about, direction, in_order, take
 from curation.stages.chains import check_steps
 from curation.stages.likelihood import SCORES, add_fit
 from curation.stages.pairs import WRONG, read_wrong
@@ -36,7 +36,6 @@ from limo.errors import UserError
 from limo.recipe import InputPath, bind, suggest
 
 LIMO = {"length": 0.30, "verification": 0.20, "exploration": 0.25, "connectives": 0.25}  # LIMO v2, section 3
-NO_DIRECTION = ("ifd",)  # reported, and not asked: the evidence is for chats only
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +65,8 @@ def probe(
         row.id: "untouched" for row in untouched
     }
     rest = dict(list(stages.items())[number:])
-    values, lower, caught = score_rows(everything, kinds, rest, student, fit)
-    found = decide(values, lower, {flaw: [(a.id, b.id) for a, b in rows] for flaw, rows in rivals.items()})
+    values, caught = score_rows(everything, kinds, rest, student, fit)
+    found = decide(values, {flaw: [(a.id, b.id) for a, b in rows] for flaw, rows in rivals.items()})
     keep_probe(folder, found, caught, len(untouched), stages)
     print_probe(found, caught, len(untouched), chosen_by(rest))
     return found
@@ -111,8 +110,8 @@ def wrong_answers(path: Path, untouched: Sequence[Example]) -> Iterator[tuple[Ex
 
 def score_rows(
     rows: list[Example], kinds: Mapping[str, str], stages: Mapping[str, Any], student: str, fit: Fit
-) -> tuple[dict[str, dict[str, float]], set[str], dict[str, dict[str, int]]]:
-    """All scores by row id, those of which less is better, and by stage how many rows of each kind it drops.
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, int]]]:
+    """All scores by row id, and by stage how many rows of each kind it drops.
 
     The recipe's own stages come last, so a score has its recipe's value.
     """
@@ -123,11 +122,10 @@ def score_rows(
     }
     calls = {**ours, **scoring_calls(stages)}
     scored, dropped = apply_calls(rows, calls)
-    lower = {name for call in calls.values() for name in about(_function(call)).lower}
     caught = {
         name: dict(Counter(kinds[key] for key in gone)) for name, gone in dropped.items() if gone and name in stages
     }
-    return {row.id: dict(row.scores) for row in scored}, lower, caught
+    return {row.id: dict(row.scores) for row in scored}, caught
 
 
 def scoring_calls(stages: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
@@ -168,16 +166,14 @@ def apply_calls(
     return rows, dropped
 
 
-def decide(
-    values: Mapping[str, Mapping[str, float]], lower: set[str], pairs: Mapping[str, Sequence[tuple[str, str]]]
-) -> Found:
+def decide(values: Mapping[str, Mapping[str, float]], pairs: Mapping[str, Sequence[tuple[str, str]]]) -> Found:
     """By score and flaw the share of (better, worse) pairs of ids in which the score prefers the better one."""
     names = list(dict.fromkeys(name for scores in values.values() for name in scores))
     found: Found = {}
     for name in names:
-        if name.endswith(("_rank", "_zscore")) or name.startswith("pass_rate") or name in NO_DIRECTION:
+        if not (better := direction(name)):
             continue
-        sign = -1 if name in lower else 1
+        sign = -1 if better == "lower" else 1
         for flaw, listed in pairs.items():
             both = [(values[a].get(name), values[b].get(name)) for a, b in listed]
             scored = [(sign * a, sign * b) for a, b in both if a is not None and b is not None]

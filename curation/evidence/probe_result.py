@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.evidence.flaws import FLAWS
-from curation.stage import NO_SCORES, about_node
+from curation.stage import NO_SCORES, reads
 from curation.stages.pairs import WRONG
 from eval.intervals import wilson
 from limo.console import Table, print_table, terminal
@@ -58,7 +58,7 @@ def chosen_by(stages: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _is_choosing(node: Mapping[str, Any]) -> bool:
-    return "{by}" in about_node(node).reads
+    return "by" in node and node["by"] in reads(node)
 
 
 def warnings(found: Mapping[str, Mapping[str, Decided]], chosen: Mapping[str, str]) -> Iterator[str]:

@@ -1,12 +1,12 @@
 """What a chain must be to be trained on: it ends in the right answer, in one form."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice, pairwise
 from typing import Literal
 
-from curation.stage import drop, record, stage
+from curation.stage import Direction, drop, record, stage
 from eval.equations import Equation, equations, holds
 from eval.grade import equal, grade
 from limo.data import Example, Row
@@ -17,6 +17,7 @@ _SENTENCE = re.compile(r"(?<=[.!?])[ \t]+(?=[A-Z$\\])")
 _ALIGNED = re.compile(r"\\begin\{(align|aligned|gather|gathered|split|eqnarray)\*?\}.*?(?:\\end\{\1|\Z)", re.DOTALL)
 _SHOWN_BEFORE = re.compile(r"=\s*[$£€]?\s*$")
 STATED, LINKED, UNDECIDED, OPEN = 0.5, 0.25, 0.2, 1000  # shares, see `keep_true_steps`; chains read for the third
+STEPS: Mapping[str, Direction] = {"steps_true": "higher", "steps_false": "lower", "linked": "higher"}
 _BEFORE = 20  # characters before an annotation in which its equation may end
 
 
@@ -72,7 +73,7 @@ def verify(
             yield drop(row, reason, detail)
 
 
-@stage("row", writes=("steps_true", "steps_false", "linked"), lower=("steps_false",))
+@stage("row", writes=tuple(STEPS), better=STEPS)
 def check_steps(rows: Iterable[Example], /, *, arithmetic: bool) -> Iterator[Row]:
     """Add how many equations of a chain hold (`steps_true`), how many do not (`steps_false`), and whether the last one
     gives the answer (`linked`, 1 or 0).
@@ -101,12 +102,7 @@ def check_steps(rows: Iterable[Example], /, *, arithmetic: bool) -> Iterator[Row
             yield checked
 
 
-@stage(
-    "pool",
-    reads=("steps_true", "steps_false", "linked"),
-    writes=("steps_true", "steps_false", "linked"),
-    lower=("steps_false",),
-)
+@stage("pool", reads=tuple(STEPS), writes=tuple(STEPS), better=STEPS)
 def keep_true_steps(rows: Iterable[Example], /) -> Iterator[Row]:
     """Drop chains with a false equation, without a true one, or whose last one is not the answer, where the pool's
     steps are equations; otherwise keep all.

@@ -1,10 +1,11 @@
 """The choice, in two stages with two questions: which chains of a problem, and which problems.
 
-    chains:   {_target_: curation.stages.choose.chains, by: nll_inner, prefer: lowest, at_most: 1, seed: 0}
+    chains:   {_target_: curation.stages.choose.chains, by: nll_inner, at_most: 1, seed: 0}
     problems: {_target_: curation.stages.choose.problems, k: 800, by: random, shares: {source: equal}, seed: 0}
 
 What is known about the two is different (docs/choosing.md): a score can tell good chains of a problem from bad ones,
-while few ways to choose problems beat a random choice. Ties are broken by `seed`, so the order of rows decides nothing.
+while few ways to choose problems beat a random choice. Whether low or high values are better follows from the score;
+`prefer` says it of a score that does not state it. Ties are broken by `seed`, so the order of rows decides nothing.
 `curation/evidence/controls.py` makes the sets that a choice has to beat.
 """
 
@@ -21,7 +22,7 @@ import numpy as np
 from pydantic import PositiveInt
 
 from curation.matching.similar import digest
-from curation.stage import NO_SCORES, Share, drop, record, stage
+from curation.stage import NO_SCORES, Share, direction, drop, record, stage
 from curation.stages.embed import cluster, embed
 from curation.stages.score import read_score
 from limo.data import Example, Row
@@ -50,15 +51,40 @@ def _order(seed: int, text: str) -> int:
     return digest(f"{seed}/{text}")
 
 
-@stage("pool", reads=("{by}",))
-def chains(rows: Iterable[Example], /, *, by: str, prefer: Prefer, at_most: PositiveInt, seed: int) -> Iterator[Row]:
+def preferred(by: str, prefer: Prefer | None, where: str) -> Prefer:
+    """Which values of a score to prefer. Raises UserError where nothing says it or `prefer` contradicts the score."""
+    if by in NO_SCORES:
+        return "highest"
+    if not (stated := direction(by)):
+        if prefer is None:
+            raise UserError(f"{where}.prefer is missing: no stage states whether a low or a high '{by}' is better")
+        return prefer
+    theirs: Prefer = "lowest" if stated == "lower" else "highest"
+    if prefer not in (None, theirs):
+        raise UserError(
+            f"{where}.prefer={prefer} contradicts the score: of '{by}', a {stated} value is better. Remove prefer; to "
+            "choose against a score on purpose, weigh it in curation.stages.score.score"
+        )
+    return theirs
+
+
+def _check_chains(*, by: str, prefer: Prefer | None = None, **_: object) -> None:
+    preferred(by, prefer, "chains")
+
+
+@stage("pool", reads=("{by}",), check=_check_chains)
+def chains(
+    rows: Iterable[Example], /, *, by: str, at_most: PositiveInt, seed: int, prefer: Prefer | None = None
+) -> Iterator[Row]:
     """Keep the best `at_most` chains of each problem by `scores[by]`; `by: random` takes any.
 
-    `prefer` is whether the lowest value is best, the highest, or the one nearest to 0.5. Goes through `rows` twice.
+    `prefer`, only for a score that does not state its direction, is whether the lowest value is best, the highest, or
+    the one nearest to 0.5. Goes through `rows` twice. Raises UserError for a direction that is missing or wrong.
     """
+    key = KEYS[preferred(by, prefer, "chains")]
     best: defaultdict[int, list[tuple[float, int, str]]] = defaultdict(list)  # the worst of the kept ones first
     for row in rows:
-        value = 0.0 if by == RANDOM else KEYS[prefer](read_score(row, by, "chains.by"))
+        value = 0.0 if by == RANDOM else key(read_score(row, by, "chains.by"))
         entry = (-value, _order(seed, f"chain/{row.id}"), row.id)
         kept = best[digest(row.problem)]
         (heapq.heappush if len(kept) < at_most else heapq.heappushpop)(kept, entry)
@@ -89,6 +115,7 @@ def _check_problems(
     *,
     k: int | None,
     by: str,
+    prefer: Prefer | None = None,
     tokens: int | None = None,
     shares: Shares | None = None,
     target: Mapping[str, Any] | None = None,
@@ -96,6 +123,7 @@ def _check_problems(
 ) -> None:
     if k is None and tokens is None:
         raise UserError("problems needs k or tokens")
+    preferred(by, prefer, "problems")
     for name, wanted in (shares or {}).items():
         if isinstance(wanted, Mapping) and (abs(sum(wanted.values()) - 1) > 1e-6 or min(wanted.values()) < 0):
             raise UserError(f"problems.shares.{name} must be shares that sum to 1: {dict(wanted)}")
@@ -103,7 +131,11 @@ def _check_problems(
         raise UserError("problems.target is missing: give a pool source with a few target problems")
 
 
-@stage("pool", reads=("{by}",), check=_check_problems)
+def _read_by_problems(settings: Mapping[str, Any]) -> list[str]:
+    return [settings["by"], *(["tokens"] if settings.get("tokens") or settings.get("lengths") else [])]
+
+
+@stage("pool", reads=_read_by_problems, check=_check_problems)
 def problems(
     rows: Iterable[Example],
     /,
@@ -111,7 +143,7 @@ def problems(
     k: PositiveInt | None,
     by: str,
     seed: int,
-    prefer: Prefer = "highest",
+    prefer: Prefer | None = None,
     tokens: PositiveInt | None = None,
     shares: Shares | None = None,
     lengths: Lengths | None = None,
@@ -133,10 +165,10 @@ def problems(
     Goes through `rows` twice. Raises UserError for settings out of range, a score or note that rows lack, and a target
     problem that is in the pool.
     """
-    _check_problems(k=k, by=by, tokens=tokens, shares=shares, target=target)
+    _check_problems(k=k, by=by, prefer=prefer, tokens=tokens, shares=shares, target=target)
     shares = dict(shares or {})
-    wanted = _read_target(target) if target else []
-    table = _tabulate(rows, by, prefer, shares, counted=bool(tokens or lengths))
+    wanted = read_target(target, "problems.target") if target else []
+    table = _tabulate(rows, by, preferred(by, prefer, "problems"), shares, counted=bool(tokens or lengths))
     questions = list(table["question"])
     if overlap := set(questions) & {row.question for row in wanted}:
         raise UserError(
@@ -187,10 +219,11 @@ def _tabulate(rows: Iterable[Example], by: str, prefer: Prefer, shares: Shares, 
     return chains.groupby("problem", sort=False).agg(**how)
 
 
-def _read_target(node: Mapping[str, Any]) -> list[Example]:
-    rows = [row for row in bind(node, "problems.target")("target", "") if isinstance(row, Example)]
+def read_target(node: Mapping[str, Any], where: str) -> list[Example]:
+    """The problems of a target, a node of a pool source. Raises UserError if none is usable."""
+    rows = [row for row in bind(node, where)("target", "") if isinstance(row, Example)]
     if not rows:
-        raise UserError("problems.target has no usable problem")
+        raise UserError(f"{where} has no usable problem")
     return rows
 
 

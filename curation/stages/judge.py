@@ -74,7 +74,7 @@ def _check_rubric(*, rubric: InputPath, **_: object) -> None:
     read_rubric(rubric)
 
 
-@stage("pool", writes=("judge",), samples=True, check=_check_rubric)
+@stage("pool", writes=("judge",), samples=True, better={"judge": "higher"}, check=_check_rubric)
 def judge_chains(
     rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling, rubric: InputPath
 ) -> Iterator[Row]:

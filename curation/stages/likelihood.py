@@ -1,7 +1,8 @@
-"""How well a chain fits the student: how likely, and how surprising, the student finds its tokens.
+"""How a chain fits the student: how likely, how surprising and how uncertain the student finds its tokens.
 
 Let the loss tokens of a chain be t = 1..T, p_t the student's probability of token t after the prompt and the tokens
-before it, and r_t the rank of that token in the vocabulary (1 is the most probable). A step is a line or a sentence.
+before it, r_t the rank of that token in the vocabulary (1 is the most probable), and H_t the entropy of the
+distribution in its place. A step is a line or a sentence.
 
 | score | definition | source | better |
 |---|---|---|---|
@@ -9,66 +10,63 @@ before it, and r_t the rank of that token in the vocabulary (1 is the most proba
 | nll_inner | the same without the first token of each step | arXiv 2604.06834 | lower |
 | nll_local | mean over steps of a step's nll, given the prompt and the last `window` steps | arXiv 2510.03988 | lower |
 | rsr | sum of min(r_t, 100) / sum of -log p_t, the rank-surprisal ratio | arXiv 2601.14249, eq. 7 | lower |
-| ifd | nll / nll without the problem, instruction-following difficulty | arXiv 2308.12032, section 2.2 | not ranked |
+| ifd | nll / nll without the problem, instruction-following difficulty | arXiv 2308.12032, section 2.2 | higher |
+| hes | sum of the largest 0.5 % of H_t, at least one: High-Entropy Sum | arXiv 2605.22389 | higher |
+| early | nll of the first 100 loss tokens under a student with slightly perturbed weights | arXiv 2606.26797 | higher |
 
-One forward pass gives nll, nll_inner and rsr; ifd takes a second one, nll_local one for each step after the first few.
-Prompt and chain have the token ids that training sees; the end of the turn is not counted, since it is the template's.
-Without the problem (ifd), the chain follows an empty user message.
+One forward pass gives nll, nll_inner, rsr and hes; ifd takes a second one, nll_local one for each step after the
+first few, early one of 100 tokens with a second copy of the model. Prompt and chain have the token ids that training
+sees; the end of the turn is not counted, since it is the template's. Without the problem (ifd), the chain follows an
+empty user message. The perturbation of `early` is ours: Gaussian noise of a hundredth of each weight tensor's root mean
+square.
 
-Scores are kept in the cache as they are finished, so a killed run resumes and a second run is free. Left out: models
-that bring their own code, and models too large for one GPU, for which a server can return the log-probabilities.
+Scores are kept in the cache as they are finished, each for itself, so a killed run resumes, a second run is free, and
+one more score costs only its own pass. Left out: models that bring their own code, models too large for one GPU, for
+which a server can return the log-probabilities, and the diversity part of 2606.26797, which takes several checkpoints.
 """
 
-import json
 import math
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
-from queue import SimpleQueue
+from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
 
-import httpx2
 import numpy as np
 from pydantic import Field, PositiveInt
 
 from curation.parallel import chunked
-from curation.stage import drop, stage
+from curation.stage import Direction, drop, stage
+from curation.stages.measure import Kept, Measure, Sequence_, TokenFit, load_measure, load_replicas, local_measure
 from limo.chat import completion_ids, loss_text, prompt_ids, turn_end
 from limo.console import progress
 from limo.data import Example, Message, Row, chat, content_id
-from limo.engines.connection import Keys, check_address
 from limo.errors import UserError
-from limo.machine import cache_folder, main_device
-from limo.model import fingerprint, load_model, load_tokenizer, model_folder, tokenizer_folder
+from limo.machine import cache_folder
+from limo.model import model_folder
 from limo.recipe import InputPath
 
-Score = Literal["nll", "nll_inner", "nll_local", "rsr", "ifd"]
+Score = Literal["nll", "nll_inner", "nll_local", "rsr", "ifd", "hes", "early"]
 SCORES: tuple[Score, ...] = get_args(Score)
+BETTER: Mapping[str, Direction] = {
+    **dict.fromkeys(("nll", "nll_inner", "nll_local", "rsr"), "lower"),
+    **dict.fromkeys(("ifd", "hes", "early"), "higher"),
+}
+HERE_ONLY = ("hes", "early")  # a server gives neither the whole distribution nor other weights
 MAX_RANK = 100  # larger ranks count as this one (2601.14249, section 3)
+TOP = 0.005  # share of the tokens that hes sums (2605.22389)
+EARLY = 100  # loss tokens that early looks at (2606.26797)
+NOISE = 0.01  # of early, in root mean squares of a weight tensor
 CHUNK = 256  # rows in memory at once, sorted by length among themselves
-PIECE = 1024  # tokens whose logits are held at once: 600 MB of floats at a vocabulary of 150,000
-CONNECTIONS = 16  # requests to a server at once
-TRIES = 4  # of a request, with waits of 1, 2 and 4 seconds
 STEP = re.compile(r"(?:\A|\n)\s*(?=\S)|(?<=[.!?])[ \t]+(?=[A-Z$\\])")
 
-Sequence_ = tuple[list[int], list[int]]  # ids of the context, and of the tokens that are measured
+
+def _check(*, scores: Sequence[str], server: str | None = None, **_: object) -> None:
+    if server and (here := [name for name in HERE_ONLY if name in scores]):
+        raise UserError(f"scores: {', '.join(here)} cannot be had from a server: leave it out, or server: null")
 
 
-@dataclass(frozen=True, slots=True)
-class TokenFit:
-    """What the student makes of the measured tokens, both of shape (tokens,)."""
-
-    nll: np.ndarray  # -log p_t in nats
-    rank: np.ndarray  # of the token in the vocabulary, from 1
-
-
-Measure = Callable[[Sequence[Sequence_]], list[TokenFit]]
-
-
-@stage("pool", writes=("{scores}",), samples=True, lower=SCORES)
+@stage("pool", writes=("{scores}",), samples=True, better=BETTER, check=_check)
 def add_fit(
     rows: Iterable[Example],
     /,
@@ -88,61 +86,83 @@ def add_fit(
     `max_length` tokens of prompt and chain together, `window` the steps that nll_local sees. With `server`, the base
     URL of a vLLM server, that server computes the log-probabilities, and of `model` only the tokenizer is loaded. A
     chain that is empty, longer than `max_length` or not finite under the model is dropped, never cut. Raises UserError
-    for a model that does not load or takes fewer tokens, and for a tokenizer without offsets.
+    for a model that does not load or takes fewer tokens, for a tokenizer without offsets, and for a score that a server
+    cannot give.
     """
+    _check(scores=scores, server=server)
     tokenizer, name, measure = load_measure(model, dtype, batch_size, max_length, server, api_key_env)
     if not tokenizer.is_fast:
         raise UserError(f"fit: the tokenizer of '{model}' has no offsets: add the tokenizer.json of a fast tokenizer")
-    fit = _Fit(tokenizer, measure, tuple(scores), window)
+    fit = _Fit(tokenizer, measure, (model, dtype, batch_size), window)
     kept = Kept(cache_folder() / "fit" / f"{content_id(name, 16)}.jsonl")
     with progress("fit", len(rows) if isinstance(rows, Sized) else None, "chain") as advance:
         for chunk in chunked(rows, CHUNK):
-            yield from _score(chunk, fit, kept, max_length)
+            yield from _score(chunk, fit, kept, scores, max_length)
             advance(len(chunk))
 
 
-def load_measure(
-    model: str, dtype: str, batch_size: int, max_length: int, server: str | None, api_key_env: str | None
-) -> tuple[Any, str, Measure]:
-    """(tokenizer, name of the model, how to measure with it), here or on a server. Raises UserError as `add_fit`."""
-    if server:
-        tokenizer = load_tokenizer(tokenizer_folder(model))
-        return tokenizer, *_serve(server, api_key_env)
-    folder = model_folder(model)
-    tokenizer, models = load_tokenizer(folder), load_replicas(folder, dtype)
-    context = getattr(models[0].config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and max_length > context:
-        raise UserError(f"max_length is {max_length}, the model takes {context} tokens")
-    return tokenizer, f"{fingerprint(folder)}-{dtype}", local_measure(models, batch_size)
-
-
-def _score(chunk: Sequence[Example], fit: "_Fit", kept: "Kept", max_length: int) -> Iterator[Row]:
+def _score(chunk: Sequence[Example], fit: "_Fit", kept: Kept, names: Sequence[str], max_length: int) -> Iterator[Row]:
     """The rows of a chunk with their scores, or dropped with the reason."""
     encoded = [fit.encode(row) if row.completion.strip() else None for row in chunk]
     lengths = [len(e.prompt) + len(e.ids) if e else 0 for e in encoded]
     usable = [e for e, length in zip(encoded, lengths, strict=True) if e and e.ids and length <= max_length]
-    missing = {e.key: e for e in usable if e.key not in kept.scores}
-    if missing:
-        kept.add(dict(zip(missing, fit.scores_of(list(missing.values())), strict=True)))
+    wanted = [n for n in names if any(e.key(n) not in kept.scores for e in usable)]
+    new = list({e.key("nll"): e for e in usable if any(e.key(n) not in kept.scores for n in wanted)}.values())
+    found = fit.scores_of(new, wanted) if new else []
+    kept.add({e.key(n): {n: value} for e, one in zip(new, found, strict=True) for n, value in one.items()})
     for row, e, length in zip(chunk, encoded, lengths, strict=True):
         if e is None or not e.ids:
             yield drop(row, "no chain")
         elif length > max_length:
             yield drop(row, "too long to score", f"{length} tokens; the limit is max_length={max_length}")
-        elif all(map(math.isfinite, (found := kept.scores[e.key]).values())):
-            yield replace(row, scores={**row.scores, **found})
         else:
-            yield drop(row, "cannot be scored", ", ".join(f"{name} {value}" for name, value in found.items()))
+            scores = {n: kept.scores[e.key(n)][n] for n in names}
+            if all(map(math.isfinite, scores.values())):
+                yield replace(row, scores={**row.scores, **scores})
+            else:
+                yield drop(row, "cannot be scored", ", ".join(f"{name} {value}" for name, value in scores.items()))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Encoded:
     """A row as ids."""
 
-    key: str  # names the scores of this row under one model
     prompt: list[int]
     ids: list[int]  # of the chain
     starts: list[int]  # positions in `ids` of the first token of each step
+    window: int
+
+    def key(self, name: str) -> str:
+        """A name of one score of this row under one model: of all that it depends on."""
+        steps = {"nll_inner": [self.starts], "nll_local": [self.starts, self.window]}
+        return content_id([self._tokens, name, steps.get(name)], 16)
+
+    @cached_property
+    def _tokens(self) -> str:
+        return content_id([self.prompt, self.ids], 16)
+
+
+WHOLE: Mapping[str, Callable[[TokenFit, Sequence[int]], float]] = {  # what one pass over the chain gives
+    "nll": lambda tokens, starts: float(tokens.nll.mean()),
+    "nll_inner": lambda tokens, starts: _mean_inside(tokens.nll, starts),
+    "rsr": lambda tokens, starts: _rank_surprisal(tokens),
+    "hes": lambda tokens, starts: _high_entropy_sum(tokens),
+}
+
+
+def _mean_inside(nll: np.ndarray, starts: Sequence[int]) -> float:
+    inner = np.delete(nll, list(starts))
+    return float((inner if len(inner) else nll).mean())
+
+
+def _rank_surprisal(tokens: TokenFit) -> float:
+    surprise = float(tokens.nll.sum())
+    return float(np.minimum(tokens.rank, MAX_RANK).sum()) / surprise if surprise else math.nan
+
+
+def _high_entropy_sum(tokens: TokenFit) -> float:
+    assert tokens.entropy is not None
+    return float(np.sort(tokens.entropy)[-math.ceil(TOP * len(tokens.entropy)) :].sum())
 
 
 @dataclass(frozen=True)
@@ -151,60 +171,62 @@ class _Fit:
 
     tokenizer: Any
     measure: Measure
-    wanted: tuple[str, ...]
+    model: tuple[str, str, int]  # name, data type of the weights, rows at once: for a copy of it
     window: int
 
     def encode(self, row: Example) -> _Encoded:
         prompt, text = self._context(row.prompt), loss_text(self.tokenizer, row)
         ids = completion_ids(self.tokenizer, text)
-        starts = step_starts(self.tokenizer, text, ids)
-        key = content_id([prompt, ids, sorted(self.wanted), self.window, starts], 16)
-        return _Encoded(key, prompt, ids, starts)
+        return _Encoded(prompt, ids, step_starts(self.tokenizer, text, ids), self.window)
 
     def _context(self, messages: Sequence[Message]) -> list[int]:
         # Where a template renders nothing, the end token, which separates texts in pretraining
         return prompt_ids(self.tokenizer, messages) or [turn_end(self.tokenizer)]
 
-    def scores_of(self, rows: Sequence[_Encoded]) -> list[dict[str, float]]:
-        """The wanted scores of each row; all sequences of all rows are measured together."""
+    @cached_property
+    def _perturbed(self) -> Measure:
+        """How to measure with slightly other weights, the same at each start."""
+        import torch
+
+        name, dtype, batch_size = self.model
+        models = load_replicas(model_folder(name), dtype)
+        for model in models:
+            random = torch.Generator().manual_seed(0)
+            with torch.no_grad():
+                for weight in model.parameters():
+                    noise = torch.randn(weight.shape, generator=random).to(weight.device, weight.dtype)
+                    weight.add_(noise * (NOISE * weight.float().square().mean().sqrt()))
+        return local_measure(models, batch_size)
+
+    def scores_of(self, rows: Sequence[_Encoded], names: Sequence[str]) -> list[dict[str, float]]:
+        """The named scores of each row; what the model itself measures of all rows is measured together."""
+        whole = any(name in WHOLE or name in ("ifd", "nll_local") for name in names)
         nothing = self._context(chat(""))
         asked: list[Sequence_] = []
-        for row in rows:
+        for row in rows if whole else ():
             asked.append((row.prompt, row.ids))
-            if "ifd" in self.wanted:
+            if "ifd" in names:
                 asked.append((nothing, row.ids))
-            if "nll_local" in self.wanted:
+            if "nll_local" in names:
                 asked += windows(row.prompt, row.ids, row.starts, self.window)
-        measured = iter(self.measure(asked))
-        return [self._scores(row, measured) for row in rows]
+        measured = iter(self.measure(asked, entropy="hes" in names) if asked else [])
+        found = [self._scores(row, measured, names) if whole else {} for row in rows]
+        if "early" in names:
+            first = self._perturbed([(row.prompt, row.ids[:EARLY]) for row in rows])
+            found = [{**one, "early": float(fit.nll.mean())} for one, fit in zip(found, first, strict=True)]
+        return [{name: round(one[name], 6) for name in names} for one in found]
 
-    def _scores(self, row: _Encoded, measured: Iterator[TokenFit]) -> dict[str, float]:
+    def _scores(self, row: _Encoded, measured: Iterator[TokenFit], names: Sequence[str]) -> dict[str, float]:
         whole = next(measured)
-        found = basic_scores(whole, row.starts)
-        if "ifd" in self.wanted:
+        found = {name: WHOLE[name](whole, row.starts) for name in names if name in WHOLE}
+        if "ifd" in names:
             alone = float(next(measured).nll.mean())
-            found["ifd"] = found["nll"] / alone if alone else math.nan
-        if "nll_local" in self.wanted:
+            found["ifd"] = float(whole.nll.mean()) / alone if alone else math.nan
+        if "nll_local" in names:
             near = [piece.mean() for piece in np.split(whole.nll, row.starts[1:])][: self.window + 1]
             far = [next(measured).nll.mean() for _ in row.starts[self.window + 1 :]]
             found["nll_local"] = float(np.mean([*near, *far]))
-        return {name: round(found[name], 6) for name in self.wanted}
-
-
-def basic_scores(tokens: TokenFit, starts: Sequence[int]) -> dict[str, float]:
-    """nll, nll_inner and rsr of one chain; `starts` are the positions of the first token of each step.
-
-    >>> made = TokenFit(np.array([2.0, 1.0, 3.0]), np.array([4, 1, 500]))
-    >>> basic_scores(made, [0])
-    {'nll': 2.0, 'nll_inner': 2.0, 'rsr': 17.5}
-    """
-    inner = np.delete(tokens.nll, list(starts))
-    surprise = float(tokens.nll.sum())
-    return {
-        "nll": float(tokens.nll.mean()),
-        "nll_inner": float((inner if len(inner) else tokens.nll).mean()),
-        "rsr": float(np.minimum(tokens.rank, MAX_RANK).sum()) / surprise if surprise else math.nan,
-    }
+        return found
 
 
 def windows(prompt: list[int], ids: list[int], starts: Sequence[int], window: int) -> list[Sequence_]:
@@ -231,120 +253,3 @@ def step_starts(tokenizer: Any, text: str, ids: Sequence[int]) -> list[int]:
     places = [match.end() for match in STEP.finditer(text)]
     ends = np.array([end for _, end in encoded["offset_mapping"]])
     return sorted({0, *(int(np.searchsorted(ends, place, side="right")) for place in places if place < len(text))})
-
-
-def load_replicas(folder: Path, dtype: str) -> list[Any]:
-    """The model once on each visible GPU, or once on the CPU."""
-    import torch
-
-    devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())] or [main_device()]
-    return [load_model(folder, dtype).eval().to(device) for device in devices]
-
-
-def local_measure(models: Sequence[Any], batch_size: int) -> Measure:
-    """Measure sequences with copies of a model, each copy a batch of about equal lengths at a time."""
-    free: SimpleQueue[Any] = SimpleQueue()
-    for model in models:
-        free.put(model)
-
-    def measure(sequences: Sequence[Sequence_]) -> list[TokenFit]:
-        order = sorted(range(len(sequences)), key=lambda at: -sum(map(len, sequences[at])))
-        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-        def run(batch: list[int]) -> list[TokenFit]:
-            model = free.get()
-            try:
-                return token_fit(model, [sequences[at] for at in batch])
-            finally:
-                free.put(model)
-
-        with ThreadPoolExecutor(len(models)) as pool:
-            found = dict(zip(order, (fit for made in pool.map(run, batches) for fit in made), strict=True))
-        return [found[at] for at in range(len(sequences))]
-
-    return measure
-
-
-def token_fit(model: Any, sequences: Sequence[Sequence_]) -> list[TokenFit]:
-    """One padded forward pass over (context, ids) pairs, in pieces that share a cache; none may be empty."""
-    import torch
-
-    texts = [[*context, *ids] for context, ids in sequences]
-    width = max(map(len, texts))
-    padded = torch.tensor([text + [0] * (width - len(text)) for text in texts], device=model.device)
-    mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts], device=model.device)
-    nll, rank = [], []
-    cache, size = None, max(1, PIECE // len(texts))
-    with torch.inference_mode():
-        for start in range(0, width - 1, size):
-            end = start + size
-            seen = {"attention_mask": mask[:, :end], "past_key_values": cache}
-            out = model(input_ids=padded[:, start:end], use_cache=True, **seen)
-            wanted = padded[:, start + 1 : end + 1, None]
-            logits, cache = out.logits[:, : wanted.shape[1]].float(), out.past_key_values
-            chosen = logits.gather(-1, wanted)
-            nll.append((logits.logsumexp(-1, keepdim=True) - chosen)[..., 0])
-            rank.append(1 + (logits > chosen).sum(-1))
-    values, ranks = torch.cat(nll, dim=1).cpu().numpy(), torch.cat(rank, dim=1).cpu().numpy()
-    spans = [slice(len(context) - 1, len(context) + len(ids) - 1) for context, ids in sequences]
-    return [TokenFit(values[at, span], ranks[at, span]) for at, span in enumerate(spans)]
-
-
-def _serve(server: str, api_key_env: str | None) -> tuple[str, Measure]:
-    """(name of the served model, how to measure with it). The server must return `prompt_logprobs`, as vLLM does."""
-    keys = Keys(api_key_env)
-    check_address(server, bool(keys.key), allow_insecure=False)
-    headers = {"Authorization": f"Bearer {keys.key}"} if keys.key else {}
-    client = httpx2.Client(base_url=server, headers=headers, timeout=600)
-
-    def call(method: str, path: str, body: Any = None) -> Any:
-        for attempt in range(TRIES):
-            try:
-                return client.request(method, path, json=body).raise_for_status().json()
-            except (httpx2.HTTPError, ValueError) as error:
-                why = str(error)
-            if attempt < TRIES - 1:
-                time.sleep(2**attempt)
-        raise UserError(f"the server at {server} does not answer: {keys.hide(why)[:300]}")
-
-    def ask(sequence: Sequence_) -> TokenFit:
-        context, ids = sequence
-        body = {"model": name, "prompt": [*context, *ids], "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-        try:
-            listed = call("POST", "completions", body)["choices"][0]["prompt_logprobs"]
-            found = [listed[len(context) + at][str(token)] for at, token in enumerate(ids)]
-            return TokenFit(np.array([-f["logprob"] for f in found]), np.array([f["rank"] for f in found]))
-        except (KeyError, IndexError, TypeError):
-            raise UserError(f"the server at {server} returns no prompt_logprobs: vLLM does") from None
-
-    def measure(sequences: Sequence[Sequence_]) -> list[TokenFit]:
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            return list(pool.map(ask, sequences))
-
-    try:
-        name = str(call("GET", "models")["data"][0]["id"])
-    except (KeyError, IndexError, TypeError):
-        raise UserError(f"no model is served at {server}") from None
-    return name, measure
-
-
-class Kept:
-    """Scores that were computed before, one line of JSON each; a line that a killed run left torn is ignored."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.scores = path, dict[str, Mapping[str, float]]()
-        if path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    key, found = json.loads(line)
-                except ValueError:
-                    continue
-                self.scores[key] = found
-
-    def add(self, more: Mapping[str, Mapping[str, float]]) -> None:
-        """Keep more scores, in memory and on disk."""
-        self.scores.update(more)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            # A line end in front closes a torn line
-            file.write("\n" + "".join(f"{json.dumps(item)}\n" for item in more.items()))

@@ -22,7 +22,8 @@ from pydantic import PositiveInt
 from curation.parallel import chunked
 from curation.stage import drop, stage
 from curation.stages.chains import split_steps
-from curation.stages.likelihood import CHUNK, Kept, load_measure
+from curation.stages.likelihood import CHUNK
+from curation.stages.measure import Kept, load_measure
 from limo.chat import completion_ids, prompt_ids
 from limo.console import progress
 from limo.data import Example, Message, Row, content_id
@@ -31,7 +32,12 @@ from limo.machine import cache_folder
 from limo.recipe import InputPath
 
 
-@stage("pool", writes=("steps_true", "steps_false", "reward"), samples=True, lower=("steps_false",))
+@stage(
+    "pool",
+    writes=("steps_true", "steps_false", "reward"),
+    samples=True,
+    better={"steps_true": "higher", "steps_false": "lower", "reward": "higher"},
+)
 def reward_steps(
     rows: Iterable[Example],
     /,

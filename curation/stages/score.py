@@ -21,13 +21,14 @@ from typing import Any, Literal
 import numpy as np
 
 from curation.parallel import chunked, spread
-from curation.stage import record, stage
+from curation.stage import Direction, record, stage
 from eval.words import COUNTED, features, word_lists
 from limo.data import Example, Row
 from limo.errors import UserError
 from limo.recipe import InputPath, InputPaths, suggest
 
 TEXT = ("length", *COUNTED)
+BETTER: Mapping[str, Direction] = dict.fromkeys((*TEXT, "score"), "higher")
 CONSTANT = "constant, not counted"  # the metric that names such features
 ROUNDING = 1e-12  # relative difference of values that are equal
 CHUNK = 2000  # chains sent to a process at once
@@ -39,7 +40,13 @@ def _check(*, weights: Mapping[str, float], words: InputPaths, **_: object) -> N
     word_lists(tuple(words))
 
 
-@stage("pool", reads=("{weights}",), writes=(*TEXT, "score"), check=_check)
+@stage(
+    "pool",
+    reads=("{weights}",),
+    writes=(*TEXT, "score"),
+    better=dict.fromkeys((*TEXT, "score"), "higher"),
+    check=_check,
+)
 def score(
     rows: Iterable[Example],
     /,

@@ -65,7 +65,7 @@ class Taken:
     player: str
 
 
-@stage("pool", writes=("reward", "turn"), samples=True)
+@stage("pool", writes=("reward", "turn"), samples=True, better={"reward": "higher"})
 def collect(
     rows: Iterable[Example],
     /,
