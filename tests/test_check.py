@@ -158,7 +158,7 @@ def test_a_server_that_is_not_there_and_a_program_that_is_not_installed(mine: li
     (line,) = findings(mine, "engine=server", "engine.base_urls=[http://127.0.0.1:9/v1]")
     assert "no server answers at http://127.0.0.1:9/v1" in line
     gpus, program = findings(mine, "engine=vllm", "engine.serve_python=/nowhere/python")
-    assert "1 GPUs are asked for, 0 are visible" in gpus
+    assert "no GPU is visible, so vllm must be a build for CPUs" in gpus
     assert "cannot run '/nowhere/vllm'" in program
 
 

@@ -13,6 +13,7 @@ from limo.recipe import (
     check_name,
     check_node,
     compose,
+    compose_arguments,
     input_files,
     nodes,
     recipe_names,
@@ -22,12 +23,24 @@ from limo.run import claim, content_hash, read_manifest, remember_recipe
 from limo.training.settings import check_args
 
 # What a recipe leaves to the person
-OPEN = {"evaluate": ("eval.models.model=x",), "base": ("measured.held_out={}", "eval.benchmarks=[gsm8k]")}
+OPEN: dict[str, tuple[str, ...]] = {
+    "real": ("block=x",),
+    "selectors": ("student=x",),
+    "evaluate": ("eval.models.model=x",),
+    "base": ("measured.held_out={}", "eval.benchmarks=[gsm8k]"),
+}
 
 
-@pytest.mark.parametrize("name", recipe_names())
-def test_a_shipped_recipe_fits_its_functions(name: str) -> None:
-    recipe = compose(f"recipe={name}", *OPEN.get(name, ()))
+STUDIES = Path(__file__).parents[1] / "bench" / "studies"
+OF_STUDIES = [path.stem for path in sorted((STUDIES / "recipe").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("name", [*recipe_names(), *OF_STUDIES])
+def test_a_recipe_fits_its_functions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("LIMO_STUDENT", "LIMO_VLLM"):
+        monkeypatch.setenv(variable, "x")
+    folder = ["--config-dir", str(STUDIES)] if name in OF_STUDIES else []
+    recipe = compose(*compose_arguments([*folder, f"recipe={name}", *OPEN.get(name, ())]))
     assert recipe["name"] == name
     known = (
         "curate",
@@ -44,7 +57,7 @@ def test_a_shipped_recipe_fits_its_functions(name: str) -> None:
         "report",
     )
     sections = [key for key in recipe if key in known]
-    assert {"eval", "report"} <= set(sections) or name == "choosing", "which bench/studies/study.py measures"
+    assert {"eval", "report"} <= set(sections) or "arms" in recipe, "which bench/studies/study.py measures"
     for section in sections:
         bind(recipe[section], section)
         for where, node in nodes(recipe[section], section):

@@ -6,7 +6,7 @@ is right on 89 % of new sums after 2,600 steps and on 95 % after 3,600, some six
 
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,19 @@ def make_tokenizer(texts: Iterable[str] = ()) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=made, chat_template=TEMPLATE, **special)
 
 
-def make_model(folder: Path, steps: int, texts: Iterable[str] = ()) -> None:
-    """Train the model on sums from scratch and save it with its tokenizer, unless it is there."""
+def draw_sum(rng: random.Random) -> tuple[str, str]:
+    """A question with its worked chain."""
+    question, chain, _ = make_sum(rng)
+    return question, chain
+
+
+def make_model(
+    folder: Path,
+    steps: int,
+    texts: Iterable[str] = (),
+    draw: Callable[[random.Random], tuple[str, str]] = draw_sum,
+) -> None:
+    """Train the model from scratch on what `draw` gives and save it with its tokenizer, unless it is there."""
     if (folder / "config.json").exists():
         return
     import torch
@@ -65,10 +76,7 @@ def make_model(folder: Path, steps: int, texts: Iterable[str] = ()) -> None:
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, (step + 1) / 100) * (1 - 0.95 * step / steps)
-        rows = [
-            (tokenizer(q)["input_ids"], [*tokenizer(c)["input_ids"], 1])
-            for q, c, _ in (make_sum(rng) for _ in range(64))
-        ]
+        rows = [(tokenizer(q)["input_ids"], [*tokenizer(c)["input_ids"], 1]) for q, c in (draw(rng) for _ in range(64))]
         width = max(len(q) + len(c) for q, c in rows)
         ids = torch.tensor([q + c + [0] * (width - len(q) - len(c)) for q, c in rows])
         labels = torch.tensor([[-100] * len(q) + c + [-100] * (width - len(q) - len(c)) for q, c in rows])

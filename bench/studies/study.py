@@ -1,4 +1,4 @@
-"""Does a choice of chains teach more than random ones? `recipe=choosing`, in blocks that can stop after any of them.
+"""Does a choice of chains teach more than random ones? In blocks (`recipe/choosing.yaml`) that can stop after any.
 
     python -m bench.studies.study calibrate                  # which kinds of problems the student learns
     python -m bench.studies.study kept                       # what bench/data/choosing.jsonl says
@@ -38,15 +38,14 @@ from limo.engines.protocol import Sampling, sample
 from limo.errors import reported
 from limo.machine import set_environment
 from limo.processes import give_back_memory
-from limo.recipe import bind, compose
+from limo.recipe import bind, compose, compose_arguments
 from limo.run import read_manifest
 from limo.sources import chat
 from limo.sources.known_truth import Problem, draw_problems, is_good, pool, write_chain
 
 Recipe = Mapping[str, Any]
-RESULTS = (
-    Path(__file__).parents[1] / "data" / "choosing.jsonl"
-)  # finished blocks, a line each: they take an hour on one core
+RECIPES = ["--config-dir", str(Path(__file__).parent)]
+RESULTS = Path(__file__).parents[1] / "data" / "choosing.jsonl"  # finished blocks, a line each: an hour on one core
 CHAINS = 96  # held-out chains of the second endpoint
 
 
@@ -88,14 +87,19 @@ class Block:
 
     def candidates(self) -> list[Example]:
         """The pool after deduplication, attempts, verification and scoring."""
-        path = self.folder / "pool.jsonl"
+        path, target = self.folder / "pool.jsonl", self.folder / "target.jsonl"
         if not path.exists():
-            with replacing(path) as file:
-                file.writelines(json.dumps(row) + "\n" for row in self.pool)
+            known = [{"problem": r.question, "chain": r.completion, "answer": r.answer} for r in self.validation]
+            for name, rows in ((target, known), (path, self.pool)):
+                with replacing(name) as file:
+                    file.writelines(json.dumps(row) + "\n" for row in rows)
         curate = {**self.recipe["curate"], "out": str(self.folder)}
         curate["pool"] = {name: {**node, "path": str(path)} for name, node in curate["pool"].items()}
-        stages = in_order(curate["stages"], curate.get("order"))
-        rows = run_first(curate, stages)
+        stages = {
+            name: {**node, "target": {**node["target"], "path": str(target)}} if "target" in node else node
+            for name, node in in_order(curate["stages"], curate.get("order")).items()
+        }
+        rows = run_first({**curate, "stages": stages}, stages)
         return [replace(row, notes={**row.notes, "made": "own"}) if "/own/" in row.id else row for row in rows]
 
     def choose(self, arm: str, rows: Sequence[Example]) -> list[Example]:
@@ -103,7 +107,11 @@ class Block:
         k, stages = self.study["k"], self.recipe["arms"]
         if arm == "oracle":
             good = [row for row in rows if is_good(row)]
-            return choose_by(stages["target"], good, k, self.seed)
+            return (
+                choose_by(stages["target"], good, k, self.seed)
+                if "target" in stages
+                else random_set(good, k, self.seed)
+            )
         if arm == "everything":
             return random_set(rows, len({row.problem for row in rows}), self.seed)
         if arm == "random_tokens":  # as many tokens as the arm `default` has
@@ -301,9 +309,14 @@ def main() -> None:
     with reported():
         if "kept" in arguments:
             lines = map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())
-            print(write_page({"0.5": conclude(list(lines), compose("recipe=choosing")["study"])}))
+            print(
+                write_page(
+                    {"0.5": conclude(list(lines), compose(*compose_arguments([*RECIPES, "recipe=choosing"]))["study"])}
+                )
+            )
             return
-        recipe = compose("recipe=choosing", *(a for a in arguments if a != "calibrate"))
+        given = [argument for argument in arguments if argument != "calibrate"]
+        recipe = compose(*compose_arguments([*RECIPES, "recipe=choosing", *given]))
         folder = Path(recipe["out"])
         folder.mkdir(parents=True, exist_ok=True)
         if calibrating:

@@ -65,6 +65,22 @@ def _legs(rng: Random) -> tuple[str, Sequence[str], Sequence[str]]:
     return question, (f"{n} * {LEGS[a]}", f"{m} * {LEGS[b]}", f"{one} + {two}"), (f"{n} + {m}", f"{n + m} * 4")
 
 
+def _sum(rng: Random) -> tuple[str, Sequence[str], Sequence[str]]:
+    values = [rng.randint(1, 99) for _ in range(rng.randint(3, 4))]
+    signs = [rng.choice("+-") for _ in values[1:]]
+    asked = " ".join([str(values[0]), *(f"{sign} {value}" for sign, value in zip(signs, values[1:], strict=True))])
+    return f"What is {asked}?", _running(values, signs), _running(values, [*signs[:-1], "+"])
+
+
+def _running(values: Sequence[int], signs: Sequence[str]) -> list[str]:
+    """The left sides of a sum worked out with running totals."""
+    lefts, total = list[str](), values[0]
+    for value, sign in zip(values[1:], signs, strict=True):
+        lefts.append(f"{total} {sign} {value}")
+        total += value if sign == "+" else -value
+    return lefts
+
+
 def _product(rng: Random) -> tuple[str, Sequence[str], Sequence[str]]:
     one, tens, units = rng.randint(3, 9), 10 * rng.randint(1, 4), rng.randint(2, 9)
     steps = f"{one} * {tens}", f"{one} * {units}", f"{one * tens} + {one * units}"
@@ -128,6 +144,7 @@ def _seats(rng: Random) -> tuple[str, Sequence[str], Sequence[str]]:
 
 KINDS: Mapping[str, Callable[[Random], tuple[str, Sequence[str], Sequence[str]]]] = {
     "legs": _legs,
+    "sums": _sum,
     "products": _product,
     "equations": _equation,
     "shop": _shop,
