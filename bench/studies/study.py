@@ -28,7 +28,8 @@ from statistics import fmean
 from typing import Any
 
 from curation.evidence.controls import random_set
-from curation.evidence.tournament import choose_by, decide
+from curation.evidence.tournament import choose_by
+from curation.evidence.verdict import decide
 from curation.run import run_first
 from curation.stage import in_order
 from eval.run import correct_share, grade_rows

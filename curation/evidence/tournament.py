@@ -2,19 +2,20 @@
 
     python -m curation.evidence.tournament recipe=demo
 
-Candidates are named lists of choosing stages. Each is first shown pairs with known flaws (`probe.py`): one
-that prefers a flaw is dropped. The others and `random` are trained at a fraction of the size, in blocks. The arms of a
-block share a part of the pool and an order of rows, so that differences are paired. The worse half is dropped after
-each round (successive halving). The best two and random are then trained at full size in fresh blocks, each measured on
-problems that nothing else has used, and compared by the paired differences of the blocks (t with blocks - 1 degrees of
-freedom, Bonferroni over the two). The outcome is one of three:
+Candidates are named lists of choosing stages. Each is first shown pairs with known flaws (`probe.py`), and what it
+prefers is printed. All and `random` are trained at a fraction of the size, in blocks. The arms of a block share a
+random part of the pool and an order of rows, so that differences are paired. The worse half is dropped after each round
+(successive halving). The best two and random are then trained at full size in fresh blocks, each measured on problems
+that nothing else has used, and compared by the paired differences of the blocks (`verdict.py`). The outcome is one of
+three:
 
-    nll beats random by 8.1 points (2.0 to 14.2).
-    No candidate beats random by more than 3 points: use random chains, checked and balanced.
-    Undecided: nll +4.0 points (-2.1 to 10.1). About 5 more blocks are needed.
+    nll beats random by 8.1 points (4.0 to 12.2), more than 3 points.
+    No candidate beats random by more than 3 points (nll +0.4 points (-1.1 to 1.9)): use random chains, ...
+    Undecided: nll +4.0 points (-2.1 to 10.1); the margin is 3 points. About 5 more blocks are needed: ...
 
-Every training has a folder below `tournament/`, and a killed tournament resumes. Held-out problems come from the
-recipe's own pool and are never trained on. `tournament.dry_run=true` prints what it would take, and trains nothing.
+Every training has a folder below `tournament/`, and a killed tournament resumes. Problems to measure on are those of
+`measured`, or a part of the recipe's own pool, and are never trained on. A training that diverges counts as 0 right.
+`tournament.dry_run=true` prints what it would take, and neither samples nor trains.
 
 `search` lets Optuna choose the weights of one candidate's score by small trainings before the first round, as R-Select
 does; the fresh blocks of the last round judge what it found.
@@ -28,23 +29,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean
 from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt
 
 from curation.evidence.controls import random_set
 from curation.evidence.probe import apply_calls, plant, scoring_calls
-from curation.evidence.probe_result import Decided, decided
-from curation.run import run_first
+from curation.evidence.verdict import Verdict, decide, detectable
+from curation.run import read_pool, run_first
 from curation.stage import in_order, take
+from curation.stages.choose import read_target
+from eval.intervals import wilson
 from eval.run import correct_share, grade_rows
+from limo.chat import render
 from limo.command import command
 from limo.console import Table, clock, print_table, progress, say, terminal
-from limo.data import Example, content_id, replacing, write_jsonl
-from limo.discover.noise import measure_noise
+from limo.data import Example, content_id, read_jsonl, replacing, write_jsonl
 from limo.engines.protocol import Sampling, sample
 from limo.errors import UserError
+from limo.model import load_tokenizer, tokenizer_folder
+from limo.plan import GPUS, Data, Work, measure_model, seconds_per_step
 from limo.processes import give_back_memory, run_section_apart
 from limo.recipe import bind
 from limo.run import lasting, lock_run, read_manifest
@@ -52,7 +57,11 @@ from limo.run import lasting, lock_run, read_manifest
 RANDOM, RANDOM_TOKENS = "random", "random_tokens"
 SEEDS_OF_TIES = 5
 SEARCH_BLOCKS = 500  # the number of the first block of a search; those of the last round begin at 1000
-LEVEL = 0.95
+LEAST_BLOCKS, MOST_BLOCKS = 6, 40  # of the last round, where the sizes follow from the gain to be shown
+NEARLY = 1.1  # where no number of blocks shows the gain, the least that shows one so many times the smallest possible
+DIVERGED = "training diverged"  # how the trainer's error begins
+HOUR_OF, UTILISATION = "H100", 0.4  # the GPU by whose speed hours are said, and the share of its peak (limo/plan.py)
+READ = 200  # chains of the pool whose lengths a dry run reads
 Part = Annotated[float, Field(gt=0, le=1)]
 
 Candidates = Mapping[str, Mapping[str, Any]]  # by name the choosing stages, by their names
@@ -71,11 +80,19 @@ class Sizes:
     pool_share: Part  # of the pool that a block sees
 
     @classmethod
-    def of_pool(cls, problems: int) -> "Sizes":
-        """What a pool of so many problems allows: two fifths of it are held out, in six final blocks and the rounds."""
-        screen, final = max(1, min(200, problems // 10)), max(1, min(200, problems // 20))
-        left = (problems - screen - 6 * final) // 2
-        return cls(max(1, min(96, left)), 0.5, 2, 6, screen, final, 0.5)
+    def to_show(cls, gain: float, margin: float, problems: int, measured: int | None) -> "Sizes":
+        """Sizes that show a true gain over random, four times in five, as far as the problems allow it.
+
+        `problems` of the pool; `measured` problems of their own, or None where two fifths of the pool are held out.
+        """
+        given = problems * 2 // 5 if measured is None else measured
+        screen = max(1, min(200, given // 5))
+        each = {n: max(1, min(200, (given - screen) // n)) for n in range(LEAST_BLOCKS, MOST_BLOCKS + 1)}
+        shown = {n: detectable(n, count, margin) for n, count in each.items()}
+        enough = gain if min(shown.values()) <= gain else NEARLY * min(shown.values())
+        blocks = next(n for n in each if shown[n] <= enough)
+        left = (problems - (screen + blocks * each[blocks] if measured is None else 0)) // 2
+        return cls(max(1, min(96, left)), 0.5, 2, blocks, screen, each[blocks], 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,28 +103,6 @@ class Search:
     stage: str  # of it, whose setting `weights` is replaced
     scores: Annotated[list[str], Field(min_length=2)]  # that get a weight from -1 to 1; their sizes sum to 1
     trials: PositiveInt  # each takes `screen_blocks` trainings
-
-
-@dataclass(frozen=True, slots=True)
-class Versus:
-    """A candidate against random chains in the last round; differences in accuracy, from -1 to 1."""
-
-    name: str
-    mean: float
-    low: float  # of the interval that holds for both finalists together
-    high: float
-    blocks: int
-    tokens: float | None  # mean difference to random chains of as many tokens; None where that was not trained
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a tournament found."""
-
-    outcome: str  # beats, none or undecided
-    sentence: str
-    finalists: tuple[Versus, ...]
-    more_blocks: int  # that a decision needs
 
 
 def tournament(
@@ -121,8 +116,10 @@ def tournament(
     candidates: dict[str, dict[str, Any]],
     sizes: Sizes | None,
     margin: float,
+    shows: float,
     apart: bool,
     seed: int,
+    measured: dict[str, Any] | None = None,
     search: Search | None = None,
     dry_run: bool = False,
 ) -> Verdict | None:
@@ -130,10 +127,12 @@ def tournament(
 
     Args: `source` is the stage into which the rows come that are chosen from; the stages before it run as
     `curation.run` runs them. `candidates` are named lists of choosing stages, the last with a size `k` that is set
-    here. `train` is the recipe's section; `engine` (without its model) and `sampling` measure a model. `sizes` is
-    null for what the pool allows. `margin` is the difference that matters, as a share of 1. `apart` runs each training
-    as a process (needed for several GPUs); without it a training of seconds takes seconds. A `dry_run` returns None.
-    Raises UserError for too few problems, and for an unknown stage or candidate.
+    here. `train` is the recipe's section; `engine` (without its model) and `sampling` measure a model. `margin` is the
+    difference that matters, as a share of 1, and `sizes` are null for what shows a true gain of `shows`. `measured` is
+    a pool source of problems to measure on, null takes them from the pool. `apart` runs each training as a process
+    (needed for several GPUs); without it a training of seconds takes seconds. A `dry_run` returns None, and runs no
+    stage. Raises UserError for too few problems, an unknown stage or candidate, and a gain that is no more than the
+    margin.
     """
     stages, folder = in_order(curate["stages"], curate.get("order")), Path(out) / "tournament"
     if source not in stages:
@@ -142,23 +141,34 @@ def tournament(
         raise UserError(f"tournament.candidates: {RANDOM} and {RANDOM_TOKENS} run in any case")
     if search and "weights" not in candidates.get(search.candidate, {}).get(search.stage, {}):
         raise UserError(f"tournament.search: the candidate '{search.candidate}' has no weights in a '{search.stage}'")
+    if not 0 <= margin < shows:
+        raise UserError(f"tournament.shows={shows} must be above tournament.margin={margin}, and that 0 or more")
     before = dict(list(stages.items())[: list(stages).index(source)])
+    free = read_target(measured, "tournament.measured") if measured else None
+    count = None if free is None else len(free)
+    trainer = Trainer(train, engine, sampling, apart)
+    if dry_run:
+        pool = [row for row in read_pool(curate["pool"], curate["system"]) if isinstance(row, Example)]
+        given = sizes or Sizes.to_show(shows, margin, len({row.problem for row in pool}), count)
+        print_costs(list_rounds(given, len(candidates), search), trainer, pool, folder)
+        say(describe_power(given, margin))
+        return None
     rows = list(run_first(curate, before))
-    sizes = sizes or Sizes.of_pool(len({row.problem for row in rows}))
+    sizes = sizes or Sizes.to_show(shows, margin, len({row.problem for row in rows}), count)
     counts = {key: value for key, value in asdict(sizes).items() if key != "final_blocks"}
-    made_from = content_id(json.loads(json.dumps(lasting([curate, train, engine, asdict(sampling), seed, counts]))))
+    texts = [row.question for row in free or ()]
+    made = [curate, train, engine, asdict(sampling), seed, counts, texts]
+    made_from = content_id(json.loads(json.dumps(lasting(made))))
     with lock_run(folder, "running a tournament"):
-        trainer = Trainer(train, engine, sampling, apart)
-        arms = Arms(folder, made_from, rows, candidates, sizes, trainer, seed, scoring_calls(before))
-        if dry_run:
-            arms.print_costs(search, margin)
-            return None
+        arms = Arms(folder, made_from, rows, candidates, sizes, trainer, seed, scoring_calls(before), free)
         if search:
             arms = search_weights(arms, search)
-        names = [name for name in arms.candidates if arms.is_fair(name, search)]
-        say(f"{len(names)} candidates and random: {arms.trainings(len(names))} trainings at most")
-        arms.warn_if_small(margin)
-        verdict = arms.run(names, margin)
+        for name in arms.candidates:
+            arms.warn_of_flaws(name)
+        trainings = sum(count for _, count, _ in list_rounds(sizes, len(candidates), search))
+        say(f"{len(candidates)} candidates and random: {trainings} trainings at most")
+        say(describe_power(sizes, margin))
+        verdict = arms.run(list(arms.candidates), margin)
     with replacing(folder / "verdict.json") as file:
         json.dump(asdict(verdict), file, indent=1)
     return verdict
@@ -177,10 +187,16 @@ class Trainer:
         """Train on a file, sample the problems, and return accuracy, rows and tokens; the model is not kept."""
         args = {**self.train["args"], "max_steps": steps}
         node = {**self.train, "out": str(place), "data": str(data), "seed": seed, "args": args}
-        if self.apart:
-            run_section_apart("limo.train", "train", node, place)
-        else:
-            bind(node, "train")()
+        try:
+            if self.apart:
+                run_section_apart("limo.train", "train", node, place)
+            else:
+                bind(node, "train")()
+        except UserError as error:
+            if DIVERGED not in str(error):
+                raise
+            say(f"{place.name} counts as 0 right: {error}")
+            return {"accuracy": 0.0, "rows": sum(1 for _ in read_jsonl(data)), "tokens": 0}
         engine = bind({**self.engine, "model": str(place / "model")}, "tournament.engine")()
         completions = sample(engine, [row.prompt for row in problems], self.sampling, place.name)
         shares = correct_share(grade_rows(problems, completions))
@@ -203,8 +219,14 @@ class Arms:
     trainer: Trainer
     seed: int
     scoring: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # the recipe's stages that add scores
+    free: Sequence[Example] | None = None  # problems to measure on; None takes them from the pool
 
     def __post_init__(self) -> None:
+        if self.free is not None and len(self.free) < self.wanted:
+            raise UserError(
+                f"tournament.measured has {len(self.free)} problems, and {self.wanted} are measured on: "
+                f"{self.sizes.screen_problems} in the rounds and {self.sizes.final_problems} in each final block"
+            )
         left = int((len(self.problems) - self.reserved) * self.sizes.pool_share)
         if left < self.sizes.k:
             raise UserError(
@@ -219,7 +241,12 @@ class Arms:
 
     @property
     def reserved(self) -> int:
-        """How many problems are held out."""
+        """How many problems of the pool are held out."""
+        return 0 if self.free is not None else self.wanted
+
+    @property
+    def wanted(self) -> int:
+        """How many problems are measured on."""
         return self.sizes.screen_problems + self.sizes.final_problems * self.sizes.final_blocks
 
     def held_out(self, final_block: int | None) -> list[Example]:
@@ -227,6 +254,8 @@ class Arms:
         start, count = 0, self.sizes.screen_problems
         if final_block is not None:
             start, count = count + final_block * self.sizes.final_problems, self.sizes.final_problems
+        if self.free is not None:
+            return list(self.free[start : start + count])
         chosen = set(self.problems[start : start + count])
         one = {row.problem: row for row in self.rows if row.problem in chosen}
         return [replace(row, completion="") for row in one.values()]
@@ -247,24 +276,21 @@ class Arms:
         again = {row.id: row for row in apply_calls(list(both.values()), self.scoring)[0]}
         return {flaw: [(again[a.id], again[b.id]) for a, b in listed] for flaw, listed in pairs.items()}
 
-    def is_fair(self, name: str, search: Search | None = None) -> bool:
-        """Whether a candidate prefers no flaw; if it does, that is printed. What a search has found may prefer one."""
-        found = {
-            flaw: prefers_untouched(self.candidates[name], pairs, self.seed) for flaw, pairs in self.flawed.items()
-        }
-        wrong = ", ".join(f"{flaw} ({d} %)" for flaw, d in found.items() if d and d.reversed)
-        searched = search is not None and search.candidate == name
-        if wrong:
-            say(f"'{name}' {'stays, though' if searched else 'is out:'} it prefers chains with {wrong}")
-        return searched or not wrong
+    def warn_of_flaws(self, name: str) -> None:
+        """Print which flaws a candidate prefers. It is trained all the same: what a flaw costs only trainings tell.
 
-    def trainings(self, count: int) -> int:
-        """How many trainings a tournament of so many candidates takes."""
-        total = 0
-        while count > 2:
-            total += (count + 1) * self.sizes.screen_blocks
-            count = math.ceil(count / 2)
-        return total + (count + 2) * self.sizes.final_blocks if count else 0
+        Intervals hold for all flaws together (Bonferroni), since one of six would be preferred by chance too often.
+        """
+        z = NormalDist().inv_cdf(1 - 0.025 / max(len(self.flawed), 1))
+        preferred = []
+        for flaw, pairs in self.flawed.items():
+            points = prefers_untouched(self.candidates[name], pairs, self.seed)
+            if points and wilson(fmean(points), len(points), z)[1] < 0.5:
+                preferred.append(f"{flaw} ({100 * fmean(points):.0f} %)")
+        if preferred:
+            say(
+                f"'{name}' prefers chains with a flaw to their untouched copies (50 % is blind): {', '.join(preferred)}"
+            )
 
     def gains(self, names: Sequence[str], first: int) -> dict[str, float]:
         """The mean difference to random of each arm, at a fraction of the size, in the blocks from `first` on."""
@@ -272,43 +298,6 @@ class Arms:
         small = max(1, round(self.sizes.k * self.sizes.fraction))
         scores = {arm: self._train(arm, blocks, small) for arm in [RANDOM, *names]}
         return {arm: fmean(scores[arm]) - fmean(scores[RANDOM]) for arm in names}
-
-    def warn_if_small(self, margin: float) -> None:
-        """Say how large a difference must be to be seen, where that is more than `margin`.
-
-        A block's accuracies are shares of its problems. At a half right, the spread of their difference is at least
-        sqrt(2 / 4 / problems), which the mean over the blocks and the quantile of t make an interval.
-        """
-        from scipy.stats import t
-
-        n = self.sizes.final_blocks
-        least = float(t.ppf(1 - (1 - LEVEL) / 4, n - 1)) * math.sqrt(0.5 / self.sizes.final_problems / n)
-        if least > margin:
-            say(
-                f"{n} blocks of {self.sizes.final_problems} problems decide on differences from about "
-                f"{100 * least:.0f} points, not on {100 * margin:g}: raise tournament.sizes.final_blocks or "
-                "final_problems if smaller ones matter"
-            )
-
-    def print_costs(self, search: Search | None, margin: float) -> None:
-        """What a tournament would take, by round, and how long by the trainings that are finished already."""
-        sizes, rows, count = self.sizes, list[tuple[str, int, int]](), len(self.candidates)
-        small = max(1, round(sizes.k * sizes.fraction))
-        if search:
-            rows.append((f"search, {search.trials} trials", (search.trials + 1) * sizes.screen_blocks, small))
-        while count > 2:
-            rows.append((f"round of {count}", (count + 1) * sizes.screen_blocks, small))
-            count = math.ceil(count / 2)
-        rows.append(("last round", (count + 2) * sizes.final_blocks, sizes.k))
-        print_table(Table(("round", "trainings", "rows of each"), rows, (1, 2), "At most"), terminal(110))
-        done = [json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("block-*/*/score.json")]
-        if done:
-            each = sum(one["seconds"] for one in done) / sum(one["rows"] for one in done)
-            took = clock(each * sum(trainings * k for _, trainings, k in rows))
-            say(f"{took} with all measurements, by {len(done)} trainings that are finished")
-        else:
-            say("how long is known after the first training; limo train-plan has the hours of one on GPUs")
-        self.warn_if_small(margin)
 
     def run(self, names: list[str], margin: float) -> Verdict:
         """All rounds: half of the candidates leave after each, until the last two are measured."""
@@ -326,9 +315,20 @@ class Arms:
             scores[RANDOM_TOKENS] = self._train(RANDOM_TOKENS, last, sizes.k, like=best)
             by_tokens[best] = fmean(scores[best]) - fmean(scores[RANDOM_TOKENS])
         differences = {arm: [a - r for a, r in zip(scores[arm], scores[RANDOM], strict=True)] for arm in names}
-        verdict = decide(differences, margin, by_tokens, 1 / sizes.final_problems)
+        verdict = decide(differences, margin, by_tokens, 1 / sizes.final_problems, self._look())
         print_verdict(verdict, table, {arm: fmean(values) for arm, values in scores.items()})
         return verdict
+
+    def _look(self) -> int:
+        """How often these finals were judged, this time included; the same number of blocks is the same look."""
+        path, blocks = self.folder / "looks.json", self.sizes.final_blocks
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        looks = kept.get(self.made_from, [])
+        if blocks not in looks:
+            looks = [*looks, blocks]
+            with replacing(path) as file:
+                json.dump({**kept, self.made_from: looks}, file)
+        return int(looks.index(blocks)) + 1
 
     def _train(self, arm: str, blocks: Sequence[tuple[int, int | None]], k: int, like: str = "") -> list[float]:
         """The accuracy of an arm in each of the blocks: their numbers, and which problems of the last round."""
@@ -363,6 +363,51 @@ class Arms:
         with replacing(place / "score.json") as file:
             json.dump(found, file)
         return found
+
+
+def describe_power(sizes: Sizes, margin: float) -> str:
+    """What a tournament of these sizes can show."""
+    shown = 100 * detectable(sizes.final_blocks, sizes.final_problems, margin)
+    return (
+        f"{sizes.final_blocks} final blocks of {sizes.final_problems} problems show a true gain of {shown:.0f} points, "
+        f"four times in five, as more than {100 * margin:g} points"
+    )
+
+
+Round = tuple[str, int, int]  # its name, how many trainings, and the rows of each
+
+
+def list_rounds(sizes: Sizes, candidates: int, search: Search | None) -> list[Round]:
+    """The rounds of a tournament of so many candidates, the search first."""
+    rounds, small = list[Round](), max(1, round(sizes.k * sizes.fraction))
+    if search:
+        rounds.append((f"search, {search.trials} trials", (search.trials + 1) * sizes.screen_blocks, small))
+    while candidates > 2:
+        rounds.append((f"round of {candidates}", (candidates + 1) * sizes.screen_blocks, small))
+        candidates = math.ceil(candidates / 2)
+    return [*rounds, ("last round", (candidates + 2) * sizes.final_blocks, sizes.k)] if candidates else rounds
+
+
+def print_costs(rounds: Sequence[Round], trainer: Trainer, pool: Sequence[Example], folder: Path) -> None:
+    """What the rounds would take: trainings, hours here by those that are finished in `folder`, hours of a GPU."""
+    print_table(Table(("round", "trainings", "rows of each"), rounds, (1, 2), "At most"), terminal(110))
+    done = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("block-*/*/score.json")]
+    total = sum(trainings * k for _, trainings, k in rounds)
+    if done:
+        each = sum(one["seconds"] for one in done) / sum(one["rows"] for one in done)
+        say(f"{clock(each * total)} here with all measurements, by {len(done)} trainings that are finished")
+    settings = bind(trainer.train, "tournament.train").args[0]  # type: ignore[attr-defined]
+    tokenizer = load_tokenizer(tokenizer_folder(settings.model))
+    some = [row for row in pool if row.completion][:READ]
+    lengths = [len(render(tokenizer, row).input_ids) for row in some] or [settings.max_length]
+    epochs = float(settings.args.get("num_train_epochs", 3))
+    work = Work(settings, measure_model(settings), Data(total, fmean(lengths), max(lengths), fmean(lengths)))
+    steps = math.ceil(total / settings.global_batch) * epochs
+    hours = seconds_per_step(work, GPUS[HOUR_OF][1] * UTILISATION) * steps / 3600
+    say(
+        f"the trainings take about {hours:,.2g} {HOUR_OF}-hours at {100 * UTILISATION:.0f} % of its peak, "
+        f"{fmean(lengths):,.0f} tokens a row; before them the stages up to tournament.source run, see limo plan"
+    )
 
 
 def search_weights(arms: Arms, search: Search) -> Arms:
@@ -410,8 +455,8 @@ def choose_by(stages: Mapping[str, Any], rows: Sequence[Example], k: int, seed: 
     return chosen
 
 
-def prefers_untouched(stages: Mapping[str, Any], pairs: Sequence[tuple[Example, Example]], seed: int) -> Decided | None:
-    """How often a choice takes the untouched chain of a pair and not the spoiled one; None where it takes neither.
+def prefers_untouched(stages: Mapping[str, Any], pairs: Sequence[tuple[Example, Example]], seed: int) -> list[float]:
+    """For each pair, how often a choice takes the untouched chain and not the spoiled one; of those it takes neither.
 
     It chooses with several seeds: where it only breaks ties, each chain of a pair is taken about as often.
     """
@@ -421,54 +466,7 @@ def prefers_untouched(stages: Mapping[str, Any], pairs: Sequence[tuple[Example, 
         for clean, spoiled in pairs:
             if (clean.id in kept) != (spoiled.id in kept):
                 taken[clean.id].append(clean.id in kept)
-    return decided([fmean(points) for points in taken.values() if points])
-
-
-def decide(
-    differences: Mapping[str, Sequence[float]], margin: float, by_tokens: Mapping[str, float], step: float = 0.0
-) -> Verdict:
-    """The verdict of the last round, from each finalist's differences to random, one a block.
-
-    Intervals hold together at 95 % (Bonferroni): each at 1 - 0.05 / m. `step` is the least difference that the problems
-    of a block can show; its rounding variance is added (`measure_noise`).
-    """
-    from scipy.stats import t
-
-    ranked = sorted(differences, key=lambda name: -fmean(differences[name]))
-    finalists = []
-    for name in ranked:
-        values = differences[name]
-        n, mean = len(values), fmean(values)
-        quantile = float(t.ppf(1 - (1 - LEVEL) / 2 / len(ranked), n - 1))
-        half = quantile * measure_noise(values, step).sd / math.sqrt(n)
-        finalists.append(Versus(name, mean, mean - half, mean + half, n, by_tokens.get(name)))
-    advice = "use random chains, checked and balanced"
-    if not finalists:
-        return Verdict("none", f"No candidate is left: {advice}.", (), 0)
-    best, more = finalists[0], 0
-    shown = f"{100 * best.low:.1f} to {100 * best.high:.1f}"
-    if best.low > 0:
-        outcome, sentence = "beats", f"{best.name} beats random by {100 * best.mean:.1f} points ({shown})."
-    elif max(f.high for f in finalists) <= margin:
-        outcome, most = "none", f"No candidate beats random by more than {100 * margin:g} points"
-        sentence = f"{most} ({best.name}: {shown}): {advice}."
-    else:
-        outcome, more = "undecided", blocks_needed(differences[best.name], margin) - best.blocks
-        sentence = (
-            f"Undecided: {best.name} {100 * best.mean:+.1f} points ({shown}). About {more} more blocks are needed."
-        )
-    return Verdict(outcome, sentence, tuple(finalists), more)
-
-
-def blocks_needed(values: Sequence[float], margin: float) -> int:
-    """Blocks after which the interval would leave out 0, or everything above `margin`, at this mean and spread."""
-    from scipy.stats import t
-
-    mean, sd, n = fmean(values), max(stdev(values), 1e-9), len(values) + 1
-    distance = max(mean, margin - mean)  # to the nearer decision, whichever needs fewer blocks
-    while n < 1000 and float(t.ppf(1 - (1 - LEVEL) / 4, n - 1)) * sd / math.sqrt(n) > distance:
-        n += 1
-    return n
+    return [fmean(points) for points in taken.values() if points]
 
 
 def print_verdict(verdict: Verdict, rounds: Sequence[tuple[str, str, str]], accuracy: Mapping[str, float]) -> None:

@@ -1,0 +1,139 @@
+"""What the final blocks of a tournament say, and how many blocks it takes: statistics without a training.
+
+A block gives one paired difference of each finalist to random chains. One margin decides both ways: a finalist beats
+random if its interval lies above the margin, none does if no interval reaches above it. Intervals are Student's t with
+blocks - 1 degrees of freedom, and hold for all finalists together (Bonferroni).
+
+Who adds blocks after an undecided verdict looks again, and each look is another chance of a false verdict. So every
+look spends a part of the 5 %: the first four fifths, the second a tenth, the third a thirtieth, and so on, which sum
+to 5 %. By the union bound the error over all looks is at most that, whatever the looks have in common; error spending
+is that of Lan and DeMets (Biometrika 70, 1983, page 659).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import fmean, stdev
+
+from limo.discover.noise import measure_noise
+
+ALPHA = 0.05
+FIRST_LOOK = 0.8  # the share of ALPHA that the first look spends
+POWER = 0.8
+SD = 0.075  # of a block's difference by the training alone: 6.5 to 8 points at 135M (docs/study.md)
+MOST_BLOCKS = 1000
+
+
+def alpha_of_look(look: int) -> float:
+    """What look number `look`, from 1, may spend.
+
+    >>> [round(alpha_of_look(look), 5) for look in (1, 2, 3)]
+    [0.04, 0.005, 0.00167]
+    """
+    return ALPHA * (FIRST_LOOK if look == 1 else (1 - FIRST_LOOK) / (look * (look - 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """A candidate against random chains in the last round; differences in accuracy, from -1 to 1."""
+
+    name: str
+    mean: float
+    low: float  # of the interval that holds for all finalists and looks together
+    high: float
+    blocks: int
+    tokens: float | None  # mean difference to random chains of as many tokens; None where that was not trained
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a tournament found."""
+
+    outcome: str  # beats, none or undecided
+    sentence: str
+    finalists: tuple[Versus, ...]  # the best mean first
+    more_blocks: int  # that a decision needs
+
+
+def decide(
+    differences: Mapping[str, Sequence[float]],
+    margin: float,
+    by_tokens: Mapping[str, float],
+    step: float = 0.0,
+    look: int = 1,
+) -> Verdict:
+    """The verdict from each finalist's differences to random, one a block.
+
+    `step` is the least difference that the problems of a block can show; its rounding variance is added
+    (`measure_noise`). `look` counts how often these finalists were judged, with fewer blocks before.
+    """
+    finalists = []
+    for name in sorted(differences, key=lambda name: -fmean(differences[name])):
+        values = differences[name]
+        mean, half = fmean(values), half_width(values, len(differences), step, look)
+        finalists.append(Versus(name, mean, mean - half, mean + half, len(values), by_tokens.get(name)))
+    advice = "use random chains, checked and balanced"
+    if not finalists:
+        return Verdict("none", f"No candidate is left: {advice}.", (), 0)
+    winners = [f for f in finalists if f.low > margin]
+    open_ones = [f for f in finalists if f.low <= margin < f.high]
+    points, more = f"{100 * margin:g} points", 0
+    if winners:
+        outcome, best = "beats", max(winners, key=lambda f: f.low)
+        sentence = f"{best.name} beats random by {_points(best)}, more than {points}."
+        if open_ones:
+            sentence += f" Not decided: {', '.join(map(_shown, open_ones))}."
+    elif not open_ones:
+        outcome = "none"
+        sentence = f"No candidate beats random by more than {points} ({_shown(finalists[0])}): {advice}."
+    else:
+        outcome, blocks = "undecided", finalists[0].blocks
+        needed = [blocks_needed(differences[f.name], margin, len(finalists), look + 1) for f in open_ones]
+        more = min(needed) - blocks
+        sentence = (
+            f"Undecided: {', '.join(map(_shown, open_ones))}; the margin is {points}. About {more} more blocks are "
+            f"needed: tournament.sizes.final_blocks={blocks + more}."
+        )
+    return Verdict(outcome, sentence, tuple(finalists), more)
+
+
+def _points(f: Versus) -> str:
+    return f"{100 * f.mean:.1f} points ({100 * f.low:.1f} to {100 * f.high:.1f})"
+
+
+def _shown(f: Versus) -> str:
+    return f"{f.name} {100 * f.mean:+.1f} points ({100 * f.low:.1f} to {100 * f.high:.1f})"
+
+
+def half_width(values: Sequence[float], finalists: int, step: float, look: int) -> float:
+    """Half of the interval of the mean of a finalist's differences."""
+    n = len(values)
+    return _quantile(n, finalists, look) * measure_noise(values, step).sd / math.sqrt(n)
+
+
+@cache
+def _quantile(blocks: int, finalists: int, look: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(1 - alpha_of_look(look) / 2 / finalists, blocks - 1))
+
+
+def blocks_needed(values: Sequence[float], margin: float, finalists: int, look: int) -> int:
+    """Blocks after which the interval would leave out the margin, at this mean and spread."""
+    distance, sd, n = abs(fmean(values) - margin), max(stdev(values), 1e-9), len(values) + 1
+    while n < MOST_BLOCKS and _quantile(n, finalists, look) * sd / math.sqrt(n) > distance:
+        n += 1
+    return n
+
+
+def detectable(blocks: int, problems: int, margin: float, finalists: int = 2, sd: float = SD) -> float:
+    """The true gain over random that so many blocks show, four times in five, as a share of 1.
+
+    Args: `problems` measured in each block: at a half right their share of the variance is at most 2 / 4 / problems;
+    `sd` of a block's difference by the training alone.
+    """
+    from scipy.stats import t
+
+    each = math.sqrt(sd**2 + 0.5 / problems)
+    return margin + (_quantile(blocks, finalists, 1) + float(t.ppf(POWER, blocks - 1))) * each / math.sqrt(blocks)
