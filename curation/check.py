@@ -30,13 +30,13 @@ from limo.engines.server import ServerEngine
 from limo.errors import UserError
 from limo.machine import memory_of_devices, quiet_deepspeed
 from limo.model import EMBEDDED, HUB_NAME, embedded_file, load_tokenizer, tokenizer_folder
-from limo.plan import ROOM, SHARDINGS, Data, Work, count_memory, measure_data, measure_model
 from limo.recipe import bind, check_node, nodes
 from limo.run import read_manifest
 from limo.training.batches import padded_shape
 from limo.training.fit import check_settings
 from limo.training.models import load_trained_tokenizer
 from limo.training.settings import Training
+from limo.training.sizes import ROOM, SHARDINGS, Data, Work, count_memory, measure_data, measure_model
 
 FEW = 20  # problems of a target that say something about shares
 READ = 20_000  # problems of a pool that are compared with a target before a run; the run itself compares all
@@ -282,7 +282,7 @@ def _check_fit(work: Work, devices: int, memory: float, sure: bool, found: Findi
         )
         found.error(
             f"train: {work.settings.sharding} on {devices} devices needs {least / 1e9:,.1f} GB each, and they have "
-            f"{memory / 1e9:,.0f}: {fits or 'a smaller model, or train.lora, might'} (limo train-plan)"
+            f"{memory / 1e9:,.0f}: {fits or 'a smaller model, or train.lora, might'} (limo plan)"
         )
 
 

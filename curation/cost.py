@@ -1,26 +1,32 @@
-"""What a curation would cost, before it is paid for.
+"""What a recipe would cost, before it is paid for: the curation, then the trainings. The command `limo plan`.
 
-    python -m curation.cost recipe=limo
-    python -m curation.cost recipe=limo plan.pilot=200 'plan.tokens_per_second={easy: 4000, hard: 1200, solve: 1200}'
+    limo plan recipe=limo plan.pilot=200 'plan.tokens_per_second={easy: 4000, hard: 1200, solve: 1200}'
+    limo plan recipe=limo 'plan.assume={rows: 800000, tokens: 900, rate: 3000, parameters: 32.0e+9}'   # nothing is run
+    limo plan recipe=limo plan.training.rows=800 plan.training.mean_tokens=6000 'plan.training.devices=[8,16]'
 
-The stages that cost nothing run for real, into the run's own folder, where the run will find them done. Of what they
-leave, a few problems are sampled at random and go through the rest: this pilot is paid for, once, since its samples
-stay in the ledger. What it took, but for loading models, is scaled to all rows. Hours are those of this machine unless
-`plan.tokens_per_second` says what a GPU reaches. The range is that of the share of rows that stay (95 %
-intervals, compounded from stage to stage); of tokens a sample the pilot's mean is taken.
+**The curation**: the stages that cost nothing run for real, into the run's own folder, where the run will find them
+done. Of what they leave, a few problems are sampled at random and go through the rest: this pilot is paid for, once,
+since its samples stay in the ledger. What it took, but for loading models, is scaled to all rows. Hours are those of
+this machine unless `plan.tokens_per_second` says what a GPU reaches. The range is that of the share of rows that stay
+(95 % intervals, compounded from stage to stage); of tokens a sample the pilot's mean is taken. With `plan.assume`
+nothing is run, no row is dropped but by a stage's `k`, and the numbers are upper bounds.
+
+**The trainings**: memory, hours and dollars of each sharding that fits (`limo/training/sizes.py`), of the chosen set,
+its controls and every seed together. "Fits" leaves a tenth of a GPU's memory free.
 """
 
+import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 import limo.engines.ledger
-from curation.run import run_first
+from curation.run import read_pool, run_first
 from curation.stage import about_node, in_order
 from curation.stages.choose import subsample
 from eval.intervals import wilson
@@ -31,6 +37,20 @@ from limo.engines.ledger import Limits, Spent, spent, within_budget
 from limo.engines.protocol import loading
 from limo.errors import UserError
 from limo.recipe import bind, suggest
+from limo.run import trained_sets
+from limo.training.batches import padded_shape
+from limo.training.sizes import (
+    GPUS,
+    NODE,
+    ROOM,
+    SHARDINGS,
+    Work,
+    count_memory,
+    measure_data,
+    measure_model,
+    seconds_per_step,
+    size_of,
+)
 
 REVIVED = 8  # dropped rows that the pilot continues with where none survives
 HEAD = ("stage", "rows in", "samples", "not needed", "tokens in", "tokens out", "hours", "$", "rows out", "pilot")
@@ -49,38 +69,127 @@ class Estimate:
     hours: float | None  # of one GPU; None where no rate is known
     dollars: float  # of engines with a price
     out: tuple[float, float, float]  # rows that stay
-    survived: int  # of the pilot's rows
+    survived: int | None  # of the pilot's rows; None without one
+
+
+@dataclass(frozen=True, slots=True)
+class Assume:
+    """What is taken for granted where nothing is run."""
+
+    tokens: float  # of a completion, and of a row that is trained on
+    rate: float  # tokens a second of one GPU
+    rows: int | None = None  # of the pool; None reads it
+    parameters: float | None = None  # of the model that is trained, where its config cannot be read
+
+
+@dataclass(frozen=True, slots=True)
+class Trainings:
+    """What the table of the trainings is made for."""
+
+    rows: PositiveInt | None  # of a set; None takes those of train.data, or those that are chosen
+    mean_tokens: float | None  # of a row; None reads train.data
+    devices: Annotated[list[PositiveInt], Field(min_length=1)]  # numbers of GPUs
+    gpus: Annotated[dict[str, float], Field(min_length=1)]  # dollars an hour, by name
+    utilisation: Annotated[float, Field(gt=0, le=1)]  # the share of the peak that training reaches
+    trainings: PositiveInt = 1  # of this size, as a search for losses makes many
 
 
 def plan(
     *,
-    curate: dict[str, Any],
+    curate: dict[str, Any] | None,
+    train: dict[str, Any] | None,
     pilot: PositiveInt,
     seed: int,
     tokens_per_second: Mapping[str, float] | float | None,
     dollars_per_gpu_hour: float,
+    training: Trainings,
+    assume: Assume | None = None,
 ) -> list[Estimate]:
-    """Estimate samples, tokens, hours and dollars of each stage of `curate`, and print them.
+    """Print what `curate` would take, stage by stage, and `train` on each kind of GPU. Returns the stages' estimates.
 
     Args: `pilot` problems go through the stages that sample; `tokens_per_second` of one GPU, for all stages or by
-    stage, null for the rate that the pilot reaches here. The run's budget holds for the pilot too. Raises UserError as
-    `curation.run.curate` does, and for an unknown stage.
+    stage, null for the rate that the pilot reaches here. The run's budget holds for the pilot too. `training` says what
+    the second table is made for, `assume` what is known without a pilot. Raises UserError as `curation.run.curate`
+    does, for an unknown stage or GPU, and where rows or tokens of a training are unknown.
     """
-    stages, folder = in_order(curate["stages"], curate.get("order")), Path(curate["out"])
-    for name in tokens_per_second if isinstance(tokens_per_second, Mapping) else ():
-        if name not in stages:
-            raise UserError(f"plan: there is no stage '{name}'{suggest(name, stages)}")
+    found = list[Estimate]()
+    if not curate and not train:
+        raise UserError("plan: the recipe has neither a curate nor a train section, so nothing would be paid for")
+    if curate:
+        stages = in_order(curate["stages"], curate.get("order"))
+        for name in tokens_per_second if isinstance(tokens_per_second, Mapping) else ():
+            if name not in stages:
+                raise UserError(f"plan: there is no stage '{name}'{suggest(name, stages)}")
+        if assume:
+            found = list(_assume(stages, float(assume.rows or _count_pool(curate)), assume, tokens_per_second))
+            _print(Path(curate["out"]), found, round(found[0].rows[1]) if found else 0, dollars_per_gpu_hour)
+        else:
+            found = _pilot(curate, stages, pilot, seed, tokens_per_second, dollars_per_gpu_hour)
+        for line in _warnings(found, curate["budget"]):
+            terminal(130).print(line, soft_wrap=True)
+    if train:
+        kept = found[-1].out[1] if found else None
+        sizes = [node["k"] for node in (curate or {}).get("stages", {}).values() if isinstance(node.get("k"), int)]
+        _plan_training(train, training, min([*sizes, *([kept] if kept else [])], default=None), assume)
+    return found
+
+
+def _count_pool(curate: Mapping[str, Any]) -> int:
+    """The problems of the pool. Raises UserError where it cannot be read: then `assume` has to say it."""
+    try:
+        rows = read_pool(curate["pool"], curate["system"])
+        return len({row.problem for row in rows if isinstance(row, Example)})
+    except UserError as error:
+        raise UserError(f"{error}. Without the pool, say how many rows it has: plan.assume.rows=") from None
+
+
+def _assume(
+    stages: Mapping[str, Any], count: float, assume: Assume, rates: Mapping[str, float] | float | None
+) -> Iterator[Estimate]:
+    """What each stage that samples takes if no row is dropped but by a stage's `k`, and each sample has `tokens`."""
+    for name, node in stages.items():
+        out = min(count, float(node["k"])) if isinstance(node.get("k"), int) else count
+        if about_node(node).samples:
+            samples = count * sum(_samples(node))
+            rate = (rates.get(name) if isinstance(rates, Mapping) else rates) or assume.rate
+            tokens = samples * assume.tokens
+            yield Estimate(name, (count,) * 3, samples, tokens, 0.0, 0.0, tokens / rate / 3600, 0.0, (out,) * 3, None)
+        count = out
+
+
+def _samples(value: Any) -> Iterator[int]:
+    """The `n` of each `sampling` inside a node: completions of a row."""
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        if key == "sampling" and isinstance(inner, Mapping):
+            yield int(inner.get("n", 1))
+        else:
+            yield from _samples(inner)
+
+
+def _pilot(
+    curate: Mapping[str, Any],
+    stages: Mapping[str, Any],
+    pilot: int,
+    seed: int,
+    rates: Mapping[str, float] | float | None,
+    price: float,
+) -> list[Estimate]:
+    """Run the free stages, then the pilot through the others; prints and returns the estimates."""
     free = dict(takewhile(lambda item: not about_node(item[1]).samples, stages.items()))
-    budget, before = curate["budget"], Spent(**vars(spent))
-    with within_budget(str(folder.resolve()), Limits(**budget)):
+    before, folder = Spent(**vars(spent)), Path(curate["out"])
+    with within_budget(str(folder.resolve()), Limits(**curate["budget"])):
         left = run_first(curate, free)
         start = len(left)
         rows = [row for row in subsample(left, k=pilot, seed=seed) if isinstance(row, Example)]
         limo.engines.ledger.counted = set()  # what one stage has sampled costs the next one nothing
-        found = list(_estimate(dict(list(stages.items())[len(free) :]), rows, float(start), tokens_per_second))
-    _print(folder, found, start, len(rows), spent.since(before), dollars_per_gpu_hour)
-    for line in _warnings(found, budget):
-        terminal(130).print(line, soft_wrap=True)
+        found = list(_estimate(dict(list(stages.items())[len(free) :]), rows, float(start), rates))
+    _print(folder, found, start, price)
+    paid = spent.since(before)
+    terminal(130).print(
+        f"From a pilot of {len(rows)} problems, which took {paid.sampled:,} samples with {paid.tokens:,} tokens now; "
+        "they are kept, and the run will not pay for them again.",
+        soft_wrap=True,
+    )
     return found
 
 
@@ -130,7 +239,7 @@ def _revive(yielded: list[Row]) -> list[Example]:
     return [Example.from_json(row.data) for row in sorted(dropped, key=lambda row: content_id(row.id))[:REVIVED]]
 
 
-def _print(folder: Path, found: list[Estimate], start: int, pilot: int, paid: Spent, rate: float) -> None:
+def _print(folder: Path, found: list[Estimate], start: int, rate: float) -> None:
     def cost(hours: float | None, dollars: float) -> tuple[str, str]:
         """Hours and dollars: by the price of the tokens, or else by that of a GPU's hour."""
         if dollars:
@@ -146,8 +255,8 @@ def _print(folder: Path, found: list[Estimate], start: int, pilot: int, paid: Sp
             f"{e.asked:,.0f}",
             f"{e.tokens:,.0f}",
             *cost(e.hours, e.dollars),
-            f"{e.out[1]:,.0f} ({e.out[0]:,.0f} to {e.out[2]:,.0f})",
-            e.survived,
+            f"{e.out[1]:,.0f}" + (f" ({e.out[0]:,.0f} to {e.out[2]:,.0f})" if e.out[0] < e.out[2] else ""),
+            "" if e.survived is None else e.survived,
         )
         for e in found
     ]
@@ -157,11 +266,6 @@ def _print(folder: Path, found: list[Estimate], start: int, pilot: int, paid: Sp
     together = ("together", "", samples, "", asked, tokens, f"{sum(hours):,.2f}", f"{dollars:,.2f}", "", "")
     title = f"{folder.name}: {start:,} problems reach the first stage that samples"
     print_table(Table(HEAD, [*rows, together], range(1, len(HEAD)), title), terminal(130))
-    terminal(130).print(
-        f"From a pilot of {pilot} problems, which took {paid.sampled:,} samples with {paid.tokens:,} tokens now; they "
-        "are kept, and the run will not pay for them again.",
-        soft_wrap=True,
-    )
 
 
 def _warnings(found: list[Estimate], budget: Mapping[str, float | None]) -> Iterator[str]:
@@ -177,6 +281,79 @@ def _warnings(found: list[Estimate], budget: Mapping[str, float | None]) -> Iter
         limit, count = budget.get(name), sum(getattr(e, name) or 0 for e in found)
         if limit is not None and count > limit:
             yield f"The budget of {limit:,} {name} would be used up: curate needs about {count:,.0f}."
+
+
+def _plan_training(train: Mapping[str, Any], given: Trainings, chosen: float | None, assume: Assume | None) -> None:
+    """Print the second table. `chosen` rows are expected where there is no train.data yet."""
+    for name in given.gpus:
+        if name not in GPUS:
+            raise UserError(f"plan.training.gpus: there is no '{name}'{suggest(name, GPUS)}")
+    settings = bind(train, "train").args[0]  # type: ignore[attr-defined]
+    rows, mean = given.rows, given.mean_tokens
+    if not Path(settings.data).expanduser().exists():
+        rows = rows or (round(chosen) if chosen else None)
+        mean = mean or (assume.tokens if assume else None)
+    size = size_of(assume.parameters) if assume and assume.parameters else measure_model(settings)
+    trainings = given.trainings * len(trained_sets(settings.out, settings.controls or (), settings.seeds or ()))
+    show(
+        settings.model,
+        plan_trainings(Work(settings, size, measure_data(settings, rows, mean)), given, trainings),
+        given,
+    )
+
+
+def plan_trainings(work: Work, given: Trainings, trainings: int) -> dict[str, Any]:
+    """Memory, hours and dollars of `trainings` by sharding and number of devices, and what to take, as plain JSON."""
+    found = list[dict[str, Any]]()
+    for count in dict.fromkeys(given.devices):
+        if not work.pack_tokens:
+            padded_shape(work.settings, count)
+        for sharding in SHARDINGS if count > 1 else SHARDINGS[:1]:  # one device shards nothing
+            memory, costs = count_memory(work, sharding, count), {}
+            for name, price in given.gpus.items():
+                if memory["total"] <= ROOM * GPUS[name][0]:
+                    each = seconds_per_step(work, count * GPUS[name][1] * given.utilisation)
+                    hours = each * work.steps * trainings / 3600
+                    costs[name] = {"hours": hours, "dollars": hours * count * price}
+            found.append({"sharding": sharding, "devices": count, **memory, "costs": costs})
+    data = {**asdict(work.data), "steps": work.steps, "trainings": trainings}
+    return {"model": asdict(work.size), "data": data, "settings": found, "recommendation": recommend(found)}
+
+
+def recommend(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Of what fits the fewest GPUs, the simplest sharding, and the fewest dollars."""
+    choices = [(s, gpu) for s in found for gpu in s["costs"]]
+    if not choices:
+        return None
+    s, gpu = min(choices, key=lambda c: (c[0]["devices"], found.index(c[0]), c[0]["costs"][c[1]]["dollars"]))
+    nodes = next(n for n in range(math.ceil(s["devices"] / NODE), s["devices"] + 1) if s["devices"] % n == 0)
+    taken = f"train.sharding={s['sharding']} train.devices={s['devices'] // nodes}"
+    return {"gpu": gpu, "devices": s["devices"], "nodes": nodes, "settings": taken, **s["costs"][gpu]}
+
+
+def show(name: str, found: Mapping[str, Any], given: Trainings) -> None:
+    """Print memory, hours and dollars of each sharding, and the simplest that fits."""
+    model, data, best = found["model"], found["data"], found["recommendation"]
+    head = ("sharding", "devices", "weights", "gradients", "optimizer", "activations", "buffers", "total")
+    rows = []
+    for s in found["settings"]:
+        costs = {gpu: f"{c['hours']:.2f} h ${c['dollars']:,.2f}" for gpu, c in s["costs"].items()}
+        memory = [f"{s[part] / 1e9:,.1f}" for part in head[2:]]
+        rows.append([s["sharding"], s["devices"], *memory, *(costs.get(gpu, "-") for gpu in given.gpus)])
+    say(
+        f"{name}: {model['parameters'] / 1e9:,.3g} B parameters, {model['trainable'] / 1e9:,.3g} B trained. "
+        f"{data['rows']:,} rows of {data['mean']:,.0f} tokens on average, {data['steps']:,} steps"
+        + (f", {data['trainings']} times" if data["trainings"] > 1 else "")
+    )
+    title = "GB on each GPU, hours and dollars where that fits"
+    print_table(
+        Table((*head, *given.gpus), rows, numbers=range(1, len(head) + len(given.gpus)), title=title), terminal(160)
+    )
+    if best:
+        where = f" on each of {best['nodes']} machines" if best["nodes"] > 1 else ""
+        say(f"Take {best['settings']}{where} ({best['devices']} x {best['gpu']})")
+    else:
+        say("Nothing fits: use more or larger GPUs, a smaller train.pack_tokens, or train.lora='{r: 16}'")
 
 
 if __name__ == "__main__":

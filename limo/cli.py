@@ -20,7 +20,7 @@ DEMO = ("curate", "train", "eval")  # what `limo demo` runs, in this order
 COMMANDS = {
     "check": ("curation.check", "everything that is wrong with a recipe, before anything is paid for"),
     "curate": ("curation.run", "choose chains from a pool of problems"),
-    "plan": ("curation.cost", "estimate a curation from a small pilot"),
+    "plan": ("curation.cost", "samples, tokens, memory, hours and dollars of a curation and its trainings"),
     "probe": ("curation.evidence.probe", "which scores tell a good chain from a spoiled one"),
     "fit": ("curation.evidence.teachers", "which teacher suits the student, from some chains of each"),
     "tournament": (
@@ -29,7 +29,6 @@ COMMANDS = {
     ),
     "why": ("curation.why", "one row's story: each stage, score and reason"),
     "train": ("limo.train", "fine-tune on a curated set, on every visible GPU"),
-    "train-plan": ("limo.plan", "memory, hours and dollars of a training"),
     "improve": ("curation.methods.rise.improve", "curate, train and evaluate, again and again (RISE)"),
     "discover": ("limo.discover", "search for preference losses (DiscoPOP)"),
     "new": ("limo.sources.new", "look at a file of your own and write a recipe for it"),

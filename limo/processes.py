@@ -99,9 +99,9 @@ def keeping_freed_memory() -> Iterator[None]:
     """Keep freed memory in this process meanwhile, where the C library is glibc: mallopt(3).
 
     A training step on a CPU frees and asks for gigabytes, and clearing pages that come anew takes a fifth of the step.
-    Pieces of `LARGE` bytes and more still go back at once: kept, they left gaps that nothing else fitted, and the training
-    of a 0.5B model with a vocabulary of 150,000 grew from 11 to 22 GB. Afterwards all of it goes back: a process that
-    trains, samples and trains again would hold ever more of it.
+    Pieces of `LARGE` bytes and more still go back at once: kept, they left gaps that nothing else fitted, and the
+    training of a 0.5B model with a vocabulary of 150,000 grew from 11 to 22 GB. Afterwards all of it goes back: a
+    process that trains, samples and trains again would hold ever more of it.
     """
     if not hasattr(_C_LIBRARY, "mallopt"):
         yield

@@ -157,7 +157,7 @@ def test_rows_under_another_system_message_are_found(mine: list[str], tmp_path: 
 def test_a_server_that_is_not_there_and_a_program_that_is_not_installed(mine: list[str]) -> None:
     (line,) = findings(mine, "engine=server", "engine.base_urls=[http://127.0.0.1:9/v1]")
     assert "no server answers at http://127.0.0.1:9/v1" in line
-    gpus, program = findings(mine, "engine=vllm", "engine.serve_python=/nowhere/python")
+    program, gpus = findings(mine, "engine=vllm", "engine.serve_python=/nowhere/python")
     assert "no GPU is visible, so vllm must be a build for CPUs" in gpus
     assert "cannot run '/nowhere/vllm'" in program
 

@@ -135,7 +135,7 @@ def test_names_are_completed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setenv("COMP_LINE", "limo tr")
     monkeypatch.setattr(sys, "argv", ["limo", "-sc", "query=bash"])
     main()
-    assert capsys.readouterr().out == "train\ntrain-plan\n"
+    assert capsys.readouterr().out == "train\n"
 
 
 def test_the_package_gives_what_it_names() -> None:

@@ -44,7 +44,7 @@ ELSEWHERE = {  # what a command holds, and the test that runs it
 }
 SECTIONS = {
     **{"curation.run": "curate", "curation.cost": "plan", "eval.run": "eval"},
-    **{"limo.train": "train", "limo.plan": "train_plan", "eval.report": "report"},
+    **{"limo.train": "train", "eval.report": "report"},
     **{"curation.methods.rise.improve": "improve", "limo.discover": "discover", "eval.pick": "pick"},
     "curation.check": "curate",
     **{

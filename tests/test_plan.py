@@ -8,21 +8,23 @@ from typing import Any
 
 import pytest
 
+from curation import cost
+from curation.cost import Assume, Trainings, plan
 from limo.data import Example, chat, write_jsonl
 from limo.errors import UserError
 from limo.model import load_model
-from limo.plan import (
+from limo.recipe import read_settings, validate
+from limo.training.settings import Supervised
+from limo.training.sizes import (
     Data,
     Size,
     Work,
     count_activations,
     count_memory,
     measure_model,
-    plan,
     seconds_per_step,
+    size_of,
 )
-from limo.recipe import read_settings
-from limo.training.settings import Supervised
 
 BILLION = 10**9
 ARGS = {"num_train_epochs": 2, "bf16": True}
@@ -35,16 +37,18 @@ def section(folder: Path, **changed: Any) -> dict[str, Any]:
     return {"_target_": "limo.train.sft", **paths, **numbers, **changed}
 
 
-def asked(train: dict[str, Any], **changed: Any) -> dict[str, Any]:
-    """What a plan is asked."""
-    return {
-        "train": train,
-        "rows": 20,
-        "mean_tokens": 50,
-        "devices": [1, 4],
-        "gpus": {"H100": 2.0},
-        "utilisation": 0.4,
-    } | changed
+GIVEN: dict[str, Any] = {"rows": 20, "mean_tokens": 50, "devices": [1, 4], "gpus": {"H100": 2.0}, "utilisation": 0.4}
+REST: dict[str, Any] = {"pilot": 4, "seed": 0, "tokens_per_second": None, "dollars_per_gpu_hour": 2.0}
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, train: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    """What a plan of a training prints, as JSON."""
+    found: list[dict[str, Any]] = []
+    shown = cost.show
+    monkeypatch.setattr(cost, "show", lambda name, result, given: [found.append(result), shown(name, result, given)])
+    given = validate(Trainings, {**GIVEN, **changed}, "plan.training")
+    plan(curate=None, train=train, training=given, **REST)
+    return found[0]
 
 
 DATA = Data(16, 50.0, 100, 60.0)
@@ -102,11 +106,13 @@ def test_the_model_is_counted_from_its_config(tiny: Path) -> None:
     assert adapted.trainable == 2 * 4 * (2 * 128 + 2 * 96 + 3 * 192) == adapted.parameters - whole
 
 
-def test_rows_are_read_as_training_reads_them(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_are_read_as_training_reads_them(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [Example(str(i), chat(f"What is {i}+{i}?"), str(2 * i), f"It is \\boxed{{{2 * i}}}") for i in range(20)]
     long = Example("long", chat("q"), "1", "so " * 500 + "\\boxed{1}")
     write_jsonl(tmp_path / "rows.jsonl", [*rows, long, Example("empty", chat("q"), "1", "")])
-    found = plan(**asked(section(tmp_path, model=str(tiny)), rows=None, mean_tokens=None))
+    found = planned(monkeypatch, section(tmp_path, model=str(tiny)), rows=None, mean_tokens=None)
     data = found["data"]
     assert (data["rows"], data["steps"]) == (20, 6), "the two that cannot be trained on are not counted"
     assert data["mean"] <= data["attended"] <= data["longest"] < 200
@@ -115,47 +121,85 @@ def test_rows_are_read_as_training_reads_them(tiny: Path, tmp_path: Path, capsys
     assert "Take train.sharding=ddp train.devices=1 (1 x H100)" in capsys.readouterr().err
 
 
-def test_a_model_of_32_billion_needs_sharding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_of_32_billion_needs_sharding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = {"model_type": "qwen2", "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64}
     config |= {"num_attention_heads": 40, "num_key_value_heads": 8, "vocab_size": 152064, "tie_word_embeddings": False}
     (tmp_path / "config.json").write_text(json.dumps(config))
     train = section(tmp_path, dtype="bfloat16", max_length=16384, pack_tokens=16384, global_batch=64)
-    given = asked(train, rows=800, mean_tokens=8000, devices=[1, 8, 32], gpus={"H100": 2.5, "H200": 3.0})
-    found = plan(**given)
+    given: dict[str, Any] = {"rows": 800, "mean_tokens": 8000, "devices": [1, 8, 32]}
+    found = planned(monkeypatch, train, **given, gpus={"H100": 2.5, "H200": 3.0})
     assert found["model"]["parameters"] == 32_763_876_352  # as its card says: 32.76 B
     fits = {(s["sharding"], s["devices"]): set(s["costs"]) for s in found["settings"]}
     assert not any(fits["ddp", n] for n in (1, 8, 32))
     assert fits["zero3", 8] == {"H200"} and fits["zero3", 32] == {"H100", "H200"}
     assert found["recommendation"]["settings"] == "train.sharding=zero3 train.devices=8"
-    only = plan(**given | {"devices": [32], "gpus": {"H100": 2.5}})["recommendation"]
+    only = planned(monkeypatch, train, **given | {"devices": [32], "gpus": {"H100": 2.5}})["recommendation"]
     assert only["nodes"] == 4 and only["dollars"] == pytest.approx(only["hours"] * 32 * 2.5)
     assert "on each of 4 machines (32 x H100)" in capsys.readouterr().err
 
 
-def test_mistakes_are_one_line(tiny: Path, tmp_path: Path) -> None:
+def test_a_size_without_a_config_is_near_that_of_one(tmp_path: Path) -> None:
+    """Hours of 7 billion assumed parameters are within a tenth of those of a 7B model's config."""
+    config = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
+    config |= {"num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000, "tie_word_embeddings": False}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    real = measure_model(work(Size(*[1] * 8), model=str(tmp_path)).settings)
+    data, assumed = Data(800, 2000.0, 4000, 2000.0), size_of(real.parameters)
+    seconds = [seconds_per_step(work(size, data), 1e12) for size in (real, assumed)]
+    assert seconds[1] == pytest.approx(seconds[0], rel=0.1)
+
+
+def test_a_plan_of_what_is_assumed_runs_and_reads_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand: 1,000 problems, 4 attempts each, then 2 chains of each of the 200 that are chosen, 500 tokens each."""
+    sampled = {"engine": {"_target_": "nothing"}, "sampling": {"n": 4, "temperature": 1.0}}
+    stages = {
+        "difficulty": {"_target_": "curation.stages.attempts.measure_difficulty", **sampled},
+        "choose": {"_target_": "curation.stages.choose.problems", "k": 200},
+        "solve": {"_target_": "curation.stages.attempts.add_chains", "teachers": {"a": {"sampling": {"n": 2}}}},
+    }
+    pool = {"far": {"_target_": "limo.sources.file", "path": "gone.jsonl"}}
+    curate = {"out": str(tmp_path / "r"), "system": "", "pool": pool, "stages": stages, "budget": {"hours": 1.0}}
+    train = section(tmp_path, model="org/model-that-no-one-can-read", max_length=2000, pack_tokens=2048)
+    given = validate(Trainings, {**GIVEN, "rows": None, "mean_tokens": None, "devices": [8]}, "plan.training")
+    assume = Assume(tokens=500, rate=100, rows=1000, parameters=7e9)
+    found = plan(curate=curate, train=train, training=given, assume=assume, **REST)
+    assert [(e.stage, e.samples, e.tokens) for e in found] == [("difficulty", 4000, 2e6), ("solve", 400, 2e5)]
+    assert found[0].hours == pytest.approx(2e6 / 100 / 3600) and found[1].out[1] == 200
+    shown = capsys.readouterr()
+    assert "200 rows of 500 tokens on average" in shown.err and "7 B parameters" in shown.err
+    assert "The budget of 1.0 hours would be used up" in shown.out and not (tmp_path / "r").exists()
+    with pytest.raises(UserError, match=r"no such file or folder 'gone.jsonl'.*plan.assume.rows="):
+        plan(curate=curate, train=None, training=given, assume=Assume(500, 100), **REST)
+
+
+def test_mistakes_are_one_line(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = section(tmp_path, model=str(tiny))
-    for given, said in (
-        (asked(train, rows=None), "curate first, or give train_plan.rows= and train_plan.mean_tokens="),
-        (asked(train, gpus={"H10": 1.0}), "train_plan.gpus: there is no 'H10'; did you mean 'H100'?"),
-        (asked(train, gpus={}), "train_plan needs gpus"),
-        (asked(train, devices=[0]), "devices, rows and mean_tokens from 1"),
-        (asked(train, utilisation=40.0), "a utilisation up to 1"),
-        (asked({"_target_": "limo.train.sft", "model": "x"}), "train_plan.train.out is missing"),
-        (asked(train | {"dtype": "float8"}), "train_plan.train.dtype must be"),
-        (asked(train | {"model": str(tmp_path / "none")}), "no such model folder"),
-        (asked(train | {"lora": {"r": 4, "target_modules": ["nothing"]}}), "train.lora: "),
+    for node, changed, said in (
+        (train, {"rows": None}, "curate first, or give plan.training.rows= and plan.training.mean_tokens="),
+        (train, {"gpus": {"H10": 1.0}}, "plan.training.gpus: there is no 'H10'; did you mean 'H100'?"),
+        (train, {"gpus": {}}, "plan.training.gpus must be"),
+        (train, {"devices": [0]}, "plan.training.devices"),
+        (train, {"utilisation": 40.0}, "plan.training.utilisation must be less than or equal to 1"),
+        ({"_target_": "limo.train.sft", "model": "x"}, {}, "train.out is missing"),
+        (train | {"dtype": "float8"}, {}, "train.dtype must be"),
+        (train | {"model": str(tmp_path / "none")}, {}, "no such model folder"),
+        (train | {"lora": {"r": 4, "target_modules": ["nothing"]}}, {}, "train.lora: "),
     ):
         with pytest.raises(UserError) as error:
-            plan(**given)
-        assert said in str(error.value) and "\n" not in str(error.value)
+            planned(monkeypatch, node, **changed)
+        assert said in str(error.value) and "\n" not in str(error.value), (changed, error.value)
+    with pytest.raises(UserError, match="neither a curate nor a train section"):
+        plan(curate=None, train=None, training=validate(Trainings, GIVEN, "plan"), **REST)
 
 
 def test_the_command(run: Callable[..., CompletedProcess[str]], tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe").mkdir()
-    given = asked(section(tmp_path, model=str(tiny))) | {"_target_": "limo.plan.plan"}
-    text = "# @package _global_\n" + json.dumps({"name": "p", "train_plan": given})
+    text = "# @package _global_\n" + json.dumps({"name": "p", "train": section(tmp_path, model=str(tiny))})
     (tmp_path / "recipe" / "p.yaml").write_text(text)
-    done = run("limo.plan", "recipe=p", "--config-dir", str(tmp_path), "train_plan.rows=40")
+    given = ("--config-dir", str(tmp_path), "recipe=p", "plan.training.mean_tokens=50")
+    done = run("curation.cost", *given, "plan.training.rows=40")
     assert done.returncode == 0 and "40 rows of 50 tokens on average" in done.stderr, done.stderr
-    wrong = run("limo.plan", "--config-dir", str(tmp_path), "recipe=p", "train_plan.utilisation=2")
-    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    wrong = run("curation.cost", *given, "plan.training.utilisation=2")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1), wrong.stderr

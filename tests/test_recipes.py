@@ -49,7 +49,6 @@ def test_a_recipe_fits_its_functions(name: str, monkeypatch: pytest.MonkeyPatch)
         "tournament",
         "plan",
         "train",
-        "train_plan",
         "discover",
         "improve",
         "eval",

@@ -93,7 +93,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trl", nargs="*", choices=list(TRL), default=["padded"])
     parser.add_argument("--recompute", action="store_true", help="activation checkpointing, which is TRL's default")
-    parser.add_argument("--gpu", default="H200", help="as limo.plan names it: its peak speed")
+    parser.add_argument("--gpu", default="H200", help="as limo/training/sizes.py names it: its peak speed")
     parser.add_argument("--only", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--llamafactory", help="the folder of a virtual environment that has it")
     return parser.parse_args()
@@ -286,8 +286,8 @@ def memory() -> dict[str, Any]:
 
 
 def plan_of(model: str, lengths: list[int], options: argparse.Namespace) -> dict[str, float]:
-    """What `limo.plan` says of ours: bytes on a device, and floating point operations of a token."""
-    from limo.plan import Data, Work, count_memory, measure_model, seconds_per_step
+    """What `limo.training.sizes` says of ours: bytes on a device, and floating point operations of a token."""
+    from limo.training.sizes import Data, Work, count_memory, measure_model, seconds_per_step
 
     folder = Path("unused")
     packed = argparse.Namespace(**{**vars(options), "packing": min(options.packing, sum(lengths))})
@@ -306,7 +306,7 @@ def table(
     """Medians, ratios first."""
     import torch
 
-    from limo.plan import GPUS
+    from limo.training.sizes import GPUS
 
     rates = {name: statistics.median(run["tokens/s"] for run in runs) for name, runs in found.items()}
     half = sorted(lengths)[len(lengths) // 2]

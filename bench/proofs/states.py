@@ -97,9 +97,9 @@ def section(sharding: str, folder: Path, bf16: bool) -> dict[str, Any]:
 
 def planned_bytes(sharding: str, folder: Path, bf16: bool) -> float:
     """What the plan says that a rank holds at its fullest."""
-    from limo.plan import Work, count_memory, measure_data, measure_model
     from limo.recipe import read_settings
     from limo.training.settings import Supervised
+    from limo.training.sizes import Work, count_memory, measure_data, measure_model
 
     settings = read_settings(Supervised, section(sharding, folder, bf16) | {"pack_tokens": TOKENS}, "train")
     work = Work(settings, measure_model(settings), measure_data(settings, 4, TOKENS / 2))

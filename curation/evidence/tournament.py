@@ -49,10 +49,10 @@ from limo.data import Example, content_id, read_jsonl, replacing, write_jsonl
 from limo.engines.protocol import Sampling, sample
 from limo.errors import UserError
 from limo.model import load_tokenizer, tokenizer_folder
-from limo.plan import GPUS, Data, Work, measure_model, seconds_per_step
 from limo.processes import give_back_memory, run_section_apart
-from limo.recipe import bind
+from limo.recipe import bind, suggest
 from limo.run import lasting, lock_run, read_manifest
+from limo.training.sizes import GPUS, Data, Work, measure_model, seconds_per_step
 
 RANDOM, RANDOM_TOKENS = "random", "random_tokens"
 SEEDS_OF_TIES = 5
@@ -60,7 +60,10 @@ SEARCH_BLOCKS = 500  # the number of the first block of a search; those of the l
 LEAST_BLOCKS, MOST_BLOCKS = 6, 40  # of the last round, where the sizes follow from the gain to be shown
 NEARLY = 1.1  # where no number of blocks shows the gain, the least that shows one so many times the smallest possible
 DIVERGED = "training diverged"  # how the trainer's error begins
-HOUR_OF, UTILISATION = "H100", 0.4  # the GPU by whose speed hours are said, and the share of its peak (limo/plan.py)
+HOUR_OF, UTILISATION = (
+    "H100",
+    0.4,
+)  # the GPU by whose speed hours are said, and the share of its peak (limo/training/sizes.py)
 READ = 200  # chains of the pool whose lengths a dry run reads
 Part = Annotated[float, Field(gt=0, le=1)]
 
@@ -108,12 +111,12 @@ class Search:
 def tournament(
     *,
     out: str,
-    curate: dict[str, Any],
-    train: dict[str, Any],
-    engine: dict[str, Any],
-    sampling: Sampling,
-    source: str,
-    candidates: dict[str, dict[str, Any]],
+    curate: dict[str, Any] | None,
+    train: dict[str, Any] | None,
+    engine: dict[str, Any] | None,
+    sampling: Sampling | None,
+    source: str | None,
+    candidates: dict[str, dict[str, Any]] | None,
     sizes: Sizes | None,
     margin: float,
     shows: float,
@@ -125,25 +128,33 @@ def tournament(
 ) -> Verdict | None:
     """Find out whether a candidate's choice beats random chains, print and return the verdict.
 
-    Args: `source` is the stage into which the rows come that are chosen from; the stages before it run as
-    `curation.run` runs them. `candidates` are named lists of choosing stages, the last with a size `k` that is set
-    here. `train` is the recipe's section; `engine` (without its model) and `sampling` measure a model. `margin` is the
-    difference that matters, as a share of 1, and `sizes` are null for what shows a true gain of `shows`. `measured` is
-    a pool source of problems to measure on, null takes them from the pool. `apart` runs each training as a process
-    (needed for several GPUs); without it a training of seconds takes seconds. A `dry_run` returns None, and runs no
-    stage. Raises UserError for too few problems, an unknown stage or candidate, and a gain that is no more than the
-    margin.
+    Args: `source` is the stage into which the rows come that are chosen from, null that of the control sets; the stages
+    before it run as `curation.run` runs them. `candidates` are named lists of choosing stages, the last with a size `k`
+    that is set here; null is the recipe's own stages from `source` on. `train` is the recipe's section; `engine`
+    (without its model) and `sampling` measure a model. `margin` is the difference that matters, as a share of 1, and
+    `sizes` are null for what shows a true gain of `shows`. `measured` is a pool source of problems to measure on, null
+    takes them from the pool. `apart` runs each training as a process (needed for several GPUs); without it a training
+    of seconds takes seconds. A `dry_run` returns None, and runs no stage. Raises UserError for too few problems, an
+    unknown stage or candidate, and a gain that is no more than the margin.
     """
+    if not (curate and train and engine and sampling):
+        raise UserError(
+            "tournament: the recipe needs the sections curate and train, an engine and eval.sampling, since small "
+            "trainings judge a choice"
+        )
     stages, folder = in_order(curate["stages"], curate.get("order")), Path(out) / "tournament"
+    source = source or str(curate["controls"]["source"])
     if source not in stages:
-        raise UserError(f"tournament.source: there is no stage '{source}'")
+        raise UserError(f"tournament.source: there is no stage '{source}'{suggest(source, stages)}")
+    at = list(stages).index(source)
+    candidates = candidates or {"recipe": dict(list(stages.items())[at:])}
     if {RANDOM, RANDOM_TOKENS} & set(candidates):
         raise UserError(f"tournament.candidates: {RANDOM} and {RANDOM_TOKENS} run in any case")
     if search and "weights" not in candidates.get(search.candidate, {}).get(search.stage, {}):
         raise UserError(f"tournament.search: the candidate '{search.candidate}' has no weights in a '{search.stage}'")
     if not 0 <= margin < shows:
         raise UserError(f"tournament.shows={shows} must be above tournament.margin={margin}, and that 0 or more")
-    before = dict(list(stages.items())[: list(stages).index(source)])
+    before = dict(list(stages.items())[:at])
     free = read_target(measured, "tournament.measured") if measured else None
     count = None if free is None else len(free)
     trainer = Trainer(train, engine, sampling, apart)

@@ -1,31 +1,20 @@
-"""What a training would take, before anything runs: memory, steps, hours and dollars, on one page of arithmetic.
-
-    python -m limo.plan recipe=limo
-    python -m limo.plan recipe=limo train_plan.rows=800 train_plan.mean_tokens=6000 'train_plan.devices=[8,16]'
-    python -m limo.plan recipe=limo 'train.lora={r: 16}' +train_plan.gpus.L40S=0.9
+"""What a training takes, before anything runs: parameters, memory, operations and seconds, by arithmetic.
 
 No weights are read: the model is built from its config on torch's meta device, so its parameters are counted. Memory is
-counted as torch 2.13, accelerate 1.15 and DeepSpeed 0.19 keep it. Hours follow from the operations, the GPU's peak and
-the share of it that training reaches (`utilisation`).
+counted as torch 2.13, accelerate 1.15 and DeepSpeed 0.19 keep it. Seconds follow from the operations and the speed that
+is given. `limo plan`, `limo check` and a tournament's dry run ask here.
 
-Left out: network time beyond that share, padding, offload to the CPU, allocator fragments, and models split by layer
-or matrix. "Fits" leaves a tenth of the memory free.
+Left out: network time, padding, offload to the CPU, allocator fragments, and models split by layer or matrix.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limo.command import command
-from limo.console import Table, print_table, say, terminal
 from limo.errors import UserError
 from limo.machine import quiet_deepspeed
 from limo.model import load_tokenizer, tokenizer_folder
-from limo.recipe import bind, suggest
-from limo.run import trained_sets
-from limo.training.batches import padded_shape
 from limo.training.settings import Supervised, Training
 
 GPUS = {  # memory in bytes, and dense bfloat16 operations per second, by the vendors' data sheets
@@ -105,65 +94,6 @@ class Work:
         return most if most > 0 else math.ceil(self.settings.args.get("num_train_epochs", 3) * per_epoch)
 
 
-def plan(
-    *,
-    train: dict[str, Any],
-    rows: int | None,
-    mean_tokens: float | None,
-    devices: list[int],
-    gpus: dict[str, float],
-    utilisation: float,
-    trainings: int = 1,
-) -> dict[str, Any]:
-    """Print what the section `train` would take on each of the GPUs, and return it as plain JSON.
-
-    Args: `rows` of the set and `mean_tokens` of a row, null reads them from `train.data`; `devices` numbers of GPUs;
-    `gpus` dollars an hour by name; `utilisation` the share of the peak that training reaches; `trainings` how many of
-    this size are made, as in a search for losses: each set, chosen and controls, with each seed.
-    Raises UserError for numbers that cannot be.
-    """
-    for name in gpus:
-        if name not in GPUS:
-            raise UserError(f"train_plan.gpus: there is no '{name}'{suggest(name, GPUS)}")
-    if not gpus or not devices or min([*devices, rows or 1, mean_tokens or 1]) < 1 or not 0 < utilisation <= 1:
-        raise UserError(
-            f"train_plan needs gpus, devices, rows and mean_tokens from 1 and a utilisation up to 1, not {list(gpus)}, "
-            f"{devices}, {rows}, {mean_tokens} and {utilisation}"
-        )
-    settings = bind(train, "train_plan.train").args[0]  # type: ignore[attr-defined]
-    trainings *= len(trained_sets(settings.out, settings.controls or (), settings.seeds or ()))
-    work = Work(settings, measure_model(settings), measure_data(settings, rows, mean_tokens))
-    found = list[dict[str, Any]]()
-    for count in dict.fromkeys(devices):
-        if not work.pack_tokens:
-            padded_shape(settings, count)
-        for sharding in SHARDINGS if count > 1 else SHARDINGS[:1]:  # one device shards nothing
-            memory, costs = count_memory(work, sharding, count), {}
-            for name, price in gpus.items():
-                if memory["total"] <= ROOM * GPUS[name][0]:
-                    hours = seconds_per_step(work, count * GPUS[name][1] * utilisation) * work.steps * trainings / 3600
-                    costs[name] = {"hours": hours, "dollars": hours * count * price}
-            found.append({"sharding": sharding, "devices": count, **memory, "costs": costs})
-    model, data = (
-        {"name": settings.model, **asdict(work.size)},
-        {**asdict(work.data), "steps": work.steps, "trainings": trainings},
-    )
-    result = {"model": model, "data": data, "settings": found, "recommendation": recommend(found)}
-    show(result, gpus)
-    return result
-
-
-def recommend(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Of what fits the fewest GPUs, the simplest sharding, and the fewest dollars."""
-    choices = [(s, gpu) for s in found for gpu in s["costs"]]
-    if not choices:
-        return None
-    s, gpu = min(choices, key=lambda c: (c[0]["devices"], found.index(c[0]), c[0]["costs"][c[1]]["dollars"]))
-    nodes = next(n for n in range(math.ceil(s["devices"] / NODE), s["devices"] + 1) if s["devices"] % n == 0)
-    taken = f"train.sharding={s['sharding']} train.devices={s['devices'] // nodes}"
-    return {"gpu": gpu, "devices": s["devices"], "nodes": nodes, "settings": taken, **s["costs"][gpu]}
-
-
 def measure_model(settings: Training) -> Size:
     """Count a model's parameters from its config, with adapters where the recipe asks for them."""
     quiet_deepspeed()
@@ -212,13 +142,23 @@ def measure_model(settings: Training) -> Size:
     )
 
 
+def size_of(parameters: float) -> Size:
+    """A dense model of so many parameters by the usual proportions, where its config cannot be read.
+
+    Depth and width are those of a Llama with that many: 12 x layers x width^2 parameters and a width of 128 x layers.
+    """
+    layers = max(1, round((parameters / 12 / 128**2) ** (1 / 3)))
+    width, count = 128 * layers, round(parameters)
+    return Size(count, count, count, count // layers, layers, width, width, 4 * width)
+
+
 def measure_data(settings: Training, rows: int | None, mean_tokens: float | None) -> Data:
     """As given, or as `train.data` has them; rows that training would drop are not counted."""
     if rows is not None and mean_tokens is not None:
         return Data(rows, mean_tokens, settings.max_length, mean_tokens)
     if not Path(settings.data).expanduser().exists():
         raise UserError(
-            f"no such file '{settings.data}': curate first, or give train_plan.rows= and train_plan.mean_tokens="
+            f"no such file '{settings.data}': curate first, or give plan.training.rows= and plan.training.mean_tokens="
         )
     from limo.chat import Rendered, set_template
     from limo.sources import training_rows
@@ -300,30 +240,3 @@ def seconds_per_step(work: Work, speed: float) -> float:
     weights = (6 if again else 4) * size.active + 2 * min(size.trainable, size.active)
     attention = 6 * size.layers * size.attention * data.attended * (4 / 3 if again else 1)
     return data.mean * data.rows / math.ceil(data.rows / work.settings.global_batch) * (weights + attention) / speed
-
-
-def show(found: Mapping[str, Any], gpus: Mapping[str, float]) -> None:
-    """Print memory, hours and dollars of each sharding, and the simplest that fits."""
-    model, data, best = found["model"], found["data"], found["recommendation"]
-    head = ("sharding", "devices", "weights", "gradients", "optimizer", "activations", "buffers", "total")
-    rows = []
-    for s in found["settings"]:
-        costs = {gpu: f"{c['hours']:.2f} h ${c['dollars']:,.2f}" for gpu, c in s["costs"].items()}
-        memory = [f"{s[part] / 1e9:,.1f}" for part in head[2:]]
-        rows.append([s["sharding"], s["devices"], *memory, *(costs.get(gpu, "-") for gpu in gpus)])
-    say(
-        f"{model['name']}: {model['parameters'] / 1e9:,.3g} B parameters, {model['trainable'] / 1e9:,.3g} B trained. "
-        f"{data['rows']:,} rows of {data['mean']:,.0f} tokens on average, {data['steps']:,} steps"
-        + (f", {data['trainings']} times" if data["trainings"] > 1 else "")
-    )
-    title = "GB on each GPU, hours and dollars where that fits"
-    print_table(Table((*head, *gpus), rows, numbers=range(1, len(head) + len(gpus)), title=title), terminal(160))
-    if best:
-        where = f" on each of {best['nodes']} machines" if best["nodes"] > 1 else ""
-        say(f"Take {best['settings']}{where} ({best['devices']} x {best['gpu']})")
-    else:
-        say("Nothing fits: use more or larger GPUs, a smaller train.pack_tokens, or train.lora='{r: 16}'")
-
-
-if __name__ == "__main__":
-    command("train_plan", "limo.plan")
