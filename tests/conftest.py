@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from curation.run import Limits, curate
 from curation.stage import take
 from limo.data import Dropped, Example, Row, chat
 from limo.engines.protocol import Completion
+from limo.engines.serve import LocalServer
 from limo.machine import quiet_deepspeed, set_environment
+from limo.model import model_folder
 from tests.forked import run_forked
 
 set_environment()
@@ -133,6 +135,29 @@ def split(rows: Iterable[Row]) -> tuple[list[Example], list[Dropped]]:
     """What stays and what was set aside."""
     listed = list(rows)
     return [r for r in listed if isinstance(r, Example)], [r for r in listed if isinstance(r, Dropped)]
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """The Python of an environment that has vLLM, where LIMO_VLLM names it (make test-vllm does)."""
+    python = os.environ.get("LIMO_VLLM")
+    if not python:
+        pytest.skip("LIMO_VLLM is not set: no vLLM to test with (make test-vllm)")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{(os.cpu_count() or 1) - 1}")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    return str(Path(python).absolute())
+
+
+EAGER = ["--max-model-len", "512", "--max-num-seqs", "64", "--dtype", "float32", "--enforce-eager"]
+
+
+@pytest.fixture(scope="session")
+def vllm_served(vllm_python: str, cache: Path) -> Iterator[tuple[str, Path]]:
+    """The address of a real vLLM with the embedded model in float32, and the model's folder."""
+    folder = model_folder("embedded:smollm2-135m-instruct")
+    server = LocalServer("vllm", str(folder), (1, 1), EAGER, vllm_python, 600)
+    yield server.start(), folder
+    server.stop()
 
 
 Reply = str | Completion

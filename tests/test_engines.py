@@ -53,13 +53,21 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     server.stop()
 
 
-@pytest.fixture(params=["scripted", "transformers", "server", "server stream"])
+VLLM = [pytest.param(f"vllm {send}", marks=pytest.mark.vllm) for send in ("messages", "tokens")]
+
+
+@pytest.fixture(params=["scripted", "transformers", "server", "server stream", *VLLM])
 def case(request: pytest.FixtureRequest, tiny: Path) -> Case:
     match request.param:
         case "scripted":
             return Case(lambda: Scripted(lambda q, i: f"It is {i}, ünïcode 数, of {q[:20]}", context=CONTEXT))
         case "transformers":
             return Case(lambda: TransformersEngine(model=str(tiny), dtype="float32", batch_size=8), tiny)
+    if request.param.startswith("vllm"):
+        url, folder = request.getfixturevalue("vllm_served")
+        send = request.param.partition(" ")[2]
+        kinds = {"messages": {"forged": "refused", "continues": False}, "tokens": {}}
+        return Case(lambda: ServerEngine(model=str(folder), base_urls=[url], send=send), folder, **kinds[send])
     url, folder = request.getfixturevalue("served")
     stream = request.param == "server stream"
 
