@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from curation.card import tabulate_funnel, write_card
-from curation.check import check_before
 from curation.evidence.controls import Controls, write_controls
 from curation.evidence.probe_result import chosen_by, read_probe, warnings
 from curation.folder import Rows, stage_file
 from curation.matching.similar import digest
 from curation.runner import PerRow, RayData, apply
-from curation.stage import about_node, check_stages, in_order, take
+from curation.stage import about_node, check_stages, collecting, in_order
 from curation.stages.choose import NOT_DRAWN
 from curation.stages.pairs import pair_with_dropped
 from limo.command import command
@@ -244,12 +243,12 @@ def _stage(
         return line
     done.unlink(missing_ok=True)  # before the rows it vouches for are replaced
     say(f"{title} ...")
-    take()  # of a stage that failed before
     before, start = Spent(**vars(spent)), time.monotonic()
     reasons: Counter[str] = Counter()
     kept, problems = 0, set[int]()
     left, failed = path.with_suffix(".dropped.jsonl"), None
-    with replacing(left) as drop:  # which is kept when the stage fails, with the reason of each row so far
+    # `left` is kept when the stage fails, with the reason of each row so far
+    with collecting() as metrics, replacing(left) as drop:
         try:
             with replacing(path) as keep:
                 for row in rows if samples else _show_progress(rows, title, rows_in):
@@ -278,7 +277,7 @@ def _stage(
         "reasons": dict(reasons.most_common()),
         "seconds": round(time.monotonic() - start, 2),
         **vars(paid),
-        "metrics": take(),
+        "metrics": metrics,
     }
     with replacing(done) as file:
         json.dump(line, file)
@@ -364,4 +363,6 @@ def print_shortfall(funnel: list[dict[str, Any]], stages: Mapping[str, Any]) -> 
 
 
 if __name__ == "__main__":
+    from curation.check import check_before  # which reads what trainings and servers need
+
     command("curate", "curation.run", before=check_before)

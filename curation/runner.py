@@ -33,7 +33,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from curation.folder import Rows
 from curation.parallel import chunked, spread
-from curation.stage import Metric, about_node, drop, merge, take
+from curation.stage import Metric, about_node, collecting, drop, merge
 from limo.data import Example, Row, parse_row
 from limo.errors import UserError, explain, need_package
 from limo.processes import PATIENCE
@@ -94,12 +94,9 @@ def _begin(*given: Any) -> None:
 def _call(lines: list[bytes]) -> Result:
     """Run the stage on a batch of lines. Its metrics come with the rows, from any process."""
     node, where, per_row = _given
-    before = take()
-    try:
-        rows = [parse_row(line, f"the rows for {where}") for line in lines]
-        return run_bounded(bind(node, where), rows, per_row), take()
-    finally:
-        merge(before)
+    rows = [parse_row(line, f"the rows for {where}") for line in lines]
+    with collecting() as metrics:
+        return run_bounded(bind(node, where), rows, per_row), metrics
 
 
 def _merged(results: Iterable[Result]) -> Iterator[Row]:
@@ -222,20 +219,15 @@ def _timer() -> Iterator[None]:
 
 def run_bounded(function: Function, rows: list[Example], per_row: PerRow) -> list[Row]:
     """What a stage yields for `rows`; a row that overruns its budget is dropped."""
-    before = take()
     try:
-        with _timer():
+        with collecting() as metrics, _timer():
             found = list(function(_Fed(rows, per_row.seconds)))
-    except (Overrun, MemoryError) as error:
-        take()  # metrics of rows that are done again, or dropped
+    except (Overrun, MemoryError) as error:  # the metrics of these rows are not merged: they are done again, or dropped
         if len(rows) > 1:
-            found = [out for row in rows for out in run_bounded(function, [row], per_row)]
-        elif isinstance(error, MemoryError):
-            found = [drop(rows[0], "takes too much memory")]
-        else:
-            limit = f"more than curate.per_row.seconds={per_row.seconds:g} of processor time"
-            found = [drop(rows[0], "takes too long", limit)]
-    made = take()
-    merge(before)
-    merge(made)
+            return [out for row in rows for out in run_bounded(function, [row], per_row)]
+        if isinstance(error, MemoryError):
+            return [drop(rows[0], "takes too much memory")]
+        limit = f"more than curate.per_row.seconds={per_row.seconds:g} of processor time"
+        return [drop(rows[0], "takes too long", limit)]
+    merge(metrics)
     return found

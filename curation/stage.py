@@ -11,11 +11,13 @@ only `{weights}` is all keys of that setting, or all names in it; what depends o
 them. `random` and `target` are no scores. Whether a low or a high value is better stands once, with the stage that
 writes the score.
 
-A stage may `record` and `count` metrics, which the funnel, the terminal and the report show. They belong to this
-process: what runs a stage in another one takes them there and merges them here.
+A stage may `record` and `count` metrics, which the funnel, the terminal and the report show. Whoever runs it collects
+them (`collecting`) as a dict; what runs a stage in another process returns that dict, and it is merged here.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from importlib import import_module
@@ -182,26 +184,31 @@ def _names(patterns: Names, settings: Mapping[str, Any]) -> Iterator[str]:
             yield pattern.format_map(dict(settings))
 
 
-_recorded: dict[str, Metric] = {}
+_metrics: ContextVar[dict[str, Metric]] = ContextVar("metrics")  # of the innermost block that collects them
+
+
+@contextmanager
+def collecting() -> Iterator[dict[str, Metric]]:
+    """Collect the metrics that stages record inside the block; a block inside another keeps its own to itself."""
+    made: dict[str, Metric] = {}
+    token = _metrics.set(made)
+    try:
+        yield made
+    finally:
+        _metrics.reset(token)
 
 
 def record(name: str, value: Metric) -> None:
     """Record a metric of the stage. In a stage of scope row it must be the same for all batches of rows."""
-    _recorded[name] = value
+    _metrics.get({})[name] = value
 
 
 def count(name: str, more: int = 1) -> None:
     """Add to a metric that counts."""
-    before = _recorded.get(name, 0)
+    made = _metrics.get({})
+    before = made.get(name, 0)
     assert not isinstance(before, str), f"'{name}' is no count but {before!r}"
-    _recorded[name] = before + more
-
-
-def take() -> dict[str, Metric]:
-    """The metrics since the last call, in their order."""
-    recorded = dict(_recorded)
-    _recorded.clear()
-    return recorded
+    made[name] = before + more
 
 
 def merge(metrics: Mapping[str, Metric]) -> None:

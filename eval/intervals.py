@@ -10,13 +10,21 @@ several seeds (`train.seeds`), an interval is over seeds and problems together.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 BATCH = 500  # resamples that are in memory at once
 Shares = Mapping[str, float]  # of each problem the share of its completions that are correct
+
+
+@cache
+def _stats() -> Any:
+    """scipy.stats, whose import takes a second that most commands need not wait."""
+    from scipy import stats
+
+    return stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +108,7 @@ def paired(a: Mapping[str, float], b: Mapping[str, float], resamples: int, seed:
     if set(differences.tolist()) <= {-1.0, 0.0, 1.0}:
         low, high = matched(differences)
         flips = len(gained) + len(lost)
-        p = float(stats.binomtest(len(gained), flips).pvalue) if flips else 1.0
+        p = float(_stats().binomtest(len(gained), flips).pvalue) if flips else 1.0
     else:
         low, high = _bootstrap(differences, resamples, seed)
         p = _flip_signs(differences, resamples, seed + 1)
@@ -151,13 +159,13 @@ def _bootstrap(values: np.ndarray, resamples: int, seed: int) -> tuple[float, fl
     """The 95 % percentile interval of the mean of values (n,)."""
     if len(values) < 2:  # scipy refuses a single value, whose resamples are all alike
         return float(values[0]), float(values[0])
-    result = stats.bootstrap((values,), np.mean, n_resamples=resamples, batch=BATCH, method="percentile", rng=seed)
+    result = _stats().bootstrap((values,), np.mean, n_resamples=resamples, batch=BATCH, method="percentile", rng=seed)
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def _flip_signs(differences: np.ndarray, resamples: int, seed: int) -> float:
     """The p-value of a sum of differences (n,) at least as far from zero when signs are flipped."""
-    result = stats.permutation_test(
+    result = _stats().permutation_test(
         (differences,), lambda x, axis: np.abs(x.sum(axis=axis)), permutation_type="samples", vectorized=True,
         alternative="greater", n_resamples=resamples, batch=BATCH, rng=seed,
     )  # fmt: skip
@@ -198,8 +206,8 @@ def difference(before: Sequence[Shares], after: Sequence[Shares], resamples: int
     differences = b.mean(0) - a.mean(0)
     mean, ids = float(differences.mean()), sorted(before[0])
     variance, freedom = _variance(differences, [a, b])
-    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
-    p = float(2 * stats.t.sf(abs(mean) / math.sqrt(variance), freedom)) if variance else float(not mean)
+    half = float(_stats().t.ppf(0.975, freedom)) * math.sqrt(variance)
+    p = float(2 * _stats().t.sf(abs(mean) / math.sqrt(variance), freedom)) if variance else float(not mean)
     gained, lost = ([i for i, d in zip(ids, sign * differences, strict=True) if d > 0.5] for sign in (1, -1))
     return Difference(
         mean, max(-1.0, mean - half), min(1.0, mean + half), p, len(ids), gained, lost, detectable(differences)
@@ -216,7 +224,7 @@ def _table(trainings: Sequence[Shares]) -> np.ndarray:
 
 def _half_width(values: np.ndarray, tables: Sequence[np.ndarray]) -> float:
     variance, freedom = _variance(values, tables)
-    return float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
+    return float(_stats().t.ppf(0.975, freedom)) * math.sqrt(variance)
 
 
 def _variance(values: np.ndarray, tables: Sequence[np.ndarray]) -> tuple[float, float]:

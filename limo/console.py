@@ -201,3 +201,11 @@ def print_table(table: Table, console: Any = None) -> None:
 def format_metric(value: int | float | str) -> str:
     """A metric as a person reads it: 12,345 or 0.988."""
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else value
+
+
+def readable(key: str, value: Any) -> tuple[str, str]:
+    """A training's result for a reader: `optimizer_bytes` and 2.5e9 become "optimizer" and "2.5 GB"."""
+    name = key.removesuffix("_bytes").replace("_", " ")
+    if key.endswith("_bytes") and isinstance(value, int | float):
+        return name, f"{value / 1e9:,.1f} GB" if value >= 5e7 else f"{value / 1e6:,.1f} MB"
+    return name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

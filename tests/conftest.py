@@ -12,7 +12,6 @@ import pytest
 
 from curation.evidence.controls import Controls
 from curation.run import Limits, curate
-from curation.stage import take
 from limo.data import Dropped, Example, Row, chat
 from limo.engines.protocol import Completion
 from limo.engines.serve import LocalServer
@@ -86,8 +85,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_state(cache: Path) -> None:
-    """Every test has that cache, and no metrics of the one before."""
-    take()
+    """Every test has that cache."""
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import yaml
 
 from curation.card import write_card
 from curation.evidence.controls import Controls, random_set, write_controls
-from curation.stage import _stated, direction, take
+from curation.stage import _stated, collecting, direction
 from curation.stages.choose import Lengths, chains, problems
 from curation.stages.pairs import pair_with_dropped
 from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
@@ -110,9 +110,10 @@ def test_shares_by_source_and_note() -> None:
 
 def test_a_share_that_is_too_large_for_its_group_goes_to_the_best_others() -> None:
     rows = [scored(str(i), 1 - i / 100, source="x" if i < 30 else "y") for i in range(33)]
-    kept, dropped = split(problems(rows, k=10, by="mine", prefer="highest", seed=0, shares={"source": "equal"}))
+    with collecting() as metrics:
+        kept, dropped = split(problems(rows, k=10, by="mine", prefer="highest", seed=0, shares={"source": "equal"}))
     assert [r.source for r in kept] == ["x"] * 7 + ["y"] * 3
-    assert take() == {"fewer rows than asked for": "source y: 2"}
+    assert metrics == {"fewer rows than asked for": "source y: 2"}
     assert {(d.reason, d.detail) for d in dropped} == {("its share is full", "source x: 5")}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from curation.run import read_pool
-from curation.stage import take
+from curation.stage import collecting
 from curation.stages.chains import box_answers, verify
 from curation.stages.choose import subsample
 from curation.stages.decontaminate import decontaminate
@@ -67,7 +67,7 @@ def test_the_shipped_lists_are_whole() -> None:
     import yaml
 
     lists = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.yaml")}
-    assert set(lists) == {"published", "en", "de", "es", "fr", "zh"}
+    assert set(lists) == {"published", "branching", "en", "de", "es", "fr", "zh"}
     assert all(set(lists["published"][k]) <= set(lists["en"][k]) for k in COUNTED)
     for name, features_ in lists.items():
         assert set(features_) == set(COUNTED), name
@@ -94,10 +94,10 @@ def test_score_by_hand() -> None:
 @pytest.mark.parametrize("values", [[0.3], [0.0, 0.0], [0.3, 0.1 + 0.2], [-1e9, -1e9]])
 def test_a_feature_in_which_all_chains_are_equal_counts_nothing(values: list[float], scaling: Any) -> None:
     rows = [example(str(i), "x", scores={"mine": value}) for i, value in enumerate(values)]
-    take()
-    scored, _ = split(score(rows, weights={"mine": 1.0}, words=["en"], scaling=scaling))
+    with collecting() as metrics:
+        scored, _ = split(score(rows, weights={"mine": 1.0}, words=["en"], scaling=scaling))
     assert [row.scores["score"] for row in scored] == [0.0] * len(values)
-    assert f"mine_{scaling}" not in scored[0].scores and take() == {"constant, not counted": "mine"}
+    assert f"mine_{scaling}" not in scored[0].scores and metrics == {"constant, not counted": "mine"}
 
 
 def test_other_numbers_weigh_in_and_less_may_be_better() -> None:
@@ -115,7 +115,7 @@ def test_score_refuses_what_cannot_be() -> None:
 
     for settings, said in [
         ({"weights": {**WEIGHTS, "length": 0.4}}, "sum to 1"),
-        ({"words": ["klingon"]}, "shipped are de, en, es, fr, published, zh"),
+        ({"words": ["klingon"]}, "shipped are branching, de, en, es, fr, published, zh"),
         ({"weights": {"lenght": 1.0}}, "no score 'lenght'; did you mean 'length'"),
     ]:
         with pytest.raises(UserError, match=said):

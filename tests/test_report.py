@@ -16,11 +16,10 @@ from eval.report.listed import score_parts
 from eval.report.page import write_report
 from eval.report.viewer import Packer, viewer_section
 from eval.run import grade_rows, summarize
-from limo.console import Table, print_table
+from limo.console import Table, print_table, readable
 from limo.data import Dropped, Example, chat, write_jsonl
 from limo.engines.protocol import Completion
 from limo.run import claim
-from limo.training.fit import readable
 from tests.conftest import example
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"

@@ -26,7 +26,7 @@ from curation.methods.mammoth2.refine import Bounds, refine, verified
 from curation.methods.rise.stages import Rewards, collect, keep, weigh
 from curation.methods.rise.turns import Dialogue
 from curation.runner import PerRow, RayData, apply
-from curation.stage import About, about, check_stages, count, in_order, record, stage, take
+from curation.stage import About, about, check_stages, collecting, count, in_order, record, stage
 from curation.stages.attempts import add_chains, import_rates, measure_difficulty
 from curation.stages.chains import box_answers, check_steps, drop_marked, verify, write_out
 from curation.stages.choose import chains, problems, subsample
@@ -84,8 +84,8 @@ def numbered(folder: Path, size: int = 40) -> Path:
 
 
 def result(name: str, path: Path, on: RayData | None = None) -> tuple[list[Row], dict[str, Any]]:
-    take()
-    return list(apply(name, NODES[name], path, on)), take()
+    with collecting() as metrics:
+        return list(apply(name, NODES[name], path, on)), metrics
 
 
 def test_a_stage_says_what_it_is() -> None:
@@ -271,8 +271,8 @@ def test_a_row_that_takes_too_long_is_dropped_and_no_other(
     rows = [example(f"p{at}/{n}", text) for n in range(2) for at, text in enumerate(texts)]
     rows = [row if n < 1 else replace(row, completion="fine") for n, row in ((int(row.id[-1]), row) for row in rows)]
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    take()
-    found = list(apply(name, {"_target_": HERE + name}, tmp_path / "rows.jsonl", None, PerRow(seconds=0.2)))
+    with collecting() as metrics:
+        found = list(apply(name, {"_target_": HERE + name}, tmp_path / "rows.jsonl", None, PerRow(seconds=0.2)))
     assert [row.id for row in found] == [row.id for row in rows]
     hung = {"sample_slowly": (), "hang_by_row": HANGS}.get(name, HANGS[:-1])
     expected = [
@@ -281,7 +281,8 @@ def test_a_row_that_takes_too_long_is_dropped_and_no_other(
         for row in rows
     ]  # fmt: skip
     assert [row.reason if isinstance(row, Dropped) else "" for row in found] == expected
-    assert take() == ({"begun": len(rows) - len(HANGS)} if name == "hang_by_row" else {}), "of dropped rows none counts"
+    expected_counts = {"begun": len(rows) - len(HANGS)} if name == "hang_by_row" else {}
+    assert metrics == expected_counts, "of dropped rows none counts"
 
 
 def test_a_row_that_is_too_large_is_dropped_where_it_appears(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from curation.methods.mammoth2.harvest import asked, final_answer, read_pairs, s
 from curation.methods.mammoth2.markup import RULES
 from curation.methods.mammoth2.pages import archives, domain_of, read
 from curation.methods.mammoth2.refine import Bounds, refine, verified
-from curation.stage import check_stages, take
+from curation.stage import check_stages, collecting
 from curation.stages.decontaminate import drop_overlap
 from limo.data import Dropped, Example, Row, chat
 from limo.engines.protocol import Completion, Sampling, Scripted
@@ -417,12 +417,13 @@ def test_an_archive_without_pages_is_told(tmp_path: Path) -> None:
 def test_a_pair_knows_where_it_is_from(tmp_path: Path) -> None:
     """The release has no provenance of a pair."""
     row = page(f"<main>{PAGES['schema.org'][0]}</main>", tmp_path)
-    (pair,) = list_of(stated([row], rules=list(RULES), least=2, most=50))
+    with collecting() as metrics:
+        (pair,) = list_of(stated([row], rules=list(RULES), least=2, most=50))
     assert pair.prompt == chat("How tall is it?", "S") and pair.id == f"{row.id}/1"
     place = pair.notes["extracted"]
     assert place["by"] == "rule" and row.question[slice(*place["answer"])] == pair.completion
     assert pair.notes["page"]["url"] == (tmp_path / "page.html").as_uri() and "stated" not in pair.notes
-    assert take()["pairs"] == 1, "yields are counted"
+    assert metrics["pairs"] == 1, "yields are counted"
 
 
 def test_useless_pairs_are_set_aside(tmp_path: Path) -> None:
@@ -625,14 +626,13 @@ def test_recall_in_two_rounds(capsys: pytest.CaptureFixture[str], monkeypatch: p
         "learning": Learning(3, 2**16, 20, 1.0),
         **{"threshold": 0.5, "held_out": 0.3, "least": 2, "first": decide, "second": decide, "seed": 0},
     }
-    take()
-    found_ = list(recall(rows, **given))
+    with collecting() as told:
+        found_ = list(recall(rows, **given))
     kept = Counter(row.notes["page"]["domain"] for row in list_of(found_))
     there = Counter(row.notes["page"]["domain"] for row in rows)
     for domain in ("exams.example", "help.example"):
         assert kept[domain] > 0.9 * there[domain], kept
     assert kept["shop.example"] == 0 and kept["news.example"] < 0.1 * there["news.example"]
-    told = take()
     assert float(told["round 2: held-out recall"]) > 0.9 and float(told["round 2: held-out precision"]) > 0.9
     assert "held out: precision" in capsys.readouterr().err
     assert all("recall_2" in row.scores for row in list_of(found_))

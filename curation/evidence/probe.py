@@ -24,7 +24,7 @@ from curation.evidence.flaws import FLAWS, spoil
 from curation.evidence.probe_result import Found, chosen_by, decided, keep_probe, print_probe
 from curation.folder import stage_file
 from curation.run import run_first
-from curation.stage import about, direction, in_order, take
+from curation.stage import about, collecting, direction, in_order
 from curation.stages.chains import check_steps
 from curation.stages.likelihood import SCORES, add_fit
 from curation.stages.pairs import WRONG, read_wrong
@@ -154,13 +154,13 @@ def apply_calls(
     for name, call in calls.items():
         before = {row.id: row for row in rows}
         try:
-            yielded: list[Row] = list(call(rows))
+            with collecting():  # which nobody reads: the stage is only tried
+                yielded: list[Row] = list(call(rows))
         except UserError as error:
             if name.startswith("probe: "):
                 raise
             say(f"not probed: {name}, since {error}")
             continue
-        take()  # metrics of a stage that is only tried
         dropped[name] = [row.id for row in yielded if isinstance(row, Dropped)]
         rows = [row for row in yielded if isinstance(row, Example)] + [before[key] for key in dropped[name]]
     return rows, dropped

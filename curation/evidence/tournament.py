@@ -38,7 +38,7 @@ from curation.evidence.controls import random_set
 from curation.evidence.probe import apply_calls, plant, scoring_calls
 from curation.evidence.verdict import Verdict, decide, detectable
 from curation.run import read_pool, run_first
-from curation.stage import in_order, take
+from curation.stage import in_order
 from curation.stages.choose import read_target
 from eval.intervals import wilson
 from eval.run import correct_share, grade_rows
@@ -462,7 +462,6 @@ def choose_by(stages: Mapping[str, Any], rows: Sequence[Example], k: int, seed: 
     for name, node in stages.items():
         own = {key: value for key, value in (("k", k), ("seed", seed)) if key in node}
         chosen = [row for row in bind({**node, **own}, f"candidates.{name}")(chosen) if isinstance(row, Example)]
-    take()  # the metrics of a choice that is only tried
     return chosen
 
 

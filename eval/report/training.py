@@ -8,9 +8,8 @@ from typing import Any
 
 from eval.report.charts import CHOSEN, FAINT, LINE, OTHER, SERIES, chart, short
 from eval.report.html import render, render_mixed
-from limo.console import Table, clock
+from limo.console import Table, clock, readable
 from limo.discover.archive import Entry, read_entries
-from limo.training.fit import readable
 
 LABELS = {
     "loss": "loss (nats per token)",

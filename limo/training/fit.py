@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from limo.console import Table, say
+from limo.console import Table, readable, say
 from limo.data import dump, replacing
 from limo.errors import Interrupted, UserError
 from limo.machine import is_main, quiet_deepspeed, world_size
@@ -298,11 +298,3 @@ def write_card(step: Step, settings: Training, unit: str) -> None:
     text = f"# {step.folder.name}\n\n{about} (SHA-256 `{digest}`).\n{taught}\n\n{results}\n\n"
     text += f"## Recipe\n\n```yaml\n{recipe}```\n\nMade with {versions}{commit}.\n"
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(model / "README.md")
-
-
-def readable(key: str, value: Any) -> tuple[str, str]:
-    """A training's result for a reader: `optimizer_bytes` and 2.5e9 become "optimizer" and "2.5 GB"."""
-    name = key.removesuffix("_bytes").replace("_", " ")
-    if key.endswith("_bytes") and isinstance(value, int | float):
-        return name, f"{value / 1e9:,.1f} GB" if value >= 5e7 else f"{value / 1e6:,.1f} MB"
-    return name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
