@@ -130,7 +130,7 @@ def plan(
     if train:
         kept = found[-1].out[1] if found else None
         sizes = [node["k"] for node in (curate or {}).get("stages", {}).values() if isinstance(node.get("k"), int)]
-        _plan_training(train, training, min([*sizes, *([kept] if kept else [])], default=None), assume)
+        _plan_trainings(train, training, min([*sizes, *([kept] if kept else [])], default=None), assume)
     return found
 
 
@@ -283,7 +283,7 @@ def _warnings(found: list[Estimate], budget: Mapping[str, float | None]) -> Iter
             yield f"The budget of {limit:,} {name} would be used up: curate needs about {count:,.0f}."
 
 
-def _plan_training(train: Mapping[str, Any], given: Trainings, chosen: float | None, assume: Assume | None) -> None:
+def _plan_trainings(train: Mapping[str, Any], given: Trainings, chosen: float | None, assume: Assume | None) -> None:
     """Print the second table. `chosen` rows are expected where there is no train.data yet."""
     for name in given.gpus:
         if name not in GPUS:
@@ -293,6 +293,11 @@ def _plan_training(train: Mapping[str, Any], given: Trainings, chosen: float | N
     if not Path(settings.data).expanduser().exists():
         rows = rows or (round(chosen) if chosen else None)
         mean = mean or (assume.tokens if assume else None)
+        if chosen and not mean:
+            say(
+                "the trainings are planned once the rows are there, or with plan.training.mean_tokens=<tokens of a row>"
+            )
+            return
     size = size_of(assume.parameters) if assume and assume.parameters else measure_model(settings)
     trainings = given.trainings * len(trained_sets(settings.out, settings.controls or (), settings.seeds or ()))
     show(

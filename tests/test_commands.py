@@ -201,7 +201,7 @@ def test_a_mistake_gets_one_line_and_an_exit_code(command: str, said: str, run: 
 
 
 def test_help_shows_recipes_and_a_section(run: Run, tmp_path: Path) -> None:
-    assert "recipe: base, choosing, demo, " in run("curation.run", "--help").stdout
+    assert "recipe: base, demo, " in run("curation.run", "--help").stdout
     shown = run("limo.train", "--help", "recipe=demo", "train.seed=7").stdout
     (tmp_path / "recipe").mkdir()
     mine = (ROOT / "recipes" / "recipe" / "demo.yaml").read_text().replace("name: demo", "name: mine")

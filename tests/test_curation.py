@@ -31,7 +31,7 @@ ATTEMPT = {
     "early_stop": False,
     "suspect": None,
 }
-CHOOSE = {"_target_": "curation.stages.choose.problems", "k": 2, "by": "pass_rate", "seed": 0}
+CHOOSE = {"_target_": "curation.stages.choose.problems", "k": 2, "by": "pass_rate", "prefer": "highest", "seed": 0}
 REPLIES = {
     "problem a": ["\\boxed{5}", "\\boxed{5}"],
     "problem b": ["so \\boxed{5}", "\\boxed{6}"],

@@ -264,7 +264,7 @@ curate:
     hard: {{_target_: curation.stages.attempts.measure_difficulty, by: m, engine: {engine}, sampling: {sampling},
     at_least: 0,
       at_most: 2, unknown: keep, early_stop: false, suspect: null}}
-    choose: {{_target_: curation.stages.choose.problems, k: 3, by: pass_rate, seed: 0}}
+    choose: {{_target_: curation.stages.choose.problems, k: 3, by: pass_rate, prefer: highest, seed: 0}}
   controls: {{source: choose, kinds: [random], seed: 0}}
   pairs: null
   budget: {{samples: null, tokens: null}}

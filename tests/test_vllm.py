@@ -130,10 +130,13 @@ def test_thoughts_and_a_server_that_dies_and_comes_back(
     config = json.loads((folder / "tokenizer_config.json").read_text())
     path = folder / "chat_template.jinja"
     template = path.read_text() if path.exists() else config["chat_template"]
-    start = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-    assert start in template.replace("{%-", "{%").replace("-%}", "%}"), template
-    opened = template.replace("{{ '<|im_start|>assistant\\n' }}", "{{ '<|im_start|>assistant\\n<think>\\n' }}")
+    start = "{{ '<|im_start|>assistant\n' }}"
+    assert template.count(start) == 1, template
+    opened = template.replace(start, "{{ '<|im_start|>assistant\n<think>\n' }}")
     path.write_text(opened)
+    for file in folder.glob("*.json"):  # two tokens that nothing uses get the names that the server's parser looks for
+        named = file.read_text().replace("<repo_name>", "<think>").replace("<file_sep>", "</think>")
+        file.write_text(named)
     settings: dict[str, Any] = {"serve": "vllm", "serve_python": vllm_python, "serve_args": EAGER, "backoff": 0.1}
     engine = ServerEngine(model=str(folder), send="tokens", **settings)
     waiting, done = deque(Request(prompt, 0, at) for at, prompt in enumerate(PROMPTS)), {}
@@ -147,8 +150,10 @@ def test_thoughts_and_a_server_that_dies_and_comes_back(
     assert process is not None and process.poll() is not None
     args = [*EAGER, "--reasoning-parser", "deepseek_r1"]
     second = ServerEngine(model=str(folder), **{**settings, "serve_args": args})  # another stage, after the first
-    ((said,),) = sample(second, PROMPTS[:1], GREEDY)
-    assert said.text.startswith("<think>\n"), "what the server calls reasoning stands where the model put it"
+    said = [row[0].text for row in sample(second, PROMPTS, GREEDY) if row[0].tokens > 1]
+    assert said and all(text.startswith("<think>\n") for text in said), (
+        "the server's reasoning stands before the answer"
+    )
     second._local.stop()  # type: ignore[union-attr]
 
 

@@ -15,9 +15,10 @@ import urllib.request
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from limo.console import clock, say
 from limo.errors import UserError
@@ -69,6 +70,7 @@ class LocalServer:
         self.log = cache_folder() / "servers" / f"{kind}-{os.getpid()}-{port}.log"
         self.restarted = self.starting = False
         self._process: subprocess.Popen[bytes] | None = None
+        self._ended: weakref.finalize[Any, Any] | None = None  # ends it, at the latest with this object
         self._lock = threading.Lock()
 
     def is_running(self) -> bool:
@@ -101,12 +103,12 @@ class LocalServer:
         try:
             with self.log.open("ab") as log:
                 self._process = _SPAWNER.submit(_spawn, self.command, log).result()
-            weakref.finalize(self, _stop, self._process)
+            self._ended = weakref.finalize(self, _stop, self._process, _watch(self._process))
             while not self._is_healthy():
                 if not self.is_running():
                     raise UserError(f"the {self.kind} server did not start: {self._last_words()}")
                 if time.monotonic() - begun > self.timeout:
-                    _stop(self._process)
+                    self.stop()
                     raise UserError(
                         f"the {self.kind} server was not healthy after {clock(self.timeout)}: {self._last_words()} "
                         "Raise engine.start_timeout if it only needs longer"
@@ -128,8 +130,8 @@ class LocalServer:
 
     def stop(self) -> None:
         """End it."""
-        if self._process is not None:
-            _stop(self._process)
+        if self._ended is not None:
+            self._ended()
 
 
 def _spawn(command: Sequence[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
@@ -139,11 +141,25 @@ def _spawn(command: Sequence[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
     )
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
-            try:
-                os.killpg(process.pid, sign)
-                process.wait(20)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
+def _watch(server: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
+    """A process that outlives us and kills the server's whole group when we end, however that comes.
+
+    The kernel kills only the server's first process with us; vLLM's workers, which hold the memory, would stay. Our end
+    closes the pipe that the watchdog reads.
+    """
+    code = 'cat > /dev/null; kill -s KILL -- "-$0" 2> /dev/null'
+    nothing = subprocess.DEVNULL
+    command = ["sh", "-c", code, str(server.pid)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, start_new_session=True)
+
+
+def _stop(process: "subprocess.Popen[bytes]", watchdog: "subprocess.Popen[bytes]") -> None:
+    """End a server; whoever of its group is left after that is killed by its watchdog."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(20)
+    assert watchdog.stdin is not None
+    watchdog.stdin.close()
+    watchdog.wait()
+    process.wait()
