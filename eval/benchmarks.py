@@ -36,12 +36,15 @@ def nodes(benchmarks: Sequence[Any] | Mapping[str, Any]) -> dict[str, dict[str, 
     """The benchmarks of a recipe as nodes, by name.
 
     A list has names of TABLE, paths of files (named after the file), and mappings {name: node}; a mapping has nodes. A
-    node is empty, `{path: ...}` for a local copy or a file of your own, or names any source with `_target_`.
+    node is empty, `{path: ...}` for a local copy or a file of your own, or names any source with `_target_`; `false`
+    leaves out what another recipe has.
     Raises UserError for anything else, or a duplicate name.
     """
     pairs = list(benchmarks.items()) if isinstance(benchmarks, Mapping) else [p for b in benchmarks for p in _pairs(b)]
     by_name: dict[str, dict[str, Any]] = {}
     for name, node in pairs:
+        if node is False:
+            continue
         if node is not None and not isinstance(node, Mapping):
             raise UserError(f"eval.benchmarks.{name} must be empty or such as {{path: file.jsonl}}, not {node!r}")
         if str(name) in by_name:

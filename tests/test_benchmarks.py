@@ -167,3 +167,9 @@ def test_protocols_by_the_size_of_a_benchmark() -> None:
     )
     with pytest.raises(UserError, match="no protocol 'limo_v3'; did you mean 'limo_v"):
         sampling_for("limo_v3", own, 30)
+
+
+def test_an_heir_leaves_a_benchmark_out_with_false() -> None:
+    assert set(nodes({"gsm8k": None, "math500": False, "mine": {"path": "x.jsonl"}})) == {"gsm8k", "mine"}
+    with pytest.raises(UserError, match=r"eval\.benchmarks\.math500 must be empty"):
+        nodes({"math500": True})
