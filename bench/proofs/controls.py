@@ -274,7 +274,15 @@ FLIPPED = 0.3
 
 
 def discover(folder: Path, model: str, seed: int) -> Result:
-    """The best loss of a search on pairs of which 30 % are flipped, against DPO, on pairs that are not.
+    """The best of 16 new losses, grown from a grammar, against DPO."""
+    found = search_losses(folder, model, seed, {"_target_": "limo.discover.proposers.Grammar", "seed": seed})
+    best = found["confirmed"][0]
+    gain = {"low": best["low"], "high": best["high"]}  # over five seeds and the pairs
+    return {"dpo": found["baseline_confirmed"], "the best of 16 new losses minus dpo": best["difference"], **gain}
+
+
+def search_losses(folder: Path, model: str, seed: int, proposer: dict[str, Any]) -> dict[str, Any]:
+    """A search on pairs of which 30 % are flipped, measured on pairs that are not; the content of discovered.json.
 
     The sign of "12?7" is hidden again, and the model has learned to take either. Preferred is plus where the first
     number is the larger one.
@@ -307,16 +315,13 @@ def discover(folder: Path, model: str, seed: int) -> Result:
         "seeds": [0],
         "baseline_seeds": [0, 1],
         "warmup": 0.3,
-        "proposer": {"_target_": "limo.discover.proposers.Grammar", "seed": seed},
+        "proposer": proposer,
         "candidates": 16,
         "proposals": 60,
         "fitness": measure,
         "confirm": {"finalists": 1, "seeds": [10, 11, 12, 13, 14], "fitness": measure},
     }
-    found = bind(node, "discover")()
-    best = found["confirmed"][0]
-    gain = {"low": best["low"], "high": best["high"]}  # over five seeds and the pairs
-    return {"dpo": found["baseline_confirmed"], "the best of 16 new losses minus dpo": best["difference"], **gain}
+    return dict(bind(node, "discover")())
 
 
 def unflipped(folder: Path, held_out: Path, /, *, pairs: str) -> dict[str, float]:

@@ -14,6 +14,7 @@ import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from random import Random
 from typing import Any
 
@@ -199,13 +200,17 @@ class LanguageModel:
         self.engine, self.sampling, self.beta, self.shown = engine, replace(sampling, n=1), beta, shown
         self.tries = tries if sampling.temperature > 0 else 1
 
+    @cached_property
+    def _engine(self) -> Cached:
+        """One for the whole search, since a server that this process starts needs minutes."""
+        return Cached(bind(self.engine, "discover.proposer.engine")())
+
     def propose(self, number: int, archive: Sequence[Entry], floor: Noise) -> Proposal:
         """The model's next loss; after `tries` unreadable replies, a proposal that holds the reason."""
-        engine = Cached(bind(self.engine, "discover.proposer.engine")())
         prompt = chat(describe_archive(archive, floor, self.shown), system_message(self.beta))
         replies = []
         for index in range(self.tries):
-            ((_, reply),) = engine.complete(taker(deque([Request(prompt, index)])), self.sampling)
+            ((_, reply),) = self._engine.complete(taker(deque([Request(prompt, index)])), self.sampling)
             found, why = read_reply(reply)
             replies.append({"text": reply.text, "why_not": why})
             if found:
