@@ -94,7 +94,7 @@ def test_a_thinking_model_from_the_pool_to_the_report(name: str, server: str, tm
         f"++measured.held_out={{path: {tmp_path}/held_out.jsonl}}",
         f"++measured.dev={{path: {tmp_path}/dev.jsonl}}",
         "~curate.stages.near_dedup",
-        "curate.order=[exact_dedup,decontaminate,difficulty,solve,write_out,verify,box,quality,tokens,fit,best_chain,choose]",
+        "curate.order=[exact_dedup,decontaminate,difficulty,solve,write_out,verify,box,quality,tokens,steps,true_steps,fit,best_chain,choose]",
         "curate.stages.fit.dtype=float32",
         "curate.stages.quality.languages=null",
         "train.args.num_train_epochs=1",
