@@ -30,10 +30,12 @@ import yaml
 from limo.console import clock
 from limo.errors import UserError, explain_os_error, reported
 from limo.machine import samples_folder, set_environment, world_size
+from limo.processes import override
 from limo.recipe import (
     RECIPES,
     check_section,
     compose,
+    guard_hydra,
     recipe_names,
     resolve_config,
     run_section,
@@ -106,6 +108,7 @@ class _Run:
     def start(self) -> None:
         import hydra
 
+        guard_hydra()
         # Values that Hydra's launchers pickle may not hold this object, so a function in between
         hydra.main(version_base="1.3", config_path=str(RECIPES), config_name="run")(lambda config: self.job(config))()
         if self.jobs:
@@ -151,7 +154,7 @@ class _Run:
         sys.stderr.write(f"== {out}\n")
         environment = {k: v for k, v in os.environ.items() if self.debug or k != "HYDRA_FULL_ERROR"}
         begun = time.monotonic()
-        call = [sys.executable, "-m", self.module, *_arguments(settings), f"out='{out}'"]
+        call = [sys.executable, "-m", self.module, *_arguments(settings), override("out", str(out))]
         code = subprocess.run(call, env=environment).returncode
         metric, outcome = None, f"failed ({code})" if code else "done"
         try:
@@ -185,8 +188,8 @@ def _arguments(settings: Any) -> list[str]:
 
 def _refuse_without_effect(overrides: Sequence[str], recipe: Mapping[str, Any]) -> None:
     """Raise UserError for `+key=value` beside the sections, which nothing reads, and `key={}`, which Hydra merges."""
-    for override in overrides:
-        key, _, value = override.partition("=")
+    for typed in overrides:
+        key, _, value = typed.partition("=")
         name = key.lstrip("+")
         if key.startswith("+") and not any(sign in name for sign in "./@") and not (RECIPES / name).is_dir():
             known = _known_keys()

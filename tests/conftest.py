@@ -16,11 +16,12 @@ from curation.stage import take
 from limo.data import Dropped, Example, Row, chat
 from limo.engines.protocol import Completion
 from limo.machine import quiet_deepspeed, set_environment
+from limo.recipe import trust
 from tests.forked import run_forked
 
 set_environment()
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["LIMO_TRUST"] = "tests"  # whose stages and engines recipes of the tests name
+trust("tests,programs")  # whose stages and engines recipes of the tests name
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on a machine with GPUs the suite proves the same as on one without
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -2,7 +2,7 @@
 
     export LIMO_STUDENT=<folder> LIMO_VLLM=<python of vLLM's environment> LIMO_DATA=<folder with pools/>
     python -m bench.studies.real FOLDER               # a day on two cores; killed at any time, the same command resumes
-    python -m bench.studies.real FOLDER pilot         # learning rates, on GSM8K's test problems, which the study does not use
+    python -m bench.studies.real FOLDER pilot         # learning rates, on problems that the study leaves out
     python -m bench.studies.real FOLDER table         # finished blocks, with intervals over blocks
 
 A block has 600 GSM8K training problems for its pool and 300 others for its test, none of them in another block. The

@@ -62,7 +62,7 @@ class Candidate:
         return _Evaluation(values, pairs.chosen).run(self.body)
 
 
-def from_file(pairs: PairLogProbs, beta: float, *, path: str) -> torch.Tensor:
+def from_file(pairs: PairLogProbs, beta: float, /, *, path: str) -> torch.Tensor:
     """The loss in a file, for a recipe: `{_target_: limo.discover.candidate.from_file, path: ...}`."""
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")

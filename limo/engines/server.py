@@ -32,7 +32,9 @@ from limo.engines.protocol import FREE, Completion, Finish, Price, Request, Samp
 from limo.engines.serve import LocalServer, command_line, find_program
 from limo.errors import UserError
 from limo.model import fingerprint, load_tokenizer, model_folder, tokenizer_folder
+from limo.recipe import is_trusted
 
+PROGRAMS = "programs"  # what --trust names to let a recipe say which server is started, and how
 BYTES_PER_TOKEN = 4  # of an estimate, where a server does not count
 CONTROL = re.compile(r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|<(start|end)_of_turn>|\[/?INST\]")
 SHOWN = 300  # characters of what a server says
@@ -78,6 +80,11 @@ class ServerEngine:
                 raise UserError(f"engine.{name} must be above 0, not {getattr(self, name)}")
         if bool(self.serve) == bool(self.base_urls):
             raise UserError("engine needs either serve: vllm, sglang or transformers, or base_urls of running servers")
+        if (self.serve_python or self.serve_args) and not is_trusted(PROGRAMS):
+            raise UserError(
+                "engine.serve_python and engine.serve_args say which program is run, and what it loads: add --trust "
+                f"{PROGRAMS} if you trust what this recipe names"
+            )
         if self.send == "tokens" and self.serve == "transformers":
             raise UserError("engine.send=tokens: `transformers serve` takes messages only")
         self._keys  # noqa: B018 - a missing key is reported before any work
