@@ -26,7 +26,7 @@ from curation.card import tabulate_funnel, write_card
 from curation.check import check_before
 from curation.evidence.controls import Controls, write_controls
 from curation.evidence.probe_result import chosen_by, read_probe, warnings
-from curation.folder import Rows, stage_file
+from curation.folder import Rows, read_marks, stage_file
 from curation.matching.similar import digest
 from curation.runner import PerRow, RayData, apply
 from curation.stage import about_node, check_stages, in_order, take
@@ -135,22 +135,6 @@ def is_drawn(funnel: Sequence[Mapping[str, Any]], source: str) -> bool:
         if reason != NOT_DRAWN
     )
     return bool(chosen < HARDLY * funnel[names.index(source)]["in"])
-
-
-def read_marks(path: str) -> list[str]:
-    """The ids in a file of marks, sorted: a JSON object with an `id` in each line, or the bare id."""
-    ids = set[str]()
-    try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"curate.exclude: cannot read '{path}': {why}") from None
-    for number, line in enumerate(filter(None, map(str.strip, lines)), 1):
-        try:
-            ids.add(str(json.loads(line)["id"]) if line.startswith("{") else line)
-        except (ValueError, KeyError):
-            raise UserError(f'curate.exclude: {path}, line {number}: no id, such as {{"id": "demo/12"}}') from None
-    return sorted(ids)
 
 
 def read_pool(sources: Mapping[str, Any], system: str) -> Iterator[Row]:

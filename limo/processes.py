@@ -181,15 +181,21 @@ def limited() -> Iterator[Callable[[float], None]]:
 
 @contextmanager
 def limit_time(seconds: float, what: str) -> Iterator[None]:
-    """Raise UserError if the block takes more than so many seconds of processor time, or recurses too deep."""
+    """Raise UserError if the block takes more than so many seconds of processor time, or recurses too deep.
+
+    A library may turn what interrupts it into an error of its own, which then means nothing.
+    """
+    end = time.process_time() + seconds
     try:
         with limited() as restart:
             restart(seconds)
             yield
-    except Overrun:
-        raise UserError(f"{what} takes more than {seconds:g} s: it is given up") from None
     except RecursionError:
         raise UserError(f"{what}: it is nested too deep") from None
+    except (Overrun, Exception) as error:
+        if time.process_time() < end and not isinstance(error, Overrun):
+            raise
+        raise UserError(f"{what} takes more than {seconds:g} s: it is given up") from None
 
 
 START_SECONDS = 120.0  # for its imports, on a busy machine

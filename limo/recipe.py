@@ -14,7 +14,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
 from functools import partial, wraps
@@ -22,6 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import yaml
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from limo.console import logged
@@ -83,16 +84,22 @@ def guard_hydra() -> None:
 
     Hydra runs what the settings below `hydra` name (callbacks, logging, launchers), sets environment variables from
     them and writes where they say. So each configuration that it composes is compared with one of the command line's
-    own `hydra` settings alone; a recipe may add the sweeper's own numbers.
+    own `hydra` settings alone; a recipe may add the sweeper's own numbers. And a key that nothing reads is refused.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("oc.env", _read_environment, replace=True)
     OmegaConf.register_new_resolver("shipped", lambda name: str(RECIPES / "data" / name), replace=True)
-    load = ConfigLoaderImpl.load_configuration
+    load, change = ConfigLoaderImpl.load_configuration, ConfigLoaderImpl._apply_overrides_to_config
     if getattr(load, "guarded", False):
         return
+    read = set[str]()  # by the recipe as it is written: the command line may replace the value that names a key
+
+    def change_and_note(overrides: Any, config: Any) -> None:
+        read.clear()
+        read.update(_named_in(OmegaConf.to_container(config)))
+        change(overrides, config)
 
     @wraps(load)
     def guarded(loader: Any, config_name: str | None, overrides: list[str], *rest: Any, **more: Any) -> Any:
@@ -106,10 +113,12 @@ def guard_hydra() -> None:
         if found["overrides"].pop("task") != [text for text in overrides if text not in typed]:
             raise UserError("the recipe sets hydra.overrides, which are the command line's")
         _refuse_hydra(before, found)
+        _refuse_unread(OmegaConf.to_container(whole), read)
         return whole
 
     guarded.guarded = True  # type: ignore[attr-defined]
     ConfigLoaderImpl.load_configuration = guarded  # type: ignore[method-assign, assignment]
+    ConfigLoaderImpl._apply_overrides_to_config = staticmethod(change_and_note)  # type: ignore[method-assign, assignment]
 
 
 def _refuse_hydra(plain: Any, whole: Any) -> None:
@@ -163,6 +172,48 @@ def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
         ) from None
 
 
+def _named_in(config: Any) -> set[str]:
+    """The keys at the top level that a `${...}` somewhere in a composed recipe names."""
+    return set(re.findall(r"\$\{(?:oc\.select:)?\s*(\w+)", repr(config)))
+
+
+def _refuse_unread(config: Any, read: Collection[str]) -> None:
+    """Raise UserError for keys at the top level that nothing reads, and for a section without its function.
+
+    Read are the sections, the keys of run.yaml, what a `${...}` names, and what holds nodes to choose from on the
+    command line.
+    """
+    named = {"hydra", "recipe", *read, *_named_in(config)}  # below `recipe` stands one without its first line
+    named |= set(yaml.safe_load((RECIPES / "run.yaml").read_text(encoding="utf-8")))
+    unread = [key for key, value in config.items() if key not in named and not any(_targets(value))]
+    for section in ("curate", "train", "eval"):
+        if isinstance(config.get(section), Mapping) and "_target_" not in config[section]:
+            raise UserError(
+                f"the recipe's section {section} names no function: a recipe builds on another one, such as "
+                "`defaults: [/recipe/base, _self_]`"
+            )
+    known = [key for key in keys({k: v for k, v in config.items() if k != "hydra"}) if key not in unread]
+    if said := [f"'{key}'{nearest(str(key), known)}" for key in unread]:
+        raise UserError(f"nothing reads the recipe's key {' nor '.join(said)}. Does it lack a line `defaults:`?")
+
+
+def keys(value: Any, where: str = "") -> Iterator[str]:
+    """The keys of a mapping, at any depth: `train.args.seed`."""
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        yield f"{where}{key}"
+        yield from keys(inner, f"{where}{key}.")
+
+
+def nearest(key: str, known: Sequence[str]) -> str:
+    """A hint at the known key that was meant: one of the same name elsewhere, or a similar one."""
+    name = key.rpartition(".")[2]
+    same = [k for k in known if k.rpartition(".")[2] == name and k != key]
+    # What a run is made of comes before what only measures it
+    same.sort(key=lambda k: (k.startswith(("probe.", "fit.", "tournament.")), k.count(".")))
+    meant = next(iter(same or difflib.get_close_matches(key, known, 1)), "")
+    return f" (did you mean '{meant}'?)" if meant else ""
+
+
 def compose(*overrides: str, allow_missing: bool = False) -> dict[str, Any]:
     """A recipe as a command would see it, for use from Python: `compose("recipe=demo", "seed=1")`.
 
@@ -197,9 +248,7 @@ def recipe_names() -> list[str]:
 
 def check_section(recipe: Mapping[str, Any], section: str) -> Mapping[str, Any]:
     """A section of a recipe, after it and every node in it was bound to its function. Raises UserError otherwise."""
-    if not str(recipe.get("name") or "").strip():
-        raise UserError("name= is empty: a run's folder is named by it")
-    check_name(str(recipe["name"]), "name")
+    check_name(str(recipe.get("name") or "").strip(), "name")
     if not isinstance(recipe.get(section), dict):
         raise UserError(f"the recipe '{recipe.get('name')}' has no section '{section}'")
     bind(recipe[section], section)
@@ -209,9 +258,11 @@ def check_section(recipe: Mapping[str, Any], section: str) -> Mapping[str, Any]:
 
 
 def check_name(name: str, where: str) -> None:
-    """Raise UserError for a name that would leave the folder that it names a part of."""
-    if not re.fullmatch(r"[^/\\\0\n]{1,120}", name) or name in (".", ".."):
-        raise UserError(f"{where}: '{name[:80]}' names files: no slash, 120 characters at most")
+    """Raise UserError for a name that would leave the folder that it names a part of, or that Hydra would resolve."""
+    if not re.fullmatch(r"[^/\\\0-\x1f\x7f]{1,120}", name) or name in (".", "..") or "${" in name:
+        raise UserError(
+            f"{where}: '{name[:80]}' names files: 1 to 120 characters, no slash, line break or '${{' among them"
+        )
 
 
 def run_section(recipe: Mapping[str, Any], section: str) -> Any:

@@ -190,7 +190,7 @@ def test_input_files_follow_from_the_settings_that_name_them(tmp_path: Path, mon
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "x" * 200])
 def test_a_name_stays_in_its_folder(name: str) -> None:
-    with pytest.raises(UserError, match="names files: no slash"):
+    with pytest.raises(UserError, match="names files: 1 to 120 characters, no slash"):
         check_name(name, "name")
-    with pytest.raises(UserError, match="names files: no slash"):
+    with pytest.raises(UserError, match="names files: 1 to 120 characters, no slash"):
         in_order({name: {}}, None)
