@@ -200,7 +200,8 @@ def run_first(curate: Mapping[str, Any], first: Mapping[str, Any]) -> Rows:
     settings = {key: curate[key] for key in ("system", "pool", "controls", "pairs")}
     settings |= {"per_row": curate["per_row"]} if curate.get("per_row") else {}
     settings |= {"order": list(stages), "stages": stages}
-    with lock_run(folder / "work", "curating"):
+    limits: Limits = bind({"_target_": "limo.engines.ledger.Limits", **(curate.get("budget") or {})}, "curate.budget")()
+    with within_budget(str(folder.resolve()), limits), lock_run(folder / "work", "curating"):
         old, new = read_manifest(folder).get("curate"), json.loads(json.dumps(lasting(settings)))
         new["exclude"] = old and old["settings"].get("exclude")  # of what is chosen later
         if old and old["finished"] and (changed := differences(old["settings"], new)):
