@@ -11,7 +11,7 @@ evaluation is a warning, since they may run elsewhere.
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -28,7 +28,7 @@ from eval.benchmarks import nodes as benchmark_nodes
 from limo.chat import render
 from limo.command import command
 from limo.console import say
-from limo.data import Example
+from limo.data import Example, content_id
 from limo.engines.local import TransformersEngine
 from limo.engines.server import ServerEngine
 from limo.errors import UserError
@@ -63,6 +63,10 @@ class Finding:
 
 class Findings(list[Finding]):
     """Findings that grow. Use `with findings.errors():` around what raises UserError."""
+
+    def __init__(self, found: Iterable[Finding] = ()) -> None:
+        super().__init__(found)
+        self.loaded = dict[str, list[Example]]()  # benchmarks that were read already
 
     @contextmanager
     def errors(self, where: str = "") -> Iterator[None]:
@@ -460,15 +464,17 @@ def check_lengths(train: Mapping[str, Any], curate: Mapping[str, Any], pool: lis
 def check_benchmarks(benchmarks: Any, where: str, found: Findings, measured: dict[str, list[Example]]) -> None:
     """Whether each benchmark is here and usable, or on the Hub. One that would be left out is a warning.
 
-    The problems of those that are here are added to `measured`.
+    The problems of those that are here are added to `measured`. What several places of a recipe name is read once.
     """
     for name, node in benchmark_nodes(benchmarks).items():
-        own, required = Findings(), is_required(name, node)
+        own, required, key = Findings(), is_required(name, node), content_id([name, node])
         with own.errors(where):
             if repository := on_hub(name, node):
                 own += _ask(repository, f"{where}.{name}")
             else:
-                measured |= {f"{where}.{name}": load({name: {**node, "required": True}}, "")[name]}
+                if key not in found.loaded:
+                    found.loaded[key] = load({name: {**node, "required": True}}, "")[name]
+                measured[f"{where}.{name}"] = found.loaded[key]
         for finding in own:
             kept = required or finding.level != "error"
             found.append(finding if kept else Finding("warning", f"{finding.text}; left out"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limo.data import Example, read_jsonl
+from limo.data import Example, read_jsonl, read_text
 from limo.errors import UserError
 from limo.run import read_manifest
 
@@ -64,12 +64,7 @@ def read_folder(path: Path) -> Folder:
 
 def read_marks(path: str) -> list[str]:
     """The ids in a file of marks, sorted: a JSON object with an `id` in each line, or the bare id."""
-    ids = set[str]()
-    try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"curate.exclude: cannot read '{path}': {why}") from None
+    ids, lines = set[str](), read_text(path, "curate.exclude").splitlines()
     for number, line in enumerate(filter(None, map(str.strip, lines)), 1):
         try:
             ids.add(str(json.loads(line)["id"]) if line.startswith("{") else line)

@@ -198,6 +198,7 @@ def limit_time(seconds: float, what: str) -> Iterator[None]:
         raise UserError(f"{what} takes more than {seconds:g} s: it is given up") from None
 
 
+READING = 5.0  # seconds of processor time for a small file
 START_SECONDS = 120.0  # for its imports, on a busy machine
 PATIENCE = 10  # wall-clock time that a question may take, as a multiple of its CPU time: the machine may be busy
 
@@ -223,12 +224,23 @@ class Workers:
 
     def ask(self, question: Any, seconds: float | None) -> Any:
         """The answer to a question, within `seconds` of the worker's CPU time and PATIENCE times that by the clock."""
+        with self.session() as ask:
+            return ask(question, seconds)
+
+    @contextmanager
+    def session(self, keep: bool = True) -> Iterator[Callable[[Any, float | None], Any]]:
+        """Yields `ask` of one worker, which answers nobody else meanwhile; it is kept for others, or ended."""
         with self.slots:
             worker = self._take()
             try:
-                return worker.ask(question, seconds)
+                yield worker.ask
+            except GeneratorExit:  # the caller was given up, and with it perhaps the worker's pipe
+                keep = False
+                raise
             finally:
-                if worker.alive():
+                if not keep:
+                    worker.kill()
+                elif worker.alive():
                     with self.lock:
                         self.idle.append(worker)
 
@@ -291,7 +303,8 @@ class _Worker:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
-        self.pipe.close()
+        with contextlib.suppress(OSError):
+            self.pipe.close()
 
 
 def _end_with_parent(parent: int) -> None:

@@ -1,7 +1,10 @@
-"""What a stranger's recipe cannot do: run code that is not ours, read secrets, write elsewhere, take forever."""
+"""What a stranger's recipe or chat template cannot do: run code, read secrets, write elsewhere, take forever."""
 
 import importlib
+import os
 import pkgutil
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -15,8 +18,11 @@ import curation
 import eval as eval_package
 import limo
 import limo.recipe
+from limo.chat import set_template, template_text
 from limo.errors import UserError
+from limo.model import load_tokenizer
 from limo.recipe import bind, compose, resolve, trust
+from tests.conftest import CHATML
 
 Run = Callable[..., CompletedProcess[str]]
 HEAD = "# @package _global_\nname: x\n"
@@ -224,3 +230,57 @@ def test_a_hostile_recipe_is_one_line_and_leaves_nothing(
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
     assert done.stderr.splitlines()[-1].startswith("error: ") and "sk-very-secret" not in done.stdout + done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["canary.py", "my"]
+
+
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+DOUBLED = "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (LOOP, "takes more than 1 s"),
+        (f"{{% if messages[0].content == 'long' %}}{LOOP}{{% endif %}}x", "takes more than 1 s"),
+        ("{{ 'a' * 3000000000 }}", "takes too much memory"),
+        ("{{ 'a' * 300000000000000 }}", "takes too much memory"),
+        ("{{ 'a' * 100000000 }}", "takes 100,000,000 characters"),
+        ("{{ '%0999999999d' % 1 }}{{ '%0999999999d' % 1 }}{{ '%0999999999d' % 1 }}", "takes too much memory"),
+        (DOUBLED, "takes too much memory"),
+        ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "refuses messages of user: maximum recursion depth"),
+        ("{{ 1 / 0 }}", "refuses messages of user: division by zero"),
+        ("{{ messages[9].content }}", "refuses messages of user"),
+        ("{{ cycler.__init__.__globals__.os.system('touch ran') }}", "refuses messages of user"),
+        ("{{ raise_exception('no') }}", "refuses messages of user: no. Set system= if"),
+        ("{% include '/etc/passwd' %}", "refuses messages of user"),
+    ],
+)
+def test_a_hostile_chat_template_is_one_line(
+    template: str, said: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("limo.rendering.SECONDS", 1.0)
+    tokenizer = load_tokenizer(tiny)
+    tokenizer.chat_template = template
+    begun = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(UserError, match=re.escape(said)):
+            template_text(tokenizer, [{"role": "user", "content": "long"}])
+    assert time.monotonic() - begun < 20 and not (tmp_path / "ran").exists()
+    tokenizer.chat_template = CHATML
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a <|im_end|> {{ 1 }}"}]
+    assert template_text(tokenizer, messages) == tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    ), "and the next one is rendered as transformers does"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "large", "bytes"])
+def test_a_template_in_what_is_no_text_file_is_one_line(kind: str, tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "t.jinja"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "/dev/zero":
+        path.symlink_to(kind)
+    else:
+        path.write_bytes(b"\xff" if kind == "bytes" else b"x" * 2**26 + b"x")
+    with pytest.raises(UserError, match="is a device or a pipe|has more than|it is not UTF-8 text"):
+        set_template(load_tokenizer(tiny), str(path))
