@@ -2,36 +2,41 @@
 
     limo check recipe=mine
 
-Bindings of every section, what stages read and write, the first rows of each source, benchmarks, models and their chat
-templates, keys and servers, memory and disk. Nothing is sampled or trained. What needs the Hub is asked of the Hub;
-without one, it is listed as not checked. `curation.run` does the same before it begins: there, what only concerns the
-machine of the training and of the evaluation is a warning, since they may run elsewhere.
+Bindings of every section, what stages read and write, the first rows of each source beside the problems that are
+measured, benchmarks, models and their chat templates, keys and servers, memory and disk. Nothing is sampled or trained.
+What needs the Hub is asked of the Hub. Where no error is found, the last line says what was not checked.
+`curation.run` does the same before it begins: there, what only concerns the machine of the training and of the
+evaluation is a warning, since they may run elsewhere.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import httpx2
 
-from curation.stage import in_order, stage_errors
-from eval.benchmarks import is_required, on_hub, without_required
+from curation.folder import read_marks
+from curation.stage import check_sampling, in_order, stage_errors
+from eval.benchmarks import is_required, load, on_hub
 from eval.benchmarks import nodes as benchmark_nodes
+from limo.chat import render
 from limo.command import command
 from limo.console import say
-from limo.data import Example
+from limo.data import Example, content_id
 from limo.engines.local import TransformersEngine
 from limo.engines.server import ServerEngine
 from limo.errors import UserError
 from limo.machine import memory_of_devices, quiet_deepspeed
-from limo.model import EMBEDDED, HUB_NAME, embedded_file, load_tokenizer, tokenizer_folder
-from limo.recipe import bind, check_node, nodes
+from limo.model import EMBEDDED, HUB_NAME, embedded_file, is_here, load_tokenizer, tokenizer_folder
+from limo.recipe import bind, check_name, check_node, nodes, suggest
 from limo.run import read_manifest
+from limo.sources import RESERVED
 from limo.training.batches import padded_shape
 from limo.training.fit import check_settings
 from limo.training.models import load_trained_tokenizer
@@ -39,8 +44,11 @@ from limo.training.settings import Training
 from limo.training.sizes import ROOM, SHARDINGS, Data, Work, count_memory, measure_data, measure_model
 
 FEW = 20  # problems of a target that say something about shares
-READ = 20_000  # problems of a pool that are compared with a target before a run; the run itself compares all
-FIRST = 1000  # rows of a source that are read for one that is usable
+READ = 20_000  # rows of a source that are read before a run
+PATIENCE = 20  # seconds for reading a pool before a run
+RENDERED = 200  # of its rows that are rendered to see whether they fit into max_length
+NO_HUB = ", since the Hub cannot be reached"
+ALWAYS = ("probe", "fit", "report")  # sections of every recipe
 SECONDS = 5  # for a server or the Hub to answer
 STATES = 12  # bytes of a checkpoint for each trained parameter: float32 weights and Adam's two states
 
@@ -49,12 +57,16 @@ STATES = 12  # bytes of a checkpoint for each trained parameter: float32 weights
 class Finding:
     """One thing that a person should know before a run."""
 
-    level: Literal["error", "warning", "unreachable"]  # the last: only the Hub knows, and it cannot be reached
+    level: Literal["error", "warning", "unchecked"]  # the last: what could not be looked at, and why
     text: str
 
 
 class Findings(list[Finding]):
     """Findings that grow. Use `with findings.errors():` around what raises UserError."""
+
+    def __init__(self, found: Iterable[Finding] = ()) -> None:
+        super().__init__(found)
+        self.loaded = dict[str, list[Example]]()  # benchmarks that were read already
 
     @contextmanager
     def errors(self, where: str = "") -> Iterator[None]:
@@ -72,6 +84,10 @@ class Findings(list[Finding]):
     def warn(self, text: str) -> None:
         """Add a warning."""
         self.append(Finding("warning", text))
+
+    def unchecked(self, text: str) -> None:
+        """Add what could not be looked at."""
+        self.append(Finding("unchecked", text))
 
 
 def check_bindings(recipe: Mapping[str, Any]) -> Findings:
@@ -93,9 +109,9 @@ def check_bindings(recipe: Mapping[str, Any]) -> Findings:
 def check_model(path: str, where: str, template: bool = True) -> Findings:
     """Whether a model can be had, with a chat template where prompts are rendered with its own."""
     found = Findings()
-    here = path in EMBEDDED or Path(path).expanduser().is_dir()
-    if not here and HUB_NAME.fullmatch(path) and (missing := ask_hub(path.partition("@")[0], "model")):
-        return Findings([Finding(missing.level, f"{where}: {missing.text}")])
+    remote = path not in EMBEDDED and not is_here(path) and HUB_NAME.fullmatch(path)
+    if remote and (missing := ask_hub(path.partition("@")[0], "model")):
+        return Findings([_at(missing, where)])
     with found.errors(where):
         if path in EMBEDDED:  # known to have what it takes; its first use converts it
             embedded_file(path)
@@ -111,7 +127,7 @@ def ask_hub(name: str, kind: Literal["model", "dataset"]) -> Finding | None:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     if not _hub_answers():
-        return Finding("unreachable", f"{kind} {name}")
+        return Finding("unchecked", f"the {kind} {name}{NO_HUB}")
     try:
         HfApi(constants.ENDPOINT).auth_check(name, repo_type=kind)
     except GatedRepoError:
@@ -119,7 +135,7 @@ def ask_hub(name: str, kind: Literal["model", "dataset"]) -> Finding | None:
     except RepositoryNotFoundError:
         return Finding("error", f"the Hub has no {kind} {name}, or shows it only with the right HF_TOKEN")
     except (OSError, httpx2.HTTPError):
-        return Finding("unreachable", f"{kind} {name}")
+        return Finding("unchecked", f"the {kind} {name}{NO_HUB}")
     return None
 
 
@@ -201,7 +217,10 @@ def _check_cache(engine: TransformersEngine, max_tokens: int | None, where: str)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     each = 4 if engine.dtype == "float32" else 2
-    tokens = min(getattr(config, "max_position_embeddings", None) or 2**20, max_tokens or 2**20)
+    context = getattr(config, "max_position_embeddings", None) or 2**20
+    if max_tokens and max_tokens >= context:
+        found.warn(f"{where}: max_tokens={max_tokens:,}, and the model takes {context:,} tokens, prompts among them")
+    tokens = min(context, max_tokens or 2**20)
     row = 2 * config.num_hidden_layers * heads * width * each * tokens
     weights = sum(file.stat().st_size for file in engine.folder.glob("*.safetensors"))
     room = min(memory_of_devices()) - weights
@@ -290,15 +309,29 @@ def check_recipe(recipe: Mapping[str, Any]) -> Findings:
     """All findings of a recipe, errors first. A section that does not bind to its function is asked no more."""
     found = check_bindings(recipe)
     broken = {finding.text.partition(".")[0] for finding in found}
+    with found.errors():
+        check_name(str(recipe.get("name") or "").strip(), "name")
+    if not any(isinstance(node, Mapping) and "_target_" in node for name, node in recipe.items() if name not in ALWAYS):
+        found.error("the recipe has no section: build it on another one, such as `defaults: [/recipe/base, _self_]`")
     sections = {name: recipe[name] for name in ("curate", "train", "eval") if recipe.get(name) and name not in broken}
-    if recipe.get("curate") and {"pool", "stages"} <= set(recipe["curate"]):
-        found += check_curation(recipe["curate"])
+    measured, pool, curate = dict[str, list[Example]](), list[Example](), recipe.get("curate") or {}
+    if {"pool", "stages"} <= set(curate):
+        check_curation(curate, found, measured)
+        pool = check_pool(curate, found, measured)
+        kinds = (curate.get("controls") or {}).get("kinds") or ()
+        for name in recipe.get("control") or () if not isinstance(recipe.get("control"), str) else ():
+            if name not in kinds:
+                found.error(f"control has '{name}', which curate.controls.kinds does not make{suggest(name, kinds)}")
     if "eval" in sections:
-        found += check_benchmarks(recipe["eval"].get("benchmarks") or {}, "eval.benchmarks")
+        check_benchmarks(sections["eval"].get("benchmarks") or {}, "eval.benchmarks", found, {})
+        with found.errors():
+            check_sampling(sections["eval"], "eval.")
     for name in sections:
         found += check_engines(sections[name], name)
     if "train" in sections:
         found += check_training(sections["train"])
+        if pool and not any(finding.text.startswith("train") for finding in found):
+            check_lengths(sections["train"], curate, pool, found)
     if recipe.get("eval", {}).get("trained") and not recipe.get("control"):
         found.warn(
             "no control set is trained, so nothing will say whether the choice helped: control=[random] trains as many "
@@ -310,89 +343,153 @@ def check_recipe(recipe: Mapping[str, Any]) -> Findings:
     return Findings(sorted(unique.values(), key=lambda finding: finding.level))
 
 
-def check_curation(curate: Mapping[str, Any]) -> Findings:
-    """Stages in their order, and the sources of the pool."""
-    found = Findings()
+def check_curation(curate: Mapping[str, Any], found: Findings, measured: dict[str, list[Example]]) -> None:
+    """Stages in their order, their benchmarks, whose problems are added to `measured`, and the budget."""
     with found.errors():
         stages = in_order(curate["stages"], curate.get("order"))
         found += [Finding("error", text) for text in stage_errors(stages, curate["pool"])]
         for name, node in stages.items():
             if "benchmarks" in node:
-                found += check_benchmarks(node["benchmarks"], f"curate.stages.{name}.benchmarks")
+                check_benchmarks(node["benchmarks"], f"curate.stages.{name}.benchmarks", found, measured)
+    if curate.get("exclude"):
+        with found.errors():
+            read_marks(curate["exclude"])
+    prices = [node["engine"].get("price") for _, node in nodes(curate["stages"], "") if "engine" in node]
+    if (curate.get("budget") or {}).get("dollars") is not None and not any(prices):
+        found.warn("curate.budget.dollars limits nothing: no engine of the curation has a price")
+
+
+def check_pool(curate: Mapping[str, Any], found: Findings, measured: Mapping[str, list[Example]]) -> list[Example]:
+    """The first rows of each source; and whether what is asked of the pool can be had beside what is measured."""
+    pool, whole, begun = list[Example](), bool(curate["pool"]), time.monotonic()
     if not curate["pool"]:
-        found.append(Finding("error", "curate.pool names no source"))
-    found += check_size(curate)
+        found.error("curate.pool names no source")
     for name, node in curate["pool"].items():
-        if node["_target_"] == "limo.sources.hub":
-            found += _ask(str(node["path"]), f"curate.pool.{name}")
-        elif node["_target_"] == "limo.sources.file":
-            with found.errors(f"curate.pool.{name}"):
-                _first_row(name, node, str(curate.get("system") or ""))
-    return found
-
-
-def check_size(curate: Mapping[str, Any]) -> Findings:
-    """Whether the pool has as many problems as are asked for, and whether a target is no part of it."""
-    found, system = Findings(), str(curate.get("system") or "")
-    asked = {f"curate.stages.{name}": node for name, node in curate["stages"].items() if isinstance(node.get("k"), int)}
-    targets = {name: node["target"] for name, node in asked.items() if node.get("target")}
-    if not asked or any(str(node["_target_"]) == "limo.sources.hub" for node in curate["pool"].values()):
-        return found
-    most, wanted, seen = max(node["k"] for node in asked.values()), dict[str, tuple[str, str]](), set[str]()
-    for where, node in targets.items():
-        with found.errors(f"{where}.target"):
-            rows = [row for row in bind(node, f"{where}.target")("target", "") if isinstance(row, Example)]
-            wanted |= {row.question: (where, f"{at}: {row.question[:60]!r}") for at, row in enumerate(rows, 1)}
-            if len(rows) < FEW:
-                found.warn(f"{where}.target has {len(rows)} problems: shares of so few are rough, {FEW} are better")
-    try:
-        sources = (
-            row for name, node in curate["pool"].items() for row in bind(node, f"curate.pool.{name}")(name, system)
-        )
-        for row in sources:
-            if isinstance(row, Example):
-                seen.add(row.problem)
-                if row.question in wanted:
-                    where, which = wanted[row.question]
-                    found.error(
-                        f"{where}.target: its problem {which} is in the pool as {row.id}: a target is measured on, so "
-                        "remove it from one of the two"
-                    )
-                    return found
-            if len(seen) >= max(most, READ if wanted else 0):
-                return found
-    except UserError:
-        return found  # which the check of the source itself reports
-    for where, node in asked.items():
-        if node["k"] > len(seen):
-            found.warn(
-                f"{where}.k={node['k']:,} is more than the pool has: {len(seen):,} problems before any is dropped"
-            )
-    return found
-
-
-def _first_row(name: str, node: Mapping[str, Any], system: str) -> None:
-    rows = bind({**node, "fraction": 1.0}, f"curate.pool.{name}")(name, system)
-    if not any(isinstance(row, Example) for row in islice(rows, FIRST)) and next(rows, None) is None:
-        raise UserError("no row is usable")
-
-
-def check_benchmarks(benchmarks: Any, where: str) -> Iterator[Finding]:
-    """Whether each benchmark is here or on the Hub. One that would be left out is a warning."""
-    for name, node in benchmark_nodes(benchmarks).items():
-        found = Findings()
+        where = f"curate.pool.{name}"
+        if node.get("_target_") == "limo.sources.hub":
+            whole = False
+            found += _ask(str(node["path"]), where)
+            continue
+        before, seen = len(pool), 0
         with found.errors(where):
+            for seen, row in enumerate(bind(node, where)(name, str(curate.get("system") or "")), 1):
+                pool += [row] if isinstance(row, Example) else []
+                if seen >= READ or time.monotonic() - begun > PATIENCE:
+                    break
+        whole = whole and 0 < seen < READ and time.monotonic() - begun <= PATIENCE
+        if seen >= READ and len(pool) == before:
+            found.warn(f"{where}: none of its first {READ:,} rows is usable")
+        elif seen >= READ:
+            found.unchecked(f"{where} after its first {seen:,} rows")
+    if pool:
+        _check_measured(curate, pool, whole, found, measured)
+        _check_shares(curate, pool, whole, found)
+    return pool
+
+
+def _check_measured(
+    curate: Mapping[str, Any], pool: list[Example], whole: bool, found: Findings, measured: Mapping[str, list[Example]]
+) -> None:
+    """What is asked for, against the problems of the pool that are not measured; a target is no part of the pool."""
+    problems = {row.question: row for row in pool}
+    sets = {name: {row.question for row in rows} for name, rows in measured.items()}
+    for name, stage in curate["stages"].items():
+        where = f"curate.stages.{name}.target"
+        with found.errors(where):
+            target = bind(stage["target"], where)("target", "") if stage.get("target") else ()
+            rows = [row for row in target if isinstance(row, Example)]
+            if rows and len(rows) < FEW:
+                found.warn(f"{where} has {len(rows)} problems: shares of so few are rough, {FEW} are better")
+            there = (each for each in enumerate(rows, 1) if each[1].question in problems)
+            for at, row in islice(there, 1):
+                found.error(
+                    f"{where}: its problem {at}: {row.question[:60]!r} is in the pool as {problems[row.question].id}: "
+                    "a target is measured on, so remove it from one of the two"
+                )
+    for one, other in combinations(sets, 2):
+        if shared := len(sets[one] & sets[other]):
+            found.warn(f"{one} and {other} share {shared} problems: what is chosen by one is not measured by the other")
+    taken = {name: len(texts & problems.keys()) for name, texts in sets.items()}
+    said = ", ".join(f"{count:,} are in {name}" for name, count in taken.items() if count)
+    left = len(problems.keys() - set().union(*sets.values()))
+    if said and not left and whole:
+        found.error(f"every problem of the pool is measured too ({said}): none is left to train on")
+    elif said and 2 * left < len(problems):
+        found.warn(f"of {len(problems):,} problems of the pool, {said}: they leave it, and {left:,} stay")
+    for name, node in curate["stages"].items():
+        if isinstance(node.get("k"), int) and node["k"] > left and whole:
+            found.warn(
+                f"curate.stages.{name}.k={node['k']:,} is more than the pool has: {left:,} problems "
+                f"{'that are not measured, ' if said else ''}before any is dropped"
+            )
+
+
+def _check_shares(curate: Mapping[str, Any], pool: list[Example], whole: bool, found: Findings) -> None:
+    """Whether rows of the pool have the notes, and the values, by which shares are asked for."""
+    stages = list(curate["stages"].values())
+    theirs = any(not str(node["_target_"]).startswith("curation.stages.") for node in stages)  # may add notes
+    for name, node in curate["stages"].items():
+        for key, wanted in node["shares"].items() if isinstance(node.get("shares"), Mapping) else ():
+            known = {str({"source": row.source, **row.notes}[key]) for row in pool if key in ("source", *row.notes)}
+            where = f"curate.stages.{name}.shares.{key}"
+            if key == "cluster" or key in RESERVED or not whole or theirs:
+                continue
+            absent = [str(value) for value in wanted if str(value) not in known] if isinstance(wanted, Mapping) else []
+            if not known:
+                notes = sorted({"source", *(note for row in pool for note in row.notes)})
+                found.error(f"{where}: no row of the pool has a note '{key}'{suggest(key, notes)}")
+            elif absent:
+                hint = suggest(absent[0], sorted(known)[:20])
+                found.error(f"{where}: no row of the pool has {key} '{absent[0]}'{hint}")
+
+
+def check_lengths(train: Mapping[str, Any], curate: Mapping[str, Any], pool: list[Example], found: Findings) -> None:
+    """Whether the first rows of the pool fit into `max_length`, where the model's tokenizer is here."""
+    settings = bind(train, "train").args[0]  # type: ignore[attr-defined]
+    asked = [node["k"] for node in curate["stages"].values() if isinstance(node.get("k"), int)]
+    if asked and min(asked) < settings.global_batch:
+        found.warn(f"train.global_batch={settings.global_batch} is more than the {min(asked)} problems that are chosen")
+    if not is_here(settings.model):
+        found.unchecked(f"whether rows fit into train.max_length, since {settings.model} is not here yet")
+        return
+    with found.errors("train.max_length"):
+        tokenizer = load_trained_tokenizer(settings, tokenizer_folder(settings.model))
+        rows = [row if row.completion else replace(row, completion=row.answer) for row in pool[:RENDERED]]
+        lengths = [len(render(tokenizer, row).input_ids) for row in rows if row.completion]
+        fitting = sum(length <= settings.max_length for length in lengths)
+        said = f"train.max_length={settings.max_length}: {fitting} of the pool's first {len(lengths)} rows fit"
+        if lengths and not fitting:
+            found.error(f"{said}, and the shortest has {min(lengths)} tokens")
+        elif 2 * fitting < len(lengths):
+            found.warn(f"{said}; those that do not are dropped, or stop the training")
+
+
+def check_benchmarks(benchmarks: Any, where: str, found: Findings, measured: dict[str, list[Example]]) -> None:
+    """Whether each benchmark is here and usable, or on the Hub. One that would be left out is a warning.
+
+    The problems of those that are here are added to `measured`. What several places of a recipe name is read once.
+    """
+    for name, node in benchmark_nodes(benchmarks).items():
+        own, required, key = Findings(), is_required(name, node), content_id([name, node])
+        with own.errors(where):
             if repository := on_hub(name, node):
-                found += _ask(repository, f"{where}.{name}")
+                own += _ask(repository, f"{where}.{name}")
             else:
-                next(iter(bind(without_required(node), f"{where}.{name}")(name, "")), None)
-        required = is_required(name, node)
-        yield from (f if required or f.level != "error" else Finding("warning", f"{f.text}; left out") for f in found)
+                if key not in found.loaded:
+                    found.loaded[key] = load({name: {**node, "required": True}}, "")[name]
+                measured[f"{where}.{name}"] = found.loaded[key]
+        for finding in own:
+            kept = required or finding.level != "error"
+            found.append(finding if kept else Finding("warning", f"{finding.text}; left out"))
 
 
 def _ask(repository: str, where: str) -> Iterator[Finding]:
     if missing := ask_hub(repository, "dataset"):
-        yield Finding(missing.level, f"{where}: {missing.text}")
+        yield _at(missing, where)
+
+
+def _at(finding: Finding, where: str) -> Finding:
+    return finding if finding.level == "unchecked" else Finding(finding.level, f"{where}: {finding.text}")
 
 
 def check_before(recipe: Mapping[str, Any]) -> None:
@@ -402,23 +499,28 @@ def check_before(recipe: Mapping[str, Any]) -> None:
     found = check_recipe(recipe)
     later = ("train: ", "eval.engine: ")
     _report([Finding("warning", f.text) if f.text.startswith(later) else f for f in found], "Nothing was started")
+    if unchecked := [f.text for f in found if f.level == "unchecked" and f.text.endswith(NO_HUB)]:
+        say(f"not checked: {'; '.join(unchecked)}")
 
 
 def check_and_print(recipe: Mapping[str, Any]) -> None:
     """The command `limo check`."""
     found = check_recipe(recipe)
     _report(found, "Nothing was run")
-    say(f"{recipe['name']}: no error found")
+    open_ones = [f.text for f in found if f.level == "unchecked"]
+    if recipe.get("curate"):
+        open_ones += ["what models will reply", "how many rows each stage leaves (limo plan samples some)"]
+    if recipe.get("train"):
+        open_ones.append("whether the training learns")
+    say(f"{recipe['name']}: no error found. Not checked: {'; '.join(open_ones) or 'results'}")
 
 
 def _report(found: list[Finding], end: str) -> None:
     """Print findings a line each. Raises UserError with the only error, or with how many there are."""
     errors = [f for f in found if f.level == "error"]
     for finding in found:
-        if finding.level != "unreachable" and (finding.level != "error" or len(errors) > 1):
+        if finding.level == "warning" or (finding.level == "error" and len(errors) > 1):
             say(f"{finding.level}: {finding.text}")
-    if unreachable := sorted({f.text.rpartition(": ")[2] for f in found if f.level == "unreachable"}):
-        say(f"not checked, since the Hub cannot be reached from here: {', '.join(unreachable)}")
     if errors:
         raise UserError(errors[0].text if len(errors) == 1 else f"{len(errors)} errors, listed above. {end}")
 

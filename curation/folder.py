@@ -1,11 +1,13 @@
-"""A run's folder as a curation leaves it: settings, funnel, and the rows of every stage."""
+"""A run's folder as a curation leaves it: settings, funnel, the rows of every stage; and what a person marks there."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limo.data import Example, read_jsonl
+from limo.data import Example, read_jsonl, read_text
+from limo.errors import UserError
 from limo.run import read_manifest
 
 HELD = 2**24  # bytes of a file whose rows are kept in memory
@@ -58,3 +60,14 @@ def read_folder(path: Path) -> Folder:
     """What the folder's manifest says of a curation; empty where there is none."""
     entry = read_manifest(path).get("curate", {})
     return Folder(path, entry.get("settings", {}), entry.get("results", {}).get("funnel", []))
+
+
+def read_marks(path: str) -> list[str]:
+    """The ids in a file of marks, sorted: a JSON object with an `id` in each line, or the bare id."""
+    ids, lines = set[str](), read_text(path, "curate.exclude").splitlines()
+    for number, line in enumerate(filter(None, map(str.strip, lines)), 1):
+        try:
+            ids.add(str(json.loads(line)["id"]) if line.startswith("{") else line)
+        except (ValueError, KeyError):
+            raise UserError(f'curate.exclude: {path}, line {number}: no id, such as {{"id": "demo/12"}}') from None
+    return sorted(ids)

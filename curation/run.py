@@ -25,7 +25,7 @@ from typing import Any, Literal
 from curation.card import tabulate_funnel, write_card
 from curation.evidence.controls import Controls, write_controls
 from curation.evidence.probe_result import chosen_by, read_probe, warnings
-from curation.folder import Rows, stage_file
+from curation.folder import Rows, read_marks, stage_file
 from curation.matching.similar import digest
 from curation.runner import PerRow, RayData, apply
 from curation.stage import about_node, check_stages, collecting, in_order
@@ -136,22 +136,6 @@ def is_drawn(funnel: Sequence[Mapping[str, Any]], source: str) -> bool:
     return bool(chosen < HARDLY * funnel[names.index(source)]["in"])
 
 
-def read_marks(path: str) -> list[str]:
-    """The ids in a file of marks, sorted: a JSON object with an `id` in each line, or the bare id."""
-    ids = set[str]()
-    try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"curate.exclude: cannot read '{path}': {why}") from None
-    for number, line in enumerate(filter(None, map(str.strip, lines)), 1):
-        try:
-            ids.add(str(json.loads(line)["id"]) if line.startswith("{") else line)
-        except (ValueError, KeyError):
-            raise UserError(f'curate.exclude: {path}, line {number}: no id, such as {{"id": "demo/12"}}') from None
-    return sorted(ids)
-
-
 def read_pool(sources: Mapping[str, Any], system: str) -> Iterator[Row]:
     """The rows of all sources, in the recipe's order. A row whose id came before is dropped."""
     seen: set[int] = set()
@@ -215,7 +199,8 @@ def run_first(curate: Mapping[str, Any], first: Mapping[str, Any]) -> Rows:
     settings = {key: curate[key] for key in ("system", "pool", "controls", "pairs")}
     settings |= {"per_row": curate["per_row"]} if curate.get("per_row") else {}
     settings |= {"order": list(stages), "stages": stages}
-    with lock_run(folder / "work", "curating"):
+    limits: Limits = bind({"_target_": "limo.engines.ledger.Limits", **(curate.get("budget") or {})}, "curate.budget")()
+    with within_budget(str(folder.resolve()), limits), lock_run(folder / "work", "curating"):
         old, new = read_manifest(folder).get("curate"), json.loads(json.dumps(lasting(settings)))
         new["exclude"] = old and old["settings"].get("exclude")  # of what is chosen later
         if old and old["finished"] and (changed := differences(old["settings"], new)):

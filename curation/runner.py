@@ -20,8 +20,6 @@ rows use datatrove or Ray's own readers first.
 import multiprocessing
 import os
 import pickle
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,12 +34,11 @@ from curation.parallel import chunked, spread
 from curation.stage import Metric, about_node, collecting, drop, merge
 from limo.data import Example, Row, parse_row
 from limo.errors import UserError, explain, need_package
-from limo.processes import PATIENCE
+from limo.processes import Overrun, limited
 from limo.recipe import bind
 
 BATCH = 250  # rows of one call
 FEW = 16  # batches that are not worth starting processes for
-AGAIN = 1.0  # seconds after which a stage that swallowed the signal gets another
 
 Function = Callable[[Iterable[Example]], Iterable[Row]]
 Node = Mapping[str, Any]
@@ -167,61 +164,24 @@ def _ray(address: str | None) -> Iterator[Any]:
         raise
 
 
-class Overrun(BaseException):
-    """A row takes too long. Not an Exception, so that a stage's own `except Exception` does not swallow it."""
-
-
 class _Fed:
     """Rows that restart the timer as they are taken."""
 
-    def __init__(self, rows: Iterable[Example], seconds: float) -> None:
-        self.rows, self.seconds = rows, seconds
+    def __init__(self, rows: Iterable[Example], restart: Callable[[], None]) -> None:
+        self.rows, self.restart = rows, restart
 
     def __iter__(self) -> Iterator[Example]:
         for row in self.rows:
-            _restart(self.seconds)
+            self.restart()
             yield row
-        _restart(self.seconds)
-
-
-_armed = False
-
-
-def _restart(seconds: float) -> None:
-    if _armed:
-        signal.setitimer(signal.ITIMER_PROF, seconds, AGAIN)
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE * seconds, AGAIN)
-
-
-def _stop(*_: Any) -> None:
-    if _armed:
-        raise Overrun
-
-
-@contextmanager
-def _timer() -> Iterator[None]:
-    """Within the block, `_restart` limits what follows it. Raises Overrun there."""
-    global _armed
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {kind: signal.signal(kind, _stop) for kind in (signal.SIGPROF, signal.SIGALRM)}
-    _armed = True
-    try:
-        yield
-    finally:
-        _armed = False
-        for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
-            signal.setitimer(timer, 0)
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+        self.restart()
 
 
 def run_bounded(function: Function, rows: list[Example], per_row: PerRow) -> list[Row]:
     """What a stage yields for `rows`; a row that overruns its budget is dropped."""
     try:
-        with collecting() as metrics, _timer():
-            found = list(function(_Fed(rows, per_row.seconds)))
+        with collecting() as metrics, limited() as restart:
+            found = list(function(_Fed(rows, lambda: restart(per_row.seconds))))
     except (Overrun, MemoryError) as error:  # the metrics of these rows are not merged: they are done again, or dropped
         if len(rows) > 1:
             return [out for row in rows for out in run_bounded(function, [row], per_row)]

@@ -168,10 +168,17 @@ def check_engines(settings: Mapping[str, Any], where: str = "") -> None:
             continue
         if name == "engine":
             bind(value, f"{where}engine")()
-        elif name == "sampling" and value.get("n", 1) > 1 and not value.get("temperature"):
-            raise UserError(f"{where}sampling: {value['n']} samples at temperature 0 are one: raise it, or set n=1")
+        elif name == "sampling":
+            check_sampling(settings, where)
         else:
             check_engines(value, f"{where}{name}.")
+
+
+def check_sampling(settings: Mapping[str, Any], where: str) -> None:
+    """Raise UserError for several samples at temperature 0."""
+    asked = settings.get("sampling") or {}
+    if asked.get("n", 1) > 1 and not asked.get("temperature"):
+        raise UserError(f"{where}sampling: {asked['n']} samples at temperature 0 are one: raise it, or set n=1")
 
 
 def _names(patterns: Names, settings: Mapping[str, Any]) -> Iterator[str]:

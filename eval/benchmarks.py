@@ -25,6 +25,7 @@ from limo.data import Dropped, Example, Row, chat
 from limo.errors import UserError
 from limo.recipe import InputPath, bind, suggest
 from limo.sources import Reading, examples, hub_rows
+from limo.sources.columns import plain as plain_answer
 from limo.sources.files import Raw, read_rows
 
 REPEATED = "repeated problem"  # generators repeat themselves; any other dropped row is an error
@@ -118,6 +119,15 @@ def _check(name: str, rows: Sequence[Example]) -> None:
         raise UserError(
             f"benchmark '{name}': two rows have the id '{twice}'. Results are stored by id: make the ids unique"
         )
+    answers = dict[str, Example]()
+    for row in rows:
+        before = answers.setdefault(" ".join(row.question.lower().split()), row)
+        if before is not row and name not in TABLE:
+            same = plain_answer(before.answer) == plain_answer(row.answer)
+            raise UserError(
+                f"benchmark '{name}': rows {before.notes.get('row')} and {row.notes.get('row')} are one problem"
+                f"{'' if same else f' with two answers, {before.answer!r} and {row.answer!r}'}: remove one of them"
+            )
     letters = {row.answer for row in rows}
     if len(rows) >= 20 and len(letters) == 1 and all(row.notes.get("answer_kind") == "choice" for row in rows):
         raise UserError(

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import yaml
 
+from limo.data import read_text
 from limo.errors import UserError
+from limo.processes import READING, limit_time
 
 COUNTED = ("verification", "exploration", "connectives")
 FOLDER = Path(__file__).parent / "words"
@@ -73,12 +75,13 @@ def term_lists(names: Sequence[str]) -> dict[str, list[str]]:
 
 def _read(name: str) -> dict[str, list[str]]:
     path = FOLDER / f"{name}.yaml" if (FOLDER / f"{name}.yaml").is_file() else Path(name)
-    try:
-        lists = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {feature: [str(term).lower() for term in lists[feature]] for feature in COUNTED}
-    except (FileNotFoundError, IsADirectoryError):
+    if path.is_dir() or not path.exists():
         shipped = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
-        raise UserError(f"score.words: there is no word list '{name}'; shipped are {shipped}") from None
+        raise UserError(f"score.words: there is no word list '{name}'; shipped are {shipped}")
+    try:
+        with limit_time(READING, f"{path}"):
+            lists = yaml.safe_load(read_text(path, "score.words"))
+            return {feature: [str(term).lower() for term in lists[feature]] for feature in COUNTED}
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"{path}: must give a list of words for {', '.join(COUNTED)} ({error})") from None
 

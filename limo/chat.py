@@ -16,8 +16,9 @@ from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from limo.data import Example, Message
+from limo.data import Example, Message, read_text
 from limo.errors import UserError
+from limo.rendering import Refused, render_template
 
 MARK = "\ue000{}\ue001"  # private-use characters stand for a message's text while the template is rendered
 MASKED = -100  # the label of a token outside the loss
@@ -107,11 +108,10 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
 
 def template_text(tokenizer: Any, messages: Sequence[Any], ask: bool = True) -> str:
     """The text that the chat template renders; with `ask`, up to the start of the assistant's turn."""
-    from jinja2 import TemplateError
-
+    tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=ask))
-    except TemplateError as error:
+        return render_template(tokenizer.get_chat_template(), messages, ask, tokens)
+    except Refused as error:
         roles = ", ".join(m["role"] for m in messages)
         raise UserError(
             f"the chat template refuses messages of {roles}: {error}. Set system= if it takes no system message"
@@ -163,7 +163,7 @@ def controls(tokenizer: Any) -> dict[int, str]:
 
 def set_template(tokenizer: Any, template: str | None) -> None:
     """Choose the chat template: None keeps the tokenizer's own, "chatml" is plain ChatML, else a .jinja file."""
-    from jinja2 import TemplateError, TemplateSyntaxError
+    from jinja2 import TemplateSyntaxError
 
     before = tokenizer.chat_template
     if template is None:
@@ -173,13 +173,13 @@ def set_template(tokenizer: Any, template: str | None) -> None:
     chatml = "{{- bos_token }}\n" * prepends_bos(tokenizer) + CHATML
     tokenizer.chat_template = chatml if template == "chatml" else _read_template(template)
     try:
-        tokenizer.apply_chat_template([{"role": "user", "content": "q"}], tokenize=False, add_generation_prompt=True)
+        render_template(tokenizer.chat_template, [{"role": "user", "content": "q"}], True, {})
     except TemplateSyntaxError as error:
         tokenizer.chat_template = before
         raise UserError(
             f"chat_template={template}: not a Jinja template, line {error.lineno}: {error.message}"
         ) from error
-    except TemplateError:  # it needs other messages than this one; the rows will show
+    except Refused:  # it needs other messages than this one, or tokens; the rows will show
         pass
 
 
@@ -251,14 +251,9 @@ def _conversation(tokenizer: Any) -> list[int]:
 
 
 def _read_template(template: str) -> str:
-    path = Path(template).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(
-            f"chat_template={template}: no such template ({why}). Give chatml, or the path of a .jinja file"
-        ) from error
+    if not Path(template).expanduser().exists():
+        raise UserError(f"chat_template={template}: no such template. Give chatml, or the path of a .jinja file")
+    text = read_text(template, f"chat_template={template}")
     if not text.strip():
         raise UserError(f"chat_template={template}: the file is empty. Give chatml, or the path of a .jinja file")
     return text

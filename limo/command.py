@@ -7,7 +7,6 @@ Commands that need no recipe take the arguments of a function (`run_function`): 
 everything else as key=value or --key value.
 """
 
-import difflib
 import inspect
 import math
 import os
@@ -30,10 +29,14 @@ import yaml
 from limo.console import clock
 from limo.errors import UserError, explain_os_error, reported
 from limo.machine import samples_folder, set_environment, world_size
+from limo.processes import override
 from limo.recipe import (
     RECIPES,
     check_section,
     compose,
+    guard_hydra,
+    keys,
+    nearest,
     recipe_names,
     resolve_config,
     run_section,
@@ -106,6 +109,7 @@ class _Run:
     def start(self) -> None:
         import hydra
 
+        guard_hydra()
         # Values that Hydra's launchers pickle may not hold this object, so a function in between
         hydra.main(version_base="1.3", config_path=str(RECIPES), config_name="run")(lambda config: self.job(config))()
         if self.jobs:
@@ -151,7 +155,7 @@ class _Run:
         sys.stderr.write(f"== {out}\n")
         environment = {k: v for k, v in os.environ.items() if self.debug or k != "HYDRA_FULL_ERROR"}
         begun = time.monotonic()
-        call = [sys.executable, "-m", self.module, *_arguments(settings), f"out='{out}'"]
+        call = [sys.executable, "-m", self.module, *_arguments(settings), override("out", str(out))]
         code = subprocess.run(call, env=environment).returncode
         metric, outcome = None, f"failed ({code})" if code else "done"
         try:
@@ -184,14 +188,9 @@ def _arguments(settings: Any) -> list[str]:
 
 
 def _refuse_without_effect(overrides: Sequence[str], recipe: Mapping[str, Any]) -> None:
-    """Raise UserError for `+key=value` beside the sections, which nothing reads, and `key={}`, which Hydra merges."""
-    for override in overrides:
-        key, _, value = override.partition("=")
-        name = key.lstrip("+")
-        if key.startswith("+") and not any(sign in name for sign in "./@") and not (RECIPES / name).is_dir():
-            known = _known_keys()
-            if known and name not in known:
-                raise UserError(f"nothing reads a key '{name}' beside the recipe's sections{_nearest(name)}")
+    """Raise UserError for `key={}`, which Hydra merges."""
+    for typed in overrides:
+        key, _, value = typed.partition("=")
         found: Any = recipe
         for part in key.split(".") if value.replace(" ", "") == "{}" else ():
             found = found.get(part) if isinstance(found, Mapping) else None
@@ -258,7 +257,7 @@ def _explain_composition(error: BaseException) -> str:
     if full.startswith("Could not override '"):
         key = getattr(error.__cause__, "full_key", None) or full.split("'")[1]  # a {...} names its own key
         adds = f"; +{key}=... adds a new one" if "." in key else ""
-        return f"the recipe has no key '{key}'{_nearest(key)}. --cfg job prints them all{adds}"
+        return f"the recipe has no key '{key}'{nearest(key, _known_keys())}. --cfg job prints them all{adds}"
     cause = f": {' '.join(str(error.__cause__).split())}" if error.__cause__ else ""
     if "Cannot merge" in cause and (kind := re.search(r"full_key: (\S+)", cause)):
         return f"{kind[1]} is of another kind in the recipe, so remove that first: '~{kind[1]}' '+{kind[1]}=...'"
@@ -270,11 +269,6 @@ def _known_keys() -> list[str]:
     from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
 
-    def keys(value: Any, where: str = "") -> Iterator[str]:
-        for key, inner in value.items() if isinstance(value, Mapping) else ():
-            yield f"{where}{key}"
-            yield from keys(inner, f"{where}{key}.")
-
     given, _ = get_args_parser().parse_known_args()
     chosen = [override for override in given.overrides if override.startswith(("recipe=", "hydra.searchpath="))]
     if given.config_dir:
@@ -283,16 +277,6 @@ def _known_keys() -> list[str]:
         return list(keys(compose(*chosen, allow_missing=True))) if chosen else []
     except (HydraException, UserError):
         return []
-
-
-def _nearest(key: str) -> str:
-    """The known key that was meant: one of the same name elsewhere, or a similar one."""
-    known, name = _known_keys(), key.rpartition(".")[2]
-    same = [k for k in known if k.rpartition(".")[2] == name and k != key]
-    # What a run is made of comes before what only measures it
-    same.sort(key=lambda k: (k.startswith(("probe.", "fit.", "tournament.")), k.count(".")))
-    meant = next(iter(same or difflib.get_close_matches(key, known, 1)), "")
-    return f" (did you mean '{meant}'?)" if meant else ""
 
 
 def run_function(function: Callable[..., Any], command: str, about: str | None) -> None:

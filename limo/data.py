@@ -23,6 +23,7 @@ import orjson
 
 from limo.errors import UserError
 
+TEXT = 2**26  # bytes of a file of settings, words or marks
 LONG_NUMBER = re.compile(rb"\d{19}")
 
 
@@ -117,6 +118,25 @@ def content_id(value: Any, size: int = 8) -> str:
     """A stable hex name of `size` bytes for any JSON value."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=size).hexdigest()
+
+
+def check_regular(path: Path) -> None:
+    """Raise UserError for a device or a pipe, which may have no end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"'{path}' is a device or a pipe: save what it gives as a file")
+
+
+def read_text(path: str | Path, where: str) -> str:
+    """The text of a small file that a person has named. Raises UserError, with `where`, if it cannot be read."""
+    path = Path(path).expanduser()
+    check_regular(path)
+    try:
+        if path.stat().st_size > TEXT:
+            raise UserError(f"{where}: '{path}' has more than {TEXT:,} bytes")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"{where}: cannot read '{path}': {why}") from None
 
 
 def read_jsonl(path: str | Path) -> Iterator[Example]:

@@ -47,10 +47,19 @@ def model_folder(path: str) -> Path:
     return _downloaded(path, MODEL_FILES)
 
 
+def is_here(path: str) -> bool:
+    """Whether a model's folder exists: nothing has to be downloaded or converted."""
+    return (_converted(path) / "config.json").is_file() if path in EMBEDDED else Path(path).expanduser().is_dir()
+
+
 def tokenizer_folder(path: str) -> Path:
     """As `model_folder`; of a model on the Hub only what its tokenizer needs is downloaded."""
-    here = path in EMBEDDED or Path(path).expanduser().is_dir()
-    return model_folder(path) if here or not HUB_NAME.fullmatch(path) else _downloaded(path, TOKENIZER_FILES)
+    on_hub = path not in EMBEDDED and not is_here(path) and HUB_NAME.fullmatch(path)
+    return _downloaded(path, TOKENIZER_FILES) if on_hub else model_folder(path)
+
+
+def _converted(path: str) -> Path:
+    return cache_folder() / "models" / path.partition(":")[2]
 
 
 def _downloaded(path: str, files: tuple[str, ...]) -> Path:
@@ -82,8 +91,8 @@ def embedded_file(path: str) -> tuple[Path, str]:
 
 def _embedded(path: str) -> Path:
     """Convert the package's GGUF file, once; the folder appears under its name only when complete."""
-    folder = cache_folder() / "models" / path.partition(":")[2]
-    if (folder / "config.json").is_file():
+    folder = _converted(path)
+    if is_here(path):
         return folder
     source, file = embedded_file(path)
     quiet_deepspeed()

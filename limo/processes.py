@@ -140,6 +140,68 @@ def _write(value: Any) -> str:
     return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (r"\'" if found[2] else ""), value) + "'"
 
 
+class Overrun(BaseException):
+    """What is limited takes too long. Not an Exception, so that no `except Exception` below swallows it."""
+
+
+_armed = False
+AGAIN = 1.0  # seconds after which what swallowed the signal gets another
+
+
+@contextmanager
+def limited() -> Iterator[Callable[[float], None]]:
+    """Yield a function that gives what follows it in the block so many seconds of processor time, and PATIENCE times
+    that by the clock. Then Overrun is raised there.
+
+    The timers are signals, which Python handles between its own instructions: one long call of a C library ends first.
+    Nothing is limited outside of a process's main thread; a block inside another one restarts its timers.
+    """
+    global _armed
+
+    def restart(seconds: float) -> None:
+        if _armed:
+            signal.setitimer(signal.ITIMER_PROF, seconds, AGAIN)
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE * seconds, AGAIN)
+
+    def stop(*_: Any) -> None:
+        if _armed:
+            raise Overrun
+
+    if _armed or threading.current_thread() is not threading.main_thread():
+        yield restart
+        return
+    before = {kind: signal.signal(kind, stop) for kind in (signal.SIGPROF, signal.SIGALRM)}
+    _armed = True
+    try:
+        yield restart
+    finally:
+        _armed = False
+        for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+            signal.setitimer(timer, 0)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+@contextmanager
+def limit_time(seconds: float, what: str) -> Iterator[None]:
+    """Raise UserError if the block takes more than so many seconds of processor time, or recurses too deep.
+
+    A library may turn what interrupts it into an error of its own, which then means nothing.
+    """
+    end = time.process_time() + seconds
+    try:
+        with limited() as restart:
+            restart(seconds)
+            yield
+    except RecursionError:
+        raise UserError(f"{what}: it is nested too deep") from None
+    except (Overrun, Exception) as error:
+        if time.process_time() < end and not isinstance(error, Overrun):
+            raise
+        raise UserError(f"{what} takes more than {seconds:g} s: it is given up") from None
+
+
+READING = 5.0  # seconds of processor time for a small file
 START_SECONDS = 120.0  # for its imports, on a busy machine
 PATIENCE = 10  # wall-clock time that a question may take, as a multiple of its CPU time: the machine may be busy
 
@@ -165,12 +227,23 @@ class Workers:
 
     def ask(self, question: Any, seconds: float | None) -> Any:
         """The answer to a question, within `seconds` of the worker's CPU time and PATIENCE times that by the clock."""
+        with self.session() as ask:
+            return ask(question, seconds)
+
+    @contextmanager
+    def session(self, keep: bool = True) -> Iterator[Callable[[Any, float | None], Any]]:
+        """Yields `ask` of one worker, which answers nobody else meanwhile; it is kept for others, or ended."""
         with self.slots:
             worker = self._take()
             try:
-                return worker.ask(question, seconds)
+                yield worker.ask
+            except GeneratorExit:  # the caller was given up, and with it perhaps the worker's pipe
+                keep = False
+                raise
             finally:
-                if worker.alive():
+                if not keep:
+                    worker.kill()
+                elif worker.alive():
                     with self.lock:
                         self.idle.append(worker)
 
@@ -233,7 +306,8 @@ class _Worker:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
-        self.pipe.close()
+        with contextlib.suppress(OSError):
+            self.pipe.close()
 
 
 def _end_with_parent(parent: int) -> None:

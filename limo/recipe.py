@@ -14,26 +14,32 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
-from functools import partial
+from functools import partial, wraps
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import yaml
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from limo.console import logged
 from limo.data import match_pattern
 from limo.errors import UserError
 from limo.machine import is_main
+from limo.processes import limit_time
 from limo.run import remember_recipe
 
 T = TypeVar("T")
 OURS = ("limo", "curation", "eval")  # packages whose functions a recipe may name
 TRUST = "LIMO_TRUST"  # the environment variable with further modules, for child processes
 READABLE = ("LIMO_", "MAMMOTH2_", "SLURM_", "DATA_")  # environment variables that a recipe may read begin so
+SECRET = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH", re.I)  # unless their name says that they hold one
+SWEEPER = ("direction", "n_trials", "n_jobs", "max_batch_size", "study_name", "params", "search_space", "sampler")
+HYDRAS = ("hydra_plugins.", "hydra._internal.", "optuna.samplers.")  # targets that a sweeper's settings may name
+COMPOSING = 4  # seconds of processor time in which a recipe must be composed
 _NONE = object()
 _HERE = Path(__file__).resolve().parent
 # In a checkout the recipes are beside the package; in an installed wheel, inside it
@@ -46,22 +52,102 @@ InputPaths = Annotated[list[str], READS]
 InputBenchmarks = Annotated[list[Any] | dict[str, Any], READS]  # names, files, and nodes of sources
 
 
+_trusted = [*OURS, *filter(None, os.environ.get(TRUST, "").split(","))]  # read before any recipe is
+
+
 def trust(modules: str) -> None:
     """Let `_target_` name functions of these modules as well (several with commas), here and in child processes."""
-    known = filter(None, os.environ.get(TRUST, "").split(","))
-    os.environ[TRUST] = ",".join(dict.fromkeys([*known, *modules.split(",")]))
+    _trusted[:] = dict.fromkeys([*_trusted, *filter(None, modules.split(","))])
+    os.environ[TRUST] = ",".join(_trusted[len(OURS) :])
+
+
+def is_trusted(module: str) -> bool:
+    """Whether a module, or what holds it, is ours or was named with --trust."""
+    return any(module == known or module.startswith(f"{known}.") for known in _trusted)
 
 
 def _read_environment(name: str, default: Any = _NONE) -> Any:
     """`${oc.env:NAME}`: only variables that hold no secret, since a recipe's values reach data, cards and logs."""
-    if not name.startswith(READABLE) and name not in ("HOME", "USER", "TMPDIR", "SCRATCH", "PWD"):
+    known = name.startswith(READABLE) or name in ("HOME", "USER", "TMPDIR", "SCRATCH", "PWD")
+    if not known or SECRET.search(name):
         raise UserError(
             f"the recipe reads the environment variable {name}, which may be a secret. It may read HOME, USER, TMPDIR, "
-            f"SCRATCH, PWD and names that begin with {', '.join(READABLE)}"
+            f"SCRATCH, PWD and names that begin with {', '.join(READABLE)} and hold no word such as KEY or TOKEN"
         )
     if name not in os.environ and default is _NONE:
         raise UserError(f"the recipe reads the environment variable {name}, which is not set")
     return os.environ.get(name, default)
+
+
+def guard_hydra() -> None:
+    """Before anything is composed: what a recipe may read and set, wherever Hydra itself resolves or obeys it.
+
+    Hydra runs what the settings below `hydra` name (callbacks, logging, launchers), sets environment variables from
+    them and writes where they say. So each configuration that it composes is compared with one of the command line's
+    own `hydra` settings alone; a recipe may add the sweeper's own numbers. And a key that nothing reads is refused.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("oc.env", _read_environment, replace=True)
+    OmegaConf.register_new_resolver("shipped", lambda name: str(RECIPES / "data" / name), replace=True)
+    load, change = ConfigLoaderImpl.load_configuration, ConfigLoaderImpl._apply_overrides_to_config
+    if getattr(load, "guarded", False):
+        return
+    read = set[str]()  # by the recipe as it is written: the command line may replace the value that names a key
+
+    def change_and_note(overrides: Any, config: Any) -> None:
+        read.clear()
+        read.update(_named_in(OmegaConf.to_container(config)))
+        change(overrides, config)
+
+    @wraps(load)
+    def guarded(loader: Any, config_name: str | None, overrides: list[str], *rest: Any, **more: Any) -> Any:
+        typed = [text for text in overrides if text.lstrip("+~").startswith("hydra")]
+        with limit_time(COMPOSING, "composing the recipe"):
+            try:
+                plain, whole = (load(loader, config_name, given, *rest, **more) for given in (typed, overrides))
+            except KeyError as error:  # of hydra.job.env_copy
+                raise UserError(f"the recipe sets hydra.job: there is no variable {error}") from None
+            before, found = (typing.cast(dict[str, Any], OmegaConf.to_container(c.hydra)) for c in (plain, whole))
+        if found["overrides"].pop("task") != [text for text in overrides if text not in typed]:
+            raise UserError("the recipe sets hydra.overrides, which are the command line's")
+        _refuse_hydra(before, found)
+        _refuse_unread(OmegaConf.to_container(whole), read)
+        return whole
+
+    guarded.guarded = True  # type: ignore[attr-defined]
+    ConfigLoaderImpl.load_configuration = guarded  # type: ignore[method-assign, assignment]
+    ConfigLoaderImpl._apply_overrides_to_config = staticmethod(change_and_note)  # type: ignore[method-assign, assignment]
+
+
+def _refuse_hydra(plain: Any, whole: Any) -> None:
+    """Raise UserError for a setting below `hydra` that the recipe changes, but the sweeper's own."""
+    for config in (plain, whole):  # what Hydra itself fills in
+        del config["runtime"], config["job"]["override_dirname"]
+    plain["overrides"].pop("task")
+    before, sweeper = plain.pop("sweeper"), whole.pop("sweeper")
+    changed = [f"hydra.{key}" for key in whole if whole[key] != plain.get(key)]
+    for key, value in sweeper.items():
+        own = key in (*SWEEPER, "_target_") or value is None
+        named = all(str(target).startswith(HYDRAS) for target in _targets({key: value}))
+        inside = (
+            any(str(name).lstrip("+~").startswith("hydra") for name in value) if isinstance(value, Mapping) else False
+        )
+        if value != before.get(key) and (inside or not (own and named)):
+            changed.append(f"hydra.sweeper.{key}")
+    if changed:
+        raise UserError(
+            f"the recipe sets {changed[0]}, and Hydra runs what such settings name: a recipe may set only "
+            f"{', '.join(SWEEPER)} of hydra.sweeper. Remove it, or give it on the command line"
+        )
+
+
+def _targets(value: Any) -> Iterator[Any]:
+    for key, inner in (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    ):
+        yield from [inner] if key == "_target_" else _targets(inner)
 
 
 def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
@@ -69,8 +155,6 @@ def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
-    OmegaConf.register_new_resolver("oc.env", _read_environment, replace=True)
-    OmegaConf.register_new_resolver("shipped", lambda name: str(RECIPES / "data" / name), replace=True)
     if "recipe" in config:
         raise UserError("the recipe's first line must be `# @package _global_`: its keys belong at the top level")
     if OmegaConf.is_missing(config, "name"):
@@ -88,6 +172,48 @@ def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
         ) from None
 
 
+def _named_in(config: Any) -> set[str]:
+    """The keys at the top level that a `${...}` somewhere in a composed recipe names."""
+    return set(re.findall(r"\$\{(?:oc\.select:)?\s*(\w+)", repr(config)))
+
+
+def _refuse_unread(config: Any, read: Collection[str]) -> None:
+    """Raise UserError for keys at the top level that nothing reads, and for a section without its function.
+
+    Read are the sections, the keys of run.yaml, what a `${...}` names, and what holds nodes to choose from on the
+    command line.
+    """
+    named = {"hydra", "recipe", *read, *_named_in(config)}  # below `recipe` stands one without its first line
+    named |= set(yaml.safe_load((RECIPES / "run.yaml").read_text(encoding="utf-8")))
+    unread = [key for key, value in config.items() if key not in named and not any(_targets(value))]
+    for section in ("curate", "train", "eval"):
+        if isinstance(config.get(section), Mapping) and "_target_" not in config[section]:
+            raise UserError(
+                f"the recipe's section {section} names no function: a recipe builds on another one, such as "
+                "`defaults: [/recipe/base, _self_]`"
+            )
+    known = [key for key in keys({k: v for k, v in config.items() if k != "hydra"}) if key not in unread]
+    if said := [f"'{key}'{nearest(str(key), known)}" for key in unread]:
+        raise UserError(f"nothing reads the recipe's key {' nor '.join(said)}. Does it lack a line `defaults:`?")
+
+
+def keys(value: Any, where: str = "") -> Iterator[str]:
+    """The keys of a mapping, at any depth: `train.args.seed`."""
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        yield f"{where}{key}"
+        yield from keys(inner, f"{where}{key}.")
+
+
+def nearest(key: str, known: Sequence[str]) -> str:
+    """A hint at the known key that was meant: one of the same name elsewhere, or a similar one."""
+    name = key.rpartition(".")[2]
+    same = [k for k in known if k.rpartition(".")[2] == name and k != key]
+    # What a run is made of comes before what only measures it
+    same.sort(key=lambda k: (k.startswith(("probe.", "fit.", "tournament.")), k.count(".")))
+    meant = next(iter(same or difflib.get_close_matches(key, known, 1)), "")
+    return f" (did you mean '{meant}'?)" if meant else ""
+
+
 def compose(*overrides: str, allow_missing: bool = False) -> dict[str, Any]:
     """A recipe as a command would see it, for use from Python: `compose("recipe=demo", "seed=1")`.
 
@@ -97,6 +223,7 @@ def compose(*overrides: str, allow_missing: bool = False) -> dict[str, Any]:
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    guard_hydra()
     state = GlobalHydra.instance()
     running = state.hydra  # of the command that calls this
     state.clear()
@@ -121,9 +248,7 @@ def recipe_names() -> list[str]:
 
 def check_section(recipe: Mapping[str, Any], section: str) -> Mapping[str, Any]:
     """A section of a recipe, after it and every node in it was bound to its function. Raises UserError otherwise."""
-    if not str(recipe.get("name") or "").strip():
-        raise UserError("name= is empty: a run's folder is named by it")
-    check_name(str(recipe["name"]), "name")
+    check_name(str(recipe.get("name") or "").strip(), "name")
     if not isinstance(recipe.get(section), dict):
         raise UserError(f"the recipe '{recipe.get('name')}' has no section '{section}'")
     bind(recipe[section], section)
@@ -133,9 +258,11 @@ def check_section(recipe: Mapping[str, Any], section: str) -> Mapping[str, Any]:
 
 
 def check_name(name: str, where: str) -> None:
-    """Raise UserError for a name that would leave the folder that it names a part of."""
-    if not re.fullmatch(r"[^/\\\0\n]{1,120}", name) or name in (".", ".."):
-        raise UserError(f"{where}: '{name[:80]}' names files: no slash, 120 characters at most")
+    """Raise UserError for a name that would leave the folder that it names a part of, or that Hydra would resolve."""
+    if not re.fullmatch(r"[^/\\\0-\x1f\x7f]{1,120}", name) or name in (".", "..") or "${" in name:
+        raise UserError(
+            f"{where}: '{name[:80]}' names files: 1 to 120 characters, no slash, line break or '${{' among them"
+        )
 
 
 def run_section(recipe: Mapping[str, Any], section: str) -> Any:
@@ -267,17 +394,16 @@ def _hints(target: Callable[..., Any], extras: bool = False) -> dict[str, Any]:
         target = target.__init__
     try:
         return typing.get_type_hints(target, include_extras=extras)
-    except NameError:  # a type that is imported for type checkers only
+    except (NameError, TypeError):  # a type that is imported for type checkers only
         return {name: hint for name, hint in target.__annotations__.items() if not isinstance(hint, str)}
 
 
 def resolve(path: str, where: str) -> Callable[..., Any]:
     """The object at a dotted path of a trusted module. Raises UserError if there is none."""
     module, _, name = path.rpartition(".")
-    trusted = [*OURS, *filter(None, os.environ.get(TRUST, "").split(","))]
-    if not any(module == known or module.startswith(f"{known}.") for known in trusted):
+    if not is_trusted(module):
         raise UserError(
-            f"{where}._target_: '{path}' is not of {', '.join(trusted)}. If you trust that code, add --trust "
+            f"{where}._target_: '{path}' is not of {', '.join(_trusted)}. If you trust that code, add --trust "
             f"{module.partition('.')[0] or path}"
         )
     try:
@@ -286,7 +412,25 @@ def resolve(path: str, where: str) -> Callable[..., Any]:
         raise UserError(f"{where}._target_: '{path}' does not exist ({error})") from None
     if not callable(found):
         raise UserError(f"{where}._target_: '{path}' is not a function")
+    if module.partition(".")[0] in OURS and not _takes_settings(found):
+        raise UserError(f"{where}._target_: '{path}' is no function for recipes: it takes no settings by keyword only")
     return typing.cast(Callable[..., Any], found)
+
+
+def _takes_settings(found: Any) -> bool:
+    """Whether a function is one for recipes: settings by keyword only, or one dataclass of them.
+
+    What the toolkit passes is positional only. So no recipe reaches a function that was written for something else,
+    such as one that starts a program or replaces a file, nor one that a module has only imported.
+    """
+    if not is_trusted(str(getattr(found, "__module__", ""))):
+        return False
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except ValueError:
+        return False
+    free = any(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+    return not free or is_dataclass(found) or settings_type(found) is not None
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -17,11 +17,12 @@ from limo.engines.protocol import Completion
 from limo.engines.serve import LocalServer
 from limo.machine import quiet_deepspeed, set_environment
 from limo.model import model_folder
+from limo.recipe import trust
 from tests.forked import run_forked
 
 set_environment()
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["LIMO_TRUST"] = "tests"  # whose stages and engines recipes of the tests name
+trust("tests,programs")  # whose stages and engines recipes of the tests name
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on a machine with GPUs the suite proves the same as on one without
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -8,12 +8,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import SimpleNamespace
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
+import yaml
 
 import curation.check
 from curation.check import ask_hub, check_recipe, check_training
+from limo.errors import UserError
 from limo.recipe import compose, compose_arguments
 from limo.sources.new import make_recipe
 
@@ -33,7 +36,10 @@ def mine(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> list[str]:
 def findings(mine: Sequence[str], *more: str) -> list[str]:
     """Those of a recipe, as lines."""
     found = check_recipe(compose(*compose_arguments([*mine, *more])))
-    return [f"{finding.level}: {finding.text}" for finding in found]
+    return [f"{finding.level}: {finding.text}" for finding in found if finding.text != FEWER]
+
+
+FEWER = "train.global_batch=8 is more than the 4 problems that are chosen"  # of this recipe
 
 
 def test_a_recipe_that_works_has_no_finding(mine: list[str]) -> None:
@@ -109,11 +115,11 @@ def test_the_hub_is_asked_where_it_answers(mine: list[str], hub: str, asked: Cal
         "error: curate.pool.lost: the Hub has no dataset a/lost, or s",
     ]
     asked("http://127.0.0.1:9")
-    assert findings(mine, *pools) == [f"unreachable: curate.pool.{n}: dataset a/{n}" for n in names]
+    assert findings(mine, *pools) == [f"unchecked: the dataset a/{n}, since the Hub cannot be reached" for n in names]
 
 
 def test_files_that_a_training_or_a_choice_reads(mine: list[str], tmp_path: Path) -> None:
-    assert findings(["recipe=sft", mine[3], "train.data=my/gone.jsonl"]) == [
+    assert findings(["recipe=sft", mine[3], "train.data=my/gone.jsonl", "eval.sampling.max_tokens=64"]) == [
         "error: train.data: no such file 'my/gone.jsonl'"
     ]
 
@@ -183,3 +189,114 @@ def test_a_training_that_cannot_fit_names_the_sharding_that_does(
     assert "a smaller model" in text
     (text,) = errors(3, 80e9, pack_tokens=None, global_batch=8)
     assert "cannot be divided over 3 devices" in text
+
+
+Q = "What is {} plus 2, in words and then as a number?"
+
+
+def heir(folder: Path, tiny: Path, text: str = "", **files: list[dict[str, Any]]) -> list[str]:
+    """The arguments that name a recipe of one's own for these files, built on base, with further text."""
+    rows = [{"problem": Q.format(n), "answer": str(n + 2), "solution": f"It is \\boxed{{{n + 2}}}."} for n in range(50)]
+    for name, given in ({"pool": rows[:40], "held": rows[40:45], "dev": rows[45:]} | files).items():
+        (folder / f"{name}.json").write_text(json.dumps(given))
+    paths = {name: str(folder / f"{name}.json") for name in ("pool", "held", "dev")}
+    pool = {"mine": {"_target_": "limo.sources.file", "path": paths["pool"]}}
+    recipe = {
+        **{"defaults": ["/recipe/base", "_self_"], "name": "mine", "student": str(tiny), "k": 8},
+        **{"curate": {"pool": pool}, "train": {"max_length": 256}, "attempts": {"n": 1, "max_tokens": 8}},
+        "measured": {"held_out": {"path": paths["held"]}, "dev": {"path": paths["dev"]}},
+    }
+    (folder / "recipe").mkdir()
+    given = yaml.safe_load(text) or {}
+    written = {**{key: value for key, value in recipe.items() if key not in given}, **given}
+    written = {key: value for key, value in written.items() if value != "LEFT OUT"}
+    (folder / "recipe" / "mine.yaml").write_text("# @package _global_\n" + yaml.safe_dump(written, sort_keys=False))
+    return named(folder)
+
+
+@pytest.mark.parametrize("key", "studnet kk seeed controls trian max_length evaluation curat stages n".split())
+@pytest.mark.parametrize("value", ["8", "{a: 1}", "[x]", "text"])
+def test_a_key_at_the_top_that_nothing_reads_is_an_error(key: str, value: str, tmp_path: Path, tiny: Path) -> None:
+    with pytest.raises(UserError, match=f"nothing reads the recipe's key '{key}'"):
+        findings(heir(tmp_path, tiny, f"{key}: {value}"))
+
+
+def test_what_is_read_is_not_reported(tmp_path: Path, tiny: Path) -> None:
+    """Keys that others name, and alternatives for the command line."""
+    more = "mine: {a: [1]}\nstudent2: x\nsystem: 'Of ${mine.a} and ${oc.select:student2,y}.'\n"
+    more += "other: {_target_: limo.engines.local.TransformersEngine, dtype: float32, batch_size: 2}\n"
+    assert findings(heir(tmp_path, tiny, more)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("defaults: LEFT OUT", "section curate names no function"),
+        ("defaults: LEFT OUT\ncurate: LEFT OUT\ntrain: {max_length: 8}", "section train names no function"),
+    ],
+)
+def test_a_recipe_without_defaults(text: str, said: str, tmp_path: Path, tiny: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        findings(heir(tmp_path, tiny, text))
+
+
+def made(*numbers: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"problem": Q.format(n), "answer": str(n + 2), **more} for n in numbers]
+
+
+@pytest.mark.parametrize(
+    ("text", "files", "overrides", "said"),
+    [
+        ("k: 500", {}, [], "warning: curate.stages.choose.k=500 is more than the pool has: 40 problems before"),
+        ("k: 38", {"held": made(*range(5))}, [], "k=38 is more than the pool has: 35 problems that are not measured"),
+        ("train: {max_length: 8}", {}, [], "error: train.max_length=8: 0 of the pool's first 40 rows fit"),
+        ("train: {max_length: 8}", {"pool": made(*range(40))}, [], "error: train.max_length=8: 0 of the pool's"),
+        ("train: {max_length: 256, global_batch: 64}", {}, [], "warning: train.global_batch=64 is more than the 8"),
+        ("", {"held": made(*range(40))}, [], "error: every problem of the pool is measured too (40 are in"),
+        ("", {"dev": made(*range(40), 77)}, [], "error: every problem of the pool is measured too (40 are in"),
+        ("", {"held": made(*range(30))}, [], "warning: of 40 problems of the pool, 30 are in"),
+        ("", {"dev": made(*range(40, 45))}, [], "held_out and curate.stages.decontaminate.benchmarks.dev share 5"),
+        ("", {"held": [{"problem": "q?"}]}, [], "error: curate.stages.decontaminate.benchmarks: benchmark 'held_out'"),
+        ("", {"held": [*made(1), {"problem": "q?"}]}, [], "1 of 2 rows cannot be used"),
+        (
+            "",
+            {},
+            ["+curate.stages.choose.shares={topic: equal}"],
+            "shares.topic: no row of the pool has a note 'topic'",
+        ),
+        ("", {}, ["+curate.stages.choose.shares={source: {x: 1.0}}"], "has source 'x'; known are mine"),
+        (
+            "",
+            {"pool": made(*range(40), kind="sums")},
+            ["+curate.stages.choose.shares={kind: {sums: 0.5, products: 0.5}}"],
+            "error: curate.stages.choose.shares.kind: no row of the pool has kind 'products'; known are sums",
+        ),
+        ("", {}, ["curate.stages.choose.by=level"], "error: curate.stages.choose reads the score 'level'"),
+        ("control: [randum]", {}, [], "error: control has 'randum'"),
+        ("eval: {sampling: {n: 4}}", {}, [], "error: eval.sampling: 4 samples at temperature 0 are one"),
+        ("attempts: {n: 1, max_tokens: 4096}", {}, [], "max_tokens=4,096, and the model takes 512 tokens"),
+        ("", {}, ["+curate.exclude=/no/marks.jsonl"], "error: curate.exclude: cannot read '/no/marks.jsonl'"),
+        ("", {}, ["curate.budget.dollars=5"], "warning: curate.budget.dollars limits nothing"),
+        ("name: ''", {}, [], "error: name: '' names files"),
+        ('name: "a\\nb"', {}, [], "names files: 1 to 120 characters, no slash, line break"),
+    ],
+)
+def test_what_newcomers_do_is_found(
+    text: str, files: dict[str, Any], overrides: list[str], said: str, tmp_path: Path, tiny: Path
+) -> None:
+    found = findings(heir(tmp_path, tiny, text, **files), *overrides)
+    assert any(said in line for line in found), found
+
+
+def test_what_was_not_checked_is_said(tmp_path: Path, tiny: Path, run: Run) -> None:
+    done = run("curation.check", *heir(tmp_path, tiny), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("mine: no error found. Not checked: ") and "what models will reply" in said
+    pool = "+curate.pool.x={_target_: limo.sources.hub, path: a/b, split: train}"
+    done = run("curation.check", *named(tmp_path), pool, cwd=tmp_path, HF_HUB_OFFLINE="1")
+    assert "the dataset a/b, since the Hub cannot be reached" in done.stderr.splitlines()[-1]
+
+
+def named(folder: Path) -> list[str]:
+    return ["--config-dir", str(folder), "recipe=mine", f"runs={folder / 'results'}"]

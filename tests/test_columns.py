@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from curation.stages.chains import verify
@@ -18,7 +17,6 @@ from limo.data import Dropped, Example, read_jsonl
 from limo.errors import UserError
 from limo.recipe import input_files
 from limo.sources import file
-from limo.sources.files import read_rows
 from limo.sources.new import make_recipe
 from tests.conftest import ROOT
 
@@ -166,13 +164,14 @@ def test_other_encodings(tmp_path: Path) -> None:
 
 
 def test_a_reference_read_from_the_chain_does_not_verify_it(tmp_path: Path) -> None:
-    wrong = [{"question": f"{i}+{i}?", "solution": rf"so \boxed{{{i + 100}}}", "result": i + i} for i in range(20)]
+    wrong = [{"question": f"{i}+{i}?", "solution": rf"so \boxed{{{i + 100}}}", "total": i + i} for i in range(20)]
     rows = [row for row in read(tmp_path / "pool.jsonl", *wrong) if isinstance(row, Example)]
     assert len(rows) == 20 and all(row.notes["unchecked"] for row in rows)
     dropped = list(verify(rows, keep_unverified=False))
     assert [row.reason for row in dropped if isinstance(row, Dropped)] == ["unchecked reference"] * 20
-    assert all(isinstance(row, Example) for row in verify(rows, keep_unverified=False, unchecked="keep"))
-    named = [row for row in read(tmp_path / "pool.jsonl", fields={"answer": "result"}) if isinstance(row, Example)]
+    kept = [row for row in verify(rows, keep_unverified=False, unchecked="keep") if isinstance(row, Example)]
+    assert [row.notes["verdict"] for row in kept] == ["unchecked"] * 20
+    named = [row for row in read(tmp_path / "pool.jsonl", fields={"answer": "total"}) if isinstance(row, Example)]
     reasons = [row.reason for row in verify(named, keep_unverified=False) if isinstance(row, Dropped)]
     assert reasons == ["wrong answer"] * 20
 
@@ -200,18 +199,6 @@ def test_a_recipe_is_written_for_a_file_and_runs(tiny: Path, tmp_path: Path, mon
         make_recipe("few.csv")
 
 
-def test_a_small_parquet_file_that_takes_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("limo.sources.files.GROWN", 10_000)
-    values = pa.array(["x" * 4_000] * 50)
-    pq.write_table(pa.table({"problem": values}), tmp_path / "shared.parquet")
-    rows = [row for _, row in read_rows(tmp_path / "shared.parquet", 5_000)]
-    assert rows == [{"problem": "x" * 4_000}] * 50, "a few at a time"
-    pq.write_table(pa.table({"problem": pa.array([[0] * 50_000], pa.list_(pa.int8()))}), tmp_path / "list.parquet")
-    monkeypatch.setattr("limo.sources.files.GROWTH", 10)
-    with pytest.raises(UserError, match=r"hold 50,000 of the column 'problem.list.element': not read"):
-        list(read_rows(tmp_path / "list.parquet"))
-
-
 def test_what_cannot_be_told_of_a_file_is_given_to_limo_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,7 +209,7 @@ def test_what_cannot_be_told_of_a_file_is_given_to_limo_new(
         make_recipe("de.csv")
     make_recipe("de.csv", fields={"problem": "Aufgabe", "answer": "Ergebnis"}, encoding="cp1252")
     written = Path("my/recipe/de.yaml").read_text(encoding="utf-8")
-    assert "encoding: cp1252" in written and '"problem": "Aufgabe"' in written
+    assert 'encoding: "cp1252"' in written and '"problem": "Aufgabe"' in written
     turns = [{"role": r, "content": c} for r, c in (("system", "Be brief."), ("user", "{}+1?"), ("assistant", "2"))]
     rows = [{"messages": [{**t, "content": t["content"].format(i)} for t in turns], "answer": i} for i in range(30)]
     rows[3]["answer"] = "proof"

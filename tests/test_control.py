@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curation.check import check_size
+from curation.check import Findings, check_pool
 from curation.evidence.controls import Controls, write_controls
 from curation.run import is_drawn
 from curation.stages.chains import check_steps, keep_true_steps
@@ -219,8 +219,10 @@ def test_a_check_counts_the_pool(tmp_path: Path) -> None:
 
     choose = {"_target_": "curation.stages.choose.problems", "k": 30, "by": "random", "seed": 0}
     curate = {"system": "", "pool": {"p": node(write_problems(tmp_path / "p.jsonl", 12))}, "stages": {"choose": choose}}
-    (found,) = check_size(curate)
+    check_pool(curate, findings := Findings(), {})
+    (found,) = findings
     assert found.level == "warning" and found.text.startswith("curate.stages.choose.k=30 is more than the pool has: 12")
     target = {**choose, "k": 3, "target": node(write_problems(tmp_path / "t.jsonl", 25, 5))}
-    (found,) = check_size({**curate, "stages": {"choose": target}})
+    check_pool({**curate, "stages": {"choose": target}}, findings := Findings(), {})
+    (found,) = findings
     assert found.level == "error" and "its problem 1: 'What is 5 plus 5?' is in the pool as p/6" in found.text

@@ -231,7 +231,7 @@ def test_two_sources_with_one_id(tmp_path: Path) -> None:
     assert [r.id for r in kept] == ["one/x", "two/x"] and not dropped, "ids are those of a source"
     kept, dropped = split(read_pool({"one": {**node, "limit": None}}, "s"))
     assert len(kept) == 1
-    assert (dropped[0].reason, dropped[0].file, dropped[0].row) == ("duplicate id", str(path), 2)
+    assert (dropped[0].reason, dropped[0].file, dropped[0].row) == ("duplicate id", path.name, 2)
 
 
 def test_curate_as_a_function_and_going_on_after_a_failure(tmp_path: Path, script: Script) -> None:

@@ -92,7 +92,7 @@ def test_a_text_in_a_file_is_a_loss(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"3.py: line 3"):
         load(CODE.replace("return", "if x.mean() > 0:\n        return hinge(x)\n    return"))(at_margin(x), 0.5)
     missing = {"_target_": "limo.discover.candidate.from_file", "path": "none.py"}
-    with pytest.raises(UserError, match="cannot read the loss"):
+    with pytest.raises(UserError, match="the loss: cannot read"):
         load_loss(missing, "loss")(at_margin(x), 0.5)
 
 

@@ -149,7 +149,7 @@ RECIPES = sorted({bare(c) for _, c in ALL if "recipe=" in c and c.startswith("py
 def test_what_a_command_changes_fits_the_recipe(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIMO_DATA", "/data")
     _, _, module, *typed = shlex.split(command)
-    given = [a for a in typed if not a.startswith("-") and "hydra" not in a]
+    given = [a for a in typed if "=" in a and not a.startswith("-") and "hydra" not in a]
     if "--multirun" in typed:
         given = [re.sub(r"=([^,\[{]*),.*", r"=\1", a) for a in given]
     recipe = compose(*given, allow_missing=True)

@@ -5,20 +5,27 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from random import Random
 from subprocess import CompletedProcess
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pytest import MonkeyPatch
 
+import limo.engines.ledger
+from curation.run import run_first
 from limo.data import chat
-from limo.engines.ledger import Cached, Limits, Spent, spent, within_budget
+from limo.engines.ledger import Cached, Limits, spent, within_budget
 from limo.engines.ledgers import list_models, salvage
-from limo.engines.protocol import Completion, Price, Request, Sampling, Scripted, sample, taker
+from limo.engines.protocol import Completion, Price, Request, Sampling, Scripted, Take, sample, taker
 from limo.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Script, asked
 
 GREEDY = Sampling(n=1, temperature=0, top_p=1, max_tokens=12, seed=0)
 
@@ -231,21 +238,118 @@ def test_a_run_stops_at_its_budget_and_resumes_with_a_larger_one() -> None:
         assert len(sample(Cached(inner), prompts, GREEDY)) == 10
 
 
-def test_a_budget_of_dollars_and_of_hours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Priced(Scripted):
-        price = Price(input=10_000.0, output=100_000.0)  # a cent a token of the prompt, ten a word that is said
+class Provider(Scripted):
+    """Charges for what it counts: tokens of prompts by a function of their text, completions by their number."""
 
-    monkeypatch.setattr("limo.engines.ledger.samples_folder", lambda: tmp_path)
-    engine = Cached(Priced(lambda question, index: "so it is"), tmp_path)
-    prompts, before = [chat(f"question number {i}") for i in range(9)], Spent(**vars(spent))
-    one = Sampling(n=1, temperature=1.0, top_p=1.0, max_tokens=4, seed=0)
-    with within_budget("/runs/priced", Limits(dollars=1.5)), pytest.raises(UserError, match=r"1\.5 dollars.*\$1\.32"):
-        sample(engine, prompts, one)
-    paid = spent.since(before)  # each 3 x 0.01 + 3 x 0.10; a fifth of four words would be over the limit
-    assert (paid.sampled, paid.asked, paid.tokens) == (4, 12, 12) and paid.dollars == pytest.approx(1.32)
-    with within_budget("/runs/priced", Limits(dollars=1.5)), pytest.raises(UserError, match="used up"):
-        sample(engine, prompts, one)  # over all restarts
-    assert spent.since(before).sampled == 4
-    slow = Cached(Scripted(lambda question, index: time.sleep(0.02) or "so"), tmp_path)
+    def __init__(self, price: Price, at_once: int, tokens: Callable[[str], int], made: Callable[[int], int]) -> None:
+        super().__init__(lambda question, index: "", f"provider {price} {at_once}", at_once)
+        self.price, self.count, self.made = price, tokens, made
+        self.charged = self.generated = self.samples = 0
+
+    def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        """A batch is under way as a whole before its first completion comes back."""
+        while requests := take(self.batch_size):
+            first, self.samples = self.samples, self.samples + len(requests)
+            counts = [(self.count(r.prompt[-1]["content"]), self.made(first + at)) for at, r in enumerate(requests)]
+            self.charged += sum(prompt for prompt, _ in counts)
+            self.generated += sum(made for _, made in counts)
+            for request, (prompt, made) in zip(requests, counts, strict=True):
+                yield request, Completion("x", made, "stop", asked=prompt)
+
+    @property
+    def dollars(self) -> float:
+        return self.price.of(self.charged, self.generated)
+
+
+@given(
+    sizes=st.lists(st.integers(0, 3000), min_size=1, max_size=12),
+    price=st.builds(Price, st.floats(0, 1000), st.floats(0, 1000)),
+    limits=st.builds(
+        Limits,
+        st.none() | st.integers(0, 9),
+        st.none() | st.integers(0, 900),
+        st.none() | st.floats(0, 5),
+    ),
+    at_once=st.integers(1, 9),
+    share=st.floats(0, 1),
+    runs=st.integers(1, 3),
+)
+@hypothesis_settings(deadline=None, max_examples=60)
+def test_no_limit_is_exceeded(
+    sizes: list[int], price: Price, limits: Limits, at_once: int, share: float, runs: int
+) -> None:
+    """Whatever prompts cost, in whatever order, however many at once, over restarts: each token of a prompt is at least
+    a byte, and the server adds fewer than 256."""
+    prompts = [chat(f"{at} " + "é" * size) for at, size in enumerate(sizes)]
+    with TemporaryDirectory() as folder, MonkeyPatch.context() as patch:
+        patch.setattr("limo.engines.ledger.samples_folder", lambda: Path(folder))
+        provider = Provider(price, at_once, lambda t: 200 + round(share * len(t.encode())), lambda n: 1 + n * 37 % 50)
+        for _ in range(runs):
+            with within_budget("/runs/mine", limits), suppress(UserError):
+                sample(Cached(provider, Path(folder)), prompts, settings(max_tokens=50))
+        assert limits.samples is None or provider.samples <= limits.samples
+        assert limits.tokens is None or provider.generated <= limits.tokens
+        assert limits.dollars is None or provider.dollars <= limits.dollars + 1e-9
+        with within_budget("/runs/mine", Limits()):  # a run without a limit gets all that is missing
+            sample(Cached(provider, Path(folder)), prompts, settings(max_tokens=50))
+            booked = limo.engines.ledger.budget
+            assert (booked.samples, booked.tokens) == (
+                provider.samples,
+                provider.generated,
+            ) and provider.samples == len(sizes)
+            assert booked.dollars == pytest.approx(provider.dollars)
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+@pytest.mark.parametrize("limits", [Limits(tokens=520), Limits(dollars=0.6)])
+def test_hidden_reasoning_is_counted_as_the_server_counts_it(limits: Limits, at_once: int, tmp_path: Path) -> None:
+    """What was under way when it showed is paid for; after that each sample under way counts with the most so far."""
+    provider = Provider(Price(0, 1000), at_once, lambda text: 5, lambda number: 480 if number else 90)
+    with within_budget(f"/runs/{limits}{at_once}", limits), pytest.raises(UserError) as raised:
+        sample(Cached(provider, tmp_path), [chat(str(i)) for i in range(60)], settings(max_tokens=100))
+    assert provider.samples <= max(2, at_once)
+    assert f"{provider.generated:,} tokens" in str(raised.value) and "the next may take 480" in str(raised.value)
+
+
+def test_a_limit_is_a_number() -> None:
+    for wrong in (-1, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=r"curate\.budget\.dollars must be 0 or more"):
+            Limits(dollars=wrong)
+
+
+def test_what_a_refusal_cost_is_counted(tmp_path: Path) -> None:
+    """A reply that a filter has emptied, and replies that got lost on the way, which count with their most."""
+    for name, reply, paid in (
+        ("filtered", Completion("", 7, "refused", "filtered", 5), (1, 7)),
+        ("lost", Completion("", 0, "refused", "no answer in time", 0, 3), (3, 36)),
+        ("late", Completion("so", 2, "stop", asked=5, lost=1), (2, 14)),
+        ("free", Completion("", 0, "refused", "too long"), (0, 0)),
+    ):
+        with within_budget(f"/runs/{name}", Limits(tokens=400)):
+            sample(Cached(Scripted(lambda q, i, r=reply: r, name), tmp_path), [chat("a")], GREEDY)  # type: ignore[misc]
+            booked = limo.engines.ledger.budget
+            assert (booked.samples, booked.tokens) == paid, name
+
+
+def test_probes_have_the_runs_budget(script: Script, tmp_path: Path) -> None:
+    """`limo probe`, `limo fit` and `limo tournament` run the first stages of a recipe, which may ask a teacher."""
+    (tmp_path / "pool.jsonl").write_text("".join(f'{{"problem": "{i}?", "answer": "1"}}\n' for i in range(9)))
+    teacher = {"_target_": "curation.stages.attempts.Teacher", "engine": script(lambda q, i: "1"), "sampling": {
+        "n": 1, "temperature": 0.0, "top_p": 1.0, "max_tokens": 9, "seed": 0}}  # fmt: skip
+    solve = {"_target_": "curation.stages.attempts.add_chains", "teachers": {"t": teacher}, "reference_solution": False}
+    curate = {
+        **{"out": str(tmp_path / "run"), "system": "", "pairs": None, "budget": {"samples": 4}},
+        **{"pool": {"p": {"_target_": "limo.sources.file", "path": str(tmp_path / "pool.jsonl")}}},
+        **{"stages": {"solve": solve}, "controls": {"source": "solve", "kinds": [], "seed": 0}},
+    }
+    for _ in range(2):
+        with pytest.raises(UserError, match="budget of 4 samples is used up"):
+            run_first(curate, curate["stages"])
+    assert len(asked(teacher["engine"])) == 4
+
+
+def test_a_budget_of_hours(tmp_path: Path) -> None:
+    slow = Cached(Scripted(lambda question, index: time.sleep(0.02) or "so", "slow"), tmp_path)
+    prompts = [chat(f"question number {i}") for i in range(9)]
     with within_budget("/runs/slow", Limits(hours=0.05 / 3600)), pytest.raises(UserError, match="hours is used up"):
-        sample(slow, prompts, one)
+        sample(slow, prompts, settings(max_tokens=4))

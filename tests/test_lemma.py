@@ -68,8 +68,8 @@ def test_a_teacher_is_chosen_by_its_name(teacher: str) -> None:
 
 def test_a_key_that_is_not_set_is_told_before_anything_is_sampled(tiny: Path, tmp_path: Path, run: Run) -> None:
     done = run("curation.run", *small(tiny, tmp_path), "teacher=openai", "teacher.engine.api_key_env=NO_SUCH_KEY")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "NO_SUCH_KEY is not set" in done.stderr
+    assert done.returncode == 2 and done.stderr.count("error: ") == 1, done.stderr
+    assert "NO_SUCH_KEY is not set" in done.stderr.splitlines()[-1]
 
 
 def test_the_paper_s_numbers() -> None:

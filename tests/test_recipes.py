@@ -17,7 +17,6 @@ from limo.recipe import (
     input_files,
     nodes,
     recipe_names,
-    trust,
 )
 from limo.run import claim, content_hash, read_manifest, remember_recipe
 from limo.training.settings import check_args
@@ -201,31 +200,9 @@ def test_input_files_follow_from_the_settings_that_name_them(tmp_path: Path, mon
     assert input_files(node) == ["./en"]
 
 
-def test_a_recipe_names_only_trusted_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    for path in ("os.popen", "subprocess.run", "limousine.x", "builtins.eval"):
-        with pytest.raises(UserError, match=rf"'{path}' is not of limo, curation, eval, tests.* add --trust"):
-            bind({"_target_": path}, "curate.pool.x")
-    monkeypatch.setenv("LIMO_TRUST", "")
-    with pytest.raises(UserError, match="add --trust tests"):
-        bind({"_target_": "tests.slow_engine.Slow"}, "engine")
-    trust("tests.slow_engine,shutil")
-    assert bind({"_target_": "tests.slow_engine.Slow", "seconds": 0.0}, "engine")
-
-
-def test_a_recipe_reads_no_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    monkeypatch.setenv("DATA_POOLS", "/data")
-    with pytest.raises(UserError, match=r"the environment variable OPENAI_API_KEY, which may be a secret") as raised:
-        compose("recipe=demo", "curate.pool.stories.licence=${oc.env:OPENAI_API_KEY}")
-    assert "sk-secret" not in str(raised.value)
-    assert compose("recipe=demo", "system=${oc.env:DATA_POOLS}")["system"] == "/data"
-    with pytest.raises(UserError, match="LIMO_NOTHING, which is not set"):
-        compose("recipe=demo", "system=${oc.env:LIMO_NOTHING}")
-
-
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "x" * 200])
 def test_a_name_stays_in_its_folder(name: str) -> None:
-    with pytest.raises(UserError, match="names files: no slash"):
+    with pytest.raises(UserError, match="names files: 1 to 120 characters, no slash"):
         check_name(name, "name")
-    with pytest.raises(UserError, match="names files: no slash"):
+    with pytest.raises(UserError, match="names files: 1 to 120 characters, no slash"):
         in_order({name: {}}, None)

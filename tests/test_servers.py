@@ -24,7 +24,7 @@ from limo.engines.server import ServerEngine
 from limo.errors import UserError
 from limo.model import load_tokenizer
 from tests.conftest import ROOT, lines
-from tests.faulty import HOSTILE, LOST, ODD, Running, faulty, spellings
+from tests.faulty import HOSTILE, LOST, ODD, USAGES, Running, faulty, spellings
 from tests.forked import run_forked
 
 ONE = Sampling(n=1, temperature=1.0, top_p=1.0, max_tokens=100, seed=0)
@@ -121,6 +121,29 @@ def test_what_is_odd_about_a_reply(server: Running, stream: bool) -> None:
     for kind in ODD[:3]:
         odd = answer(server, f"x [[{kind}]]", stream=stream)
         assert odd.tokens == round(len(odd.text) / 4), "an estimate: four bytes a token"
+
+
+@pytest.mark.parametrize("kind", [*USAGES, "usage-list"])
+def test_a_count_that_is_none_is_estimated(server: Running, kind: str) -> None:
+    """Four bytes a token, of the prompt too; no count reaches the ledger that it cannot hold."""
+    odd = answer(server, f"x [[{kind}]]")
+    assert (odd.finish, odd.tokens) == ("stop", round(len(odd.text) / 4)) and odd.asked == len(f"x [[{kind}]]") // 4
+
+
+def test_a_count_above_the_limit_is_kept_and_said(server: Running, capfd: pytest.CaptureFixture[str]) -> None:
+    assert answer(server, "x [[hidden]]").tokens == 4_800
+    assert "1 x more tokens than max_tokens, counted as the server does" in capfd.readouterr().err
+
+
+def test_a_reply_without_any_text_is_refused_and_counted(server: Running) -> None:
+    nothing = answer(server, "x [[null]]")
+    assert (
+        nothing.finish == "refused" and nothing.why == "the server sent no text (content: null), and ended with 'stop'"
+    )
+    assert (nothing.asked, nothing.tokens) == (7, 6), "it is paid for"
+    lost = answer(server, "x [[truncated]]", stream=True, tries=3)
+    assert (lost.finish, lost.lost) == ("refused", 3), "the server may charge what it has made"
+    assert answer(server, "x [[500]]", tries=3).lost == 0
 
 
 def test_a_limit_that_is_too_large_for_the_context_shrinks(server: Running) -> None:
@@ -274,8 +297,7 @@ SAMPLING = "{n: 2, temperature: 0.9, top_p: 1.0, max_tokens: 30, seed: 0}"
 
 @pytest.mark.parametrize("outcome", ["success", "refused", "down", "unset"])
 def test_keys_are_written_nowhere(outcome: str, tmp_path: Path) -> None:
-    """A whole curation, with a server that echoes the header in its errors, in every spelling; every byte it leaves is
-    searched."""
+    """A whole curation, with a server that echoes the header in its errors; every byte it leaves is searched."""
     texts = ["why [[echo]]", "refuse [[echo]]"] if outcome != "success" else []
     rows = [f'{{"problem": "{text}", "answer": "1"}}' for text in [*(f"q{i}?" for i in range(12)), *texts]]
     (tmp_path / "in" / "recipe").mkdir(parents=True)
@@ -301,9 +323,9 @@ def test_keys_are_written_nowhere(outcome: str, tmp_path: Path) -> None:
         assert "***" in done.stderr
     left = [path for folder in ("runs", "cache") for path in (tmp_path / folder).rglob("*") if path.is_file()]
     assert len(left) > 1 or outcome == "unset"
-    for spelled in {part[at : at + 12] for part in spellings(KEY).values() for at in (8, len(part) // 2)} | {KEY[:12]}:
-        assert spelled not in done.stdout + done.stderr
-        assert not [path for path in left if spelled.encode() in path.read_bytes()]
+    for spelled in (part[at : at + 12].lower() for part in (KEY, KEY[::-1]) for at in (0, 8, len(part) // 2)):
+        assert spelled not in (done.stdout + done.stderr).lower()
+        assert not [path for path in left if spelled.encode() in path.read_bytes().lower()]
 
 
 def test_an_engine_does_not_show_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,12 +335,10 @@ def test_an_engine_does_not_show_its_key(monkeypatch: pytest.MonkeyPatch) -> Non
     assert engine._keys.hide(f"Bearer {KEY}, {KEY}") == "Bearer ***, ***"
 
 
-@pytest.mark.parametrize("before", ["", "B", "Be", "Bearer ", '{"authorization": "Bearer '])
-def test_an_echoed_key_is_hidden_however_it_is_spelled(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_echoed_key_is_hidden_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIMO_TEST_KEY", KEY)
     keys = Keys("LIMO_TEST_KEY")
-    for name, spelled in spellings(before + KEY).items():
-        assert len(keys.hide(spelled)) < len(spellings(before + "****")[name]) + 12, f"{name}: {keys.hide(spelled)}"
+    assert not [text for text in map(keys.hide, spellings(f"Bearer {KEY}")) if KEY.lower() in text.lower()]
     for text in ("\\frac12 = 0.5 & 100 % of 7" * 9, "\\" * 200_000, "%25" * 100_000, KEY[:-1]):
         assert keys.hide(text) == text
     monkeypatch.setenv("LIMO_TEST_KEY", "EMPTY")

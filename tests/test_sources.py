@@ -1,17 +1,26 @@
 """Reading other people's files: what is understood, and that no bad row stops a run or goes without a reason."""
 
 import json
+import os
+import re
+import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from eval.benchmarks import load
 from limo.data import Dropped, Example, chat, read_jsonl
 from limo.errors import UserError
 from limo.marks import after_hashes, last_boxed
-from limo.sources import file, generate, running_total
+from limo.recipe import compose
+from limo.sources import file, generate, running_total, training_rows
+from limo.sources.new import make_recipe
 
 
 def read(path: Path, **settings: object) -> list[Example | Dropped]:
@@ -154,28 +163,6 @@ def test_an_unusable_file_is_one_clear_error(name: str, content: bytes, said: st
     assert said in str(raised.value)
 
 
-@pytest.mark.parametrize("packing", ["gz", "bz2", "zst"])
-@pytest.mark.parametrize(
-    ("name", "encoding", "said"),
-    [
-        ("pool.json", "utf-8", "not read"),
-        ("pool.jsonl", "latin-1", "not read"),
-        ("pool.csv", "utf-8", "a line of more than 200,000 characters"),
-        ("pool.jsonl", "utf-8", "no usable row"),
-    ],
-)
-def test_a_small_file_that_grows_large_is_not_held(
-    packing: str, name: str, encoding: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("limo.sources.files.GROWN", 200_000)
-    path = tmp_path / f"{name}.{packing}"
-    with pa.output_stream(str(path), compression={"gz": "gzip", "zst": "zstd"}.get(packing, packing)) as file:
-        file.write(b'["problem,answer' + b" " * 3_000_000)
-    with pytest.raises(UserError, match="pool") as raised:
-        read(path, encoding=encoding)
-    assert said in str(raised.value)
-
-
 @pytest.mark.parametrize("limit", [0, -5])
 def test_a_limit_below_one_is_an_error(limit: int, tmp_path: Path) -> None:
     (tmp_path / "pool.jsonl").write_text('{"problem": "q", "answer": "1"}\n')
@@ -292,3 +279,245 @@ def test_a_row_of_ours_has_the_types_of_its_fields(field: str, value: object, tm
     (tmp_path / "x.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(UserError, match=rf"x.jsonl, line 1: not a row of this toolkit \({field} is "):
         list(read_jsonl(tmp_path / "x.jsonl"))
+
+
+# -- files that a few bytes make large, that have no end, or whose meaning only a person knows
+
+
+def packed(path: Path, line: bytes, size: int) -> None:
+    with pa.output_stream(str(path), compression={".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}[path.suffix]) as out:
+        for _ in range(size // 2**20):
+            out.write(line * (2**20 // len(line)))
+
+
+def sheet(path: Path, xml: str, head: str = "") -> None:
+    """A workbook whose sheet has further rows, and whose parts may begin with declarations."""
+    book = openpyxl.Workbook()
+    for row in (("problem", "answer"), ("1+1?", "2")):
+        book.active.append(row)
+    book.save(path.with_suffix(".plain.xlsx"))
+    with ZipFile(path.with_suffix(".plain.xlsx")) as plain, ZipFile(path, "w", ZIP_DEFLATED) as changed:
+        for name in plain.namelist():
+            text = plain.read(name).decode()
+            if name.endswith("sheet1.xml"):
+                text = head + text[text.index("<worksheet") :].replace("</sheetData>", f"{xml}</sheetData>")
+            changed.writestr(name, text)
+
+
+ENTITIES = "<!DOCTYPE x [<!ENTITY e0 'lol'>" + "".join(
+    f"<!ENTITY e{i} '{f'&e{i - 1};' * 10}'>" for i in range(1, 10)
+) + "]>"  # fmt: skip
+FAR = "".join(f'<row r="{row}"><c r="XFD{row}"><v>1</v></c></row>' for row in range(3, 3_000))
+
+
+def wide(path: Path) -> None:
+    """Each short row becomes a mapping of as many columns as the header has."""
+    path.write_text(",".join(f"c{i}" for i in range(50_000)) + "\n" + "1\n" * 500_000)
+
+
+def nulls(path: Path) -> None:
+    values = pa.nulls(20_000_000, pa.string())
+    pq.write_table(pa.table({"problem": values, "answer": values}), path)
+
+
+def shared(path: Path) -> None:
+    """One value in each of many rows, which stands in the file once."""
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 4_000, pa.int32()), pa.array(["x" * 20_000_000]))
+    pq.write_table(pa.table({"problem": text, "answer": ["1"] * 4_000}), path)
+
+
+BOMBS: dict[str, Callable[[Path], None]] = {
+    **{f"newlines.jsonl.{end}": lambda path: packed(path, b"\n", 2**26) for end in ("gz", "bz2", "zst")},
+    "newlines.csv.gz": lambda path: packed(path, b"\n", 2**26),
+    "rows.csv.gz": lambda path: packed(path, b"a,b\n", 2**26),
+    "brackets.jsonl.gz": lambda path: packed(path, b"[]\n ", 2**26),
+    "numbers.json.gz": lambda path: packed(path, b"[[1],[1],", 2**27),
+    "wide.csv": wide,
+    "nulls.parquet": nulls,
+    "shared.parquet": shared,
+    "far.xlsx": lambda path: sheet(path, '<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>'),
+    "far_rows.xlsx": lambda path: sheet(path, FAR),
+    "entities.xlsx": lambda path: sheet(path, '<row r="3"><c t="inlineStr"><is><t>&e9;</t></is></c></row>', ENTITIES),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_a_few_bytes_make_large_is_one_line_or_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limo.sources.files.SECONDS", 2.0)
+    monkeypatch.setattr("limo.sources.files.MEMORY", 2**30)
+    BOMBS[name](tmp_path / name)
+    assert (tmp_path / name).stat().st_size < 4_000_000
+    begun, here = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        for count, _ in enumerate(file("s", "", path=str(tmp_path / name))):
+            if count == 1_000:  # of many rows each is bounded, and the pool's stage may drop them all
+                break
+    except UserError as error:
+        assert name in str(error) and "\n" not in str(error)
+    assert time.process_time() - begun < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - here < 500_000, "kB"
+
+
+@pytest.mark.parametrize("name", "p.jsonl p.json p.csv p.tsv p.xlsx p.parquet p.jsonl.gz p.csv.zst".split())
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "/dev/urandom"])
+def test_what_has_no_end_is_not_opened(name: str, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to(kind)
+    for reading in (file("s", "", path=str(path)), training_rows(str(path), None)):
+        with pytest.raises(UserError, match="is a device or a pipe"):
+            list(reading)
+
+
+def table(path: Path, names: list[str], *values: str) -> None:
+    """A table whose columns may have one name."""
+    rows = [[f"What is {n}?", *(value.format(n=n) for value in values)] for n in range(30)]
+    names = ["problem", *names]
+    match path.suffix:
+        case ".csv" | ".tsv":
+            sign = "," if path.suffix == ".csv" else "\t"
+            path.write_text("".join(sign.join(row) + "\n" for row in [names, *rows]))
+        case ".xlsx":
+            book = openpyxl.Workbook()
+            for row in [names, *rows]:
+                book.active.append(row)
+            book.save(path)
+        case ".parquet":
+            pq.write_table(pa.table([*map(list, zip(*rows, strict=True))], names=names), path)
+        case _:
+            written = ("{" + ", ".join(f'"{n}": "{v}"' for n, v in zip(names, row, strict=True)) + "}" for row in rows)
+            path.write_text("[" + ",".join(written) + "]" if path.suffix == ".json" else "\n".join(written))
+
+
+@pytest.mark.parametrize("kind", "jsonl json csv tsv xlsx parquet".split())
+@pytest.mark.parametrize("names", [["answer", "answer"], ["Answer", "answer"], ["final_answer", "Final Answer"]])
+def test_two_columns_of_one_name_are_never_one_of_them(kind: str, names: list[str], tmp_path: Path) -> None:
+    table(tmp_path / f"p.{kind}", names, "{n}", "{n}1")
+    with pytest.raises(UserError, match="two columns are called"):
+        read(tmp_path / f"p.{kind}")
+
+
+NAMES = """answer final_answer correct_answer expected_answer gold gold_answer golden_answer ground_truth answer_key
+reference_answer target_answer true_answer""".split()
+SPELLINGS: list[Callable[[str], str]] = [
+    str,
+    str.upper,
+    lambda name: name.replace("_", " ").title(),
+    lambda name: name.replace("_", "-"),
+    lambda name: name.title().replace("_", ""),
+    lambda name: f" {name}. ",
+]
+
+
+@pytest.mark.parametrize("spell", SPELLINGS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_column_that_is_called_an_answer_is_one(name: str, spell: Callable[[str], str], tmp_path: Path) -> None:
+    """However it is spelled; beside another answer that differs, no row is used."""
+    rows = [{"question": f"{n}?", "solution": rf"\boxed{{{n}}}", spell(name): f"{n}1"} for n in range(9)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [(r.answer, "unchecked" in r.notes) for r in read(tmp_path / "p.jsonl")] == [
+        (f"{n}1", False) for n in range(9)
+    ]  # type: ignore[union-attr]
+    if spell(name).lower().strip(" .") not in ("answer", "gold"):
+        rows = [{**row, "gold": "7"} for row in rows]
+        (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with pytest.raises(UserError, match=r"two answers: 9; the first: .* say which, fields="):
+            read(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize("name", ["label", "Correct", "result", "expected", "Lösung (Zahl)", "x"])
+@pytest.mark.parametrize("wrong", [1, 3])
+def test_a_column_that_may_be_the_answer_is_asked_for(name: str, wrong: int, tmp_path: Path) -> None:
+    """By its name, or since at least half of the chains end with what it says."""
+    rows = [
+        {"question": f"{n} of it?", "solution": rf"\boxed{{{n if n % 4 >= wrong else -1}}}", name: n, "tag": "t"}
+        for n in range(40)
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if wrong == 3 and name in ("Lösung (Zahl)", "x"):
+        assert len(read(tmp_path / "p.jsonl")) == 40, "by nothing can it be known"
+        return
+    for reading in (read, lambda path: make_recipe(str(path), folder=tmp_path / "my")):
+        with pytest.raises(UserError, match=rf"is the column '{re.escape(name)}' the answer\?"):
+            reading(tmp_path / "p.jsonl")
+    assert {r.answer for r in read(tmp_path / "p.jsonl", fields={"answer": name})} == {str(n) for n in range(40)}  # type: ignore[union-attr]
+    kept = read(tmp_path / "p.jsonl", fields={"answer": []})
+    assert all(isinstance(row, Example) and row.notes["unchecked"] for row in kept)
+
+
+@pytest.mark.parametrize(
+    "hidden", [".b.jsonl", "._a.jsonl", "~$a.csv", ".ipynb_checkpoints/a.jsonl", "__MACOSX/a.jsonl"]
+)
+def test_hidden_files_of_a_folder_are_counted_and_not_read(
+    hidden: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.jsonl", "deep/b.jsonl", hidden):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(GOOD)
+    assert len(read(tmp_path)) == 2
+    assert "1 hidden files are not read" in capsys.readouterr().err
+
+
+def test_a_sheet_or_a_list_is_named_where_there_are_several(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.title = "notes"
+    for name, answer in (("draft", "1"), ("final", "2")):
+        for row in (("problem", "answer"), ("q?", answer)):
+            (book[name] if name in book.sheetnames else book.create_sheet(name)).append(row)
+    book.save(tmp_path / "p.xlsx")
+    with pytest.raises(UserError, match="has the sheets draft, final: say which, sheet: draft"):
+        read(tmp_path / "p.xlsx")
+    assert [row.answer for row in read(tmp_path / "p.xlsx", sheet="final")] == ["2"]  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="has no sheet 'last'; there are notes, draft, final"):
+        read(tmp_path / "p.xlsx", sheet="last")
+    del book["draft"]
+    book.save(tmp_path / "p.xlsx")
+    assert [row.answer for row in read(tmp_path / "p.xlsx")] == ["2"], "an empty one does not count"  # type: ignore[union-attr]
+    good = [{"problem": "q?", "answer": "1"}]
+    (tmp_path / "p.json").write_text(json.dumps({"examples": good, "version": [1], "data": good}))
+    with pytest.raises(UserError, match="holds the lists examples, data: save the one"):
+        read(tmp_path / "p.json")
+
+
+def test_a_problem_with_two_answers_is_measured_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"problem": f"What is {n}?", "answer": n} for n in range(40)]
+    twice = [{"problem": f" what is  {n}?", "answer": n + 100} for n in range(10)]
+    (tmp_path / "p.json").write_text(json.dumps(rows + twice))
+    make_recipe(str(tmp_path / "p.json"), folder=tmp_path / "my")
+    measured = [
+        json.loads(line) for path in (tmp_path / "my").glob("*.jsonl") for line in path.read_text().splitlines()
+    ]
+    assert len(measured) == 6 and all(int(row["answer"]) in range(10, 40) for row in measured)
+    assert "10 problems have two answers, such as 'What is 0?': '0' and '100'" in capsys.readouterr().err
+    for more, said in (
+        (twice[:1], "with two answers, '0' and '100'"),
+        (rows[:1], "rows 1 and 41 are one problem: remove"),
+    ):
+        (tmp_path / "b.json").write_text(json.dumps(rows + more))
+        with pytest.raises(UserError, match=said):
+            load([str(tmp_path / "b.json")], "")
+
+
+@pytest.mark.parametrize(
+    "text", ["a\nhydra: {x: 1}\nb", "a\u2028k: 1", "${oc.env:HOME}", "a: [", "${k}", "x\x1b[31m", '"']
+)
+def test_what_a_stranger_calls_a_file_or_a_column_is_no_recipe(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{text: f"What is {n}?", "answer": n} for n in range(30)]
+    (tmp_path / f"{text}.json").write_text(json.dumps(rows))
+    make_recipe(f"{text}.json", name="mine", folder=Path("my"), fields={"problem": text})
+    recipe = compose("recipe=mine", f"hydra.searchpath=[file://{tmp_path / 'my'}]")
+    source = recipe["curate"]["pool"]["mine"]
+    assert (source["path"], source["fields"]["problem"]) == (f"{text}.json", text)
+    assert set(recipe) == set(compose("recipe=base", "++measured.held_out={}"))
+
+
+def test_a_row_says_nothing_of_the_folders_of_who_has_made_it(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_bytes(GOOD)
+    (row,) = read(tmp_path / "p.jsonl")
+    assert (
+        isinstance(row, Example) and row.notes["file"] == "p.jsonl" and str(tmp_path) not in json.dumps(row.to_json())
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from curation.run import read_marks
+from curation.folder import read_marks
 from eval.report.page import write_report
 from limo.data import Dropped, Example, chat
 from tests.test_report import curation, evaluation, left, line

@@ -50,16 +50,17 @@ def verify(
     With `keep_unverified` wrong ones stay as well, under `notes.verdict`: an arm for an ablation, since small students
     have learned as much from them (Guha et al. 2025, "OpenThoughts", arXiv 2506.04178). Problems without a chain are
     dropped in any case. A chain that comes with `notes.verdict`, as attempts do, was graded there. `unchecked` is what
-    becomes of a source's own chain whose reference was read from that chain, so that nothing has checked it.
+    becomes of a source's own chain whose reference was read from that chain: nothing has checked it, and the verdict of
+    one that is kept is "unchecked".
     """
     for row in rows:
         if not row.completion.strip():
             yield drop(row, "no chain")
             continue
-        if unchecked == "drop" and row.notes.get("unchecked") and row.notes.get("teacher", row.source) == row.source:
-            yield drop(
-                row, "unchecked reference", "its answer was read from this chain; verify.unchecked: keep keeps it"
-            )
+        if row.notes.get("unchecked") and row.notes.get("teacher", row.source) == row.source:
+            why = "its answer was read from this chain; verify.unchecked: keep keeps it"
+            kept = replace(row, notes={**row.notes, "verdict": "unchecked"})
+            yield kept if unchecked == "keep" else drop(row, "unchecked reference", why)
             continue
         said = row.notes.get("extracted")
         verdict, detail = row.notes.get("verdict"), f"{'no answer' if said is None else repr(said)} for {row.answer!r}"

@@ -19,12 +19,13 @@ import yaml
 from pydantic import Field
 
 from curation.stage import drop, stage
-from limo.data import Example, Row, chat
+from limo.data import Example, Row, chat, read_text
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Prompt, Sampling, stream
 from limo.engines.reply import code_of as code_of_texts
 from limo.engines.reply import shorten, verdict_of
 from limo.errors import UserError
+from limo.processes import READING, limit_time
 from limo.recipe import InputPath, bind, read_settings
 
 RUBRICS = Path(__file__).parent / "rubrics"
@@ -147,11 +148,12 @@ def read_rubric(rubric: str) -> tuple[Criterion, ...]:
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in RUBRICS.glob("*.yaml")))
         raise UserError(f"judged.rubric: there is no rubric '{rubric}'; shipped are {shipped}")
-    try:
-        listed = yaml.safe_load(path.read_text(encoding="utf-8"))["criteria"]
-    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: must give a list of criteria ({error})") from None
-    criteria = tuple(read_settings(Criterion, entry, f"{path}: criteria") for entry in listed)
+    with limit_time(READING, f"{path}"):
+        try:
+            listed = yaml.safe_load(read_text(path, "judged.rubric"))["criteria"]
+        except (yaml.YAMLError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: must give a list of criteria ({error})") from None
+        criteria = tuple(read_settings(Criterion, entry, f"{path}: criteria") for entry in listed)
     if not criteria or len({"code", *(c.name for c in criteria)}) <= len(criteria):
         raise UserError(f"{path}: must give criteria of different names, none of them 'code'")
     return criteria

@@ -250,7 +250,7 @@ def is_row(data: Any) -> bool:
 
 
 def chain_verdict(row: Mapping[str, Any], reason: str) -> str:
-    """correct, wrong, unsure, unfinished, or empty where a chain was not graded."""
+    """correct, wrong, unsure, unfinished, unchecked (its reference was its own), or empty where it was not graded."""
     known = {"wrong answer": "wrong", "cannot be graded": "unsure", UNFINISHED: "unfinished"}
     return known.get(reason, str(row.get("notes", {}).get("verdict", "")))
 

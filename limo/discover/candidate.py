@@ -19,12 +19,12 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from limo.data import read_text
 from limo.errors import UserError
 from limo.training import preference
 from limo.training.preference import PairLogProbs
@@ -62,12 +62,9 @@ class Candidate:
         return _Evaluation(values, pairs.chosen).run(self.body)
 
 
-def from_file(pairs: PairLogProbs, beta: float, *, path: str) -> torch.Tensor:
+def from_file(pairs: PairLogProbs, beta: float, /, *, path: str) -> torch.Tensor:
     """The loss in a file, for a recipe: `{_target_: limo.discover.candidate.from_file, path: ...}`."""
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the loss '{path}': {error}") from None
+    text = read_text(path, "the loss")
     try:
         return _load(text)(pairs, beta)
     except Refused as refused:

@@ -4,8 +4,6 @@ A reply is read whole, one JSON value or a stream of them, with one limit of byt
 3 GB may unpack from 3 MB. Keys never appear in texts.
 """
 
-import base64
-import html
 import json
 import os
 import re
@@ -13,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
 
@@ -22,9 +20,7 @@ from limo.engines.protocol import Finish
 from limo.errors import UserError
 
 SECRET = 8  # characters of a key that is one; a shorter one, such as EMPTY, is a word that a text may hold
-SPACE = b" \t\r\n\\"
-NO_DIGITS = bytes(sorted(set(range(256)) - set(b"0123456789abcdef")))
-ESCAPED = re.compile(r"\\{1,4}(?:u00|x)([0-9a-fA-F]{2})")
+MOST_TOKENS = 2**22  # that a server's count is believed
 POOL = 16  # connections of one client: its pool looks at all of them at every request
 TOO_LONG = re.compile(
     r"context[ _](length|window|size)|maximum (model|input|prompt|sequence) length|max_model_len"
@@ -39,7 +35,7 @@ class Keys:
     """The key in an environment variable. Raises UserError if the variable is not set or holds no key."""
 
     def __init__(self, variable: str | None) -> None:
-        self.key, self._folded, self._hex = "", list[bytes](), b""
+        self.key, self._echo = "", re.compile("(?!)")
         if variable is None:
             return
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):  # it may be the key itself: do not repeat it
@@ -50,30 +46,11 @@ class Keys:
         if not re.fullmatch(r"[!-~]+", self.key):
             raise UserError(f"the environment variable {variable} holds no key: keys are ASCII without spaces")
         if len(self.key) >= SECRET:
-            self._folded = [form.encode().translate(None, SPACE) for form in (self.key, *_base64_middles(self.key))]
-            self._hex = self.key.encode().hex().encode()
+            self._echo = re.compile(re.escape(self.key), re.I)
 
     def hide(self, text: str) -> str:
-        """A server's text without the key: some echo the headers of a request in their errors.
-
-        A text that holds it in JSON, URL, HTML, hexadecimal or base64 encoding is hidden whole.
-        """
-        text = text.replace(self.key, "***") if self._folded else text
-        return "***" if self._holds_key(text) else text
-
-    def _holds_key(self, text: str) -> bool:
-        plain = unquote(unquote(html.unescape(ESCAPED.sub(r"%\1", text))))
-        data = plain.encode("utf-8", "replace")
-        folded = data.replace(b"\\n", b"").replace(b"\\r", b"").translate(None, SPACE)
-        digits = text.encode("utf-8", "replace").lower().translate(None, NO_DIGITS)
-        return any(form in folded for form in self._folded) or bool(self._hex and self._hex in digits)
-
-
-def _base64_middles(key: str) -> list[str]:
-    """The middle of the key's base64 at each of three alignments, as it stands in the base64 of a longer text."""
-    forms = [base64.b64encode(b"\0" * shift + key.encode()).decode() for shift in range(3)]
-    middles = [form[0 if shift == 0 else 4 : -4] for shift, form in enumerate(forms)]
-    return [form for middle in middles for form in (middle, middle.translate({43: "-", 47: "_"}))]
+        """A server's text without the key, in any case: some echo the headers of a request in their errors."""
+        return self._echo.sub("***", text)
 
 
 def check_address(url: str, has_key: bool, allow_insecure: bool) -> None:
@@ -110,7 +87,7 @@ class Reply:
     text: str
     finish: Finish
     refusal: str | None  # why the server or the model made no completion
-    prompt_tokens: int | None
+    prompt_tokens: int | None  # None where they are not counted, or absurdly
     completion_tokens: int | None
 
 
@@ -166,7 +143,7 @@ def read_reply(lines: Iterable[bytes]) -> Reply:
 
     A chain of thought from a separate field stands in `<think>` tags before the text.
     """
-    text = thought = refused = ""
+    text, thought, refused, null = "", "", "", True
     finish, usage = None, dict[str, Any]()
     for line in lines:
         value = line.removeprefix(b"data:").strip()
@@ -175,13 +152,15 @@ def read_reply(lines: Iterable[bytes]) -> Reply:
         event = parsed(value)
         if error := event.get("error"):  # under status 200, by some gateways
             raise ServerError(str(error.get("message") if isinstance(error, dict) else error))
-        usage = event.get("usage") or usage
+        usage = event["usage"] if isinstance(event.get("usage"), dict) else usage
         # One was asked for: of several, the first that says it is number 0
         choice = next((c for c in event.get("choices") or () if not c.get("index")), None)
         if choice is None:
             continue
         message = choice.get("message") or choice.get("delta") or {}
-        text += _text_of(choice.get("text") or message.get("content"))
+        content = choice.get("text") or message.get("content")
+        null = null and content is None
+        text += _text_of(content)
         thought += _text_of(message.get("reasoning_content") or message.get("reasoning"))
         refused += _text_of(message.get("refusal"))
         finish = choice.get("finish_reason") or finish
@@ -192,9 +171,12 @@ def read_reply(lines: Iterable[bytes]) -> Reply:
     elif thought:
         text = f"<think>\n{thought.strip()}\n</think>\n\n{text.lstrip()}"
     why = f"the model refused: {refused}" if refused and not text else None
+    if null and not thought:
+        why = why or f"the server sent no text (content: null), and ended with '{finish}'"
     if finish not in ("stop", "length"):
         why = why or f"the server ended the completion with '{finish}'"
-    counts = (count if type(count) is int else None for count in map(usage.get, ("prompt_tokens", "completion_tokens")))
+    counted = map(usage.get, ("prompt_tokens", "completion_tokens"))
+    counts = (n if type(n) is int and 0 < n <= MOST_TOKENS else None for n in counted)  # none, absurd
     return Reply(text, "stop" if finish == "stop" else "length", why, *counts)
 
 
@@ -213,6 +195,12 @@ def context_room(failure: Exception) -> int | None:
         return None
     limit, prompt = LIMIT.search(text), PROMPT.search(text)
     return max(0, int(limit[1]) - int(prompt[1])) if limit and prompt else 0
+
+
+def is_lost(failure: Exception) -> bool:
+    """Whether a server may have made a completion, and charges it, though none came back whole."""
+    refused = getattr(failure, "status", None) is not None
+    return not refused and not isinstance(failure, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.WriteError)
 
 
 def describe(failure: Exception) -> str:

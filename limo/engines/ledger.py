@@ -12,6 +12,7 @@ wait for instead of paying for it again. `limo ledgers` lists and salvages these
 """
 
 import fcntl
+import math
 import sqlite3
 import time
 import zlib
@@ -75,17 +76,27 @@ counted: set[bytes] | None = None  # names so far, where each sample is to be co
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a run may pay for, all its restarts together; None is no limit."""
+    """What a run may pay for, all its restarts together; None is no limit. Raises UserError for what is no limit."""
 
     samples: int | None = None
     tokens: int | None = None  # generated
     dollars: float | None = None  # of engines with a price
     hours: float | None = None  # of sampling; samples under way are finished
 
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and not 0 <= value < math.inf:
+                raise UserError(f"curate.budget.{name} must be 0 or more, not {value}; null is no limit")
+
 
 @dataclass
 class Budget:
-    """What a run has paid for, and what it still may."""
+    """What a run has paid for, what is under way, and what it still may.
+
+    A sample under way counts with the most that it may take: as many tokens of its prompt as that has bytes, and some
+    for the chat template; and `max_tokens`, or more where a server has counted more than it was asked for, as it does
+    for hidden reasoning. What came back counts as the server counts it.
+    """
 
     run: str = ""
     limits: Limits = Limits()
@@ -93,32 +104,57 @@ class Budget:
     tokens: int = 0
     dollars: float = 0.0
     seconds: float = 0.0
-    longest: int = 0  # tokens of a prompt so far
-    running: int = 0  # samples begun
+    longest: int = 0  # tokens of a completion so far
+    around: int = 256  # tokens of a prompt that are no bytes of its text; more where a server has counted more
+    running: dict[bytes, tuple[int, int, Price]] = field(default_factory=dict)  # by name: bytes, max_tokens, price
+    refused: tuple[int, int, Price] = (0, 0, FREE)  # the sample that did not fit
 
-    def room(self, max_tokens: int, price: Price) -> int:
-        """How many more samples may be begun, each of which may take `max_tokens`. The limits are never exceeded.
+    def begin(self, name: bytes, request: Request, max_tokens: int, price: Price) -> bool:
+        """Count a sample as under way; False if it may exceed a limit beside all others that are."""
+        size = sum(len(message["content"].encode("utf-8", "replace")) for message in request.prompt)
+        limits, self.running[name] = self.limits, (size, max_tokens, price)
+        if limits == Limits():
+            return True
+        tokens, dollars = map(sum, zip(*map(self.most, self.running.values()), strict=True))
+        fits = (
+            (limits.samples is None or self.samples + len(self.running) <= limits.samples)
+            and (limits.tokens is None or self.tokens + tokens <= limits.tokens)
+            and (limits.dollars is None or self.dollars + dollars <= limits.dollars)
+            and (limits.hours is None or self.seconds < 3600 * limits.hours)
+        )
+        if not fits:
+            self.refused = self.running.pop(name)
+        return fits
 
-        Of dollars as far as prompts are no longer than those so far.
-        """
-        limits, left = self.limits, float("inf")
-        if limits.samples is not None:
-            left = limits.samples - self.samples - self.running
-        if limits.tokens is not None:
-            left = min(left, (limits.tokens - self.tokens) // max_tokens - self.running)
-        if limits.dollars is not None and (each := price.of(self.longest, max_tokens)):
-            left = min(left, (limits.dollars - self.dollars) // each - self.running)
-        if limits.hours is not None and self.seconds >= 3600 * limits.hours:
-            left = 0
-        return int(max(0, min(left, 2**31)))
+    def most(self, sample: tuple[int, int, Price]) -> tuple[int, float]:
+        """The most tokens and dollars that a sample may take, by its bytes, max_tokens and price."""
+        size, max_tokens, price = sample
+        tokens = max(max_tokens, self.longest)
+        return tokens, price.of(size + self.around, tokens)
 
-    def explain(self, sampling: Sampling) -> str:
-        """The error of a run whose budget does not allow another sample."""
+    def book(self, name: bytes, completion: Completion, price: Price, seconds: float) -> tuple[int, int, float]:
+        """Count what came back, and lost replies with their most; returns samples, tokens and dollars."""
+        sample = self.running.pop(name)
+        self.longest = max(self.longest, completion.tokens)
+        self.around = max(self.around, completion.asked - sample[0])
+        most, dearest = self.most(sample)
+        samples = completion.lost + bool(completion.asked or completion.tokens)
+        tokens = completion.tokens + completion.lost * most
+        dollars = price.of(completion.asked, completion.tokens) + completion.lost * dearest
+        self.samples, self.tokens = self.samples + samples, self.tokens + tokens
+        self.dollars, self.seconds = self.dollars + dollars, self.seconds + seconds
+        return samples, tokens, dollars
+
+    def explain(self) -> str:
+        """The error of a run whose budget does not allow the sample that was refused last."""
         limits = [f"{value:,} {what}" for what, value in asdict(self.limits).items() if value is not None]
-        cost = f", ${self.dollars:,.2f}" if self.dollars else ""
+        tokens, dollars = self.most(self.refused)
+        cost, more = (
+            (f", ${self.dollars:,.2f}", f" and ${dollars:,.4f}") if self.limits.dollars is not None else ("", "")
+        )
         return (
             f"the run's budget of {' and '.join(limits)} is used up: {self.samples:,} samples with "
-            f"{self.tokens:,} tokens{cost} are paid for and kept, and the next may take {sampling.max_tokens:,}. "
+            f"{self.tokens:,} tokens{cost} are paid for and kept, and the next may take {tokens:,}{more}. "
             "To resume, raise curate.budget"
         )
 
@@ -128,8 +164,14 @@ budget = Budget()
 
 @contextmanager
 def within_budget(run: str, limits: Limits) -> Iterator[None]:
-    """Count what is paid for in the block for `run`, and begin nothing beyond these limits."""
+    """Count what is paid for in the block for `run`, and begin nothing beyond these limits.
+
+    A block inside of another one of the same run has its limits.
+    """
     global budget, counted
+    if budget.run == run:
+        yield
+        return
     budget = Budget(run, limits)
     for path in sorted(samples_folder().glob("*.sqlite")):
         with explain_errors(path), closing(open_ledger(path)) as store:
@@ -200,7 +242,7 @@ class Cached:
                 time.sleep(POLL)
                 moved = True
             elif session.held and not moved:
-                raise UserError(budget.explain(sampling))
+                raise UserError(budget.explain())
 
 
 @dataclass(eq=False)
@@ -216,7 +258,6 @@ class _Session:
     held: deque[Request] = field(default_factory=deque)
     elsewhere: dict[bytes, Request] = field(default_factory=dict)  # claimed by another process
     begun: dict[bytes, list[Request]] = field(default_factory=dict)  # by name, with those that wait for the same
-    running: int = 0
     looked: float = 0.0
     timed: float = field(default_factory=time.monotonic)  # up to when the run's seconds are counted
 
@@ -233,10 +274,7 @@ class _Session:
                 else:
                     self.begun[name] = []
                     self.held.append(request)
-        started = self._start(min(room, budget.room(self.sampling.max_tokens, self.price))) if self.held else []
-        self.running += len(started)
-        budget.running += len(started)
-        return started
+        return self._start(room)
 
     def _start(self, room: int) -> list[Request]:
         """Claim up to `room` held requests, each before it is looked up: others release after they have written."""
@@ -250,26 +288,28 @@ class _Session:
                 release_claim(self.path, name)
                 self.known.append((request, completion))
                 self._answer_waiting(name, completion)
-            else:
+            elif budget.begin(name, request, self.sampling.max_tokens, self.price):
                 started.append(request)
+            else:
+                release_claim(self.path, name)
+                self.held.appendleft(request)
+                break
         return started
 
     def finish(self, request: Request, completion: Completion) -> None:
-        """Keep what the engine gave."""
-        self.running -= 1
-        budget.running -= 1
+        """Keep what the engine gave, and count it: a refusal may have cost something as well."""
         name = sample_name(request, self.sampling)
         if completion.finish != "refused":
             keep(self.store, name, self.sampling.max_tokens, completion)
-            self._count_paid(name, completion)
+        self._count_paid(name, completion)
         self.store.commit()
         release_claim(self.path, name)
         self._answer_waiting(name, completion)
 
     def release(self) -> None:
         """Give up the claims on what was not finished."""
-        budget.running -= self.running
         for name in self.begun:
+            budget.running.pop(name, None)
             release_claim(self.path, name)
 
     def _answer_waiting(self, name: bytes, completion: Completion) -> None:
@@ -309,27 +349,24 @@ class _Session:
         return None
 
     def _count_paid(self, name: bytes, completion: Completion) -> None:
-        dollars = self.price.of(completion.asked, completion.tokens)
         now = time.monotonic()
         seconds, self.timed = now - self.timed, now
+        samples, tokens, dollars = budget.book(name, completion, self.price, seconds)
+        if not samples:
+            return
         if budget.run:
             self.store.execute(
-                "INSERT INTO paid VALUES (?, 1, ?, ?, ?) ON CONFLICT (run) DO UPDATE SET samples = samples + 1, "
-                "tokens = tokens + excluded.tokens, dollars = dollars + excluded.dollars, "
+                "INSERT INTO paid VALUES (?, ?, ?, ?, ?) ON CONFLICT (run) DO UPDATE SET samples = samples + "
+                "excluded.samples, tokens = tokens + excluded.tokens, dollars = dollars + excluded.dollars, "
                 "seconds = seconds + excluded.seconds",
-                (budget.run, completion.tokens, dollars, seconds),
+                (budget.run, samples, tokens, dollars, seconds),
             )
-        spent.sampled += 1
-        spent.tokens += completion.tokens
+        spent.sampled += samples
+        spent.tokens += tokens
         spent.asked += completion.asked
         spent.dollars += dollars
-        if counted is not None:
+        if counted is not None and completion.finish != "refused":
             counted.add(name)
-        budget.samples += 1
-        budget.tokens += completion.tokens
-        budget.dollars += dollars
-        budget.seconds += seconds
-        budget.longest = max(budget.longest, completion.asked)
 
 
 @cache

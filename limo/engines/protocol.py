@@ -79,10 +79,11 @@ class Completion:
     """What came back."""
 
     text: str
-    tokens: int  # generated, the end token included
+    tokens: int  # generated, the end token and hidden reasoning included; of a refusal what it cost nevertheless
     finish: Finish  # "length": cut off, never to be mistaken for a finished one; "refused": not sampled at all
     why: str = ""  # of a refusal: the prompt does not fit, the server would not answer it
     asked: int = field(default=0, compare=False)  # tokens of the prompt
+    lost: int = field(default=0, compare=False)  # earlier replies that a server may have made
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +101,9 @@ class Price:
 FREE = Price()  # of an engine on one's own machine: its hours are what it costs
 
 
-def refuse(why: str) -> Completion:
-    """A completion that was not sampled, with the reason."""
-    return Completion("", 0, "refused", why)
+def refuse(why: str, tokens: int = 0, asked: int = 0, lost: int = 0) -> Completion:
+    """A completion that cannot be used, with the reason, and with what it cost."""
+    return Completion("", tokens, "refused", why, asked, lost)
 
 
 Take = Callable[[int], Sequence[Request]]  # gives up to so many requests; none if there is nothing to ask just now

@@ -20,19 +20,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from limo.chat import CLOSE, OPEN, carry_opening, prompt_ids, turn_end
 from limo.console import clock, say
 from limo.data import content_id
-from limo.engines.connection import Connection, Keys, Reply, ServerError, check_address, context_room, describe
+from limo.engines.connection import Connection, Keys, Reply, ServerError, check_address, context_room, describe, is_lost
 from limo.engines.protocol import FREE, Completion, Finish, Price, Request, Sampling, Take, loading, random_key, refuse
 from limo.engines.serve import LocalServer, command_line, find_program
 from limo.errors import UserError
 from limo.model import fingerprint, load_tokenizer, model_folder, tokenizer_folder
+from limo.recipe import is_trusted
 
+PROGRAMS = "programs"  # what --trust names to let a recipe say which server is started, and how
 BYTES_PER_TOKEN = 4  # of an estimate, where a server does not count
 CONTROL = re.compile(r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|<(start|end)_of_turn>|\[/?INST\]")
 SHOWN = 300  # characters of what a server says
@@ -78,6 +80,11 @@ class ServerEngine:
                 raise UserError(f"engine.{name} must be above 0, not {getattr(self, name)}")
         if bool(self.serve) == bool(self.base_urls):
             raise UserError("engine needs either serve: vllm, sglang or transformers, or base_urls of running servers")
+        if (self.serve_python or self.serve_args) and not is_trusted(PROGRAMS):
+            raise UserError(
+                "engine.serve_python and engine.serve_args say which program is run, and what it loads: add --trust "
+                f"{PROGRAMS} if you trust what this recipe names"
+            )
         if self.send == "tokens" and self.serve == "transformers":
             raise UserError("engine.send=tokens: `transformers serve` takes messages only")
         self._keys  # noqa: B018 - a missing key is reported before any work
@@ -244,29 +251,36 @@ class _Client:
         body = engine.body(request, self.sampling)
         if engine.context is not None and len(body.get("prompt", ())) >= engine.context:
             return refuse(f"the prompt has {len(body['prompt'])} tokens, the model takes {engine.context}")
-        tries, avoid = 0, None
+        tries, lost, avoid = 0, 0, None
         while True:
-            address = await self._choose(avoid)
+            try:
+                address = await self._choose(avoid)
+            except UserError:
+                if not lost:
+                    raise
+                return refuse("the run ended", lost=lost)  # raised after what may have cost something is counted
             answered, limited = address.answered, address.limited
             address.running += 1
             try:
                 async with asyncio.timeout(engine.timeout):
                     reply = await address.connection.ask(body, self.limit)
-                return self._accept(address, reply, request)
+                return replace(self._accept(address, reply, request), lost=lost)
             except Exception as error:  # noqa: BLE001 - any failure of one reply is that request's, never the run's
                 failure, avoid = error, address
+                lost += is_lost(error)
             finally:
                 address.running -= 1
             decided = self._decide(address, body, failure)
+            if decided is None:
+                alone = address.limited - limited < 2  # of the requests at that time, the only one with status 429
+                if alone and (address.answered > answered or await self._is_alive(address)):
+                    tries += 1
+                else:
+                    self._end_if_silent()
+                if tries >= engine.tries:
+                    decided = self._refuse(address, failure, f", after {tries} tries")
             if decided is not None:
-                return decided
-            alone = address.limited - limited < 2  # of the requests at that time, the only one with status 429
-            if alone and (address.answered > answered or await self._is_alive(address)):
-                tries += 1
-            else:
-                self._end_if_silent()
-            if tries >= engine.tries:
-                return self._refuse(address, failure, f", after {tries} tries")
+                return replace(decided, lost=lost)
 
     async def _choose(self, avoid: _Address | None) -> _Address:
         """The address with the fewest requests that is not resting, another than `avoid` if there is one."""
@@ -283,23 +297,27 @@ class _Client:
         address.answered += 1
         self.last_answer = time.monotonic()
         engine, sampling = self.engine, self.sampling
-        if engine.context is not None and (reply.prompt_tokens or 0) >= engine.context:
-            return refuse(f"the prompt has {reply.prompt_tokens} tokens, the model takes {engine.context}")
+        said = sum(len(message["content"].encode("utf-8", "replace")) for message in request.prompt)
+        asked = reply.prompt_tokens or max(1, said // BYTES_PER_TOKEN)
+        if engine.context is not None and asked >= engine.context:
+            return refuse(f"the prompt has {asked} tokens, the model takes {engine.context}", 0, asked)
         if reply.refusal is not None:
-            return refuse(engine._keys.hide(reply.refusal))
+            return refuse(engine._keys.hide(reply.refusal), reply.completion_tokens or 0, asked)
         text, finish = engine._keys.hide(reply.text), reply.finish
         if engine.send == "tokens":
             text = text.removesuffix(engine._tokenizer.decode([turn_end(engine._tokenizer)]))
         if ends := [text.find(stop) for stop in sampling.stop if stop in text]:
             text, finish = text[: min(ends)], "stop"
-        tokens = count_tokens(text, reply.completion_tokens, finish, sampling.max_tokens)
+        tokens = reply.completion_tokens or estimate_tokens(text, finish, sampling.max_tokens)
         if engine.send == "tokens":
             text = carry_opening(engine._tokenizer, request.prompt, text)
         elif CLOSE in text and OPEN not in text:  # the server's template has opened it
             text = f"{OPEN}\n{text}"
-        self.faults["missing or absurd token counts, estimated"] += tokens != reply.completion_tokens
-        said = sum(len(message["content"].encode("utf-8", "replace")) for message in request.prompt)
-        return Completion(text, tokens, finish, asked=reply.prompt_tokens or said // 4)  # four bytes a token
+        self.faults["missing or absurd token counts, estimated"] += reply.completion_tokens is None
+        self.faults["more tokens than max_tokens, counted as the server does (hidden reasoning?)"] += (
+            tokens > sampling.max_tokens
+        )
+        return Completion(text, tokens, finish, asked=asked)
 
     def _decide(self, address: _Address, body: dict[str, Any], failure: Exception) -> Completion | None:
         """Record a failure. Returns the refusal if no retry can help; None to try again."""
@@ -375,10 +393,8 @@ class _Client:
         return self.engine._keys.hide(describe(failure))[:SHOWN] + wait  # what is cut first may leave half a key
 
 
-def count_tokens(text: str, counted: int | None, finish: Finish, max_tokens: int) -> int:
-    """The server's count of tokens, or an estimate where it is missing or absurd."""
-    if counted is not None and 1 <= counted <= max_tokens:
-        return counted
+def estimate_tokens(text: str, finish: Finish, max_tokens: int) -> int:
+    """Tokens of a completion, where the server does not count them."""
     size = len(text.encode("utf-8", "replace"))
     return max_tokens if finish == "length" else min(max(1, round(size / BYTES_PER_TOKEN)), max_tokens)
 

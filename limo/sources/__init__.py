@@ -22,7 +22,7 @@ from random import Random
 from typing import Any
 
 from limo.console import say
-from limo.data import Dropped, Example, Row, chat, content_id, parsed, read_jsonl
+from limo.data import Dropped, Example, Row, chat, check_regular, content_id, parsed, read_jsonl
 from limo.errors import UserError
 from limo.marks import after_hashes, last_boxed
 from limo.recipe import InputPath
@@ -30,6 +30,7 @@ from limo.sources.columns import (
     Columns,
     Fields,
     Record,
+    Suspects,
     Unusable,
     check_columns,
     failed_condition,
@@ -40,6 +41,7 @@ from limo.sources.files import MAX_BYTES, Raw, bounded, read_rows, shortened
 
 # Notes of the stages: foreign ones get another name
 RESERVED = frozenset("attempts judge verdict licence turns unchecked teacher answer_kind".split())
+UNUSABLE = 100_000  # rows, none of which can be used, after which a source is given up
 NOTE_CHARS = 200  # longer extra columns are not carried along
 
 
@@ -53,6 +55,7 @@ def file(
     where: Mapping[str, Any] | None = None,
     replace_system: bool = False,
     encoding: str = "utf-8",
+    sheet: str | None = None,
     limit: int | None = None,
     max_bytes: int = MAX_BYTES,
     fraction: float = 1.0,
@@ -64,11 +67,12 @@ def file(
     Args: `name` of the source, `system` message, `path`; `fields` (our name -> column or columns) say what the columns
     mean where they have no usual names; `where` keeps rows by columns, as in `{level: {at_least: 4}, type: {not:
     proof}}`; `replace_system` gives rows that have another system message ours, instead of dropping them;
-    `encoding` of text; `limit` on rows read, `max_bytes` of one row, `fraction` and `licence` as `take_fraction` has
-    them. Raises UserError if there is no such file, its kind is unknown, or no row is usable.
+    `encoding` of text, `sheet` of an Excel file that has several; `limit` on rows read, `max_bytes` of one row,
+    `fraction` and `licence` as `take_fraction` has them. Raises UserError if there is no such file, its kind is
+    unknown, or no row is usable.
     """
     reading = Reading(name, system, str(path), fields or {}, where or {}, replace_system, limit)
-    yield from take_fraction(examples(read_rows(path, max_bytes, encoding), reading), name, fraction, licence)
+    yield from take_fraction(examples(read_rows(path, max_bytes, encoding, sheet), reading), name, fraction, licence)
 
 
 def hub(
@@ -103,6 +107,7 @@ def training_rows(path: str, system: str | None) -> Iterator[Row]:
 def _is_ours(path: str) -> bool:
     if not path.lower().endswith(".jsonl"):
         return False
+    check_regular(Path(path).expanduser())
     with Path(path).expanduser().open("rb") as file:
         try:
             first = parsed(file.readline(MAX_BYTES))
@@ -245,11 +250,14 @@ class Reading:
 def examples(raws: Iterable[Raw], reading: Reading) -> Iterator[Row]:
     """Foreign rows as `Example`s, several where a row has several chains, and `Dropped` with the reason for others."""
     usable, reasons, columns, shown, first = 0, Counter[str](), set[str](), reading.silent, ""
+    suspects = Suspects()
     try:
         for number, raw in islice(raws, reading.limit):
             for row in _read_row(raw, number, reading):
                 if isinstance(row, Example):
                     usable += 1
+                    if row.notes.get("unchecked") and "answer" not in reading.fields:
+                        suspects.compare(row.answer, row.notes)
                     if not shown:
                         shown = True
                         found = find_columns(raw, reading.fields)
@@ -261,6 +269,8 @@ def examples(raws: Iterable[Raw], reading: Reading) -> Iterator[Row]:
                     first = first or row.detail
                     columns |= set(raw) if isinstance(raw, dict) and len(columns) < 50 else set()
                 yield row
+            if not usable and reasons.total() >= UNUSABLE:
+                break
     except UserError as error:  # of the file as a whole
         raise UserError(f"pool source '{reading.name}': {error}") from None
     if not usable:
@@ -315,7 +325,7 @@ def _examples_of(
     if reading.needs_answer and not any(answers):
         raise Unusable("no answer", "neither an answer column nor '#### n' nor \\boxed{} in the chain")
     notes = {f"column_{k}" if k in RESERVED else k: v for k, v in raw.items() if k not in columns.used and _small(v)}
-    notes |= {"file": reading.path, "row": number}
+    notes |= {"file": Path(reading.path).name, "row": number}  # its folder says who has it, and rows are published
     if not record.answer:  # a chain that is checked against its own answer is always right
         notes["unchecked"] = True
     problem = f"{reading.name}/{record.id or number}"

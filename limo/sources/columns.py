@@ -2,7 +2,7 @@ r"""What the columns of other people's rows mean: how a row of a file becomes a 
 
 | format | problem | chain |
 |---|---|---|
-| plain | a column with one of the usual names (COLUMNS), in any case of letters | another |
+| plain | a column with one of the usual names (COLUMNS), in any case and with any blanks and signs | another |
 | sharegpt | the human turn of `conversations` | the gpt turn |
 | openai | the user turn of `messages` | the assistant turn |
 | alpaca | instruction and input | output |
@@ -13,8 +13,11 @@ problem. A problem is never changed in silence: what would lose a turn or a syst
 
 import math
 import operator
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from limo.data import Message
@@ -26,11 +29,20 @@ Fields = Mapping[str, str | Sequence[str]]  # our name -> column or columns
 COLUMNS = {
     "problem": ("problem", "question", "prompt", "query"),
     "chain": tuple("solution response chain completion reasoning worked rationale output generations".split()),
-    "answer": ("answer", "final_answer", "final", "expected_answer", "gt", "ground_truth", "reference", "target"),
+    "answer": (
+        *("answer", "final_answer", "correct_answer", "expected_answer", "gold_answer", "golden_answer", "gold"),
+        *("ground_truth", "answer_key", "reference_answer", "target_answer", "true_answer"),
+        *("final", "gt", "reference", "target", "ans"),
+    ),
     "id": ("id", "unique_id", "uuid"),
 }
+CERTAIN = 12  # of those names of an answer that mean nothing else: where two of them differ, a person has to choose
+PERHAPS = "label correct result expected".split()  # names that may mean an answer
+COMPARED, AGREE = 20, 0.5  # rows in which a column that has no such name is compared with what the chains end with
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
-NO_ANSWER = frozenset({"proof", "notfound", "not found", "see solution", "see the solution"})  # in place of an answer
+# What stands in place of an answer
+NO_ANSWER = {"proof", "notfound", "not found", "see solution", "see the solution"}
+NO_ANSWER |= {"n/a", "null", "nan", "tbd", "todo", "?", "-", "--", "not available", "unknown", "none"}
 
 
 class Unusable(Exception):
@@ -50,6 +62,7 @@ class Columns:
     answer: str | None
     id: str | None
     turns: str | None = None  # the column of a conversation, in place of problem and chain
+    rivals: tuple[str, ...] = ()  # other columns whose names say that they hold the answer
 
     @property
     def used(self) -> set[str]:
@@ -77,15 +90,21 @@ class Record:
 
 
 def find_columns(row: Mapping[str, Any], fields: Fields) -> Columns:
-    """The columns of a row, by `fields` or the usual names. Raises Unusable where there is none for the problem."""
+    """The columns of a row, by `fields` or the usual names. Raises Unusable where there is none for the problem.
+
+    A field that names no column (`answer: []`) has none. Raises UserError for two columns of one name.
+    """
     named = {key: (value,) if isinstance(value, str) else tuple(value) for key, value in fields.items()}
     taken = {column for columns in named.values() for column in columns}
     if absent := sorted(taken - row.keys()):
         raise Unusable("missing field", f"no column {', '.join(absent)}")
-    lower = {str(column).lower().strip(): column for column in reversed(list(row)) if column not in taken}
+    lower = dict[str, str]()
+    for column in row:
+        if column not in taken and lower.setdefault(fold(column), column) != column and fold(column) in USUAL:
+            raise UserError(f"two columns are called '{lower[fold(column)]}' and '{column}': say which, fields={{...}}")
 
     def usual(ours: str) -> tuple[str, ...]:
-        return named.get(ours) or tuple(lower[name] for name in COLUMNS[ours] if name in lower)[:1]
+        return named[ours] if ours in named else tuple(lower[name] for name in FOLDED[ours] if name in lower)[:1]
 
     problem, answer, key = usual("problem"), *(next(iter(usual(ours)), None) for ours in ("answer", "id"))
     turns = next((lower[name] for name in ("conversations", "messages") if name in lower), None)
@@ -97,7 +116,50 @@ def find_columns(row: Mapping[str, Any], fields: Fields) -> Columns:
         problem = tuple(lower[name] for name in ("instruction", "input") if name in lower)
     if not problem:
         raise Unusable("missing field", f"no column {' or '.join([*COLUMNS['problem'], 'instruction', 'messages'])}")
-    return Columns(problem, usual("chain"), answer, key)
+    others = () if "answer" in named else tuple(lower[name] for name in FOLDED["answer"][:CERTAIN] if name in lower)
+    return Columns(problem, usual("chain"), answer, key, rivals=tuple(name for name in others if name != answer))
+
+
+@lru_cache(maxsize=2**14)
+def fold(name: Any) -> str:
+    """A column's name without case, blanks and signs: "Final Answer" and finalAnswer are final_answer."""
+    return re.sub(r"[\W_]+", "", str(name).casefold())
+
+
+FOLDED = {ours: tuple(map(fold, names)) for ours, names in COLUMNS.items()}
+USUAL = frozenset(name for names in FOLDED.values() for name in names)
+
+
+@dataclass
+class Suspects:
+    """Columns that may hold the answer of rows whose reference was read from their chain."""
+
+    rows: int = 0
+    agreeing: Counter[str] = field(default_factory=Counter)
+
+    def compare(self, answer: str, notes: Mapping[str, Any]) -> None:
+        """Compare a row's reference with its other columns. Raises UserError for one that is the answer, it seems."""
+        named = next((n for n, value in notes.items() if fold(n) in PERHAPS and not isinstance(value, bool)), None)
+        self.rows += 1
+        self.agreeing.update(
+            name for name, value in notes.items() if name not in OURS and plain(value) == plain(answer)
+        )
+        most = self.agreeing.most_common(1)
+        agrees = self.rows == COMPARED and most and most[0][1] >= AGREE * self.rows
+        if found := named or (most[0][0] if agrees else None):
+            raise UserError(
+                f"is the column '{found}' the answer? Then say so, fields={{answer: {found}}}; otherwise "
+                "fields={answer: []}, and the references are read from the chains, which checks nothing"
+            )
+
+
+OURS = ("file", "row", "unchecked")  # notes that are no columns
+
+
+def plain(value: Any) -> str:
+    """A value as it is compared: 2.0 is 2, and signs around a number do not count."""
+    text = re.sub(r"[\s$,]+|\.0+$", "", str(value).casefold())
+    return text.removesuffix(".")
 
 
 def read_record(row: Mapping[str, Any], columns: Columns) -> Record:
@@ -118,6 +180,11 @@ def read_record(row: Mapping[str, Any], columns: Columns) -> Record:
     answer = read_text(row.get(columns.answer), "answer", columns.answer) if columns.answer else ""
     if answer.lower().rstrip(".") in NO_ANSWER:
         raise Unusable("no checkable answer", f"column {columns.answer}: {answer}")
+    for rival in columns.rivals:
+        other = row[rival]
+        if isinstance(other, str | int | float) and plain(_inside(str(other))) != plain(_inside(answer)):
+            both = f"{columns.answer} is {answer[:60]!r}, {rival} is {str(other)[:60]!r}"
+            raise Unusable("two answers", f"{both}: say which, fields={{answer: ...}}")
     inside = after_hashes(answer) or last_boxed(answer)
     if inside is not None:  # GSM8K keeps the chain and `#### n` in one column
         chains = chains or [answer] * (len(answer) > len(inside) + 10)
@@ -127,6 +194,10 @@ def read_record(row: Mapping[str, Any], columns: Columns) -> Record:
     except Unusable:
         key = ""
     return Record(problem, system, tuple(dict.fromkeys(chains)), answer, key)
+
+
+def _inside(text: str) -> str:
+    return after_hashes(text) or last_boxed(text) or text
 
 
 def _conversation(turns: Any, column: str) -> tuple[str, str, str]:

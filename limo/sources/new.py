@@ -10,7 +10,7 @@ on. With `target=FILE2` problems are chosen in the shares that this file has, an
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from limo import sources
 from limo.command import run_function
 from limo.console import say
 from limo.data import Dropped, Example, content_id, dump, replacing
-from limo.errors import UserError
+from limo.errors import UserError, visible
 from limo.recipe import recipe_names
-from limo.sources.columns import find_columns
+from limo.sources.columns import find_columns, plain
 from limo.sources.files import read_rows
 
 HELD_OUT, MOST = 10, 200  # one problem in so many, and at most so many
@@ -77,7 +77,7 @@ def make_recipe(
     if name in recipe_names() or recipe.exists():
         raise UserError(f"there is a recipe '{name}' already: give another with name=")
     rows = _read(name, file, fields, encoding)
-    problems = {row.question: row.answer for row in rows}
+    problems = _answers(name, rows)
     if len(problems) < LEAST:
         raise UserError(
             f"'{file}' has {len(problems)} usable problems: {LEAST} are needed, to hold out and to choose from"
@@ -98,27 +98,29 @@ def make_recipe(
     raw = next(raw for _, raw in read_rows(file, encoding=encoding) if isinstance(raw, dict) and any(raw.values()))
     columns = find_columns(raw, fields or {})
     mapped = {"problem": columns.problem, "chain": columns.chain, "answer": columns.answer, "id": columns.id}
-    single = {key: value[0] if isinstance(value, tuple) and len(value) == 1 else value for key, value in mapped.items()}
+    single: dict[str, Any] = {key: value for key, value in mapped.items() if value}
+    single |= {key: value[0] for key, value in single.items() if isinstance(value, tuple) and len(value) == 1}
+    single.setdefault("answer", [])  # none, so that nobody is asked again
     stages = UNCHECKED if any(row.notes.get("unchecked") for row in rows) else ""
-    stages += TARGET.format(path=json.dumps(str(paths["target"]))) if target else ""
+    stages += TARGET.format(path=_yaml(str(paths["target"]))) if target else ""
     with replacing(recipe) as text:
         text.write(
             RECIPE.format(
-                file=Path(file).name,
+                file=_comment(Path(file).name),
                 rows=len(rows),
                 problems=len({row.question for row in rows}),
-                folder=folder,
+                folder=_comment(str(folder)),
                 name=name,
                 k=max(1, min(800, (len(order) - 2 * count) // SHARE)),
-                mapping=columns.describe(()).partition(";")[0],
-                path=json.dumps(file, ensure_ascii=False),
-                more=(f"      encoding: {encoding}\n" if encoding != "utf-8" else "")
+                mapping=_comment(columns.describe(()).partition(";")[0]),
+                path=_yaml(file),
+                more=(f"      encoding: {_yaml(encoding)}\n" if encoding != "utf-8" else "")
                 + (REPLACE if any(row.prompt[0]["role"] == "system" for row in rows) else ""),
-                fields=json.dumps({key: value for key, value in single.items() if value}, ensure_ascii=False),
+                fields=_yaml(single),
                 stages=f"  stages:\n{stages}" if stages else "",
                 count=" and ".join(dict.fromkeys(str(len(sets[key])) for key in ("held_out", "dev"))),
                 from_target=" # of the target" if target else "",
-                **{key: json.dumps(str(paths[key])) for key in ("held_out", "dev")},
+                **{key: _yaml(str(paths[key])) for key in ("held_out", "dev")},
             )
         )
     commands = "\n".join(f"limo {c} --config-dir {folder} recipe={name}" for c in ("check", "curate", "train", "eval"))
@@ -143,7 +145,7 @@ def _read_target(target: str, encoding: str, pool: Sequence[Example]) -> dict[st
                 f"target={target}, {here}, is {there} of the pool: {row.question[:80]!r}. A target is measured on, so "
                 "none of it may be trained on: remove it from one of the two"
             )
-    found = {row.question: row.answer for row in rows}
+    found = _answers("target", rows)
     if len(found) < 4:
         raise UserError(f"target={target} has {len(found)} usable problems: 4 are needed, {LEAST} or more are better")
     if len(found) < LEAST:
@@ -151,8 +153,34 @@ def _read_target(target: str, encoding: str, pool: Sequence[Example]) -> dict[st
     return found
 
 
+def _answers(name: str, rows: Sequence[Example]) -> dict[str, str]:
+    """The answer of each problem, without problems that have two, which are counted on the terminal."""
+    found = defaultdict[str, list[Example]](list)
+    for row in rows:
+        found[_plain(row.question)].append(row)
+    several = [same for same in found.values() if len({plain(row.answer) for row in same}) > 1]
+    if several:
+        one, *others = several[0]
+        other = next(row.answer for row in others if plain(row.answer) != plain(one.answer))
+        say(
+            f"{name}: {len(several)} problems have two answers, such as {one.question[:80]!r}: {one.answer!r} and "
+            f"{other!r}. None of them is measured on"
+        )
+    return {same[0].question: same[0].answer for same in found.values() if same not in several}
+
+
 def _plain(text: str) -> str:
     return " ".join(text.lower().split())
+
+
+def _comment(text: str) -> str:
+    """A text in a comment of the recipe, on one line: a file of somebody else's has named it."""
+    return visible(" ".join(text.split()))
+
+
+def _yaml(value: Any) -> str:
+    """A value in the recipe, in which nothing is resolved."""
+    return json.dumps(value, ensure_ascii=False).replace("${", "\\\\${")
 
 
 if __name__ == "__main__":

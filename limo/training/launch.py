@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from limo.console import say
+from limo.data import read_text
 from limo.errors import UserError
 from limo.machine import count_cores, is_main, quiet_deepspeed, world_size
 from limo.recipe import RECIPES
@@ -178,8 +179,10 @@ def read_deepspeed(sharding: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"train.sharding={sharding} is not a file and not one of ddp, fsdp2, {', '.join(shipped)}")
     try:
-        config = dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
+        config = dict(json.loads(read_text(path, "train.sharding")))
+    except UserError:
+        raise
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     zero = config.get("zero_optimization", {})
     if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):

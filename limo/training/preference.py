@@ -70,22 +70,22 @@ def exponential(x: "torch.Tensor") -> "torch.Tensor":
     return (-x.clamp(min=-MAX_EXPONENT)).exp() * (1 - (x + MAX_EXPONENT).clamp(max=0))
 
 
-def dpo(pairs: PairLogProbs, beta: float) -> "torch.Tensor":
+def dpo(pairs: PairLogProbs, beta: float, /) -> "torch.Tensor":
     """logistic(x). DPO: arXiv 2305.18290, eq. 7."""
     return logistic(beta * pairs.margin)
 
 
-def slic(pairs: PairLogProbs, beta: float) -> "torch.Tensor":
+def slic(pairs: PairLogProbs, beta: float, /) -> "torch.Tensor":
     """hinge(x). SLiC (arXiv 2305.10425) on the margin over a reference, as in RSO (arXiv 2309.06657)."""
     return hinge(beta * pairs.margin)
 
 
-def ipo(pairs: PairLogProbs, beta: float) -> "torch.Tensor":
+def ipo(pairs: PairLogProbs, beta: float, /) -> "torch.Tensor":
     """(rho - 1 / (2 beta))^2. IPO: arXiv 2310.12036, eq. 17; TRL's `ipo` takes means over tokens instead of sums."""
     return (pairs.margin - 1 / (2 * beta)) ** 2
 
 
-def kto_pair(pairs: PairLogProbs, beta: float) -> "torch.Tensor":
+def kto_pair(pairs: PairLogProbs, beta: float, /) -> "torch.Tensor":
     """Half of sigmoid(beta (z- - c)) + sigmoid(beta (r - z+)): KTO (arXiv 2402.01306, eq. 8) for rows in pairs.
 
     c and r are the log-ratios of chosen and rejected, z+ and z- the batch means of c and r, at least 0 and constant.
@@ -95,7 +95,7 @@ def kto_pair(pairs: PairLogProbs, beta: float) -> "torch.Tensor":
     return ((beta * (of_rejected - c)).sigmoid() + (beta * (r - of_chosen)).sigmoid()) / 2
 
 
-def discopop(pairs: PairLogProbs, beta: float, *, tau: float) -> "torch.Tensor":
+def discopop(pairs: PairLogProbs, beta: float, /, *, tau: float) -> "torch.Tensor":
     """(1 - sigmoid(u)) logistic(x) + sigmoid(u) exponential(x). LRML, called DiscoPOP: arXiv 2406.08414, section 4.
 
     Computed as sigmoid(-u) logistic(x) + exp(log sigmoid(u) - x), which is equal and finite. The published expression
@@ -115,14 +115,14 @@ def discopop(pairs: PairLogProbs, beta: float, *, tau: float) -> "torch.Tensor":
     return (-x / tau).sigmoid() * logistic(x) + tail
 
 
-def dbaql(pairs: PairLogProbs, beta: float, *, tau: float) -> "torch.Tensor":
+def dbaql(pairs: PairLogProbs, beta: float, /, *, tau: float) -> "torch.Tensor":
     """v logistic(x / 0.9) + (1 - v) exponential(0.9 x), v = sigmoid(batch variance of u). arXiv 2406.08414."""
     x = beta * pairs.margin
     v = _variance(x / tau).sigmoid()
     return v * logistic(x / 0.9) + (1 - v) * exponential(0.9 * x)
 
 
-def aql(pairs: PairLogProbs, beta: float, *, tau: float) -> "torch.Tensor":
+def aql(pairs: PairLogProbs, beta: float, /, *, tau: float) -> "torch.Tensor":
     """q logistic(x) + (1 - q) hinge(x), q = sigmoid(tau m - x), m = 0.5 + 0.01 (sigmoid(mean u) - 0.5). See dbaql."""
     x = beta * pairs.margin
     m = 0.5 + 0.01 * ((x / tau).mean().sigmoid() - 0.5)
@@ -130,7 +130,7 @@ def aql(pairs: PairLogProbs, beta: float, *, tau: float) -> "torch.Tensor":
     return q * logistic(x) + (1 - q) * hinge(x)
 
 
-def aqfl(pairs: PairLogProbs, beta: float, *, tau: float) -> "torch.Tensor":
+def aqfl(pairs: PairLogProbs, beta: float, /, *, tau: float) -> "torch.Tensor":
     """r logistic(x) + (1 - r) hinge(x), r = sigmoid(0.1 |u - a|). See dbaql.
 
     a = 0.95 std(u) mean(sigmoid(-u)) + 0.05 sigmoid(mean u). At the first step all u are equal, where the slope of a
@@ -144,19 +144,19 @@ def aqfl(pairs: PairLogProbs, beta: float, *, tau: float) -> "torch.Tensor":
     return r * logistic(x) + (1 - r) * hinge(x)
 
 
-def padll(pairs: PairLogProbs, beta: float) -> "torch.Tensor":
+def padll(pairs: PairLogProbs, beta: float, /) -> "torch.Tensor":
     """0.9 logistic(x), and half of that where rho < 0. See dbaql."""
     rho = pairs.margin
     return 0.9 * (1 - 0.5 * (rho < 0).to(rho)) * logistic(beta * rho)
 
 
-def cell(pairs: PairLogProbs, beta: float) -> "torch.Tensor":
+def cell(pairs: PairLogProbs, beta: float, /) -> "torch.Tensor":
     """Half of logistic(x) + exponential(x). See dbaql."""
     x = beta * pairs.margin
     return 0.5 * logistic(x) + 0.5 * exponential(x)
 
 
-def pfl(pairs: PairLogProbs, beta: float, *, tau: float) -> "torch.Tensor":
+def pfl(pairs: PairLogProbs, beta: float, /, *, tau: float) -> "torch.Tensor":
     """0.5 logistic(u) where the policy alone prefers the chosen completion, else 2 hinge(u). See dbaql."""
     u = beta * pairs.margin / tau
     return (0.5 * logistic(u)).where(pairs.chosen > pairs.rejected, 2 * hinge(u))

@@ -79,6 +79,8 @@ class Training:
             object.__setattr__(self, "seed", self.seeds[0])
         if self.devices != "all" and self.devices < 1:
             raise UserError(f"train.devices must be a number from 1, or all, not {self.devices}")
+        if "/" in self.attention:
+            raise UserError(f"train.attention={self.attention}: a kernel of the Hub is code, which is not loaded")
         if self.average is not None and not 0 < self.average <= 1:
             raise UserError(f"train.average is the share of the last steps, above 0 and up to 1, not {self.average}")
         if self.average and self.sharding in ("zero3", "fsdp2"):

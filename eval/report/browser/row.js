@@ -1,7 +1,8 @@
 // One row as the viewer shows it: its facts, what became of it and why, its chain, alone or beside its rivals.
 // Everything here takes data and returns elements; viewer.js puts them into the page.
 
-const VERDICTS = { correct: "✓ right", wrong: "✗ wrong", unsure: "? unsure", unfinished: "… unfinished" };
+const VERDICTS = { correct: "✓ right", wrong: "✗ wrong", unsure: "? unsure", unfinished: "… unfinished",
+  unchecked: "– unchecked" };
 
 const number = (value, digits = 3) =>
   value == null ? "" : Number.isInteger(value) ? value.toLocaleString("en") : value.toFixed(digits);
