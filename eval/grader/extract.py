@@ -17,7 +17,7 @@ from functools import cached_property
 from eval.grader import sentences
 from eval.grader.nodes import MAX_LENGTH
 from eval.grader.reader import is_readable
-from eval.grader.sentences import ANNOUNCED, Sentence, plain_prose, refuted, unpunctuated
+from eval.grader.sentences import Sentence, plain_prose, refuted, unpunctuated
 from limo.marks import Box, after_hashes, boxed
 
 # -- where the answer can be
@@ -66,7 +66,7 @@ def final_part(text: str) -> str:
         return text
     if re.search(r"\d", text[: first.start()]) and re.search(r"\n\s*(?:A|Answer|Solution):", text[first.end() :]):
         return text[: first.start()]  # "... 12 trees.\n\nQ: ...\nA: ..."
-    answered = re.search(r"\\boxed|####", text) or ANNOUNCED.search(text)
+    answered = re.search(r"\\boxed|####", text) or sentences.ANNOUNCED.search(text)
     found = _NEXT_PROBLEM.search(text, answered.end()) if answered else None
     return text[: found.start()] if found else text
 
@@ -99,11 +99,6 @@ class Completion:
         return plain_prose(self.inside)
 
     @cached_property
-    def whole(self) -> str:
-        """All of it, if it is one line, without a "so" before it."""
-        return sentences.without_lead(self.prose)
-
-    @cached_property
     def line(self) -> str:
         """The last line."""
         return self.prose.rpartition("\n")[2].strip().strip("*").strip()
@@ -113,6 +108,13 @@ class Completion:
         """The sentences that may state the answer, the last one first."""
         cut_off = re.search(r"\w[ \t]+\Z", self.inside) is not None
         return [] if cut_off else sentences.concluding(self.prose)
+
+
+_LEAD = re.compile(  # So 42; it's 42; → 42
+    r"^(?:(?:so|thus|hence|therefore|then|and)\b[,:]?\s+)?(?:(?:I think |it must be that )?(?:it|that|this)"
+    r"(?:'s| is| makes| gives| equals)\s+|[=→⇒⟹∴]\s*|\\(?:therefore|implies|Rightarrow|to)\s+)?",
+    re.IGNORECASE,
+)
 
 
 # -- marks
@@ -185,9 +187,10 @@ def _with_what_touches(text: str, box: Box) -> str:
 
 def _expression(completion: Completion) -> str | None:
     """A completion that is nothing but its answer."""
-    whole = completion.whole
-    if "\n" in whole and "\\begin" not in whole:
+    text = completion.prose.strip().strip("*").strip()
+    if "\n" in text and "\\begin" not in text:
         return None
+    whole = _LEAD.sub("", unpunctuated(text))
     if is_readable(whole):
         left, equals, right = whole.rpartition("=")
         return right.strip() if equals and not re.search(r"[a-zA-Z]", re.split("[,;]", left)[-1]) else whole or None
@@ -197,10 +200,10 @@ def _expression(completion: Completion) -> str | None:
 
 def _display(completion: Completion) -> str | None:
     r"""A last formula on lines between `\[` and `\]`."""
-    text = completion.prose.strip().strip("*").rstrip(". ")
+    text = completion.prose[-MAX_LENGTH:].rstrip("*. ")
     opening = {"\\]": "\\[", "$$": "$$"}.get(text[-2:])
     inside = text[:-2].rpartition(opening)[2] if opening else ""
-    return " ".join(inside.split()).rstrip(" .,") or None if len(inside) <= MAX_LENGTH else None
+    return " ".join(inside.split()).rstrip(" .,") or None
 
 
 # Therefore, B is correct; so we pick (D)
@@ -212,27 +215,16 @@ _LETTER = re.compile(
 
 def _letter(completion: Completion) -> str | None:
     """The choice that the last line names."""
-    clause = sentences.CONSEQUENCE.split(completion.line)[-1].strip(".* \t\r\n")
+    clause = sentences._CONSEQUENCE.split(completion.line)[-1].strip(".* \t\r\n")
     clause = re.split(r"(?<=[A-J)]),? (?:since|because|as)\b", clause)[0]
     letter = _LETTER.search(clause)
     return letter[1] or letter[2] if letter and not re.search(r"\bnot\b|n't", clause) else None
 
 
-def _last_line(completion: Completion) -> str | None:
-    """The number behind a label on the last line of a plain text that announces nothing: the usual case, and fast."""
-    text = completion.text
-    found = _NUMBER_LABELLED.search(text, max(0, len(text) - 40))
-    plain = found and text.isascii() and "```" not in text and not sentences.may_announce(text)
-    return found[1] if found and plain else None
-
-
-_NUMBER_LABELLED = re.compile(r"\n[A-Za-z]{1,12}: (-?\d[\d,]*(?:\.\d+)?)\s*\Z")
-
-
 def _label(completion: Completion) -> str | None:
     """A value behind a label on the last line."""
-    label = _LABEL.match(completion.concluding[0].line) if completion.concluding else None
-    value = unpunctuated(completion.concluding[0].line[label.end() :]) if label else ""
+    label = _LABEL.match(completion.line)
+    value = unpunctuated(completion.line[label.end() :]) if label else ""
     return value if value and is_readable(value) else None
 
 
@@ -262,7 +254,6 @@ class Rule:
 RULES = (
     Rule("box", "So $x = \\boxed{5}$, as 2 + 3 = 5.", "5", _box),
     Rule("hashes", "2 + 3 = 5\n#### 5", "5", _hashes),
-    Rule("last line", "We add both.\nA: 96", "96", _last_line),
     Rule("announced", "The answer is 5, since 2 + 3 = 5.", "5", lambda c: sentences.announced(c.prose)),
     Rule("tag", "<answer>about five\nor so</answer>", "about five\nor so", lambda c: c.tagged),
     Rule("expression", "$\\frac{1}{2}$", "$\\frac{1}{2}$", _expression),
@@ -270,10 +261,9 @@ RULES = (
     Rule("letter", "The slope is 2, so it is (D).", "D", _letter),
     Rule("label", "We add both.\nA: $\\frac{1}{2}$", "$\\frac{1}{2}$", _label),
     Rule("calculation", "They pay $33 + $99 = $132 in total.", "132", None, sentences.calculated),
-    Rule("clause", "Let n be even. So $n = 2k$.", "n = 2k", None, sentences.clause),
+    Rule("formula", "Let n be even. So $n = 2k$.", "n = 2k", None, sentences.formula),
     Rule("said", "So the area of both is 12.", "12", None, sentences.said),
-    Rule("place", "Thus they meet at (2, -1).", "(2, -1)", None, sentences.place),
-    Rule("number", "So Oliver needs 9 shelves.", "9", None, sentences.number),
+    Rule("value", "So Oliver needs 9 shelves.", "9", None, sentences.value),
     Rule(
         "repeated", "2x + 4 = 30, so x = 13. There were thirteen cousins at the party.", "13", None, sentences.repeated
     ),
