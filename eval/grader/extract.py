@@ -23,20 +23,18 @@ from limo.marks import Box, after_hashes, boxed
 # -- where the answer can be
 
 # Marks of thinking: <think>, <seed:think>, [THINK] (Magistral), ◁think▷ (Kimi), <|channel>thought (Gemma 4), and so on
-_CLOSED = re.compile(
-    r"</(?:\w+:)?(?:think(?:ing)?|thoughts?|reasoning)>|\[/THINK\]|◁/think▷|<channel\|>|<\|(?:end_of_thought|END_THINKING)\|>",
-    re.IGNORECASE,
-)
-_OPENED = re.compile(
-    r"<(?:\w+:)?(?:think(?:ing)?|thoughts?)>|\[THINK\]|◁think▷|<\|channel>|<\|(?:begin_of_thought|START_THINKING)\|>",
+_THINKING = re.compile(
+    r"(?:<\|?|\[|◁)(/|end_of_|END_)?(?:\w{1,9}:|begin_of_|start_of_|START_|inner_)?"
+    r"(?:think(?:ing)?|thoughts?|reasoning|reflection)(?:\|?>|\]|▷)|(<channel\|>)|<\|channel>",
     re.IGNORECASE,
 )
 # gpt-oss's last channel, also as it is decoded without special tokens
-_FINAL = re.compile(r"<\|channel\|>final[^<\n]{0,40}<\|message\|>|(?<=[.!?\s])assistantfinal(?=\S)")
-_LEADING = re.compile(r"\s*(?:<[|｜][^\s<>|｜]{1,40}[|｜]>|<(?:response|output)>)")  # <|begin_of_solution|>
+_FINAL = re.compile(r"<\|channel\|>final.{0,60}?<\|message\|>|(?<=[.!?\s])assistantfinal(?=\S)")
+_SPECIAL = r"<[|｜][^\s<>|｜]{1,40}[|｜]>"  # <|begin_of_solution|>, <|im_end|>
+_LEADING = re.compile(rf"\A(?:\s*(?:{_SPECIAL}|<(?:response|output)>))*")
 # "5<|im_end|>", "5</s>", "\n\nHuman: What is 2 + 5?"
 _NEXT_TURN = re.compile(
-    r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|</(?:response|output)>|<(?:start|end)_of_turn>|\[/?INST\]"
+    rf"{_SPECIAL}|</?s>|</(?:response|output)>|<(?:start|end)_of_turn>|\[/?INST\]|[<\[](?:\w+:)?(?:eos|EOS)[>\]]"
     r"|\n[ \t]*(?:\#+[ \t]*)?(?:Human|User|USER|Instruction)\s*:|\n\#+\s*(?:Instruction|Human|User)\b"
 )
 # "#### 72\n\nQuestion: ..." of a base model that writes the next problem
@@ -48,17 +46,16 @@ _NEXT_PROBLEM = re.compile(
 
 def final_part(text: str) -> str:
     """What follows the thinking, up to the end of the turn; nothing if the thinking is unfinished."""
-    if "<|begin_of_box|>" in text:  # GLM's box
-        text = text.replace("<|begin_of_box|>", "\\boxed{").replace("<|end_of_box|>", "}")
+    if "of_box" in text:  # GLM's box
+        text = re.sub(r"<\|?end_of_box\|?>", "}", re.sub(r"<\|?begin_of_box\|?>", r"\\boxed{", text))
     if "<|channel|>" in text or text.startswith("analysis"):
         *_, final = [None, *_FINAL.finditer(text)]
         text = text[final.end() :] if final else "" if "<|channel|>" in text else text
-    if any(word in text for word in ("hink", "HINK", "hought", "reasoning>", "channel")):
-        *_, closed = [None, *_CLOSED.finditer(text)]
-        text = text[closed.end() :] if closed else text
-        text = "" if _OPENED.search(text) else text
-    while leading := _LEADING.match(text):
-        text = text[leading.end() :]
+    if any(word in text for word in ("hink", "HINK", "hought", "easoning", "eflection", "channel")):
+        marks = list(_THINKING.finditer(text))
+        *_, closed = [None, *(mark for mark in marks if mark[1] or mark[2])]
+        text = "" if marks and marks[-1] is not closed else text[closed.end() :] if closed else text
+    text = _LEADING.sub("", text, count=1)
     end = _NEXT_TURN.search(text, len(text) - len(text.lstrip()) + 1)
     text = text[: end.start()] if end else text
     first = _NEXT_PROBLEM.search(text)
@@ -71,15 +68,7 @@ def final_part(text: str) -> str:
     return text[: found.start()] if found else text
 
 
-_TAGS = re.compile(r"</?(?:final_)?answer>")
-
-
-def _tagged(text: str) -> str | None:
-    tags = list(_TAGS.finditer(text)) if "answer>" in text else []
-    if not tags or not tags[-1].group().startswith("</"):
-        return None
-    opening = next((tag for tag in reversed(tags[:-1]) if not tag.group().startswith("</")), None)
-    return text[opening.end() : tags[-1].start()].strip() if opening else None
+_TAGS = re.compile(r"<(?:final_)?answer>(.*?)</(?:final_)?answer>", re.DOTALL)
 
 
 class Completion:
@@ -87,7 +76,8 @@ class Completion:
 
     def __init__(self, text: str) -> None:
         self.text = final_part(text)
-        self.tagged = _tagged(self.text)
+        *_, tags = [None, *_TAGS.finditer(self.text)] if "answer>" in self.text else [None]
+        self.tagged = tags and tags[1].rpartition("answer>")[2].strip()
         self.inside = self.text if self.tagged is None else self.tagged
         self.boxes = boxed(self.inside)
         while self.boxes and refuted(self.inside, self.boxes[-1].start, self.boxes[-1].end):
@@ -215,7 +205,7 @@ _LETTER = re.compile(
 
 def _letter(completion: Completion) -> str | None:
     """The choice that the last line names."""
-    clause = sentences._CONSEQUENCE.split(completion.line)[-1].strip(".* \t\r\n")
+    clause = sentences.CONSEQUENCE.split(completion.line)[-1].strip(".* \t\r\n")
     clause = re.split(r"(?<=[A-J)]),? (?:since|because|as)\b", clause)[0]
     letter = _LETTER.search(clause)
     return letter[1] or letter[2] if letter and not re.search(r"\bnot\b|n't", clause) else None
@@ -264,9 +254,7 @@ RULES = (
     Rule("formula", "Let n be even. So $n = 2k$.", "n = 2k", None, sentences.formula),
     Rule("said", "So the area of both is 12.", "12", None, sentences.said),
     Rule("value", "So Oliver needs 9 shelves.", "9", None, sentences.value),
-    Rule(
-        "repeated", "2x + 4 = 30, so x = 13. There were thirteen cousins at the party.", "13", None, sentences.repeated
-    ),
+    Rule("repeated", "2 + 3 = 5. They walked 5 miles.", "5", None, sentences.repeated),
 )
 
 
