@@ -169,7 +169,7 @@ def label_of(relation: Relation) -> Node | None:
     if isinstance(first, Group):  # (x, y) = (1, 2), but not (y, x) = (1, 2)
         named = [part.text for part in first.parts if isinstance(part, Name)]
         in_order = named == sorted(named) or not usual(named)
-        return None
+        return first if in_order and len(named) == len(first.parts) else None
     if not isinstance(first, Call):
         return None
     if first.what in {"∪", "∩", "∖"} | SYMBOLIC:
