@@ -29,7 +29,7 @@ _started = getattr(sys.modules["__main__"], "__spec__", None)
 _is_command = sys.argv[:1] == ["-m"] or (
     _started is not None and _started.name.split(".")[0] in ("limo", "curation", "eval")
 )
-if _is_command and importlib.util.find_spec("hydra") is None:
+if _is_command and importlib.util.find_spec("orjson") is None:
     sys.exit(
         f"error: the toolkit's packages are missing from {sys.executable}: run make install, then . .venv/bin/activate"
     )

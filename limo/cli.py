@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import limo
-from limo.errors import UserError, reported
+from limo.errors import UserError, need_package, reported
 from limo.recipe import suggest
 
 DEMO = ("curate", "train", "eval")  # what `limo demo` runs, in this order
@@ -41,7 +41,7 @@ COMMANDS = {
     "view": ("eval.view", "look at every row of a run in a browser"),
 }
 
-# Of the commands that need no recipe, the function whose arguments are theirs
+# The commands that need no recipe, and nothing of the extra `train`: the function whose arguments are theirs
 FUNCTIONS = {
     "curation.why": "print_history",
     "limo.sources.new": "make_recipe",
@@ -73,6 +73,8 @@ def main() -> None:
     with reported():
         if name not in COMMANDS and name != "demo":
             raise UserError(f"there is no command '{name}'{suggest(name, [*COMMANDS, 'demo'])}")
+        if name == "demo" or COMMANDS[name][0] not in FUNCTIONS:
+            need_package("hydra", "train", f"limo {name}")
     if name == "demo":  # a process each, since a training on several GPUs replaces its own
         for command in DEMO[:1] if {"-h", "--help"} & set(sys.argv) else DEMO:
             done = subprocess.run([sys.executable, sys.argv[0], command, "recipe=demo", *sys.argv[2:]])

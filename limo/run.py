@@ -27,7 +27,7 @@ from limo.data import content_id, replacing
 from limo.errors import UserError
 from limo.model import file_hash, fingerprint
 
-PACKAGES = """limo-toolkit torch transformers trl peft accelerate deepspeed datasets math-verify sympy reasoning-gym
+PACKAGES = """limo-toolkit torch transformers trl peft accelerate deepspeed datasets sympy reasoning-gym
 hydra-core""".split()
 CHOSEN = "chosen"  # the name of the curated set beside its controls
 # Settings of engines that change how fast they sample, not what: a run may be resumed with other values of them

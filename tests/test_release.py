@@ -1,5 +1,6 @@
 """A wheel builds, holds everything, and runs a recipe in a clean environment; the files beside the code are in step."""
 
+import json
 import os
 import subprocess
 import sys
@@ -73,6 +74,57 @@ def test_an_installed_wheel_runs_a_recipe_far_from_the_checkout(wheel: Path, tin
     done = subprocess.run(call, cwd=work, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert (work / "runs" / "demo" / "report.html").stat().st_size > 100_000
+
+
+LIGHT = """
+import pyarrow as pa, pyarrow.parquet as pq
+from curation.matching.leaks import find_leaks
+from limo.sources.files import read_rows
+
+asked = "What is the sum of the first 20 odd numbers?"
+pq.write_table(pa.table({"problem": ["What is the capital of France?", asked]}), "pool.parquet")
+pq.write_table(pa.table({"problem": [asked], "answer": ["400"]}), "held_out.parquet")
+print(find_leaks((row["problem"] for _, row in read_rows("pool.parquet")), ["held_out.parquet"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_light_installation_grades_compares_and_finds_leaks(wheel: Path, tmp_path: Path) -> None:
+    """In an empty environment, with the packages that the wheel itself asks for, from the package index."""
+    home, work = tmp_path / "venv", tmp_path / "empty"
+    venv.create(home, with_pip=True)
+    work.mkdir()
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        call = [str(home / "bin" / words[0]), *words[1:]]
+        return subprocess.run(call, cwd=work, env=environment, capture_output=True, text=True, timeout=900)
+
+    installed = call("python", "-m", "pip", "install", "--quiet", str(wheel))
+    if installed.returncode and "No matching distribution" in installed.stderr:
+        pytest.skip("no package index can be reached")
+    assert installed.returncode == 0, installed.stderr
+    listed = call("python", "-m", "pip", "list", "--format=json").stdout
+    assert not {p["name"] for p in json.loads(listed)} & {
+        "torch",
+        "transformers",
+        "trl",
+        "peft",
+        "deepspeed",
+        "hydra-core",
+    }
+    row = {"id": "p1", "answer": "1/2"}
+    for name, answer in (("a", "\\int_0^1 x\\,dx"), ("b", "2")):
+        (work / f"{name}.jsonl").write_text(json.dumps({**row, "completion": f"\\boxed{{{answer}}}"}))
+        graded = call("limo", "grade", f"{name}.jsonl")
+        assert graded.returncode == 0, graded.stderr
+    assert json.loads((work / "a.graded.jsonl").read_text())["how"] == "sympy"
+    compared = call("limo", "compare", "a.graded.jsonl", "b.graded.jsonl")
+    assert "-100.0" in compared.stdout, compared.stdout + compared.stderr
+    leaks = call("python", "-c", LIGHT)
+    assert leaks.stdout.strip() == "[None, 'held_out/1']", leaks.stdout + leaks.stderr
+    refused = call("limo", "train", "recipe=demo")
+    assert "limo train needs a package that is not installed: pip install 'limo-toolkit[train]'" in refused.stderr
 
 
 def test_licences_are_listed_for_what_pyproject_names() -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from curation.matching.known import Known, WordRuns
+from curation.matching.leaks import find_leaks
 from curation.matching.match import Text, compare
 from curation.matching.similar import numbers, tokens
+from limo.errors import UserError
 from tests.disguises import OTHER, SEEN
 from tests.growth import in_proportion
 from tests.leak_rules import rules
@@ -137,3 +139,17 @@ def test_siblings_of_a_template_are_not_the_same(data: Path) -> None:
 def test_a_long_text_takes_time_in_proportion(text: Callable[[int], str]) -> None:
     known = Known(PROBLEMS)
     assert in_proportion(lambda size: known.matches(text(size)), 50_000)
+
+
+def test_leaks_in_texts_without_answers(tmp_path: Path) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text('{"id": "p7", "problem": "What is the sum of the first 20 odd numbers?", "answer": "400"}\n')
+    texts = [
+        "Tell me: what is the sum of the first 20 odd numbers?",
+        "What is the sum of the first 30 odd numbers?",
+        "Name the capital of France.",
+    ]
+    assert find_leaks(texts, [str(held_out)]) == ["held_out/p7", "held_out/p7", None]
+    assert find_leaks(iter(texts), {"mine": {"path": str(held_out)}}, variants=False) == ["mine/p7", None, None]
+    with pytest.raises(UserError, match="no such file"):
+        find_leaks(texts, [str(tmp_path / "none.jsonl")])

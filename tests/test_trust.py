@@ -244,8 +244,8 @@ DOUBLED = "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n
         ("{{ 'a' * 3000000000 }}", "takes too much memory"),
         ("{{ 'a' * 300000000000000 }}", "takes too much memory"),
         ("{{ 'a' * 100000000 }}", "takes 100,000,000 characters"),
-        ("{{ '%0999999999d' % 1 }}{{ '%0999999999d' % 1 }}{{ '%0999999999d' % 1 }}", "takes too much memory"),
-        (DOUBLED, "takes too much memory"),
+        ("{{ '%0999999999d' % 1 }}{{ '%0999999999d' % 1 }}{{ '%0999999999d' % 1 }}", "the chat template takes "),
+        (DOUBLED, "the chat template takes "),  # memory or time, as the machine is
         ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "refuses messages of user: maximum recursion depth"),
         ("{{ 1 / 0 }}", "refuses messages of user: division by zero"),
         ("{{ messages[9].content }}", "refuses messages of user"),

@@ -78,19 +78,18 @@ def compare(given: Node, reference: Node, kind: Kind = "math") -> Ruling:
         found = rule(given, reference, kind)
         if found is not None:
             return found
-    ours, theirs = names(given), names(reference)
-    other = {"c": "C", "C": "c"}.get("".join(ours - theirs), "")  # of an integration
-    if other and {other} == theirs - ours < theirs and _adds(given, other.swapcase()) and _adds(reference, other):
-        return by_value(renamed(given, Name(other.swapcase()), Name(other)), reference, kind)
-    ruling = by_value(given, reference, kind)
-    one_each = ours != theirs and len(ours) == len(theirs) == 1 and ours | theirs <= {"k", "m", "n"}
-    if one_each and all(Name("pi") in walk(n) for n in (given, reference)):  # 2k pi and 2n pi are the same angles
-        return by_value(renamed(given, Name(*ours), Name(*theirs)), reference, kind)
-    return ruling
+    return by_value(_in_parameters_of(reference, given), reference, kind)
 
 
-def _adds(node: Node, name: str) -> bool:
-    return isinstance(node, Call) and node.what == "+" and Name(name) in node.args
+def _in_parameters_of(reference: Node, given: Node) -> Node:
+    """`2k\\pi` for `2n\\pi`, `x + c` for `x + C`: the given answer with the name that the reference has."""
+    ours, theirs = names(given) - names(reference), names(reference) - names(given)
+    if not len(ours) == len(theirs) == 1:
+        return given
+    angles = ours | theirs <= {"k", "m", "n"} and all(Name("pi") in walk(node) for node in (given, reference))
+    sums = isinstance(given, Call) and isinstance(reference, Call) and given.what == reference.what == "+"
+    constants = ours | theirs == {"c", "C"} and sums and len(names(reference)) > 1
+    return renamed(given, Name(*ours), Name(*theirs)) if angles or constants else given
 
 
 # Each rule: (given, reference, kind) -> a verdict, or None where it has no say
@@ -100,19 +99,12 @@ Rule = Callable[[Node, Node, Kind], Ruling | None]
 
 def _by_set(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     """Intervals, their unions, and the inequalities that say the same."""
-    if not (is_set(given) or is_set(reference)):
-        return None
-    if isinstance(given, Group) and isinstance(reference, Group) and given.brackets == reference.brackets != "":
-        ruling = _in_order(given.parts, reference.parts, kind)
-        if ruling[0] == "correct":
-            return ruling
-    same = same_set(given, reference)
-    if same is None:
-        return ("wrong", "no interval") if is_set(reference) and not isinstance(reference, Relation) else None
-    return decide(same, "intervals")
+    same = same_set(given, reference) if is_set(given) or is_set(reference) else None
+    return None if same is None else decide(same, "intervals")
 
 
 def _by_equation(given: Node, reference: Node, kind: Kind) -> Ruling | None:
+    """An equation for a value, and a value or another equation for an equation."""
     if isinstance(reference, Relation):
         return _to_relation(given, reference, kind)
     if not isinstance(given, Relation):
@@ -122,57 +114,10 @@ def _by_equation(given: Node, reference: Node, kind: Kind) -> Ruling | None:
         return "wrong", "an equation for a value"
     ruling, first = compare(value, reference, kind), given.sides[0]
     unsolved = isinstance(first, Call) and first.what in ("+", "*", "/", "^") and len(names(first)) == 1
-    unsolved = unsolved and not any(isinstance(n, Group | Words | Call) for n in below(first))  # C(10, 3) = 120
-    if unsolved and ruling[0] == "correct" and not names(value) and not isinstance(value, Matrix):
+    plain = not isinstance(value, Matrix) and all(isinstance(n, Name | Number) for n in below(first))
+    if unsolved and ruling[0] == "correct" and not names(value) and plain:
         return "unsure", "an equation that is not solved"  # x^2 = 5 for 5
     return ruling
-
-
-def _stated_value(given: Relation) -> Node | None:
-    """The value in `a + b = 5`, `|z| = 5`, `5 = x`, `n = 4 + 1 = 5`: the last side, where the first has a variable."""
-    first, last = given.sides[0], given.sides[-1]
-    if any(sign not in ("=", "approx", "equiv") for sign in given.signs) or isinstance(first, Group):
-        return None
-    closed = [side for side in given.sides if not names(side)]
-    return last if names(first) and not names(last) and _all_same(closed) else None
-
-
-def _to_relation(given: Node, reference: Relation, kind: Kind) -> Ruling:
-    label, value = label_of(reference), _value_of(reference)
-    if not isinstance(given, Relation):
-        if "approx" in reference.signs:
-            candidates = [s for s in reference.sides if s != label]
-            return decide(any(compare(given, c, kind)[0] == "correct" for c in candidates), "value")
-        return compare(given, value, kind) if value is not None else ("wrong", "a value for an equation")
-    if value is not None:
-        name, found = label_of(given), _value_of(given)
-        if found is not None and (renamed := _in_names_of(label, name, found)) is not None:
-            return compare(renamed, value, kind)
-        if found is not None and not names(value) and not names(found):
-            return "wrong", "another name"
-    if len(given.sides) != 2 or len(reference.sides) != 2:
-        return "wrong", "another relation"
-    return _proportional(given, reference)
-
-
-def _in_names_of(label: Node | None, name: Node | None, value: Node) -> Node | None:
-    """A named value in the names of a label: `f(y) = y` and `y = x` are `f(x) = x`; None if it names another one."""
-    if name == label:
-        return value
-    functions = [n for n in (name, label) if isinstance(n, Call) and n.what == "of" and isinstance(n.args[1], Name)]
-    if len(functions) == 2 and functions[0].args[0] == functions[1].args[0]:
-        ours, theirs = (function.args[1] for function in functions)
-        return None if theirs in walk(value) else renamed(value, ours, theirs)
-    return value if functions and Name("y") in (name, label) and Name("y") not in functions[0].args else None
-
-
-def _proportional(given: Relation, reference: Relation) -> Ruling:
-    """Two equations or inequalities are one if their sides' differences are proportional."""
-    turned = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
-    a, b = (Call("+", (r.sides[0], negative(r.sides[1]))) for r in (given, reference))
-    sign = proportional(a, b)
-    asked = reference.signs[0] if sign >= 0 else turned.get(reference.signs[0], reference.signs[0])
-    return decide(sign != 0 and given.signs[0] == asked, "equation", "another equation")
 
 
 def _value_of(relation: Relation) -> Node | None:
@@ -187,8 +132,40 @@ def _value_of(relation: Relation) -> Node | None:
     return exact_sides[-1] if _all_same(exact_sides) else None
 
 
+def _stated_value(given: Relation) -> Node | None:
+    """The value in `a + b = 5`, `|z| = 5`, `n = 4 + 1 = 5`: the last side, where the first has a variable."""
+    first, last = given.sides[0], given.sides[-1]
+    if any(sign not in ("=", "approx", "equiv") for sign in given.signs) or isinstance(first, Group):
+        return None
+    closed = [side for side in given.sides if not names(side)]
+    return last if names(first) and not names(last) and _all_same(closed) else None
+
+
 def _all_same(sides: Sequence[Node]) -> bool:
     return all(compare(side, sides[0])[0] == "correct" for side in sides[1:])
+
+
+def _to_relation(given: Node, reference: Relation, kind: Kind) -> Ruling:
+    label, value = label_of(reference), _value_of(reference)
+    if not isinstance(given, Relation):
+        return compare(given, value, kind) if value is not None else ("wrong", "a value for an equation")
+    found, name = _value_of(given), label_of(given)
+    if value is not None and found is not None:
+        functions = [n for n in (name, label) if isinstance(n, Call) and n.what == "of" and isinstance(n.args[1], Name)]
+        same_function = len(functions) == 2 and functions[0].args[0] == functions[1].args[0]
+        if same_function and functions[1].args[1] not in walk(found):  # f(t) = 2t for f(x) = 2x
+            found, name = renamed(found, functions[0].args[1], functions[1].args[1]), label
+        if name == label or (len(functions) == 1 and Name("y") in (name, label)):  # y = 2x for f(x) = 2x
+            return compare(found, value, kind)
+        if not names(value) and not names(found):
+            return "wrong", "another name"
+    if len(given.sides) != 2 or len(reference.sides) != 2:
+        return "wrong", "another relation"
+    # Two equations or inequalities are one if their sides' differences are proportional
+    turned = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+    sign = proportional(*(Call("+", (r.sides[0], negative(r.sides[1]))) for r in (given, reference)))
+    asked = reference.signs[0] if sign >= 0 else turned.get(reference.signs[0], reference.signs[0])
+    return decide(sign != 0 and given.signs[0] == asked, "equation", "another equation")
 
 
 def _by_several(given: Node, reference: Node, kind: Kind) -> Ruling | None:
@@ -197,38 +174,26 @@ def _by_several(given: Node, reference: Node, kind: Kind) -> Ruling | None:
         if not isinstance(given, Group):
             return None
         parts = given.parts if given.brackets in FREE else ()
-        if len(parts) > 1 and _named_values(Group("", parts[:-1])) and isinstance(parts[-1], Relation):
-            first = parts[-1].sides[0]  # m = 3, n = 4, m + n = 7
-            if isinstance(first, Call) and names(first) <= {n for part in parts[:-1] for n in names(part)}:
-                return compare(parts[-1], reference, kind)
+        last = parts[-1] if parts else None
+        if isinstance(last, Relation) and _named_values(Group("", parts[:-1])) and isinstance(last.sides[0], Call):
+            return compare(last, reference, kind)  # m = 3, n = 4, m + n = 7
         same = len(parts) > 1 and all(compare(part, reference, kind)[0] == "correct" for part in parts)
         return ("correct", "one value said twice") if same else ("wrong", "several answers for one")
-    if isinstance(given, Call) and given.what in ("*", "of") and isinstance(given.args[1], Group):  # P(1, 2)
-        point = isinstance(given.args[0], Name) and given.args[0].text.isupper()
-        return compare(given.args[1], reference, kind) if point else ("wrong", "one answer for several")
     if not isinstance(given, Group):
+        if isinstance(given, Call) and given.what == "of" and isinstance(given.args[0], Name):  # P(1, 2)
+            return compare(given.args[1], reference, kind)
         same = reference.brackets == "|" and _all_same(reference.parts)  # \\frac38 or 0.375
         return compare(given, reference.parts[0], kind) if same else ("wrong", "one answer for several")
-    if reference.brackets in FREE:
-        if given.brackets not in FREE:
-            named = _named_values(reference) if given.brackets == "()" else None
-            return _in_order(given.parts, named, kind) if named else ("wrong", "another kind of bracket")
-        return _members(given, reference, kind)
-    named = _named_values(given) if given.brackets in FREE else None
-    if named is not None:
-        in_order = _in_order(named, reference.parts, kind)
-        return in_order if reference.brackets in ("()", "<>") else ("wrong", "no interval")
-    if given.brackets != reference.brackets and {given.brackets, reference.brackets} != {"()", "<>"}:
-        return "wrong", "another kind of bracket"
-    return _in_order(given.parts, reference.parts, kind)
-
-
-def _members(given: Group, reference: Group, kind: Kind) -> Ruling:
-    """Members in any order; values for the reference's names, `x=1, y=2`, in the order of the names."""
-    wanted = _named_values(reference)
-    if wanted is not None and not any(isinstance(part, Relation) for part in given.parts):
-        return _in_order(given.parts, wanted, kind)
-    return matched(given.parts, reference.parts, kind), "members in any order"
+    free = [group.brackets in FREE for group in (given, reference)]
+    named = [_named_values(group) if is_free else None for group, is_free in zip((given, reference), free, strict=True)]
+    if all(free) and (named[1] is None or named[0] is not None):
+        return matched(given.parts, reference.parts, kind), "members in any order"
+    # x = 1, y = 2 is (1, 2), in the order of the names
+    ours, theirs = (values or group.parts for values, group in zip(named, (given, reference), strict=True))
+    brackets = {group.brackets for group, values in zip((given, reference), named, strict=True) if values is None}
+    if brackets <= {"()", "<>"} or len(brackets) == 1 or (named[1] and given.brackets in FREE):
+        return _in_order(ours, theirs, kind)
+    return "wrong", "another kind of bracket"
 
 
 def _named_values(group: Group) -> list[Node] | None:
@@ -255,14 +220,11 @@ def _by_matrix(given: Node, reference: Node, kind: Kind) -> Ruling | None:
         return None
     if any(isinstance(node, Call) and any(isinstance(n, Matrix) for n in walk(node)) for node in (given, reference)):
         return "unsure", "matrices that are not worked out"
+    shapes = [[len(row) for row in node.rows] if isinstance(node, Matrix) else None for node in (given, reference)]
     vectors = [_vector(given), _vector(reference)]
-    if isinstance(given, Matrix) and isinstance(reference, Matrix):
-        if [len(row) for row in given.rows] != [len(row) for row in reference.rows]:
-            return "wrong", "no matrix of this shape"
-        return _in_order(below(given), below(reference), kind)
-    if vectors[0] is None or vectors[1] is None:
+    if shapes[0] != shapes[1] and (None in vectors or None not in shapes):
         return "wrong", "no matrix of this shape"
-    return _in_order(vectors[0], vectors[1], kind)
+    return _in_order(below(given), below(reference), kind)
 
 
 def _as_matrix(node: Node) -> Node:
@@ -286,17 +248,9 @@ def _by_kind(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     if isinstance(reference, Words) or isinstance(given, Words):
         return decide(given == reference, "words")
     if isinstance(reference, Clock) or isinstance(given, Clock):
-        if isinstance(given, Call) and given.what == "ratio" and isinstance(reference, Clock):  # 16:30, 00:20
-            at = [exact(term) for term in given.args]
-            is_whole_day = len(at) == 2 and at[0] is not None and not 1 <= at[0] < 13
-            return decide(is_whole_day and at == [*divmod(reference.minutes, 60)], "time of day")
-        if isinstance(given, Clock) and isinstance(reference, Call) and reference.what == "ratio":  # 3:30 p.m. for 3:30
-            at = [exact(term) for term in reference.args]
-            return decide(at in ([*divmod(given.minutes % 720, 60)], [*divmod(given.minutes, 60)]), "time of day")
-        return decide(given == reference, "time of day")
+        return decide(_minutes(given) == _minutes(reference) is not None, "time of day")
     if isinstance(reference, Based):
-        same = isinstance(given, Based) and given == reference
-        return decide(same, "base", "not in the base of the reference")
+        return decide(given == reference, "base", "not in the base of the reference")
     if isinstance(reference, Call) and reference.what == "mod":
         return _residues(given, reference)
     if isinstance(given, Call) and given.what == "mod":
@@ -306,6 +260,14 @@ def _by_kind(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     if isinstance(given, Call) and given.what == "ratio" and len(given.args) == 2:
         return compare(Call("/", given.args), reference, kind)
     return None
+
+
+def _minutes(node: Node) -> int | None:
+    """Minutes since midnight: of 4:30 p.m., and of 16:30 or 00:20, which have no half of the day."""
+    if isinstance(node, Clock) or not (isinstance(node, Call) and node.what == "ratio"):
+        return node.minutes if isinstance(node, Clock) else None
+    hours, minutes = exact(node.args[0]), exact(node.args[1])
+    return None if hours is None or minutes is None or 1 <= hours < 13 else int(60 * hours + minutes)
 
 
 def _residues(given: Node, reference: Call) -> Ruling:
@@ -331,51 +293,42 @@ def _ratios(given: Node, reference: Call, kind: Kind) -> Ruling:
         if len(reference.args) != 2 or isinstance(given, Group):
             return "wrong", "no ratio"
         return compare(given, Call("/", reference.args), kind)
-    if len(given.args) != len(reference.args):
-        return "wrong", "another number of terms"
-    if any(exact(term) == 0 for term in (*given.args, *reference.args)):  # 12:00 is no multiple of 5:00
-        return _in_order(given.args, reference.args, kind)
-    first, wanted = given.args[0], reference.args[0]
-    return (
-        all_of(
-            compare(Call("*", (g, wanted)), Call("*", (r, first)), kind)[0]
-            for g, r in zip(given.args[1:], reference.args[1:], strict=True)
-        ),
-        "ratio",
-    )
+    ours, theirs = given.args, reference.args
+    if all(exact(term) != 0 for term in (*given.args, *reference.args)):  # 12:00 is no multiple of 5:00
+        ours, theirs = (tuple(Call("/", (term, args[0])) for term in args) for args in (ours, theirs))
+    return _in_order(ours, theirs, kind)[0], "ratio"
 
 
 def _by_unit(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     """Units and percent count where the reference has them; where it has none, they may be said."""
     if isinstance(reference, Quantity):
-        if not isinstance(given, Quantity):
-            if _is_percent(given) or degrees(given) is not None or is_radians(given):
+        if isinstance(given, Quantity):
+            worth = same_unit(given.unit, reference.unit)
+            if worth is None:
                 return "wrong", "not the unit of the reference"
-            if needed(reference.unit) and kind != "math":
-                return "wrong", "without the unit of the reference"
-            return compare(given, reference.value, kind)
-        worth = same_unit(given.unit, reference.unit)
-        if worth is None:
+            value = given.value if worth == 1 else Call("*", (given.value, Number(worth)))
+            return compare(value, reference.value, kind)
+        if _is_percent(given) or degrees(given) is not None or is_radians(given):
             return "wrong", "not the unit of the reference"
-        value = given.value if worth == 1 else Call("*", (given.value, Number(worth)))
-        return compare(value, reference.value, kind)
-    said = isinstance(given, Quantity) or degrees(given) is not None
-    if said and (_is_percent(reference) or (isinstance(given, Quantity) and degrees(reference) is not None)):
-        return "wrong", "not the unit of the reference"
+        if needed(reference.unit) and kind != "math":
+            return "wrong", "without the unit of the reference"
+        return compare(given, reference.value, kind)
     if isinstance(given, Quantity):
+        if _is_percent(reference) or degrees(reference) is not None:
+            return "wrong", "not the unit of the reference"
         ruling = compare(given.value, reference, kind)
         if ruling[0] != "correct" or may_be_said(given.unit):
             return ruling
         return ("wrong" if changes_value(given.unit) else "unsure"), "words behind the value that may change it"
-    if _is_percent(reference) and not _is_percent(given) and kind == "math":
-        assert isinstance(reference, Call)
-        if compare(given, reference.args[0], kind)[0] == "correct":
+    if isinstance(reference, Call) and reference.what == "%" and not _is_percent(given):
+        if degrees(given) is not None:
+            return "wrong", "not the unit of the reference"
+        if kind == "math" and compare(given, reference.args[0], kind)[0] == "correct":
             return "correct", "percent left out"
-    if _is_percent(given) and not _is_percent(reference):
+    if isinstance(given, Call) and given.what == "%" and not _is_percent(reference):
         # 50 % for 50, as its unit, but 50 % for 0.5, as its value: never both for one reference
         fixed = exact(reference)
         if fixed is not None and abs(fixed) > 1:
-            assert isinstance(given, Call)
             return compare(given.args[0], reference, kind)[0], "percent as the unit"
     return None
 

@@ -17,26 +17,24 @@ from functools import cached_property
 from eval.grader import sentences
 from eval.grader.nodes import MAX_LENGTH
 from eval.grader.reader import is_readable
-from eval.grader.sentences import ANNOUNCED, Sentence, plain_prose, refuted, unpunctuated
+from eval.grader.sentences import Sentence, plain_prose, refuted, unpunctuated
 from limo.marks import Box, after_hashes, boxed
 
 # -- where the answer can be
 
 # Marks of thinking: <think>, <seed:think>, [THINK] (Magistral), ◁think▷ (Kimi), <|channel>thought (Gemma 4), and so on
-_CLOSED = re.compile(
-    r"</(?:\w+:)?(?:think(?:ing)?|thoughts?|reasoning)>|\[/THINK\]|◁/think▷|<channel\|>|<\|(?:end_of_thought|END_THINKING)\|>",
-    re.IGNORECASE,
-)
-_OPENED = re.compile(
-    r"<(?:\w+:)?(?:think(?:ing)?|thoughts?)>|\[THINK\]|◁think▷|<\|channel>|<\|(?:begin_of_thought|START_THINKING)\|>",
+_THINKING = re.compile(
+    r"(?:<\|?|\[|◁)(/|end_of_|END_)?(?:\w{1,9}:|begin_of_|start_of_|START_|inner_)?"
+    r"(?:think(?:ing)?|thoughts?|reasoning|reflection)(?:\|?>|\]|▷)|(<channel\|>)|<\|channel>",
     re.IGNORECASE,
 )
 # gpt-oss's last channel, also as it is decoded without special tokens
-_FINAL = re.compile(r"<\|channel\|>final[^<\n]{0,40}<\|message\|>|(?<=[.!?\s])assistantfinal(?=\S)")
-_LEADING = re.compile(r"\s*(?:<[|｜][^\s<>|｜]{1,40}[|｜]>|<(?:response|output)>)")  # <|begin_of_solution|>
+_FINAL = re.compile(r"<\|channel\|>final.{0,60}?<\|message\|>|(?<=[.!?\s])assistantfinal(?=\S)")
+_SPECIAL = r"<[|｜][^\s<>|｜]{1,40}[|｜]>"  # <|begin_of_solution|>, <|im_end|>
+_LEADING = re.compile(rf"\A(?:\s*(?:{_SPECIAL}|<(?:response|output)>))*")
 # "5<|im_end|>", "5</s>", "\n\nHuman: What is 2 + 5?"
 _NEXT_TURN = re.compile(
-    r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|</(?:response|output)>|<(?:start|end)_of_turn>|\[/?INST\]"
+    rf"{_SPECIAL}|</?s>|</(?:response|output)>|<(?:start|end)_of_turn>|\[/?INST\]|[<\[](?:\w+:)?(?:eos|EOS)[>\]]"
     r"|\n[ \t]*(?:\#+[ \t]*)?(?:Human|User|USER|Instruction)\s*:|\n\#+\s*(?:Instruction|Human|User)\b"
 )
 # "#### 72\n\nQuestion: ..." of a base model that writes the next problem
@@ -48,17 +46,16 @@ _NEXT_PROBLEM = re.compile(
 
 def final_part(text: str) -> str:
     """What follows the thinking, up to the end of the turn; nothing if the thinking is unfinished."""
-    if "<|begin_of_box|>" in text:  # GLM's box
-        text = text.replace("<|begin_of_box|>", "\\boxed{").replace("<|end_of_box|>", "}")
+    if "of_box" in text:  # GLM's box
+        text = re.sub(r"<\|?end_of_box\|?>", "}", re.sub(r"<\|?begin_of_box\|?>", r"\\boxed{", text))
     if "<|channel|>" in text or text.startswith("analysis"):
         *_, final = [None, *_FINAL.finditer(text)]
         text = text[final.end() :] if final else "" if "<|channel|>" in text else text
-    if any(word in text for word in ("hink", "HINK", "hought", "reasoning>", "channel")):
-        *_, closed = [None, *_CLOSED.finditer(text)]
-        text = text[closed.end() :] if closed else text
-        text = "" if _OPENED.search(text) else text
-    while leading := _LEADING.match(text):
-        text = text[leading.end() :]
+    if any(word in text for word in ("hink", "HINK", "hought", "easoning", "eflection", "channel")):
+        marks = list(_THINKING.finditer(text))
+        *_, closed = [None, *(mark for mark in marks if mark[1] or mark[2])]
+        text = "" if marks and marks[-1] is not closed else text[closed.end() :] if closed else text
+    text = _LEADING.sub("", text, count=1)
     end = _NEXT_TURN.search(text, len(text) - len(text.lstrip()) + 1)
     text = text[: end.start()] if end else text
     first = _NEXT_PROBLEM.search(text)
@@ -66,20 +63,12 @@ def final_part(text: str) -> str:
         return text
     if re.search(r"\d", text[: first.start()]) and re.search(r"\n\s*(?:A|Answer|Solution):", text[first.end() :]):
         return text[: first.start()]  # "... 12 trees.\n\nQ: ...\nA: ..."
-    answered = re.search(r"\\boxed|####", text) or ANNOUNCED.search(text)
+    answered = re.search(r"\\boxed|####", text) or sentences.ANNOUNCED.search(text)
     found = _NEXT_PROBLEM.search(text, answered.end()) if answered else None
     return text[: found.start()] if found else text
 
 
-_TAGS = re.compile(r"</?(?:final_)?answer>")
-
-
-def _tagged(text: str) -> str | None:
-    tags = list(_TAGS.finditer(text)) if "answer>" in text else []
-    if not tags or not tags[-1].group().startswith("</"):
-        return None
-    opening = next((tag for tag in reversed(tags[:-1]) if not tag.group().startswith("</")), None)
-    return text[opening.end() : tags[-1].start()].strip() if opening else None
+_TAGS = re.compile(r"<(?:final_)?answer>(.*?)</(?:final_)?answer>", re.DOTALL)
 
 
 class Completion:
@@ -87,7 +76,8 @@ class Completion:
 
     def __init__(self, text: str) -> None:
         self.text = final_part(text)
-        self.tagged = _tagged(self.text)
+        *_, tags = [None, *_TAGS.finditer(self.text)] if "answer>" in self.text else [None]
+        self.tagged = tags and tags[1].rpartition("answer>")[2].strip()
         self.inside = self.text if self.tagged is None else self.tagged
         self.boxes = boxed(self.inside)
         while self.boxes and refuted(self.inside, self.boxes[-1].start, self.boxes[-1].end):
@@ -99,11 +89,6 @@ class Completion:
         return plain_prose(self.inside)
 
     @cached_property
-    def whole(self) -> str:
-        """All of it, if it is one line, without a "so" before it."""
-        return sentences.without_lead(self.prose)
-
-    @cached_property
     def line(self) -> str:
         """The last line."""
         return self.prose.rpartition("\n")[2].strip().strip("*").strip()
@@ -113,6 +98,13 @@ class Completion:
         """The sentences that may state the answer, the last one first."""
         cut_off = re.search(r"\w[ \t]+\Z", self.inside) is not None
         return [] if cut_off else sentences.concluding(self.prose)
+
+
+_LEAD = re.compile(  # So 42; it's 42; → 42
+    r"^(?:(?:so|thus|hence|therefore|then|and)\b[,:]?\s+)?(?:(?:I think |it must be that )?(?:it|that|this)"
+    r"(?:'s| is| makes| gives| equals)\s+|[=→⇒⟹∴]\s*|\\(?:therefore|implies|Rightarrow|to)\s+)?",
+    re.IGNORECASE,
+)
 
 
 # -- marks
@@ -185,9 +177,10 @@ def _with_what_touches(text: str, box: Box) -> str:
 
 def _expression(completion: Completion) -> str | None:
     """A completion that is nothing but its answer."""
-    whole = completion.whole
-    if "\n" in whole and "\\begin" not in whole:
+    text = completion.prose.strip().strip("*").strip()
+    if "\n" in text and "\\begin" not in text:
         return None
+    whole = _LEAD.sub("", unpunctuated(text))
     if is_readable(whole):
         left, equals, right = whole.rpartition("=")
         return right.strip() if equals and not re.search(r"[a-zA-Z]", re.split("[,;]", left)[-1]) else whole or None
@@ -197,10 +190,10 @@ def _expression(completion: Completion) -> str | None:
 
 def _display(completion: Completion) -> str | None:
     r"""A last formula on lines between `\[` and `\]`."""
-    text = completion.prose.strip().strip("*").rstrip(". ")
+    text = completion.prose[-MAX_LENGTH:].rstrip("*. ")
     opening = {"\\]": "\\[", "$$": "$$"}.get(text[-2:])
     inside = text[:-2].rpartition(opening)[2] if opening else ""
-    return " ".join(inside.split()).rstrip(" .,") or None if len(inside) <= MAX_LENGTH else None
+    return " ".join(inside.split()).rstrip(" .,") or None
 
 
 # Therefore, B is correct; so we pick (D)
@@ -218,21 +211,10 @@ def _letter(completion: Completion) -> str | None:
     return letter[1] or letter[2] if letter and not re.search(r"\bnot\b|n't", clause) else None
 
 
-def _last_line(completion: Completion) -> str | None:
-    """The number behind a label on the last line of a plain text that announces nothing: the usual case, and fast."""
-    text = completion.text
-    found = _NUMBER_LABELLED.search(text, max(0, len(text) - 40))
-    plain = found and text.isascii() and "```" not in text and not sentences.may_announce(text)
-    return found[1] if found and plain else None
-
-
-_NUMBER_LABELLED = re.compile(r"\n[A-Za-z]{1,12}: (-?\d[\d,]*(?:\.\d+)?)\s*\Z")
-
-
 def _label(completion: Completion) -> str | None:
     """A value behind a label on the last line."""
-    label = _LABEL.match(completion.concluding[0].line) if completion.concluding else None
-    value = unpunctuated(completion.concluding[0].line[label.end() :]) if label else ""
+    label = _LABEL.match(completion.line)
+    value = unpunctuated(completion.line[label.end() :]) if label else ""
     return value if value and is_readable(value) else None
 
 
@@ -262,7 +244,6 @@ class Rule:
 RULES = (
     Rule("box", "So $x = \\boxed{5}$, as 2 + 3 = 5.", "5", _box),
     Rule("hashes", "2 + 3 = 5\n#### 5", "5", _hashes),
-    Rule("last line", "We add both.\nA: 96", "96", _last_line),
     Rule("announced", "The answer is 5, since 2 + 3 = 5.", "5", lambda c: sentences.announced(c.prose)),
     Rule("tag", "<answer>about five\nor so</answer>", "about five\nor so", lambda c: c.tagged),
     Rule("expression", "$\\frac{1}{2}$", "$\\frac{1}{2}$", _expression),
@@ -270,13 +251,10 @@ RULES = (
     Rule("letter", "The slope is 2, so it is (D).", "D", _letter),
     Rule("label", "We add both.\nA: $\\frac{1}{2}$", "$\\frac{1}{2}$", _label),
     Rule("calculation", "They pay $33 + $99 = $132 in total.", "132", None, sentences.calculated),
-    Rule("clause", "Let n be even. So $n = 2k$.", "n = 2k", None, sentences.clause),
+    Rule("formula", "Let n be even. So $n = 2k$.", "n = 2k", None, sentences.formula),
     Rule("said", "So the area of both is 12.", "12", None, sentences.said),
-    Rule("place", "Thus they meet at (2, -1).", "(2, -1)", None, sentences.place),
-    Rule("number", "So Oliver needs 9 shelves.", "9", None, sentences.number),
-    Rule(
-        "repeated", "2x + 4 = 30, so x = 13. There were thirteen cousins at the party.", "13", None, sentences.repeated
-    ),
+    Rule("value", "So Oliver needs 9 shelves.", "9", None, sentences.value),
+    Rule("repeated", "2 + 3 = 5. They walked 5 miles.", "5", None, sentences.repeated),
 )
 
 

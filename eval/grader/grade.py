@@ -31,7 +31,7 @@ from eval.grader.nodes import (
     written_number,
 )
 from eval.grader.reader import is_readable, normalise, read, squeezed
-from eval.grader.sentences import last_number, says
+from eval.grader.sentences import last_number
 from eval.grader.terms import negative
 from eval.grader.values import TooMuch, Undefined, by_value
 from limo.console import progress
@@ -75,7 +75,7 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
         found = Grade("wrong", None, "no answer found", cut_off)
         text = final_part(completion)
         number = last_number(text)
-        if (number and equal(number, answer, kind)[0] == "correct") or says(text, answer):
+        if number and equal(number, answer, kind)[0] == "correct":
             found = Grade("unsure", number, "not announced as the answer", cut_off)
     else:
         given = _with_base(completion, given, answer)

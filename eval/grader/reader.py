@@ -79,6 +79,9 @@ _FONT = re.compile(  # \mathbf{even}, \mbox{ miles}
     r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|textbf|textit|textrm|textnormal|mbox|hbox|operatorname\*?|emph|bm|"
     r"underline|texttt|textsc)\s*(?=\{)"
 )
+_FONT_OF_MATH = re.compile(
+    r"\\(?:mathbf|boldsymbol|textbf|bm|text)\s*(?=\{(?:[^a-zA-Z{}$%]*\d[^a-zA-Z{}$%]*|\\(?!text|\w*dollar)[^$]*)\})"
+)  # \mathbf{5}
 _ACCENT = re.compile(r"\\(?:vec|hat|widehat|boldsymbol|mathbf|bm)\s*(?:\{\s*([a-zA-Z])\s*\}|([a-zA-Z])(?![a-zA-Z]))")
 _PRIME = re.compile(r"\^ *\{? *\\prime *\}?")
 _OVER = re.compile(r"(?:^|\{)([^{}]*)\\(over|choose)(?![a-z])([^{}]*)(?:\}|$)")  # {1 \over 2}
@@ -247,7 +250,7 @@ def _latex(text: str) -> str:
     if "\\over" in text or "\\choose" in text:
         text = _OVER.sub(lambda m: f"\\{'frac' if m[2] == 'over' else 'binom'}{{{m[1]}}}{{{m[3]}}}", text)
     text = _FUNCTION_IN_TEXT.sub(r"\\\1 ", text)
-    text = _FONT.sub(r"\\text", text)
+    text = _FONT.sub(r"\\text", _FONT_OF_MATH.sub("", text))
     whole = _VALUE_IN_TEXT.fullmatch(text)
     text = _NESTED.sub(lambda m: re.sub(r"\^ *\{ *(-?\d) *\}", r"^\1", m[0]), text)
     text = _COMMA_IN_TEXT.sub(lambda m: f", {m[1] or ''} ", text)
