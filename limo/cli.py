@@ -32,7 +32,7 @@ COMMANDS = {
     "improve": ("curation.methods.rise.improve", "curate, train and evaluate, again and again (RISE)"),
     "discover": ("limo.discover", "search for preference losses (DiscoPOP)"),
     "new": ("limo.sources.new", "look at a file of your own and write a recipe for it"),
-    "ledgers": ("limo.engines.ledgers", "show kept samples; add those of other or damaged ledgers"),
+    "ledgers": ("limo.engines.ledgers", "show kept samples; add those of other machines"),
     "eval": ("eval.run", "evaluate models and compare them"),
     "compare": ("eval.compare", "two runs on the same problems, with intervals"),
     "pick": ("eval.pick", "choose a checkpoint on development problems"),

@@ -18,7 +18,7 @@ from limo.chat import prompt_ids, turn_end
 from limo.data import Message, chat
 from limo.engines.connection import Keys
 from limo.engines.ledger import Cached
-from limo.engines.ledgers import salvage
+from limo.engines.ledgers import add
 from limo.engines.protocol import Completion, Request, Sampling, sample, taker
 from limo.engines.server import ServerEngine
 from limo.errors import UserError
@@ -72,7 +72,7 @@ def test_thousands_of_requests_of_which_a_fifth_fail(
         assert f"{counts['faults']['500']:,} x 500" in said
         again = sample(engine, prompts, ONE)
         assert again == done and server.counts()["made"] == counts["made"], "a second run asks for nothing"
-    assert salvage(tmp_path / "again", [tmp_path])[1] == 0
+    assert add(tmp_path / "again", [tmp_path])[1] == 0
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from limo.engines.ledgers import list_models, salvage
+from limo.engines.ledgers import add, list_models
 from tests.conftest import ROOT, lines
 from tests.test_kill import write_recipe
 
@@ -44,7 +44,7 @@ def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
 def kept(folder: Path) -> int:
     """Samples in the ledger, which is sound."""
     samples = folder / "cache" / "samples"
-    assert not any(samples.glob("*.sqlite")) or salvage(folder / "again", [samples])[1] == 0
+    assert not any(samples.glob("*.sqlite")) or add(folder / "again", [samples])[1] == 0
     return count_samples(samples)
 
 

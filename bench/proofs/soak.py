@@ -26,7 +26,7 @@ from pathlib import Path
 from limo.console import clock
 from limo.data import chat
 from limo.engines.ledger import Cached, open_ledger
-from limo.engines.ledgers import salvage
+from limo.engines.ledgers import add
 from limo.engines.protocol import Completion, Prompt, Request, Sampling, Take, stream
 
 SAMPLES = 2  # of each prompt
@@ -94,7 +94,7 @@ def soak(folder: Path, restarts: int, seconds: float, prompts: int, longest: flo
             found.finished += 1
         else:
             found.broken.append(f"restart {found.restarts} ended with {process.returncode}: {said[-300:]}")
-        _, damaged = salvage(folder / "salvaged", [folder / "samples"])
+        _, damaged = add(folder / "added", [folder / "samples"])
         found.broken += [f"after restart {found.restarts}: {damaged} samples are damaged"] * bool(damaged)
     return found
 

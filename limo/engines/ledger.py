@@ -8,7 +8,7 @@ from 4 to 32 attempts pays for 28, and a larger `max_tokens` pays only for sampl
 nothing of a run, a pool or a grader: rows may be added and reordered, and a better grader judges what is there.
 
 There is one SQLite file per model, shared by the processes of one machine. What one of them is sampling the others
-wait for instead of paying for it again. `limo ledgers` lists and salvages these files.
+wait for instead of paying for it again. `limo ledgers` lists these files and adds those of other machines.
 """
 
 import fcntl
@@ -48,7 +48,10 @@ USER_ERRORS = {
     "SQLITE_CANTOPEN": "may not write the samples in",
     "SQLITE_BUSY": "another process has held for a minute the samples in",
 }
-DAMAGED = "{path} is damaged or no ledger: {error}. limo ledgers salvage keeps every sample that is whole"
+DAMAGED = (
+    "{path} is damaged or not a ledger: {error}. Move it away; what can be read of it is kept by "
+    "sqlite3 FILE .dump | sed 's/^ROLLBACK.*/COMMIT;/' | sqlite3 NEW.sqlite; limo ledgers add NEW.sqlite"
+)
 HANDED_OUT = 1000  # known completions yielded before the engine gets its turn: bounds what waits in memory
 POLL = 0.5  # seconds between two looks at samples that another process is making
 
@@ -341,7 +344,7 @@ class _Session:
             "SELECT cap, text, tokens, finish, checksum, asked FROM completion WHERE name = ?", (name,)
         ):
             if check != checksum(name, cap, text, tokens, finish):
-                raise UserError(f"{self.path} is damaged; limo ledgers salvage keeps every sample that is whole")
+                raise UserError(DAMAGED.format(path=self.path, error="a sample's checksum does not hold"))
             ended = finish == "stop" or tokens < cap
             if cap == self.sampling.max_tokens or (ended and tokens <= self.sampling.max_tokens):
                 _count_found(name, tokens)
@@ -390,7 +393,7 @@ def release_claim(path: Path, name: bytes) -> None:
 
 
 def open_ledger(path: Path) -> sqlite3.Connection:
-    """A ledger, created if missing. Raises UserError for a file that is none, is damaged, or has another format."""
+    """A ledger, created if missing. Raises UserError for a damaged file, another kind of file or another format."""
     store = sqlite3.connect(path.resolve().as_uri(), uri=True, timeout=60)
     try:
         # In one statement and one transaction: another process may be creating the same file
@@ -399,8 +402,7 @@ def open_ledger(path: Path) -> sqlite3.Connection:
         ).fetchone()
         if version not in (0, FORMAT) or (version == 0 and tables):
             raise UserError(
-                f"{path} is a ledger of format {version}, this version reads {FORMAT}. Move it to another "
-                "folder; limo ledgers salvage FILE then adds its samples"
+                f"{path} is a ledger of format {version}, this version reads {FORMAT}. Move it to another folder"
             )
         store.execute("PRAGMA journal_mode=WAL")
         store.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut the last moments
