@@ -65,6 +65,15 @@ def last_boxed(text: str) -> str | None:
     return boxes[-1].text if boxes else None
 
 
+_ANNOUNCED = re.compile(r"(?:^|[.!?:]\s+|\bso )\W*(?:the |final )+answer is:?\s*(\S[^\n]{0,80}?)\W*$", re.IGNORECASE)
+
+
+def announced(text: str) -> str | None:
+    """What a solution ends with, behind "The answer is:"; None where more follows, or nothing says so."""
+    found = _ANNOUNCED.search(text.rstrip().rpartition("\n")[2][-200:])
+    return found[1] if found and len(found[1].split()) <= 4 else None
+
+
 def after_hashes(text: str) -> str | None:
     """What stands behind the last `####` on the last line, as in GSM8K; None if there is none."""
     found = text.rstrip().rpartition("\n")[2].rpartition("####")

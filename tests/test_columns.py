@@ -15,7 +15,7 @@ import pytest
 from curation.stages.chains import verify
 from limo.data import Dropped, Example, read_jsonl
 from limo.errors import UserError
-from limo.recipe import input_files
+from limo.recipe import compose, input_files
 from limo.sources import file
 from limo.sources.new import make_recipe
 from tests.conftest import ROOT
@@ -38,7 +38,7 @@ def read(path: Path, *rows: dict[str, Any], system: str = "", **settings: Any) -
         ({"instruction": "Add.", "input": "2+2?", "output": BOX}, {}, "Add.\n\n2+2?", "instruction + input"),
         ({"instruction": "2+2?", "input": "", "output": BOX}, {}, "2+2?", "chain = output"),
         ({"conversations": SHARE}, {}, "2+2?", "the user turn of conversations"),
-        ({"conversations": SHARE}, {}, "2+2?", "the chain's last box or #### (unchecked)"),
+        ({"conversations": SHARE}, {}, "2+2?", "answer = what the chain ends with (unchecked)"),
         ({"messages": TURN}, {}, "2+2?", "chain = the assistant turn of messages"),
         ({"messages": [SYSTEM, *TURN]}, {}, "2+2?", "the user turn"),
         ({"Question": "2+2?", "Solution": BOX, "FINAL": "4", "tag": "x"}, {}, "2+2?", "answer = FINAL"),
@@ -220,3 +220,114 @@ def test_what_cannot_be_told_of_a_file_is_given_to_limo_new(
     assert "not usable: no checkable answer: 1" in capsys.readouterr().err
     with pytest.raises(UserError, match="since it names a file"):
         make_recipe("chats.jsonl", name="a b/c")
+
+
+CHAT = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": BOX}]
+# A row of each public set by its published columns, what `limo new` says of it, and the chain that is read
+PUBLIC: dict[str, tuple[dict[str, Any], str, str]] = {
+    "GSM8K": ({"question": "2+2?", "answer": "2+2 = <<2+2=4>>4.\n#### 4"}, "chain = answer, answer = answer", "2+2 ="),
+    "MATH": ({"problem": "2+2?", "level": "Level 1", "type": "Algebra", "solution": BOX}, "chain = solution", BOX),
+    "NuminaMath-CoT": ({"source": "x", "problem": "2+2?", "solution": BOX, "messages": CHAT}, "chain = solution", BOX),
+    "NuminaMath-1.5": (
+        {"problem": "2+2?", "solution": BOX, "answer": "4", "problem_is_valid": "Yes", "synthetic": False},
+        "chain = solution, answer = answer",
+        BOX,
+    ),
+    "OpenR1-Math-220k": (
+        {
+            "problem": "2+2?",
+            "solution": "Four.",
+            "answer": "4",
+            "uuid": "u",
+            "generations": [f"<think>a</think>{BOX}", "5"],
+            "correctness_math_verify": [True, False],
+            "messages": CHAT,
+        },
+        "chain = solution and generations, answer = answer",
+        "Four.",
+    ),
+    "s1K": (
+        {
+            "solution": "4",
+            "question": "2+2?",
+            "cot_type": "math",
+            "cot": None,
+            "thinking_trajectories": ["Two, four."],
+            "attempt": BOX,
+        },
+        "chain = thinking_trajectories before attempt, answer = solution",
+        f"<think>\nTwo, four.\n</think>\n\n{BOX}",
+    ),
+    "s1K-1.1": (
+        {
+            "solution": "4",
+            "question": "2+2?",
+            "gemini_attempt": "b",
+            "deepseek_thinking_trajectory": "Two, four.",
+            "deepseek_attempt": BOX,
+        },
+        "chain = deepseek_thinking_trajectory before deepseek_attempt, answer = solution",
+        f"<think>\nTwo, four.\n</think>\n\n{BOX}",
+    ),
+    "OpenThoughts-114k": (
+        {"system": "Think.", "conversations": [{"from": "user", "value": "2+2?"}, {"from": "assistant", "value": BOX}]},
+        "chain = the assistant turn of conversations",
+        BOX,
+    ),
+    "LIMO": ({"question": "2+2?", "solution": BOX, "answer": "4"}, "chain = solution, answer = answer", BOX),
+    "DeepScaleR": ({"problem": "2+2?", "answer": "4", "solution": BOX}, "chain = solution, answer = answer", BOX),
+    "DAPO-Math-17k": (
+        {
+            "data_source": "math_dapo",
+            "prompt": [CHAT[0]],
+            "ability": "MATH",
+            "reward_model": {"ground_truth": "4", "style": "rule"},
+        },
+        "chain = none, answer = ground_truth",
+        "",
+    ),
+    "DeepMath-103K": (
+        {"question": "2+2?", "final_answer": "4", "r1_solution_1": BOX, "r1_solution_2": "b", "r1_solution_3": "c"},
+        "chain = r1_solution_1 and r1_solution_2 and r1_solution_3, answer = final_answer",
+        BOX,
+    ),
+    "OpenMathReasoning": (
+        {"problem": "2+2?", "generated_solution": BOX, "expected_answer": "4", "pass_rate_72b_tir": "0.5"},
+        "chain = generated_solution, answer = expected_answer",
+        BOX,
+    ),
+    "MetaMathQA": (
+        {
+            "type": "GSM_Rephrased",
+            "query": "2+2?",
+            "original_question": "1+1?",
+            "response": "Two more.\nThe answer is: 4",
+        },
+        "chain = response, answer = what the chain ends with (unchecked)",
+        "Two more.",
+    ),
+    "MathInstruct": (
+        {"source": "x", "output": "2+2=4. The answer is 4", "instruction": "2+2?"},
+        "chain = output, answer = what the chain ends with (unchecked)",
+        "2+2=4",
+    ),
+    "Alpaca": ({"instruction": "2+2?", "input": "", "output": BOX}, "problem = instruction + input", BOX),
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_set_is_read_by_its_published_columns(name: str, tmp_path: Path, capsys: Any) -> None:
+    row, said, chain = PUBLIC[name]
+    rows = [json.loads(json.dumps(row).replace("2+2?", f"{number}+2+2-{number}?")) for number in range(40)]
+    found = read(tmp_path / "pool.jsonl", *rows, replace_system=True)
+    assert all(isinstance(one, Example) and one.answer == "4" for one in found), found[0]
+    first = found[0]
+    assert isinstance(first, Example) and first.question == "0+2+2-0?" and first.completion.startswith(chain)
+    assert said in capsys.readouterr().err
+    make_recipe(str(tmp_path / "pool.jsonl"), name="mine", folder=tmp_path / "my")
+    recipe = (tmp_path / "my" / "recipe" / "mine.yaml").read_text()
+    assert said.partition(" (")[0].partition(", answer = what")[0] in recipe, "a recipe says what was read"
+    again = compose("recipe=mine", f"hydra.searchpath=[file://{tmp_path / 'my'}]")["curate"]["pool"]["mine"]
+    settings = {key: value for key, value in again.items() if key != "_target_"}
+    assert [*file("s", "", **settings)] == [*file("s", "", **settings | {"fields": None})], "its fields read the same"
+    assert f"| {name} |" in (ROOT / "docs" / "own.md").read_text(), "it stands in the table"

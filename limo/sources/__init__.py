@@ -24,7 +24,7 @@ from typing import Any
 from limo.console import say
 from limo.data import Dropped, Example, Row, chat, check_regular, content_id, parsed, read_jsonl
 from limo.errors import UserError
-from limo.marks import after_hashes, last_boxed
+from limo.marks import after_hashes, announced, last_boxed
 from limo.recipe import InputPath
 from limo.sources.columns import (
     Columns,
@@ -36,6 +36,7 @@ from limo.sources.columns import (
     failed_condition,
     find_columns,
     read_record,
+    unfold,
 )
 from limo.sources.files import MAX_BYTES, Raw, bounded, read_rows, shortened
 
@@ -252,7 +253,7 @@ def examples(raws: Iterable[Raw], reading: Reading) -> Iterator[Row]:
     usable, reasons, columns, shown, first = 0, Counter[str](), set[str](), reading.silent, ""
     suspects = Suspects()
     try:
-        for number, raw in islice(raws, reading.limit):
+        for number, raw in ((number, unfold(raw)) for number, raw in islice(raws, reading.limit)):
             for row in _read_row(raw, number, reading):
                 if isinstance(row, Example):
                     usable += 1
@@ -260,10 +261,8 @@ def examples(raws: Iterable[Raw], reading: Reading) -> Iterator[Row]:
                         suspects.compare(row.answer, row.notes)
                     if not shown:
                         shown = True
-                        found = find_columns(raw, reading.fields)
-                        worked = found.answer and not found.chain and row.completion  # GSM8K's, before its ####
-                        shown_as = replace(found, chain=(str(found.answer),)) if worked else found
-                        say(f"{reading.name}: {shown_as.describe(set(map(str, raw)) - found.used)}")
+                        found = find_columns(raw, reading.fields).with_chain(row.completion)
+                        say(f"{reading.name}: {found.describe(set(map(str, raw)) - found.used)}")
                 else:
                     reasons[row.reason] += 1
                     first = first or row.detail
@@ -319,11 +318,9 @@ def _examples_of(
     if record.system and reading.system and record.system != reading.system and not reading.replace_system:
         detail = f"{record.system[:80]!r}; replace_system: true gives it ours"
         raise Unusable("another system message", detail)
-    answers = [record.answer or last_boxed(worked) or after_hashes(worked) or "" for worked in record.chains] or [
-        record.answer
-    ]
+    answers = [record.answer or ended_with(worked) for worked in record.chains] or [record.answer]
     if reading.needs_answer and not any(answers):
-        raise Unusable("no answer", "neither an answer column nor '#### n' nor \\boxed{} in the chain")
+        raise Unusable("no answer", "neither an answer column nor a box, '#### n' or 'The answer is n' in the chain")
     notes = {f"column_{k}" if k in RESERVED else k: v for k, v in raw.items() if k not in columns.used and _small(v)}
     notes |= {"file": Path(reading.path).name, "row": number}  # its folder says who has it, and rows are published
     if not record.answer:  # a chain that is checked against its own answer is always right
@@ -334,6 +331,11 @@ def _examples_of(
         if answer or not reading.needs_answer:
             key = problem if at == 0 else f"{problem}/{at + 1}"
             yield Example(key, prompt, answer, worked, source=reading.name, notes=notes, problem=problem)
+
+
+def ended_with(chain: str) -> str:
+    """The answer that a chain marks as its own; empty without one."""
+    return last_boxed(chain) or after_hashes(chain) or announced(chain) or ""
 
 
 def _small(value: Any) -> bool:

@@ -6,6 +6,7 @@ r"""What the columns of other people's rows mean: how a row of a file becomes a 
 | sharegpt | the human turn of `conversations` | the gpt turn |
 | openai | the user turn of `messages` | the assistant turn |
 | alpaca | instruction and input | output |
+| verl | `prompt`, a list with one user turn, and `reward_model.ground_truth` | none |
 
 The first that fits is taken. A row may hold several chains, in a list or in several columns: candidate chains of one
 problem. A problem is never changed in silence: what would lose a turn or a system message is dropped with its reason.
@@ -16,7 +17,7 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -28,14 +29,30 @@ Fields = Mapping[str, str | Sequence[str]]  # our name -> column or columns
 
 COLUMNS = {
     "problem": ("problem", "question", "prompt", "query"),
-    "chain": tuple("solution response chain completion reasoning worked rationale output generations".split()),
+    "chain": (
+        *("solution", "generated_solution", "response", "chain", "completion", "reasoning", "worked", "rationale"),
+        *("output", "generations"),
+    ),
     "answer": (
         *("answer", "final_answer", "correct_answer", "expected_answer", "gold_answer", "golden_answer", "gold"),
         *("ground_truth", "answer_key", "reference_answer", "target_answer", "true_answer"),
         *("final", "gt", "reference", "target", "ans"),
     ),
     "id": ("id", "unique_id", "uuid"),
+    "thought": (),  # what stands before a chain, as <think> ... </think>
 }
+MORE_CHAINS = re.compile(r"generations|r1solution\d")  # beside another column, as in OpenR1-Math and DeepMath
+# Published sets whose columns say something else than their names: what they have in common, and what it means
+LAYOUTS = (
+    (
+        {"thinkingtrajectories", "attempt", "solution"},  # s1K
+        {"answer": "solution", "chain": "attempt", "thought": "thinkingtrajectories"},
+    ),
+    (
+        {"deepseekthinkingtrajectory", "deepseekattempt", "solution"},  # s1K-1.1
+        {"answer": "solution", "chain": "deepseekattempt", "thought": "deepseekthinkingtrajectory"},
+    ),
+)
 CERTAIN = 12  # of those names of an answer that mean nothing else: where two of them differ, a person has to choose
 PERHAPS = "label correct result expected".split()  # names that may mean an answer
 COMPARED, AGREE = 20, 0.5  # rows in which a column that has no such name is compared with what the chains end with
@@ -62,18 +79,29 @@ class Columns:
     answer: str | None
     id: str | None
     turns: str | None = None  # the column of a conversation, in place of problem and chain
+    thought: str | None = None  # what stands before each chain
+    system: str | None = None  # the system message, beside a conversation
     rivals: tuple[str, ...] = ()  # other columns whose names say that they hold the answer
 
     @property
     def used(self) -> set[str]:
         """The names of all columns that are read."""
-        return {*self.problem, *self.chain, *filter(None, (self.answer, self.id, self.turns))}
+        return {
+            *self.problem,
+            *self.chain,
+            *filter(None, (self.answer, self.id, self.turns, self.thought, self.system)),
+        }
+
+    def with_chain(self, chain: str) -> "Columns":
+        """These columns of a row with a chain, which GSM8K has in the column of the answer, before its ####."""
+        return replace(self, chain=(self.answer,)) if chain and self.answer and not (self.chain or self.turns) else self
 
     def describe(self, others: Iterable[str]) -> str:
         """The mapping in one line, with the columns that become notes or are ignored."""
         problem = f"the user turn of {self.turns}" if self.turns else " + ".join(self.problem)
         chain = f"the assistant turn of {self.turns}" if self.turns else " and ".join(self.chain) or "none"
-        answer = self.answer or "the chain's last box or #### (unchecked)"
+        chain = f"{self.thought} before {chain}" if self.thought else chain
+        answer = self.answer or "what the chain ends with (unchecked)"
         rest = ", ".join(sorted(others)) or "none"
         return f"problem = {problem}, chain = {chain}, answer = {answer}; other columns, kept as notes if short: {rest}"
 
@@ -103,21 +131,38 @@ def find_columns(row: Mapping[str, Any], fields: Fields) -> Columns:
         if column not in taken and lower.setdefault(fold(column), column) != column and fold(column) in USUAL:
             raise UserError(f"two columns are called '{lower[fold(column)]}' and '{column}': say which, fields={{...}}")
 
+    for together, meaning in LAYOUTS:
+        if together <= lower.keys():
+            named = {ours: (lower[column],) for ours, column in meaning.items()} | named
+
     def usual(ours: str) -> tuple[str, ...]:
         return named[ours] if ours in named else tuple(lower[name] for name in FOLDED[ours] if name in lower)[:1]
 
-    problem, answer, key = usual("problem"), *(next(iter(usual(ours)), None) for ours in ("answer", "id"))
+    problem = usual("problem")
+    answer, key, thought = (next(iter(usual(ours)), None) for ours in ("answer", "id", "thought"))
     turns = next((lower[name] for name in ("conversations", "messages") if name in lower), None)
     if turns and not problem:
         if not isinstance(row[turns], list):
             raise Unusable("missing field", f"no list of turns in the column {turns}")
-        return Columns((), named.get("chain", ()), answer, key, turns)
+        return Columns((), named.get("chain", ()), answer, key, turns, system=lower.get("system"))
     if not problem and "instruction" in lower:
         problem = tuple(lower[name] for name in ("instruction", "input") if name in lower)
     if not problem:
         raise Unusable("missing field", f"no column {' or '.join([*COLUMNS['problem'], 'instruction', 'messages'])}")
     others = () if "answer" in named else tuple(lower[name] for name in FOLDED["answer"][:CERTAIN] if name in lower)
-    return Columns(problem, usual("chain"), answer, key, rivals=tuple(name for name in others if name != answer))
+    chain = usual("chain")
+    if "chain" not in named:
+        chain = tuple(dict.fromkeys((*chain, *(lower[name] for name in lower if MORE_CHAINS.fullmatch(name)))))
+    rivals = tuple(name for name in others if name != answer)
+    return Columns(problem, chain, answer, key, rivals=rivals, thought=thought)
+
+
+def unfold(row: Any) -> Any:
+    """A row with the reference that verl's files have inside of a column, `reward_model`, as a column of its own."""
+    inner = row.get("reward_model") if isinstance(row, dict) and "ground_truth" not in row else None
+    return (
+        {**row, "ground_truth": inner["ground_truth"]} if isinstance(inner, dict) and "ground_truth" in inner else row
+    )
 
 
 @lru_cache(maxsize=2**14)
@@ -168,9 +213,14 @@ def read_record(row: Mapping[str, Any], columns: Columns) -> Record:
     for column in columns.chain:
         values = row[column] if isinstance(row[column], list | tuple) else [row[column]]
         chains += [chain for value in values if (chain := read_text(value, "chain", column))]
+    if columns.thought:
+        thoughts = row[columns.thought] if isinstance(row[columns.thought], list | tuple) else [row[columns.thought]]
+        before = [read_text(thought, "thought", columns.thought) for thought in thoughts]
+        chains = [f"<think>\n{thought}\n</think>\n\n{chain}" for thought, chain in zip(before, chains, strict=False)]
     turns = columns.turns or (columns.problem[0] if len(columns.problem) == 1 else "")
     if isinstance(row.get(turns), list):
         system, problem, last = _conversation(row[turns], turns)
+        system = system or (read_text(row[columns.system], "system", columns.system) if columns.system else "")
     else:
         parts = [read_text(row[column], "problem", column) for column in columns.problem]
         problem = "\n\n".join(part for part in parts if part)
@@ -208,7 +258,9 @@ def _conversation(turns: Any, column: str) -> tuple[str, str, str]:
     if roles not in (["user"], ["user", "assistant"]):
         users = roles.count("user")
         if users > 1:
-            raise Unusable("several turns", f"column {column}: {users} user messages, of which one alone says little")
+            raise Unusable(
+                "several turns", f"column {column}: {users} user messages; a problem is one, so cut the others off"
+            )
         raise Unusable("problem is not text", f"column {column}: its roles are {', '.join(roles)[:80] or 'none'}")
     return system, messages[0]["content"].strip(), messages[1]["content"].strip() if len(messages) > 1 else ""
 

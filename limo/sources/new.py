@@ -21,7 +21,7 @@ from limo.console import say
 from limo.data import Dropped, Example, content_id, dump, replacing
 from limo.errors import UserError, visible
 from limo.recipe import recipe_names
-from limo.sources.columns import find_columns, plain
+from limo.sources.columns import find_columns, plain, unfold
 from limo.sources.files import read_rows
 
 HELD_OUT, MOST = 10, 200  # one problem in so many, and at most so many
@@ -60,13 +60,15 @@ def make_recipe(
     name: str = "",
     folder: Path = Path("my"),
     fields: dict[str, Any] | None = None,
+    where: dict[str, Any] | None = None,
     encoding: str = "utf-8",
     target: str = "",
 ) -> None:
     """Write a recipe for the rows of a file, and its held-out problems, and print it: the command `limo new`.
 
     `name` of the recipe and the run is the file's by default. `fields` say which column is what where that cannot be
-    told, as in 'fields={problem: Aufgabe, answer: Ergebnis}'. `target` is a file of problems like those that the model
+    told, as in 'fields={problem: Aufgabe, answer: Ergebnis}'; `where` keeps rows by columns, as in
+    'where={level: {at_least: 4}}'. `target` is a file of problems like those that the model
     is to solve: one half of them tells the shares to choose in, the other half is held out.
     Raises UserError for a file without usable rows, a name that is none, or a target problem that is in the file.
     """
@@ -76,7 +78,7 @@ def make_recipe(
     recipe = folder / "recipe" / f"{name}.yaml"
     if name in recipe_names() or recipe.exists():
         raise UserError(f"there is a recipe '{name}' already: give another with name=")
-    rows = _read(name, file, fields, encoding)
+    rows = _read(name, file, fields, encoding, where)
     problems = _answers(name, rows)
     if len(problems) < LEAST:
         raise UserError(
@@ -95,9 +97,9 @@ def make_recipe(
     for key, questions in sets.items():
         with replacing(paths[key]) as lines:
             lines.writelines(dump({"problem": question, "answer": problems[question]}) for question in questions)
-    raw = next(raw for _, raw in read_rows(file, encoding=encoding) if isinstance(raw, dict) and any(raw.values()))
+    (raw,) = (unfold(raw) for number, raw in read_rows(file, encoding=encoding) if number == rows[0].notes["row"])
     columns = find_columns(raw, fields or {})
-    mapped = {"problem": columns.problem, "chain": columns.chain, "answer": columns.answer, "id": columns.id}
+    mapped = {key: getattr(columns, key) for key in ("problem", "chain", "answer", "id", "thought")}
     single: dict[str, Any] = {key: value for key, value in mapped.items() if value}
     single |= {key: value[0] for key, value in single.items() if isinstance(value, tuple) and len(value) == 1}
     single.setdefault("answer", [])  # none, so that nobody is asked again
@@ -112,9 +114,10 @@ def make_recipe(
                 folder=_comment(str(folder)),
                 name=name,
                 k=max(1, min(800, (len(order) - 2 * count) // SHARE)),
-                mapping=_comment(columns.describe(()).partition(";")[0]),
+                mapping=_comment(columns.with_chain(rows[0].completion).describe(()).partition(";")[0]),
                 path=_yaml(file),
                 more=(f"      encoding: {_yaml(encoding)}\n" if encoding != "utf-8" else "")
+                + (f"      where: {_yaml(where)}\n" if where else "")
                 + (REPLACE if any(row.prompt[0]["role"] == "system" for row in rows) else ""),
                 fields=_yaml(single),
                 stages=f"  stages:\n{stages}" if stages else "",
@@ -127,9 +130,11 @@ def make_recipe(
     print(f"{recipe}\n\n{recipe.read_text(encoding='utf-8')}\n{commands}")  # noqa: T201
 
 
-def _read(name: str, file: str, fields: dict[str, Any] | None, encoding: str) -> list[Example]:
+def _read(
+    name: str, file: str, fields: dict[str, Any] | None, encoding: str, where: dict[str, Any] | None = None
+) -> list[Example]:
     """The usable rows of a file; what is not usable is counted on the terminal."""
-    read = [*sources.file(name, "", path=file, fields=fields, encoding=encoding)]
+    read = [*sources.file(name, "", path=file, fields=fields, where=where, encoding=encoding)]
     if lost := Counter(row.reason for row in read if isinstance(row, Dropped)):
         say(f"{name}: not usable: {', '.join(f'{reason}: {count}' for reason, count in lost.most_common())}")
     return [row for row in read if isinstance(row, Example)]
