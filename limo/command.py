@@ -76,7 +76,13 @@ def command(
 
 def _refuse_words(arguments: Sequence[str]) -> None:
     """Raise UserError for a word that is neither key=value, nor a flag, nor the value of one."""
+    from hydra._internal.utils import get_args_parser
+
+    flags = get_args_parser()._option_string_actions
     for before, word in pairwise(["", *arguments]):
+        if word.startswith("--") and (flag := word.partition("=")[0]) not in flags:
+            hint = nearest(flag, list(flags))
+            raise UserError(f"{flag} is not a flag{hint}. A setting is key=value: {flag.strip('-')}=...")
         if not word.startswith("-") and not _is_override(word) and not before.startswith("-"):
             raise UserError(
                 f"'{word}' is not key=value. A recipe is named by recipe=NAME, a run's folder by out=FOLDER"
@@ -247,7 +253,12 @@ def _explain_composition(error: BaseException) -> str:
     """Hydra's words about a recipe or a command line that does not compose, on one line."""
     full = " ".join(str(error).split())
     if found := re.match(r"(?:In 'run': )?Could not find 'recipe/([^']*)'", full):
-        where = f"recipes/recipe/{found[1]}.yaml is missing; a recipe of your own needs --config-dir"
+        folder = _config_dir()
+        if folder and (misplaced := folder / f"{found[1]}.yaml").is_file():
+            return (
+                f"{misplaced} has to lie in the folder of the recipes: move it to {folder / 'recipe' / misplaced.name}"
+            )
+        where = f"{folder / 'recipe'} has none, either" if folder else "one of your own needs --config-dir FOLDER"
         return f"there is no recipe '{found[1]}'{suggest(found[1], recipe_names())} ({where})"
     if found := re.match(
         r"(?:In '[^']*': )?Could not find '([\w/]+)/([^'/]*)'(?: Available options in '[^']*': (.*))?", full
@@ -257,11 +268,23 @@ def _explain_composition(error: BaseException) -> str:
     if full.startswith("Could not override '"):
         key = getattr(error.__cause__, "full_key", None) or full.split("'")[1]  # a {...} names its own key
         adds = f"; +{key}=... adds a new one" if "." in key else ""
+        group, _, inner = key.rpartition(".")
+        having = [p.stem for p in sorted((RECIPES / group).glob("*.yaml")) if group and f"\n{inner}:" in p.read_text()]
+        if having:
+            return f"{key} is a setting of {' and '.join(f'{group}={name}' for name in having)}, not of this recipe's"
         return f"the recipe has no key '{key}'{nearest(key, _known_keys())}. --cfg job prints them all{adds}"
     cause = f": {' '.join(str(error.__cause__).split())}" if error.__cause__ else ""
     if "Cannot merge" in cause and (kind := re.search(r"full_key: (\S+)", cause)):
         return f"{kind[1]} is of another kind in the recipe, so remove that first: '~{kind[1]}' '+{kind[1]}=...'"
     return full + cause
+
+
+def _config_dir() -> Path | None:
+    """The folder that --config-dir names."""
+    from hydra._internal.utils import get_args_parser
+
+    given = get_args_parser().parse_known_args()[0].config_dir
+    return Path(given) if given else None
 
 
 def _known_keys() -> list[str]:
@@ -271,8 +294,8 @@ def _known_keys() -> list[str]:
 
     given, _ = get_args_parser().parse_known_args()
     chosen = [override for override in given.overrides if override.startswith(("recipe=", "hydra.searchpath="))]
-    if given.config_dir:
-        chosen.append(f"hydra.searchpath=[file://{Path(given.config_dir).resolve()}]")
+    if folder := _config_dir():
+        chosen.append(f"hydra.searchpath=[file://{folder.resolve()}]")
     try:
         return list(keys(compose(*chosen, allow_missing=True))) if chosen else []
     except (HydraException, UserError):
@@ -314,7 +337,9 @@ def read_arguments(function: Callable[..., Any], given: Sequence[str], command: 
     if needed and typing.get_origin(hints[needed[-1]]) is list:  # takes all that is left, if only nothing
         values[len(needed) - 1 :] = [words[len(needed) - 1 :]]
     if len(values) != len(needed):
-        raise UserError(f"wrong number of arguments. Usage: {usage(function, command)}")
+        broken = any(word.endswith(("}", ",", "]")) for word in words)
+        quote = ". Quote what has blanks: 'fields={problem: ..., answer: ...}'" if broken else ""
+        raise UserError(f"wrong number of arguments. Usage: {usage(function, command)}{quote}")
     found |= dict(zip(needed, values, strict=True))
     return {key: _typed(hints[key], listed, key) for key, listed in found.items()}
 
@@ -326,7 +351,7 @@ def _typed(hint: Any, values: list[str], key: str) -> Any:
         (inner,) = typing.get_args(listed)
         return [_typed(inner, [part], key) for value in values for part in value.strip("[]").split(",")]
     if len(values) > 1:
-        raise UserError(f"{key} is given {len(values)} times")
+        raise UserError(f"{key} is given {len(values)} times; a mapping needs quotes: '{key}={{problem: ...}}'")
     if Path in options:
         return Path(values[0])
     if str in options:

@@ -153,12 +153,15 @@ def _targets(value: Any) -> Iterator[Any]:
 def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
     """A composed config as plain Python values, every `${...}` resolved. Raises UserError if no recipe was chosen."""
     from omegaconf import OmegaConf
-    from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
+    from omegaconf.errors import InterpolationResolutionError
 
     if "recipe" in config:
         raise UserError("the recipe's first line must be `# @package _global_`: its keys belong at the top level")
     if OmegaConf.is_missing(config, "name"):
         raise UserError(f"choose a recipe: recipe=<name>. Known are {', '.join(recipe_names())}")
+    if not allow_missing and (left_open := sorted(_left_open(OmegaConf.to_container(config)))):
+        given = " ".join(f"{key}=..." for key in left_open)
+        raise UserError(f"the recipe leaves open what only you know: give it on the command line, {given}")
     try:
         found = OmegaConf.to_container(config, resolve=True, throw_on_missing=not allow_missing)
         return typing.cast(dict[str, Any], found)
@@ -166,10 +169,6 @@ def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
         if "UserError raised" not in str(error):
             raise
         raise UserError(str(error).partition(": ")[2].splitlines()[0]) from None
-    except MissingMandatoryValue as error:
-        raise UserError(
-            f"the recipe leaves '{error.full_key}' open: give it on the command line, {error.full_key}=..."
-        ) from None
 
 
 def _named_in(config: Any) -> set[str]:
@@ -244,6 +243,14 @@ def compose_arguments(arguments: Sequence[str]) -> list[str]:
 def recipe_names() -> list[str]:
     """Names of the shipped recipes."""
     return sorted(path.stem for path in (RECIPES / "recipe").glob("*.yaml"))
+
+
+def _left_open(value: Any, key: str = "") -> Iterator[str]:
+    """The keys whose value is ???."""
+    if value == "???":
+        yield key
+    for inner, content in value.items() if isinstance(value, Mapping) else ():
+        yield from _left_open(content, f"{key}.{inner}".lstrip("."))
 
 
 def check_section(recipe: Mapping[str, Any], section: str) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """Every shipped recipe composes and fits the functions it names; keys that do not fit are told."""
 
+import inspect
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -7,8 +8,11 @@ import pytest
 import yaml
 
 from curation.stage import in_order
+from limo.engines.local import TransformersEngine
+from limo.engines.server import ServerEngine
 from limo.errors import UserError
 from limo.recipe import (
+    RECIPES,
     bind,
     check_name,
     check_node,
@@ -206,3 +210,10 @@ def test_a_name_stays_in_its_folder(name: str) -> None:
         check_name(name, "name")
     with pytest.raises(UserError, match="names files: 1 to 120 characters, no slash"):
         in_order({name: {}}, None)
+
+
+def test_a_group_has_every_setting_of_its_engine() -> None:
+    """A setting that is documented can be typed: engine.patience=60, not +engine.patience=60."""
+    for group, engine in (("server", ServerEngine), ("transformers", TransformersEngine)):
+        listed = yaml.safe_load((RECIPES / "engine" / f"{group}.yaml").read_text())
+        assert set(listed) - {"_target_"} == set(inspect.signature(engine).parameters)

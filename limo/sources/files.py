@@ -57,7 +57,8 @@ def _list_files(path: str) -> list[Path]:
         if not found:
             raise UserError(f"'{path}' has no {', '.join(ENDINGS)} file, and is no folder saved by datasets")
     if not found:
-        raise UserError(f"no such file or folder '{path}'")
+        here = "" if where.is_absolute() else f" in {Path.cwd()}, where this command was started"
+        raise UserError(f"no such file or folder '{path}'{here}")
     for file in found:
         check_regular(file)
     return found
