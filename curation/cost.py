@@ -1,7 +1,7 @@
 """What a recipe would cost, before it is paid for: the curation, then the trainings. The command `limo plan`.
 
     limo plan recipe=limo plan.pilot=200 'plan.tokens_per_second={easy: 4000, hard: 1200, solve: 1200}'
-    limo plan recipe=limo 'plan.assume={rows: 800000, tokens: 900, rate: 3000, parameters: 32.0e+9}'   # nothing is run
+    limo plan recipe=limo 'plan.assume={rows: 800000, tokens: 900, rate: 10000, keeps: {easy: 0.02}}'   # nothing is run
     limo plan recipe=limo plan.training.rows=800 plan.training.mean_tokens=6000 'plan.training.devices=[8,16]'
 
 **The curation**: the stages that cost nothing run for real, into the run's own folder, where the run will find them
@@ -9,7 +9,7 @@ done. Of what they leave, a few problems are sampled at random and go through th
 since its samples stay in the ledger. What it took, but for loading models, is scaled to all rows. Hours are those of
 this machine unless `plan.tokens_per_second` says what a GPU reaches. The range is that of the share of rows that stay
 (95 % intervals, compounded from stage to stage); of tokens a sample the pilot's mean is taken. With `plan.assume`
-nothing is run, no row is dropped but by a stage's `k`, and the numbers are upper bounds.
+nothing is run: rows are dropped by `keeps` and by a stage's `k` only, so the numbers are upper bounds.
 
 **The trainings**: memory, hours and dollars of each sharding that fits (`limo/training/sizes.py`), of the chosen set,
 its controls and every seed together. "Fits" leaves a tenth of a GPU's memory free.
@@ -18,7 +18,7 @@ its controls and every seed together. "Fits" leaves a tenth of a GPU's memory fr
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,6 +80,7 @@ class Assume:
     rate: float  # tokens a second of one GPU
     rows: int | None = None  # of the pool; None reads it
     parameters: float | None = None  # of the model that is trained, where its config cannot be read
+    keeps: Mapping[str, float] = field(default_factory=dict)  # by stage, the share of its rows that stay; 1 by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,11 @@ def plan(
         raise UserError("plan: the recipe has neither a curate nor a train section, so nothing would be paid for")
     if curate:
         stages = in_order(curate["stages"], curate.get("order"))
-        for name in tokens_per_second if isinstance(tokens_per_second, Mapping) else ():
+        named = [
+            *(tokens_per_second if isinstance(tokens_per_second, Mapping) else ()),
+            *(assume.keeps if assume else ()),
+        ]
+        for name in named:
             if name not in stages:
                 raise UserError(f"plan: there is no stage '{name}'{suggest(name, stages)}")
         if assume:
@@ -146,9 +151,10 @@ def _count_pool(curate: Mapping[str, Any]) -> int:
 def _assume(
     stages: Mapping[str, Any], count: float, assume: Assume, rates: Mapping[str, float] | float | None
 ) -> Iterator[Estimate]:
-    """What each stage that samples takes if no row is dropped but by a stage's `k`, and each sample has `tokens`."""
+    """What each stage that samples takes if rows are dropped by `keeps` and `k` only, and each sample has `tokens`."""
     for name, node in stages.items():
-        out = min(count, float(node["k"])) if isinstance(node.get("k"), int) else count
+        out = count * assume.keeps.get(name, 1)
+        out = min(out, float(node["k"])) if isinstance(node.get("k"), int) else out
         if about_node(node).samples:
             samples = count * sum(_samples(node))
             rate = (rates.get(name) if isinstance(rates, Mapping) else rates) or assume.rate
@@ -298,7 +304,10 @@ def _plan_trainings(train: Mapping[str, Any], given: Trainings, chosen: float | 
                 "the trainings are planned once the rows are there, or with plan.training.mean_tokens=<tokens of a row>"
             )
             return
-    size = size_of(assume.parameters) if assume and assume.parameters else measure_model(settings)
+    if assume and assume.parameters:
+        size = size_of(assume.parameters, settings.lora.get("r", 8) if settings.lora is not None else None)
+    else:
+        size = measure_model(settings)
     trainings = given.trainings * len(trained_sets(settings.out, settings.controls or (), settings.seeds or ()))
     show(
         settings.model,

@@ -142,14 +142,16 @@ def measure_model(settings: Training) -> Size:
     )
 
 
-def size_of(parameters: float) -> Size:
+def size_of(parameters: float, rank: int | None = None) -> Size:
     """A dense model of so many parameters by the usual proportions, where its config cannot be read.
 
-    Depth and width are those of a Llama with that many: 12 x layers x width^2 parameters and a width of 128 x layers.
+    Depth and width are those of a Llama with that many: 12 x layers x width^2 parameters and a width of 128 x layers;
+    adapters of a `rank` on its linear layers have 18 x rank x width parameters in each.
     """
     layers = max(1, round((parameters / 12 / 128**2) ** (1 / 3)))
     width, count = 128 * layers, round(parameters)
-    return Size(count, count, count, count // layers, layers, width, width, 4 * width)
+    trained = 18 * rank * width * layers if rank else count
+    return Size(count, trained, count, count // layers, layers, width, width, 4 * width)
 
 
 def measure_data(settings: Training, rows: int | None, mean_tokens: float | None) -> Data:
