@@ -122,11 +122,11 @@ def _check(name: str, rows: Sequence[Example]) -> None:
     answers = dict[str, Example]()
     for row in rows:
         before = answers.setdefault(" ".join(row.question.lower().split()), row)
-        if before is not row and name not in TABLE:
-            same = plain_answer(before.answer) == plain_answer(row.answer)
+        if name not in TABLE and plain_answer(before.answer) != plain_answer(row.answer):
+            rows_of_both = f"rows {before.notes.get('row')} and {row.notes.get('row')}"
             raise UserError(
-                f"benchmark '{name}': rows {before.notes.get('row')} and {row.notes.get('row')} are one problem"
-                f"{'' if same else f' with two answers, {before.answer!r} and {row.answer!r}'}: remove one of them"
+                f"benchmark '{name}': {rows_of_both} are one problem with two answers, {before.answer!r} and "
+                f"{row.answer!r}: remove one of them"
             )
     letters = {row.answer for row in rows}
     if len(rows) >= 20 and len(letters) == 1 and all(row.notes.get("answer_kind") == "choice" for row in rows):

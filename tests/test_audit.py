@@ -295,7 +295,7 @@ def test_a_template_is_named_or_the_tokenizer_s_own(tmp_path: Path) -> None:
     (tmp_path / "bytes.jinja").write_bytes(b"\xff\xfe")
     for wrong, said in (
         ("chatlm", "no such template. Give chatml"),
-        (str(tmp_path), "no such template (Is a directory)"),
+        (str(tmp_path), "Is a directory"),
         (str(tmp_path / "bytes.jinja"), "not UTF-8 text"),
         (str(tmp_path / "empty.jinja"), "the file is empty"),
         (str(tmp_path / "bad.jinja"), "not a Jinja template, line 2"),

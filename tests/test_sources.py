@@ -490,13 +490,11 @@ def test_a_problem_with_two_answers_is_measured_nowhere(tmp_path: Path, capsys: 
     ]
     assert len(measured) == 6 and all(int(row["answer"]) in range(10, 40) for row in measured)
     assert "10 problems have two answers, such as 'What is 0?': '0' and '100'" in capsys.readouterr().err
-    for more, said in (
-        (twice[:1], "with two answers, '0' and '100'"),
-        (rows[:1], "rows 1 and 41 are one problem: remove"),
-    ):
-        (tmp_path / "b.json").write_text(json.dumps(rows + more))
-        with pytest.raises(UserError, match=said):
-            load([str(tmp_path / "b.json")], "")
+    (tmp_path / "b.json").write_text(json.dumps(rows + twice[:1]))
+    with pytest.raises(UserError, match="rows 1 and 41 are one problem with two answers, '0' and '100'"):
+        load([str(tmp_path / "b.json")], "")
+    (tmp_path / "b.json").write_text(json.dumps(rows + rows[:1]))
+    assert len(load([str(tmp_path / "b.json")], "")["b"]) == 41, "one that is there twice counts twice"
 
 
 @pytest.mark.parametrize(
