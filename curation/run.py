@@ -29,7 +29,7 @@ from curation.folder import Rows, read_marks, stage_file
 from curation.matching.similar import digest
 from curation.runner import PerRow, RayData, apply
 from curation.stage import about_node, check_stages, collecting, in_order
-from curation.stages.choose import NOT_DRAWN
+from curation.stages.choose import NOT_DRAWN, preferred
 from curation.stages.pairs import pair_with_dropped
 from limo.command import command
 from limo.console import clock, format_metric, print_table, progress, say, terminal
@@ -111,7 +111,7 @@ def curate(
                 say(f"curate.exclude: {left} of {len(marked)} marked chains were there and are left out")
             step.outputs = [folder / name for name in ("curated.jsonl", "curated.parquet", "dropped.jsonl")]
             step.tokens = sum(line["tokens"] for line in funnel)
-            step.results = {"funnel": funnel, "sets": sets, "by_chance": by_chance}
+            step.results = {"funnel": funnel, "sets": sets, "by_chance": by_chance, "chosen_by": _chosen_by(stages)}
             write_card(folder, funnel, sets)
     print_funnel(funnel)
     print_shortfall(funnel, stages)
@@ -119,6 +119,13 @@ def curate(
         say(NOTHING_TO_CHOOSE_BY)
     print_warnings(folder, stages)
     return funnel
+
+
+def _chosen_by(stages: Mapping[str, Any]) -> tuple[str, bool] | None:
+    """The score that chains, or else problems, are chosen by, and whether more of it is better; for the report."""
+    nodes = {name: stages[name] for name in chosen_by(stages)}
+    node = min(nodes.values(), key=lambda node: not node["_target_"].endswith(".chains"), default=None)
+    return (node["by"], preferred(node["by"], node.get("prefer"), "") != "lowest") if node else None
 
 
 def is_drawn(funnel: Sequence[Mapping[str, Any]], source: str) -> bool:

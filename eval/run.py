@@ -85,7 +85,8 @@ def evaluate(
     sets = {name: [path] for name, path in models.items()}
     if trained:
         made = trained.models(out)
-        compare = compare or [[name, CHOSEN] for name in (*made, *sets) if name != CHOSEN]
+        others = sorted((name for name in (*made, *sets) if name != CHOSEN), key=lambda name: name != "random")
+        compare = compare or [[name, CHOSEN] for name in others]  # what choosing is worth comes first
         sets |= made
     every = {name_training(name, at): path for name, paths in sets.items() for at, path in enumerate(paths)}
     check_models(every, engine, compare, resamples)

@@ -121,6 +121,8 @@ def test_search_sort_and_filter(usual: Path, look: Open) -> None:
     assert count(page) == "30 chains"
     page.fill("#search", "number 12")
     assert count(page) == "1 of 30 chains" and page.inner_text(".item .meta").startswith("sums/12/own/0")
+    shown(page, "sums/12/own/0")  # the open row follows the filter
+    assert page.inner_text("#position") == "1 of 1"
     page.fill("#search", "secret27")
     page.wait_for_selector(".item em")
     assert count(page) == "1 of 30 chains" and "in the chain" in page.inner_text(".item .meta")
@@ -128,7 +130,7 @@ def test_search_sort_and_filter(usual: Path, look: Open) -> None:
     assert count(page) == "0 of 30 chains" and "No row has that" in page.inner_text("#list")
     page.fill("#search", "")
     page.select_option("#source", "sums")
-    assert count(page) == "10 of 30 chains"
+    assert count(page) == "10 of 30 chains" and page.inner_text("#position").endswith(" of 10")
     page.select_option("#source", "")
     page.select_option("#sort", "length")
     lengths = [int(t.split("·")[1].split()[0].replace(",", "")) for t in page.locator(".item .meta").all_inner_texts()]

@@ -80,28 +80,41 @@ def short(value: Any) -> str:
     return line if len(line) <= LABEL else line[: LABEL - 1] + "…"
 
 
-def draw_distribution(ax: Any, chosen: Sequence[float], dropped: Sequence[float], label: str) -> None:
-    """Two groups of numbers as shares of their group, since far more are dropped than chosen."""
+def draw_distribution(ax: Any, chosen: Sequence[float], others: Sequence[float], label: str, beside: str) -> None:
+    """Two groups of numbers as shares of their group: the chosen ones, and others that `beside` names."""
     import numpy as np
 
-    both = np.concatenate([np.asarray(chosen, float), np.asarray(dropped, float)])
+    both = np.concatenate([np.asarray(chosen, float), np.asarray(others, float)])
     values = np.unique(both)
-    labels = [f"{name} ({len(group):,})" for name, group in (("chosen", chosen), ("dropped", dropped))]
-    if len(values) <= FEW:  # pass rates of few attempts: bars side by side
-        places = np.arange(len(values))
-        shares = [
-            [100 * sum(v == x for x in group) / max(len(group), 1) for v in values] for group in (chosen, dropped)
-        ]
-        ax.bar(places - 0.2, shares[0], 0.38, color=CHOSEN, label=labels[0])
-        ax.bar(places + 0.2, shares[1], 0.38, facecolor="none", edgecolor=OTHER, hatch="////",
-               label=labels[1])  # fmt: skip
-        ax.set_xticks(places, [f"{value:.3g}" for value in values])
-    else:
-        edges = np.histogram_bin_edges(both, bins=18)
-        each = [np.full(len(group), 100 / max(len(group), 1)) for group in (chosen, dropped)]
-        ax.hist(chosen, edges, weights=each[0], color=CHOSEN, label=labels[0])
-        ax.hist(dropped, edges, weights=each[1], histtype="step", color=OTHER, linewidth=1.8, linestyle="--",
-                label=labels[1])  # fmt: skip
+    if len(values) <= FEW:  # pass rates of few attempts
+        names = {f"{value:.3g}": value for value in values}
+        first, second = ({n: sum(x == v for x in group) for n, v in names.items()} for group in (chosen, others))
+        return draw_kinds(ax, first, second, label, beside)
+    edges = np.histogram_bin_edges(both, bins=18)
+    each = [np.full(len(group), 100 / max(len(group), 1)) for group in (chosen, others)]
+    ax.hist(chosen, edges, weights=each[0], color=CHOSEN, label=f"chosen ({len(chosen):,})")
+    ax.hist(others, edges, weights=each[1], histtype="step", color=OTHER, linewidth=1.8, linestyle="--",
+            label=f"{beside} ({len(others):,})")  # fmt: skip
+    return _of_groups(ax, label)
+
+
+def draw_kinds(ax: Any, chosen: Mapping[str, int], others: Mapping[str, int], label: str, beside: str) -> None:
+    """The shares of each kind in the chosen and in other rows, side by side."""
+    names = list(dict.fromkeys([*chosen, *others]))
+    for shift, group, who, look in (
+        (-0.2, chosen, "chosen", {"color": CHOSEN}),
+        (0.2, others, beside, {"facecolor": "none", "edgecolor": OTHER, "hatch": "////"}),
+    ):
+        total = sum(group.values())
+        shares = [100 * group.get(name, 0) / max(total, 1) for name in names]
+        ax.bar([at + shift for at in range(len(names))], shares, 0.38, label=f"{who} ({total:,})", **look)
+    crowded = sum(map(len, names)) > 30
+    ax.set_xticks(range(len(names)), [short(name) for name in names], rotation=35 if crowded else 0,
+                  ha="right" if crowded else "center")  # fmt: skip
+    _of_groups(ax, label)
+
+
+def _of_groups(ax: Any, label: str) -> None:
     ax.set_title(label)
     ax.set_ylabel("% of each group")
     ax.grid(axis="y")

@@ -28,7 +28,7 @@ from limo.data import Example, read_jsonl
 from limo.run import read_manifest
 
 NUMBERS = ("score", "pass_rate", "tokens", "length", "characters")
-KINDS = ("source", "teacher", *PARTS)
+KINDS = ("source", "teacher", "topic", "made", *PARTS)
 VALUES = 1000  # different values of a note beyond which they are not counted: it is an identifier
 
 
@@ -64,6 +64,7 @@ class Curated:
     problems: list[int]  # left after each stage of the funnel; empty for a run that finds its problems in pages
     kept: Tally
     dropped: Tally
+    random: Tally | None  # the control set, where there is one
     rivals: dict[str, list[tuple[Entry, Place]]]  # by problem of a chosen row: right chains first, then by score
     listed: Listed  # without rows: what the chains were chosen by, and how its score is made
 
@@ -80,8 +81,13 @@ def gather(folder: Path) -> Curated | None:
     for row in chosen:
         kept.add(row.to_json())
     nodes = entry.get("settings", {}).get("stages", {}).values()
-    listed = Listed(weights=read_weights(nodes), terms=read_terms(nodes), by=read_choice(nodes))
+    listed = Listed(weights=read_weights(nodes), terms=read_terms(nodes), by=read_choice(entry))
     rivals: dict[str, list[tuple[Entry, Place]]] = {row.problem: [] for row in chosen}
+    random, path = None, folder / "controls" / "random.jsonl"
+    if path.is_file():
+        random = Tally()
+        for row in read_jsonl(path):
+            random.add(row.to_json())
     path = folder / "dropped.jsonl"
     for at, line in read_lines(path):
         data = line["data"]
@@ -97,7 +103,7 @@ def gather(folder: Path) -> Curated | None:
     problems = [line.get("problems", 0) for line in funnel]
     if any(after > before for before, after in pairwise(problems)):
         problems = []
-    return Curated(chosen, funnel, problems, kept, dropped, rivals, listed)
+    return Curated(chosen, funnel, problems, kept, dropped, random, rivals, listed)
 
 
 def _rank(entry: Entry, more_is_better: bool) -> tuple[bool, bool, float]:

@@ -1,4 +1,4 @@
-"""The report's part on curation: the funnel, chosen rows beside dropped ones, and whether the choice helps."""
+"""The report's part on curation: the funnel, chosen rows beside random ones, and whether the choice helps."""
 
 import json
 from functools import partial
@@ -6,9 +6,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from eval.report.charts import chart, draw_distribution, draw_funnel
+from eval.report.charts import chart, draw_distribution, draw_funnel, draw_kinds
 from eval.report.curated import Curated, Tally
-from eval.report.html import percent, render_mixed
+from eval.report.html import render_mixed
 from limo.console import Table, format_metric
 
 MEASURES = {
@@ -20,6 +20,8 @@ MEASURES = {
 }
 LENGTHS = ("tokens", "length", "characters")  # the first that the rows have is shown
 KINDS_SHOWN = 28  # values of a kind in the table
+KINDS_DRAWN = 9  # and in a picture
+KIND_NAMES = {"made": "What was done to the chain", "topic": "Topic", "source": "Source", "teacher": "Teacher"}
 
 
 def funnel_section(curated: Curated) -> str:
@@ -89,37 +91,41 @@ def _funnel_table(curated: Curated) -> Table:
 
 
 def chosen_section(curated: Curated) -> str:
-    """Difficulty, score, length, sources and subjects of the chosen rows beside the dropped ones."""
-    kept, dropped = curated.kept, curated.dropped
-    length = next((name for name in LENGTHS if len(kept.numbers[name])), None)
-    charts = [
-        chart(
-            partial(draw_distribution, chosen=kept.numbers[key], dropped=dropped.numbers[key], label=MEASURES[key]),
-            4,
-            2.7,
-            f"{MEASURES[key]}, of {len(kept.numbers[key]):,} chosen and {len(dropped.numbers[key]):,} dropped rows",
-        )
-        for key in ("pass_rate", "score", length)
-        if key
-        and len(kept.numbers[key])
-        and len({*kept.numbers[key], *dropped.numbers[key]}) > 1  # else nothing to see
-    ]
-    table = _kinds_table(kept, dropped)
+    """Difficulty, score, length, kinds of the chosen rows beside the random set's, or else the dropped ones."""
+    kept, (others, beside) = (
+        curated.kept,
+        (curated.random, "random") if curated.random else (curated.dropped, "dropped"),
+    )
+    lengths = [name for name in LENGTHS if len(kept.numbers[name])]
+    length = next((name for name in lengths if len(others.numbers[name])), next(iter(lengths), None))
+    charts = []
+    for key in ("pass_rate", "score", length):
+        name, them = (beside, others) if key and len(others.numbers[key]) else ("dropped", curated.dropped)
+        mine, theirs = (kept.numbers[key], them.numbers[key]) if key else ((), ())
+        if key and len(mine) and len({*mine, *theirs}) > 1:  # else nothing to see
+            draw = partial(draw_distribution, chosen=mine, others=theirs, label=MEASURES[key], beside=name)
+            said = f"{MEASURES[key]}, of {len(mine):,} chosen and {len(theirs):,} {name} rows"
+            charts.append(chart(draw, 4, 2.7, said))
+    for kind, chosen in kept.kinds.items():
+        random = others.kinds[kind]
+        if 1 < len({*chosen, *random}) <= KINDS_DRAWN:
+            draw = partial(draw_kinds, chosen=chosen, others=random, label=KIND_NAMES.get(kind, kind), beside=beside)
+            charts.append(chart(draw, 4, 2.9, f"{kind} of the chosen and the {beside} rows"))
+    table = _kinds_table(kept, others, beside)
     if not charts and not table.rows:
         return ""
     return render_mixed(
-        "chosen", "Chosen against dropped", charts=charts, details=[("By source, subject and the like", table)]
+        "chosen", f"Chosen beside {beside}", charts=charts, details=[("By source, subject and the like", table)]
     )
 
 
-def _kinds_table(kept: Tally, dropped: Tally) -> Table:
+def _kinds_table(kept: Tally, others: Tally, beside: str) -> Table:
     rows = []
     for kind, chosen in kept.kinds.items():
-        every = chosen + dropped.kinds[kind]
-        listed = sorted(every, key=lambda name: (-chosen[name], -every[name], name))[:KINDS_SHOWN]
-        rows += [(kind, n, f"{chosen[n]:,}", f"{every[n]:,}", percent(chosen[n] / every[n])) for n in listed]
-    head = ("kind", "value", "rows chosen", "of rows", "%")
-    return Table(head, rows, (2, 3, 4))
+        theirs = others.kinds[kind]
+        listed = sorted({*chosen, *theirs}, key=lambda name: (-chosen[name], -theirs[name], name))[:KINDS_SHOWN]
+        rows += [(kind, n, f"{chosen[n]:,}", f"{theirs[n]:,}") for n in listed]
+    return Table(("kind", "value", "rows chosen", f"rows {beside}"), rows, (2, 3))
 
 
 # -- what is known of the choice itself

@@ -79,16 +79,34 @@ class Listed:
         kept = [entry for entry in self.entries if entry["state"] == "chosen"]
         unit = "tokens" if kept and all("tokens" in entry for entry in kept) else "characters"
         shown = {"weights": self.weights, "terms": self.terms, "unit": unit, "by": self.by, "notes": self.notes}
+        shown |= {"meanings": MEANINGS}
         return {"rows": self.entries, **shown}
+
+
+MEANINGS = {  # of the names that a row shows, in one line each; curation/stages/likelihood.py has the formulas
+    "nll": "how surprising the chain is to the student, nats a token; less is more familiar",
+    "nll_inner": "how surprising the chain is to the student, nats a token, without the first token of each step",
+    "nll_local": "how surprising each step is to the student after the few steps before it, nats a token",
+    "rsr": "the ranks of the chain's tokens by their surprise, for the student; less fits it better",
+    "ifd": "how surprising the chain is with the problem, as a share of without it",
+    "hes": "the uncertainty of the student at its most uncertain tokens, summed",
+    "early": "how surprising the first 100 tokens are to a student with slightly changed weights",
+    "score": "the recipe's weighted sum of features",
+    "length": "words of the chain",
+    "pass rate": "the share of the student's attempts at the problem that were right",
+    "from": "the source that the row came from",
+    "by": "who wrote the chain: a teacher, the student, or the source",
+}
 
 
 def list_runs(folders: Iterable[Path]) -> Listed:
     """All rows of these runs: chosen, dropped and, while a curation goes on, those that are left; then the answers."""
     listed = Listed()
     for folder in folders:
-        nodes = read_manifest(folder).get("curate", {}).get("settings", {}).get("stages", {}).values()
+        entry = read_manifest(folder).get("curate", {})
+        nodes = entry.get("settings", {}).get("stages", {}).values()
         listed.weights, listed.terms = listed.weights | read_weights(nodes), listed.terms or read_terms(nodes)
-        listed.by = read_choice(nodes)
+        listed.by = read_choice(entry)
         _list_curation(folder, listed)
         _list_answers(folder, listed)
     return listed
@@ -207,11 +225,10 @@ def read_weights(nodes: Any) -> dict[str, float]:
     return next((dict(node["weights"]) for node in nodes if "weights" in node), {})
 
 
-def read_choice(nodes: Any) -> tuple[str, bool]:
-    """The number that the stages choose chains by, and whether more of it is better."""
-    choosing = (node for node in nodes if "by" in node and {"prefer", "k"} & set(node))
-    named = ((str(n["by"]), n.get("prefer") != "lowest") for n in choosing if n["by"] not in (None, "random"))
-    return next(named, ("score", True))
+def read_choice(entry: Mapping[str, Any]) -> tuple[str, bool]:
+    """The number that a curation chose chains by, and whether more of it is better."""
+    name, more_is_better = entry.get("results", {}).get("chosen_by") or ("score", True)
+    return str(name), bool(more_is_better)
 
 
 def score_parts(scores: Mapping[str, float], weights: Mapping[str, float]) -> list[Part]:

@@ -16,8 +16,10 @@ function colour(name, names) {
   return `p${names.filter((other) => !FEATURES.includes(other)).indexOf(name) % 4}`;
 }
 
-function head(row) {
-  const facts = Object.entries(row.facts).map(([name, value]) => h("span.chip", `${name} ${value}`));
+function head(row, meanings) {
+  const facts = Object.entries(row.facts).map(([name, value]) =>
+    h("span.chip", { title: meanings?.[name] ?? "" }, `${name} ${value}`),
+  );
   return [h("h3", { id: "title", tabindex: "-1" }, row.name?.includes(": ") ? `${row.id} (${row.run})` : row.id), h("p.chips", verdict(row.verdict), ...facts)];
 }
 
@@ -43,28 +45,30 @@ function why(row, all, fold) {
   const names = Object.keys(all.weights);
   const swatch = (name) => h("i", { class: `part ${colour(name, names)}` });
   const key = row.parts.length ? names.flatMap((name) => [swatch(name), ` ${name} × ${all.weights[name]}   `]) : [];
-  const heads = ["", "chain", all.by[0], row.parts.length ? "of which" : "", "characters", "outcome"].map((text) => h("th", text));
-  const chains = [row, ...row.rivals].map((chain) => competitor(chain, names));
-  const table = h("table", h("thead", h("tr", ...heads)), h("tbody", ...chains));
+  const scored = [row, ...row.rivals].some((chain) => chain.score != null);
+  const heads = ["", "chain", ...(scored ? [all.by[0], row.parts.length ? "of which" : ""] : []), "characters", "outcome"];
+  const chains = [row, ...row.rivals].map((chain) => competitor(chain, names, scored));
+  const meaning = scored && all.meanings?.[all.by[0]];
+  const table = h("table", h("thead", h("tr", ...heads.map((text) => h("th", text)))), h("tbody", ...chains));
   return h(
     "details.why",
     { open: !fold },
     h("summary", row.state === "chosen" ? "Why this chain" : "All of this problem"),
     story,
     key.length ? h("p.key.faint", ...key) : null,
+    meaning ? h("p.faint", `${all.by[0]}: ${meaning}.`) : null,
     h("div.scroll", { tabindex: "0" }, table),
     row.more ? h("p.faint", `${row.more} more of this problem are in dropped.jsonl.`) : null,
   );
 }
 
-function competitor(chain, names) {
+function competitor(chain, names, scored) {
   const outcome = chain.why ?? (chain.state === "answer" ? chain.benchmark : h("b", chain.state));
   return h(
     chain.state === "chosen" ? "tr.chosen" : "tr",
     h("td", verdict(chain.verdict)),
     h("td", chain.name),
-    h("td.number", number(chain.score)),
-    h("td.stack", chain.parts.length ? stack(chain.parts, names) : null),
+    ...(scored ? [h("td.number", number(chain.score)), h("td.stack", chain.parts.length ? stack(chain.parts, names) : null)] : []),
     h("td.number", number(chain.characters)),
     h("td", outcome, chain.detail ? faint(` (${chain.detail})`) : null),
   );
@@ -99,6 +103,7 @@ function tell(row, all) {
   const score = row.score == null ? "" : ` with ${all.by[0]} ${number(row.score)}`;
   const place = `Chosen${score}.`;
   if (!row.rivals.length) return `${place} No other chain of this problem was made.`;
+  if (row.score == null) return place;
   const next = row.rivals.find((rival) => rival.score != null && rival.run === row.run);
   return next ? `${place} The next of its problem, ${next.name}, has ${number(next.score)}.` : place;
 }

@@ -196,6 +196,9 @@ class Viewer {
     $("count").textContent = `${some}${number(every)} ${kind}${every === 1 ? "" : "s"}`;
     this.list.scrollTop = 0;
     this.draw();
+    if (!this.current) return;
+    if (this.shown.length && !this.shown.includes(this.current) && innerWidth > 760) this.open(this.shown[0]);
+    else this.tools(this.current, null);
   }
 
   // The values of a facet among the rows that all other filters leave, each with its count
@@ -351,7 +354,7 @@ class Viewer {
     const body = beside.length ? [sides(shown, beside, this.words, raw)] : this.one(shown);
     const question = shown.question ?? "";
     const answer = shown.answer == null ? [] : [reference(shown.answer, raw)];
-    place.replaceChildren(...head(shown), problem(question, raw), ...answer, reasons, ...body);
+    place.replaceChildren(...head(shown, this.meanings), problem(question, raw), ...answer, reasons, ...body);
     place.scrollTop = scroll;
     this.tools(row, rivals.length);
     document.documentElement.dataset.shown = row.id;
