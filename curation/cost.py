@@ -309,7 +309,7 @@ def _plan_trainings(train: Mapping[str, Any], given: Trainings, chosen: float | 
     else:
         size = measure_model(settings)
     trainings = given.trainings * len(trained_sets(settings.out, settings.controls or (), settings.seeds or ()))
-    show(
+    print_trainings(
         settings.model,
         plan_trainings(Work(settings, size, measure_data(settings, rows, mean)), given, trainings),
         given,
@@ -345,7 +345,7 @@ def recommend(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {"gpu": gpu, "devices": s["devices"], "nodes": nodes, "settings": taken, **s["costs"][gpu]}
 
 
-def show(name: str, found: Mapping[str, Any], given: Trainings) -> None:
+def print_trainings(name: str, found: Mapping[str, Any], given: Trainings) -> None:
     """Print memory, hours and dollars of each sharding, and the simplest that fits."""
     model, data, best = found["model"], found["data"], found["recommendation"]
     head = ("sharding", "devices", "weights", "gradients", "optimizer", "activations", "buffers", "total")

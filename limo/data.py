@@ -150,7 +150,7 @@ def read_jsonl(path: str | Path) -> Iterator[Example]:
 
 
 def parse_row(line: bytes, where: str) -> Example:
-    """The example of a line that this toolkit wrote. Raises UserError naming where it stands if it is none."""
+    """The example of a line that this toolkit wrote. Raises UserError naming where it stands if it is not one."""
     try:
         return Example.from_json(parsed(line))
     except (ValueError, KeyError, TypeError) as error:
@@ -189,7 +189,7 @@ def dump(row: Any) -> str:
 
 
 def parsed(line: bytes) -> Any:
-    """The value of a line of JSON. Raises ValueError if it is none."""
+    """The value of a line of JSON. Raises ValueError if it is not JSON."""
     if LONG_NUMBER.search(line):
         return json.loads(line)  # orjson makes a float of an integer beyond 64 bits
     try:

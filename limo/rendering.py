@@ -25,8 +25,8 @@ class Refused(Exception):
 def render_template(template: str, messages: Sequence[Any], ask: bool, tokens: Mapping[str, Any]) -> str:
     """The text of a chat; with `ask`, up to the start of the assistant's turn.
 
-    Raises Refused where the template refuses the messages, jinja2.TemplateSyntaxError where it is none, and UserError
-    where it takes too long or too much memory.
+    Raises Refused where the template refuses the messages, jinja2.TemplateSyntaxError where it is not one, and
+    UserError where it takes too long or too much memory.
     """
     from jinja2 import TemplateSyntaxError
 

@@ -19,7 +19,16 @@ import limo.discover.search
 from curation.stages.pairs import plant_slips
 from eval.report.training import discovered_section
 from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
-from limo.discover.archive import CheckResult, Entry, Proposal, add_checks, add_proposal, keep, read_entries, read_entry
+from limo.discover.archive import (
+    CheckResult,
+    Entry,
+    Proposal,
+    add_checks,
+    add_proposal,
+    keep_value,
+    read_entries,
+    read_entry,
+)
 from limo.discover.candidate import Refused
 from limo.discover.checks import check_text
 from limo.discover.fitness import judge_answers, preference, read_score
@@ -37,7 +46,7 @@ from limo.discover.search import (
     Split,
     check_settings,
     discover,
-    show,
+    print_search,
     split_pairs,
     summarize,
     write_verdict,
@@ -72,7 +81,7 @@ def fill(out: Path, fitness: dict[str, float | None]) -> list[Entry]:
         code = "" if loss else CODE
         add_checks(entry, CheckResult(name, code, "" if value is not None else "it is flat", slope=-1.0))
         if value is not None:
-            keep(entry.folder / "seed-0" / "score.json", score({"1": value}))
+            keep_value(entry.folder / "seed-0" / "score.json", score({"1": value}))
     return read_entries(out)
 
 
@@ -249,7 +258,7 @@ def test_a_search_refuses_a_loss_that_it_has_had_and_resumes_for_free(
             folder = entry.folder / f"{trial.prefix}{seed}"
             if not (folder / "score.json").exists():
                 trained.append(entry.name)
-                keep(folder / "score.json", score({str(i): float(i % (2 + seed) == 0) for i in range(8)}))
+                keep_value(folder / "score.json", score({str(i): float(i % (2 + seed) == 0) for i in range(8)}))
         return read_entry(entry.folder)
 
     monkeypatch.setattr(limo.discover.search, "train_and_score", train_and_score)
@@ -289,7 +298,7 @@ def test_a_cascade_trains_only_the_losses_that_are_ahead_to_the_end(
                 assert trial.train["args"].get("max_steps") == (2 if trial.prefix == "short-seed-" else None)
                 trained.append((entry.number, trial.prefix))
                 ahead = entry.number % 2 == 0
-                keep(file, score({str(i): float(i < 4 + 3 * ahead) for i in range(8)}))
+                keep_value(file, score({str(i): float(i < 4 + 3 * ahead) for i in range(8)}))
         return read_entry(entry.folder)
 
     monkeypatch.setattr(limo.discover.search, "train_and_score", train_and_score)
@@ -315,13 +324,13 @@ def finished_search(out: Path, better: float) -> dict[str, Any]:
             add_checks(entry, replace(entry.checks, warmup=0.3 if entry.name == "slic" else 0.0))
     dpo, finalist = read_entries(out)[0], read_entries(out)[3]
     for seed, value in ((1, 0.76), (2, 0.70)):
-        keep(dpo.folder / f"seed-{seed}" / "score.json", score({"1": value}))
+        keep_value(dpo.folder / f"seed-{seed}" / "score.json", score({"1": value}))
     for entry, fraction in ((dpo, 0.5), (finalist, better)):
         for seed in (7, 8):
             items = {str(i): float(i < 40 * fraction) for i in range(40)}
-            keep(entry.folder / f"confirm-seed-{seed}" / "score.json", score(items))
+            keep_value(entry.folder / f"confirm-seed-{seed}" / "score.json", score(items))
     found = summarize(out, "dpo", FLOOR, 1, [dpo.number, finalist.number])
-    keep(out / "discovered.json", found)
+    keep_value(out / "discovered.json", found)
     return found
 
 
@@ -338,7 +347,7 @@ def test_the_result_of_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (gain,) = found["confirmed"]
     assert gain["beats"] and gain["mean"] == 0.9 and gain["difference"] == pytest.approx(0.4)
     assert found["baseline_confirmed"] == 0.5
-    show(found)
+    print_search(found)
     printed = capsys.readouterr().out
     assert "smooth of 1 finalists beats dpo by more than noise" in printed
     assert re.search(r"2 slic +0.6000 -0.1200  known, after a warm-up\n", printed)

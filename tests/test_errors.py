@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from curation.evidence.controls import Controls, write_controls
 from curation.methods.lemma import errors
-from curation.methods.lemma.errors import mix
+from curation.methods.lemma.errors import mix_error_free
 from curation.methods.lemma.mistakes import TYPES, Mistake, Unusable, read_chain
 from curation.methods.lemma.rules import Rules
 from curation.methods.lemma.teach import (
@@ -113,7 +113,7 @@ def test_injected_errors_reach_the_mix_with_type_and_step() -> None:
     kept, _ = split(errors.inject(rows, teacher=RULES, per_problem=2, otherwise="skip", seed=0))
     mended, dropped = split(errors.correct(kept, teacher=RULES, strategies=["fix", "restart"]))
     assert not dropped
-    chosen, _ = split(mix(mended, k=8, student=0.0, fix=0.5, error_free=0.0, seed=0))
+    chosen, _ = split(mix_error_free(mended, k=8, student=0.0, fix=0.5, error_free=0.0, seed=0))
     assert Counter(r.notes["strategy"] for r in chosen) == {"fix": 4, "restart": 4}
     for r in chosen:
         noted = r.notes["error"]
@@ -164,15 +164,15 @@ def test_the_mix_has_the_shares_of_the_recipe() -> None:
     for origin in ("student", "injected"):
         for strategy in ("fix", "restart"):
             rows += mended(50, origin, strategy)
-    chosen, left = split(mix(rows, k=80, student=0.25, fix=0.75, error_free=0.2, seed=0))
+    chosen, left = split(mix_error_free(rows, k=80, student=0.25, fix=0.75, error_free=0.2, seed=0))
     cells = Counter((r.notes["error"]["origin"], r.notes["strategy"]) if r.notes else "" for r in chosen)
     own = {("student", "fix"): 12, ("student", "restart"): 4}
     assert cells == {"": 16, **own, ("injected", "fix"): 36, ("injected", "restart"): 12}
     assert len(chosen) + len(left) == 250 and {d.reason for d in left} == {"not in the mix"}
     few = [r for r in rows if not r.notes or r.notes["error"]["origin"] == "injected" or r.id.endswith("0")]
-    chosen, _ = split(mix(few, k=50, student=0.5, fix=0.5, error_free=0.2, seed=0))
+    chosen, _ = split(mix_error_free(few, k=50, student=0.5, fix=0.5, error_free=0.2, seed=0))
     assert len(chosen) == 50 and sum(not r.notes for r in chosen) == 10, "others of the errors take the place"
-    chosen, _ = split(mix(rows, k=None, student=0.5, fix=0.5, error_free=0.5, seed=0))
+    chosen, _ = split(mix_error_free(rows, k=None, student=0.5, fix=0.5, error_free=0.5, seed=0))
     assert len(chosen) == 100 and sum(not r.notes for r in chosen) == 50, "as many as the shares allow"
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from curation.evidence.controls import Controls, write_controls
-from curation.methods.rise.stages import Rewards, collect, keep, reward_weights, weigh
+from curation.methods.rise.stages import Rewards, collect, keep_by_criteria, reward_weights, weigh_by_reward
 from curation.methods.rise.turns import Dialogue, Episode
 from curation.methods.rise.turns import sample_turn as draw
 from curation.stage import check_stages
@@ -145,7 +145,9 @@ def test_what_is_refused_or_cut_off_is_told(script: Script) -> None:
         ("b", "not sampled", "turn 2: too long now"),
     ]
     assert [(r.id, r.scores["reward"]) for r in kept] == [("b/first/1", -1)], "cut off is no answer, right or not"
-    assert [d.reason for d in keep(kept, criteria="all") if isinstance(d, Dropped)] == ["cut off by its length limit"]
+    assert [d.reason for d in keep_by_criteria(kept, criteria="all") if isinstance(d, Dropped)] == [
+        "cut off by its length limit"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,7 @@ def test_the_four_criteria(rewards: list[int], criteria: Any, kept: list[int], s
     answers = [{1: "\\boxed{5}", 0: f"\\boxed{{{i + 20}}}", -1: f"no idea {'o' * i}"}[r] for i, r in enumerate(rewards)]
     rows = turned(answers, as_turns(script), RELEASED)
     assert [r.scores["reward"] for r in rows] == rewards
-    found, dropped = split(keep(rows, criteria=criteria))
+    found, dropped = split(keep_by_criteria(rows, criteria=criteria))
     assert [int(r.scores["turn"]) for r in found] == kept
     assert len(dropped) == len(rewards) - len(kept) and all(d.reason and d.detail for d in dropped)
 
@@ -177,7 +179,7 @@ def as_turns(script: Script) -> Any:
 def test_every_repeated_or_empty_answer_leaves(script: Script) -> None:
     """The published code removes from the list that it goes through, and so skips every second one."""
     rows = turned(["\\boxed{6}", "\\boxed{6}", "\\boxed{6} ", "", "", "\\boxed{6}", "\\boxed{5}"], as_turns(script))
-    found, dropped = split(keep(rows, criteria="all"))
+    found, dropped = split(keep_by_criteria(rows, criteria="all"))
     assert [int(r.scores["turn"]) for r in found] == [1, 7]
     same, empty = "same answer as before", "empty answer"
     assert [d.reason for d in dropped] == [same, same, empty, empty, same]
@@ -198,11 +200,11 @@ def test_weights_by_hand(script: Script) -> None:
         with pytest.raises(UserError, match=said_):
             reward_weights([0, 1], tau, None)
     rows = turned(["\\boxed{6}", "\\boxed{5}"], as_turns(script))
-    assert [r.weight for r in split(weigh(rows, tau=0.4, centring=None))[0]] == pytest.approx([1, high])
-    only = split(keep(rows, criteria="success"))[0]
-    centred = split(weigh(only, tau=0.4, centring="rewards"))[0]
+    assert [r.weight for r in split(weigh_by_reward(rows, tau=0.4, centring=None))[0]] == pytest.approx([1, high])
+    only = split(keep_by_criteria(rows, criteria="success"))[0]
+    centred = split(weigh_by_reward(only, tau=0.4, centring="rewards"))[0]
     assert [r.weight for r in centred] == pytest.approx([math.exp(1.25)]), "the mean is over all attempts, kept or not"
-    found, dropped = split(weigh(rows, tau=0.4, centring="weights"))
+    found, dropped = split(weigh_by_reward(rows, tau=0.4, centring="weights"))
     assert [r.weight for r in found] == pytest.approx([(high - 1) / 2])
     assert [(d.id, d.reason) for d in dropped] == [("a/turn0/1", "no positive weight")]
 
@@ -240,9 +242,9 @@ def test_settings_that_cannot_be_are_told_before_anything_is_paid_for(script: Sc
     with pytest.raises(UserError, match="right must be the highest"):
         Rewards(0, 0, -1)
     with pytest.raises(UserError, match="tau must be above 0"):
-        list(weigh([], tau=0, centring=None))
+        list(weigh_by_reward([], tau=0, centring=None))
     with pytest.raises(UserError, match=r"put curation\.methods\.rise\.stages\.collect before"):
-        list(keep([example("a")], criteria="all"))
+        list(keep_by_criteria([example("a")], criteria="all"))
 
 
 def rise_rows() -> list[Example]:
@@ -256,7 +258,7 @@ def rise_rows() -> list[Example]:
             prompt = dialogue.prompt(row, [wrong][:turn])
             notes = {"turns": {"turn": turn + 1, "rewards": rewards}}
             rows.append(replace(row, id=f"{i}/{turn}", prompt=prompt, completion=text, notes=notes))
-    return split(weigh(rows, tau=0.4, centring=None))[0]
+    return split(weigh_by_reward(rows, tau=0.4, centring=None))[0]
 
 
 def test_a_training_row_has_the_very_tokens_that_the_engine_was_given(

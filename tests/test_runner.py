@@ -19,11 +19,11 @@ import pytest
 import curation
 import curation.runner
 from curation.evidence.flaws import FLAWS, plant_flaws
-from curation.methods.lemma.errors import correct, find, inject, mix
+from curation.methods.lemma.errors import correct, find, inject, mix_error_free
 from curation.methods.lemma.mistakes import Mistake
-from curation.methods.mammoth2.harvest import asked, stated
-from curation.methods.mammoth2.refine import Bounds, refine, verified
-from curation.methods.rise.stages import Rewards, collect, keep, weigh
+from curation.methods.mammoth2.harvest import extract_by_model, extract_by_rules
+from curation.methods.mammoth2.refine import Bounds, refine, verify_pairs
+from curation.methods.rise.stages import Rewards, collect, keep_by_criteria, weigh_by_reward
 from curation.methods.rise.turns import Dialogue
 from curation.runner import PerRow, RayData, apply
 from curation.stage import About, about, check_stages, collecting, count, in_order, record, stage
@@ -179,7 +179,7 @@ def test_mistakes_are_reported_before_the_pool_is_read(stages: dict[str, Any], s
         ("curation.methods.lemma.errors.inject", "per_problem", -1, "greater than or equal to 0"),
         ("curation.methods.lemma.errors.correct", "strategies", ["fixed"], "'fix' or 'restart'"),
         ("curation.methods.lemma.teach.Model", "tries", 0, "greater than 0"),
-        ("curation.methods.mammoth2.harvest.stated", "rules", ["faq"], "'faq heading'"),
+        ("curation.methods.mammoth2.harvest.extract_by_rules", "rules", ["faq"], "'faq heading'"),
         ("curation.evidence.controls.Controls", "kinds", ["shortest"], "'longest'"),
         ("curation.runner.PerRow", "seconds", 0, "greater than 0"),
         ("curation.evidence.tournament.Sizes", "final_blocks", 1, "greater than or equal to 2"),
@@ -328,11 +328,11 @@ STAGES: dict[Callable[..., Iterable[Row]], dict[str, Any]] = {
     problems: {"k": 10, "by": "value", "prefer": "highest", "seed": 0},
     subsample: {"k": 10, "seed": 0},
     keep_between: {"by": "value", "at_most": 0.6},
-    keep: {"criteria": "better"},
-    weigh: {"tau": 1.0, "centring": "rewards"},
-    mix: MIX,
-    stated: {"rules": ["definition"], "least": 1, "most": 99},
-    verified: {"unverified": "keep"},
+    keep_by_criteria: {"criteria": "better"},
+    weigh_by_reward: {"tau": 1.0, "centring": "rewards"},
+    mix_error_free: MIX,
+    extract_by_rules: {"rules": ["definition"], "least": 1, "most": 99},
+    verify_pairs: {"unverified": "keep"},
 }
 SAMPLED: dict[Callable[..., Iterable[Row]], dict[str, Any]] = {
     measure_difficulty: {"by": "m", "engine": ENGINE, "sampling": SAMPLING, "chains": "all", **WINDOW},
@@ -342,7 +342,7 @@ SAMPLED: dict[Callable[..., Iterable[Row]], dict[str, Any]] = {
     find: {"engine": ENGINE, "sampling": SAMPLING, "teacher": RULES},
     inject: {"teacher": RULES, "per_problem": 2, "otherwise": "uniform", "seed": 0},
     correct: {"teacher": RULES, "strategies": ["fix", "restart"]},
-    asked: {"engine": ENGINE, "sampling": SAMPLING, "piece": 99, "least": 1, "most": 99},
+    extract_by_model: {"engine": ENGINE, "sampling": SAMPLING, "piece": 99, "least": 1, "most": 99},
     refine: {"refiners": REFINERS, "bounds": Bounds(0.5, 2, 99), "otherwise": "keep"},
 }
 # Whose time is that of a model, a classifier, and processes that parse pages within limits of their own
@@ -386,7 +386,7 @@ def test_twice_the_rows_take_twice_the_time(function: Callable[..., Iterable[Row
     settings = {**(STAGES | SAMPLED)[function]}
     settings |= {"tokenizer": str(tiny)} if "tokenizer" in settings else {}
     erring = {"error": {**SLIP, "origin": "student", "other": ""}, "chain": "1 + 1 = 2", "strategy": "fix"}
-    notes = NOTES | (erring if function in (mix, correct) else {})
+    notes = NOTES | (erring if function in (mix_error_free, correct) else {})
 
     def rows(count: int) -> list[Example]:
         made = (f"{n} + 1 = {n + 1}. Wait, so\nthen {n} + 2 = {n + 2}\nIt is \\boxed{{{n}}}." for n in range(count))
@@ -396,7 +396,7 @@ def test_twice_the_rows_take_twice_the_time(function: Callable[..., Iterable[Row
             for n, text in enumerate(made)
         ]
 
-    slow = function in SAMPLED or function in (check_steps, plant_flaws, verified, near_dedup)
+    slow = function in SAMPLED or function in (check_steps, plant_flaws, verify_pairs, near_dedup)
     few = 40 if slow else 400
     seconds(function, rows(few), settings)  # what is read once in a process
     assert seconds(function, rows(4 * few), settings) < 6 * seconds(function, rows(few), settings) + 0.02

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from curation.methods.mammoth2.archives import Columns, find_archives
-from curation.methods.mammoth2.harvest import asked, final_answer, read_pairs, stated
+from curation.methods.mammoth2.harvest import extract_by_model, extract_by_rules, final_answer, read_pairs
 from curation.methods.mammoth2.markup import RULES
 from curation.methods.mammoth2.pages import archives, domain_of, read
-from curation.methods.mammoth2.refine import Bounds, refine, verified
+from curation.methods.mammoth2.refine import Bounds, refine, verify_pairs
 from curation.stage import check_stages, collecting
 from curation.stages.decontaminate import drop_overlap
 from limo.data import Dropped, Example, Row, chat
@@ -27,7 +27,7 @@ from tests.test_commands import Run
 
 LIMITS: dict[str, Any] = {"columns": None, "max_bytes": 5_000_000, "seconds": 1.0, "memory": 512}
 LIMITS |= {"deny": [], "robots": ["noai"]}
-DOMAINS = "curation.methods.mammoth2.domains.asked"
+DOMAINS = "curation.methods.mammoth2.domains.judge_domains"
 ONCE = Sampling(n=1, temperature=0.0, top_p=1.0, max_tokens=500, seed=0)
 
 
@@ -373,7 +373,9 @@ def test_a_table_of_contents_answers_nothing(tmp_path: Path) -> None:
     )
     assert not page(f"<main>{entries}<p>Text of the page.</p></main>", tmp_path).notes["stated"]
     plain = "<dl><dt>What is it in full?</dt><dd>1.1 Who made all of it<br>1.2 Where does one get it</dd></dl>"
-    assert reasons(stated([page(plain, tmp_path)], rules=["definition"], least=1, most=50)) == ["a table of contents"]
+    assert reasons(extract_by_rules([page(plain, tmp_path)], rules=["definition"], least=1, most=50)) == [
+        "a table of contents"
+    ]
 
 
 def test_a_page_cannot_write_marks(tmp_path: Path) -> None:
@@ -418,7 +420,7 @@ def test_a_pair_knows_where_it_is_from(tmp_path: Path) -> None:
     """The release has no provenance of a pair."""
     row = page(f"<main>{PAGES['schema.org'][0]}</main>", tmp_path)
     with collecting() as metrics:
-        (pair,) = list_of(stated([row], rules=list(RULES), least=2, most=50))
+        (pair,) = list_of(extract_by_rules([row], rules=list(RULES), least=2, most=50))
     assert pair.prompt == chat("How tall is it?", "S") and pair.id == f"{row.id}/1"
     place = pair.notes["extracted"]
     assert place["by"] == "rule" and row.question[slice(*place["answer"])] == pair.completion
@@ -435,10 +437,12 @@ def test_useless_pairs_are_set_aside(tmp_path: Path) -> None:
         "Why is it so?": ("Because <b>we</b> say so.", ""),
     }
     html = "".join(f"<details><summary>{q}</summary><p>{a}</p></details>" for q, (a, _) in boxes.items())
-    rows = list(stated([page(html, tmp_path)], rules=["q&a markup"], least=3, most=50))
+    rows = list(extract_by_rules([page(html, tmp_path)], rules=["q&a markup"], least=3, most=50))
     assert reasons(rows) == [why for _, why in boxes.values()]
     assert list_of(rows)[0].completion == "Because we say so."
-    assert reasons(stated([page("<p>nothing</p>", tmp_path)], rules=["definition"], least=1, most=5)) == ["no pair"]
+    assert reasons(extract_by_rules([page("<p>nothing</p>", tmp_path)], rules=["definition"], least=1, most=5)) == [
+        "no pair"
+    ]
 
 
 def test_a_model_copies_pairs_or_says_that_there_are_none(tmp_path: Path) -> None:
@@ -453,7 +457,7 @@ def test_a_model_copies_pairs_or_says_that_there_are_none(tmp_path: Path) -> Non
             return block.format("What is 2+2?", "It is  4.") + block.format("What is 3+3?", "6") + f"### end {code}"
         return f"### nothing {code_of(two.question)}" if "tea" in prompt else "I see none."
 
-    rows = list(asked([one, two, six], engine=ask(reply), sampling=ONCE, piece=100, least=2, most=50))
+    rows = list(extract_by_model([one, two, six], engine=ask(reply), sampling=ONCE, piece=100, least=2, most=50))
     assert reasons(rows) == ["", "not on the page", "no pair", "reply cannot be read"]
     pair = list_of(rows)[0]
     place = pair.notes["extracted"]
@@ -467,14 +471,14 @@ def test_formulas_may_be_tidied_in_copying(tmp_path: Path) -> None:
     code = code_of(row.question)
     copied = "### question\nWhat is $\\frac{1}{2}+x$ here?\n### answer\nIt is $(1 + 2x)/2$."
     engine = ask(lambda *_: f"### pair {code}\n{copied}\n### end {code}")
-    (made,) = list_of(asked([row], engine=engine, sampling=ONCE, piece=400, least=1, most=50))
+    (made,) = list_of(extract_by_model([row], engine=engine, sampling=ONCE, piece=400, least=1, most=50))
     assert made.question == "What is \\( \\dfrac{1}{2} + x \\) here?", "the words of the page stay"
 
 
 def test_long_pages_are_asked_about_in_pieces(tmp_path: Path) -> None:
     row = page("".join(f"<p>Paragraph {i} has these six words.</p>" for i in range(30)), tmp_path)
     engine = ask(lambda prompt, _: f"### nothing {code_of(row.question)}")
-    assert reasons(asked([row], engine=engine, sampling=ONCE, piece=40, least=1, most=50)) == ["no pair"] * 5
+    assert reasons(extract_by_model([row], engine=engine, sampling=ONCE, piece=40, least=1, most=50)) == ["no pair"] * 5
     shown = " ".join(request.prompt[-1]["content"] for request in _engine.asked)
     assert all(f"Paragraph {i} " in shown for i in range(30)), "nothing of it is left out"
 
@@ -551,8 +555,8 @@ def test_several_refiners_and_replies_in_another_form() -> None:
 def test_answers_are_verified_where_they_can_be() -> None:
     said = "2 + 2 = 4. The answer is 4.", "2 + 2 = 5. The answer is 5.", "It depends on you."
     rows = [pair(key, text) for key, text in zip("abc", said, strict=True)]
-    assert reasons(verified(rows, unverified="keep")) == ["", "false equation", ""]
-    assert reasons(verified(rows, unverified="drop")) == ["", "false equation", "cannot be graded"]
+    assert reasons(verify_pairs(rows, unverified="keep")) == ["", "false equation", ""]
+    assert reasons(verify_pairs(rows, unverified="drop")) == ["", "false equation", "cannot be graded"]
 
 
 def test_overlap_with_question_or_answer(tmp_path: Path) -> None:
@@ -582,8 +586,8 @@ SITE, SEEDS = (RECIPES / "data" / f"exam_{name}.warc.gz" for name in ("site", "s
 
 def test_our_own_web_gives_every_problem_with_its_answer() -> None:
     rules = [rule for rule in RULES if rule != "faq heading"]
-    rows = list_of(stated(list_of(pages(SITE)), rules=rules, least=3, most=200))
-    graded = Counter(row.notes["verdict"] for row in list_of(verified(rows, unverified="keep")))
+    rows = list_of(extract_by_rules(list_of(pages(SITE)), rules=rules, least=3, most=200))
+    graded = Counter(row.notes["verdict"] for row in list_of(verify_pairs(rows, unverified="keep")))
     assert graded["correct"] == len(rows) > 250, graded
     found = {row.notes["extracted"]["rule"] for row in rows}
     assert found == {"schema.org", "json-ld", "q&a markup", "problem and solution"}

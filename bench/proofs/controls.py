@@ -199,7 +199,7 @@ def lemma(folder: Path, model: str, seed: int) -> Result:
         "find": {"_target_": "curation.methods.lemma.errors.find", **attempts, "teacher": teacher},
         "inject": {"_target_": "curation.methods.lemma.errors.inject", **planted},
         "correct": {"_target_": "curation.methods.lemma.errors.correct", "teacher": teacher, "strategies": ["restart"]},
-        "mix": {"_target_": "curation.methods.lemma.errors.mix", **mixed},
+        "mix": {"_target_": "curation.methods.lemma.errors.mix_error_free", **mixed},
     }
     curate(folder, pool, stages, "mix", ["error_free"], seed)
     models = {
@@ -248,8 +248,8 @@ def rise(folder: Path, model: str, seed: int) -> Result:
             },
             "rewards": {"right": 1.0, "wrong": 0.0, "none": 0.0},
         },
-        "keep": {"_target_": "curation.methods.rise.stages.keep", "criteria": "all"},
-        "weigh": {"_target_": "curation.methods.rise.stages.weigh", "tau": 0.4, "centring": None},
+        "keep": {"_target_": "curation.methods.rise.stages.keep_by_criteria", "criteria": "all"},
+        "weigh": {"_target_": "curation.methods.rise.stages.weigh_by_reward", "tau": 0.4, "centring": None},
     }
     curate(folder, pool, stages, "weigh", ["history_removed"], seed)
     more = {"weighting": "rows", "args": {"learning_rate": 7e-4}}
@@ -377,7 +377,7 @@ def mammoth2(folder: Path, model: str, seed: int) -> Result:
             "seed": seed,
         },
         "pairs": {
-            "_target_": "curation.methods.mammoth2.harvest.stated",
+            "_target_": "curation.methods.mammoth2.harvest.extract_by_rules",
             "rules": ["problem and solution", "q&a markup", "labelled lines"],
             "least": 3,
             "most": 80,
@@ -388,7 +388,7 @@ def mammoth2(folder: Path, model: str, seed: int) -> Result:
             "benchmarks": {"new": new},
             "variants": "keep",
         },
-        "verified": {"_target_": "curation.methods.mammoth2.refine.verified", "unverified": "drop"},
+        "verified": {"_target_": "curation.methods.mammoth2.refine.verify_pairs", "unverified": "drop"},
     }
     pool = {"_target_": archives, "paths": [str(folder / "web.warc.gz")]}
     curate(folder, pool, stages, "verified", [], seed)

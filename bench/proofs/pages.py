@@ -38,7 +38,12 @@ def main() -> None:
     kept = {name_of(row, folder): row for row in found if isinstance(row, Example)}
     print_recall(labels, set(kept), {name_of(row, folder) for row in rows})
     asking = [row for name, row in kept.items() if labels.get(name, {}).get("asks")]
-    stated = {"_target_": "curation.methods.mammoth2.harvest.stated", "rules": RULES_TAKEN, "least": 3, "most": 400}
+    stated = {
+        "_target_": "curation.methods.mammoth2.harvest.extract_by_rules",
+        "rules": RULES_TAKEN,
+        "least": 3,
+        "most": 400,
+    }
     pairs = [row for row in bind(stated, "stated")(asking) if isinstance(row, Example)]
     print_pairs(labels, pairs, folder)
 

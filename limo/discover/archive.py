@@ -92,7 +92,7 @@ class Entry:
 def add_proposal(out: Path, number: int, proposal: Proposal) -> Entry:
     """Write a proposal to its folder."""
     folder = out / "candidates" / f"{number:03d}-{proposal.name}"
-    keep(folder / "proposal.json", asdict(proposal))
+    keep_value(folder / "proposal.json", asdict(proposal))
     return read_entry(folder)
 
 
@@ -101,7 +101,7 @@ def add_checks(entry: Entry, result: CheckResult) -> Entry:
     if result.code and not result.refused:
         with replacing(entry.folder / "candidate.py") as file:
             file.write(result.code)
-    keep(entry.folder / "checks.json", asdict(result))
+    keep_value(entry.folder / "checks.json", asdict(result))
     return read_entry(entry.folder)
 
 
@@ -129,7 +129,7 @@ def read_entries(out: Path) -> list[Entry]:
     return [read_entry(path.parent) for path in sorted((out / "candidates").glob("*/proposal.json"))]
 
 
-def keep(file: Path, value: Any) -> None:
+def keep_value(file: Path, value: Any) -> None:
     """Write JSON to a file that appears once it is complete. NaN and infinity become null."""
     with replacing(file) as out:
         out.write(dump(value))

@@ -25,7 +25,7 @@ from pydantic import Field, PositiveInt
 
 from limo.console import clock, progress, say
 from limo.data import Dropped, Example, content_id, write_jsonl
-from limo.discover.archive import Entry, Proposal, add_checks, add_proposal, keep, read_entries, read_entry
+from limo.discover.archive import Entry, Proposal, add_checks, add_proposal, keep_value, read_entries, read_entry
 from limo.discover.candidate import Refused
 from limo.discover.checks import check_candidate, describe, train_alike
 from limo.discover.noise import Gain, Noise, fitness, gains, measure_noise
@@ -126,9 +126,9 @@ def discover(settings: SearchSettings) -> dict[str, Any]:
             train_and_score(entry, confirm.seeds, last)
         numbers = [entry.number for entry in finalists]
         step.results = summarize(folder, settings.baseline, floor, len(settings.seeds), numbers)
-        keep(folder / "discovered.json", step.results)
+        keep_value(folder / "discovered.json", step.results)
         step.outputs = [folder / "discovered.json"]
-    show(step.results)
+    print_search(step.results)
     return step.results
 
 
@@ -222,7 +222,7 @@ def _train_short(
     if mine < bar:
         why = f"behind after {cascade.steps} steps: {mine:.4f}, and {bar:.4f} is needed"
         say(f"{entry.name}: {why}")
-        keep(entry.folder / "behind.json", {"why": why})
+        keep_value(entry.folder / "behind.json", {"why": why})
     return read_entry(entry.folder)
 
 
@@ -259,7 +259,7 @@ def train_and_score(entry: Entry, seeds: Sequence[int], trial: Trial) -> Entry:
     for seed in seeds:
         folder = entry.folder / f"{trial.prefix}{seed}"
         if not (folder / "score.json").exists():
-            keep(folder / "score.json", _score(entry, seed, folder, trial))
+            keep_value(folder / "score.json", _score(entry, seed, folder, trial))
             if trial.prefix != "confirm-seed-":
                 for name in ("model", "adapter", "checkpoints"):
                     shutil.rmtree(folder / name, ignore_errors=True)
@@ -316,7 +316,7 @@ def write_verdict(ranked: Sequence[Gain], baseline: str) -> str:
     return f"{beat} {baseline} by more than noise on fresh data."
 
 
-def show(found: Mapping[str, Any]) -> None:
+def print_search(found: Mapping[str, Any]) -> None:
     """Print each loss with its difference to the baseline, then the finalists and the verdict."""
     half, mean, baseline = found["noise"]["half"], found["noise"]["mean"], found["baseline"]
     lines = [f"losses in the order of the search; differences to {baseline} below {half:.4f} mean nothing"]

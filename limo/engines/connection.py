@@ -54,7 +54,7 @@ class Keys:
 
 
 def check_address(url: str, has_key: bool, allow_insecure: bool) -> None:
-    """Raise UserError for a base URL that is none, holds a secret, or would send a key unencrypted to another host."""
+    """Raise UserError for what is not an address, holds a secret, or would send a key unencrypted to another host."""
     try:
         parts = urlsplit(url)
         host = parts.hostname if parts.scheme in ("http", "https") and parts.port != 0 else None

@@ -303,7 +303,7 @@ class _Session:
         """Keep what the engine gave, and count it: a refusal may have cost something as well."""
         name = sample_name(request, self.sampling)
         if completion.finish != "refused":
-            keep(self.store, name, self.sampling.max_tokens, completion)
+            keep_completion(self.store, name, self.sampling.max_tokens, completion)
         self._count_paid(name, completion)
         self.store.commit()
         release_claim(self.path, name)
@@ -434,7 +434,7 @@ def explain_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def keep(store: sqlite3.Connection, name: bytes, cap: int, completion: Completion) -> None:
+def keep_completion(store: sqlite3.Connection, name: bytes, cap: int, completion: Completion) -> None:
     """Add a completion to a ledger; the caller commits."""
     text = zlib.compress(completion.text.encode("utf-8", "replace"))
     row = (name, cap, text, completion.tokens, completion.finish)

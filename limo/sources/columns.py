@@ -276,7 +276,7 @@ def _message(turn: Any, column: str) -> Message:
 
 
 def read_text(value: Any, ours: str, column: str | None) -> str:
-    """A cell as text; whole floats lose their `.0`. Raises Unusable for what is none."""
+    """A cell as text; whole floats lose their `.0`. Raises Unusable for what is not text."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):

@@ -77,7 +77,9 @@ def ending(path: Path) -> str:
 
 def _read_file(path: Path, max_bytes: int, encoding: str, sheet: str | None) -> Iterator[Raw]:
     if path.is_file() and ending(path) not in ENDINGS:
-        raise UserError(f"'{path}' is none of {', '.join(ENDINGS)} (or {', '.join(PACKED)} more), nor a folder of them")
+        raise UserError(
+            f"'{path}' is not one of {', '.join(ENDINGS)} (or {', '.join(PACKED)} more), nor a folder of them"
+        )
     asked = str(path.absolute()), max_bytes, encoding, sheet
     size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json") and size <= SMALL:

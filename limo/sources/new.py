@@ -70,7 +70,7 @@ def make_recipe(
     told, as in 'fields={problem: Aufgabe, answer: Ergebnis}'; `where` keeps rows by columns, as in
     'where={level: {at_least: 4}}'. `target` is a file of problems like those that the model
     is to solve: one half of them tells the shares to choose in, the other half is held out.
-    Raises UserError for a file without usable rows, a name that is none, or a target problem that is in the file.
+    Raises UserError for a file without usable rows, an invalid name, or a target problem that is in the file.
     """
     name = name or re.sub(r"\W+", "_", Path(file).name.partition(".")[0]).strip("_") or "mine"
     if not re.fullmatch(r"[\w.-]+", name):

@@ -47,7 +47,7 @@ def parse(path: str, max_bytes: int, encoding: str, sheet: str | None) -> Iterat
 
 @contextmanager
 def _opened(path: Path, encoding: str) -> Iterator[io.BufferedReader]:
-    """The bytes of a file, unpacked, as UTF-8. Raises UserError where they are none or cannot be unpacked."""
+    """The bytes of a file, unpacked, as UTF-8. Raises UserError where they are not text or cannot be unpacked."""
     import pyarrow as pa
 
     packing = PACKED.get(path.suffix.lower())

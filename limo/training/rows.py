@@ -187,7 +187,7 @@ def _generate(tokenizer: Any, settings: Supervised, file: Path) -> Iterator[dict
 
 
 def read_pairs(path: str, system: str | None = None) -> Iterator[Example | Dropped]:
-    """The pairs of a file or of a Hub dataset; rows that are none, as Dropped. Raises UserError if it has no pair.
+    """The pairs of a file or of a Hub dataset; rows that are not pairs, as Dropped. Raises UserError if it has no pair.
 
     A prompt without a system message gets `system`, unless that is None or empty.
     """

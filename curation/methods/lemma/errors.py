@@ -238,7 +238,7 @@ def _bind_teacher(node: dict[str, Any]) -> Teacher:
 
 
 @stage("pool")
-def mix(
+def mix_error_free(
     rows: Iterable[Example], /, *, k: int | None, student: Share, fix: Share, error_free: Share, seed: int
 ) -> Iterator[Row]:
     """`k` rows: `error_free` the share of chains without error; of the others, `student` that of the student's own

@@ -131,7 +131,7 @@ def written(value: Fraction, like: str = "") -> str:
     return f"{float(value):.{_DECIMALS}f}".rstrip("0")
 
 
-def show(value: Fraction) -> str:
+def write_number(value: Fraction) -> str:
     """A number for a sentence: as `written`, or as a fraction."""
     try:
         return written(value)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from random import Random
 
-from curation.methods.lemma.mistakes import Chain, Mistake, Unusable, read_chain, show, tried
+from curation.methods.lemma.mistakes import Chain, Mistake, Unusable, read_chain, tried, write_number
 from curation.methods.lemma.slips import KINDS, slip
 from curation.methods.lemma.teach import OPENINGS, Strategy
 from curation.stages.chains import split_steps
@@ -108,7 +108,7 @@ def _first_wrong(
     if not holds(e):
         if not proved_different(e.left, e.right) or any(number(n.text) not in known for n in e.numbers):
             return None
-        kind, value = "OP" if _by_other_operator(e) else "CA", show(e.value)
+        kind, value = "OP" if _by_other_operator(e) else "CA", write_number(e.value)
         said = f"{e.left} is {value}, not {e.right}."
         return Mistake(kind, at, steps, said, f"SymPy: {e.left} is not {e.right}", shown, f"{e.left} = {value}")
     operands = Counter(number(n.text) for n in e.numbers)
@@ -120,8 +120,8 @@ def _first_wrong(
     for r in right:
         read, meant = _one_other(e, r)
         if read and read not in known and meant in chain.given:
-            said = f"the problem says {show(meant)}, not {show(read)}: {r.left} is {r.right}."
-            proof = f"{show(read)} is neither in the problem nor in a step; SymPy: {e.left} is not {r.left}"
+            said = f"the problem says {write_number(meant)}, not {write_number(read)}: {r.left} is {r.right}."
+            proof = f"{write_number(read)} is neither in the problem nor in a step; SymPy: {e.left} is not {r.left}"
             return Mistake("CV", at, steps, said, proof, shown, f"{r.left} = {r.right}")
     return None
 

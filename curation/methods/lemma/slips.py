@@ -23,7 +23,7 @@ from itertools import islice
 from random import Random
 from typing import Literal, get_args
 
-from curation.methods.lemma.mistakes import Chain, Mistake, Unusable, show, written
+from curation.methods.lemma.mistakes import Chain, Mistake, Unusable, write_number, written
 from eval.equations import Equation, Written, equations, number, numbers_in, proved_different, replaced
 from eval.grade import grade
 
@@ -108,7 +108,7 @@ def _wrong_operand(chain: Chain, at: int, e: Equation, random: Random) -> Iterat
         if number(n.text) in earlier:
             others = sorted((earlier | chain.given) - {number(m.text) for m in e.numbers})
             for other in random.sample(others, len(others)):
-                said = f"here {n.text} is needed, not {show(other)}: {e.left} is {_result(e).text}."
+                said = f"here {n.text} is needed, not {write_number(other)}: {e.left} is {_result(e).text}."
                 yield ((n.start, n.end, _put(other, n)),), None, said
 
 
@@ -118,7 +118,7 @@ def _misread(chain: Chain, at: int, e: Equation, random: Random) -> Iterator[Cha
         if value in chain.given and value not in _results_before(chain, at, e):
             others = [v for v in _misreadings(value) if v not in chain.given]
             for other in random.sample(others, len(others)):
-                said = f"the problem says {n.text}, not {show(other)}: {e.left} is {_result(e).text}."
+                said = f"the problem says {n.text}, not {write_number(other)}: {e.left} is {_result(e).text}."
                 yield ((n.start, n.end, _put(other, n)),), None, said
 
 

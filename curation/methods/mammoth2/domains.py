@@ -51,7 +51,7 @@ def listed(domains: Sequence[Domain], /, *, keep: list[str], drop: list[str], ot
     return {d.name: not is_on(d.name, drop) and (otherwise == "keep" or is_on(d.name, keep)) for d in domains}
 
 
-def asked(
+def judge_domains(
     domains: Sequence[Domain], /, *, engine: dict[str, Any], sampling: Sampling, otherwise: Otherwise
 ) -> dict[str, bool]:
     """A model decides, shown the domain and some of its pages; a reply that is neither yes nor no is `otherwise`."""

@@ -57,7 +57,7 @@ If there is no pair, write only this line: ### nothing {code}"""
 
 
 @stage("row")
-def stated(rows: Iterable[Example], /, *, rules: list[Rule], least: int, most: int) -> Iterator[Row]:
+def extract_by_rules(rows: Iterable[Example], /, *, rules: list[Rule], least: int, most: int) -> Iterator[Row]:
     """The pairs that pages state by their markup, a row each; a page without any is dropped.
 
     Args: `rules`, of `curation.methods.mammoth2.markup.RULES`; `least` and `most` words of an answer.
@@ -75,7 +75,7 @@ def stated(rows: Iterable[Example], /, *, rules: list[Rule], least: int, most: i
 
 
 @stage("pool", samples=True)
-def asked(
+def extract_by_model(
     rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling, piece: PositiveInt, least: int, most: int
 ) -> Iterator[Row]:
     """The pairs that a model copies out of pages, a row each; a page in which it finds none is dropped.

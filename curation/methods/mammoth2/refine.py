@@ -202,7 +202,7 @@ def _side(text: str, first: str, second: str) -> str:
 
 
 @stage("row")
-def verified(rows: Iterable[Example], /, *, unverified: Literal["keep", "drop"]) -> Iterator[Row]:
+def verify_pairs(rows: Iterable[Example], /, *, unverified: Literal["keep", "drop"]) -> Iterator[Row]:
     """Drop answers that can be shown to be wrong, and note the verdict on each of the others.
 
     An equation of numbers that does not hold, or a final answer that is not the reference: wrong. A reference that the

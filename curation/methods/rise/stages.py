@@ -149,7 +149,9 @@ def _rows(row: Example, taken: Sequence[Taken]) -> Iterator[Example]:
 
 
 @stage("row")
-def keep(rows: Iterable[Example], /, *, criteria: Literal["all", "better", "best", "success"]) -> Iterator[Row]:
+def keep_by_criteria(
+    rows: Iterable[Example], /, *, criteria: Literal["all", "better", "best", "success"]
+) -> Iterator[Row]:
     """The rows of `collect` whose answer is imitated.
 
     `all` keeps every answer, as the paper does; `better` those with a higher reward than the one before; `best` those
@@ -198,7 +200,7 @@ def _check_tau(*, tau: float, centring: Centring | None) -> None:
 
 
 @stage("row", check=_check_tau)
-def weigh(rows: Iterable[Example], /, *, tau: float, centring: Centring | None) -> Iterator[Row]:
+def weigh_by_reward(rows: Iterable[Example], /, *, tau: float, centring: Centring | None) -> Iterator[Row]:
     """Each row with its weight, see `reward_weights`; for `train.weighting: rows`.
 
     The mean of the centring is that over all answers taken at the problem, kept or not. With `centring: weights` an
