@@ -103,6 +103,8 @@ def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
 
         def advance(done: int, note: str = "", /) -> None:
             bar.set_postfix_str(visible(note), refresh=False)
+            if bar.total is not None and bar.n + done > bar.total:
+                bar.total = None  # a stage may add rows: then nobody knows how many are left
             bar.update(done)
 
         begun = time.monotonic()
@@ -119,12 +121,13 @@ def _lines(what: str, total: int | None, unit: str) -> Iterator[Advance]:
     warm: tuple[float, int] | None = None  # when the first came and how many: loading a model is no part of the rate
 
     def show(note: str = "") -> None:
-        known = warm is not None and warm[1] < count != total  # at the end, the rate is that of it all
+        of = total if total and count <= total else None  # a stage may add rows: then nobody knows how many are left
+        known = warm is not None and warm[1] < count != of  # at the end, the rate is that of it all
         since, already = warm if warm and known else (start, 0)
         rate = (count - already) / max(time.monotonic() - since, 1e-9)
-        left = f", {clock((total - count) / rate)} left" if total and known else ""
+        left = f", {clock((of - count) / rate)} left" if of and known else ""
         took = f"{clock(time.monotonic() - start)}{left}"
-        done = f"{what}: {count}{f'/{total}' if total else ''} {unit}s"
+        done = f"{what}: {count}{f'/{of}' if of else ''} {unit}s"
         say(", ".join(part for part in (done, pace(rate) if count else "", took, note) if part))
 
     def advance(done: int, note: str = "", /) -> None:

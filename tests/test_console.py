@@ -23,6 +23,23 @@ def test_lines_tell_count_rate_and_time_left(
     assert lines[-1].startswith("sampling: 10/10 completions") and "left" not in lines[-1]
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_more_units_than_were_said_have_no_total(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(0, 100_000, 20))
+    monkeypatch.setattr(limo.console.time, "monotonic", lambda: float(next(now)))
+    screen = io.StringIO()
+    if terminal:
+        monkeypatch.setattr(screen, "isatty", lambda: True)
+        monkeypatch.setattr(limo.console.sys, "stderr", screen)
+    with progress("solve", 4) as advance:
+        for _ in range(5):
+            advance(3)
+    last = (screen.getvalue() if terminal else capsys.readouterr().err).replace("\r", "\n").strip().splitlines()[-1]
+    assert "15" in last and "/4" not in last and "-" not in last, last
+
+
 def test_control_characters_reach_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     hostile = "a\x1b[2Jb\x9b\u202e\ud800\tc"
     say(hostile)

@@ -21,7 +21,11 @@ ROW = Example("a", chat("3 + 4 + 5 - 2 ="), "10", CHAIN)
 OTHER = Example("b", chat("9 - 1 - 1 ="), "7", "9 - 1 = 8\n8 - 1 = 7\nThe answer is \\boxed{7}.")
 
 
+TESTED = set[str]()  # flaws that a test has looked at
+
+
 def spoiled(flaw: str, seed: int = 0) -> list[str]:
+    TESTED.add(flaw)
     made = spoil(ROW, flaw, [ROW, OTHER], Random(seed))
     assert made and made.notes["made"] == flaw and made.problem == ROW.problem and made.id != ROW.id
     return made.completion.split("\n")
@@ -42,6 +46,7 @@ def test_each_flaw_does_what_it_says(seed: int) -> None:
     repeated = spoiled("repetition", seed)
     assert len(repeated) == len(right) + 2 and list(dict.fromkeys(repeated)) == right
     assert spoiled("cut off", seed) == right[:-1]
+    assert set(FLAWS) == TESTED, "every flaw says above what it does"
 
 
 def test_a_chain_that_has_no_place_for_a_flaw_is_left() -> None:
