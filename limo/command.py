@@ -12,7 +12,6 @@ import math
 import os
 import re
 import sqlite3
-import subprocess
 import sys
 import time
 import types
@@ -29,7 +28,7 @@ import yaml
 from limo.console import clock
 from limo.errors import UserError, explain_os_error, reported
 from limo.machine import samples_folder, set_environment, world_size
-from limo.processes import override
+from limo.processes import override, run_command
 from limo.recipe import (
     RECIPES,
     check_section,
@@ -156,7 +155,9 @@ class _Run:
         environment = {k: v for k, v in os.environ.items() if self.debug or k != "HYDRA_FULL_ERROR"}
         begun = time.monotonic()
         call = [sys.executable, "-m", self.module, *_arguments(settings), override("out", str(out))]
-        code = subprocess.run(call, env=environment).returncode
+        code = run_command(call, environment)
+        if code == 130:
+            sys.exit(code)
         metric, outcome = None, f"failed ({code})" if code else "done"
         try:
             if code:

@@ -7,7 +7,9 @@ exits with code 2. Any other exception is a bug and shows its traceback.
 import errno
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,6 +17,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
+
+import limo
 
 PATIENCE = 2  # seconds: an error that all ranks find is printed by rank 0, and the launcher ends the others before that
 
@@ -86,20 +90,44 @@ def explain(error: Exception) -> Exception | None:
 @contextmanager
 def reported(explain: Callable[[Exception], Exception | None] = explain) -> Iterator[None]:
     """Around a command: a user error is one line on standard error and exit code 2, without a traceback."""
+    ours = signal.getsignal(signal.SIGINT) is limo.end_at_once
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except BrokenPipeError:  # the reader of a pipe, such as head, is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(_print_error("interrupted. What was finished is kept: run the same command again to resume", 130))
+        sys.exit(_interrupted())
     except Exception as error:
+        if _was_interrupted(error):
+            sys.exit(_interrupted())
         known = explain(error)
         if known is None:
             sys.excepthook = _print_traceback
             raise
         code = known.code if isinstance(known, UserError) else 2
         sys.exit(code if isinstance(known, UserError) and known.silent else _print_error(str(known), code))
+    finally:
+        if ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, limo.end_at_once)
+
+
+def _interrupted() -> int:
+    """Print the line, in one rank; further Ctrl-C are ignored."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.environ.get("RANK", "0") == "0":
+        _print_error("interrupted. What was finished is kept: run the same command again to resume", 130)
+    return 130
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether a library has made another error of an interrupt."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -53,7 +53,7 @@ def render_template(template: str, messages: Sequence[Any], ask: bool, tokens: M
 
 
 def render_ahead(template: str, chats: Sequence[Sequence[Any]], ask: bool, tokens: Mapping[str, Any]) -> None:
-    """Render several chats at once, for `render_template` to find; it renders again what is refused here, and says so."""
+    """Render several chats at once, for `render_template` to find. What is refused here, it renders and refuses."""
     try:
         found = WORKERS.ask((template, list(map(list, chats)), ask, dict(tokens)), SECONDS)
     except (TimedOut, Died):
