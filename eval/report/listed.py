@@ -206,7 +206,11 @@ def _list_curation(folder: Path, listed: Listed) -> None:
 
 
 def _list_answers(folder: Path, listed: Listed) -> None:
-    flips = _read_flips(folder)
+    flips: Mapping[tuple[str, str, str], list[str]] = {}
+    try:
+        flips = _read_flips(folder)
+    except (UserError, *BAD) as error:
+        listed.notes.append(f"{folder.name}: which answers differ cannot be read ({error})")
 
     def entries(line: Any, model: str, benchmark: str) -> Iterator[Entry]:
         key = as_text(line["id"])
@@ -222,7 +226,7 @@ def _list_answers(folder: Path, listed: Listed) -> None:
                 "model": model,
                 "benchmark": benchmark,
                 "verdict": as_text(completion["verdict"]),
-                "flip": flips[model, benchmark, key],
+                "flip": flips.get((model, benchmark, key), []),
                 "tokens": finite(completion["tokens"]),
                 "characters": len(completion["text"]),
             }
