@@ -27,7 +27,12 @@ ARGUMENTS = {
 SECONDS = (0.0, 0.1, 0.3, 0.6, 1.0, 1.6, 2.5, 4.0)  # of processor time, whatever else the machine does
 FEW = {"check": (0.4, 2.0), "view": (0.1, 1.0), "compare": (0.2,), "new": (0.3,)}  # the others are slow
 # After the interpreter's own start, which is not ours
-START = f"import sys; sys.argv[0] = {str(LIMO)!r}; import limo; print('ready', flush=True); from limo.cli import main; main()"
+START = f"""import sys
+sys.argv[0] = {str(LIMO)!r}
+import limo
+print("ready", flush=True)
+from limo.cli import main
+main()"""
 NOISE = ("Traceback", "Exception ignored", "KeyboardInterrupt", "resource_tracker", "Warning")
 
 
