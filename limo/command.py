@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from limo.console import clock
-from limo.errors import UserError, explain_os_error, reported
+from limo.errors import UserError, explain, reported
 from limo.machine import samples_folder, set_environment, world_size
 from limo.processes import override, run_command
 from limo.recipe import (
@@ -45,7 +45,6 @@ from limo.recipe import (
 )
 from limo.run import read_results
 
-FULL = ("No space left on device", "file write failed", "failed writing file", "unexpected pos", "File too large")
 LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "NCCL error")
 
 # Runs a section in child processes. Gets the section and the arguments that make another process see the same
@@ -225,8 +224,6 @@ def _explain(error: Exception, begun: bool) -> UserError | None:
             return error
         case RuntimeError() if world_size() > 1 and any(sign in text for sign in LOST_RANK):
             return UserError("another rank is gone; its error is printed above. Finished checkpoints are kept")
-        case _ if any(sign in text for sign in FULL):
-            return explain_os_error(OSError(28, "No space left on device"))
         case HydraException() | OmegaConfBaseException():
             return UserError(_explain_composition(error))
         case yaml.MarkedYAMLError():
@@ -237,11 +234,7 @@ def _explain(error: Exception, begun: bool) -> UserError | None:
             return UserError(text)
         case sqlite3.OperationalError():
             return UserError(f"cannot use the samples in {samples_folder()}: {text}. Set LIMO_CACHE to another folder")
-        case OSError():
-            return explain_os_error(error)
-        case _ if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            return UserError("out of memory. Use a smaller batch_size or max_length; what was finished is kept")
-    return None
+    return explain(error)
 
 
 def _explain_composition(error: BaseException) -> str:

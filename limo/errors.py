@@ -31,6 +31,11 @@ def visible(text: str) -> str:
     return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+# Words of libraries whose exceptions have no number
+FULL = ("No space left on device", "file write failed", "failed writing file", "unexpected pos", "File too large")
+NO_MEMORY = ("t allocate memory", "not allocate memory", "out of memory", "bad_alloc", "bad allocation")
+
+
 class UserError(ValueError):
     """Something a user can fix: a path, a key, a value, a missing package."""
 
@@ -74,21 +79,34 @@ def explain_os_error(error: OSError) -> UserError | None:
             return UserError(
                 f"cannot create{where}: a file has the name of a folder in that path. Choose another runs=<folder>"
             )
+        case errno.ENOLCK | errno.EOPNOTSUPP | errno.ENOSYS | errno.ESTALE:
+            return UserError(
+                f"the file system{where} has no file locks, or lost them ({error.strerror}), so two machines could "
+                "write into one folder: mount it with locks, or choose others with runs=<folder> and LIMO_CACHE"
+            )
+        case errno.EIO | errno.ENODEV | errno.EHOSTDOWN | errno.ETIMEDOUT if name:
+            return UserError(f"the file system fails{where}: {error.strerror}. What was finished is kept")
         case errno.ENOENT if name:
             return UserError(f"no such file{where}. Check the path; relative paths start at the current folder")
         case _:
             return None
 
 
-def explain(error: Exception) -> Exception | None:
+def explain(error: Exception) -> UserError | None:
     """What a user can fix about an error; None if it is a bug."""
+    text = str(error)
     if isinstance(error, UserError):
         return error
+    if any(sign in text for sign in FULL):
+        return explain_os_error(OSError(errno.ENOSPC, ""))
+    system = isinstance(error, RuntimeError | OSError) and any(sign in text for sign in NO_MEMORY)
+    if system or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return UserError("out of memory. Use a smaller batch_size or max_length; what was finished is kept")
     return explain_os_error(error) if isinstance(error, OSError) else None
 
 
 @contextmanager
-def reported(explain: Callable[[Exception], Exception | None] = explain) -> Iterator[None]:
+def reported(explain: Callable[[Exception], UserError | None] = explain) -> Iterator[None]:
     """Around a command: a user error is one line on standard error and exit code 2, without a traceback."""
     ours = signal.getsignal(signal.SIGINT) is limo.end_at_once
     if ours:
@@ -107,8 +125,7 @@ def reported(explain: Callable[[Exception], Exception | None] = explain) -> Iter
         if known is None:
             sys.excepthook = _print_traceback
             raise
-        code = known.code if isinstance(known, UserError) else 2
-        sys.exit(code if isinstance(known, UserError) and known.silent else _print_error(str(known), code))
+        sys.exit(known.code if known.silent else _print_error(str(known), known.code))
     finally:
         if ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, limo.end_at_once)
