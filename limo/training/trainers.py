@@ -176,7 +176,7 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
             found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             if self.model.training:
                 tokens = float(self.accelerator.gather((labels[:, 1:] != -100).sum()).sum())
-                self._count_right(self._metrics["train"]["mean_token_accuracy"][-1] * tokens, tokens)
+                self._note_right(self._metrics["train"]["mean_token_accuracy"][-1] * tokens, tokens)
             return found
         if positions is None:
             log_probs = model(**{**inputs, "use_cache": False}, fused_lm_head=True).log_probs
@@ -187,7 +187,7 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
             wanted = labels[:, positions + 1]
             log_probs = token_log_probs(logits, wanted)
             if self.count_right:
-                self._count_right(float((logits.argmax(-1) == wanted).sum()), float((wanted != -100).sum()))
+                self._note_right(float((logits.argmax(-1) == wanted).sum()), float((wanted != -100).sum()))
         whole = share if share is not None else (labels[:, 1:] != -100).sum()
         loss = weighted_loss(
             token_loss(log_probs, self.args.loss_type),
@@ -198,7 +198,7 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
         spread = self.args.average_tokens_across_devices and num_items_in_batch is not None
         return loss * self.accelerator.num_processes if spread else loss
 
-    def _count_right(self, right: float, tokens: float) -> None:
+    def _note_right(self, right: float, tokens: float) -> None:
         self._metrics["train"]["right"].append(right)
         self._metrics["train"]["learned"].append(tokens)
 
