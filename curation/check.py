@@ -23,7 +23,7 @@ import httpx2
 
 from curation.folder import read_marks
 from curation.stage import check_sampling, in_order, stage_errors
-from eval.benchmarks import is_required, load, on_hub
+from eval.benchmarks import hub_sources, is_required, load, on_hub
 from eval.benchmarks import nodes as benchmark_nodes
 from limo.chat import render
 from limo.command import command
@@ -366,9 +366,10 @@ def check_pool(curate: Mapping[str, Any], found: Findings, measured: Mapping[str
         found.error("curate.pool names no source")
     for name, node in curate["pool"].items():
         where = f"curate.pool.{name}"
-        if node.get("_target_") == "limo.sources.hub":
+        if repositories := hub_sources(node):
             whole = False
-            found += _ask(str(node["path"]), where)
+            for repository in repositories:
+                found += _ask(repository, where)
             continue
         before, seen = len(pool), 0
         with found.errors(where):
@@ -396,7 +397,9 @@ def _check_measured(
     for name, stage in curate["stages"].items():
         where = f"curate.stages.{name}.target"
         with found.errors(where):
-            target = bind(stage["target"], where)("target", "") if stage.get("target") else ()
+            for repository in (remote := hub_sources(stage.get("target"))):
+                found += _ask(repository, where)
+            target = bind(stage["target"], where)("target", "") if stage.get("target") and not remote else ()
             rows = [row for row in target if isinstance(row, Example)]
             if rows and len(rows) < FEW:
                 found.warn(f"{where} has {len(rows)} problems: shares of so few are rough, {FEW} are better")
@@ -472,9 +475,9 @@ def check_benchmarks(benchmarks: Any, where: str, found: Findings, measured: dic
     for name, node in benchmark_nodes(benchmarks).items():
         own, required, key = Findings(), is_required(name, node), content_id([name, node])
         with own.errors(where):
-            if repository := on_hub(name, node):
+            for repository in (remote := on_hub(name, node)):
                 own += _ask(repository, f"{where}.{name}")
-            else:
+            if not remote:
                 if key not in found.loaded:
                     found.loaded[key] = load({name: {**node, "required": True}}, "")[name]
                 measured[f"{where}.{name}"] = found.loaded[key]

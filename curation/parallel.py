@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from limo.machine import count_cores
+from limo.processes import shielded
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,10 +50,16 @@ def spread(
     with ProcessPoolExecutor(processes, mp_context=context, initializer=start, initargs=given) as pool:
 
         def submit(chunk: T) -> Future[R]:
-            with _hidden_main():
+            with _hidden_main(), shielded():
                 return pool.submit(function, chunk)
 
-        yield from in_turn(submit, chain(first, listed), processes * AHEAD)
+        try:
+            yield from in_turn(submit, chain(first, listed), processes * AHEAD)
+        except BaseException:  # what waits is not worked on, what is worked on is of no use
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
 
 
 def in_turn(submit: Callable[[T], Future[R]], values: Iterable[T], ahead: int) -> Iterator[R]:

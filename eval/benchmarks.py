@@ -24,6 +24,7 @@ from limo.console import say
 from limo.data import Dropped, Example, Row, chat
 from limo.errors import UserError
 from limo.recipe import InputPath, bind, suggest
+from limo.recipe import nodes as nodes_below
 from limo.sources import Reading, examples, hub_rows
 from limo.sources.columns import plain as plain_answer
 from limo.sources.files import Raw, read_rows
@@ -73,9 +74,15 @@ def origin(name: str, node: Mapping[str, Any]) -> dict[str, Any]:
     return {**node, **where}
 
 
-def on_hub(name: str, node: Mapping[str, Any]) -> str:
-    """The dataset of the Hub that a benchmark is read from; empty for one that is here, or nowhere."""
-    return str(origin(name, node).get("hub", "")) if node["_target_"] == "eval.benchmarks.named" else ""
+def on_hub(name: str, node: Mapping[str, Any]) -> list[str]:
+    """The datasets of the Hub that a benchmark is read from; none for one that is here, or nowhere."""
+    return [origin(name, node)["hub"]] if origin(name, node).get("hub") else hub_sources(node)
+
+
+def hub_sources(node: Any) -> list[str]:
+    """The datasets of the Hub that a source reads, itself or by a source inside of it."""
+    inside = [("", node), *nodes_below(node)] if isinstance(node, Mapping) else []
+    return [str(each["path"]) for _, each in inside if each.get("_target_") == "limo.sources.hub" and "path" in each]
 
 
 def is_required(name: str, node: Mapping[str, Any]) -> bool:

@@ -5,15 +5,20 @@
     limo view runs/demo bundle=public         # a static copy for a web server
 
 A small server on this machine's loopback address reads rows from the runs' files when they are opened, so any number of
-long chains can be listed. A run that goes on is shown as far as it is. On a machine without a browser forward the port:
+long chains can be listed. A run that goes on is shown as far as it is. Without the token in its address nothing is
+shown, since other users of this machine reach the port. On a machine without a browser forward the port:
 ssh -L 8600:localhost:8600 machine. `port` and `open` say where it listens and whether a browser is opened.
 """
 
+import hashlib
 import json
 import re
+import secrets
+import tempfile
 import threading
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,16 +28,17 @@ from urllib.parse import parse_qs, urlsplit
 from markupsafe import Markup
 
 from eval.report.html import render
-from eval.report.listed import Listed, list_runs
+from eval.report.listed import BAD, Listed, Place, list_runs
 from eval.report.page import conclusions, hash_script, run_facts
 from eval.report.viewer import Packer, pack, scripts, style
 from limo.command import run_function
 from limo.console import say
-from limo.data import replacing
+from limo.data import content_id, replacing
 from limo.errors import UserError
 
 HOST = "127.0.0.1"
 FOUND = 5_000  # rows that a search in the texts returns
+WRITTEN = "written.json"  # the digests of a static copy's files
 
 
 def view(runs: list[str], port: int = 8600, bundle: str = "", open: bool = True) -> None:
@@ -45,19 +51,32 @@ def view(runs: list[str], port: int = 8600, bundle: str = "", open: bool = True)
         write_bundle(folders, Path(bundle))
         say(f"{bundle}: put it on any web server, or look at it with: python -m http.server --directory {bundle}")
         return
+    token = secrets.token_urlsafe(24)
     try:
-        server = serve(folders, port)
+        server = serve(folders, port, token)
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or "ports go from 0 to 65535"
         raise UserError(f"port {port} cannot be used: {why}. Choose another one, such as port=8601") from None
-    address = f"http://localhost:{server.server_address[1]}/"
+    address = f"http://localhost:{server.server_address[1]}/?token={token}"
     say(f"{address} shows {', '.join(folder.name for folder in folders)}. Ctrl-C ends it")
-    if open:
-        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        server.server_close()
+    with _opened(address if open else ""):
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            server.server_close()
+
+
+@contextmanager
+def _opened(address: str) -> Iterator[None]:
+    """Open a browser by way of a file that only this user reads: others see the command lines of processes."""
+    if not address:
+        yield
+        return
+    with tempfile.NamedTemporaryFile("w", suffix=".html", prefix="limo-view-") as page:
+        page.write(f'<meta http-equiv="refresh" content="0;url={address}">')
+        page.flush()
+        threading.Thread(target=webbrowser.open, args=(Path(page.name).as_uri(),), daemon=True).start()
+        yield
 
 
 def find_runs(paths: Sequence[str]) -> list[Path]:
@@ -82,6 +101,7 @@ class Desk:
         self.folders = folders
         self._lock = threading.Lock()
         self._state, self._listed = "", Listed()
+        self._numbers = dict[str, int]()  # of rows by their keys
 
     def state(self) -> str:
         """Changes when the runs' files do."""
@@ -96,25 +116,45 @@ class Desk:
             if not self._state or (fresh and self.state() != self._state):
                 self._state = self.state()
                 self._listed = list_runs(self.folders)
+                self._numbers = {_key(place): number for number, place in enumerate(self._listed.places)}
             return self._listed
+
+    def details(self, key: str) -> dict[str, Any] | None:
+        """What is shown of a row, by its key; None if there is no such row."""
+        listed = self.listed()
+        with self._lock:
+            number = self._numbers.get(key)
+        return None if number is None else listed.details(number)
 
     def index(self) -> dict[str, Any]:
         """The list of all rows, with the main numbers of each run."""
-        runs = [
-            {"name": folder.name, "facts": run_facts(folder), "said": conclusions(folder)} for folder in self.folders
-        ]
-        return {**self.listed(fresh=True).index(), "runs": runs}
+        listed = self.listed(fresh=True)
+        rows = [{**row, "key": _key(place)} for row, place in zip(listed.entries, listed.places, strict=True)]
+        return {**listed.index(), "rows": rows, "runs": list(map(_about, self.folders))}
 
-    def search(self, wanted: str) -> list[int]:
-        """Numbers of the rows whose texts hold `wanted`, in any case; FOUND at most."""
-        listed, found = self.listed(), list[int]()
-        inside = json.dumps(wanted, ensure_ascii=False)[1:-1].lower().encode()
+    def search(self, wanted: str) -> list[str]:
+        """Keys of the rows whose texts hold `wanted`, in any case; FOUND at most."""
+        listed, found = self.listed(fresh=True), list[str]()
+        inside = json.dumps(wanted, ensure_ascii=False)[1:-1].lower().encode("utf-8", "replace")
         for number, place in enumerate(listed.places):
             if len(found) == FOUND:
                 break
             if inside in place.line().lower() and wanted in (listed.details(number)["text"] or "").lower():
-                found.append(number)
+                found.append(_key(place))
         return found
+
+
+def _key(place: Place) -> str:
+    """A row's name in the page, which a rewritten file does not change."""
+    return content_id([str(place.path), place.id, place.completion, place.nth])
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """The main numbers of a run, or why they cannot be read."""
+    try:
+        return {"name": folder.name, "facts": run_facts(folder), "said": conclusions(folder)}
+    except (UserError, *BAD) as error:
+        return {"name": folder.name, "facts": [], "said": [f"its results cannot be read: {error}"]}
 
 
 def make_page(folders: Sequence[Path], rows: str) -> str:
@@ -130,32 +170,50 @@ def make_page(folders: Sequence[Path], rows: str) -> str:
     )
 
 
-def serve(folders: Sequence[Path], port: int) -> ThreadingHTTPServer:
-    """A server on the loopback address; port 0 takes any free one."""
+class Server(ThreadingHTTPServer):
+    """Says nothing where a browser goes away in the middle of an answer."""
+
+    def handle_error(self, *_: Any) -> None:
+        """See the class."""
+
+
+def serve(folders: Sequence[Path], port: int, token: str) -> Server:
+    """A server on the loopback address; port 0 takes any free one. Address or header of a request have the token."""
     desk = Desk(folders)
     page = make_page(folders, "server")
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if not re.fullmatch(r"(localhost|127\.0\.0\.1)(:\d+)?", self.headers.get("Host", "")):
-                return self.send_error(HTTPStatus.FORBIDDEN, "only localhost is served")  # another site's name for us
             url = urlsplit(self.path)
-            number = url.path.removeprefix("/row/")
-            if url.path == "/":
-                return self._send(page, "text/html")
-            if url.path == "/state":
-                return self._send(desk.state(), "text/plain")
-            if url.path == "/index":
-                return self._send(desk.index())
-            if url.path == "/search":
-                return self._send(desk.search(parse_qs(url.query).get("q", [""])[0].lower()))
-            if number.isdecimal() and int(number) < len(desk.listed().places):
-                return self._send(desk.listed().details(int(number)))
-            return self.send_error(HTTPStatus.NOT_FOUND)
+            asked = parse_qs(url.query)
+            given = self.headers.get("Authorization", "").removeprefix("token ") or asked.get("token", [""])[0]
+            if not re.fullmatch(r"(localhost|127\.0\.0\.1)(:\d+)?", self.headers.get("Host", "")):
+                return self._send("only localhost is served", status=HTTPStatus.FORBIDDEN)  # another site's name for us
+            if not secrets.compare_digest(given.encode("utf-8", "replace"), token.encode()):
+                return self._send(
+                    "open the address that limo view has printed, with its token", status=HTTPStatus.FORBIDDEN
+                )
+            try:
+                return self._answer(url.path, asked.get("q", [""])[0].lower())
+            except (UserError, OSError, *BAD) as error:
+                return self._send(" ".join(str(error).split()), status=HTTPStatus.INTERNAL_SERVER_ERROR)
 
-        def _send(self, value: Any, kind: str = "application/json") -> None:
+        def _answer(self, path: str, wanted: str) -> None:
+            if path == "/":
+                return self._send(page, "text/html")
+            if path == "/state":
+                return self._send(desk.state())
+            if path == "/index":
+                return self._send(desk.index(), "application/json")
+            if path == "/search":
+                return self._send(desk.search(wanted), "application/json")
+            if path.startswith("/row/") and (details := desk.details(path.removeprefix("/row/"))):
+                return self._send(details, "application/json")
+            return self._send("there is no such row: read the page again", status=HTTPStatus.NOT_FOUND)
+
+        def _send(self, value: Any, kind: str = "text/plain", status: HTTPStatus = HTTPStatus.OK) -> None:
             body = (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "replace")
-            self.send_response(HTTPStatus.OK)
+            self.send_response(status)
             self.send_header("Content-Type", f"{kind}; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Cache-Control", "no-store")
@@ -166,27 +224,64 @@ def serve(folders: Sequence[Path], port: int) -> ThreadingHTTPServer:
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing for each request."""
 
-    return ThreadingHTTPServer((HOST, port), Handler)
+    return Server((HOST, port), Handler)
 
 
 def write_bundle(folders: Sequence[Path], out: Path) -> None:
-    """The page, its list and its rows as files, for a web server that knows nothing of runs."""
-    if out.is_dir() and any(out.iterdir()) and not (out / "blocks").is_dir():
-        raise UserError(f"bundle: '{out}' holds other files: name a new folder")
+    """The page, its list and its rows as files, for a web server that knows nothing of runs.
+
+    `WRITTEN` lists them by their digests. Raises UserError where a file that is not of an earlier copy is in the way.
+    """
+    copy = _Copy(out)
     desk = Desk(folders)
     listed, packer, written = desk.listed(), Packer(), 0
-    (out / "blocks").mkdir(parents=True, exist_ok=True)
     for number, entry in enumerate(listed.entries):
         entry["block"] = packer.add(listed.details(number))
         if number == len(listed.entries) - 1:
             packer.close()
         while written < len(packer.blocks):  # and out of memory
-            (out / "blocks" / str(written)).write_text(packer.blocks[written], encoding="utf-8")
+            copy.write(f"blocks/{written}", packer.blocks[written])
             packer.blocks[written] = ""
             written += 1
-    for name, text in (("index", pack(desk.index())), ("index.html", make_page(folders, "files"))):
-        with replacing(out / name) as file:
+    copy.write("index", pack({**listed.index(), "runs": list(map(_about, folders))}))
+    copy.write("index.html", make_page(folders, "files"))
+    copy.remove_others()
+
+
+class _Copy:
+    """A static copy's folder. Only what an earlier copy has written there is overwritten or removed."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.done = out, dict[str, list[str]]()
+        try:
+            known = json.loads((out / WRITTEN).read_text(encoding="utf-8")) if (out / WRITTEN).is_file() else {}
+            self.before = {str(name): list(map(str, digests)) for name, digests in known.items()}
+        except BAD:
+            self.before = {}
+        for path in sorted(out.rglob("*")):
+            name = path.relative_to(out).as_posix()
+            ours = name in self.before and path.is_file() and _digest(path.read_bytes()) in self.before[name]
+            if name != WRITTEN and not ours and (path.is_symlink() or not path.is_dir()):
+                raise UserError(f"bundle: '{out}' holds other files, such as {name}: name a new folder")
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file, after its digest is listed beside that of the one before it."""
+        self.done[name] = [_digest(text.encode("utf-8"))]
+        with replacing(self.out / WRITTEN) as file:
+            json.dump(self.done | {n: [*digests, *self.done.get(n, [])] for n, digests in self.before.items()}, file)
+        with replacing(self.out / name) as file:
             file.write(text)
+
+    def remove_others(self) -> None:
+        """Remove what only the earlier copy had."""
+        for name in self.before.keys() - self.done.keys():
+            (self.out / name).unlink(missing_ok=True)
+        with replacing(self.out / WRITTEN) as file:
+            json.dump(self.done, file)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 if __name__ == "__main__":

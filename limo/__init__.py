@@ -5,8 +5,9 @@ from limo import compose, run_section, curate, sft, evaluate, grade     # docs/p
 
 import importlib
 import importlib.util
+import os
+import signal
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 # What `from limo import ...` gives, loaded when it is asked for
@@ -18,17 +19,39 @@ EXPORTS = {
     **{"Supervised": "limo.training.settings", "Preference": "limo.training.settings"},
 }
 __all__ = ["__version__", *EXPORTS]
-try:
-    __version__ = version("limo-toolkit")
-except PackageNotFoundError:  # a checkout that was not installed
-    __version__ = "0"
 
-if sys.platform == "win32":
-    sys.exit("error: Windows is not supported: run the toolkit in WSL")
+
+def end_at_once(*_: Any) -> None:
+    """What Ctrl-C does while a command is imported, when there is nothing to save; `limo.errors.reported` is for later.
+
+    An exception would end inside a library's import or callback, which prints a traceback, or goes on.
+    """
+    os.write(2, b"error: interrupted\n")
+    os._exit(130)
+
+
+def _end_at_interrupt(found: Any) -> None:
+    if issubclass(found.exc_type, KeyboardInterrupt):  # in a callback, where Python would print it and go on
+        end_at_once()
+    sys.__unraisablehook__(found)
+
+
 _started = getattr(sys.modules["__main__"], "__spec__", None)
 _is_command = sys.argv[:1] == ["-m"] or (
     _started is not None and _started.name.split(".")[0] in ("limo", "curation", "eval")
 )
+_by_name = sys.argv[:1] and sys.argv[0].endswith(f"{os.sep}limo")
+if (_is_command or _by_name) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, end_at_once)
+    sys.unraisablehook = _end_at_interrupt
+
+try:
+    __version__ = importlib.import_module("importlib.metadata").version("limo-toolkit")
+except ImportError:  # a checkout that was not installed
+    __version__ = "0"
+
+if sys.platform == "win32":
+    sys.exit("error: Windows is not supported: run the toolkit in WSL")
 if _is_command and importlib.util.find_spec("orjson") is None:
     sys.exit(
         f"error: the toolkit's packages are missing from {sys.executable}: run make install, then . .venv/bin/activate"

@@ -11,16 +11,18 @@ Not covered: templates that put a chain of thought into a separate message (chan
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, wraps
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from limo.data import Example, Message, read_text
+from limo.data import Example, Message, Row, read_text
 from limo.errors import UserError
-from limo.rendering import Refused, render_template
+from limo.rendering import Refused, render_ahead, render_template
 
 MARK = "\ue000{}\ue001"  # private-use characters stand for a message's text while the template is rendered
+CHUNK = 256  # prompts that are rendered at once
 MASKED = -100  # the label of a token outside the loss
 OPEN, CLOSE = "<think>", "</think>"
 CHATML = """\
@@ -108,14 +110,32 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
 
 def template_text(tokenizer: Any, messages: Sequence[Any], ask: bool = True) -> str:
     """The text that the chat template renders; with `ask`, up to the start of the assistant's turn."""
-    tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     try:
-        return render_template(tokenizer.get_chat_template(), messages, ask, tokens)
+        return render_template(tokenizer.get_chat_template(), messages, ask, _named_tokens(tokenizer))
     except Refused as error:
         roles = ", ".join(m["role"] for m in messages)
         raise UserError(
             f"the chat template refuses messages of {roles}: {error}. Set system= if it takes no system message"
         ) from error
+
+
+def _named_tokens(tokenizer: Any) -> dict[str, str]:
+    return {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+
+
+def in_chunks(tokenizer: Any, rows: Iterable[Row]) -> Iterator[Row]:
+    """The same rows; the prompts of CHUNK of them are rendered at once."""
+    left = iter(rows)
+    while chunk := list(islice(left, CHUNK)):
+        prepare_prompts(tokenizer, [row.prompt for row in chunk if isinstance(row, Example)])
+        yield from chunk
+
+
+def prepare_prompts(tokenizer: Any, prompts: Iterable[Sequence[Message]]) -> None:
+    """Render prompts that are asked for next, all in one question to the process that renders them."""
+    asked = [list(p[:-1] if p and p[-1]["role"] == "assistant" else p) for p in prompts]
+    if len(asked) > 1:
+        render_ahead(tokenizer.get_chat_template(), asked, True, _named_tokens(tokenizer))
 
 
 def of_template(function: Callable[..., _T]) -> Callable[..., _T]:

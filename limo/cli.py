@@ -8,12 +8,12 @@ import importlib
 import inspect
 import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import limo
 from limo.errors import UserError, need_package, reported
+from limo.processes import run_command
 from limo.recipe import suggest
 
 DEMO = ("curate", "train", "eval")  # what `limo demo` runs, in this order
@@ -77,9 +77,8 @@ def main() -> None:
             need_package("hydra", "train", f"limo {name}")
     if name == "demo":  # a process each, since a training on several GPUs replaces its own
         for command in DEMO[:1] if {"-h", "--help"} & set(sys.argv) else DEMO:
-            done = subprocess.run([sys.executable, sys.argv[0], command, "recipe=demo", *sys.argv[2:]])
-            if done.returncode:
-                sys.exit(done.returncode)
+            if code := run_command([sys.executable, sys.argv[0], command, "recipe=demo", *sys.argv[2:]]):
+                sys.exit(code)
         return None
     del sys.argv[1]
     runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)

@@ -12,7 +12,6 @@ import math
 import os
 import re
 import sqlite3
-import subprocess
 import sys
 import time
 import types
@@ -27,9 +26,9 @@ from typing import Any
 import yaml
 
 from limo.console import clock
-from limo.errors import UserError, explain_os_error, reported
+from limo.errors import UserError, explain, reported
 from limo.machine import samples_folder, set_environment, world_size
-from limo.processes import override
+from limo.processes import override, run_command
 from limo.recipe import (
     RECIPES,
     check_section,
@@ -46,7 +45,6 @@ from limo.recipe import (
 )
 from limo.run import read_results
 
-FULL = ("No space left on device", "file write failed", "failed writing file", "unexpected pos", "File too large")
 LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "NCCL error")
 
 # Runs a section in child processes. Gets the section and the arguments that make another process see the same
@@ -162,7 +160,9 @@ class _Run:
         environment = {k: v for k, v in os.environ.items() if self.debug or k != "HYDRA_FULL_ERROR"}
         begun = time.monotonic()
         call = [sys.executable, "-m", self.module, *_arguments(settings), override("out", str(out))]
-        code = subprocess.run(call, env=environment).returncode
+        code = run_command(call, environment)
+        if code == 130:
+            sys.exit(code)
         metric, outcome = None, f"failed ({code})" if code else "done"
         try:
             if code:
@@ -230,8 +230,6 @@ def _explain(error: Exception, begun: bool) -> UserError | None:
             return error
         case RuntimeError() if world_size() > 1 and any(sign in text for sign in LOST_RANK):
             return UserError("another rank is gone; its error is printed above. Finished checkpoints are kept")
-        case _ if any(sign in text for sign in FULL):
-            return explain_os_error(OSError(28, "No space left on device"))
         case HydraException() | OmegaConfBaseException():
             return UserError(_explain_composition(error))
         case yaml.MarkedYAMLError():
@@ -242,11 +240,7 @@ def _explain(error: Exception, begun: bool) -> UserError | None:
             return UserError(text)
         case sqlite3.OperationalError():
             return UserError(f"cannot use the samples in {samples_folder()}: {text}. Set LIMO_CACHE to another folder")
-        case OSError():
-            return explain_os_error(error)
-        case _ if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            return UserError("out of memory. Use a smaller batch_size or max_length; what was finished is kept")
-    return None
+    return explain(error)
 
 
 def _explain_composition(error: BaseException) -> str:

@@ -7,7 +7,9 @@ exits with code 2. Any other exception is a bug and shows its traceback.
 import errno
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,6 +17,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
+
+import limo
 
 PATIENCE = 2  # seconds: an error that all ranks find is printed by rank 0, and the launcher ends the others before that
 
@@ -25,6 +29,11 @@ UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u
 def visible(text: str) -> str:
     """A text as a terminal may show it: control characters are written out."""
     return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+# Words of libraries whose exceptions have no number
+FULL = ("No space left on device", "file write failed", "failed writing file", "unexpected pos", "File too large")
+NO_MEMORY = ("t allocate memory", "not allocate memory", "out of memory", "bad_alloc", "bad allocation")
 
 
 class UserError(ValueError):
@@ -70,36 +79,72 @@ def explain_os_error(error: OSError) -> UserError | None:
             return UserError(
                 f"cannot create{where}: a file has the name of a folder in that path. Choose another runs=<folder>"
             )
+        case errno.ENOLCK | errno.EOPNOTSUPP | errno.ENOSYS | errno.ESTALE:
+            return UserError(
+                f"the file system{where} has no file locks, or lost them ({error.strerror}), so two machines could "
+                "write into one folder: mount it with locks, or choose others with runs=<folder> and LIMO_CACHE"
+            )
+        case errno.EIO | errno.ENODEV | errno.EHOSTDOWN | errno.ETIMEDOUT if name:
+            return UserError(f"the file system fails{where}: {error.strerror}. What was finished is kept")
         case errno.ENOENT if name:
             return UserError(f"no such file{where}. Check the path; relative paths start at the current folder")
         case _:
             return None
 
 
-def explain(error: Exception) -> Exception | None:
+def explain(error: Exception) -> UserError | None:
     """What a user can fix about an error; None if it is a bug."""
+    text = str(error)
     if isinstance(error, UserError):
         return error
+    if any(sign in text for sign in FULL):
+        return explain_os_error(OSError(errno.ENOSPC, ""))
+    system = isinstance(error, RuntimeError | OSError) and any(sign in text for sign in NO_MEMORY)
+    if system or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return UserError("out of memory. Use a smaller batch_size or max_length; what was finished is kept")
     return explain_os_error(error) if isinstance(error, OSError) else None
 
 
 @contextmanager
-def reported(explain: Callable[[Exception], Exception | None] = explain) -> Iterator[None]:
+def reported(explain: Callable[[Exception], UserError | None] = explain) -> Iterator[None]:
     """Around a command: a user error is one line on standard error and exit code 2, without a traceback."""
+    ours = signal.getsignal(signal.SIGINT) is limo.end_at_once
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except BrokenPipeError:  # the reader of a pipe, such as head, is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(_print_error("interrupted. What was finished is kept: run the same command again to resume", 130))
+        sys.exit(_interrupted())
     except Exception as error:
+        if _was_interrupted(error):
+            sys.exit(_interrupted())
         known = explain(error)
         if known is None:
             sys.excepthook = _print_traceback
             raise
-        code = known.code if isinstance(known, UserError) else 2
-        sys.exit(code if isinstance(known, UserError) and known.silent else _print_error(str(known), code))
+        sys.exit(known.code if known.silent else _print_error(str(known), known.code))
+    finally:
+        if ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, limo.end_at_once)
+
+
+def _interrupted() -> int:
+    """Print the line, in one rank; further Ctrl-C are ignored."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.environ.get("RANK", "0") == "0":
+        _print_error("interrupted. What was finished is kept: run the same command again to resume", 130)
+    return 130
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether a library has made another error of an interrupt."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

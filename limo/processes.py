@@ -59,6 +59,26 @@ def run_module(module: str, arguments: Sequence[str], log: Path | None = None) -
     return 128 - code if code < 0 else code
 
 
+def run_command(call: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+    """Run one of our commands in the same terminal, and return its exit code. After Ctrl-C it prints the one line."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        code = subprocess.run(call, env=environment).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return 128 - code if code < 0 else code
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Processes that are started in the block are not reached by Ctrl-C, which their starter gets after the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def run_to_end(module: str, arguments: Sequence[str], folder: Path, refused: int = 0) -> str:
     """`run_module` for what fills `folder`, with its log there; its last line if it ended with the code `refused`."""
     log = folder / "log.txt"
@@ -269,14 +289,15 @@ class _Worker:
     def __init__(self, module: str) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         self.pipe, theirs = multiprocessing.Pipe()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", module, str(theirs.fileno())],
-            env=environment,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # a library may print
-            stderr=subprocess.DEVNULL,
-        )
+        with shielded():
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, str(theirs.fileno())],
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # a library may print
+                stderr=subprocess.DEVNULL,
+            )
         theirs.close()
         try:
             self._receive(START_SECONDS)

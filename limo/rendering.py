@@ -3,12 +3,14 @@
     text = render_template(template, messages, ask=True, tokens={"bos_token": "<s>"})
 
 Templates are jinja, sandboxed by transformers: they reach no file and no network, and may still loop without end.
+Asking the process takes longer than rendering, so `render_ahead` asks once for the chats that come next.
 """
 
 import resource
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limo.data import content_id
 from limo.errors import UserError
 from limo.processes import Died, TimedOut, Workers, serve
 
@@ -16,6 +18,8 @@ SECONDS = 5.0  # of processor time for one prompt
 MEMORY = 2**31  # bytes
 LONGEST = 2**26  # characters
 WORKERS = Workers("limo.rendering", 4)
+KEPT, SHORT = 1024, 2**16  # texts that are kept, and the characters of each at most
+_texts = dict[str, str]()  # by the id of the question
 
 
 class Refused(Exception):
@@ -30,8 +34,10 @@ def render_template(template: str, messages: Sequence[Any], ask: bool, tokens: M
     """
     from jinja2 import TemplateSyntaxError
 
+    if kept := _texts.get(_name(template, messages, ask, tokens)):
+        return kept
     try:
-        kind, text, line = WORKERS.ask((template, list(messages), ask, dict(tokens)), SECONDS)
+        ((kind, text, line),) = WORKERS.ask((template, [list(messages)], ask, dict(tokens)), SECONDS)
     except TimedOut:
         kind, text = "limit", f"more than {SECONDS:g} s"
     except Died:
@@ -42,16 +48,47 @@ def render_template(template: str, messages: Sequence[Any], ask: bool, tokens: M
         raise TemplateSyntaxError(text, line)
     if kind == "refused":
         raise Refused(text)
+    _keep({_name(template, messages, ask, tokens): str(text)})
     return str(text)
 
 
-def answer(question: tuple[str, list[Any], bool, dict[str, Any]]) -> tuple[str, str, int]:
-    """What became of a chat, with its text or the reason."""
+def render_ahead(template: str, chats: Sequence[Sequence[Any]], ask: bool, tokens: Mapping[str, Any]) -> None:
+    """Render several chats at once, for `render_template` to find. What is refused here, it renders and refuses."""
+    try:
+        found = WORKERS.ask((template, list(map(list, chats)), ask, dict(tokens)), SECONDS)
+    except (TimedOut, Died):
+        return
+    names = (_name(template, chat, ask, tokens) for chat in chats)
+    _keep({name: text for name, (kind, text, _) in zip(names, found, strict=False) if kind == "text"})
+
+
+def _name(*question: Any) -> str:
+    return content_id(question, 16)
+
+
+def _keep(texts: Mapping[str, str]) -> None:
+    if len(_texts) + len(texts) > KEPT:
+        _texts.clear()
+    _texts.update((name, text) for name, text in texts.items() if len(text) <= SHORT)
+
+
+def answer(question: tuple[str, list[list[Any]], bool, dict[str, Any]]) -> list[tuple[str, str, int]]:
+    """What became of each chat, with its text or the reason; none after more than LONGEST characters."""
+    template, chats, ask, tokens = question
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, resource.RLIM_INFINITY))
+    found, room = list[tuple[str, str, int]](), LONGEST
+    for messages in chats:
+        found.append(_answer(template, messages, ask, tokens))
+        room -= len(found[-1][1])
+        if room < 0:
+            break
+    return found
+
+
+def _answer(template: str, messages: list[Any], ask: bool, tokens: dict[str, Any]) -> tuple[str, str, int]:
     from jinja2 import TemplateError, TemplateSyntaxError
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    template, messages, ask, tokens = question
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, resource.RLIM_INFINITY))
     try:
         rendered, _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=ask, **tokens)
     except TemplateSyntaxError as error:

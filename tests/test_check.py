@@ -105,6 +105,38 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return at
 
 
+def test_what_is_read_from_the_hub_inside_a_source_is_not_checked(
+    mine: list[str], asked: Callable[[str], None]
+) -> None:
+    """Wherever it stands: in a benchmark, in what rows are compared with, in a target, in the pool."""
+    asked("http://127.0.0.1:9")
+    node = "{_target_: limo.sources.hub, path: a/b, split: test}"
+    begun = f"{{_target_: curation.methods.lemma.begun.begun, source: {node}, types: [CA], right: false, seed: 0}}"
+    decontaminate = (
+        f"{{_target_: curation.stages.decontaminate.decontaminate, benchmarks: {{x: {begun}}}, variants: keep}}"
+    )
+    known = compose(*compose_arguments(mine))["curate"]["order"]
+    order = f"curate.order=[clean,{','.join(known)}]" if known else "++curate.order=null"
+    for more in (
+        [f"+eval.benchmarks.x={begun}"],
+        [f"+eval.benchmarks.x={node}"],
+        [f"+curate.stages.clean={decontaminate}", order],
+        [f"+curate.pool.x={begun}"],
+        [f"+curate.pool.x={node}"],
+    ):
+        assert findings(mine, *more) == ["unchecked: the dataset a/b, since the Hub cannot be reached"], more
+
+
+@pytest.mark.parametrize("recipe", ["lemma_gsm8k", "rise_gsm8k", "gsm8k"])
+def test_a_recipe_that_needs_the_hub_has_no_error_without_it(
+    recipe: str, asked: Callable[[str], None], tmp_path: Path
+) -> None:
+    asked("http://127.0.0.1:9")
+    found = check_recipe(compose(f"recipe={recipe}", f"runs={tmp_path}"))
+    errors = [f.text for f in found if f.level == "error" and "there is no such program" not in f.text]
+    assert not errors and any("since the Hub cannot be reached" in f.text for f in found if f.level == "unchecked")
+
+
 def test_the_hub_is_asked_where_it_answers(mine: list[str], hub: str, asked: Callable[[str], None]) -> None:
     names = ("open", "closed", "lost")
     pools = [f"+curate.pool.{n}={{_target_: limo.sources.hub, path: a/{n}, split: train}}" for n in names]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -12,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainerCallback
 
 from limo.data import write_jsonl
 from limo.model import load_model
+from limo.training import fit
 from limo.training.checkpoints import MARK, find_fault
+from tests import test_preference as pairs
+from tests import test_train as chains
 from tests.conftest import ROOT, lines
 from tests.test_train import ARGS, rows, settings
 
@@ -139,3 +144,81 @@ def test_sigterm_saves_and_a_full_disk_leaves_the_last_checkpoint(folder: Path) 
     process = start(folder, "ended", "+train.devices=1")  # one rank goes on from what two have written
     assert process.wait(120) == 0
     same(run, folder / "alone", loss=1e-4)
+
+
+class Killed(BaseException):
+    """What a kill at an event of the training looks like to the files."""
+
+
+class Killer(TrainerCallback):  # type: ignore[misc]
+    """Ends the training at the first such event from a step on; before a checkpoint is marked as whole."""
+
+    def __init__(self, event: str, step: int) -> None:
+        setattr(self, event, self.kill)
+        self.step = step
+
+    def kill(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= self.step:
+            raise Killed
+
+
+EVENTS = ("on_step_begin", "on_substep_end", "on_step_end", "on_log", "on_save", "on_epoch_end")
+KINDS: dict[str, dict[str, Any]] = {
+    "accuracy": {"until_accuracy": 0.75, "pack_tokens": 80, "args": {"num_train_epochs": 60, "learning_rate": 1e-2}},
+    "padded": {"until_accuracy": 0.75, "args": {"num_train_epochs": 60, "learning_rate": 1e-2}},
+    "chains": {"pack_tokens": 80, "average": 0.5, "args": {"num_train_epochs": 3}},
+    "weights": {"weighting": "rows", "args": {"num_train_epochs": 3}},
+    "adapter": {"lora": {"r": 4, "lora_dropout": 0.1}, "args": {"num_train_epochs": 3}},
+    "pairs": {"args": {"num_train_epochs": 3}},
+}
+TIMES = ("runtime", "per_second")  # what a log says of the machine
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    found = lines(folder / "run" / "train_log.jsonl")
+    return [{k: v for k, v in entry.items() if not k.endswith(TIMES)} for entry in found]
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "accuracy" else [pytest.mark.slow]) for kind in KINDS]
+)
+def test_killed_at_any_step_a_training_has_the_same_log_end_and_weights(
+    kind: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logs every third step, saves every second, so most checkpoints stand between two logs."""
+    steps = {"logging_steps": 3, "save_steps": 2, "save_total_limit": 2}
+    whose: Any = pairs if kind == "pairs" else chains
+    changed = {**KINDS[kind], "args": {**whose.ARGS, **steps, **KINDS[kind]["args"]}}
+
+    def train(folder: Path) -> dict[str, Any]:
+        folder.mkdir(exist_ok=True)
+        if kind == "pairs":
+            return pairs.prefer(**pairs.settings(tiny, folder, **changed))
+        return chains.train(tiny, folder, **changed)
+
+    whole = train(tmp_path / "whole")
+    draw, add_callbacks = random.Random(kind), fit.add_callbacks
+    killed, step = 0, 1
+    while step <= whole["steps"]:
+        killer = Killer(draw.choice(EVENTS), step)
+
+        def with_killer(trainer: Any, *rest: Any, killer: Killer = killer) -> Any:
+            trainer.add_callback(killer)
+            return add_callbacks(trainer, *rest)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(fit, "add_callbacks", with_killer)
+            try:
+                train(tmp_path / "killed")
+                break
+            except Killed:
+                killed += 1
+        step += draw.choice((1, 1, 2, max(1, whole["steps"] // 6)))
+    again = train(tmp_path / "killed")
+    assert killed >= 2 and logged(tmp_path / "killed") == logged(tmp_path / "whole")
+    assert (again["steps"], again["last_loss"]) == (whole["steps"], whole["last_loss"])
+    models = [next((tmp_path / run / "run" / "model").glob("*.safetensors")) for run in ("whole", "killed")]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    if "until_accuracy" in changed:
+        right = [entry["mean_token_accuracy"] for entry in logged(tmp_path / "whole")]
+        assert right[-1] >= 0.75 > max(right[:-1]) and whole["steps"] < 120

@@ -4,8 +4,9 @@ import functools
 import http.client
 import http.server
 import json
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from playwright.sync_api import Page
 
 from curation.folder import stage_file
 from eval.report.listed import list_runs
-from eval.view import find_runs, serve, view, write_bundle
+from eval.view import Server, find_runs, serve, view, write_bundle
 from limo.data import write_jsonl
 from limo.errors import UserError
 from tests.test_report import evaluation, left
 from tests.test_viewer import CHAIN, EVIL, Open, chromium, look, row, run  # noqa: F401
+
+TOKEN = "a-token"
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +43,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def served(folder: Path) -> Iterator[str]:
-    server = serve([folder], 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://localhost:{server.server_address[1]}/"
+    server, address = begun([folder])
+    yield address
     server.shutdown()
+
+
+def begun(folders: list[Path]) -> tuple[Server, str]:
+    """A running server, and its address."""
+    server = serve(folders, 0, TOKEN)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, f"http://localhost:{server.server_address[1]}/?token={TOKEN}"
+
+
+def asked(server: Server, path: str, host: str = "localhost", token: str | None = TOKEN) -> tuple[int, str]:
+    """Status and text of an answer; the token is in the header."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=60)
+    connection.request("GET", path, headers={"Host": host} | ({"Authorization": f"token {token}"} if token else {}))
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
 
 
 def opened(look: Open, address: str, **options: int) -> Page:  # noqa: F811
@@ -109,9 +126,8 @@ def test_texts_of_dropped_rows_are_searched_and_bars_are_filters(served: str, lo
 def test_a_run_that_goes_on_is_shown_as_far_as_it_is(tmp_path: Path, look: Open) -> None:  # noqa: F811
     (tmp_path / "stages").mkdir()
     write_jsonl(stage_file(tmp_path, 0, "pool"), [row(f"s/{i}", f"Problem {i}", "") for i in range(5)])
-    server = serve([tmp_path], 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    page = opened(look, f"http://localhost:{server.server_address[1]}/")
+    server, address = begun([tmp_path])
+    page = opened(look, address)
     assert page.inner_text("#count") == "5 rows" and values(page, "state") == ["left so far (5)"]
     write_jsonl(stage_file(tmp_path, 1, "verify"), [row("s/0", "Problem 0", "")])
     write_jsonl(
@@ -140,24 +156,125 @@ def test_several_runs_beside_each_other_and_a_static_copy(folder: Path, tmp_path
     server.shutdown()
 
 
-def test_only_this_machine_under_its_own_name_is_answered(served: str) -> None:
-    port = int(served.rstrip("/").rpartition(":")[2])
+PATHS = ("/", "/index", "/state", "/search?q=chain", "/row/0", "/nothing", "//", "/?token=", "/index?token=x")
 
-    def status(path: str, host: str) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        connection.request("GET", path, headers={"Host": host})
-        return connection.getresponse().status
 
-    assert status("/index", f"localhost:{port}") == 200
-    assert status("/index", "evil.example.org") == 403, "a name of another site that leads here"
+def test_without_the_token_or_under_another_name_nothing_is_answered(folder: Path) -> None:
+    server, _ = begun([folder])
+    for path in PATHS:
+        for token in (None, "", "a-toke", "a-tokenn", "A-token", "\xff"):
+            status, said = asked(server, path, token=token)
+            assert status == 403 and said == "open the address that limo view has printed, with its token", (
+                path,
+                token,
+            )
+        assert asked(server, path, "evil.example.org") == (403, "only localhost is served"), "a name that leads here"
+    assert asked(server, f"/index?token={TOKEN}", token=None)[0] == asked(server, "/index")[0] == 200
     for path in ("/row/999", "/row/-1", "/row/../../etc/passwd", "/etc/passwd", "/blocks/0"):
-        assert status(path, "localhost") == 404, path
+        assert asked(server, path) == (404, "there is no such row: read the page again"), path
+    server.shutdown()
+
+
+def changed(folder: Path, name: str, change: Callable[[list[str]], list[str]]) -> None:
+    lines = (folder / name).read_text().splitlines()
+    (folder / name).write_text("".join(line + "\n" for line in change(lines)))
+
+
+REWRITES: list[Callable[[list[str]], list[str]]] = [
+    lambda lines: lines[::-1],
+    lambda lines: [*lines[5:], *lines[:5]],
+    lambda lines: [json.dumps({**json.loads(lines[7]), "id": "new"}), *lines],
+    lambda lines: ["not a row", "", *lines],
+    lambda lines: lines[1:],
+]
+
+
+@pytest.mark.parametrize("rewrite", REWRITES)
+def test_a_row_is_the_same_after_its_file_is_rewritten(
+    rewrite: Callable[[list[str]], list[str]], folder: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "first"
+    shutil.copytree(folder, copy)
+    server, _ = begun([copy])
+    rows = {row["id"]: row["key"] for row in json.loads(asked(server, "/index")[1])["rows"] if row["state"] == "chosen"}
+    before = {name: asked(server, f"/row/{key}")[1] for name, key in rows.items()}
+    changed(copy, "curated.jsonl", rewrite)
+    for listed_again in (False, True):
+        if listed_again:
+            asked(server, "/index")
+        for name, key in rows.items():
+            status, said = asked(server, f"/row/{key}")
+            gone = f'"id":"{name}"' not in (copy / "curated.jsonl").read_text().replace('"id": "', '"id":"')
+            assert said == before[name] if not gone else status in (404, 500) and "read the page again" in said
+    server.shutdown()
+
+
+BAD_LINES = ["", "{", "\x00", "[1]", "7", "null", '"text"', "{}", '{"id": 1}', '{"id": "x", "data": []}']
+BAD_LINES += [
+    '{"id": "x", "prompt": 5, "answer": 1}',
+    '{"completions": 1}',
+    '{"id": [], "completions": [{}]}',
+    "[" * 5000,
+]
+BAD_LINES += ['{"id": "x", "prompt": [{"role": "user", "content": "q"}], "answer": "1", "scores": []}', "\udcff", "NaN"]
+
+
+@pytest.mark.parametrize("name", ["curated.jsonl", "dropped.jsonl", "eval/2/1.jsonl"])
+def test_a_bad_line_is_a_line_of_the_page(name: str, folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "first"
+    shutil.copytree(folder, copy)
+    path = next(iter(sorted(copy.glob("eval/*/*.jsonl")))) if name.startswith("eval") else copy / name
+    good = path.read_bytes()
+    server, _ = begun([copy])
+    known = len(json.loads(asked(server, "/index")[1])["rows"])
+    for line in BAD_LINES:
+        path.write_bytes(good + line.encode("utf-8", "surrogateescape") + b"\n")
+        status, said = asked(server, "/index")
+        assert status == 200 and known <= len(json.loads(said)["rows"]) <= known + 1, (line, said[-300:])
+        for entry in json.loads(said)["rows"][::9] + json.loads(said)["rows"][-3:]:
+            assert asked(server, f"/row/{entry['key']}")[0] == 200, (line, entry)
+        assert asked(server, "/search?q=chain")[0] == 200
+    path.write_bytes(good)
+    for other in ("manifest.json", "eval/summary.json"):
+        for text in ("{", "[]", "7", '{"curate": 1}', '{"differences": [1]}', "\x00"):
+            (copy / other).parent.mkdir(exist_ok=True)
+            (copy / other).write_text(text)
+            status, said = asked(server, "/index")
+            assert status == 200 and len(json.loads(said)["rows"]) >= known - 4, (other, text, said[-300:])
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "name", ["index.html", "index", "blocks/0", "written.json", "notes.txt", "blocks/77", "blocks"]
+)
+def test_a_static_copy_overwrites_only_what_an_earlier_one_wrote(name: str, folder: Path, tmp_path: Path) -> None:
+    out, mine = tmp_path / "public", "mine, and not to be lost"
+    for earlier in (False, True):
+        if earlier:
+            write_bundle([folder], out)
+            write_bundle([folder], out)
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_text(mine) if name != "blocks" else path.symlink_to(folder)
+        if name == "written.json" and not earlier:
+            continue  # the list itself is the toolkit's
+        with pytest.raises(UserError, match="holds other files, such as"):
+            write_bundle([folder], out)
+        assert path.read_text() == mine if name not in ("written.json", "blocks") else not (folder / "0").exists()
+        shutil.rmtree(out)
+    write_bundle([folder], out)
+    (out / "blocks" / "0").unlink()
+    write_bundle([folder], out)
+    assert (out / "blocks" / "0").is_file(), "one of its own that is missing is written again"
 
 
 def test_what_a_user_gets_wrong_is_one_line(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="there is no run in"):
         view([str(tmp_path)])
-    server = serve([folder], 0)
+    server = serve([folder], 0, TOKEN)
     with pytest.raises(UserError, match=r"cannot be used: Address already in use\. Choose another one, such as port="):
         view([str(folder)], port=server.server_address[1], open=False)
     server.server_close()

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from curation.matching.known import Known, Verdict, WordRuns
 from curation.stage import drop, record, stage
-from eval.benchmarks import is_required, load, nodes, origin, without_required
+from eval.benchmarks import is_required, load, nodes, on_hub, without_required
 from limo.data import Dropped, Example, Row
 from limo.recipe import InputBenchmarks, bind, input_files
 
@@ -31,7 +31,7 @@ DECONTAMINATED = "problems left out that are in"  # the metric that the dataset 
 def _check_benchmarks(*, benchmarks: InputBenchmarks, **_: object) -> None:
     """Read a row of each benchmark that is not on the Hub: a wrong name or path is reported, and nothing downloaded."""
     for name, node in nodes(benchmarks).items():
-        if "hub" not in origin(name, node) and is_required(name, node):
+        if not on_hub(name, node) and is_required(name, node):
             next(iter(bind(without_required(node), f"benchmarks.{name}")(name, "")), None)
 
 

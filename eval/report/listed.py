@@ -5,11 +5,13 @@ file until somebody opens the row, so that a list of many long chains is small. 
 their rivals into its page; `limo view` serves all rows of its runs.
 """
 
+import hashlib
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,11 @@ from limo.errors import UserError
 from limo.run import read_manifest
 
 SHOWN = 200  # characters of a problem in a list
+LONGEST = 20_000  # bytes that are shown of a line that is not ours
 UNFINISHED = "cut off by its length limit"
 DROPPED = 50_000  # dropped rows of a run that are listed; the others are counted
+# What a line that this toolkit did not write raises
+BAD = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError)
 
 Entry = dict[str, Any]
 
@@ -39,17 +44,26 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row is: a file, the offset of its line in bytes, and which completion of an answer."""
+    """Where a row is: a file, its line there by its id and its offset in bytes, and which completion of an answer."""
 
     path: Path
     at: int
+    id: str = ""  # of `line_id`; empty in a report, whose files do not change meanwhile
     completion: int = 0
+    nth: int = 0  # of the lines with this id
 
     def line(self) -> bytes:
-        """The line as it stands in the file."""
+        """The line as it stands in the file, wherever it is now. Raises UserError if it is there no more."""
         with self.path.open("rb") as lines:
             lines.seek(self.at)
-            return lines.readline()
+            line = lines.readline()
+        if not self.id or line_id(line) == self.id:
+            return line
+        same = (line for _, line in raw_lines(self.path) if line_id(line) == self.id)
+        for nth, line in enumerate(same):
+            if nth == self.nth:
+                return line
+        raise UserError(f"the row {self.id} is no longer in {self.path.name}: read the page again")
 
 
 @dataclass
@@ -62,17 +76,40 @@ class Listed:
     terms: dict[str, list[str]] = field(default_factory=dict)  # the score's words
     by: tuple[str, bool] = ("score", True)  # the number that chains were chosen by, and whether more of it is better
     notes: list[str] = field(default_factory=list)  # what is not listed
+    _seen: Counter[tuple[Path, str, int]] = field(default_factory=Counter)  # rows of one id
 
     def add(self, entry: Entry, place: Place) -> None:
         """Add a row. Empty fields are left out."""
         self.entries.append({key: value for key, value in entry.items() if value not in ("", None, [])})
-        self.places.append(place)
+        same = (place.path, place.id, place.completion)
+        self.places.append(replace(place, nth=self._seen[same]) if self._seen[same] else place)
+        self._seen[same] += 1
+
+    def add_line(self, path: Path, at: int, line: bytes, run: str, make: Callable[[Any], Iterable[Entry]]) -> None:
+        """Add the rows that `make` finds in a line of a file; one that is not ours is listed as it stands."""
+        name = line_id(line)
+        try:
+            entries = list(make(parsed(line)))
+        except BAD as error:
+            text = line.decode("utf-8", "replace").strip()
+            why = f"{path.name}: {type(error).__name__}, {error}"
+            entries = [
+                {"id": name, "run": run, "state": "unreadable", "why": why[:SHOWN], "question": text[:SHOWN]}
+                | {"characters": len(text)}
+            ]
+        for number, entry in enumerate(entries):
+            self.add(entry, Place(path, at, name, number))
 
     def details(self, number: int) -> dict[str, Any]:
         """What is shown of a row once it is opened: texts, facts, and the parts of its score."""
         place = self.places[number]
-        line = parsed(place.line())
-        return _answer_details(line, place) if "completions" in line else _row_details(line)
+        text = place.line()
+        try:
+            line = parsed(text)
+            return _answer_details(line, place) if "completions" in line else _row_details(line)
+        except BAD as error:
+            shown = text[:LONGEST].decode("utf-8", "replace")
+            return {"question": shown, "detail": f"this line is not one of ours: {error}"[:500], "text": ""}
 
     def index(self) -> dict[str, Any]:
         """The list as JSON."""
@@ -103,10 +140,13 @@ def list_runs(folders: Iterable[Path]) -> Listed:
     """All rows of these runs: chosen, dropped and, while a curation goes on, those that are left; then the answers."""
     listed = Listed()
     for folder in folders:
-        entry = read_manifest(folder).get("curate", {})
-        nodes = entry.get("settings", {}).get("stages", {}).values()
-        listed.weights, listed.terms = listed.weights | read_weights(nodes), listed.terms or read_terms(nodes)
-        listed.by = read_choice(entry)
+        try:
+            entry = read_manifest(folder).get("curate", {})
+            nodes = entry.get("settings", {}).get("stages", {}).values()
+            listed.weights, listed.terms = listed.weights | read_weights(nodes), listed.terms or read_terms(nodes)
+            listed.by = read_choice(entry)
+        except (UserError, *BAD) as error:
+            listed.notes.append(f"{folder.name}: its manifest cannot be read ({error})")
         _list_curation(folder, listed)
         _list_answers(folder, listed)
     return listed
@@ -161,17 +201,21 @@ def _list_curation(folder: Path, listed: Listed) -> None:
     if going_on:  # the rows that the last finished stage left
         dropped = [path for path in stages if path.name.endswith(".dropped.jsonl")]
         chosen = [path for path in stages if path not in dropped][-1:]
+    state = "left so far" if going_on else "chosen"
+
+    def dropped_entry(line: Any) -> Iterator[Entry]:
+        entry = chain_entry(line["data"], "dropped", listed, folder.name, (line["stage"], line["reason"]))
+        yield {"id": as_text(line["id"]), **entry}
+
     for path in chosen:
-        for at, data in read_lines(path):
-            listed.add(chain_entry(data, "left so far" if going_on else "chosen", listed, folder.name), Place(path, at))
+        for at, line in raw_lines(path):
+            listed.add_line(path, at, line, folder.name, lambda data: [chain_entry(data, state, listed, folder.name)])
     left_out = Counter[str]()
     room = DROPPED
     for path in dropped:
-        for at, line in read_lines(path):
+        for at, line in raw_lines(path):
             if room > 0:
-                why = (line["stage"], line["reason"])
-                entry = chain_entry(line["data"], "dropped", listed, folder.name, why)
-                listed.add({"id": as_text(line["id"]), **entry}, Place(path, at))
+                listed.add_line(path, at, line, folder.name, dropped_entry)
             else:
                 left_out[path.name] += 1
             room -= 1
@@ -180,35 +224,41 @@ def _list_curation(folder: Path, listed: Listed) -> None:
 
 
 def _list_answers(folder: Path, listed: Listed) -> None:
-    flips = _read_flips(folder)
+    flips: Mapping[tuple[str, str, str], list[str]] = {}
+    try:
+        flips = _read_flips(folder)
+    except (UserError, *BAD) as error:
+        listed.notes.append(f"{folder.name}: which answers differ cannot be read ({error})")
+
+    def entries(line: Any, model: str, benchmark: str) -> Iterator[Entry]:
+        key = as_text(line["id"])
+        for number, completion in enumerate(line.get("completions", [])):
+            several = f" {number + 1}" if len(line["completions"]) > 1 else ""
+            yield {
+                "id": key,
+                "name": f"{folder.name}: {model}{several}",
+                "problem": f"{benchmark}/{key}",
+                "run": folder.name,
+                "state": "answer",
+                "question": " ".join(line["question"][: 2 * SHOWN].split())[:SHOWN],
+                "model": model,
+                "benchmark": benchmark,
+                "verdict": as_text(completion["verdict"]),
+                "flip": flips.get((model, benchmark, key), []),
+                "tokens": finite(completion["tokens"]),
+                "characters": len(completion["text"]),
+            }
+
     for path in sorted((folder / "eval").glob("*/*.jsonl")):
-        model, benchmark = path.parent.name, path.stem
-        for at, line in read_lines(path):
-            for number, completion in enumerate(line.get("completions", [])):
-                several = f" {number + 1}" if len(line["completions"]) > 1 else ""
-                entry = {
-                    "id": line["id"],
-                    "name": f"{folder.name}: {model}{several}",
-                    "problem": f"{benchmark}/{line['id']}",
-                    "run": folder.name,
-                    "state": "answer",
-                    "question": " ".join(line["question"][: 2 * SHOWN].split())[:SHOWN],
-                    "model": model,
-                    "benchmark": benchmark,
-                    "verdict": completion["verdict"],
-                    "flip": flips[model, benchmark, line["id"]],
-                    "tokens": completion["tokens"],
-                    "characters": len(completion["text"]),
-                }
-                listed.add(entry, Place(path, at, number))
+        make = partial(entries, model=path.parent.name, benchmark=path.stem)
+        for at, line in raw_lines(path):
+            listed.add_line(path, at, line, folder.name, make)
 
 
 def _read_flips(folder: Path) -> Mapping[tuple[str, str, str], list[str]]:
     """By model, benchmark and problem what two models differ in: `base to chosen: now right`."""
     flips = defaultdict[tuple[str, str, str], list[str]](list)
-    path = folder / "eval" / "summary.json"
-    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for d in summary.get("differences", []):
+    for d in read_summary(folder).get("differences", []):
         for way, what in (("gained", "now right"), ("lost", "now wrong")):
             for problem in d.get(way, []):
                 flips[d["after"], d["benchmark"], problem].append(f"{d['before']} to {d['after']}: {what}")
@@ -247,8 +297,30 @@ def score_parts(scores: Mapping[str, float], weights: Mapping[str, float]) -> li
     return parts
 
 
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What the evaluation of a run found; empty before there is one. Raises UserError if it cannot be read."""
+    path = folder / "eval" / "summary.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is not readable ({error}): remove it, and evaluate again") from None
+
+
+def line_id(line: bytes) -> str:
+    """What a line of a run's file is called: the id of its row, or a digest of a line without one."""
+    try:
+        return as_text(parsed(line)["id"])
+    except BAD:
+        return hashlib.blake2b(line, digest_size=8).hexdigest()
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """The lines of a file as JSON, each with its offset in bytes; none if there is no file.
+    """The lines of a file as JSON, each with its offset in bytes; see `raw_lines`."""
+    return ((at, parsed(line)) for at, line in raw_lines(path))
+
+
+def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file, each with its offset in bytes; none if there is no file.
 
     The last line of a file that is being written may be half a line, which is not read yet.
     """
@@ -257,7 +329,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
         with path.open("rb") as lines:
             for line in lines:
                 if line.endswith(b"\n"):
-                    yield at, parsed(line)
+                    yield at, line
                 at += len(line)
 
 

@@ -22,6 +22,7 @@ from eval.repair import Measures
 from eval.report.curated import gather
 from eval.report.funnel import choice_section, chosen_section, funnel_section
 from eval.report.html import percent, render, render_mixed
+from eval.report.listed import read_summary
 from eval.report.outcome import answers_section, flips_section, outcome_section, sampled_section, turns_section
 from eval.report.tables import repair_table
 from eval.report.training import discovered_section, training_section
@@ -44,7 +45,7 @@ def report(*, out: str) -> Path:
 def write_report(folder: Path) -> Path:
     """Gather what the run has, and write `report.html` into it."""
     manifest = read_manifest(folder)
-    summary, curated = _read_summary(folder), gather(folder)
+    summary, curated = read_summary(folder), gather(folder)
     with_viewer = bool(curated and curated.chosen)
     sections = {  # key: label in the menu, section
         "outcome": ("Result", outcome_section(summary)),
@@ -86,7 +87,7 @@ def hash_script(script: str) -> str:
 
 def run_facts(folder: Path) -> list[tuple[str, str]]:
     """The numbers of a run that a reader wants first, each after what it is."""
-    manifest, summary = read_manifest(folder), _read_summary(folder)
+    manifest, summary = read_manifest(folder), read_summary(folder)
     facts = []
     if funnel := manifest.get("curate", {}).get("results", {}).get("funnel"):
         facts.append(("rows chosen from the pool", f"{funnel[-1]['out']:,} of {funnel[0]['in']:,}"))
@@ -102,12 +103,7 @@ def run_facts(folder: Path) -> list[tuple[str, str]]:
 
 def conclusions(folder: Path) -> list[str]:
     """What the evaluation of a run says, a sentence for each comparison; none before it was evaluated."""
-    return [sentence(d) for d in _read_summary(folder).get("differences", [])]
-
-
-def _read_summary(folder: Path) -> dict[str, Any]:
-    path = folder / "eval" / "summary.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return [sentence(d) for d in read_summary(folder).get("differences", [])]
 
 
 def _repair_section(repair: Measures) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from limo.chat import carry_opening, prompt_ids, turn_end
+from limo.chat import carry_opening, prepare_prompts, prompt_ids, turn_end
 from limo.engines.protocol import Completion, Finish, Request, Sampling, Take, loading, random_key, refuse
 from limo.errors import UserError
 from limo.model import fingerprint, load, model_folder
@@ -127,6 +127,7 @@ class _Decoder:
         rows, refused = list[_Row](), list[tuple[Request, Completion]]()
         ids: list[int] = []
         known: Any = None
+        prepare_prompts(self.tokenizer, {id(request.prompt): request.prompt for request in asked}.values())
         for request in asked:
             if request.prompt is not known:  # the samples of one prompt come one after the other
                 known, ids = request.prompt, prompt_ids(self.tokenizer, request.prompt)

@@ -1,6 +1,7 @@
 """What happens beside training: the bar, checkpoints marked as whole, SIGTERM, and what the log keeps."""
 
 import contextlib
+import json
 import shutil
 import signal
 import threading
@@ -13,7 +14,8 @@ import torch
 from transformers import TrainerCallback
 
 from limo.console import progress, say
-from limo.machine import is_main
+from limo.data import replacing
+from limo.machine import is_main, rank, world_size
 from limo.training.checkpoints import MARK, list_checkpoints, mark_whole
 from limo.training.launch import any_rank, wait
 
@@ -50,10 +52,15 @@ class Bar(TrainerCallback):  # type: ignore[misc]
 
 
 class UntilAccuracy(TrainerCallback):  # type: ignore[misc]
-    """Ends the training at the first log whose mean token accuracy is at least `share` (arXiv 2602.11149)."""
+    """Ends the training at the first log whose token accuracy is at least `share` (arXiv 2602.11149)."""
 
     def __init__(self, share: float) -> None:
         self.share = share
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop where the checkpoint was written after that log."""
+        logged = [entry for entry in state.log_history if "loss" in entry]
+        self.on_log(args, state, control, logged[-1] if logged else None)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
         """Stop if the accuracy is reached; all ranks see the same one."""
@@ -61,6 +68,39 @@ class UntilAccuracy(TrainerCallback):  # type: ignore[misc]
         if reached >= self.share:
             say(f"token accuracy {reached:.4f} after step {state.global_step}: training ends")
             control.should_training_stop = True
+
+
+class Window(TrainerCallback):  # type: ignore[misc]
+    """Keeps in each checkpoint what the trainer has summed since the last log, so that a resumed one logs the same."""
+
+    FILE = "window-{}.json"  # of each rank
+
+    def __init__(self, trainer: Any, last: Path | None) -> None:
+        self.trainer, self.last = trainer, last
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Resume the sums; those of another number of ranks are averaged, as the log averages the loss."""
+        files = list(self.last.glob(self.FILE.format("*"))) if self.last else []
+        if self.last and len(files) == world_size():
+            files = [self.last / self.FILE.format(rank())]
+        found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        if found:
+            self.trainer._tr_loss += sum(one["loss"] for one in found) / len(found)
+            self.trainer._globalstep_last_logged = found[0]["since"]
+            self.trainer._total_train_tokens = found[0]["tokens"]
+            self.trainer._metrics["train"].update(found[0]["metrics"])
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep the sums beside the checkpoint's weights."""
+        trainer = self.trainer
+        sums = {
+            "loss": trainer._tr_loss.item(),
+            "since": trainer._globalstep_last_logged,
+            "tokens": trainer._total_train_tokens,
+            "metrics": {name: [float(value) for value in values] for name, values in trainer._metrics["train"].items()},
+        }
+        with replacing(Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE.format(rank())) as file:
+            json.dump(sums, file)
 
 
 class Average(TrainerCallback):  # type: ignore[misc]

@@ -220,7 +220,7 @@ def add_callbacks(trainer: Any, job: Job, kind: str, last: Path | None) -> tuple
     """Add the callbacks; returns the one that records whether SIGTERM ended the training, and that of the mean."""
     from transformers.trainer_callback import PrinterCallback
 
-    from limo.training.callbacks import Average, Bar, Checkpoints, UntilAccuracy
+    from limo.training.callbacks import Average, Bar, Checkpoints, UntilAccuracy, Window
 
     shape, tokens, args = job.shape, job.tokens, job.settings.args
     each = f"at most {shape.tokens:,} tokens" if shape.tokens else f"{shape.rows} {tokens.unit}"
@@ -237,7 +237,8 @@ def add_callbacks(trainer: Any, job: Job, kind: str, last: Path | None) -> tuple
         trainer.add_callback(UntilAccuracy(until))
     per_step = sum(tokens.lengths) * job.settings.global_batch / len(tokens.lengths)
     average = Average(job.settings.average, last) if job.settings.average else None
-    for callback in filter(None, (Bar(per_step), average, stop)):  # the mean is in a checkpoint that is marked whole
+    # Mean and window are in a checkpoint that is marked whole
+    for callback in filter(None, (Bar(per_step), average, Window(trainer, last), stop)):
         trainer.add_callback(callback)
     return stop, average
 

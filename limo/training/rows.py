@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from limo.chat import MASKED, Rendered, render
+from limo.chat import MASKED, Rendered, in_chunks, render
 from limo.console import say
 from limo.data import Dropped, Example, Message, Row, content_id, dump, replacing
 from limo.errors import UserError
@@ -68,7 +68,7 @@ class Tokens:
 def prepare(tokenizer: Any, rows: Iterable[Row], max_length: int, pairs: bool = False) -> Prepared:
     """Token ids and labels of each row. One without a completion or above `max_length` tokens is dropped whole."""
     prepared = Prepared([], [], [])
-    for row in rows:
+    for row in in_chunks(tokenizer, rows):
         sides = [row, replace(row, completion=row.rejected)] if pairs and isinstance(row, Example) else [row]
         rendered = [render_row(tokenizer, side, max_length) for side in sides]
         if lost := [tokens for tokens in rendered if isinstance(tokens, Dropped)]:
@@ -162,7 +162,7 @@ def _generate(tokenizer: Any, settings: Supervised, file: Path) -> Iterator[dict
     idle: dict[str, Any] = {}
     dropped, example, weights = 0, None, False
     with replacing(file) as lines:
-        for row in training_rows(settings.data, settings.system):
+        for row in in_chunks(tokenizer, training_rows(settings.data, settings.system)):
             tokens = render_row(tokenizer, row, settings.max_length)
             if isinstance(tokens, Dropped):
                 lines.write(dump(tokens.to_json()))

@@ -75,7 +75,7 @@ class FiniteTrainer:
 
     def _run_epoch(self, *args: Any, **rest: Any) -> None:
         """Nothing after the last step: transformers would do one more when it resumes from that step's checkpoint."""
-        if self.state.global_step >= self.state.max_steps:
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **rest)  # type: ignore[misc]
@@ -171,9 +171,13 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
         """
         weights, share = inputs.pop("token_weights", None), inputs.pop("share", None)
         positions = None if return_outputs else self._loss_positions(model, inputs["labels"])
-        if weights is None and positions is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"]
+        if weights is None and positions is None:
+            found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            if self.model.training:
+                tokens = float(self.accelerator.gather((labels[:, 1:] != -100).sum()).sum())
+                self._note_right(self._metrics["train"]["mean_token_accuracy"][-1] * tokens, tokens)
+            return found
         if positions is None:
             log_probs = model(**{**inputs, "use_cache": False}, fused_lm_head=True).log_probs
             positions = torch.arange(log_probs.shape[1], device=labels.device)
@@ -183,8 +187,7 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
             wanted = labels[:, positions + 1]
             log_probs = token_log_probs(logits, wanted)
             if self.count_right:
-                right = (logits.argmax(-1) == wanted)[wanted != -100].float().mean()
-                self._metrics["train"]["mean_token_accuracy"].append(right.item())
+                self._note_right(float((logits.argmax(-1) == wanted).sum()), float((wanted != -100).sum()))
         whole = share if share is not None else (labels[:, 1:] != -100).sum()
         loss = weighted_loss(
             token_loss(log_probs, self.args.loss_type),
@@ -194,6 +197,17 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
         # The divisor counts the tokens of all ranks, whose gradients are averaged
         spread = self.args.average_tokens_across_devices and num_items_in_batch is not None
         return loss * self.accelerator.num_processes if spread else loss
+
+    def _note_right(self, right: float, tokens: float) -> None:
+        self._metrics["train"]["right"].append(right)
+        self._metrics["train"]["learned"].append(tokens)
+
+    def log(self, logs: dict[str, float], *rest: Any) -> None:
+        """TRL's, with the accuracy of a token, whatever the passes: one that only fills a step has none."""
+        metrics = self._metrics["train"]
+        if self.model.training and (right := metrics.pop("right", [])):
+            metrics["mean_token_accuracy"] = [sum(right) / max(sum(metrics.pop("learned")), 1.0)]
+        super().log(logs, *rest)
 
     def _loss_positions(self, model: Any, labels: torch.Tensor) -> torch.Tensor | None:
         """The positions to project, where that is cheaper than TRL's way and gives the same; otherwise None."""

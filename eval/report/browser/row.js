@@ -99,6 +99,7 @@ function stack(parts, names) {
 // The same in words
 function tell(row, all) {
   if (row.state === "answer") return `${row.name} on ${row.benchmark}. ${listOf(row.flip).filter(Boolean).join("; ")}`;
+  if (row.state === "unreadable") return `A line that is not one of ours. ${row.why}`;
   if (row.state !== "chosen") return row.why ? `Dropped by ${row.why}. ${row.detail ?? ""}` : "Left by the last finished stage.";
   const score = row.score == null ? "" : ` with ${all.by[0]} ${number(row.score)}`;
   const place = `Chosen${score}.`;

@@ -23,9 +23,12 @@ function unpack(text) {
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
 }
 
+// The token in the page's address, without which the server answers nothing
+const TOKEN = new URLSearchParams(location.search).get("token");
+
 async function read(name) {
-  const answer = await fetch(name);
-  if (!answer.ok) throw new Error(`${name}: ${answer.status}`);
+  const answer = await fetch(name, TOKEN ? { headers: { Authorization: `token ${TOKEN}` } } : {});
+  if (!answer.ok) throw new Error(`${name}: ${await answer.text()}`);
   return answer;
 }
 
@@ -36,7 +39,7 @@ class Store {
   }
 
   async details(row) {
-    if (SERVED === "server") return this.once(row.number, async () => (await read(`row/${row.number}`)).json());
+    if (SERVED === "server") return this.once(row.key, async () => (await read(`row/${row.key}`)).json());
     const [block, place] = row.block;
     const text = async () => (SERVED ? (await read(`blocks/${block}`)).text() : $("block" + block).textContent);
     return (await this.once(block, async () => unpack(await text())))[place];
@@ -151,8 +154,8 @@ class Viewer {
     await new Promise((done) => setTimeout(done, 200));
     if (this.asked !== asked) return;
     if (SERVED === "server") {
-      const numbers = await (await read(`search?q=${encodeURIComponent(wanted)}`)).json();
-      if (this.asked === asked) this.inChain = new Set(numbers.map((number) => this.rows[number]));
+      const keys = new Set(await (await read(`search?q=${encodeURIComponent(wanted)}`)).json());
+      if (this.asked === asked) this.inChain = new Set(this.rows.filter((row) => keys.has(row.key)));
     } else await this.searchBlocks(wanted, asked);
     if (this.asked === asked) this.filter();
   }

@@ -1,0 +1,92 @@
+"""Ctrl-C in any second of any command: one line, and nothing of a library's insides."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from limo.cli import COMMANDS
+from limo.data import write_jsonl
+from tests.conftest import ROOT, example
+from tests.test_cli import LIMO
+from tests.test_report import evaluation
+
+ARGUMENTS = {
+    "view": ["runs/first", "port=0", "open=false"],
+    "compare": ["runs/first", "runs/second"],
+    "new": ["pool.jsonl"],
+    "grade": ["pool.jsonl"],
+    "why": ["s/1", "runs/first"],
+    "ledgers": [],
+}
+SECONDS = (0.0, 0.1, 0.3, 0.6, 1.0, 1.6, 2.5, 4.0)  # of processor time, whatever else the machine does
+FEW = {"check": (0.4, 2.0), "view": (0.1, 1.0), "compare": (0.2,), "new": (0.3,)}  # the others are slow
+# After the interpreter's own start, which is not ours
+START = f"""import sys
+sys.argv[0] = {str(LIMO)!r}
+import limo
+print("ready", flush=True)
+from limo.cli import main
+main()"""
+NOISE = ("Traceback", "Exception ignored", "KeyboardInterrupt", "resource_tracker", "Warning")
+
+
+def used(pid: int) -> float:
+    """Processor time of a process in seconds; infinite once it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("inf")
+    return float("inf") if fields[0] == "Z" else (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs and a pool."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    for name in ("first", "second"):
+        (folder / "runs" / name).mkdir(parents=True)
+        evaluation(folder / "runs" / name, "What is 1 + 1?")
+        write_jsonl(folder / "runs" / name / "curated.jsonl", [example(f"s/{i}", "\\boxed{5}") for i in range(2000)])
+    rows = [{"question": f"What is {n} plus 2?", "answer": str(n + 2), "completion": "1"} for n in range(20_000)]
+    (folder / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def cases() -> list[object]:
+    every = [(command, after) for command in [*COMMANDS, "demo"] for after in {*SECONDS, *FEW.get(command, ())}]
+    few = [(command, after) for command, seconds in FEW.items() for after in seconds]
+    return [pytest.param(*case, marks=[] if case in few else [pytest.mark.slow]) for case in sorted(every)]
+
+
+@pytest.mark.parametrize(("command", "after"), cases())
+def test_an_interrupt_is_one_line(command: str, after: float, folder: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", START, command, *ARGUMENTS.get(command, ["recipe=demo", f"runs={tmp_path}"])],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LIMO_CACHE": str(tmp_path / "cache")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    begun, deadline = used(process.pid), time.monotonic() + (20 if command == "view" else 100)
+    while used(process.pid) < begun + after and time.monotonic() < deadline:
+        time.sleep(0.002)
+    ended = process.poll() is not None
+    if not ended:
+        os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=200)
+    assert not any(noise in said for noise in NOISE), said
+    errors = [line for line in said.replace("\r", "\n").splitlines() if line.startswith("error:")]
+    assert len(errors) <= 1, said
+    if not ended and process.returncode == 130:
+        assert errors[0].startswith("error: interrupted"), said
+    else:
+        assert process.returncode in (0, 2), said
