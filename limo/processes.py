@@ -99,9 +99,11 @@ def run_section_apart(module: str, section: str, node: Mapping[str, Any], folder
 
 
 def last_line(log: Path) -> str:
-    """The last line that a command printed, without the word error."""
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-    return next((line for line in reversed(lines) if line.strip()), "no output").removeprefix("error: ").strip()
+    """The last line that a command printed, without the word error; of a traceback the exception, not what follows."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    raised = re.findall(r"\b[A-Z]\w*(?:Error|Exception): .+", text) if "Traceback" in text else []
+    lines = raised or [line for line in text.split("\n") if line.strip()]
+    return lines[-1].removeprefix("error: ").strip() if lines else "no output"
 
 
 def give_back_memory() -> None:

@@ -24,7 +24,7 @@ from limo.errors import reported
 from limo.machine import set_environment
 
 SEEDS = range(5)
-SERVER = ["--max-model-len", "8192", "--max-num-seqs", "8"]
+SERVER = ["--max-model-len", "8192", "--max-num-seqs", "8", "--no-enable-chunked-prefill"]
 
 
 def proposers(seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
