@@ -24,6 +24,7 @@ from limo.engines.serve import LocalServer, command_line
 from limo.engines.server import ServerEngine
 from limo.errors import UserError
 from limo.model import load_tokenizer
+from limo.processes import last_line
 from tests.conftest import build_tiny
 
 CONTEXT = 512  # of the tiny model
@@ -245,3 +246,14 @@ def test_command_lines_of_servers() -> None:
         sglang.startswith("/opt/s/bin/python -m sglang.launch_server --model-path m")
         and "--tp-size 4 --dp-size 2" in sglang
     )
+
+
+def test_the_last_words_of_a_process_are_its_exception(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert last_line(log) == "no output"
+    log.write_text("loading\nerror: no such model\n\n")
+    assert last_line(log) == "no such model"
+    log.write_text(
+        "Traceback (most recent call last):\n  x\n(Worker pid=1) ERROR RuntimeError: no offset\nleaked 64 types!\n"
+    )
+    assert last_line(log) == "RuntimeError: no offset"
