@@ -82,8 +82,8 @@ def test_three_commands_make_a_whole_run(finished: Path) -> None:
     assert "<svg" in (finished / "report.html").read_text()
     summary = json.loads((finished / "eval" / "summary.json").read_text())
     assert [(d["before"], d["after"]) for d in summary["differences"]] == [
-        ("raw", "chosen"),
         ("random", "chosen"),
+        ("raw", "chosen"),
         ("base", "chosen"),
     ]
     assert all(d["n"] >= 3 for d in summary["differences"])

@@ -44,8 +44,9 @@ REST: dict[str, Any] = {"pilot": 4, "seed": 0, "tokens_per_second": None, "dolla
 def planned(monkeypatch: pytest.MonkeyPatch, train: dict[str, Any], **changed: Any) -> dict[str, Any]:
     """What a plan of a training prints, as JSON."""
     found: list[dict[str, Any]] = []
-    shown = cost.show
-    monkeypatch.setattr(cost, "show", lambda name, result, given: [found.append(result), shown(name, result, given)])
+    shown = cost.print_trainings
+    keep = lambda name, result, given: [found.append(result), shown(name, result, given)]  # noqa: E731
+    monkeypatch.setattr(cost, "print_trainings", keep)
     given = validate(Trainings, {**GIVEN, **changed}, "plan.training")
     plan(curate=None, train=train, training=given, **REST)
     return found[0]

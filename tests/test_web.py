@@ -645,13 +645,12 @@ def test_recall_in_two_rounds(capsys: pytest.CaptureFixture[str], monkeypatch: p
 
 
 def test_a_model_decides_on_domains() -> None:
-    from curation.methods.mammoth2.domains import Domain, listed
-    from curation.methods.mammoth2.domains import asked as ask_domains
+    from curation.methods.mammoth2.domains import Domain, judge_domains, listed
 
     domains = [Domain("exams.example", 5, 4, ("u t",)), Domain("shop.example", 5, 2), Domain("odd.example", 5, 2)]
     replies = {"exams": "Yes.", "shop": "no", "odd": "Perhaps yes, perhaps no"}
     engine = ask(lambda prompt, _: next(said for name, said in replies.items() if f"Domain: {name}" in prompt))
-    chosen = ask_domains(domains, engine=engine, sampling=ONCE, otherwise="drop")
+    chosen = judge_domains(domains, engine=engine, sampling=ONCE, otherwise="drop")
     assert chosen == {"exams.example": True, "shop.example": False, "odd.example": False}
     by_list = listed(domains, keep=["ex*"], drop=["shop.*"], otherwise="drop")
     assert by_list == {"exams.example": True, "shop.example": False, "odd.example": False}
