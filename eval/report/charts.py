@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 INK, FAINT, LINE, CHOSEN, OTHER, THIRD, FOURTH, GHOST = (f"#01020{n}" for n in range(8))
 VARIABLES = {INK: "ink", FAINT: "faint", LINE: "line", CHOSEN: "chosen", OTHER: "other", THIRD: "third",
              FOURTH: "fourth", GHOST: "ghost"}  # fmt: skip
-SERIES = ((OTHER, "o"), (CHOSEN, "s"), (THIRD, "^"), (FOURTH, "D"))
+SERIES = ((OTHER, "o"), (CHOSEN, "s"), (THIRD, "^"), (FOURTH, "D"), (INK, "v"), (FAINT, "P"), (OTHER, "X"))
 FEW = 9  # different values up to which each has its own bar
 LABEL = 28  # characters of a label
 GROUPS = "figure|axes|patch|text|line2d|legend|matplotlib|xtick|ytick|PathCollection|LineCollection"
@@ -130,7 +130,7 @@ def draw_intervals(
     """Shares with their intervals, in %: a line for each name, a mark for each of the series."""
     for i, (label, values) in enumerate(series.items()):
         colour, mark = SERIES[i % len(SERIES)]
-        shift = (i - (len(series) - 1) / 2) * 0.26
+        shift = (i - (len(series) - 1) / 2) * min(0.26, 1 / len(series))
         points = [(n + shift, v) for n, v in enumerate(values) if v is not None]
         ax.errorbar(
             [100 * v["mean"] for _, v in points],
