@@ -99,7 +99,7 @@ def run_section_apart(module: str, section: str, node: Mapping[str, Any], folder
 
 
 def last_line(log: Path) -> str:
-    """The last line that a command printed, without the word error; of tracebacks the first exception: others follow."""
+    """The last line that a command printed, without the word error; of tracebacks the first exception."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     raised = re.findall(r"\b[A-Z]\w*(?:Error|Exception): .+", text) if "Traceback" in text else []
     lines = raised[:1] or [line for line in text.split("\n") if line.strip()]
