@@ -142,9 +142,15 @@ def _interrupted() -> int:
 
 def _was_interrupted(error: BaseException | None) -> bool:
     """Whether a library has made another error of an interrupt."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
+    seen, waiting = set[int](), [error]
+    while waiting:
+        error = waiting.pop()
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        if error is not None and id(error) not in seen:  # an error that is raised again may be its own context's
+            seen.add(id(error))
+            waiting += [error.__cause__, error.__context__]
+    return False
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from limo.cli import COMMANDS
 from limo.data import write_jsonl
+from limo.errors import _was_interrupted
 from tests.conftest import ROOT, example
 from tests.test_cli import LIMO
 from tests.test_report import evaluation
@@ -24,7 +25,7 @@ ARGUMENTS = {
     "why": ["s/1", "runs/first"],
     "ledgers": [],
 }
-SECONDS = (0.0, 0.1, 0.3, 0.6, 1.0, 1.6, 2.5, 4.0)  # of processor time, whatever else the machine does
+SECONDS = (0.1, 1.0, 4.0)  # of processor time, whatever else the machine does
 FEW = {"check": (0.4, 2.0), "view": (0.1, 1.0), "compare": (0.2,), "new": (0.3,)}  # the others are slow
 # After the interpreter's own start, which is not ours
 START = f"""import sys
@@ -90,3 +91,11 @@ def test_an_interrupt_is_one_line(command: str, after: float, folder: Path, tmp_
         assert errors[0].startswith("error: interrupted"), said
     else:
         assert process.returncode in (0, 2, -signal.SIGINT), said
+
+
+def test_an_error_in_the_context_of_its_own_cause_ends() -> None:
+    first, second = ValueError(), ValueError()
+    first.__cause__, second.__context__ = second, first
+    assert not _was_interrupted(first)
+    second.__cause__ = KeyboardInterrupt()
+    assert _was_interrupted(first)
