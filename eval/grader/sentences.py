@@ -88,7 +88,7 @@ _SUPPOSED = re.compile(
     r"|false(?:ly)?|(?<!no )(?<!without )doubt\w*|mistak\w+|perhaps|maybe|guess that|careless|tempt\w+|myth|naive"
     r"|at first glance|first (?:thought|answer|guess|attempt)|I (?:initially|first|originally|once)"
     r"|extraneous|in progress|refuse\w*|disagree|deny|reject|discard|eliminate|exclude|rul(?:e|ed|ing) out|according to"
-    r"|unclear|unlikely|nobody|no (?:one|proof|evidence|reason|way|means)|would have to"
+    r"|unclear|unlikely|nobody|no (?:one|proof|evidence|reason|way|means)|would have to be"
     r"|(?:might|may|could|would) (?:think|say|claim|conclude|guess|expect)|(?:claim|suggest)(?:s|ed)"
     r"|(?:they|some|someone|people|others|many|he|she|key|\w*book|friend)(?: \w+)? (?:says?|thinks?|believes?))\b"
     r"|^\W*(?:were|had)\b|若|如果|假设|\?\W*$",
@@ -135,7 +135,7 @@ def refuted(text: str, start: int, end: int) -> bool:
     """Whether a marked answer is denied beside the mark."""
     before = text[max(0, start - 120) : start]
     found = re.search(
-        r"(?:\bnot|n't|\bdoubt (?:that )?(?:it|this) is|(\banswer\s+(?:is|was|were|be|might be|could be)))\W*\Z", before
+        r"(?:\bnot|n't|\b(?:less|more|greater|fewer|smaller|larger|other) than|\bdoubt (?:that )?(?:it|this) is|(\banswer\s+(?:is|was|were|be|might be|could be)))\W*\Z", before
     )
     if found and (not found[1] or doubted(before, found.start())):
         return True
@@ -263,7 +263,7 @@ _MARKS = re.compile(r"^[#>*\s]+|\*+$|</?[a-z]+>")  # ### 25, > 12, <b>12</b>
 CONSEQUENCE = re.compile(
     r"[,;，]?\s+(?:so|thus|hence|therefore|giving|which (?:means|gives)(?: us)?|meaning|that is(?=,)"
     r"|(?:and )?we (?:conclude|find|get|obtain|see|deduce)"
-    r"|(?:which )?(?:we )?round\w*(?: up| down)? to)\b(?: that\b)?|，(?:所以|因此|故|则)"
+    r"|(?:which )?(?:we )?round\w*(?: up| down)? to)\b(?: that\b)?|,? i\.e\.,?|，(?:所以|因此|故|则)"
 )
 _REASON = re.compile(r"(?<=.),?\s+\(?(?:since|because|as|or (?:about|approximately|roughly))\b")  # 25, since 5 * 5 = 25
 _UNFINISHED = re.compile(
@@ -509,10 +509,9 @@ def _plain(number: str) -> str:
 
 def last_number(text: str) -> str | None:
     """The last number, not denied and no bound: too little to accept a completion, enough not to call it wrong."""
-    text = text[-100:].rpartition("\n")[2]
-    *_, last = [None, *_NUMBER.finditer(text)]
+    *_, last = [None, *_NUMBER.finditer(text, max(0, len(text) - LINE))]
     if last is None or text.startswith("?", last.end()) or _CHANGES.match(text, last.end()):
         return None
-    before = text[: last.start()]
+    before = text[max(0, last.start() - 60) : last.start()].rpartition("\n")[2]
     joined = re.search(r"\d\s*(?:,|and|or)\s*$", before)
     return None if joined or _NOT_ALONE.search(before) else unpunctuated(last.group().strip())
