@@ -228,7 +228,11 @@ _NOT_CHOSEN = re.compile(  # A. 5 or b. 6; B is incorrect
 def _option(text: str) -> tuple[str, bool, str] | None:
     """The letter of an option, whether it is marked as one, `(B)` or `B.`, and the text behind it."""
     match = _OPTION.fullmatch(re.sub(r",? (?:since|because|as)\b.*", "", text))
-    return match and (match[1] or match[2], bool(match[1] or match[3]), re.sub(r"\(not [^()]*\)|^[选選]?[项項]", "", match[4]).strip())
+    return match and (
+        match[1] or match[2],
+        bool(match[1] or match[3]),
+        re.sub(r"\(not [^()]*\)|^[选選]?[项項]", "", match[4]).strip(),
+    )
 
 
 def _by_choice(given: str, reference: str) -> Ruling | None:

@@ -135,7 +135,9 @@ def refuted(text: str, start: int, end: int) -> bool:
     """Whether a marked answer is denied beside the mark."""
     before = text[max(0, start - 120) : start]
     found = re.search(
-        r"(?:\bnot|n't|\b(?:less|more|greater|fewer|smaller|larger|other) than|\bdoubt (?:that )?(?:it|this) is|(\banswer\s+(?:is|was|were|be|might be|could be)))\W*\Z", before
+        r"(?:\bnot|n't|\b(?:less|more|greater|fewer|smaller|larger|other) than"
+        r"|\bdoubt (?:that )?(?:it|this) is|(\banswer\s+(?:is|was|were|be|might be|could be)))\W*\Z",
+        before,
     )
     if found and (not found[1] or doubted(before, found.start())):
         return True
@@ -235,7 +237,9 @@ def _tidy(said: str) -> str | None:
 
 # -- the sentences that may conclude
 
-_SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s+(?=[^a-z\s])|\s*$)")  # the volume is 120. That is all.
+_SENTENCE_END = re.compile(
+    r"(?<=[\w)}%$\]])(?<!i\.e)(?<!e\.g)[.!?。](?:\s+(?=[^a-z\s])|\s*$)"
+)  # the volume is 120. That is all.
 # Words with which a sentence continues behind its answer
 _CONTINUES = re.compile(
     r",?\s+(?:or\s+(?:about|approximately|roughly)|i\.e)\b"
@@ -274,10 +278,12 @@ _UNFINISHED = re.compile(
 _ASIDE = re.compile(r"(?<=[a-z]) \((?=[^()=]*[a-z]{2})[^()=\\]*\)")  # 160 minutes (2 hours and 40 minutes)
 # A phrase that says when, where or of what, and no value of its own: attained at x = 5, for 3 cars, out of 20
 _SIDE = re.compile(
-    r",?\s+\(?(?:attained|achieved|reached|obtained|occurring|when|where|while|iff|for|with|after|before|below|above|under"
+    r",?\s+\(?(?:attained|achieved|reached|obtained|occurring|when|where|while|iff|for|(?<!left )with"
+    r"|to (?!get|make|give|find)[a-z]+ (?:the|an?|all|each|his|her|their|its)\b|after|before|below|above|under"
     r"|(?<!\d )out of|of which|in which|at|upon|among|given|having|until)\b"
     r"(?:(?!\b(?:is|are|was|were|equals?|gives?|total|sum)\b)[^,;=(]|(?<=[a-z])\s*=\s*)*?"
     rf"(?:\d|[{_HIDDEN}])[^,;=\d]*?(?=[,;]|[).]*$|\s+(?:is|are|was|were|equals?|gives?)\b)"
+    r"|, (?:attained|achieved|reached|obtained|occurring|namely)\b.*$"
 )
 
 
@@ -305,7 +311,8 @@ class Sentence:
         self.text = text = re.sub(rf"[{_HIDDEN}]", "", text)
         self.prose, self.is_last = prose, is_last
         self.begun = _CONCLUDING.match(text)
-        self.concludes = concludes or self.begun is not None  # something, so that its only value is the answer
+        total = re.search(r"\b(?:in total|altogether|in all)\b", text)
+        self.concludes = concludes or bool(self.begun or total)  # something, so that its only value is the answer
 
     @property
     def states_something_else(self) -> bool:
@@ -323,12 +330,15 @@ class Sentence:
         hidden = map(chr, range(0xE000, 0xF8FF))
         text = _ATOM.sub(lambda _: next(hidden), self.text) if self.formulas else self.text
         text = unpunctuated(_CONCLUDING.sub("", text, count=1) if self.begun else text)
+        if self.concludes and not _VALUE.search(text):  # so there are twelve apples
+            text = re.sub(rf"\b{_WORD}\b(?!-)", lambda m: m[0] if m[0] == "one" else str(NUMERALS[m[0]]), text)
         main = re.sub(r"^(?:Since|Because|As|[A-Z]\w+ing)\b[^,=]*, (?:which means )?(?=[a-zA-Z])", "", text)
         whole = unpunctuated(_RATHER_THAN.sub("", _ASIDE.sub("", main)))
         said = CONSEQUENCE.split(_REASON.split(whole)[0])[-1].lstrip(", ")
-        self.concludes = self.concludes or main != text or said != whole
         side = _SIDE.sub("", said) if len(said) <= LINE else said
-        return side if _VALUE.search(side) else said
+        side = side if _VALUE.search(side) else said
+        self.concludes = self.concludes or main != text or side != whole
+        return side
 
     def shown(self, text: str) -> str:
         """A part of the clause with its formulas."""
@@ -416,7 +426,8 @@ def _says(sentence: Sentence) -> str | None:
     for start, found in _candidates(sentence):
         text = re.sub(rf"^(?:on |in )?(?:an? )?(?=[A-Z{_HIDDEN}])", "", unpunctuated(found).lstrip("*: "))
         text = inside(sentence.shown(text))
-        words = 3 if (named or text.endswith("day")) and _NAMES.search(sentence.clause, 0, start) else 0
+        says = text.startswith("no ") or _NAMES.search(sentence.clause, 0, start)
+        words = 3 if (named or text.endswith("day")) and says else 0
         if text and sentence.stands(start) and is_readable(text, words):
             return text
     return None
@@ -447,7 +458,7 @@ def _candidates(sentence: Sentence) -> Iterator[tuple[int, str]]:
 _CALCULATION = re.compile(
     r"\d[a-z%$/.\s]{0,30}[-–+*/x×÷−]\s*[\d$(.][^=\n]{0,200}=\s*\**\\?\$?\s*(-?\d[\d,]*(?:\.\d+)?%?)"
     r"(?![\d/^*×√(]|\s?\\?[πpxyni](?![a-hj-z])| (?:or|vs|versus)\b)"
-    r"(?!.{0,80}\b(?:of (?:the )?\d|is|are|was|were|means|so|gives?|makes?)\b)[^=<>]{0,80}\Z"
+    r"(?!.{0,80}\b(?:of (?:the )?\d|i\.e|is|are|was|were|means|so|gives?|makes?)\b)[^=<>]{0,80}\Z"
 )
 _TRIED = re.compile(  # Let us try n = 5: 5 * 5 = 25
     r"\b(?:let|try|check|verif\w+|at (?:least|most)|not|continue|proceed|were\b.*\bwould)\b|n't\b", re.IGNORECASE
