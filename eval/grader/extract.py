@@ -34,7 +34,7 @@ _SPECIAL = r"<[|｜][^\s<>|｜]{1,40}[|｜]>"  # <|begin_of_solution|>, <|im_end
 _LEADING = re.compile(rf"\A(?:\s*(?:{_SPECIAL}|<(?:response|output)>))*")
 # "5<|im_end|>", "5</s>", "\n\nHuman: What is 2 + 5?"
 _NEXT_TURN = re.compile(
-    rf"{_SPECIAL}|</?s>|</(?:response|output)>|<(?:start|end)_of_turn>|\[/?INST\]|[<\[](?:\w+:)?(?:eos|EOS)[>\]]"
+    rf"{_SPECIAL}|</?s>|</(?:response|output)>|<(?:start|end)_of_turn>|<turn\|>|<\|turn>|\[/?INST\]|[<\[](?:\w+:)?(?:eos|EOS)[>\]]"
     r"|\n[ \t]*(?:\#+[ \t]*)?(?:Human|User|USER|Instruction)\s*:|\n\#+\s*(?:Instruction|Human|User)\b"
 )
 # "#### 72\n\nQuestion: ..." of a base model that writes the next problem

@@ -221,7 +221,8 @@ _OPTION = re.compile(
 )
 _NOT_CHOSEN = re.compile(  # A. 5 or b. 6; B is incorrect
     r"\banswer\b|\([A-Ja-j]\)|(?:^| )[A-J](?:[).:]|$)|\b(?:or|and) [A-Ja-j][).]"
-    r"|^\W*(?:(?i:is |are |was )?(?i:incorrect|wrong|false|not\b|no\b|none\b|isn't|maybe|perhaps|\?))"
+    r"|^\W*(?:(?i:is |are |was )?(?i:incorrect|wrong|false|not\b|no\b|none\b(?! of (?:the|these|them))|isn't"
+    r"|maybe|perhaps|\?))"
 )
 
 

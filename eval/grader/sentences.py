@@ -47,7 +47,7 @@ def plain_prose(text: str) -> str:
     text = text[-TAIL:]
     text = _CODE.sub("\n", text) if "```" in text else text
     text = re.sub(r"<<[^<>\n]{1,200}>>", "", text) if "<<" in text else text  # GSM8K's 3 + 5 = <<3+5=8>>8
-    text = _NOT_BUT.sub("", text) if "but" in text or "不是" in text else text
+    text = _NOT_BUT.sub(" ", text) if "but" in text or "不是" in text else text
     text = _TWICE.sub(r"\1", text) if re.search(r"[a-z] \(\d", text) else text
     text = (_BOLD.sub(r"\2", text) if re.search(r"[*_`]", text) else text).rstrip()
     while behind := _BEHIND_ALL.search(text, max(0, len(text) - 160, len(text[: text.rfind("\n") + 1].rstrip()))):
@@ -59,7 +59,7 @@ _WORD = rf"(?:{'|'.join(NUMERALS)})"
 _TWICE = re.compile(rf"\b{_WORD}(?:[- ]{_WORD})* \((\d[\d,]*)\)", re.IGNORECASE)  # seventy-five (75)
 _CODE = re.compile(r"```(?!(?:math|json|output|text|latex)?\s)\w.*?(?:```|\Z)|```\w*[ \t]*$", re.DOTALL | re.MULTILINE)
 _NOT_BUT = re.compile(
-    r"\bnot [-\d$\\(][^.\n]{0,60}?\bbut (?:rather )?(?=[-\d$\\(])|不是[^。\n]{1,30}?而(?=是)"
+    r"(?:\bnot|n't) [-\d$\\(][^.\n]{0,60}?\bbut (?:rather )?(?=[-\d$\\(])|不是[^。\n]{1,30}?而(?=是)"
 )  # not 6 but 8
 _BOLD = re.compile(
     r"(?<![\w*)}`])(\*{1,3}|__?|`)(?=[^\s*_])([^*`\n]+?)(?<=[^\s*_])\1(?![\w(*])"
@@ -67,7 +67,7 @@ _BOLD = re.compile(
 # 9 is the final answer. So $x = 9$. $\\blacksquare$
 _BEHIND_ALL = re.compile(
     r"(?:(?:,[ \t]+which)?[ \t]+is[ \t]+(?:the|our)[ \t]+(?:final |correct )?answer\b"
-    r"|[ \t]*\$?(?:\\blacksquare|\\square|\\qed|QED|[∎■□✓✔✅])\$?"
+    r"|(?<!!)[ \t]+[\U0001f000-\U0001faff]+|[ \t]*\$?(?:\\blacksquare|\\square|\\qed|QED|[∎■□✓✔✅])\$?"
     r"|\s+\((?:If|This|In|That|Note)\b[^()\n]{0,120}\)"
     r"|(?:\s+(?:(?:I hope|Hope|Let me know|Feel free|Please (?:let|feel)|If you (?:have|need|want|would)|Would you like"
     r"|Happy to)\b[^.!?\n]{0,120}|Nice|Great|Done|Perfect)[.!?]*)+|\n\W*(?i:confidence|certainty)\W*\d+\s*%?)[^\w$]*\Z"
@@ -183,7 +183,7 @@ def answered(text: str) -> re.Match[str] | None:
 
 _TAKEN_BACK = re.compile(  # The answer is 7 - no, sorry, it should be 8
     r"(?<=[—–.,?!-] )no, |\b(?:sorry|oops|wait|hmm|scratch that|hold on|I mean|correction|on second thought"
-    r"|(?:yet|but) it is (?:actually|really)?|(?:th(?:is|at)|it)(?: i|')s wrong)\b",
+    r"|(?:yet|but) (?:it is(?: actually| really)?|I (?:get|got|find|found))|(?:th(?:is|at)|it)(?: i|')s wrong)\b",
     re.I,
 )
 _RATHER_THAN = re.compile(
@@ -283,7 +283,7 @@ _SIDE = re.compile(
     r"|(?<!\d )out of|of which|in which|at|upon|among|given|having|until)\b"
     r"(?:(?!\b(?:is|are|was|were|equals?|gives?|total|sum)\b)[^,;=(]|(?<=[a-z])\s*=\s*)*?"
     rf"(?:\d|[{_HIDDEN}])[^,;=\d]*?(?=[,;]|[).]*$|\s+(?:is|are|was|were|equals?|gives?)\b)"
-    r"|, (?:attained|achieved|reached|obtained|occurring|namely)\b.*$"
+    r"|, (?:attained|achieved|reached|obtained|occurring|namely|where)\b.*$"
 )
 
 
@@ -380,7 +380,8 @@ _NOT_ALONE = re.compile(
     r"|(?:root|square|cube|half|third|quarter|none|all|factor|multiple|divisors?|power|digits?) of"
     r"|divisible by|close to|if|suppose)\b|n't\b|[不非若设令当]|大于|小于|超过|至[少多])"
     r"(?:(?!\b(?:is|are|was|were|equals)\b|[=:])[^.\d]){0,24}$"
-    r"|\b(?:or|with|where|for|when|using|at|if|as|by|since|because|let|letting|setting|try|in|substituting|plugging|taking|choosing)\s+\$?[a-z](?:_\w)?\s*=\s*$"
+    r"|\b(?:or|with|where|for|when|using|at|if|as|by|since|because|let|letting|setting|try|in|substituting|plugging|taking|choosing)\s+"
+    r"(?:\$?[a-z]\s*=\s*[\d.]+\$?,?(?: and)? )*\$?[a-z](?:_\w)?\s*=\s*$"
     r"|[若设令当取]\s*\$?[a-z]\s*[=为]\s*$|\bwho (?:is|was|has|had)\s*$",
     re.IGNORECASE,
 )
