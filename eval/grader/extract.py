@@ -34,7 +34,7 @@ _SPECIAL = r"<[|｜][^\s<>|｜]{1,40}[|｜]>"  # <|begin_of_solution|>, <|im_end
 _LEADING = re.compile(rf"\A(?:\s*(?:{_SPECIAL}|<(?:response|output)>))*")
 # "5<|im_end|>", "5</s>", "\n\nHuman: What is 2 + 5?"
 _NEXT_TURN = re.compile(
-    rf"{_SPECIAL}|</?s>|</(?:response|output)>|<(?:start|end)_of_turn>|<turn\|>|<\|turn>|\[/?INST\]|[<\[](?:\w+:)?(?:eos|EOS)[>\]]"
+    rf"{_SPECIAL}|</?s>|</(?:response|output)>|<(?:start|end)_of_turn>|<turn\|>|<\|turn>|\[/?INST\]|<(?:\w+:)?(?:eos|EOS)>|\[(?:eos|EOS)\]"
     r"|\n[ \t]*(?:\#+[ \t]*)?(?:Human|User|USER|Instruction)\s*:|\n\#+\s*(?:Instruction|Human|User)\b"
 )
 # "#### 72\n\nQuestion: ..." of a base model that writes the next problem
@@ -246,10 +246,10 @@ RULES = (
     Rule("hashes", "2 + 3 = 5\n#### 5", "5", _hashes),
     Rule("announced", "The answer is 5, since 2 + 3 = 5.", "5", lambda c: sentences.announced(c.prose)),
     Rule("tag", "<answer>about five\nor so</answer>", "about five\nor so", lambda c: c.tagged),
+    Rule("label", "We add both.\nA: $\\frac{1}{2}$", "$\\frac{1}{2}$", _label),
     Rule("expression", "$\\frac{1}{2}$", "$\\frac{1}{2}$", _expression),
     Rule("display", "Adding both gives\n\\[\n\\frac{1}{2}\n\\]", "\\frac{1}{2}", _display),
     Rule("letter", "The slope is 2, so it is (D).", "D", _letter),
-    Rule("label", "We add both.\nA: $\\frac{1}{2}$", "$\\frac{1}{2}$", _label),
     Rule("calculation", "They pay $33 + $99 = $132 in total.", "132", None, sentences.calculated),
     Rule("formula", "Let n be even. So $n = 2k$.", "n = 2k", None, sentences.formula),
     Rule("said", "So the area of both is 12.", "12", None, sentences.said),

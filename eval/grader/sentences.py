@@ -124,6 +124,12 @@ _REFUTED = re.compile(  # \boxed{7} is wrong; 7, which contradicts the hypothesi
 )
 
 
+_REFUSED = re.compile(  # it is not \\boxed{7}, less than \\boxed{7}
+    r"(?:\bnot|n't|\b(?:less|more|greater|fewer|smaller|larger|other) than|\bdoubt (?:that )?(?:it|this) is"
+    r"|(\banswer\s+(?:is|was|were|be|might be|could be)))\W*\Z"
+)
+
+
 def doubted(text: str, at: int) -> bool:
     """Whether the clause before a place denies, doubts or supposes what is said there."""
     before = text[max(0, at - 120) : at]
@@ -134,11 +140,7 @@ def doubted(text: str, at: int) -> bool:
 def refuted(text: str, start: int, end: int) -> bool:
     """Whether a marked answer is denied beside the mark."""
     before = text[max(0, start - 120) : start]
-    found = re.search(
-        r"(?:\bnot|n't|\b(?:less|more|greater|fewer|smaller|larger|other) than"
-        r"|\bdoubt (?:that )?(?:it|this) is|(\banswer\s+(?:is|was|were|be|might be|could be)))\W*\Z",
-        before,
-    )
+    found = _REFUSED.search(before, max(0, len(before) - 40))
     if found and (not found[1] or doubted(before, found.start())):
         return True
     return _REFUTED.match(text, end, end + LINE) is not None
