@@ -5,11 +5,11 @@ among the ends of both, and between and beyond these.
 """
 
 import math
-import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from hashlib import sha256
 from itertools import pairwise
 from typing import Any
 
@@ -256,7 +256,7 @@ def real_set(node: Node) -> Reals | None:
     if node == Name("mathbb R"):
         return Reals(lambda _: True, ())
     if isinstance(node, Name) and node.text.isupper():  # A, as any set: half of some numbers
-        return Reals(lambda x: random.Random(f"{node.text} {x}").random() < 0.5, tuple(map(Fraction, range(64))))
+        return Reals(lambda x: sha256(f"{node.text} {x}".encode()).digest()[0] % 2 > 0, tuple(map(Fraction, range(64))))
     if not isinstance(node, Group):
         return None
     if node.brackets in ("()", "[]", "(]", "[)"):
