@@ -221,7 +221,7 @@ def _one_character(c: str, before: str) -> str:
     if form in ("<super>", "<sub>"):  # x²³ is one exponent
         begun = unicodedata.decomposition(before or " ").startswith(form)
         return ("" if begun else "^" if form == "<super>" else "_") + plain.replace("−", "-")
-    if category == "Cf":  # marks of direction, joiners, the byte-order mark: nobody sees them
+    if category == "Cf" or c in "✓✔✅":  # marks of direction, joiners, the byte-order mark: nobody sees them
         return ""
     if category == "Nd":
         return str(unicodedata.decimal(c))

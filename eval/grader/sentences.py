@@ -88,6 +88,7 @@ _SUPPOSED = re.compile(
     r"|false(?:ly)?|(?<!no )(?<!without )doubt\w*|mistak\w+|perhaps|maybe|guess that|careless|tempt\w+|myth|naive"
     r"|at first glance|first (?:thought|answer|guess|attempt)|I (?:initially|first|originally|once)"
     r"|extraneous|in progress|refuse\w*|disagree|deny|reject|discard|eliminate|exclude|rul(?:e|ed|ing) out|according to"
+    r"|(?:is|are) (?:rejected|discarded|excluded|eliminated)|answer (?:has|contains)"
     r"|unclear|unlikely|nobody|no (?:one|proof|evidence|reason|way|means)|would have to be"
     r"|(?:might|may|could|would) (?:think|say|claim|conclude|guess|expect)|(?:claim|suggest)(?:s|ed)"
     r"|(?:they|some|someone|people|others|many|he|she|key|\w*book|friend)(?: \w+)? (?:says?|thinks?|believes?))\b"
@@ -125,7 +126,8 @@ _REFUTED = re.compile(  # \boxed{7} is wrong; 7, which contradicts the hypothesi
 
 
 _REFUSED = re.compile(  # it is not \\boxed{7}, less than \\boxed{7}
-    r"(?:\bnot|n't|\b(?:less|more|greater|fewer|smaller|larger|other) than|\bdoubt (?:that )?(?:it|this) is"
+    r"(?:\bnot|n't|\b(?:cannot|not|n't) be"
+    r"|\b(?:less|more|greater|fewer|smaller|larger|other) than|\bdoubt (?:that )?(?:it|this) is"
     r"|(\banswer\s+(?:is|was|were|be|might be|could be)))\W*\Z"
 )
 
@@ -234,7 +236,7 @@ def _tidy(said: str) -> str | None:
     if re.search(r"\botherwise\b", said):
         return said
     said = unpunctuated(_CONTINUES.split(said)[0])[: MAX_LENGTH + 1]
-    return said if is_readable(said) else within_sentence(sentence) or said or None
+    return said if is_readable(said) or said.endswith(" only") else within_sentence(sentence) or said or None
 
 
 # -- the sentences that may conclude
@@ -373,7 +375,9 @@ _SAYS = re.compile(
 )
 _NAMES = re.compile(r"(?:\b(?:is|are|be|was|were|on)|[:：=]|为|是)\s*$")  # what stands behind may be words
 # the larger one is 18 and the smaller one is 7
-_SAYS_VALUE = re.compile(rf"(?:\b(?:is|are|was|were|has|have|had|gets?|takes?)\b|[=为是])\s*(?=[-\d{_HIDDEN}])")
+_SAYS_VALUE = re.compile(
+    rf"(?:\b(?:is|are|was|were|has|have|had|gets?|takes?)\b|[=为是])\s*(?:\w+ly\s+)?(?=[-\d{_HIDDEN}])"
+)
 _BESIDE = re.compile(r"\b(?:and|while|whereas|but)\b|[;；，而]")
 # Before an answer: it is not that, or not that alone
 _NOT_ALONE = re.compile(
