@@ -145,7 +145,8 @@ def refuted(text: str, start: int, end: int) -> bool:
     found = _REFUSED.search(before, max(0, len(before) - 40))
     if found and (not found[1] or doubted(before, found.start())):
         return True
-    return _REFUTED.match(text, end, end + LINE) is not None
+    ends_there = not text[end : end + LINE].strip(" \n.$*)]\\")
+    return not ends_there and _REFUTED.match(text, end, end + LINE) is not None
 
 
 # -- "the answer is"
