@@ -413,7 +413,7 @@ def test_a_dead_or_late_worker_is_told_apart(tmp_path: Path, monkeypatch: pytest
         (worker,) = workers.idle  # its limit is of its own time: a machine that gives it none for a while is no reason
         worker.process.send_signal(signal.SIGSTOP)
         threading.Timer(1.5, worker.process.send_signal, [signal.SIGCONT]).start()
-        assert workers.ask("work", 0.5) == "work"
+        assert workers.ask("work", 1) == "work"
     finally:
         workers.stop()
 

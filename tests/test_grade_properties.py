@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from eval.grade import equal, extract, grade
@@ -175,6 +175,101 @@ def test_a_number_is_the_answer_only_where_the_sentence_says_so(value: str) -> N
     missed = [s for s in SENTENCES["the answer"] if grade(s.replace("@", value), value).verdict != "correct"]
     other = [s for s in SENTENCES["the answer"] if grade(s.replace("@", value), "3").verdict == "correct"]
     assert (fooled, missed, other) == ([], [], [])
+
+
+few = settings(deadline=None, max_examples=25)
+numbers = st.integers(11, 9999)
+AROUND = ("\\boxed{{{}}}", "The answer is {}.", "**Answer:** {}", "So we get $\\boxed{{{}}}$, as claimed.", "#### {}")
+
+
+@given(numbers, st.integers(1, 99), st.sampled_from(AROUND))
+@few
+def test_a_value_with_its_rounding_in_brackets_is_no_product(whole: int, hundredths: int, around: str) -> None:
+    value, rounded = f"{whole}.{hundredths:02}", round(whole + hundredths / 100, 1)
+    product = str(Fraction(value) * Fraction(str(rounded)))
+    for again in (f"\\approx {rounded}", f"\\text{{about }} {rounded}", f"= {value}", f"approximately {rounded}"):
+        said = around.format(f"{value} ({again})")
+        assert grade(said, value).verdict == "correct", said
+        assert grade(said, product).verdict != "correct", said
+    share = f"0.{hundredths:02}"
+    said = around.format(f"{share} ({hundredths}\\%)")
+    assert grade(said, share).verdict == "correct", said
+    assert grade(said, str(Fraction(share) ** 2)).verdict != "correct", said
+    assert grade(around.format(f"{value}({rounded})"), product).verdict == "correct", "a product without a space"
+
+
+SIDE_VALUES = (
+    "Thus the minimum value is $@$, attained at $x=#$.",
+    "So the maximum is @, reached when t = #.",
+    "Therefore the profit is $@, obtained by selling # units.",
+    "So the area is $@$, where the radius is $#$.",
+    "Hence the sum is @ (with x = #).",
+    "So she needs @ buses for # students.",
+)
+
+
+@given(numbers, numbers)
+@few
+def test_a_side_value_is_not_the_answer(value: int, side: int) -> None:
+    assume(value != side)
+    texts = [text.replace("@", str(value)).replace("#", str(side)) for text in SIDE_VALUES]
+    assert [t for t in texts if grade(t, str(value)).verdict != "correct"] == []
+    assert [t for t in texts if grade(t, str(side)).verdict == "correct"] == []
+
+
+DENIALS = (
+    "It is {} the answer is @.",
+    "\\boxed{{@}} {}",
+    "The answer is {} @.",
+    "{} that the answer is @.",
+)
+DENYING = (
+    ("not true that", "false that", "not the case that", "unlikely that"),
+    ("is wrong.", "is not the answer.", "cannot be right.", "contradicts (1).", "? No."),
+    ("not", "less than", "at least", "never", "not simply"),
+    ("I doubt", "Nobody believes", "The book says", "Suppose", "It is a myth"),
+)
+
+
+@given(numbers.map(str), st.sampled_from([d.format(w) for d, ws in zip(DENIALS, DENYING, strict=True) for w in ws]))
+@few
+def test_a_denied_value_is_not_the_answer(value: str, denial: str) -> None:
+    assert grade(denial.replace("@", value), value).verdict != "correct"
+
+
+@given(st.sampled_from("abfgxyz"), st.sampled_from(("'", "''", "!", "^*", "^2", "_1", "^{-1}")), numbers)
+@settings(deadline=None, max_examples=10)
+def test_no_layer_loses_a_symbol(name: str, mark: str, number: int) -> None:
+    marked = f"{name}{mark}"
+    assert equal(marked, name)[0] != "correct"
+    assert equal(f"\\sum_{{k=1}}^{{9}} k {marked}", f"\\sum_{{k=1}}^{{9}} k {name}")[0] != "correct"
+    assert equal(f"\\int_0^1 t {marked} dt", f"\\int_0^1 t {name} dt")[0] != "correct"
+    if "'" in mark:
+        assert equal(f"{number}{mark}", str(number))[0] != "correct"
+        assert equal(f"{number}{mark}", f"{number}^\\circ")[0] != "correct"
+
+
+@given(st.integers(1500, 3000), st.integers(1, 1000))
+@few
+def test_factorials_and_binomials_of_contests_are_exact(n: int, k: int) -> None:
+    for ours, theirs in (
+        (f"\\binom{{{n}}}{{{k}}}", f"\\binom{{{n}}}{{{n - k}}}"),
+        (f"\\frac{{{n}!}}{{{k}!{n - k}!}}", f"\\binom{{{n}}}{{{k}}}"),
+        (f"{n}!/2", f"\\frac{{{n} \\cdot {n - 1}!}}{{2}}"),
+    ):
+        assert equal(ours, theirs)[0] == "correct"
+        assert equal(f"{ours} + 1", theirs)[0] == "wrong"
+
+
+CHOSEN = ("{}: the graph is concave", "\\boxed{{\\text{{({}) the graph is concave}}}}", "option {}, since it is larger")
+
+
+@given(st.permutations("ABCDE"), st.sampled_from((*CHOSEN, "The answer is **{}**, because 2 < 3.", "So it is ({}).")))
+@few
+def test_a_choice_with_its_reason_is_the_letter(letters: list[str], form: str) -> None:
+    right, other, *_ = letters
+    assert grade(form.format(right), right).verdict == "correct"
+    assert grade(form.format(right), other).verdict == "wrong"
 
 
 @pytest.mark.parametrize("form", ["{}", "\\boxed{{5}} {} x", "{}7", "\\boxed{{{}}}"])

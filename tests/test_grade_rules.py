@@ -27,6 +27,7 @@ def test_rules_are_ordered_and_named_once() -> None:
         ("analysisWe need 2 + 3.assistantfinalThe answer is 5.", "5"),
         ("<|channel>thought\n3?<channel|>The answer is 5.", "5"),
         ("<|channel>thought\nThe answer is 3.", None),
+        ("<|channel>thought\n3?<channel|>The answer is 5.<turn|>", "5"),
         ("[THINK]3?[/THINK]\\boxed{5}", "5"),
         ("◁think▷3?◁/think▷\\boxed{5}", "5"),
         ("<seed:think>3?</seed:think>\\boxed{5}", "5"),

@@ -113,7 +113,7 @@ def _by_equation(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     if value is None:
         return "wrong", "an equation for a value"
     ruling, first = compare(value, reference, kind), given.sides[0]
-    unsolved = isinstance(first, Call) and first.what in ("+", "*", "/", "^") and len(names(first)) == 1
+    unsolved = isinstance(first, Call) and first.what in ("+", "*", "/", "^") and len(names(first) - {"..."}) == 1
     plain = not isinstance(value, Matrix) and all(isinstance(n, Name | Number) for n in below(first))
     if unsolved and ruling[0] == "correct" and not names(value) and plain:
         return "unsure", "an equation that is not solved"  # x^2 = 5 for 5
@@ -148,6 +148,9 @@ def _all_same(sides: Sequence[Node]) -> bool:
 def _to_relation(given: Node, reference: Relation, kind: Kind) -> Ruling:
     label, value = label_of(reference), _value_of(reference)
     if not isinstance(given, Relation):
+        if "approx" in reference.signs:
+            values = reference.sides[bool(names(reference.sides[0])) :]
+            return decide(any(compare(given, value, kind)[0] == "correct" for value in values), "value")
         return compare(given, value, kind) if value is not None else ("wrong", "a value for an equation")
     found, name = _value_of(given), label_of(given)
     if value is not None and found is not None:
@@ -248,7 +251,8 @@ def _by_kind(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     if isinstance(reference, Words) or isinstance(given, Words):
         return decide(given == reference, "words")
     if isinstance(reference, Clock) or isinstance(given, Clock):
-        return decide(_minutes(given) == _minutes(reference) is not None, "time of day")
+        ours, theirs = _minutes(given), _minutes(reference)
+        return decide(bool(ours) and ours <= theirs, "time of day")
     if isinstance(reference, Based):
         return decide(given == reference, "base", "not in the base of the reference")
     if isinstance(reference, Call) and reference.what == "mod":
@@ -262,12 +266,14 @@ def _by_kind(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     return None
 
 
-def _minutes(node: Node) -> int | None:
-    """Minutes since midnight: of 4:30 p.m., and of 16:30 or 00:20, which have no half of the day."""
+def _minutes(node: Node) -> set[Fraction]:
+    """Minutes since midnight: one time for 4:30 p.m., 16:30 and 00:20, two for 4:30."""
     if isinstance(node, Clock) or not (isinstance(node, Call) and node.what == "ratio"):
-        return node.minutes if isinstance(node, Clock) else None
+        return {Fraction(node.minutes)} if isinstance(node, Clock) else set()
     hours, minutes = exact(node.args[0]), exact(node.args[1])
-    return None if hours is None or minutes is None or 1 <= hours < 13 else int(60 * hours + minutes)
+    if hours is None or minutes is None:
+        return set()
+    return {60 * (hours % 12 + half) + minutes for half in (0, 12)} if 1 <= hours < 13 else {60 * hours + minutes}
 
 
 def _residues(given: Node, reference: Call) -> Ruling:

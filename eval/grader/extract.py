@@ -34,7 +34,7 @@ _SPECIAL = r"<[|｜][^\s<>|｜]{1,40}[|｜]>"  # <|begin_of_solution|>, <|im_end
 _LEADING = re.compile(rf"\A(?:\s*(?:{_SPECIAL}|<(?:response|output)>))*")
 # "5<|im_end|>", "5</s>", "\n\nHuman: What is 2 + 5?"
 _NEXT_TURN = re.compile(
-    rf"{_SPECIAL}|</?s>|</(?:response|output)>|<(?:start|end)_of_turn>|\[/?INST\]|[<\[](?:\w+:)?(?:eos|EOS)[>\]]"
+    rf"{_SPECIAL}|</?s>|</(?:response|output)>|<(?:start|end)_of_turn>|<turn\|>|<\|turn>|\[/?INST\]|<(?:\w+:)?(?:eos|EOS)>|\[(?:eos|EOS)\]"
     r"|\n[ \t]*(?:\#+[ \t]*)?(?:Human|User|USER|Instruction)\s*:|\n\#+\s*(?:Instruction|Human|User)\b"
 )
 # "#### 72\n\nQuestion: ..." of a base model that writes the next problem
@@ -51,7 +51,8 @@ def final_part(text: str) -> str:
     if "<|channel|>" in text or text.startswith("analysis"):
         *_, final = [None, *_FINAL.finditer(text)]
         text = text[final.end() :] if final else "" if "<|channel|>" in text else text
-    if any(word in text for word in ("hink", "HINK", "hought", "easoning", "eflection", "channel")):
+    words = ("hink", "HINK", "hought", "easoning", "eflection", "channel")
+    if ("<" in text or "[THINK" in text or "◁" in text) and any(word in text for word in words):
         marks = list(_THINKING.finditer(text))
         *_, closed = [None, *(mark for mark in marks if mark[1] or mark[2])]
         text = "" if marks and marks[-1] is not closed else text[closed.end() :] if closed else text
@@ -125,6 +126,10 @@ def _hashes(completion: Completion) -> str | None:
     if found and not is_readable(found):  # #### The answer is 5
         return sentences.announced(found) or found
     return found
+
+
+def _announced(completion: Completion) -> str | None:
+    return sentences.announced(completion.prose) if sentences.may_announce(completion.inside) else None
 
 
 # What may stand between boxes that belong together: separators, the name of the next one, and marks of math
@@ -213,14 +218,19 @@ def _letter(completion: Completion) -> str | None:
 
 def _label(completion: Completion) -> str | None:
     """A value behind a label on the last line."""
-    label = _LABEL.match(completion.line)
-    value = unpunctuated(completion.line[label.end() :]) if label else ""
+    plain = completion.inside.rstrip().rpartition("\n")[2] if "```" not in completion.inside else ""
+    return _labelled(plain) or _labelled(completion.line)  # the first needs no search through the text
+
+
+def _labelled(line: str) -> str | None:
+    label = _LABEL.match(line)
+    value = unpunctuated(line[label.end() :]) if label else ""
     return value if value and is_readable(value) else None
 
 
 _LABEL = re.compile(
-    r"(?:[A-Za-z]\w{0,15}|[^\W\d_a-zA-Z][^\s\d:：=]{0,15}(?: [^\s\d:：=]{1,15})?(?=[:：])"
-    r"|[\d(][\d\s.+*/×x()-]{0,39})\s*[:：=]\s*"
+    r"(?:[A-Za-z]\w{0,15}|[^\W\d_a-zA-Z][^\s\d:：=]{0,15}(?: [^\s\d:：=]{1,15})?(?=[:：]))\s*[:：=]\s*"
+    r"|[\d(][\d\s.+*/×x()-]{0,39}=\s*"
 )  # A: 96, 3 x 4 = 12
 
 
@@ -244,12 +254,12 @@ class Rule:
 RULES = (
     Rule("box", "So $x = \\boxed{5}$, as 2 + 3 = 5.", "5", _box),
     Rule("hashes", "2 + 3 = 5\n#### 5", "5", _hashes),
-    Rule("announced", "The answer is 5, since 2 + 3 = 5.", "5", lambda c: sentences.announced(c.prose)),
+    Rule("announced", "The answer is 5, since 2 + 3 = 5.", "5", _announced),
     Rule("tag", "<answer>about five\nor so</answer>", "about five\nor so", lambda c: c.tagged),
+    Rule("label", "We add both.\nA: $\\frac{1}{2}$", "$\\frac{1}{2}$", _label),
     Rule("expression", "$\\frac{1}{2}$", "$\\frac{1}{2}$", _expression),
     Rule("display", "Adding both gives\n\\[\n\\frac{1}{2}\n\\]", "\\frac{1}{2}", _display),
     Rule("letter", "The slope is 2, so it is (D).", "D", _letter),
-    Rule("label", "We add both.\nA: $\\frac{1}{2}$", "$\\frac{1}{2}$", _label),
     Rule("calculation", "They pay $33 + $99 = $132 in total.", "132", None, sentences.calculated),
     Rule("formula", "Let n be even. So $n = 2k$.", "n = 2k", None, sentences.formula),
     Rule("said", "So the area of both is 12.", "12", None, sentences.said),

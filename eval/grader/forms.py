@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from hashlib import sha256
 from itertools import pairwise
 from typing import Any
 
@@ -217,8 +218,15 @@ def is_set(node: Node) -> bool:
 
 
 def variables(node: Node) -> set[str]:
-    """The variables of inequalities, none for intervals."""
-    return {name for name in names(node) if not name.startswith("mathbb")}
+    """The variables of inequalities, none for intervals and for sets with a name."""
+    sets = {
+        arg.text
+        for n in walk(node)
+        if isinstance(n, Call) and n.what in _COMBINED
+        for arg in n.args
+        if isinstance(arg, Name)
+    }
+    return {name for name in names(node) - sets if not name.startswith("mathbb")}
 
 
 def same_set(a: Node, b: Node) -> bool | None:
@@ -247,6 +255,8 @@ def real_set(node: Node) -> Reals | None:
         return _combined([real_set(arg) for arg in node.args], _COMBINED[node.what])
     if node == Name("mathbb R"):
         return Reals(lambda _: True, ())
+    if isinstance(node, Name) and node.text.isupper():  # A, as any set: half of some numbers
+        return Reals(lambda x: sha256(f"{node.text} {x}".encode()).digest()[0] % 2 > 0, tuple(map(Fraction, range(64))))
     if not isinstance(node, Group):
         return None
     if node.brackets in ("()", "[]", "(]", "[)"):

@@ -215,20 +215,25 @@ def _without_reader(left: str, right: str) -> Ruling:
 
 # (B), B., B) 12, (B) 12 apples, Option B: 12
 _OPTION = re.compile(
-    r"(?:(?:option|choice|answer) *:? *(?:is)? *)?(?:[(\[]([A-J])[)\]]|([A-J])([.:)]|(?= |$)))"
+    r"(?:(?:the )?(?:option|choice|answer) *:? *(?:is)? *)?(?:[(\[]([A-J])[)\]]|([A-J])([.:)]|(?= |$)))"
     r" *(?![,;/]|(?:and|or)\b)(.*)",
     re.IGNORECASE,
 )
 _NOT_CHOSEN = re.compile(  # A. 5 or b. 6; B is incorrect
     r"\banswer\b|\([A-Ja-j]\)|(?:^| )[A-J](?:[).:]|$)|\b(?:or|and) [A-Ja-j][).]"
-    r"|^\W*(?:(?i:is |are |was )?(?i:incorrect|wrong|false|not\b|no\b|none\b|isn't|maybe|perhaps|\?))"
+    r"|^\W*(?:(?i:is |are |was )?(?i:incorrect|wrong|false|not\b|no\b|none\b(?! of (?:the|these|them))|isn't"
+    r"|maybe|perhaps|\?))"
 )
 
 
 def _option(text: str) -> tuple[str, bool, str] | None:
     """The letter of an option, whether it is marked as one, `(B)` or `B.`, and the text behind it."""
     match = _OPTION.fullmatch(re.sub(r",? (?:since|because|as)\b.*", "", text))
-    return match and (match[1] or match[2], bool(match[1] or match[3]), re.sub(r"\(not [^()]*\)", "", match[4]).strip())
+    return match and (
+        match[1] or match[2],
+        bool(match[1] or match[3]),
+        re.sub(r"\(not [^()]*\)|^[选選]?[项項]", "", match[4]).strip(),
+    )
 
 
 def _by_choice(given: str, reference: str) -> Ruling | None:

@@ -80,7 +80,7 @@ _FONT = re.compile(  # \mathbf{even}, \mbox{ miles}
     r"underline|texttt|textsc)\s*(?=\{)"
 )
 _FONT_OF_MATH = re.compile(
-    r"\\(?:mathbf|boldsymbol|textbf|bm|text)\s*(?=\{(?:[^a-zA-Z{}$%]*\d[^a-zA-Z{}$%]*|\\(?!text|\w*dollar)[^$]*)\})"
+    r"\\(?:mathbf|boldsymbol|textbf|bm|text)\s*(?=\{(?:[^a-zA-Z{}$%]*\d[^a-zA-Z{}$%]*|[-+\d.(]*\\(?!text|\w*dollar)[^$]*)\})"
 )  # \mathbf{5}
 _ACCENT = re.compile(r"\\(?:vec|hat|widehat|boldsymbol|mathbf|bm)\s*(?:\{\s*([a-zA-Z])\s*\}|([a-zA-Z])(?![a-zA-Z]))")
 _PRIME = re.compile(r"\^ *\{? *\\prime *\}?")
@@ -92,7 +92,7 @@ _WRAPPER = re.compile(  # \textcolor{red}{5}, {\color{red}5}
 _LAYOUT = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|equation\*?|gathered|split|alignedat)\}")
 _SYSTEM = re.compile(r"\\begin\s*\{cases\}([^&]*)\\end\s*\{cases\}")  # \begin{cases} x = 1 \\ y = 2 \end{cases}
 # 5\tag{1}, \phantom -1
-_TAG = re.compile(r"\\text\s*(?:\{\s*\.?\s*\}|\.)|\\tag\*?\s*\{[^{}]*\}|\\phantom\s*(?:\{[^{}]*\}|\S)")
+_TAG = re.compile(r"\\text\s*(?:\{\s*\.?\s*\}|\.|,\s*$)|\\tag\*?\s*\{[^{}]*\}|\\phantom\s*(?:\{[^{}]*\}|\S)")
 _LEAD = re.compile(  # \text{The answer is } 5, \sim 5
     r"\\text\s*\{\s*(?:(?:so|thus|hence|therefore),?\s*)?(?:the )?(?:final )?(?:answer|result|value)(?: is)?\s*:?\s*\}|"
     r"\\text\s*\{\s*(?:approximately|approx\.?|about|exactly|roughly)\s*\}|\\sim(?=\s*[\d.])",
@@ -221,7 +221,7 @@ def _one_character(c: str, before: str) -> str:
     if form in ("<super>", "<sub>"):  # x²³ is one exponent
         begun = unicodedata.decomposition(before or " ").startswith(form)
         return ("" if begun else "^" if form == "<super>" else "_") + plain.replace("−", "-")
-    if category == "Cf":  # marks of direction, joiners, the byte-order mark: nobody sees them
+    if category == "Cf" or c in "✓✔✅":  # marks of direction, joiners, the byte-order mark: nobody sees them
         return ""
     if category == "Nd":
         return str(unicodedata.decimal(c))

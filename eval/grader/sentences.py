@@ -47,7 +47,7 @@ def plain_prose(text: str) -> str:
     text = text[-TAIL:]
     text = _CODE.sub("\n", text) if "```" in text else text
     text = re.sub(r"<<[^<>\n]{1,200}>>", "", text) if "<<" in text else text  # GSM8K's 3 + 5 = <<3+5=8>>8
-    text = _NOT_BUT.sub("", text) if "but" in text or "不是" in text else text
+    text = _NOT_BUT.sub(" ", text) if "but" in text or "不是" in text else text
     text = _TWICE.sub(r"\1", text) if re.search(r"[a-z] \(\d", text) else text
     text = (_BOLD.sub(r"\2", text) if re.search(r"[*_`]", text) else text).rstrip()
     while behind := _BEHIND_ALL.search(text, max(0, len(text) - 160, len(text[: text.rfind("\n") + 1].rstrip()))):
@@ -59,7 +59,7 @@ _WORD = rf"(?:{'|'.join(NUMERALS)})"
 _TWICE = re.compile(rf"\b{_WORD}(?:[- ]{_WORD})* \((\d[\d,]*)\)", re.IGNORECASE)  # seventy-five (75)
 _CODE = re.compile(r"```(?!(?:math|json|output|text|latex)?\s)\w.*?(?:```|\Z)|```\w*[ \t]*$", re.DOTALL | re.MULTILINE)
 _NOT_BUT = re.compile(
-    r"\bnot [-\d$\\(][^.\n]{0,60}?\bbut (?:rather )?(?=[-\d$\\(])|不是[^。\n]{1,30}?而(?=是)"
+    r"(?:\bnot|n't) [-\d$\\(][^.\n]{0,60}?\bbut (?:rather )?(?=[-\d$\\(])|不是[^。\n]{1,30}?而(?=是)"
 )  # not 6 but 8
 _BOLD = re.compile(
     r"(?<![\w*)}`])(\*{1,3}|__?|`)(?=[^\s*_])([^*`\n]+?)(?<=[^\s*_])\1(?![\w(*])"
@@ -67,7 +67,7 @@ _BOLD = re.compile(
 # 9 is the final answer. So $x = 9$. $\\blacksquare$
 _BEHIND_ALL = re.compile(
     r"(?:(?:,[ \t]+which)?[ \t]+is[ \t]+(?:the|our)[ \t]+(?:final |correct )?answer\b"
-    r"|[ \t]*\$?(?:\\blacksquare|\\square|\\qed|QED|[∎■□✓✔✅])\$?"
+    r"|(?<!!)[ \t]+[\U0001f000-\U0001faff]+|[ \t]*\$?(?:\\blacksquare|\\square|\\qed|QED|[∎■□✓✔✅])\$?"
     r"|\s+\((?:If|This|In|That|Note)\b[^()\n]{0,120}\)"
     r"|(?:\s+(?:(?:I hope|Hope|Let me know|Feel free|Please (?:let|feel)|If you (?:have|need|want|would)|Would you like"
     r"|Happy to)\b[^.!?\n]{0,120}|Nice|Great|Done|Perfect)[.!?]*)+|\n\W*(?i:confidence|certainty)\W*\d+\s*%?)[^\w$]*\Z"
@@ -88,7 +88,8 @@ _SUPPOSED = re.compile(
     r"|false(?:ly)?|(?<!no )(?<!without )doubt\w*|mistak\w+|perhaps|maybe|guess that|careless|tempt\w+|myth|naive"
     r"|at first glance|first (?:thought|answer|guess|attempt)|I (?:initially|first|originally|once)"
     r"|extraneous|in progress|refuse\w*|disagree|deny|reject|discard|eliminate|exclude|rul(?:e|ed|ing) out|according to"
-    r"|unclear|unlikely|nobody|no (?:one|proof|evidence|reason|way|means)|would have to"
+    r"|(?:is|are) (?:rejected|discarded|excluded|eliminated)|answer (?:has|contains)"
+    r"|unclear|unlikely|nobody|no (?:one|proof|evidence|reason|way|means)|would have to be"
     r"|(?:might|may|could|would) (?:think|say|claim|conclude|guess|expect)|(?:claim|suggest)(?:s|ed)"
     r"|(?:they|some|someone|people|others|many|he|she|key|\w*book|friend)(?: \w+)? (?:says?|thinks?|believes?))\b"
     r"|^\W*(?:were|had)\b|若|如果|假设|\?\W*$",
@@ -124,6 +125,13 @@ _REFUTED = re.compile(  # \boxed{7} is wrong; 7, which contradicts the hypothesi
 )
 
 
+_REFUSED = re.compile(  # it is not \\boxed{7}, less than \\boxed{7}
+    r"(?:\bnot|n't|\b(?:cannot|not|n't) be"
+    r"|\b(?:less|more|greater|fewer|smaller|larger|other) than|\bdoubt (?:that )?(?:it|this) is"
+    r"|(\banswer\s+(?:is|was|were|be|might be|could be)))\W*\Z"
+)
+
+
 def doubted(text: str, at: int) -> bool:
     """Whether the clause before a place denies, doubts or supposes what is said there."""
     before = text[max(0, at - 120) : at]
@@ -134,12 +142,11 @@ def doubted(text: str, at: int) -> bool:
 def refuted(text: str, start: int, end: int) -> bool:
     """Whether a marked answer is denied beside the mark."""
     before = text[max(0, start - 120) : start]
-    found = re.search(
-        r"(?:\bnot|n't|\bdoubt (?:that )?(?:it|this) is|(\banswer\s+(?:is|was|were|be|might be|could be)))\W*\Z", before
-    )
+    found = _REFUSED.search(before, max(0, len(before) - 40))
     if found and (not found[1] or doubted(before, found.start())):
         return True
-    return _REFUTED.match(text, end, end + LINE) is not None
+    ends_there = not text[end : end + LINE].strip(" \n.$*)]\\")
+    return not ends_there and _REFUTED.match(text, end, end + LINE) is not None
 
 
 # -- "the answer is"
@@ -181,7 +188,7 @@ def answered(text: str) -> re.Match[str] | None:
 
 _TAKEN_BACK = re.compile(  # The answer is 7 - no, sorry, it should be 8
     r"(?<=[—–.,?!-] )no, |\b(?:sorry|oops|wait|hmm|scratch that|hold on|I mean|correction|on second thought"
-    r"|(?:yet|but) it is (?:actually|really)?|(?:th(?:is|at)|it)(?: i|')s wrong)\b",
+    r"|(?:yet|but) (?:it is(?: actually| really)?|I (?:get|got|find|found))|(?:th(?:is|at)|it)(?: i|')s wrong)\b",
     re.I,
 )
 _RATHER_THAN = re.compile(
@@ -230,12 +237,14 @@ def _tidy(said: str) -> str | None:
     if re.search(r"\botherwise\b", said):
         return said
     said = unpunctuated(_CONTINUES.split(said)[0])[: MAX_LENGTH + 1]
-    return said if is_readable(said) else within_sentence(sentence) or said or None
+    return said if is_readable(said) or said.endswith(" only") else within_sentence(sentence) or said or None
 
 
 # -- the sentences that may conclude
 
-_SENTENCE_END = re.compile(r"(?<=[\w)}%$\]])[.!?。](?:\s+(?=[^a-z\s])|\s*$)")  # the volume is 120. That is all.
+_SENTENCE_END = re.compile(
+    r"(?<=[\w)}%$\]])(?<!i\.e)(?<!e\.g)[.!?。](?:\s+(?=[^a-z\s])|\s*$)"
+)  # the volume is 120. That is all.
 # Words with which a sentence continues behind its answer
 _CONTINUES = re.compile(
     r",?\s+(?:or\s+(?:about|approximately|roughly)|i\.e)\b"
@@ -263,7 +272,7 @@ _MARKS = re.compile(r"^[#>*\s]+|\*+$|</?[a-z]+>")  # ### 25, > 12, <b>12</b>
 CONSEQUENCE = re.compile(
     r"[,;，]?\s+(?:so|thus|hence|therefore|giving|which (?:means|gives)(?: us)?|meaning|that is(?=,)"
     r"|(?:and )?we (?:conclude|find|get|obtain|see|deduce)"
-    r"|(?:which )?(?:we )?round\w*(?: up| down)? to)\b(?: that\b)?|，(?:所以|因此|故|则)"
+    r"|(?:which )?(?:we )?round\w*(?: up| down)? to)\b(?: that\b)?|,? i\.e\.,?|，(?:所以|因此|故|则)"
 )
 _REASON = re.compile(r"(?<=.),?\s+\(?(?:since|because|as|or (?:about|approximately|roughly))\b")  # 25, since 5 * 5 = 25
 _UNFINISHED = re.compile(
@@ -274,10 +283,12 @@ _UNFINISHED = re.compile(
 _ASIDE = re.compile(r"(?<=[a-z]) \((?=[^()=]*[a-z]{2})[^()=\\]*\)")  # 160 minutes (2 hours and 40 minutes)
 # A phrase that says when, where or of what, and no value of its own: attained at x = 5, for 3 cars, out of 20
 _SIDE = re.compile(
-    r",?\s+\(?(?:attained|achieved|reached|obtained|occurring|when|where|while|iff|for|with|after|before|below|above|under"
+    r",?\s+\(?(?:attained|achieved|reached|obtained|occurring|when|where|while|iff|for|(?<!left )with"
+    r"|to (?!get|make|give|find)[a-z]+ (?:the|an?|all|each|his|her|their|its)\b|after|before|below|above|under"
     r"|(?<!\d )out of|of which|in which|at|upon|among|given|having|until)\b"
     r"(?:(?!\b(?:is|are|was|were|equals?|gives?|total|sum)\b)[^,;=(]|(?<=[a-z])\s*=\s*)*?"
     rf"(?:\d|[{_HIDDEN}])[^,;=\d]*?(?=[,;]|[).]*$|\s+(?:is|are|was|were|equals?|gives?)\b)"
+    r"|, (?:attained|achieved|reached|obtained|occurring|namely|where)\b.*$"
 )
 
 
@@ -305,7 +316,8 @@ class Sentence:
         self.text = text = re.sub(rf"[{_HIDDEN}]", "", text)
         self.prose, self.is_last = prose, is_last
         self.begun = _CONCLUDING.match(text)
-        self.concludes = concludes or self.begun is not None  # something, so that its only value is the answer
+        total = re.search(r"\b(?:in total|altogether|in all)\b", text)
+        self.concludes = concludes or bool(self.begun or total)  # something, so that its only value is the answer
 
     @property
     def states_something_else(self) -> bool:
@@ -323,12 +335,15 @@ class Sentence:
         hidden = map(chr, range(0xE000, 0xF8FF))
         text = _ATOM.sub(lambda _: next(hidden), self.text) if self.formulas else self.text
         text = unpunctuated(_CONCLUDING.sub("", text, count=1) if self.begun else text)
+        if self.concludes and not _VALUE.search(text):  # so there are twelve apples
+            text = re.sub(rf"\b{_WORD}\b(?!-)", lambda m: m[0] if m[0] == "one" else str(NUMERALS[m[0]]), text)
         main = re.sub(r"^(?:Since|Because|As|[A-Z]\w+ing)\b[^,=]*, (?:which means )?(?=[a-zA-Z])", "", text)
         whole = unpunctuated(_RATHER_THAN.sub("", _ASIDE.sub("", main)))
         said = CONSEQUENCE.split(_REASON.split(whole)[0])[-1].lstrip(", ")
-        self.concludes = self.concludes or main != text or said != whole
         side = _SIDE.sub("", said) if len(said) <= LINE else said
-        return side if _VALUE.search(side) else said
+        side = side if _VALUE.search(side) else said
+        self.concludes = self.concludes or main != text or side != whole
+        return side
 
     def shown(self, text: str) -> str:
         """A part of the clause with its formulas."""
@@ -361,7 +376,9 @@ _SAYS = re.compile(
 )
 _NAMES = re.compile(r"(?:\b(?:is|are|be|was|were|on)|[:：=]|为|是)\s*$")  # what stands behind may be words
 # the larger one is 18 and the smaller one is 7
-_SAYS_VALUE = re.compile(rf"(?:\b(?:is|are|was|were|has|have|had|gets?|takes?)\b|[=为是])\s*(?=[-\d{_HIDDEN}])")
+_SAYS_VALUE = re.compile(
+    rf"(?:\b(?:is|are|was|were|has|have|had|gets?|takes?)\b|[=为是])\s*(?:\w+ly\s+)?(?=[-\d{_HIDDEN}])"
+)
 _BESIDE = re.compile(r"\b(?:and|while|whereas|but)\b|[;；，而]")
 # Before an answer: it is not that, or not that alone
 _NOT_ALONE = re.compile(
@@ -370,7 +387,8 @@ _NOT_ALONE = re.compile(
     r"|(?:root|square|cube|half|third|quarter|none|all|factor|multiple|divisors?|power|digits?) of"
     r"|divisible by|close to|if|suppose)\b|n't\b|[不非若设令当]|大于|小于|超过|至[少多])"
     r"(?:(?!\b(?:is|are|was|were|equals)\b|[=:])[^.\d]){0,24}$"
-    r"|\b(?:or|with|where|for|when|using|at|if|as|by|since|because|let|letting|setting|try|in|substituting|plugging|taking|choosing)\s+\$?[a-z](?:_\w)?\s*=\s*$"
+    r"|\b(?:or|with|where|for|when|using|at|if|as|by|since|because|let|letting|setting|try|in|substituting|plugging|taking|choosing)\s+"
+    r"(?:\$?[a-z]\s*=\s*[\d.]+\$?,?(?: and)? )*\$?[a-z](?:_\w)?\s*=\s*$"
     r"|[若设令当取]\s*\$?[a-z]\s*[=为]\s*$|\bwho (?:is|was|has|had)\s*$",
     re.IGNORECASE,
 )
@@ -416,7 +434,8 @@ def _says(sentence: Sentence) -> str | None:
     for start, found in _candidates(sentence):
         text = re.sub(rf"^(?:on |in )?(?:an? )?(?=[A-Z{_HIDDEN}])", "", unpunctuated(found).lstrip("*: "))
         text = inside(sentence.shown(text))
-        words = 3 if (named or text.endswith("day")) and _NAMES.search(sentence.clause, 0, start) else 0
+        says = text.startswith("no ") or _NAMES.search(sentence.clause, 0, start)
+        words = 3 if (named or text.endswith("day")) and says else 0
         if text and sentence.stands(start) and is_readable(text, words):
             return text
     return None
@@ -447,7 +466,7 @@ def _candidates(sentence: Sentence) -> Iterator[tuple[int, str]]:
 _CALCULATION = re.compile(
     r"\d[a-z%$/.\s]{0,30}[-–+*/x×÷−]\s*[\d$(.][^=\n]{0,200}=\s*\**\\?\$?\s*(-?\d[\d,]*(?:\.\d+)?%?)"
     r"(?![\d/^*×√(]|\s?\\?[πpxyni](?![a-hj-z])| (?:or|vs|versus)\b)"
-    r"(?!.{0,80}\b(?:of (?:the )?\d|is|are|was|were|means|so|gives?|makes?)\b)[^=<>]{0,80}\Z"
+    r"(?!.{0,80}\b(?:of (?:the )?\d|i\.e|is|are|was|were|means|so|gives?|makes?)\b)[^=<>]{0,80}\Z"
 )
 _TRIED = re.compile(  # Let us try n = 5: 5 * 5 = 25
     r"\b(?:let|try|check|verif\w+|at (?:least|most)|not|continue|proceed|were\b.*\bwould)\b|n't\b", re.IGNORECASE
@@ -509,10 +528,9 @@ def _plain(number: str) -> str:
 
 def last_number(text: str) -> str | None:
     """The last number, not denied and no bound: too little to accept a completion, enough not to call it wrong."""
-    text = text[-100:].rpartition("\n")[2]
-    *_, last = [None, *_NUMBER.finditer(text)]
+    *_, last = [None, *_NUMBER.finditer(text, max(0, len(text) - LINE))]
     if last is None or text.startswith("?", last.end()) or _CHANGES.match(text, last.end()):
         return None
-    before = text[: last.start()]
+    before = text[max(0, last.start() - 60) : last.start()].rpartition("\n")[2]
     joined = re.search(r"\d\s*(?:,|and|or)\s*$", before)
     return None if joined or _NOT_ALONE.search(before) else unpunctuated(last.group().strip())

@@ -58,7 +58,8 @@ _LETTER = re.compile(r" *\{? *([A-Za-z]{1,4}) *\}?")  # \mathbb{R}, \overline{AB
 # The same value again, in brackets: 2 (\approx 2.01), 0.625 (62.5%), 5/8 (0.625); `3(2.5)` is a product
 AGAIN = re.compile(
     r" *\( *(?:(?:\\approx|\\sim|=|(?:\\text *\{ *)?(?:approximately|approx\.?|about|roughly) *\}?)|(?=[\d.]+ *% *\)))"
-    r"| *(?<= )\( *(?=\d*\.\d+ *\))| *\\text *\{ *\((?:approximately|approx\.?|about|roughly) *\}"
+    r"| *(?<= )\( *(?=\d*\.\d+ *\))| *(?:(?<=% )|(?<=\.\d )|(?<=\.\d\d ))\( *(?=(?:\d+ )?\d+/\d+ *\))"
+    r"| *\\text *\{ *\((?:approximately|approx\.?|about|roughly) *\}"
 )
 
 
@@ -482,6 +483,8 @@ def negative(node: Node) -> Node:
         return Based(-node.value, node.base)
     if isinstance(node, Quantity):
         return Quantity(negative(node.value), node.unit)
+    if isinstance(node, Call) and node.what == "%":
+        return Call("%", (negative(node.args[0]),))
     return Call("neg", (node,))
 
 
