@@ -1,5 +1,6 @@
 """Ctrl-C in any second of any command: one line, and nothing of a library's insides."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from limo.cli import COMMANDS
 from limo.data import write_jsonl
 from limo.errors import _was_interrupted
+from limo.training.callbacks import Checkpoints
 from tests.conftest import ROOT, example
 from tests.test_cli import LIMO
 from tests.test_report import evaluation
@@ -77,7 +80,7 @@ def test_an_interrupt_is_one_line(command: str, after: float, folder: Path, tmp_
         start_new_session=True,
     )
     assert process.stdout and process.stdout.readline() == "ready\n"
-    begun, deadline = used(process.pid), time.monotonic() + (20 if command == "view" else 100)
+    begun, deadline = used(process.pid), time.monotonic() + 20
     while used(process.pid) < begun + after and time.monotonic() < deadline:
         time.sleep(0.002)
     ended = process.poll() is not None
@@ -99,3 +102,15 @@ def test_an_error_in_the_context_of_its_own_cause_ends() -> None:
     assert not _was_interrupted(first)
     second.__cause__ = KeyboardInterrupt()
     assert _was_interrupted(first)
+
+
+def test_an_interrupt_that_a_library_swallows_ends_the_training_after_the_step() -> None:
+    callback, state = Checkpoints(lambda: None, None), SimpleNamespace(global_step=1, max_steps=9)
+    before = signal.getsignal(signal.SIGINT)
+    callback.on_train_begin(None, state, None)
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        callback.on_step_end(None, state, SimpleNamespace())
+    callback.on_train_end(None, state, None)
+    assert signal.getsignal(signal.SIGINT) is before

@@ -163,17 +163,23 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
     """Marks a checkpoint as whole once every rank has written its part, and only then removes older ones.
 
     On SIGTERM, as Slurm sends it, the step is finished and saved and the training stops, on all ranks at the same.
+    Ctrl-C ends it at once, or after the step where a library has swallowed it.
     """
 
     def __init__(self, check: Callable[[], None], limit: int | None, **made_with: Any) -> None:
         self.check, self.limit, self.made_with = check, limit, made_with
-        self.asked = self.stopped = False
+        self.asked = self.stopped = self.interrupted = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Check the trainer; handle SIGTERM, where Python allows it."""
         self.check()
         main = threading.current_thread() is threading.main_thread()
         self.before = signal.signal(signal.SIGTERM, self._ask) if main else None
+        self.before_interrupt = signal.signal(signal.SIGINT, self._interrupt) if main else None
+
+    def _interrupt(self, *_: Any) -> None:
+        self.interrupted = True
+        raise KeyboardInterrupt
 
     def _ask(self, *_: Any) -> None:
         if not self.asked:
@@ -182,6 +188,8 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save and stop if any rank was asked to."""
+        if self.interrupted:
+            raise KeyboardInterrupt
         if any_rank(self.asked) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
 
@@ -206,3 +214,4 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         """Handle SIGTERM as before."""
         if self.before is not None:
             signal.signal(signal.SIGTERM, self.before)
+            signal.signal(signal.SIGINT, self.before_interrupt)
