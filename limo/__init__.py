@@ -10,7 +10,7 @@ import signal
 import sys
 from typing import Any
 
-# What `from limo import ...` gives, loaded when it is asked for
+# The names that `from limo import ...` offers; each is loaded on first use
 EXPORTS = {
     **dict.fromkeys(("compose", "run_section"), "limo.recipe"),
     **dict.fromkeys(("Example", "Dropped", "read_jsonl", "write_jsonl"), "limo.data"),
@@ -22,16 +22,16 @@ __all__ = ["__version__", *EXPORTS]
 
 
 def end_at_once(*_: Any) -> None:
-    """What Ctrl-C does while a command is imported, when there is nothing to save; `limo.errors.reported` is for later.
+    """Handle Ctrl-C while a command is imported and has nothing to save; `limo.errors.reported` handles it later.
 
-    An exception would end inside a library's import or callback, which prints a traceback, or goes on.
+    An exception raised here could be caught by a library's import or callback, which prints a traceback or continues.
     """
     os.write(2, b"error: interrupted\n")
     os._exit(130)
 
 
 def _end_at_interrupt(found: Any) -> None:
-    if issubclass(found.exc_type, KeyboardInterrupt):  # in a callback, where Python would print it and go on
+    if issubclass(found.exc_type, KeyboardInterrupt):  # in a callback, where Python would print it and continue
         end_at_once()
     sys.__unraisablehook__(found)
 

@@ -84,9 +84,9 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 
 def carry_opening(tokenizer: Any, messages: Sequence[Message], text: str) -> str:
-    """A model's text as a chain has it: with the opening think tag that its prompt ends with.
+    """A model's text as a complete chain: an opening think tag that ends the rendered prompt is put in front of it.
 
-    Templates of R1-Distill, QwQ and Qwen3.5 write `<think>` themselves, so that the model says only the closing tag.
+    Templates of R1-Distill, QwQ and Qwen3.5 write `<think>` themselves, so the model writes only the closing tag.
     """
     if messages[-1]["role"] == "assistant" or _OPENS.match(text):
         return text
@@ -124,7 +124,7 @@ def _named_tokens(tokenizer: Any) -> dict[str, str]:
 
 
 def in_chunks(tokenizer: Any, rows: Iterable[Row]) -> Iterator[Row]:
-    """The same rows; the prompts of CHUNK of them are rendered at once."""
+    """Yield the rows unchanged, after rendering the prompts of CHUNK rows at a time."""
     left = iter(rows)
     while chunk := list(islice(left, CHUNK)):
         prepare_prompts(tokenizer, [row.prompt for row in chunk if isinstance(row, Example)])
@@ -132,7 +132,7 @@ def in_chunks(tokenizer: Any, rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def prepare_prompts(tokenizer: Any, prompts: Iterable[Sequence[Message]]) -> None:
-    """Render prompts that are asked for next, all in one question to the process that renders them."""
+    """Render prompts that are needed next, in one request to the rendering process."""
     asked = [list(p[:-1] if p and p[-1]["role"] == "assistant" else p) for p in prompts]
     if len(asked) > 1:
         render_ahead(tokenizer.get_chat_template(), asked, True, _named_tokens(tokenizer))
@@ -182,7 +182,7 @@ def controls(tokenizer: Any) -> dict[int, str]:
 
 
 def set_template(tokenizer: Any, template: str | None) -> None:
-    """Choose the chat template: None keeps the tokenizer's own, "chatml" is plain ChatML, else a .jinja file."""
+    """Choose the chat template: None keeps the tokenizer's, "chatml" is plain ChatML, any other text a .jinja file."""
     from jinja2 import TemplateSyntaxError
 
     before = tokenizer.chat_template
@@ -199,7 +199,7 @@ def set_template(tokenizer: Any, template: str | None) -> None:
         raise UserError(
             f"chat_template={template}: not a Jinja template, line {error.lineno}: {error.message}"
         ) from error
-    except Refused:  # it needs other messages than this one, or tokens; the rows will show
+    except Refused:  # it may accept other messages; rendering the rows will show
         pass
 
 
@@ -210,7 +210,7 @@ def prepends_bos(tokenizer: Any) -> bool:
 
 
 def pad_id(tokenizer: Any, end: int) -> int:
-    """An id to pad with that is not `end`, the token that ends a turn, nor the end token, if possible."""
+    """The id for padding: if possible neither `end`, the token that ends a turn, nor the tokenizer's end token."""
     eos = tokenizer.eos_token_id
     known = tokenizer.get_added_vocab()
     for token in (tokenizer.pad_token_id, *(known.get(name) for name in PADS)):
@@ -220,7 +220,7 @@ def pad_id(tokenizer: Any, end: int) -> int:
 
 
 def _split_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[str]:
-    """The text of a prompt, split inside any text that spells a control token; usually one piece."""
+    """The rendered prompt, split within each control token that a message spells; usually one piece."""
     whole = "".join(m["content"] for m in messages)
     if not _control_pattern(tokenizer).search(whole):
         return [template_text(tokenizer, messages)]
@@ -229,7 +229,7 @@ def _split_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[str]:
 
 
 def _split_controls(tokenizer: Any, text: str, whole: str) -> tuple[str, str]:
-    """The text with a gap inside each control token that it spells, and that gap: a character that `whole` lacks."""
+    """The text with a gap character inside each control token that it spells, and that character, absent in `whole`."""
     gap = next(c for c in _PRIVATE if c not in whole)
     return _control_pattern(tokenizer).sub(lambda found: found[0][0] + gap + found[0][1:], text), gap
 
@@ -248,7 +248,7 @@ def _drop_opening_tag(asked: str, completion: str) -> str:
     if not (opened and opens):
         return completion
     rest = completion[opens.end() :]
-    for space in opened[1]:  # stands in the prompt already
+    for space in opened[1]:  # the prompt already has it
         rest = rest.removeprefix(space)
     return rest
 

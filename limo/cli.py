@@ -41,7 +41,7 @@ COMMANDS = {
     "view": ("eval.view", "look at every row of a run in a browser"),
 }
 
-# The commands that need no recipe, and nothing of the extra `train`: the function whose arguments are theirs
+# Commands that need neither a recipe nor the extra `train`, with the function whose arguments they take
 FUNCTIONS = {
     "curation.why": "print_history",
     "limo.sources.new": "make_recipe",
@@ -75,7 +75,7 @@ def main() -> None:
             raise UserError(f"there is no command '{name}'{suggest(name, [*COMMANDS, 'demo'])}")
         if name == "demo" or COMMANDS[name][0] not in FUNCTIONS:
             need_package("hydra", "train", f"limo {name}")
-    if name == "demo":  # a process each, since a training on several GPUs replaces its own
+    if name == "demo":  # one process each, since a training on several GPUs replaces its process
         for command in DEMO[:1] if {"-h", "--help"} & set(sys.argv) else DEMO:
             if code := run_command([sys.executable, sys.argv[0], command, "recipe=demo", *sys.argv[2:]]):
                 sys.exit(code)
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def _complete() -> None:
-    """Complete a command's name or, of one without a recipe, its settings; Hydra completes all others."""
+    """Complete a command's name, or the settings of a command without a recipe; Hydra completes the others."""
     words = os.environ.get("COMP_LINE", "").split(" ")
     if len(words) > 1 and words[1] in COMMANDS and len(words) > 2:
         module = COMMANDS[words[1]][0]

@@ -3,8 +3,8 @@
 Flags, help, completion and sweeps are Hydra's own. A sweep runs each job in a child process, continues after a
 failed job, gives an optimising sweeper the number that `metric` names, and ends with a table of its jobs.
 
-Commands that need no recipe take the arguments of a function (`run_function`): what has no default in its order, and
-everything else as key=value or --key value.
+Commands that need no recipe take the arguments of a function (`run_function`): those without a default in order, and
+all others as key=value or --key value.
 """
 
 import inspect
@@ -47,8 +47,8 @@ from limo.run import read_results
 
 LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "NCCL error")
 
-# Runs a section in child processes. Gets the section and the arguments that make another process see the same
-# recipe; returns an exit code, or None to run it in this process.
+# Runs a section in child processes. Takes the section and the command-line arguments from which a child process
+# composes the same recipe; returns an exit code, or None to run the section in this process.
 InProcesses = Callable[[Mapping[str, Any], Sequence[str]], int | None]
 Before = Callable[[Mapping[str, Any]], None]  # looks at the whole recipe first, and raises UserError
 
@@ -56,11 +56,11 @@ Before = Callable[[Mapping[str, Any]], None]  # looks at the whole recipe first,
 def command(
     section: str | None, module: str, in_processes: InProcesses | None = None, before: Before | None = None
 ) -> None:
-    """The main function of `python -m <module>`: run one section of a recipe, or only `before`."""
+    """The main function of `python -m <module>`: call `before`, then run one section of a recipe if one is named."""
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra's parser wants all overrides after the flags; users type them anywhere
     sys.argv[1:] = sorted(_take_trust(sys.argv[1:]), key=_is_override)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; the one line is ours to print
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; we print one line
     set_environment()
     run = _Run(section, module, in_processes, before, debug)
     try:
@@ -106,15 +106,15 @@ class _Run:
     in_processes: InProcesses | None
     before: Before | None
     debug: bool
-    begun: bool = False  # a recipe was composed, so what goes wrong is not a matter of the command line
-    failed: list[Exception] = field(default_factory=list)  # raised by `start`, outside of Hydra, which would print them
+    begun: bool = False  # a recipe was composed, so later errors do not come from the command line
+    failed: list[Exception] = field(default_factory=list)  # raised after Hydra has returned, since it would print them
     jobs: list[tuple[str, str, str, str]] = field(default_factory=list)  # name, outcome, metric, time
 
     def start(self) -> None:
         import hydra
 
         guard_hydra()
-        # Values that Hydra's launchers pickle may not hold this object, so a function in between
+        # Hydra's launchers pickle the task function, which must not hold this object
         hydra.main(version_base="1.3", config_path=str(RECIPES), config_name="run")(lambda config: self.job(config))()
         if self.jobs:
             from rich.console import Console
@@ -175,7 +175,7 @@ class _Run:
 
 
 def _swept(overrides: Sequence[str]) -> list[str]:
-    """Those of a job's overrides in which it differs from other jobs of its sweep."""
+    """The overrides in which a job differs from the other jobs of its sweep."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     typed = OverridesParser.create().parse_overrides([a for a in sys.argv[1:] if _is_override(a)])
@@ -188,7 +188,7 @@ def _is_override(argument: str) -> bool:
 
 
 def _arguments(settings: Any) -> list[str]:
-    """What makes another process see the same recipe: the overrides, and folders given with --config-dir."""
+    """Arguments from which another process composes the same recipe: overrides, and folders given as --config-dir."""
     added = [s.path for s in settings.runtime.config_sources if s.provider == "command-line"]
     return [*(part for folder in added for part in ("--config-dir", folder)), *settings.overrides.task]
 
@@ -208,7 +208,7 @@ def _refuse_without_effect(overrides: Sequence[str], recipe: Mapping[str, Any]) 
 
 @contextmanager
 def _exit_at_once() -> Iterator[None]:
-    """A rank that fails ends without tidying up, so that the others need not wait for it."""
+    """End a failed rank at once, without cleaning up, so that the other ranks do not wait for it."""
     try:
         yield
     except SystemExit as stop:
@@ -220,7 +220,7 @@ def _exit_at_once() -> Iterator[None]:
 
 
 def _explain(error: Exception, begun: bool) -> UserError | None:
-    """What a user has to know about an error they can fix; None where the mistake is ours."""
+    """The error as a UserError if the user can fix it; None if it is a bug of ours."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -244,7 +244,7 @@ def _explain(error: Exception, begun: bool) -> UserError | None:
 
 
 def _explain_composition(error: BaseException) -> str:
-    """Hydra's words about a recipe or a command line that does not compose, on one line."""
+    """Hydra's message about a recipe or a command line that does not compose, as one line."""
     full = " ".join(str(error).split())
     if found := re.match(r"(?:In 'run': )?Could not find 'recipe/([^']*)'", full):
         folder = _config_dir()
@@ -282,7 +282,7 @@ def _config_dir() -> Path | None:
 
 
 def _known_keys() -> list[str]:
-    """All keys of the chosen recipe, as it is without the command line; none where it cannot be composed."""
+    """All keys of the chosen recipe without the command line's overrides; empty if it cannot be composed."""
     from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
 
@@ -297,7 +297,7 @@ def _known_keys() -> list[str]:
 
 
 def run_function(function: Callable[..., Any], command: str, about: str | None) -> None:
-    """Call a function with this process's arguments; its user errors are one line. `about` is the text of --help."""
+    """Call a function with this process's arguments; print user errors as one line. `about` is the text of --help."""
     with reported():
         if {"-h", "--help"} & set(sys.argv[1:]):
             sys.stdout.write(f"usage: {usage(function, command)}\n\n{(about or '').strip()}\n")
@@ -306,14 +306,14 @@ def run_function(function: Callable[..., Any], command: str, about: str | None) 
 
 
 def usage(function: Callable[..., Any], command: str) -> str:
-    """A command in one line: what it needs, and what may be set."""
+    """The usage line of a command: its required arguments, then its settings."""
     parameters = inspect.signature(function).parameters.values()
     needed = [p.name.upper() for p in parameters if p.default is p.empty]
     return " ".join([command, *needed, *(f"[{p.name}=...]" for p in parameters if p.default is not p.empty)])
 
 
 def read_arguments(function: Callable[..., Any], given: Sequence[str], command: str) -> dict[str, Any]:
-    """The arguments of a function from the words of a command line. Raises UserError for what it does not take."""
+    """The arguments of a function from a command line's words. Raises UserError for unknown, missing or wrong ones."""
     parameters, hints = inspect.signature(function).parameters, typing.get_type_hints(function)
     words, found = list[str](), dict[str, Any]()
     left = iter(given)
@@ -328,7 +328,7 @@ def read_arguments(function: Callable[..., Any], given: Sequence[str], command: 
             words.append(word)
     needed = [name for name, p in parameters.items() if p.default is p.empty and name not in found]
     values: list[list[str]] = [[word] for word in words]
-    if needed and typing.get_origin(hints[needed[-1]]) is list:  # takes all that is left, if only nothing
+    if needed and typing.get_origin(hints[needed[-1]]) is list:  # takes all remaining words, possibly none
         values[len(needed) - 1 :] = [words[len(needed) - 1 :]]
     if len(values) != len(needed):
         broken = any(word.endswith(("}", ",", "]")) for word in words)
@@ -339,7 +339,7 @@ def read_arguments(function: Callable[..., Any], given: Sequence[str], command: 
 
 
 def _typed(hint: Any, values: list[str], key: str) -> Any:
-    """The words of one argument as its type; YAML reads numbers and mappings."""
+    """The words of one argument, converted to its type; numbers and mappings are parsed as YAML."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if listed := next((option for option in options if typing.get_origin(option) is list), None):
         (inner,) = typing.get_args(listed)

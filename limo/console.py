@@ -4,9 +4,9 @@
         advance(32)
         advance(1, "loss 0.412")
 
-A bar with rate and time left on a terminal, plain lines where there is none. A table has three renderings:
+On a terminal, progress is a bar with rate and time left; elsewhere it is plain lines. A table has three renderings:
 `print_table` for a terminal, `markdown` for a file, and HTML inside a jinja template. A cell may be any value; None is
-empty. HTML escapes it, and the terminal never reads it as markup.
+an empty cell. HTML escapes cells, and the terminal never reads them as markup.
 """
 
 import shutil
@@ -43,14 +43,14 @@ def pace(rate: float, unit: str = "") -> str:
     return f"{rate:,.1f}{unit}/s" if rate >= 0.1 else f"{clock(1 / rate)} each"
 
 
-_logs: list[tuple[Path, list[str]]] = []  # of the runs under way, each inside of the one before; lines that wait
+_logs: list[tuple[Path, list[str]]] = []  # log file and waiting lines of each running run, the innermost last
 
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Write what is printed in the block into a file too, with the time of each line. Of several ranks, rank 0 does.
+    """Also write what the block prints into a file, with the time of each line. Of several ranks, only rank 0 writes.
 
-    Lines wait until the file's folder exists, since a run that is refused makes none.
+    Lines are held back until the file's folder exists, since a refused run creates none.
     """
     if not is_main():
         yield
@@ -95,8 +95,8 @@ def progress(what: str, total: int | None, unit: str = "row") -> Iterator[Advanc
 
 @contextmanager
 def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
-    """A bar on the terminal; one that is opened while another is open stands below it."""
-    width, height = shutil.get_terminal_size()  # 80 and 24 where the terminal does not know
+    """A bar on the terminal; nested bars are shown below one another."""
+    width, height = shutil.get_terminal_size()  # 80 and 24 where the size is unknown
     shown = {"total": total, "desc": visible(what), "unit": f" {unit}", "file": sys.stderr}
     steady = 0.02  # the time left follows the mean of many updates: with the last few it jumps
     with tqdm(smoothing=steady, ncols=width, nrows=height, **shown) as bar:
@@ -104,7 +104,7 @@ def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
         def advance(done: int, note: str = "", /) -> None:
             bar.set_postfix_str(visible(note), refresh=False)
             if bar.total is not None and bar.n + done > bar.total:
-                bar.total = None  # a stage may add rows: then nobody knows how many are left
+                bar.total = None  # a stage may add rows: then the total is unknown
             bar.update(done)
 
         begun = time.monotonic()
@@ -118,11 +118,11 @@ def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
 def _lines(what: str, total: int | None, unit: str) -> Iterator[Advance]:
     start = last = time.monotonic()
     count = 0
-    warm: tuple[float, int] | None = None  # when the first came and how many: loading a model is no part of the rate
+    warm: tuple[float, int] | None = None  # time and count of the first advance: the rate excludes loading a model
 
     def show(note: str = "") -> None:
-        of = total if total and count <= total else None  # a stage may add rows: then nobody knows how many are left
-        known = warm is not None and warm[1] < count != of  # at the end, the rate is that of it all
+        of = total if total and count <= total else None  # a stage may add rows: then the total is unknown
+        known = warm is not None and warm[1] < count != of  # at the end, the rate covers the whole work
         since, already = warm if warm and known else (start, 0)
         rate = (count - already) / max(time.monotonic() - since, 1e-9)
         left = f", {clock((of - count) / rate)} left" if of and known else ""
@@ -178,7 +178,7 @@ def _text(cell: Any) -> str:
 
 
 def terminal(width: int = 120) -> Any:
-    """A rich console for `visible` texts: as wide as the terminal, or `width` characters where there is none."""
+    """A rich console that makes texts `visible`: as wide as the terminal, or `width` characters without one."""
     from rich.console import Console
 
     class Visible(Console):

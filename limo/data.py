@@ -23,7 +23,7 @@ import orjson
 
 from limo.errors import UserError
 
-TEXT = 2**26  # bytes of a file of settings, words or marks
+TEXT = 2**26  # most bytes of a small text file: settings, words or marks
 LONG_NUMBER = re.compile(rb"\d{19}")
 
 
@@ -40,14 +40,14 @@ class Example:
 
     id: str  # unique among the rows of a stage
     prompt: tuple[Message, ...]  # what the model is asked, system message included
-    answer: str  # the reference: what a right completion ends with
+    answer: str  # the reference answer, which a right completion ends with
     completion: str = ""  # the chain to learn from; empty while there is none
     rejected: str = ""  # a worse chain, for preference training; empty otherwise
-    weight: float = 1.0  # of the row in a weighted loss
+    weight: float = 1.0  # the row's weight in a weighted loss
     source: str = ""  # the pool source it came from, as the recipe names it
-    scores: Mapping[str, float] = field(default_factory=dict)  # numbers that decide: pass rate, features, score
+    scores: Mapping[str, float] = field(default_factory=dict)  # numbers that stages decide by: pass rate, features
     notes: Mapping[str, Any] = field(default_factory=dict)  # what else is known: subject, level, teacher, attempts
-    problem: str = ""  # the same for every chain of one problem, with any prompt: the id that the source gave it
+    problem: str = ""  # id of the problem, given by the source; all chains of one problem share it, with any prompt
 
     def __post_init__(self) -> None:
         if not self.problem:
@@ -90,7 +90,7 @@ TEXT_FIELDS = frozenset(f.name for f in fields(Example) if f.type in (str, "str"
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A row that a stage dropped, where, and why."""
+    """A dropped row: which stage dropped it, where it was read, and why."""
 
     id: str
     stage: str  # the recipe's name of the stage that dropped it
@@ -121,13 +121,13 @@ def content_id(value: Any, size: int = 8) -> str:
 
 
 def check_regular(path: Path) -> None:
-    """Raise UserError for a device or a pipe, which may have no end."""
+    """Raise UserError if the path is a device or a pipe, which may never end."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UserError(f"'{path}' is a device or a pipe: save what it gives as a file")
 
 
 def read_text(path: str | Path, where: str) -> str:
-    """The text of a small file that a person has named. Raises UserError, with `where`, if it cannot be read."""
+    """The text of a small file that a setting names. Raises UserError, starting with `where`, if it cannot be read."""
     path = Path(path).expanduser()
     check_regular(path)
     try:
@@ -140,7 +140,7 @@ def read_text(path: str | Path, where: str) -> str:
 
 
 def read_jsonl(path: str | Path) -> Iterator[Example]:
-    """The examples of a file that this toolkit wrote, streamed. Raises UserError naming the line that is not one."""
+    """Stream the examples of a file that this toolkit wrote. Raises UserError with the number of an invalid line."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no such file '{path}'. Run the stage that writes it, or give another path")
@@ -150,7 +150,7 @@ def read_jsonl(path: str | Path) -> Iterator[Example]:
 
 
 def parse_row(line: bytes, where: str) -> Example:
-    """The example of a line that this toolkit wrote. Raises UserError naming where it stands if it is not one."""
+    """The example on a line that this toolkit wrote. Raises UserError, starting with `where`, if it is not one."""
     try:
         return Example.from_json(parsed(line))
     except (ValueError, KeyError, TypeError) as error:
@@ -161,7 +161,7 @@ def parse_row(line: bytes, where: str) -> Example:
 def replacing(path: str | Path) -> Iterator[IO[str]]:
     """Write a text file that appears under its name only once it is complete and on the disk.
 
-    Raises UserError if the disk is full, or may not be written.
+    Raises UserError if the path is a folder, or the disk is full or not writable.
     """
     path = Path(path)
     if path.is_dir():
@@ -181,7 +181,7 @@ def replacing(path: str | Path) -> Iterator[IO[str]]:
 
 
 def dump(row: Any) -> str:
-    """One line of JSON; text in any script stays readable. Lone surrogates, which UTF-8 cannot hold, are escaped."""
+    """One line of JSON; non-ASCII text stays readable. Lone surrogates, which UTF-8 cannot hold, are escaped."""
     try:
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE).decode()
     except TypeError:  # half of a surrogate pair, an integer beyond 64 bits, a key that is no text
@@ -191,15 +191,15 @@ def dump(row: Any) -> str:
 def parsed(line: bytes) -> Any:
     """The value of a line of JSON. Raises ValueError if it is not JSON."""
     if LONG_NUMBER.search(line):
-        return json.loads(line)  # orjson makes a float of an integer beyond 64 bits
+        return json.loads(line)  # orjson would turn an integer beyond 64 bits into a float
     try:
         return orjson.loads(line)
-    except orjson.JSONDecodeError:  # NaN and lone surrogates, which Python's reader takes, or a mistake, which it words
+    except orjson.JSONDecodeError:  # Python's parser accepts NaN and lone surrogates, and explains invalid JSON
         return json.loads(line)
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Example | Dropped]) -> int:
-    """Write rows one a line, all or nothing; returns how many."""
+    """Write rows, one per line, and return their number. If writing fails, no file appears."""
     count = 0
     with replacing(path) as file:
         for count, row in enumerate(rows, 1):  # noqa: B007
@@ -210,8 +210,8 @@ def write_jsonl(path: str | Path, rows: Iterable[Example | Dropped]) -> int:
 def write_parquet(path: str | Path, rows: Iterable[Example], group: int = 500) -> None:
     """Write rows as Parquet in TRL's format, `group` rows to a row group, small enough for the Hub's viewer.
 
-    Prompts and chains are lists of messages as `Example.to_trl` has them; each score is a column `score_<name>`;
-    `notes`, whose keys differ from row to row, a column of JSON text.
+    Prompts and chains are lists of messages, as in `Example.to_trl`; each score is a column `score_<name>`;
+    `notes`, whose keys differ between rows, are a column of JSON text.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -233,7 +233,7 @@ def write_parquet(path: str | Path, rows: Iterable[Example], group: int = 500) -
 
 
 def match_pattern(pattern: str) -> list[Path]:
-    """The files that a pattern such as `data/part-*.jsonl` names, none for a text that is no pattern."""
+    """The files that match a pattern such as `data/part-*.jsonl`, sorted; empty for a text that is not a pattern."""
     if not set(pattern) & set("*?["):
         return []
     return [Path(name) for name in sorted(glob(str(Path(pattern).expanduser()), recursive=True))]  # noqa: PTH207

@@ -20,18 +20,18 @@ from types import TracebackType
 
 import limo
 
-PATIENCE = 2  # seconds: an error that all ranks find is printed by rank 0, and the launcher ends the others before that
+PATIENCE = 2  # seconds that other ranks wait before printing an error: if all ranks have it, only rank 0 prints it
 
-# Control characters but tab and line end, what changes the direction of text, and halves of surrogate pairs
+# Control characters except tab and line end, characters that change the text direction, and lone surrogates
 UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
-    """A text as a terminal may show it: control characters are written out."""
+    """A text that is safe to print on a terminal: control characters are escaped."""
     return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-# Words of libraries whose exceptions have no number
+# How libraries report a full disk in exceptions that have no errno
 FULL = ("No space left on device", "file write failed", "failed writing file", "unexpected pos", "File too large")
 NO_MEMORY = ("t allocate memory", "not allocate memory", "out of memory", "bad_alloc", "bad allocation")
 
@@ -39,7 +39,7 @@ NO_MEMORY = ("t allocate memory", "not allocate memory", "out of memory", "bad_a
 class UserError(ValueError):
     """Something a user can fix: a path, a key, a value, a missing package."""
 
-    code = 2  # with which a command ends
+    code = 2  # exit code of the command
     silent = False  # already printed by another rank
 
     def _render_traceback_(self) -> list[str]:
@@ -48,7 +48,7 @@ class UserError(ValueError):
 
 
 def need_package(package: str, extra: str, what: str) -> None:
-    """Raise UserError, with the command that installs it, where an optional package is missing."""
+    """Raise UserError, with the command that installs it, if an optional package is missing."""
     try:
         import_module(package)
     except ImportError:
@@ -56,9 +56,9 @@ def need_package(package: str, extra: str, what: str) -> None:
 
 
 class Interrupted(UserError):
-    """Work that was asked to stop, saved what it had, and can be resumed."""
+    """Raised when work was asked to stop and has saved its state, so that it can be resumed."""
 
-    code = 143  # as of a process that SIGTERM ended
+    code = 143  # the exit code of a process that SIGTERM ended
 
 
 def explain_os_error(error: OSError) -> UserError | None:
@@ -132,7 +132,7 @@ def reported(explain: Callable[[Exception], UserError | None] = explain) -> Iter
 
 
 def _interrupted() -> int:
-    """Print the line, in one rank; further Ctrl-C are ignored."""
+    """Print one line, on rank 0 only, and ignore further Ctrl-C. Returns the exit code."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.environ.get("RANK", "0") == "0":
@@ -154,7 +154,7 @@ def _was_interrupted(error: BaseException | None) -> bool:
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The traceback of a bug, whose message may hold a server's text."""
+    """Print the traceback of a bug with `visible`, since its message may hold a server's text."""
     sys.stderr.write(visible("".join(traceback.format_exception(kind, error, trace))))
 
 

@@ -70,14 +70,14 @@ def quiet_deepspeed() -> None:
 
 
 def main_device() -> str:
-    """Where a model runs that is not sharded: the first GPU, a Mac's, or the CPU."""
+    """The device of an unsharded model: the first GPU, a Mac's GPU, or the CPU."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def memory_of_devices(gpus_only: bool = False) -> list[float]:
-    """Bytes of memory of each visible GPU; where there is none, of this machine's RAM within a container's limit."""
+    """Bytes of memory of each visible GPU; without a GPU, this machine's RAM or the container's limit."""
     import torch
 
     count = torch.cuda.device_count()

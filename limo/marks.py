@@ -3,12 +3,12 @@ r"""Marks that a text puts around its answer: `\boxed{...}` and `#### n`. For po
 import re
 from typing import NamedTuple
 
-MAX_BOXES = 20  # of a text's end that are looked at
-MAX_BOX = 8000  # characters
+MAX_BOXES = 20  # the last boxes of a text, which are looked at
+MAX_BOX = 8000  # characters of a box
 
 
 class Box(NamedTuple):
-    """A complete `\\boxed{...}`: its content and where it stands."""
+    """A complete `\\boxed{...}`: its content and its position."""
 
     text: str
     start: int
@@ -42,7 +42,7 @@ def boxed(text: str) -> list[Box]:
 
 
 def _closing(text: str, start: int) -> int | None:
-    """Where the brace that was opened before `start` closes; None if it does not within MAX_BOX."""
+    """The position of the brace that closes the one before `start`; None if it is not within MAX_BOX characters."""
     depth = 1
     for brace in _BRACE.finditer(text, start, start + MAX_BOX):
         if brace.group() == "{":
@@ -69,12 +69,12 @@ _ANNOUNCED = re.compile(r"(?:^|[.!?:]\s+|\bso )\W*(?:the |final )+answer is:?\s*
 
 
 def announced(text: str) -> str | None:
-    """What a solution ends with, behind "The answer is:"; None where more follows, or nothing says so."""
+    """The answer after a final "The answer is:"; None if more text follows, or the phrase is missing."""
     found = _ANNOUNCED.search(text.rstrip().rpartition("\n")[2][-200:])
     return found[1] if found and len(found[1].split()) <= 4 else None
 
 
 def after_hashes(text: str) -> str | None:
-    """What stands behind the last `####` on the last line, as in GSM8K; None if there is none."""
+    """The text after the last `####` on the last line, as in GSM8K; None if there is none."""
     found = text.rstrip().rpartition("\n")[2].rpartition("####")
     return (found[2].strip() or None) if found[1] else None

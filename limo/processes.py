@@ -1,9 +1,9 @@
-"""Child processes: commands, which end when this process does, and workers that answer questions with a limit.
+"""Child processes: commands, which end when this process does, and workers that answer questions within limits.
 
-A worker has a limit on CPU time and memory, and is replaced after it was killed. It is started by its module's name, so
-the caller's `__main__` is never imported: notebooks, scripts without a main guard and any start method work. That is
-why this is no `pebble.ProcessPool`, which imports `__main__` in its workers and limits wall-clock time: on a busy
-machine it would change verdicts. A module that is run as a worker calls `serve`; a caller keeps a `Workers`.
+A worker has limits on CPU time and memory, and is replaced after it was killed. It is started by its module's name, so
+the caller's `__main__` is never imported: notebooks, scripts without a main guard and any start method work.
+`pebble.ProcessPool` imports `__main__` in its workers and limits wall-clock time, which would change verdicts on a busy
+machine. A module that is run as a worker calls `serve`; a caller keeps a `Workers`.
 """
 
 import atexit
@@ -33,16 +33,16 @@ from limo.errors import Interrupted, UserError
 
 STOPPED = (130, 137, 143)  # exit codes of a command that was interrupted, killed or terminated
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
-LARGE = 32 * 2**20  # bytes, the most that glibc takes for it
+LARGE = 32 * 2**20  # bytes, the largest mmap threshold that glibc accepts
 _C_LIBRARY: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
 
 
 def run_module(module: str, arguments: Sequence[str], log: Path | None = None) -> int:
-    """Run `python -m module arguments` to its end. Returns its exit code, 128 and more where a signal ended it.
+    """Run `python -m module arguments` to its end. Returns its exit code: 128 plus the number if a signal ended it.
 
-    Its output is appended to the file `log`, or goes where this process's own goes. It is killed when this process is;
-    SIGTERM is passed on, so that a training saves its step.
+    Its output is appended to the file `log`, or goes to this process's output. It is killed when this process is
+    killed; SIGTERM is passed on, so that a training saves its step.
     """
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def run_module(module: str, arguments: Sequence[str], log: Path | None = None) -
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             code = process.wait()
-        except KeyboardInterrupt:  # the terminal has sent it to the child as well
+        except KeyboardInterrupt:  # the terminal sends Ctrl-C to the child as well
             code = process.wait() or 130
         finally:
             signal.signal(signal.SIGTERM, before)
@@ -60,7 +60,7 @@ def run_module(module: str, arguments: Sequence[str], log: Path | None = None) -
 
 
 def run_command(call: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
-    """Run one of our commands in the same terminal, and return its exit code. After Ctrl-C it prints the one line."""
+    """Run one of our commands in the same terminal and return its exit code. Ctrl-C is left to the command."""
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         code = subprocess.run(call, env=environment).returncode
@@ -71,7 +71,7 @@ def run_command(call: Sequence[str], environment: Mapping[str, str] | None = Non
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Processes that are started in the block are not reached by Ctrl-C, which their starter gets after the block."""
+    """Shield processes started in the block from Ctrl-C; this process receives it after the block."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -80,7 +80,9 @@ def shielded() -> Iterator[None]:
 
 
 def run_to_end(module: str, arguments: Sequence[str], folder: Path, refused: int = 0) -> str:
-    """`run_module` for what fills `folder`, with its log there; its last line if it ended with the code `refused`."""
+    """`run_module` for a command that fills `folder`, with its log there. Returns "", or after exit code `refused` the
+    last line. Raises Interrupted if it was stopped, UserError for any other code.
+    """
     log = folder / "log.txt"
     code = run_module(module, arguments, log)
     if code in STOPPED:
@@ -91,7 +93,7 @@ def run_to_end(module: str, arguments: Sequence[str], folder: Path, refused: int
 
 
 def run_section_apart(module: str, section: str, node: Mapping[str, Any], folder: Path, refused: int = 0) -> str:
-    """`run_to_end` of one section of a recipe, every value resolved, which is kept in `folder`/recipe/alone.yaml."""
+    """`run_to_end` for one section of a recipe. The resolved section is written to `folder`/recipe/alone.yaml."""
     recipe = {"name": folder.name, "out": str(folder), section: node}
     with replacing(folder / "recipe" / "alone.yaml") as file:  # JSON is YAML
         file.write("# @package _global_\n" + json.dumps(recipe, indent=1).replace("${", "\\\\${") + "\n")
@@ -107,7 +109,7 @@ def last_line(log: Path) -> str:
 
 
 def give_back_memory() -> None:
-    """Give the memory of models that are gone back to the GPU and to the system, for what comes next."""
+    """Release the memory of deleted models to the GPU and to the system."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -118,12 +120,12 @@ def give_back_memory() -> None:
 
 @contextmanager
 def keeping_freed_memory() -> Iterator[None]:
-    """Keep freed memory in this process meanwhile, where the C library is glibc: mallopt(3).
+    """Keep freed memory in this process during the block, where the C library is glibc: mallopt(3).
 
-    A training step on a CPU frees and asks for gigabytes, and clearing pages that come anew takes a fifth of the step.
-    Pieces of `LARGE` bytes and more still go back at once: kept, they left gaps that nothing else fitted, and the
-    training of a 0.5B model with a vocabulary of 150,000 grew from 11 to 22 GB. Afterwards all of it goes back: a
-    process that trains, samples and trains again would hold ever more of it.
+    A training step on a CPU frees and allocates gigabytes, and clearing new pages takes a fifth of the step. Blocks of
+    `LARGE` bytes or more are still returned at once: when kept, they left gaps that nothing else fitted, and the
+    training of a 0.5B model with a vocabulary of 150,000 grew from 11 to 22 GB. After the block all freed memory is
+    returned: a process that trains, samples and trains again would otherwise hold ever more.
     """
     if not hasattr(_C_LIBRARY, "mallopt"):
         yield
@@ -142,7 +144,7 @@ def die_with_parent(parent: int) -> None:
     """Run in a child before its command starts: on Linux the kernel kills it when its parent ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before this was asked for
+    if os.getppid() != parent:  # the parent ended before prctl was called
         os._exit(1)
 
 
@@ -158,25 +160,25 @@ def _write(value: Any) -> str:
         return "[" + ", ".join(map(_write, value)) + "]"
     if not isinstance(value, str):
         return json.dumps(value)
-    # Backslashes count as such except before a quote
+    # Backslashes are literal except before a quote
     return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (r"\'" if found[2] else ""), value) + "'"
 
 
 class Overrun(BaseException):
-    """What is limited takes too long. Not an Exception, so that no `except Exception` below swallows it."""
+    """Raised in a limited block that takes too long. Not an Exception, so that no `except Exception` swallows it."""
 
 
 _armed = False
-AGAIN = 1.0  # seconds after which what swallowed the signal gets another
+AGAIN = 1.0  # seconds after which the signal is repeated, in case a library swallowed it
 
 
 @contextmanager
 def limited() -> Iterator[Callable[[float], None]]:
-    """Yield a function that gives what follows it in the block so many seconds of processor time, and PATIENCE times
-    that by the clock. Then Overrun is raised there.
+    """Yield `restart(seconds)`. The code after a call of it may take that much processor time, and PATIENCE times that
+    of wall-clock time; then Overrun is raised there.
 
     The timers are signals, which Python handles between its own instructions: one long call of a C library ends first.
-    Nothing is limited outside of a process's main thread; a block inside another one restarts its timers.
+    Nothing is limited outside the main thread; a nested block restarts the timers of the outer one.
     """
     global _armed
 
@@ -206,9 +208,9 @@ def limited() -> Iterator[Callable[[float], None]]:
 
 @contextmanager
 def limit_time(seconds: float, what: str) -> Iterator[None]:
-    """Raise UserError if the block takes more than so many seconds of processor time, or recurses too deep.
+    """Raise UserError if the block takes more than `seconds` of processor time, or recurses too deep.
 
-    A library may turn what interrupts it into an error of its own, which then means nothing.
+    A library may convert the interrupt into another exception, so any exception after the limit counts as a timeout.
     """
     end = time.process_time() + seconds
     try:
@@ -224,8 +226,8 @@ def limit_time(seconds: float, what: str) -> Iterator[None]:
 
 
 READING = 5.0  # seconds of processor time for a small file
-START_SECONDS = 120.0  # for its imports, on a busy machine
-PATIENCE = 10  # wall-clock time that a question may take, as a multiple of its CPU time: the machine may be busy
+START_SECONDS = 120.0  # wall-clock limit of a worker's imports, on a busy machine
+PATIENCE = 10  # wall-clock limit of a question as a multiple of its CPU limit: the machine may be busy
 
 
 class TimedOut(Exception):
@@ -233,7 +235,7 @@ class TimedOut(Exception):
 
 
 class Died(Exception):
-    """The worker ended by itself, for lack of memory for example."""
+    """The worker ended by itself, for example for lack of memory."""
 
 
 class Workers:
@@ -254,12 +256,12 @@ class Workers:
 
     @contextmanager
     def session(self, keep: bool = True) -> Iterator[Callable[[Any, float | None], Any]]:
-        """Yields `ask` of one worker, which answers nobody else meanwhile; it is kept for others, or ended."""
+        """Yield the `ask` of a worker that is reserved for the block. Afterwards it is kept for others, or ended."""
         with self.slots:
             worker = self._take()
             try:
                 yield worker.ask
-            except GeneratorExit:  # the caller was given up, and with it perhaps the worker's pipe
+            except GeneratorExit:  # the caller was abandoned, perhaps with an answer left in the worker's pipe
                 keep = False
                 raise
             finally:
@@ -319,7 +321,7 @@ class _Worker:
         except (OSError, EOFError):  # it has ended
             self.kill()
             raise (TimedOut if self.process.returncode == -signal.SIGPROF else Died) from None
-        except BaseException:  # after an interrupt, no later question may get this one's answer
+        except BaseException:  # after an interrupt, a later question must not get this answer
             self.kill()
             raise
 
@@ -341,16 +343,16 @@ def _end_with_parent(parent: int) -> None:
 
 
 def serve(answer: Callable[[Any], Any], memory: int | None = None) -> None:
-    """In the worker: answer questions until the input ends. `answer` must not raise.
+    """Called in the worker: answer questions until the input ends. `answer` must not raise.
 
-    `memory` bounds the address space in bytes: a question that needs more ends in a MemoryError here.
+    `memory` limits the address space in bytes: a question that needs more ends in a MemoryError here.
     """
     logging.disable()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     if memory is not None:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process inside any library
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the default action ends the process, even inside a library
     pipe = Connection(int(sys.argv[1]))
     pipe.send("ready")
     with contextlib.suppress(EOFError, OSError):

@@ -35,8 +35,8 @@ from limo.run import remember_recipe
 T = TypeVar("T")
 OURS = ("limo", "curation", "eval")  # packages whose functions a recipe may name
 TRUST = "LIMO_TRUST"  # the environment variable with further modules, for child processes
-READABLE = ("LIMO_", "MAMMOTH2_", "SLURM_", "DATA_")  # environment variables that a recipe may read begin so
-SECRET = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH", re.I)  # unless their name says that they hold one
+READABLE = ("LIMO_", "MAMMOTH2_", "SLURM_", "DATA_")  # prefixes of environment variables that a recipe may read
+SECRET = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH", re.I)  # words in names of variables that it may not read
 SWEEPER = ("direction", "n_trials", "n_jobs", "max_batch_size", "study_name", "params", "search_space", "sampler")
 HYDRAS = ("hydra_plugins.", "hydra._internal.", "optuna.samplers.")  # targets that a sweeper's settings may name
 COMPOSING = 4  # seconds of processor time in which a recipe must be composed
@@ -56,13 +56,13 @@ _trusted = [*OURS, *filter(None, os.environ.get(TRUST, "").split(","))]  # read 
 
 
 def trust(modules: str) -> None:
-    """Let `_target_` name functions of these modules as well (several with commas), here and in child processes."""
+    """Allow `_target_` to name functions of these modules (comma-separated), in this process and its children."""
     _trusted[:] = dict.fromkeys([*_trusted, *filter(None, modules.split(","))])
     os.environ[TRUST] = ",".join(_trusted[len(OURS) :])
 
 
 def is_trusted(module: str) -> bool:
-    """Whether a module, or what holds it, is ours or was named with --trust."""
+    """Whether a module, or a package that contains it, is ours or was named with --trust."""
     return any(module == known or module.startswith(f"{known}.") for known in _trusted)
 
 
@@ -80,11 +80,11 @@ def _read_environment(name: str, default: Any = _NONE) -> Any:
 
 
 def guard_hydra() -> None:
-    """Before anything is composed: what a recipe may read and set, wherever Hydra itself resolves or obeys it.
+    """Restrict what a recipe may read and set in Hydra. Called before anything is composed.
 
-    Hydra runs what the settings below `hydra` name (callbacks, logging, launchers), sets environment variables from
-    them and writes where they say. So each configuration that it composes is compared with one of the command line's
-    own `hydra` settings alone; a recipe may add the sweeper's own numbers. And a key that nothing reads is refused.
+    The settings below `hydra` name code that Hydra runs (callbacks, logging, launchers), environment variables that it
+    sets and folders that it writes to. So each composed configuration is compared with one that has only the `hydra`
+    settings of the command line; a recipe may add the SWEEPER settings. A key that nothing reads is refused.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from omegaconf import OmegaConf
@@ -94,7 +94,7 @@ def guard_hydra() -> None:
     load, change = ConfigLoaderImpl.load_configuration, ConfigLoaderImpl._apply_overrides_to_config
     if getattr(load, "guarded", False):
         return
-    read = set[str]()  # by the recipe as it is written: the command line may replace the value that names a key
+    read = set[str]()  # keys named in the recipe as written: the command line may replace a value that names a key
 
     def change_and_note(overrides: Any, config: Any) -> None:
         read.clear()
@@ -107,7 +107,7 @@ def guard_hydra() -> None:
         with limit_time(COMPOSING, "composing the recipe"):
             try:
                 plain, whole = (load(loader, config_name, given, *rest, **more) for given in (typed, overrides))
-            except KeyError as error:  # of hydra.job.env_copy
+            except KeyError as error:  # from hydra.job.env_copy
                 raise UserError(f"the recipe sets hydra.job: there is no variable {error}") from None
             before, found = (typing.cast(dict[str, Any], OmegaConf.to_container(c.hydra)) for c in (plain, whole))
         if found["overrides"].pop("task") != [text for text in overrides if text not in typed]:
@@ -122,7 +122,7 @@ def guard_hydra() -> None:
 
 
 def _refuse_hydra(plain: Any, whole: Any) -> None:
-    """Raise UserError for a setting below `hydra` that the recipe changes, but the sweeper's own."""
+    """Raise UserError if the recipe changes a setting below `hydra` other than the sweeper's numbers."""
     for config in (plain, whole):  # what Hydra itself fills in
         del config["runtime"], config["job"]["override_dirname"]
     plain["overrides"].pop("task")
@@ -179,10 +179,10 @@ def _named_in(config: Any) -> set[str]:
 def _refuse_unread(config: Any, read: Collection[str]) -> None:
     """Raise UserError for keys at the top level that nothing reads, and for a section without its function.
 
-    Read are the sections, the keys of run.yaml, what a `${...}` names, and what holds nodes to choose from on the
-    command line.
+    Keys that count as read: the sections, the keys of run.yaml, keys that a `${...}` names, and keys that hold nodes to
+    choose from on the command line.
     """
-    named = {"hydra", "recipe", *read, *_named_in(config)}  # below `recipe` stands one without its first line
+    named = {"hydra", "recipe", *read, *_named_in(config)}  # `recipe` holds a recipe that lacks its first line
     named |= set(yaml.safe_load((RECIPES / "run.yaml").read_text(encoding="utf-8")))
     unread = [key for key, value in config.items() if key not in named and not any(_targets(value))]
     for section in ("curate", "train", "eval"):
@@ -204,10 +204,10 @@ def keys(value: Any, where: str = "") -> Iterator[str]:
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
-    """A hint at the known key that was meant: one of the same name elsewhere, or a similar one."""
+    """A hint at the known key that was probably meant: the same name elsewhere, or a similar one."""
     name = key.rpartition(".")[2]
     same = [k for k in known if k.rpartition(".")[2] == name and k != key]
-    # What a run is made of comes before what only measures it
+    # Keys that shape a run come before keys that only measure it
     same.sort(key=lambda k: (k.startswith(("probe.", "fit.", "tournament.")), k.count(".")))
     meant = next(iter(same or difflib.get_close_matches(key, known, 1)), "")
     return f" (did you mean '{meant}'?)" if meant else ""
@@ -224,7 +224,7 @@ def compose(*overrides: str, allow_missing: bool = False) -> dict[str, Any]:
 
     guard_hydra()
     state = GlobalHydra.instance()
-    running = state.hydra  # of the command that calls this
+    running = state.hydra  # the Hydra instance of the calling command
     state.clear()
     try:
         with initialize_config_dir(config_dir=str(RECIPES), version_base="1.3"):
@@ -254,7 +254,7 @@ def _left_open(value: Any, key: str = "") -> Iterator[str]:
 
 
 def check_section(recipe: Mapping[str, Any], section: str) -> Mapping[str, Any]:
-    """A section of a recipe, after it and every node in it was bound to its function. Raises UserError otherwise."""
+    """A section of a recipe, checked: it and every node in it binds to its function. Raises UserError otherwise."""
     check_name(str(recipe.get("name") or "").strip(), "name")
     if not isinstance(recipe.get(section), dict):
         raise UserError(f"the recipe '{recipe.get('name')}' has no section '{section}'")
@@ -265,7 +265,7 @@ def check_section(recipe: Mapping[str, Any], section: str) -> Mapping[str, Any]:
 
 
 def check_name(name: str, where: str) -> None:
-    """Raise UserError for a name that would leave the folder that it names a part of, or that Hydra would resolve."""
+    """Raise UserError for a name that is unsafe as a file name, or that Hydra would resolve."""
     if not re.fullmatch(r"[^/\\\0-\x1f\x7f]{1,120}", name) or name in (".", "..") or "${" in name:
         raise UserError(
             f"{where}: '{name[:80]}' names files: 1 to 120 characters, no slash, line break or '${{' among them"
@@ -280,13 +280,13 @@ def run_section(recipe: Mapping[str, Any], section: str) -> Any:
         with logged(out / "run.log"):
             return call()
     finally:
-        # Not after a refusal: then the folder belongs to other settings
+        # Not after a refusal, since the folder then belongs to other settings
         if is_main() and not isinstance(sys.exception(), UserError) and out.is_dir():
             remember_recipe(out, recipe, section)
 
 
 def nodes(value: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every node with a `_target_` below `value` (itself excepted), with its place in the recipe."""
+    """Every node with a `_target_` below `value` (not `value` itself), with its place in the recipe."""
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
         if isinstance(inner, Mapping) and "_target_" in inner:
@@ -314,7 +314,7 @@ def _is_read(hint: Any) -> bool:
 
 
 def _existing(value: Any) -> Iterator[str]:
-    """The texts in a setting that are a path that exists, and the paths that they are a pattern of."""
+    """The existing paths that a setting holds or that its patterns match."""
     for text in value if isinstance(value, list) else [value]:
         if isinstance(text, str) and ("/" in text or "." in text):
             with suppress(OSError, ValueError):  # too long for a name, a null character
@@ -330,8 +330,8 @@ def check_node(node: Mapping[str, Any], where: str) -> None:
 
 
 def bind(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
-    """The function that a node names, with the node's settings bound to it: as its keyword-only arguments, or as the
-    dataclass that is its only parameter.
+    """The function that a node names, with the node's settings bound as keyword-only arguments, or as the dataclass
+    that is its only parameter.
 
     Raises UserError naming the key if the function does not exist, or a key is missing, unknown or of another type.
     """
@@ -359,9 +359,9 @@ def read_settings(kind: type[T], node: Mapping[str, Any], where: str) -> T:
 
 
 def _read(target: Callable[..., Any], settings: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
-    """The settings as the signature of `target` types them; of a function those that are passed by keyword only."""
+    """The settings, validated by the signature of `target`; of a function only the keyword-only parameters."""
     parameters = dict(inspect.signature(target).parameters)
-    if not is_dataclass(target):  # what the toolkit itself passes is positional
+    if not is_dataclass(target):  # positional parameters are passed by the toolkit
         parameters = {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
     for key in settings:
         if key not in parameters:
@@ -374,7 +374,7 @@ def _read(target: Callable[..., Any], settings: Mapping[str, Any], where: str, n
 
 
 def validate(hint: Any, value: Any, where: str) -> Any:
-    """A recipe's value as the type that a signature names: a mapping becomes a dataclass, 1 may stand for 1.0."""
+    """A recipe's value converted to the annotated type: a mapping becomes a dataclass, 1 is accepted for 1.0."""
     for option in (hint, *(typing.get_args(hint) if isinstance(hint, types.UnionType) else ())):
         if isinstance(option, type) and is_dataclass(option) and isinstance(value, Mapping):
             return read_settings(option, value, where)
@@ -382,7 +382,7 @@ def validate(hint: Any, value: Any, where: str) -> Any:
         value = tuple(value)
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
-    except PydanticUserError:  # a dataclass in a union: it has its own configuration
+    except PydanticUserError:  # a dataclass in a union: pydantic uses its configuration and refuses ours
         adapter = TypeAdapter(hint)
     try:
         return adapter.validate_python(value)
@@ -425,10 +425,10 @@ def resolve(path: str, where: str) -> Callable[..., Any]:
 
 
 def _takes_settings(found: Any) -> bool:
-    """Whether a function is one for recipes: settings by keyword only, or one dataclass of them.
+    """Whether a function is meant for recipes: it takes keyword-only settings, or one dataclass of settings.
 
-    What the toolkit passes is positional only. So no recipe reaches a function that was written for something else,
-    such as one that starts a program or replaces a file, nor one that a module has only imported.
+    Values that the toolkit passes are positional only. So a recipe cannot call a function with another purpose, such as
+    one that starts a program or replaces a file, nor a function that a module has only imported.
     """
     if not is_trusted(str(getattr(found, "__module__", ""))):
         return False

@@ -1,9 +1,9 @@
-"""Renders a chat template, which is a program of whoever made the model, in a process with limits of time and memory.
+"""Renders chat templates, which are programs written by a model's authors, in a process with time and memory limits.
 
     text = render_template(template, messages, ask=True, tokens={"bos_token": "<s>"})
 
-Templates are jinja, sandboxed by transformers: they reach no file and no network, and may still loop without end.
-Asking the process takes longer than rendering, so `render_ahead` asks once for the chats that come next.
+Templates are jinja, sandboxed by transformers: they reach no file and no network, but may loop without end.
+A request to the process takes longer than rendering, so `render_ahead` renders many chats in one request.
 """
 
 import resource
@@ -18,19 +18,19 @@ SECONDS = 5.0  # of processor time for one prompt
 MEMORY = 2**31  # bytes
 LONGEST = 2**26  # characters
 WORKERS = Workers("limo.rendering", 4)
-KEPT, SHORT = 1024, 2**16  # texts that are kept, and the characters of each at most
-_texts = dict[str, str]()  # by the id of the question
+KEPT, SHORT = 1024, 2**16  # number of texts that are kept, and the most characters of each
+_texts = dict[str, str]()  # by the id of the request
 
 
 class Refused(Exception):
-    """The template does not take these messages, in its own words."""
+    """Raised when the template rejects the messages; holds the template's message."""
 
 
 def render_template(template: str, messages: Sequence[Any], ask: bool, tokens: Mapping[str, Any]) -> str:
     """The text of a chat; with `ask`, up to the start of the assistant's turn.
 
-    Raises Refused where the template refuses the messages, jinja2.TemplateSyntaxError where it is not one, and
-    UserError where it takes too long or too much memory.
+    Raises Refused if the template rejects the messages, jinja2.TemplateSyntaxError if it is not valid jinja, and
+    UserError if it takes too long or too much memory.
     """
     from jinja2 import TemplateSyntaxError
 
@@ -53,7 +53,7 @@ def render_template(template: str, messages: Sequence[Any], ask: bool, tokens: M
 
 
 def render_ahead(template: str, chats: Sequence[Sequence[Any]], ask: bool, tokens: Mapping[str, Any]) -> None:
-    """Render several chats at once, for `render_template` to find. What is refused here, it renders and refuses."""
+    """Render several chats at once into the cache of `render_template`, which raises the errors when it is called."""
     try:
         found = WORKERS.ask((template, list(map(list, chats)), ask, dict(tokens)), SECONDS)
     except (TimedOut, Died):
@@ -73,7 +73,7 @@ def _keep(texts: Mapping[str, str]) -> None:
 
 
 def answer(question: tuple[str, list[list[Any]], bool, dict[str, Any]]) -> list[tuple[str, str, int]]:
-    """What became of each chat, with its text or the reason; none after more than LONGEST characters."""
+    """Called in the worker: kind, text or reason, and line for each chat; stops after more than LONGEST characters."""
     template, chats, ask, tokens = question
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, resource.RLIM_INFINITY))
     found, room = list[tuple[str, str, int]](), LONGEST

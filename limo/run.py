@@ -1,4 +1,4 @@
-"""A run folder's memory: which step made what, from what, with which settings, how long it took.
+"""A run folder's manifest: the outputs, inputs, settings and duration of each step.
 
     with claim(folder, "train", settings, inputs=[data]) as step:
         if step.finished: return
@@ -39,7 +39,7 @@ SPEED_ONLY = frozenset(
 
 @dataclass
 class Step:
-    """One step of a run while it is being done. `outputs` and what was counted are written down at its end."""
+    """One step of a run in progress. `outputs`, `tokens` and `results` are written to the manifest at its end."""
 
     folder: Path
     name: str
@@ -59,11 +59,11 @@ def claim(
     begun: Sequence[Path] = (),
     grows: Collection[str] = (),
 ) -> Iterator[Step]:
-    """Begin, continue or recognise a step. The entry is marked finished when the block ends without an error.
+    """Begin or resume a step, or find it finished. The step is marked finished when the block ends without an error.
 
     `begun` are paths that exist once an unfinished step holds work, such as checkpoints; without them it may begin anew
-    with other settings. `grows` are keys of settings that say how much is asked for. Raises UserError if the folder
-    holds this step, made with other settings or inputs, or if what the step wrote was changed since.
+    with other settings. `grows` are keys of settings that may be extended later. Raises UserError if the folder holds
+    this step with other settings or inputs, or if an output of the step was changed since.
     """
     folder = Path(folder)
     settings = json.loads(json.dumps(lasting(settings)))
@@ -179,7 +179,7 @@ def _outputs_stand(folder: Path, name: str, entry: Mapping[str, Any]) -> bool:
 
 
 def lasting(settings: Any) -> Any:
-    """Settings without those that cannot change the result, of engines at any depth."""
+    """Settings without those of engines, at any depth, that cannot change the result."""
     if isinstance(settings, Mapping):
         dropped = SPEED_ONLY if ".engines." in str(settings.get("_target_", "")) else frozenset()
         return {k: lasting(v) for k, v in settings.items() if k not in dropped}
@@ -189,10 +189,10 @@ def lasting(settings: Any) -> Any:
 def trained_sets(
     out: str | Path, controls: Sequence[str] = (), seeds: Sequence[int | None] = ()
 ) -> dict[tuple[str, int | None], Path]:
-    """The folder of each training of a run, by the set it is trained on and its seed; None is the recipe's own seed.
+    """The folder of each training of a run, by training set and seed; None is the recipe's seed.
 
-    The curated set is `chosen` and trains into the run's folder itself, a control set into a folder of its name. With
-    several seeds the first trains there, each other one into `seed-<n>` below it.
+    The curated set is `chosen` and trains into the run's folder itself, a control set into a subfolder of its name.
+    With several seeds, the first trains there and each other one in `seed-<n>` below.
     """
     first, *others = seeds or [None]
     found: dict[tuple[str, int | None], Path] = {}
@@ -209,7 +209,7 @@ def control_file(data: str | Path, name: str) -> Path:
 
 
 def remember_recipe(folder: Path, recipe: Mapping[str, Any], section: str) -> None:
-    """Keep a section of a recipe, as it ran, in the run's recipe.yaml, beside the sections that ran before."""
+    """Write a section of a recipe, as it ran, to the run's recipe.yaml, beside the sections that ran before."""
     path = folder / "recipe.yaml"
     with _locked(folder / ".manifest.lock"):
         known = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -236,7 +236,7 @@ def read_results(folder: Path, metric: str) -> float:
 
 @contextmanager
 def lock_run(folder: Path, doing: str) -> Iterator[None]:
-    """Around work that writes into `folder`, a folder of a run. Raises UserError if another process is doing that."""
+    """Lock a run's folder while the block writes to it. Raises UserError if another process holds the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:

@@ -80,7 +80,7 @@ def _make_trainer(job: Job, settings: Supervised, held_out: Any) -> Any:
 
 
 def _read_held_out(job: Job, settings: Supervised) -> Any:
-    """The rows whose loss is logged, as a dataset; rows without labels fill the last batch of all ranks."""
+    """The held-out rows as a dataset; rows without labels fill the last batch of all ranks."""
     from datasets import Dataset
 
     assert settings.eval_data
@@ -96,7 +96,7 @@ def _read_held_out(job: Job, settings: Supervised) -> Any:
 
 
 def train_others(settings: Training, arguments: Sequence[str]) -> None:
-    """Train each control set and each further seed in a run of its own, with the settings of this one."""
+    """Train each control set and each further seed as a separate run with the same settings."""
     sets = trained_sets(settings.out, settings.controls or (), settings.seeds or ())
     for (name, seed), folder in sets.items():
         data = settings.data if name == CHOSEN else str(control_file(settings.data, name))

@@ -1,10 +1,10 @@
-"""What a search for losses has tried, written to the disk at once.
+"""The archive of a search for losses: each result is written to the disk at once.
 
     runs/<name>/candidates/007-grown_7/
-        proposal.json    name, text, thought and replies, before anything is done with them
+        proposal.json    name, text, thought and replies, written before the checks
         checks.json      the result of its checks (limo/discover/checks.py)
-        candidate.py     a new loss that passed them, without annotations: importing it does nothing
-        short-seed-0/    a short training before it, and behind.json if it ended there (a cascade)
+        candidate.py     a new loss that passed the checks, without annotations: importing it does nothing
+        short-seed-0/    a cascade's short training, and behind.json if the loss ended there
         seed-0/          a training: the run folder of limo.train, and score.json once it is measured
         confirm-seed-10/ the same on fresh data
 
@@ -27,12 +27,12 @@ class Proposal:
     """A loss to try."""
 
     name: str
-    loss: str | Mapping[str, Any]  # of a known loss, as `train.loss` takes it; empty for a new one, which is its code
+    loss: str | Mapping[str, Any]  # a known loss, as in `train.loss`; empty for a new loss, which is in its code
     code: str
     thought: str = ""
-    expression: str = ""  # of limo/discover/proposers.py, where it has one
-    refused: str = ""  # why there is no loss in the reply
-    replies: Sequence[Mapping[str, str]] = ()  # of a language model, each with why it was not taken
+    expression: str = ""  # the loss in the grammar of limo/discover/proposers.py, if it has one
+    refused: str = ""  # why the reply holds no loss
+    replies: Sequence[Mapping[str, str]] = ()  # replies of a language model, each with the reason against it
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CheckResult:
     """The result of the checks of a loss, before it is trained with."""
 
     name: str = ""
-    code: str = ""  # a candidate's text without what would run on import
+    code: str = ""  # a candidate's text without parts that would run on import
     refused: str = ""  # the reason not to train with it; empty if there is none
     problems: list[str] = field(default_factory=list)  # see `limo.training.preference.Examined`
     slope: float | None = None  # d loss / d rho at rho = 0
@@ -50,14 +50,14 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Entry:
-    """A loss that was tried, as far as the search has come."""
+    """A loss that was tried, with its results so far."""
 
     folder: Path
     number: int
     proposal: Proposal
     checks: CheckResult | None  # None before they are made
     scores: list[Scores]  # of the trainings in the search, one for each seed
-    confirmed: list[Scores]  # of those on fresh data
+    confirmed: list[Scores]  # of the trainings measured on fresh data
     short: list[Scores]  # of a cascade's short training
     behind: str  # why the cascade ended there
     failed: str  # why a training did not end with a model
@@ -84,7 +84,7 @@ class Entry:
 
     @property
     def loss(self) -> str | Mapping[str, Any]:
-        """As `train.loss` takes it."""
+        """The loss, as in `train.loss`."""
         file = {"_target_": "limo.discover.candidate.from_file", "path": str(self.folder / "candidate.py")}
         return self.proposal.loss or file
 
@@ -106,7 +106,7 @@ def add_checks(entry: Entry, result: CheckResult) -> Entry:
 
 
 def read_entry(folder: Path) -> Entry:
-    """What is known of a candidate."""
+    """Read what the folder of a candidate holds."""
     files = [*folder.glob("*.json"), *sorted(folder.glob("*seed-*/score.json"))]
     found = {path.relative_to(folder): json.loads(path.read_text(encoding="utf-8")) for path in files}
     measured = {path.parent.name: value for path, value in found.items() if path.name == "score.json"}
@@ -125,7 +125,7 @@ def read_entry(folder: Path) -> Entry:
 
 
 def read_entries(out: Path) -> list[Entry]:
-    """All of a search, in their order."""
+    """Read all entries of a search, in order."""
     return [read_entry(path.parent) for path in sorted((out / "candidates").glob("*/proposal.json"))]
 
 

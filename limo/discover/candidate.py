@@ -44,7 +44,7 @@ class Refused(UserError):
 class Candidate:
     """A preference loss (`limo/training/preference.py`) from its text; `code` is safe to keep in a file.
 
-    Raises Refused for a text that is not one function; what its lines may not do is refused in the first call.
+    Raises Refused for a text that is not one function; forbidden operations in it are refused in the first call.
     """
 
     def __init__(self, text: str) -> None:
@@ -57,7 +57,7 @@ class Candidate:
         self.code = ast.unparse(function) + "\n"
 
     def __call__(self, pairs: PairLogProbs, beta: float) -> torch.Tensor:
-        """The loss. Raises Refused for what is not allowed, and what only values show, such as a division by zero."""
+        """The loss. Raises Refused for forbidden operations, and for errors such as a division by zero."""
         values = {name: getattr(pairs, name) for name in INPUTS} | {"beta": float(beta)}
         return _Evaluation(values, pairs.chosen).run(self.body)
 
@@ -79,14 +79,14 @@ class Function:
     """A function that a candidate may call."""
 
     call: Callable[..., Any]
-    least: int = 1  # positional arguments; of a method, the value before the dot is the first
+    least: int = 1  # fewest positional arguments; for a method, the value before the dot is the first
     most: int = 1
     keywords: tuple[str, ...] = ()
-    tensors: int = 1  # so many leading arguments become tensors where they are numbers
+    tensors: int = 1  # so many leading arguments are converted to tensors if they are numbers
 
 
 def _variance(x: torch.Tensor, unbiased: bool = True) -> torch.Tensor:
-    """0 for a single number."""
+    """The variance; 0 for a single number."""
     return x.var(correction=1 if unbiased else 0) if x.numel() > 1 else torch.zeros_like(x.sum())
 
 

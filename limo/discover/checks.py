@@ -1,10 +1,10 @@
-"""What is checked of a candidate loss before anybody trains with it, and what is kept of any loss that is trained with.
+"""Checks a candidate loss before it is trained with, and describes any loss that is trained with.
 
-One finite value per pair, and finite slopes in policy and reference, at random inputs, at rho = 0 where every pair
-begins, and up to |beta rho| = 10,000; a lower loss for a larger margin. The language of candidates has nothing that
-depends on a pair's place in the batch. A loss need not use the reference. The validator published with arXiv 2406.08414
-refuses KTO, whose output is twice as long, losses without a reference, and since a reformatting DPO; all known losses
-pass here.
+A loss must give one finite value per pair, and finite slopes in policy and reference, at random inputs, at rho = 0
+where every pair begins, and up to |beta rho| = 10,000; and a lower loss for a larger margin. Nothing in the language of
+candidates depends on a pair's place in the batch. A loss need not use the reference. The validator published with arXiv
+2406.08414 refuses KTO, whose output is twice as long, losses without a reference, and, after a change of its code, DPO;
+all known losses pass here.
 
 The first guard is that a candidate is evaluated and never executed (`limo/discover/candidate.py`). The second is that
 `check_candidate` does this in a process without rights: isolated from the user's environment and packages, without
@@ -30,16 +30,16 @@ from limo.discover.candidate import Candidate, Refused
 from limo.errors import UserError
 from limo.training.preference import FAR, PairLogProbs, PairLoss, at_margin, examine_loss
 
-PAIRS = 10  # of a random batch
-LARGE = 5.0  # beta rho at which the loss must be lower than at minus that
-# Chosen and rejected log-ratios and the reference's own margin, all times beta; the first is the start
+PAIRS = 10  # pairs of a random batch
+LARGE = 5.0  # the loss at beta rho = LARGE must be lower than at -LARGE
+# Chosen and rejected log-ratios and the reference's margin, all times beta; the first point is the start of training
 PROBES = [(0.0, 0.0, 0.0), (-1.5, 0.5, 0.3), (-0.5, -0.5, -0.4), (-0.2, 0.3, 1.0), (0.1, 0.0, 0.2), (0.2, -0.6, -1.0)]
 PROBES += [(0.8, 0.8, 0.5), (1.0, -0.5, -0.2), (1.5, -0.7, 0.6)]
 SAME = 1e-3  # difference, relative to the largest, below which two losses train alike
 
 
 def check_text(text: str, beta: float) -> CheckResult:
-    """Check a candidate in this process. The result of a text that is refused has the reason."""
+    """Check a candidate in this process. If the text is refused, the result holds the reason."""
     try:
         loss = Candidate(text)
         _check(loss, beta)
@@ -85,7 +85,7 @@ def _check(loss: PairLoss, beta: float) -> None:
     _evaluate(loss, PairLogProbs(*(i[:1] for i in inputs)), beta, "a batch of one pair")
     _evaluate(loss, PairLogProbs(*(torch.zeros(PAIRS) for _ in range(4))), beta, "rho = 0, where every pair begins")
     for x in (FAR, -FAR, 88.8, -88.8):
-        for part in (1.0, 0.5):  # all of it in the chosen completion, or half of it in the rejected one
+        for part in (1.0, 0.5):  # the whole margin in the chosen completion, or half in each
             far = [torch.full((PAIRS,), x / beta * p) for p in (part, part - 1, 0.0, 0.0)]
             _evaluate(loss, PairLogProbs(*far), beta, f"beta rho = {x:g}")
     worse, better = (loss(at_margin(torch.full((2,), x / beta)), beta)[0] for x in (-LARGE, LARGE))
@@ -94,7 +94,7 @@ def _check(loss: PairLoss, beta: float) -> None:
 
 
 def _evaluate(loss: PairLoss, pairs: PairLogProbs, beta: float, where: str) -> tuple[torch.Tensor, list[Any]]:
-    """Values (pairs,) and the slopes of the four inputs, None for one that is not used. All have to be finite."""
+    """Values (pairs,) and the slopes of the four inputs; None for an unused input. Raises Refused if not finite."""
     inputs = [i.clone().requires_grad_() for i in vars(pairs).values()]
     values = loss(PairLogProbs(*inputs), beta)
     if values.shape != inputs[0].shape:
@@ -114,11 +114,11 @@ def _evaluate(loss: PairLoss, pairs: PairLogProbs, beta: float, where: str) -> t
 MEMORY = 2**30  # bytes of address space beside what the process has mapped once torch is imported
 NOBODY = 65534  # the user without rights, by convention
 SECONDS = 20.0  # of processor time for the checks of one candidate
-STARTING = 90.0  # seconds for imports on a busy machine, beside them
+STARTING = 90.0  # further seconds for imports on a busy machine
 
 
 def check_candidate(text: str, beta: float) -> CheckResult:
-    """Check a candidate in a separate process with limited processor time. Raises nothing for what it does."""
+    """Check a candidate in a separate process with limited processor time. Whatever it does becomes a result."""
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")}
     paths = [str(Path(__file__).resolve().parent.parent.parent), *(p for p in sys.path if p)]
     code = f"import sys; sys.path[:0] = {paths!r}; from limo.discover.checks import main; main()"
@@ -145,9 +145,9 @@ def check_candidate(text: str, beta: float) -> CheckResult:
 
 
 def main() -> None:
-    """In the process: read one question from standard input, drop all rights, answer on standard output."""
+    """Called in that process: read a question from standard input, drop all rights, answer on standard output."""
     question = json.loads(sys.stdin.read())
-    check_text(WARM_UP, 1.0)  # torch loads parts of itself at their first use
+    check_text(WARM_UP, 1.0)  # torch loads some of its parts at first use
     drop_rights(SECONDS)
     sys.stdout.write(json.dumps(asdict(check_text(question["text"], question["beta"]))) + "\n")
 

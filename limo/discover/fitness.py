@@ -93,7 +93,7 @@ def judge_answers(
 
 
 def read_score(reply: Completion, code: str) -> float | None:
-    """From 0 to 1; None for a reply that does not end with a complete verdict."""
+    """The score, from 0 to 1; None if the reply does not end with a complete verdict."""
     verdict = verdict_of(reply, code)
     score = verdict.get("score") if verdict and len(verdict) == 1 else None
     return (score - LOW) / (HIGH - LOW) if type(score) is int and LOW <= score <= HIGH else None  # no bool

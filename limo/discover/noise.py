@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
-Items = Mapping[str, float]  # of one training: by item (a pair, a problem) its value from 0 to 1
-Scores = Mapping[str, Items]  # of one training: by measure
+Items = Mapping[str, float]  # values from 0 to 1 of one training, by item (a pair or a problem)
+Scores = Mapping[str, Items]  # items of one training, by measure
 LEVEL = 0.95
 
 
@@ -27,7 +27,7 @@ class Noise:
     df: int  # degrees of freedom of `sd`
 
     def half(self, n: int) -> float:
-        """Half of the 95 % interval of the difference between this mean and that of `n` trainings of the same loss."""
+        """Half the width of the 95 % interval of this mean's difference to that of `n` trainings of the same loss."""
         from scipy.stats import t
 
         return float(t.ppf((1 + LEVEL) / 2, self.df)) * self.sd * math.sqrt(1 / self.n + 1 / n)
@@ -68,7 +68,7 @@ def fitness(scores: Scores) -> float:
 def gains(losses: Mapping[str, Sequence[Scores]], baseline: str, more: Sequence[Sequence[float]] = ()) -> list[Gain]:
     """Each loss but the baseline with its difference, best first, with simultaneous 95 % intervals (Bonferroni).
 
-    `losses` has trainings with different seeds, measured on the same items; `more` fitnesses of other repeated
+    `losses` holds trainings with different seeds, measured on the same items; `more` holds fitnesses of other repeated
     trainings. Two variances are added: that of the items, paired, with half an item added to either kind of flip
     (Agresti and Min, Statistics in Medicine 24, 2005, page 729); and that of the seed, pooled over all losses. Degrees
     of freedom follow Welch and Satterthwaite (Biometrics Bulletin 2, 1946, page 110).

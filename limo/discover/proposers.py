@@ -32,7 +32,7 @@ INPUTS = ("x", "x", "x", "free", "c", "r")  # sampled uniformly, so half of the 
 UNARY = "logistic({}) hinge({}) exponential({}) torch.sigmoid({}) torch.tanh({}) torch.square({}) -({})".split()
 BINARY = ("({}) + ({})", "({}) - ({})", "({}) * ({})", "torch.maximum({}, {})")
 BLEND = "({0}) * ({1}) + (1 - ({0})) * ({2})"
-# By their names in limo/training/preference.py, with tau = beta = 0.05; of kto_pair without its batch means
+# Known losses by their names in limo/training/preference.py, with tau = beta = 0.05; kto_pair without its batch means
 KNOWN: Mapping[str, str] = {
     "dpo": "logistic(x)",
     "slic": "hinge(x)",
@@ -41,18 +41,18 @@ KNOWN: Mapping[str, str] = {
     "cell": BLEND.format(0.5, "logistic(x)", "exponential(x)"),
     "discopop": BLEND.format("torch.sigmoid(20.0 * x)", "exponential(x)", "logistic(x)"),
 }
-MAX_PARTS = 40  # of an expression
-TRIES = 200  # at a child that is new
+MAX_PARTS = 40  # most parts of an expression
+TRIES = 200  # attempts at a new child
 
 
 def breed(parents: Sequence[tuple[str, float]], random: Random, seen: Sequence[Sequence[float]]) -> str:
     """An expression from one or two of `parents`, each with its fitness, that trains unlike them and those in `seen`.
 
-    Raises RuntimeError if no new one is found in 200 tries, which a grammar of this size does not let happen.
+    Raises RuntimeError if no new one is found in TRIES attempts, which is not expected with a grammar of this size.
     """
     ranked = [expression for expression, _ in sorted(parents, key=lambda parent: parent[1])]
     known = [*seen, *map(probe_expression, ranked)]
-    weights = range(1, len(ranked) + 1)  # by rank, since the scale of fitness means nothing
+    weights = range(1, len(ranked) + 1)  # by rank, since the scale of fitness is arbitrary
     for _ in range(TRIES):
         one, other = random.choices(ranked, weights, k=2)
         child = ast.unparse(ast.parse(cross(one, other, random) if random.random() < 0.4 else mutate(one, random)))
@@ -69,7 +69,7 @@ def breed(parents: Sequence[tuple[str, float]], random: Random, seen: Sequence[S
 
 
 def probe_expression(expression: str) -> list[float]:
-    """`limo.discover.checks.probe` of an expression, which does not depend on beta. Raises Refused as that does."""
+    """`limo.discover.checks.probe` of an expression, which does not depend on beta. Raises Refused as `probe` does."""
     return probe(Candidate(write(expression, "grown")), 1.0)
 
 
@@ -91,7 +91,7 @@ def mutate(expression: str, random: Random) -> str:
 
 
 def cross(one: str, other: str, random: Random) -> str:
-    """An expression whose one part is replaced by a part of another."""
+    """An expression in which one part is replaced by a part of another expression."""
     return _replace(one, random.choice(list_parts(one))[0], random.choice(list_parts(other))[1])
 
 
@@ -104,7 +104,7 @@ def grow(random: Random, depth: int) -> str:
 
 
 def list_parts(expression: str) -> list[tuple[ast.expr, str]]:
-    """The parts of an expression with their texts, itself first."""
+    """The parts of an expression with their texts, the whole expression first."""
     kinds = (ast.Call, ast.BinOp, ast.UnaryOp, ast.Constant)
     return [
         (node, _text(expression, node))
@@ -140,7 +140,7 @@ def write(expression: str, name: str) -> str:
 
 
 class Grammar:
-    """New losses from parts of known ones: no language model, and a seed repeats its search."""
+    """New losses from parts of known ones, without a language model; the same seed repeats a search."""
 
     def __init__(self, *, seed: int) -> None:
         self.seed = seed
@@ -158,7 +158,7 @@ class Grammar:
 
 
 def find_expression(entry: Entry) -> str:
-    """That of a loss that came from the grammar or is known to it; empty for any other."""
+    """The expression of a loss from the grammar or of a known loss; empty for any other."""
     loss = entry.proposal.loss
     path = loss if isinstance(loss, str) else str(loss.get("_target_", ""))
     return entry.proposal.expression or KNOWN.get(path.removeprefix("limo.training.preference."), "")
@@ -193,16 +193,16 @@ NAME = re.compile(r"[A-Za-z]\w{0,39}", re.ASCII)
 
 
 class LanguageModel:
-    """Any engine as the proposer. Its replies are in the ledger, so none is paid for twice."""
+    """Proposes losses with any engine. Its replies are kept in the ledger, so none is paid for twice."""
 
     def __init__(self, *, engine: dict[str, Any], sampling: Sampling, beta: float, tries: int, shown: int) -> None:
-        """Args: `tries` at a readable reply, one at temperature 0; `shown` new losses in a prompt, half the best."""
+        """Args: `tries` for a readable reply (1 at temperature 0); `shown` new losses in a prompt, half the best."""
         self.engine, self.sampling, self.beta, self.shown = engine, replace(sampling, n=1), beta, shown
         self.tries = tries if sampling.temperature > 0 else 1
 
     @cached_property
     def _engine(self) -> Cached:
-        """One for the whole search, since a server that this process starts needs minutes."""
+        """One engine for the whole search, since a server that this process starts needs minutes."""
         return Cached(bind(self.engine, "discover.proposer.engine")())
 
     def propose(self, number: int, archive: Sequence[Entry], floor: Noise) -> Proposal:
@@ -219,12 +219,12 @@ class LanguageModel:
 
 
 def system_message(beta: float) -> str:
-    """What a loss is and what it may use."""
+    """The system message: what a loss is and what it may use."""
     return SYSTEM.format(beta=beta, functions=", ".join(sorted(FUNCTIONS)))
 
 
 def describe_archive(archive: Sequence[Entry], floor: Noise, shown: int) -> str:
-    """What has been tried, with the noise, without which a proposer explains differences that mean nothing."""
+    """The tried losses and the noise, without which a proposer would explain differences that mean nothing."""
     new = [entry for entry in archive if not entry.known]
     scored = [entry for entry in new if entry.fitness is not None]
     best = sorted(scored, key=lambda entry: -(entry.fitness or 0))[: shown // 2]

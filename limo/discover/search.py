@@ -41,7 +41,7 @@ from limo.training.rows import read_pairs
 class Split:
     """Numbers of pairs by purpose. Pairs of one prompt stay together."""
 
-    train: int | None  # null takes the rest
+    train: int | None  # null takes the remaining pairs
     held_out: int  # every loss is scored on these
     fresh: int  # finalists are scored on these
 
@@ -57,10 +57,10 @@ class Confirm:
 
 @dataclass(frozen=True, kw_only=True)
 class Cascade:
-    """A short training before each full one: losses that are behind after a few steps are not trained to the end."""
+    """A short training before each full one: losses that are behind after a few steps get no full training."""
 
     steps: PositiveInt
-    keep: Annotated[float, Field(gt=0, lt=1)]  # a new loss continues if it is in this best fraction of all before it
+    keep: Annotated[float, Field(gt=0, lt=1)]  # a new loss continues if it is in this best fraction of earlier ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +68,10 @@ class SearchSettings:
     """The section `discover` of a recipe."""
 
     out: str  # run folder
-    train: dict[str, Any]  # the recipe's section, with which each loss is trained
-    data: str  # pairs as `limo.training.rows.read_pairs` takes them
+    train: dict[str, Any]  # the recipe's section `train`, with which each loss is trained
+    data: str  # pairs, as in `limo.training.rows.read_pairs`
     split: Split
-    known: dict[str, Any]  # losses by name, as `train.loss` takes them
+    known: dict[str, Any]  # losses by name, each as in `train.loss`
     baseline: str  # the known loss to beat
     seeds: list[int]  # of each training
     baseline_seeds: list[int]  # at least two
@@ -85,7 +85,7 @@ class SearchSettings:
 
     @property
     def beta(self) -> float:
-        """That of the training, or TRL's default."""
+        """beta of the training, or TRL's default."""
         return float(self.train["args"].get("beta", 0.1))
 
 
@@ -93,7 +93,7 @@ class SearchSettings:
 class Trial:
     """How losses are trained and measured: in the search, or at its end."""
 
-    train: Mapping[str, Any]  # the recipe's section, in which loss, seed, data, warm-up and folder are replaced
+    train: Mapping[str, Any]  # the recipe's section `train`; loss, seed, data, warm-up and folder are replaced
     pairs: Path
     held_out: Path
     measures: Mapping[str, Any]  # nodes by name
@@ -212,7 +212,7 @@ def _search(settings: SearchSettings, trial: Trial) -> Noise:
 def _train_short(
     entry: Entry, tried: Sequence[Entry], settings: SearchSettings, cascade: Cascade, trial: Trial
 ) -> Entry:
-    """The last of `tried` after its short training; `behind` says so if it is not in the best fraction of them."""
+    """Run the short training of the last of `tried`; `behind` gets the reason if it is not in the best fraction."""
     train = {**trial.train, "args": {**trial.train["args"], "max_steps": cascade.steps}}
     entry = train_and_score(entry, settings.seeds[:1], replace(trial, train=train, prefix="short-seed-"))
     others = sorted(fitness(scores) for other in tried[:-1] for scores in other.short)
@@ -255,7 +255,7 @@ def _check(settings: SearchSettings, tried: Sequence[Entry]) -> Entry:
 
 
 def train_and_score(entry: Entry, seeds: Sequence[int], trial: Trial) -> Entry:
-    """Train a loss with each seed and measure it, where that has not been done. Stops at the first that fails."""
+    """Train a loss with each seed and measure it, except for seeds already done. Stops at the first failed training."""
     for seed in seeds:
         folder = entry.folder / f"{trial.prefix}{seed}"
         if not (folder / "score.json").exists():

@@ -1,7 +1,7 @@
-"""One request to an OpenAI-compatible server, with limits: its key, its reply, and what its failures mean.
+"""One request to an OpenAI-compatible server: its key, its reply within a size limit, and what its failures mean.
 
-A reply is read whole, one JSON value or a stream of them, with one limit of bytes. Compressed bodies are refused, since
-3 GB may unpack from 3 MB. Keys never appear in texts.
+A reply is one JSON value or a stream of them, and is read whole, up to a limit in bytes. Compressed bodies are refused,
+since 3 MB may unpack to 3 GB. Keys are removed from all messages.
 """
 
 import json
@@ -19,9 +19,9 @@ from limo.data import dump, parsed
 from limo.engines.protocol import Finish
 from limo.errors import UserError
 
-SECRET = 8  # characters of a key that is one; a shorter one, such as EMPTY, is a word that a text may hold
-MOST_TOKENS = 2**22  # that a server's count is believed
-POOL = 16  # connections of one client: its pool looks at all of them at every request
+SECRET = 8  # characters from which a key is hidden; a shorter one, such as EMPTY, may be an ordinary word of a text
+MOST_TOKENS = 2**22  # a server's token count above this is ignored
+POOL = 16  # connections of one client, few because its pool checks all of them at every request
 TOO_LONG = re.compile(
     r"context[ _](length|window|size)|maximum (model|input|prompt|sequence) length|max_model_len"
     r"|(prompt|input|request|messages?)\b.{0,60}\btoo (long|large|many)|too many (input )?tokens",
@@ -38,7 +38,7 @@ class Keys:
         self.key, self._echo = "", re.compile("(?!)")
         if variable is None:
             return
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):  # it may be the key itself: do not repeat it
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):  # it may be the key itself, so do not print it
             raise UserError("engine.api_key_env must be the name of an environment variable, not the key")
         self.key = os.environ.get(variable, "").strip()
         if not self.key:
@@ -49,12 +49,12 @@ class Keys:
             self._echo = re.compile(re.escape(self.key), re.I)
 
     def hide(self, text: str) -> str:
-        """A server's text without the key, in any case: some echo the headers of a request in their errors."""
+        """A server's text with the key removed, in upper or lower case: some servers echo request headers in errors."""
         return self._echo.sub("***", text)
 
 
 def check_address(url: str, has_key: bool, allow_insecure: bool) -> None:
-    """Raise UserError for what is not an address, holds a secret, or would send a key unencrypted to another host."""
+    """Raise UserError if `url` is not an address, holds a secret, or would send a key unencrypted to another host."""
     try:
         parts = urlsplit(url)
         host = parts.hostname if parts.scheme in ("http", "https") and parts.port != 0 else None
@@ -73,7 +73,7 @@ def check_address(url: str, has_key: bool, allow_insecure: bool) -> None:
 
 
 class ServerError(Exception):
-    """A reply without a whole completion: the reason, and of an HTTP error its status and the wait it asks for."""
+    """A reply without a whole completion: the reason, and for an HTTP error its status and the seconds to wait."""
 
     def __init__(self, why: str, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(why)
@@ -82,12 +82,12 @@ class ServerError(Exception):
 
 @dataclass(slots=True)
 class Reply:
-    """A whole reply."""
+    """A complete reply of a server."""
 
     text: str
     finish: Finish
     refusal: str | None  # why the server or the model made no completion
-    prompt_tokens: int | None  # None where they are not counted, or absurdly
+    prompt_tokens: int | None  # None if the server gives no count, or an absurd one
     completion_tokens: int | None
 
 
@@ -117,7 +117,7 @@ class Connection:
                 if len(data) > limit:
                     raise ServerError(f"the reply has more than {limit:,} bytes")
         if response.status_code != 200:
-            wait = re.fullmatch(r"\d+(\.\d+)?", response.headers.get("retry-after", ""))  # nonsense asks for nothing
+            wait = re.fullmatch(r"\d+(\.\d+)?", response.headers.get("retry-after", ""))  # an invalid value is ignored
             raise ServerError(_words_of(bytes(data)), response.status_code, float(wait[0]) if wait else None)
         try:
             return read_reply(bytes(data).split(b"\n") if body.get("stream") else [b"data:" + bytes(data)])
@@ -125,7 +125,7 @@ class Connection:
             raise ServerError(f"the reply is no completion: {error}") from None
 
     async def is_alive(self) -> bool:
-        """Whether the server lists its models, which costs nothing."""
+        """Whether the server answers a request for its list of models, which costs nothing."""
         try:
             response = await next(self.turn).get(f"{self.url}/models", timeout=10)
         except httpx2.HTTPError:
@@ -139,9 +139,9 @@ class Connection:
 
 
 def read_reply(lines: Iterable[bytes]) -> Reply:
-    """A completion from its server-sent events. Raises ServerError if they are an error, or not a whole completion.
+    """A completion from its server-sent events. Raises ServerError if they report an error or end too early.
 
-    A chain of thought from a separate field stands in `<think>` tags before the text.
+    A chain of thought from a separate field is put in `<think>` tags before the text.
     """
     text, thought, refused, null = "", "", "", True
     finish, usage = None, dict[str, Any]()
@@ -150,10 +150,10 @@ def read_reply(lines: Iterable[bytes]) -> Reply:
         if not value or value == b"[DONE]" or not line.startswith(b"data:"):
             continue
         event = parsed(value)
-        if error := event.get("error"):  # under status 200, by some gateways
+        if error := event.get("error"):  # some gateways send errors with status 200
             raise ServerError(str(error.get("message") if isinstance(error, dict) else error))
         usage = event["usage"] if isinstance(event.get("usage"), dict) else usage
-        # One was asked for: of several, the first that says it is number 0
+        # One completion was asked for: of several, take the first with index 0
         choice = next((c for c in event.get("choices") or () if not c.get("index")), None)
         if choice is None:
             continue
@@ -176,7 +176,7 @@ def read_reply(lines: Iterable[bytes]) -> Reply:
     if finish not in ("stop", "length"):
         why = why or f"the server ended the completion with '{finish}'"
     counted = map(usage.get, ("prompt_tokens", "completion_tokens"))
-    counts = (n if type(n) is int and 0 < n <= MOST_TOKENS else None for n in counted)  # none, absurd
+    counts = (n if type(n) is int and 0 < n <= MOST_TOKENS else None for n in counted)  # None if missing or absurd
     return Reply(text, "stop" if finish == "stop" else "length", why, *counts)
 
 
@@ -184,12 +184,12 @@ def _text_of(content: Any) -> str:
     """The text of a message's content: a string, or a list of strings and of parts with a text."""
     if isinstance(content, list):
         return "".join(_text_of(part.get("text") if isinstance(part, dict) else part) for part in content)
-    # Half of a surrogate pair has no UTF-8
+    # A lone surrogate cannot be encoded as UTF-8
     return content.encode("utf-8", "replace").decode() if isinstance(content, str) else ""
 
 
 def context_room(failure: Exception) -> int | None:
-    """For a prompt over the context: tokens left for a completion, 0 if none; None for any other failure."""
+    """If the failure is a prompt too long for the context: tokens left for a completion, perhaps 0; otherwise None."""
     text = str(failure)
     if getattr(failure, "status", None) not in (400, 413, 422) or not TOO_LONG.search(text):
         return None
@@ -198,7 +198,7 @@ def context_room(failure: Exception) -> int | None:
 
 
 def is_lost(failure: Exception) -> bool:
-    """Whether a server may have made a completion, and charges it, though none came back whole."""
+    """Whether a server may have made a completion and charged for it, although none arrived complete."""
     refused = getattr(failure, "status", None) is not None
     return not refused and not isinstance(failure, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.WriteError)
 

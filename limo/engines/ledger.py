@@ -1,14 +1,14 @@
-"""Samples that were paid for are kept: a content-addressed store around any engine.
+"""Keeps samples that were paid for: a content-addressed store around any engine.
 
     engine = Cached(TransformersEngine(...), folder)
 
 A sample is named by the model's fingerprint, the messages, the sampling settings without n and max_tokens, and its
-index. It is on disk as soon as it is finished, so a killed run loses only what was running, a rerun is free, going
-from 4 to 32 attempts pays for 28, and a larger `max_tokens` pays only for samples that were cut off. The name holds
-nothing of a run, a pool or a grader: rows may be added and reordered, and a better grader judges what is there.
+index. It is on disk as soon as it is finished, so a killed run loses only samples in progress, a rerun is free, going
+from 4 to 32 attempts pays for 28, and a larger `max_tokens` pays only for samples that were cut off. The name does not
+depend on the run, the pool or the grader: rows may be added and reordered, and a better grader can judge old samples.
 
-There is one SQLite file per model, shared by the processes of one machine. What one of them is sampling the others
-wait for instead of paying for it again. `limo ledgers` lists these files and adds those of other machines.
+There is one SQLite file per model, shared by the processes of one machine. If one process is making a sample, others
+wait for it instead of paying again. `limo ledgers` lists these files and adds those of other machines.
 """
 
 import fcntl
@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS named (fingerprint TEXT, name TEXT, PRIMARY KEY (fing
 CREATE TABLE IF NOT EXISTS paid (run TEXT PRIMARY KEY, samples INTEGER NOT NULL, tokens INTEGER NOT NULL,
     dollars REAL NOT NULL, seconds REAL NOT NULL) WITHOUT ROWID;
 """
-# SQLite's names of errors that a user can fix. A file-size limit and some network disks show as failed writes
+# SQLite's names of errors that a user can fix. A file-size limit and some network disks appear as failed writes
 USER_ERRORS = {
     "SQLITE_FULL": "no space left on the disk for the samples in",
     "SQLITE_IOERR": "no space left on the disk, or it fails, for the samples in",
@@ -52,8 +52,8 @@ DAMAGED = (
     "{path} is damaged or not a ledger: {error}. Move it away; what can be read of it is kept by "
     "sqlite3 FILE .dump | sed 's/^ROLLBACK.*/COMMIT;/' | sqlite3 NEW.sqlite; limo ledgers add NEW.sqlite"
 )
-HANDED_OUT = 1000  # known completions yielded before the engine gets its turn: bounds what waits in memory
-POLL = 0.5  # seconds between two looks at samples that another process is making
+HANDED_OUT = 1000  # known completions yielded before the engine gets its turn: limits the memory for waiting ones
+POLL = 0.5  # seconds between two checks for samples that another process is making
 
 
 @dataclass
@@ -61,25 +61,25 @@ class Spent:
     """What this process has asked of engines so far."""
 
     sampled: int = 0  # completions paid for
-    tokens: int = 0  # of these
+    tokens: int = 0  # tokens of these completions
     asked: int = 0  # tokens of their prompts
-    dollars: float = 0.0  # for both, where the engine has a price
+    dollars: float = 0.0  # for prompts and completions, if the engine has a price
     found: int = 0  # completions that the ledger had
-    found_tokens: int = 0  # of these
+    found_tokens: int = 0  # tokens of these completions
     spared: int = 0  # completions that were not needed, since the decision was certain before
 
     def since(self, before: "Spent") -> "Spent":
-        """What was added to an earlier copy."""
+        """The difference to an earlier copy."""
         return Spent(*(now - then for now, then in zip(vars(self).values(), vars(before).values(), strict=True)))
 
 
 spent = Spent()
-counted: set[bytes] | None = None  # names so far, where each sample is to be counted once
+counted: set[bytes] | None = None  # names counted so far, if each sample is to be counted once
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a run may pay for, all its restarts together; None is no limit. Raises UserError for what is no limit."""
+    """What a run may pay for, including its restarts; None is no limit. Raises UserError for an invalid limit."""
 
     samples: int | None = None
     tokens: int | None = None  # generated
@@ -94,11 +94,11 @@ class Limits:
 
 @dataclass
 class Budget:
-    """What a run has paid for, what is under way, and what it still may.
+    """What a run has paid for, what is in progress, and whether it may begin more.
 
-    A sample under way counts with the most that it may take: as many tokens of its prompt as that has bytes, and some
-    for the chat template; and `max_tokens`, or more where a server has counted more than it was asked for, as it does
-    for hidden reasoning. What came back counts as the server counts it.
+    A sample in progress counts with its upper bound: one prompt token for each byte of its prompt, and some for the
+    chat template; and `max_tokens` generated tokens, or more if a server has counted more than `max_tokens` before, as
+    with hidden reasoning. A finished sample counts as the server counts it.
     """
 
     run: str = ""
@@ -107,13 +107,13 @@ class Budget:
     tokens: int = 0
     dollars: float = 0.0
     seconds: float = 0.0
-    longest: int = 0  # tokens of a completion so far
-    around: int = 256  # tokens of a prompt that are no bytes of its text; more where a server has counted more
+    longest: int = 0  # tokens of the longest completion so far
+    around: int = 256  # prompt tokens beyond the bytes of its text; more if a server has counted more
     running: dict[bytes, tuple[int, int, Price]] = field(default_factory=dict)  # by name: bytes, max_tokens, price
     refused: tuple[int, int, Price] = (0, 0, FREE)  # the sample that did not fit
 
     def begin(self, name: bytes, request: Request, max_tokens: int, price: Price) -> bool:
-        """Count a sample as under way; False if it may exceed a limit beside all others that are."""
+        """Count a sample as in progress; False if, with all others in progress, it might exceed a limit."""
         size = sum(len(message["content"].encode("utf-8", "replace")) for message in request.prompt)
         limits, self.running[name] = self.limits, (size, max_tokens, price)
         if limits == Limits():
@@ -136,7 +136,7 @@ class Budget:
         return tokens, price.of(size + self.around, tokens)
 
     def book(self, name: bytes, completion: Completion, price: Price, seconds: float) -> tuple[int, int, float]:
-        """Count what came back, and lost replies with their most; returns samples, tokens and dollars."""
+        """Count a finished sample, and lost replies with their upper bound; returns samples, tokens and dollars."""
         sample = self.running.pop(name)
         self.longest = max(self.longest, completion.tokens)
         self.around = max(self.around, completion.asked - sample[0])
@@ -149,7 +149,7 @@ class Budget:
         return samples, tokens, dollars
 
     def explain(self) -> str:
-        """The error of a run whose budget does not allow the sample that was refused last."""
+        """The error message of a run whose budget does not allow the last refused sample."""
         limits = [f"{value:,} {what}" for what, value in asdict(self.limits).items() if value is not None]
         tokens, dollars = self.most(self.refused)
         cost, more = (
@@ -167,9 +167,9 @@ budget = Budget()
 
 @contextmanager
 def within_budget(run: str, limits: Limits) -> Iterator[None]:
-    """Count what is paid for in the block for `run`, and begin nothing beyond these limits.
+    """Count what the block pays for on behalf of `run`, and begin no sample beyond these limits.
 
-    A block inside of another one of the same run has its limits.
+    A block nested in another one of the same run shares the outer limits.
     """
     global budget, counted
     if budget.run == run:
@@ -188,18 +188,18 @@ def within_budget(run: str, limits: Limits) -> Iterator[None]:
 
 
 def sample_name(request: Request, sampling: Sampling) -> bytes:
-    """The name under which a sample is kept, 16 bytes."""
+    """The 16-byte name under which a sample is kept."""
     settings = {k: v for k, v in asdict(sampling).items() if k not in ("n", "max_tokens")}
     return bytes.fromhex(content_id([request.prompt, settings, request.index], 16))
 
 
 def checksum(name: bytes, cap: int, text: bytes, tokens: int, finish: str) -> int:
-    """CRC-32 over a whole row, by which a damaged one is recognised."""
+    """CRC-32 over a whole row, which reveals a damaged row."""
     return zlib.crc32(f"{cap}/{tokens}/{finish}/".encode() + name + text)
 
 
 class Cached:
-    """An engine that asks the one inside only for what the ledger lacks."""
+    """An engine that asks the wrapped engine only for samples that the ledger lacks."""
 
     def __init__(self, engine: Engine, folder: Path | None = None) -> None:
         self.engine = engine
@@ -207,11 +207,11 @@ class Cached:
 
     @property
     def fingerprint(self) -> str:
-        """That of the engine inside."""
+        """The fingerprint of the wrapped engine."""
         return self.engine.fingerprint
 
     def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
-        """Known samples are yielded at once, the rest come from the engine. Refusals cost nothing and are not kept.
+        """Yield known samples at once and the rest from the engine. Refusals are not kept.
 
         Raises UserError once the run's budget is used up; running samples are finished and kept before that.
         """
@@ -219,7 +219,7 @@ class Cached:
         path = self.folder / f"{content_id(self.fingerprint)}.sqlite"
         with explain_errors(path), closing(open_ledger(path)) as store:
             store.execute("INSERT OR IGNORE INTO model VALUES (?)", (self.fingerprint,))
-            name = str(getattr(self.engine, "model", ""))  # as the recipe has it: one content may have several
+            name = str(getattr(self.engine, "model", ""))  # as in the recipe: one content may have several names
             store.execute("INSERT OR IGNORE INTO named VALUES (?, ?)", (self.fingerprint, name))
             store.commit()
             session = _Session(store, path, take, sampling, getattr(self.engine, "price", FREE))
@@ -250,7 +250,7 @@ class Cached:
 
 @dataclass(eq=False)
 class _Session:
-    """One call of `Cached.complete`: what is known, held for want of budget, running here, or running elsewhere."""
+    """One call of `Cached.complete`: requests that are known, held for lack of budget, running here or elsewhere."""
 
     store: sqlite3.Connection
     path: Path
@@ -260,12 +260,12 @@ class _Session:
     known: deque[tuple[Request, Completion]] = field(default_factory=deque)
     held: deque[Request] = field(default_factory=deque)
     elsewhere: dict[bytes, Request] = field(default_factory=dict)  # claimed by another process
-    begun: dict[bytes, list[Request]] = field(default_factory=dict)  # by name, with those that wait for the same
+    begun: dict[bytes, list[Request]] = field(default_factory=dict)  # by name, with requests for the same sample
     looked: float = 0.0
     timed: float = field(default_factory=time.monotonic)  # up to when the run's seconds are counted
 
     def take_missing(self, room: int) -> list[Request]:
-        """Up to `room` requests that the ledger lacks, as far as the budget goes."""
+        """Up to `room` requests that the ledger lacks and the budget allows."""
         self._look_elsewhere()
         while len(self.held) < room and len(self.known) < HANDED_OUT and (asked := self.take(room - len(self.held))):
             for request in asked:
@@ -280,7 +280,7 @@ class _Session:
         return self._start(room)
 
     def _start(self, room: int) -> list[Request]:
-        """Claim up to `room` held requests, each before it is looked up: others release after they have written."""
+        """Claim up to `room` held requests. Each is claimed before the look-up, since others write, then release."""
         started = list[Request]()
         while self.held and len(started) < room:
             request = self.held.popleft()
@@ -300,7 +300,7 @@ class _Session:
         return started
 
     def finish(self, request: Request, completion: Completion) -> None:
-        """Keep what the engine gave, and count it: a refusal may have cost something as well."""
+        """Keep a completion and count its cost; a refusal is only counted, since it may have cost something."""
         name = sample_name(request, self.sampling)
         if completion.finish != "refused":
             keep_completion(self.store, name, self.sampling.max_tokens, completion)
@@ -310,7 +310,7 @@ class _Session:
         self._answer_waiting(name, completion)
 
     def release(self) -> None:
-        """Give up the claims on what was not finished."""
+        """Release the claims on unfinished samples."""
         for name in self.begun:
             budget.running.pop(name, None)
             release_claim(self.path, name)
@@ -321,7 +321,7 @@ class _Session:
             self.known.append((other, completion))
 
     def _look_elsewhere(self) -> None:
-        """Take over what other processes have finished, or have left unfinished."""
+        """Take over samples that other processes have finished or abandoned."""
         if not self.elsewhere or time.monotonic() - self.looked < POLL:
             return
         self.looked = time.monotonic()
@@ -336,9 +336,9 @@ class _Session:
                 self.held.append(request)
 
     def _look_up(self, name: bytes) -> Completion | None:
-        """A kept sample: as it ended within this limit, or as it was cut off at exactly this limit.
+        """A kept sample that ended within this limit, or was cut off at exactly this limit.
 
-        One that was cut off before its limit has filled the model's context, and no larger limit changes that.
+        A sample that was cut off before its limit has filled the model's context, so a larger limit does not help.
         """
         for cap, text, tokens, finish, check, asked in self.store.execute(
             "SELECT cap, text, tokens, finish, checksum, asked FROM completion WHERE name = ?", (name,)
@@ -374,7 +374,7 @@ class _Session:
 
 @cache
 def _claims(path: Path) -> IO[bytes]:
-    """A file beside a ledger, open for as long as this process lives: closing it would release its locks."""
+    """The lock file beside a ledger, open as long as this process lives: closing it would release its locks."""
     return path.with_suffix(".claims").open("ab")
 
 
@@ -388,7 +388,7 @@ def claim(path: Path, name: bytes) -> bool:
 
 
 def release_claim(path: Path, name: bytes) -> None:
-    """Give up a claim, once the sample is written or will not be."""
+    """Release a claim after the sample was written or abandoned."""
     fcntl.lockf(_claims(path), fcntl.LOCK_UN, 1, int.from_bytes(name[:7]))
 
 
@@ -405,7 +405,7 @@ def open_ledger(path: Path) -> sqlite3.Connection:
                 f"{path} is a ledger of format {version}, this version reads {FORMAT}. Move it to another folder"
             )
         store.execute("PRAGMA journal_mode=WAL")
-        store.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut the last moments
+        store.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut loses the last moments
         store.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
     except (UserError, sqlite3.OperationalError):
         store.close()
@@ -418,7 +418,7 @@ def open_ledger(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def explain_errors(path: Path) -> Iterator[None]:
-    """Around work with a ledger: a full disk, a folder without permission and a damaged file become a UserError."""
+    """Convert SQLite errors of the block to UserError: a full disk, missing permissions, a damaged file."""
     try:
         yield
     except sqlite3.DatabaseError as error:

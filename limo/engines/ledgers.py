@@ -3,7 +3,7 @@
     limo ledgers                 # each model's samples in $LIMO_CACHE/samples
     limo ledgers add /mnt/node7  # adds those of another machine: of a folder of ledgers, or of one file
 
-A sample that both have stays as it is. What SQLite can still read of a damaged file becomes one that can be added:
+A sample that both machines have stays as it is. The readable part of a damaged file can be saved and then added:
 
     sqlite3 FILE .dump | sed 's/^ROLLBACK.*/COMMIT;/' | sqlite3 NEW.sqlite
 """
@@ -71,7 +71,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def ledgers(words: list[str], *, into: Path | None = None) -> None:
-    """The command `limo ledgers`: shows what a folder holds; with `add` and paths, adds what those hold.
+    """The command `limo ledgers`: print what a folder holds; with `add` and paths, add the ledgers at these paths.
 
     Raises UserError for other words.
     """

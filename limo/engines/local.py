@@ -26,7 +26,7 @@ from limo.recipe import InputPath
 if TYPE_CHECKING:
     import torch
 
-REFILL = 0.25  # share of the batch that must be free before the cache is copied to drop and add rows
+REFILL = 0.25  # fraction of the batch that must be free before the cache is copied to drop and add rows
 SPARE = 64  # positions a growing cache reserves ahead, so that most steps write in place
 NUCLEUS = 1024  # tokens sorted first when looking for a nucleus; the whole vocabulary only if they are not enough
 
@@ -34,7 +34,7 @@ NUCLEUS = 1024  # tokens sorted first when looking for a nucleus; the whole voca
 class TransformersEngine:
     """A causal language model of transformers behind the `Engine` protocol, loaded at the first request.
 
-    Args: `model` as `limo.model.model_folder` takes it, `dtype` of the weights while sampling, `batch_size` rows.
+    Args: `model` as in `limo.model.model_folder`, `dtype` of the weights while sampling, `batch_size` in rows.
     """
 
     def __init__(self, *, model: InputPath, dtype: str, batch_size: int) -> None:
@@ -44,7 +44,7 @@ class TransformersEngine:
 
     @cached_property
     def folder(self) -> Path:
-        """Of the model, downloaded or converted if need be."""
+        """The folder of the model, downloaded or converted if necessary."""
         return model_folder(self.model)
 
     @cached_property
@@ -61,7 +61,7 @@ class TransformersEngine:
         """See `Engine.complete`. A prompt that leaves no room in the context is refused with the reason."""
         first = take(self.batch_size)
         if not first:
-            return  # before a model is loaded for nothing
+            return  # without loading a model
         with loading.timed():
             import torch
 
@@ -74,7 +74,7 @@ class TransformersEngine:
 class _Row:
     request: Request
     prompt: list[int]
-    room: int  # tokens it may still have at the start
+    room: int  # most tokens to generate
     random: np.random.Generator
     ids: list[int]  # generated so far
     finish: Finish | None = None
@@ -129,7 +129,7 @@ class _Decoder:
         known: Any = None
         prepare_prompts(self.tokenizer, {id(request.prompt): request.prompt for request in asked}.values())
         for request in asked:
-            if request.prompt is not known:  # the samples of one prompt come one after the other
+            if request.prompt is not known:  # the samples of one prompt are adjacent
                 known, ids = request.prompt, prompt_ids(self.tokenizer, request.prompt)
             room = min(self.sampling.max_tokens, self.context - len(ids))
             if room < 1:
@@ -245,7 +245,7 @@ class _Decoder:
 
 
 def new_cache(model: Any) -> Any:
-    """An empty cache for the model; one that grows in place where its layers keep plain keys and values."""
+    """An empty cache for the model; it grows in place if the model's layers keep plain keys and values."""
     from transformers import DynamicCache
 
     cache = DynamicCache(config=model.config)
@@ -279,7 +279,7 @@ def joined(old: Any, old_mask: "torch.Tensor", new: Any, new_mask: "torch.Tensor
 
 
 def _growing() -> Any:
-    """A cache layer that writes new positions into reserved room; the library's copies everything at every step."""
+    """A cache layer that writes new positions into reserved space; the library's layer copies all at every step."""
     import torch
     from transformers.cache_utils import DynamicLayer
 
@@ -336,7 +336,8 @@ def sample_tokens(logits: "torch.Tensor", uniform: "torch.Tensor", temperature: 
 def _invert(mass: "torch.Tensor", uniform: "torch.Tensor") -> "torch.Tensor":
     """The first position of each row of cumulative probabilities (rows, n) that exceeds `uniform` of its total.
 
-    Float32 may round that up to the total; then the first that reaches it: no token of probability 0 is sampled.
+    If float32 rounds that product up to the total, the first position that reaches the total is taken, so a token of
+    probability 0 is never sampled.
     """
     import torch
 

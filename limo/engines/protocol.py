@@ -3,12 +3,12 @@
     completions = sample(engine, prompts, Sampling(n=4, temperature=0.7, top_p=0.95, max_tokens=512, seed=0))
 
 An engine pulls requests (a prompt and the index of the sample) whenever it has room, and yields each completion as soon
-as it is finished, in any order. So what is asked may depend on what has come back: `curation/stages/attempts.py` asks
-no more of a problem once its decision is certain. Sample i of a prompt is independent of the other samples and
+as it is finished, in any order. So later requests may depend on earlier completions: `curation/stages/attempts.py`
+stops asking about a problem once its decision is certain. Sample i of a prompt is independent of the other samples and
 reproducible: its randomness comes from (seed, prompt, i) alone. A prompt whose last message is the assistant's is an
 unfinished turn: the model continues it, and the completion is the new text. `limo/engines/ledger.py` keeps what was
 sampled; `engines/local.py` runs a local model, `engines/server.py` asks servers. Recipes name an engine by its
-dotted path; docs/engines.md says how they differ.
+dotted path; docs/engines.md compares them.
 """
 
 import hashlib
@@ -26,18 +26,18 @@ from limo.errors import UserError
 Prompt = tuple[Message, ...]
 T = TypeVar("T")
 Finish = Literal["stop", "length", "refused"]
-OPEN = 4096  # prompts under way at once in a stream: enough for any engine's batch, little memory
+OPEN = 4096  # prompts in progress at once in a stream: enough for any engine's batch, little memory
 
 
 @dataclass
 class Loading:
-    """Seconds that engines of this process have spent on getting ready: imports, conversion, weights."""
+    """Seconds that this process has spent on starting engines: imports, conversion, weights."""
 
     seconds: float = 0.0
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Around what makes an engine ready."""
+        """Count the time of the block, which starts an engine."""
         start = time.monotonic()
         try:
             yield
@@ -67,23 +67,23 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion that is wanted."""
+    """A request for one completion."""
 
     prompt: Prompt
     index: int  # of the sample among those of its prompt
-    at: int = 0  # the asker's own number for it, by which it knows the completion that comes back
+    at: int = 0  # a number chosen by the caller to recognise the completion
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What came back."""
+    """The result of a request."""
 
     text: str
-    tokens: int  # generated, the end token and hidden reasoning included; of a refusal what it cost nevertheless
+    tokens: int  # generated, end token and hidden reasoning included; for a refusal, tokens charged nevertheless
     finish: Finish  # "length": cut off, never to be mistaken for a finished one; "refused": not sampled at all
-    why: str = ""  # of a refusal: the prompt does not fit, the server would not answer it
+    why: str = ""  # reason of a refusal: the prompt does not fit, the server rejects it
     asked: int = field(default=0, compare=False)  # tokens of the prompt
-    lost: int = field(default=0, compare=False)  # earlier replies that a server may have made
+    lost: int = field(default=0, compare=False)  # number of earlier replies that were lost but perhaps charged
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Price:
         return (asked * self.input + generated * self.output) / 1e6
 
 
-FREE = Price()  # of an engine on one's own machine: its hours are what it costs
+FREE = Price()  # for engines on your own machine, which cost hours only
 
 
 def refuse(why: str, tokens: int = 0, asked: int = 0, lost: int = 0) -> Completion:
@@ -106,7 +106,7 @@ def refuse(why: str, tokens: int = 0, asked: int = 0, lost: int = 0) -> Completi
     return Completion("", tokens, "refused", why, asked, lost)
 
 
-Take = Callable[[int], Sequence[Request]]  # gives up to so many requests; none if there is nothing to ask just now
+Take = Callable[[int], Sequence[Request]]  # returns at most so many requests; empty if there are none at the moment
 
 
 class Engine(Protocol):
@@ -114,23 +114,23 @@ class Engine(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Names the weights, the chat template and the precision: equal names may share samples."""
+        """A name for the weights, the chat template and the precision: engines with equal names may share samples."""
 
     def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
         """Yields each request with its completion, once, as soon as it is finished.
 
-        Asks `take` whenever there is room, and again after each completion. Ends when nothing is under way and `take`
-        gives nothing.
+        Calls `take` whenever there is room, and again after each completion. Ends when nothing is in progress and
+        `take` returns nothing.
         """
 
 
 def sample(
     engine: Engine, prompts: Sequence[Prompt], sampling: Sampling, what: str = "sampling"
 ) -> list[list[Completion]]:
-    """`sampling.n` completions for each prompt, in order, with a progress bar. A prompt that recurs is asked once."""
+    """`sampling.n` completions for each prompt, in order, with a progress bar. Duplicate prompts are asked once."""
     first: dict[str, int] = {}
     same = [first.setdefault(content_id(prompt, 16), at) for at, prompt in enumerate(prompts)]
-    # Longest first: what does not fit in memory fails at once, and rows of a batch are of about one length
+    # Longest first: lack of memory shows at once, and the rows of a batch have similar lengths
     order = sorted(first.values(), key=lambda at: (-sum(len(m["content"]) for m in prompts[at]), at))
     waiting = deque(Request(prompts[at], index, at) for at in order for index in range(sampling.n))
     done: dict[tuple[int, int], Completion] = {}
@@ -145,14 +145,14 @@ def sample(
 
 
 def taker(waiting: deque[Request]) -> Take:
-    """Gives what is in a queue, first in first out."""
+    """A `Take` that empties a queue, first in first out."""
     return lambda room: [waiting.popleft() for _ in range(min(room, len(waiting)))]
 
 
 def stream(
     engine: Engine, asked: Iterable[tuple[Prompt, int]], sampling: Sampling, what: str = "sampling"
 ) -> Iterator[list[Completion]]:
-    """For each (prompt, n) its n completions, in order, while only some thousand prompts are in memory."""
+    """Yield n completions for each (prompt, n), in order, with at most some thousand prompts in memory."""
     source, waiting = Source(enumerate(asked)), deque[Request]()
     under_way: dict[int, dict[int, Completion]] = {}
     wanted: dict[int, int] = {}
@@ -170,7 +170,7 @@ def stream(
             yield [completion for _, completion in sorted(under_way.pop(at).items())]
 
     with progress(what, None, "completion") as advance:
-        while not source.ended:  # again, where the engine had nothing to do: all of some thousand prompts wanted none
+        while not source.ended:  # again if the engine ended early because some thousand prompts in a row asked for 0
             for request, completion in engine.complete(take, sampling):
                 under_way[request.at][request.index] = completion
                 advance(1)
@@ -199,9 +199,9 @@ def random_key(request: Request, sampling: Sampling) -> int:
 
 
 class Scripted:
-    """An engine that answers by a function of (question, sample index): for tests and dry runs.
+    """An engine whose replies are a function of (question, sample index): for tests and dry runs.
 
-    The function returns a text, or a whole `Completion`. A token is a word; `context` is how many the prompt may have.
+    The function returns a text or a `Completion`. A token is a word; `context` is the most words of a prompt.
     """
 
     def __init__(

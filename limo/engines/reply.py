@@ -1,7 +1,7 @@
-"""Texts that a model is shown between marks, and the JSON object that its reply must end with.
+"""Marks around texts that a model is shown, and the JSON object that must end its reply.
 
-A text may contain anything, instructions to the model and finished verdicts too. The marks carry a code that occurs in
-none of the texts, so no text can close its own marks. A verdict must repeat the code, so quoting a text gives none.
+A text may contain anything, even instructions to the model or finished verdicts. The marks carry a code that occurs in
+none of the texts, so no text can close its marks. A verdict must repeat the code, so a quoted text cannot be a verdict.
 """
 
 import json
@@ -27,7 +27,7 @@ def read_last_object(text: str) -> dict[str, Any] | None:
     text = text.rstrip().removesuffix("```").rstrip()[-LONGEST:]
     found = _decode_last(text)
     if found is None or any(isinstance(value, str) and re.search("[\b\f]", value) for value in found.values()):
-        # LaTeX with single backslashes: \sqrt is no escape of JSON, and \frac begins with that of a form feed
+        # LaTeX with single backslashes: \sqrt is not a JSON escape, and \frac begins with the escape of a form feed
         return _decode_last(re.sub(r"(\\[\"\\/n]|\\u[0-9a-fA-F]{4})|\\", lambda m: m[1] or r"\\", text))
     return found
 
@@ -45,8 +45,8 @@ def _decode_last(text: str) -> dict[str, Any] | None:
 
 
 def verdict_of(reply: Completion, code: str) -> dict[str, Any] | None:
-    """The JSON object that ends the reply, without its code; None for a reply that was cut off, has another code, or
-    whose object repeats a key or holds a list or another object.
+    """The JSON object that ends the reply, without its code. None if the reply was cut off or has another code, or if
+    the object repeats a key or holds a list or another object.
     """
     verdict = read_last_object(reply.text) if reply.finish == "stop" else None
     if verdict is None or any(isinstance(value, dict | list) for value in verdict.values()):
@@ -55,7 +55,7 @@ def verdict_of(reply: Completion, code: str) -> dict[str, Any] | None:
 
 
 def shorten(reply: Completion) -> str:
-    """How a reply begins that cannot be read, for a person."""
+    """The beginning of an unreadable reply, for messages."""
     if reply.finish == "refused":
         return f"not sampled: {reply.why}"
     return ("cut off: " if reply.finish == "length" else "") + " ".join(reply.text.split())[:SHOWN]
@@ -64,5 +64,5 @@ def shorten(reply: Completion) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return found

@@ -25,14 +25,14 @@ from limo.errors import UserError
 from limo.machine import cache_folder
 from limo.processes import die_with_parent, last_line
 
-# Linux kills a child when the thread that started it ends, so that thread has to last as long as this process
+# Linux kills a child when the thread that started it ends, so that thread must live as long as this process
 _SPAWNER = ThreadPoolExecutor(1, "limo-servers")
 
 
 def command_line(
     kind: str, model: str, port: int, sizes: tuple[int, int], options: Sequence[str], python: str | None
 ) -> list[str]:
-    """The command that starts a server; `sizes` are tensor-parallel GPUs and data-parallel copies."""
+    """The command that starts a server; `sizes` are the tensor-parallel and the data-parallel size."""
     interpreter = str(Path(python).expanduser()) if python else sys.executable
     tensor, data = map(str, sizes)
     vllm = str(Path(interpreter).with_name("vllm"))
@@ -48,7 +48,7 @@ def command_line(
 
 
 def find_program(command: Sequence[str]) -> None:
-    """Raise UserError where the program that would be started is not installed."""
+    """Raise UserError if the program of the command is not installed."""
     if not os.access(command[0], os.X_OK):
         raise UserError(
             f"cannot run '{command[0]}': there is no such program. Install the server there, or set "
@@ -57,7 +57,7 @@ def find_program(command: Sequence[str]) -> None:
 
 
 class LocalServer:
-    """One server process. `start` and `restart` return once it is healthy, or raise UserError with its last words."""
+    """One server process. `start` and `restart` return once it is healthy, or raise UserError with its last output."""
 
     def __init__(
         self, kind: str, model: str, sizes: tuple[int, int], options: Sequence[str], python: str | None, timeout: float
@@ -70,22 +70,22 @@ class LocalServer:
         self.log = cache_folder() / "servers" / f"{kind}-{os.getpid()}-{port}.log"
         self.restarted = self.starting = False
         self._process: subprocess.Popen[bytes] | None = None
-        self._ended: weakref.finalize[Any, Any] | None = None  # ends it, at the latest with this object
+        self._ended: weakref.finalize[Any, Any] | None = None  # ends the process, at the latest with this object
         self._lock = threading.Lock()
 
     def is_running(self) -> bool:
-        """Whether its process is there."""
+        """Whether the server process is running."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> str:
-        """Start it unless it runs. Returns its address once it is healthy, as `base_urls` takes it."""
+        """Start the server unless it runs. Returns its address, in the form of `base_urls`, once it is healthy."""
         with self._lock:
             if not self.is_running():
                 self._launch()
         return f"{self.address}/v1"
 
     def restart(self) -> None:
-        """Start it again after it died, once. Raises UserError the second time."""
+        """Restart the server after it died. Raises UserError the second time."""
         with self._lock:
             if self.is_running():  # another request has restarted it
                 return
@@ -142,10 +142,10 @@ def _spawn(command: Sequence[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
 
 
 def _watch(server: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
-    """A process that outlives us and kills the server's whole group when we end, however that comes.
+    """Start a watchdog that kills the server's whole process group when this process ends, for any reason.
 
-    The kernel kills only the server's first process with us; vLLM's workers, which hold the memory, would stay. Our end
-    closes the pipe that the watchdog reads.
+    The kernel kills only the server's first process with ours; vLLM's workers, which hold the memory, would stay. The
+    end of this process closes the pipe that the watchdog reads.
     """
     code = 'cat > /dev/null; kill -s KILL -- "-$0" 2> /dev/null'
     nothing = subprocess.DEVNULL
@@ -154,7 +154,7 @@ def _watch(server: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
 
 
 def _stop(process: "subprocess.Popen[bytes]", watchdog: "subprocess.Popen[bytes]") -> None:
-    """End a server; whoever of its group is left after that is killed by its watchdog."""
+    """End a server; its watchdog kills the remaining processes of its group."""
     if process.poll() is None:
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(process.pid, signal.SIGTERM)

@@ -4,8 +4,8 @@
     engine: {_target_: limo.engines.server.ServerEngine, model: Qwen/Qwen3-32B, base_urls: [http://node1:8000/v1]}
 
 With `serve` the engine starts a server on this machine's GPUs (`limo/engines/serve.py`); with `base_urls` it uses
-running ones, and sends each request to the address with the fewest. Every sample is a separate request with its own
-seed, so sample i of a prompt is the same again where the server honours `seed`.
+running servers, and sends each request to the address with the fewest open requests. Every sample is a separate request
+with its own seed, so sample i of a prompt is reproducible if the server honours `seed`.
 
 A failed request is retried, at another address if there is one. A request that keeps failing is refused with its
 reason. The run ends only when no server can be expected to answer. docs/engines.md describes every setting.
@@ -34,16 +34,16 @@ from limo.errors import UserError
 from limo.model import fingerprint, load_tokenizer, model_folder, tokenizer_folder
 from limo.recipe import is_trusted
 
-PROGRAMS = "programs"  # what --trust names to let a recipe say which server is started, and how
-BYTES_PER_TOKEN = 4  # of an estimate, where a server does not count
+PROGRAMS = "programs"  # with --trust programs, a recipe may choose the server program and its options
+BYTES_PER_TOKEN = 4  # to estimate tokens if a server does not count them
 CONTROL = re.compile(r"<[|｜][^\s<>|｜]{1,40}[|｜]>|</?s>|<(start|end)_of_turn>|\[/?INST\]")
-SHOWN = 300  # characters of what a server says
+SHOWN = 300  # most characters shown of a server's message
 NEVER_ANSWERED = 20  # refusals in a row before the first answer: the settings are wrong, not the prompts
-IN_A_ROW = 200  # the same after it
-UNUSABLE = (401, 402)  # status of a wrong key or account
-NOT_THERE = (*range(300, 400), 403, 404, 405)  # of a wrong path or model; once an address has answered, of a prompt
-PASSING = (408, 409, 425, 429)  # status below 500 after which the same request may succeed
-WELL = 3  # failures in a row that are counted at most for a server that still lists its models
+IN_A_ROW = 200  # refusals in a row that end a run after the first answer
+UNUSABLE = (401, 402)  # status codes of a wrong key or account
+NOT_THERE = (*range(300, 400), 403, 404, 405)  # a wrong path or model; from an address that has answered, a bad prompt
+PASSING = (408, 409, 425, 429)  # status codes below 500 after which the same request may succeed
+WELL = 3  # most failures in a row that are counted for a server that still lists its models
 LONGEST_PAUSE = 60.0  # seconds between two tries
 
 
@@ -55,7 +55,7 @@ class ServerEngine:
     base_urls: list[str] = field(default_factory=list)  # of running servers, up to /v1
     serve: Literal["vllm", "sglang", "transformers"] | None = None  # start one on this machine instead
     serve_python: str | None = None  # the Python of the environment in which that server is installed
-    serve_args: list[str] = field(default_factory=list)  # further options of its command line
+    serve_args: list[str] = field(default_factory=list)  # further options for the server's command line
     tensor_parallel: int = 1  # GPUs that share one copy of the model, with `serve`
     data_parallel: int = 1  # copies of the model, with `serve`
     start_timeout: float = 1800.0  # seconds until a started server must be healthy
@@ -63,13 +63,13 @@ class ServerEngine:
     tokenizer: str | None = None  # of the prompts, with send=tokens; null is `model`
     api_key_env: str | None = None  # name of the environment variable that holds the key
     allow_insecure: bool = False  # send the key over plain http to another machine
-    revision: str = ""  # what you know of the weights: a server's name for a model says nothing of them
+    revision: str = ""  # your label for the weights: a server's model name does not identify them
     concurrency: int = 64  # requests at once to each address
     context: int | None = None  # tokens of the model, for servers that do not refuse longer prompts themselves
     stream: bool = False  # receive completions in pieces, for gateways that cut silent connections
     timeout: float = 3600.0  # seconds that one completion may take
-    tries: int = 5  # of one request
-    patience: float = 300.0  # seconds for which all servers may fail
+    tries: int = 5  # attempts at one request
+    patience: float = 300.0  # seconds for which all servers may fail before the run ends
     backoff: float = 1.0  # seconds after the first failure, doubled each time
     extra: dict[str, Any] = field(default_factory=dict)  # further fields of every request; null leaves one out
     price: Price = FREE  # of a provider's tokens
@@ -97,7 +97,7 @@ class ServerEngine:
             find_program(command_line(self.serve, "", 0, (1, 1), (), self.serve_python))
 
     def headers(self) -> dict[str, str]:
-        """The key, as a request's headers have it."""
+        """The request headers that hold the key."""
         return {"Authorization": f"Bearer {self._keys.key}"} if self._keys.key else {}
 
     @cached_property
@@ -123,7 +123,7 @@ class ServerEngine:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The model as served and what the recipe states of it, not the address: any server of the model will do."""
+        """A name for the model and what the recipe says about it, without the address: any server of it may be used."""
         name = f"openai/{self.model}@{self.revision or 'unstated'}"
         if self.serve:
             name = f"{self.serve}/{fingerprint(model_folder(self.model))}"
@@ -132,7 +132,7 @@ class ServerEngine:
         return name + (f"/{content_id(changed)}" if changed else "")
 
     def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
-        """See `Engine.complete`. Raises UserError when no server can be expected to answer any more."""
+        """See `Engine.complete`. Raises UserError when no server is expected to answer any more."""
         room = self.concurrency * max(len(self.base_urls), self.data_parallel)
         if not (first := take(room)):
             return
@@ -154,7 +154,7 @@ class ServerEngine:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
-            "seed": random_key(request, sampling) >> 97,  # 31 bits: what every server takes
+            "seed": random_key(request, sampling) >> 97,  # 31 bits, which every server accepts
         }
         if sampling.stop:
             fields["stop"] = list(sampling.stop)
@@ -163,7 +163,7 @@ class ServerEngine:
             fields["stop_token_ids"] = [turn_end(self._tokenizer)]
             fields["skip_special_tokens"] = False
         else:
-            # Half of a surrogate pair has no UTF-8
+            # A lone surrogate cannot be encoded as UTF-8
             texts = [m["content"].encode("utf-8", "replace").decode() for m in request.prompt]
             fields["messages"] = [{"role": m["role"], "content": t} for m, t in zip(request.prompt, texts, strict=True)]
         if self.stream:
@@ -173,7 +173,7 @@ class ServerEngine:
 
 @dataclass(eq=False)
 class _Address:
-    """One server's address and how it does. Times are those of `time.monotonic`."""
+    """The address of one server and its recent failures. Times are from `time.monotonic`."""
 
     url: str
     connection: Connection
@@ -187,7 +187,7 @@ class _Address:
 
 
 class _Client:
-    """One run of `ServerEngine.complete`; one event loop has all of it."""
+    """One call of `ServerEngine.complete`, in one event loop."""
 
     def __init__(self, engine: ServerEngine, urls: list[str], sampling: Sampling) -> None:
         self.engine, self.sampling = engine, sampling
@@ -204,9 +204,9 @@ class _Client:
     def answer_all(self, room: int, take: Take, first: Sequence[Request]) -> Iterator[tuple[Request, Completion]]:
         """Yield each request with its completion as soon as it is finished, `room` requests at a time.
 
-        `take` is called in the caller's thread; `first` are requests already taken. Once the run is over nothing more
-        is taken, but running requests are finished and yielded, since they are paid for. Requests proceed while the
-        caller waits: a loop in another thread would contend for the interpreter's lock, at half the rate.
+        `take` is called in the caller's thread; `first` are requests already taken. Once the run has ended, no more are
+        taken, but running requests are finished and yielded, since they are paid for. Requests proceed only while the
+        caller waits: an event loop in another thread would compete for the interpreter's lock, at half the rate.
         """
         with asyncio.Runner() as runner, ThreadPoolExecutor(1, "limo-engine") as thread:
             run: Callable[[Coroutine[Any, Any, Any]], Any] = runner.run
@@ -258,21 +258,21 @@ class _Client:
             except UserError:
                 if not lost:
                     raise
-                return refuse("the run ended", lost=lost)  # raised after what may have cost something is counted
+                return refuse("the run ended", lost=lost)  # the error is raised after possible costs are counted
             answered, limited = address.answered, address.limited
             address.running += 1
             try:
                 async with asyncio.timeout(engine.timeout):
                     reply = await address.connection.ask(body, self.limit)
                 return replace(self._accept(address, reply, request), lost=lost)
-            except Exception as error:  # noqa: BLE001 - any failure of one reply is that request's, never the run's
+            except Exception as error:  # noqa: BLE001 - a failed reply ends its request, never the run
                 failure, avoid = error, address
                 lost += is_lost(error)
             finally:
                 address.running -= 1
             decided = self._decide(address, body, failure)
             if decided is None:
-                alone = address.limited - limited < 2  # of the requests at that time, the only one with status 429
+                alone = address.limited - limited < 2  # the only request with status 429 at that time
                 if alone and (address.answered > answered or await self._is_alive(address)):
                     tries += 1
                 else:
@@ -283,7 +283,7 @@ class _Client:
                 return replace(decided, lost=lost)
 
     async def _choose(self, avoid: _Address | None) -> _Address:
-        """The address with the fewest requests that is not resting, another than `avoid` if there is one."""
+        """The address with the fewest requests that is not resting, if possible not `avoid`."""
         while not self.over:
             now = time.monotonic()
             usable = [a for a in self.addresses if not a.unusable]
@@ -311,7 +311,7 @@ class _Client:
         tokens = reply.completion_tokens or estimate_tokens(text, finish, sampling.max_tokens)
         if engine.send == "tokens":
             text = carry_opening(engine._tokenizer, request.prompt, text)
-        elif CLOSE in text and OPEN not in text:  # the server's template has opened it
+        elif CLOSE in text and OPEN not in text:  # the server's template wrote the opening tag
             text = f"{OPEN}\n{text}"
         self.faults["missing or absurd token counts, estimated"] += reply.completion_tokens is None
         self.faults["more tokens than max_tokens, counted as the server does (hidden reasoning?)"] += (
@@ -320,11 +320,11 @@ class _Client:
         return Completion(text, tokens, finish, asked=asked)
 
     def _decide(self, address: _Address, body: dict[str, Any], failure: Exception) -> Completion | None:
-        """Record a failure. Returns the refusal if no retry can help; None to try again."""
+        """Record a failure. Returns a refusal if no retry can help; None to try again."""
         status: int | None = getattr(failure, "status", None)
         wait: float | None = getattr(failure, "retry_after", None)
         text, now = self._describe(failure), time.monotonic()
-        if (room := context_room(failure)) is not None:  # with a smaller limit it may fit, as it does in a local engine
+        if (room := context_room(failure)) is not None:  # it may fit with a smaller limit, as in a local engine
             if 0 < room < body.get("max_tokens", 0):
                 body["max_tokens"] = room
                 return None
@@ -335,7 +335,7 @@ class _Client:
         if final or (too_long and len(self.addresses) == 1):
             return self._refuse(address, failure, "")
         self.faults[str(status or text.partition(":")[0])] += 1
-        address.failures += address.resting_until <= now  # those of one moment count once
+        address.failures += address.resting_until <= now  # simultaneous failures count once
         address.last_error = text
         address.limited += status == 429
         if unusable:
@@ -343,21 +343,21 @@ class _Client:
                 say(f"{address.url} is not used any more: {text}")
             address.unusable = True
             self._end_if_silent()
-        elif status is not None or not isinstance(failure, ServerError):  # after half a reply the server is well
+        elif status is not None or not isinstance(failure, ServerError):  # after part of a reply the server is healthy
             backoff = min(LONGEST_PAUSE, self.engine.backoff * 2 ** min(max(address.failures - 1, 0), 10))
             pause = backoff * random.uniform(0.5, 1) if wait is None or too_long else wait
             address.resting_until = max(address.resting_until, now + pause)
         return None
 
     def _end_if_silent(self) -> None:
-        """End the run if no address can be used, or none has shown a sign of life for the engine's patience."""
+        """End the run if no address can be used, or none has responded for `patience` seconds."""
         starting = self.engine._local is not None and self.engine._local.starting
         silent = time.monotonic() - self.last_answer > self.engine.patience and not starting
         if all(a.unusable for a in self.addresses) or silent:
             self._end("; ".join(f"{a.url}: {a.last_error}" for a in self.addresses if a.last_error))
 
     def _refuse(self, address: _Address, failure: Exception, after: str) -> Completion:
-        """Refuse one request; end the run if it is plain that no other would do better."""
+        """Refuse one request. After too many refusals in a row, end the run."""
         text = self._describe(failure)
         self.refused_in_a_row += 1
         if self.refused_in_a_row >= (IN_A_ROW if any(a.answered for a in self.addresses) else NEVER_ANSWERED):
@@ -373,7 +373,7 @@ class _Client:
         )
 
     async def _is_alive(self, address: _Address) -> bool:
-        """Whether a server shows a sign of life. Restarts a local server that has died, once."""
+        """Whether a server responds. Restarts a local server that has died, once."""
         local = self.engine._local
         if local and not local.is_running():
             try:
@@ -390,11 +390,11 @@ class _Client:
     def _describe(self, failure: Exception) -> str:
         asked = getattr(failure, "retry_after", None)
         wait = f"; it asks to wait {clock(asked)}" if asked is not None and asked > self.engine.patience else ""
-        return self.engine._keys.hide(describe(failure))[:SHOWN] + wait  # what is cut first may leave half a key
+        return self.engine._keys.hide(describe(failure))[:SHOWN] + wait  # cutting before hiding could leave half a key
 
 
 def estimate_tokens(text: str, finish: Finish, max_tokens: int) -> int:
-    """Tokens of a completion, where the server does not count them."""
+    """Estimated tokens of a completion, for servers that do not count them."""
     size = len(text.encode("utf-8", "replace"))
     return max_tokens if finish == "length" else min(max(1, round(size / BYTES_PER_TOKEN)), max_tokens)
 

@@ -2,12 +2,12 @@
 
     rows = file("gsm8k", "", path="gsm8k_train.jsonl")
 
-A source yields an `Example` for each usable row and a `Dropped`, with file, row and reason, for each other. It streams:
-memory does not grow with the file (JSON arrays excepted, which are read whole).
+A source yields an `Example` for each usable row and a `Dropped`, with file, row and reason, for each other row. Rows
+are streamed: memory does not grow with the file (except for JSON arrays, which are read whole).
 
-What the columns mean is decided in `columns.py` and printed; `files.py` reads the files. An answer may also stand in
-the chain, as GSM8K's `#### n` or in a last `\\boxed{}`: such a reference is unchecked, and `verify` drops the chain
-that it was taken from.
+`columns.py` decides what the columns mean, and the decision is printed; `files.py` reads the files. An answer may also
+be in the chain, as GSM8K's `#### n` or in a last `\\boxed{}`: such a reference is unchecked, and `verify` drops the
+chain that it was taken from.
 """
 
 import logging
@@ -40,7 +40,7 @@ from limo.sources.columns import (
 )
 from limo.sources.files import MAX_BYTES, Raw, bounded, read_rows, shortened
 
-# Notes of the stages: foreign ones get another name
+# Note names that stages use: foreign columns of these names are renamed
 RESERVED = frozenset("attempts judge verdict licence turns unchecked teacher answer_kind".split())
 UNUSABLE = 100_000  # rows, none of which can be used, after which a source is given up
 NOTE_CHARS = 200  # longer extra columns are not carried along
@@ -65,12 +65,12 @@ def file(
     """Rows of a JSONL, JSON array, Parquet, CSV, TSV or Excel file, packed or not; of a pattern such as `part-*.jsonl`;
     or of a folder of such files, or one saved by `datasets`.
 
-    Args: `name` of the source, `system` message, `path`; `fields` (our name -> column or columns) say what the columns
-    mean where they have no usual names; `where` keeps rows by columns, as in `{level: {at_least: 4}, type: {not:
-    proof}}`; `replace_system` gives rows that have another system message ours, instead of dropping them;
+    Args: `name` of the source, `system` message, `path`; `fields` (our name -> column or columns) says what the columns
+    mean if their names are unusual; `where` keeps rows by columns, as in `{level: {at_least: 4}, type: {not:
+    proof}}`; `replace_system` gives our system message to rows that have another one, instead of dropping them;
     `encoding` of text, `sheet` of an Excel file that has several; `limit` on rows read, `max_bytes` of one row,
-    `fraction` and `licence` as `take_fraction` has them. Raises UserError if there is no such file, its kind is
-    unknown, or no row is usable.
+    `fraction` and `licence` as in `take_fraction`. Raises UserError if there is no such file, its kind is unknown, or
+    no row is usable.
     """
     reading = Reading(name, system, str(path), fields or {}, where or {}, replace_system, limit)
     yield from take_fraction(examples(read_rows(path, max_bytes, encoding, sheet), reading), name, fraction, licence)
@@ -92,13 +92,13 @@ def hub(
     fraction: float = 1.0,
     licence: str = "",
 ) -> Iterator[Row]:
-    """Rows of a dataset on the Hub, streamed, with the arguments of `file`. Give `revision` a commit hash."""
+    """Rows of a dataset on the Hub, streamed; arguments as in `file`. `revision` should be a commit hash."""
     reading = Reading(name, system, path, fields or {}, where or {}, replace_system, limit)
     yield from take_fraction(examples(hub_rows(path, config, split, revision), reading), name, fraction, licence)
 
 
 def training_rows(path: str, system: str | None) -> Iterator[Row]:
-    """The rows of a file to train on: this toolkit's own, or any that `file` reads, which need no answer here."""
+    """The rows of a file to train on: one that this toolkit wrote, or any that `file` reads; answers are not needed."""
     if _is_ours(path):
         yield from read_jsonl(path)
     else:
@@ -113,15 +113,15 @@ def _is_ours(path: str) -> bool:
         try:
             first = parsed(file.readline(MAX_BYTES))
         except ValueError:
-            return True  # whose reader says what is wrong with it
+            return True  # the reader of our format reports the error
     return (isinstance(first, dict) and {"id", "prompt", "completion", "source"} <= set(first)) or not first
 
 
 def take_fraction(rows: Iterable[Row], name: str, fraction: float, licence: str) -> Iterator[Row]:
-    """The rows of a source, each with the source's `licence` in its notes; of a `fraction` below 1, only that share.
+    """The rows of a source, each with `licence` in its notes; rows outside `fraction` are dropped.
 
-    Which rows are taken depends on their ids alone, so that a larger fraction takes the same and more.
-    Raises UserError for a fraction below 0 or above 1.
+    Which rows are taken depends on their ids alone, so a larger fraction takes the same rows and more.
+    Raises UserError for a fraction of 0 or less, or above 1.
     """
     if not 0 < fraction <= 1:
         raise UserError(
@@ -140,10 +140,10 @@ def take_fraction(rows: Iterable[Row], name: str, fraction: float, licence: str)
 
 
 def hub_rows(path: str, config: str | None, split: str, revision: str | None) -> Iterator[Raw]:
-    """Numbered rows of a dataset on the Hub, streamed. Raises UserError if it cannot be had."""
+    """Numbered rows of a dataset on the Hub, streamed. Raises UserError if it cannot be loaded."""
     from datasets import load_dataset
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the one line below says what its retries would
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the error below replaces its log lines
     try:
         rows = load_dataset(path, config, split=split, revision=revision, streaming=True)
         first = list(islice(rows, 1))
@@ -173,10 +173,10 @@ def generate(
     """Problems made by a `reasoning-gym` generator: the same `size` problems for the same `seed`, offline.
 
     `options` go to the generator; `templates`, for `gsm_symbolic`, are the template numbers to sample. `gsm_symbolic`
-    brings chains; for `chain_sum` they are written line by line. A repeated problem is dropped.
-    Raises UserError for a generator or options that there are not.
+    has chains; for `chain_sum` chains are written here, line by line. A repeated problem is dropped.
+    Raises UserError for an unknown generator or option.
     """
-    with warnings.catch_warnings():  # of a library below it, when Python first compiles that
+    with warnings.catch_warnings():  # a dependency warns when Python first compiles it
         warnings.simplefilter("ignore", SyntaxWarning)
         import reasoning_gym
 
@@ -234,7 +234,7 @@ class Reading:
     where: Mapping[str, Any] = field(default_factory=dict)
     replace_system: bool = False
     limit: int | None = None
-    silent: bool = False  # without a line that says what the columns mean
+    silent: bool = False  # do not print what the columns mean
     needs_answer: bool = True
 
     def __post_init__(self) -> None:
@@ -249,7 +249,7 @@ class Reading:
 
 
 def examples(raws: Iterable[Raw], reading: Reading) -> Iterator[Row]:
-    """Foreign rows as `Example`s, several where a row has several chains, and `Dropped` with the reason for others."""
+    """Foreign rows as `Example`s, one for each chain of a row, and unusable rows as `Dropped` with the reason."""
     usable, reasons, columns, shown, first = 0, Counter[str](), set[str](), reading.silent, ""
     suspects = Suspects()
     try:
@@ -296,7 +296,7 @@ def _none_usable(name: str, path: str, reasons: Mapping[str, int], columns: Iter
 
 
 def _read_row(raw: Any, number: int, reading: Reading) -> Iterator[Row]:
-    """A foreign row: an Example for each of its chains, or one without a chain; or the reason why not."""
+    """A foreign row: an Example for each of its chains, one Example if it has none, or a Dropped with the reason."""
     name = reading.name
     if isinstance(raw, Dropped):
         yield Dropped(f"{name}/{number}", name, raw.reason, raw.detail, reading.path, number, raw.data)
@@ -322,8 +322,8 @@ def _examples_of(
     if reading.needs_answer and not any(answers):
         raise Unusable("no answer", "neither an answer column nor a box, '#### n' or 'The answer is n' in the chain")
     notes = {f"column_{k}" if k in RESERVED else k: v for k, v in raw.items() if k not in columns.used and _small(v)}
-    notes |= {"file": Path(reading.path).name, "row": number}  # its folder says who has it, and rows are published
-    if not record.answer:  # a chain that is checked against its own answer is always right
+    notes |= {"file": Path(reading.path).name, "row": number}  # no folder: rows are published, and it may name a user
+    if not record.answer:  # a chain checked against the answer it ends with would always be right
         notes["unchecked"] = True
     problem = f"{reading.name}/{record.id or number}"
     prompt = chat(record.problem, reading.system or record.system)
@@ -334,7 +334,7 @@ def _examples_of(
 
 
 def ended_with(chain: str) -> str:
-    """The answer that a chain marks as its own; empty without one."""
+    """The answer that a chain marks at its end; empty if there is none."""
     return last_boxed(chain) or after_hashes(chain) or announced(chain) or ""
 
 

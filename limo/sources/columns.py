@@ -8,8 +8,8 @@ r"""What the columns of other people's rows mean: how a row of a file becomes a 
 | alpaca | instruction and input | output |
 | verl | `prompt`, a list with one user turn, and `reward_model.ground_truth` | none |
 
-The first that fits is taken. A row may hold several chains, in a list or in several columns: candidate chains of one
-problem. A problem is never changed in silence: what would lose a turn or a system message is dropped with its reason.
+The first format that fits is taken. A row may hold several chains, in a list or in several columns: candidate chains of
+one problem. A problem is never shortened: a row that would lose a turn or a system message is dropped with the reason.
 """
 
 import math
@@ -39,10 +39,10 @@ COLUMNS = {
         *("final", "gt", "reference", "target", "ans"),
     ),
     "id": ("id", "unique_id", "uuid"),
-    "thought": (),  # what stands before a chain, as <think> ... </think>
+    "thought": (),  # a chain of thought, put before each chain as <think> ... </think>
 }
-MORE_CHAINS = re.compile(r"generations|r1solution\d")  # beside another column, as in OpenR1-Math and DeepMath
-# Published sets whose columns say something else than their names: what they have in common, and what it means
+MORE_CHAINS = re.compile(r"generations|r1solution\d")  # further columns of chains, as in OpenR1-Math and DeepMath
+# Published sets whose column names mislead: the columns that identify a set, and what they mean
 LAYOUTS = (
     (
         {"thinkingtrajectories", "attempt", "solution"},  # s1K
@@ -53,17 +53,17 @@ LAYOUTS = (
         {"answer": "solution", "chain": "deepseekattempt", "thought": "deepseekthinkingtrajectory"},
     ),
 )
-CERTAIN = 12  # of those names of an answer that mean nothing else: where two of them differ, a person has to choose
+CERTAIN = 12  # the first names of an answer, which mean nothing else: if two such columns differ, a person must choose
 PERHAPS = "label correct result expected".split()  # names that may mean an answer
-COMPARED, AGREE = 20, 0.5  # rows in which a column that has no such name is compared with what the chains end with
+COMPARED, AGREE = 20, 0.5  # rows in which other columns are compared with the chains' answers; fraction that must agree
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
-# What stands in place of an answer
+# Placeholders for a missing answer
 NO_ANSWER = {"proof", "notfound", "not found", "see solution", "see the solution"}
 NO_ANSWER |= {"n/a", "null", "nan", "tbd", "todo", "?", "-", "--", "not available", "unknown", "none"}
 
 
 class Unusable(Exception):
-    """Why a row cannot be used: reason and detail."""
+    """Raised for a row that cannot be used: reason and detail."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
@@ -79,8 +79,8 @@ class Columns:
     answer: str | None
     id: str | None
     turns: str | None = None  # the column of a conversation, in place of problem and chain
-    thought: str | None = None  # what stands before each chain
-    system: str | None = None  # the system message, beside a conversation
+    thought: str | None = None  # the column of the chain of thought that comes before each chain
+    system: str | None = None  # the column of a system message beside a conversation
     rivals: tuple[str, ...] = ()  # other columns whose names say that they hold the answer
 
     @property
@@ -93,7 +93,7 @@ class Columns:
         }
 
     def with_chain(self, chain: str) -> "Columns":
-        """These columns of a row with a chain, which GSM8K has in the column of the answer, before its ####."""
+        """The columns, with the chain taken from the answer column if it is there, before a ####, as in GSM8K."""
         return replace(self, chain=(self.answer,)) if chain and self.answer and not (self.chain or self.turns) else self
 
     def describe(self, others: Iterable[str]) -> str:
@@ -108,19 +108,19 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a row says."""
+    """The values of one row."""
 
     problem: str
-    system: str  # of the row itself
-    chains: tuple[str, ...]  # candidates; none is ()
-    answer: str  # empty where only the chains have one
+    system: str  # the row's own system message
+    chains: tuple[str, ...]  # candidate chains; may be empty
+    answer: str  # empty if only the chains hold an answer
     id: str
 
 
 def find_columns(row: Mapping[str, Any], fields: Fields) -> Columns:
-    """The columns of a row, by `fields` or the usual names. Raises Unusable where there is none for the problem.
+    """The columns of a row, by `fields` or the usual names. Raises Unusable if no column holds the problem.
 
-    A field that names no column (`answer: []`) has none. Raises UserError for two columns of one name.
+    `answer: []` means that no column holds the answer. Raises UserError for two columns of one name.
     """
     named = {key: (value,) if isinstance(value, str) else tuple(value) for key, value in fields.items()}
     taken = {column for columns in named.values() for column in columns}
@@ -158,7 +158,7 @@ def find_columns(row: Mapping[str, Any], fields: Fields) -> Columns:
 
 
 def unfold(row: Any) -> Any:
-    """A row with the reference that verl's files have inside of a column, `reward_model`, as a column of its own."""
+    """A row in which verl's reference, nested in the column `reward_model`, is a separate column."""
     inner = row.get("reward_model") if isinstance(row, dict) and "ground_truth" not in row else None
     return (
         {**row, "ground_truth": inner["ground_truth"]} if isinstance(inner, dict) and "ground_truth" in inner else row
@@ -177,13 +177,13 @@ USUAL = frozenset(name for names in FOLDED.values() for name in names)
 
 @dataclass
 class Suspects:
-    """Columns that may hold the answer of rows whose reference was read from their chain."""
+    """Finds columns that may hold the answer, for rows whose reference was read from the chain."""
 
     rows: int = 0
     agreeing: Counter[str] = field(default_factory=Counter)
 
     def compare(self, answer: str, notes: Mapping[str, Any]) -> None:
-        """Compare a row's reference with its other columns. Raises UserError for one that is the answer, it seems."""
+        """Compare a row's reference with its other columns. Raises UserError if one of them seems to be the answer."""
         named = next((n for n, value in notes.items() if fold(n) in PERHAPS and not isinstance(value, bool)), None)
         self.rows += 1
         self.agreeing.update(
@@ -198,17 +198,17 @@ class Suspects:
             )
 
 
-OURS = ("file", "row", "unchecked")  # notes that are no columns
+OURS = ("file", "row", "unchecked")  # notes that are not columns of the file
 
 
 def plain(value: Any) -> str:
-    """A value as it is compared: 2.0 is 2, and signs around a number do not count."""
+    """A value normalised for comparison: 2.0 becomes 2, and signs around a number are removed."""
     text = re.sub(r"[\s$,]+|\.0+$", "", str(value).casefold())
     return text.removesuffix(".")
 
 
 def read_record(row: Mapping[str, Any], columns: Columns) -> Record:
-    """What a row says by its columns. Raises Unusable with the reason why it cannot be used."""
+    """The values of a row. Raises Unusable, with the reason, if it cannot be used."""
     system, last, chains = "", "", list[str]()
     for column in columns.chain:
         values = row[column] if isinstance(row[column], list | tuple) else [row[column]]
@@ -251,7 +251,7 @@ def _inside(text: str) -> str:
 
 
 def _conversation(turns: Any, column: str) -> tuple[str, str, str]:
-    """System message, user message and answer of a conversation of one turn. Raises Unusable for any other."""
+    """System message, user message and reply of a conversation of one turn. Raises Unusable for any other."""
     messages = [_message(turn, column) for turn in turns]
     system = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else ""
     roles = [message["role"] for message in messages]
@@ -266,7 +266,7 @@ def _conversation(turns: Any, column: str) -> tuple[str, str, str]:
 
 
 def _message(turn: Any, column: str) -> Message:
-    """A turn in either spelling: role and content, or from and value."""
+    """A message with the keys role and content, or from and value."""
     if not isinstance(turn, Mapping):
         raise Unusable("problem is not text", f"column {column}: a list of {type(turn).__name__}, not of messages")
     role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
@@ -312,7 +312,7 @@ RULES: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def failed_condition(row: Mapping[str, Any], where: Mapping[str, Any]) -> str:
-    """The first condition of `where` that a row does not meet, in words; empty where it meets all."""
+    """A description of the first condition of `where` that a row fails; empty if it meets all."""
     for column, condition in where.items():
         if column not in row:
             return f"no column {column}"
@@ -323,7 +323,7 @@ def failed_condition(row: Mapping[str, Any], where: Mapping[str, Any]) -> str:
 
 
 def check_columns(fields: Fields, where: Mapping[str, Any]) -> None:
-    """Raise UserError for a name in `fields` that is none of ours, and for a rule of `where` that does not exist."""
+    """Raise UserError for an unknown name in `fields`, or an unknown rule in `where`."""
     if unknown := sorted(set(fields) - set(COLUMNS)):
         raise UserError(f"fields has '{unknown[0]}'; it may name {', '.join(COLUMNS)}")
     for column, condition in where.items():

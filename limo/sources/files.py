@@ -1,12 +1,11 @@
-"""Reads other people's files row by row: JSONL, JSON, Parquet, CSV, TSV, Excel, packed or not, and folders of them.
+"""Reads other people's files row by row: JSONL, JSON, Parquet, CSV, TSV, Excel, compressed or not, and folders of them.
 
     for number, row in read_rows("problems.jsonl"): ...
 
 A row that cannot be parsed is yielded as a `Dropped` with its reason. Files are parsed (`limo/sources/parse.py`) in a
-process with limits of time and memory that follow from the file's size, so one that a few bytes make large is given up
-in one line; small JSON is parsed here, since nothing in it can grow. Memory does not grow with the file, except for
-JSON arrays and other encodings than UTF-8, which are read whole. What the columns mean is decided in
-`limo/sources/__init__.py`.
+process whose time and memory limits follow from the file's size, so a small file that unpacks to a huge one ends with a
+one-line error; small JSON cannot grow and is parsed in this process. Memory does not grow with the file, except for
+JSON arrays and encodings other than UTF-8, which are read whole. `limo/sources/columns.py` decides what columns mean.
 """
 
 import json
@@ -25,19 +24,19 @@ COLUMNS = 10_000  # of one row
 ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".xlsx")
 PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 SMALL = 2**20  # bytes of a JSON file that is parsed in this process
-SECONDS, PACE, SHEETS = 5.0, 400_000, 100_000  # of processor time: so many, and one for each so many bytes, of Excel's
-MEMORY, GROWTH = 2**32, 100  # bytes that a file may take in memory: so many, and so many times its own
-KEPT = 2**26  # bytes of a file above which the process that has read it is ended, to give its memory back
-WORKERS = Workers("limo.sources.parse", 64)  # files that are open at once, one inside the loop over another
+SECONDS, PACE, SHEETS = 5.0, 400_000, 100_000  # limit in CPU seconds: SECONDS + bytes / PACE, for Excel bytes / SHEETS
+MEMORY, GROWTH = 2**32, 100  # limit on memory in bytes: MEMORY + GROWTH * the file's bytes
+KEPT = 2**26  # bytes of a file above which the process that has read it is ended, to free its memory
+WORKERS = Workers("limo.sources.parse", 64)  # at most 64 files are open at once, in nested loops
 
 
 def read_rows(
     path: str | Path, max_bytes: int = MAX_BYTES, encoding: str = "utf-8", sheet: str | None = None
 ) -> Iterator[Raw]:
-    """Numbered rows of a file, by its ending, of all files of a pattern, or of a folder.
+    """Numbered rows of a file, whose kind follows from its ending, of all files of a pattern, or of a folder.
 
-    `sheet` names one of an Excel file that has several. Raises UserError if there is no such file, its kind is unknown,
-    or the whole of it cannot be read.
+    `sheet` names a sheet of an Excel file that has several. Raises UserError if there is no such file, its kind is
+    unknown, or the whole file cannot be read.
     """
     files = _list_files(str(path))
     rows = (row for file in files for _, row in _read_file(file, max_bytes, encoding, sheet))
@@ -65,12 +64,12 @@ def _list_files(path: str) -> list[Path]:
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a system, an editor or an unfinished copy has made a file or folder of this name."""
+    """Whether the name is of a file or folder that a system, an editor or an unfinished copy leaves behind."""
     return name.startswith((".", "~$", "__MACOSX"))
 
 
 def ending(path: Path) -> str:
-    """The ending that says what is in a file, without that of its packing."""
+    """The ending that shows a file's kind, without the ending of its compression."""
     endings = [ending.lower() for ending in path.suffixes]
     return endings[-2] if len(endings) > 1 and endings[-1] in PACKED else (endings or [""])[-1]
 
@@ -107,7 +106,7 @@ def _read_file(path: Path, max_bytes: int, encoding: str, sheet: str | None) -> 
 
 
 def shortened(value: Any, chars: int = 2000) -> Any:
-    """A row as it is, or the beginning of its text where it is huge or cannot be written as JSON."""
+    """A row unchanged, or the beginning of its text if it is huge or cannot be written as JSON."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError):
@@ -116,7 +115,7 @@ def shortened(value: Any, chars: int = 2000) -> Any:
 
 
 def bounded(row: Any, max_bytes: int) -> Any:
-    """A row, or the `Dropped` that says that it is too long or too wide."""
+    """A row, or a `Dropped` if it is too long or has too many columns."""
     if isinstance(row, dict) and len(row) > COLUMNS:
         return Dropped("", "", "too many columns", f"{len(row):,}; the limit is {COLUMNS:,}")
     size = sum(len(v) for v in row.values() if isinstance(v, str)) if isinstance(row, dict) else 0

@@ -4,7 +4,7 @@ r"""Pools whose truth is known, made offline: what the demo, the study and the t
     new = problems("new", "", size=100, seed=2, kinds=["shop", "change"])
 
 Each kind of problem is a story with two or three steps that a model of 135M weights learns from a few dozen chains. A
-pool has several chains for each problem, as generated pools do. What was done to a chain stands in `notes.made`:
+pool has several chains for each problem, as generated pools do. `notes.made` says how a chain was made:
 
 | made | the chain |
 |---|---|
@@ -17,8 +17,8 @@ pool has several chains for each problem, as generated pools do. What was done t
 | wrong | ends in a wrong answer: the usual misreading of the kind, or a slip |
 | cut off | breaks off before the answer |
 
-A row with `notes.copy` is an earlier one of its problem again, with the problem in slightly other words. No stage may
-read `notes.made`: it is what a choice is judged by.
+A row with `notes.copy` repeats an earlier row of its problem, with the problem slightly reworded. No stage may read
+`notes.made`: choices are judged by it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,8 +32,8 @@ from limo.errors import UserError
 LEGS = {"dog": 4, "bird": 2, "ant": 6, "spider": 8, "cat": 4, "duck": 2, "horse": 4, "bee": 6}
 NAMES = "Ana Ben Carla David Emma Finn Grace Hugo Iris Jonas Kira Leo".split()
 GOODS = "pens books cups apples tickets cards lamps bags".split()
-STYLES = {"clean": 0.7, "wording": 0.2, "long": 0.1}  # shares among the right chains
-RIVALS = (2, 3, 4)  # chains of a problem
+STYLES = {"clean": 0.7, "wording": 0.2, "long": 0.1}  # fractions of the right chains
+RIVALS = (2, 3, 4)  # possible numbers of chains of a problem
 FILLER = (
     "Let me think about this carefully.",
     "Wait, perhaps I should check this again.",
@@ -73,7 +73,7 @@ def _sum(rng: Random) -> tuple[str, Sequence[str], Sequence[str]]:
 
 
 def _running(values: Sequence[int], signs: Sequence[str]) -> list[str]:
-    """The left sides of a sum worked out with running totals."""
+    """The left sides of the steps of a sum with running totals."""
     lefts, total = list[str](), values[0]
     for value, sign in zip(values[1:], signs, strict=True):
         lefts.append(f"{total} {sign} {value}")
@@ -173,7 +173,7 @@ def make_problem(kind: str, rng: Random) -> Problem:
 
 
 def draw_problems(rng: Random, kinds: Mapping[str, float], count: int, seen: set[str]) -> list[Problem]:
-    """`count` problems that are not in `seen`, which grows by them; as many of each kind as its share says."""
+    """`count` problems that are not in `seen`, by the shares of their kinds; they are added to `seen`."""
     found = list[Problem]()
     for kind, share in kinds.items():
         wanted, tries = round(share * count), 0
@@ -269,9 +269,9 @@ def problems(
     kinds: Sequence[str] | Mapping[str, float],
     part: str = "problems",
 ) -> Iterator[Row]:
-    """New problems with a clean chain each: a benchmark, or problems that a choice aims at.
+    """New problems with a clean chain each: a benchmark, or the target of a choice.
 
-    Args: `kinds` in equal shares, or with the share of each; `part` has other problems of the same seed.
+    Args: `kinds` in equal shares, or with the share of each; another `part` has other problems for the same seed.
     Raises UserError for a kind that does not exist.
     """
     rng = Random(f"{part} {seed}")
@@ -291,10 +291,11 @@ def pool(
     flaws: Mapping[str, float],
     licence: str = "",
 ) -> Iterator[Row]:
-    """A pool as generated pools are: two to four chains for each of `size` problems, many of them no good.
+    """A pool like generated pools: two to four chains for each of `size` problems, many of them bad.
 
-    Args: `kinds` as in `problems`. `dirt` is the share of the chains that are wrong, cut off or a copy; `flaws`, by
-    flaw, the share of the other chains that have it. Raises UserError for an unknown kind or flaw.
+    Args: `kinds` as in `problems`. `dirt` is the share of chains that are wrong, cut off or a copy, by kind of dirt;
+    `flaws` the share of the other chains that have a flaw, by flaw. Raises UserError for an unknown kind or flaw, or
+    for shares above 1 in sum.
     """
     for given, known, where in ((dirt, {*DIRT, "copy"}, "dirt"), (flaws, set(FLAWS), "flaws")):
         if wrong := set(given) - known:

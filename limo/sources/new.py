@@ -1,11 +1,11 @@
-"""A recipe for a file of your own: `limo new FILE` looks at its rows and writes what a person would have to.
+"""A recipe for a file of your own: `limo new FILE` looks at its rows and writes the recipe.
 
     limo new problems.csv                  # my/recipe/problems.yaml, my/problems_held_out.jsonl, my/problems_dev.jsonl
     limo curate --config-dir my recipe=problems
 
 The recipe builds on `recipes/recipe/base.yaml`. One problem in ten, 200 at most, is held out for the evaluation, and as
-many for `limo pick` to choose a checkpoint by. Both leave the pool as leaks: nothing that is measured is trained
-on. With `target=FILE2` problems are chosen in the shares that this file has, and half of it is what is measured on.
+many for `limo pick` to choose a checkpoint by. Both are dropped from the pool as leaks, so no measured problem is
+trained on. With `target=FILE2` problems are chosen in the shares of that file, and half of that file is held out.
 """
 
 import json
@@ -24,9 +24,9 @@ from limo.recipe import recipe_names
 from limo.sources.columns import find_columns, plain, unfold
 from limo.sources.files import read_rows
 
-HELD_OUT, MOST = 10, 200  # one problem in so many, and at most so many
-SHARE = 3  # one problem in so many is chosen, 800 at most as in LIMO
-LEAST = 20  # problems of a file, and of a target that says something about shares
+HELD_OUT, MOST = 10, 200  # one problem in HELD_OUT is held out, and at most MOST
+SHARE = 3  # one problem in SHARE is chosen, at most 800 as in LIMO
+LEAST = 20  # fewest problems of a file, and of a target whose shares mean something
 RECIPE = """\
 # @package _global_
 # {file}: {rows:,} chains or rows, {problems:,} problems. limo curate --config-dir {folder} recipe={name}
@@ -64,12 +64,12 @@ def make_recipe(
     encoding: str = "utf-8",
     target: str = "",
 ) -> None:
-    """Write a recipe for the rows of a file, and its held-out problems, and print it: the command `limo new`.
+    """Write a recipe for the rows of a file, write its held-out problems, and print the recipe: the command `limo new`.
 
-    `name` of the recipe and the run is the file's by default. `fields` say which column is what where that cannot be
-    told, as in 'fields={problem: Aufgabe, answer: Ergebnis}'; `where` keeps rows by columns, as in
-    'where={level: {at_least: 4}}'. `target` is a file of problems like those that the model
-    is to solve: one half of them tells the shares to choose in, the other half is held out.
+    `name` of the recipe and the run is by default the file's name. `fields` says which column is what if the names do
+    not show it, as in 'fields={problem: Aufgabe, answer: Ergebnis}'; `where` keeps rows by columns, as in
+    'where={level: {at_least: 4}}'. `target` is a file of problems like those that the model is to solve: one half sets
+    the shares to choose in, the other half is held out.
     Raises UserError for a file without usable rows, an invalid name, or a target problem that is in the file.
     """
     name = name or re.sub(r"\W+", "_", Path(file).name.partition(".")[0]).strip("_") or "mine"
@@ -102,7 +102,7 @@ def make_recipe(
     mapped = {key: getattr(columns, key) for key in ("problem", "chain", "answer", "id", "thought")}
     single: dict[str, Any] = {key: value for key, value in mapped.items() if value}
     single |= {key: value[0] for key, value in single.items() if isinstance(value, tuple) and len(value) == 1}
-    single.setdefault("answer", [])  # none, so that nobody is asked again
+    single.setdefault("answer", [])  # no answer column, so that the question does not come up again
     stages = UNCHECKED if any(row.notes.get("unchecked") for row in rows) else ""
     stages += TARGET.format(path=_yaml(str(paths["target"]))) if target else ""
     with replacing(recipe) as text:
@@ -133,7 +133,7 @@ def make_recipe(
 def _read(
     name: str, file: str, fields: dict[str, Any] | None, encoding: str, where: dict[str, Any] | None = None
 ) -> list[Example]:
-    """The usable rows of a file; what is not usable is counted on the terminal."""
+    """The usable rows of a file; the number of unusable rows is printed by reason."""
     read = [*sources.file(name, "", path=file, fields=fields, where=where, encoding=encoding)]
     if lost := Counter(row.reason for row in read if isinstance(row, Dropped)):
         say(f"{name}: not usable: {', '.join(f'{reason}: {count}' for reason, count in lost.most_common())}")
@@ -141,7 +141,7 @@ def _read(
 
 
 def _read_target(target: str, encoding: str, pool: Sequence[Example]) -> dict[str, str]:
-    """The target's problems and answers. Raises UserError for one that is in the pool too, and for too few."""
+    """The target's problems and answers. Raises UserError if one is also in the pool, or if there are too few."""
     rows, known = _read("target", target, None, encoding), {_plain(row.question): row for row in pool}
     for row in rows:
         if same := known.get(_plain(row.question)):
@@ -159,7 +159,7 @@ def _read_target(target: str, encoding: str, pool: Sequence[Example]) -> dict[st
 
 
 def _answers(name: str, rows: Sequence[Example]) -> dict[str, str]:
-    """The answer of each problem, without problems that have two, which are counted on the terminal."""
+    """The answer of each problem; problems with two answers are left out, and their number is printed."""
     found = defaultdict[str, list[Example]](list)
     for row in rows:
         found[_plain(row.question)].append(row)
@@ -179,12 +179,12 @@ def _plain(text: str) -> str:
 
 
 def _comment(text: str) -> str:
-    """A text in a comment of the recipe, on one line: a file of somebody else's has named it."""
+    """A text for a comment of the recipe, on one line, since it comes from a foreign file."""
     return visible(" ".join(text.split()))
 
 
 def _yaml(value: Any) -> str:
-    """A value in the recipe, in which nothing is resolved."""
+    """A value as YAML in which Hydra resolves nothing."""
     return json.dumps(value, ensure_ascii=False).replace("${", "\\\\${")
 
 

@@ -1,7 +1,7 @@
 """Parses one file into numbered rows. Run as a worker by `limo/sources/files.py`, which limits its time and memory.
 
-A row that cannot be parsed becomes a `Dropped` with its reason. Raises UserError where the whole file cannot be: what
-two columns of one name, several sheets or several lists mean is for a person to say.
+A row that cannot be parsed becomes a `Dropped` with its reason. Raises UserError if the whole file cannot be parsed,
+and for two columns of one name, several sheets or several lists, among which a person must choose.
 """
 
 import csv
@@ -22,10 +22,10 @@ from limo.errors import UserError, need_package
 from limo.processes import serve
 from limo.sources.files import PACKED, Raw, bounded, ending, shortened
 
-DEPTH = 100  # objects and lists within each other in a row
-FIELD = 2**26  # characters of a field or a line of a CSV file
-ROWS, CHARACTERS, PAUSE = 500, 2**20, 1.0  # of one message to the asker: rows, about so many characters, seconds
-CELL_ERRORS = ("#DIV/0!", "#N/A", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!")  # of formulas
+DEPTH = 100  # most levels of nested objects and lists in a row
+FIELD = 2**26  # most characters of a field or a line of a CSV file
+ROWS, CHARACTERS, PAUSE = 500, 2**20, 1.0  # limits of one message to the caller: rows, characters (about), seconds
+CELL_ERRORS = ("#DIV/0!", "#N/A", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!")  # results of failed formulas
 TWICE = "two columns are called"
 
 
@@ -47,7 +47,7 @@ def parse(path: str, max_bytes: int, encoding: str, sheet: str | None) -> Iterat
 
 @contextmanager
 def _opened(path: Path, encoding: str) -> Iterator[io.BufferedReader]:
-    """The bytes of a file, unpacked, as UTF-8. Raises UserError where they are not text or cannot be unpacked."""
+    """The bytes of a file, unpacked, as UTF-8. Raises UserError if they are not text or cannot be unpacked."""
     import pyarrow as pa
 
     packing = PACKED.get(path.suffix.lower())
@@ -90,7 +90,7 @@ def _parsed(line: bytes) -> Any:
         text = line.decode("utf-8-sig").strip().encode()
         row = parsed(text)
         if isinstance(row, dict) and any(text.count(f'"{key}"'.encode()) > 1 for key in row):
-            row = json.loads(text, object_pairs_hook=_object)  # slower, and sees a key that is there twice
+            row = json.loads(text, object_pairs_hook=_object)  # slower, but notices a repeated key
         return _checked(row)
     except UnicodeDecodeError as error:
         detail, reason = f"byte {error.start + 1} of the row: save it as UTF-8 or set encoding: cp1252", "not UTF-8"
@@ -102,7 +102,7 @@ def _parsed(line: bytes) -> Any:
 
 
 class _Twice(dict[str, Any]):
-    """An object in which a key is there twice."""
+    """An object with a repeated key."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -111,8 +111,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _checked(row: Any) -> Any:
-    """The row. Raises ValueError for a key that is there twice, and RecursionError where it is nested so deep that it
-    could be read, but not be written.
+    """The row unchanged. Raises ValueError for a repeated key, and RecursionError for nesting so deep that a row could
+    be read but not written.
     """
     if isinstance(row, _Twice):
         raise ValueError(f"{TWICE} '{max(row, key=row.__getitem__)}'")
@@ -155,7 +155,7 @@ def _json(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
 
 
 def _refuse_twice(path: Path, names: Iterable[Any], where: str = "") -> None:
-    """Raise UserError for two columns of one name: which of them is meant nobody can know."""
+    """Raise UserError for two columns of one name, since it is unknown which of them is meant."""
     twice = next((name for name, count in Counter(names).items() if count > 1 and name not in (None, "")), None)
     if twice is not None:
         raise UserError(f"{path}{where}: {TWICE} '{twice}': rename or remove one")
@@ -168,7 +168,7 @@ def _parquet(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
     try:
         with pq.ParquetFile(path) as table:
             _refuse_twice(path, table.schema_arrow.names)
-            # A few at once: one value may stand in each of them, and be written once in the file
+            # Few rows at once: the file may store one large value once for many rows
             rows = chain.from_iterable(batch.to_pylist() for batch in table.iter_batches(batch_size=16))
             for number, row in enumerate(rows, 1):
                 yield number, bounded(row, max_bytes)
@@ -184,7 +184,7 @@ def _csv(path: Path, max_bytes: int, encoding: str) -> Iterator[Raw]:
     with _opened(path, encoding) as file:
         header = file.peek().split(b"\n")[0]
         lines = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
-        # Spreadsheets write semicolons where the comma is a decimal sign
+        # Spreadsheets write semicolons in locales where the comma is the decimal sign
         reader = csv.DictReader(_lines_of(lines), delimiter=max(",;\t", key=header.decode("utf-8", "replace").count))
         try:
             _refuse_twice(path, (name.strip() for name in reader.fieldnames or ()))
@@ -206,7 +206,7 @@ def _lines_of(file: io.TextIOWrapper) -> Iterator[str]:
 
 
 def _excel(path: Path, sheet: str | None) -> Iterator[Any]:
-    """The rows of a workbook's one sheet that has any, or of the sheet that is named, below its first row."""
+    """The rows below the header of the named sheet, or of the only sheet that has rows."""
     need_package("openpyxl", "excel", f"'{path}'")
     import openpyxl
 
@@ -220,7 +220,7 @@ def _excel(path: Path, sheet: str | None) -> Iterator[Any]:
         header, *rows = filled.get(sheet, [()]) if sheet is not None else next(iter(filled.values()), [()])
     except UserError:
         raise
-    except Exception as error:  # noqa: BLE001 - of a parser that meets anything
+    except Exception as error:  # noqa: BLE001 - foreign files can make a parser raise anything
         raise UserError(f"{path}: not a readable Excel file: {str(error) or type(error).__name__}") from None
     _refuse_twice(path, (name.strip() if isinstance(name, str) else name for name in header))
     yield from (
@@ -229,7 +229,7 @@ def _excel(path: Path, sheet: str | None) -> Iterator[Any]:
 
 
 def _filled(sheet: Any) -> list[tuple[Any, ...]]:
-    """The rows of a sheet that have a value, without the empty cells at their ends; none for one without a table."""
+    """The rows of a sheet that have a value, without empty cells at their ends; empty for a sheet without a table."""
     found = list[tuple[Any, ...]]()
     for row in sheet.iter_rows(values_only=True):
         size = len(row)
@@ -261,9 +261,9 @@ _path, _rows = "", iter(list[Raw]())
 
 
 def answer(question: tuple[Any, ...]) -> tuple[list[Raw], str, bool, float]:
-    """The next rows of the open file, an error that ends it, whether there may be more, and the seconds that took.
+    """The next rows of the open file, an error that ends it, whether there may be more rows, and the seconds taken.
 
-    A question that is not empty opens another file: what `parse` takes, and the bytes of memory it may take.
+    A non-empty question opens another file: it holds the arguments of `parse`, and the limit on memory in bytes.
     """
     global _path, _rows
     begun, found, error, more, room = time.process_time(), list[Raw](), "", True, CHARACTERS
@@ -282,7 +282,7 @@ def answer(question: tuple[Any, ...]) -> tuple[list[Raw], str, bool, float]:
         error = str(known)
     except MemoryError:
         error = f"{_path}: it takes too much memory: it is given up"
-    except Exception as unknown:  # noqa: BLE001 - of a parser that meets anything
+    except Exception as unknown:  # noqa: BLE001 - foreign files can make a parser raise anything
         error = f"{_path}: not readable: {type(unknown).__name__}: {' '.join(str(unknown).split())[:200]}"
     if not more or error:
         _rows = iter(())
@@ -290,5 +290,5 @@ def answer(question: tuple[Any, ...]) -> tuple[list[Raw], str, bool, float]:
 
 
 if __name__ == "__main__":
-    os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"  # each would reserve memory of its own
+    os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"  # each thread would reserve memory
     serve(answer)

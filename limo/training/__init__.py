@@ -1,1 +1,1 @@
-"""What supervised and preference training are made of."""
+"""The parts of supervised and preference training."""

@@ -4,9 +4,9 @@ A packed row holds several whole chains, and no token may see another chain. Fla
 Elsewhere transformers builds a mask of length times length and attends over all of it. Here each chain is attended to
 alone with torch's own kernel: exact by construction, at the sum of squares instead of the square of the sum.
 
-Why these lines and the CPU path of `trainers.py` are kept: on idle CPU cores, 16 rows of 95 to 900 tokens, equal
-losses, this trains 351 tokens/s, TRL packed 193, `padding_free` 116, padded 91 (docs/training.md). With FlashAttention
-neither is used.
+This module and the CPU path of `trainers.py` are kept for their speed: on idle CPU cores, with 16 rows of 95 to 900
+tokens and equal losses, they train 351 tokens/s, TRL packed 193, `padding_free` 116, padded 91 (docs/training.md). With
+FlashAttention neither is used.
 """
 
 from itertools import pairwise
@@ -34,7 +34,7 @@ def chainwise(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention of (1, heads, tokens, width), chain by chain where `cu_seq_lens_q` (chains + 1,) bounds them.
 
-    Without bounds, or with a mask, it is transformers' own. Returns (1, tokens, heads, width), and no weights.
+    Without bounds, or with a mask, transformers' own attention is used. Returns (1, tokens, heads, width) and None.
     """
     if cu_seq_lens_q is None or attention_mask is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)  # type: ignore[no-any-return]
@@ -46,7 +46,7 @@ def chainwise(
 
 
 def _read_bounds(lengths: torch.Tensor) -> list[int]:
-    """As a list. All layers of a pass ask for the same one, and the GPU is waited for once."""
+    """The bounds as a list, cached since all layers of a pass need the same one, so the GPU is waited for once."""
     global _last
     if _last[0] is not lengths:
         _last = (lengths, lengths.tolist())
@@ -61,7 +61,7 @@ def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **rest: Any) -
 def choose_attention(setting: str, config: Any, packing: bool, half: bool = True) -> str:
     """The implementation to load a model with. `auto` is the fastest that is installed and correct for this model.
 
-    FlashAttention's kernels need `half`, matrix products in 16 bits. Other settings are names of transformers.
+    FlashAttention's kernels need `half`: matrix products in 16 bits. Other settings are transformers' names.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import is_flash_attn_2_available
@@ -74,7 +74,7 @@ def choose_attention(setting: str, config: Any, packing: bool, half: bool = True
     if setting != "auto":
         return setting
     flash = torch.cuda.is_available() and half and is_flash_attn_2_available()
-    if flash and getattr(model, "_supports_flash_attn", True):  # what its class declares; an unknown class is tried
+    if flash and getattr(model, "_supports_flash_attn", True):  # as its class declares; an unknown class is tried
         return "flash_attention_2"
     if not getattr(model, "_supports_sdpa", True):
         return "eager"

@@ -3,8 +3,8 @@
     check_row(tokenizer, row, rendered, system, "rows.jsonl")     # UserError: rows.jsonl, row 7: an empty think block
     show_rows(tokenizer, settings, [("", row, rendered)], 1, [])   # by their loss mask
 
-Checked is what depends on the rows, the tokenizer and the template that a run has; `tests/test_audit.py` holds the
-rendering itself for eleven templates. Each reason is one line with the value and the remedy.
+The checks cover what depends on a run's rows, tokenizer and template; `tests/test_audit.py` tests the rendering itself
+with eleven templates. Each reason is one line with the value and the remedy.
 """
 
 import re
@@ -28,13 +28,13 @@ SHOWN = 60  # characters of a text in a reason
 
 
 def check_row(tokenizer: Any, row: Example, rendered: Rendered, system: str | None, file: str) -> None:
-    """Raise UserError if a row of `file` would train something else than it should; see `reasons`."""
+    """Raise UserError if a row of `file` must not be trained on; see `reasons`."""
     if why := reasons(tokenizer, row, rendered, system):
         raise UserError(f"{file}, row {row.id}: {'; '.join(why)}. train.look=3 shows rows by their loss mask")
 
 
 def reasons(tokenizer: Any, row: Example, rendered: Rendered, system: str | None) -> list[str]:
-    """Why a row must not be trained on. `system` is the system prompt of evaluation, None does not check it."""
+    """Why a row must not be trained on. `system` is the system prompt of evaluation; None skips that check."""
     ids, size = rendered.input_ids, rendered.labels.count(MASKED)
     prompt, completion = _text(tokenizer, ids[:size]), _text(tokenizer, ids[size:-1])
     return [
@@ -48,9 +48,9 @@ def reasons(tokenizer: Any, row: Example, rendered: Rendered, system: str | None
 def show_rows(
     tokenizer: Any, settings: Training, sides: Sequence[tuple[str, Example, Rendered]], count: int, lost: list[Dropped]
 ) -> dict[str, Any]:
-    """Print the first of `count` rows, each side after its title, by their loss mask, and what is wrong with them.
+    """Print the first rows, each side after its title, with their loss mask and the reasons against training on them.
 
-    Rank 0 does. Returns how many rows can be trained on, and how many cannot.
+    Only rank 0 prints. Returns how many rows can be trained on, and how many cannot.
     """
     if not is_main():
         return {}
@@ -67,9 +67,9 @@ def show_rows(
 
 
 def look(tokenizer: Any, row: Example, rendered: Rendered) -> "Text":
-    """One row as the loss sees it: loss tokens in green, the rest dim, control tokens yellow, ↵ where a line ends.
+    """One row as the loss sees it: loss tokens green, other tokens dim, control tokens yellow, ↵ at each line end.
 
-    Loss tokens also stand between ▶ and ◀, for terminals without colour.
+    Loss tokens are also enclosed in ▶ and ◀, for terminals without colour.
     """
     from rich.text import Text
 
@@ -93,7 +93,7 @@ def look(tokenizer: Any, row: Example, rendered: Rendered) -> "Text":
 
 
 def _check_chain(completion: str, expected: str) -> Iterator[str]:
-    """The loss tokens, decoded, are the chain as far as the tokenizer can distinguish texts."""
+    """Check that the decoded loss tokens are the chain, as far as the tokenizer can distinguish texts."""
     completion, expected = _normal(completion), _normal(expected)
     if completion != expected:
         differ = (at for at, (a, b) in enumerate(zip(completion, expected, strict=False)) if a != b)
@@ -105,7 +105,7 @@ def _check_chain(completion: str, expected: str) -> Iterator[str]:
 
 
 def _check_thoughts(prompt: str, completion: str) -> Iterator[str]:
-    """At most one think block, opened before it closes, and not empty. The prompt may open it, or close it."""
+    """Check for at most one think block, not empty and opened before it closes. The prompt may open or close it."""
     opened = bool(re.search(rf"{OPEN}\s*\Z", prompt))
     text, where = (f"{OPEN}{completion}", "the prompt") if opened else (completion, "the chain")
     tags = re.findall(f"{OPEN}|{CLOSE}", text)
@@ -125,7 +125,7 @@ def _check_thoughts(prompt: str, completion: str) -> Iterator[str]:
 
 
 def _check_bos(tokenizer: Any, ids: list[int]) -> Iterator[str]:
-    """Where the tokenizer begins every text with its BOS token, so does the row, once."""
+    """Check that the row begins with exactly one BOS token if the tokenizer begins every text with it."""
     bos = tokenizer.bos_token_id
     if prepends_bos(tokenizer) and (ids[0] != bos or ids[1] == bos):
         name, begins = _short(_text(tokenizer, [bos])), _short(_text(tokenizer, ids[:2]))
@@ -136,7 +136,7 @@ def _check_bos(tokenizer: Any, ids: list[int]) -> Iterator[str]:
 
 
 def _check_prompt(row: Example, prompt: str, system: str | None) -> Iterator[str]:
-    """The system prompt is that of evaluation, and the template shows every message of system and user."""
+    """Check that the system prompt is that of evaluation, and that the prompt holds every system and user message."""
     first = row.prompt[0]["content"] if row.prompt and row.prompt[0]["role"] == "system" else ""
     if system is not None and first != system:
         have, want = (f"is {_short(text)}" if text else "is none" for text in (first, system))
@@ -153,7 +153,7 @@ def _check_prompt(row: Example, prompt: str, system: str | None) -> Iterator[str
 
 
 def _normal(text: str) -> str:
-    """The text as far as every tokenizer can distinguish it from others: some normalise Unicode first."""
+    """The text normalised as a tokenizer may normalise it, since some apply Unicode normalisation first."""
     return unicodedata.normalize("NFKC", text)
 
 

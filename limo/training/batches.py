@@ -2,8 +2,8 @@
 
 An epoch is a permutation by seed and epoch, cut into steps of `global_batch` chains. Inside a step the order does not
 matter, since the loss is a sum over its tokens, so chains are grouped for speed: by length, or packed whole into rows
-of at most so many tokens (best fit, decreasing). Therefore packing, the number of devices and the size of a forward
-pass change the speed of a step and nothing else: the chains of every step are the same.
+of at most `pack_tokens` tokens (best fit, decreasing). Therefore packing, the number of devices and the size of a
+forward pass change only the speed of a step: the chains of every step are the same.
 
 No chain is truncated, left out or used twice. If a step has fewer groups than forward passes, the remaining passes have
 no labels, so that ranks stay together.
@@ -28,7 +28,9 @@ class Shape:
 
 
 def padded_shape(settings: Training, ranks: int) -> Shape:
-    """Of `args.per_device_train_batch_size` padded rows a pass. Raises UserError if `ranks` do not divide the batch."""
+    """The shape with `args.per_device_train_batch_size` padded rows a pass. Raises UserError if ranks * rows do not
+    divide the batch.
+    """
     batch, rows = settings.global_batch, settings.rows_at_once
     if rows < 1:
         raise UserError(f"train.args.per_device_train_batch_size must be 1 or more, not {rows}")
@@ -43,7 +45,7 @@ def padded_shape(settings: Training, ranks: int) -> Shape:
 
 
 def supervised_shape(settings: Supervised, lengths: Sequence[int], ranks: int) -> Shape:
-    """As `padded_shape`, or of `pack_tokens` tokens a pass, as many passes as the fullest step needs."""
+    """`padded_shape`, or with `pack_tokens` the shape of packed passes, as many as the fullest step needs."""
     if not settings.pack_tokens:
         return padded_shape(settings, ranks)
     most, per_epoch = settings.args.get("max_steps", -1), -(-len(lengths) // settings.global_batch)
@@ -62,7 +64,7 @@ def split_epoch(rows: int, global_batch: int, seed: int, epoch: int) -> list[lis
 
 
 def pack_best_fit(chosen: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Groups of whole chains of at most `tokens` together: the longest first, each where it leaves the least room.
+    """Groups of whole chains with at most `tokens` in sum: the longest first, each where it leaves the least room.
 
     Best-fit decreasing: at most 11/9 of the fewest groups possible, plus 4 (Johnson et al., SIAM J. Comput. 3, 1974).
     """
@@ -89,7 +91,7 @@ def count_forwards(lengths: Sequence[int], steps: Iterable[list[int]], ranks: in
 
 
 def split_step(step: Sequence[int], lengths: Sequence[int], ranks: int, shape: Shape) -> list[list[list[int]]]:
-    """A step's chains as `shape.forwards` lists of a group for each rank; ranks do groups of similar cost together."""
+    """A step's chains as `shape.forwards` lists with a group per rank; groups of similar cost run together."""
     if shape.tokens:
         groups = pack_best_fit(step, lengths, shape.tokens)
         groups.sort(key=lambda group: -sum(lengths[i] for i in group))

@@ -1,4 +1,4 @@
-"""What happens beside training: the bar, checkpoints marked as whole, SIGTERM, and what the log keeps."""
+"""Callbacks of a training: progress bar, marking checkpoints as whole, SIGTERM, early end, and averaged weights."""
 
 import contextlib
 import json
@@ -52,18 +52,18 @@ class Bar(TrainerCallback):  # type: ignore[misc]
 
 
 class UntilAccuracy(TrainerCallback):  # type: ignore[misc]
-    """Ends the training at the first log whose token accuracy is at least `share` (arXiv 2602.11149)."""
+    """Ends the training at the first log with a token accuracy of at least `share` (arXiv 2602.11149)."""
 
     def __init__(self, share: float) -> None:
         self.share = share
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop where the checkpoint was written after that log."""
+        """Stop at once if the checkpoint was written after that log."""
         logged = [entry for entry in state.log_history if "loss" in entry]
         self.on_log(args, state, control, logged[-1] if logged else None)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
-        """Stop if the accuracy is reached; all ranks see the same one."""
+        """Stop if the accuracy is reached; all ranks see the same accuracy."""
         reached = float((logs or {}).get("mean_token_accuracy", 0.0))
         if reached >= self.share:
             say(f"token accuracy {reached:.4f} after step {state.global_step}: training ends")
@@ -71,7 +71,7 @@ class UntilAccuracy(TrainerCallback):  # type: ignore[misc]
 
 
 class Window(TrainerCallback):  # type: ignore[misc]
-    """Keeps in each checkpoint what the trainer has summed since the last log, so that a resumed one logs the same."""
+    """Saves the trainer's sums since the last log in each checkpoint, so that a resumed training logs the same."""
 
     FILE = "window-{}.json"  # of each rank
 
@@ -79,7 +79,7 @@ class Window(TrainerCallback):  # type: ignore[misc]
         self.trainer, self.last = trainer, last
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Resume the sums; those of another number of ranks are averaged, as the log averages the loss."""
+        """Restore the sums; if the number of ranks has changed they are averaged, as the log averages the loss."""
         files = list(self.last.glob(self.FILE.format("*"))) if self.last else []
         if self.last and len(files) == world_size():
             files = [self.last / self.FILE.format(rank())]
@@ -106,9 +106,9 @@ class Window(TrainerCallback):  # type: ignore[misc]
 class Average(TrainerCallback):  # type: ignore[misc]
     """The mean of the trained weights over the steps of the last `share` of a training.
 
-    A mean of late weights varies less between trainings than the last ones do (Izmailov et al. 2018, arXiv 1803.05407;
-    Sanyal et al. 2023, arXiv 2306.03241). It takes float32 memory of the size of the trained weights. A checkpoint of
-    these steps holds it, so that a resumed training has the same mean.
+    A mean of late weights varies less between trainings than the last weights do (Izmailov et al. 2018, arXiv
+    1803.05407; Sanyal et al. 2023, arXiv 2306.03241). It takes memory for one float32 copy of the trained weights.
+    Checkpoints of these steps hold the mean, so that a resumed training has the same one.
     """
 
     FILE = "average.safetensors"
@@ -149,7 +149,7 @@ class Average(TrainerCallback):  # type: ignore[misc]
             save_file(self.means, path, {"count": str(self.count)})
 
     def load_into(self, model: Any) -> None:
-        """Give the model the mean as its weights."""
+        """Copy the mean into the model's weights."""
         with torch.no_grad():
             for name, weight in self._trained(model):
                 weight.copy_(self.means[name])
@@ -194,7 +194,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             self.stopped = control.should_save = control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Do not save or evaluate a second time because the epoch ends with the step."""
+        """Avoid a second save or evaluation when the epoch ends with the step."""
         if self.stopped:
             control.should_save = control.should_evaluate = control.should_log = False
 
@@ -206,7 +206,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             mark_whole(folder / f"checkpoint-{state.global_step}", **self.made_with)
             best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
             for path in [p for p in list_checkpoints(folder) if p.name != best][self.limit :] if self.limit else ():
-                (path / MARK).unlink(missing_ok=True)  # one that is half removed must not be taken for whole
+                (path / MARK).unlink(missing_ok=True)  # a partly removed checkpoint must not be taken for whole
                 shutil.rmtree(path, ignore_errors=True)
         wait()
 

@@ -1,9 +1,9 @@
-"""Checkpoints that are whole, and only those; and whether this run can resume from one.
+"""Finds the last whole checkpoint, and checks whether this run can resume from it.
 
 After all ranks have written, rank 0 lists the files with their SHA-256 in `whole.json`, last, and flushes all of them
-to the disk. A checkpoint without that list was cut off while it was written and is removed. One whose files differ from
-the list is broken: it is renamed to `broken-checkpoint-N` with the reason in `reason.txt`, and the one before is used.
-An old checkpoint is removed only after the new one is whole.
+to the disk. A checkpoint without that list was interrupted while it was written and is removed. A checkpoint whose
+files differ from the list is broken: it is renamed to `broken-checkpoint-N` with the reason in `reason.txt`, and the
+one before is used. An old checkpoint is removed only after the new one is whole.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def mark_whole(checkpoint: Path, **made_with: Any) -> None:
     for path in (*checkpoint.rglob("*"), checkpoint, checkpoint.parent):
         handle = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(handle)  # of a folder, its list of names
+            os.fsync(handle)  # for a folder, this flushes its list of names
         finally:
             os.close(handle)
 
@@ -101,7 +101,7 @@ def check_resumable(checkpoint: Path, ranks: int, kind: str) -> None:
 
 
 def _hash_files(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file but the mark; several at a time."""
+    """The SHA-256 of every file but the mark, computed in several threads."""
 
     def read(path: Path) -> str:
         with path.open("rb") as file:

@@ -1,8 +1,8 @@
-"""What every training does around its steps.
+"""Runs a training: everything that supervised and preference training have in common.
 
-A recipe's `train` section names `limo.train.sft` or `limo.prefer.prefer`. Each makes a trainer from rows; here it is
-run: the claim on the run's folder, the checkpoint to resume from, the bar and SIGTERM, and at the end the model, its
-card and the manifest, each under its name only once it is whole.
+A recipe's `train` section names `limo.train.sft` or `limo.prefer.prefer`. Each makes a trainer from rows. This module
+runs it: it claims the run's folder, resumes from a checkpoint, shows the bar, handles SIGTERM, and at the end writes
+the model, its card and the manifest, each of which appears under its name only once it is whole.
 """
 
 import logging
@@ -61,7 +61,7 @@ class Job:
         return load_trained_model(self.settings, self.source, self.tokenizer, self.config, packing)
 
     def make_trainer(self, kind: type[Any], model: Any, **more: Any) -> Any:
-        """A trainer of this class. Raises UserError with the libraries' words for what they refuse."""
+        """A trainer of this class. Raises UserError with the libraries' message if they reject the settings."""
         from transformers import set_seed
 
         set_seed(self.settings.seed)  # an adapter is made before the trainer would do this
@@ -108,7 +108,7 @@ def run_training(settings: Training, read: Sequence[str | Path], train: Callable
 
         def begin() -> Step:
             folder = Path(settings.out)
-            checkpoints = folder / "checkpoints"  # without a whole one, other settings lose nothing
+            checkpoints = folder / "checkpoints"  # without a whole checkpoint, a change of settings loses nothing
             begun = [checkpoints] if has_checkpoint(checkpoints) else []
             step = stack.enter_context(claim(folder, "train", settings.recorded(), [source, *read], begun))
             if not step.finished:
@@ -122,7 +122,7 @@ def run_training(settings: Training, read: Sequence[str | Path], train: Callable
             say(f"already trained: {step.folder / 'model'} ({step.entry['seconds']:.0f} s at the time)")
         else:
             quiet_deepspeed()
-            for library in ("trl", "accelerate"):  # what they warn about is checked here
+            for library in ("trl", "accelerate"):  # we check what they warn about
                 logging.getLogger(library).setLevel(logging.ERROR)
             train(step, source)
         return dict(step.results or step.entry["results"])
@@ -136,17 +136,17 @@ def make_job(settings: Training, step: Step, source: Path, tokenizer: Any, token
 
 
 def configure(settings: Training, checkpoints: Path, shape: Shape, shards: Mapping[str, Any]) -> Any:
-    """TRL's configuration, from the recipe's arguments, what follows from its other settings, and this machine."""
+    """TRL's configuration, from the recipe's arguments, its other settings, and this machine."""
     import torch
     import trl
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    unset_hf_deepspeed_config()  # of an earlier training in the same process
+    unset_hf_deepspeed_config()  # set by an earlier training in the same process
     args, gpu = dict(settings.args), torch.accelerator.is_available()
     for key in ("activation_offloading", "use_liger_kernel"):
         if args.get(key) and not gpu:
             raise UserError(f"train.args.{key} needs a GPU, and there is none here")
-    if "fsdp_config" in shards:  # FSDP recomputes activations by itself; both would do so twice
+    if "fsdp_config" in shards:  # FSDP recomputes activations itself; otherwise it would happen twice
         again = args.pop("activation_checkpointing", None)
         args |= {"gradient_checkpointing": False, "activation_checkpointing": None}
         shards = {**shards, "fsdp_config": {**shards["fsdp_config"], "activation_checkpointing": bool(again)}}
@@ -179,10 +179,10 @@ def configure(settings: Training, checkpoints: Path, shape: Shape, shards: Mappi
 
 
 def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str, float]] = lambda _: {}) -> None:
-    """Train from the last whole checkpoint to the end, and keep model, card and results in the step's folder.
+    """Train from the last whole checkpoint to the end, and write model, card and results to the step's folder.
 
     `make` returns the trainer; `measure` is called with it at the end, by all ranks, and returns more results. Raises
-    Interrupted if SIGTERM ended the training, which is saved.
+    Interrupted if SIGTERM ended the training; its state is saved.
     """
     kind, folder = name_sharding(job.config), job.step.folder
     last = run_on_main(lambda: last_checkpoint(folder / "checkpoints"))
@@ -217,7 +217,7 @@ def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str,
 
 
 def add_callbacks(trainer: Any, job: Job, kind: str, last: Path | None) -> tuple[Any, Any]:
-    """Add the callbacks; returns the one that records whether SIGTERM ended the training, and that of the mean."""
+    """Add the callbacks. Returns `Checkpoints`, which knows whether SIGTERM ended it, and `Average`, if any."""
     from transformers.trainer_callback import PrinterCallback
 
     from limo.training.callbacks import Average, Bar, Checkpoints, UntilAccuracy, Window
@@ -237,7 +237,7 @@ def add_callbacks(trainer: Any, job: Job, kind: str, last: Path | None) -> tuple
         trainer.add_callback(UntilAccuracy(until))
     per_step = sum(tokens.lengths) * job.settings.global_batch / len(tokens.lengths)
     average = Average(job.settings.average, last) if job.settings.average else None
-    # Mean and window are in a checkpoint that is marked whole
+    # Mean and window must be written before the checkpoint is marked whole
     for callback in filter(None, (Bar(per_step), average, Window(trainer, last), stop)):
         trainer.add_callback(callback)
     return stop, average

@@ -1,15 +1,14 @@
 """One command, any number of devices: how ranks are started, how they find each other, and what they share.
 
 `python -m limo.train` on a machine with several GPUs runs torchrun on itself with the same arguments. Under `torchrun`,
-`accelerate launch` or anything else that sets RANK and WORLD_SIZE it joins instead. On CPUs there is one rank unless
-`devices` asks for more; they communicate through gloo.
+`accelerate launch` or anything else that sets RANK and WORLD_SIZE it joins those ranks. CPUs have one rank unless
+`devices` asks for more; CPU ranks communicate through gloo.
 
 On several machines start it under torchrun, or set torchrun's own variables on each: PET_NNODES, PET_NODE_RANK,
 PET_MASTER_ADDR, PET_MASTER_PORT (docs/scale.md has a Slurm script).
 
 Sharding of weights, gradients and optimizer states: DDP, DeepSpeed ZeRO 1 to 3 by the files in `recipes/deepspeed/` or
-one of your own, FSDP2. Libraries silently fall back to less sharding than was asked for, so what really runs is
-compared with it.
+your file, or FSDP2. Libraries silently fall back to less sharding than was asked for, so what is done is checked.
 """
 
 import json
@@ -35,7 +34,7 @@ PATIENCE = timedelta(minutes=90)  # ranks wait for each other: rank 0 may downlo
 def start_ranks(devices: Devices, offloads: bool, module: str, arguments: Sequence[str]) -> int | None:
     """Run `module` in one rank for each device and return their exit code; None if there is nothing to start.
 
-    `offloads` starts a rank for one device too, since DeepSpeed needs a process group.
+    With `offloads` a rank is started for a single device too, since DeepSpeed needs a process group.
     """
     if "RANK" in os.environ:
         return None
@@ -73,7 +72,7 @@ def start_ranks(devices: Devices, offloads: bool, module: str, arguments: Sequen
 
 
 def drop_accelerate_plans() -> None:
-    """Remove from the environment what accelerate's configuration says of sharding, precision and accumulation."""
+    """Remove accelerate's settings of sharding, precision and accumulation from the environment."""
     found = [key for key in os.environ if key.startswith(("ACCELERATE_", "FSDP_"))]
     for key in found:
         del os.environ[key]
@@ -83,7 +82,7 @@ def drop_accelerate_plans() -> None:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Around the work of a rank: the process group exists until all ranks have finished. Nothing in a process alone."""
+    """Keep the process group during the block, until all ranks have finished. Does nothing in a single process."""
     if "RANK" not in os.environ:
         yield
         return
@@ -128,7 +127,7 @@ def run_on_main(work: Callable[[], Any]) -> Any:
 
 
 def any_rank(here: bool) -> bool:
-    """Whether it is true on any rank. All ranks must ask at the same point."""
+    """Whether `here` is true on any rank. All ranks must call it at the same point."""
     if world_size() == 1:
         return here
     import torch
@@ -148,7 +147,7 @@ FSDP = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_
 
 
 def shard_arguments(sharding: str) -> dict[str, Any]:
-    """The arguments of TRL's configuration that a recipe's `sharding` stands for; on one device only offload counts."""
+    """The arguments of TRL's configuration for a recipe's `sharding`; on one device only offloading matters."""
     import torch
 
     if sharding == "ddp":
@@ -193,7 +192,7 @@ def read_deepspeed(sharding: str) -> dict[str, Any]:
 
 
 def offloads(sharding: str) -> bool:
-    """Whether this sharding keeps a part in CPU memory, and so has a meaning on one device."""
+    """Whether this sharding offloads to CPU memory, and so matters on one device too."""
     zero = {} if sharding in ("ddp", "fsdp2") else read_deepspeed(sharding).get("zero_optimization", {})
     return any(zero.get(f"offload_{part}", {}).get("device", "none") != "none" for part in ("optimizer", "param"))
 
@@ -233,7 +232,7 @@ def count_bytes(trainer: Any) -> dict[str, int]:
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     states = [v for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v) and v.numel() > 1]
-    # Before the first step there are none: Adam will have two in float32
+    # Before the first step there are no states: Adam will have two in float32
     own = sum(map(count, states)) or sum(count(p, 8) for group in optimizer.param_groups for p in group["params"])
     whole = [(getattr(p, "ds_numel", p.numel()), p) for p in parameters]
     return {

@@ -1,4 +1,4 @@
-"""The model of a training: loaded, with low-rank adapters, saved once it is whole, and merged.
+"""The model of a training: loads it, adds low-rank adapters, saves it, and merges the adapters.
 
 `lora` takes the arguments of `peft.LoraConfig` under their own names.
 """
@@ -26,10 +26,10 @@ def load_trained_tokenizer(settings: Training, source: Path) -> Any:
 
 
 def load_trained_model(settings: Training, source: Path, tokenizer: Any, config: Any, packing: bool) -> Any:
-    """The model to train, which will stop where a turn ends; the tokenizer gets the token that it pads with.
+    """The model to train, with the end of a turn as its end token; also sets the tokenizer's padding token.
 
-    Whole 16-bit weights are loaded in float32 where torch's optimizer would update them: at small learning rates most
-    updates are below their rounding.
+    Without adapters, 16-bit weights are loaded in float32 if torch's optimizer updates them: at small learning rates
+    most updates are smaller than the rounding of 16 bits.
     """
     from transformers import AutoConfig
 
@@ -52,7 +52,7 @@ def load_trained_model(settings: Training, source: Path, tokenizer: Any, config:
 
 
 def lora_config(lora: Mapping[str, Any] | None) -> Any:
-    """A `peft.LoraConfig`, or None. Raises UserError with peft's words for an argument that it refuses."""
+    """A `peft.LoraConfig`, or None. Raises UserError with peft's message for an argument that it refuses."""
     if not lora:
         return None
     from peft import LoraConfig
@@ -96,12 +96,12 @@ def _merge(adapter: Path, source: Path, folder: Path, dtype: str) -> None:
     from peft import PeftModel
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard these weights too, over ranks that do not take part
+    unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard these weights over ranks that do not take part
     PeftModel.from_pretrained(load_model(source, dtype), str(adapter)).merge_and_unload().save_pretrained(folder)
 
 
 def _check_saved(folder: Path, numbers: int) -> None:
-    """Raise RuntimeError for fewer weights: under ZeRO-3 a wrong setting once saved models of a few kilobytes."""
+    """Raise RuntimeError if the folder holds fewer than `numbers` weights: a wrongly set ZeRO-3 saves almost none."""
     from safetensors import safe_open
 
     held = 0

@@ -1,4 +1,5 @@
-"""Preference losses: functions of how much more than its reference the policy prefers the chosen completion.
+"""Preference losses: functions of the margin rho, by which the policy prefers the chosen completion more than its
+reference does.
 
     def my_loss(pairs: PairLogProbs, beta: float, *, tau: float) -> torch.Tensor:  # one value per pair, (pairs,)
         return logistic(beta * pairs.margin / tau)
@@ -9,12 +10,12 @@ A recipe names a loss by its dotted path, `loss: limo.training.preference.dpo`, 
     rho = pairs.margin,  x = beta rho,  u = x / tau
     logistic(x) = log(1 + exp(-x)),  hinge(x) = max(0, 1 - x),  exponential(x) = exp(-x)
 
-DiscoPOP's losses (arXiv 2406.08414) have the paper's names and follow the code that they were found with where the
-paper's text differs. They were found at beta = tau = 0.05, so u = rho. The weights of dbaql, aql and aqfl are
-statistics of the batch: with another batch size per device they are another loss.
+DiscoPOP's losses (arXiv 2406.08414) have the paper's names. Where the paper's text differs from its code, they follow
+the code. They were found at beta = tau = 0.05, so u = rho. The weights of dbaql, aql and aqfl are statistics of the
+batch, so these losses change with the batch size per device.
 
 A loss is examined before it is trained with. Every pair begins at rho = 0, so the sign of the slope there decides the
-first steps. It is computed where all pairs of a batch have the same rho, as they have at the first step.
+first steps. The slope is computed with the same rho for all pairs of a batch, as at the first step.
 """
 
 import math
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     import torch
 
 REACH = 12.0  # |beta rho| over which values and slopes are computed
-POINTS = 151  # over the reach, and again over a twentieth of it around the start, where bends often are
-FAR = 1e4  # |beta rho| up to which they must be finite
+POINTS = 151  # points over the reach, and again over a twentieth of it around the start, where kinks often are
+FAR = 1e4  # |beta rho| up to which values and slopes must be finite
 SMALL = 1e-9  # slopes below this count as 0
 MAX_EXPONENT = 30.0  # exponential(x) is linear where -x is larger: exp overflows float32 at 88, its square at 44
 
@@ -39,7 +40,7 @@ MAX_EXPONENT = 30.0  # exponential(x) is linear where -x is larger: exp overflow
 class PairLogProbs:
     """Log-probabilities of a batch of pairs, each (pairs,), in nats, summed over the tokens of a completion."""
 
-    chosen: "torch.Tensor"  # of the chosen completions, under the policy that is trained
+    chosen: "torch.Tensor"  # of the chosen completions, under the trained policy
     rejected: "torch.Tensor"
     reference_chosen: "torch.Tensor"  # under the reference, which is fixed
     reference_rejected: "torch.Tensor"
@@ -169,10 +170,10 @@ def _variance(u: "torch.Tensor") -> "torch.Tensor":
 
 @dataclass(frozen=True)
 class Examined:
-    """What an examination found."""
+    """The result of `examine_loss`."""
 
     start_slope: float  # d loss / d rho at rho = 0
-    problems: list[str]  # reasons not to train with it as it is
+    problems: list[str]  # reasons not to train with the loss as it is
 
 
 def load_loss(loss: str | Mapping[str, Any], where: str) -> PairLoss:
@@ -181,7 +182,7 @@ def load_loss(loss: str | Mapping[str, Any], where: str) -> PairLoss:
 
 
 def at_margin(rho: Any) -> PairLogProbs:
-    """Pairs (pairs,) with these margins, half of each from the chosen completion; the reference has 0."""
+    """Pairs with the margins `rho` (pairs,), half of each from the chosen completion; the reference's are 0."""
     zero = rho.detach() * 0
     return PairLogProbs(rho / 2, -rho / 2, zero, zero)
 

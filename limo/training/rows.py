@@ -1,12 +1,12 @@
 """The rows of a supervised training: read, rendered, checked, and kept as token ids on the disk.
 
 Rank 0 renders and audits the rows (`limo/chat.py`, `training/audit.py`) and writes their tokens with
-`datasets.Dataset.from_generator` into `tokens/` of the run's folder, which every rank then maps into memory. What is
-held is the length of each row. What cannot be trained on is dropped with its reason, or stops the run.
+`datasets.Dataset.from_generator` into `tokens/` of the run's folder, which every rank then maps into memory. Only the
+length of each row is held in memory. A row that cannot be trained on is dropped with its reason, or stops the run.
 
 A file of pairs is one that this toolkit wrote (`pairs.jsonl`), or one in TRL's preference format, with columns prompt,
-chosen and rejected as texts or as messages, where chosen and rejected may hold the prompt; a name of such a set on
-the Hub will do, with `:split` behind it where that is not train.
+chosen and rejected as texts or as messages, where chosen and rejected may hold the prompt. It may also be the Hub name
+of such a dataset, followed by `:split` if the split is not train.
 """
 
 import shutil
@@ -27,12 +27,12 @@ from limo.training.audit import check_row
 from limo.training.launch import run_on_main
 from limo.training.settings import Supervised, Training
 
-MAX_WEIGHT = 1e9  # of a row: their sums stay far below what float32 holds
+MAX_WEIGHT = 1e9  # of a row, so that sums stay far below the range of float32
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Rows to train on, each with its tokens, and those that were dropped. A pair has two sides, any other row one."""
+    """Rows to train on with their tokens, and the dropped rows. A pair has two sides, any other row one."""
 
     rows: list[Example]
     sides: list[tuple[Rendered, ...]]
@@ -49,7 +49,7 @@ class Prepared:
         return [sum(len(side.input_ids) for side in sides) for sides in self.sides]
 
     def titled(self) -> Iterator[tuple[str, Example, Rendered]]:
-        """Each side as a row, after its name: the two of a pair one after the other."""
+        """Each side: its name, the row and its tokens. The two sides of a pair follow each other."""
         for row, sides in zip(self.rows, self.sides, strict=True):
             names = ("chosen", "rejected") if len(sides) == 2 else ("",)
             yield from zip(names, (row, replace(row, completion=row.rejected)), sides, strict=False)
@@ -57,7 +57,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What is trained on: a dataset of token ids, and the tokens of each of its rows."""
+    """The rows to train on: a dataset of token ids, and the number of tokens of each row."""
 
     dataset: Any
     lengths: "array[int]"
@@ -66,7 +66,7 @@ class Tokens:
 
 
 def prepare(tokenizer: Any, rows: Iterable[Row], max_length: int, pairs: bool = False) -> Prepared:
-    """Token ids and labels of each row. One without a completion or above `max_length` tokens is dropped whole."""
+    """Token ids and labels of each row. Rows without a completion or above `max_length` tokens are dropped, not cut."""
     prepared = Prepared([], [], [])
     for row in in_chunks(tokenizer, rows):
         sides = [row, replace(row, completion=row.rejected)] if pairs and isinstance(row, Example) else [row]
@@ -94,7 +94,7 @@ def render_row(tokenizer: Any, row: Row, max_length: int) -> Rendered | Dropped:
 
 
 def refuse_dropped(settings: Training, dropped: int, example: Dropped | None, left: bool) -> None:
-    """Raise UserError if rows were dropped and the recipe wants to stop then, or if none is `left`. Print how many."""
+    """Print how many rows were dropped. Raises UserError if the recipe stops at dropped rows, or if none is `left`."""
     why = f"{example.id}: {example.reason}, {example.detail}".rstrip(", ") if example else ""
     if dropped and settings.too_long == "stop":
         raise UserError(
@@ -109,10 +109,10 @@ def refuse_dropped(settings: Training, dropped: int, example: Dropped | None, le
 
 
 def tokenise(tokenizer: Any, settings: Supervised, step: Step) -> Tokens:
-    """The rows of `settings.data` as token ids; the last row of the dataset has no label and is in no length.
+    """The rows of `settings.data` as token ids. The dataset's last row has no labels and no entry in `lengths`.
 
-    Dropped rows go to `train_dropped.jsonl` with their reasons. A resumed run finds the tokens that were made before.
-    All ranks call it. Raises UserError where no row, or one that would train something else, can be trained on.
+    Dropped rows go to `train_dropped.jsonl` with their reasons. A resumed run reuses the tokens made before.
+    All ranks call it. Raises UserError if no row can be trained on, or if a row fails the audit.
     """
     import numpy as np
     import pyarrow.compute as pc
@@ -125,7 +125,7 @@ def tokenise(tokenizer: Any, settings: Supervised, step: Step) -> Tokens:
         return cached_dataset(lambda: _generate(tokenizer, settings, dropped), folder)
 
     def build_first() -> None:
-        if not folder.exists():  # those there were made with other settings
+        if not folder.exists():  # tokens that are there were made with other settings
             shutil.rmtree(folder.parent, ignore_errors=True)
         build()
 
@@ -187,7 +187,7 @@ def _generate(tokenizer: Any, settings: Supervised, file: Path) -> Iterator[dict
 
 
 def read_pairs(path: str, system: str | None = None) -> Iterator[Example | Dropped]:
-    """The pairs of a file or of a Hub dataset; rows that are not pairs, as Dropped. Raises UserError if it has no pair.
+    """The pairs of a file or Hub dataset; other rows become Dropped. Raises UserError if there is no pair.
 
     A prompt without a system message gets `system`, unless that is None or empty.
     """

@@ -2,8 +2,8 @@
 
     settings = read_settings(Supervised, recipe["train"], "train")
 
-A setting has TRL's, PEFT's or DeepSpeed's own name where one of them has it, and then stands in `args` or `lora`. Named
-here is what those lack. Numbers that decide a result have no default; switches that do nothing unless set have one.
+Settings of TRL, PEFT or DeepSpeed keep their names and are given in `args` or `lora`. This module adds the settings
+that those libraries lack. Numbers that decide a result have no default; switches that are off unless set have one.
 """
 
 import difflib
@@ -25,7 +25,7 @@ ELSEWHERE = {
     **{"packing": "pack_tokens", "padding_free": "pack_tokens", "chat_template_path": "chat_template"},
     **{"deepspeed": "sharding", "fsdp": "sharding", "fsdp_config": "sharding", "model_init_kwargs": "dtype"},
 }
-# Those whose value follows from what the trainer does, and those of a pair loss
+# Arguments that the trainer decides, and arguments of TRL's pair losses
 DECIDED = """assistant_only_loss completion_only_loss dataset_kwargs eos_token trust_remote_code resume_from_checkpoint
 ignore_data_skip train_sampling_strategy shuffle_dataset dataloader_drop_last average_tokens_across_devices
 parallelism_config sync_ref_model save_only_model""".split()
@@ -34,9 +34,9 @@ PAIR_LOSS = """loss_type loss_weights label_smoothing f_divergence_type ld_alpha
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What every training is given."""
+    """The settings of every training."""
 
-    # Names whose values change how fast a run is and not what comes out: it may resume with others
+    # Settings that change only the speed: a run may resume with other values of them
     speed_only: ClassVar[frozenset[str]] = frozenset(
         {"out", "look", "controls", "seeds", "devices", "attention", "sharding"}
     )
@@ -67,7 +67,7 @@ class Training:
     keep_checkpoints: bool = False  # after the training is finished
     controls: list[str] | None = None  # the curation's control sets that are trained as well, into out/<name>
     seeds: list[int] | None = None  # each set is trained with each of them; the first replaces `seed`
-    look: int = 0  # shows so many rows by their loss mask and trains nothing
+    look: int = 0  # print so many rows with their loss mask, and train nothing
 
     def __post_init__(self) -> None:
         for key in ("max_length", "global_batch", "pack_tokens"):
@@ -111,10 +111,10 @@ class Supervised(Training):
     config: ClassVar[str] = "SFTConfig"
 
     pack_tokens: int | None = None  # tokens of one forward pass, whole chains side by side; None pads instead
-    # "rows": a step's loss is the mean over rows of a row's weight times its mean token loss, so each row counts alike,
-    # however long: reward-weighted regression as in RISE (arXiv 2407.18219, eq. 4). null leaves weights out
+    # "rows": a step's loss is the mean over rows of a row's weight times its mean token loss, so long rows do not count
+    # more: reward-weighted regression as in RISE (arXiv 2407.18219, eq. 4). null ignores weights
     weighting: Literal["rows"] | None = None
-    until_accuracy: float | None = None  # ends once so many of the tokens learned since the last log were likeliest
+    until_accuracy: float | None = None  # end once this fraction of loss tokens since the last log was predicted right
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,7 +134,7 @@ class Supervised(Training):
 class Preference(Training):
     """Preference training on pairs: `args` are those of trl.DPOConfig, `beta` among them.
 
-    Some losses take means over the pairs of a forward pass, so nothing that changes those counts as speed.
+    Some losses take means over the pairs of a forward pass, so settings that change these pairs are not speed settings.
     """
 
     speed_only: ClassVar[frozenset[str]] = Training.speed_only - {"devices"}
@@ -155,12 +155,12 @@ class Preference(Training):
 
     @property
     def beta(self) -> float:
-        """That of the loss, or TRL's default."""
+        """beta of the loss: from `args`, or TRL's default."""
         return float(self.args.get("beta", 0.1))
 
 
 def check_args(args: Mapping[str, Any], config: str) -> None:
-    """Raise UserError for an argument that TRL's class does not have, of another type, or that is set elsewhere."""
+    """Raise UserError for an argument that TRL's class lacks, that has a wrong type, or that is set elsewhere."""
     quiet_deepspeed()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # where it is installed, peft imports it, and it logs
     import trl
@@ -172,7 +172,7 @@ def check_args(args: Mapping[str, Any], config: str) -> None:
             close = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise UserError(f"train.args.{key} is not an argument of trl.{config}{hint}")
-        if key.startswith(("push_to_hub", "hub_")):  # TRL would upload checkpoints, and a key would be in the recipe
+        if key.startswith(("push_to_hub", "hub_")):  # TRL would upload checkpoints, and the recipe would hold a key
             raise UserError(f"train.args.{key}: upload the finished model with hf upload OWNER/NAME FOLDER")
         if key in ELSEWHERE:
             raise UserError(f"train.args.{key}: set train.{ELSEWHERE[key]} instead")

@@ -1,8 +1,8 @@
-"""What a training takes, before anything runs: parameters, memory, operations and seconds, by arithmetic.
+"""Estimates what a training takes before it runs: parameters, memory, operations and seconds, by arithmetic.
 
-No weights are read: the model is built from its config on torch's meta device, so its parameters are counted. Memory is
-counted as torch 2.13, accelerate 1.15 and DeepSpeed 0.19 keep it. Seconds follow from the operations and the speed that
-is given. `limo plan`, `limo check` and a tournament's dry run ask here.
+No weights are read: parameters are counted in a model built from its config on torch's meta device. Memory is counted
+as torch 2.13, accelerate 1.15 and DeepSpeed 0.19 allocate it. Seconds follow from the operations and the given speed.
+Used by `limo plan`, `limo check` and a tournament's dry run.
 
 Left out: network time, padding, offload to the CPU, allocator fragments, and models split by layer or matrix.
 """
@@ -35,16 +35,16 @@ NODE = 8  # GPUs in one machine
 
 @dataclass(frozen=True)
 class Size:
-    """A model by its numbers of parameters."""
+    """The numbers of a model's parameters, and its dimensions."""
 
     parameters: int  # with adapters
     trainable: int
-    active: int  # that a token is multiplied with: no embedding, of experts only those that it meets
+    active: int  # parameters that a token is multiplied with: no embedding, and of experts only those used for a token
     layer: int  # of the largest layer, or of the head
     layers: int
     hidden: int
     attention: int  # width of all heads together
-    intermediate: int  # of the MLP; of all experts that a token meets
+    intermediate: int  # width of the MLP, or of all experts used for a token
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Data:
     rows: int
     mean: float
     longest: int
-    attended: float  # length of the row that a token stands in, on average
+    attended: float  # length of a token's row, averaged over tokens
 
 
 @dataclass(frozen=True)
 class Work:
-    """A training to plan."""
+    """A training whose cost is estimated."""
 
     settings: Training
     size: Size
@@ -143,10 +143,10 @@ def measure_model(settings: Training) -> Size:
 
 
 def size_of(parameters: float, rank: int | None = None) -> Size:
-    """A dense model of so many parameters by the usual proportions, where its config cannot be read.
+    """A dense model with so many parameters and the usual proportions, for a model whose config cannot be read.
 
-    Depth and width are those of a Llama with that many: 12 x layers x width^2 parameters and a width of 128 x layers;
-    adapters of a `rank` on its linear layers have 18 x rank x width parameters in each.
+    Depth and width are those of a Llama of that size: 12 x layers x width^2 parameters and a width of 128 x layers;
+    adapters of `rank` on the linear layers have 18 x rank x width parameters in each layer.
     """
     layers = max(1, round((parameters / 12 / 128**2) ** (1 / 3)))
     width, count = 128 * layers, round(parameters)
@@ -155,7 +155,7 @@ def size_of(parameters: float, rank: int | None = None) -> Size:
 
 
 def measure_data(settings: Training, rows: int | None, mean_tokens: float | None) -> Data:
-    """As given, or as `train.data` has them; rows that training would drop are not counted."""
+    """The data as given, or as counted in `train.data`; rows that training would drop are not counted."""
     if rows is not None and mean_tokens is not None:
         return Data(rows, mean_tokens, settings.max_length, mean_tokens)
     if not Path(settings.data).expanduser().exists():
@@ -178,11 +178,11 @@ def measure_data(settings: Training, rows: int | None, mean_tokens: float | None
 
 
 def count_memory(work: Work, sharding: str, devices: int) -> dict[str, float]:
-    """Bytes on each device by what holds them, and `total`.
+    """Bytes on each device by their use, and `total`.
 
     After ZeRO (arXiv 1910.02054, section 3). Without DeepSpeed torch updates the weights that it computes with, in
     float32 under mixed precision; DDP's buckets hold the gradients a second time. DeepSpeed computes in 16 bits and
-    shards float32 weights beside them. ZeRO-3 and FSDP2 also gather the layers at work.
+    shards additional float32 weights. ZeRO-3 and FSDP2 also gather the layers in use.
     """
     size, mixed, loaded = work.size, work.mixed, BYTES[work.settings.dtype]
     low, trained, share = 2 if mixed else loaded, size.trainable, size.trainable / devices
@@ -211,7 +211,7 @@ def count_memory(work: Work, sharding: str, devices: int) -> dict[str, float]:
 
 
 def count_activations(work: Work, residual: int) -> float:
-    """Bytes of activations of one forward and backward pass on a device; `residual` bytes of a number between layers.
+    """Bytes of activations of one forward and backward pass on a device; numbers between layers have `residual` bytes.
 
     After arXiv 2205.05198, section 4, for two RMS norms, rotary attention and a gated MLP, tensor by tensor as autograd
     saves them. With checkpointing the input of each layer is kept and one layer at a time is computed again. The head

@@ -2,7 +2,7 @@
 
 `ChainTrainer` is SFTTrainer with row weights and with steps from `training/batches.py`. `PairTrainer` is DPOTrainer
 with any pair loss. Both give the same loss and gradients however a step is split over forward passes and ranks, stop at
-the first loss or gradient norm that is not finite, and never save weights that are not.
+the first loss or gradient norm that is not finite, and never save weights that are not finite.
 """
 
 import inspect
@@ -47,7 +47,7 @@ class Steps(BatchRebalanceSampler):  # type: ignore[misc]
 
 
 class Collator(DataCollatorForLanguageModeling):  # type: ignore[misc]
-    """TRL's batches with the weight of every token and the share of the weighted loss's divisor."""
+    """TRL's batches, with the weight of each token and each row's share of the weighted loss's divisor."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """One padded or packed batch of rows with input_ids, labels and, for a weighted loss, weight and share."""
@@ -64,7 +64,7 @@ class Collator(DataCollatorForLanguageModeling):  # type: ignore[misc]
 
 
 class FiniteTrainer:
-    """What both trainers check about steps and checkpoints; a base class before TRL's trainer."""
+    """Checks of steps and checkpoints that both trainers share; a base class before TRL's trainer."""
 
     args: Any
     state: Any
@@ -74,14 +74,14 @@ class FiniteTrainer:
     finite = True  # the losses of this step on this rank
 
     def _run_epoch(self, *args: Any, **rest: Any) -> None:
-        """Nothing after the last step: transformers would do one more when it resumes from that step's checkpoint."""
+        """Do nothing after the last step: transformers would do one more when resuming from that step's checkpoint."""
         if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **rest)  # type: ignore[misc]
 
     def create_optimizer(self, *args: Any, **rest: Any) -> Any:
-        """TRL's. Raises UserError for what torch refuses, such as a learning rate below zero."""
+        """TRL's optimizer. Raises UserError for values that torch refuses, such as a learning rate below zero."""
         try:
             return super().create_optimizer(*args, **rest)  # type: ignore[misc]
         except ValueError as error:
@@ -96,7 +96,7 @@ class FiniteTrainer:
     def _get_grad_norm(self, *args: Any, **rest: Any) -> Any:
         """The gradient norm, once in each step. Raises UserError on all ranks if it or a loss is not finite.
 
-        Under fp16 a gradient that overflows is usual: its step is skipped.
+        Under fp16, overflowing gradients are normal: the step is skipped.
         """
         norm = super()._get_grad_norm(*args, **rest)  # type: ignore[misc]
         fault = "the loss" if any_rank(not self.finite) else ""
@@ -113,7 +113,7 @@ class FiniteTrainer:
         return norm
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """TRL's. A model with weights that are not finite is never saved: no step follows the last update."""
+        """TRL's saving. Raises UserError for weights that are not finite: no loss follows the last update."""
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         for name, weight in (trained if state_dict is None else state_dict).items():
             norm = torch.linalg.vector_norm(weight.detach(), dtype=torch.float32) if weight.is_floating_point() else 0.0
@@ -129,7 +129,7 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer whose steps hold the same chains on any number of devices, with an optional weight for each row."""
 
     steps: Callable[[Callable[[], int]], Steps]  # set before training
-    count_right = False  # logs TRL's mean_token_accuracy where the loss is computed here
+    count_right = False  # log TRL's mean_token_accuracy when the loss is computed here
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.steps(lambda: int(self.state.global_step))
@@ -139,7 +139,7 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
         self._signature_columns += [c for c in ("weight", "share") if c not in self._signature_columns]
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **rest: Any) -> Any:
-        """TRL's, with a loss that is the mean over all loss tokens, however they are split over batches and ranks."""
+        """TRL's loop, with the mean loss over all loss tokens, however they are split over batches and ranks."""
         self._held_out = torch.zeros(2, dtype=torch.float64)
         out = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **rest)
         total, tokens = self.accelerator.reduce(self._held_out.to(self.args.device, torch.float32), "sum").tolist()
@@ -147,7 +147,7 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
         return out
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **rest: Any) -> Any:
-        """TRL's; adds to the sum of losses. Rows without labels fill the last batches (`limo/train.py`)."""
+        """TRL's step; also adds to the sum of losses. Rows without labels fill the last batches (`limo/train.py`)."""
         tokens = int((inputs["labels"][:, 1:] != -100).sum())
         result = super().prediction_step(model, inputs, *args, **rest)
         if tokens:
@@ -155,7 +155,7 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
         return result
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        """What the step's loss is divided by: its loss tokens, or the sum of the rows' shares."""
+        """The divisor of the step's loss: the number of loss tokens, or the sum of the rows' shares."""
         if not batch_samples or "share" not in batch_samples[0]:
             return super()._get_num_items_in_batch(batch_samples, device)
         total = sum(batch["share"] for batch in batch_samples).to(device)
@@ -203,15 +203,15 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
         self._metrics["train"]["learned"].append(tokens)
 
     def log(self, logs: dict[str, float], *rest: Any) -> None:
-        """TRL's, with the accuracy of a token, whatever the passes: one that only fills a step has none."""
+        """TRL's log, with the accuracy averaged over tokens instead of passes, since a pass may have no loss tokens."""
         metrics = self._metrics["train"]
         if self.model.training and (right := metrics.pop("right", [])):
             metrics["mean_token_accuracy"] = [sum(right) / max(sum(metrics.pop("learned")), 1.0)]
         super().log(logs, *rest)
 
     def _loss_positions(self, model: Any, labels: torch.Tensor) -> torch.Tensor | None:
-        """The positions to project, where that is cheaper than TRL's way and gives the same; otherwise None."""
-        # TRL gathers metrics from all ranks, so these must not choose differently
+        """The positions to project if that is cheaper than TRL's way and gives the same loss; otherwise None."""
+        # TRL gathers metrics from all ranks, so all ranks must choose the same way
         special = self.label_smoother is not None or self.aux_loss_enabled or self.accelerator.num_processes > 1
         positions = loss_positions(labels)
         if labels.device.type != "cpu" or special or len(positions) * len(labels) > SMALL:
@@ -226,7 +226,7 @@ class PairTrainer(FiniteTrainer, DPOTrainer):  # type: ignore[misc]
     """DPOTrainer whose loss is `pair_loss(pairs, beta)`, one value per pair (`training/preference.py`)."""
 
     def __init__(self, *args: Any, pair_loss: PairLoss, warm_steps: int = 0, **rest: Any) -> None:
-        """The first `warm_steps` optimizer steps take DPO's loss."""
+        """`warm_steps`: number of first optimizer steps that take DPO's loss."""
         self.held_out = list[list[float]]()  # rewards of chosen and rejected of each pair evaluated, in their order
         self.pair_loss, self.warm_steps = pair_loss, warm_steps
         super().__init__(*args, **rest)
