@@ -28,7 +28,7 @@ ARGUMENTS = {
     "why": ["s/1", "runs/first"],
     "ledgers": [],
 }
-SECONDS = (0.1, 1.0, 4.0)  # of processor time, whatever else the machine does
+SECONDS = (0.1, 2.0)  # of processor time, whatever else the machine does
 FEW = {"check": (0.4, 2.0), "view": (0.1, 1.0), "compare": (0.2,), "new": (0.3,)}  # the others are slow
 # After the interpreter's own start, which is not ours
 START = f"""import sys
