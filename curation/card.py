@@ -16,7 +16,7 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**12
 
 
 def write_card(folder: Path, funnel: Sequence[Mapping[str, Any]], sets: Mapping[str, Any]) -> None:
-    """Write `folder/README.md`: where the rows came from, why they stayed, what they are, what they were made with."""
+    """Write `folder/README.md`: the origin of the rows, how they were chosen, their statistics, and versions."""
     from huggingface_hub import DatasetCardData
 
     rows = list(read_jsonl(folder / "curated.jsonl"))
@@ -87,7 +87,7 @@ NOT_REMOVED = "No benchmark's problems were looked for: this set may be contamin
 
 
 def tabulate_funnel(funnel: Sequence[Mapping[str, Any]]) -> Table:
-    """The funnel: what came in, what went out, why the rest did not, and what it took."""
+    """The funnel: rows in and out of each stage, reasons of dropped rows, and the cost."""
     rows = []
     for line in funnel:
         dropped = [f"{reason}: {count:,}" for reason, count in line["reasons"].items()]

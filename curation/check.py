@@ -1,12 +1,12 @@
-"""Everything that can be known to be wrong with a recipe before anything is paid for, all at once.
+"""Finds all mistakes in a recipe that can be found before anything is paid for, and reports them together.
 
     limo check recipe=mine
 
-Bindings of every section, what stages read and write, the first rows of each source beside the problems that are
-measured, benchmarks, models and their chat templates, keys and servers, memory and disk. Nothing is sampled or trained.
-What needs the Hub is asked of the Hub. Where no error is found, the last line says what was not checked.
-`curation.run` does the same before it begins: there, what only concerns the machine of the training and of the
-evaluation is a warning, since they may run elsewhere.
+It checks the bindings of every section, what stages read and write, the first rows of each source against the measured
+problems, benchmarks, models and their chat templates, keys and servers, memory and disk. Nothing is sampled or trained.
+The Hub is asked about its models and datasets. If there is no error, the last line says what was not checked.
+`curation.run` does the same before it begins. There, findings that concern only the machine of the training or of the
+evaluation are warnings, since these may run elsewhere.
 """
 
 import shutil
@@ -43,10 +43,10 @@ from limo.training.models import load_trained_tokenizer
 from limo.training.settings import Training
 from limo.training.sizes import ROOM, SHARDINGS, Data, Work, count_memory, measure_data, measure_model
 
-FEW = 20  # problems of a target that say something about shares
+FEW = 20  # fewest problems of a target whose shares mean something
 READ = 20_000  # rows of a source that are read before a run
 PATIENCE = 20  # seconds for reading a pool before a run
-RENDERED = 200  # of its rows that are rendered to see whether they fit into max_length
+RENDERED = 200  # rows of the pool that are rendered to see whether they fit into max_length
 NO_HUB = ", since the Hub cannot be reached"
 ALWAYS = ("probe", "fit", "report")  # sections of every recipe
 SECONDS = 5  # for a server or the Hub to answer
@@ -55,14 +55,14 @@ STATES = 12  # bytes of a checkpoint for each trained parameter: float32 weights
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that a person should know before a run."""
+    """A mistake, a warning, or a note about what was not checked."""
 
-    level: Literal["error", "warning", "unchecked"]  # the last: what could not be looked at, and why
+    level: Literal["error", "warning", "unchecked"]  # unchecked: something could not be looked at, with the reason
     text: str
 
 
 class Findings(list[Finding]):
-    """Findings that grow. Use `with findings.errors():` around what raises UserError."""
+    """A list of findings. Use `with findings.errors():` around code that raises UserError."""
 
     def __init__(self, found: Iterable[Finding] = ()) -> None:
         super().__init__(found)
@@ -70,7 +70,7 @@ class Findings(list[Finding]):
 
     @contextmanager
     def errors(self, where: str = "") -> Iterator[None]:
-        """Turns a UserError into a finding, so that the next check runs too."""
+        """Turn a UserError of the block into a finding, so that the next check runs too."""
         try:
             yield
         except UserError as error:
@@ -86,7 +86,7 @@ class Findings(list[Finding]):
         self.append(Finding("warning", text))
 
     def unchecked(self, text: str) -> None:
-        """Add what could not be looked at."""
+        """Add something that could not be looked at."""
         self.append(Finding("unchecked", text))
 
 
@@ -95,9 +95,9 @@ def check_bindings(recipe: Mapping[str, Any]) -> Findings:
     found = Findings()
     sections = {name: node for name, node in recipe.items() if isinstance(node, Mapping) and "_target_" in node}
     for section, node in sections.items():
-        if node.get("student", "") is None:  # what a recipe without one does not offer
+        if node.get("student", "") is None:  # a node that a recipe without a student does not offer
             continue
-        # A section inside another one, as the training in its plan, is checked in its own place
+        # A section inside another one, such as the training in a plan, is checked where it is defined
         own = {key: value for key, value in node.items() if value not in sections.values()}
         for where, inner in [(section, node), *nodes(own, section)]:
             if where == section or inner not in sections.values():
@@ -107,13 +107,13 @@ def check_bindings(recipe: Mapping[str, Any]) -> Findings:
 
 
 def check_model(path: str, where: str, template: bool = True) -> Findings:
-    """Whether a model can be had, with a chat template where prompts are rendered with its own."""
+    """Whether a model is available, and has a chat template if `template` is needed."""
     found = Findings()
     remote = path not in EMBEDDED and not is_here(path) and HUB_NAME.fullmatch(path)
     if remote and (missing := ask_hub(path.partition("@")[0], "model")):
         return Findings([_at(missing, where)])
     with found.errors(where):
-        if path in EMBEDDED:  # known to have what it takes; its first use converts it
+        if path in EMBEDDED:  # known to be complete; it is converted at first use
             embedded_file(path)
         else:
             load_tokenizer(tokenizer_folder(path), template)
@@ -122,7 +122,7 @@ def check_model(path: str, where: str, template: bool = True) -> Findings:
 
 @cache
 def ask_hub(name: str, kind: Literal["model", "dataset"]) -> Finding | None:
-    """What stands in the way of downloading a repository of the Hub; None if nothing does."""
+    """The reason why a repository of the Hub cannot be downloaded; None if it can."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -141,7 +141,7 @@ def ask_hub(name: str, kind: Literal["model", "dataset"]) -> Finding | None:
 
 @cache
 def _hub_answers() -> bool:
-    """Whether the Hub can be reached; its own client would try for minutes, for each name."""
+    """Whether the Hub can be reached; its client would retry for minutes, for each name."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -154,7 +154,7 @@ def _hub_answers() -> bool:
 
 
 def check_engines(section: Any, where: str) -> Findings:
-    """The engines in a section: keys, addresses, servers, programs, GPUs, models, and what their caches would take."""
+    """The engines in a section: keys, addresses, servers, programs, GPUs, models, and the memory of their caches."""
     found, seen = Findings(), list[Any]()
     for place, node in [(where, section), *nodes(section, where)]:
         if not isinstance(node, Mapping) or not isinstance(node.get("engine"), Mapping):
@@ -179,7 +179,7 @@ def check_engines(section: Any, where: str) -> Findings:
 
 
 def _comes_later(model: str) -> bool:
-    """Whether a model is what a training of this recipe, or an earlier one, writes."""
+    """Whether a model is the output of a training, of this recipe or an earlier one."""
     return Path(model).name in ("model", "adapter") and not HUB_NAME.fullmatch(model) and not Path(model).exists()
 
 
@@ -198,7 +198,7 @@ def _check_server(engine: ServerEngine, where: str) -> Findings:
     elif engine.send == "tokens":
         found += check_model(engine.tokenizer or engine.model, where)
     for url in engine.base_urls:
-        try:  # without following a redirect, which would take the key to another host
+        try:  # redirects are not followed: they would send the key to another host
             status = httpx2.get(f"{url.rstrip('/')}/models", headers=engine.headers(), timeout=SECONDS).status_code
         except httpx2.HTTPError as error:
             found.warn(f"{where}: no server answers at {url} ({error})")
@@ -284,7 +284,7 @@ def _check_memory(settings: Training) -> Findings:
 
 
 def _check_fit(work: Work, devices: int, memory: float, sure: bool, found: Findings) -> None:
-    """A training that cannot fit, with the sharding or the number of devices that would."""
+    """Report a training that cannot fit, with a sharding or number of devices that would fit."""
     sharding = "zero2" if work.settings.sharding == "zero1" else work.settings.sharding
     needed = count_memory(work, sharding, devices)
     least = needed["total"] if sure else needed["total"] - needed["activations"]
@@ -306,7 +306,7 @@ def _check_fit(work: Work, devices: int, memory: float, sure: bool, found: Findi
 
 
 def check_recipe(recipe: Mapping[str, Any]) -> Findings:
-    """All findings of a recipe, errors first. A section that does not bind to its function is asked no more."""
+    """All findings of a recipe, errors first. A section that does not bind to its function is not checked further."""
     found = check_bindings(recipe)
     broken = {finding.text.partition(".")[0] for finding in found}
     with found.errors():
@@ -360,7 +360,7 @@ def check_curation(curate: Mapping[str, Any], found: Findings, measured: dict[st
 
 
 def check_pool(curate: Mapping[str, Any], found: Findings, measured: Mapping[str, list[Example]]) -> list[Example]:
-    """The first rows of each source; and whether what is asked of the pool can be had beside what is measured."""
+    """Read the first rows of each source, and check the requested sizes and shares against them. Returns the rows."""
     pool, whole, begun = list[Example](), bool(curate["pool"]), time.monotonic()
     if not curate["pool"]:
         found.error("curate.pool names no source")
@@ -391,7 +391,7 @@ def check_pool(curate: Mapping[str, Any], found: Findings, measured: Mapping[str
 def _check_measured(
     curate: Mapping[str, Any], pool: list[Example], whole: bool, found: Findings, measured: Mapping[str, list[Example]]
 ) -> None:
-    """What is asked for, against the problems of the pool that are not measured; a target is no part of the pool."""
+    """Check that enough problems of the pool are not measured, and that no target problem is in the pool."""
     problems = {row.question: row for row in pool}
     sets = {name: {row.question for row in rows} for name, rows in measured.items()}
     for name, stage in curate["stages"].items():
@@ -428,7 +428,7 @@ def _check_measured(
 
 
 def _check_shares(curate: Mapping[str, Any], pool: list[Example], whole: bool, found: Findings) -> None:
-    """Whether rows of the pool have the notes, and the values, by which shares are asked for."""
+    """Whether the pool has rows with the notes and values for which shares are requested."""
     stages = list(curate["stages"].values())
     theirs = any(not str(node["_target_"]).startswith("curation.stages.") for node in stages)  # may add notes
     for name, node in curate["stages"].items():
@@ -447,7 +447,7 @@ def _check_shares(curate: Mapping[str, Any], pool: list[Example], whole: bool, f
 
 
 def check_lengths(train: Mapping[str, Any], curate: Mapping[str, Any], pool: list[Example], found: Findings) -> None:
-    """Whether the first rows of the pool fit into `max_length`, where the model's tokenizer is here."""
+    """Whether the first rows of the pool fit into `max_length`, if the model's tokenizer is on this machine."""
     settings = bind(train, "train").args[0]  # type: ignore[attr-defined]
     asked = [node["k"] for node in curate["stages"].values() if isinstance(node.get("k"), int)]
     if asked and min(asked) < settings.global_batch:
@@ -468,9 +468,9 @@ def check_lengths(train: Mapping[str, Any], curate: Mapping[str, Any], pool: lis
 
 
 def check_benchmarks(benchmarks: Any, where: str, found: Findings, measured: dict[str, list[Example]]) -> None:
-    """Whether each benchmark is here and usable, or on the Hub. One that would be left out is a warning.
+    """Whether each benchmark is on this machine and usable, or on the Hub. One that would be skipped is a warning.
 
-    The problems of those that are here are added to `measured`. What several places of a recipe name is read once.
+    Problems of local benchmarks are added to `measured`. A benchmark that a recipe names several times is read once.
     """
     for name, node in benchmark_nodes(benchmarks).items():
         own, required, key = Findings(), is_required(name, node), content_id([name, node])
@@ -496,7 +496,7 @@ def _at(finding: Finding, where: str) -> Finding:
 
 
 def check_before(recipe: Mapping[str, Any]) -> None:
-    """Print what `check_recipe` finds. Raises UserError if the curation cannot succeed. Finished runs are left out."""
+    """Print what `check_recipe` finds. Raises UserError if the curation cannot succeed. Skips finished runs."""
     if read_manifest(recipe.get("out", "")).get("curate", {}).get("finished"):
         return
     found = check_recipe(recipe)
@@ -519,7 +519,7 @@ def check_and_print(recipe: Mapping[str, Any]) -> None:
 
 
 def _report(found: list[Finding], end: str) -> None:
-    """Print findings a line each. Raises UserError with the only error, or with how many there are."""
+    """Print findings, one per line. Raises UserError with the only error, or with the number of errors."""
     errors = [f for f in found if f.level == "error"]
     for finding in found:
         if finding.level == "warning" or (finding.level == "error" and len(errors) > 1):

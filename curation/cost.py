@@ -1,18 +1,18 @@
-"""What a recipe would cost, before it is paid for: the curation, then the trainings. The command `limo plan`.
+"""The command `limo plan`: estimates what a recipe would cost, first the curation, then the trainings.
 
     limo plan recipe=limo plan.pilot=200 'plan.tokens_per_second={easy: 4000, hard: 1200, solve: 1200}'
     limo plan recipe=limo 'plan.assume={rows: 800000, tokens: 900, rate: 10000, keeps: {easy: 0.02}}'   # nothing is run
     limo plan recipe=limo plan.training.rows=800 plan.training.mean_tokens=6000 'plan.training.devices=[8,16]'
 
-**The curation**: the stages that cost nothing run for real, into the run's own folder, where the run will find them
-done. Of what they leave, a few problems are sampled at random and go through the rest: this pilot is paid for, once,
-since its samples stay in the ledger. What it took, but for loading models, is scaled to all rows. Hours are those of
-this machine unless `plan.tokens_per_second` says what a GPU reaches. The range is that of the share of rows that stay
-(95 % intervals, compounded from stage to stage); of tokens a sample the pilot's mean is taken. With `plan.assume`
-nothing is run: rows are dropped by `keeps` and by a stage's `k` only, so the numbers are upper bounds.
+**The curation**: the stages that cost nothing are run in the run's folder, and the run reuses their results. A few of
+the remaining problems are sampled at random and go through the other stages: this pilot is paid for once, since its
+samples stay in the ledger. Its cost, without loading models, is scaled to all rows. Hours are those of this machine
+unless `plan.tokens_per_second` gives the rate of a GPU. The range follows from the share of rows that stay (95 %
+intervals, compounded from stage to stage); tokens per sample are the pilot's mean. With `plan.assume` nothing is run:
+rows are dropped by `keeps` and by a stage's `k` only, so the numbers are upper bounds.
 
-**The trainings**: memory, hours and dollars of each sharding that fits (`limo/training/sizes.py`), of the chosen set,
-its controls and every seed together. "Fits" leaves a tenth of a GPU's memory free.
+**The trainings**: memory, hours and dollars of each sharding that fits (`limo/training/sizes.py`), for the chosen set,
+its controls and all seeds together. "Fits" leaves a tenth of a GPU's memory free.
 """
 
 import math
@@ -52,47 +52,47 @@ from limo.training.sizes import (
     size_of,
 )
 
-REVIVED = 8  # dropped rows that the pilot continues with where none survives
+REVIVED = 8  # dropped rows with which the pilot continues if no row survives
 HEAD = ("stage", "rows in", "samples", "not needed", "tokens in", "tokens out", "hours", "$", "rows out", "pilot")
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What one stage would take, for all rows."""
+    """The estimated cost of one stage for all rows."""
 
     stage: str
-    rows: tuple[float, float, float]  # that come in: low, expected, high
-    samples: float  # that the expected rows need
+    rows: tuple[float, float, float]  # rows in: low, expected, high
+    samples: float  # samples for the expected rows
     tokens: float  # generated
     asked: float  # tokens of prompts
     spared: float  # samples that early stopping saves
-    hours: float | None  # of one GPU; None where no rate is known
+    hours: float | None  # of one GPU; None if no rate is known
     dollars: float  # of engines with a price
     out: tuple[float, float, float]  # rows that stay
-    survived: int | None  # of the pilot's rows; None without one
+    survived: int | None  # rows of the pilot that stay; None without a pilot
 
 
 @dataclass(frozen=True, slots=True)
 class Assume:
-    """What is taken for granted where nothing is run."""
+    """Assumptions that replace a pilot."""
 
-    tokens: float  # of a completion, and of a row that is trained on
+    tokens: float  # of a completion, and of a training row
     rate: float  # tokens a second of one GPU
     rows: int | None = None  # of the pool; None reads it
-    parameters: float | None = None  # of the model that is trained, where its config cannot be read
+    parameters: float | None = None  # of the trained model, if its config cannot be read
     keeps: Mapping[str, float] = field(default_factory=dict)  # by stage, the share of its rows that stay; 1 by default
 
 
 @dataclass(frozen=True, slots=True)
 class Trainings:
-    """What the table of the trainings is made for."""
+    """Settings of the table of trainings."""
 
-    rows: PositiveInt | None  # of a set; None takes those of train.data, or those that are chosen
+    rows: PositiveInt | None  # rows of a set; None takes those of train.data, or the number that is chosen
     mean_tokens: float | None  # of a row; None reads train.data
     devices: Annotated[list[PositiveInt], Field(min_length=1)]  # numbers of GPUs
     gpus: Annotated[dict[str, float], Field(min_length=1)]  # dollars an hour, by name
     utilisation: Annotated[float, Field(gt=0, le=1)]  # the share of the peak that training reaches
-    trainings: PositiveInt = 1  # of this size, as a search for losses makes many
+    trainings: PositiveInt = 1  # number of trainings of this size, many in a search for losses
 
 
 def plan(
@@ -106,12 +106,12 @@ def plan(
     training: Trainings,
     assume: Assume | None = None,
 ) -> list[Estimate]:
-    """Print what `curate` would take, stage by stage, and `train` on each kind of GPU. Returns the stages' estimates.
+    """Print the cost of `curate`, stage by stage, and of `train` on each kind of GPU. Returns the stages' estimates.
 
     Args: `pilot` problems go through the stages that sample; `tokens_per_second` of one GPU, for all stages or by
-    stage, null for the rate that the pilot reaches here. The run's budget holds for the pilot too. `training` says what
-    the second table is made for, `assume` what is known without a pilot. Raises UserError as `curation.run.curate`
-    does, for an unknown stage or GPU, and where rows or tokens of a training are unknown.
+    stage, null for the pilot's rate on this machine. The run's budget holds for the pilot too. `training` are settings
+    of the second table, `assume` replaces a pilot. Raises UserError as `curation.run.curate` does, for an unknown stage
+    or GPU, and if rows or tokens of a training are unknown.
     """
     found = list[Estimate]()
     if not curate and not train:
@@ -140,7 +140,7 @@ def plan(
 
 
 def _count_pool(curate: Mapping[str, Any]) -> int:
-    """The problems of the pool. Raises UserError where it cannot be read: then `assume` has to say it."""
+    """The number of problems in the pool. Raises UserError if it cannot be read: then `assume` must give the number."""
     try:
         rows = read_pool(curate["pool"], curate["system"])
         return len({row.problem for row in rows if isinstance(row, Example)})
@@ -151,7 +151,7 @@ def _count_pool(curate: Mapping[str, Any]) -> int:
 def _assume(
     stages: Mapping[str, Any], count: float, assume: Assume, rates: Mapping[str, float] | float | None
 ) -> Iterator[Estimate]:
-    """What each stage that samples takes if rows are dropped by `keeps` and `k` only, and each sample has `tokens`."""
+    """The cost of each stage that samples, if only `keeps` and `k` drop rows and each sample has `tokens`."""
     for name, node in stages.items():
         out = count * assume.keeps.get(name, 1)
         out = min(out, float(node["k"])) if isinstance(node.get("k"), int) else out
@@ -187,7 +187,7 @@ def _pilot(
         left = run_first(curate, free)
         start = len(left)
         rows = [row for row in subsample(left, k=pilot, seed=seed) if isinstance(row, Example)]
-        limo.engines.ledger.counted = set()  # what one stage has sampled costs the next one nothing
+        limo.engines.ledger.counted = set()  # a sample is counted for the first stage that uses it
         found = list(_estimate(dict(list(stages.items())[len(free) :]), rows, float(start), rates))
     _print(folder, found, start, price)
     paid = spent.since(before)
@@ -202,7 +202,7 @@ def _pilot(
 def _estimate(
     stages: Mapping[str, Any], rows: list[Example], count: float, rates: Mapping[str, float] | float | None
 ) -> Iterator[Estimate]:
-    """What the pilot's rows take in each of the stages, up to the last that samples, scaled to all rows."""
+    """The cost of the pilot's rows in each stage, up to the last that samples, scaled to all rows."""
     sampling = [at for at, node in enumerate(stages.values()) if about_node(node).samples]
     expected = (count, count, count)
     for name, node in list(stages.items())[: max(sampling, default=-1) + 1]:
@@ -218,7 +218,7 @@ def _estimate(
         rate = given or (paid.tokens / took if paid.tokens else None)
         if tokens:
             hours = tokens / rate / 3600 if rate else None
-        else:  # a model that reads and samples nothing takes its time, and no tokens
+        else:  # a model that only scores takes time, and no tokens
             hours = took * scale / 3600 if about_node(node).samples and not paid.found else 0.0
         share, of = len(stayed) / max(len(rows), 1), len(rows)
         low, high = wilson(share, of) if share <= 1 and of else (share, share)
@@ -229,7 +229,7 @@ def _estimate(
             min(expected[2] * high, most),
         )
         samples = (paid.sampled + paid.found) * scale
-        # What the ledger had costs as much as what was paid for now
+        # Samples from the ledger count as if they were paid for now
         share_paid = paid.sampled / max(paid.sampled + paid.found, 1)
         asked, dollars = (value * scale / max(share_paid, 1e-9) for value in (paid.asked, paid.dollars))
         spared = paid.spared * scale
@@ -238,7 +238,7 @@ def _estimate(
 
 
 def _revive(yielded: list[Row]) -> list[Example]:
-    """Where no row of the pilot survives, some of the others continue: what comes next costs a row about the same."""
+    """If no row of the pilot survives, some dropped rows continue: later stages cost about the same for any row."""
     dropped = [
         row for row in yielded if isinstance(row, Dropped) and isinstance(row.data, dict) and "prompt" in row.data
     ]
@@ -247,7 +247,7 @@ def _revive(yielded: list[Row]) -> list[Example]:
 
 def _print(folder: Path, found: list[Estimate], start: int, rate: float) -> None:
     def cost(hours: float | None, dollars: float) -> tuple[str, str]:
-        """Hours and dollars: by the price of the tokens, or else by that of a GPU's hour."""
+        """Hours and dollars: by the price of tokens, otherwise by the price of a GPU hour."""
         if dollars:
             return "", f"{dollars:,.2f}"
         return ("unknown", "unknown") if hours is None else (f"{hours:,.2f}", f"{hours * rate:,.2f}")
@@ -290,7 +290,7 @@ def _warnings(found: list[Estimate], budget: Mapping[str, float | None]) -> Iter
 
 
 def _plan_trainings(train: Mapping[str, Any], given: Trainings, chosen: float | None, assume: Assume | None) -> None:
-    """Print the second table. `chosen` rows are expected where there is no train.data yet."""
+    """Print the second table. Without train.data, `chosen` rows are assumed."""
     for name in given.gpus:
         if name not in GPUS:
             raise UserError(f"plan.training.gpus: there is no '{name}'{suggest(name, GPUS)}")
@@ -317,7 +317,7 @@ def _plan_trainings(train: Mapping[str, Any], given: Trainings, chosen: float | 
 
 
 def plan_trainings(work: Work, given: Trainings, trainings: int) -> dict[str, Any]:
-    """Memory, hours and dollars of `trainings` by sharding and number of devices, and what to take, as plain JSON."""
+    """Memory, hours and dollars of `trainings` by sharding and devices, and a recommendation, as plain JSON."""
     found = list[dict[str, Any]]()
     for count in dict.fromkeys(given.devices):
         if not work.pack_tokens:
@@ -335,7 +335,7 @@ def plan_trainings(work: Work, given: Trainings, trainings: int) -> dict[str, An
 
 
 def recommend(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Of what fits the fewest GPUs, the simplest sharding, and the fewest dollars."""
+    """Of the settings that fit: the fewest GPUs, then the simplest sharding, then the fewest dollars."""
     choices = [(s, gpu) for s in found for gpu in s["costs"]]
     if not choices:
         return None

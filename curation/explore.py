@@ -1,4 +1,4 @@
-"""A finished curation by hand: read rows, compare sets, weigh the score anew. `explore.ipynb` calls these.
+"""Functions to explore a finished curation: read rows, compare sets, change the score's weights. For `explore.ipynb`.
 
     make explore RECIPE=demo
     from curation.explore import load, reweigh, show, table
@@ -7,8 +7,8 @@
     table(run.chosen).describe(), table(run.control("random")).describe()
     other = reweigh(run, {"length": 1.0})
 
-Tables are pandas frames, in which control characters are written out. Nothing here samples or writes. Every row of a
-run, dropped ones and answers included, is what `limo view` shows.
+Tables are pandas frames, in which control characters are escaped. Nothing here samples or writes. `limo view` shows
+every row of a run, dropped rows and answers included.
 """
 
 import os
@@ -39,11 +39,11 @@ class Run(Folder):
 
     @property
     def source(self) -> str:
-        """The name of the stage into which the rows came that were chosen from."""
+        """The name of the stage whose input rows the choice was made from."""
         return str(self.settings.get("controls", {}).get("source", list(self.stages)[-1]))
 
     def candidates(self, stage: str = "") -> list[Example]:
-        """The rows that the choice was made from, or those before another stage. Raises UserError if they are gone."""
+        """The rows that the choice was made from, or the input of another stage. Raises UserError if they are gone."""
         path = self.before(stage or self.source)
         if not path.is_file():
             raise UserError(f"{path} is gone, from which the choice was made: run the curation again")
@@ -60,12 +60,12 @@ class Run(Folder):
 
 @dataclass(frozen=True)
 class Choice:
-    """What another choice from the same candidates would be."""
+    """Another choice from the same candidates, compared with the run's."""
 
     chosen: list[Example]
     stays: list[Example]  # chosen by both
-    comes: list[Example]  # only by this one
-    goes: list[Example]  # only by the run
+    comes: list[Example]  # chosen only by this choice
+    goes: list[Example]  # chosen only by the run
 
     def __repr__(self) -> str:
         """In one line."""
@@ -73,7 +73,7 @@ class Choice:
 
 
 def load(folder: str | Path | None = None) -> Run:
-    """A finished curation: of this folder, else of $LIMO_RUN, else the newest below `runs/`."""
+    """A finished curation: in this folder, else in $LIMO_RUN, else the newest one below `runs/`."""
     path = Path(folder or os.environ.get("LIMO_RUN") or _newest())
     if not (path / "curated.jsonl").is_file():
         raise UserError(f"no finished curation in '{path}': python -m curation.run recipe=<name> makes one")
@@ -91,7 +91,7 @@ def _newest() -> Path:
 
 
 def _visible(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """A frame as a terminal may show it: pandas prints control characters as they are."""
+    """A frame with control characters escaped, since pandas prints them unchanged."""
 
     def write_out(value: Any) -> Any:
         return visible(value) if isinstance(value, str) else value
@@ -137,10 +137,10 @@ def _score_node(run: Run) -> dict[str, Any]:
 
 
 def reweigh(run: Run, weights: Mapping[str, float], words: list[str] | None = None, **choice: Any) -> Choice:
-    """What would be chosen if the score were weighed otherwise, by the run's own stages from the choice on.
+    """What would be chosen with other weights of the score, by the run's stages from the choice on.
 
-    Args: `weights` as of `curation.stages.score.score`, `words` its lists where others are wanted, `choice` settings of
-    the stage that chooses, such as k=100. Raises UserError as these stages do, and for a run whose stages are gone.
+    Args: `weights` as in `curation.stages.score.score`, `words` other word lists, `choice` settings of the stage that
+    chooses, such as k=100. Raises UserError as these stages do, and for a run whose stage files are gone.
     """
     node, names = _score_node(run), list(run.stages)
     rows: list[Row] = list(

@@ -1,4 +1,4 @@
-"""A run's folder as a curation leaves it: settings, funnel, the rows of every stage; and what a person marks there."""
+"""The folder of a finished curation: settings, funnel, the rows of every stage; and files of marked rows."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ HELD = 2**24  # bytes of a file whose rows are kept in memory
 
 
 class Rows:
-    """The rows of a file; those of a large one are read anew each time they are iterated over."""
+    """The rows of a file; a large file is read again at each iteration."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -32,13 +32,13 @@ class Rows:
 
 
 def stage_file(folder: Path, number: int, name: str, kind: str = "") -> Path:
-    """Where a stage's rows are; with `kind` ".dropped", the rows it dropped."""
+    """The file of a stage's rows; with `kind` ".dropped", of the rows that it dropped."""
     return folder / "stages" / f"{number:02d}-{name}{kind}.jsonl"
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A curation's folder, with what its manifest says."""
+    """A curation's folder, with the content of its manifest."""
 
     path: Path
     settings: Mapping[str, Any]  # of `curate`, its stages in order
@@ -50,14 +50,14 @@ class Folder:
         return dict(self.settings.get("stages", {}))
 
     def before(self, name: str) -> Path:
-        """The file of the rows that came into a stage."""
+        """The file of a stage's input rows."""
         names = ["pool", *self.stages]
         number = names.index(name) - 1
         return stage_file(self.path, number, names[number])
 
 
 def read_folder(path: Path) -> Folder:
-    """What the folder's manifest says of a curation; empty where there is none."""
+    """The curation in the folder's manifest; empty if there is none."""
     entry = read_manifest(path).get("curate", {})
     return Folder(path, entry.get("settings", {}), entry.get("results", {}).get("funnel", []))
 

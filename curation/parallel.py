@@ -1,10 +1,10 @@
-"""A pure function over many chunks of values on all cores, the results in order.
+"""Applies a pure function to many chunks of values on all cores, with the results in order.
 
     for result in spread(function, chunks): ...
 
-Chunks are read as there is room, so memory does not grow with their number. The processes are started afresh (no fork)
-and import the function's module only: a plain script needs no `if __name__ == "__main__"`. A single chunk, or a single
-core, is worked here.
+Chunks are read when there is room, so memory does not grow with their number. The processes are spawned (no fork) and
+import only the function's module: a plain script needs no `if __name__ == "__main__"`. With a single chunk or a single
+core the function is called in this process.
 """
 
 import multiprocessing
@@ -34,9 +34,9 @@ def spread(
     given: tuple[Any, ...] = (),
     processes: int | None = None,
 ) -> Iterator[R]:
-    """`function` of each chunk, in order. `start(*given)` is called first in each process, for what all chunks need.
+    """Yield `function(chunk)` for each chunk, in order. `start(*given)` first prepares each process.
 
-    Function, chunks and results are sent between processes, so they must be picklable; the function is a module's own.
+    Function, chunks and results must be picklable; the function is defined at the top level of a module.
     """
     processes = count_cores() if processes is None else processes
     listed = iter(chunks)
@@ -55,7 +55,7 @@ def spread(
 
         try:
             yield from in_turn(submit, chain(first, listed), processes * AHEAD)
-        except BaseException:  # what waits is not worked on, what is worked on is of no use
+        except BaseException:  # waiting chunks are cancelled, running ones are useless
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.kill()
@@ -63,7 +63,7 @@ def spread(
 
 
 def in_turn(submit: Callable[[T], Future[R]], values: Iterable[T], ahead: int) -> Iterator[R]:
-    """The results of what is submitted for each value, in order; `ahead` values wait at most."""
+    """The results of `submit` for each value, in order; at most `ahead` values wait."""
     waiting = deque[Future[R]]()
     for value in values:
         waiting.append(submit(value))

@@ -1,4 +1,4 @@
-"""Curate: a pool through the recipe's stages, in the order of `curate.order`, to the rows that are trained on.
+"""Curate: pass a pool through the recipe's stages, in the order of `curate.order`, to get the rows to train on.
 
     python -m curation.run recipe=demo
 
@@ -7,9 +7,9 @@ and a `Dropped` with a reason to drop it. Each stage's rows are on the disk befo
 resumes after the last finished stage. A stage may iterate over `rows` as often as it likes.
 
 `runs/<name>/` then holds `curated.jsonl` and `curated.parquet`, `dropped.jsonl` with every reason, `suspects.jsonl`
-with the problems whose reference a person should check, `controls/` with the sets that the curated one has to beat,
-`pairs.jsonl` where asked for, `README.md`, which is the dataset card, and `stages/`. `python -m curation.why` prints
-the history of one row, `python -m curation.cost` what all of it would cost.
+with the problems whose reference a person should check, `controls/` with the sets that the curated set has to beat,
+`pairs.jsonl` if requested, the dataset card `README.md`, and `stages/`. `python -m curation.why` prints the history of
+one row, `python -m curation.cost` estimates the cost of a curation.
 """
 
 import json
@@ -41,13 +41,13 @@ from limo.run import claim, content_hash, differences, lasting, lock_run, read_m
 from limo.sources.files import shortened
 
 BY_HAND = "by_hand"  # the stage that drops what a person has marked
-HARDLY = 0.05  # of the rows: a choice that drops fewer for a reason cannot be told from a random one
+HARDLY = 0.05  # a choice that drops less than this fraction of rows for a reason is as good as random
 NOTHING_TO_CHOOSE_BY = (
     "nothing to choose by but problems: hardly a problem has several chains, and there is no target and no step to "
     "check, so this is a random set of what was verified. limo probe and limo tournament, with the same recipe, "
     "measure whether a score would help"
 )
-DOUBTS = {b"suspect reference", b"same problem, another answer"}  # reasons that a person should look into
+DOUBTS = {b"suspect reference", b"same problem, another answer"}  # reasons of rows that a person should check
 
 
 def curate(
@@ -66,12 +66,12 @@ def curate(
 ) -> list[dict[str, Any]]:
     """Run the pool through the stages. Returns the funnel: for each stage rows in and out, reasons, seconds, tokens.
 
-    Args: `system` message of every prompt, `pool` of source nodes by name, `stages` of stage nodes by name, `order` of
-    all their names (None: as they stand), `controls` to make beside the curated set, `pairs` for preference training
-    (`curation/stages/pairs.py`), `exclude` a file of ids of chains that a person has marked, which are dropped before
-    the choice (a finished run chooses again), `budget` limits, at which the run stops; what was paid for is kept, and a
-    larger budget resumes; `on` a node of `curation.runner.RayData`, null for this machine, which changes no result;
-    `per_row` settings of `curation.runner.PerRow`, what a row may take in a stage before it is dropped.
+    Args: `system` message of every prompt, `pool` source nodes by name, `stages` stage nodes by name, `order` all
+    their names in order (None: as written), `controls` to make beside the curated set, `pairs` for preference training
+    (`curation/stages/pairs.py`), `exclude` a file of ids of marked chains, which are dropped before the choice (a
+    finished run chooses again), `budget` limits, at which the run stops (paid samples are kept, and a larger budget
+    resumes), `on` a node of `curation.runner.RayData`, null for this machine (the result is the same), `per_row`
+    settings of `curation.runner.PerRow`: what a row may take in a stage before it is dropped.
     Raises UserError for wrong settings, unreadable sources, or if no row is left.
     """
     folder, stages = Path(out), in_order(stages, order)
@@ -122,16 +122,16 @@ def curate(
 
 
 def _chosen_by(stages: Mapping[str, Any]) -> tuple[str, bool] | None:
-    """The score that chains, or else problems, are chosen by, and whether more of it is better; for the report."""
+    """The score by which chains, or else problems, are chosen, and whether higher is better; for the report."""
     nodes = {name: stages[name] for name in chosen_by(stages)}
     node = min(nodes.values(), key=lambda node: not node["_target_"].endswith(".chains"), default=None)
     return (node["by"], preferred(node["by"], node.get("prefer"), "") != "lowest") if node else None
 
 
 def is_drawn(funnel: Sequence[Mapping[str, Any]], source: str) -> bool:
-    """Whether the curated set is itself a random one: from `source` on, hardly a row was dropped for a reason.
+    """Whether the curated set is itself random: from the stage `source` on, hardly any row was dropped for a reason.
 
-    Then a random control is another random set of the same rows, and nothing can be learned from it.
+    Then a random control is another random set of the same rows, and a comparison shows nothing.
     """
     names = [line["stage"] for line in funnel]
     chosen = sum(
@@ -144,7 +144,7 @@ def is_drawn(funnel: Sequence[Mapping[str, Any]], source: str) -> bool:
 
 
 def read_pool(sources: Mapping[str, Any], system: str) -> Iterator[Row]:
-    """The rows of all sources, in the recipe's order. A row whose id came before is dropped."""
+    """The rows of all sources, in the recipe's order. A row with the id of an earlier row is dropped."""
     seen: set[int] = set()
     for name, node in sources.items():
         for row in bind(node, f"curate.pool.{name}")(name, system):
@@ -160,7 +160,7 @@ def read_pool(sources: Mapping[str, Any], system: str) -> Iterator[Row]:
 
 
 def _clear(folder: Path, names: list[str]) -> None:
-    """Remove what an earlier recipe's stages have left: `why` would take it for this run's."""
+    """Remove files of an earlier recipe's stages, which `why` would take for files of this run."""
     prefixes = tuple(f"{number:02d}-{name}." for number, name in enumerate(names))
     for path in (folder / "stages").glob("*"):
         if not path.name.startswith(prefixes):
@@ -172,12 +172,12 @@ def run_stages(
 ) -> list[dict[str, Any]]:
     """Run the pool through the stages of `settings` into `folder/stages`. Returns the funnel.
 
-    `inputs` are hashes of the files that pool and stages read. What exists and was made from the same is not made
-    again. Raises UserError if a stage leaves no row.
+    `inputs` are hashes of the files that pool and stages read. A stage is skipped if its files exist and were made from
+    the same settings and inputs. Raises UserError if a stage leaves no row.
     """
     (folder / "stages").mkdir(parents=True, exist_ok=True)
     path, source = stage_file(folder, 0, "pool"), read_pool(settings["pool"], settings["system"])
-    # What a stage is made from: settings of it and of all before it, content of the files
+    # A stage's result depends on its settings, on those of all earlier stages, and on the content of the files
     limits, every = settings.get("per_row", {}), len(settings["stages"])
     per_row: PerRow = bind({"_target_": "curation.runner.PerRow", **limits}, "curate.per_row")()
     made_from = content_id([settings["system"], lasting(settings["pool"]), inputs, *limits.items()])
@@ -198,9 +198,9 @@ def run_stages(
 
 
 def run_first(curate: Mapping[str, Any], first: Mapping[str, Any]) -> Rows:
-    """Run only the first stages of a recipe's `curate`, in the run's own folder, where the run will find them done.
+    """Run only the first stages of a recipe's `curate`, in the run's folder, so that the run reuses them.
 
-    Returns the rows that they leave.
+    Returns the remaining rows.
     """
     stages, folder = in_order(curate["stages"], curate.get("order")), Path(curate["out"])
     settings = {key: curate[key] for key in ("system", "pool", "controls", "pairs")}
@@ -224,16 +224,16 @@ def run_first(curate: Mapping[str, Any], first: Mapping[str, Any]) -> Rows:
 def _stage(
     path: Path, title: str, made_from: str, rows: Iterable[Row], most: int, rows_in: int | None, samples: bool = False
 ) -> dict[str, Any]:
-    """Run one stage into its files, unless they are there and made from the same; returns its line of the funnel.
+    """Run one stage and write its files, unless they exist and were made from the same; returns its line of the funnel.
 
-    `title` is its number of how many, and its name. Rows of more than `most` characters are dropped. A stage that
-    samples shows the progress of that alone.
+    `title` holds the stage's number, their total, and its name. Rows of more than `most` characters are dropped. A
+    stage that samples shows only the progress of sampling.
     """
     name = title.rpartition(" ")[2]
     done = path.with_suffix(".done.json")
     if done.exists() and (line := dict(json.loads(done.read_text(encoding="utf-8"))))["made_from"] == made_from:
         return line
-    done.unlink(missing_ok=True)  # before the rows it vouches for are replaced
+    done.unlink(missing_ok=True)  # before the rows that it describes are replaced
     say(f"{title} ...")
     before, start = Spent(**vars(spent)), time.monotonic()
     reasons: Counter[str] = Counter()
@@ -277,7 +277,7 @@ def _stage(
 
 
 def _show_progress(rows: Iterable[Row], title: str, total: int | None) -> Iterator[Row]:
-    """The rows with a progress bar, which begins at the first: before it another one may be shown."""
+    """The rows with a progress bar, which opens at the first row: until then another bar may be open."""
     listed = iter(rows)
     first = list(islice(listed, 1))
     with progress(title, total, "row") as advance:
@@ -287,7 +287,7 @@ def _show_progress(rows: Iterable[Row], title: str, total: int | None) -> Iterat
 
 
 def _collect(folder: Path, stages: Mapping[str, Any], controls: Controls, pairs: str | None) -> dict[str, Any]:
-    """The last stage's rows as the curated set, what was dropped on the way as one file, and the sets beside it.
+    """Write the last stage's rows as the curated set, all dropped rows as one file, the control sets and the pairs.
 
     Returns rows and tokens of each set.
     """
@@ -321,7 +321,7 @@ def _join(paths: list[Path], into: Path) -> None:
 
 
 def print_warnings(folder: Path, stages: Mapping[str, Any]) -> None:
-    """What the run's probe says of the scores by which the recipe chooses."""
+    """Print what the run's probe found about the scores by which the recipe chooses."""
     chosen, found = chosen_by(stages), read_probe(folder, stages)
     for line in warnings(found, chosen):
         say(f"warning: {line}")
@@ -331,7 +331,7 @@ def print_warnings(folder: Path, stages: Mapping[str, Any]) -> None:
 
 
 def print_funnel(funnel: list[dict[str, Any]]) -> None:
-    """The funnel as a table, and the metrics that stages measured."""
+    """Print the funnel as a table, and the metrics that stages recorded."""
     console = terminal(110)
     print_table(tabulate_funnel(funnel), console)
     for line in funnel:
@@ -341,7 +341,7 @@ def print_funnel(funnel: list[dict[str, Any]]) -> None:
 
 
 def print_shortfall(funnel: list[dict[str, Any]], stages: Mapping[str, Any]) -> None:
-    """Say where a stage that chooses has fewer rows than it was asked for, and what dropped the most before it."""
+    """Print which choosing stages kept fewer rows than requested, and what dropped the most rows before them."""
     for at, line in enumerate(funnel):
         asked = stages.get(line["stage"], {}).get("k")
         if isinstance(asked, int) and line["out"] < asked and line["in"] < asked:
@@ -355,6 +355,6 @@ def print_shortfall(funnel: list[dict[str, Any]], stages: Mapping[str, Any]) -> 
 
 
 if __name__ == "__main__":
-    from curation.check import check_before  # which reads what trainings and servers need
+    from curation.check import check_before  # it imports what trainings and servers need
 
     command("curate", "curation.run", before=check_before)

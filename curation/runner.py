@@ -1,20 +1,20 @@
-"""One stage over a file of rows: in this process, on local processes, or on Ray.
+"""Runs one stage over a file of rows: in this process, in local processes, or on Ray.
 
     python -m curation.run recipe=limo '+curate.on={_target_: curation.runner.RayData, parts: 256, address: auto}'
 
-A stage of scope `row` gets batches of rows; of many rows, in as many processes as there are cores. `on` sends it to Ray
-instead. All other stages, and those that sample, run in this process. The rows, their order and the metrics are those
-of one process.
+A stage of scope `row` gets batches of rows; if there are many, in one process per core. `on` sends it to Ray instead.
+All other stages, and stages that sample, run in this process. The rows, their order and the metrics are the same as in
+one process.
 
-A row of a stage of scope `row` has a time budget (`PerRow`): a timer starts anew whenever the stage takes its next row.
-Where it runs out, the rows are given to the stage one by one, and those that overrun alone are dropped. Setting up a
-stage, before its first row, is not limited, nor is a stage that samples: what was paid for is never interrupted. The
-timer is a signal, which Python handles between its own instructions and inside regular expressions. So it cannot end
-one long call of a C library (`10**10**9`) before that returns, nor a stage that catches `BaseException`; and there is
-no limit where the stage does not run in its process's main thread.
+In a stage of scope `row` each row has a time budget (`PerRow`): a timer restarts whenever the stage takes its next row.
+If it runs out, the rows are given to the stage one by one, and rows that exceed the budget alone are dropped. The
+set-up of a stage, before its first row, is not limited, nor is a stage that samples: paid work is never interrupted.
+The timer is a signal, which Python handles between its own instructions and inside regular expressions. So it cannot
+end one long call of a C library (`10**10**9`) before that returns, nor a stage that catches `BaseException`; and there
+is no limit if the stage does not run in its process's main thread.
 
-Left out: stages that relate many problems (deduplication, scores, choices) run on one machine. For tens of millions of
-rows use datatrove or Ray's own readers first.
+Left out: stages that relate many problems (deduplication, scores, choices) always run on one machine. For tens of
+millions of rows use datatrove or Ray's readers first.
 """
 
 import multiprocessing
@@ -38,7 +38,7 @@ from limo.processes import Overrun, limited
 from limo.recipe import bind
 
 BATCH = 250  # rows of one call
-FEW = 16  # batches that are not worth starting processes for
+FEW = 16  # up to so many batches no processes are started
 
 Function = Callable[[Iterable[Example]], Iterable[Row]]
 Node = Mapping[str, Any]
@@ -46,22 +46,22 @@ Node = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PerRow:
-    """What one row may take in any stage; a row that takes more is dropped."""
+    """Limits on one row in any stage; a row that exceeds them is dropped."""
 
-    seconds: PositiveFloat = 30.0  # of processor time, and PATIENCE times that by the clock, where nothing is sampled
-    characters: PositiveInt = 2**24  # as a line of JSON
+    seconds: PositiveFloat = 30.0  # of processor time, and PATIENCE times that by the clock; not in stages that sample
+    characters: PositiveInt = 2**24  # length of the row as a line of JSON
 
 
 @dataclass(frozen=True)
 class RayData:
-    """Where stages run: on a Ray cluster whose machines all see the run's folder under one path."""
+    """Runs stages on a Ray cluster whose machines all see the run's folder under the same path."""
 
-    parts: PositiveInt  # into which the rows are cut: a few for each core of the cluster
-    address: str | None  # of the cluster; auto, or null for this machine alone
+    parts: PositiveInt  # number of parts into which the rows are cut: a few for each core of the cluster
+    address: str | None  # of the cluster, or auto; null for this machine alone
 
 
 def apply(name: str, node: Node, path: Path, on: RayData | None = None, per_row: PerRow | None = None) -> Iterator[Row]:
-    """What a stage yields for the rows of a file, in order. Metrics are merged into those of this process."""
+    """Yield a stage's results for the rows of a file, in order. Metrics are merged into those of this process."""
     facts, where = about_node(node), f"curate.stages.{name}"
     given = dict(node), where, per_row or PerRow()
     if facts.samples or facts.scope == "pool":
@@ -76,7 +76,7 @@ def apply(name: str, node: Node, path: Path, on: RayData | None = None, per_row:
             yield from _merged(spread(_call, chunked(lines, BATCH), start=_begin, given=given, processes=processes))
 
 
-Given = tuple[Node, str, PerRow]  # a stage, its place in the recipe, what a row may take
+Given = tuple[Node, str, PerRow]  # a stage, its place in the recipe, the limits on a row
 Result = tuple[list[Row], dict[str, Metric]]
 _given: Given
 
@@ -103,7 +103,7 @@ def _merged(results: Iterable[Result]) -> Iterator[Row]:
 
 
 def _on_ray(given: Given, path: Path, on: RayData) -> Iterator[Result]:
-    """The stage on Ray Data. Each task reads its share of the file's bytes; a row's place is where its line begins."""
+    """Run the stage on Ray Data. Each task reads its part of the file; rows are ordered by the offset of their line."""
     size, parts = path.stat().st_size, on.parts
 
     def read(batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -120,20 +120,20 @@ def _on_ray(given: Given, path: Path, on: RayData) -> Iterator[Result]:
         except Exception as error:
             if not (known := explain(error)):
                 raise
-            result = str(known)  # as a value: of an exception Ray keeps only the text
+            result = str(known)  # returned as a value, since Ray keeps only the text of an exception
         return {"at": [int(min(batch["at"], default=0))], "out": [pickle.dumps(result)]}
 
     with _ray(on.address) as ray:
         rows = ray.data.range(parts, override_num_blocks=parts).map_batches(read, batch_size=1)
         for row in rows.map_batches(call, batch_size=None).sort("at").iter_rows():
-            result = pickle.loads(row["out"])  # of a task of ours
+            result = pickle.loads(row["out"])  # pickled by our task
             if isinstance(result, str):
                 raise UserError(result)
             yield result
 
 
 def _lines(path: Path, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """The lines that begin between two places of a file, each with its place."""
+    """The lines that begin between two offsets of a file, each with its offset."""
     with path.open("rb") as lines:
         if start:
             lines.seek(start - 1)
@@ -178,11 +178,11 @@ class _Fed:
 
 
 def run_bounded(function: Function, rows: list[Example], per_row: PerRow) -> list[Row]:
-    """What a stage yields for `rows`; a row that overruns its budget is dropped."""
+    """The results of a stage for `rows`; a row that exceeds its limits is dropped."""
     try:
         with collecting() as metrics, limited() as restart:
             found = list(function(_Fed(rows, lambda: restart(per_row.seconds))))
-    except (Overrun, MemoryError) as error:  # the metrics of these rows are not merged: they are done again, or dropped
+    except (Overrun, MemoryError) as error:  # the metrics of these rows are not merged: they run again, or are dropped
         if len(rows) > 1:
             return [out for row in rows for out in run_bounded(function, [row], per_row)]
         if isinstance(error, MemoryError):

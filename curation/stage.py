@@ -1,18 +1,18 @@
-"""What a stage is: a function from rows to rows that states what its runner must know about it.
+"""Defines stages: functions from rows to rows, with the facts that a runner must know about them.
 
     @stage("row", writes=("tokens",))
     def count_tokens(rows, /, *, tokenizer): ...
 
-The runner, the plan, the checks before a run and the notebook read `about(function)` and nothing else. A function
-without the decorator is a stage as well: it sees the whole pool in one process.
+The runner, the plan, the checks before a run and the notebook read only `about(function)`. A function without the
+decorator is a stage as well: it sees the whole pool in one process.
 
-Scores are named as they stand in `Example.scores`. `{by}` in a name is replaced by the setting `by`; a name that is
-only `{weights}` is all keys of that setting, or all names in it; what depends on several settings is a function of
-them. `random` and `target` are no scores. Whether a low or a high value is better stands once, with the stage that
+Scores have their names in `Example.scores`. `{by}` in a name is replaced by the setting `by`; the name `{weights}`
+stands for all keys of that setting, or all names in it; names that depend on several settings are given by a function
+of them. `random` and `target` are not scores. Whether a low or a high value is better is stated once, by the stage that
 writes the score.
 
-A stage may `record` and `count` metrics, which the funnel, the terminal and the report show. Whoever runs it collects
-them (`collecting`) as a dict; what runs a stage in another process returns that dict, and it is merged here.
+A stage may `record` and `count` metrics, which the funnel, the terminal and the report show. The runner collects them
+(`collecting`) as a dict; a stage in another process returns its dict, which is merged here.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,7 +31,7 @@ from limo.data import Dropped, Example
 from limo.errors import UserError
 from limo.recipe import bind, check_name, resolve, suggest
 
-NO_SCORES = ("random", "target")  # what a choice may go by instead of a score
+NO_SCORES = ("random", "target")  # values of `by` that are not scores
 Scope = Literal["row", "pool"]
 Direction = Literal["lower", "higher"]  # of a score: which values are better
 Names = tuple[str, ...] | Callable[[Mapping[str, Any]], Iterable[str]]
@@ -42,16 +42,16 @@ Stage = TypeVar("Stage", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What is known of a stage. `stage` is the same as a decorator."""
+    """The facts about a stage. As a decorator it is called `stage`."""
 
-    scope: Scope  # what one call must see: any rows, or everything
+    scope: Scope  # what one call must see: any batch of rows, or the whole pool
     _: KW_ONLY
     reads: Names = ()  # scores that the rows must have
-    writes: Names | None = ()  # scores that it adds; None where nobody knows
+    writes: Names | None = ()  # scores that it adds; None if unknown
     better: Mapping[str, Direction] = field(default_factory=dict)  # which values of its scores are better
     samples: bool = False  # whether it runs a model, and so costs hours or money
-    guards: bool = False  # whether it keeps measured problems out: it also guards the control set `raw`
-    check: Callable[..., None] | None = None  # gets the settings before a row is read; raises UserError
+    guards: bool = False  # whether it drops measured problems: then it is also applied to the control set `raw`
+    check: Callable[..., None] | None = None  # called with the settings before a row is read; raises UserError
 
     def __call__(self, function: Stage) -> Stage:
         """Attach these facts to a function."""
@@ -65,8 +65,8 @@ _stated: dict[str, Direction] = {}  # of all stages that are loaded
 
 
 def direction(score: str) -> Direction | None:
-    """Which values of a score are better, as the stage that writes it states; None where no stage does."""
-    if score not in _stated:  # its rows may come from an earlier run, which loaded that stage
+    """Which values of a score are better, as stated by the stage that writes it; None if no stage does."""
+    if score not in _stated:  # the rows may come from an earlier run, and the stage may not be imported yet
         for found in iter_modules([str(Path(__file__).parent / "stages")]):
             import_module(f"curation.stages.{found.name}")
     return _stated.get(score)
@@ -78,13 +78,13 @@ def drop(row: Example, reason: str, detail: str = "") -> Dropped:
 
 
 def about(function: Callable[..., Any]) -> About:
-    """What is known of a stage: the safe assumption for a function without the decorator."""
+    """The facts about a stage; safe assumptions for a function without the decorator."""
     found = getattr(function, "about", None)
     return found if isinstance(found, About) else About("pool", writes=None)
 
 
 def about_node(node: Mapping[str, Any]) -> About:
-    """What is known of the stage that a node of a recipe names."""
+    """The facts about the stage that a node of a recipe names."""
     return about(resolve(str(node["_target_"]), "curate.stages"))
 
 
@@ -99,7 +99,7 @@ def writes(node: Mapping[str, Any], score: str) -> bool:
 
 
 def in_order(stages: Mapping[str, Any], order: list[str] | None) -> dict[str, Any]:
-    """The nodes in this order, or as they stand. Raises UserError for a name that is unknown, repeated or not used."""
+    """The nodes in `order`, or as written. Raises UserError for a name that is unknown, repeated or not used."""
     order = list(stages) if order is None else order
     for name in order:
         check_name(name, "curate.stages")
@@ -126,10 +126,10 @@ def check_stages(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> None:
 
 
 def stage_errors(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> Iterator[str]:
-    """What can be known to be wrong with the stages before a row is read.
+    """Errors of the stages that can be found before a row is read.
 
     Args: `stages` in their order, `sources` of the pool. A score that no earlier stage writes is an error, unless a
-    source or a stage whose scores are unknown could bring it.
+    source or a stage whose scores are unknown could add it.
     """
     known: set[str] | None = set()
     if any(not str(node.get("_target_", "")).startswith("limo.") for node in sources.values()):
@@ -159,7 +159,7 @@ def stage_errors(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> Itera
 
 
 def check_engines(settings: Mapping[str, Any], where: str = "") -> None:
-    """Make every engine in the settings of a stage, and discard it before it loads anything.
+    """Construct every engine in the settings of a stage, without loading anything.
 
     Raises UserError for a missing key or server, and for several samples at temperature 0.
     """
@@ -196,7 +196,7 @@ _metrics: ContextVar[dict[str, Metric]] = ContextVar("metrics")  # of the innerm
 
 @contextmanager
 def collecting() -> Iterator[dict[str, Metric]]:
-    """Collect the metrics that stages record inside the block; a block inside another keeps its own to itself."""
+    """Collect the metrics that stages record in the block; those of a nested block are not added to the outer one."""
     made: dict[str, Metric] = {}
     token = _metrics.set(made)
     try:
@@ -206,12 +206,12 @@ def collecting() -> Iterator[dict[str, Metric]]:
 
 
 def record(name: str, value: Metric) -> None:
-    """Record a metric of the stage. In a stage of scope row it must be the same for all batches of rows."""
+    """Record a metric of the stage. In a stage of scope row its value must be the same for all batches."""
     _metrics.get({})[name] = value
 
 
 def count(name: str, more: int = 1) -> None:
-    """Add to a metric that counts."""
+    """Increase a counting metric."""
     made = _metrics.get({})
     before = made.get(name, 0)
     assert not isinstance(before, str), f"'{name}' is no count but {before!r}"
@@ -219,7 +219,7 @@ def count(name: str, more: int = 1) -> None:
 
 
 def merge(metrics: Mapping[str, Metric]) -> None:
-    """Add the metrics of a part of the rows: whole numbers are counts, all others stay as they are."""
+    """Merge the metrics of a part of the rows: integers are added as counts, other values are set."""
     for name, value in metrics.items():
         if isinstance(value, int):
             count(name, value)

@@ -2,9 +2,9 @@
 
     python -m curation.why runs/limo math/1093
 
-Prints what each stage did with the row, the attempts at it with an interval for its true pass rate, the chains that
-competed and how they scored, and for a dropped row what it was compared with. The id of a problem shows all its chains;
-that of one chain shows that chain.
+Prints what each stage did with the row, the attempts with an interval for the true pass rate, the competing chains and
+their scores, and for a dropped row the row that it was compared with. The id of a problem shows all its chains; the id
+of a chain shows that chain.
 """
 
 import json
@@ -30,7 +30,7 @@ RIVALS = 40  # chains listed
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A row as one stage left it."""
+    """A row after one stage."""
 
     stage: str
     id: str
@@ -41,7 +41,7 @@ class Seen:
 
 
 def story(folder: Path, key: str) -> list[Seen]:
-    """What each stage did with a row and with the chains that come from it, in the order of the stages."""
+    """What each stage did with a row and with the chains made from it, in the order of the stages."""
     names = sorted((folder / "stages").glob("*.done.json"))
     if not names:
         raise UserError(f"no finished stage in '{folder}': give the folder of a run, such as runs/demo")
@@ -61,7 +61,7 @@ def story(folder: Path, key: str) -> list[Seen]:
 
 
 def _read(stage: str, place: int, line: Mapping[str, Any], key: str) -> Seen | None:
-    """A line of a stage's file, if it has this id or is of this problem."""
+    """A line of a stage's file, if it has the id `key` or is a chain of that problem."""
     dropped = "reason" in line
     data = line if not dropped else line["data"] if isinstance(line["data"], dict) else {"raw": line["data"]}
     if key not in (line["id"], data.get("problem")):
@@ -127,7 +127,7 @@ def _attempts(tried: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _chains(seen: Sequence[Seen], end: str, by: Iterable[str]) -> Iterator[str]:
-    """The chains that competed, the best first, each with the stage at which it left."""
+    """The competing chains, the best first, each with the stage that dropped it."""
     last = {s.id: s for s in seen if s.data.get("completion")}
     order = sorted(last.values(), key=lambda s: (bool(s.reason), -s.data["scores"].get("score", -1), s.id))
     if order:
@@ -143,7 +143,7 @@ def _chains(seen: Sequence[Seen], end: str, by: Iterable[str]) -> Iterator[str]:
 
 
 def _score(seen: Sequence[Seen], weights: Mapping[str, float]) -> Iterator[str]:
-    """The score of the best chain, taken apart."""
+    """The parts of the best chain's score."""
     with_score = [s for s in seen if "score" in s.data.get("scores", {})]
     if with_score:
         s = max(with_score, key=lambda s: (not s.reason, s.data["scores"]["score"]))

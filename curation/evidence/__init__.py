@@ -1,1 +1,1 @@
-"""Does a choice help? Planted flaws, the probe, tournaments, control sets, and which teacher suits a student."""
+"""Measures whether a choice helps: planted flaws, the probe, tournaments, control sets, and comparing teachers."""

@@ -1,20 +1,20 @@
-"""The sets that a curated set has to beat: of the same rows, chosen otherwise.
+"""Control sets, which a curated set has to beat: the same rows, chosen in another way.
 
-    raw              as many rows of the pool as it came, sampled at random: wrong answers, copies and all
+    raw              as many rows of the raw pool, sampled at random, with wrong answers and copies
     random           as many problems, sampled at random
-    random_chains    of the same problems, a random chain each: what the choice of chains is worth
-    random_problems  of the rows that came into the last stage, as many problems at random: what their choice is worth
-    longest          as many, those with the longest chains
-    easiest          as many, those that were solved most often
-    random_tokens    sampled at random until there are as many tokens
+    random_chains    the same problems, a random chain each: shows the worth of choosing chains
+    random_problems  as many random problems from the input of the last stage: shows the worth of choosing problems
+    longest          as many problems, those with the longest chains
+    easiest          as many problems, those that were solved most often
+    random_tokens    random problems until there are as many tokens
     everything       one chain of every problem
-    error_free       LEMMA: a chain without an error for each row, of the same problem, so as many optimizer steps
+    error_free       LEMMA: for each row a chain of the same problem without an error, so as many optimizer steps
     history_removed  RISE: the same rows, each with the prompt of its first turn
 
-Each is `runs/<name>/controls/<kind>.jsonl`, all but `raw` of rows that came into the stage `source`, one chain of a
-problem, so only the choice differs. Longer chains teach more, in any case: beside `random_tokens` a curated set cannot
-win by its length alone. A recipe's `control` names those that `limo train` trains and `limo eval` compares with the
-chosen set: chosen against `raw` is what curating is worth, chosen against `random` what choosing is worth.
+Each is `runs/<name>/controls/<kind>.jsonl`. All but `raw` are taken from the input rows of the stage `source`, one
+chain per problem, so only the choice differs. Longer chains teach more in any case: against `random_tokens` a curated
+set cannot win by its length alone. A recipe's `control` names the sets that `limo train` trains and `limo eval`
+compares with the chosen set: chosen against `raw` shows the worth of curating, against `random` that of choosing.
 """
 
 import heapq
@@ -42,14 +42,14 @@ Kind = Literal[
 ]
 
 
-SPARE = 100  # rows more than are needed, for those that leak
+SPARE = 100  # extra rows, in place of rows that leak
 
 
 @dataclass(frozen=True, slots=True)
 class Controls:
     """Which control sets a run makes."""
 
-    source: str  # the stage into which the rows came that the sets are sampled from: the one that chooses, as a rule
+    source: str  # the sets are sampled from the input of this stage: usually the stage that chooses
     kinds: list[Kind]
     seed: int
 
@@ -68,10 +68,10 @@ def write_controls(
 ) -> dict[str, Any]:
     """Write the control sets into `folder`. Returns rows and tokens of each, the curated set's first.
 
-    A chain's length is its `scores.tokens`, or its characters where none were counted. Goes through `candidates` once
-    for their numbers and once more for each set. Without any pass rate there is no easiest set. `pool` are the rows as
-    they came, of which those that pass the `guards` can be `raw`; a pool without chains of its own has no such set.
-    `last` are the rows that came into the last stage.
+    A chain's length is its `scores.tokens`, or its characters if tokens were not counted. Goes through `candidates`
+    once for their numbers and once more for each set. Without pass rates there is no easiest set. `pool` are the raw
+    rows, of which those that pass the `guards` can be in `raw`; a pool without chains has no such set. `last` are the
+    input rows of the last stage.
     """
     table, curated = _table(candidates, controls.seed), _table(chosen, controls.seed)
     found = {"curated": _size(curated)}
@@ -111,7 +111,7 @@ def _raw_rows(pool: Iterable[Example], guards: Sequence[Guard], count: int, seed
 
 
 def _without_errors(candidates: Iterable[Example], chosen: Iterable[Example]) -> Iterator[Example]:
-    """For each chosen row a chain of the same problem in which no error is corrected; some problems come twice."""
+    """For each chosen row a chain of the same problem that corrects no error; a problem may occur several times."""
     clean = {row.problem: row for row in candidates if "error" not in row.notes}
     return (replace(clean[row.problem], id=f"{row.id}/error_free") for row in chosen)
 
@@ -124,7 +124,7 @@ def _without_history(chosen: Iterable[Example]) -> Iterator[Example]:
 
 
 def random_set(rows: Sequence[Example], k: int, seed: int, like: Sequence[Example] = ()) -> list[Example]:
-    """One random chain each of `k` random problems, or of as many as have the tokens of the set `like`."""
+    """One random chain for each of `k` random problems, or for as many as reach the tokens of the set `like`."""
     table = _table(rows, seed)
     tokens = sum(_length(row) for row in like)
     return list(_rows(rows, list(_pick("random_tokens" if like else "random", table, k, tokens).index)))
@@ -135,9 +135,10 @@ def _length(row: Example) -> float:
 
 
 def _table(rows: Iterable[Example], seed: int) -> "pd.DataFrame":
-    """The rows as numbers, by position. `key` orders by problem, then by chain: more chains give no better chance.
+    """The rows as numbers, by position. `key` orders by problem, then by chain, so that problems with many chains are
+    not preferred.
 
-    The two orders are independent: a chain whose id is that of its problem would come first in the first problems.
+    The two orders are independent: otherwise a chain with the id of its problem would come first in the first problems.
     """
     import pandas as pd
 
@@ -150,7 +151,7 @@ def _table(rows: Iterable[Example], seed: int) -> "pd.DataFrame":
 
 
 def _pick(kind: str, table: "pd.DataFrame", count: int, tokens: float, chosen: Collection[str] = ()) -> "pd.DataFrame":
-    """One chain of a problem, in the order of the kind, until there are enough rows or tokens."""
+    """One chain per problem, in the order of the kind, until there are enough rows or tokens."""
     if kind == "easiest":
         table = table[table["rate"] >= 0]
     if kind == "random_chains":
@@ -162,7 +163,7 @@ def _pick(kind: str, table: "pd.DataFrame", count: int, tokens: float, chosen: C
     if kind != "random_tokens":
         return ranked.head(count)
     total = ranked["length"].cumsum()
-    worse = (total - tokens).abs() > (total - ranked["length"] - tokens).abs()  # the next chain leads away from the aim
+    worse = (total - tokens).abs() > (total - ranked["length"] - tokens).abs()  # the next chain would overshoot by more
     return ranked.head(int(worse.to_numpy().argmax()) if worse.any() else len(ranked))
 
 

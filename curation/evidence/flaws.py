@@ -1,4 +1,4 @@
-"""Flaws that leave the answer of a chain right: what a score has to see, planted where it is known.
+"""Plants flaws that leave the answer of a chain right, to see which scores notice them.
 
     spoil(row, "false step", rivals, Random(0)).completion
 
@@ -7,7 +7,7 @@
 | false step | one equation gets a wrong result, proved by exact arithmetic; all that follows stays |
 | swapped steps | two neighbouring steps before the last are exchanged |
 | steps left out | a step before the last is removed, or half of them where there are four or more |
-| other chain | the steps are those of another problem; the end with the answer stays |
+| other chain | the steps are taken from another problem; the end with the answer stays |
 | filler | sentences that say nothing are put between the steps |
 | repetition | a step before the last is repeated twice |
 | cut off | the text ends before the answer is stated |
@@ -35,7 +35,7 @@ FILLER = (
     "Hmm, let me consider the problem once more.",
     "However, this seems to be on the right track, so let me continue.",
 )
-RIVALS = 50  # rows among which another chain is looked for
+RIVALS = 50  # rows among which a chain of another problem is looked for
 
 
 def _false_step(row: Example, steps: list[str], rivals: Sequence[Example], random: Random) -> list[str] | None:
@@ -108,7 +108,7 @@ FLAWS: Mapping[str, Flaw] = {
 
 
 def spoil(row: Example, flaw: str, rivals: Sequence[Example], random: Random) -> Example | None:
-    """The row with a flaw in its chain, under another id and with `notes.made`; None where there is no place for it."""
+    """The row with a flaw in its chain, a new id and `notes.made`; None if the chain has no place for the flaw."""
     made = FLAWS[flaw](row, split_steps(row.completion), rivals, random)
     text = "".join(made or []).strip()
     if not text or text == row.completion.strip():
@@ -125,9 +125,9 @@ def _check(*, shares: Mapping[str, float], **_: object) -> None:
 
 @stage("pool", check=_check)
 def plant_flaws(rows: Iterable[Example], /, *, shares: dict[str, Share], seed: int) -> Iterator[Row]:
-    """Add spoiled copies of chains: a pool whose faults are known, and stand in `notes.made`.
+    """Add spoiled copies of chains, for a pool with known flaws, which are noted in `notes.made`.
 
-    Args: `shares` by flaw, the share of the chains that get a copy with it. Untouched chains have `notes.made: clean`.
+    Args: `shares`, by flaw, of the chains that get a copy with it. Untouched chains have `notes.made: clean`.
     Holds the rows in memory.
     """
     _check(shares=shares)

@@ -2,13 +2,13 @@
 
     python -m curation.evidence.probe recipe=demo
 
-Verified chains of the recipe's pool get flaws that leave their answer right (`curation/evidence/flaws.py`). Every score
-that the recipe computes, and those that it could, is asked which chain of each pair is better: the untouched or the
-spoiled one. 50 % is blind, less is reversed: a choice by such a score prefers the flaw. Wrong answers that models gave
-to the same problems are rivals too; no score replaces the grader there.
+Verified chains of the recipe's pool get flaws that leave their answer right (`curation/evidence/flaws.py`). For each
+pair, every score that the recipe computes or could compute decides which chain is better: the untouched or the spoiled
+one. At 50 % a score is blind; below, it is reversed: a choice by such a score prefers the flaw. Wrong answers that
+models gave to the same problems are compared too; no score replaces the grader there.
 
-The stages up to `probe.after` run as `curation.run` will run them, and are kept for it. Stages that ask a model for
-text, such as a judge, are not probed: every pair would be paid for. Neither is a score made from theirs.
+The stages up to `probe.after` run as in `curation.run`, which reuses them. Stages that ask a model for text, such as a
+judge, are not probed, since every pair would be paid for. Neither are scores that are computed from theirs.
 """
 
 from collections import Counter
@@ -50,7 +50,7 @@ class Fit:
 def probe(
     *, out: str, curate: dict[str, Any] | None, student: InputPath, after: str, chains: int, fit: Fit, seed: int
 ) -> Found:
-    """Print and return the share of pairs that each score decides rightly; `runs/<name>/probe.json` keeps it.
+    """Print, return and write to `runs/<name>/probe.json` the share of pairs that each score decides correctly.
 
     Args: `chains` verified chains of as many problems, taken at random after the stage named `after`; `student` scores
     them as `fit` says. Raises UserError if there is no such stage, or no verified chain.
@@ -92,7 +92,7 @@ def verified_chains(
 def plant(
     untouched: Sequence[Example], rivals: Sequence[Example], seed: int
 ) -> dict[str, list[tuple[Example, Example]]]:
-    """By flaw the chains with a spoiled copy each, where the chain allows it."""
+    """By flaw, pairs of a chain and its spoiled copy, without chains that have no place for the flaw."""
     pairs: dict[str, list[tuple[Example, Example]]] = {}
     for flaw in FLAWS:
         made = ((row, spoil(row, flaw, rivals, Random(f"{seed}/{flaw}/{row.id}"))) for row in untouched)
@@ -101,7 +101,7 @@ def plant(
 
 
 def wrong_answers(path: Path, untouched: Sequence[Example]) -> Iterator[tuple[Example, Example]]:
-    """Chains that were dropped for a wrong answer, each with the untouched one of its problem."""
+    """Pairs of the untouched chain of a problem and a chain that was dropped for a wrong answer."""
     known = {row.problem: row for row in untouched}
     for rival in read_wrong([path]):
         if rival.problem in known:
@@ -113,7 +113,7 @@ def score_rows(
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, int]]]:
     """All scores by row id, and by stage how many rows of each kind it drops.
 
-    The recipe's own stages come last, so a score has its recipe's value.
+    The recipe's stages come last, so that a score has its value in the recipe.
     """
     ours: dict[str, Callable[..., Any]] = {
         "probe: steps": partial(check_steps, arithmetic=False),
@@ -129,7 +129,7 @@ def score_rows(
 
 
 def scoring_calls(stages: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
-    """The stages that look at single rows or add scores, and ask no model for text."""
+    """The stages that look at single rows or add scores, without those that ask a model for text."""
     calls = {name: bind(node, f"curate.stages.{name}") for name, node in stages.items()}
     return {name: call for name, call in calls.items() if _is_scoring(_function(call))}
 
@@ -148,13 +148,13 @@ def apply_calls(
 ) -> tuple[list[Example], dict[str, list[str]]]:
     """The rows with all scores, and by stage the ids that it drops; the next stage sees a dropped row unchanged.
 
-    A stage that lacks a score of a stage that is left out is left out as well.
+    A stage that needs a score of a skipped stage is skipped as well.
     """
     dropped: dict[str, list[str]] = {}
     for name, call in calls.items():
         before = {row.id: row for row in rows}
         try:
-            with collecting():  # which nobody reads: the stage is only tried
+            with collecting():  # the metrics are discarded, since the stage is only tried
                 yielded: list[Row] = list(call(rows))
         except UserError as error:
             if name.startswith("probe: "):

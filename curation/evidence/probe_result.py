@@ -1,4 +1,4 @@
-"""What a probe found (`probe.py`): kept in `runs/<name>/probe.json`, printed, and warned about by a run."""
+"""The results of a probe (`probe.py`): `runs/<name>/probe.json`, the printed table, and the warnings of a run."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ class Decided:
 
     @property
     def blind(self) -> bool:
-        """Whether it may as well toss a coin."""
+        """Whether the score decides no better than chance."""
         return self.low <= 0.5 <= self.high
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ class Decided:
 
 
 def decided(points: Sequence[float]) -> Decided | None:
-    """What the points of pairs come to: 1 for the untouched chain, 0.5 for a tie, 0 for the flaw."""
+    """The mean points of pairs with its interval: 1 for the untouched chain, 0.5 for a tie, 0 for the flaw."""
     if not points:
         return None
     share = sum(points) / len(points)
@@ -52,7 +52,7 @@ Found = dict[str, dict[str, Decided]]  # by score, by flaw
 
 
 def chosen_by(stages: Mapping[str, Any]) -> dict[str, str]:
-    """The score that each choosing stage of a recipe goes by."""
+    """The score by which each choosing stage of a recipe chooses."""
     chosen = {name: str(node["by"]) for name, node in stages.items() if _is_choosing(node)}
     return {name: by for name, by in chosen.items() if by not in NO_SCORES}
 
@@ -62,7 +62,7 @@ def _is_choosing(node: Mapping[str, Any]) -> bool:
 
 
 def warnings(found: Mapping[str, Mapping[str, Decided]], chosen: Mapping[str, str]) -> Iterator[str]:
-    """A line for each flaw that a score by which the recipe chooses does not see, or prefers."""
+    """A line for each choosing stage whose score prefers a flaw, or does not notice one."""
     for stage, by in chosen.items():
         decided = {flaw: d for flaw, d in found.get(by, {}).items() if flaw != WRONG}
         worse = [flaw for flaw, d in decided.items() if d.reversed]
@@ -74,7 +74,7 @@ def warnings(found: Mapping[str, Mapping[str, Decided]], chosen: Mapping[str, st
 
 
 def read_probe(folder: Path, stages: Mapping[str, Any]) -> Found:
-    """What a run's probe found for stages as they are now; empty where there is none."""
+    """The results of a run's probe, if it was made with these stages; otherwise empty."""
     try:
         kept = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -85,13 +85,13 @@ def read_probe(folder: Path, stages: Mapping[str, Any]) -> Found:
 
 
 def _settings(stages: Mapping[str, Any]) -> Any:
-    """The scoring of a recipe, as far as its probe depends on it; choosing stages may be other ones."""
+    """The settings of a recipe on which its probe depends; choosing stages may differ."""
     scoring = {name: node for name, node in stages.items() if not _is_choosing(node)}
     return json.loads(json.dumps(lasting(scoring)))
 
 
 def keep_probe(folder: Path, found: Found, caught: Any, chains: int, stages: Mapping[str, Any]) -> None:
-    """Write `probe.json` into a run's folder: `caught` is what its stages drop, `chains` how many were spoiled."""
+    """Write `probe.json` into a run's folder; `caught` is what its stages drop, `chains` how many were spoiled."""
     plain = {name: {flaw: asdict(d) for flaw, d in by.items()} for name, by in found.items()}
     kept = {"chains": chains, "scores": plain, "dropped": caught, "stages": _settings(stages)}
     with replacing(folder / FILE) as file:
@@ -99,7 +99,7 @@ def keep_probe(folder: Path, found: Found, caught: Any, chains: int, stages: Map
 
 
 def tabulate_probe(found: Mapping[str, Mapping[str, Decided]], chains: int) -> Table:
-    """The share of pairs, in %, that each score decides rightly, with its 95 % interval."""
+    """The share of pairs, in %, that each score decides correctly, with its 95 % interval."""
     flaws = [flaw for flaw in (*FLAWS, WRONG) if any(flaw in by for by in found.values())]
     rows = [(name, *(str(by[flaw]) if flaw in by else "" for flaw in flaws)) for name, by in found.items()]
     title = f"How often each score prefers the untouched chain, in % of pairs ({chains} chains; 50 is blind)"
@@ -107,7 +107,7 @@ def tabulate_probe(found: Mapping[str, Mapping[str, Decided]], chains: int) -> T
 
 
 def print_probe(found: Found, caught: Mapping[str, Mapping[str, int]], chains: int, chosen: Mapping[str, str]) -> None:
-    """The table, what the recipe's stages drop, and what to beware of."""
+    """Print the table, what the recipe's stages drop, and warnings."""
     console = terminal(160)
     print_table(tabulate_probe(found, chains), console)
     for name, counts in caught.items():

@@ -1,10 +1,10 @@
-"""Which teacher suits this student: how its chains fit, from some chains of each.
+"""Which teacher suits this student: compares how some chains of each teacher fit the student.
 
     python -m curation.evidence.teachers recipe=limo
 
 The verified chains of each teacher of the pool are scored under the student (`curation/stages/likelihood.py`). A low
-rank-surprisal ratio goes with what a student learns from a teacher's chains (arXiv 2601.14249); it says nothing about
-their errors, so only chains with right answers count. The stages up to `fit.after` run as `curation.run` will run them.
+rank-surprisal ratio goes with how much a student learns from a teacher's chains (arXiv 2601.14249); it says nothing
+about their errors, so only chains with right answers count. The stages up to `fit.after` run as in `curation.run`.
 """
 
 import math
@@ -30,7 +30,7 @@ Teachers = dict[str, list[Example]]  # by teacher, its scored chains
 def compare_teachers(
     *, curate: dict[str, Any] | None, student: InputPath, after: str, chains: int, fit: Fit, seed: int
 ) -> Teachers:
-    """Score up to `chains` verified chains of each teacher, one a problem, and print the means with 95 % intervals."""
+    """Score up to `chains` verified chains of each teacher, one per problem; print the means with 95 % intervals."""
     by_teacher: defaultdict[str, list[Example]] = defaultdict(list)
     for row in verified_chains(curate, after, "fit")[-1]:
         by_teacher[str(row.notes.get("teacher", row.source))].append(row)

@@ -2,12 +2,12 @@
 
     python -m curation.evidence.tournament recipe=demo
 
-Candidates are named lists of choosing stages. Each is first shown pairs with known flaws (`probe.py`), and what it
-prefers is printed. All and `random` are trained at a fraction of the size, in blocks. The arms of a block share a
-random part of the pool and an order of rows, so that differences are paired. The worse half is dropped after each round
-(successive halving). The best two and random are then trained at full size in fresh blocks, each measured on problems
-that nothing else has used, and compared by the paired differences of the blocks (`verdict.py`). The outcome is one of
-three:
+Candidates are named lists of choosing stages. Each first chooses from pairs with known flaws (`probe.py`), and flaws
+that it prefers are printed. All candidates and `random` (the arms) are trained at a fraction of the size, in blocks.
+The arms of a block share a random part of the pool and an order of rows, so that differences are paired. The worse half
+is dropped after each round (successive halving). The best two and random are then trained at full size in fresh blocks,
+each measured on problems that nothing else has used, and compared by the paired differences of the blocks
+(`verdict.py`). The outcome is one of three:
 
     nll beats random by 8.1 points (4.0 to 12.2), more than 3 points.
     No candidate beats random by more than 3 points (nll +0.4 points (-1.1 to 1.9)): use random chains, ...
@@ -15,10 +15,10 @@ three:
 
 Every training has a folder below `tournament/`, and a killed tournament resumes. Problems to measure on are those of
 `measured`, or a part of the recipe's own pool, and are never trained on. A training that diverges counts as 0 right.
-`tournament.dry_run=true` prints what it would take, and neither samples nor trains.
+`tournament.dry_run=true` prints the cost, and neither samples nor trains.
 
 `search` lets Optuna choose the weights of one candidate's score by small trainings before the first round, as R-Select
-does; the fresh blocks of the last round judge what it found.
+does; the fresh blocks of the last round judge the weights that it found.
 """
 
 import json
@@ -57,13 +57,13 @@ from limo.training.sizes import GPUS, Data, Work, measure_model, seconds_per_ste
 RANDOM, RANDOM_TOKENS = "random", "random_tokens"
 SEEDS_OF_TIES = 5
 SEARCH_BLOCKS = 500  # the number of the first block of a search; those of the last round begin at 1000
-LEAST_BLOCKS, MOST_BLOCKS = 6, 40  # of the last round, where the sizes follow from the gain to be shown
-NEARLY = 1.1  # where no number of blocks shows the gain, the least that shows one so many times the smallest possible
+LEAST_BLOCKS, MOST_BLOCKS = 6, 40  # of the last round, if the sizes follow from the gain to be shown
+NEARLY = 1.1  # if no number of blocks shows the gain: the fewest blocks that show at most NEARLY x the smallest gain
 DIVERGED = "training diverged"  # how the trainer's error begins
 HOUR_OF, UTILISATION = (
     "H100",
     0.4,
-)  # the GPU by whose speed hours are said, and the share of its peak (limo/training/sizes.py)
+)  # the GPU whose hours are printed, and the utilised share of its peak (limo/training/sizes.py)
 READ = 200  # chains of the pool whose lengths a dry run reads
 Part = Annotated[float, Field(gt=0, le=1)]
 
@@ -72,7 +72,7 @@ Candidates = Mapping[str, Mapping[str, Any]]  # by name the choosing stages, by 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is trained and measured."""
+    """Numbers of problems and blocks that are trained on and measured."""
 
     k: PositiveInt  # problems of a full-size set
     fraction: Part  # of k, in the rounds before the last
@@ -84,9 +84,9 @@ class Sizes:
 
     @classmethod
     def to_show(cls, gain: float, margin: float, problems: int, measured: int | None) -> "Sizes":
-        """Sizes that show a true gain over random, four times in five, as far as the problems allow it.
+        """Sizes that show a true gain over random with a power of 80 %, as far as the problems allow it.
 
-        `problems` of the pool; `measured` problems of their own, or None where two fifths of the pool are held out.
+        `problems` of the pool; separate `measured` problems, or None if two fifths of the pool are held out.
         """
         given = problems * 2 // 5 if measured is None else measured
         screen = max(1, min(200, given // 5))
@@ -100,11 +100,11 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Which candidate's weights are searched for, with Optuna's tree-structured Parzen estimator (TPE)."""
+    """A search for one candidate's weights with Optuna's tree-structured Parzen estimator (TPE)."""
 
     candidate: str
-    stage: str  # of it, whose setting `weights` is replaced
-    scores: Annotated[list[str], Field(min_length=2)]  # that get a weight from -1 to 1; their sizes sum to 1
+    stage: str  # the candidate's stage whose setting `weights` is replaced
+    scores: Annotated[list[str], Field(min_length=2)]  # scores with a weight from -1 to 1; absolute values sum to 1
     trials: PositiveInt  # each takes `screen_blocks` trainings
 
 
@@ -126,16 +126,16 @@ def tournament(
     search: Search | None = None,
     dry_run: bool = False,
 ) -> Verdict | None:
-    """Find out whether a candidate's choice beats random chains, print and return the verdict.
+    """Measure whether a candidate's choice beats random chains; print and return the verdict.
 
-    Args: `source` is the stage into which the rows come that are chosen from, null that of the control sets; the stages
-    before it run as `curation.run` runs them. `candidates` are named lists of choosing stages, the last with a size `k`
-    that is set here; null is the recipe's own stages from `source` on. `train` is the recipe's section; `engine`
-    (without its model) and `sampling` measure a model. `margin` is the difference that matters, as a share of 1, and
-    `sizes` are null for what shows a true gain of `shows`. `measured` is a pool source of problems to measure on, null
-    takes them from the pool. `apart` runs each training as a process (needed for several GPUs); without it a training
-    of seconds takes seconds. A `dry_run` returns None, and runs no stage. Raises UserError for too few problems, an
-    unknown stage or candidate, and a gain that is no more than the margin.
+    Args: candidates choose from the input rows of the stage `source`, null for that of the control sets; the stages
+    before it run as in `curation.run`. `candidates` are named lists of choosing stages, the last with a size `k` that
+    is set here; null takes the recipe's stages from `source` on. `train` is the recipe's section; `engine` (without its
+    model) and `sampling` measure a model. `margin` is the accuracy difference that matters, from 0 to 1; with `sizes`
+    null they are chosen to show a true gain of `shows`. `measured` is a pool source of problems to measure on, null
+    takes them from the pool. `apart` runs each training in a process (needed for several GPUs), which costs seconds of
+    start-up. A `dry_run` returns None and runs no stage. Raises UserError for too few problems, an unknown stage or
+    candidate, and a gain that is no more than the margin.
     """
     if not (curate and train and engine and sampling):
         raise UserError(
@@ -187,7 +187,7 @@ def tournament(
 
 @dataclass(frozen=True)
 class Trainer:
-    """How a set of rows becomes the shares of problems solved."""
+    """Trains on a set of rows and measures the accuracy of the model."""
 
     train: Mapping[str, Any]
     engine: Mapping[str, Any]
@@ -220,11 +220,11 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Arms:
-    """The pool, its held-out problems, and the arms."""
+    """The arms of a tournament, with the pool and its held-out problems."""
 
     folder: Path
     made_from: str
-    rows: Sequence[Example]  # that are chosen from
+    rows: Sequence[Example]  # rows to choose from
     candidates: Candidates
     sizes: Sizes
     trainer: Trainer
@@ -288,9 +288,9 @@ class Arms:
         return {flaw: [(again[a.id], again[b.id]) for a, b in listed] for flaw, listed in pairs.items()}
 
     def warn_of_flaws(self, name: str) -> None:
-        """Print which flaws a candidate prefers. It is trained all the same: what a flaw costs only trainings tell.
+        """Print which flaws a candidate prefers. It is trained nevertheless: only trainings show the cost of a flaw.
 
-        Intervals hold for all flaws together (Bonferroni), since one of six would be preferred by chance too often.
+        Intervals hold for all flaws together (Bonferroni), since one of six would too often be preferred by chance.
         """
         z = NormalDist().inv_cdf(1 - 0.025 / max(len(self.flawed), 1))
         preferred = []
@@ -311,7 +311,7 @@ class Arms:
         return {arm: fmean(scores[arm]) - fmean(scores[RANDOM]) for arm in names}
 
     def run(self, names: list[str], margin: float) -> Verdict:
-        """All rounds: half of the candidates leave after each, until the last two are measured."""
+        """Run all rounds: half of the candidates are dropped after each, until the last two are measured."""
         sizes, number, table = self.sizes, 0, list[tuple[str, str, str]]()
         while len(names) > 2:
             gain = self.gains(names, number)
@@ -331,7 +331,7 @@ class Arms:
         return verdict
 
     def _look(self) -> int:
-        """How often these finals were judged, this time included; the same number of blocks is the same look."""
+        """How often these finalists were judged, including now; a repeated number of blocks does not count again."""
         path, blocks = self.folder / "looks.json", self.sizes.final_blocks
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         looks = kept.get(self.made_from, [])
@@ -342,7 +342,7 @@ class Arms:
         return int(looks.index(blocks)) + 1
 
     def _train(self, arm: str, blocks: Sequence[tuple[int, int | None]], k: int, like: str = "") -> list[float]:
-        """The accuracy of an arm in each of the blocks: their numbers, and which problems of the last round."""
+        """The accuracies of an arm in `blocks`, each a block's number and the last round's block of problems."""
         found = []
         with progress(f"{arm}, {k} problems", len(blocks), "training") as advance:
             for number, final_block in blocks:
@@ -353,7 +353,7 @@ class Arms:
     def _score(self, arm: str, number: int, k: int, final_block: int | None, like: str) -> dict[str, Any]:
         place = self.folder / f"block-{number}" / f"{arm}-{k}"
         rows, problems = self.block(number), self.held_out(final_block)
-        # Other sizes hold out other problems: arms of a block are paired only if all of them saw the same
+        # Other sizes hold out other problems: arms of a block are paired only if all saw the same problems
         seen = [sorted({row.problem for row in part}) for part in (rows, problems)]
         made = content_id([self.made_from, self.candidates.get(arm), like, seen])
         if (place / "score.json").exists():
@@ -377,7 +377,7 @@ class Arms:
 
 
 def describe_power(sizes: Sizes, margin: float) -> str:
-    """What a tournament of these sizes can show."""
+    """A sentence about the gain that a tournament of these sizes can show."""
     shown = 100 * detectable(sizes.final_blocks, sizes.final_problems, margin)
     return (
         f"{sizes.final_blocks} final blocks of {sizes.final_problems} problems show a true gain of {shown:.0f} points, "
@@ -385,11 +385,11 @@ def describe_power(sizes: Sizes, margin: float) -> str:
     )
 
 
-Round = tuple[str, int, int]  # its name, how many trainings, and the rows of each
+Round = tuple[str, int, int]  # name, number of trainings, and rows of each
 
 
 def list_rounds(sizes: Sizes, candidates: int, search: Search | None) -> list[Round]:
-    """The rounds of a tournament of so many candidates, the search first."""
+    """The rounds of a tournament with so many candidates, the search first."""
     rounds, small = list[Round](), max(1, round(sizes.k * sizes.fraction))
     if search:
         rounds.append((f"search, {search.trials} trials", (search.trials + 1) * sizes.screen_blocks, small))
@@ -400,7 +400,7 @@ def list_rounds(sizes: Sizes, candidates: int, search: Search | None) -> list[Ro
 
 
 def print_costs(rounds: Sequence[Round], trainer: Trainer, pool: Sequence[Example], folder: Path) -> None:
-    """What the rounds would take: trainings, hours here by those that are finished in `folder`, hours of a GPU."""
+    """Print the cost of the rounds: trainings, hours here (from finished trainings in `folder`), and GPU hours."""
     print_table(Table(("round", "trainings", "rows of each"), rounds, (1, 2), "At most"), terminal(110))
     done = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("block-*/*/score.json")]
     total = sum(trainings * k for _, trainings, k in rounds)
@@ -425,8 +425,8 @@ def search_weights(arms: Arms, search: Search) -> Arms:
     """The arms with the best weights that the trials found for a candidate; finished trials are not trained again.
 
     TPE (Bergstra et al. 2011) by Optuna, which R-Select uses on metrics of chains; the objective here is the gain over
-    random. Nearly every weight prefers some flaw, if only because copies with a flaw are longer or shorter: training
-    decides which of them matter.
+    random. Nearly all weights prefer some flaw, if only because flawed copies are longer or shorter: training decides
+    which flaws matter.
     """
     try:
         import optuna
@@ -449,7 +449,7 @@ def search_weights(arms: Arms, search: Search) -> Arms:
         return with_weights(name, weights).gains([name], SEARCH_BLOCKS)[name]
 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=arms.seed))
-    study.optimize(gain, n_trials=search.trials)  # the same seed and results draw the same weights again
+    study.optimize(gain, n_trials=search.trials)  # the same seed and results give the same weights again
     best = study.best_trial.user_attrs["weights"]
     shown = ", ".join(f"{score} {weight:+.2f}" for score, weight in best.items())
     say(f"{search.candidate}: of {search.trials} trials the best weights are {shown} ({100 * study.best_value:+.1f})")
@@ -457,7 +457,7 @@ def search_weights(arms: Arms, search: Search) -> Arms:
 
 
 def choose_by(stages: Mapping[str, Any], rows: Sequence[Example], k: int, seed: int) -> list[Example]:
-    """What choosing stages keep; `k` and `seed` replace those of the stages that have them."""
+    """The rows that choosing stages keep; `k` and `seed` replace the settings of stages that have them."""
     chosen = list(rows)
     for name, node in stages.items():
         own = {key: value for key, value in (("k", k), ("seed", seed)) if key in node}
@@ -466,9 +466,9 @@ def choose_by(stages: Mapping[str, Any], rows: Sequence[Example], k: int, seed: 
 
 
 def prefers_untouched(stages: Mapping[str, Any], pairs: Sequence[tuple[Example, Example]], seed: int) -> list[float]:
-    """For each pair, how often a choice takes the untouched chain and not the spoiled one; of those it takes neither.
+    """For each pair, the share of choices that take the untouched chain, among those that take exactly one of the two.
 
-    It chooses with several seeds: where it only breaks ties, each chain of a pair is taken about as often.
+    The choice is repeated with several seeds: if it only breaks ties, it takes each chain about as often.
     """
     taken: dict[str, list[bool]] = {clean.id: [] for clean, _ in pairs}
     for again in range(SEEDS_OF_TIES if pairs else 0):
@@ -480,7 +480,7 @@ def prefers_untouched(stages: Mapping[str, Any], pairs: Sequence[tuple[Example, 
 
 
 def print_verdict(verdict: Verdict, rounds: Sequence[tuple[str, str, str]], accuracy: Mapping[str, float]) -> None:
-    """The rounds, the finalists, and the sentence."""
+    """Print the rounds, the finalists, and the verdict's sentence."""
     console = terminal(110)
     if rounds:
         print_table(Table(("round", "candidate", "to random, points"), rounds, (2,)), console)

@@ -1,13 +1,13 @@
-"""What the final blocks of a tournament say, and how many blocks it takes: statistics without a training.
+"""The statistics of a tournament: the verdict from its final blocks, and how many blocks it needs.
 
 A block gives one paired difference of each finalist to random chains. One margin decides both ways: a finalist beats
-random if its interval lies above the margin, none does if no interval reaches above it. Intervals are Student's t with
-blocks - 1 degrees of freedom, and hold for all finalists together (Bonferroni).
+random if its interval lies above the margin; no candidate does if no interval reaches above it. Intervals are Student's
+t with blocks - 1 degrees of freedom, and hold for all finalists together (Bonferroni).
 
-Who adds blocks after an undecided verdict looks again, and each look is another chance of a false verdict. So every
-look spends a part of the 5 %: the first four fifths, the second a tenth, the third a thirtieth, and so on, which sum
-to 5 %. By the union bound the error over all looks is at most that, whatever the looks have in common; error spending
-is that of Lan and DeMets (Biometrika 70, 1983, page 659).
+Adding blocks after an undecided verdict is another look at the data, and each look is another chance of a false
+verdict. So every look spends a part of the 5 %: the first four fifths, the second a tenth, the third a thirtieth, and
+so on, which sum to 5 %. By the union bound the error over all looks is at most 5 %, however the looks depend on each
+other; error spending follows Lan and DeMets (Biometrika 70, 1983, page 659).
 """
 
 import math
@@ -21,12 +21,12 @@ from limo.discover.noise import measure_noise
 ALPHA = 0.05
 FIRST_LOOK = 0.8  # the share of ALPHA that the first look spends
 POWER = 0.8
-SD = 0.075  # of a block's difference by the training alone: 6.5 to 8 points at 135M (docs/study.md)
+SD = 0.075  # standard deviation of a block's difference by training noise: 6.5 to 8 points at 135M (docs/study.md)
 MOST_BLOCKS = 1000
 
 
 def alpha_of_look(look: int) -> float:
-    """What look number `look`, from 1, may spend.
+    """The error probability that look number `look`, from 1, may spend.
 
     >>> [round(alpha_of_look(look), 5) for look in (1, 2, 3)]
     [0.04, 0.005, 0.00167]
@@ -43,17 +43,17 @@ class Versus:
     low: float  # of the interval that holds for all finalists and looks together
     high: float
     blocks: int
-    tokens: float | None  # mean difference to random chains of as many tokens; None where that was not trained
+    tokens: float | None  # mean difference to random chains of as many tokens; None if these were not trained
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a tournament found."""
+    """The result of a tournament."""
 
     outcome: str  # beats, none or undecided
     sentence: str
     finalists: tuple[Versus, ...]  # the best mean first
-    more_blocks: int  # that a decision needs
+    more_blocks: int  # further blocks that a decision needs
 
 
 def decide(
@@ -63,7 +63,7 @@ def decide(
     step: float = 0.0,
     look: int = 1,
 ) -> Verdict:
-    """The verdict from each finalist's differences to random, one a block.
+    """The verdict from each finalist's differences to random, one per block.
 
     `step` is the least difference that the problems of a block can show; its rounding variance is added
     (`measure_noise`). `look` counts how often these finalists were judged, with fewer blocks before.
@@ -107,7 +107,7 @@ def _shown(f: Versus) -> str:
 
 
 def half_width(values: Sequence[float], finalists: int, step: float, look: int) -> float:
-    """Half of the interval of the mean of a finalist's differences."""
+    """Half the width of the interval of the mean of a finalist's differences."""
     n = len(values)
     return _quantile(n, finalists, look) * measure_noise(values, step).sd / math.sqrt(n)
 
@@ -120,7 +120,7 @@ def _quantile(blocks: int, finalists: int, look: int) -> float:
 
 
 def blocks_needed(values: Sequence[float], margin: float, finalists: int, look: int) -> int:
-    """Blocks after which the interval would leave out the margin, at this mean and spread."""
+    """Blocks after which the interval would exclude the margin, at this mean and spread."""
     distance, sd, n = abs(fmean(values) - margin), max(stdev(values), 1e-9), len(values) + 1
     while n < MOST_BLOCKS and _quantile(n, finalists, look) * sd / math.sqrt(n) > distance:
         n += 1
@@ -128,10 +128,10 @@ def blocks_needed(values: Sequence[float], margin: float, finalists: int, look: 
 
 
 def detectable(blocks: int, problems: int, margin: float, finalists: int = 2, sd: float = SD) -> float:
-    """The true gain over random that so many blocks show, four times in five, as a share of 1.
+    """The true gain in accuracy over random, from 0 to 1, that so many blocks show with a power of 80 %.
 
-    Args: `problems` measured in each block: at a half right their share of the variance is at most 2 / 4 / problems;
-    `sd` of a block's difference by the training alone.
+    Args: `problems` measured in each block, which add at most 2 / 4 / problems to the variance (at half right);
+    `sd` of a block's difference by training noise.
     """
     from scipy.stats import t
 

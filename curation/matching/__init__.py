@@ -1,1 +1,1 @@
-"""Whether two texts are one problem: for duplicates and for leaks."""
+"""Decides whether two texts are the same problem: for duplicates and for leaks."""

@@ -1,6 +1,6 @@
-"""Which rows of a pool are worth an alignment: those that share runs of tokens which few others have.
+"""Finds pairs of rows that are worth an alignment: those that share rare runs of tokens.
 
-Everything is numbers in arrays: less than 1 kB a row, and time linear in the rows for any text.
+All data are numbers in arrays: less than 1 kB per row, and time linear in the rows for any text.
 """
 
 from array import array
@@ -15,17 +15,17 @@ from curation.matching.similar import ASKING, tokens
 LONGEST = 8000  # characters of a row that count
 KEYS = 8  # rarest runs that a row is looked up by
 BLOCK = 20_000  # rows that are hashed together
-SLOTS = 2**25  # in which runs are counted, at most
-SHARED = 0.3  # of the rarest runs
-VOTES = 3  # runs that equal numbers count as much as
-MISSING = 5  # bits of its words
-AT_MOST = 4  # earlier rows that a row is compared with
+SLOTS = 2**25  # most slots in which runs are counted
+SHARED = 0.3  # fraction of the rarest runs that must be shared
+VOTES = 3  # equal numbers count as much as so many runs
+MISSING = 5  # most bits of a row's words that the other row may lack
+AT_MOST = 4  # most earlier rows that a row is compared with
 MIX = np.uint64(0x9E3779B97F4A7C15)
-NEIGHBOURS = 3  # rows of the same run that a row is compared with, beside the first
+NEIGHBOURS = 3  # rows with the same run that a row is compared with, in addition to the first
 
 
 class _Ids(dict[str, int]):
-    """30 bits for each token, the same in every process, one for letters and one for numbers."""
+    """Ids of tokens, the same in every process: 30 bits of hash, a bit for letters and a bit for numbers."""
 
     def __missing__(self, token: str) -> int:
         if len(self) > 500_000:
@@ -37,7 +37,7 @@ class _Ids(dict[str, int]):
 
 @dataclass(frozen=True, slots=True)
 class Sketches:
-    """What is held of texts: hashes of their runs of tokens, one text after the other, and some numbers of each."""
+    """A compact form of texts: hashes of their runs of tokens, text after text, and some numbers for each text."""
 
     hashes: np.ndarray  # (runs of all,) uint32
     counts: np.ndarray  # (n,) uint32, runs of each text
@@ -88,7 +88,7 @@ def _sketch(flat: "array[int]", lengths: "array[int]") -> Sketches:
 
 
 def rarest(sketches: Sketches) -> tuple[np.ndarray, np.ndarray]:
-    """The rarest runs of each row that another row has too: rows and hashes, ordered by row."""
+    """The rarest runs of each row that another row also has: rows and hashes, ordered by row."""
     hashes, counts = sketches.hashes, sketches.counts
     slots = min(SLOTS, 1 << (4 * len(hashes)).bit_length())
     seen = np.zeros(slots, np.uint32)
@@ -114,7 +114,7 @@ def rarest(sketches: Sketches) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_pairs(sketches: Sketches) -> dict[int, list[int]]:
-    """For each row up to AT_MOST earlier rows that may be the same problem, the most alike first."""
+    """For each row up to AT_MOST earlier rows that may be the same problem, the most similar first."""
     rows, keys = rarest(sketches)
     held = np.bincount(rows, minlength=len(sketches.counts))
     numbered = np.flatnonzero(sketches.sums).astype(np.uint32)
@@ -146,6 +146,6 @@ def find_pairs(sketches: Sketches) -> dict[int, list[int]]:
 
 
 def _missing(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """How many bits of the one that has fewer the other lacks."""
+    """How many bits of the number with fewer bits are missing in the other."""
     missing: np.ndarray = np.minimum(np.bitwise_count(one & ~other), np.bitwise_count(other & ~one))
     return missing

@@ -1,4 +1,4 @@
-"""Known problems that the rows of a pool are looked up against, for decontamination."""
+"""Finds known problems in the rows of a pool, for decontamination."""
 
 import re
 from collections import Counter, defaultdict
@@ -14,10 +14,10 @@ ORDER = ("same", "variant", "related")
 DIGITS = frozenset("0123456789")
 RUN = 3  # tokens that are looked up together
 LISTED = 8  # known problems that are listed for a run
-LIKELY = 0.5  # of the runs of one of the two, the rare ones counting more: worth an alignment
-ALIGNED = 3  # known problems that a text is aligned with, at most
-LEAST = 5  # tokens
-RELATED = 0.45  # of the tokens of one of the two, in runs, times how much of its rare runs: a part of it
+LIKELY = 0.5  # shared fraction of one text's runs, weighted by rarity, from which an alignment is made
+ALIGNED = 3  # most known problems that a text is aligned with
+LEAST = 5  # fewest tokens
+RELATED = 0.45  # fraction of one text's tokens in common runs, times that of its rare runs, from which it is a part
 _WORDS = re.compile(r"[^\W_]+")
 Verdict = Literal["same", "variant", "related"]
 
@@ -26,14 +26,14 @@ Verdict = Literal["same", "variant", "related"]
 class Match:
     """A known problem that a text holds."""
 
-    at: int  # of the known problems
+    at: int  # position among the known problems
     kind: Verdict
     contained: float  # share of its runs
 
 
 class Known:
-    """Looks texts up by runs of tokens, as they are and with numbers masked, and aligns them with what they share most
-    of, weighted by how rare it is among the known problems."""
+    """Looks up texts by runs of tokens, with numbers kept and masked, and aligns a text with the known problems that
+    share the most runs with it, weighted by how rare they are among the known problems."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self.texts = list(texts)
@@ -89,12 +89,12 @@ class Known:
 
 
 def _read(text: str) -> list[str]:
-    """The tokens without words of asking, letters masked."""
+    """The tokens without question words, with letters masked."""
     return ["x" if len(part) < 3 and part.isalpha() else part for part in tokens(text) if part not in ASKING]
 
 
 def _keys(parts: list[str]) -> tuple[set[int], set[int]]:
-    """Runs of tokens with numbers masked; runs that hold numbers as they are, and all numbers together."""
+    """Two sets: runs of tokens with masked numbers; and runs with their numbers, with one key for all numbers."""
     masked = ["#" if part[0] in DIGITS else part for part in parts]
     runs = set(map(hash, _runs(masked, RUN)))
     if parts == masked:
@@ -110,10 +110,10 @@ def _runs(parts: Sequence[str], size: int) -> Iterable[tuple[str, ...]]:
 
 
 class WordRuns:
-    """The usual rule: a text that shares a run of `size` words with a known one holds it.
+    """The usual rule: a text that shares a run of `size` words with a known text holds it.
 
-    It marks what shares only boilerplate, and never finds a text of fewer words; `whole` adds those of at least so many
-    words, compared as a whole.
+    It also matches texts that share only boilerplate, and never finds known texts of fewer words; with `whole`, shorter
+    known texts of at least so many words are compared as a whole.
     """
 
     def __init__(self, texts: Iterable[str], size: int, whole: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Which texts hold a benchmark problem, without a recipe: for rows that have no answer and no chain.
+"""Finds texts that hold a benchmark problem, without a recipe: for rows without answers and chains.
 
     leaks = find_leaks(["Find the remainder of ..."], ["math500"])  ->  ["math500-17"] or [None]
 

@@ -1,10 +1,10 @@
-"""Whether two texts are one problem: an alignment that says what differs, and the candidates that are worth one.
+"""Whether two texts are the same problem: aligns them and counts what differs.
 
-The alignment reads numbers in figures and in words alike, allows typos, words more or fewer and frames, and takes names
-and variables up to renaming. What else differs decides:
+The alignment treats numbers in digits and in words alike, allows typos, added or missing words, sentences around a
+problem, and renamed people and variables. The other differences decide:
 
-- same: nothing. A word in the place of another makes another problem, unless it is a typo.
-- variant: numbers differ, and nothing else.
+- same: there are none. A replaced word makes another problem, unless it is a typo.
+- variant: only numbers differ.
 - related: a large part is the same, such as the first half, or the set-up with another question.
 
 Candidates share runs of tokens that are rare. Left out: paraphrases, which need a model.
@@ -44,10 +44,10 @@ _REST = (
 
 
 class Text:
-    """A problem as the alignment reads it.
+    """A problem in the form that is aligned.
 
-    `parts` are its tokens without words of asking: formulas letter by letter, numbers in figures, words in lower case.
-    `names` are words with a capital inside of a sentence, `breaks` the positions at which a sentence begins or ends.
+    `parts` are its tokens without question words: formulas letter by letter, numbers in digits, words in lower case.
+    `names` are capitalised words within a sentence, `breaks` the positions at which a sentence begins or ends.
     """
 
     def __init__(self, text: str) -> None:
@@ -94,7 +94,7 @@ class Text:
 
 
 def _begins_formula(found: Sequence[str], at: int) -> bool:
-    """Whether a formula begins here: up to the next dollar sign are no words, which a price has behind it."""
+    """Whether a formula begins here: no words precede the next dollar sign, whereas words follow a price."""
     before = ""
     for token in found[at : at + 200]:
         if token == "$":
@@ -108,7 +108,7 @@ def _begins_formula(found: Sequence[str], at: int) -> bool:
 
 
 def is_variable(part: str) -> bool:
-    """Whether a token is a letter that stands for something."""
+    """Whether a token is a variable: a single letter."""
     return (len(part) == 1 and part.isalpha()) or part in GREEK
 
 
@@ -118,7 +118,7 @@ def is_word(part: str) -> bool:
 
 
 def is_typo(one: str, other: str) -> bool:
-    """Whether two words are one but for a letter more, fewer, changed, or two swapped.
+    """Whether two words differ only by one added, missing or changed letter, or by two swapped letters.
 
     >>> is_typo("center", "cnter"), is_typo("circle", "cricle"), is_typo("even", "odd"), is_typo("sine", "cosine")
     (True, True, False, False)
@@ -140,21 +140,21 @@ def is_typo(one: str, other: str) -> bool:
 
 @dataclass(slots=True)
 class Difference:
-    """What an alignment of two texts found."""
+    """The differences that an alignment of two texts found."""
 
     known: Text
     text: Text
-    words: int = 0  # more or fewer
+    words: int = 0  # added or missing words
     typos: int = 0
     numbers: int = 0  # that differ
-    others: int = 0  # words, letters and signs in the place of others
+    others: int = 0  # replaced words, letters and signs
     aligned: int = 0  # tokens that both have
-    in_runs: int = 0  # of these, in runs of LONG and more, of which most are equal
-    framed: int = 0  # sentences' tokens around one of the two
+    in_runs: int = 0  # aligned tokens in runs of at least LONG, most of which are equal
+    framed: int = 0  # tokens of sentences around one of the two
     _names: dict[str, str] = field(default_factory=dict)
 
     def count_equal(self, one: Sequence[str], other: Sequence[str]) -> None:
-        """Count aligned tokens; numbers may differ, letters and names may be renamed, each always to the same."""
+        """Count aligned tokens; numbers may differ, letters and names may be renamed consistently."""
         for at, (a, b) in enumerate(zip(one, other, strict=True)):
             if a[0].isdigit():
                 self.numbers += a != b
@@ -171,7 +171,7 @@ class Difference:
             self.in_runs += len(one)
 
     def count_gap(self, one: Sequence[str], other: Sequence[str]) -> None:
-        """Count tokens in the place of others: the pairs that are typos or numbers, and the rest."""
+        """Count replaced tokens: pairs that are typos or numbers, and others."""
         if len(one) != len(other) and "".join(one).lower() == "".join(other).lower():
             return
         short, long = sorted((one, other), key=len)
@@ -197,7 +197,7 @@ class Difference:
                 self.others += 1
 
     def count_frame(self, parts: Sequence[str], apart: bool, holds: bool) -> None:
-        """Count tokens before or behind the known problem: a frame if they stand apart and leave its meaning alone."""
+        """Count tokens around the known problem: a frame if they are whole sentences that do not change its meaning."""
         own = sum(part in self.known.variables for part in parts)
         numbers = sum(part[0].isdigit() for part in parts)
         if apart and (holds or (not own and (numbers < 2 or self.aligned))):
@@ -207,18 +207,18 @@ class Difference:
 
     @property
     def same(self) -> bool:
-        """Whether nothing differs but a few words, and the frame is not more than the problem says."""
+        """Whether only a few words differ, and the frame is not larger than the problem."""
         enough = self.aligned >= min(3, self.framed)
         return not (self.others or self.numbers) and self.few_words and enough
 
     @property
     def few_words(self) -> bool:
-        """Whether words that only one has, and typos, are few."""
+        """Whether there are few typos and few words that only one text has."""
         return self.words <= max(2, self.aligned // 6) and self.typos <= max(2, self.aligned // 4)
 
     @property
     def shorter(self) -> int:
-        """The tokens of the shorter text."""
+        """The number of tokens of the shorter text."""
         return min(len(self.known.parts), len(self.text.parts))
 
 
@@ -251,14 +251,14 @@ def compare(known: Text, text: Text, holds: bool) -> Difference:
 
 
 def _swap_names(one: Text, other: Text) -> bool:
-    """Whether both name the same people as often, and in another order."""
+    """Whether both texts name the same people equally often, in another order."""
     names = one.names & other.names
     orders = [[part for part in text.parts if part in names] for text in (one, other)]
     return orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
 
 
 def _masked(text: Text, other: Text) -> list[str]:
-    """The tokens, with what differs hidden where it may differ: numbers, variables, names."""
+    """The tokens with numbers, variables and names masked, since these may differ."""
     names = text.names.difference(other.parts)
     numbers, variables = text.numbers != other.numbers, text.variables.keys() != other.variables.keys()
     if not (numbers or variables or names):

@@ -1,8 +1,8 @@
-"""How problems are read for comparison: tokens in one spelling, for duplicates and for leaks.
+"""Normalises problems for comparison: tokens in one spelling, for duplicates and for leaks.
 
 Words are the wrong unit for mathematics: two problems that differ in one number are different problems in nearly the
-same words, and the same problem in other LaTeX has other words. So a text becomes LaTeX tokens in one spelling, and
-numbers in words become figures. `curation/matching/match.py` compares them.
+same words, and the same problem in other LaTeX has other words. So a text becomes LaTeX tokens in one spelling, with
+number words as digits. `curation/matching/match.py` compares them.
 """
 
 import hashlib
@@ -63,12 +63,12 @@ _NUMERALS = (_UNITS.keys() | _LARGE.keys()) - {"one"}  # alone, one is a pronoun
 
 
 def digest(text: str) -> int:
-    """64 bits of a text: two of a million texts share them once in 40 million pools."""
+    """A 64-bit hash of a text: in a pool of a million texts, two collide once in 40 million pools."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def squeezed(text: str) -> str:
-    """Text for exact comparison: one space for any, words in lower case, but not single letters, which are symbols.
+    """Text for exact comparison: white space becomes one space; words become lower case, but not single letters.
 
     >>> squeezed("Find  THE value of $N - n$ and \\\\Delta")
     'find the value of $N - n$ and \\\\Delta'
@@ -88,7 +88,7 @@ def tokens(text: str) -> list[str]:
 
 
 def without_tags(text: str) -> str:
-    """The text of a page or a forum post: entities read, tags removed, pictures of formulas replaced by their text.
+    """The text of a page or a forum post: entities decoded, tags removed, images of formulas replaced by their text.
 
     >>> without_tags("<p>If $x&lt;2$, find <img src='a' alt='$x^2$'/>.</p>").split()
     ['If', '$x<2$,', 'find', '$x^2$', '.']
@@ -99,7 +99,7 @@ def without_tags(text: str) -> str:
 
 
 def tokenize(text: str) -> list[str]:
-    """Tokens of a text in one spelling, punctuation included and as it is written."""
+    """Tokens of a text in one spelling, with punctuation, in upper and lower case as written."""
     text = without_tags(text)
     text = split_drawings(text if text.isascii() else _in_latex(text))[0]
     text = _NUMBERED.sub("", _MARKDOWN.sub(" ", text).strip().strip("*"), count=1)
@@ -111,7 +111,7 @@ def tokenize(text: str) -> list[str]:
 
 
 def _in_latex(text: str) -> str:
-    """Unicode's mathematics in LaTeX, other characters in their plain form, and none that are invisible."""
+    """Unicode mathematics as LaTeX, other characters in their plain form, without invisible characters."""
     for letter in {letter for letter in text if not letter.isascii()}:
         name = unicodedata.name(letter, "")
         greek = f"\\{name.split()[-1].lower()} " if name.startswith("GREEK SMALL LETTER") else letter
@@ -120,7 +120,7 @@ def _in_latex(text: str) -> str:
 
 
 def split_drawings(text: str) -> tuple[str, str]:
-    """The text without what stands between [asy] and [/asy], and the drawings. Linear in the text."""
+    """The text without its drawings, which are between [asy] and [/asy], and the drawings. Linear in the text."""
     kept, drawn, at = list[str](), list[str](), 0
     while (start := text.find("[asy]", at)) >= 0 and (end := text.find("[/asy]", start)) >= 0:
         kept.append(text[at:start])
@@ -130,7 +130,7 @@ def split_drawings(text: str) -> tuple[str, str]:
 
 
 def _read_numerals(parts: list[str]) -> list[str]:
-    """The tokens with numbers in figures: `twenty - five` is 25, `two hundred and one` is 201."""
+    """The tokens with number words as digits: `twenty - five` is 25, `two hundred and one` is 201."""
     if _NUMERALS.isdisjoint(map(str.lower, parts)):
         return parts
     read, end, lower = list[str](), 0, [part.lower() for part in parts]
@@ -142,7 +142,7 @@ def _read_numerals(parts: list[str]) -> list[str]:
 
 
 def _numeral(parts: list[str], at: int) -> tuple[int | None, int]:
-    """The number that is spelled from a position on, None if none is, and the position behind it."""
+    """The number in words that begins at a position, or None, and the position after it."""
     total, current, unit, end = 0, 0, 0, at
     words = parts[at : at + 20]
     for place, word in enumerate(words):

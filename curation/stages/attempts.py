@@ -1,9 +1,9 @@
-"""Attempts at each problem: how difficult it is, and the chains that come of it.
+"""Samples attempts at each problem, to measure its difficulty and to get chains.
 
-LIMO (arXiv 2502.03387v3, section 3) does it twice: a weak model makes 4 attempts, and what it gets right once is too
-easy; a strong one makes 32 and what it gets right 1 to 3 times is kept. Each is `measure_difficulty` with other
-numbers. Attempts at a problem end once its decision is certain (`curation/stages/stopping.py`). Where `chains` asks for
-them, the graded attempts follow their problem as rows, so nothing is sampled or graded again; `add_chains` asks further
+LIMO (arXiv 2502.03387v3, section 3) does it twice: a weak model makes 4 attempts, and a problem that it solves once is
+too easy; a strong model makes 32, and problems that it solves 1 to 3 times are kept. Each is `measure_difficulty` with
+other numbers. Attempts at a problem end once its decision is certain (`curation/stages/stopping.py`). With `chains`,
+the graded attempts follow their problem as rows, so nothing is sampled or graded again; `add_chains` asks further
 models.
 """
 
@@ -30,7 +30,7 @@ from limo.engines.protocol import OPEN, Completion, Prompt, Request, Sampling, S
 from limo.errors import UserError
 from limo.recipe import bind
 
-AGREEING = 3  # answers that are the same are no accident; two of a model's favourite errors may be
+AGREEING = 3  # so many equal wrong answers are no accident; two may be a model's favourite error
 VERDICTS = {"right": "correct", "wrong": "wrong", "unsure": "unsure"}  # of an attempt, in the grader's words
 
 
@@ -55,26 +55,26 @@ def measure_difficulty(
 ) -> Iterator[Row]:
     """Keep problems of which `at_least` to `at_most` of `sampling.n` attempts are right.
 
-    Args: `by` names the model in scores and notes; `unknown` is whether a problem stays whose cut-off attempts might
-    carry it out of the window; `early_stop` ends the attempts at a problem once its decision is certain, which changes
-    nothing of what is kept; `suspect` is the share of finished attempts from which on another answer, given by so many,
-    makes the reference suspect (at least 3 attempts, more than are right; None turns it off; early stopping then ends
-    the attempts only where the problem is dropped in any case); `chains` are the attempts that become rows after the
-    row of their problem: the right ones, all that ended, or None. Such a row has the id `<id>/<by>/<number>`,
-    `notes.teacher` and `notes.verdict`.
+    Args: `by` names the model in scores and notes; `unknown` decides about problems whose cut-off or ungradable
+    attempts might put them outside the window; `early_stop` ends the attempts at a problem once its decision is
+    certain, which does not change what is kept; `suspect` is a share of the finished attempts: if at least that many
+    agree on another answer, the reference is suspect (at least 3 attempts, and more than are right; None turns this
+    off; otherwise early stopping ends attempts only at problems that are dropped in any case); `chains` are the
+    attempts that become rows after the row of their problem: the right ones, all that ended, or None. Such a row has
+    the id `<id>/<by>/<number>`, `notes.teacher` and `notes.verdict`.
 
-    Rows of one problem share its attempts, made with the prompt of the first. A row that already has attempts of this
-    name (`import_rates`) is judged by its share and not sampled. Goes through `rows` twice.
+    Rows of one problem share its attempts, made with the prompt of the first row. A row that already has attempts of
+    this name (`import_rates`) is judged by its pass rate and not sampled. Goes through `rows` twice.
 
-    Adds `scores.pass_rate` and `scores.pass_rate_<by>`, right among finished, and `notes.attempts.<by>` with the counts
-    of `drawn`, `right`, `wrong`, `unsure` and `cut`, and the most frequent other answer. Raises UserError for a window
-    out of range.
+    Adds `scores.pass_rate` and `scores.pass_rate_<by>`, the right share of finished attempts, and `notes.attempts.<by>`
+    with the counts of `drawn`, `right`, `wrong`, `unsure` and `cut`, and the most frequent other answer. Raises
+    UserError for a window out of range.
     """
     window = Window(sampling.n, at_least, at_most, unknown)
     runner = Cached(bind(engine, "engine")())
     trials = Trials(rows, Rules(by, window, early_stop, suspect, chains))
     with progress(f"{by}: attempts", None, "completion") as advance:
-        while not trials.source.ended:  # again, where the engine had nothing to do since others had measured
+        while not trials.source.ended:  # again if the engine ended early because imported rates left nothing to sample
             for request, completion in runner.complete(trials.take, sampling):
                 trials.record(request, completion)
                 advance(1)
@@ -85,7 +85,7 @@ def measure_difficulty(
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What becomes of attempts: see `measure_difficulty`."""
+    """The settings of `measure_difficulty`."""
 
     by: str
     window: Window
@@ -101,27 +101,27 @@ class Trial:
     row: Example
     asked: int = 0
     found: dict[int, tuple[str, str | None]] = field(default_factory=dict)  # by index: outcome, answer
-    completions: dict[int, Completion] = field(default_factory=dict)  # by index, where they become rows
+    completions: dict[int, Completion] = field(default_factory=dict)  # by index, if they become rows
     refused: str = ""  # why the engine rejected it
 
     def count(self, *outcomes: str) -> int:
-        """How many attempts ended in one of these."""
+        """How many attempts had one of these outcomes."""
         return sum(outcome in outcomes for outcome, _ in self.found.values())
 
 
 class Trials:
-    """Problems under way: what to ask next, and which are decided. Rows are read as there is room for them."""
+    """Problems in progress: what to ask next, and which are decided. Rows are read when there is room for them."""
 
     def __init__(self, rows: Iterable[Example], rules: Rules) -> None:
         self.rules = rules
         self.first = group_equal(array("Q", (digest(row.problem) for row in rows)))  # of problems with several rows
-        self.shared: dict[int, Trial] = {}  # by position of the first row, where more rows of its problem come
+        self.shared: dict[int, Trial] = {}  # by position of the first row, for problems with more rows
         self.source = Source(enumerate(rows))
         self.waiting: list[tuple[int, int, Request]] = []  # a heap: the earliest problem first
         self.open: dict[int, Trial] = {}
 
     def take(self, room: int) -> Sequence[Request]:
-        """See `limo.engines.protocol.Take`: earlier problems come before later ones, so that few are open at a time."""
+        """See `limo.engines.protocol.Take`: earlier problems come first, so that few are open at a time."""
         while len(self.waiting) < room and len(self.open) < OPEN and (item := self.source.next()):
             at, row = item
             self.open[at] = Trial(row)
@@ -134,7 +134,7 @@ class Trials:
         window, more = self.rules.window, self.rules.window.n - trial.asked
         if self.rules.early_stop:
             counts = trial.count("right"), trial.count("cut", "unsure"), trial.asked
-            # A problem that stays is asked to the end, where those to come may agree on another answer
+            # A problem that stays gets all attempts if further ones may agree on another answer
             if self.rules.suspect is None or window.certain(*counts) is not True:
                 more = window.further(*counts)
         for index in range(trial.asked, trial.asked + more):
@@ -142,7 +142,7 @@ class Trials:
         trial.asked += more
 
     def record(self, request: Request, completion: Completion) -> None:
-        """Grade one attempt, and ask for more once all that were asked for are there and settle nothing."""
+        """Grade one attempt. If all requested attempts have arrived and the decision is open, request more."""
         trial = self.open[request.at]
         if completion.finish == "refused":
             trial.refused = completion.why
@@ -153,7 +153,7 @@ class Trials:
             self._ask(request.at, trial)
 
     def decided(self) -> Iterator[Row]:
-        """The problems at the head of the queue that need no more attempts, in the order of the rows."""
+        """Yield the problems at the head of the queue that need no more attempts, in the order of the rows."""
         while self.open and len((trial := self.open[at := next(iter(self.open))]).found) == trial.asked:
             del self.open[at]
             yield from self._decide(at, trial)
@@ -177,7 +177,7 @@ class Trials:
         yield from rivals(row, self.rules.by, dict(listed), trial.found)
 
     def _note(self, row: Example, trial: Trial) -> tuple[Example, Mapping[str, Any] | None]:
-        """The row with the counts of its attempts; None where the window excludes nothing, so that none was needed."""
+        """The row with the counts of its attempts, and the counts; None if the window keeps all, so none was needed."""
         by, before = self.rules.by, row.notes.get("attempts", {})
         if not trial.asked:
             known = trial.row.notes.get("attempts", {}).get(by)
@@ -187,7 +187,7 @@ class Trials:
         tried: dict[str, Any] = {"drawn": trial.asked}
         tried |= {name: counts[name] for name in ("right", "wrong", "unsure", "cut")}
         wrong = [{"extracted": answer} for _, (outcome, answer) in sorted(trial.found.items()) if outcome == "wrong"]
-        groups = votes(wrong)  # equal answers in other words count as one
+        groups = votes(wrong)  # equal answers in different notation count as one
         if common := Counter(group for group in groups if group >= 0).most_common(1):
             ((group, agreeing),) = common
             tried |= {"other": str(wrong[groups.index(group)]["extracted"])[:200], "agreeing": agreeing}
@@ -206,7 +206,7 @@ class Trials:
         if suspect is not None and agreeing >= max(AGREEING, right + 1, suspect * finished):
             detail = f"{agreeing} of {finished} attempts say {tried['other']!r}, {right} the reference {answer!r}"
             return "suspect reference", detail
-        if "from" in tried:  # measured by others, with as many attempts as they liked: by shares
+        if "from" in tried:  # imported, with any number of attempts: decided by the share
             share, low, high = right / tried["drawn"], window.at_least / window.n, window.at_most / window.n
             said = f"{100 * share:.1f} % right, from {tried['from']}"
             if share > high:
@@ -250,7 +250,7 @@ def rivals(
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A model that writes chains."""
+    """A model that writes chains, and its settings."""
 
     engine: dict[str, Any]
     sampling: Sampling
@@ -258,13 +258,12 @@ class Teacher:
 
 @stage("pool", samples=True)
 def add_chains(rows: Iterable[Example], /, *, teachers: Mapping[str, Any], reference_solution: bool) -> Iterator[Row]:
-    """Every chain there is for each problem, as rivals, of which `curation.stages.choose` takes the best.
+    """Collect all chains of each problem as rivals, of which `curation.stages.choose` takes the best.
 
-    Args: `teachers` by name, each a `Teacher` that is asked once for each problem; `reference_solution` is whether the
-    source's own solution is a candidate. Chains that `measure_difficulty` left stay. A rival's id is the row's, a
-    slash, the teacher's name and the number of the sample; `notes.teacher` names its teacher. Chains cut off by the
-    length limit are dropped, and so are repetitions. Goes through `rows` once for each teacher, so that one model is in
-    memory at a time.
+    Args: `teachers` by name, each a `Teacher` that is asked once for each problem; `reference_solution`: whether the
+    source's solution is a candidate. Chains from `measure_difficulty` stay. A rival's id is
+    `<id>/<teacher>/<number of the sample>`; `notes.teacher` names its teacher. Chains cut off by the length limit and
+    repeated chains are dropped. Goes through `rows` once for each teacher, so that one model is in memory at a time.
     """
     solved = set[int]()
     for row in rows:
@@ -283,7 +282,7 @@ def add_chains(rows: Iterable[Example], /, *, teachers: Mapping[str, Any], refer
 
 
 def _taught(rows: Iterable[Example], name: str, teacher: Teacher) -> Iterator[tuple[int, Row]]:
-    """The teacher's chains, each with the digest of its problem. A problem that comes again is not asked again."""
+    """The teacher's chains, each with the digest of its problem. A repeated problem is asked only once."""
     runner = Cached(bind(teacher.engine, f"add_chains.teachers.{name}.engine")())
     seen = set[int]()
 
@@ -299,9 +298,10 @@ def _taught(rows: Iterable[Example], name: str, teacher: Teacher) -> Iterator[tu
 
 
 def judged(completion: Completion, answer: str) -> tuple[str, str | None]:
-    """How an attempt ended, and its answer: `right`, `wrong`, `unsure`; `cut` for one that ended by its length limit.
+    """The outcome of an attempt (`right`, `wrong`, `unsure`, `refused`, or `cut` by its length limit), and its answer.
 
-    One that had stated the right answer by then, in a box or so, is right; a wrong one might have been taken back.
+    A cut-off attempt that has stated the right answer, for example in a box, is right; a wrong one might still have
+    been corrected, so it counts as `cut`.
     """
     if completion.finish == "refused":
         return "refused", None
@@ -313,11 +313,11 @@ def judged(completion: Completion, answer: str) -> tuple[str, str | None]:
 
 @stage("pool", writes=("pass_rate", "pass_rate_{by}"))
 def import_rates(rows: Iterable[Example], /, *, by: str, n: PositiveInt, rate: str) -> Iterator[Row]:
-    """Take pass rates that others have measured as attempts of the model named `by`, which are then not sampled.
+    """Import pass rates measured by others as attempts of the model named `by`, which is then not sampled.
 
-    Args: `n` attempts the rates stand for, `rate` the column of the pool with the share that was right (0 to 1). Rows
-    without a rate (none, empty, not a number) stay as they are. Raises UserError if no row has a rate, or one is
-    outside of 0 to 1.
+    Args: `n`, the number of attempts behind each rate; `rate`, the column of the pool with the right share (0 to 1).
+    Rows without a rate (none, empty, not a number) stay unchanged. Raises UserError if no row has a rate, or a rate is
+    not between 0 and 1.
     """
     seen = 0
     for row in rows:

@@ -1,4 +1,4 @@
-"""What a chain must be to be trained on: it ends in the right answer, in one form."""
+"""Stages that verify and normalise chains: the right answer at the end, in one form."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ from eval.grade import equal, grade
 from limo.data import Example, Row
 from limo.marks import after_hashes, last_boxed
 
-CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's annotations, addressed to a calculator and not to a reader
+CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's annotations for a calculator, not for a reader
 _SENTENCE = re.compile(r"(?<=[.!?])[ \t]+(?=[A-Z$\\])")
 _ALIGNED = re.compile(r"\\begin\{(align|aligned|gather|gathered|split|eqnarray)\*?\}.*?(?:\\end\{\1|\Z)", re.DOTALL)
 _SHOWN_BEFORE = re.compile(r"=\s*[$£€]?\s*$")
@@ -23,7 +23,7 @@ _BEFORE = 20  # characters before an annotation in which its equation may end
 
 @stage("row")
 def write_out(rows: Iterable[Example], /) -> Iterator[Example]:
-    """GSM8K's calculator annotations become text where a reader would miss the equation, and go where he sees it.
+    """Replace GSM8K's calculator annotations by their equation, or remove them if the text states the equation.
 
     `sold 48/2 = <<48/2=24>>24 clips` becomes `sold 48/2 = 24 clips`, and `sold <<48/2=24>>24 clips` becomes
     `sold 48/2=24 clips`, so that a reader can follow and check each step.
@@ -47,11 +47,11 @@ def verify(
 ) -> Iterator[Row]:
     """Keep chains whose final answer the grader finds correct, and note the verdict.
 
-    With `keep_unverified` wrong ones stay as well, under `notes.verdict`: an arm for an ablation, since small students
+    With `keep_unverified` wrong chains stay as well, with their `notes.verdict`: for an ablation, since small students
     have learned as much from them (Guha et al. 2025, "OpenThoughts", arXiv 2506.04178). Problems without a chain are
-    dropped in any case. A chain that comes with `notes.verdict`, as attempts do, was graded there. `unchecked` is what
-    becomes of a source's own chain whose reference was read from that chain: nothing has checked it, and the verdict of
-    one that is kept is "unchecked".
+    dropped in any case. A chain that already has `notes.verdict`, such as an attempt, is not graded again. `unchecked`
+    decides about a source's chain whose reference was read from that chain, so that nothing has checked it; if it is
+    kept, its verdict is "unchecked".
     """
     for row in rows:
         if not row.completion.strip():
@@ -79,9 +79,9 @@ def check_steps(rows: Iterable[Example], /, *, arithmetic: bool) -> Iterator[Row
     """Add how many equations of a chain hold (`steps_true`), how many do not (`steps_false`), and whether the last one
     gives the answer (`linked`, 1 or 0).
 
-    With `arithmetic`, chains with a false equation, without a true one, or not linked are dropped: right by luck and
-    not by reasoning. Only a pool of arithmetic allows that: elsewhere good chains state false equations on purpose
-    ("1 + 3 = 5? No"), and most steps are no equations.
+    With `arithmetic`, chains with a false equation, without a true one, or not linked are dropped: their answer is
+    right by luck. Use it for pools of arithmetic only: elsewhere good chains state false equations on purpose
+    ("1 + 3 = 5? No"), and most steps are not equations.
     """
     for row in rows:
         stated = equations(row.completion)
@@ -105,13 +105,13 @@ def check_steps(rows: Iterable[Example], /, *, arithmetic: bool) -> Iterator[Row
 
 @stage("pool", reads=tuple(STEPS), writes=tuple(STEPS), better=STEPS)
 def keep_true_steps(rows: Iterable[Example], /) -> Iterator[Row]:
-    """Drop chains with a false equation, without a true one, or whose last one is not the answer, where the pool's
-    steps are equations; otherwise keep all.
+    """If the pool's steps are equations, drop chains with a false equation, without a true one, or whose last equation
+    is not the answer; otherwise keep all.
 
-    They are where at least half of the chains state one that can be decided, the last one is the answer in a quarter
-    of those, and at most a fifth of the equations cannot be decided: a pool of MATH's solutions has 0.3, 0.7 and 0.66,
-    sums and shopping lists about 1, 1 and 0 (the thresholds are ours). What was measured is a metric. Goes through
-    `rows` twice; needs `check_steps` with `arithmetic: false`.
+    The steps count as equations if at least half of the chains state a decidable one, the last one is the answer in a
+    quarter of those chains, and at most a fifth of the equations is undecidable: a pool of MATH's solutions has 0.3,
+    0.7 and 0.66, sums and shopping lists about 1, 1 and 0 (the thresholds are ours). The measurement is recorded as a
+    metric. Goes through `rows` twice; needs `check_steps` with `arithmetic: false`.
     """
     chains = stated = linked = 0
     for row in rows:
@@ -132,9 +132,9 @@ def is_linked(last: Equation, answer: str) -> bool:
 
 
 def split_steps(text: str) -> list[str]:
-    """The steps of a chain: its lines, also those of an aligned formula, or the sentences of a chain of one line.
+    """The steps of a chain: its lines, including those of an aligned formula, or the sentences of a one-line chain.
 
-    Joined they are the text.
+    The joined steps are the text.
 
     >>> split_steps("2 + 3 = 5\\nSo 5."), split_steps("It is 2.5 m. So 5 m.")
     (['2 + 3 = 5\\n', 'So 5.'], ['It is 2.5 m. ', 'So 5 m.'])
@@ -152,10 +152,10 @@ def split_steps(text: str) -> list[str]:
 
 @stage("row")
 def box_answers(rows: Iterable[Example], /) -> Iterator[Example]:
-    """End every chain with its answer in a box, as the system prompt asks for.
+    """End every chain with its answer in a box, as the system prompt requests.
 
-    GSM8K's `#### n` becomes a sentence and its calculator annotations go; a chain without a box gets a last line with
-    the reference answer, so run `verify` before. The text is changed nowhere else.
+    GSM8K's `#### n` becomes a sentence and its calculator annotations are removed; a chain without a box gets a last
+    line with the reference answer, so run `verify` before. The rest of the text is unchanged.
     """
     for row in rows:
         text = CALCULATOR.sub("", row.completion).strip()

@@ -1,11 +1,11 @@
-"""The choice, in two stages with two questions: which chains of a problem, and which problems.
+"""Two stages that choose: which chains of a problem, and which problems.
 
     chains:   {_target_: curation.stages.choose.chains, by: nll_inner, at_most: 1, seed: 0}
     problems: {_target_: curation.stages.choose.problems, k: 800, by: random, shares: {source: equal}, seed: 0}
 
-What is known about the two is different (docs/choosing.md): a score can tell good chains of a problem from bad ones,
-while few ways to choose problems beat a random choice. Whether low or high values are better follows from the score;
-`prefer` says it of a score that does not state it. Ties are broken by `seed`, so the order of rows decides nothing.
+The evidence differs (docs/choosing.md): a score can tell good chains of a problem from bad ones, while few ways to
+choose problems beat a random choice. Whether low or high values are better is stated by the score; `prefer` states it
+for a score that does not. Ties are broken by `seed`, so the order of rows does not matter.
 `curation/evidence/controls.py` makes the sets that a choice has to beat.
 """
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 Prefer = Literal["lowest", "highest", "middle"]
 RANDOM, TARGET = NO_SCORES
-NOT_DRAWN = "not drawn"  # the reason of what a random choice leaves
-SHORT_OF = "fewer rows than asked for"  # the metric of shares that the pool cannot fill
+NOT_DRAWN = "not drawn"  # the reason of rows that a random choice drops
+SHORT_OF = "fewer rows than asked for"  # the metric for shares that the pool cannot fill
 DIMENSIONS = 128  # of an embedding
 
-# Distance of a value from the preferred one: less is better
+# Distance of a value from the preferred one: lower is better
 KEYS: Mapping[str, Callable[[float], float]] = {
     "lowest": lambda value: value,
     "highest": lambda value: -value,
@@ -52,7 +52,7 @@ def _order(seed: int, text: str) -> int:
 
 
 def preferred(by: str, prefer: Prefer | None, where: str) -> Prefer:
-    """Which values of a score to prefer. Raises UserError where nothing says it or `prefer` contradicts the score."""
+    """Which values of a score to prefer. Raises UserError if it is not stated, or `prefer` contradicts the score."""
     if by in NO_SCORES:
         return "highest"
     if not (stated := direction(by)):
@@ -76,10 +76,10 @@ def _check_chains(*, by: str, prefer: Prefer | None = None, **_: object) -> None
 def chains(
     rows: Iterable[Example], /, *, by: str, at_most: PositiveInt, seed: int, prefer: Prefer | None = None
 ) -> Iterator[Row]:
-    """Keep the best `at_most` chains of each problem by `scores[by]`; `by: random` takes any.
+    """Keep the best `at_most` chains of each problem by `scores[by]`; `by: random` takes random ones.
 
-    `prefer`, only for a score that does not state its direction, is whether the lowest value is best, the highest, or
-    the one nearest to 0.5. Goes through `rows` twice. Raises UserError for a direction that is missing or wrong.
+    `prefer`, only for a score that does not state its direction, says whether the lowest value is best, the highest, or
+    the one nearest to 0.5. Goes through `rows` twice. Raises UserError for a missing or wrong direction.
     """
     key = KEYS[preferred(by, prefer, "chains")]
     best: defaultdict[int, list[tuple[float, int, str]]] = defaultdict(list)  # the worst of the kept ones first
@@ -102,7 +102,7 @@ def chains(
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """How long the chosen chains are, as a mixture of short and long ones."""
+    """The lengths of the chosen chains, as a mixture of short and long ones."""
 
     short: Share  # of chains of at most `tokens` tokens; the others are longer
     tokens: int
@@ -153,12 +153,12 @@ def problems(
     """Keep `k` problems with all of their chains, or as many as `tokens` tokens allow; the best come first.
 
     Args:
-        by: a score, of which a problem has that of its best chain; `random`; or `target`, which takes the problems
-            nearest to those of `target`, one for each of them in turn.
+        by: a score (a problem has the score of its best chain); `random`; or `target`, which takes the nearest problem
+            to each problem of `target` in turn.
         prefer: see `chains`; `middle` of a pass rate is middle difficulty.
         shares: by `source`, by a note, or by `cluster` (k-means of the problems' embedding, `clusters` of them): equal
-            shares, those of the `target`, or numbers that sum to 1. Several are combined. A group that is too small
-            leaves its place to the best others, and the funnel says so.
+            shares, those of the `target`, or numbers that sum to 1. Several are combined. If a group is too small, the
+            best problems of other groups fill its places, and the funnel reports it.
         lengths: shares of short and long chains, by `scores.tokens`.
         target: a pool source of problems like those that matter. None of them may be in the pool.
 
@@ -201,7 +201,7 @@ def problems(
 
 
 def _tabulate(rows: Iterable[Example], by: str, prefer: Prefer, shares: Shares, counted: bool) -> "pd.DataFrame":
-    """The problems, each with the value of its best chain (less is better), the tokens of all, and its groups."""
+    """The problems, each with the value of its best chain (lower is better), all its tokens, and its groups."""
     import pandas as pd
 
     records, noted = list[dict[str, Any]](), {"source", "cluster"}
@@ -241,7 +241,7 @@ def _resolve_share(
 
 
 def nearest_in_turn(target: Sequence[str], pool: Sequence[str], seed: int) -> list[float]:
-    """For each problem of the pool its place in the order in which the targets, in turn, take the nearest one left."""
+    """The rank of each problem of the pool, if the targets take turns and each takes the nearest remaining problem."""
     vectors = embed([*target, *pool], dimensions=DIMENSIONS, seed=seed)
     near = vectors[: len(target)] @ vectors[len(target) :].T
     queues = [iter(row) for row in np.argsort(-near, axis=1, kind="stable")]
@@ -261,7 +261,7 @@ def _pick(
     dimensions: Mapping[str, Mapping[str, float]],
     by: str,
 ) -> tuple[list[str], dict[str, tuple[str, str]]]:
-    """The chosen problems, the best first, and of every other problem why it was not chosen."""
+    """The chosen problems, the best first, and for every other problem why it was not chosen."""
     asked = split(len(ranked) if k is None else k, dimensions)
     room, allowed = Counter(asked), {cell for cell, count in asked.items() if count}
     left = {cell: math.inf if tokens is None else tokens * share for cell, share in _cell_shares(dimensions).items()}
@@ -273,7 +273,7 @@ def _pick(
             chosen.add(problem)
             room[cell] -= 1
             left[cell] -= cost
-    spare, budget = room.total(), sum(left.values())  # of groups that are too small
+    spare, budget = room.total(), sum(left.values())  # unused places and tokens of groups that are too small
     if k is not None and dimensions and spare:
         record(SHORT_OF, "; ".join(f"{_shown(dimensions, c)}: {n}" for c, n in sorted(room.items()) if n))
     refused: dict[str, tuple[str, str]] = {}
@@ -299,7 +299,7 @@ def _shown(dimensions: Mapping[str, Any], cell: tuple[str, ...]) -> str:
 
 
 def split(count: int, dimensions: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, ...], int]:
-    """How many of `count` each combination of groups gets, by largest remainder.
+    """How many of `count` each combination of groups gets, by the largest-remainder method.
 
     >>> split(5, {"kind": {"a": 0.5, "b": 0.5}})
     {('a',): 3, ('b',): 2}
@@ -313,7 +313,7 @@ def split(count: int, dimensions: Mapping[str, Mapping[str, float]]) -> dict[tup
 
 
 def _cell_shares(dimensions: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, ...], float]:
-    """The share of each combination of groups; of no dimension at all, everything."""
+    """The share of each combination of groups; without dimensions, one group with everything."""
     return {
         cell: math.prod(dimensions[name][group] for name, group in zip(dimensions, cell, strict=True))
         for cell in product(*dimensions.values())
@@ -322,7 +322,7 @@ def _cell_shares(dimensions: Mapping[str, Mapping[str, float]]) -> dict[tuple[st
 
 @stage("pool")
 def subsample(rows: Iterable[Example], /, *, k: PositiveInt, seed: int) -> Iterator[Row]:
-    """Keep `k` problems at random, where there are more than can be paid for. A larger `k` keeps the same and more.
+    """Keep `k` problems at random, for a pool larger than the budget. A larger `k` keeps the same ones and more.
 
     All chains of a problem stay or are dropped together. Goes through `rows` twice.
     """

@@ -1,8 +1,8 @@
 """Decontamination: drop problems that are, or hold, a problem of a benchmark.
 
-`decontaminate` is the toolkit's own method, which finds copies in other words and LaTeX (`curation/matching/match.py`;
-`bench/peers/matcher.py` measures what it finds). `drop_overlap` is the rule that MAmmoTH2 publishes: a run of ten
-words shared with a question or an answer. A recipe may have both.
+`decontaminate` is the toolkit's method, which also finds reworded copies and other LaTeX (`curation/matching/match.py`;
+`bench/peers/matcher.py` measures what it finds). `drop_overlap` is the published rule of MAmmoTH2: a run of ten words
+shared with a question or an answer. A recipe may use both.
 """
 
 import json
@@ -19,7 +19,7 @@ from eval.benchmarks import is_required, load, nodes, on_hub, without_required
 from limo.data import Dropped, Example, Row
 from limo.recipe import InputBenchmarks, bind, input_files
 
-SHORT = 4  # words of a benchmark's text that is compared as a whole; fewer say nothing
+SHORT = 4  # fewest words of a benchmark's text that is compared as a whole
 REASONS: dict[Verdict, str] = {
     "same": "in a benchmark",
     "variant": "a benchmark problem with other numbers",
@@ -29,7 +29,7 @@ DECONTAMINATED = "problems left out that are in"  # the metric that the dataset 
 
 
 def _check_benchmarks(*, benchmarks: InputBenchmarks, **_: object) -> None:
-    """Read a row of each benchmark that is not on the Hub: a wrong name or path is reported, and nothing downloaded."""
+    """Read a row of each benchmark that is not on the Hub, to report a wrong name or path without downloading."""
     for name, node in nodes(benchmarks).items():
         if not on_hub(name, node) and is_required(name, node):
             next(iter(bind(without_required(node), f"benchmarks.{name}")(name, "")), None)
@@ -39,10 +39,10 @@ def _check_benchmarks(*, benchmarks: InputBenchmarks, **_: object) -> None:
 def decontaminate(
     rows: Iterable[Example], /, *, benchmarks: InputBenchmarks, variants: Literal["drop", "keep"]
 ) -> Iterator[Row]:
-    """Drop problems that hold a benchmark problem, each beside what it matched.
+    """Drop problems that hold a benchmark problem, and note the problem that they match.
 
-    `variants` is whether a benchmark problem with other numbers, and a large part of one, are to "drop" too or to
-    "keep". Raises UserError for a benchmark that is missing.
+    `variants` decides whether a benchmark problem with other numbers, or a large part of one, is dropped too or kept.
+    Raises UserError for a benchmark that is missing.
     """
     names, texts, index = _index(_key(benchmarks), ("question",), None)
     others = " with variants and parts of problems" if variants == "drop" else ""
@@ -64,8 +64,8 @@ def drop_overlap(
 ) -> Iterator[Row]:
     """Drop rows whose question or answer shares a run of `run` words with a benchmark's question or its answer.
 
-    White space, case and punctuation are no disguise; other LaTeX is. A benchmark's text of fewer words is compared as
-    a whole, which the published rule never finds. Raises UserError for a benchmark that is missing.
+    White space, case and punctuation are ignored; a different LaTeX spelling hides a match. A benchmark's text of fewer
+    words, which the published rule never finds, is compared as a whole. Raises UserError for a missing benchmark.
     """
     _, texts, index = _index(_key(benchmarks), ("question", "answer", "solution"), run)
     for row in rows:
@@ -79,7 +79,7 @@ def drop_overlap(
 
 
 def _key(benchmarks: InputBenchmarks) -> str:
-    """Names benchmarks and the state of their files: a process that lives on reads a changed file again."""
+    """A key for benchmarks and the state of their files, so that a long-lived process reads a changed file again."""
     files = input_files({"_target_": f"{__name__}.decontaminate", "benchmarks": benchmarks})
     return json.dumps([benchmarks, {path: Path(path).expanduser().stat().st_mtime_ns for path in files}])
 
@@ -88,7 +88,7 @@ def _key(benchmarks: InputBenchmarks) -> str:
 def _index(
     key: str, parts: tuple[str, ...], run: int | None
 ) -> tuple[list[str], list[tuple[str, str, str]], Known | WordRuns]:
-    """Names of the benchmarks, id, part and text of their rows, and these to look up against: once in a process."""
+    """Names of the benchmarks; id, part and text of their rows; and an index of the texts. Built once per process."""
     texts, loaded = [], load(json.loads(key)[0], "")
     for row in (row for listed in loaded.values() for row in listed):
         question = str(row.notes.get("problem", row.question))

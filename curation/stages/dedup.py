@@ -1,10 +1,10 @@
-"""Deduplication: the same problem in the same words, then in other words or other LaTeX. For millions of rows.
+"""Deduplication of problems: exact duplicates, then reworded problems or other LaTeX. For millions of rows.
 
-Rows of one problem get one `problem`, that of the first; a row that brings another chain stays as its rival.
+All rows of one problem get the `problem` id of the first; a row with another chain stays as a rival.
 
-Exact duplicates have the same tokens, the words of asking ("find", "what is the value of") aside, and answers that
-agree. Near duplicates are what `curation/matching/match.py` finds to be the same, with agreeing answers. Problems that
-differ in their numbers are other problems.
+Exact duplicates have the same tokens, except for question words ("find", "what is the value of"), and answers that
+agree. Near duplicates are problems that `curation/matching/match.py` finds to be the same, with agreeing answers.
+Problems that differ in their numbers are different problems.
 """
 
 from array import array
@@ -22,16 +22,16 @@ from curation.stage import drop, stage
 from eval.grade import equal
 from limo.data import Dropped, Example, Row
 
-FIRSTS = 8  # problems of the same words and other answers that a row is compared with
+FIRSTS = 8  # most problems with the same words and different answers that a row is compared with
 
 
 @stage("pool")
 def exact_dedup(rows: Iterable[Example], /) -> Iterator[Row]:
-    """Drop rows that repeat an earlier problem and chain, words of asking, LaTeX's spelling and white space aside.
+    """Drop rows that repeat an earlier problem and chain; question words, LaTeX spelling and white space are ignored.
 
-    Another chain of an earlier problem stays as its rival. Where rows of one text have different answers, at most one
-    is right: that of most rows stays, and without a majority none. Goes through `rows` three times and holds a few
-    numbers a row, so that a million rows fit.
+    Another chain of an earlier problem stays as a rival. If rows of one text have different answers, only rows with the
+    majority's answer stay, and without a majority none. Goes through `rows` three times and holds a few numbers per
+    row, so that a million rows fit.
     """
     groups = group_equal(array("Q", (digest(canonical(row.question)) for row in rows)))
     answers: dict[int, list[str]] = {}
@@ -51,13 +51,13 @@ def exact_dedup(rows: Iterable[Example], /) -> Iterator[Row]:
 
 
 def canonical(text: str) -> str:
-    """What two texts of the same problem have in common: tokens without words of asking, and the words of drawings."""
+    """A form that is equal for texts of the same problem: tokens without question words, and the words of drawings."""
     found = (part.lower() if len(part) > 1 and part.isalpha() else part for part in tokenize(text))
     return " ".join([*(part for part in found if part not in ASKING and part not in SILENT), split_drawings(text)[1]])
 
 
 def _undisputed(rows: Iterable[Example], groups: Container[int], right: Mapping[int, str | None]) -> Iterator[Row]:
-    """The rows, and in the place of one whose answer most others contradict its drop."""
+    """The rows, with a Dropped in place of each row whose answer the majority contradicts."""
     for at, row in enumerate(rows):
         answer = right.get(digest(squeezed(row.question)), "") if at in groups else row.answer
         if answer is not None and same_answer(row.answer, answer):
@@ -88,7 +88,7 @@ def majority(answers: Sequence[str]) -> str | None:
 
 
 def group_equal(keys: "array[int] | np.ndarray") -> dict[int, int]:
-    """The positions of keys (n,) that recur, each with the position at which its key first came (its own, if that)."""
+    """The positions of keys (n,) that occur several times, each with the position of the key's first occurrence."""
     values = np.asarray(keys, np.uint64)
     order = np.argsort(values, kind="stable")
     same = values[order][1:] == values[order][:-1]
@@ -101,7 +101,7 @@ def group_equal(keys: "array[int] | np.ndarray") -> dict[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class First:
-    """What is held of the first row of a problem that comes again."""
+    """Data of the first row of a problem that occurs again."""
 
     id: str
     problem: str
@@ -113,10 +113,10 @@ class First:
 def merged(
     rows: Iterable[Row], earlier: Mapping[int, Sequence[int]], same: Callable[[Example, First], bool]
 ) -> Iterator[Row]:
-    """Rows of which some are the same problem: the first of each stays, and of the others those with a new chain.
+    """Merge rows of the same problem: the first stays, and of the others those with a new chain.
 
-    Args: `earlier` has the positions of earlier rows that may be the same problem as that at a position; `same`
-    decides. Yields one row for each, in order; what is dropped already stays so.
+    Args: `earlier` gives for a position the positions of earlier rows that may be the same problem; `same` decides.
+    Yields one row for each, in order; rows that are already dropped stay dropped.
     """
     held: dict[int, First] = {}
     wanted = {at for others in earlier.values() for at in others}
@@ -140,15 +140,15 @@ def merged(
 
 
 def same_answer(one: str, other: str) -> bool:
-    """Whether two references agree, or cannot be compared: one that is missing contradicts none."""
+    """Whether two references agree, or cannot be compared; a missing one agrees with any."""
     return not (one and other) or one == other or equal(one, other)[0] != "wrong"
 
 
 @stage("pool")
 def near_dedup(rows: Iterable[Example], /) -> Iterator[Row]:
-    """Drop problems that are an earlier one in other words or other LaTeX; another chain of one stays as its rival.
+    """Drop problems that repeat an earlier one in other words or other LaTeX; rows with another chain stay as rivals.
 
-    Goes through `rows` twice and holds less than 1 kB a row.
+    Goes through `rows` twice and holds less than 1 kB per row.
     """
     pairs = find_pairs(Sketches.of(row.question for row in rows))
     yield from merged(rows, pairs, _is_near)
@@ -159,7 +159,7 @@ def _is_near(row: Example, first: First) -> bool:
 
 
 def is_same(one: str, other: str) -> bool:
-    """Whether two texts are one problem, as far as words, formulas and drawings say.
+    """Whether two texts are the same problem, judged by words, formulas and drawings.
 
     >>> is_same("Find the value of $x+1$.", "What is \\\\(x + 1\\\\)?"), is_same("Find $x+1$.", "Find $x-1$.")
     (True, False)

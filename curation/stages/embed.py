@@ -1,4 +1,4 @@
-"""Vectors of problems, for what is near to what: shares by cluster, and problems near a target."""
+"""Embeddings of problems, for shares by cluster and for problems near a target."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from curation.matching.similar import tokens
 
-TERMS = 2**17  # the most frequent ones; a term that a single text has links it to nothing
-NOISE = 1e-6  # what float32 leaves of a length that is zero
+TERMS = 2**17  # only the most frequent terms are used; a term of a single text links it to no other
+NOISE = 1e-6  # lengths below this are rounding errors of zero in float32
 
 
 def embed(texts: Sequence[str], *, dimensions: int, seed: int) -> np.ndarray:
-    """Vectors (n, d) float32 of unit length, d at most `dimensions`; a text with nothing to compare is all zeros.
+    """Vectors (n, d) float32 of unit length, d at most `dimensions`; zeros for a text without shared terms.
 
     LaTeX tokens and their pairs, weighted by how rare they are, (1 + ln tf) (1 + ln((1 + n) / (1 + df))), in rows of
     unit length, reduced to a few dimensions by a truncated singular value decomposition (latent semantic analysis:

@@ -1,18 +1,19 @@
-"""What a chain does for a target: how much a short training on the target's own chains helps with it.
+"""The influence of a chain on a target: scores from a short training on the target's chains.
 
 | score | definition | source | better |
 |---|---|---|---|
 | loss_drop | (nll before - nll after) / nll before, of the chain, before and after the warm-up | 2605.09404 | higher |
 | less | mean cosine of the chain's gradient and those of the target's chains, after the warm-up | 2402.04333 | higher |
 
-Both warm the student up on the target: problems with a chain each that are like those to be solved, and none of which
-is in the pool. The warm-up is a LoRA training by `limo.train.sft`, kept in the cache. Gradients are those of the
-adapter's weights. LESS divides them by Adam's second moments and averages over checkpoints; here they are plain and of
-one checkpoint, and the projection is a count sketch (Charikar et al. 2002): each weight is added with a random sign to
-one of `dimensions` sums, which keeps inner products in expectation at the cost of one addition a weight.
+Both first train the student on the target (the warm-up): problems with a chain each, similar to those to be solved, and
+not in the pool. The warm-up is a LoRA training by `limo.train.sft`, kept in the cache. Gradients are those of the
+adapter's weights. LESS divides them by Adam's second moments and averages over checkpoints; here they are plain
+gradients of one checkpoint, and the projection is a count sketch (Charikar et al. 2002): each weight is added with a
+random sign to one of `dimensions` sums, which keeps inner products in expectation at the cost of one addition per
+weight.
 
-What they cost, beside the warm-up: loss_drop two forward passes over the pool, less a forward and a backward pass
-through the whole model, which is about two thirds of an epoch of full training.
+Costs in addition to the warm-up: `loss_drop` takes two forward passes over the pool; `less` takes a forward and a
+backward pass through the whole model, which is about two thirds of an epoch of full training.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -100,8 +101,8 @@ def add_loss_drop(
 ) -> Iterator[Row]:
     """Add `loss_drop` (see the module's table), and `nll`, of each chain.
 
-    Args: `target` is a pool source of problems with chains, `warm_up` the training on them; the others as those of
-    `likelihood.add_fit`, which says which chains are dropped. Holds the rows in memory. Raises UserError as it does,
+    Args: `target` is a pool source of problems with chains, `warm_up` the training on them; the others as in
+    `likelihood.add_fit`, and chains are dropped as there. Holds the rows in memory. Raises UserError as `add_fit` does,
     and for a target without chains.
     """
     place, _ = _warm_up(model, target, warm_up, max_length)
@@ -129,10 +130,10 @@ def add_less(
     max_length: PositiveInt,
     dimensions: PositiveInt = DIMENSIONS,
 ) -> Iterator[Row]:
-    """Add `less` (see the module's table) of each chain; arguments as those of `add_loss_drop`.
+    """Add `less` (see the module's table) of each chain; arguments as in `add_loss_drop`.
 
     `dimensions` of a projected gradient: the cosine's error is about 1 / sqrt(dimensions). A chain that is empty,
-    longer than `max_length` or without a finite gradient is dropped. Scores are kept in the cache as they are finished.
+    longer than `max_length` or without a finite gradient is dropped. Each finished score is kept in the cache.
     """
     place, wanted = _warm_up(model, target, warm_up, max_length)
     kept = Kept(cache_folder() / "fit" / f"{content_id([place.name, 'less', dimensions], 16)}.jsonl")
@@ -156,7 +157,7 @@ def add_less(
 
 
 class _Sketch:
-    """Unit vectors that stand for gradients of an adapter's weights; the model is loaded at the first one."""
+    """Projected gradients of an adapter's weights as unit vectors; the model is loaded at the first one."""
 
     def __init__(self, model: str, adapter: Path, dimensions: int) -> None:
         self.model, self.adapter, self.dimensions = model, adapter, dimensions

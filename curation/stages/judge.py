@@ -1,12 +1,12 @@
-"""What a language model thinks of a chain, by a rubric: the prompt of the judge and the reader of its reply.
+"""Judges chains with a language model and a rubric: the prompt of the judge and the reader of its reply.
 
 A rubric is a list of criteria, each with a question and what 1 and 5 mean (`rubrics/reasoning.yaml`). The judge
 justifies itself in a few sentences and ends with one JSON object, a whole number from 1 to 5 for each criterion. A
 reply that does not end exactly so is no verdict: nothing is guessed from words.
 
-A chain may contain anything, orders to the judge and finished verdicts too. Problem, answer and chain stand between
-marks with a code that occurs in none of them, so no text can close its own marks; and the verdict must repeat the code,
-so a judge that only quotes what it read gives none. What remains is a judge that lets itself be persuaded.
+A chain may contain anything, even orders to the judge or finished verdicts. Problem, answer and chain are enclosed in
+marks with a code that occurs in none of them, so no text can close its marks. The verdict must repeat the code, so a
+judge that only quotes a text gives no verdict. A chain may still persuade a judge.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -82,10 +82,9 @@ def judge_chains(
     """Let a model judge each chain by a rubric, `sampling.n` times, and keep the mean of its readable verdicts.
 
     Args: `engine` node of the judge, `rubric` the name of a shipped one (reasoning) or a YAML file.
-    Adds `scores.judge_<criterion>` from 1 to 5; `scores.judge`, the mean of the criteria after (number - 1) / 4 has
-    brought each to [0, 1]; and `notes.judge`, how many of how many replies were `readable`. A row without a chain, or
-    with no readable reply, is dropped. Goes through `rows` twice. Raises UserError for a rubric
-    that cannot be read.
+    Adds `scores.judge_<criterion>` from 1 to 5; `scores.judge`, the mean of (number - 1) / 4 over the criteria, from 0
+    to 1; and `notes.judge`, the numbers of `readable` and of all replies. A row without a chain or without a readable
+    reply is dropped. Goes through `rows` twice. Raises UserError for a rubric that cannot be read.
     """
     criteria = read_rubric(rubric)
     judge = Cached(bind(engine, "engine")())
@@ -107,7 +106,7 @@ def judge_chains(
 
 
 def judge_prompt(row: Example, criteria: Sequence[Criterion]) -> Prompt:
-    """What the judge is asked about a row: one user message, since not every template takes a system message."""
+    """The prompt of the judge for a row: one user message, since not every template takes a system message."""
     code = code_of(row)
     numbers = "".join(f', "{c.name}": <{LOW} to {HIGH}>' for c in criteria)
     listed = "\n".join(f"- {c.name}: {c.question} {LOW}: {c.low} {HIGH}: {c.high}" for c in criteria)
@@ -133,12 +132,12 @@ def code_of(row: Example) -> str:
 def read_verdict(reply: Completion, code: str, criteria: Sequence[Criterion]) -> dict[str, int] | None:
     """The number of each criterion, or None for a reply that was cut off or does not end with a whole verdict.
 
-    It has every criterion once, nothing else beside the code, and whole numbers from 1 to 5 only.
+    A verdict has the code and every criterion once, nothing else, and only whole numbers from 1 to 5.
     """
     verdict = verdict_of(reply, code)
     if verdict is None or set(verdict) != {c.name for c in criteria}:
         return None
-    # A bool is an int to isinstance
+    # isinstance would accept a bool as an int
     return verdict if all(type(v) is int and LOW <= v <= HIGH for v in verdict.values()) else None
 
 

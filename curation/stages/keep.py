@@ -1,4 +1,4 @@
-"""Bounds: any number of a row as a condition.
+"""A stage that keeps rows by bounds on any of their scores.
 
 keep: {_target_: curation.stages.keep.keep_between, by: tokens, at_most: 4096}
 """
@@ -22,7 +22,7 @@ def _check(*, at_least: float | None = None, at_most: float | None = None, **_: 
 def keep_between(
     rows: Iterable[Example], /, *, by: str, at_least: float | None = None, at_most: float | None = None
 ) -> Iterator[Row]:
-    """Keep the rows whose score `by` is at least, and at most, a number; both bounds belong to the range.
+    """Keep the rows whose score `by` is between `at_least` and `at_most`, both included; each may be left out.
 
     Raises UserError without a bound, for bounds that exclude each other, and for rows without that score.
     """

@@ -2,7 +2,7 @@
 
 Let the loss tokens of a chain be t = 1..T, p_t the student's probability of token t after the prompt and the tokens
 before it, r_t the rank of that token in the vocabulary (1 is the most probable), and H_t the entropy of the
-distribution in its place. A step is a line or a sentence.
+distribution at its position. A step is a line or a sentence.
 
 | score | definition | source | better |
 |---|---|---|---|
@@ -16,13 +16,13 @@ distribution in its place. A step is a line or a sentence.
 
 One forward pass gives nll, nll_inner, rsr and hes; ifd takes a second one, nll_local one for each step after the
 first few, early one of 100 tokens with a second copy of the model. Prompt and chain have the token ids that training
-sees; the end of the turn is not counted, since it is the template's. Without the problem (ifd), the chain follows an
-empty user message. The perturbation of `early` is ours: Gaussian noise of a hundredth of each weight tensor's root mean
-square.
+sees; the end of the turn is not counted, since it belongs to the template. Without the problem (ifd), the chain follows
+an empty user message. The perturbation of `early` is ours: Gaussian noise of a hundredth of each weight tensor's root
+mean square.
 
-Scores are kept in the cache as they are finished, each for itself, so a killed run resumes, a second run is free, and
-one more score costs only its own pass. Left out: models that bring their own code, models too large for one GPU, for
-which a server can return the log-probabilities, and the diversity part of 2606.26797, which takes several checkpoints.
+Each finished score is kept in the cache separately, so a killed run resumes, a second run is free, and an additional
+score costs only its own pass. Left out: models with remote code, models too large for one GPU (a server can return
+their log-probabilities), and the diversity part of 2606.26797, which takes several checkpoints.
 """
 
 import math
@@ -55,9 +55,9 @@ BETTER: Mapping[str, Direction] = {
 HERE_ONLY = ("hes", "early")  # a server gives neither the whole distribution nor other weights
 MAX_RANK = 100  # larger ranks count as this one (2601.14249, section 3)
 TOP = 0.005  # share of the tokens that hes sums (2605.22389)
-EARLY = 100  # loss tokens that early looks at (2606.26797)
-NOISE = 0.01  # of early, in root mean squares of a weight tensor
-CHUNK = 256  # rows in memory at once, sorted by length among themselves
+EARLY = 100  # first loss tokens, which early uses (2606.26797)
+NOISE = 0.01  # perturbation of early, in root mean squares of a weight tensor
+CHUNK = 256  # rows in memory at once, sorted by length within the chunk
 STEP = re.compile(r"(?:\A|\n)\s*(?=\S)|(?<=[.!?])[ \t]+(?=[A-Z$\\])")
 
 
@@ -133,7 +133,7 @@ class _Encoded:
     window: int
 
     def key(self, name: str) -> str:
-        """A name of one score of this row under one model: of all that it depends on."""
+        """The cache key of one score of this row under one model, made from everything that the score depends on."""
         steps = {"nll_inner": [self.starts], "nll_local": [self.starts, self.window]}
         return content_id([self._tokens, name, steps.get(name)], 16)
 
@@ -142,7 +142,7 @@ class _Encoded:
         return content_id([self.prompt, self.ids], 16)
 
 
-WHOLE: Mapping[str, Callable[[TokenFit, Sequence[int]], float]] = {  # what one pass over the chain gives
+WHOLE: Mapping[str, Callable[[TokenFit, Sequence[int]], float]] = {  # scores from one pass over the chain
     "nll": lambda tokens, starts: float(tokens.nll.mean()),
     "nll_inner": lambda tokens, starts: _mean_inside(tokens.nll, starts),
     "rsr": lambda tokens, starts: _rank_surprisal(tokens),
@@ -167,7 +167,7 @@ def _high_entropy_sum(tokens: TokenFit) -> float:
 
 @dataclass(frozen=True)
 class _Fit:
-    """How a row becomes sequences to measure, and their measurements scores."""
+    """Turns rows into sequences to measure, and the measurements into scores."""
 
     tokenizer: Any
     measure: Measure
@@ -180,12 +180,12 @@ class _Fit:
         return _Encoded(prompt, ids, step_starts(self.tokenizer, text, ids), self.window)
 
     def _context(self, messages: Sequence[Message]) -> list[int]:
-        # Where a template renders nothing, the end token, which separates texts in pretraining
+        # If a template renders nothing, the context is the end token, which separates texts in pretraining
         return prompt_ids(self.tokenizer, messages) or [turn_end(self.tokenizer)]
 
     @cached_property
     def _perturbed(self) -> Measure:
-        """How to measure with slightly other weights, the same at each start."""
+        """Measures with slightly perturbed weights, which are the same in every process."""
         import torch
 
         name, dtype, batch_size = self.model
@@ -199,7 +199,7 @@ class _Fit:
         return local_measure(models, batch_size)
 
     def scores_of(self, rows: Sequence[_Encoded], names: Sequence[str]) -> list[dict[str, float]]:
-        """The named scores of each row; what the model itself measures of all rows is measured together."""
+        """The named scores of each row; sequences of all rows are measured together."""
         whole = any(name in WHOLE or name in ("ifd", "nll_local") for name in names)
         nothing = self._context(chat(""))
         asked: list[Sequence_] = []
@@ -230,9 +230,9 @@ class _Fit:
 
 
 def windows(prompt: list[int], ids: list[int], starts: Sequence[int], window: int) -> list[Sequence_]:
-    """The prompt with the `window` steps before it, and a step's own ids, for each step that more steps precede.
+    """For each step with more than `window` steps before it: prompt and `window` steps as context, and the step's ids.
 
-    The first `window + 1` steps are left out: their window is all that precedes them, as in the pass over the chain.
+    The first `window + 1` steps are left out: all steps before them are in their window, as in the pass over the chain.
     """
     spans = list(zip(starts, [*starts[1:], len(ids)], strict=True))
     return [

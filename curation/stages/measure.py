@@ -1,7 +1,7 @@
 """The probabilities that a model gives to the tokens of a text: one forward pass here, or a server's log-probabilities.
 
-Sequences are pairs of token ids: the context, and the tokens that are measured. What a server cannot give is the
-entropy, which needs the whole distribution, and any model but the one that it serves.
+Sequences are pairs of token ids: the context, and the measured tokens. A server cannot give the entropy, which needs
+the whole distribution, nor use another model than the one that it serves.
 """
 
 import json
@@ -30,15 +30,15 @@ Sequence_ = tuple[list[int], list[int]]  # ids of the context, and of the tokens
 
 @dataclass(frozen=True, slots=True)
 class TokenFit:
-    """What a model makes of the measured tokens, each of shape (tokens,)."""
+    """A model's values for the measured tokens, each of shape (tokens,)."""
 
     nll: np.ndarray  # -log p_t in nats
     rank: np.ndarray  # of the token in the vocabulary, from 1
-    entropy: np.ndarray | None = None  # of the distribution in the token's place, in nats, where it was asked for
+    entropy: np.ndarray | None = None  # of the distribution at the token's position, in nats, if requested
 
 
 class Measure(Protocol):
-    """Measures sequences, with the entropies if asked."""
+    """Measures sequences, with entropies if requested."""
 
     def __call__(self, sequences: Sequence[Sequence_], entropy: bool = False) -> list[TokenFit]:
         """One result for each sequence."""
@@ -47,7 +47,7 @@ class Measure(Protocol):
 def load_measure(
     model: str, dtype: str, batch_size: int, max_length: int, server: str | None, api_key_env: str | None
 ) -> tuple[Any, str, Measure]:
-    """(tokenizer, name of the model, how to measure with it), here or on a server.
+    """(tokenizer, name of the model, function that measures with it), here or on a server.
 
     Raises UserError for a model that does not load or takes fewer tokens than `max_length`.
     """
@@ -71,7 +71,7 @@ def load_replicas(folder: Path, dtype: str) -> list[Any]:
 
 
 def local_measure(models: Sequence[Any], batch_size: int) -> Measure:
-    """Measure sequences with copies of a model, each copy a batch of about equal lengths at a time."""
+    """A function that measures with copies of a model; each copy takes batches of similar lengths."""
     free: SimpleQueue[Any] = SimpleQueue()
     for model in models:
         free.put(model)
@@ -95,7 +95,7 @@ def local_measure(models: Sequence[Any], batch_size: int) -> Measure:
 
 
 def token_fit(model: Any, sequences: Sequence[Sequence_], entropy: bool = False) -> list[TokenFit]:
-    """One padded forward pass over (context, ids) pairs, in pieces that share a cache; none may be empty."""
+    """One padded forward pass over non-empty (context, ids) pairs, in pieces that share a cache."""
     import torch
 
     texts = [[*context, *ids] for context, ids in sequences]
@@ -123,7 +123,7 @@ def token_fit(model: Any, sequences: Sequence[Sequence_], entropy: bool = False)
 
 
 def _serve(server: str, api_key_env: str | None) -> tuple[str, Measure]:
-    """(name of the served model, how to measure with it). The server must return `prompt_logprobs`, as vLLM does."""
+    """(name of the served model, function that measures). The server must return `prompt_logprobs`, as vLLM does."""
     keys = Keys(api_key_env)
     check_address(server, bool(keys.key), allow_insecure=False)
     headers = {"Authorization": f"Bearer {keys.key}"} if keys.key else {}
@@ -162,7 +162,7 @@ def _serve(server: str, api_key_env: str | None) -> tuple[str, Measure]:
 
 
 class Kept:
-    """Scores that were computed before, one line of JSON each; a line that a killed run left torn is ignored."""
+    """Scores that were computed before, one JSON line each; an incomplete line of a killed run is ignored."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.scores = path, dict[str, Mapping[str, float]]()
@@ -179,5 +179,5 @@ class Kept:
         self.scores.update(more)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            # A line end in front closes a torn line
+            # A line end in front closes an incomplete line
             file.write("\n" + "".join(f"{json.dumps(item)}\n" for item in more.items()))

@@ -1,6 +1,6 @@
 """Pairs for preference training: a chain, and a worse one of the same problem.
 
-`curate.pairs` takes the worse one from what was dropped on the way; `plant_slips` makes it from the chain itself.
+`curate.pairs` takes the worse chain from dropped rows; `plant_slips` makes it from the chain itself.
 """
 
 import re
@@ -20,10 +20,10 @@ WRONG = "wrong answer"  # why a stage dropped the worse chain of a pair
 
 
 def pair_with_dropped(chosen: Iterable[Example], left: Sequence[Path]) -> Iterator[Example]:
-    """Each chosen row for which there is one, with a chain that ends in a wrong answer as `rejected`.
+    """Each chosen row whose problem has a chain with a wrong answer, which becomes `rejected`.
 
-    `left` are the stages' files of dropped rows. The nearest in length is taken, so that preferring the better chain is
-    not preferring the longer one.
+    `left` are the stages' files of dropped rows. The chain nearest in length is taken, so that length does not reveal
+    the better chain.
     """
     rows = list(chosen)
     by_problem = {row.problem: row for row in rows}
@@ -50,10 +50,10 @@ def read_wrong(left: Sequence[Path]) -> Iterator[Example]:
 
 @stage("row")
 def plant_slips(rows: Iterable[Example], /, *, seed: int) -> Iterator[Row]:
-    """Each row with its chain as the better one of a pair, and as `rejected` the same with a wrong last result.
+    """Make each chain the better one of a pair; `rejected` is the same chain with a wrong last result.
 
-    The last whole number after an equals sign is off by 1, 2 or 10, there and wherever it is repeated after that; which
-    it is depends on `seed` and the row's id alone. A row without such a number is dropped.
+    The last whole number after an equals sign is off by 1, 2 or 10, there and wherever it is repeated after that; the
+    error depends on `seed` and the row's id alone. A row without such a number is dropped.
     """
     for row in rows:
         found = list(RESULT.finditer(row.completion))

@@ -14,8 +14,8 @@ from limo.data import Example, Row
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
-# <|im_end|>, <｜end▁of▁sentence｜>, [INST], <start_of_turn>: text that a tokenizer may take for its own. <s> is one at
-# the ends only, since a side of a triangle may be called so, and bars around one letter are an absolute value
+# <|im_end|>, <｜end▁of▁sentence｜>, [INST], <start_of_turn>: texts that may be a control token. <s> counts at the ends
+# only, since it may be a side of a triangle, and bars around one letter are an absolute value
 _CONTROL = re.compile(
     r"<\|[a-z][a-z0-9_]{2,40}\|>|<｜[\w▁ ]{1,40}｜>|\[/?INST\]|<</?SYS>>|\A\s*<s>|</s>\s*\Z|<(?:bos|eos|pad|unk)>"
     r"|<(?:start|end)_of_turn>"
@@ -23,10 +23,10 @@ _CONTROL = re.compile(
 _THINK = re.compile(r"<(/?)think>")
 _FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\[a-zA-Z]+|\{[^{}]*\}", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+")
-TAIL, PACKED = 1200, 0.08  # characters at the end of a chain that pack to less than this share are a loop
-LETTERS = 120  # fewer letters of prose do not tell a language
+TAIL, PACKED = 1200, 0.08  # the end of a chain is a loop if so many characters compress to less than this fraction
+LETTERS = 120  # fewest letters of prose that show a language
 SURE = 0.95  # probability from which a language counts as recognised
-FOREIGN = 0.05  # share of letters in a script that none of the languages is written in
+FOREIGN = 0.05  # fraction of letters in a script that none of the languages is written in
 _HAN_LANGUAGES, _OTHER_SCRIPTS = {"zh", "ja"}, {"ja", "ko", "ru", "uk", "bg", "sr", "el", "ar", "fa", "he", "hi", "th"}
 
 
@@ -36,8 +36,8 @@ def check_quality(
 ) -> Iterator[Row]:
     """Keep chains that are whole, in one of `languages`, and free of loops and control tokens.
 
-    Args: `languages` as two-letter codes, None for any; a run of `repeat_words` words that comes more than
-    `max_repeats` times is a loop, and so is an end that repeats itself to the letter.
+    Args: `languages` as two-letter codes, None for any; a run of `repeat_words` words that occurs more than
+    `max_repeats` times is a loop, and so is an end that repeats itself exactly.
     """
     for row in rows:
         reason, detail = find_flaw(row.completion, languages, repeat_words, max_repeats)
@@ -58,7 +58,7 @@ def find_flaw(text: str, languages: Sequence[str] | None, repeat_words: int, max
 
 
 def _unfinished(text: str) -> str:
-    """What is wrong with the <think> tags of a chain; empty where there are none, or one pair with text behind it."""
+    """What is wrong with the <think> tags of a chain; empty if there are none, or one pair followed by text."""
     tags = _THINK.findall(text)
     if not tags:
         return ""
@@ -68,7 +68,7 @@ def _unfinished(text: str) -> str:
 
 
 def find_loop(text: str, words: int, most: int) -> str:
-    """How a text repeats itself, or an empty text. Linear in the text."""
+    """A description of how a text repeats itself, or an empty text. Linear in the text."""
     tail = text[-TAIL:].encode()
     if len(tail) >= TAIL and len(zlib.compress(tail, 1)) < PACKED * len(tail):
         return f"its last {TAIL} characters repeat themselves"
@@ -80,7 +80,7 @@ def find_loop(text: str, words: int, most: int) -> str:
 
 
 def _language(text: str, languages: tuple[str, ...]) -> str:
-    """Which other language a text is in, or an empty text if it is in one of these or too short to tell."""
+    """The language of a text that is in none of `languages`; empty if it is in one of them or too short to tell."""
     prose = " ".join(_WORD.findall(_FORMULA.sub(" ", text)))
     letters = len(prose.replace(" ", ""))
     if not letters:
@@ -98,7 +98,7 @@ def _language(text: str, languages: tuple[str, ...]) -> str:
 
 @cache
 def _script(letter: str) -> str:
-    """The script of a letter where it is none of Latin and Greek, which mathematics is written in everywhere."""
+    """The script of a letter; empty for Latin and Greek, which mathematics uses in every language."""
     code = ord(letter)
     if code < 0x0400 or 0x1E00 <= code < 0x2200 or 0x1D400 <= code < 0x1D800:
         return ""

@@ -1,15 +1,15 @@
-"""What a process reward model thinks of each step of a chain, in the numbers that `check_steps` counts for equations.
+"""Scores each step of a chain with a process reward model, and adds the same scores as `check_steps` for equations.
 
-Such a model is a language model that was taught to answer every step, which is a turn of the user, with one mark: `+`
-where it holds and `-` where it does not. The first turn is the problem and the first step. p_i is the probability of
-the mark for right after step i, all steps before it marked so.
+Such a model is a language model that was trained to answer every step, which is a user turn, with one mark: `+` if the
+step is right and `-` if not. The first turn is the problem and the first step. p_i is the probability of the mark for
+right after step i, with all steps before it marked as right.
 
 | score | definition |
 |---|---|
-| steps_true, steps_false | how many steps have a p_i of at least a half, and how many less |
+| steps_true, steps_false | number of steps with a p_i of at least a half, and below |
 | reward | the smallest p_i of the chain: a chain is as good as its worst step (arXiv 2312.08935, section 3.4) |
 
-Left out: models with a head of their own, which bring their own code, and the probability among the two marks alone.
+Left out: models with a separate head, which need remote code, and the probability among the two marks alone.
 """
 
 import math
@@ -52,9 +52,9 @@ def reward_steps(
 ) -> Iterator[Row]:
     """Add `steps_true`, `steps_false` and `reward` (see the module's table) of each chain.
 
-    Args: `right` is the mark, one token; the others as those of `likelihood.add_fit`, `model` being the reward
-    model. Scores are kept in the cache as they are finished. A chain that is empty or longer than `max_length` with its
-    marks is dropped. Raises UserError for a mark of several tokens, and for a template that changes earlier turns.
+    Args: `right` is the mark for right, one token; the others as in `likelihood.add_fit`, with the reward model as
+    `model`. Each finished score is kept in the cache. A chain that is empty or longer than `max_length` with its marks
+    is dropped. Raises UserError for a mark of several tokens, and for a template that changes earlier turns.
     """
     tokenizer, name, measure = load_measure(model, dtype, batch_size, max_length, server, api_key_env)
     mark = completion_ids(tokenizer, right)
@@ -88,9 +88,9 @@ def reward_steps(
 
 
 def marked_steps(tokenizer: Any, row: Example, right: str, mark: int, most: int) -> tuple[list[int], list[int]]:
-    """The ids of problem and steps with a mark after each, and the places of the marks; none for an empty chain.
+    """The ids of problem and steps with a mark after each, and the positions of the marks; empty for an empty chain.
 
-    Ends soon after `most` ids: each step renders the conversation so far, which a chain of endless steps would not end.
+    Stops soon after `most` ids: each step renders the whole conversation so far, which is slow for very many steps.
     """
     messages, ids, places = list[Message](), list[int](), list[int]()
     for step in filter(None, map(str.strip, split_steps(row.completion))):

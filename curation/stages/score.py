@@ -1,15 +1,15 @@
-"""How a chain reasons, as a number: the LIMO score.
+"""The LIMO score: a number for how a chain reasons.
 
 Four features of the text (LIMO, arXiv 2502.03387v3, section 3, with its weights in `recipes/score/limo_v2.yaml`):
 length 30 %, and the frequency of words of verification 20 %, exploration 25 % and connection 25 %, each frequency per
-word of the chain (`eval/words.py`). Any other number that a row has may be weighed beside or instead of them, such as
-`nll_inner` or `judge`. The features see words and not steps: they cannot tell a false step from a true one, and prefer
-filler. What a score can tell apart on your pool is what `python -m curation.evidence.probe` measures.
+word of the chain (`eval/words.py`). Any other score of a row, such as `nll_inner` or `judge`, may be weighed in
+addition to them or instead. The features see words and not steps: they cannot tell a false step from a true one, and
+prefer filler. `python -m curation.evidence.probe` measures what a score can tell apart on your pool.
 
-The paper leaves the scaling out, though it needs one: lengths are in the thousands, frequencies in the hundredths.
-"rank" gives each value its percentile rank in the scored pool, ties sharing the middle: no outlier can decide, and a
+The paper does not state the scaling, which is needed: lengths are in the thousands, frequencies in the hundredths.
+"rank" gives each value its percentile rank in the scored pool, and ties their middle rank: no outlier can decide, and a
 weight of 30 % means 30 %. "zscore" is the distance to the mean in standard deviations, which keeps distances. A feature
-in which all chains are equal counts nothing.
+in which all chains are equal is not counted.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -57,10 +57,10 @@ def score(
 ) -> Iterator[Row]:
     """Add the four features, the scaled value of each weighed one, and `scores.score`, their weighted sum.
 
-    Args: `weights` by feature or by a score that the rows have, whose sizes sum to 1; with a negative weight less is
-    better. `words` names shipped lists (published, en, de, es, fr, zh) or YAML files; the terms of all count. Goes
-    through `rows` twice, and holds some numbers a row in between. The funnel names constant features. Raises UserError
-    for weights that do not sum to 1 or name what the rows do not have, and for an unknown word list.
+    Args: `weights` by feature or by a score that the rows have; their absolute values sum to 1, and with a negative
+    weight lower is better. `words` names shipped lists (published, en, de, es, fr, zh) or YAML files, whose terms are
+    combined. Goes through `rows` twice, and holds some numbers per row in between. The funnel names constant features.
+    Raises UserError for weights that do not sum to 1 or name a missing score, and for an unknown word list.
     """
     _check(weights=weights, words=words)
     others = [name for name in weights if name not in TEXT]
@@ -92,7 +92,7 @@ def score(
 
 
 def read_score(row: Example, name: str, where: str, more: Iterable[str] = ()) -> float:
-    """A score of a row. Raises UserError if it has none; `more` are names that could have been meant."""
+    """A score of a row. Raises UserError if it is missing; `more` are further names to suggest."""
     if name not in row.scores:
         raise UserError(f"{where}: the row {row.id} has no score '{name}'{suggest(name, [*more, *row.scores])}")
     return row.scores[name]
@@ -104,7 +104,7 @@ def _features(chains: list[str], words: tuple[str, ...]) -> list[tuple[float, fl
 
 
 def percentile_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks in [0, 1] of values (n,): the share of the others that are smaller, equal ones counted half.
+    """Ranks in [0, 1] of values (n,): the share of the other values that are smaller, with equal ones counted half.
 
     >>> percentile_ranks(np.array([1.0, 5.0, 5.0, 9.0])).tolist()
     [0.0, 0.5, 0.5, 1.0]
@@ -128,9 +128,9 @@ def z_scores(values: np.ndarray) -> np.ndarray:
 
 @stage("row", writes=("tokens",))
 def count_tokens(rows: Iterable[Example], /, *, tokenizer: InputPath) -> Iterator[Row]:
-    """Add `scores.tokens`, the length of each chain in the tokens of a model: what budgets and controls count in.
+    """Add `scores.tokens`, the length of each chain in a model's tokens, which budgets and controls use.
 
-    `tokenizer` is a model folder or Hub name; of the latter only the tokenizer is downloaded.
+    `tokenizer` is a model folder or Hub name; from the Hub only the tokenizer is downloaded.
     """
     encode = _tokenizer(tokenizer)
     for chunk in chunked(rows, 1000):

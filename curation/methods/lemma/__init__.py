@@ -1,1 +1,1 @@
-"""LEMMA: a student's own errors, and others like them, become rows that correct them."""
+"""LEMMA: turns a student's errors, and planted errors like them, into rows that correct them."""

@@ -1,10 +1,10 @@
-"""Problems that come with the beginning of a solution, to see what a model makes of it: a source for evaluation.
+"""Problems with the beginning of a solution, which a model continues: a source for evaluation.
 
     wrong: {_target_: curation.methods.lemma.begun.begun, source: {...}, types: [CA, OP], right: false, seed: 0}
 
-A beginning that is wrong ends with its first wrong step, planted and proved by `slips.py`; one that is
-right ends with a step of the right chain, or is all of it. The model continues from there: `eval/repair.py` measures
-how often it notices and corrects the one, and takes back the other. The problems must be held out like any others.
+A wrong beginning ends with its first wrong step, planted and proved by `slips.py`; a right beginning ends with a step
+of the right chain, or is the whole chain. The model continues from there: `eval/repair.py` measures how often it
+notices and corrects a wrong step, and how often it rejects a right one. The problems must be held out like any others.
 """
 
 from collections import Counter
@@ -25,24 +25,23 @@ from limo.recipe import bind
 def begun(
     name: str, system: str, /, *, source: dict[str, Any], types: list[Kind], right: bool, seed: int
 ) -> Iterator[Row]:
-    """The problems of `source`, each with the beginning of a solution as the assistant's own turn.
+    """The problems of `source`, each with the beginning of a solution as an unfinished turn of the assistant.
 
-    Args: `types` of mistakes, taken in turn, so that each has its share; `right` ends with a right step instead, and
-    `types` are then those of none. Adds `notes.type` (a code; "right", or "whole" where the answer is in it already)
-    and `notes.begun` with the text, the wrong equation and what it should be. Problems whose chain cannot be read, or
-    in which there is no place for the type whose turn it is, are left out; how many and why is logged. Raises UserError
-    if no problem is left.
+    Args: `types` of mistakes, used in turn, so that each has its share; with `right`, beginnings end with a right step
+    instead. Adds `notes.type` (a code; "right", or "whole" if the answer is already stated) and `notes.begun` with the
+    text, the wrong equation and its correction. Problems whose chain cannot be read, or that have no place for the next
+    type, are left out; their number and the reasons are logged. Raises UserError if no problem is left.
     """
     if not types and not right:
         raise UserError(f"{name}: types names none of {', '.join(KINDS)}")
     left, kept = Counter[str](), 0
     rows = bind(source, f"{name}.source")(name, system)
-    # The chains as training has them: equations in the open, the answer in a box
+    # The chains have the form of training: equations in the text, the answer in a box
     for row in box_answers(write_out(row for row in rows if isinstance(row, Example))):
         random = Random(f"{seed}/{row.id}")
         try:
             chain = read_chain(row)
-            if right:  # at a step that finds something, or at the answer: then nothing is left to do
+            if right:  # at a step with a result, or at the answer, after which nothing is left to do
                 last = len(chain.steps) - 1
                 at = random.choice([*(at for at, each in enumerate(chain.equations[:last]) if each), last])
                 text, kind = "".join(chain.steps[: at + 1]).rstrip(), "whole" if at == last else "right"

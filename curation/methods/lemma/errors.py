@@ -1,17 +1,17 @@
-"""Learning from errors: find a student's mistakes, plant others like them, correct them all, and mix what comes out.
+"""Learning from errors: find a student's mistakes, plant others like them, correct them all, and mix the rows.
 
 LEMMA (arXiv 2503.17439v2): training rows are a wrong beginning, cut right after its first wrong step, a reflection, and
-a right continuation. The stages, in the order of a recipe; rows come with a right chain, and those without error stay
-as they are until `mix`:
+a right continuation. The stages, in the order of a recipe; the input rows have a right chain, and rows without an error
+stay unchanged until `mix`:
 
     find     the student's wrong attempts, each with type and first wrong step            -> rows with notes.error
-    inject   mistakes of types sampled from the student's own, each proved to be one      -> rows with notes.error
-    correct  each error corrected by each strategy, kept where the answer is right and no equation is false
+    inject   proved mistakes, of types sampled from the student's mistakes                -> rows with notes.error
+    correct  each error corrected by each strategy, kept if the answer is right and no equation is false
     smooth   a teacher that is a model rewrites the whole
     mix      shares of origin, strategy and error-free chains
 
-Every stage has a `teacher`: `rules.Rules` needs no model, `teach.Model` asks one. What a model makes of a wrong
-beginning is measured with `begun.py` and `eval/repair.py`.
+Stages take a `teacher`: `rules.Rules` needs no model, `teach.Model` asks one. How a model continues a wrong beginning
+is measured with `begun.py` and `eval/repair.py`.
 """
 
 from collections import Counter
@@ -38,7 +38,7 @@ from limo.errors import UserError
 from limo.recipe import bind
 
 Teacher = Rules | Model
-CHUNK = 500  # rows whose questions a teacher gets at once
+CHUNK = 500  # rows about which a teacher is asked at once
 UNUSED = {"cut": "cut off by its length limit", "unsure": "cannot be graded", "refused": "not sampled"}
 
 
@@ -46,20 +46,20 @@ UNUSED = {"cut": "cut off by its length limit", "unsure": "cannot be graded", "r
 def find(
     rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling, teacher: dict[str, Any]
 ) -> Iterator[Row]:
-    """Each row, and behind it a row for each of the student's own wrong attempts whose first wrong step is known.
+    """Each row, followed by a row for each wrong attempt of the student whose first wrong step is known.
 
-    Args: `engine` node of the student; attempts that the ledger has are not sampled again; `teacher` node of who finds
-    the mistakes. Adds `scores.failure_rate`, wrong among finished attempts, and `notes.errors`, how often each type was
-    found. An error's row has the id of its problem, `found` and the number of the attempt, its completion ends with
-    the first wrong step, and `notes.error` has type, step, reason, proof, the whole attempt, and a right one of the
-    same problem where there is one. Attempts that were cut off, that the grader cannot tell or that hold no known
+    Args: `engine` node of the student; attempts in the ledger are not sampled again; `teacher` node that finds the
+    mistakes. Adds `scores.failure_rate`, the wrong share of finished attempts, and `notes.errors`, how often each type
+    was found. The id of an error's row consists of the problem's id, `found` and the number of the attempt; its
+    completion ends with the first wrong step; and `notes.error` has type, step, reason, proof, the whole attempt, and a
+    right attempt at the same problem if there is one. Attempts that were cut off, cannot be graded or hold no known
     mistake are dropped. Goes through `rows` twice.
     """
     student, finder = Cached(bind(engine, "find.engine")()), _bind_teacher(teacher)
     asked = ((row.prompt, sampling.n) for row in rows)
     attempted = zip(rows, stream(student, asked, sampling, "student: attempts"), strict=True)
     for chunk in chunked(attempted, CHUNK):
-        wrong: list[tuple[Example, Example, str]] = []  # the problem's row, the attempt, another one that is right
+        wrong: list[tuple[Example, Example, str]] = []  # the problem's row, the wrong attempt, a right attempt
         clean: list[Example] = []
         for row, attempts in chunk:
             outcomes = [judged(attempt, row.answer)[0] for attempt in attempts]
@@ -111,11 +111,11 @@ def inject(
 ) -> Iterator[Row]:
     """The rows, and for each problem up to `per_problem` planted mistakes that are proved to be mistakes.
 
-    Types are sampled from the distribution of the student's own at this very problem (LEMMA's rule), among those
-    that the teacher can plant. Where the student made no known mistake, `otherwise` samples from all types alike, or
-    skips the problem. A planted mistake stays if the final answer is wrong, no equation before its step is false, and
-    the step is wrong: by an equation in it that SymPy refutes, by what the right chain
-    works out there, or by a second opinion of the teacher.
+    Types are sampled from the distribution of the student's mistakes at the same problem (LEMMA's rule), among those
+    that the teacher can plant. If the student made no known mistake, `otherwise` samples all types uniformly, or skips
+    the problem. A planted mistake stays if the final answer is wrong, no equation before its step is false, and the
+    step is wrong: SymPy refutes an equation in it, or the right chain has another result there, or a second opinion of
+    the teacher says so.
     """
     planter = _bind_teacher(teacher)
     rest = Counter(dict.fromkeys(planter.kinds, 1)) if otherwise == "uniform" else Counter[str]()
@@ -156,7 +156,7 @@ def _plant(asked: Sequence[tuple[Example, str, int]], teacher: Teacher) -> Itera
 
 
 def _check_planted(row: Example, mistake: Mistake, opinion: bool | Unusable) -> None:
-    """Raise Unusable where the second opinion is another, the answer is right, or an earlier step is wrong."""
+    """Raise Unusable if the second opinion disagrees, the answer is right, or an earlier step is wrong."""
     if isinstance(opinion, Unusable):
         raise opinion
     if not opinion:
@@ -176,11 +176,11 @@ def correct(
     teacher: dict[str, Any],
     strategies: Annotated[list[Strategy], Field(min_length=1)],
 ) -> Iterator[Row]:
-    """Each error corrected by each of the `strategies`: fix (and continue), restart (afresh). Other rows stay.
+    """Correct each error by each of the `strategies`: fix (and continue) or restart. Other rows stay.
 
-    The completion becomes the wrong beginning as it is, a reflection, and the rest; `notes.strategy` names the way.
-    A row is kept if its final answer is right and no equation behind the first wrong step is false, which a check of
-    the answer alone lets through.
+    The completion becomes the unchanged wrong beginning, a reflection, and the rest; `notes.strategy` names the
+    strategy. A row is kept if its final answer is right and no equation after the first wrong step is false, which a
+    check of the answer alone would not notice.
     """
     corrector = _bind_teacher(teacher)
     for chunk in chunked(rows, CHUNK):
@@ -201,7 +201,7 @@ def correct(
 
 
 def _check_end(row: Example, rest: str) -> Row:
-    """The row, or its drop if its answer is not right or what follows the reflection holds a false equation."""
+    """The row, or a Dropped if its answer is not right or the text after the wrong step has a false equation."""
     found = grade(row.completion, row.answer)
     if found.verdict != "correct":
         detail = f"{found.extracted!r} for {row.answer!r} ({found.how})"
@@ -223,7 +223,7 @@ def _check_smooth(*, teacher: dict[str, Any]) -> None:
 
 @stage("pool", samples=True, check=_check_smooth)
 def smooth(rows: Iterable[Example], /, *, teacher: dict[str, Any]) -> Iterator[Row]:
-    """Let a model rewrite each corrected solution as one piece; kept where the answer is still right. Others stay."""
+    """Let a model rewrite each corrected solution as one text, kept if its answer is still right. Other rows stay."""
     model: Any = _bind_teacher(teacher)
     for chunk in chunked(rows, CHUNK):
         yield from (row for row in chunk if "error" not in row.notes)
@@ -241,11 +241,11 @@ def _bind_teacher(node: dict[str, Any]) -> Teacher:
 def mix_error_free(
     rows: Iterable[Example], /, *, k: int | None, student: Share, fix: Share, error_free: Share, seed: int
 ) -> Iterator[Row]:
-    """`k` rows: `error_free` the share of chains without error; of the others, `student` that of the student's own
-    errors and `fix` that corrected by fix and continue, the rest being injected and fresh starts.
+    """`k` rows: `error_free` is the share of chains without an error; among the others, `student` is the share of the
+    student's errors (the rest are injected), and `fix` the share corrected by fix and continue (the rest restart).
 
-    With `k` null there are as many as the shares allow. Where a kind has too few rows, others of the errors take their
-    place.
+    With `k` null there are as many rows as the shares allow. If a kind has too few rows, other rows with errors take
+    their place.
     """
     listed = sorted(rows, key=lambda row: content_id([seed, row.id], 16))
     wanted = {("", ""): error_free}

@@ -1,8 +1,8 @@
-"""What a mistake in a chain is: its type, its first wrong step, and the chain it stands in.
+"""Defines mistakes in a chain: the type, the first wrong step, and the chain.
 
 The twelve types are those of LEMMA (arXiv 2503.17439v2, table 12), in our own words. A chain is read into steps with
-their equations (`eval/equations.py`), and only one whose every equation holds and whose last one gives the reference
-answer is right enough to plant a mistake in.
+their equations (`eval/equations.py`). A mistake is planted only in a chain whose equations all hold and whose last
+equation gives the reference answer.
 """
 
 import re
@@ -46,9 +46,9 @@ class Mistake:
     at: int  # index of the first wrong step
     steps: tuple[str, ...]  # of the whole wrong solution; joined they are its text
     said: str  # what is wrong, in a sentence or two
-    proof: str  # how it is known that the step is wrong
-    wrong: str = ""  # the wrong equation, where there is one
-    right: str = ""  # what belongs in its place
+    proof: str  # the proof that the step is wrong
+    wrong: str = ""  # the wrong equation, if there is one
+    right: str = ""  # its correction
 
     @property
     def prefix(self) -> str:
@@ -56,19 +56,19 @@ class Mistake:
         return "".join(self.steps[: self.at + 1]).rstrip()
 
     def to_notes(self) -> dict[str, Any]:
-        """As `notes.error` of a row keeps it."""
+        """The form of `notes.error` in a row."""
         return {**asdict(self), "steps": list(self.steps)}
 
     @classmethod
     def from_notes(cls, notes: Mapping[str, Any]) -> "Mistake":
-        """The inverse of `to_notes`; what else stage or teacher have noted is left out."""
+        """The inverse of `to_notes`; other keys of the notes are ignored."""
         known = {name: notes[name] for name in cls.__dataclass_fields__}
         return cls(**{**known, "steps": tuple(notes["steps"])})
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A right chain: its steps, the equations of each, the numbers that the problem gives."""
+    """A right chain: its steps, the equations of each step, and the numbers that the problem states."""
 
     steps: tuple[str, ...]
     equations: tuple[tuple[Equation, ...], ...]
@@ -77,19 +77,19 @@ class Chain:
 
 
 class Unusable(ValueError):
-    """Why a chain, or a mistake in it, cannot be used: a short fixed reason, and what exactly."""
+    """Raised for a chain, or a mistake in it, that cannot be used: a short fixed reason, and the detail."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason, self.detail = reason, detail
 
     def dropped(self, row: Example) -> Dropped:
-        """The row, dropped for it."""
+        """The row, dropped for this reason."""
         return drop(row, self.reason, self.detail)
 
 
 def tried(make: Callable[P, T], *args: P.args, **settings: P.kwargs) -> T | Unusable:
-    """What a function makes, or why it could not."""
+    """The result of a function, or the Unusable that it raised."""
     try:
         return make(*args, **settings)
     except Unusable as why:
@@ -97,7 +97,7 @@ def tried(make: Callable[P, T], *args: P.args, **settings: P.kwargs) -> T | Unus
 
 
 def read_chain(row: Example) -> Chain:
-    """The chain of a row whose completion is right. Raises Unusable if it cannot be shown to be right."""
+    """The chain of a row. Raises Unusable if it cannot be shown to be right."""
     graded = grade(row.completion, row.answer)
     if graded.verdict != "correct":
         raise Unusable("the chain does not give the reference answer", f"{graded.extracted!r} for {row.answer!r}")
@@ -120,7 +120,7 @@ def read_chain(row: Example) -> Chain:
 
 
 def written(value: Fraction, like: str = "") -> str:
-    """A number as a person writes it in a chain, in percent where `like` is. Raises Unusable for one nobody would."""
+    """A number as a person writes it in a chain, in percent if `like` is. Raises Unusable if nobody would write it."""
     if like.endswith("%"):
         return written(value * 100) + "%"
     scaled = value * 10**_DECIMALS

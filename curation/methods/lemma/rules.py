@@ -1,13 +1,13 @@
 """The teacher that needs no model: it finds, plants and corrects mistakes in chains whose equations it can read.
 
 Planting is `slips.py`. **Finding** compares a wrong attempt with the right chain, equation by equation,
-and says where it first goes wrong only if that is proved: an equation is false, one number of a right equation is
-misread, its numbers are joined by another operation, or the answer comes before the last step. **Correcting** writes a
-reflection on the mistake, and continues the right chain, at the step that is still missing or, as a fresh start,
-from its beginning.
+and names the first wrong step only if it is proved: an equation is false, one number of a right equation is misread,
+its numbers are combined by another operation, or the answer comes before the last step. **Correcting** writes a
+reflection on the mistake, and continues the right chain, at the first missing step or, for a restart, from its
+beginning.
 
-Left out: what is wrong in words. An attempt that goes another way than the right chain is dropped, since nobody has
-shown at which step it first goes wrong.
+Left out: mistakes in words. An attempt that takes another way than the right chain is dropped, since its first wrong
+step cannot be proved.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from curation.stages.chains import split_steps
 from eval.equations import Equation, equations, holds, number, numbers_in, proved_different
 from limo.data import Example
 
-# Numbers that a solver may bring along: of days, months, minutes, dozens, percent
+# Numbers that a solver may add to those of the problem: of days, months, minutes, dozens, percent
 COMMON = frozenset(Fraction(n) for n in (0, 1, 2, 3, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)) | {Fraction(1, 2)}
 
 RESTART = (
@@ -34,7 +34,7 @@ RESTART = (
 
 
 class Rules:
-    """The rule-based teacher. See `curation.methods.lemma.teach.Model` for what a teacher does."""
+    """The rule-based teacher. `curation.methods.lemma.teach.Model` describes the methods of a teacher."""
 
     kinds = KINDS
 
@@ -47,11 +47,11 @@ class Rules:
         return [tried(_inject, *each) for each in asked]
 
     def agree(self, asked: Sequence[tuple[Example, Mistake]]) -> list[bool | Unusable]:
-        """No second opinion: what these rules do not prove, they do not believe."""
+        """No second opinion: a step that the rules do not prove wrong is unusable."""
         return [Unusable("the step is not proved wrong", mistake.wrong) for _, mistake in asked]
 
     def correct(self, asked: Sequence[tuple[Example, Mistake, str]], strategy: Strategy) -> list[str | Unusable]:
-        """What follows the first wrong step of each row's solution: reflection and right continuation."""
+        """The text after the first wrong step of each row's solution: reflection and right continuation."""
         return [tried(_correct, row, mistake, other, strategy) for row, mistake, other in asked]
 
 
@@ -77,7 +77,7 @@ def diagnose(chain: Chain, attempt: str) -> Mistake:
             mistake = _first_wrong(chain, steps, at, e, right, frozenset(known))
             if mistake:
                 return mistake
-            # A value that comes a second time may be right by chance: `12 - 6 = 6` where `12 / 2 = 6` was meant before
+            # A value that occurs a second time may be right by chance: `12 - 6 = 6` after `12 / 2 = 6`
             if e.unknown or key(e) not in keys or key(e) in found or holds(e) is not True:
                 raise Unusable("the first wrong step is not proved", f"{e.left} = {e.right} is not of the chain")
             found.add(key(e))
@@ -127,7 +127,7 @@ def _first_wrong(
 
 
 def _one_other(e: Equation, r: Equation) -> tuple[Fraction | None, Fraction]:
-    """The only number in which an equation differs from a right one, and what stands there; None if it is not one."""
+    """The only number in which an equation differs from a right one, and the right number; None if several differ."""
     if [o.text for o in e.operators] != [o.text for o in r.operators]:
         return None, Fraction(0)
     pairs = [(number(a.text), number(b.text)) for a, b in zip(e.numbers, r.numbers, strict=False)]
@@ -137,7 +137,7 @@ def _one_other(e: Equation, r: Equation) -> tuple[Fraction | None, Fraction]:
 
 
 def _by_other_operator(e: Equation) -> bool:
-    """Whether a false result is what the numbers give with another operation, or the right one without its sign."""
+    """Whether a false result is that of another operation on the same numbers, or the right result without its sign."""
     wrong = number(e.right)
     if len(e.numbers) != 2 or len(e.operators) != 1:
         return wrong == -e.value
@@ -146,12 +146,12 @@ def _by_other_operator(e: Equation) -> bool:
 
 
 def key(e: Equation) -> Fraction:
-    """What an equation finds: its value."""
+    """The value of an equation, by which equations are compared."""
     return number(e.right)
 
 
 def _correct(row: Example, mistake: Mistake, other: str, strategy: Strategy) -> str:
-    """Reflection and continuation. `other` is another right solution, for a fresh start; empty if there is none."""
+    """Reflection and continuation. `other` is another right solution for a restart; empty if there is none."""
     random = Random(f"{row.id}/{mistake.at}/{strategy}")
     noticed = f"{random.choice(OPENINGS)} {mistake.said[:1].upper()}{mistake.said[1:]}"
     if strategy == "restart":
@@ -160,13 +160,13 @@ def _correct(row: Example, mistake: Mistake, other: str, strategy: Strategy) -> 
 
 
 def _continue(chain: Chain, mistake: Mistake) -> str:
-    """The right chain from its first step that is still missing. Raises Unusable if the prefix went another way."""
+    """The right chain from its first missing step. Raises Unusable if the prefix took another way."""
     before = mistake.steps[: mistake.at]
     found, keys = (
         {key(e) for step in some for e in equations(step) if not e.unknown} for some in (before, chain.steps)
     )
     if not found <= keys or not {key(e) for e in equations(mistake.right)} <= keys:
-        raise Unusable("the attempt went another way than the chain")  # a fresh start still mends it
+        raise Unusable("the attempt went another way than the chain")  # a restart can still correct it
     missing = [at for at, each in enumerate(chain.equations) if any(key(e) not in found for e in each)]
     if not missing:
         raise Unusable("nothing is left to go on with")

@@ -1,19 +1,19 @@
-"""Mistakes by rule: one step of a right chain is changed as people and small models go wrong, and proved wrong.
+"""Plants mistakes by rule: changes one step of a right chain in a way that is typical, and proves that it is wrong.
 
     slip(chain, "CA", Random(0)).prefix  ->  "48 / 2 = 34"
 
 | type | what goes wrong |
 |---|---|
 | CA | a result is off by one, by a carry, by one operand, or has two digits exchanged |
-| OP | one operator is another, or the sign of a result is lost |
-| MS | a step is left out; the next that needed it takes what went into it |
+| OP | one operator is replaced, or the sign of a result is lost |
+| MS | a step is left out; steps that needed its result use one of its operands |
 | CS | the result of an earlier step is replaced by another number of the chain |
-| CV | a quantity of the problem is misread: two digits exchanged, or one digit another |
+| CV | a quantity of the problem is misread: two digits exchanged, or one digit changed |
 
 The wrong value is carried through all later steps, so the solution ends in a wrong answer. Every mistake is proved: the
-prefix is that of the right chain, SymPy shows that the changed step is wrong (its equation is false, or works out
-something else than the right step), and the grader finds the final answer wrong. A change for which any of this fails
-is no mistake, and another is tried. Chains that solve for an unknown are left out.
+prefix is that of the right chain, SymPy shows that the changed step is wrong (its equation is false, or has another
+value than the right step), and the grader finds the final answer wrong. If any of this fails, another change is tried.
+Chains that solve for an unknown are left out.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ from eval.grade import grade
 
 Kind = Literal["CA", "OP", "MS", "CS", "CV"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-TRIES = 60  # changes that are looked at before a chain counts as one without a mistake of this type
+TRIES = 60  # changes that are tried before a chain counts as one without a mistake of this type
 OTHER_OPERATOR = {"+": "-", "-": "+", "*": "+", "/": "*"}
 VERBS = {"+": "added", "-": "subtracted", "*": "multiplied", "/": "divided"}
 
@@ -38,7 +38,7 @@ Edit = tuple[int, int, str]
 
 
 def slip(chain: Chain, kind: str, random: Random) -> Mistake:
-    """A mistake of one type in a right chain, proved to be one. Raises Unusable with the last reason if none is."""
+    """A proved mistake of one type in a right chain. Raises Unusable, with the last reason, if none can be proved."""
     if kind not in KINDS:
         raise Unusable("no rule for a mistake of this type", kind)
     why = Unusable("no place for a mistake of this type", kind)
@@ -51,7 +51,7 @@ def slip(chain: Chain, kind: str, random: Random) -> Mistake:
 
 
 def check_mistake(chain: Chain, mistake: Mistake) -> Mistake:
-    """The mistake, if it is one. Raises Unusable unless its prefix is right, its step wrong, and its answer too."""
+    """The mistake, checked. Raises Unusable unless its prefix is right, and its step and its answer are wrong."""
     if not mistake.proof:
         raise Unusable("the step is not proved wrong", mistake.wrong)
     if any(step not in chain.steps for step in mistake.steps[: mistake.at]):
@@ -62,7 +62,7 @@ def check_mistake(chain: Chain, mistake: Mistake) -> Mistake:
     return mistake
 
 
-# A rule yields edits of the left side, the wrong result (None works it out), and what is to be said of it
+# A rule yields edits of the left side, the wrong result (None computes it), and a sentence about the mistake
 
 Change = tuple[tuple[Edit, ...], Fraction | None, str]
 
@@ -130,7 +130,7 @@ _RULES: dict[str, Callable[[Chain, int, Equation, Random], Iterator[Change]]] = 
 def _change(
     chain: Chain, at: int, e: Equation, kind: str, edits: Sequence[Edit], value: Fraction | None, said: str
 ) -> Mistake:
-    """The chain with one equation changed by `edits` of its left side; `value` is its result, None works it out."""
+    """The chain with one equation changed by `edits` of its left side; `value` is its result, None computes it."""
     step, result = chain.steps[at], _result(e)
     old = number(result.text)
     left = replaced(step, edits)[e.start : e.end + sum(len(new) - (b - a) for a, b, new in edits)]
@@ -151,7 +151,7 @@ def _change(
 
 
 def _prove(right: Equation, wrong: Equation | None) -> str:
-    """How SymPy knows the changed equation to be wrong; empty if it does not."""
+    """SymPy's proof that the changed equation is wrong; empty if there is none."""
     if wrong is not None and proved_different(wrong.left, wrong.right):
         return f"SymPy: {wrong.left} is not {wrong.right}"
     if wrong is not None and proved_different(wrong.left, right.left):
@@ -160,9 +160,9 @@ def _prove(right: Equation, wrong: Equation | None) -> str:
 
 
 def _omit(chain: Chain, at: int, e: Equation, instead: Fraction) -> Mistake:
-    """The chain without a step; where its result was needed, `instead` is taken, a number that went into it.
+    """The chain without a step; in place of its result, later steps use `instead`, one of its operands.
 
-    Without its last step a chain answers with the result of the one before.
+    Without its last step a chain answers with the result of the step before.
     """
     old = number(_result(e).text)
     rest = list(chain.steps[at + 1 :])
@@ -190,11 +190,11 @@ def _omit(chain: Chain, at: int, e: Equation, instead: Fraction) -> Mistake:
 
 
 def _carry(chain: Chain, texts: Sequence[str], changed: dict[Fraction, Fraction]) -> list[str]:
-    """What later steps become once values have `changed` (old -> new): operands, results, and numbers in words.
+    """The later steps after values have `changed` (old -> new) in operands, results, and numbers outside equations.
 
-    An operand of this value is taken for the result of the earlier step; a number outside of equations is left as it is
-    where the problem states it, but for the last line, which has the answer. Raises Unusable for a value that nobody
-    would write.
+    An operand with an old value is taken for the result of the earlier step; a number outside equations that the
+    problem states is left unchanged, except in the last line, which has the answer. Raises Unusable for a value that
+    nobody would write.
     """
     changed, found = dict(changed), list[str]()
     for text in texts:
@@ -204,7 +204,7 @@ def _carry(chain: Chain, texts: Sequence[str], changed: dict[Fraction, Fraction]
             result = _result(e)
             inner = [(n, changed[number(n.text)]) for n in e.numbers if number(n.text) in changed]
             if not inner:
-                changed.pop(number(result.text), None)  # worked out anew, and right
+                changed.pop(number(result.text), None)  # recomputed, and right
                 continue
             left = replaced(text, [(n.start, n.end, _put(v, n)) for n, v in inner])
             now = equations(left[e.start :])
@@ -225,14 +225,14 @@ def _carry(chain: Chain, texts: Sequence[str], changed: dict[Fraction, Fraction]
 
 
 def _results_before(chain: Chain, at: int, equation: Equation) -> frozenset[Fraction]:
-    """What the steps before an equation have found."""
+    """The results of the steps before an equation."""
     found = [e for each in chain.equations[:at] for e in each if e.result]
     found += [e for e in chain.equations[at] if e.start < equation.start and e.result]
     return frozenset(number(_result(e).text) for e in found)
 
 
 def _plausible(chain: Chain, old: Fraction, new: Fraction) -> bool:
-    """Whether somebody who makes the mistake would not see it at once: whole stays whole, above 0 stays above 0."""
+    """Whether the wrong value is not obviously wrong: whole numbers stay whole, positive numbers stay positive."""
     signed = any(number(_result(e).text) < 0 for each in chain.equations for e in each if e.result)
     if old.denominator == 1 and new.denominator != 1:
         return False
@@ -240,7 +240,7 @@ def _plausible(chain: Chain, old: Fraction, new: Fraction) -> bool:
 
 
 def _misreadings(value: Fraction) -> list[Fraction]:
-    """A whole number with two digits exchanged, or one digit another; a decimal with its point moved."""
+    """Misreadings: a whole number with two digits exchanged or one digit changed; a decimal with its point moved."""
     if value.denominator != 1:
         return [value * 10, value / 10]
     digits = str(abs(value.numerator))
@@ -254,7 +254,7 @@ def _misreadings(value: Fraction) -> list[Fraction]:
 
 
 def _exchange_digits(value: Fraction) -> list[Fraction]:
-    """A whole number with two neighbouring digits exchanged."""
+    """All versions of a whole number with two neighbouring digits exchanged."""
     if value.denominator != 1:
         return []
     digits = str(abs(value.numerator))
@@ -264,7 +264,7 @@ def _exchange_digits(value: Fraction) -> list[Fraction]:
 
 
 def _put(value: Fraction, instead_of: Written) -> str:
-    """A number in the place of another one; a negative one in brackets where a sign would run into an operator."""
+    """The text of a number that replaces another one; in brackets if its sign could follow an operator."""
     text = written(value, instead_of.text)
     return f"({text})" if text.startswith("-") and not instead_of.text.startswith("-") else text
 

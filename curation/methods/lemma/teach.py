@@ -1,12 +1,12 @@
 """The teacher that is a language model, for the stages of `curation/methods/lemma/errors.py`.
 
 A model finds the first wrong step of an attempt, plants a mistake of a given type in a right solution, gives a second
-opinion, corrects a solution, and smooths it. Each prompt stands beside the reader of its reply. LEMMA's own prompts are
-not used: these are our words, one call finds type and step where theirs are two, and the model never copies the wrong
-prefix. The teacher without a model is `curation/methods/lemma/rules.py`.
+opinion, corrects a solution, and smooths it. Each prompt is followed by the reader of its reply. LEMMA's prompts are
+not used: ours find type and step in one call instead of two, and the model never copies the wrong prefix. The teacher
+without a model is `curation/methods/lemma/rules.py`.
 
 All text between marks with the row's code is data (`limo/engines/reply.py`). A reader raises `Unusable` for a reply of
-another shape; nothing is guessed from words. Such a question is asked again, `tries` times in all; then the row is
+another form; nothing is guessed from words. Such a question is asked again, `tries` times in total; then the row is
 dropped with the reason.
 """
 
@@ -36,10 +36,10 @@ WRONG_SHAPE = "a reply of the teacher in the wrong shape"
 
 
 class Model:
-    """A teacher behind an engine. Each answer is in the place of its question.
+    """A teacher that asks an engine. Answers are in the order of the questions.
 
-    Args: `engine` node, `sampling` of each reply (its n is not used), `tries` replies that a question may have until
-    one can be read. Raises UserError for several at temperature 0, and where the engine's key is not set.
+    Args: `engine` node, `sampling` of each reply (its n is not used), `tries`: most replies to a question until one can
+    be read. Raises UserError for several tries at temperature 0, and if the engine's key is not set.
     """
 
     kinds: tuple[str, ...] = tuple(
@@ -55,11 +55,11 @@ class Model:
         self.engine = Cached(bind(engine, "teacher.engine")())  # loads nothing yet, but reports a key that is not set
 
     def _ask(self, prompts: Sequence[str], read: Callable[[int, Completion], T], what: str) -> list[T | Unusable]:
-        """What `read` makes of a reply to each prompt, the first of `tries` that it can read, or why of the last."""
+        """For each prompt the first of `tries` replies that `read` can read, or the Unusable of the last."""
         found: list[T | Unusable] = [Unusable("no reply of the teacher")] * len(prompts)
         for attempt in range(self.tries):
             open_ = [i for i, value in enumerate(found) if isinstance(value, Unusable)]
-            # The ledger has the replies before this one, so only the new one is paid for
+            # The ledger holds the earlier replies, so only the new one is paid for
             sampling, chats = replace(self.sampling, n=attempt + 1), [chat(prompts[i]) for i in open_]
             sampled = sample(self.engine, chats, sampling, f"teacher: {what}") if open_ else []
             for i, replies in zip(open_, sampled, strict=True):
@@ -71,21 +71,23 @@ class Model:
         return self._ask([diagnose_prompt(*a) for a in asked], lambda i, r: read_diagnosis(r, *asked[i]), "diagnose")
 
     def inject(self, asked: Sequence[tuple[Example, str, int]]) -> list[Mistake | Unusable]:
-        """A wrong solution of each row with a mistake of a type; another one for another number."""
+        """A wrong solution of each row with a mistake of a type; each number gives a different one."""
         return self._ask([inject_prompt(*a) for a in asked], lambda i, r: read_injection(r, *asked[i][:2]), "inject")
 
     def agree(self, asked: Sequence[tuple[Example, Mistake]]) -> list[bool | Unusable]:
-        """Whether all before the step is right and the step wrong, asked as if nobody had said so."""
+        """Whether all steps before the marked one are right and it is wrong; the prompt does not reveal the mistake."""
         prompts = [agree_prompt(*a) for a in asked]
         return self._ask(prompts, lambda i, r: read_agreement(r, *asked[i]), "second opinion")
 
     def correct(self, asked: Sequence[tuple[Example, Mistake, str]], strategy: Strategy) -> list[str | Unusable]:
-        """What follows the first wrong step: a reflection and the rest. The text is another right solution, if any."""
+        """The text after the first wrong step: reflection and continuation. The text in `asked` is another right
+        solution, if any.
+        """
         prompts = [correct_prompt(*a, strategy) for a in asked]
         return self._ask(prompts, lambda i, r: read_continuation(r, *asked[i]), strategy)
 
     def smooth(self, rows: Sequence[Example]) -> list[str | Unusable]:
-        """The corrected solution of each row as one piece."""
+        """The corrected solution of each row as one text."""
 
         def read(i: int, reply: Completion) -> str:
             return _between(reply, "smooth", code_of(rows[i]))
@@ -95,12 +97,12 @@ class Model:
 
 
 def code_of(row: Example, *texts: str) -> str:
-    """A short code that occurs in none of the texts of a question; for the same texts it is always the same."""
+    """A short code that occurs in none of the texts of a question; the same for the same texts."""
     return code_of_texts(row.question, row.answer, row.completion, *texts)
 
 
 def _fill(prompt: tuple[str, str], code: str, *, row: Example | None = None, **parts: str) -> str:
-    """Task and form of a prompt, and between them the parts, each between marks; of a row, problem and reference."""
+    """A prompt: task, parts between marks, and form of the reply; with `row`, its problem and reference are parts."""
     if row is not None:
         reference = row.completion.strip() or f"The answer is {row.answer}."
         parts = {"problem": row.question, "reference": reference, **parts}
@@ -130,7 +132,7 @@ sentence that a student would say of himself, without the words attempt or refer
 
 
 def diagnose_prompt(row: Example, attempt: str) -> str:
-    """Asks for type and place of the first mistake."""
+    """The prompt that asks for type and step of the first mistake."""
     return _fill(DIAGNOSE, code_of(row, attempt), row=row, attempt=_number(split_steps(attempt)))
 
 
@@ -161,7 +163,7 @@ sentence that the student would say of himself on noticing, each between these m
 
 
 def inject_prompt(row: Example, kind: str, number: int) -> str:
-    """Asks for a solution with one mistake of a type."""
+    """The prompt that asks for a solution with one mistake of a type."""
     name, meaning = TYPES[kind]
     more = f" (variant {number + 1}: unlike those that come to mind first)" if number else ""
     task, form = INJECT
@@ -169,7 +171,7 @@ def inject_prompt(row: Example, kind: str, number: int) -> str:
 
 
 def read_injection(reply: Completion, row: Example, kind: str) -> Mistake:
-    """The wrong solution of a reply. Raises Unusable if a part is missing, or for another mistake."""
+    """The wrong solution of a reply. Raises Unusable if a part is missing, or for a mistake of another type."""
     text, at, why = (_between(reply, part, code_of(row)) for part in ("solution", "step", "why"))
     mistake = _mistake(kind, text, at, why)
     if mistake.proof and kind not in OF_EQUATIONS:
@@ -206,14 +208,14 @@ Reason in at most six sentences. Then end your reply with one JSON object on a l
 
 
 def agree_prompt(row: Example, mistake: Mistake) -> str:
-    """Asks whether the last step of a prefix is wrong, and the others right."""
+    """The prompt that asks whether the last step of a prefix is wrong, and the others right."""
     steps = mistake.steps[: mistake.at + 1]
     task, form = (text.replace("{last}", str(len(steps))) for text in AGREE)
     return _fill((task, form), code_of(row, *steps), row=row, attempt=_number(steps))
 
 
 def read_agreement(reply: Completion, row: Example, mistake: Mistake) -> bool:
-    """Whether the reply finds just that step wrong, by a mistake of that type. Raises Unusable if it does not say."""
+    """Whether the reply finds only that step wrong, by a mistake of that type. Raises Unusable if it cannot be read."""
     wanted: dict[str, type] = {"before": str, "last": str, "type": str}
     verdict = _verdict(reply, code_of(row, *mistake.steps[: mistake.at + 1]), wanted)
     if not {verdict["before"], verdict["last"]} <= {"right", "wrong"} or verdict["type"] not in TYPES:
@@ -255,7 +257,7 @@ OPENINGS = (
 
 
 def correct_prompt(row: Example, mistake: Mistake, other: str, strategy: Strategy) -> str:
-    """Asks for reflection and continuation. For a fresh start the reference is the other right solution, if any."""
+    """The prompt that asks for reflection and continuation. For a restart the reference is `other`, if any."""
     shown = replace(row, completion=other) if other and strategy == "restart" else row
     task, form = CORRECT
     form = form.replace("{openings}", ", ".join(f'"{opening}"' for opening in OPENINGS[:5])).replace(
@@ -279,7 +281,7 @@ SMOOTH = (
 
 
 def _between(reply: Completion, part: str, code: str) -> str:
-    """What stands between the marks of one part. Raises Unusable if they are not there just once, or hold nothing."""
+    """The text between the marks of one part. Raises Unusable if the marks do not occur exactly once, or are empty."""
     found = re.findall(rf"<{part} {code}>(.*?)</{part} {code}>", reply.text, re.DOTALL)
     if reply.finish != "stop" or len(found) != 1 or not found[0].strip():
         raise Unusable(WRONG_SHAPE, f"no {part}: {shorten(reply)}")
@@ -287,9 +289,9 @@ def _between(reply: Completion, part: str, code: str) -> str:
 
 
 def _verdict(reply: Completion, code: str, wanted: dict[str, type]) -> dict[str, Any]:
-    """The JSON object that ends a reply. Raises Unusable unless it has the code, these keys of these types, no other.
+    """The JSON object that ends a reply. Raises Unusable unless it has the code, and exactly these keys of these types.
 
-    A sentence that says of a right solution that there was no such mistake is therefore no diagnosis.
+    So a sentence that says that a right solution has no such mistake is not a diagnosis.
     """
     verdict = verdict_of(reply, code)
     if verdict is None or {name: type(value) for name, value in verdict.items()} != wanted:

@@ -1,10 +1,10 @@
-"""The pages of archives, streamed: WARC, WET and HTML files, from here or wherever fsspec reaches; Parquet and JSONL.
+"""Streams the pages of archives: WARC, WET and HTML files, local or at an fsspec address; local Parquet and JSONL.
 
     for page in read_archive("s3://commoncrawl/crawl-data/.../CC-MAIN-00000.warc.gz", None, most=10_000_000): ...
 
-A page comes as it is stored, undecoded: it is parsed in a process that may be killed
-(`pageworker.py`). Memory does not grow with the archive. Where a WARC file is damaged, reading
-continues with the next record; where any other archive is, what came before is kept. A `Dropped` says what is missing.
+A page is returned as stored, undecoded: it is parsed in a process that may be killed (`pageworker.py`). Memory does not
+grow with the archive. After a damaged WARC record, reading continues with the next record; of any other damaged
+archive, the pages before the damage are kept. A `Dropped` reports the missing part.
 """
 
 import glob
@@ -27,9 +27,9 @@ KINDS = {
     **dict.fromkeys((".parquet", ".jsonl", ".ndjson"), "rows"),
     **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
 }
-PIECE = 2**20  # bytes of a damaged archive in which the next record is looked for at once
+PIECE = 2**20  # bytes of a damaged archive that are searched at once for the next record
 PAGES = ("text/html", "application/xhtml+xml", "text/plain", "")  # media types of records that are read
-RECORD = re.compile(rb"\x1f\x8b\x08|(?<=\n)WARC/1")  # where one may begin, packed or not
+RECORD = re.compile(rb"\x1f\x8b\x08|(?<=\n)WARC/1")  # the possible beginning of a record, compressed or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A page as an archive holds it."""
+    """A page as stored in an archive."""
 
     number: int  # of the record or row in its archive, from 1
     url: str
@@ -74,7 +74,7 @@ def find_archives(path: str) -> list[str]:
 
 
 def _kind_of(path: str) -> str:
-    """What an archive is, by its ending; empty for another ending."""
+    """The kind of an archive, by its ending; empty for an unknown ending."""
     name = path.lower().removesuffix(".gz")
     kind = next((kind for ending, kind in KINDS.items() if name.endswith(ending)), "")
     return "" if kind == "rows" and (path.lower().endswith(".gz") or "://" in path) else kind
@@ -109,9 +109,9 @@ def _first_line(error: Exception) -> str:
 
 
 def read_archive(path: str, columns: Columns | None, most: int) -> Iterator[Raw | Dropped]:
-    """The pages of one archive, streamed; of a page, `most` bytes at most are read.
+    """The pages of one archive, streamed; at most `most` bytes of a page are read.
 
-    Raises UserError where the whole archive is of no use: it is missing, or a column is.
+    Raises UserError if the whole archive cannot be used: it is missing, or a column is missing.
     """
     readers = {"html": _read_html, "warc": _read_warc}
     empty = True
@@ -138,7 +138,7 @@ def _read_html(path: str, most: int) -> Iterator[Raw | Dropped]:
 
 
 def _read_warc(path: str, most: int) -> Iterator[Raw | Dropped]:
-    """The responses (WARC) and conversions (WET) of an archive. Behind a damaged record the next one is looked for."""
+    """The responses (WARC) and conversions (WET) of an archive. After a damaged record the next one is searched."""
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
     kinds = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
@@ -165,7 +165,7 @@ def _read_warc(path: str, most: int) -> Iterator[Raw | Dropped]:
 
 
 def _find_record(file: Any, at: int) -> int:
-    """Where the first record begins that can be read, from a byte on; -1 where there is none."""
+    """The position of the first readable record at or after a byte; -1 if there is none."""
     from fastwarc.warc import ArchiveIterator
 
     while True:
@@ -182,7 +182,7 @@ def _find_record(file: Any, at: int) -> int:
 
 
 def _read_record(path: str, record: Any, number: int, most: int) -> Raw | Dropped:
-    """A record as a page. Raises ValueError for one that breaks off."""
+    """A record as a page. Raises ValueError for an incomplete record."""
     http, length, body = record.http_headers, record.content_length, record.reader.read(most + 1)
     url, get = record.headers.get("WARC-Target-URI") or "", http.get if http else dict[str, str]().get
     chunked = (get("Transfer-Encoding") or "").strip().lower() == "chunked"  # decoded, so it is shorter

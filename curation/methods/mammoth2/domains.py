@@ -1,7 +1,7 @@
-"""Which domains are worth mining: by a list, or by asking a model. The prompt and the reader of its reply stand here.
+"""Decides which domains are worth mining, by a list or by asking a model.
 
-A decision is a node of the recipe, `listed` or `asked`; it is given
-what recall has counted and decides which domains stay.
+A decision is a node of the recipe, `listed` or `judge_domains`. It gets the counts of recall and decides which domains
+stay.
 """
 
 import re
@@ -16,7 +16,7 @@ from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Prompt, Sampling, sample
 from limo.recipe import bind
 
-Otherwise = Literal["keep", "drop"]  # a domain on which nothing is decided
+Otherwise = Literal["keep", "drop"]  # what happens to an undecided domain
 SHOWN = 5  # addresses of a domain that a model is shown
 
 PROMPT = """\
@@ -34,7 +34,7 @@ do not count. Reply with one line that holds one word, yes or no."""
 
 @dataclass(slots=True)
 class Domain:
-    """What recall has counted of a domain."""
+    """The counts of recall for a domain."""
 
     name: str
     pages: int = 0
@@ -43,7 +43,7 @@ class Domain:
 
 
 def listed(domains: Sequence[Domain], /, *, keep: list[str], drop: list[str], otherwise: Otherwise) -> dict[str, bool]:
-    """A list decides: patterns such as `*.edu`. What is on both lists is dropped."""
+    """Decide by lists of patterns such as `*.edu`. A domain on both lists is dropped."""
 
     def is_on(name: str, patterns: list[str]) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in patterns)
@@ -54,9 +54,9 @@ def listed(domains: Sequence[Domain], /, *, keep: list[str], drop: list[str], ot
 def judge_domains(
     domains: Sequence[Domain], /, *, engine: dict[str, Any], sampling: Sampling, otherwise: Otherwise
 ) -> dict[str, bool]:
-    """A model decides, shown the domain and some of its pages; a reply that is neither yes nor no is `otherwise`."""
+    """Ask a model, which sees the domain and some of its pages; `otherwise` applies to a reply other than yes or no."""
     model, chosen, prompts = Cached(bind(engine, "domains.engine")()), dict[str, bool](), list[Prompt]()
-    for d in domains:  # addresses are data, written by anybody: one line each
+    for d in domains:  # addresses are untrusted text: one line each
         shown = "\n".join(f"- {' '.join(example.split())[:160]}" for example in d.examples[:SHOWN]) or "- none"
         told = PROMPT.format(domain=d.name[:120], recalled=d.recalled, pages=d.pages, examples=shown)
         prompts.append(chat(told))

@@ -1,4 +1,4 @@
-r"""The mathematics of a page, put where a text extractor keeps it: `$...$` and `$$...$$`, exponents and indices.
+r"""Writes the mathematics of a page as text that an extractor keeps: `$...$` and `$$...$$`, exponents and indices.
 
     keep(tree)      # changes the tree; the extractor that follows sees formulas as text
 
@@ -7,8 +7,8 @@ annotation, Wikipedia's `mwe-math`, formulas as images (`alt`, `title`, or LaTeX
 WordPress have it), `data-latex` and the like, `<sup>` and `<sub>`, by which `10<sup>5</sup>` is not read as 105. What a
 page writes between `\(..\)`, `\[..\]` or dollars is text already and stays.
 
-Each formula that is put in stands between marks (private-use characters, which the page itself has none of by then), so
-that the caller can see which of them are lost. Left out: formulas that are pictures without a text.
+Each inserted formula is enclosed in marks (private-use characters, which were removed from the page before), so that
+the caller can see which formulas are lost. Left out: formulas that are images without a text.
 """
 
 import re
@@ -21,7 +21,7 @@ from curation.methods.mammoth2.mathml import latex
 OPEN, CLOSE = (
     "\ue010",
     "\ue011",
-)  # around a formula; of PRIVATE, as the marks of `markup.py` are
+)  # around a formula; in PRIVATE, like the marks of `markup.py`
 RENDERED = (
     "span.MathJax, span.MathJax_Preview, div.MathJax_Display, span.MathJax_SVG, div.MathJax_SVG_Display, "
     "span.MathJax_CHTML, div.MathJax_CHTML, span.mjx-chtml, span.MathJax_Display, span.MJX_Assistive_MathML, "
@@ -32,17 +32,17 @@ CARRIED = (
 )
 CARRIES = """data-latex data-tex data-math data-katex data-equation <tex "math math" 'math math'""".split()
 IMAGES = re.compile(r"latex|tex\b|math|equation|formula|codecogs|mimetex|\bcht=tx", re.IGNORECASE)
-SAYS = re.compile(r"\\[a-zA-Z]+|[\^_]\{?\w|[=<>≤≥±√∑∫]|^\s*\$.*\$\s*$", re.DOTALL)  # that an image's text is a formula
+SAYS = re.compile(r"\\[a-zA-Z]+|[\^_]\{?\w|[=<>≤≥±√∑∫]|^\s*\$.*\$\s*$", re.DOTALL)  # an image's text is a formula
 DELIMITED = re.compile(r"^\s*(?:\\\(.*\\\)|\\\[.*\\\]|\$.*\$)\s*$", re.DOTALL)
-COMMENT = re.compile(r"(?<!\\)%[^\n]*\n")  # of LaTeX; without a line's end it may be a sign of per cent
+COMMENT = re.compile(r"(?<!\\)%[^\n]*\n")  # a comment of LaTeX; without a line end it may be a percent sign
 CDATA = re.compile(r"%?\s*<!\[CDATA\[|%?\s*\]\]>")  # around what XHTML writes into a script
 DISPLAY_STYLE = re.compile(r"^\{\\(?:displaystyle|textstyle|scriptstyle)\s*(.*)\}$", re.DOTALL)
 
 
 def keep(tree: Any, html: str) -> int:
-    """Put the formulas of a parsed page where the extractor keeps them. Returns how many were put in.
+    """Write the formulas of a parsed page as text that the extractor keeps. Returns how many were inserted.
 
-    `html` is its source, by which searches for what it cannot hold are spared.
+    `html` is the page's source, used to skip searches for elements that it does not contain.
     """
     body, low = tree.body, html.lower()
     if body is None:
@@ -105,7 +105,7 @@ def _bare(tex: str) -> str:
 
 
 def _of_math(node: Any) -> str:
-    """LaTeX of a `<math>` element: what it says itself in an annotation or attribute, or its markup read."""
+    """LaTeX of a `<math>` element: from its annotation or attribute, or converted from its markup."""
     for note in node.query_selector_all("annotation")[:]:
         if "tex" in _attr(note, "encoding").lower() and (note.text or "").strip():
             return str(note.text)
@@ -114,7 +114,7 @@ def _of_math(node: Any) -> str:
 
 def _katex(body: Any, put: _Put) -> None:
     for node in [*body.query_selector_all(".katex-display")[:], *body.query_selector_all(".katex")[:]]:
-        if node.closest("body") is None:  # it stood in a display that is replaced by now
+        if node.closest("body") is None:  # it was in a display that has been replaced
             continue
         note = node.query_selector("annotation, math")
         if note is not None:
@@ -134,7 +134,7 @@ def _mathjax(body: Any, low: str, put: _Put) -> None:
     sources = body.query_selector_all('script[type^="math/"]')[:]
     written = bool(len(sources))
     for node in body.query_selector_all(RENDERED)[:] if "mathjax" in low or "mjx" in low else []:
-        if written:  # what it was rendered from stands beside it
+        if written:  # the source of the rendering is beside it
             if node.parent is not None:
                 node.parent.remove_child(node)
         elif "MathJax" in _attr(node, "class") and _attr(node, "data-mathml"):
@@ -156,7 +156,7 @@ def _mathjax(body: Any, low: str, put: _Put) -> None:
 
 
 def _of_text(markup: str) -> str:
-    """LaTeX of MathML that stands in an attribute or a script."""
+    """LaTeX of MathML in an attribute or a script."""
     from resiliparse.parse.html import HTMLTree
 
     body = HTMLTree.parse(markup).body
@@ -168,7 +168,7 @@ def _carried(body: Any, put: _Put) -> None:
     """Elements that carry LaTeX in an attribute, or as their text without any delimiter (Pandoc, JATS)."""
     for node in body.query_selector_all(CARRIED)[:]:
         named = ("data-latex", "data-tex", "data-math", "data-katex", "data-equation-content")
-        if node.closest("body") is None:  # it stood in one that is replaced by now
+        if node.closest("body") is None:  # it was in an element that has been replaced
             continue
         said = next((_attr(node, name) for name in named if _attr(node, name)), "")
         text = node.text or ""
@@ -213,10 +213,10 @@ def _in_address(source: str) -> str:
 
 
 def _scripts(body: Any, put: _Put) -> None:
-    """Exponents and indices of plain HTML, fractions set with them; footnotes and ordinals stay as they are."""
+    """Exponents and indices of plain HTML, and fractions made of them; footnotes and ordinals stay unchanged."""
     nodes = body.query_selector_all("sup, sub")[:]
     if body.query_selector("sup sup, sup sub, sub sup, sub sub") is not None:
-        # What stands inside of another comes first
+        # Inner elements come first
         nodes = sorted(nodes, key=lambda node: len(node.query_selector_all("sup, sub")))
     for node in nodes:
         text = " ".join((node.text or "").split())
@@ -246,7 +246,7 @@ def _grouped(text: str) -> str:
 
 
 def _footnote(text: str, stands_on: str) -> bool:
-    """Whether a raised text is no exponent: an ordinal's ending behind a digit, a sign of a note, a trade mark."""
+    """Whether a raised text is not an exponent: an ordinal's ending after a digit, a footnote mark, a trade mark."""
     if re.fullmatch(r"(?i)(?:st|nd|rd|th)", text):
         return stands_on.isdigit()
     return bool(re.fullmatch(r"(?:TM|SM|®|™|©|\*{2,}|†|‡|§|\[.{0,6}\])", text))

@@ -1,8 +1,8 @@
-"""Question-answer pairs out of pages: those that a page states by its markup, or those that a model finds.
+"""Extracts question-answer pairs from pages: pairs that a page's markup states, or pairs that a model finds.
 
-The model's prompt and the reader of its reply stand together below. "Nothing here" is an answer, the most frequent one:
-some 30 % of recalled pages hold a pair (Yue et al. 2024, section 2.2). A model that copies may also invent: what does
-not stand on the page, white space aside, is dropped, so every pair has its place on its page.
+The model may answer that there is no pair, which is the most frequent reply: some 30 % of recalled pages hold a pair
+(Yue et al. 2024, section 2.2). A model that copies may also invent: text that is not on the page, except for white
+space, is dropped, so every pair has a position on its page.
 """
 
 import re
@@ -58,7 +58,7 @@ If there is no pair, write only this line: ### nothing {code}"""
 
 @stage("row")
 def extract_by_rules(rows: Iterable[Example], /, *, rules: list[Rule], least: int, most: int) -> Iterator[Row]:
-    """The pairs that pages state by their markup, a row each; a page without any is dropped.
+    """The pairs that pages state by their markup, one row each; a page without a pair is dropped.
 
     Args: `rules`, of `curation.methods.mammoth2.markup.RULES`; `least` and `most` words of an answer.
     """
@@ -78,10 +78,10 @@ def extract_by_rules(rows: Iterable[Example], /, *, rules: list[Rule], least: in
 def extract_by_model(
     rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling, piece: PositiveInt, least: int, most: int
 ) -> Iterator[Row]:
-    """The pairs that a model copies out of pages, a row each; a page in which it finds none is dropped.
+    """The pairs that a model copies from pages, one row each; a page in which it finds none is dropped.
 
-    Args: `engine` node and `sampling` of the model; the first reply that can be read is taken; `piece` words of
-    a page are shown at once, longer pages in pieces; `least` and `most` words of an answer.
+    Args: `engine` node and `sampling` of the model, of which the first readable reply is used; `piece`: words of a page
+    that are shown at once, longer pages are cut; `least` and `most` words of an answer.
     """
     model = Cached(bind(engine, "asked.engine")())
     by = {"by": model.fingerprint, "prompt": content_id(PROMPT)}
@@ -110,7 +110,7 @@ def extract_by_model(
 def _pair(
     row: Example, number: int, question: str, answer: str, at: list[int], by: dict[str, Any], words: tuple[int, int]
 ) -> Row:
-    """A pair as a row with its provenance, or why it is of no use."""
+    """A pair as a row with its provenance, or a Dropped with the reason."""
     count("pairs")
     page = row.notes["page"]
     notes = {key: value for key, value in row.notes.items() if key != "stated"}
@@ -139,7 +139,7 @@ def _useless(question: str, answer: str, words: tuple[int, int]) -> str:
 
 
 def final_answer(text: str) -> str:
-    r"""The final answer that a text marks or announces; empty if it only ends.
+    r"""The final answer that a text marks or announces; empty if there is none.
 
     >>> final_answer("so x = 4. The answer is 4."), final_answer("\\boxed{7}"), final_answer("It depends on 3 things.")
     ('4', '7', '')
@@ -149,12 +149,12 @@ def final_answer(text: str) -> str:
 
 
 def extract_prompt(page: str, code: str) -> Prompt:
-    """What the model is asked about a piece of a page."""
+    """The prompt for a piece of a page."""
     return chat(PROMPT.format(code=code, page=page))
 
 
 def read_pairs(reply: Completion, code: str) -> list[tuple[str, str]] | None:
-    """The pairs of a reply, none for "nothing"; None for a reply in another form, or one that was cut off."""
+    """The pairs of a reply, an empty list for "nothing"; None for a reply of another form, or one that was cut off."""
     text = reply.text.strip()
     if reply.finish != "stop":
         return None
@@ -172,7 +172,7 @@ def read_pairs(reply: Completion, code: str) -> list[tuple[str, str]] | None:
 
 
 def _cut(text: str, words: int) -> list[tuple[int, str, int]]:
-    """Pieces of at most so many words, cut between paragraphs: where it starts, text, number (0 if whole)."""
+    """Pieces of at most so many words, cut between paragraphs: start, text, and number (0 for a whole page)."""
     start, last, pieces = 0, 0, list[tuple[int, str]]()
     for end in [*(found.end() for found in re.finditer(r"\n\s*\n", text)), len(text)]:
         if last > start and len(text[start:end].split()) > words:
@@ -184,7 +184,7 @@ def _cut(text: str, words: int) -> list[tuple[int, str, int]]:
 
 
 def _locate(text: str, copied: str) -> tuple[int, int] | None:
-    """Where a copy stands in a text, white space and the marks around formulas aside; None if it does not."""
+    """The position of a copy in a text, ignoring white space and formula delimiters; None if it is not there."""
     words, places = _bare(text)
     wanted = _bare(copied)[0]
     at = words.find(wanted) if wanted else -1
@@ -192,6 +192,6 @@ def _locate(text: str, copied: str) -> tuple[int, int] | None:
 
 
 def _bare(text: str) -> tuple[str, list[int]]:
-    """A text without what a model tidies in copying formulas, and the place of each character that is left."""
+    """A text without characters that a model changes in copying, and the position of each remaining character."""
     left = [place for kept in _KEPT.finditer(text) if kept[1] for place in range(*kept.span())]
     return "".join(text[place] for place in left), left

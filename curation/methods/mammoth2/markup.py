@@ -1,10 +1,10 @@
 """Questions and answers that a page marks as such: schema.org, FAQ markup, definition lists, headings, labelled lines.
 
-    mark(tree)                     # before the text is extracted: marks around what the markup says
-    text, pairs = unmarked(raw)    # after it: the text without marks, and the pairs as places in it
+    mark(tree)                     # before the text is extracted: puts marks around questions and answers
+    text, pairs = unmarked(raw)    # after it: the text without marks, and the pairs as positions in it
 
-Marks are private-use characters in the text itself, so that a pair is a piece of the very text that was extracted, with
-its place. Pairs are taken in the order of RULES, what states itself most clearly first; no answer is given twice.
+Marks are private-use characters in the text, so that a pair is a piece of the extracted text, with its position. Pairs
+are taken in the order of RULES, the clearest markup first; no answer is used twice.
 """
 
 import json
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
-OPEN, CLOSE = "\ue000", "\ue001"  # around a mark: kind, number
+OPEN, CLOSE = "\ue000", "\ue001"  # around a mark, which has kind and number
 MARK = re.compile(r"\ue000([a-zA-Z]+)(\d+)\ue001")
 PRIVATE = re.compile("[\ue000-\ue0ff]")
 REFERENCE = re.compile(r"&#(?:x0*e0[\da-f]{2}(?![\da-f])|0*57[3-5]\d\d(?!\d));?", re.IGNORECASE)  # to one, in HTML
@@ -22,9 +22,9 @@ Rule = Literal[
     "schema.org", "json-ld", "q&a markup", "problem and solution", "faq heading", "definition", "labelled lines"
 ]
 RULES: tuple[Rule, ...] = get_args(Rule)
-MOST = 500  # pairs of a page
-DEEPEST = 12  # of JSON-LD
-LINKED = 0.7  # share of an element's text in links, above which it is a table of contents
+MOST = 500  # most pairs of a page
+DEEPEST = 12  # most levels of JSON-LD
+LINKED = 0.7  # an element with more than this share of its text in links is a table of contents
 
 _NUMBER = r"[\s#№]*[\dIVX]{0,4}(?:[.\-–]\d+)*[a-z]?\s*(?:\([^)\n]{0,60}\))?\s*[.:)\-–]*\s*"
 ASKS = re.compile(rf"(?:problem|exercise|question|example|task|q){_NUMBER}$", re.IGNORECASE)
@@ -51,7 +51,7 @@ _PERMALINK = re.compile(r"\s*[¶§#]\s*$")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A question and its answer; places in the text as [start, end), or -1 where it stands in metadata only."""
+    """A question and its answer, with positions in the text as [start, end), or -1 if they are in metadata only."""
 
     rule: str
     question: str
@@ -60,7 +60,7 @@ class Pair:
 
 
 def mark(tree: Any, html: str) -> int:
-    """Put marks around what the markup of a page calls a question, an answer, a heading. Returns how many answers."""
+    """Put marks around questions, answers and headings in a page's markup. Returns the number of answers."""
     body, low = tree.body, html.lower()
     if body is None:
         return 0
@@ -87,14 +87,14 @@ def mark(tree: Any, html: str) -> int:
 
 
 def _long_name(item: Any) -> bool:
-    """Whether a question has a text beside its title."""
+    """Whether a question has a text in addition to its title."""
     inner = item.query_selector('[itemprop="text"]')
     owner = inner.closest('[itemtype*="schema.org"]') if inner is not None else None
     return owner is not None and "Question" in (owner.getattr("itemtype") or "")
 
 
 def _votes(answer: Any) -> int:
-    """The votes of a suggested answer; of several with as many, the first is taken."""
+    """The votes of a suggested answer; of several with equal votes, the first is taken."""
     node = answer.query_selector('[itemprop="upvoteCount"]')
     return _whole_number((node.getattr("content") or node.text) if node is not None else "")
 
@@ -105,7 +105,7 @@ def _whole_number(said: object) -> int:
 
 
 def _is_contents(node: Any) -> bool:
-    """Whether an element is little but links: entries of a table of contents."""
+    """Whether an element is mostly links: entries of a table of contents."""
     linked = sum(len((link.text or "").strip()) for link in node.query_selector_all("a")[:])
     return linked > LINKED * len((node.text or "").strip())
 
@@ -136,7 +136,7 @@ class _Marker:
         node.append_child(self.tree.create_text_node(f"{OPEN}{kind}end{number}{CLOSE}"))
 
     def heading(self, node: Any) -> None:
-        """Marks around a heading, and one where the section around it ends."""
+        """Put marks around a heading, and one at the end of its section."""
         for link in node.query_selector_all("a.headerlink, a.anchor, a.copiable-link")[:]:
             link.parent.remove_child(link)
         self.around(node, "h", int(node.tag[1]))
@@ -146,7 +146,7 @@ class _Marker:
 
 
 def _classes(body: Any, marker: _Marker) -> None:
-    """Elements whose class says question and answer, in turn; `<details>` with its summary."""
+    """Elements whose classes name alternating questions and answers; `<details>` with its summary."""
     for box in body.query_selector_all("details")[:]:
         if (asked := box.query_selector("summary")) is not None:
             rest = marker.tree.create_element("div")
@@ -170,7 +170,7 @@ def _classes(body: Any, marker: _Marker) -> None:
 
 
 def unmarked(raw: str) -> tuple[str, list[Pair]]:
-    """An extracted text without its marks, and the pairs that these and its own labels state."""
+    """An extracted text without its marks, and the pairs that the marks and the text's labels state."""
     pieces, marks, at, end = list[str](), list[tuple[str, int, int]](), 0, 0
     for found in MARK.finditer(raw):
         piece = PRIVATE.sub("", raw[end : found.start()])
@@ -184,7 +184,7 @@ def unmarked(raw: str) -> tuple[str, list[Pair]]:
 
 
 def _distinct(stated: list[Pair]) -> list[Pair]:
-    """The pairs in the order of RULES, without those whose answer overlaps that of one before."""
+    """The pairs in the order of RULES, without pairs whose answer overlaps an earlier answer."""
     kept: list[Pair] = []
     for pair in sorted(stated, key=lambda pair: RULES.index(pair.rule)):
         _, _, start, end = pair.at
@@ -194,7 +194,7 @@ def _distinct(stated: list[Pair]) -> list[Pair]:
 
 
 def _pair(rule: str, text: str, asked: tuple[int, int], said: tuple[int, int]) -> Pair:
-    """A pair from two places in the text, white space and numbering at their ends left out."""
+    """A pair from two ranges of the text, without white space and numbering at their ends."""
     if said[1] == len(text) and (foot := _FOOT.search(text, *said)):  # the last answer of a page
         said = said[0], foot.start()
     (a, b), (c, d) = (_trimmed(text, *place) for place in (asked, said))
@@ -228,13 +228,13 @@ class _Part:
     """A labelled part of a text: what is asked, or what is answered."""
 
     asks: bool
-    number: str  # of its label; empty if it has none
-    place: tuple[int, int]  # of what stands behind the label
-    several: bool = False  # "Answers": a label for more than one
+    number: str  # in its label; empty if it has none
+    place: tuple[int, int]  # range of the text after the label
+    several: bool = False  # a label for several answers, such as "Answers"
 
 
 def _under_headings(text: str, marks: list[tuple[str, int, int]]) -> Iterator[Pair]:
-    """Problem and Solution headings, and headings that are questions, each with what stands below."""
+    """Problem and Solution headings, and headings that are questions, each with the text below."""
     starts = [(at, kind, number) for kind, number, at in marks if kind in ("h", "hend", "e")]
     parts, others = list[_Part](), list[tuple[int, str, tuple[int, int], tuple[int, int]]]()
     for i, (start, kind, level) in enumerate(starts):
@@ -260,7 +260,7 @@ def _under_headings(text: str, marks: list[tuple[str, int, int]]) -> Iterator[Pa
 
 
 def _mostly_asks(titles: list[str]) -> bool:
-    """Whether headings of one level are a list of questions, of which some are put without a question mark."""
+    """Whether headings of one level are a list of questions, some of which may lack a question mark."""
     asks = sum(title.endswith("?") for title in titles)
     return asks > 2 and 2 * asks > len(titles)
 
@@ -271,7 +271,7 @@ def _number_in(label: str) -> str:
 
 
 def _matched(rule: str, text: str, parts: list[_Part]) -> Iterator[Pair]:
-    """Each answer with its question: that of its number, or the last one before it; of a key, number by number."""
+    """Each answer with its question: the one of its number, or the last one before it; answer keys by number."""
     waiting = list[_Part]()
     for part in parts:
         if part.asks:
@@ -300,8 +300,8 @@ def _items(text: str, place: tuple[int, int]) -> dict[str, tuple[int, int]]:
 
 
 def _whole(text: str, later: list[tuple[int, str, int]], level: int) -> int:
-    """Where a solution ends: deeper headings, such as its steps, belong to it, unless they ask or answer themselves."""
-    inside = 0  # headings whose own sections have not ended: each has its mark, inside of that of the solution
+    """The end of a solution: deeper headings, such as steps, belong to it unless they are questions or answers."""
+    inside = 0  # headings whose sections are still open, nested in that of the solution
     for (at, kind, number), (end, _, _) in pairwise([*later, (len(text), "", 0)]):
         title = _PERMALINK.sub("", text[at:end].strip())
         if kind == "h" and (number <= level or ASKS.match(title) or ANSWERS.match(title) or title.endswith("?")):
@@ -325,18 +325,18 @@ def _labelled(text: str) -> Iterator[Pair]:
 
 
 def _gap(text: str, start: int) -> int:
-    """Where the last answer of a page ends: three empty lines, or the end."""
+    """The end of a page's last answer: three empty lines, or the end of the text."""
     found = re.compile(r"\n\s*\n\s*\n\s*\n").search(text, start)
     return found.start() if found else len(text)
 
 
 def json_ld(scripts: list[str]) -> list[tuple[str, str]]:
-    """Questions and answers of schema.org's QAPage and FAQPage in JSON-LD, as they stand there, HTML or text."""
+    """Questions and answers of schema.org's QAPage and FAQPage in JSON-LD, unchanged, as HTML or text."""
     found: list[tuple[str, str]] = []
     for script in scripts:
         try:
             _walk(json.loads(script), found, 0)
-        except (ValueError, RecursionError):  # broken metadata says nothing against the page
+        except (ValueError, RecursionError):  # a page with broken metadata may still be good
             continue
     return found[:MOST]
 

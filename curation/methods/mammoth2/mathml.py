@@ -2,13 +2,14 @@ r"""MathML as LaTeX, for pages that give a formula in no other form.
 
     <msup><mi>x</mi><mn>2</mn></msup>  ->  x^{2}
 
-Presentation markup only, as MathML Core 1 (W3C) lists it. What is not known is given as its text, so no sign is lost.
+Presentation markup only, as listed in MathML Core 1 (W3C). Unknown elements are converted to their text, so no sign is
+lost.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-DEEPEST = 60  # elements inside of each other; deeper ones are given as their text
+DEEPEST = 60  # most nested elements; deeper ones are converted to their text
 NAMES = frozenset(
     "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp lim limsup liminf max min sup inf gcd "
     "det dim ker deg arg hom Pr mod".split()
@@ -35,7 +36,7 @@ LIMITS = r"\sum \prod \lim \max \min \sup \inf \int \gcd \limsup \liminf \det".s
 
 
 def latex(node: Any, depth: int = 0) -> str:
-    """A `<math>` element, or one inside of it, as LaTeX; bounded in depth, never raises for odd markup."""
+    """A `<math>` element, or one inside it, as LaTeX; limited in depth, never raises for invalid markup."""
     if depth > DEEPEST:
         return str(node.text or "").strip()
     tag = (node.tag or "").lower().rpartition(":")[2]
@@ -75,13 +76,13 @@ def _token(tag: str, text: str) -> str:
 
 
 def _sign(text: str) -> str:
-    """A token in which each sign has its LaTeX name."""
+    """A token with each sign replaced by its LaTeX name."""
     named = _joined([SIGNS.get(sign, sign) for sign in text])
     return named.replace("~", "").strip()
 
 
 def _joined(parts: list[str]) -> str:
-    """Parts one after the other, with a space where a command would run into a letter."""
+    """The joined parts, with a space between a command and a letter."""
     out = ""
     for part in filter(None, parts):
         word = out.rpartition("\\")[2]
@@ -91,7 +92,7 @@ def _joined(parts: list[str]) -> str:
 
 
 def _script(base: str) -> str:
-    """A base that an exponent belongs to as a whole."""
+    """The base of an exponent, grouped if it has several parts."""
     plain = len(base) <= 1 or base.isdigit() or (base.startswith("\\") and base[1:].isalpha()) or base.startswith("{")
     return base if plain or (base[0] in "([|" and base[-1] in ")]|") else f"{{{base}}}"
 

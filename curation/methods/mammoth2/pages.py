@@ -1,10 +1,10 @@
-"""Pages of the web as rows: archives are the pool's rows, and a stage reads them, each page within its time and memory.
+"""Web pages as rows: the pool's rows are archives, and a stage reads their pages, each with time and memory limits.
 
     pool:   {web: {_target_: curation.methods.mammoth2.pages.archives, paths: ["s3://bucket/warc/*.warc.gz"]}}
     stages: {pages: {_target_: curation.methods.mammoth2.pages.read, seconds: 5, ...}}
 
-A row that `read` gives is a page: its prompt is the text, `notes.page` says where it is from (url, domain, hash of what
-was fetched, date, robots, licence, archive and record), and `notes.stated` holds the pairs that its markup states. Each
+Each row of `read` is a page: its prompt is the text, `notes.page` its origin (url, domain, hash of the fetched bytes,
+date, robots, licence, archive and record), and `notes.stated` holds the pairs that its markup states. Each
 page is parsed in a subprocess with CPU and memory limits. If it exceeds them, the subprocess is killed and the page is
 dropped with the reason.
 """
@@ -34,7 +34,7 @@ from limo.sources import take_fraction
 
 AHEAD = 16  # pages for each process that wait for it
 
-Parsed = dict[str, Any]  # what a process says of a page
+Parsed = dict[str, Any]  # a parsed page
 
 
 def archives(
@@ -42,8 +42,8 @@ def archives(
 ) -> Iterator[Row]:
     """A row for each archive of `paths`: files, folders, patterns, or addresses that fsspec knows.
 
-    Args: `install` says what to do where there are none; `fraction` and `licence` as `limo.sources.take_fraction` has
-    them. Raises UserError if a path holds no archive, or cannot be listed.
+    Args: `install` is advice for the error if there are no archives; `fraction` and `licence` as in
+    `limo.sources.take_fraction`. Raises UserError if a path holds no archive, or cannot be listed.
     """
     need_package("fastwarc", "web", f"pool source '{name}'")
     try:
@@ -69,9 +69,9 @@ def read(
 ) -> Iterator[Row]:
     """The pages of archives: text that keeps mathematics, with the pairs that the markup states.
 
-    Args: `columns` of Parquet and JSONL, null where there are none; `max_bytes` of a page, packed or unpacked;
-    `seconds` of processor time and `memory` in MB that one page may take; `deny` domains, with all below them, that are
-    not read; `robots` directives, such as noai, that a page is not taken under (header and meta element).
+    Args: `columns` of Parquet and JSONL, null for other archives; `max_bytes` of a page, compressed or not;
+    `seconds` of processor time and `memory` in MB that one page may take; `deny` domains that are not read, including
+    their subdomains; `robots` directives, such as noai, with which a page is dropped (header and meta element).
     """
     denied = tuple("." + domain.lower().removeprefix("www.") for domain in deny)
     limits = (max_bytes, float(seconds), memory * 2**20)
@@ -83,11 +83,11 @@ def read(
 
 @cache
 def _workers() -> Workers:
-    """The parsing processes of this process."""
+    """The processes that parse pages for this process."""
     return Workers("curation.methods.mammoth2.pageworker", limit=count_cores())
 
 
-Found = tuple[Example, Raw] | Dropped  # a page with the archive it is from
+Found = tuple[Example, Raw] | Dropped  # a page with its archive's row
 
 
 def _list_pages(
@@ -105,7 +105,7 @@ def _list_pages(
 
 
 def domain_of(url: str) -> str:
-    """The host of a url without www, or the folder of a file: what statistics are made of.
+    """The host of a url without www, or the folder of a file; used for statistics.
 
     >>> domain_of("https://www.Example.org:80/a/b?c"), domain_of("file:///usr/share/doc/a/b.html"), domain_of("x")
     ('example.org', '/usr/share/doc/a', '')
@@ -120,12 +120,12 @@ def domain_of(url: str) -> str:
 
 
 def _origin(raw: Raw) -> dict[str, Any]:
-    url = raw.url[:2000].encode("utf-8", "replace").decode()  # half of a surrogate pair cannot be shown
+    url = raw.url[:2000].encode("utf-8", "replace").decode()  # a lone surrogate cannot be printed
     return {"url": url, "domain": domain_of(url)}
 
 
 def _read_page(found: Found, workers: Workers, limits: tuple[int, float, int], robots: frozenset[str]) -> Row:
-    """A page as a row, parsed in a process, or why it is dropped."""
+    """A page as a row, parsed in a process, or a Dropped with the reason."""
     if isinstance(found, Dropped):
         return found
     archive, raw = found
@@ -166,7 +166,7 @@ def _parse(page: Raw, workers: Workers, most: int, seconds: float, memory: int) 
 
 
 def page_of(row: Example) -> dict[str, Any]:
-    """What is known of a page. Raises UserError for a row that is not a page."""
+    """The origin of a page. Raises UserError for a row that is not a page."""
     if "page" not in row.notes:
         raise UserError(f"row {row.id} is no page: put curation.methods.mammoth2.pages.read before this stage")
     return dict(row.notes["page"])

@@ -1,14 +1,13 @@
-"""One page at a time, in a process that may be killed: from bytes or HTML to text that keeps mathematics, and pairs.
+"""Parses one page at a time in a process that may be killed: bytes or HTML to text that keeps mathematics, and pairs.
 
     worker = Workers("curation.methods.mammoth2.pageworker", limit=2)
-    parsed = worker.ask([memory, page], seconds)    # arguments and answer of `read_page`
+    parsed = worker.ask([memory, page], seconds)    # arguments and result of `read_page`
 
-The caller bounds the time of a page (`limo/processes.py` kills the process) and its memory (RLIMIT_AS, set here):
-50 MB of nested elements take minutes and gigabytes. The parser and the extractor are Resiliparse's, well kept and
-written in Rust; formulas (`formulas.py`) and questions (`markup.py`) are put into
-its tree before it extracts. Its main-content heuristics drop lists and boxes now and then. So the formulas and answers
-that went in are counted when they come out, and where one is lost the page is extracted again without them, only
-navigation left out.
+The caller limits the time of a page (`limo/processes.py` kills the process) and its memory (RLIMIT_AS, set here):
+50 MB of nested elements take minutes and gigabytes. The parser and the extractor are Resiliparse's, which is maintained
+and written in Rust; formulas (`formulas.py`) and questions (`markup.py`) are written into its tree before extraction.
+Its main-content heuristics sometimes drop lists and boxes. So the inserted formulas and answers are counted after
+extraction, and if one is lost the page is extracted again without these heuristics, leaving out only navigation.
 """
 
 import contextlib
@@ -24,23 +23,23 @@ ASIDE = (
     "nav footer aside form button .navheader .navfooter .sphinxsidebar .related .breadcrumbs [role=navigation] "
     ".sidebar .menu .cookie .advertisement"
 ).split()
-WHOLE = re.compile(r"\ue011|\ue000[scd]aend\d+\ue001")  # formulas and answers that came out to their end
-WRITTEN = re.compile(r"\\[(\[]|\$[^$\n<>]{1,300}\$|\\begin\{(?:equation|align|gather|eqnarray)")  # by the page itself
-BROKEN = 0.02  # share of characters that cannot be decoded, above which a page has no encoding that is known
+WHOLE = re.compile(r"\ue011|\ue000[scd]aend\d+\ue001")  # formulas and answers that were extracted completely
+WRITTEN = re.compile(r"\\[(\[]|\$[^$\n<>]{1,300}\$|\\begin\{(?:equation|align|gather|eqnarray)")  # a page's own text
+BROKEN = 0.02  # a page with more than this share of undecodable characters has an unknown encoding
 BINARY = re.compile(
     rb"%PDF-|PK\x03\x04|\x89PNG|GIF8|\xff\xd8\xff|\x1f\x8b|\x7fELF|Rar!|OggS|ID3|\x00\x00\x00.ftyp", re.DOTALL
 )
 
-FOREIGN = re.compile("[\0\ue000-\ue0ff\ud800-\udfff]")  # our marks, and what no text can hold
+FOREIGN = re.compile("[\0\ue000-\ue0ff\ud800-\udfff]")  # our marks, and characters that a text must not hold
 
 Parsed = dict[str, Any]  # text, title, robots, licence, formulas, pairs; or reason and detail
 
 
 def read_page(body: bytes | str, kind: str, packed: str, charset: str, most: int) -> Parsed:
-    """What is read of one page.
+    """Parse one page.
 
-    Args: `kind` html or text; `packed` the HTTP Content-Encoding, `charset` that of the header, each empty if there is
-    none; `most` bytes that it may unpack to. Returns the page, or `reason` and `detail` why it is dropped.
+    Args: `kind` html or text; `packed` the HTTP Content-Encoding and `charset` the header's charset, each empty if
+    missing; `most` unpacked bytes. Returns the page, or `reason` and `detail` of why it is dropped.
     """
     if isinstance(body, bytes):
         data = _unpack(body, packed, most)
@@ -58,7 +57,7 @@ def read_page(body: bytes | str, kind: str, packed: str, charset: str, most: int
 
 
 def _unpack(body: bytes, packed: str, most: int) -> bytes | Parsed:
-    """The bytes without their Content-Encoding, at most `most` of them: a bomb is not unpacked."""
+    """The unpacked bytes, at most `most`, so that a decompression bomb is not unpacked."""
     packed = packed.strip().lower()
     if packed in ("gzip", "x-gzip", "deflate") or body[:3] == b"\x1f\x8b\x08":
         raw = packed == "deflate" and (body[:1] != b"\x78")
@@ -70,7 +69,7 @@ def _unpack(body: bytes, packed: str, most: int) -> bytes | Parsed:
         if not unpack.eof and len(body) <= most:
             return {"reason": "broken compression", "detail": f"it ends after {len(body):,} bytes"}
     elif packed not in ("", "identity"):
-        if body[:1] in b"<\n \t\r" or body[:3] == b"\xef\xbb\xbf":  # crawls keep the header of what they have unpacked
+        if body[:1] in b"<\n \t\r" or body[:3] == b"\xef\xbb\xbf":  # crawls keep the header after unpacking a body
             return body
         return {"reason": "unknown compression", "detail": packed[:40]}
     if len(body) > most:
@@ -79,7 +78,7 @@ def _unpack(body: bytes, packed: str, most: int) -> bytes | Parsed:
 
 
 def _decode(body: bytes, charset: str) -> str | Parsed:
-    """The bytes as text, by what header or page say or by what they look like."""
+    """The bytes as text, with the encoding of the header or the page, or a detected one."""
     wide = body[:2] in (b"\xff\xfe", b"\xfe\xff")
     if BINARY.match(body[:16]) or (body[:4096].count(b"\0") > len(body[:4096]) // 10 + 1 and not wide):
         return {"reason": "not a page", "detail": f"its bytes begin {body[:8]!r}"}
@@ -121,9 +120,9 @@ def _html(html: str) -> Parsed:
 
 
 def extracted(tree: Any, html: str, marked: int) -> str:
-    """The text of a tree with marks: its main content, or all but navigation where that has lost what was marked.
+    """The text of a tree with marks: its main content, or all but navigation if marked parts are lost otherwise.
 
-    `marked` formulas and answers were put in; formulas that the page writes as text itself are counted in its source.
+    `marked` formulas and answers were inserted; formulas that the page writes as text are counted in its source.
     """
     from resiliparse.extract.html2text import extract_plain_text
 
@@ -137,7 +136,7 @@ def extracted(tree: Any, html: str, marked: int) -> str:
 
 
 def _said(tree: Any, html: str) -> tuple[str, str]:
-    """What a page says of robots and of its licence."""
+    """A page's robots directives and its licence."""
     low = html.lower()
     robots, licence = "", ""
     if "robots" in low and tree.head is not None:
@@ -153,7 +152,7 @@ def _said(tree: Any, html: str) -> tuple[str, str]:
 
 
 def _metadata(scripts: list[str], text: str, stated: list[markup.Pair]) -> list[markup.Pair]:
-    """Pairs of JSON-LD that the text does not state by its markup, with their places where they stand in it."""
+    """Pairs of JSON-LD that the markup of the text does not state, with their positions if they are in the text."""
     known = {" ".join(pair.question.split()).lower() for pair in stated}
     found = []
     for asked, said in markup.json_ld(scripts):
@@ -166,7 +165,7 @@ def _metadata(scripts: list[str], text: str, stated: list[markup.Pair]) -> list[
 
 
 def _plain(said: str) -> str:
-    """Text of a piece of HTML inside of metadata."""
+    """The text of a piece of HTML in metadata."""
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.html import HTMLTree
 
@@ -185,7 +184,7 @@ def _page(text: str, title: str, robots: str, licence: str, put: int, pairs: lis
 
 
 def _answer(question: tuple[int, list[Any]]) -> Parsed:
-    """In the worker: what is read of a page. Never raises."""
+    """Called in the worker: parse a page. Never raises."""
     memory, page = question
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
@@ -193,7 +192,7 @@ def _answer(question: tuple[int, list[Any]]) -> Parsed:
         resource.setrlimit(resource.RLIMIT_AS, (memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
     try:
         parsed = read_page(*page)
-        # Half of a surrogate pair cannot be sent
+        # A lone surrogate cannot be sent
         texts = {key: parsed[key] for key in ("text", "title") if key in parsed}
         return parsed | {key: text.encode("utf-8", "replace").decode() for key, text in texts.items()}
     except MemoryError:

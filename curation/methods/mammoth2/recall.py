@@ -1,13 +1,13 @@
-"""Recall: of all pages those that are like the seeds, in two rounds with a look at the domains in between.
+"""Recall: finds the pages that are similar to the seeds, in two rounds with a choice of domains after each.
 
-Round 1 learns from seed pages against random pages. Domains of which it recalls enough pages are decided on, by a list
-or a model (`domains.py`). Round 2 learns from pages of the chosen domains against those of all
-others, and what it recalls is decided on by domain once more (Yue et al. 2024, "MAmmoTH2", arXiv 2405.03548, section
-2.1). How well both tell held-out pages apart is printed and kept with the stage.
+Round 1 learns to tell seed pages from random pages. A list or a model (`domains.py`) decides about domains of which it
+recalls enough pages. Round 2 learns to tell pages of the chosen domains from all others, and the domains of the pages
+that it recalls are decided on again (Yue et al. 2024, "MAmmoTH2", arXiv 2405.03548, section 2.1). Precision and recall
+of both rounds on held-out pages are printed and kept with the stage.
 
-The classifier has the role of fastText (Joulin et al. 2016, arXiv 1607.01759), which learns word vectors and a linear
-layer on their mean. Here n-grams are hashed into columns on which the linear layer stands directly: scikit-learn's
-HashingVectorizer and SGDClassifier. Nothing of a page is stored but its probability.
+The classifier replaces fastText (Joulin et al. 2016, arXiv 1607.01759), which learns word vectors and a linear layer on
+their mean. Here n-grams are hashed into columns, which are the direct input of the linear layer: scikit-learn's
+HashingVectorizer and SGDClassifier. Only the probability of a page is stored.
 """
 
 import heapq
@@ -31,28 +31,28 @@ from limo.data import Dropped, Example, Row
 from limo.errors import UserError
 from limo.recipe import bind
 
-Page = tuple[str, tuple[float, ...]]  # what the classifier sees: the words, and what the markup states
+Page = tuple[str, tuple[float, ...]]  # the classifier's input: the words, and counts of the pairs in the markup
 CHUNK = 2000  # pages sent to a process at once; fewer than two of these are worked here
-LONGEST = 20_000  # characters of a page that are looked at
-WORDS = 3000  # of a page that is learned from
-ENOUGH = 4  # pairs by a rule, above which more say no more
+LONGEST = 20_000  # characters of a page that are read
+WORDS = 3000  # words of a page that are used
+ENOUGH = 4  # further pairs by a rule are not counted
 FORM = (
-    3.0  # weight of the form beside the words; the best of 1, 3 and 8 on bench/data/pages.jsonl: precision above 90 %
+    3.0  # weight of the form relative to the words; the best of 1, 3, 8 on bench/data/pages.jsonl: precision above 90 %
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
-    """What round 1 learns from."""
+    """The pages that round 1 learns from."""
 
-    positives: dict[str, Any]  # pool sources by name, whose archives are read as the pool's are
+    positives: dict[str, Any]  # pool sources by name, whose archives are read like those of the pool
     read: dict[str, Any]  # the stage that reads them
-    per_class: int  # pages of each kind, at most; the others are random ones of those that are recalled from
+    per_class: int  # most pages of each kind; negatives are random pages of the pool
 
 
 @dataclass(frozen=True, slots=True)
 class Learning:
-    """How a classifier learns."""
+    """Settings of the classifier's training."""
 
     ngrams: PositiveInt  # runs of up to so many words
     features: PositiveInt  # columns that they are hashed into
@@ -65,7 +65,7 @@ def _check_seeds(*, seeds: Seeds, **_: object) -> None:
         next(iter(bind(node, f"seeds.positives.{name}")(name, "")), None)
 
 
-# It may ask a model, a question for each domain; a plan runs it whole, since a pilot of a few pages recalls none
+# It may ask a model one question per domain; a plan runs the whole stage, since a pilot of a few pages recalls none
 @stage("pool", writes=("recall_1", "recall_2"), check=_check_seeds)
 def recall(
     rows: Iterable[Example],
@@ -80,12 +80,12 @@ def recall(
     second: dict[str, Any],
     seed: int,
 ) -> Iterator[Row]:
-    """Keep the pages of the second round, each with `scores.recall_1`, `scores.recall_2`.
+    """Keep the pages of the second round, each with `scores.recall_1` and `scores.recall_2`.
 
     Args: `seeds`; `learning` of both rounds; `threshold` of the probability from which a page is recalled; `held_out`
-    share of the pages of both kinds that measures precision and recall; `least` recalled pages below which a domain is
-    not decided on but left; `first` and `second` decisions, nodes of `domains.py`; `seed`. Goes through
-    `rows` several times. What is dropped is kept by its address and record, without its text. Raises UserError if there
+    share of the pages of both kinds that measures precision and recall; `least` recalled pages for a decision about a
+    domain, which is otherwise not chosen; `first` and `second` decisions, nodes of `domains.py`; `seed`. Goes through
+    `rows` several times. Dropped pages are noted with address and record, without their text. Raises UserError if there
     are no seeds, or no domain is chosen.
     """
     sources = [(name, bind(node, f"recall.seeds.positives.{name}")) for name, node in seeds.positives.items()]
@@ -101,7 +101,7 @@ def recall(
         )
 
     def run_round(name: str, positives: list[Page], others: list[Page]) -> list[float]:
-        """The probability of each row after learning from both kinds, some of which are held out to measure."""
+        """The probability of each row after learning from both kinds; some pages are held out for measuring."""
         (kept, out), (kept_others, out_others) = (_split(texts, held_out, seed) for texts in (positives, others))
         model = learn(kept, kept_others, learning, seed)
         found = np.fromiter(model.scores([*out, *out_others]), dtype=float) >= threshold
@@ -138,8 +138,8 @@ def recall(
 
 
 def look_at(row: Example) -> Page:
-    """A page as the classifier sees it: its first words, how many pairs each rule finds in its markup, and how often
-    it asks. What pages of questions have in common across sites is their form; their words differ.
+    """The classifier's input for a page: its first words, the number of pairs that each rule finds in its markup, and
+    how often it asks. Pages of questions share their form across sites, while their words differ.
     """
     stated = [pair[0] for pair in row.notes.get("stated", ()) if pair[0] != "definition" or pair[1].endswith("?")]
     pairs, text = Counter(stated), first_words(row.question, WORDS)
@@ -148,13 +148,13 @@ def look_at(row: Example) -> Page:
 
 
 def _sample(rows: Iterable[tuple[Example, bool]], k: int, key: str) -> list[Page]:
-    """What is seen of `k` of the rows that fit, at random, the same for the same key, with `k` rows in memory."""
+    """The input pages of `k` random rows among those flagged, the same for the same key, with `k` rows in memory."""
     keyed = ((digest(f"{key}/{row.id}"), at, row) for at, (row, fits) in enumerate(rows) if fits)
     return [look_at(row) for _, _, row in heapq.nsmallest(k, keyed)]
 
 
 def _split(pages: Sequence[Page], share: float, seed: int) -> tuple[list[Page], list[Page]]:
-    """Pages to learn from and those held out, by their content: a duplicate never stands on both sides."""
+    """Pages to learn from and held-out pages, split by content: duplicates are always on the same side."""
     out = {text for text, _ in pages if digest(f"{seed}/{text}") < share * 2**64}
     return [page for page in pages if page[0] not in out], [page for page in pages if page[0] in out]
 
@@ -200,15 +200,15 @@ class Classifier:
     bias: float
 
     def scores(self, pages: Iterable[Page]) -> Iterator[float]:
-        """The probability of each page to be of the kind, in order; on all cores."""
+        """The probability that each page is positive, in order; on all cores."""
         for chunk in spread(_score, chunked(pages, CHUNK), start=_keep_model, given=(self,)):
             yield from chunk
 
 
 def learn(positives: list[Page], negatives: list[Page], learning: Learning, seed: int) -> Classifier:
-    """A classifier that tells `positives` from `negatives`; logistic loss, both kinds weighing the same.
+    """A classifier that tells `positives` from `negatives`; logistic loss, with equal weights for both kinds.
 
-    Raises UserError if there are none of a kind.
+    Raises UserError if a kind has no pages.
     """
     from scipy.sparse import vstack
     from sklearn.linear_model import SGDClassifier
@@ -228,7 +228,7 @@ def learn(positives: list[Page], negatives: list[Page], learning: Learning, seed
 
 
 def _vectors(work: tuple[Learning, list[Page]]) -> Any:
-    """Rows of hashed n-grams, of length 1, beside those of form: sparse (pages, features + 1 + rules)."""
+    """Rows of hashed n-grams, of length 1, followed by the form: sparse (pages, features + 1 + rules)."""
     from scipy.sparse import csr_matrix, hstack
     from sklearn.feature_extraction.text import HashingVectorizer
 

@@ -1,9 +1,9 @@
-"""Refine: one or more models rewrite each pair, and what they write is checked before it is kept.
+"""Refine: one or more models rewrite each pair, and the result is checked before it is kept.
 
-MAmmoTH2 has two models rewrite every pair and keeps both (section 2.3 of the paper); 10 % of what came out was wrong
-(an audit of 50), and nothing was verified. Here a rewriting stays only if it has the asked form and an end, if its
-question has the numbers of the extracted one, if it is neither much shorter nor much longer, and if its final answer is
-still that of the page, where that can be graded. The prompt and the reader of its reply stand together below.
+In MAmmoTH2 two models rewrite every pair and both results are kept (section 2.3 of the paper); 10 % of them were wrong
+(an audit of 50), and nothing was verified. Here a rewritten pair stays only if it has the requested form and an end, if
+its question has the numbers of the extracted one, if it is neither much shorter nor much longer, and if its final
+answer is still that of the page, as far as that can be graded.
 """
 
 import re
@@ -73,23 +73,24 @@ class Refiner:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How long a rewritten answer may be, as a multiple of the extracted one, and in characters at least allowed."""
+    """Limits on the length of a rewritten answer, as multiples of the extracted one, and in characters."""
 
     shortest: Share
     longest: Annotated[float, Field(ge=1)]
-    always: int  # characters that are not too long, however short the extracted answer is
+    always: int  # so many characters are never too long, however short the extracted answer is
 
 
 @stage("pool", samples=True)
 def refine(
     rows: Iterable[Example], /, *, refiners: dict[str, Any], bounds: Bounds, otherwise: Literal["keep", "drop"]
 ) -> Iterator[Row]:
-    """A row for each refiner whose rewriting passes; a pair that none of them passes stays as extracted, or is dropped.
+    """A row for each refiner whose rewritten pair passes the checks; if none passes, the extracted pair stays or is
+    dropped.
 
-    Args: `refiners` by name, each a `Refiner`; `bounds` of length; `otherwise` what becomes of a pair without one.
-    The id of a rewriting is the pair's and the refiner's name; `notes.refined` says who, by which prompt, or why none.
-    Goes through `rows` once for each refiner and once more; one model is in memory at a time. Raises UserError if there
-    is no refiner.
+    Args: `refiners` by name, each a `Refiner`; `bounds` of length; `otherwise`: keep or drop a pair if none passes. The
+    id of a rewritten pair is the pair's id and the refiner's name; `notes.refined` has the refiner and its prompt, or
+    the reasons. Goes through `rows` once for each refiner and once more; one model is in memory at a time. Raises
+    UserError if there is no refiner.
     """
     if not refiners:
         raise UserError("refine.refiners names none: give each its engine and sampling, or leave the stage out")
@@ -114,7 +115,7 @@ def refine(
 def _outcome(
     row: Example, sampled: Mapping[str, tuple[Cached, Sequence[Completion]]], bounds: Bounds, otherwise: str
 ) -> Iterator[Row]:
-    """What becomes of a pair: its rewritings, itself, or its drop."""
+    """The rows of a pair: its rewritten versions, the unchanged pair, or a Dropped."""
     why: dict[str, str] = {}
     for name, (engine, replies) in sampled.items():
         checked = [_check(row, reply, bounds) for reply in replies]
@@ -140,7 +141,7 @@ def _outcome(
 
 
 def refine_prompt(row: Example) -> Prompt:
-    """What a refiner is asked about a pair."""
+    """The prompt of a refiner for a pair."""
     code = code_of(row.question, row.completion)
     return chat(PROMPT.format(code=code, question=row.question, answer=row.completion))
 
@@ -156,7 +157,7 @@ def read_refined(reply: Completion, code: str) -> tuple[str, str] | None:
 
 
 def _check(row: Example, reply: Completion, bounds: Bounds) -> tuple[str, str, str] | str:
-    """Question, answer and verdict of a rewriting, or why it is not taken."""
+    """Question, answer and verdict of a rewritten pair, or the reason against it."""
     if reply.finish != "stop":
         return "cut off"
     read = read_refined(reply, code_of(row.question, row.completion))
@@ -179,7 +180,7 @@ def _check(row: Example, reply: Completion, bounds: Bounds) -> tuple[str, str, s
 
 
 def is_reversed(before: str, after: str) -> bool:
-    """Whether the last sentences of two answers say the opposite, as far as single words show it.
+    """Whether the last sentences of two answers contradict each other, as far as single words show it.
 
     >>> is_reversed("So the series converges.", "Therefore it diverges."), is_reversed("It is even.", "So it is even.")
     (True, False)
@@ -196,17 +197,17 @@ def is_reversed(before: str, after: str) -> bool:
 
 
 def _side(text: str, first: str, second: str) -> str:
-    """Which of two opposites a text has; empty if none, or both."""
+    """Which of two opposites a text contains; empty if neither or both."""
     found = [word for word in (first, second) if re.search(rf"\b{word}", text)]
     return found[0] if len(found) == 1 else ""
 
 
 @stage("row")
 def verify_pairs(rows: Iterable[Example], /, *, unverified: Literal["keep", "drop"]) -> Iterator[Row]:
-    """Drop answers that can be shown to be wrong, and note the verdict on each of the others.
+    """Drop answers that can be shown to be wrong, and note the verdict on the others.
 
-    An equation of numbers that does not hold, or a final answer that is not the reference: wrong. A reference that the
-    answer reaches: correct. Without a reference there is nothing to grade: `unverified` are kept or dropped.
+    An answer is wrong if an equation of numbers in it is false, or its final answer is not the reference. It is correct
+    if it reaches the reference. Without a reference it is unverified: `unverified` keeps or drops it.
     """
     for row in rows:
         reason = detail = ""

@@ -1,1 +1,1 @@
-"""RISE: several turns at a problem, and iterations on what a model answers itself."""
+"""RISE: several turns per problem, and iterations on a model's answers."""

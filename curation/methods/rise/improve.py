@@ -1,16 +1,16 @@
-"""Iterations: each curates with the model of the one before, trains, and evaluates. RISE's outer loop.
+"""RISE's outer loop: each iteration curates with the model of the previous one, trains, and evaluates.
 
     python -m curation.methods.rise.improve recipe=rise_demo
 
 runs the very commands a person would type, one process each, so that memory is free between them:
 
-    runs/<name>/boost         curation.run, limo.train      where the recipe has a section `boost`: its knowledge boost
+    runs/<name>/boost         curation.run, limo.train      the knowledge boost, if the recipe has a section `boost`
     runs/<name>/iteration-1   curation.run, limo.train, eval.run        student=<the boosted model>
     runs/<name>/iteration-2   the same                                  student=<iteration-1's model>
     runs/<name>               eval.run of all these models; the ledger has all that it needs
 
-Each has its own run folder. Stopped at any point, even by SIGKILL, the same command resumes: finished steps are
-recognised, begun ones are resumed. More iterations, `improve.iterations=3`, are added in the same way.
+Each has its own run folder. After a stop at any point, even by SIGKILL, the same command resumes: finished steps are
+skipped, begun steps are resumed. A larger `improve.iterations` adds iterations in the same way.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ class Run(NamedTuple):
 
     module: str
     out: Path
-    overrides: tuple[str, ...]  # those of the person, then those of the iteration
+    overrides: tuple[str, ...]  # from the command line, then those of the iteration
 
 
 def improve(
@@ -45,12 +45,12 @@ def improve(
     iterations: int,
     train_from: Literal["first", "last"],
 ) -> list[Run]:
-    """The commands of all iterations, in their order. `arguments` are the person's own, passed on.
+    """The commands of all iterations, in their order. `arguments` of the command line are passed on.
 
-    Args: `student` is the first model; `boost` keys of `curate` and `train` that have other values before the first
-    iteration, null for no boost; `train_from` is the model that each iteration trains: the first one, on this
-    iteration's rows only, or the last one. The model that answers is always the last: collection is on-policy.
-    Raises UserError for settings that cannot be.
+    Args: `student` is the first model; `boost` holds keys of `curate` and `train` with other values for the boost
+    before the first iteration, null for no boost; `train_from` is the model that each iteration trains: the first one,
+    or the last one. Rows are always collected with the last model: collection is on-policy. Raises UserError for
+    invalid settings.
     """
     if iterations < 1:
         raise UserError(f"improve.iterations must be at least 1, not {iterations}")
@@ -86,7 +86,7 @@ def run_all(section: Mapping[str, Any], arguments: Sequence[str]) -> int:
 
 
 def _boosted(boost: Mapping[str, Any]) -> Iterator[str]:
-    """Overrides by which `curate.pool` becomes `boost.curate.pool` and so on; of `train.args` each key by itself."""
+    """Overrides that set `curate.pool` to `boost.curate.pool` and so on; keys of `train.args` are set separately."""
     for section, keys in boost.items():
         if section not in ("curate", "train") or not isinstance(keys, Mapping):
             raise UserError(f"boost may change keys of curate and of train, not '{section}'")

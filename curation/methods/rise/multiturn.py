@@ -1,10 +1,10 @@
-r"""Evaluate models over several turns, beside as many parallel samples.
+r"""Evaluate models over several turns, and with as many parallel samples.
 
     python -m eval.run recipe=rise_demo        # its section `eval` names curation.methods.rise.multiturn.evaluate
 
-Each problem gets n parallel samples, and one episode of n turns whose first is the first of these samples. After every
-turn the model is asked to try again, right or wrong: no reference is used. `eval/metrics.py` computes the metrics
-of these two.
+Each problem gets n parallel samples, and one episode of n turns, whose first turn is the first of these samples. After
+every turn the model is asked to try again, whether it was right or wrong: no reference is used. `eval/metrics.py`
+computes the metrics of both.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,10 +49,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Sample and grade every model on every benchmark, print the tables, write the report.
 
-    Args: as `eval.run.evaluate`; `sampling.n` is both the turns and the parallel samples, so that the budgets are
-    equal; `dialogue` is that of the training. Returns the summary that `eval/summary.json` holds: the one of
-    `eval.run`, on the parallel samples, and `turns`. Raises UserError as `eval.run.evaluate` does, and for fewer than
-    two turns.
+    Args: as `eval.run.evaluate`; `sampling.n` is the number of turns and of parallel samples, so that the budgets are
+    equal; `dialogue` is the one of training. Returns the content of `eval/summary.json`: that of `eval.run`, on the
+    parallel samples, and `turns`. Raises UserError as `eval.run.evaluate` does, and for fewer than two turns.
     """
     check_models(models, engine, compare, resamples)
     if sampling.n < 2:
@@ -73,7 +72,7 @@ def evaluate(
 def play_task(folder: Path, model: str, path: str, runner: Cached, task: Task, dialogue: Dialogue) -> Rows:
     """The graded samples and turns of one model on one benchmark, read from disk if they are there.
 
-    A line is that of `eval.run.complete_task` with the parallel samples as its completions, and beside them `turns`.
+    A line is that of `eval.run.complete_task`, with the parallel samples as its completions, and the key `turns`.
     """
 
     def lines() -> tuple[Rows, int]:
@@ -103,7 +102,7 @@ def _play(runner: Cached, task: Task, dialogue: Dialogue, what: str, count: Call
 
 
 def _token_counter(engine: Mapping[str, Any], path: str) -> Callable[[Prompt], int | None]:
-    """Counts the tokens of a prompt; for a model on servers, whose tokenizer is unknown, it gives None."""
+    """A function that counts a prompt's tokens; it returns None for a server's model, whose tokenizer is unknown."""
     from limo.chat import prompt_ids
     from limo.model import load_tokenizer
 

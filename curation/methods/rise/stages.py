@@ -1,15 +1,15 @@
 """Several turns at a problem as rows to learn from: RISE (arXiv 2407.18219).
 
-    collect   plays the turns on-policy, at each the best of some answers; a row for every (history -> answer)
+    collect   plays the turns on-policy, and takes the best of some answers at each; a row for every (history -> answer)
     keep      which of these answers are imitated: all, better, best, success
     weigh     exp(reward / tau), with or without the paper's centring
 
-The three are stages like all others: `collect` is the one that costs, and the ledger keeps its samples. Each row's
-prompt is the prompt that the engine was given, history and feedback included, and its completion the answer, so only
-the last answer is learned and training sees what sampling will see.
+The three are ordinary stages: only `collect` samples, and the ledger keeps its samples. Each row's prompt is the prompt
+of the engine, with history and feedback, and its completion is the answer, so only the last answer is in the loss, and
+training sees the same prompts as sampling.
 
     self-distillation   players: first samples 1 answer, second 16 with the same engine; the grader picks the best
-    distillation        players: second is another engine, a teacher that continues from the student's real failure
+    distillation        players: second is another engine, a teacher that continues from the student's wrong answer
 
 The best of several answers is picked by the reference, so self-distillation needs references too.
 """
@@ -35,7 +35,7 @@ Centring = Literal["rewards", "weights"]
 
 @dataclass(frozen=True, slots=True)
 class Player:
-    """Who answers at one turn: of `sampling.n` answers the first with the highest reward is taken."""
+    """The model that answers at one turn: the first of `sampling.n` answers with the highest reward is taken."""
 
     engine: dict[str, Any]
     sampling: Sampling
@@ -46,7 +46,7 @@ class Rewards:
     """The reward of an answer. The paper: 1, 0, 0. The released code on GSM8K: 1, 0, -1."""
 
     right: float
-    wrong: float  # and what the grader could not tell
+    wrong: float  # also for answers that cannot be graded
     none: float  # no answer in it, or cut off by its length limit
 
     def __post_init__(self) -> None:
@@ -56,9 +56,9 @@ class Rewards:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The answer taken at one turn: the first with the highest reward, of equals rather one that has an end."""
+    """The answer taken at one turn: the first with the highest reward, preferring completions that were not cut off."""
 
-    prompt: Prompt  # that the engine was given
+    prompt: Prompt  # of the engine
     completion: Completion
     verdict: str
     reward: float
@@ -74,7 +74,7 @@ def collect(
     players: Annotated[Mapping[str, Any], Field(min_length=1)],
     rewards: Rewards,
 ) -> Iterator[Row]:
-    """Play `players`, one a turn and in their order, on every problem until its answer is right.
+    """Play `players`, one per turn and in order, on every problem until its answer is right.
 
     Args: `dialogue` is the messages to the model; `players` by name, each a `Player`; `rewards` of an answer.
     Yields a row for every turn that was played: prompt and completion of that turn, `scores.reward`, `scores.turn`, and
@@ -96,7 +96,7 @@ def collect(
         ]
         if not going:
             break
-        if player.engine != node:  # one that plays several turns is loaded once; the one before it leaves the memory
+        if player.engine != node:  # a player of several turns is loaded once; the previous one is removed from memory
             runner = None
             node, runner = player.engine, Cached(bind(player.engine, f"collect.players.{name}.engine")())
         assert runner is not None
@@ -119,7 +119,7 @@ def collect(
 
 
 def _reward(graded: Mapping[str, Any], rewards: Rewards) -> float:
-    """The reward of a graded completion. One that was cut off is no answer, even if it had stated one."""
+    """The reward of a graded completion. A cut-off completion counts as no answer, even if it states one."""
     if graded["finish"] != "stop" or graded["extracted"] is None:
         return rewards.none
     return rewards.right if graded["verdict"] == "correct" else rewards.wrong
@@ -135,7 +135,7 @@ def _rows(row: Example, taken: Sequence[Taken]) -> Iterator[Example]:
             "rewards": [other.reward for other in taken],
             "right": t.verdict == "correct" and t.completion.finish == "stop",
             "finish": t.completion.finish,
-            "history": len(t.prompt) - len(taken[0].prompt),  # messages behind the problem
+            "history": len(t.prompt) - len(taken[0].prompt),  # messages after the problem
             "same_as": earlier if earlier < turn else None,
         }
         yield replace(
@@ -154,10 +154,10 @@ def keep_by_criteria(
 ) -> Iterator[Row]:
     """The rows of `collect` whose answer is imitated.
 
-    `all` keeps every answer, as the paper does; `better` those with a higher reward than the one before; `best` those
-    that no earlier one beats; `success` the right ones. The first answer always stays unless `success`. Empty answers,
-    those cut off, and those that an earlier turn of the problem gave word for word are dropped in any case; later
-    prompts still show them, since that is what happened.
+    `all` keeps every answer, as the paper does; `better` those with a higher reward than the previous one; `best` those
+    that no earlier one beats; `success` the right ones. The first answer stays except with `success`. Empty answers,
+    cut-off answers, and exact repetitions of an earlier turn's answer are dropped in any case; later prompts still
+    show them, as they were sampled.
     """
     for row in rows:
         reason, detail = _unfit(row, criteria)
@@ -203,8 +203,8 @@ def _check_tau(*, tau: float, centring: Centring | None) -> None:
 def weigh_by_reward(rows: Iterable[Example], /, *, tau: float, centring: Centring | None) -> Iterator[Row]:
     """Each row with its weight, see `reward_weights`; for `train.weighting: rows`.
 
-    The mean of the centring is that over all answers taken at the problem, kept or not. With `centring: weights` an
-    answer may weigh nothing or less; it is dropped, since pushing its probability down knows no bound.
+    The centring's mean is over all answers taken at the problem, kept or not. With `centring: weights` a weight may be
+    0 or negative; such a row is dropped, since lowering a probability has no bound.
     """
     _check_tau(tau=tau, centring=centring)
     for row in rows:
@@ -223,7 +223,7 @@ def _turns(row: Example) -> dict[str, Any]:
 
 
 def _unfit(row: Example, criteria: str) -> tuple[str, str]:
-    """Why an answer is not imitated, and what exactly; two empty texts if it is."""
+    """The reason and detail why an answer is not imitated; two empty texts if it is."""
     turns = _turns(row)
     turn, rewards = turns["turn"], turns["rewards"]
     mine, earlier = rewards[turn - 1], rewards[: turn - 1]

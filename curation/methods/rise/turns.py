@@ -25,8 +25,7 @@ SLOT = "{problem}"
 class Dialogue:
     """The messages to the model: before the first turn, and after each of its answers.
 
-    In `first` and `feedback` the text {problem} stands for the problem. Nothing else is replaced, so LaTeX stays as it
-    is.
+    In `first` and `feedback` the text {problem} is replaced by the problem, and nothing else, so LaTeX is unchanged.
     """
 
     shots: list[dict[str, str]]  # each a problem and its solution, shown as earlier turns of the chat
@@ -50,8 +49,8 @@ class Dialogue:
     def prompt(self, row: Example, actions: Sequence[str]) -> Prompt:
         """The prompt of the turn after `actions`, the model's answers so far.
 
-        With a window of k it has the problem and the last k - 1 answers, each with the feedback to it; the published
-        code's window of 1 shows everything, since it cuts a list at -0.
+        With a window of k it has the problem and the last k - 1 answers, each with its feedback; in the published code
+        a window of 1 shows everything, since it slices a list at -0.
         """
         system = [m for m in row.prompt if m["role"] == "system"]
         problem = self.first.replace(SLOT, row.question)
@@ -83,8 +82,8 @@ class Episode:
     def wanted(self, n: int, at: int) -> list[Request]:
         """The next `n` samples of the prompt.
 
-        Under a window the same prompt may come again, with window 1 it always does. Sample i of a prompt is always the
-        same text, so such a turn takes later samples than the turns before it; otherwise it would repeat them.
+        With a window the same prompt may occur again; with window 1 it always does. Sample i of a prompt is always the
+        same text, so a later turn takes samples with higher numbers; otherwise it would repeat earlier answers.
         """
         key = content_id(self.prompt, 16)
         begin = self.taken[key]
@@ -96,7 +95,7 @@ def sample_turn(engine: Engine, episodes: Sequence[Episode], sampling: Sampling,
     """`sampling.n` completions for the next turn of each episode, in order: one batch over all of them."""
     asked = [episode.wanted(sampling.n, at) for at, episode in enumerate(episodes)]
     place = {(r.at, r.index): (at, i) for at, requests in enumerate(asked) for i, r in enumerate(requests)}
-    # Longest first, as `limo.engines.protocol.sample` has it
+    # Longest first, as in `limo.engines.protocol.sample`
     order = sorted(asked, key=lambda requests: -sum(len(m["content"]) for m in requests[0].prompt))
     places: list[list[Completion | None]] = [[None] * sampling.n for _ in episodes]
     with progress(what, len(place), "completion") as advance:
