@@ -108,6 +108,6 @@ def test_a_thinking_model_from_the_pool_to_the_report(name: str, server: str, tm
     assert loss_text(tokenizer, chains[0]) == SAID, "what the prompt opens is not learned again"
     run_section(recipe, "train")
     run_section(recipe, "eval")
-    graded = [json.loads(line) for line in (folder / "eval" / "tuned" / "held_out.jsonl").read_text().splitlines()]
+    graded = [json.loads(line) for line in (folder / "eval" / "chosen" / "held_out.jsonl").read_text().splitlines()]
     assert [(c["verdict"], c["extracted"]) for row in graded for c in row["completions"]] == [("correct", "5")] * 2
     assert "&lt;think&gt;" in (folder / "report.html").read_text()
