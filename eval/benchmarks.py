@@ -3,9 +3,9 @@
     python -m eval.run recipe=evaluate 'eval.benchmarks=[aime24,math500]'
     python -m eval.run recipe=evaluate 'eval.benchmarks=[math500.json, {mine: {path: my.csv, fields: {answer: gold}}}]'
 
-`eval/benchmarks.yaml` has the named ones. A local copy comes first: `path`, or a file named after the benchmark in the
-folder $LIMO_BENCHMARKS. A benchmark that is missing, or has unusable rows, is an error. Those that are gated or on no
-hub are left out with a warning that says how to get them, unless their node has `required: true`.
+`eval/benchmarks.yaml` lists named ones. A local copy comes first: `path`, or a file named after the benchmark in the
+folder $LIMO_BENCHMARKS. A benchmark that is missing or has unusable rows is an error. Missing benchmarks that are gated
+or not on the Hub are skipped with a warning that says how to get them, unless their node has `required: true`.
 """
 
 import os
@@ -38,9 +38,8 @@ def nodes(benchmarks: Sequence[Any] | Mapping[str, Any]) -> dict[str, dict[str, 
     """The benchmarks of a recipe as nodes, by name.
 
     A list has names of TABLE, paths of files (named after the file), and mappings {name: node}; a mapping has nodes. A
-    node is empty, `{path: ...}` for a local copy or a file of your own, or names any source with `_target_`; `false`
-    leaves out what another recipe has.
-    Raises UserError for anything else, or a duplicate name.
+    node is empty, `{path: ...}` for a local copy or your own file, or any source with `_target_`; `false` removes a
+    benchmark of the recipe that this one builds on. Raises UserError for anything else, or a duplicate name.
     """
     pairs = list(benchmarks.items()) if isinstance(benchmarks, Mapping) else [p for b in benchmarks for p in _pairs(b)]
     by_name: dict[str, dict[str, Any]] = {}
@@ -75,29 +74,29 @@ def origin(name: str, node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def on_hub(name: str, node: Mapping[str, Any]) -> list[str]:
-    """The datasets of the Hub that a benchmark is read from; none for one that is here, or nowhere."""
+    """The Hub datasets that a benchmark is read from; empty for a local one, or one that is not on the Hub."""
     return [origin(name, node)["hub"]] if origin(name, node).get("hub") else hub_sources(node)
 
 
 def hub_sources(node: Any) -> list[str]:
-    """The datasets of the Hub that a source reads, itself or by a source inside of it."""
+    """The Hub datasets that a source reads, directly or through a nested source."""
     inside = [("", node), *nodes_below(node)] if isinstance(node, Mapping) else []
     return [str(each["path"]) for _, each in inside if each.get("_target_") == "limo.sources.hub" and "path" in each]
 
 
 def is_required(name: str, node: Mapping[str, Any]) -> bool:
-    """Whether it is an error that a benchmark cannot be had: where the Hub does not simply have it, only if asked."""
+    """Whether a missing benchmark is an error. One that the Hub does not simply offer must set `required: true`."""
     by_name = node["_target_"] == "eval.benchmarks.named" and not node.get("path")
     return bool(node.get("required", not (by_name and TABLE.get(name, OWN).get)))
 
 
 def without_required(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A benchmark's node as its function takes it."""
+    """A benchmark's node without the key `required`, which its function does not take."""
     return {key: value for key, value in node.items() if key != "required"}
 
 
 def load(benchmarks: Sequence[Any] | Mapping[str, Any], system: str) -> dict[str, list[Example]]:
-    """The problems of each benchmark, by its name. `notes["answer_kind"]` says what an answer is, for the grader."""
+    """The problems of each benchmark, by name. `notes["answer_kind"]` tells the grader the kind of the answers."""
     loaded = {}
     for name, node in nodes(benchmarks).items():
         try:
@@ -243,7 +242,7 @@ def _flatten(entry: Benchmark, raw: Any, number: int) -> Any:
 
 
 def _put(row: Example, entry: Benchmark, system: str) -> Example:
-    """The row with the prompt of its benchmark. The bare problem stays in the notes, for decontamination."""
+    """The row with the prompt of its benchmark. The problem alone is kept in the notes, for decontamination."""
     problem = row.question
     if entry.shots:
         prompt = chat(behind_examples(problem, entry.group, entry.shots), "")
@@ -253,17 +252,17 @@ def _put(row: Example, entry: Benchmark, system: str) -> Example:
     return replace(row, prompt=prompt, notes={**row.notes, **shown})
 
 
-# -- prompts. Words and worked examples are ours (`eval/shots.yaml`); their number and layout are those of MAmmoTH2
-# (arXiv 2405.03548, section 3.2), so numbers come close to that paper's without being the same measurement
+# -- prompts. The wording and the worked examples are ours (`eval/shots.yaml`); the number of examples and the layout
+# are those of MAmmoTH2 (arXiv 2405.03548, section 3.2), so results are close to the paper's but not comparable exactly
 
 
 def plain(problem: str, choice: bool) -> str:
-    """The zero-shot prompt: the problem, and for a multiple choice the form of the answer."""
+    """The zero-shot prompt: the problem, and for multiple choice the form of the answer."""
     return f"{problem}\n\n{CHOOSE}" if choice else problem
 
 
 def behind_examples(problem: str, group: str, shots: int) -> str:
-    """The few-shot prompt: worked problems of a group and then this one, which ends where its solution starts."""
+    """The few-shot prompt: worked problems of a group, then this problem, up to the start of its solution."""
     chosen = worked(group)[:shots]
     assert len(chosen) == shots, (group, shots)
     blocks = [f"Problem:\n{shot['problem']}\nSolution:\n{shot['solution']}" for shot in chosen]

@@ -1,13 +1,13 @@
-r"""Equations in the text of a chain: `48/2 = 24`, `12 * $0.50 = $6.00`, `3x + 5 = 20`, and whether they hold.
+r"""Finds equations in the text of a chain, such as `48/2 = 24`, `12 * $0.50 = $6.00`, `3x + 5 = 20`, and checks them.
 
     [e] = equations("She sold 48/2 = 24 clips.");  e.value  ->  Fraction(24, 1);  holds(e)  ->  True
 
 Text is never executed. A side is read by `eval/grader/reader.py` into nodes, exact arithmetic gives its value, and
 SymPy, given numbers built from those nodes, proves that two sides differ. Only `+ - * /` and parentheses are read, so
-all work is bounded. Units of up to two words may stand behind a number; percent is a hundredth.
+all work is bounded. Units of up to two words may follow a number; percent is a hundredth.
 
-Left out: powers, roots, several unknowns, congruences. What cannot be read, or is only a part of what the text states
-(`$350 000 x 5/100`), is not reported as an equation, right or wrong.
+Left out: powers, roots, several unknowns, congruences. An equation that cannot be read, or a match that is only a part
+of what the text states (`$350 000 x 5/100`), is not reported.
 """
 
 import re
@@ -21,11 +21,11 @@ from eval.grader.reader import read
 from eval.grader.values import TooMuch, Undefined, exact
 
 # Possessive, with bounds on each repetition: a number or unit is never split again, so that the work is linear in the
-# text. An equation stands on one line
+# text. An equation is on one line
 _DIGITS = r"(?>\d{1,3}(?:,\d{3}){1,5}+(?![\d,])|\d{1,20}+)(?>\.\d{1,20}+)?+|\.\d{1,20}+"
 _GAP = r"[ \t]{0,3}+"
 _TIMES = rf"x(?={_GAP}[($£€.\d])"
-# A verb or a conjunction is no unit: `3 countries is -48 + 21 = -27`
+# A verb or a conjunction is not a unit: `3 countries is -48 + 21 = -27`
 _WORD = r"(?!(?:is|are|was|were|because|so|since|if|then|and|or|to)\b)[A-Za-z]{2,30}+"
 _UNIT = rf"(?: ?+(?!{_TIMES})/?{_WORD}(?:/[A-Za-z]{{2,30}}+)?+){{0,2}}+"
 _TERM = rf"(?>\({{0,4}}+{_GAP}(?:-{_GAP})?+\({{0,4}}+[$£€]?+(?:{_DIGITS})(?: ?%)?+{_UNIT}(?:{_GAP}\)){{0,4}}+)"
@@ -42,7 +42,7 @@ _PIECE = re.compile(
 )
 _PLAIN = {"×": "*", "·": "*", "x": "*", "÷": "/", "−": "-", "–": "-"}
 _LETTER = re.compile(r"[a-zA-Z]")
-# What shows that a match is a part of something else, in the text before it and behind it
+# Text before or after a match that shows that it is part of something else
 _CUT_BEFORE = re.compile(
     r"(?:[*/×÷^·+−–<>≤≥≠≡}\]]|\d[,.]?|\\(?:times|cdot|div|equiv|pm)|\b[xX]|(?:%|\d|half|third|quarter) of)\s*\Z"
 )  # `$350 [000 x 5 = ..`
@@ -62,7 +62,7 @@ LONGEST = 20_000  # characters of a text that are searched
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A number or an operator and where it stands in the text."""
+    """A number or an operator, and its position in the text."""
 
     start: int
     end: int
@@ -77,14 +77,14 @@ class Equation:
     end: int
     left: str  # plain arithmetic: no units, no currency, no separators
     right: str
-    numbers: tuple[Written, ...]  # of the left side, of both where there is an unknown; a sign in front is part of it
+    numbers: tuple[Written, ...]  # of the left side, with an unknown of both; a leading sign is part of a number
     operators: tuple[Written, ...]  # of the left side, as + - * /
-    result: Written | None  # the number on the right; None where there is an unknown
+    result: Written | None  # the number on the right; None if there is an unknown
     unknown: str = ""  # its letter
 
     @property
     def value(self) -> Fraction:
-        """Of the left side of an equation without an unknown."""
+        """The value of the left side of an equation without an unknown."""
         value = value_of(self.left)
         assert value is not None, self.left
         return value
@@ -116,7 +116,7 @@ def _arithmetic(match: re.Match[str]) -> Equation | None:
 
 
 def _is_part(match: re.Match[str], start: int, plain: str) -> bool:
-    """Whether a match that begins at `start` and says `plain` is a part of something else, or no equation."""
+    """Whether a match that begins at `start` with the text `plain` is part of something else, or not an equation."""
     text, before = match.string, match.string[max(0, start - 40) : start]
     if text[start] == "-" and text[start + 1 : start + 2] == " " and before.strip(" \t") and before[-1] != "\n":
         return True  # `X - 3*6 = 77`, `Yams - 6 x 2 = 12`
@@ -144,7 +144,7 @@ def _algebra(match: re.Match[str]) -> Equation | None:
 
 
 def _trim(match: re.Match[str], side: str) -> tuple[int, int]:
-    """Without the spaces and commas around it, and without the full stop of the sentence."""
+    """The range of a side without spaces and commas around it, and without the full stop of the sentence."""
     start, end = match.span(side)
     text = match.string
     while start < end and text[start] in " ,.":
@@ -155,7 +155,7 @@ def _trim(match: re.Match[str], side: str) -> tuple[int, int]:
 
 
 def _linear(side: str, unknown: str) -> bool:
-    """Whether a side can be read and has a value once the unknown has one."""
+    """Whether a side can be read, and has a value if the unknown has one."""
     node = _read(side)
     return node is not None and _at(node, {unknown: Fraction(1)}) is not None
 
@@ -218,11 +218,11 @@ def _at(node: Node, where: Mapping[str, Fraction]) -> Fraction | None:
 
 
 def holds(equation: Equation, at: Fraction | None = None) -> bool | None:
-    """Whether an equation is true; with an unknown, at its value `at`. None where that cannot be told.
+    """Whether an equation is true; with an unknown, at its value `at`. None if that cannot be decided.
 
     A right side with decimals may be rounded to its last place, or cut there after a division: `10 / 3 = 3.33` holds.
-    A quotient as a whole number (`11 / 5 = 2`) may be meant: None. Percent may be a hundredth or a word (`100 - 5 =
-    95%`), and `2 / 1/4` may divide by a quarter: an equation is false only if it is under every reading.
+    A whole number may be an integer quotient (`11 / 5 = 2`): None. Percent may be a hundredth or a word (`100 - 5 =
+    95%`), and `2 / 1/4` may divide by a quarter: an equation is false only if every reading of it is false.
     """
     if equation.unknown:
         if at is None:
@@ -238,14 +238,14 @@ def holds(equation: Equation, at: Fraction | None = None) -> bool | None:
 
 
 def _readings(side: str) -> list[str]:
-    """What a side of plain arithmetic may mean."""
+    """The possible readings of a side of plain arithmetic."""
     sides = [side, _DIVIDED_TWICE.sub(r"/ ( \1 / \2 )", side)]
     sides += [each.replace("%", "") for each in sides]
     return [each for each in dict.fromkeys(sides) if value_of(each) is not None]
 
 
 def _agree(left: str, right: str, divided: bool) -> bool | None:
-    """Whether the left side has the value on the right, as far as it is written out."""
+    """Whether the left side has the value on the right, to its last written place."""
     value, stated, place = value_of(left), value_of(right), _last_place(right)
     assert value is not None and stated is not None
     gap = abs(value - stated)
@@ -257,14 +257,14 @@ def _agree(left: str, right: str, divided: bool) -> bool | None:
 
 
 def _last_place(written: str) -> Fraction:
-    """The worth of the last decimal place as written; 0 for a whole number or a fraction."""
+    """The value of the last written decimal place; 0 for a whole number or a fraction."""
     _, dot, decimals = written.rstrip("%").partition(".")
     worth = Fraction(1, 10 ** len(decimals)) if dot else Fraction(0)
     return worth / 100 if written.endswith("%") else worth
 
 
 def proved_different(one: str, other: str) -> bool:
-    """Whether SymPy proves that two expressions differ: their difference, worked out exactly, is not 0.
+    """Whether SymPy proves that two expressions differ: their exact difference is not 0.
 
     >>> proved_different("48 / 2", "25"), proved_different("48 / 2", "24")
     (True, False)
@@ -305,7 +305,7 @@ def _sympy(node: Node) -> Any:
 
 
 def numbers_in(text: str) -> list[Written]:
-    """Every number of a text, a box's among them, with the sign that stands directly before it."""
+    """Every number of a text, including those in boxes, with the sign directly before it."""
     return [
         Written(m.start(), m.end(), m[0])
         for m in re.finditer(rf"(?<![\w.])-(?:{_DIGITS})|(?<![\w.])(?:{_DIGITS})", text[:LONGEST])
@@ -321,7 +321,7 @@ def number(written: str) -> Fraction:
 
 
 def replaced(text: str, changes: Sequence[tuple[int, int, str]]) -> str:
-    """A text with stretches of it replaced, each given by start, end and what to put there; none may overlap."""
+    """A text with parts replaced, each given by start, end and new text; they must not overlap."""
     for start, end, new in sorted(changes, reverse=True):
         text = text[:start] + new + text[end:]
     return text

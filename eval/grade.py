@@ -1,4 +1,4 @@
-r"""Grade final answers: correct, wrong, or could not tell.
+r"""Grade final answers: correct, wrong, or unsure.
 
     from eval.grade import grade
     grade("so it is \\boxed{\\frac{1}{2}}.", "0.5")  ->  Grade("correct", "\\frac{1}{2}", "number", rule="box")
@@ -10,9 +10,9 @@ r"""Grade final answers: correct, wrong, or could not tell.
     compute_score(data_source, solution_str, ground_truth)      # verl's custom_reward_function
 
 FILE is JSONL, JSON, CSV, Parquet or a folder saved by `datasets`; each row has a completion, or a list of them, and the
-reference answer. Columns are found by their usual names or named with `fields` (`a.b` is b inside of a). Every grade is
-written to NAME.graded.jsonl in the current folder (the row's id, which completion, verdict, extracted, parsed, rules);
-rows that cannot be used to NAME.dropped.jsonl with the reason. `limo compare` takes two such files.
+reference answer. Columns are found by their usual names or named with `fields` (`a.b` is b inside a). Every grade is
+written to NAME.graded.jsonl in the current folder (the row's id, the number of the completion, verdict, extracted,
+parsed, rules), and unusable rows to NAME.dropped.jsonl with the reason. `limo compare` takes two files of grades.
 The rules are in `eval/grader/`.
 """
 
@@ -56,10 +56,11 @@ def reward(
 ) -> list[float | None]:
     """The reward function for TRL's trainers: 1 for each correct completion, 0 for each wrong one.
 
-    Args: `completions` as TRL gives them, texts or lists of messages of which the last one counts; `solution` or
-    `answer` the references, from the data set's column of that name (a row's `answer` goes first where it has both), a
-    list where several answers are right; `unsure` the reward of what the grader cannot tell and of rows without a
-    reference. None makes TRL leave them out: 0.0 would punish right answers for the grader's limits.
+    Args: `completions` as TRL passes them: texts, or lists of messages of which the last one counts; `solution` or
+    `answer` are the references, from the data set's column of that name (`answer` is used if a row has both), a list if
+    several answers are right; `unsure` is the reward of completions that cannot be graded and of rows without a
+    reference. With None, TRL leaves them out: 0.0 would punish right answers for the grader's limits. Raises UserError
+    if both columns are missing.
     """
     if solution is None and answer is None:
         raise UserError("the data set needs a column 'solution' or 'answer' with the references")
@@ -74,12 +75,12 @@ def reward(
 
 
 def compute_score(data_source: str, solution_str: str, ground_truth: Reference, extra_info: Any = None) -> float:
-    """The reward function for verl (`custom_reward_function.path`): 1 for correct, else 0. verl leaves nothing out."""
+    """The reward function for verl (`custom_reward_function.path`): 1 for correct, else 0. verl leaves out no row."""
     return float(_best(_text(solution_str), ground_truth).verdict == "correct")
 
 
 def _best(completion: str, reference: Reference) -> Grade:
-    """The grade by the reference that it meets best."""
+    """The best grade over several references."""
     references = [reference] if isinstance(reference, str) else list(reference or ())
     grades = [grade(completion, str(each)) for each in references if each is not None and str(each).strip()]
     order = ("correct", "unsure", "wrong")
@@ -87,7 +88,7 @@ def _best(completion: str, reference: Reference) -> Grade:
 
 
 def _text(completion: Any) -> str:
-    """The text of a completion: a text, None, a message, or messages, with its content in parts or as text."""
+    """The text of a completion, which is a text, None, a message or messages, with content as a text or in parts."""
     if isinstance(completion, Sequence) and not isinstance(completion, str):
         if completion and isinstance(completion[-1], Mapping) and "type" in completion[-1]:
             return "".join(str(part.get("text") or "") for part in completion)
@@ -97,15 +98,15 @@ def _text(completion: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One completion to be graded, and what another grader said of it."""
+    """One completion to be graded, and the verdict of another grader."""
 
-    id: str  # the row's own, else its number
+    id: str  # the row's id, else its number
     row: int
     index: int  # among the row's completions
-    completion: str  # empty where the row has none: no answer, which is wrong
+    completion: str  # empty if the row has none, which is graded as wrong
     answer: str
     other: bool | None
-    cut_off: bool  # by its length, where the completion says how it ended
+    cut_off: bool  # by its length, if the completion states how it ended
 
 
 def regrade(
@@ -159,7 +160,7 @@ def _items(file: str, columns: Mapping[str, str], other: str | None) -> tuple[li
 
 
 class _Unusable(Exception):
-    """A row that has no completion and answer."""
+    """Raised for a row without a completion or an answer."""
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason, self.detail = reason, detail
@@ -196,7 +197,7 @@ def _column(raw: dict[str, Any], ours: str, named: str | None) -> Any:
 
 
 def _verdicts(raw: dict[str, Any], column: str, count: int) -> list[bool | None]:
-    """Another grader's verdicts."""
+    """Another grader's verdicts, one for each completion. Raises _Unusable."""
     value = _inside(raw, column)
     if value is None:
         raise _Unusable("missing field", f"no column '{column}'; the columns are {_names(raw)}")
@@ -217,7 +218,7 @@ def _names(raw: dict[str, Any]) -> str:
 
 
 def _inside(raw: Any, column: str) -> Any:
-    """A column, or `a.b` for b inside of a."""
+    """A column, or with the name `a.b` the key b inside column a."""
     if isinstance(raw, dict) and column in raw:
         return raw[column]
     head, _, tail = column.partition(".")
@@ -241,7 +242,7 @@ def _write(where: Path, items: Sequence[Item], grades: Sequence[Grade], dropped:
             where_from = {"id": item.id, "row": item.row, "index": item.index, "answer": item.answer}
             row = {**where_from, **asdict(grade), "parsed": grade.parsed, "other": item.other}
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-    _dropped_file(where).unlink(missing_ok=True)  # of an earlier time
+    _dropped_file(where).unlink(missing_ok=True)  # of an earlier call
     if dropped:
         with replacing(_dropped_file(where)) as lines:
             lines.writelines(json.dumps(asdict(d), ensure_ascii=False, default=str) + "\n" for d in dropped)
@@ -266,7 +267,7 @@ def _print(
     if unsure := Counter(g.how for g in grades if g.verdict == "unsure"):
         print_table(Table(("reason", "answers"), unsure.most_common(10), (1,), "Unsure, by reason"), console)
     unread = [i for i, g in zip(items, grades, strict=True) if g.verdict == "unsure" and "reference" in g.how]
-    if 2 * len(unread) >= n:  # then they are probably not references
+    if 2 * len(unread) >= n:  # then the column probably holds no references
         begin = " ".join(unread[0].answer.split())[-80:]
         say(
             f"Most references cannot be read. The first ends with '{begin}': is it the right column (--fields "

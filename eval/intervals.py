@@ -3,8 +3,8 @@
     paired(base, tuned, resamples=10_000, seed=0)                # the same problems, one training
     difference([random_0, random_1], [chosen_0, chosen_1], resamples=10_000, seed=0)
 
-One training says little: the same rows in another order can differ by several points. Where a set was trained with
-several seeds (`train.seeds`), an interval is over seeds and problems together.
+One training says little: the same rows in another order can differ by several points. If a set was trained with several
+seeds (`train.seeds`), an interval is over seeds and problems together.
 """
 
 import math
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 BATCH = 500  # resamples that are in memory at once
-Shares = Mapping[str, float]  # of each problem the share of its completions that are correct
+Shares = Mapping[str, float]  # by problem id, the share of its completions that are correct
 
 
 @cache
@@ -29,7 +29,7 @@ def _stats() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with its 95 % interval, all as shares of 1."""
+    """A mean with its 95 % interval, all from 0 to 1."""
 
     mean: float
     low: float
@@ -44,11 +44,11 @@ class Difference:
     mean: float
     low: float
     high: float
-    p: float  # of a difference at least this large if a and b were exchangeable on each problem
+    p: float  # probability of a difference at least this large if a and b were exchangeable on each problem
     n: int
     gained: list[str]  # ids that b solves more often
     lost: list[str]  # ids that a solves more often
-    detectable: float  # the smallest true difference that so many problems would have shown, four times in five
+    detectable: float  # the smallest true difference that so many problems show with a power of 80 %
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain JSON values."""
@@ -58,7 +58,7 @@ class Difference:
 def share(correct: Mapping[str, float], resamples: int, seed: int) -> Interval:
     """Mean accuracy over problems, given each problem's share of right completions.
 
-    With one completion a problem the interval is Wilson's (1927), which is valid at 0 and 1. With several it is the
+    With one completion per problem the interval is Wilson's (1927), which is valid at 0 and 1. With several it is the
     percentile bootstrap over problems, since completions of one problem are not independent, widened to Wilson's at the
     effective number of completions (p (1 - p) over the variance of the mean, Kish 1965): near 0 and 1 the bootstrap of
     a few problems is too narrow.
@@ -90,9 +90,9 @@ def wilson(mean: float, n: float, z: float = 1.959964) -> tuple[float, float]:
 def paired(a: Mapping[str, float], b: Mapping[str, float], resamples: int, seed: int) -> Difference:
     """b minus a, paired by problem id, with a 95 % interval and a p-value.
 
-    With one completion a problem the interval is `matched`, which does not shrink to nothing where no problem flipped,
-    and the p-value is McNemar's exact test: of the problems that flipped, as many would be gained as lost. With several
-    completions they are the percentile bootstrap and the sign-flip permutation test over problems, which is exact where
+    With one completion per problem the interval is `matched`, which keeps a width even if no problem flipped, and the
+    p-value is that of McNemar's exact test: flipped problems are equally likely to be gained or lost. With several
+    completions they are the percentile bootstrap and the sign-flip permutation test over problems, which is exact if
     there are no more than `resamples` sign patterns.
 
     Args: share of right completions of each problem for each model, over the same ids.
@@ -116,7 +116,7 @@ def paired(a: Mapping[str, float], b: Mapping[str, float], resamples: int, seed:
 
 
 def p_value(p: float) -> str:
-    """A p-value as a table shows it."""
+    """A p-value as text for a table."""
     return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 
@@ -129,7 +129,7 @@ def detectable(differences: np.ndarray) -> float:
     """The smallest difference that a test at 5 % detects with a power of 80 %, given each problem's difference (n,).
 
     (1.96 + 0.84) s / sqrt(n), where s is the standard deviation of the problems' differences. One half is added to
-    either kind of flip, as in `matched`, so that a few problems without a flip do not seem to detect anything.
+    both kinds of flips, as in `matched`; otherwise a few problems without a flip would seem to detect any difference.
 
     >>> round(detectable(np.zeros(30)), 3)
     0.088
@@ -184,15 +184,15 @@ def over_trainings(trainings: Sequence[Shares], resamples: int, seed: int) -> In
 def difference(before: Sequence[Shares], after: Sequence[Shares], resamples: int, seed: int) -> Difference:
     """`after` minus `before`, each given by its trainings, with a 95 % interval and a p-value.
 
-    With one training each this is `paired`, which covers the choice of problems only. Otherwise problems
-    and trainings are both samples: problems are crossed with trainings, and the trainings of the two sets are
-    independent. With d_p the difference of the means of problem p, v the variance of a training's accuracy and e that
-    of what is left (both by the two-way analysis of variance, Searle, Casella and McCulloch 1992, section 4.3; means of
-    the two sets), the variance of the mean difference is
+    With one training each this is `paired`, which covers the choice of problems only. Otherwise problems and trainings
+    are both samples: problems are crossed with trainings, and the trainings of the two sets are independent. With d_p
+    the difference of the means of problem p, v the variance of a training's accuracy and e the residual variance (both
+    by the two-way analysis of variance, Searle, Casella and McCulloch 1992, section 4.3; means of the two sets), the
+    variance of the mean difference is
 
         var(d_p) / n  +  (1 / s_before + 1 / s_after) max(v - e / n, 0)
 
-    since var(d_p) holds e once already. Trainings of both sets are taken to vary alike. The quantile is Student's, with
+    since var(d_p) contains e once. Trainings of both sets are assumed to vary equally. The quantile is Student's, with
     the degrees of freedom of Satterthwaite (1946). `python -m bench.studies.coverage` simulates how often the interval
     holds. A set with one training, such as the base model, adds nothing to the second term. `gained` and `lost` list
     the problems that most trainings solve differently.
@@ -238,7 +238,7 @@ def _variance(values: np.ndarray, tables: Sequence[np.ndarray]) -> tuple[float, 
     each, spare = sum(1 / len(table) for table in repeated), sum(len(table) - 1 for table in repeated)
     trainings = each * max(between - left / n, 0.0)
     variance = problems + trainings
-    # Also where `between` is by chance not above what is left: few trainings say little of how much they vary
+    # Also if `between` is by chance not above the residual: few trainings say little about their variance
     weights = problems**2 / (n - 1) + (each * between) ** 2 / spare + (each * left / n) ** 2 / (spare * (n - 1))
     return variance, max(1.0, variance * variance / weights) if weights else n - 1.0
 

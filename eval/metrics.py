@@ -1,11 +1,11 @@
-"""Metrics of several completions of a problem (pass@k, majority votes) and of several turns; the parts of a benchmark.
+"""Metrics of several completions of a problem (pass@k, majority votes) and of several turns; parts of a benchmark.
 
-Of n turns and n parallel samples, here 5:
+Measures of n turns and n parallel samples, here 5:
 
     m1@t1   the first sample
     m5@t1   the majority of 5 parallel samples
     m1@t5   the majority of 5 turns, without oracle
-    p1@t5   any of 5 turns, with oracle: an episode that a checker ends at the first right answer is the same up to it
+    p1@t5   any of 5 turns, with oracle: as if a checker ended an episode at the first right answer
     p5@t1   any of 5 parallel samples, the fair comparison for p1@t5
 
 RISE (arXiv 2407.18219) defines the first four and sets five turns against one sample; at an equal budget the question
@@ -25,13 +25,13 @@ from eval.grader.grade import equal
 from eval.intervals import paired, share
 
 Row = Mapping[str, Any]
-VOTES = 200  # subsets over which maj@k is averaged where there are more
+VOTES = 200  # most subsets over which maj@k is averaged
 PARTS = ("level", "difficulty", "subject", "type", "task", "category", "template")  # notes that divide a benchmark
 MAX_PARTS = 60  # a note with more values than this is an identifier
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """The unbiased estimate of the chance that one of k completions is correct, from n of which `correct` are.
+    """The unbiased estimate of the probability that at least one of k completions is correct, if `correct` of n are.
 
     1 - C(n - c, k) / C(n, k): Chen et al. (2021), Evaluating Large Language Models Trained on Code, section 2.1.
     Raises ValueError unless 1 <= k <= n and 0 <= correct <= n.
@@ -50,7 +50,7 @@ def ks(n: int) -> list[int]:
 
 
 def votes(completions: Sequence[Mapping[str, Any]]) -> list[int]:
-    """For each completion the number of its group: completions with equal answers are one group, -1 is no answer."""
+    """For each completion the number of its group: completions with equal answers form a group; -1 is no answer."""
     first = list[str]()
     groups = list[int]()
     for completion in completions:
@@ -70,9 +70,9 @@ def _same(a: str, b: str) -> bool:
 
 
 def majority_at_k(completions: Sequence[Mapping[str, Any]], k: int, seed: int = 0) -> float:
-    """How often the most frequent answer of k completions is correct; a tie counts for the share that is correct.
+    """How often the most frequent answer of k completions is correct; a tie counts as its correct share.
 
-    With k less than the completions there are, the mean over all subsets of k, or over VOTES random ones where there
+    If there are more than k completions, this is the mean over all subsets of k, or over VOTES random subsets if there
     are more. Completions without an answer do not vote. Raises ValueError unless 1 <= k <= their number.
     """
     n = len(completions)
@@ -97,7 +97,7 @@ def _vote(chosen: Iterable[int], groups: Sequence[int], right: Sequence[bool]) -
         return 0.0
     most = max(map(len, ballots.values()))
     winners = [members for members in ballots.values() if len(members) == most]
-    # Answers of one group may have different verdicts where equality is not symmetric: the group counts as most of it
+    # Answers of one group may have different verdicts if equality is not symmetric: the group gets the majority's
     return sum(sum(right[i] for i in members) * 2 > len(members) for members in winners) / len(winners)
 
 
@@ -115,7 +115,7 @@ def parts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Mapping
 
 
 def as_text(value: Any) -> str:
-    """A note's value; 4.0 is level 4."""
+    """A note's value as text; 4.0 becomes 4."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -134,7 +134,7 @@ def _right(completion: Row) -> bool:
 
 
 def turns_vote(row: Row, k: int) -> float:
-    """Whether the majority of the first k turns is right, a tie by the share that is: m1@tk."""
+    """Whether the majority of the first k turns is right, a tie as its right share: m1@tk."""
     return majority_at_k(row["turns"][:k], k)
 
 
@@ -173,7 +173,7 @@ def measures(n: int) -> dict[str, Callable[[Row], float]]:
 
 
 def measure_turns(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, Any]:
-    """Everything about one model's turns on one benchmark, as plain JSON; shares with their 95 % intervals.
+    """All metrics of one model's turns on one benchmark, as plain JSON; shares with their 95 % intervals.
 
     `against` has the paired differences at equal budgets: turns minus parallel samples, without and with oracle, and
     the second turn alone minus a fresh sample.
@@ -202,15 +202,15 @@ def measure_turns(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, A
 
 
 def count_transitions(rows: Sequence[Row], turn: int) -> dict[str, int]:
-    """How many problems became right and wrong from `turn` to the next; unsure counts as wrong."""
+    """How many problems became right, and how many wrong, from `turn` to the next; unsure counts as wrong."""
     steps = [(_right(row["turns"][turn - 1]), _right(row["turns"][turn])) for row in rows]
     return {"wrong_right": steps.count((False, True)), "right_wrong": steps.count((True, False))}
 
 
 def count_tokens(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
-    """Tokens a problem, written and read, of all samples and of all turns.
+    """Mean tokens per problem, written and read, of all samples and of all turns.
 
-    Read tokens are those of each sample's and each turn's whole prompt; None where the tokenizer is unknown. An engine
+    Read tokens are those of each sample's and each turn's whole prompt; None if the tokenizer is unknown. An engine
     with a prefix cache reads fewer.
     """
 
@@ -231,5 +231,5 @@ def signed(d: Row) -> str:
 
 
 def spent_tokens(cost: Mapping[str, float | None]) -> str:
-    """Tokens written and read, as a table shows them."""
+    """Tokens written and read, as text for a table."""
     return f"{cost['written']:,.0f}" + (f" + {cost['read']:,.0f} read" if cost["read"] is not None else "")

@@ -4,8 +4,8 @@
     python -m eval.pick recipe=demo
 
 Every whole checkpoint of the run is evaluated on the recipe's dev problems, `pick.dev`. Test problems among them,
-`pick.test`, are dropped: the score of a checkpoint that was chosen on the test set is biased upwards (of 15
-checkpoints on 30 problems the best is several points above its true accuracy). `pick/chosen.json` holds the choice.
+`pick.test`, are dropped: the score of a checkpoint that was chosen on the test set is biased upwards (the best of 15
+checkpoints on 30 problems is several points above its true accuracy). `pick/chosen.json` holds the choice.
 """
 
 import json
@@ -42,8 +42,8 @@ def pick(
 ) -> dict[str, Any]:
     """Evaluate every checkpoint of a run on the dev problems, print the table, write and return the choice.
 
-    The best mean accuracy over all dev problems wins, in a tie the earlier checkpoint. Args as those of
-    `eval.run.evaluate`; `test` only serves to drop problems from `dev`.
+    The best mean accuracy over all dev problems wins, in a tie the earlier checkpoint. Args as in `eval.run.evaluate`;
+    problems of `test` are dropped from `dev`.
     Raises UserError if there is no checkpoint, no dev problem, or half of them are test problems.
     """
     folder = Path(out)
@@ -56,7 +56,7 @@ def pick(
         for task in given:
             shares |= correct_share(complete_task(folder / "pick", checkpoint.name, str(checkpoint), runner, task))
         results.append((checkpoint, shares))
-        del runner  # frees its model before the next one is loaded
+        del runner  # frees the model before the next one is loaded
     chosen = _choose(results, resamples, seed)
     with replacing(folder / "pick" / "chosen.json") as file:
         json.dump(chosen, file, indent=2)
@@ -76,7 +76,7 @@ def find_checkpoints(folder: Path) -> list[Path]:
 
 
 def drop_test_problems(dev: Sequence[Task], test: Mapping[str, Sequence[Example]]) -> list[Task]:
-    """The dev problems that are not test problems, compared by their text. Logs how many were dropped."""
+    """The dev problems that are not test problems, compared by their text. Prints how many were dropped."""
     asked = {_text(row) for rows in test.values() for row in rows}
     kept = [replace(task, rows=[row for row in task.rows if _text(row) not in asked]) for task in dev]
     count, left = (sum(len(task.rows) for task in given) for given in (dev, kept))

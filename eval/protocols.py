@@ -1,6 +1,6 @@
-"""The published decoding settings for evaluation, as presets: `eval.protocol=limo_v2`.
+"""Presets with published decoding settings for evaluation: `eval.protocol=limo_v2`.
 
-The system message stays that of the recipe, since it belongs to the model.
+The system message is still the recipe's, since it belongs to the model.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ NEXT_PROBLEM = "\nProblem:"  # a model that starts another problem after worked 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """Decoding settings; benchmarks of fewer than `small_below` problems get several."""
+    """Decoding settings; benchmarks with fewer than `small_below` problems get several samples per problem."""
 
     small_n: int
     small_temperature: float

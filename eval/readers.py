@@ -1,7 +1,7 @@
-"""The published benchmarks: where each is on the Hub and at which commit, its columns, what its answers are.
+"""The published benchmarks: dataset and commit on the Hub, columns, and kind of answers.
 
-`TABLE` has them by name, from `eval/benchmarks.yaml`. A reader maps a benchmark's columns to ours; a row that already
-has ours, such as one of a local copy, is unchanged.
+`TABLE` lists them by name, from `eval/benchmarks.yaml`. A reader maps a benchmark's columns to ours; a row that already
+has our columns, such as one of a local copy, is unchanged.
 """
 
 import random
@@ -33,7 +33,7 @@ def with_options(problem: str, options: Sequence[str]) -> str:
 
 
 def as_it_is(row: Mapping[str, Any], _: int) -> Flat:
-    """Columns that `limo.sources` knows. Several answers become a list, a mapping of answers its values."""
+    """Columns that `limo.sources` knows. Several answers become a list; a mapping of answers becomes its values."""
     answer = row.get("answer", row.get("final_answer"))
     if isinstance(answer, Mapping):
         answer = list(answer.values())
@@ -43,7 +43,7 @@ def as_it_is(row: Mapping[str, Any], _: int) -> Flat:
 
 
 def gaokao(row: Mapping[str, Any], number: int) -> Flat:
-    """Multiple choices have their letter in another column."""
+    """The letter of a multiple-choice answer is in another column."""
     return as_it_is({**row, "answer": row.get("choice_answer") or row.get("answer")}, number)
 
 
@@ -77,7 +77,7 @@ def mmlu(row: Mapping[str, Any], _: int) -> Flat:
 
 
 def arc(row: Mapping[str, Any], _: int) -> Flat:
-    """Options with labels of their own, A to D or 1 to 4: the answer is the position of its label."""
+    """Options with labels, A to D or 1 to 4: the answer is the position of its label."""
     if "answerKey" not in row:
         return dict(row)
     labels = list(row["choices"]["label"])
@@ -101,25 +101,25 @@ def theoremqa(row: Mapping[str, Any], _: int) -> Flat:
 
 
 def bbh(row: Mapping[str, Any], _: int) -> Flat:
-    """Options stand inside the input; the task is the name of the configuration."""
+    """Options are inside the input; the task is the name of the configuration."""
     return {**row, "problem": row["input"], "answer": row["target"]} if "input" in row else dict(row)
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """Where a benchmark lives, what its answers are, and how it is put to the model."""
+    """The dataset of a benchmark, the kind of its answers, and the form of its prompt."""
 
     rows: int
-    hub: str = ""  # dataset on the Hub; "" if it has no home there
-    revision: str = ""  # commit of that dataset, so that it is the same set tomorrow
+    hub: str = ""  # dataset on the Hub; "" if it is not there
+    revision: str = ""  # commit of that dataset, so that it stays the same
     config: str | list[str] | None = None  # several are read one after the other
     split: str = "test"
     kind: Kind = "math"
     read: Reader = as_it_is
     shots: int = 0  # worked examples before the problem
-    group: str = "problems"  # of those examples
+    group: str = "problems"  # the group of those examples
     fields: Mapping[str, str] = field(default_factory=dict)
-    get: str = ""  # how to come by it where the Hub does not simply have it
+    get: str = ""  # how to get it if the Hub does not simply offer it
 
 
 _READERS: Mapping[str, Reader] = {read.__name__: read for read in (gaokao, gpqa, mmlu, arc, theoremqa, bbh)}
@@ -133,4 +133,4 @@ def _read_table() -> dict[str, Benchmark]:
 
 
 TABLE = _read_table()
-OWN = Benchmark(rows=0)  # what a file of your own is taken for
+OWN = Benchmark(rows=0)  # the settings for your own file

@@ -1,12 +1,12 @@
-"""Whether a model notices and corrects errors: how it continues a right or wrong beginning of a solution.
+"""Measures whether a model notices and corrects errors: how it continues a right or wrong beginning of a solution.
 
-Benchmarks whose problems come with the beginning of a solution (`notes.begun`; LEMMA's `begun.py` makes them)
-are measured here beside their accuracy, which is that of the final answer:
+For benchmarks whose problems have the beginning of a solution (`notes.begun`; LEMMA's `begun.py` makes them), these
+measures are computed in addition to the accuracy of the final answer:
 
-    wrong beginnings    noticed: it reflects, or writes what the step should have been; repaired: its answer is right
-    right beginnings    false alarms: it reflects where nothing was wrong; spoiled: its answer is wrong all the same;
+    wrong beginnings    noticed: it reflects, or writes the right equation of the step; repaired: its answer is right
+    right beginnings    false alarms: it reflects although nothing was wrong; spoiled: its answer is wrong nevertheless;
                         some are whole solutions, which need no continuation
-    no beginning        reflections in the model's solutions, and how many of those end right
+    no beginning        reflections in the model's solutions, and how many of those end with a right answer
 
 All by type of error as well. LEMMA does not report this. A reflection is recognised by its words, in English, so a
 model that corrects a step without such words and without writing the right equation counts as repaired, not noticed.
@@ -21,11 +21,11 @@ from eval.equations import equations
 from eval.intervals import share
 
 Rows = Sequence[Mapping[str, Any]]
-Hit = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]  # of a row and one of its completions
+Hit = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]  # takes a row and one of its completions
 RIGHT = ("right", "whole")  # kinds of right beginnings: up to a step, or with the answer
 Measures = Mapping[str, Mapping[str, Any]]  # by model, by benchmark
 
-# Phrases that look back and doubt; `tests/test_repair.py` has sentences for and against
+# Phrases that look back and doubt; `tests/test_repair.py` has positive and negative examples
 REFLECTION = re.compile(
     r"""\b(?:
       wait | hold\ on | hmm+ | oops | just\ a\ moment | before\ i\ go\ on | not\ quite\ right
@@ -47,7 +47,7 @@ def reflects(text: str) -> bool:
 
 
 def notices(text: str, begun: Mapping[str, Any]) -> bool:
-    """Whether a continuation of a wrong beginning reflects, or writes the equation that belongs in its last step."""
+    """Whether a continuation of a wrong beginning reflects, or writes the right equation of its last step."""
     if reflects(text):
         return True
     wanted = {(e.left, e.right) for e in equations(str(begun.get("right", "")))}
@@ -55,7 +55,7 @@ def notices(text: str, begun: Mapping[str, Any]) -> bool:
 
 
 def measure_repair(results: Mapping[str, Mapping[str, Rows]], resamples: int, seed: int) -> dict[str, Any]:
-    """For each model and benchmark the shares above with their intervals, as plain JSON; empty without beginnings."""
+    """The shares described above for each model and benchmark, with intervals, as JSON; empty without beginnings."""
     if not any("begun" in row["notes"] for by in results.values() for rows in by.values() for row in rows):
         return {}
     return {model: {name: _shares(rows, resamples, seed) for name, rows in by.items()} for model, by in results.items()}

@@ -4,7 +4,7 @@
     python -m eval.run recipe=evaluate 'eval.benchmarks=[aime24,math500]' eval.models.model=path/to/model
 
 Every completion is kept with its grade in `runs/<name>/eval/<model>/<benchmark>.jsonl`. Three outcomes are counted:
-correct, wrong, and "unsure" where the grader cannot decide; only correct ones add to accuracy, and the unsure are
+correct, wrong, and "unsure" if the grader cannot decide; only correct completions add to accuracy, and unsure ones are
 listed in the report.
 """
 
@@ -34,21 +34,21 @@ from limo.errors import UserError
 from limo.recipe import bind, input_files
 from limo.run import CHOSEN, claim, control_file, trained_sets
 
-UNSURE_LISTED = 50  # of a benchmark, in the summary; the rows have them all
+UNSURE_LISTED = 50  # most unsure verdicts of a benchmark in the summary; the rows have them all
 
 Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The models that `limo train` makes of a curated set and its controls."""
+    """The models that `limo train` trains on a curated set and its controls."""
 
     data: str  # the curated set
     controls: list[str] | None
     seeds: list[int] | None
 
     def models(self, out: str) -> dict[str, list[str]]:
-        """By set the folders of its models, one for each seed. A control set that was not made is left out."""
+        """The folders of the models by training set, one for each seed. A control set that was not made is left out."""
         found: dict[str, list[str]] = {}
         for (name, _), folder in trained_sets(out, self.controls or (), self.seeds or ()).items():
             if name == CHOSEN or control_file(self.data, name).is_file():
@@ -76,17 +76,17 @@ def evaluate(
     """Sample and grade every model on every benchmark, compare the pairs, print the table, write the report.
 
     Args: `models` are name -> path, `engine` is a node without its model, `benchmarks` names of `eval/benchmarks.yaml`
-    or name -> node, `protocol` a preset of `eval/readers.py` that replaces `sampling` except its seed,
-    `compare` lists pairs of names (before, after), `resamples` and `seed` are those of intervals and tests, `trained`
-    adds the model of the curated set and of each control set, and compares the curated one with all others. Returns
-    the summary that `eval/summary.json` holds. Raises UserError for wrong settings, a missing model, or a benchmark
-    that is missing or has unusable rows.
+    or name -> node, `protocol` a preset of `eval/protocols.py` that replaces `sampling` except its seed,
+    `compare` lists pairs of names (before, after), `resamples` and `seed` are for intervals and tests, `trained` adds
+    the models of the curated set and of each control set, and compares the curated one with all others. Returns the
+    content of `eval/summary.json`. Raises UserError for wrong settings, a missing model, or a benchmark that is missing
+    or has unusable rows.
     """
     sets = {name: [path] for name, path in models.items()}
     if trained:
         made = trained.models(out)
         others = sorted((name for name in (*made, *sets) if name != CHOSEN), key=lambda name: name != "random")
-        compare = compare or [[name, CHOSEN] for name in others]  # what choosing is worth comes first
+        compare = compare or [[name, CHOSEN] for name in others]  # the worth of choosing comes first
         sets |= made
     every = {name_training(name, at): path for name, paths in sets.items() for at, path in enumerate(paths)}
     check_models(every, engine, compare, resamples)
@@ -123,7 +123,7 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
 
 
 def _add_to_card(card: Path, sentences: Sequence[str]) -> None:
-    """Put what came out into the dataset card, where there is one."""
+    """Add the conclusions to the dataset card, if there is one."""
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     before, made_with, after = text.partition("## Made with")
     if made_with and sentences:
@@ -144,7 +144,7 @@ def check_models(
     if resamples < 1:
         raise UserError(f"eval.resamples must be at least 1, not {resamples}")
     for path in models.values():
-        find_model(engine, path)  # a missing model or key is reported before hours of sampling
+        find_model(engine, path)  # reports a missing model or key before hours of sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ class Task:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that a result depends on, problems and prompts included."""
+        """The settings that a result depends on, including problems and prompts."""
         asked = [[row.id, list(row.prompt), row.answer] for row in self.rows]
         return {
             "benchmark": self.origin,
@@ -208,7 +208,7 @@ def complete_task(folder: Path, model: str, path: str, runner: Cached, task: Tas
 def load_or_make(
     folder: Path, model: str, path: str, task: Task, what: str, draw: Callable[[], tuple[Rows, int]], **more: Any
 ) -> Rows:
-    """The lines that `draw` returns for one model on one benchmark, one a problem, read from disk if it is there.
+    """The lines that `draw` returns for one model on one benchmark, one per problem, or those of an earlier call.
 
     The file is `<folder>/eval/<model>/<benchmark>.jsonl`, recorded in that folder's manifest: `more` are further
     settings that it depends on, and `draw` returns its lines with the number of `what` in them.
@@ -237,7 +237,7 @@ def load_or_make(
 
 
 def find_model(engine: Mapping[str, Any], path: str) -> list[Path]:
-    """The folder of a model, downloaded if need be; empty for a model that servers hold under the name `path`."""
+    """The folder of a model, downloaded if necessary; empty for a model that servers know under the name `path`."""
     folder: Path | None = getattr(bind({**engine, "model": path}, "eval.engine")(), "folder", None)
     return [folder] if folder else []
 
@@ -274,7 +274,7 @@ def grade_rows(rows: Sequence[Example], sampled: Sequence[Sequence[Completion]],
 
 
 def _begun(row: Example) -> str:
-    """The beginning of a solution that a problem comes with (`curation/methods/lemma/begun.py`); empty as a rule."""
+    """The beginning of a solution in a problem (`curation/methods/lemma/begun.py`); empty for most problems."""
     return row.prompt[-1]["content"] if row.prompt[-1]["role"] == "assistant" else ""
 
 
@@ -287,8 +287,8 @@ def summarize(
 ) -> dict[str, Any]:
     """Accuracy of every model on every benchmark, and the paired differences, as plain JSON.
 
-    Args: `results` by model, for each of its trainings, by benchmark; `trainings` how often this run has trained each,
-    0 for a model as it came.
+    Args: `results` by model, for each of its trainings, by benchmark; `trainings` how often this run has trained each
+    model, 0 for a model that it has not trained.
     """
 
     def shares(model: str, name: str) -> list[dict[str, float]]:
@@ -316,7 +316,7 @@ def correct_share(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def pool_trainings(trainings: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """The rows of several trainings as one, each problem with all of its completions."""
+    """The rows of several trainings merged, each problem with all of its completions."""
     later = [{row["id"]: row["completions"] for row in rows} for rows in trainings[1:]]
     return [
         {**row, "completions": [c for by in ({row["id"]: row["completions"]}, *later) for c in by[row["id"]]]}
@@ -325,7 +325,7 @@ def pool_trainings(trainings: Sequence[Sequence[Mapping[str, Any]]]) -> list[dic
 
 
 def _accuracy(repeated: Sequence[Rows], resamples: int, seed: int) -> dict[str, Any]:
-    """Metrics over all trainings; pass@k and majorities are those of the first, whose samples are of one model."""
+    """Metrics over all trainings; pass@k and majorities are those of the first training, since they need one model."""
     first, rows = repeated[0], pool_trainings(repeated)
     by_training = [correct_share(one) for one in repeated]
     completions = [c for row in rows for c in row["completions"]]
@@ -351,7 +351,7 @@ def _accuracy(repeated: Sequence[Rows], resamples: int, seed: int) -> dict[str, 
 def _at_k(
     rows: Sequence[Mapping[str, Any]], resamples: int, seed: int, of: Callable[[Mapping[str, Any], int], float]
 ) -> dict[str, Any]:
-    """A value at each k, for benchmarks with several completions a problem, with intervals over problems."""
+    """A value at each k, for benchmarks with several completions per problem, with intervals over problems."""
     n = min((len(row["completions"]) for row in rows), default=0)
     if n < 2:
         return {}

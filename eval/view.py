@@ -1,13 +1,13 @@
 """Look at runs in a browser: every row, chosen or dropped, and every answer, with filters.
 
     limo view runs/demo
-    limo view runs/first runs/second          # beside each other
+    limo view runs/first runs/second          # side by side
     limo view runs/demo bundle=public         # a static copy for a web server
 
 A small server on this machine's loopback address reads rows from the runs' files when they are opened, so any number of
-long chains can be listed. A run that goes on is shown as far as it is. Without the token in its address nothing is
-shown, since other users of this machine reach the port. On a machine without a browser forward the port:
-ssh -L 8600:localhost:8600 machine. `port` and `open` say where it listens and whether a browser is opened.
+long chains can be listed. A run in progress is shown as far as it has come. A request needs the token of the printed
+address, since other users of this machine can reach the port. On a machine without a browser forward the port:
+ssh -L 8600:localhost:8600 machine. `port` is the port, `open` says whether to open a browser.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from limo.data import content_id, replacing
 from limo.errors import UserError
 
 HOST = "127.0.0.1"
-FOUND = 5_000  # rows that a search in the texts returns
+FOUND = 5_000  # most rows that a search in the texts returns
 WRITTEN = "written.json"  # the digests of a static copy's files
 
 
@@ -68,7 +68,7 @@ def view(runs: list[str], port: int = 8600, bundle: str = "", open: bool = True)
 
 @contextmanager
 def _opened(address: str) -> Iterator[None]:
-    """Open a browser by way of a file that only this user reads: others see the command lines of processes."""
+    """Open a browser through a file that only this user can read, since others can see command lines of processes."""
     if not address:
         yield
         return
@@ -80,7 +80,7 @@ def _opened(address: str) -> Iterator[None]:
 
 
 def find_runs(paths: Sequence[str]) -> list[Path]:
-    """The runs of these folders, or inside of them. Raises UserError for a folder without one."""
+    """The runs in these folders: a folder itself, or those inside it. Raises UserError for a folder without a run."""
     found = []
     for path in map(Path, paths or ["runs"]):
         inside = [path] if _is_run(path) else [each for each in sorted(path.glob("*")) if _is_run(each)]
@@ -104,14 +104,14 @@ class Desk:
         self._numbers = dict[str, int]()  # of rows by their keys
 
     def state(self) -> str:
-        """Changes when the runs' files do."""
+        """A text that changes when the runs' files change."""
         patterns = ("*.jsonl", "manifest.json", "stages/*.jsonl", "eval/*.json", "eval/*/*.jsonl")
         files = sorted(file for folder in self.folders for pattern in patterns for file in folder.glob(pattern))
         stats = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
         return f"{hash(tuple(stats)):x}"
 
     def listed(self, fresh: bool = False) -> Listed:
-        """The rows; `fresh` looks whether there are others since."""
+        """The rows; `fresh` checks whether files have changed since."""
         with self._lock:
             if not self._state or (fresh and self.state() != self._state):
                 self._state = self.state()
@@ -120,7 +120,7 @@ class Desk:
             return self._listed
 
     def details(self, key: str) -> dict[str, Any] | None:
-        """What is shown of a row, by its key; None if there is no such row."""
+        """The data that are shown of a row, by its key; None if there is no such row."""
         listed = self.listed()
         with self._lock:
             number = self._numbers.get(key)
@@ -133,7 +133,7 @@ class Desk:
         return {**listed.index(), "rows": rows, "runs": list(map(_about, self.folders))}
 
     def search(self, wanted: str) -> list[str]:
-        """Keys of the rows whose texts hold `wanted`, in any case; FOUND at most."""
+        """Keys of at most FOUND rows whose texts hold `wanted`, in upper or lower case."""
         listed, found = self.listed(fresh=True), list[str]()
         inside = json.dumps(wanted, ensure_ascii=False)[1:-1].lower().encode("utf-8", "replace")
         for number, place in enumerate(listed.places):
@@ -145,12 +145,12 @@ class Desk:
 
 
 def _key(place: Place) -> str:
-    """A row's name in the page, which a rewritten file does not change."""
+    """A row's name in the page, which stays the same if the file is rewritten."""
     return content_id([str(place.path), place.id, place.completion, place.nth])
 
 
 def _about(folder: Path) -> dict[str, Any]:
-    """The main numbers of a run, or why they cannot be read."""
+    """The main numbers of a run, or the reason why they cannot be read."""
     try:
         return {"name": folder.name, "facts": run_facts(folder), "said": conclusions(folder)}
     except (UserError, *BAD) as error:
@@ -171,14 +171,14 @@ def make_page(folders: Sequence[Path], rows: str) -> str:
 
 
 class Server(ThreadingHTTPServer):
-    """Says nothing where a browser goes away in the middle of an answer."""
+    """A server that prints nothing when a browser disconnects during a response."""
 
     def handle_error(self, *_: Any) -> None:
         """See the class."""
 
 
 def serve(folders: Sequence[Path], port: int, token: str) -> Server:
-    """A server on the loopback address; port 0 takes any free one. Address or header of a request have the token."""
+    """A server on the loopback address; port 0 takes a free one. Requests have the token in the address or a header."""
     desk = Desk(folders)
     page = make_page(folders, "server")
 
@@ -222,15 +222,15 @@ def serve(folders: Sequence[Path], port: int, token: str) -> Server:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing for each request."""
+            """Print nothing for a request."""
 
     return Server((HOST, port), Handler)
 
 
 def write_bundle(folders: Sequence[Path], out: Path) -> None:
-    """The page, its list and its rows as files, for a web server that knows nothing of runs.
+    """Write the page, its list and its rows as files, for any static web server.
 
-    `WRITTEN` lists them by their digests. Raises UserError where a file that is not of an earlier copy is in the way.
+    `WRITTEN` lists them by their digests. Raises UserError if the folder holds files that are not of an earlier copy.
     """
     copy = _Copy(out)
     desk = Desk(folders)
@@ -239,7 +239,7 @@ def write_bundle(folders: Sequence[Path], out: Path) -> None:
         entry["block"] = packer.add(listed.details(number))
         if number == len(listed.entries) - 1:
             packer.close()
-        while written < len(packer.blocks):  # and out of memory
+        while written < len(packer.blocks):  # write each block at once, and free its memory
             copy.write(f"blocks/{written}", packer.blocks[written])
             packer.blocks[written] = ""
             written += 1
@@ -249,7 +249,7 @@ def write_bundle(folders: Sequence[Path], out: Path) -> None:
 
 
 class _Copy:
-    """A static copy's folder. Only what an earlier copy has written there is overwritten or removed."""
+    """A static copy's folder. Only files of an earlier copy are overwritten or removed."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.done = out, dict[str, list[str]]()
@@ -265,7 +265,7 @@ class _Copy:
                 raise UserError(f"bundle: '{out}' holds other files, such as {name}: name a new folder")
 
     def write(self, name: str, text: str) -> None:
-        """Write a file, after its digest is listed beside that of the one before it."""
+        """Write a file, after adding its digest to the list, which keeps the digest of the file that it replaces."""
         self.done[name] = [_digest(text.encode("utf-8"))]
         with replacing(self.out / WRITTEN) as file:
             json.dump(self.done | {n: [*digests, *self.done.get(n, [])] for n, digests in self.before.items()}, file)
@@ -273,7 +273,7 @@ class _Copy:
             file.write(text)
 
     def remove_others(self) -> None:
-        """Remove what only the earlier copy had."""
+        """Remove files that only the earlier copy had."""
         for name in self.before.keys() - self.done.keys():
             (self.out / name).unlink(missing_ok=True)
         with replacing(self.out / WRITTEN) as file:

@@ -1,7 +1,7 @@
-"""Word lists: what counts as verification, exploration and connection in a chain, in several languages.
+"""Word lists: the words of verification, exploration and connection in a chain, in several languages.
 
-A list is a YAML file in `eval/words/`, or one of your own: for each of the three features a list of words or
-phrases, in any script. `published` has the six words that the paper prints; en, de, es, fr and zh are ours.
+A list is a YAML file in `eval/words/`, or your own file: for each of the three features a list of words or phrases, in
+any script. `published` has the six words that the paper prints; en, de, es, fr and zh are ours.
 """
 
 import re
@@ -21,7 +21,7 @@ COUNTED = ("verification", "exploration", "connectives")
 FOLDER = Path(__file__).parent / "words"
 
 _WORD = re.compile(r"[^\W\d_]+")
-_HAN = re.compile(r"[\u3400-\u9fff]")  # written without spaces: each sign counts as a word
+_HAN = re.compile(r"[\u3400-\u9fff]")  # written without spaces: each character counts as a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Terms:
     """The terms of one feature."""
 
     words: frozenset[str]
-    phrases: tuple[tuple[str, "re.Pattern[str]", int], ...]  # the text, where it stands whole, words of ours inside it
+    phrases: tuple[tuple[str, "re.Pattern[str]", int], ...]  # text, pattern of the whole phrase, our words inside it
     signs: "re.Pattern[str] | None"  # terms without spaces around them, the longest first
 
     def count(self, text: str, words: Counter[str], has_han: bool) -> int:
-        """How often they occur in a lower-case text with these words. A phrase counts once, not its words."""
+        """How often the terms occur in a lower-case text with these words. A phrase counts once, its words do not."""
         total = sum(words[word] for word in self.words & words.keys())
         for phrase, whole, inside in self.phrases:
             if phrase in text:
@@ -44,7 +44,7 @@ class Terms:
 def features(text: str, lists: dict[str, Terms]) -> tuple[float, float, float, float]:
     """Length in pieces between spaces, then occurrences of each list divided by the number of words.
 
-    Pieces count numbers and formulas, which are most of a chain; words do not.
+    Pieces include numbers and formulas, which are most of a chain; words do not.
     """
     lower = text.lower()
     has_han = not text.isascii() and _HAN.search(text) is not None
@@ -65,7 +65,7 @@ def word_lists(names: tuple[str, ...]) -> dict[str, Terms]:
 
 
 def term_lists(names: Sequence[str]) -> dict[str, list[str]]:
-    """The terms of each feature as they are written, from all named lists together. Raises UserError as above."""
+    """The terms of each feature as written, from all named lists. Raises UserError if one cannot be read."""
     merged = {name: set[str]() for name in COUNTED}
     for name in names:
         for feature, terms in _read(name).items():

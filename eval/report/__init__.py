@@ -1,1 +1,1 @@
-"""A run as one HTML page: `python -m eval.report`."""
+"""Writes a run's report as one HTML page: `python -m eval.report`."""

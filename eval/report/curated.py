@@ -1,6 +1,6 @@
-"""A curation's results in a run's folder, read for the report in one pass over what was dropped.
+"""Reads a curation's results for the report, in one pass over the dropped rows.
 
-Chains may be many and long, so of a chosen problem's other chains only the offsets in `dropped.jsonl` are held.
+Chains may be many and long, so for the other chains of chosen problems only offsets in `dropped.jsonl` are held.
 """
 
 from array import array
@@ -29,12 +29,12 @@ from limo.run import read_manifest
 
 NUMBERS = ("score", "pass_rate", "tokens", "length", "characters")
 KINDS = ("source", "teacher", "topic", "made", *PARTS)
-VALUES = 1000  # different values of a note beyond which they are not counted: it is an identifier
+VALUES = 1000  # a note with more different values is an identifier, and not counted
 
 
 @dataclass
 class Tally:
-    """Numbers and kinds of some rows."""
+    """Scores and kinds of a group of rows."""
 
     numbers: dict[str, "array[float]"] = field(default_factory=lambda: {name: array("d") for name in NUMBERS})
     kinds: dict[str, Counter[str]] = field(default_factory=lambda: {kind: Counter() for kind in KINDS})
@@ -64,13 +64,13 @@ class Curated:
     problems: list[int]  # left after each stage of the funnel; empty for a run that finds its problems in pages
     kept: Tally
     dropped: Tally
-    random: Tally | None  # the control set, where there is one
+    random: Tally | None  # the random control set, if there is one
     rivals: dict[str, list[tuple[Entry, Place]]]  # by problem of a chosen row: right chains first, then by score
-    listed: Listed  # without rows: what the chains were chosen by, and how its score is made
+    listed: Listed  # without rows: the score that chains were chosen by, and its parts
 
 
 def gather(folder: Path) -> Curated | None:
-    """Everything a report needs of the curation in `folder`; None if it has no chosen rows and no funnel."""
+    """All data of the curation in `folder` for a report; None if it has no chosen rows and no funnel."""
     entry = read_manifest(folder).get("curate", {})
     funnel = entry.get("results", {}).get("funnel", [])
     path = folder / "curated.jsonl"

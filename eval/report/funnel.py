@@ -1,4 +1,4 @@
-"""The report's part on curation: the funnel, chosen rows beside random ones, and whether the choice helps."""
+"""The report's part on curation: the funnel, chosen rows compared with random ones, and whether the choice helps."""
 
 import json
 from functools import partial
@@ -19,13 +19,13 @@ MEASURES = {
     "characters": "Length of the chain, characters",
 }
 LENGTHS = ("tokens", "length", "characters")  # the first that the rows have is shown
-KINDS_SHOWN = 28  # values of a kind in the table
-KINDS_DRAWN = 9  # and in a picture
+KINDS_SHOWN = 28  # most values of a kind in the table
+KINDS_DRAWN = 9  # most values of a kind in a chart
 KIND_NAMES = {"made": "What was done to the chain", "topic": "Topic", "source": "Source", "teacher": "Teacher"}
 
 
 def funnel_section(curated: Curated) -> str:
-    """The funnel as a picture and as a table."""
+    """The funnel as a chart and as a table."""
     funnel = curated.funnel
     if not funnel:
         return ""
@@ -91,7 +91,7 @@ def _funnel_table(curated: Curated) -> Table:
 
 
 def chosen_section(curated: Curated) -> str:
-    """Difficulty, score, length, kinds of the chosen rows beside the random set's, or else the dropped ones."""
+    """Difficulty, score, length and kinds of the chosen rows, compared with the random set, or with dropped rows."""
     kept, (others, beside) = (
         curated.kept,
         (curated.random, "random") if curated.random else (curated.dropped, "dropped"),
@@ -128,7 +128,7 @@ def _kinds_table(kept: Tally, others: Tally, beside: str) -> Table:
     return Table(("kind", "value", "rows chosen", f"rows {beside}"), rows, (2, 3))
 
 
-# -- what is known of the choice itself
+# -- results of the probe and the tournament
 
 
 ABOUT = (
@@ -138,7 +138,7 @@ ABOUT = (
 
 
 def choice_section(folder: Path) -> str:
-    """The tables of `curation/evidence/probe.py` and `curation/evidence/tournament.py`, as far as they ran."""
+    """The tables of `curation/evidence/probe.py` and `curation/evidence/tournament.py`, if they have run."""
     probe, verdict = _read_json(folder / "probe.json"), _read_json(folder / "tournament" / "verdict.json")
     tables, sentences, notes = list[Table](), list[str](), list[str]()
     if verdict:

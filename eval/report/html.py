@@ -1,6 +1,6 @@
 """HTML from the jinja templates in `templates/`.
 
-Whatever comes from rows or completions is text and is escaped there.
+Texts from rows and completions are escaped there.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-LONGEST = 20_000  # characters of a completion outside the viewer
+LONGEST = 20_000  # most characters of a completion outside the viewer
 _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,

@@ -1,8 +1,8 @@
-"""The rows of runs as a list that a person can filter, and each row's text where it lies.
+"""The rows of runs as a list that a person can filter, with the position of each row's text in its file.
 
-An entry is what a list shows of a row: where it came from, what became of it, and its numbers. The text stays in its
-file until somebody opens the row, so that a list of many long chains is small. The report packs the chosen rows and
-their rivals into its page; `limo view` serves all rows of its runs.
+An entry holds what a list shows of a row: its origin, its outcome, and its numbers. The text stays in its file until
+the row is opened, so that a list of many long chains is small. The report packs the chosen rows and their rivals into
+its page; `limo view` serves all rows of its runs.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from limo.errors import UserError
 from limo.run import read_manifest
 
 SHOWN = 200  # characters of a problem in a list
-LONGEST = 20_000  # bytes that are shown of a line that is not ours
+LONGEST = 20_000  # most bytes that are shown of an invalid line
 UNFINISHED = "cut off by its length limit"
 DROPPED = 50_000  # dropped rows of a run that are listed; the others are counted
-# What a line that this toolkit did not write raises
+# Exceptions that reading an invalid line may raise
 BAD = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError)
 
 Entry = dict[str, Any]
@@ -33,27 +33,27 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one feature adds to a score."""
+    """The contribution of one feature to a score."""
 
     name: str
     value: float  # as measured
     scaled: float  # in [0, 1], as its rank in the pool or between its percentiles
     weight: float
-    share: float  # of the score: size of the weight times the scaled value, or what it lacks to 1 under a negative one
+    share: float  # of the score: |weight| times the scaled value, or times 1 minus it for a negative weight
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row is: a file, its line there by its id and its offset in bytes, and which completion of an answer."""
+    """The position of a row: file, id and byte offset of its line, and the number of the completion for an answer."""
 
     path: Path
     at: int
-    id: str = ""  # of `line_id`; empty in a report, whose files do not change meanwhile
+    id: str = ""  # of `line_id`; empty in a report, since its files do not change meanwhile
     completion: int = 0
-    nth: int = 0  # of the lines with this id
+    nth: int = 0  # number of the line among those with this id
 
     def line(self) -> bytes:
-        """The line as it stands in the file, wherever it is now. Raises UserError if it is there no more."""
+        """The line, also if it has moved within the file. Raises UserError if it is no longer there."""
         with self.path.open("rb") as lines:
             lines.seek(self.at)
             line = lines.readline()
@@ -68,14 +68,14 @@ class Place:
 
 @dataclass
 class Listed:
-    """Entries with the places of their rows, and what a page needs to show them."""
+    """Entries with the positions of their rows, and the data that a page needs to show them."""
 
     entries: list[Entry] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)  # of the score
     terms: dict[str, list[str]] = field(default_factory=dict)  # the score's words
-    by: tuple[str, bool] = ("score", True)  # the number that chains were chosen by, and whether more of it is better
-    notes: list[str] = field(default_factory=list)  # what is not listed
+    by: tuple[str, bool] = ("score", True)  # the score that chains were chosen by, and whether higher is better
+    notes: list[str] = field(default_factory=list)  # messages about rows that are not listed
     _seen: Counter[tuple[Path, str, int]] = field(default_factory=Counter)  # rows of one id
 
     def add(self, entry: Entry, place: Place) -> None:
@@ -86,7 +86,7 @@ class Listed:
         self._seen[same] += 1
 
     def add_line(self, path: Path, at: int, line: bytes, run: str, make: Callable[[Any], Iterable[Entry]]) -> None:
-        """Add the rows that `make` finds in a line of a file; one that is not ours is listed as it stands."""
+        """Add the rows that `make` finds in a line of a file; an invalid line is listed unchanged."""
         name = line_id(line)
         try:
             entries = list(make(parsed(line)))
@@ -101,7 +101,7 @@ class Listed:
             self.add(entry, Place(path, at, name, number))
 
     def details(self, number: int) -> dict[str, Any]:
-        """What is shown of a row once it is opened: texts, facts, and the parts of its score."""
+        """The data that are shown of an opened row: texts, facts, and the parts of its score."""
         place = self.places[number]
         text = place.line()
         try:
@@ -120,7 +120,7 @@ class Listed:
         return {"rows": self.entries, **shown}
 
 
-MEANINGS = {  # of the names that a row shows, in one line each; curation/stages/likelihood.py has the formulas
+MEANINGS = {  # one line about each name that a row shows; curation/stages/likelihood.py has the formulas
     "nll": "how surprising the chain is to the student, nats a token; less is more familiar",
     "nll_inner": "how surprising the chain is to the student, nats a token, without the first token of each step",
     "nll_local": "how surprising each step is to the student after the few steps before it, nats a token",
@@ -137,7 +137,7 @@ MEANINGS = {  # of the names that a row shows, in one line each; curation/stages
 
 
 def list_runs(folders: Iterable[Path]) -> Listed:
-    """All rows of these runs: chosen, dropped and, while a curation goes on, those that are left; then the answers."""
+    """All rows of these runs: chosen and dropped rows, rows left so far in a curation in progress; then the answers."""
     listed = Listed()
     for folder in folders:
         try:
@@ -155,7 +155,7 @@ def list_runs(folders: Iterable[Path]) -> Listed:
 def chain_entry(
     data: Mapping[str, Any], state: str, listed: Listed, run: str, why: tuple[str, str] = ("", "")
 ) -> Entry:
-    """What a list shows of a row, given as JSON, that was chosen, or dropped by a stage for a reason."""
+    """The entry of a row, given as JSON, that was chosen, or dropped by a stage for a reason."""
     if not is_row(data):
         said = data.get("problem") if isinstance(data, dict) else None
         text = str(said or json.dumps(data, ensure_ascii=False))
@@ -256,7 +256,7 @@ def _list_answers(folder: Path, listed: Listed) -> None:
 
 
 def _read_flips(folder: Path) -> Mapping[tuple[str, str, str], list[str]]:
-    """By model, benchmark and problem what two models differ in: `base to chosen: now right`."""
+    """By model, benchmark and problem the differences between two models: `base to chosen: now right`."""
     flips = defaultdict[tuple[str, str, str], list[str]](list)
     for d in read_summary(folder).get("differences", []):
         for way, what in (("gained", "now right"), ("lost", "now wrong")):
@@ -266,7 +266,7 @@ def _read_flips(folder: Path) -> Mapping[tuple[str, str, str], list[str]]:
 
 
 def finite(value: Any) -> float | None:
-    """A finite number; None for what a row lacks, NaN and infinities."""
+    """A finite number; None for a missing value, NaN and infinities."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
@@ -276,13 +276,13 @@ def read_weights(nodes: Any) -> dict[str, float]:
 
 
 def read_choice(entry: Mapping[str, Any]) -> tuple[str, bool]:
-    """The number that a curation chose chains by, and whether more of it is better."""
+    """The score by which a curation chose chains, and whether higher is better."""
     name, more_is_better = entry.get("results", {}).get("chosen_by") or ("score", True)
     return str(name), bool(more_is_better)
 
 
 def score_parts(scores: Mapping[str, float], weights: Mapping[str, float]) -> list[Part]:
-    """A score by its features, in the order of the weights. Features that a row lacks are left out.
+    """The parts of a score, in the order of the weights. Features that a row lacks are left out.
 
     >>> score_parts({"length": 90.0, "length_rank": 0.5, "score": 0.5}, {"length": 1.0})
     [Part(name='length', value=90.0, scaled=0.5, weight=1.0, share=0.5)]
@@ -298,7 +298,7 @@ def score_parts(scores: Mapping[str, float], weights: Mapping[str, float]) -> li
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What the evaluation of a run found; empty before there is one. Raises UserError if it cannot be read."""
+    """The summary of a run's evaluation; empty if there is none. Raises UserError if it cannot be read."""
     path = folder / "eval" / "summary.json"
     try:
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
@@ -307,7 +307,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def line_id(line: bytes) -> str:
-    """What a line of a run's file is called: the id of its row, or a digest of a line without one."""
+    """The name of a line of a run's file: the id of its row, or a digest if it has no id."""
     try:
         return as_text(parsed(line)["id"])
     except BAD:
@@ -320,9 +320,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file, each with its offset in bytes; none if there is no file.
+    """The lines of a file, each with its offset in bytes; empty if there is no file.
 
-    The last line of a file that is being written may be half a line, which is not read yet.
+    An incomplete last line of a file that is being written is not read yet.
     """
     at = 0
     if path.is_file():
@@ -334,18 +334,18 @@ def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def is_row(data: Any) -> bool:
-    """Whether this JSON is a row, and not what a source could not make one of."""
+    """Whether this JSON is a row, and not raw data from which a source could not make a row."""
     return isinstance(data, dict) and "id" in data and bool(data.get("prompt")) and "answer" in data
 
 
 def chain_verdict(row: Mapping[str, Any], reason: str) -> str:
-    """correct, wrong, unsure, unfinished, unchecked (its reference was its own), or empty where it was not graded."""
+    """correct, wrong, unsure, unfinished, unchecked (its reference is its own answer), or empty if not graded."""
     known = {"wrong answer": "wrong", "cannot be graded": "unsure", UNFINISHED: "unfinished"}
     return known.get(reason, str(row.get("notes", {}).get("verdict", "")))
 
 
 def read_terms(nodes: Any) -> dict[str, list[str]]:
-    """The score's word lists. A user's own list may have been deleted since: then nothing is marked."""
+    """The score's word lists. If a user's list has been deleted, no words are marked."""
     names = next((node["words"] for node in nodes if "words" in node), ["en"])
     try:
         return term_lists(names)

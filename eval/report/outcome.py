@@ -28,15 +28,15 @@ from limo.console import Table
 from limo.data import parsed
 
 LOOKED_AT = 4  # problems of a benchmark whose completions are on the page
-SIDES = 4  # completions side by side
-FLIPPED = 12  # problems of each kind; the files have them all
+SIDES = 4  # most completions side by side
+FLIPPED = 12  # most flipped problems of each kind; the files have them all
 ALL_TEXTS = 2_000_000  # characters of completions outside the viewer, shared by all of them
 
 Problem = tuple[Mapping[str, Any], list[tuple[str, Mapping[str, Any]]], str]  # row, named completions, words before it
 
 
 def outcome_section(summary: Summary) -> str:
-    """Accuracy with intervals; by level; what the grader was unsure of."""
+    """Accuracy with intervals, accuracy by level, and the unsure verdicts."""
     if not summary:
         return ""
     sentences = [sentence(d) for d in summary.get("differences", [])]
@@ -97,7 +97,7 @@ def flips_section(folder: Path, summary: Summary) -> str:
 
 
 def answers_section(folder: Path, summary: Summary) -> str:
-    """The first problems of each benchmark, completions side by side; where problems flipped, those are enough."""
+    """The first problems of each benchmark, completions side by side; empty if flipped problems are shown."""
     if any(d["gained"] or d["lost"] for d in summary.get("differences", [])):
         return ""
     problems: list[Problem] = [
@@ -109,7 +109,7 @@ def answers_section(folder: Path, summary: Summary) -> str:
 
 
 def _render_answers(key: str, title: str, groups: Sequence[tuple[str, list[Problem]]]) -> str:
-    """Completions side by side, each so short that those of many benchmarks do not fill the page."""
+    """Completions side by side, shortened so that many benchmarks do not fill the page."""
     if not groups:
         return ""
     texts = (SIDES + 1) * sum(len(problems) for _, problems in groups)
@@ -118,7 +118,7 @@ def _render_answers(key: str, title: str, groups: Sequence[tuple[str, list[Probl
 
 
 def _sides(model: str, row: Mapping[str, Any], most: int) -> list[tuple[str, Mapping[str, Any]]]:
-    """The first completions of a model, named and numbered where there are several."""
+    """The first completions of a model, with names, and numbers if there are several."""
     completions = row["completions"]
     return [(f"{model} {at}" if len(completions) > 1 else model, c) for at, c in enumerate(completions[:most], 1)]
 

@@ -1,4 +1,4 @@
-"""One page that shows a run: what came in, what was chosen and why, what it changed.
+"""Writes a run's report as one page: the pool, the chosen rows and why they were chosen, and the results.
 
     python -m eval.report recipe=demo
 
@@ -34,7 +34,7 @@ from limo.run import read_manifest
 
 
 def report(*, out: str) -> Path:
-    """Write the report of the run in `out` anew. Raises UserError if there is no such run."""
+    """Write the report of the run in `out` again. Raises UserError if there is no such run."""
     if not read_manifest(out):
         raise UserError(f"there is no run in '{out}'. Curate, train or evaluate first")
     path = write_report(Path(out))
@@ -43,7 +43,7 @@ def report(*, out: str) -> Path:
 
 
 def write_report(folder: Path) -> Path:
-    """Gather what the run has, and write `report.html` into it."""
+    """Collect the results of the run, and write `report.html` into its folder."""
     manifest = read_manifest(folder)
     summary, curated = read_summary(folder), gather(folder)
     with_viewer = bool(curated and curated.chosen)
@@ -75,7 +75,7 @@ def write_report(folder: Path) -> Path:
         hashes=Markup(" ".join(map(hash_script, ours))),
         style=Markup(style()),
     )
-    with replacing(folder / "report.html") as file:  # NUL and half a pair of surrogates have no place in a page
+    with replacing(folder / "report.html") as file:  # NUL and lone surrogates are invalid in a page
         file.write(page.replace("\x00", "\ufffd").encode("utf-8", "replace").decode())
     return folder / "report.html"
 
@@ -86,7 +86,7 @@ def hash_script(script: str) -> str:
 
 
 def run_facts(folder: Path) -> list[tuple[str, str]]:
-    """The numbers of a run that a reader wants first, each after what it is."""
+    """The main numbers of a run, each as name and value."""
     manifest, summary = read_manifest(folder), read_summary(folder)
     facts = []
     if funnel := manifest.get("curate", {}).get("results", {}).get("funnel"):
@@ -102,7 +102,7 @@ def run_facts(folder: Path) -> list[tuple[str, str]]:
 
 
 def conclusions(folder: Path) -> list[str]:
-    """What the evaluation of a run says, a sentence for each comparison; none before it was evaluated."""
+    """The conclusions of a run's evaluation, one sentence per comparison; empty before it is evaluated."""
     return [sentence(d) for d in read_summary(folder).get("differences", [])]
 
 
@@ -131,6 +131,6 @@ def _manifest_section(manifest: Mapping[str, Any]) -> str:
 
 
 def _shorten(commit: str) -> str:
-    """A commit as git abbreviates it; the whole one is in the settings below the table."""
+    """A commit, abbreviated like git does; the full commit is in the settings below the table."""
     digits, plus, changes = commit.partition("+")
     return digits[:10] + plus + changes

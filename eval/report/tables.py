@@ -1,4 +1,4 @@
-"""The tables of an evaluation, for the terminal and for the page: of one turn, of several, of errors."""
+"""The tables of an evaluation, for the terminal and the page: single turns, several turns, and repaired errors."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ def each_accuracy(summary: Summary) -> Iterator[tuple[str, str, Mapping[str, Any
 
 
 def cut_off_warnings(summary: Summary) -> list[str]:
-    """A sentence for each model and benchmark of which most completions were cut off."""
+    """A sentence for each model and benchmark with most completions cut off."""
     return [
         f"{100 * a['truncated']:.0f} % of the completions of {model} on {name} were cut off: this measures max_tokens "
         "more than the model"
@@ -47,7 +47,7 @@ def difference_table(summary: Summary, title: str) -> Table:
 
 
 def accuracy_table(summary: Summary) -> Table:
-    """Each model on each benchmark; where there are several completions, pass@k and maj@k at the largest k."""
+    """Each model on each benchmark; with several completions also pass@k and maj@k at the largest k."""
     with_k = any(a["pass_at"] for _, _, a in each_accuracy(summary))
     rows = []
     for model, name, a in each_accuracy(summary):
@@ -72,7 +72,7 @@ def unsure_table(summary: Summary) -> Table:
 
 
 def repair_table(repair: Measures) -> Table:
-    """A line for each metric, of all rows and by type of error, a column for each model."""
+    """A row for each metric, for all rows and by type of error, and a column for each model."""
     cells: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for model, benchmarks in repair.items():
         for name, shares in benchmarks.items():
@@ -106,7 +106,7 @@ def measure_table(each: Each, title: str = "") -> Table:
 
 
 def budget_table(each: Each) -> Table:
-    """Turns against parallel samples, which cost as many answers."""
+    """Turns against as many parallel samples."""
     rows = []
     for model, name, metrics in each:
         cells = (cell for d in metrics["against"] for cell in (signed(d), p_value(d["p"])))
@@ -136,7 +136,7 @@ def turn_difference_table(turns: Mapping[str, Any]) -> Table:
     return Table(head, rows, (4, 5))
 
 
-# -- what an evaluation prints at its end
+# -- output at the end of an evaluation
 
 
 def print_summary(summary: Mapping[str, Any], folder: Path, report: Path) -> None:

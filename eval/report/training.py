@@ -1,4 +1,4 @@
-"""The report's part on training: its curves and results, and the losses that a search has tried."""
+"""The report's part on training: curves and results of the training, and the losses that a search has tried."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ def _describe(key: str, history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _draw_curve(axes: Any, key: str, history: Log, evals: Log) -> None:
-    """One of LABELS by optimizer step; beside the loss that of held-out rows, dashed, where it was measured."""
+    """One of LABELS by optimizer step; the chart of the loss also shows held-out rows, dashed, if measured."""
     points = [(entry["step"], float(entry[key])) for entry in history if entry.get(key) is not None]  # NaN is null
     if points:
         axes.plot(*zip(*points, strict=True), color=CHOSEN, linewidth=1.6, marker="." if len(points) < 60 else None)
@@ -71,7 +71,7 @@ def _draw_curve(axes: Any, key: str, history: Log, evals: Log) -> None:
 
 
 def discovered_section(folder: Path) -> str:
-    """Fitness in order with the noise, finalists with intervals, and every loss with its text."""
+    """Fitness in the order of the search with the noise, finalists with intervals, and every loss with its text."""
     path = folder / "discovered.json"
     if not path.is_file():
         return ""

@@ -1,7 +1,7 @@
 """The chain viewer of the report: chosen rows and the other chains of their problems, packed into the page.
 
 The browser's part is in `browser/`: `prose.js` turns a text into steps, formulas and marked words, `row.js` shows one
-row, `viewer.js` has the list, its filters, the keys and the unpacking. `limo view` (`eval/view.py`) uses the same.
+row, `viewer.js` has the list, filters, keyboard shortcuts and unpacking. `limo view` (`eval/view.py`) uses it too.
 KaTeX renders formulas as MathML; its script comes with the package `sphinxcontrib-katex`, and without it formulas are
 shown as their source.
 """
@@ -24,15 +24,15 @@ from eval.report.listed import Listed, Place, chain_entry, read_lines
 
 BROWSER = Path(__file__).parent / "browser"
 LIMIT = 9_700_000  # bytes of the page: below 10 MB, charts included
-DENSITY = 0.55  # bytes of the page that a character of text takes at most, as a rule
+DENSITY = 0.55  # bytes of the page per character of text, usually an upper bound
 BLOCK = 250_000  # characters that are unpacked at once
-RIVALS = 40  # chains of a problem that are listed
+RIVALS = 40  # most other chains of a problem that are listed
 
 _HALF = re.compile(r"[\ud800-\udfff]")
 
 
 class Packer:
-    """Rows as gzipped JSON lists in base64 of about BLOCK characters: the browser unpacks one in milliseconds."""
+    """Packs rows as gzipped JSON lists of about BLOCK characters in base64; a browser unpacks one in milliseconds."""
 
     def __init__(self, room: float = float("inf")) -> None:
         self.room = room  # characters of the page that are left
@@ -45,7 +45,7 @@ class Packer:
         return self.room >= DENSITY * (self._length + _size(details))
 
     def add(self, details: Mapping[str, Any]) -> list[int]:
-        """Add a row's details and return its block and its place there."""
+        """Add a row's details and return its block and its position in it."""
         self._open.append(details)
         self._length += _size(details)
         place = [len(self.blocks), len(self._open) - 1]
@@ -54,7 +54,7 @@ class Packer:
         return place
 
     def close(self) -> None:
-        """End the open block, if there is one. The next row begins another."""
+        """End the open block, if there is one. The next row begins a new block."""
         if self._open:
             self.blocks.append(pack(self._open))
             self.room -= len(self.blocks[-1])
@@ -67,7 +67,7 @@ def _size(details: Mapping[str, Any]) -> int:
 
 
 def pack(value: Any) -> str:
-    """JSON, gzipped, in base64. Half a pair of surrogates, which UTF-8 cannot hold, becomes U+FFFD."""
+    """JSON, gzipped, in base64. A lone surrogate, which UTF-8 cannot hold, becomes U+FFFD."""
     text = _HALF.sub("\ufffd", json.dumps(value, ensure_ascii=False))
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
 
@@ -102,7 +102,7 @@ def viewer_section(folder: Path, curated: Curated, room: int) -> str:
 
 
 def list_chosen(folder: Path, curated: Curated) -> Listed:
-    """The chosen rows, then in turns the other chains of their problems, at most RIVALS of each."""
+    """The chosen rows, then the other chains of their problems in turn, at most RIVALS of each problem."""
     listed = replace(curated.listed, entries=[], places=[])
     path = folder / "curated.jsonl"
     for (at, data), row in zip(read_lines(path), curated.chosen, strict=True):
@@ -115,7 +115,7 @@ def list_chosen(folder: Path, curated: Curated) -> Listed:
 
 
 def scripts(with_viewer: bool) -> list[str]:
-    """The page's scripts: KaTeX, where it is installed, and ours."""
+    """The page's scripts: KaTeX, if it is installed, and ours."""
     names = ["prose.js", "row.js", "viewer.js"] if with_viewer else ["prose.js"]
     ours = "".join((BROWSER / name).read_text(encoding="utf-8") for name in names)
     return [*_katex(), ours]

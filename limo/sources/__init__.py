@@ -42,7 +42,7 @@ from limo.sources.files import MAX_BYTES, Raw, bounded, read_rows, shortened
 
 # Note names that stages use: foreign columns of these names are renamed
 RESERVED = frozenset("attempts judge verdict licence turns unchecked teacher answer_kind".split())
-UNUSABLE = 100_000  # rows, none of which can be used, after which a source is given up
+UNUSABLE = 100_000  # after so many unusable rows and no usable one, reading a source is stopped
 NOTE_CHARS = 200  # longer extra columns are not carried along
 
 
