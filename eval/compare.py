@@ -15,11 +15,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from eval.intervals import Difference, beyond_chance, difference, p_value
+from eval.metrics import is_correct
 from limo.command import run_function
 from limo.console import Table, print_table, terminal
 from limo.data import replacing
@@ -148,7 +150,11 @@ def _compare(left: Side, right: Side, name: str) -> dict[str, Any]:
     ids = [key for key in a if key in b and all(a[key][what] == b[key][what] for what in ("question", "answer"))]
     if len(ids) != len(a) or len(ids) != len(b):
         raise UserError(f"benchmark '{name}': the problems differ ({len(a)} and {len(b)}, {len(ids)} the same)")
-    shares = [[{i: _share_correct(rows[i]) for i in ids} for rows in repeated] for repeated in every]
+
+    def right_of(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        return {i: fmean(map(is_correct, rows[i]["completions"])) for i in ids}
+
+    shares = [[right_of(rows) for rows in repeated] for repeated in every]
     found: Difference = difference(shares[0], shares[1], RESAMPLES, SEED)
     return {
         "a": float(np.mean([list(one.values()) for one in shares[0]])),
@@ -178,11 +184,6 @@ def _by_problem(grades: Rows) -> dict[str, dict[str, Any]]:
         row = found.setdefault(grade["id"], {"question": grade["id"], "answer": grade["answer"], "completions": []})
         row["completions"].append({"verdict": grade["verdict"], "finish": "length" if grade["cut_off"] else "stop"})
     return found
-
-
-def _share_correct(row: Mapping[str, Any]) -> float:
-    """The share of a problem's completions that are correct."""
-    return float(np.mean([c["verdict"] == "correct" for c in row["completions"]]))
 
 
 def _count(rows: Mapping[str, Mapping[str, Any]], ids: Sequence[str], key: str, value: str) -> int:

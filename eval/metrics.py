@@ -44,6 +44,16 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
+def is_correct(completion: Row) -> bool:
+    """Whether a completion's answer is correct."""
+    return bool(completion["verdict"] == "correct")
+
+
+def correct_share(rows: Iterable[Row]) -> dict[str, float]:
+    """For each problem the share of its completions that are correct."""
+    return {row["id"]: fmean(map(is_correct, row["completions"])) for row in rows}
+
+
 def ks(n: int) -> list[int]:
     """The k at which pass@k and maj@k of n completions are reported: powers of two and n itself."""
     return sorted({2**i for i in range(n.bit_length()) if 2**i <= n} | {n})
@@ -129,10 +139,6 @@ def _natural(text: str) -> tuple[int, float, str]:
 # -- several turns
 
 
-def _right(completion: Row) -> bool:
-    return bool(completion["verdict"] == "correct")
-
-
 def turns_vote(row: Row, k: int) -> float:
     """Whether the majority of the first k turns is right, a tie as its right share: m1@tk."""
     return majority_at_k(row["turns"][:k], k)
@@ -140,7 +146,7 @@ def turns_vote(row: Row, k: int) -> float:
 
 def turns_any(row: Row, k: int) -> float:
     """Whether any of the first k turns is right: p1@tk."""
-    return float(any(map(_right, row["turns"][:k])))
+    return float(any(map(is_correct, row["turns"][:k])))
 
 
 def samples_vote(row: Row, k: int) -> float:
@@ -150,12 +156,12 @@ def samples_vote(row: Row, k: int) -> float:
 
 def samples_any(row: Row, k: int) -> float:
     """Whether any of k parallel samples is right, the mean over sets of k: pk@t1, which is pass@k."""
-    return pass_at_k(len(row["completions"]), sum(map(_right, row["completions"])), k)
+    return pass_at_k(len(row["completions"]), sum(map(is_correct, row["completions"])), k)
 
 
 def turn_right(row: Row, k: int) -> float:
     """Whether the answer of turn k is right, alone."""
-    return float(_right(row["turns"][k - 1]))
+    return float(is_correct(row["turns"][k - 1]))
 
 
 CURVES = {"turn": turn_right, "m1@tk": turns_vote, "mk@t1": samples_vote, "p1@tk": turns_any, "pk@t1": samples_any}
@@ -182,7 +188,7 @@ def measure_turns(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, A
     values = {name: {r["id"]: of(r) for r in rows} for name, of in measures(n).items()}
     _, vote, turns, any_turn, any_sample = values
     alone = {"turn 2": {r["id"]: turn_right(r, 2) for r in rows}}
-    alone["a fresh sample"] = {r["id"]: fmean(map(_right, r["completions"][1:])) for r in rows}
+    alone["a fresh sample"] = {r["id"]: fmean(map(is_correct, r["completions"][1:])) for r in rows}
 
     def minus(a: str, b: str) -> dict[str, Any]:
         both = values | alone
@@ -203,7 +209,7 @@ def measure_turns(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, A
 
 def count_transitions(rows: Sequence[Row], turn: int) -> dict[str, int]:
     """How many problems became right, and how many wrong, from `turn` to the next; unsure counts as wrong."""
-    steps = [(_right(row["turns"][turn - 1]), _right(row["turns"][turn])) for row in rows]
+    steps = [(is_correct(row["turns"][turn - 1]), is_correct(row["turns"][turn])) for row in rows]
     return {"wrong_right": steps.count((False, True)), "right_wrong": steps.count((True, False))}
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from eval.benchmarks import load
 from eval.intervals import p_value, paired, share
-from eval.run import Task, complete_task, correct_share, load_tasks
+from eval.metrics import correct_share
+from eval.run import Task, complete_task, load_tasks
 from limo.command import command
 from limo.console import Table, print_table, say, terminal
 from limo.data import Example, replacing

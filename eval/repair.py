@@ -19,6 +19,7 @@ from typing import Any
 
 from eval.equations import equations
 from eval.intervals import share
+from eval.metrics import is_correct
 
 Rows = Sequence[Mapping[str, Any]]
 Hit = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]  # takes a row and one of its completions
@@ -101,7 +102,7 @@ def _shares(rows: Rows, resamples: int, seed: int) -> dict[str, Any]:
 
 
 def _correct(row: Mapping[str, Any], completion: Mapping[str, Any]) -> bool:
-    return bool(completion["verdict"] == "correct")
+    return is_correct(completion)
 
 
 def _noticed(row: Mapping[str, Any], completion: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from eval.benchmarks import load, nodes, origin
 from eval.compare import name_training, sentence
 from eval.grader.grade import grade_all
 from eval.intervals import difference, over_trainings, share
-from eval.metrics import ks, parts, samples_any, samples_vote
+from eval.metrics import correct_share, ks, parts, samples_any, samples_vote
 from eval.protocols import sampling_for
 from eval.readers import OWN, TABLE
 from eval.repair import measure_repair
@@ -308,11 +308,6 @@ def summarize(
             )
     repair = measure_repair({model: repeated[0] for model, repeated in results.items()}, resamples, seed)
     return {"accuracy": accuracy, "differences": differences, "repair": repair}
-
-
-def correct_share(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """For each problem the share of its completions that are correct."""
-    return {r["id"]: sum(c["verdict"] == "correct" for c in r["completions"]) / len(r["completions"]) for r in rows}
 
 
 def pool_trainings(trainings: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

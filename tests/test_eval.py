@@ -9,7 +9,8 @@ import pytest
 
 from eval.benchmarks import load
 from eval.intervals import paired, share, wilson
-from eval.run import correct_share, grade_rows, summarize
+from eval.metrics import correct_share
+from eval.run import grade_rows, summarize
 from limo.data import Example, Message, chat
 from limo.engines.protocol import Completion
 from limo.errors import UserError

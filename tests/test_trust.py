@@ -243,7 +243,7 @@ DOUBLED = "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n
         (f"{{% if messages[0].content == 'long' %}}{LOOP}{{% endif %}}x", "takes more than 1 s"),
         ("{{ 'a' * 3000000000 }}", "takes too much memory"),
         ("{{ 'a' * 300000000000000 }}", "takes too much memory"),
-        ("{{ 'a' * 100000000 }}", "takes 100,000,000 characters"),
+        ("{{ 'a' * 100000000 }}", "the chat template takes "),  # characters or time, as the machine is
         ("{{ '%0999999999d' % 1 }}{{ '%0999999999d' % 1 }}{{ '%0999999999d' % 1 }}", "the chat template takes "),
         (DOUBLED, "the chat template takes "),  # memory or time, as the machine is
         ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "refuses messages of user: maximum recursion depth"),

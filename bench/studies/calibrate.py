@@ -27,7 +27,8 @@ from typing import Any
 
 from curation.evidence.controls import random_set
 from curation.stages.chains import check_steps
-from eval.run import correct_share, grade_rows
+from eval.metrics import correct_share
+from eval.run import grade_rows
 from limo.console import say
 from limo.data import Example, replacing, write_jsonl
 from limo.engines.protocol import Sampling, sample

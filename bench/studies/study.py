@@ -32,7 +32,8 @@ from curation.evidence.tournament import choose_by
 from curation.evidence.verdict import decide
 from curation.run import run_first
 from curation.stage import in_order
-from eval.run import correct_share, grade_rows
+from eval.metrics import correct_share
+from eval.run import grade_rows
 from limo.console import Table, print_table, progress, say, terminal
 from limo.data import Example, content_id, replacing, write_jsonl
 from limo.engines.protocol import Sampling, sample

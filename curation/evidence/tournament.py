@@ -41,7 +41,8 @@ from curation.run import read_pool, run_first
 from curation.stage import in_order
 from curation.stages.choose import read_target
 from eval.intervals import wilson
-from eval.run import correct_share, grade_rows
+from eval.metrics import correct_share
+from eval.run import grade_rows
 from limo.chat import render
 from limo.command import command
 from limo.console import Table, clock, print_table, progress, say, terminal

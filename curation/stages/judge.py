@@ -22,8 +22,7 @@ from curation.stage import drop, stage
 from limo.data import Example, Row, chat, read_text
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Prompt, Sampling, stream
-from limo.engines.reply import code_of as code_of_texts
-from limo.engines.reply import shorten, verdict_of
+from limo.engines.reply import code_of, shorten, verdict_of
 from limo.errors import UserError
 from limo.processes import READING, limit_time
 from limo.recipe import InputPath, bind, read_settings
@@ -93,7 +92,7 @@ def judge_chains(
         if not replies:
             yield drop(row, "no chain")
             continue
-        code = code_of(row)
+        code = code_for(row)
         verdicts = [v for reply in replies if (v := read_verdict(reply, code, criteria)) is not None]
         if not verdicts:
             yield drop(row, "no verdict of the judge", shorten(replies[0]))
@@ -107,7 +106,7 @@ def judge_chains(
 
 def judge_prompt(row: Example, criteria: Sequence[Criterion]) -> Prompt:
     """The prompt of the judge for a row: one user message, since not every template takes a system message."""
-    code = code_of(row)
+    code = code_for(row)
     numbers = "".join(f', "{c.name}": <{LOW} to {HIGH}>' for c in criteria)
     listed = "\n".join(f"- {c.name}: {c.question} {LOW}: {c.low} {HIGH}: {c.high}" for c in criteria)
     return chat(
@@ -124,9 +123,9 @@ def judge_prompt(row: Example, criteria: Sequence[Criterion]) -> Prompt:
     )
 
 
-def code_of(row: Example) -> str:
+def code_for(row: Example) -> str:
     """The code of a row's marks (`limo/engines/reply.py`)."""
-    return code_of_texts(row.question, row.answer, row.completion)
+    return code_of(row.question, row.answer, row.completion)
 
 
 def read_verdict(reply: Completion, code: str, criteria: Sequence[Criterion]) -> dict[str, int] | None:

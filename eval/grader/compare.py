@@ -29,6 +29,7 @@ from eval.grader.nodes import (
     decide,
     may_be_said,
     needed,
+    rebuilt,
     same_unit,
     walk,
 )
@@ -176,6 +177,8 @@ def _by_several(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     if not isinstance(reference, Group):
         if not isinstance(given, Group):
             return None
+        if isinstance(reference, Call) and reference.what == "of" and isinstance(reference.args[1], Group):  # P(1, 2)
+            return compare(given, reference.args[1], kind)
         parts = given.parts if given.brackets in FREE else ()
         last = parts[-1] if parts else None
         if isinstance(last, Relation) and _named_values(Group("", parts[:-1])) and isinstance(last.sides[0], Call):
@@ -343,11 +346,36 @@ def _is_percent(node: Node) -> bool:
     return isinstance(node, Call) and node.what == "%"
 
 
+def _by_count(given: Node, reference: Node, kind: Kind) -> Ruling | None:
+    """`C(10, 4)` and `P(10, 4)`, the numbers of choices and of arrangements, where they are no points."""
+    ours, theirs = rebuilt(given, _counted), rebuilt(reference, _counted)
+    return compare(ours, theirs, kind) if (ours != given) != (theirs != reference) else None
+
+
+def _counted(node: Node) -> Node:
+    match node:
+        case Call("of", (Name("C" | "P" as what), Group("()", (n, k)))):
+            chosen = Call("binom", (n, k))
+            return chosen if what == "C" else Call("*", (chosen, Call("!", (k,))))
+    return node
+
+
+def _by_arrow(given: Node, reference: Node, kind: Kind) -> Ruling | None:
+    """`\\vec{a}` for `a` may be a vector for its length."""
+    arrows = {name for name in names(given) ^ names(reference) if name.startswith("vec ")}
+    for name in arrows:
+        given, reference = (renamed(node, Name(name), Name(name[4:])) for node in (given, reference))
+    same = arrows and compare(given, reference, kind)[0] == "correct"
+    return ("unsure", "a vector or its length") if same else None
+
+
 _RULES: tuple[Rule, ...] = (
     _by_set,
     _by_equation,
     _by_matrix,
     _by_several,
+    _by_count,
+    _by_arrow,
     _by_kind,
     _by_unit,
     by_degrees,

@@ -81,8 +81,9 @@ class Completion:
         self.tagged = tags and tags[1].rpartition("answer>")[2].strip()
         self.inside = self.text if self.tagged is None else self.tagged
         self.boxes = boxed(self.inside)
-        while self.boxes and refuted(self.inside, self.boxes[-1].start, self.boxes[-1].end):
-            self.inside, self.boxes = self.inside[self.boxes[-1].end :], []  # \boxed{7} is wrong: what follows counts
+        *_, before, last = [None, None, *self.boxes]
+        if last and refuted(self.inside, last.start, last.end, before.end if before else 0):
+            self.inside, self.boxes = self.inside[last.end :], []  # \boxed{7} is wrong: what follows counts
 
     @cached_property
     def prose(self) -> str:

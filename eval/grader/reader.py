@@ -50,8 +50,9 @@ _NAMES = dict(
         r"dfrac=\frac tfrac=\frac cfrac=\frac nicefrac=\frac sfrac=\frac dbinom=\binom tbinom=\binom lbrace=\{ "
         r"rbrace=\} lbrack=[ rbrack=] leqslant=\le geqslant=\ge leq=\le geq=\ge neq=\ne lt=< gt=> degree=^\circ "
         r"textdegree=^\circ varnothing=\emptyset backslash=\setminus iff=\Leftrightarrow colon=: cents=\text{cents} "
-        r"displaystyle= textstyle= limits= bar=\overline tilde=\overline bf= rm= it= sf= tt= large= Large= LARGE= "
-        r"overrightarrow=\vec huge= Huge= small= normalsize= bfseries= itshape= centering="
+        r"displaystyle= textstyle= limits= bar=\overline bf= rm= it= sf= tt= large= Large= LARGE= "
+        r"overrightarrow=\vec widehat=\hat widetilde=\tilde huge= Huge= small= normalsize= bfseries= itshape= "
+        r"centering="
     ).split()
 )
 _NAME = re.compile(r"\\([a-zA-Z]+)")  # \dfrac12, x \leqslant 3
@@ -82,7 +83,9 @@ _FONT = re.compile(  # \mathbf{even}, \mbox{ miles}
 _FONT_OF_MATH = re.compile(
     r"\\(?:mathbf|boldsymbol|textbf|bm|text)\s*(?=\{(?:[^a-zA-Z{}$%]*\d[^a-zA-Z{}$%]*|[-+\d.(]*\\(?!text|\w*dollar)[^$]*)\})"
 )  # \mathbf{5}
-_ACCENT = re.compile(r"\\(?:vec|hat|widehat|boldsymbol|mathbf|bm)\s*(?:\{\s*([a-zA-Z])\s*\}|([a-zA-Z])(?![a-zA-Z]))")
+_VECTOR = re.compile(  # \vec{a} and \mathbf{a} are one vector, \hat{i} and \mathbf{i} the first unit vector
+    r"\\(vec|hat|boldsymbol|mathbf|bm)\s*(?:\{\s*([a-zA-Z])\s*\}|([a-zA-Z])(?![a-zA-Z]))"
+)
 _PRIME = re.compile(r"\^ *\{? *\\prime *\}?")
 _OVER = re.compile(r"(?:^|\{)([^{}]*)\\(over|choose)(?![a-z])([^{}]*)(?:\}|$)")  # {1 \over 2}
 _WRAPPER = re.compile(  # \textcolor{red}{5}, {\color{red}5}
@@ -109,6 +112,9 @@ _CHOSEN_FROM = re.compile(  # {}^{10}C_3, C_{10}^3
     r"(?:\{ *\})?\^ *\{? *(\w{1,4}) *\}? *C *_ *\{? *(\w{1,4}) *\}?"
     r"|(?<![a-zA-Z\\])C_ *\{? *(\w{1,4}) *\}? *\^ *\{? *(\w{1,4}) *\}?"
 )
+_CHOOSE = re.compile(
+    r"(?<![\w.\\])(\d{1,4}|n) *(?:C|choose|\\text *\{ *choose *\}) *(\d{1,4}|k|r)(?![\w.])"
+)  # 10C3, 10 choose 3
 _PERCENT_WORD = re.compile(
     r"\s*\b(?:percent(?:age)?|per cent|pct)\b\.?|\s*\\text *\{ *% *\}", re.IGNORECASE
 )  # 50 percent
@@ -155,6 +161,7 @@ def normalise(text: str) -> str:
     """One spelling of an answer; what it means is not touched."""
     if not text.isascii():
         text = _to_ascii(_SQUARED_UNIT.sub(r"\\text{\1\2}", text))
+    text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = _MODULO.sub(lambda m: f"\\pmod {{{m[1]}}}" if m[1] else m[0], _in_digits(text))
     text = _MOD_BEHIND.sub(r"\\pmod ", text) if "\\equiv" in text else text
     if any(c in text for c in "\\~${^"):
@@ -246,7 +253,7 @@ def _latex(text: str) -> str:
     text = _WRAPPER.sub("", _TAG.sub("", text))
     if "\\vec" in text:  # a cross product is no product of numbers
         text = text.replace("\\times", "\\otimes")
-    text = _PRIME.sub("'", _ACCENT.sub(r" \1\2", text))
+    text = _PRIME.sub("'", _VECTOR.sub(_vector, text))
     if "\\over" in text or "\\choose" in text:
         text = _OVER.sub(lambda m: f"\\{'frac' if m[2] == 'over' else 'binom'}{{{m[1]}}}{{{m[3]}}}", text)
     text = _FUNCTION_IN_TEXT.sub(r"\\\1 ", text)
@@ -255,6 +262,13 @@ def _latex(text: str) -> str:
     text = _NESTED.sub(lambda m: re.sub(r"\^ *\{ *(-?\d) *\}", r"^\1", m[0]), text)
     text = _COMMA_IN_TEXT.sub(lambda m: f", {m[1] or ''} ", text)
     return _LEAD.sub("", whole[1] if whole else _POSITIVE.sub(r"(0, \\infty)", _TRANSPOSED.sub("", text)))
+
+
+def _vector(match: re.Match[str]) -> str:
+    mark, letter = match[1], match[2] or match[3]
+    if letter in "ijk" or (mark not in ("vec", "hat") and letter.isupper()):  # bold capitals are matrices or choices
+        return f" {letter}"
+    return f"\\{'hat' if mark == 'hat' else 'vec'}{{{letter}}}"
 
 
 def _one_line(text: str) -> str:

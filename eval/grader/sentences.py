@@ -83,17 +83,22 @@ def unpunctuated(text: str) -> str:
 # -- what is denied, doubted or supposed
 
 # In the clause before a value, or around it: it is denied, doubted, supposed, someone else's, or still to be worked out
-_SUPPOSED = re.compile(
+_SUPPOSED = re.compile(  # of lower case, which is twice as fast as ignoring it
     r"\b(?:unless|whether|suppos\w+|assum\w+|impossible|contradict\w+|fail(?:s|ed)|wrong(?:ly)?|incorrect(?:ly)?"
     r"|false(?:ly)?|(?<!no )(?<!without )doubt\w*|mistak\w+|perhaps|maybe|guess that|careless|tempt\w+|myth|naive"
-    r"|at first glance|first (?:thought|answer|guess|attempt)|I (?:initially|first|originally|once)"
+    r"|at first (?:glance|sight)|first (?:thought|answer|guess|attempt)|(?:i|we) (?:initially|first|originally|once)"
+    r"|withdraw\w*|retract\w*|(?:earlier|previous|old) (?:answer|version|attempt|solution)|under no|in no way|no longer"
+    r"|anything but|pretend\w*|placeholder|illustration|submitted|reported|format|if memory serves|told me"
+    r"|without\b.*\bwould|(?:although|even though|whereas|while)\b[^,]*$"
+    r"|(?:as|just|only|merely) an? (?:example|approximation|estimate)"
     r"|extraneous|in progress|refuse\w*|disagree|deny|reject|discard|eliminate|exclude|rul(?:e|ed|ing) out|according to"
-    r"|(?:is|are) (?:rejected|discarded|excluded|eliminated)|answer (?:has|contains)"
+    r"|(?:is|are|was|were|be|been) (?:rejected|discarded|excluded|eliminated|ruled out)|answer (?:has|contains)"
     r"|unclear|unlikely|nobody|no (?:one|proof|evidence|reason|way|means)|would have to be"
     r"|(?:might|may|could|would) (?:think|say|claim|conclude|guess|expect)|(?:claim|suggest)(?:s|ed)"
-    r"|(?:they|some|someone|people|others|many|he|she|key|\w*book|friend)(?: \w+)? (?:says?|thinks?|believes?))\b"
-    r"|^\W*(?:were|had)\b|若|如果|假设|\?\W*$",
-    re.IGNORECASE,
+    r"|(?:they|some|someone|people|others|many|he|she|key|\w*book|friend)(?: \w+)?"
+    r" (?:says?|said|thinks?|thought|believes?)"
+    r"|(?:some|others|people|students?|solvers|chatgpt)(?: \w+)? (?:gets?|got|writes?|wrote|says?|said))\b"
+    r"|^\W*(?:were|had)\b|若|如果|假设|\?\W*$"
 )
 _TO_DO = re.compile(  # if n = 5, now we add 5, it remains to check n = 5
     r"\bif\b|^\W*(?:where|given)\b[^,]*$|, find\b|\b(?:have|need|needs|remains?|want|going|step is) to"
@@ -127,8 +132,23 @@ _REFUTED = re.compile(  # \boxed{7} is wrong; 7, which contradicts the hypothesi
 
 _REFUSED = re.compile(  # it is not \\boxed{7}, less than \\boxed{7}
     r"(?:\bnot|n't|\b(?:cannot|not|n't) be"
-    r"|\b(?:less|more|greater|fewer|smaller|larger|other) than|\bdoubt (?:that )?(?:it|this) is"
+    r"|\b(?:less|more|greater|fewer|smaller|larger|other|rather) than|\binstead of|\bdoubt (?:that )?(?:it|this) is"
     r"|(\banswer\s+(?:is|was|were|be|might be|could be)))\W*\Z"
+)
+
+
+_BOX_CLAUSE = re.compile(r"[.!?;\n](?!\d)|\b(?:so|hence|thus|therefore|final(?:ly)?)\b", re.IGNORECASE)
+_NEXT_SENTENCES = re.compile(  # the rest of a sentence, and two more on its line or a last paragraph
+    r"[^.!?\n]*+(?:[.!?]+[$)*]* +[^.!?\n(]*+){0,2}[.!?]*(?:\s*\n\s*(?:Edit|Update|Correction|PS)\b[^\n]*)?"
+)
+_TAKEN_BACK_BEHIND = re.compile(  # \boxed{56} double counts; 30 (placeholder)
+    r"\b(?:but|however|though|hmm+|wait|oops|sorry|wrong(?:ly)?|incorrect(?:ly)?|mistak\w+|errors?|over-?counts?"
+    r"|double[- ]?counts?|invalid|disagree|placeholder|guess(?:ing|ed)?|fixed|corrected|correction|swapped|replacement"
+    r"|not (?:valid|correct|right|true|my|the|an?|accepted|able|sure)|rather not|ignore|scrap|confus\w+|typo|oh no"
+    r"|(?:upper|lower) bound|due to rounding|absurd|contradiction|to be replaced|without\b.*\bwould|should (?:be|have)"
+    r"|isn't|wasn't|can't|cannot|couldn't"
+    r"|(?:am|are|was|is) (?:not|un)(?: ?sure|certain)|just an example|was lost|what I (?:had|got)|actually)\b",
+    re.IGNORECASE,
 )
 
 
@@ -136,17 +156,32 @@ def doubted(text: str, at: int) -> bool:
     """Whether the clause before a place denies, doubts or supposes what is said there."""
     before = text[max(0, at - 120) : at]
     *_, begins = [0, *(match.end() for match in _CLAUSE_BEGINS.finditer(before))]
-    return any(p.search(before, begins) for p in (_SUPPOSED, _NEGATED))
+    return supposed(before[begins:]) or _NEGATED.search(before, begins) is not None
 
 
-def refuted(text: str, start: int, end: int) -> bool:
-    """Whether a marked answer is denied beside the mark."""
-    before = text[max(0, start - 120) : start]
+def supposed(text: str) -> bool:
+    """Whether a text doubts or supposes something, or says it of others."""
+    return _SUPPOSED.search(text.lower()) is not None
+
+
+def refuted(text: str, start: int, end: int, since: int = 0) -> bool:
+    """Whether a marked answer is denied, supposed or taken back: before it in its sentence, or behind it."""
+    before = text[max(since, start - 120) : start]
     found = _REFUSED.search(before, max(0, len(before) - 40))
     if found and (not found[1] or doubted(before, found.start())):
         return True
-    ends_there = not text[end : end + LINE].strip(" \n.$*)]\\")
-    return not ends_there and _REFUTED.match(text, end, end + LINE) is not None
+    return (supposed(before) and supposed(_BOX_CLAUSE.split(before)[-1])) or taken_back(text, end)
+
+
+def taken_back(text: str, end: int) -> bool:
+    """Whether what stands behind a marked answer denies, doubts or corrects it."""
+    if not text[end : end + LINE].strip(" \n.$*)]\\"):
+        return False
+    if _REFUTED.match(text, end, end + LINE):
+        return True
+    behind = _NEXT_SENTENCES.match(text, end, end + LINE)
+    said = _BEHIND_ALL.sub("", behind[0]) if behind else ""
+    return _TAKEN_BACK_BEHIND.search(said) is not None or re.search(r"(?<!\?)\?(?!\?)", said) is not None
 
 
 # -- "the answer is"
@@ -187,13 +222,12 @@ def answered(text: str) -> re.Match[str] | None:
 
 
 _TAKEN_BACK = re.compile(  # The answer is 7 - no, sorry, it should be 8
-    r"(?<=[—–.,?!-] )no, |\b(?:sorry|oops|wait|hmm|scratch that|hold on|I mean|correction|on second thought"
-    r"|(?:yet|but) (?:it is(?: actually| really)?|I (?:get|got|find|found))|(?:th(?:is|at)|it)(?: i|')s wrong)\b",
+    r"(?<=[—–.,?!-] )(?:oh )?no, |\b(?:sorry|oops|wait|hmm|scratch that|hold on|I mean|correction|I disagree"
+    r"|on second thought|(?:yet|but) (?:it is(?: actually| really)?|I (?:get|got|find|found))"
+    r"|(?:th(?:is|at)|it)(?: i|')s wrong)\b",
     re.I,
 )
-_RATHER_THAN = re.compile(
-    r"(?<=\d),? (?:and )?(?:not|rather than|instead of|as opposed to|whereas) [^.\n]{1,60}[.\s]*\Z"
-)
+_RATHER_THAN = re.compile(r"(?<=\d),? (?:and )?(?:not|rather than|instead of|as opposed to) [^.\n]{1,60}[.\s]*\Z")
 _OPTION = re.compile(r"\(?[A-J][.):]\s")
 
 
@@ -207,10 +241,10 @@ def announced(text: str) -> str | None:
     if '"' in announcement.group():  # {"answer": 5}
         line = re.sub(r"(?:\"|(?<=\d))\s*\}\s*\Z", "", line)
     line = _RATHER_THAN.sub("", line)
-    if taken_back := _TAKEN_BACK.search(line):
-        return within_sentence(line[taken_back.end() :]) or ""
-    value = _NUMBER.match(line) or _FORMULA.match(line)
-    if value and _REFUTED.match(line, value.end()):
+    if correction := _TAKEN_BACK.search(line):
+        return within_sentence(line[correction.end() :]) or ""
+    value = _NUMBER.match(rest) or _FORMULA.match(rest)
+    if value and taken_back(rest, value.end()):
         return ""
     block = _FORMULA.match(rest)  # may go over several lines
     if block and _ends(rest[block.end() :].partition("\n")[0]):
@@ -280,15 +314,25 @@ _UNFINISHED = re.compile(
     r"|would|will|can|could|should|has|have|had|there|this|if|so|from|at|on|each|every|which|where|when|because|since"
     r"|but|than|not|also))\s*\Z"
 )
-_ASIDE = re.compile(r"(?<=[a-z]) \((?=[^()=]*[a-z]{2})[^()=\\]*\)")  # 160 minutes (2 hours and 40 minutes)
+_ASIDE = re.compile(  # 160 minutes (2 hours and 40 minutes), 4 (the diameter being 8)
+    r"(?<=[a-z]) \((?=[^()=]*[a-z]{2})[^()=\\]*\)"
+    rf"|(?<=[\d{_HIDDEN}]) \((?!mod|or |and |base|in base|if )[a-z][^()\\]*\)"
+)
 # A phrase that says when, where or of what, and no value of its own: attained at x = 5, for 3 cars, out of 20
 _SIDE = re.compile(
-    r",?\s+\(?(?:attained|achieved|reached|obtained|occurring|when|where|while|iff|for|(?<!left )with"
+    r",?\s+\(?(?:attained|achieved|reached|obtained|occurring|when|where|while|iff|for|(?<!left )(?<!up )with"
     r"|to (?!get|make|give|find)[a-z]+ (?:the|an?|all|each|his|her|their|its)\b|after|before|below|above|under"
-    r"|(?<!\d )out of|of which|in which|at|upon|among|given|having|until)\b"
+    r"|(?<!\d )out of|of which|in which|at|upon|among|(?<!the )(?<!a )given|having|until)\b"
     r"(?:(?!\b(?:is|are|was|were|equals?|gives?|total|sum)\b)[^,;=(]|(?<=[a-z])\s*=\s*)*?"
     rf"(?:\d|[{_HIDDEN}])[^,;=\d]*?(?=[,;]|[).]*$|\s+(?:is|are|was|were|equals?|gives?)\b)"
     r"|, (?:attained|achieved|reached|obtained|occurring|namely|where)\b.*$"
+)
+_REMARK_BEHIND = re.compile(  # , given that the height was 6; , the roots being 1 and 4; , 12 more than the bus
+    r", (?:given that|(?:the|its|their)(?: \w+){1,5} being|which (?:also|in turn)|taking|using|assuming|letting|setting"
+    r"|counting|including|excluding|ignoring|neglecting|remembering|noting|recalling|knowing|starting|considering"
+    r"|beating|exceeding|compared|unlike|just|not|up from|down from|(?:i\.e\. )?(?:well|long|just|shortly)"
+    r" (?:above|below|before|after|under|over)|even though|(?:the|a) (?:\w+ ){1,4}(?:for|of|at) which"
+    r"|\d[^,]{0,20} of which|(?:i\.e\. )?[\d.]+ \w+(?: \w+)? (?:more|less|fewer) than)\b.*$"
 )
 
 
@@ -303,7 +347,8 @@ def concluding(prose: str) -> list["Sentence"]:
     lines = [_MARKS.sub("", line).strip() for line in prose[-5 * LINE :].split("\n") if line.strip()]
     if len(lines) > 1 and _OPTION.match(lines[-1]) and _OPTION.match(lines[-2]):
         return []  # the options again
-    texts = [sentence for line in lines for sentence in _SENTENCE_END.split(line) if sentence.strip()]
+    ended = (_SENTENCE_END.sub(lambda m: "?\n" if m[0][0] == "?" else "\n", line) for line in lines)
+    texts = [sentence for line in ended for sentence in line.split("\n") if sentence.strip()]
     worked = sum(bool(_NUMBER.search(text)) for text in texts[:-1]) > 1  # the last one ends a calculation
     found = [Sentence(text, prose, is_last=not i, concludes=worked and not i) for i, text in enumerate(texts[:-7:-1])]
     return [sentence for sentence in found if sentence.begun or sentence.is_last]
@@ -340,8 +385,9 @@ class Sentence:
         main = re.sub(r"^(?:Since|Because|As|[A-Z]\w+ing)\b[^,=]*, (?:which means )?(?=[a-zA-Z])", "", text)
         whole = unpunctuated(_RATHER_THAN.sub("", _ASIDE.sub("", main)))
         said = CONSEQUENCE.split(_REASON.split(whole)[0])[-1].lstrip(", ")
-        side = _SIDE.sub("", said) if len(said) <= LINE else said
-        side = side if _VALUE.search(side) else said
+        short = _REMARK_BEHIND.sub("", said) if len(said) <= LINE else said
+        shorter = _SIDE.sub("", short) if len(said) <= LINE else said
+        side = next((text for text in (shorter, short) if _VALUE.search(text)), said)
         self.concludes = self.concludes or main != text or side != whole
         return side
 
@@ -353,7 +399,7 @@ class Sentence:
     def claims(self) -> bool:
         """Whether it is more than a word, supposes, doubts and plans nothing, and announces nothing that is denied."""
         denied = "answer" in self.clause and ANNOUNCED.search(self.clause) is not None
-        supposes = denied or any(p.search(self.clause) for p in (_SUPPOSED, _TO_DO))
+        supposes = denied or supposed(self.clause) or _TO_DO.search(self.clause)
         return not supposes and _WORDS.search(self.clause) is not None
 
     @cached_property
@@ -476,7 +522,7 @@ _TRIED = re.compile(  # Let us try n = 5: 5 * 5 = 25
 def calculated(sentence: Sentence) -> str | None:
     """What the calculation comes to with which the last sentence ends."""
     found = _CALCULATION.search(sentence.text) if sentence.is_last else None
-    return found[1] if found and not any(p.search(sentence.text) for p in (_SUPPOSED, _TRIED)) else None
+    return found[1] if found and not supposed(sentence.text) and not _TRIED.search(sentence.text) else None
 
 
 def value(sentence: Sentence) -> str | None:
@@ -506,7 +552,7 @@ _RESULT = re.compile(
 
 def repeated(sentence: Sentence) -> str | None:
     """The number of the last sentence that the last calculation came to."""
-    if not sentence.is_last or any(p.search(sentence.text) for p in (_SUPPOSED, _TO_DO)):
+    if not sentence.is_last or supposed(sentence.text) or _TO_DO.search(sentence.text):
         return None
     text, at = sentence.text, sentence.prose.rfind(sentence.text)
     results = [_plain(result) for result in _RESULT.findall(sentence.prose, max(0, at - LINE), at)]

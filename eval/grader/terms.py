@@ -50,7 +50,7 @@ _HALF_OF_DAY = re.compile(r" *(?:\\text *\{ *)?([ap])(?: ?\. ?m|m)\b\.* *\}?", r
 _DEGREES = re.compile(r" *\{ *\\circ *\}| *\\circ(?![a-z])")
 _BASE = re.compile(r" *\{? *(?:\\text *\{)? *(\d{1,2}|[a-z]{3,7}) *\}? *\}?")  # 52_{\text{eight}}
 _SUBSCRIPT = re.compile(r" *(?:\{ *(?:\\text *\{([\w+,\- ]{1,20})\}|([\w+,\- ]{1,20})) *\}|(\w)|\{? *\\[a-zA-Z]+ *\}?)")
-_ACCENTS = ("overline", "mathbb", "dot", "ddot", "vec")
+_ACCENTS = ("overline", "mathbb", "dot", "ddot", "vec", "hat", "tilde")
 _LIMIT = re.compile(r" *_ *\{ *([a-zA-Z]) *\\(?:to|rightarrow) *((?:[^{}]|\{[^{}]*\})*)\}")  # \lim_{x \to 0}
 _LETTER = re.compile(r" *\{? *([A-Za-z]{1,4}) *\}?")  # \mathbb{R}, \overline{AB}
 
@@ -188,7 +188,8 @@ class Terms(Scanner):
             elif self.starts_factor(token):
                 called = token.text == "("
                 factor = self.power()
-                node = Call("of" if called and _is_argument(factor) else "*", (node, factor))
+                is_point = isinstance(node, Name) and node.text.isupper() and isinstance(factor, Group)  # P(1, 2)
+                node = Call("of" if called and (is_point or _is_argument(factor)) else "*", (node, factor))
             else:
                 return node
 
