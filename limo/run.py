@@ -125,6 +125,15 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: not readable ({error}). Move it away to start this run anew") from None
 
 
+def read_entries(folder: Path) -> dict[str, Any]:
+    """The entries of a run folder and of the trainings inside of it (`train/random`, `train/random/seed-1`)."""
+    found = read_manifest(folder)
+    for path in sorted({*folder.glob("*/manifest.json"), *folder.glob("*/*/manifest.json")}):
+        inner = path.parent.relative_to(folder).as_posix()
+        found |= {f"{step}/{inner}": entry for step, entry in read_manifest(path.parent).items()}
+    return found
+
+
 def content_hash(path: Path) -> str:
     """A hash of a file's bytes, of a model folder (`limo.model.fingerprint`), or of all files in another folder."""
     if path.is_dir():

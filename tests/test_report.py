@@ -13,13 +13,13 @@ import pytest
 from eval.report.curated import gather
 from eval.report.funnel import funnel_section
 from eval.report.listed import score_parts
-from eval.report.page import write_report
+from eval.report.page import run_facts, write_report
 from eval.report.viewer import Packer, viewer_section
 from eval.run import grade_rows, summarize
-from limo.console import Table, print_table, readable
+from limo.console import Table, clock, print_table, readable
 from limo.data import Dropped, Example, chat, write_jsonl
 from limo.engines.protocol import Completion
-from limo.run import claim
+from limo.run import claim, read_entries, read_manifest
 from tests.conftest import example
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -228,3 +228,16 @@ def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
     assert found and list(found.kept.numbers["score"]) == [0.5] and list(found.kept.numbers["pass_rate"]) == [0.5]
     page = visible(write_report(tmp_path).read_text())
     assert "loss (nats per token) by optimizer step, from 2 to 2" in page and "NaN" not in page
+
+
+def test_the_time_of_a_run_counts_the_trainings_of_its_control_sets(tmp_path: Path) -> None:
+    evaluation(tmp_path, "What is 1 + 1?")
+    before = sum(entry["seconds"] for entry in read_entries(tmp_path).values())
+    for inner, seconds in (("random", 100.0), ("random/seed-1", 20.0)):
+        with claim(tmp_path / inner, "train", {}) as step:
+            step.results = {}
+        entries = read_manifest(tmp_path / inner)
+        entries["train"]["seconds"] = seconds
+        (tmp_path / inner / "manifest.json").write_text(json.dumps(entries))
+    assert sum(entry["seconds"] for entry in read_entries(tmp_path).values()) == pytest.approx(before + 120)
+    assert dict(run_facts(tmp_path))["time"] == clock(before + 120)

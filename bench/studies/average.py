@@ -79,6 +79,7 @@ def train(recipe: Mapping[str, Any], place: Path, rows: Sequence[Example], seed:
     steps = math.ceil(len(rows) / node["global_batch"]) * args["num_train_epochs"]
     args = {**args, "max_steps": steps, "save_strategy": "steps", "save_steps": steps}
     given = {"out": str(place), "data": str(place / "rows.jsonl"), "seed": seed, "average": SHARE, "args": args}
+    given["keep_checkpoints"] = True
     bind({**node, **given}, "train")()
     return place / "checkpoints" / f"checkpoint-{steps}", place / "model"
 

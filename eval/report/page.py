@@ -30,7 +30,7 @@ from eval.report.viewer import LIMIT, scripts, style, viewer_section
 from limo.console import Table, clock
 from limo.data import replacing
 from limo.errors import UserError
-from limo.run import read_manifest
+from limo.run import read_entries, read_manifest
 
 
 def report(*, out: str) -> Path:
@@ -60,7 +60,7 @@ def write_report(folder: Path) -> Path:
         "flips": ("Flips", flips_section(folder, summary)),
         "answers": ("Answers", answers_section(folder, summary)),
         "sampled": ("Sampling", sampled_section(manifest)),
-        "manifest": ("Manifest", _manifest_section(manifest)),
+        "manifest": ("Manifest", _manifest_section(read_entries(folder))),
     }
     ours = scripts(with_viewer)
     room = LIMIT - sum(len(part.encode("utf-8", "replace")) for part in (*(s for _, s in sections.values()), *ours))
@@ -97,7 +97,7 @@ def run_facts(folder: Path) -> list[tuple[str, str]]:
     results = manifest.get("train", {}).get("results", {})
     if results.get("first_loss") is not None and results.get("last_loss") is not None:
         facts.append(("training loss", f"{results['first_loss']:.2f} → {results['last_loss']:.2f}"))
-    seconds, tokens = sum(e["seconds"] for e in manifest.values()), sum(e["tokens"] for e in manifest.values())
+    seconds, tokens = (sum(e[what] for e in read_entries(folder).values()) for what in ("seconds", "tokens"))
     return [*facts, ("tokens sampled and trained on", f"{tokens:,}"), ("time", clock(seconds))]
 
 

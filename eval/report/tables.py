@@ -11,7 +11,7 @@ from eval.metrics import Row, signed, spent_tokens
 from eval.repair import Measures
 from eval.report.html import percent, span
 from limo.console import Table, clock, print_table, terminal
-from limo.run import read_manifest
+from limo.run import read_entries
 
 Summary = Mapping[str, Any]
 Each = Sequence[tuple[str, str, Row]]  # model, benchmark, and the metrics of its turns
@@ -168,7 +168,7 @@ def print_turns(turns: Mapping[str, Any], folder: Path, report: Path) -> None:
 
 def _print_end(console: Any, folder: Path, report: Path) -> None:
     seconds = Counter[str]()
-    for name, entry in read_manifest(folder).items():
+    for name, entry in read_entries(folder).items():
         seconds[name.partition("/")[0]] += entry["seconds"]
     stages = ", ".join(f"{stage} {clock(value)}" for stage, value in seconds.items())
     console.print(f"Seconds: {stages}; together {clock(seconds.total())}", soft_wrap=True, markup=False)
