@@ -37,7 +37,7 @@ from limo.data import Dropped, Example, Row, content_id, dump, parsed, replacing
 from limo.engines.ledger import Limits, Spent, spent, within_budget
 from limo.errors import UserError
 from limo.recipe import bind, input_files, suggest
-from limo.run import claim, content_hash, differences, lasting, lock_run, read_manifest
+from limo.run import DRAWN, claim, content_hash, differences, lasting, lock_run, read_manifest
 from limo.sources.files import shortened
 
 BY_HAND = "by_hand"  # the stage that drops what a person has marked
@@ -104,7 +104,7 @@ def curate(
             _clear(folder, ["pool", *stages])
             funnel = run_stages(folder, {**settings, "stages": stages}, step.entry["inputs"], machines)
             by_chance = is_drawn(funnel, controls.source)
-            kinds = [kind for kind in controls.kinds if not (by_chance and kind in ("random", "random_tokens"))]
+            kinds = [kind for kind in controls.kinds if not (by_chance and kind in DRAWN)]
             sets = _collect(folder, stages, replace(controls, kinds=kinds), pairs)
             if marked:
                 left = next(line["reasons"].get("by hand", 0) for line in funnel if line["stage"] == BY_HAND)

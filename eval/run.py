@@ -32,7 +32,7 @@ from limo.engines.ledger import Cached, Spent, spent
 from limo.engines.protocol import Completion, Sampling, sample
 from limo.errors import UserError
 from limo.recipe import bind, input_files
-from limo.run import CHOSEN, claim, control_file, trained_sets
+from limo.run import CHOSEN, claim, control_file, missing_control, trained_sets
 
 UNSURE_LISTED = 50  # most unsure verdicts of a benchmark in the summary; the rows have them all
 
@@ -55,7 +55,7 @@ class Trained:
                 found.setdefault(name, []).append(str(folder / "model"))
         for name in self.controls or ():
             if name not in found:
-                say(f"there is no control set '{name}' of this curation: nothing is compared with it")
+                say(f"not compared: {missing_control(self.data, name)}")
         return found
 
 

@@ -134,6 +134,9 @@ def read_entries(folder: Path) -> dict[str, Any]:
     return found
 
 
+DRAWN = ("random", "random_tokens")  # control sets that a curated set drawn by chance would equal
+
+
 def content_hash(path: Path) -> str:
     """A hash of a file's bytes, of a model folder (`limo.model.fingerprint`), or of all files in another folder."""
     if path.is_dir():
@@ -215,6 +218,14 @@ def trained_sets(
 def control_file(data: str | Path, name: str) -> Path:
     """A control set of the curation that wrote `data`."""
     return Path(data).expanduser().parent / "controls" / f"{name}.jsonl"
+
+
+def missing_control(data: str | Path, name: str) -> str:
+    """Why a control set of the curation that wrote `data` is not there, as a sentence."""
+    made = read_manifest(Path(data).expanduser().parent).get("curate", {}).get("results", {})
+    if made.get("by_chance") and name in DRAWN:
+        return f"no set '{name}' beside the chosen one, which is itself a random set of what was verified"
+    return f"there is no control set '{control_file(data, name)}'. curate.controls.kinds names those that are made"
 
 
 def remember_recipe(folder: Path, recipe: Mapping[str, Any], section: str) -> None:

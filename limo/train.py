@@ -23,7 +23,7 @@ from limo.machine import world_size
 from limo.model import model_folder
 from limo.processes import override, run_to_end
 from limo.recipe import bind
-from limo.run import CHOSEN, Step, control_file, read_manifest, trained_sets
+from limo.run import CHOSEN, Step, control_file, missing_control, read_manifest, trained_sets
 from limo.sources import training_rows
 from limo.training.audit import check_row, show_rows
 from limo.training.batches import supervised_shape
@@ -103,7 +103,7 @@ def train_others(settings: Training, arguments: Sequence[str]) -> None:
         if folder == Path(settings.out):
             continue
         if not Path(data).is_file():
-            say(f"there is no control set '{data}': it is not trained. curate.controls.kinds names those that are made")
+            say(f"not trained: {missing_control(settings.data, name)}")
             continue
         if read_manifest(folder).get("train", {}).get("finished"):
             continue
