@@ -1,13 +1,16 @@
 """What a machine does to a command: memory and disk that end, file systems without locks, a clock that jumps, NaN."""
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from limo.run import lock_run
 from tests import test_preference as pairs
 from tests import test_tournament as played
 from tests.conftest import ROOT
+from tests.test_commands import small
 
 OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})
 MEMORY: list[Exception] = [
@@ -162,6 +166,35 @@ def test_a_tournament_that_is_killed_at_any_write_or_training_ends_the_same(
     assert kills >= 4
     assert (found.outcome, found.sentence) == (verdict.outcome, verdict.sentence)
     assert measured <= again <= measured + kills, "only what a kill has met is measured again"
+
+
+@pytest.mark.slow
+def test_a_probe_that_is_killed_in_any_phase_ends_the_same(tiny: Path, tmp_path: Path) -> None:
+    """Its curation, its planting, its scoring and its writing."""
+
+    def probing(runs: str) -> subprocess.Popen[bytes]:
+        settings = [*small(tiny, tmp_path / runs), "probe.fit.max_length=500", "probe.chains=12"]
+        call = [sys.executable, "-m", "curation.evidence.probe", *settings]
+        return subprocess.Popen(
+            call, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+    begun = time.monotonic()
+    whole = probing("whole")
+    assert whole.communicate() and whole.returncode == 0
+    seconds, kills = time.monotonic() - begun, 0
+    for part in range(1, 10):
+        process = probing("killed")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds * part / 10)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.communicate()
+    last = probing("killed")
+    assert last.communicate() and last.returncode == 0 and kills >= 3
+    found = [json.loads((tmp_path / runs / "demo" / "probe.json").read_text()) for runs in ("whole", "killed")]
+    assert found[0] == found[1] and found[0]
 
 
 FULL = """import resource, sys
