@@ -77,8 +77,8 @@ clean: ## remove .venv and caches; runs/ and the samples in ~/.cache/limo stay
 
 lock: .venv/ready ## requirements.lock anew, for Python 3.11 to 3.13 on any system; needs uv
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
-	  --custom-compile-command "make lock" --constraint constraints.txt --extra train pyproject.toml --output-file .lock
-	@awk '/^[^ ]/ { gone = /^(torch|triton|nvidia|cuda)[=-]/ } !gone' .lock > requirements.lock; rm .lock
+	  --custom-compile-command "make lock" --constraint constraints.txt --extra train --extra generators pyproject.toml --output-file .lock
+	@awk '/^[^ ]/ { gone = /^(torch|triton|nvidia|cuda|pycosat)[=-]/ } !gone' .lock > requirements.lock; rm .lock
 
 # torch has no hash, since its build depends on the machine: that for CPUs where there is no GPU and the index has it
 .venv/ready: pyproject.toml constraints.txt requirements.lock

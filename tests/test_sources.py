@@ -4,6 +4,8 @@ import json
 import os
 import re
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,7 @@ from limo.marks import after_hashes, last_boxed
 from limo.recipe import compose
 from limo.sources import file, generate, running_total, training_rows
 from limo.sources.new import make_recipe
+from tests.conftest import ROOT
 
 
 def read(path: Path, **settings: object) -> list[Example | Dropped]:
@@ -519,3 +522,18 @@ def test_a_row_says_nothing_of_the_folders_of_who_has_made_it(tmp_path: Path) ->
     assert (
         isinstance(row, Example) and row.notes["file"] == "p.jsonl" and str(tmp_path) not in json.dumps(row.to_json())
     )
+
+
+def test_problems_are_generated_without_the_solver_of_logic_puzzles() -> None:
+    """Its package has no wheel, so `make install` leaves it out."""
+    code = """if True:
+        import sys
+        from importlib import util
+        from limo import sources
+        sources.find_spec = lambda name: None if name == "pycosat" else util.find_spec(name)
+        for _ in range(2):
+            print(len(list(sources.generate("g", "", generator="chain_sum", size=3, seed=1))))
+        print(sys.modules["pycosat"].__file__ if hasattr(sys.modules["pycosat"], "__file__") else "none")
+    """
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout.split() == ["3", "3", "none"], found.stderr

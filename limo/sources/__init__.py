@@ -12,18 +12,21 @@ chain that it was taken from.
 
 import logging
 import re
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 from random import Random
+from types import ModuleType
 from typing import Any
 
 from limo.console import say
 from limo.data import Dropped, Example, Row, chat, check_regular, content_id, parsed, read_jsonl
-from limo.errors import UserError
+from limo.errors import UserError, need_package
 from limo.marks import after_hashes, announced, last_boxed
 from limo.recipe import InputPath
 from limo.sources.columns import (
@@ -176,8 +179,13 @@ def generate(
     has chains; for `chain_sum` chains are written here, line by line. A repeated problem is dropped.
     Raises UserError for an unknown generator or option.
     """
+    if (
+        "pycosat" not in sys.modules and find_spec("pycosat") is None
+    ):  # the solver of its logic puzzles alone, which takes a C compiler to install
+        sys.modules["pycosat"] = ModuleType("pycosat")
     with warnings.catch_warnings():  # a dependency warns when Python first compiles it
         warnings.simplefilter("ignore", SyntaxWarning)
+        need_package("reasoning_gym", "generators", f"pool source '{name}'")
         import reasoning_gym
 
     try:
