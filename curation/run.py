@@ -190,9 +190,12 @@ def run_stages(
         funnel.append(line)
         if not line["out"]:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in line["reasons"].items())
+            advice = f"Loosen curate.stages.{name}"
+            if "no chain" in line["reasons"]:
+                advice = f"No attempt became a chain, so add a teacher: curate.stages.{name}.teachers={{...}}"
             raise UserError(
                 f"the stage '{name}' leaves no row of {line['in']} ({reasons}). Each is in "
-                f"{path.with_suffix('.dropped.jsonl')} with its reason. Loosen curate.stages.{name}"
+                f"{path.with_suffix('.dropped.jsonl')} with its reason. {advice}"
             )
     return funnel
 

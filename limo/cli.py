@@ -81,7 +81,8 @@ def main() -> None:
                 sys.exit(code)
         return None
     del sys.argv[1]
-    runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
+    with reported():  # its imports may fail, too
+        runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
     return None
 
 

@@ -33,7 +33,14 @@ def visible(text: str) -> str:
 
 # How libraries report a full disk in exceptions that have no errno
 FULL = ("No space left on device", "file write failed", "failed writing file", "unexpected pos", "File too large")
-NO_MEMORY = ("t allocate memory", "not allocate memory", "out of memory", "bad_alloc", "bad allocation")
+NO_MEMORY = (
+    "t allocate memory",
+    "not allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "bad allocation",
+    "failed to map segment",
+)
 
 
 class UserError(ValueError):
@@ -99,7 +106,7 @@ def explain(error: Exception) -> UserError | None:
         return error
     if any(sign in text for sign in FULL):
         return explain_os_error(OSError(errno.ENOSPC, ""))
-    system = isinstance(error, RuntimeError | OSError) and any(sign in text for sign in NO_MEMORY)
+    system = isinstance(error, RuntimeError | OSError | ImportError) and any(sign in text for sign in NO_MEMORY)
     if system or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return UserError("out of memory. Use a smaller batch_size or max_length; what was finished is kept")
     return explain_os_error(error) if isinstance(error, OSError) else None

@@ -35,6 +35,7 @@ MEMORY: list[Exception] = [
     RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
     RuntimeError("std::bad_alloc"),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ImportError("libtorch_cpu.so: failed to map segment from shared object"),
 ]
 DISK: list[Exception] = [
     *(OSError(number, os.strerror(number), "x") for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)),

@@ -1,6 +1,7 @@
 """By how much do averaged weights lower the noise of a training? One training gives its last and its mean weights.
 
     python -m bench.studies.average FOLDER             # the small model of selectors.py: a training takes seconds
+    python -m bench.studies.average FOLDER train.args.lr_scheduler_type=constant    # with other settings
     python -m bench.studies.average FOLDER runs/demo   # the sets of a finished demo: four minutes a training
 
 Every training of a set sees the same rows in another order. The standard deviation (SD) of its accuracy over the
@@ -40,10 +41,10 @@ SEEDS = {"small": 24, "demo": 6}
 Sets = Mapping[str, Sequence[Example]]
 
 
-def small(folder: Path) -> tuple[Mapping[str, Any], Sets, Sequence[Example]]:
+def small(folder: Path, given: Sequence[str]) -> tuple[Mapping[str, Any], Sets, Sequence[Example]]:
     """Random and good rows of a pool half of whose chains are spoiled, and its test."""
     make_model(folder / "model", STEPS, words(), draw)
-    recipe = compose(*compose_arguments([*RECIPES, "recipe=selectors", f"student={folder / 'model'}"]))
+    recipe = compose(*compose_arguments([*RECIPES, "recipe=selectors", f"student={folder / 'model'}", *given]))
     order = ["exact_dedup", "solve", "verify", "tokens"]
     recipe["curate"] |= {"order": order, "stages": {name: recipe["curate"]["stages"][name] for name in order}}
     block = Block(recipe, folder, 0.5, 0)
@@ -107,11 +108,12 @@ def table(found: Sequence[Mapping[str, Any]]) -> None:
 def main() -> None:
     """The command `python -m bench.studies.average`."""
     set_environment()
-    folder, runs = Path(sys.argv[1]), sys.argv[2:]
+    folder, given = Path(sys.argv[1]), [word for word in sys.argv[2:] if "=" in word]
+    runs = [word for word in sys.argv[2:] if "=" not in word]
     folder.mkdir(parents=True, exist_ok=True)
     kept, kind = folder / "average.jsonl", "demo" if runs else "small"
     found = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-    recipe, sets, test = demo(Path(runs[0])) if runs else small(folder)
+    recipe, sets, test = demo(Path(runs[0])) if runs else small(folder, given)
     left = [(name, seed) for seed in range(SEEDS[kind]) for name in sets]
     left = left[len(found) :]
     with progress("trainings", len(left), "training") as advance, kept.open("a", encoding="utf-8") as file:
