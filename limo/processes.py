@@ -103,7 +103,8 @@ def run_section_apart(module: str, section: str, node: Mapping[str, Any], folder
 def last_line(log: Path) -> str:
     """The last line that a command printed, without the word error; of tracebacks the first exception."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    raised = re.findall(r"\b[A-Z]\w*(?:Error|Exception): .+", text) if "Traceback" in text else []
+    trace = text.partition("Traceback")[2]  # before it a warning may name an error that is none
+    raised = re.findall(r"\b[A-Z]\w*(?:Error|Exception): .+", trace)
     lines = raised[:1] or [line for line in text.split("\n") if line.strip()]
     return lines[-1].removeprefix("error: ").strip() if lines else "no output"
 

@@ -254,6 +254,7 @@ def test_the_last_words_of_a_process_are_its_exception(tmp_path: Path) -> None:
     log.write_text("loading\nerror: no such model\n\n")
     assert last_line(log) == "no such model"
     log.write_text(
-        "Traceback (most recent call last):\n  x\nERROR RuntimeError: no offset\nDeadError: see above\nleaked!\n"
+        "WARNING such as OSError: none yet\nTraceback (most recent call last):\n  x\n"
+        "ERROR RuntimeError: no offset\nDeadError: see above\nleaked!\n"
     )
     assert last_line(log) == "RuntimeError: no offset"

@@ -1,5 +1,6 @@
 """The engine for servers against one that fails in every way: nothing is lost, nothing is paid twice, runs end."""
 
+import json
 import os
 import shlex
 import sqlite3
@@ -16,7 +17,7 @@ import pytest
 
 from limo.chat import prompt_ids, turn_end
 from limo.data import Message, chat
-from limo.engines.connection import Keys
+from limo.engines.connection import Keys, read_reply
 from limo.engines.ledger import Cached
 from limo.engines.ledgers import add
 from limo.engines.protocol import Completion, Request, Sampling, sample, taker
@@ -362,3 +363,22 @@ def test_an_evaluation_asks_a_server(tmp_path: Path, run: Callable[..., subproce
     assert all(row["completions"][0]["text"].startswith("Reply to") for row in found)
     again = run(*arguments, *own, "engine.concurrency=2", f"engine.base_urls=[{server.url}0]")
     assert again.returncode == 0, "finished, and it does not matter that the server is gone"
+
+
+@pytest.mark.parametrize(
+    ("choice", "tokens", "refused"),
+    [
+        ({"text": ""}, 9, False),  # of the endpoint for tokens
+        ({"message": {"content": ""}}, 9, False),
+        ({"message": {"content": None}}, 1, False),  # the end mark alone, as vLLM's parser of thoughts says it
+        ({"message": {"content": None}}, 9, True),
+        ({"message": {"content": None, "reasoning_content": "hm"}}, 9, False),
+    ],
+)
+def test_an_empty_completion_is_no_lost_one(choice: dict[str, Any], tokens: int, refused: bool) -> None:
+    event = {
+        "choices": [{**choice, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 5, "completion_tokens": tokens},
+    }
+    reply = read_reply([b"data: " + json.dumps(event).encode()])
+    assert (reply.why is not None) == refused

@@ -132,11 +132,7 @@ def test_thoughts_and_a_server_that_dies_and_comes_back(
     template = path.read_text() if path.exists() else config["chat_template"]
     start = "{{ '<|im_start|>assistant\n' }}"
     assert template.count(start) == 1, template
-    opened = template.replace(start, "{{ '<|im_start|>assistant\n<think>\n' }}")
-    path.write_text(opened)
-    for file in folder.glob("*.json"):  # two tokens that nothing uses get the names that the server's parser looks for
-        named = file.read_text().replace("<repo_name>", "<think>").replace("<file_sep>", "</think>")
-        file.write_text(named)
+    path.write_text(template.replace(start, "{{ '<|im_start|>assistant\n<think>\n' }}"))
     settings: dict[str, Any] = {"serve": "vllm", "serve_python": vllm_python, "serve_args": EAGER, "backoff": 0.1}
     engine = ServerEngine(model=str(folder), send="tokens", **settings)
     waiting, done = deque(Request(prompt, 0, at) for at, prompt in enumerate(PROMPTS)), {}
@@ -148,6 +144,11 @@ def test_thoughts_and_a_server_that_dies_and_comes_back(
     process = engine._local._process  # type: ignore[union-attr]
     engine._local.stop()  # type: ignore[union-attr]
     assert process is not None and process.poll() is not None
+    for file in folder.glob("*.json"):  # two tokens that nothing uses get the names that the server's parser looks for
+        named = file.read_text().replace("<repo_name>", "<think>").replace("<file_sep>", "</think>")
+        file.write_text(named)
+    # Behind a token that it has never seen the model would end at once
+    path.write_text(template.replace(start, "{{ '<|im_start|>assistant\n<think>\nFirst, I add' }}"))
     args = [*EAGER, "--reasoning-parser", "deepseek_r1"]
     second = ServerEngine(model=str(folder), **{**settings, "serve_args": args})  # another stage, after the first
     said = [row[0].text for row in sample(second, PROMPTS, GREEDY) if row[0].tokens > 1]

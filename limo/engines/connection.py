@@ -158,7 +158,7 @@ def read_reply(lines: Iterable[bytes]) -> Reply:
         if choice is None:
             continue
         message = choice.get("message") or choice.get("delta") or {}
-        content = choice.get("text") or message.get("content")
+        content = choice.get("text", message.get("content"))
         null = null and content is None
         text += _text_of(content)
         thought += _text_of(message.get("reasoning_content") or message.get("reasoning"))
@@ -171,12 +171,12 @@ def read_reply(lines: Iterable[bytes]) -> Reply:
     elif thought:
         text = f"<think>\n{thought.strip()}\n</think>\n\n{text.lstrip()}"
     why = f"the model refused: {refused}" if refused and not text else None
-    if null and not thought:
+    counted = map(usage.get, ("prompt_tokens", "completion_tokens"))
+    counts = [n if type(n) is int and 0 < n <= MOST_TOKENS else None for n in counted]  # None if missing or absurd
+    if null and not thought and counts[1] != 1:  # vLLM's parser of thoughts has null for the end mark alone
         why = why or f"the server sent no text (content: null), and ended with '{finish}'"
     if finish not in ("stop", "length"):
         why = why or f"the server ended the completion with '{finish}'"
-    counted = map(usage.get, ("prompt_tokens", "completion_tokens"))
-    counts = (n if type(n) is int and 0 < n <= MOST_TOKENS else None for n in counted)  # None if missing or absurd
     return Reply(text, "stop" if finish == "stop" else "length", why, *counts)
 
 
