@@ -381,4 +381,4 @@ def test_an_empty_completion_is_no_lost_one(choice: dict[str, Any], tokens: int,
         "usage": {"prompt_tokens": 5, "completion_tokens": tokens},
     }
     reply = read_reply([b"data: " + json.dumps(event).encode()])
-    assert (reply.why is not None) == refused
+    assert (reply.refusal is not None) == refused
