@@ -2,6 +2,7 @@
 
     python -m bench.studies.selectors FOLDER            # a 0.6M model, trainings of seconds; hours, and it resumes
     python -m bench.studies.selectors FOLDER table      # what is finished, and the picture for docs/selectors.md
+    python -m bench.studies.selectors bench/data/selectors.jsonl table    # what that page is made from
 
 A block is a pool of new sums, new problems to measure on and a new order; every selector is trained on each, with as
 many rows and steps as random chains, and its difference to them is paired by block (`bench/studies/study.py`). The
@@ -43,8 +44,12 @@ def words() -> list[str]:
 
 
 def blocks(folder: Path) -> dict[float, list[Mapping[str, Any]]]:
-    """By dose the finished blocks, each by arm."""
+    """By dose the finished blocks, each by arm: of a run's folder, or of a file with a block a line."""
     found: dict[float, list[Mapping[str, Any]]] = {}
+    if folder.is_file():
+        for block in map(json.loads, folder.read_text(encoding="utf-8").splitlines()):
+            found.setdefault(block["spoiled"], []).append(block["arms"])
+        return found
     for place in sorted(folder.glob("selectors/spoiled-*/block-*")):
         scores = {path.parent.name: json.loads(path.read_text()) for path in place.glob("*/score.json")}
         if {"random", "oracle", "default"} <= set(scores):
@@ -65,14 +70,13 @@ def table(folder: Path) -> None:
     means = {arm: fmean(fmean(gains(found[dose], arm)) for dose in doses) for arm in arms}
     rows = []
     for arm in sorted(arms, key=lambda arm: -means[arm]):
-        cells = []
+        every = [gain for dose in doses for gain in gains(found[dose], arm)]
+        cells = [_shown(every)]
         for dose in doses:
-            values = gains(found[dose], arm)
-            low, high = t_interval(values) if len(values) > 1 else (math.nan, math.nan)
             good = fmean(one[arm]["good"] for one in found[dose] if arm in one)
-            cells += [f"{fmean(values):+.1f} ({low:+.1f} to {high:+.1f})", f"{100 * good:.0f}"]
+            cells += [_shown(gains(found[dose], arm)), f"{100 * good:.0f}"]
         rows.append((arm, *cells))
-    head = [name for dose in doses for name in (f"{100 * dose:.0f} % spoiled, points", "good, %")]
+    head = ["all blocks, points", *(name for d in doses for name in (f"{100 * d:.0f} % spoiled, points", "good, %"))]
     counts = ", ".join(f"{len(found[dose])} at {100 * dose:.0f} %" for dose in doses)
     base = ", ".join(f"{100 * fmean(o['random']['accuracy'] for o in found[dose]):.1f} %" for dose in doses)
     title = f"Gain over random chains ({base} right), blocks: {counts}"
@@ -80,24 +84,34 @@ def table(folder: Path) -> None:
     picture(found, sorted(arms, key=lambda arm: means[arm]))
 
 
+def _shown(values: Sequence[float]) -> str:
+    low, high = t_interval(values) if len(values) > 1 else (math.nan, math.nan)
+    interval = f" ({low:+.1f} to {high:+.1f})" if len(values) > 2 else ""  # of two blocks it says nothing
+    return f"{fmean(values):+.1f}{interval}"
+
+
 def picture(found: Mapping[float, Sequence[Mapping[str, Any]]], arms: Sequence[str]) -> None:
-    """The gains with their intervals by dose, as docs/selectors.svg."""
+    """The gains over all blocks with their intervals, and by dose, as docs/selectors.svg."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     plt.rcParams["svg.hashsalt"] = "limo"
-    figure, axes = plt.subplots(1, len(found), figsize=(10, 0.22 * len(arms) + 1), sharey=True)
-    for axis, dose in zip(axes, sorted(found, reverse=True), strict=True):
+    doses = sorted(found, reverse=True)
+    every = [one for dose in doses for one in found[dose]]
+    parts = {"all blocks": every, **{f"{100 * dose:.0f} % spoiled": found[dose] for dose in doses}}
+    figure, axes = plt.subplots(1, len(parts), figsize=(11, 0.22 * len(arms) + 1), sharey=True)
+    for axis, (title, blocks_) in zip(axes, parts.items(), strict=True):
         for at, arm in enumerate(arms):
-            values = gains(found[dose], arm)
-            low, high = t_interval(values)
-            colour = "#1a7f37" if low > 0 else "#b42318" if high < 0 else "#6b7280"
+            values = gains(blocks_, arm)
+            low, high = t_interval(values) if len(values) > 2 else (fmean(values), fmean(values))
+            known = len(values) > 2
+            colour = "#1a7f37" if known and low > 0 else "#b42318" if known and high < 0 else "#6b7280"
             axis.plot([low, high], [at, at], color=colour, linewidth=2)
             axis.plot(fmean(values), at, "o", color=colour, markersize=4)
         axis.axvline(0, color="#111827", linewidth=0.8)
-        axis.set_title(f"{100 * dose:.0f} % spoiled", fontsize=10)
+        axis.set_title(title, fontsize=10)
         axis.set_xlabel("points over random chains", fontsize=9)
         axis.tick_params(labelsize=8)
         axis.set_yticks(range(len(arms)), arms)
