@@ -16,6 +16,7 @@ its controls and all seeds together. "Fits" leaves a tenth of a GPU's memory fre
 """
 
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -44,6 +45,7 @@ from limo.training.sizes import (
     NODE,
     ROOM,
     SHARDINGS,
+    Size,
     Work,
     count_memory,
     measure_data,
@@ -70,6 +72,13 @@ class Estimate:
     dollars: float  # of engines with a price
     out: tuple[float, float, float]  # rows that stay
     survived: int | None  # rows of the pilot that stay; None without a pilot
+
+
+NAMED_SIZE = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])(?![a-z])", re.IGNORECASE)  # Qwen2.5-7B-Instruct
+ASSUMING = (
+    ". Without models, plan by arithmetic: 'plan.assume={tokens: 900, rate: 3000}', tokens of a completion and tokens "
+    "that a GPU makes in a second"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +138,10 @@ def plan(
             found = list(_assume(stages, float(assume.rows or _count_pool(curate)), assume, tokens_per_second))
             _print(Path(curate["out"]), found, round(found[0].rows[1]) if found else 0, dollars_per_gpu_hour)
         else:
-            found = _pilot(curate, stages, pilot, seed, tokens_per_second, dollars_per_gpu_hour)
+            try:
+                found = _pilot(curate, stages, pilot, seed, tokens_per_second, dollars_per_gpu_hour)
+            except UserError as error:
+                raise UserError(f"{error}{ASSUMING if 'no such model' in str(error) else ''}") from None
         for line in _warnings(found, curate["budget"]):
             terminal(130).print(line, soft_wrap=True)
     if train:
@@ -304,16 +316,28 @@ def _plan_trainings(train: Mapping[str, Any], given: Trainings, chosen: float | 
                 "the trainings are planned once the rows are there, or with plan.training.mean_tokens=<tokens of a row>"
             )
             return
-    if assume and assume.parameters:
-        size = size_of(assume.parameters, settings.lora.get("r", 8) if settings.lora is not None else None)
-    else:
-        size = measure_model(settings)
+    size = _size(settings, assume)
     trainings = given.trainings * len(trained_sets(settings.out, settings.controls or (), settings.seeds or ()))
     print_trainings(
         settings.model,
         plan_trainings(Work(settings, size, measure_data(settings, rows, mean)), given, trainings),
         given,
     )
+
+
+def _size(settings: Any, assume: Assume | None) -> Size:
+    """The size of the trained model: as assumed, by its config, or, if that cannot be read, by its name."""
+    parameters, rank = assume.parameters if assume else None, (settings.lora or {}).get("r", 8)
+    if not parameters:
+        try:
+            return measure_model(settings)
+        except UserError:
+            named = NAMED_SIZE.search(settings.model.rpartition("/")[2])
+            if not assume or not named:
+                raise
+            parameters = float(named[1]) * (1e9 if named[2] in "bB" else 1e6)
+            say(f"{settings.model} is not here: {named[0]} parameters by its name, or as plan.assume.parameters says")
+    return size_of(parameters, rank if settings.lora is not None else None)
 
 
 def plan_trainings(work: Work, given: Trainings, trainings: int) -> dict[str, Any]:

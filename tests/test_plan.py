@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -204,3 +205,21 @@ def test_the_command(run: Callable[..., CompletedProcess[str]], tiny: Path, tmp_
     assert done.returncode == 0 and "40 rows of 50 tokens on average" in done.stderr, done.stderr
     wrong = run("curation.cost", *given, "plan.training.utilisation=2")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1), wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("Qwen/Qwen2.5-7B-Instruct", 7), ("a/b-1.5b", 1.5), ("c/d-135M-x", 0.135)]
+)
+def test_a_model_that_is_not_here_has_the_size_of_its_name(
+    name: str, billions: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(_: Any) -> Any:
+        raise UserError("no such model")
+
+    monkeypatch.setattr(cost, "measure_model", missing)
+    settings = SimpleNamespace(model=name, lora=None)
+    assert cost._size(settings, cost.Assume(900, 3000)).parameters == pytest.approx(billions * 1e9)
+    assert cost._size(settings, cost.Assume(900, 3000, parameters=2e9)).parameters == 2e9
+    for assume, model in ((None, name), (cost.Assume(900, 3000), "org/large")):
+        with pytest.raises(UserError, match="no such model"):
+            cost._size(SimpleNamespace(model=model, lora=None), assume)
