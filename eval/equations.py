@@ -21,21 +21,22 @@ from eval.grader.reader import read
 from eval.grader.values import TooMuch, Undefined, exact
 
 # Possessive, with bounds on each repetition: a number or unit is never split again, so that the work is linear in the
-# text. An equation is on one line
-_DIGITS = r"(?>\d{1,3}(?:,\d{3}){1,5}+(?![\d,])|\d{1,20}+)(?>\.\d{1,20}+)?+|\.\d{1,20}+"
+# text. Groups are atomic instead, since possessive groups do not match as they should before Python 3.11.5 (gh-106052).
+# An equation is on one line
+_DIGITS = r"(?>\d{1,3}(?>(?:,\d{3}){1,5})(?![\d,])|\d{1,20}+)(?>(?:\.\d{1,20}+)?)|\.\d{1,20}+"
 _GAP = r"[ \t]{0,3}+"
 _TIMES = rf"x(?={_GAP}[($£€.\d])"
 # A verb or a conjunction is not a unit: `3 countries is -48 + 21 = -27`
 _WORD = r"(?!(?:is|are|was|were|because|so|since|if|then|and|or|to)\b)[A-Za-z]{2,30}+"
-_UNIT = rf"(?: ?+(?!{_TIMES})/?{_WORD}(?:/[A-Za-z]{{2,30}}+)?+){{0,2}}+"
-_TERM = rf"(?>\({{0,4}}+{_GAP}(?:-{_GAP})?+\({{0,4}}+[$£€]?+(?:{_DIGITS})(?: ?%)?+{_UNIT}(?:{_GAP}\)){{0,4}}+)"
+_UNIT = rf"(?>(?: ?+(?!{_TIMES})/?{_WORD}(?>(?:/[A-Za-z]{{2,30}}+)?)){{0,2}})"
+_TERM = rf"(?>\({{0,4}}+{_GAP}(?>(?:-{_GAP})?)\({{0,4}}+[$£€]?+(?:{_DIGITS})(?>(?: ?%)?){_UNIT}(?>(?:{_GAP}\)){{0,4}}))"
 _OPERATOR = rf"{_GAP}(?:[-+*/×÷·−–]|{_TIMES}){_GAP}"
 _EQUATION = re.compile(
-    rf"(?<![\w.,)])(?P<left>{_TERM}(?:{_OPERATOR}{_TERM}){{1,12}}+){_GAP}={_GAP}[$£€]?+ ?+"
-    rf"(?P<right>-?+ ?+[$£€]?+(?:{_DIGITS})(?:/\d{{1,20}}+)?+(?: ?%)?+)(?!{_OPERATOR}[($£€.\d])(?!{_GAP}=)"
+    rf"(?<![\w.,)])(?P<left>(?>{_TERM}(?:{_OPERATOR}{_TERM}){{1,12}})){_GAP}={_GAP}[$£€]?+ ?+"
+    rf"(?P<right>-?+ ?+[$£€]?+(?:{_DIGITS})(?>(?:/\d{{1,20}}+)?)(?>(?: ?%)?))(?!{_OPERATOR}[($£€.\d])(?!{_GAP}=)"
 )
 _SIDE = r"(?:[-+*/()., \d]|(?<![A-Za-z\\])[a-zA-Z](?![A-Za-z])){1,60}"
-_ALGEBRA = re.compile(rf"(?P<left>{_SIDE}+)=(?P<right>{_SIDE}+)")
+_ALGEBRA = re.compile(rf"(?P<left>(?>{_SIDE}))=(?P<right>(?>{_SIDE}))")
 _PIECE = re.compile(
     rf"(?P<number>(?:{_DIGITS})(?:\s?%)?)|(?P<times>(?<![A-Za-z]){_TIMES})|(?P<unit>/?[A-Za-z]+(?:/[A-Za-z]+)*)"
     r"|(?P<sign>[-+*/×÷·−–()])"

@@ -28,7 +28,7 @@ _ATOM = re.compile(  # a formula, a point (2, -1) or a list of lists
 )
 # Possessive quantifiers: a run of digits is read once, however long
 _NUMBER = re.compile(
-    r"(?<![a-zA-Z0-9_.,^/{\\:])(?<!\d[-–])[-−+]?\s?\$?(?:\d{1,3}(?: \d{3})+(?!\d)|\d(?:,?\d)*+\.?\d*+|\.\d++)"
+    r"(?<![a-zA-Z0-9_.,^/{\\:])(?<!\d[-–])[-−+]?\s?\$?(?:\d{1,3}(?: \d{3})+(?!\d)|\d(?>(?:,?\d)*)\.?\d*+|\.\d++)"
     r"(?:/\d++|:\d++(?::\d++)*(?:\s?[ap]\.?m\b)?)?(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?"
     r"(?![-–]\d)(?:(?![a-zA-Z0-9_])|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?![a-zA-Z0-9_])))"
 )

@@ -89,13 +89,13 @@ class Model:
         """The corrected solution of each row as one text."""
 
         def read(i: int, reply: Completion) -> str:
-            return _between(reply, "smooth", _code(rows[i]))
+            return _between(reply, "smooth", code_for(rows[i]))
 
-        prompts = [_fill(SMOOTH, _code(row), solution=row.completion) for row in rows]
+        prompts = [_fill(SMOOTH, code_for(row), solution=row.completion) for row in rows]
         return self._ask(prompts, read, "smooth")
 
 
-def _code(row: Example, *texts: str) -> str:
+def code_for(row: Example, *texts: str) -> str:
     """A short code that occurs in none of the texts of a question; the same for the same texts."""
     return code_of(row.question, row.answer, row.completion, *texts)
 
@@ -132,12 +132,12 @@ sentence that a student would say of himself, without the words attempt or refer
 
 def diagnose_prompt(row: Example, attempt: str) -> str:
     """The prompt that asks for type and step of the first mistake."""
-    return _fill(DIAGNOSE, _code(row, attempt), row=row, attempt=_number(split_steps(attempt)))
+    return _fill(DIAGNOSE, code_for(row, attempt), row=row, attempt=_number(split_steps(attempt)))
 
 
 def read_diagnosis(reply: Completion, row: Example, attempt: str) -> Mistake:
     """The mistake that a reply names. Raises Unusable for a reply that does not end with a whole verdict."""
-    verdict = _verdict(reply, _code(row, attempt), {"type": str, "step": int, "why": str})
+    verdict = _verdict(reply, code_for(row, attempt), {"type": str, "step": int, "why": str})
     if verdict["type"] not in TYPES:
         raise Unusable("a type that there is not", repr(verdict["type"])[:SHOWN])
     if not verdict["why"].strip():
@@ -166,12 +166,12 @@ def inject_prompt(row: Example, kind: str, number: int) -> str:
     name, meaning = TYPES[kind]
     more = f" (variant {number + 1}: unlike those that come to mind first)" if number else ""
     task, form = INJECT
-    return _fill((task, form.replace("{type}", f"{name} ({meaning}{more})")), _code(row), row=row)
+    return _fill((task, form.replace("{type}", f"{name} ({meaning}{more})")), code_for(row), row=row)
 
 
 def read_injection(reply: Completion, row: Example, kind: str) -> Mistake:
     """The wrong solution of a reply. Raises Unusable if a part is missing, or for a mistake of another type."""
-    text, at, why = (_between(reply, part, _code(row)) for part in ("solution", "step", "why"))
+    text, at, why = (_between(reply, part, code_for(row)) for part in ("solution", "step", "why"))
     mistake = _mistake(kind, text, at, why)
     if mistake.proof and kind not in OF_EQUATIONS:
         raise Unusable("a mistake of another type", f"{kind} was asked for; {mistake.proof}")
@@ -210,13 +210,13 @@ def agree_prompt(row: Example, mistake: Mistake) -> str:
     """The prompt that asks whether the last step of a prefix is wrong, and the others right."""
     steps = mistake.steps[: mistake.at + 1]
     task, form = (text.replace("{last}", str(len(steps))) for text in AGREE)
-    return _fill((task, form), _code(row, *steps), row=row, attempt=_number(steps))
+    return _fill((task, form), code_for(row, *steps), row=row, attempt=_number(steps))
 
 
 def read_agreement(reply: Completion, row: Example, mistake: Mistake) -> bool:
     """Whether the reply finds only that step wrong, by a mistake of that type. Raises Unusable if it cannot be read."""
     wanted: dict[str, type] = {"before": str, "last": str, "type": str}
-    verdict = _verdict(reply, _code(row, *mistake.steps[: mistake.at + 1]), wanted)
+    verdict = _verdict(reply, code_for(row, *mistake.steps[: mistake.at + 1]), wanted)
     if not {verdict["before"], verdict["last"]} <= {"right", "wrong"} or verdict["type"] not in TYPES:
         raise Unusable(WRONG_SHAPE, str(verdict)[:SHOWN])
     return (verdict["before"], verdict["last"], verdict["type"]) == ("right", "wrong", mistake.type)
@@ -262,13 +262,13 @@ def correct_prompt(row: Example, mistake: Mistake, other: str, strategy: Strateg
     form = form.replace("{openings}", ", ".join(f'"{opening}"' for opening in OPENINGS[:5])).replace(
         "{how}", HOW[strategy]
     )
-    code = _code(row, mistake.prefix, other)
+    code = code_for(row, mistake.prefix, other)
     return _fill((task.replace("{why}", mistake.said), form), code, row=shown, attempt=mistake.prefix)
 
 
 def read_continuation(reply: Completion, row: Example, mistake: Mistake, other: str) -> str:
     """The continuation in a reply. Raises Unusable if there is none between its marks."""
-    return _between(reply, "continuation", _code(row, mistake.prefix, other))
+    return _between(reply, "continuation", code_for(row, mistake.prefix, other))
 
 
 SMOOTH = (
