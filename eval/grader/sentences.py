@@ -170,6 +170,9 @@ def refuted(text: str, start: int, end: int, since: int = 0) -> bool:
     found = _REFUSED.search(before, max(0, len(before) - 40))
     if found and (not found[1] or doubted(before, found.start())):
         return True
+    before = before[
+        max(before.rfind(mark) for mark in (". ", "! ", "? ", "; ", "\n")) + 1 :
+    ]  # most of the work is here
     return (supposed(before) and supposed(_BOX_CLAUSE.split(before)[-1])) or taken_back(text, end)
 
 
