@@ -25,6 +25,7 @@ from curation.folder import read_marks
 from curation.stage import check_sampling, in_order, stage_errors
 from eval.benchmarks import hub_sources, is_required, load, on_hub
 from eval.benchmarks import nodes as benchmark_nodes
+from eval.grade import grade
 from limo.chat import render
 from limo.command import command
 from limo.console import say
@@ -43,9 +44,10 @@ from limo.training.models import load_trained_tokenizer
 from limo.training.settings import Training
 from limo.training.sizes import ROOM, SHARDINGS, Data, Work, count_memory, measure_data, measure_model
 
-FEW = 20  # fewest problems of a target whose shares mean something
+FEW = 20  # fewest rows of a pool or a target that say something about it
 READ = 20_000  # rows of a source that are read before a run
 PATIENCE = 20  # seconds for reading a pool before a run
+GRADED = 50  # chains that are compared with their answers
 RENDERED = 200  # rows of the pool that are rendered to see whether they fit into max_length
 NO_HUB = ", since the Hub cannot be reached"
 ALWAYS = ("probe", "fit", "report")  # sections of every recipe
@@ -385,6 +387,7 @@ def check_pool(curate: Mapping[str, Any], found: Findings, measured: Mapping[str
     if pool:
         _check_measured(curate, pool, whole, found, measured)
         _check_shares(curate, pool, whole, found)
+        _check_answers(curate, pool, found)
     return pool
 
 
@@ -425,6 +428,19 @@ def _check_measured(
                 f"curate.stages.{name}.k={node['k']:,} is more than the pool has: {left:,} problems "
                 f"{'that are not measured, ' if said else ''}before any is dropped"
             )
+
+
+def _check_answers(curate: Mapping[str, Any], pool: list[Example], found: Findings) -> None:
+    """Whether any of the first chains ends in its answer, where `verify` drops those that do not."""
+    verifies = any(str(node["_target_"]).endswith(".verify") for node in curate["stages"].values())
+    given = (row for row in pool if row.completion and row.answer and "unchecked" not in row.notes)
+    rows = list(islice(given, GRADED if verifies else 0))
+    if len(rows) >= FEW and not any(grade(row.completion, row.answer).verdict == "correct" for row in rows):
+        one = rows[0]
+        found.error(
+            f"none of the pool's first {len(rows)} chains ends in its answer, so verify would drop them: {one.id} has "
+            f"the answer {one.answer[:40]!r} and ends in {one.completion[-60:]!r}. Is fields.answer the right column?"
+        )
 
 
 def _check_shares(curate: Mapping[str, Any], pool: list[Example], whole: bool, found: Findings) -> None:

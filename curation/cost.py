@@ -36,7 +36,7 @@ from limo.console import Table, print_table, say, terminal
 from limo.data import Dropped, Example, Row, content_id
 from limo.engines.ledger import Limits, Spent, spent, within_budget
 from limo.engines.protocol import loading
-from limo.errors import UserError
+from limo.errors import MissingModel, UserError
 from limo.recipe import bind, suggest
 from limo.run import trained_sets
 from limo.training.batches import padded_shape
@@ -140,8 +140,8 @@ def plan(
         else:
             try:
                 found = _pilot(curate, stages, pilot, seed, tokens_per_second, dollars_per_gpu_hour)
-            except UserError as error:
-                raise UserError(f"{error}{ASSUMING if 'no such model' in str(error) else ''}") from None
+            except MissingModel as error:
+                raise UserError(f"{error}{ASSUMING}") from None
         for line in _warnings(found, curate["budget"]):
             terminal(130).print(line, soft_wrap=True)
     if train:
@@ -316,6 +316,11 @@ def _plan_trainings(train: Mapping[str, Any], given: Trainings, chosen: float | 
                 "the trainings are planned once the rows are there, or with plan.training.mean_tokens=<tokens of a row>"
             )
             return
+    if mean and mean > settings.max_length:
+        raise UserError(
+            f"plan: rows of {mean:,.0f} tokens do not fit into train.max_length={settings.max_length:,}, so none would "
+            "be trained on: raise it (and train.pack_tokens), or say plan.training.mean_tokens="
+        )
     size = _size(settings, assume)
     trainings = given.trainings * len(trained_sets(settings.out, settings.controls or (), settings.seeds or ()))
     print_trainings(
@@ -331,7 +336,7 @@ def _size(settings: Any, assume: Assume | None) -> Size:
     if not parameters:
         try:
             return measure_model(settings)
-        except UserError:
+        except MissingModel:
             named = NAMED_SIZE.search(settings.model.rpartition("/")[2])
             if not assume or not named:
                 raise

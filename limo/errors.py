@@ -62,6 +62,10 @@ def need_package(package: str, extra: str, what: str) -> None:
         raise UserError(f"{what} needs a package that is not installed: pip install 'limo-toolkit[{extra}]'") from None
 
 
+class MissingModel(UserError):
+    """Raised for a model of the Hub that is neither on this machine nor to be had."""
+
+
 class Interrupted(UserError):
     """Raised when work was asked to stop and has saved its state, so that it can be resumed."""
 

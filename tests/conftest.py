@@ -148,7 +148,7 @@ def vllm_python() -> str:
 
 
 EAGER = ["--max-model-len", "512", "--max-num-seqs", "64", "--dtype", "float32", "--enforce-eager"]
-EAGER += ["--gpu-memory-utilization", "0.4"]  # of this machine's memory, whoever else is on it
+EAGER += ["--gpu-memory-utilization", "0.4"]  # of this machine's memory, which others may use as well
 
 
 @pytest.fixture(scope="session")

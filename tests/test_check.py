@@ -253,6 +253,13 @@ def test_a_key_at_the_top_that_nothing_reads_is_an_error(key: str, value: str, t
         findings(heir(tmp_path, tiny, f"{key}: {value}"))
 
 
+@pytest.mark.parametrize("key", "curat currate train2 trian eval_ evals".split())
+def test_a_misspelt_section_is_no_alternative(key: str, tmp_path: Path, tiny: Path) -> None:
+    node = "{a: {_target_: limo.sources.file, path: x}}"
+    with pytest.raises(UserError, match=f"nothing reads the recipe's key '{key}'"):
+        findings(heir(tmp_path, tiny, f"{key}: {node}"))
+
+
 def test_what_is_read_is_not_reported(tmp_path: Path, tiny: Path) -> None:
     """Keys that others name, and alternatives for the command line."""
     more = "mine: {a: [1]}\nstudent2: x\nsystem: 'Of ${mine.a} and ${oc.select:student2,y}.'\n"
@@ -283,6 +290,19 @@ def made(*numbers: int, **more: Any) -> list[dict[str, Any]]:
         ("k: 38", {"held": made(*range(5))}, [], "k=38 is more than the pool has: 35 problems that are not measured"),
         ("train: {max_length: 8}", {}, [], "error: train.max_length=8: 0 of the pool's first 40 rows fit"),
         ("train: {max_length: 8}", {"pool": made(*range(40))}, [], "error: train.max_length=8: 0 of the pool's"),
+        (
+            "",
+            {},
+            ["train.sharding=zero4"],
+            "error: train.sharding=zero4 is not a file and not one of ddp, fsdp2, zero1",
+        ),
+        ("", {}, ["train.sharding=ddpp"], "error: train.sharding=ddpp is not a file"),
+        (
+            "",
+            {"pool": made(*range(40), solution="It is \\boxed{7777}.")},
+            [],
+            "error: none of the pool's first 40 chains ends in its answer",
+        ),
         ("train: {max_length: 256, global_batch: 64}", {}, [], "warning: train.global_batch=64 is more than the 8"),
         ("", {"held": made(*range(40))}, [], "error: every problem of the pool is measured too (40 are in"),
         ("", {"dev": made(*range(40), 77)}, [], "error: every problem of the pool is measured too (40 are in"),

@@ -12,7 +12,7 @@ import pytest
 from curation import cost
 from curation.cost import Assume, Trainings, plan
 from limo.data import Example, chat, write_jsonl
-from limo.errors import UserError
+from limo.errors import MissingModel, UserError
 from limo.model import load_model
 from limo.recipe import read_settings, validate
 from limo.training.settings import Supervised
@@ -172,7 +172,10 @@ def test_a_plan_of_what_is_assumed_runs_and_reads_nothing(tmp_path: Path, capsys
     shown = capsys.readouterr()
     assert "200 rows of 500 tokens on average" in shown.err and "7 B parameters" in shown.err
     assert "The budget of 1.0 hours would be used up" in shown.out and not (tmp_path / "r").exists()
-    with pytest.raises(UserError, match=r"no such file or folder 'gone.jsonl'.*plan.assume.rows="):
+    longer = Assume(tokens=2001, rate=100, rows=1000, parameters=7e9)
+    with pytest.raises(UserError, match=r"rows of 2,001 tokens do not fit into train.max_length=2,000"):
+        plan(curate=curate, train=train, training=given, assume=longer, **REST)
+    with pytest.raises(UserError, match=r"no such file or folder 'gone\.jsonl'.*plan.assume.rows="):
         plan(curate=curate, train=None, training=given, assume=Assume(500, 100), **REST)
 
 
@@ -214,7 +217,7 @@ def test_a_model_that_is_not_here_has_the_size_of_its_name(
     name: str, billions: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(_: Any) -> Any:
-        raise UserError("no such model")
+        raise MissingModel("no such model")
 
     monkeypatch.setattr(cost, "measure_model", missing)
     settings = SimpleNamespace(model=name, lora=None)

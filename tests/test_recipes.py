@@ -217,3 +217,9 @@ def test_a_group_has_every_setting_of_its_engine() -> None:
     for group, engine in (("server", ServerEngine), ("transformers", TransformersEngine)):
         listed = yaml.safe_load((RECIPES / "engine" / f"{group}.yaml").read_text())
         assert set(listed) - {"_target_"} == set(inspect.signature(engine).parameters)
+
+
+@pytest.mark.parametrize(("preset", "longest"), [("sft_small", 1024), ("sft_cpu", 512), ("lora_24gb", 8192)])
+def test_a_preset_brings_its_own_length_to_what_limo_new_writes(preset: str, longest: int) -> None:
+    recipe = compose("recipe=base", f"train={preset}", "measured.held_out={path: x}")
+    assert recipe["train"]["max_length"] == recipe["curate"]["stages"]["fit"]["max_length"] == longest

@@ -158,7 +158,7 @@ def read_reply(lines: Iterable[bytes]) -> Reply:
         if choice is None:
             continue
         message = choice.get("message") or choice.get("delta") or {}
-        content = choice.get("text", message.get("content"))
+        content = message.get("content") if choice.get("text") is None else choice["text"]
         null = null and content is None
         text += _text_of(content)
         thought += _text_of(message.get("reasoning_content") or message.get("reasoning"))

@@ -179,9 +179,8 @@ def generate(
     has chains; for `chain_sum` chains are written here, line by line. A repeated problem is dropped.
     Raises UserError for an unknown generator or option.
     """
-    if (
-        "pycosat" not in sys.modules and find_spec("pycosat") is None
-    ):  # the solver of its logic puzzles alone, which takes a C compiler to install
+    # The solver of its logic puzzles alone, whose installation takes a C compiler
+    if "pycosat" not in sys.modules and find_spec("pycosat") is None:
         sys.modules["pycosat"] = ModuleType("pycosat")
     with warnings.catch_warnings():  # a dependency warns when Python first compiles it
         warnings.simplefilter("ignore", SyntaxWarning)

@@ -32,6 +32,7 @@ from limo.training.launch import (
     count_bytes,
     drop_accelerate_plans,
     name_sharding,
+    offloads,
     process_group,
     run_on_main,
     shard_arguments,
@@ -84,6 +85,7 @@ def check_settings(settings: Training) -> None:
         return
     check_args(settings.args, settings.config)
     lora_config(settings.lora)
+    offloads(settings.sharding)  # whether there is such a sharding
     if isinstance(settings, Preference) and not settings.warmup:
         found = examine_loss(load_loss(settings.loss, "train.loss"), settings.beta)
         if found.problems:
