@@ -469,7 +469,7 @@ def check_lengths(train: Mapping[str, Any], curate: Mapping[str, Any], pool: lis
     if asked and min(asked) < settings.global_batch:
         found.warn(f"train.global_batch={settings.global_batch} is more than the {min(asked)} problems that are chosen")
     if not is_here(settings.model):
-        found.unchecked(f"whether rows fit into train.max_length, since {settings.model} is not here yet")
+        found.unchecked(f"whether rows fit into train.max_length, since {settings.model} is not on this machine")
         return
     with found.errors("train.max_length"):
         tokenizer = load_trained_tokenizer(settings, tokenizer_folder(settings.model))

@@ -1,4 +1,4 @@
-"""The command `limo plan`: estimates what a recipe would cost, first the curation, then the trainings.
+"""The command `limo plan`: estimates what a recipe would cost: curation, trainings, evaluation, and their sum.
 
     limo plan recipe=limo plan.pilot=200 'plan.tokens_per_second={easy: 4000, hard: 1200, solve: 1200}'
     limo plan recipe=limo 'plan.assume={rows: 800000, tokens: 900, rate: 10000, keeps: {easy: 0.02}}'   # nothing is run
@@ -13,10 +13,11 @@ rows are dropped by `keeps` and by a stage's `k` only, so the numbers are upper 
 
 **The trainings**: memory, hours and dollars of each sharding that fits (`limo/training/sizes.py`), for the chosen set,
 its controls and all seeds together. "Fits" leaves a tenth of a GPU's memory free.
+
+**The evaluation**: completions of each trained model on each benchmark that is on this machine or has a published size.
 """
 
 import math
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,12 +31,15 @@ import limo.engines.ledger
 from curation.run import read_pool, run_first
 from curation.stage import about_node, in_order
 from curation.stages.choose import subsample
+from eval.benchmarks import load, nodes, on_hub
 from eval.intervals import wilson
+from eval.protocols import sampling_for
+from eval.readers import TABLE
 from limo.command import command
 from limo.console import Table, print_table, say, terminal
 from limo.data import Dropped, Example, Row, content_id
 from limo.engines.ledger import Limits, Spent, spent, within_budget
-from limo.engines.protocol import loading
+from limo.engines.protocol import Sampling, loading
 from limo.errors import MissingModel, UserError
 from limo.recipe import bind, suggest
 from limo.run import trained_sets
@@ -50,12 +54,14 @@ from limo.training.sizes import (
     count_memory,
     measure_data,
     measure_model,
+    measure_or_read_name,
     seconds_per_step,
     size_of,
 )
 
+READS = 4  # tokens that a GPU reads, to score a chain, in the time in which it samples one
 REVIVED = 8  # dropped rows with which the pilot continues if no row survives
-HEAD = ("stage", "rows in", "samples", "not needed", "tokens in", "tokens out", "hours", "$", "rows out", "pilot")
+HEAD = ("stage", "rows in", "samples", "not needed", "tokens in", "tokens out", "GPU-hours", "$", "rows out", "pilot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,6 @@ class Estimate:
     survived: int | None  # rows of the pilot that stay; None without a pilot
 
 
-NAMED_SIZE = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])(?![a-z])", re.IGNORECASE)  # Qwen2.5-7B-Instruct
 ASSUMING = (
     ". Without models, plan by arithmetic: 'plan.assume={tokens: 900, rate: 3000}', tokens of a completion and tokens "
     "that a GPU makes in a second"
@@ -111,11 +116,12 @@ def plan(
     pilot: PositiveInt,
     seed: int,
     tokens_per_second: Mapping[str, float] | float | None,
-    dollars_per_gpu_hour: float,
+    dollars_per_gpu_hour: float | None,
     training: Trainings,
     assume: Assume | None = None,
+    eval: dict[str, Any] | None = None,
 ) -> list[Estimate]:
-    """Print the cost of `curate`, stage by stage, and of `train` on each kind of GPU. Returns the stages' estimates.
+    """Print the cost of `curate` by stage, of `train` by kind of GPU, and of `eval`. Returns the stages' estimates.
 
     Args: `pilot` problems go through the stages that sample; `tokens_per_second` of one GPU, for all stages or by
     stage, null for the pilot's rate on this machine. The run's budget holds for the pilot too. `training` are settings
@@ -147,7 +153,9 @@ def plan(
     if train:
         kept = found[-1].out[1] if found else None
         sizes = [node["k"] for node in (curate or {}).get("stages", {}).values() if isinstance(node.get("k"), int)]
-        _plan_trainings(train, training, min([*sizes, *([kept] if kept else [])], default=None), assume)
+        trained = _plan_trainings(train, training, min([*sizes, *([kept] if kept else [])], default=None), assume)
+        rate = tokens_per_second if isinstance(tokens_per_second, int | float) else assume.rate if assume else None
+        _print_sum(found, trained, _plan_evaluation(eval or {}, _models(train), assume, rate))
     return found
 
 
@@ -171,7 +179,8 @@ def _assume(
             samples = count * sum(_samples(node))
             rate = (rates.get(name) if isinstance(rates, Mapping) else rates) or assume.rate
             tokens = samples * assume.tokens
-            yield Estimate(name, (count,) * 3, samples, tokens, 0.0, 0.0, tokens / rate / 3600, 0.0, (out,) * 3, None)
+            hours = (tokens or count * assume.tokens / READS) / rate / 3600  # a chain of each problem is scored
+            yield Estimate(name, (count,) * 3, samples, tokens, 0.0, 0.0, hours, 0.0, (out,) * 3, None)
         count = out
 
 
@@ -190,7 +199,7 @@ def _pilot(
     pilot: int,
     seed: int,
     rates: Mapping[str, float] | float | None,
-    price: float,
+    price: float | None,
 ) -> list[Estimate]:
     """Run the free stages, then the pilot through the others; prints and returns the estimates."""
     free = dict(takewhile(lambda item: not about_node(item[1]).samples, stages.items()))
@@ -257,12 +266,14 @@ def _revive(yielded: list[Row]) -> list[Example]:
     return [Example.from_json(row.data) for row in sorted(dropped, key=lambda row: content_id(row.id))[:REVIVED]]
 
 
-def _print(folder: Path, found: list[Estimate], start: int, rate: float) -> None:
+def _print(folder: Path, found: list[Estimate], start: int, rate: float | None) -> None:
     def cost(hours: float | None, dollars: float) -> tuple[str, str]:
-        """Hours and dollars: by the price of tokens, otherwise by the price of a GPU hour."""
+        """Hours and dollars: by the price of tokens, otherwise by the price of a GPU hour, if there is one."""
         if dollars:
             return "", f"{dollars:,.2f}"
-        return ("unknown", "unknown") if hours is None else (f"{hours:,.2f}", f"{hours * rate:,.2f}")
+        if hours is None:
+            return "unknown", "unknown"
+        return f"{hours:,.2f}", "" if rate is None else f"{hours * rate:,.2f}"
 
     rows = [
         (
@@ -280,8 +291,9 @@ def _print(folder: Path, found: list[Estimate], start: int, rate: float) -> None
     ]
     samples, asked, tokens = (f"{sum(getattr(e, name) for e in found):,.0f}" for name in ("samples", "asked", "tokens"))
     hours = [0.0 if e.dollars else e.hours or 0.0 for e in found]
-    dollars = sum(e.dollars or h * rate for e, h in zip(found, hours, strict=True))
-    together = ("together", "", samples, "", asked, tokens, f"{sum(hours):,.2f}", f"{dollars:,.2f}", "", "")
+    dollars = sum(e.dollars or h * (rate or 0) for e, h in zip(found, hours, strict=True))
+    known = f"{dollars:,.2f}" if dollars or rate is not None else ""
+    together = ("together", "", samples, "", asked, tokens, f"{sum(hours):,.2f}", known, "", "")
     title = f"{folder.name}: {start:,} problems reach the first stage that samples"
     print_table(Table(HEAD, [*rows, together], range(1, len(HEAD)), title), terminal(130))
 
@@ -301,8 +313,10 @@ def _warnings(found: list[Estimate], budget: Mapping[str, float | None]) -> Iter
             yield f"The budget of {limit:,} {name} would be used up: curate needs about {count:,.0f}."
 
 
-def _plan_trainings(train: Mapping[str, Any], given: Trainings, chosen: float | None, assume: Assume | None) -> None:
-    """Print the second table. Without train.data, `chosen` rows are assumed."""
+def _plan_trainings(
+    train: Mapping[str, Any], given: Trainings, chosen: float | None, assume: Assume | None
+) -> float | None:
+    """Print the second table, return the GPU-hours of its recommendation. Without train.data, `chosen` rows count."""
     for name in given.gpus:
         if name not in GPUS:
             raise UserError(f"plan.training.gpus: there is no '{name}'{suggest(name, GPUS)}")
@@ -315,34 +329,70 @@ def _plan_trainings(train: Mapping[str, Any], given: Trainings, chosen: float | 
             say(
                 "the trainings are planned once the rows are there, or with plan.training.mean_tokens=<tokens of a row>"
             )
-            return
+            return None
     if mean and mean > settings.max_length:
         raise UserError(
             f"plan: rows of {mean:,.0f} tokens do not fit into train.max_length={settings.max_length:,}, so none would "
             "be trained on: raise it (and train.pack_tokens), or say plan.training.mean_tokens="
         )
     size = _size(settings, assume)
-    trainings = given.trainings * len(trained_sets(settings.out, settings.controls or (), settings.seeds or ()))
-    print_trainings(
-        settings.model,
-        plan_trainings(Work(settings, size, measure_data(settings, rows, mean)), given, trainings),
-        given,
+    trainings = given.trainings * _models(train)
+    planned = plan_trainings(Work(settings, size, measure_data(settings, rows, mean)), given, trainings)
+    print_trainings(settings.model, planned, given)
+    best = planned["recommendation"]
+    return float(best["hours"] * best["devices"]) if best else None
+
+
+def _models(train: Mapping[str, Any]) -> int:
+    """The number of models that are trained: the chosen set and its controls, by each seed."""
+    return len(trained_sets("", train.get("controls") or (), train.get("seeds") or ()))
+
+
+def _plan_evaluation(node: Mapping[str, Any], trained: int, assume: Assume | None, rate: float | None) -> float | None:
+    """Print what is sampled to evaluate all models, return its GPU-hours; None without a rate or a benchmark."""
+    if not node.get("benchmarks") or not isinstance(node.get("sampling"), Mapping):
+        return None
+    models = len(node.get("models") or {}) + (trained if node.get("trained") else 0)
+    parts, samples, tokens = list[str](), 0, 0.0
+    for name, benchmark in nodes(node["benchmarks"]).items():
+        try:
+            entry = TABLE.get(name)
+            rows = entry.rows if entry and on_hub(name, benchmark) else len(load({name: benchmark}, "")[name])
+        except UserError:
+            rows = 0
+        how = sampling_for(node.get("protocol"), Sampling(**node["sampling"]), rows or 1)
+        parts.append(f"{name} {rows:,} x {how.n}" if rows else f"{name} is not here, so it is not counted")
+        samples += (rows or 0) * how.n * models
+        tokens += (rows or 0) * how.n * models * min(assume.tokens if assume else math.inf, how.max_tokens)
+    hours = tokens / rate / 3600 if rate else None
+    most = "" if assume else "at most "
+    say(
+        f"evaluation: {models} models, {'; '.join(parts)}: {samples:,} completions, {most}{tokens:,.0f} tokens, "
+        + (f"{hours:,.2f} GPU-hours" if hours is not None else "hours unknown without plan.tokens_per_second")
     )
+    return hours
+
+
+def _print_sum(found: Sequence[Estimate], trained: float | None, evaluated: float | None) -> None:
+    """Print the GPU-hours of the whole recipe, as far as they are known."""
+    curated = sum(e.hours or 0.0 for e in found if not e.dollars)
+    parts = {"curation": curated if found else None, "training": trained, "evaluation": evaluated}
+    known = {name: hours for name, hours in parts.items() if hours is not None}
+    if len(known) > 1:
+        unknown = [name for name in parts if name not in known]
+        say(
+            f"together: {sum(known.values()):,.1f} GPU-hours ("
+            + ", ".join(f"{name} {hours:,.1f}" for name, hours in known.items())
+            + (f"; {' and '.join(unknown)} not counted" if unknown else "")
+            + ")"
+        )
 
 
 def _size(settings: Any, assume: Assume | None) -> Size:
-    """The size of the trained model: as assumed, by its config, or, if that cannot be read, by its name."""
-    parameters, rank = assume.parameters if assume else None, (settings.lora or {}).get("r", 8)
-    if not parameters:
-        try:
-            return measure_model(settings)
-        except MissingModel:
-            named = NAMED_SIZE.search(settings.model.rpartition("/")[2])
-            if not assume or not named:
-                raise
-            parameters = float(named[1]) * (1e9 if named[2] in "bB" else 1e6)
-            say(f"{settings.model} is not here: {named[0]} parameters by its name, or as plan.assume.parameters says")
-    return size_of(parameters, rank if settings.lora is not None else None)
+    """The size of the trained model: as assumed, by its config, or, in a plan without models, by its name."""
+    if assume and assume.parameters:
+        return size_of(assume.parameters, settings.lora.get("r", 8) if settings.lora is not None else None)
+    return measure_or_read_name(settings) if assume else measure_model(settings)
 
 
 def plan_trainings(work: Work, given: Trainings, trainings: int) -> dict[str, Any]:
@@ -388,13 +438,16 @@ def print_trainings(name: str, found: Mapping[str, Any], given: Trainings) -> No
         f"{data['rows']:,} rows of {data['mean']:,.0f} tokens on average, {data['steps']:,} steps"
         + (f", {data['trainings']} times" if data["trainings"] > 1 else "")
     )
-    title = "GB on each GPU, hours and dollars where that fits"
+    title = "GB on each GPU; where that fits, hours on the clock with all devices, and dollars"
     print_table(
         Table((*head, *given.gpus), rows, numbers=range(1, len(head) + len(given.gpus)), title=title), terminal(160)
     )
     if best:
         where = f" on each of {best['nodes']} machines" if best["nodes"] > 1 else ""
-        say(f"Take {best['settings']}{where} ({best['devices']} x {best['gpu']})")
+        say(
+            f"Take {best['settings']}{where} ({best['devices']} x {best['gpu']}): {best['hours']:,.2f} hours, "
+            f"{best['hours'] * best['devices']:,.2f} GPU-hours"
+        )
     else:
         say("Nothing fits: use more or larger GPUs, a smaller train.pack_tokens, or train.lora='{r: 16}'")
 

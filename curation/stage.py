@@ -101,18 +101,18 @@ def writes(node: Mapping[str, Any], score: str) -> bool:
 def in_order(stages: Mapping[str, Any], order: list[str] | None) -> dict[str, Any]:
     """The nodes in `order`, or as written. Raises UserError for a name that is unknown, repeated or not used."""
     order = list(stages) if order is None else order
+    if unknown := [name for name in order if name not in stages]:
+        raise UserError("curate.order: " + "; ".join(f"there is no stage '{n}'{suggest(n, stages)}" for n in unknown))
     for name in order:
         check_name(name, "curate.stages")
-        if name not in stages:
-            raise UserError(f"curate.order: there is no stage '{name}'{suggest(name, stages)}")
         if order.count(name) > 1:
             raise UserError(
                 f"curate.order: '{name}' comes twice; a stage that runs twice needs two names in curate.stages"
             )
     if unused := [name for name in stages if name not in order]:
         raise UserError(
-            f"curate.order lacks the stage '{unused[0]}': put it where it is to run, or remove it with "
-            f"~curate.stages.{unused[0]}"
+            f"curate.order lacks {', '.join(map(repr, unused))} of the stages: put it where it is to run, or remove it "
+            f"with {' '.join(f'~curate.stages.{name}' for name in unused)}"
         )
     if not order:
         raise UserError("curate.order is empty: name at least one stage")

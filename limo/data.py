@@ -24,6 +24,7 @@ import orjson
 from limo.errors import UserError
 
 TEXT = 2**26  # most bytes of a small text file: settings, words or marks
+CHARACTERS = 3  # of a token, about, in a text with formulas, where no tokenizer is at hand
 LONG_NUMBER = re.compile(rb"\d{19}")
 
 

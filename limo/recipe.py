@@ -373,7 +373,7 @@ def _read(target: Callable[..., Any], settings: Mapping[str, Any], where: str, n
             raise UserError(f"{where}.{key} is not a setting of {name}{suggest(key, parameters)}")
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in settings:
-            raise UserError(f"{where}.{key} is missing: {name} needs it")
+            raise UserError(f"{where}.{key} is missing")
     hints = _hints(target, extras=True)
     return {key: validate(hints.get(key, Any), value, f"{where}.{key}") for key, value in settings.items()}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from curation.check import Findings, check_pool
 from curation.evidence.controls import Controls, write_controls
@@ -211,6 +212,26 @@ def test_a_target_is_no_part_of_the_pool(tmp_path: Path, capsys: pytest.CaptureF
     half, held_out = (lines(tmp_path / "my" / f"mine_{name}.jsonl") for name in ("target", "held_out"))
     assert len(half) == len(held_out) == 5 and not {r["problem"] for r in half} & {r["problem"] for r in held_out}
     assert "shares: {cluster: target}" in (tmp_path / "my" / "recipe" / "mine.yaml").read_text()
+
+
+@pytest.mark.parametrize(("words", "most", "row"), [(60, None, None), (400, 1024, 2048), (5000, 8192, 8192)])
+def test_long_chains_get_room_in_the_recipe(
+    words: int, most: int | None, row: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A word is seven characters here, so a bit more than two tokens."""
+    text = "".join(
+        json.dumps({"problem": f"What is {n}?", "solution": "thinks " * words + f"\\boxed{{{n}}}"}) + "\n"
+        for n in range(40)
+    )
+    (tmp_path / "mine.jsonl").write_text(text)
+    make_recipe(str(tmp_path / "mine.jsonl"), folder=tmp_path / "my")
+    recipe = yaml.safe_load((tmp_path / "my" / "recipe" / "mine.yaml").read_text())
+    said = {key: {"max_tokens": most} for key in ("attempts",)} | {"eval": {"sampling": {"max_tokens": most}}}
+    said |= {"train": {"max_length": row, "pack_tokens": row}}
+    assert {key: recipe.get(key) for key in said} == (said if most else dict.fromkeys(said))
+    shown = capsys.readouterr().err
+    assert f"chains: about {(7 * words + 10) // 3:,} tokens (median)" in shown
+    assert "held out: 4 problems. With one training each, two models differ visibly from about 70 points on" in shown
 
 
 def test_a_check_counts_the_pool(tmp_path: Path) -> None:

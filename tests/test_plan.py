@@ -179,6 +179,29 @@ def test_a_plan_of_what_is_assumed_runs_and_reads_nothing(tmp_path: Path, capsys
         plan(curate=curate, train=None, training=given, assume=Assume(500, 100), **REST)
 
 
+def test_the_sum_counts_the_evaluation_of_every_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand: 2 problems, 3 samples of 400 tokens, the student and 4 models: 30 samples at 100 tokens a second."""
+    (tmp_path / "held.jsonl").write_text('{"problem": "a", "answer": "1"}\n{"problem": "b", "answer": "2"}\n')
+    benchmarks = {"held": {"path": str(tmp_path / "held.jsonl")}, "gone": {"path": "gone.jsonl"}}
+    sampling = {"n": 3, "temperature": 1.0, "top_p": 1.0, "max_tokens": 400, "seed": 0}
+    evaluated = {"benchmarks": benchmarks, "sampling": sampling, "models": {"base": "x"}, "trained": {"controls": []}}
+    stages = {"fit": {"_target_": "curation.stages.likelihood.add_fit"}}
+    pool = {"far": {"_target_": "limo.sources.file", "path": "gone.jsonl"}}
+    curate = {"out": str(tmp_path / "r"), "system": "", "pool": pool, "stages": stages, "budget": {}}
+    train = section(tmp_path, model="7B", max_length=2000, pack_tokens=2048, controls=["random"], seeds=[0, 1])
+    given = validate(Trainings, {**GIVEN, "rows": 200, "mean_tokens": 500, "devices": [8]}, "plan.training")
+    assume = Assume(tokens=500, rate=100, rows=1440, parameters=7e9)
+    found = plan(curate=curate, train=train, training=given, assume=assume, eval=evaluated, **REST)
+    assert [(e.stage, e.samples, e.hours) for e in found] == [("fit", 0, pytest.approx(0.5))]  # read 4 times as fast
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "5 models, held 2 x 3; gone is not here, so it is not counted: 30 completions, 12,000 tokens, 0.03" in shown
+    trained = float(shown.partition(" hours, ")[2].partition(" GPU-hours")[0])
+    assert (
+        f"together: {0.5 + trained + 0.03:.1f} GPU-hours (curation 0.5, training {trained:.1f}, evaluation 0.0)"
+        in shown
+    )
+
+
 def test_mistakes_are_one_line(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = section(tmp_path, model=str(tiny))
     for node, changed, said in (

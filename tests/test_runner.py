@@ -129,7 +129,16 @@ def test_the_order_of_stages() -> None:
     assert in_order(NODES, None) == NODES
     for nodes, order, said in (
         (NODES, ["boxx", *NODES], r"curate\.order: there is no stage 'boxx'; did you mean 'box'"),
-        (NODES, ["plain"], r"curate\.order lacks the stage 'thirds': put it where it is to run, or remove it with ~"),
+        (
+            NODES,
+            ["plain"],
+            r"curate\.order lacks 'thirds', 'box', 'best_chain' of the stages: put it where it is to run",
+        ),
+        (
+            NODES,
+            ["plane", "third"],
+            r"there is no stage 'plane'; did you mean 'plain'\?; there is no stage 'third'; did",
+        ),
         (NODES, [*NODES, "box"], r"curate\.order: 'box' comes twice"),
         ({}, [], r"curate\.order is empty"),
     ):

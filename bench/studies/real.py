@@ -85,12 +85,14 @@ def run_block(folder: Path, number: int, arms: Sequence[str], given: Sequence[st
     make_block(block, number, file)
     control = [arm for arm in arms if arm != "chosen"]
     common = ["--config-dir", "bench/studies", "recipe=real", f"seed={number}", f"name={name}", *given]
-    common += [override("block", str(block)), override("runs", str(folder.parent)), override("control", control)]
+    common += ["--trust", "programs", override("block", str(block)), override("runs", str(folder.parent))]
     base = {"base": os.environ["LIMO_STUDENT"]} if number == 0 else {}
     for module in ("curation.run", "limo.train", "eval.run"):
         if module == "limo.train":
             write_arms(folder, number)
         more = [override("eval.models", base)] if base else []
+        if module != "curation.run":  # `oracle` and `limo` are written here, not by the curation
+            more.append(override("control", control))
         environment = {**os.environ, **(SERVER if module == "eval.run" else {})}
         subprocess.run([sys.executable, "-m", module, *common, *more], check=True, env=environment)
     for model in folder.rglob("model"):

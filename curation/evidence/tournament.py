@@ -46,14 +46,14 @@ from eval.run import grade_rows
 from limo.chat import render
 from limo.command import command
 from limo.console import Table, clock, print_table, progress, say, terminal
-from limo.data import Example, content_id, read_jsonl, replacing, write_jsonl
+from limo.data import CHARACTERS, Example, content_id, read_jsonl, replacing, write_jsonl
 from limo.engines.protocol import Sampling, sample
-from limo.errors import UserError
+from limo.errors import MissingModel, UserError
 from limo.model import load_tokenizer, tokenizer_folder
 from limo.processes import give_back_memory, run_section_apart
 from limo.recipe import bind, suggest
 from limo.run import lasting, lock_run, read_manifest
-from limo.training.sizes import GPUS, Data, Work, measure_model, seconds_per_step
+from limo.training.sizes import GPUS, Data, Work, measure_or_read_name, seconds_per_step
 
 RANDOM, RANDOM_TOKENS = "random", "random_tokens"
 SEEDS_OF_TIES = 5
@@ -409,11 +409,14 @@ def print_costs(rounds: Sequence[Round], trainer: Trainer, pool: Sequence[Exampl
         each = sum(one["seconds"] for one in done) / sum(one["rows"] for one in done)
         say(f"{clock(each * total)} here with all measurements, by {len(done)} trainings that are finished")
     settings = bind(trainer.train, "tournament.train").args[0]  # type: ignore[attr-defined]
-    tokenizer = load_tokenizer(tokenizer_folder(settings.model))
     some = [row for row in pool if row.completion][:READ]
-    lengths = [len(render(tokenizer, row).input_ids) for row in some] or [settings.max_length]
+    try:
+        tokenizer = load_tokenizer(tokenizer_folder(settings.model))
+        lengths = [len(render(tokenizer, row).input_ids) for row in some] or [settings.max_length]
+    except MissingModel:
+        lengths = [len(row.question + row.completion) // CHARACTERS for row in some] or [settings.max_length]
     epochs = float(settings.args.get("num_train_epochs", 3))
-    work = Work(settings, measure_model(settings), Data(total, fmean(lengths), max(lengths), fmean(lengths)))
+    work = Work(settings, measure_or_read_name(settings), Data(total, fmean(lengths), max(lengths), fmean(lengths)))
     steps = math.ceil(total / settings.global_batch) * epochs
     hours = seconds_per_step(work, GPUS[HOUR_OF][1] * UTILISATION) * steps / 3600
     say(

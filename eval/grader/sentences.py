@@ -84,8 +84,14 @@ def unpunctuated(text: str) -> str:
 
 # In the clause before a value, or around it: it is denied, doubted, supposed, someone else's, or still to be worked out
 _SUPPOSED = re.compile(  # of lower case, which is twice as fast as ignoring it
-    r"\b(?:unless|whether|suppos\w+|assum\w+|impossible|contradict\w+|fail(?:s|ed)|wrong(?:ly)?|incorrect(?:ly)?"
-    r"|false(?:ly)?|(?<!no )(?<!without )doubt\w*|mistak\w+|perhaps|maybe|guess that|careless|tempt\w+|myth|naive"
+    r"\b(?:unless|until|otherwise|whether|suppos\w+|assum\w+|impossible|contradict\w+|fail(?:s|ed)|wrong(?:ly)?"
+    r"|incorrect(?:ly)?|false(?:ly)?|(?<!no )(?<!without )doubt\w*|mistak\w+|perhaps|maybe|might(?! as)|probably"
+    r"|possibly|presumabl[ey]|apparently|arguably|guess that|careless|tempt\w+|myth|naive|nonsense|absurd|silly"
+    r"|typo|sign error"
+    r"|said|argue[sd]?|insist\w*|assert\w*|believ\w+|suspect\w*|wonder\w*|imagine[sd]?|hop(?:e|ed|ing)|wish\w*"
+    r"|alleg\w+|speculat\w+|conjectur\w*|hypothe\w+|seemed|appear(?:s|ed)|look(?:s|ed)|feels|felt|thought|intend\w*"
+    r"|meant|tr(?:y|ied|ying)|forg[eo]t\w*|overlook\w*|misread\w*|unfortunately|sorry|oops|hmm+|nope|rather than"
+    r"|(?:was|are|does|ca|could|should|would|have|has)n't|cannot"
     r"|at first (?:glance|sight)|first (?:thought|answer|guess|attempt)|(?:i|we) (?:initially|first|originally|once)"
     r"|withdraw\w*|retract\w*|(?:earlier|previous|old) (?:answer|version|attempt|solution)|under no|in no way|no longer"
     r"|anything but|pretend\w*|placeholder|illustration|submitted|reported|format|if memory serves|told me"
@@ -142,13 +148,17 @@ _NEXT_SENTENCES = re.compile(  # the rest of a sentence, and two more on its lin
     r"[^.!?\n]*+(?:[.!?]+[$)*]* +[^.!?\n(]*+){0,2}[.!?]*(?:\s*\n\s*(?:Edit|Update|Correction|PS)\b[^\n]*)?"
 )
 _TAKEN_BACK_BEHIND = re.compile(  # \boxed{56} double counts; 30 (placeholder)
-    r"\b(?:but|however|though|hmm+|wait|oops|sorry|wrong(?:ly)?|incorrect(?:ly)?|mistak\w+|errors?|over-?counts?"
-    r"|double[- ]?counts?|invalid|disagree|placeholder|guess(?:ing|ed)?|fixed|corrected|correction|swapped|replacement"
-    r"|not (?:valid|correct|right|true|my|the|an?|accepted|able|sure)|rather not|ignore|scrap|confus\w+|typo|oh no"
-    r"|(?:upper|lower) bound|due to rounding|absurd|contradiction|to be replaced|without\b.*\bwould|should (?:be|have)"
-    r"|isn't|wasn't|can't|cannot|couldn't"
-    r"|(?:am|are|was|is) (?:not|un)(?: ?sure|certain)|just an example|was lost|what I (?:had|got)|actually)\b",
+    r"\b(?:but|however|though|unless|hmm+|wait|oops|sorry|afraid|unfortunately|actually|instead|maybe|perhaps|probably"
+    r"|possibly|likely|doubt\w*|think|thought|believe|feel|suspect|wonder\w*|wish|hope|guess\w*|suppos\w+|forg[eo]t\w*"
+    r"|missed|overlook\w*|misread|wrong(?:ly)?|incorrect(?:ly)?|mistak\w+|errors?|over-?counts?|double[- ]?counts?"
+    r"|invalid|disagree|placeholder|fixed|correct(?:ed|ion)|swapped|replace(?:d|ment)|ignore|scrap|confus\w+|typo|oh no"
+    r"|(?:upper|lower) bound|due to rounding|absurd|contradiction|without\b.*\bwould|should (?:be|have)|could|might"
+    r"|(?<!that are )(?<!that is )(?<!that do )not|cannot|\w+n't|(?:am|are|was|is) un(?:sure|certain)"
+    r"|just an example|was lost|what I (?:had|got))\b",
     re.IGNORECASE,
+)
+_CONTRAST = re.compile(  # it is 7, not 8
+    r"\A[\s$*)\]\\,]*\(?(?:and )?(?:not|rather than|instead of|as opposed to)[ \\($*]+-?\d[^.,;\n]*"
 )
 
 
@@ -183,7 +193,7 @@ def taken_back(text: str, end: int) -> bool:
     if _REFUTED.match(text, end, end + LINE):
         return True
     behind = _NEXT_SENTENCES.match(text, end, end + LINE)
-    said = _BEHIND_ALL.sub("", behind[0]) if behind else ""
+    said = _CONTRAST.sub("", _BEHIND_ALL.sub("", behind[0])) if behind else ""
     return _TAKEN_BACK_BEHIND.search(said) is not None or re.search(r"(?<!\?)\?(?!\?)", said) is not None
 
 

@@ -9,6 +9,7 @@ trained on. With `target=FILE2` problems are chosen in the shares of that file, 
 """
 
 import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import Any
 from limo import sources
 from limo.command import run_function
 from limo.console import say
-from limo.data import Dropped, Example, content_id, dump, replacing
+from limo.data import CHARACTERS, Dropped, Example, content_id, dump, replacing
 from limo.errors import UserError, visible
 from limo.recipe import recipe_names
 from limo.sources.columns import find_columns, plain, unfold
@@ -26,6 +27,9 @@ from limo.sources.files import read_rows
 
 HELD_OUT, MOST = 10, 200  # one problem in HELD_OUT is held out, and at most MOST
 SHARE = 3  # one problem in SHARE is chosen, at most 800 as in LIMO
+VISIBLE = 139  # points times the root of the problems: half a 95 % interval, where half of the problems may change
+CONTEXT = 8192  # tokens of the embedded model
+SHORT = 256  # tokens of a completion in recipes/recipe/base.yaml
 LEAST = 20  # fewest problems of a file, and of a target whose shares mean something
 RECIPE = """\
 # @package _global_
@@ -44,6 +48,11 @@ curate:
 {stages}measured: # {count} problems each, which leave the pool: for limo eval, and for limo pick
   held_out: {{path: {held_out}}}{from_target}
   dev: {{path: {dev}}}
+{lengths}"""
+LENGTHS = """\
+attempts: {{max_tokens: {most}}} # 95 % of the chains have at most about {tokens:,} tokens
+eval: {{sampling: {{max_tokens: {most}}}}}
+train: {{max_length: {row}, pack_tokens: {row}}} # of problem and chain{beyond}
 """
 UNCHECKED = "    verify: {unchecked: keep} # the answers were read from the chains: nothing has checked them\n"
 TARGET = """\
@@ -123,11 +132,32 @@ def make_recipe(
                 stages=f"  stages:\n{stages}" if stages else "",
                 count=" and ".join(dict.fromkeys(str(len(sets[key])) for key in ("held_out", "dev"))),
                 from_target=" # of the target" if target else "",
+                lengths=_lengths(rows),
                 **{key: _yaml(str(paths[key])) for key in ("held_out", "dev")},
             )
         )
+    held = len(sets["held_out"])
+    say(
+        f"held out: {held} problems. With one training each, two models differ visibly from about "
+        f"{VISIBLE / math.sqrt(held):.0f} points on (100 problems: {VISIBLE / 10:.0f}, 400: {VISIBLE / 20:.0f})"
+    )
     commands = "\n".join(f"limo {c} --config-dir {folder} recipe={name}" for c in ("check", "curate", "train", "eval"))
     print(f"{recipe}\n\n{recipe.read_text(encoding='utf-8')}\n{commands}")  # noqa: T201
+
+
+def _lengths(rows: Sequence[Example]) -> str:
+    """Print how long the chains are; the settings that long ones need."""
+    sizes = sorted(len(row.completion) // CHARACTERS for row in rows if row.completion)
+    if not sizes:
+        return ""
+    middle, tokens = (sizes[int(share * (len(sizes) - 1))] for share in (0.5, 0.95))
+    say(f"chains: about {middle:,} tokens (median), {tokens:,} (95 %), {sizes[-1]:,} (longest)")
+    if tokens <= SHORT:
+        return ""
+    most = min(CONTEXT, 1 << (tokens - 1).bit_length())
+    row = min(CONTEXT, max(2048, 2 * most))
+    beyond = "; longer rows need another student" if tokens > row else ""
+    return LENGTHS.format(most=most, tokens=tokens, row=row, beyond=beyond)
 
 
 def _read(

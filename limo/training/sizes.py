@@ -8,11 +8,13 @@ Left out: network time, padding, offload to the CPU, allocator fragments, and mo
 """
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limo.errors import UserError
+from limo.console import say
+from limo.errors import MissingModel, UserError
 from limo.machine import quiet_deepspeed
 from limo.model import load_tokenizer, tokenizer_folder
 from limo.training.settings import Supervised, Training
@@ -140,6 +142,22 @@ def measure_model(settings: Training) -> Size:
         attention=heads * int(getattr(text, "head_dim", None) or text.hidden_size // heads),
         intermediate=int(width) * (each or 1),
     )
+
+
+NAMED = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])(?![a-z])", re.IGNORECASE)  # Qwen2.5-7B-Instruct
+
+
+def measure_or_read_name(settings: Training) -> Size:
+    """The size of a model by its config; without the Hub, by its name. Raises MissingModel if that says no size."""
+    try:
+        return measure_model(settings)
+    except MissingModel:
+        named = NAMED.search(settings.model.rpartition("/")[2])
+        if not named:
+            raise
+        say(f"{settings.model} is not here: {named[0]} parameters by its name, or as plan.assume.parameters says")
+        parameters = float(named[1]) * (1e9 if named[2] in "bB" else 1e6)
+        return size_of(parameters, settings.lora.get("r", 8) if settings.lora is not None else None)
 
 
 def size_of(parameters: float, rank: int | None = None) -> Size:
