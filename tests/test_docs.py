@@ -256,6 +256,14 @@ def test_a_page_works_from_top_to_bottom(
                     assert done.returncode == 0, f"{command}\n{done.stderr}"
 
 
+def test_the_page_of_settings_is_what_the_code_says() -> None:
+    made = subprocess.run(
+        [sys.executable, "-c", "import runpy; print(runpy.run_path('docs/make_settings.py')['page'](), end='')"],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert made.stdout == Path(__file__).parents[1].joinpath("docs", "settings.md").read_text(encoding="utf-8")
+
+
 def test_the_lines_of_troubleshooting_are_lines_of_the_code() -> None:
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     source = "".join(
