@@ -1,7 +1,7 @@
 # make            what there is to make
 # make demo       the whole job on the model that comes along, offline, in minutes
 # make curate train eval report RECIPE=demo ARGS="seed=1 name=second"
-.PHONY: install lock demo test test-slow test-vllm check curate train eval improve discover study report explore docs bench bench-setup clean help
+.PHONY: install lock demo test test-slow test-vllm check curate train eval improve discover study report explore docs release bench bench-setup clean help
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 RECIPE ?= demo
@@ -62,6 +62,9 @@ check: .venv/dev ## format, lint, types, and that imports point one way
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@out=$$($(BIN)/lint-imports --no-cache --no-logo) || { echo "$$out"; exit 1; }
+
+release: ## a wheel and a source archive in dist/, tried in an empty environment
+	@TORCH=$(TORCH) PYTHON=$(PYTHON) .ci/try_release
 
 docs: .venv-docs/ready ## the documentation as a site, in site/
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
