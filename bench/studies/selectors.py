@@ -1,6 +1,7 @@
 """The leaderboard of selectors: every score beside random chains and an oracle, on pools of known truth, by dose.
 
     python -m bench.studies.selectors FOLDER            # a 0.6M model, trainings of seconds; hours, and it resumes
+    python -m bench.studies.selectors FOLDER recipe=selectors_135m   # some of the scores, the embedded 135M model
     python -m bench.studies.selectors FOLDER table      # what is finished, and the picture for docs/selectors.md
     python -m bench.studies.selectors bench/data/selectors.jsonl table    # what that page is made from
 
@@ -50,7 +51,7 @@ def blocks(folder: Path) -> dict[float, list[Mapping[str, Any]]]:
         for block in map(json.loads, folder.read_text(encoding="utf-8").splitlines()):
             found.setdefault(block["spoiled"], []).append(block["arms"])
         return found
-    for place in sorted(folder.glob("selectors/spoiled-*/block-*")):
+    for place in sorted(folder.glob("selectors*/spoiled-*/block-*")):
         scores = {path.parent.name: json.loads(path.read_text()) for path in place.glob("*/score.json")}
         if {"random", "oracle", "default"} <= set(scores):
             found.setdefault(int(place.parent.name.partition("-")[2]) / 100, []).append(scores)
@@ -125,9 +126,11 @@ def main() -> None:
     set_environment()
     folder = Path(sys.argv[1])
     if "table" not in sys.argv:
-        make_model(folder / "model", STEPS, words(), draw)
-        given = [f"student={folder / 'model'}", f"runs={folder}", *sys.argv[2:]]
-        recipe = compose(*compose_arguments([*RECIPES, "recipe=selectors", *given]))
+        given = [f"runs={folder}", *sys.argv[2:]]
+        if not any(argument.startswith("recipe=") for argument in given):
+            make_model(folder / "model", STEPS, words(), draw)
+            given = ["recipe=selectors", f"student={folder / 'model'}", *given]
+        recipe = compose(*compose_arguments([*RECIPES, *given]))
         Path(recipe["out"]).mkdir(parents=True, exist_ok=True)
         study(recipe, Path(recipe["out"]))
     table(folder)

@@ -208,6 +208,7 @@ def calibrate(recipe: Recipe, folder: Path) -> None:
 def study(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """All blocks of all doses; writes and returns what is known after each block."""
     arms = ["random", "oracle", *recipe["arms"], *recipe["study"]["extra"]]
+    arms = [arm for arm in arms if arm in recipe["study"].get("only", arms)]
     found: dict[str, Any] = {}
     for dose in recipe["study"]["doses"]:
         spoiled = float(dose["spoiled"])

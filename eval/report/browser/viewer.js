@@ -473,7 +473,7 @@ function showRuns(data) {
   const heads = ["run", ...names].map((name) => h("th", name));
   const table = h("div.scroll", { tabindex: "0" }, h("table", h("thead", h("tr", ...heads)), h("tbody", ...lines)));
   const several = data.runs.length > 1;
-  const said = data.runs.flatMap((run) => run.said.map((text) => h("p", several ? `${run.name}: ${text}` : text)));
+  const said = data.runs.flatMap((run) => run.said.map((text, at) => h(at ? "p" : "p.big", several ? `${run.name}: ${text}` : text)));
   $("runs").replaceChildren(...said, table);
   $("notes").replaceChildren(...data.notes.map(note));
 }
