@@ -259,9 +259,7 @@ def correct_prompt(row: Example, mistake: Mistake, other: str, strategy: Strateg
     """The prompt that asks for reflection and continuation. For a restart the reference is `other`, if any."""
     shown = replace(row, completion=other) if other and strategy == "restart" else row
     task, form = CORRECT
-    form = form.replace("{openings}", ", ".join(f'"{opening}"' for opening in OPENINGS[:5])).replace(
-        "{how}", HOW[strategy]
-    )
+    form = form.replace("{openings}", ", ".join(f'"{opening}"' for opening in OPENINGS)).replace("{how}", HOW[strategy])
     code = code_for(row, mistake.prefix, other)
     return _fill((task.replace("{why}", mistake.said), form), code, row=shown, attempt=mistake.prefix)
 
