@@ -86,15 +86,18 @@ def unpunctuated(text: str) -> str:
 _SUPPOSED = re.compile(  # of lower case, which is twice as fast as ignoring it
     r"\b(?:unless|until|otherwise|whether|suppos\w+|assum\w+|impossible|contradict\w+|fail(?:s|ed)|wrong(?:ly)?"
     r"|incorrect(?:ly)?|false(?:ly)?|(?<!no )(?<!without )doubt\w*|mistak\w+|perhaps|maybe|might(?! as)|probably"
-    r"|possibly|presumabl[ey]|apparently|arguably|guess that|careless|tempt\w+|myth|naive|nonsense|absurd|silly"
+    r"|possibly|presumabl[ey]|apparently|arguably|guess that|to guess|someone|somebody|forum|chatgpt|careless"
+    r"|tempt\w+|myth|naive|nonsense|absurd|silly"
     r"|typo|sign error"
     r"|said|argue[sd]?|insist\w*|assert\w*|believ\w+|suspect\w*|wonder\w*|imagine[sd]?|hop(?:e|ed|ing)|wish\w*"
     r"|alleg\w+|speculat\w+|conjectur\w*|hypothe\w+|seemed|appear(?:s|ed)|look(?:s|ed)|feels|felt|thought|intend\w*"
     r"|meant|tr(?:y|ied|ying)|forg[eo]t\w*|overlook\w*|misread\w*|unfortunately|sorry|oops|hmm+|nope|rather than"
     r"|(?:was|are|does|ca|could|should|would|have|has)n't|cannot"
-    r"|at first (?:glance|sight)|first (?:thought|answer|guess|attempt)|(?:i|we) (?:initially|first|originally|once)"
+    r"|at first (?:glance|sight)|first (?:thought|answer|guess|attempt|try|result|count|calculation|computation)|(?:i"
+    r"|we) (?:initially|first|originally|once)"
     r"|withdraw\w*|retract\w*|(?:earlier|previous|old) (?:answer|version|attempt|solution)|under no|in no way|no longer"
-    r"|anything but|pretend\w*|placeholder|illustration|submitted|reported|format|if memory serves|told me"
+    r"|anything but|pretend\w*|placeholder|illustration|submitted|reported|format|if memory serves|told|for now|stuck"
+    r"|(?:to|must) (?:prove|show)"
     r"|without\b.*\bwould|(?:although|even though|whereas|while)\b[^,]*$"
     r"|(?:as|just|only|merely) an? (?:example|approximation|estimate)"
     r"|extraneous|in progress|refuse\w*|disagree|deny|reject|discard|eliminate|exclude|rul(?:e|ed|ing) out|according to"
@@ -103,7 +106,7 @@ _SUPPOSED = re.compile(  # of lower case, which is twice as fast as ignoring it
     r"|(?:might|may|could|would) (?:think|say|claim|conclude|guess|expect)|(?:claim|suggest)(?:s|ed)"
     r"|(?:they|some|someone|people|others|many|he|she|key|\w*book|friend)(?: \w+)?"
     r" (?:says?|said|thinks?|thought|believes?)"
-    r"|(?:some|others|people|students?|solvers|chatgpt)(?: \w+)? (?:gets?|got|writes?|wrote|says?|said))\b"
+    r"|(?:some|others|people|students?|solvers)(?: \w+)? (?:gets?|got|writes?|wrote|says?|said))\b"
     r"|^\W*(?:were|had)\b|若|如果|假设|\?\W*$"
 )
 _TO_DO = re.compile(  # if n = 5, now we add 5, it remains to check n = 5
@@ -143,6 +146,7 @@ _REFUSED = re.compile(  # it is not \\boxed{7}, less than \\boxed{7}
 )
 
 
+_PAST = re.compile(r"[\s$*.)\]\\]*(?:was|were|would|used to|came from)\b")  # \boxed{6} was my guess
 _BOX_CLAUSE = re.compile(r"[.!?;\n](?!\d)|\b(?:so|hence|thus|therefore|final(?:ly)?)\b", re.IGNORECASE)
 _NEXT_SENTENCES = re.compile(  # the rest of a sentence, and two more on its line or a last paragraph
     r"[^.!?\n]*+(?:[.!?]+[$)*]* +[^.!?\n(]*+){0,2}[.!?]*(?:\s*\n\s*(?:Edit|Update|Correction|PS)\b[^\n]*)?"
@@ -151,6 +155,8 @@ _TAKEN_BACK_BEHIND = re.compile(  # \boxed{56} double counts; 30 (placeholder)
     r"\b(?:but|however|though|unless|hmm+|wait|oops|sorry|afraid|unfortunately|actually|instead|maybe|perhaps|probably"
     r"|possibly|likely|doubt\w*|think|thought|believe|feel|suspect|wonder\w*|wish|hope|guess\w*|suppos\w+|forg[eo]t\w*"
     r"|missed|overlook\w*|misread|wrong(?:ly)?|incorrect(?:ly)?|mistak\w+|errors?|over-?counts?|double[- ]?counts?"
+    r"|(?:edit|update):|is off|suspicious|grain of salt|strange|weird|fishy|may be|others|would (?:hold|be|work"
+    r"|follow|need|only)|conjecture"
     r"|invalid|disagree|placeholder|fixed|correct(?:ed|ion)|swapped|replace(?:d|ment)|ignore|scrap|confus\w+|typo|oh no"
     r"|(?:upper|lower) bound|due to rounding|absurd|contradiction|without\b.*\bwould|should (?:be|have)|could|might"
     r"|(?<!that are )(?<!that is )(?<!that do )not|cannot|\w+n't|(?:am|are|was|is) un(?:sure|certain)"
@@ -190,7 +196,7 @@ def taken_back(text: str, end: int) -> bool:
     """Whether what stands behind a marked answer denies, doubts or corrects it."""
     if not text[end : end + LINE].strip(" \n.$*)]\\"):
         return False
-    if _REFUTED.match(text, end, end + LINE):
+    if _REFUTED.match(text, end, end + LINE) or _PAST.match(text, end):
         return True
     behind = _NEXT_SENTENCES.match(text, end, end + LINE)
     said = _CONTRAST.sub("", _BEHIND_ALL.sub("", behind[0])) if behind else ""
@@ -212,7 +218,8 @@ ANNOUNCED = re.compile(
     r"|res?posta(?: final)?\s*(?:é|è|:)|ответ|jibu(?: ni)?|答え\s*は?|정답은|คำตอบ(?:คือ)?|উত্তর|సమాధానం)"
     r"(?=[\s:：—-]*[$\\\d])"
     ")"
-    r"[\s:：—]*(?:(?:therefore|thus|simply|just|only|option|choice|approximately|about|roughly|exactly|actually|equal\s+to"
+    r"[\s:：—]*(?:(?:therefore|thus|simply|just|only|option|choice|approximately|about|roughly|exactly|actually"
+    r"|equal\s+to"
     r"|clearly|then|always|indeed|obviously|given\s+by|found\s+to\s+be|the\s+(?:number|value))\s+)*"
     r"[：:]?\s*(?:\*\*)?\s*",
     re.IGNORECASE,
@@ -317,7 +324,8 @@ _CONCLUDING = re.compile(
 _MARKS = re.compile(r"^[#>*\s]+|\*+$|</?[a-z]+>")  # ### 25, > 12, <b>12</b>
 # 3 hours, so its speed is 60: what stands before says how
 CONSEQUENCE = re.compile(
-    r"[,;，]?\s+(?:so|thus|hence|therefore|giving|which (?:means|gives)(?: us)?|meaning|that is(?=,)"
+    r"[,;，]?\s+(?:so|thus|hence|therefore|(?<!after )(?<!before )(?<!by )giving|which (?:means|gives)(?: us)?|meaning"
+    r"|that is(?=,)"
     r"|(?:and )?we (?:conclude|find|get|obtain|see|deduce)"
     r"|(?:which )?(?:we )?round\w*(?: up| down)? to)\b(?: that\b)?|,? i\.e\.,?|，(?:所以|因此|故|则)"
 )
@@ -338,14 +346,18 @@ _SIDE = re.compile(
     r"|(?<!\d )out of|of which|in which|at|upon|among|(?<!the )(?<!a )given|having|until)\b"
     r"(?:(?!\b(?:is|are|was|were|equals?|gives?|total|sum)\b)[^,;=(]|(?<=[a-z])\s*=\s*)*?"
     rf"(?:\d|[{_HIDDEN}])[^,;=\d]*?(?=[,;]|[).]*$|\s+(?:is|are|was|were|equals?|gives?)\b)"
-    r"|, (?:attained|achieved|reached|obtained|occurring|namely|where)\b.*$"
+    r"|, (?:attained|achieved|reached|obtained|occurring|where)\b.*$|(?<=s), namely\b.*$"
 )
 _REMARK_BEHIND = re.compile(  # , given that the height was 6; , the roots being 1 and 4; , 12 more than the bus
-    r", (?:given that|(?:the|its|their)(?: \w+){1,5} being|which (?:also|in turn)|taking|using|assuming|letting|setting"
-    r"|counting|including|excluding|ignoring|neglecting|remembering|noting|recalling|knowing|starting|considering"
+    r"(?:, (?:given|whose|(?:the|its|their)(?: \w+){1,5} being|which(?! (?:means|makes|gives|equals|leaves|leads|yields"
+    r"|simplifies|implies|results|comes|totals?|amounts|reduces|adds|sums|is (?:the|our|what|why)))(?=[^,;]*$)|taking"
+    r"|using"
+    r"|assuming|letting|setting|counting|including|excluding|ignoring|neglecting|remembering|noting|recalling|knowing"
+    r"|starting|considering"
     r"|beating|exceeding|compared|unlike|just|not|up from|down from|(?:i\.e\. )?(?:well|long|just|shortly)"
     r" (?:above|below|before|after|under|over)|even though|(?:the|a) (?:\w+ ){1,4}(?:for|of|at) which"
-    r"|\d[^,]{0,20} of which|(?:i\.e\. )?[\d.]+ \w+(?: \w+)? (?:more|less|fewer) than)\b.*$"
+    r"|\d[^,]{0,20} of which|(?:i\.e\. )?[\d.]+ \w+(?: \w+)? (?:more|less|fewer) than)\b|; (?:note|recall|observe"
+    r"|remember)\b|\s(?:when|where|if|provided) [a-z] (?:is|equals)\b).*$"
 )
 
 
@@ -367,6 +379,11 @@ def concluding(prose: str) -> list["Sentence"]:
     return [sentence for sentence in found if sentence.begun or sentence.is_last]
 
 
+_BUT_NOT = re.compile(
+    r"\bbut\b.*(?:\bnot\b|n't\b)|\bas (?:my|a|an|our) \w+ (?:until|for now)|\bso far\b", re.IGNORECASE
+)
+
+
 class Sentence:
     """A sentence and its main clause: without reasons, asides and side phrases, and with its formulas hidden."""
 
@@ -375,6 +392,7 @@ class Sentence:
         self.prose, self.is_last = prose, is_last
         self.begun = _CONCLUDING.match(text)
         total = re.search(r"\b(?:in total|altogether|in all)\b", text)
+        self.statement = text  # without reasons and asides, once the clause is known
         self.concludes = concludes or bool(self.begun or total)  # something, so that its only value is the answer
 
     @property
@@ -397,6 +415,7 @@ class Sentence:
             text = re.sub(rf"\b{_WORD}\b(?!-)", lambda m: m[0] if m[0] == "one" else str(NUMERALS[m[0]]), text)
         main = re.sub(r"^(?:Since|Because|As|[A-Z]\w+ing)\b[^,=]*, (?:which means )?(?=[a-zA-Z])", "", text)
         whole = unpunctuated(_RATHER_THAN.sub("", _ASIDE.sub("", main)))
+        self.statement = re.split(r",?\s+(?:since|because)\b", whole)[0]
         said = CONSEQUENCE.split(_REASON.split(whole)[0])[-1].lstrip(", ")
         short = _REMARK_BEHIND.sub("", said) if len(said) <= LINE else said
         shorter = _SIDE.sub("", short) if len(said) <= LINE else said
@@ -412,7 +431,13 @@ class Sentence:
     def claims(self) -> bool:
         """Whether it is more than a word, supposes, doubts and plans nothing, and announces nothing that is denied."""
         denied = "answer" in self.clause and ANNOUNCED.search(self.clause) is not None
-        supposes = denied or supposed(self.clause) or _TO_DO.search(self.clause)
+        supposes = (
+            denied
+            or supposed(self.clause)
+            or supposed(self.statement)
+            or _TO_DO.search(self.clause)
+            or _BUT_NOT.search(self.text)
+        )
         return not supposes and _WORDS.search(self.clause) is not None
 
     @cached_property
@@ -446,21 +471,24 @@ _NOT_ALONE = re.compile(
     r"|(?:root|square|cube|half|third|quarter|none|all|factor|multiple|divisors?|power|digits?) of"
     r"|divisible by|close to|if|suppose)\b|n't\b|[不非若设令当]|大于|小于|超过|至[少多])"
     r"(?:(?!\b(?:is|are|was|were|equals)\b|[=:])[^.\d]){0,24}$"
-    r"|\b(?:or|with|where|for|when|using|at|if|as|by|since|because|let|letting|setting|try|in|substituting|plugging|taking|choosing)\s+"
+    r"|\b(?:or|with|where|for|when|using|at|if|as|by|since|because|let|letting|setting|try|in|substituting|plugging"
+    r"|taking|choosing)\s+"
     r"(?:\$?[a-z]\s*=\s*[\d.]+\$?,?(?: and)? )*\$?[a-z](?:_\w)?\s*=\s*$"
     r"|[若设令当取]\s*\$?[a-z]\s*[=为]\s*$|\bwho (?:is|was|has|had)\s*$",
     re.IGNORECASE,
 )
 # A number that names a part of the text: Step 25, Figure 3, equation (5), 步骤3
 _NUMBERED = re.compile(
-    r"(?:\b(?:steps?|cases?|fig(?:ure|\.)|tables?|eq(?:uations?|n?\.)|theorem|lemma|pages?|chapter|section|problem|question"
+    r"(?:\b(?:steps?|cases?|fig(?:ure|\.)|tables?|eq(?:uations?|n?\.)|theorem|lemma|pages?|chapter|section|problem"
+    r"|question"
     r"|line|part|method|examples?|round|exercise|rows?|columns?|note|formula|option)|[第步骤图表题式])\s*[(#]*\s*$",
     re.IGNORECASE,
 )
 _CHANGES = re.compile(  # 5 less than that, 5\text{ at most}
     r"(?:\\text|\W)*(?:at\s+(?:most|least)|times(?!\W*$|\s+(?:from|in|an?|per|each|every|for|on|during)\b)"
     r"|plus|minus|less|fewer|more than|or|versus|vs|ones|tens|as the answer"
-    r"|tenths|hundredths|(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|impossible|false|too|ruled))|(?:do|does|did|would)(?:n't|\s+not)"
+    r"|tenths|hundredths|(?:is|are|was)(?:n't|\s+(?:not|wrong|incorrect|impossible|false|too|ruled))|(?:do|does|did"
+    r"|would)(?:n't|\s+not)"
     r"|can't|cannot|and\s+an?|\w+ to (?:consider|check|examine|try|solve|test))\b"
 )
 
