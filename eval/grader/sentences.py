@@ -84,7 +84,8 @@ def unpunctuated(text: str) -> str:
 
 # In the clause before a value, or around it: it is denied, doubted, supposed, someone else's, or still to be worked out
 _SUPPOSED = re.compile(  # of lower case, which is twice as fast as ignoring it
-    r"\b(?:unless|until|otherwise|whether|suppos\w+|assum\w+|impossible|contradict\w+|fail(?:s|ed)|wrong(?:ly)?"
+    r"^\W*say\b|\b(?:unless|until|otherwise|whether|suppos\w+|assum\w+|impossible|contradict\w+|fail(?:s|ed)"
+    r"|wrong(?:ly)?"
     r"|incorrect(?:ly)?|false(?:ly)?|(?<!no )(?<!without )doubt\w*|mistak\w+|perhaps|maybe|might(?! as)|probably"
     r"|possibly|presumabl[ey]|apparently|arguably|guess that|to guess|someone|somebody|forum|chatgpt|careless"
     r"|tempt\w+|myth|naive|nonsense|absurd|silly"
@@ -95,12 +96,18 @@ _SUPPOSED = re.compile(  # of lower case, which is twice as fast as ignoring it
     r"|(?:was|are|does|ca|could|should|would|have|has)n't|cannot"
     r"|at first (?:glance|sight)|first (?:thought|answer|guess|attempt|try|result|count|calculation|computation)|(?:i"
     r"|we) (?:initially|first|originally|once)"
-    r"|withdraw\w*|retract\w*|(?:earlier|previous|old) (?:answer|version|attempt|solution)|under no|in no way|no longer"
+    r"|used to be|is either|(?:expected|official|intended|given|printed|published|claimed) (?:answer|solution|result"
+    r"|value)|withdraw\w*|retract\w*|(?:earlier|previous|old) (?:answer|version|attempt|solution)|under no|in no way"
+    r"|no longer"
     r"|anything but|pretend\w*|placeholder|illustration|submitted|reported|format|if memory serves|told|for now|stuck"
     r"|(?:to|must) (?:prove|show)"
     r"|without\b.*\bwould|(?:although|even though|whereas|while)\b[^,]*$"
     r"|(?:as|just|only|merely) an? (?:example|approximation|estimate)"
-    r"|extraneous|in progress|refuse\w*|disagree|deny|reject|discard|eliminate|exclude|rul(?:e|ed|ing) out|according to"
+    r"|extraneous|in progress|intermediate|preliminary|tentative\w*|provisional\w*|crude\w*|draft|(?:sample|practice"
+    r"|similar) problem"
+    r"|partial (?:result|answer)|not the (?:final )?answer|if (?:i|my)\b|would be .*\bwere\b|unmodified|they expect"
+    r"|refuse\w*|disagree|deny|reject|discard"
+    r"|eliminate|exclude|rul(?:e|ed|ing) out|according to"
     r"|(?:is|are|was|were|be|been) (?:rejected|discarded|excluded|eliminated|ruled out)|answer (?:has|contains)"
     r"|unclear|unlikely|nobody|no (?:one|proof|evidence|reason|way|means)|would have to be"
     r"|(?:might|may|could|would) (?:think|say|claim|conclude|guess|expect)|(?:claim|suggest)(?:s|ed)"
@@ -146,7 +153,10 @@ _REFUSED = re.compile(  # it is not \\boxed{7}, less than \\boxed{7}
 )
 
 
-_PAST = re.compile(r"[\s$*.)\]\\]*(?:was|were|would|used to|came from)\b")  # \boxed{6} was my guess
+_PAST = re.compile(
+    r"[\s$*.)\]\\]*(?:was|were|would|used to|came from|seems|looks|appears|counts|violates"
+    r"|(?:is|are) (?:an?|only|just|merely|too|what|no)\b)\b"
+)  # \boxed{6} was my guess
 _BOX_CLAUSE = re.compile(r"[.!?;\n](?!\d)|\b(?:so|hence|thus|therefore|final(?:ly)?)\b", re.IGNORECASE)
 _NEXT_SENTENCES = re.compile(  # the rest of a sentence, and two more on its line or a last paragraph
     r"[^.!?\n]*+(?:[.!?]+[$)*]* +[^.!?\n(]*+){0,2}[.!?]*(?:\s*\n\s*(?:Edit|Update|Correction|PS)\b[^\n]*)?"
@@ -155,7 +165,10 @@ _TAKEN_BACK_BEHIND = re.compile(  # \boxed{56} double counts; 30 (placeholder)
     r"\b(?:but|however|though|unless|hmm+|wait|oops|sorry|afraid|unfortunately|actually|instead|maybe|perhaps|probably"
     r"|possibly|likely|doubt\w*|think|thought|believe|feel|suspect|wonder\w*|wish|hope|guess\w*|suppos\w+|forg[eo]t\w*"
     r"|missed|overlook\w*|misread|wrong(?:ly)?|incorrect(?:ly)?|mistak\w+|errors?|over-?counts?|double[- ]?counts?"
-    r"|(?:edit|update):|is off|suspicious|grain of salt|strange|weird|fishy|may be|others|would (?:hold|be|work"
+    r"|(?:edit|update):|is off|suspicious|if (?:I|my)|pending|\w*estimate|except (?:that|for)|remains?|(?:first"
+    r"|second|other"
+    r"|next) (?:question|part)|too (?:big|small|large|high|low|much|many|few|little|long|short)"
+    r"|grain of salt|strange|weird|fishy|may be|others|would (?:hold|be|work"
     r"|follow|need|only)|conjecture"
     r"|invalid|disagree|placeholder|fixed|correct(?:ed|ion)|swapped|replace(?:d|ment)|ignore|scrap|confus\w+|typo|oh no"
     r"|(?:upper|lower) bound|due to rounding|absurd|contradiction|without\b.*\bwould|should (?:be|have)|could|might"
@@ -329,7 +342,10 @@ CONSEQUENCE = re.compile(
     r"|(?:and )?we (?:conclude|find|get|obtain|see|deduce)"
     r"|(?:which )?(?:we )?round\w*(?: up| down)? to)\b(?: that\b)?|,? i\.e\.,?|，(?:所以|因此|故|则)"
 )
-_REASON = re.compile(r"(?<=.),?\s+\(?(?:since|because|as|or (?:about|approximately|roughly))\b")  # 25, since 5 * 5 = 25
+_REASON = re.compile(
+    r"(?<=.),?\s+\(?(?:since|because|or (?:about|approximately|roughly)"
+    r"|as(?! (?:many|much|well|large|long|far|high|tall|old|few|claimed|required|desired|expected|shown|an?)\b))\b"
+)  # 25, since 5 * 5 = 25
 _UNFINISHED = re.compile(
     r"(?:[,:;=+*/(，：；-]|\b(?:to|the|of|and|or|we|an?|is|are|that|with|for|by|in|as|then|get"
     r"|would|will|can|could|should|has|have|had|there|this|if|so|from|at|on|each|every|which|where|when|because|since"
@@ -357,8 +373,11 @@ _REMARK_BEHIND = re.compile(  # , given that the height was 6; , the roots being
     r"|beating|exceeding|compared|unlike|just|not|up from|down from|(?:i\.e\. )?(?:well|long|just|shortly)"
     r" (?:above|below|before|after|under|over)|even though|(?:the|a) (?:\w+ ){1,4}(?:for|of|at) which"
     r"|\d[^,]{0,20} of which|(?:i\.e\. )?[\d.]+ \w+(?: \w+)? (?:more|less|fewer) than)\b|; (?:note|recall|observe"
-    r"|remember)\b|\s(?:when|where|if|provided) [a-z] (?:is|equals)\b).*$"
+    r"|remember)\b|\s(?:when|if|while|provided) (?:its|the|his|her|their|it|[a-z]) (?:\w+ )?(?:is|are|equals)\b).*$"
 )
+
+
+_IN_BRACKETS = re.compile(r"\s*\([A-Z][^()]* [^()]*\)?\s*")  # (Each side is 7 m.)
 
 
 def concluding(prose: str) -> list["Sentence"]:
@@ -373,7 +392,7 @@ def concluding(prose: str) -> list["Sentence"]:
     if len(lines) > 1 and _OPTION.match(lines[-1]) and _OPTION.match(lines[-2]):
         return []  # the options again
     ended = (_SENTENCE_END.sub(lambda m: "?\n" if m[0][0] == "?" else "\n", line) for line in lines)
-    texts = [sentence for line in ended for sentence in line.split("\n") if sentence.strip()]
+    texts = [text for line in ended for text in line.split("\n") if text.strip() and not _IN_BRACKETS.fullmatch(text)]
     worked = sum(bool(_NUMBER.search(text)) for text in texts[:-1]) > 1  # the last one ends a calculation
     found = [Sentence(text, prose, is_last=not i, concludes=worked and not i) for i, text in enumerate(texts[:-7:-1])]
     return [sentence for sentence in found if sentence.begun or sentence.is_last]
@@ -384,6 +403,20 @@ _BUT_NOT = re.compile(
 )
 
 
+def _hides_a_claim(text: str, side: re.Match[str]) -> bool:
+    """Whether a second claim of a clause ends in a side phrase: it is down 8% and now trades at $46."""
+    before = text[: side.start()]
+    value = _VALUE.search(before)
+    if value is None or re.match(r"\s+(?:is|are|was|were|equals?|gives?)\b", text[side.end() :]):
+        return False
+    joined = re.search(r"\b(?:and|but|while)\b|;", before[value.end() :])
+    return (
+        joined is not None
+        or re.search(r"\b(?:we|he|she|they|you|I) (?:need|get|have|find|obtain|use|take|pay|see)\b", side[0])
+        is not None
+    )
+
+
 class Sentence:
     """A sentence and its main clause: without reasons, asides and side phrases, and with its formulas hidden."""
 
@@ -392,6 +425,7 @@ class Sentence:
         self.prose, self.is_last = prose, is_last
         self.begun = _CONCLUDING.match(text)
         total = re.search(r"\b(?:in total|altogether|in all)\b", text)
+        self.mixed = False  # whether a side phrase may hold a claim, once the clause is known
         self.statement = text  # without reasons and asides, once the clause is known
         self.concludes = concludes or bool(self.begun or total)  # something, so that its only value is the answer
 
@@ -421,6 +455,7 @@ class Sentence:
         shorter = _SIDE.sub("", short) if len(said) <= LINE else said
         side = next((text for text in (shorter, short) if _VALUE.search(text)), said)
         self.concludes = self.concludes or main != text or side != whole
+        self.mixed = side is shorter and any(_hides_a_claim(short, m) for m in _SIDE.finditer(short))
         return side
 
     def shown(self, text: str) -> str:
@@ -444,7 +479,11 @@ class Sentence:
     def states(self) -> bool:
         """Whether it claims one thing."""
         values = [match.end() for match in _SAYS_VALUE.finditer(self.clause)]
-        return self.claims and not (len(values) > 1 and _BESIDE.search(self.clause, values[-2], values[-1]))
+        return (
+            self.claims
+            and not self.mixed
+            and not (len(values) > 1 and _BESIDE.search(self.clause, values[-2], values[-1]))
+        )
 
     def stands(self, start: int) -> bool:
         """Whether nothing before a place in the clause denies or bounds what is said there."""
