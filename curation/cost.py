@@ -179,7 +179,8 @@ def _assume(
             samples = count * sum(_samples(node))
             rate = (rates.get(name) if isinstance(rates, Mapping) else rates) or assume.rate
             tokens = samples * assume.tokens
-            hours = (tokens or count * assume.tokens / READS) / rate / 3600  # a chain of each problem is scored
+            read = count * assume.tokens if "model" in node else 0.0  # a chain of each problem is scored
+            hours = (tokens + read / READS) / rate / 3600
             yield Estimate(name, (count,) * 3, samples, tokens, 0.0, 0.0, hours, 0.0, (out,) * 3, None)
         count = out
 

@@ -252,8 +252,11 @@ def _explain_composition(error: BaseException) -> str:
             return (
                 f"{misplaced} has to lie in the folder of the recipes: move it to {folder / 'recipe' / misplaced.name}"
             )
-        where = f"{folder / 'recipe'} has none, either" if folder else "one of your own needs --config-dir FOLDER"
-        return f"there is no recipe '{found[1]}'{suggest(found[1], recipe_names())} ({where})"
+        mine = sorted(path.stem for path in (folder / "recipe").glob("*.yaml")) if folder else []
+        where = (
+            f"{folder / 'recipe'} has {', '.join(mine) or 'none'}" if folder else "your own needs --config-dir FOLDER"
+        )
+        return f"there is no recipe '{found[1]}'{suggest(found[1], [*mine, *recipe_names()])} ({where})"
     if found := re.match(
         r"(?:In '[^']*': )?Could not find '([\w/]+)/([^'/]*)'(?: Available options in '[^']*': (.*))?", full
     ):

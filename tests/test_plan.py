@@ -185,14 +185,17 @@ def test_the_sum_counts_the_evaluation_of_every_model(tmp_path: Path, capsys: py
     benchmarks = {"held": {"path": str(tmp_path / "held.jsonl")}, "gone": {"path": "gone.jsonl"}}
     sampling = {"n": 3, "temperature": 1.0, "top_p": 1.0, "max_tokens": 400, "seed": 0}
     evaluated = {"benchmarks": benchmarks, "sampling": sampling, "models": {"base": "x"}, "trained": {"controls": []}}
-    stages = {"fit": {"_target_": "curation.stages.likelihood.add_fit"}}
+    stages = {
+        "solve": {"_target_": "curation.stages.attempts.add_chains", "teachers": {}},
+        "fit": {"_target_": "curation.stages.likelihood.add_fit", "model": "x"},
+    }
     pool = {"far": {"_target_": "limo.sources.file", "path": "gone.jsonl"}}
     curate = {"out": str(tmp_path / "r"), "system": "", "pool": pool, "stages": stages, "budget": {}}
     train = section(tmp_path, model="7B", max_length=2000, pack_tokens=2048, controls=["random"], seeds=[0, 1])
     given = validate(Trainings, {**GIVEN, "rows": 200, "mean_tokens": 500, "devices": [8]}, "plan.training")
     assume = Assume(tokens=500, rate=100, rows=1440, parameters=7e9)
     found = plan(curate=curate, train=train, training=given, assume=assume, eval=evaluated, **REST)
-    assert [(e.stage, e.samples, e.hours) for e in found] == [("fit", 0, pytest.approx(0.5))]  # read 4 times as fast
+    assert [(e.stage, e.hours) for e in found] == [("solve", 0), ("fit", pytest.approx(0.5))]  # read 4 times as fast
     shown = " ".join(capsys.readouterr().err.split())
     assert "5 models, held 2 x 3; gone is not here, so it is not counted: 30 completions, 12,000 tokens, 0.03" in shown
     trained = float(shown.partition(" hours, ")[2].partition(" GPU-hours")[0])

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from eval.grader import sentences
+from eval.grader.doubt import refuted
 from eval.grader.nodes import MAX_LENGTH
 from eval.grader.reader import is_readable
-from eval.grader.sentences import Sentence, plain_prose, refuted, unpunctuated
+from eval.grader.sentences import Sentence, plain_prose, unpunctuated
 from limo.marks import Box, after_hashes, boxed
 
 # -- where the answer can be

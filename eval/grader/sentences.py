@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 
+from eval.grader.doubt import CLOSING, doubted, supposed, taken_back
 from eval.grader.nodes import MAX_LENGTH, NUMERALS
 from eval.grader.reader import is_readable
 
@@ -50,7 +51,7 @@ def plain_prose(text: str) -> str:
     text = _NOT_BUT.sub(" ", text) if "but" in text or "不是" in text else text
     text = _TWICE.sub(r"\1", text) if re.search(r"[a-z] \(\d", text) else text
     text = (_BOLD.sub(r"\2", text) if re.search(r"[*_`]", text) else text).rstrip()
-    while behind := _BEHIND_ALL.search(text, max(0, len(text) - 160, len(text[: text.rfind("\n") + 1].rstrip()))):
+    while behind := CLOSING.search(text, max(0, len(text) - 160, len(text[: text.rfind("\n") + 1].rstrip()))):
         text = text[: behind.start()].rstrip()
     return text
 
@@ -64,14 +65,6 @@ _NOT_BUT = re.compile(
 _BOLD = re.compile(
     r"(?<![\w*)}`])(\*{1,3}|__?|`)(?=[^\s*_])([^*`\n]+?)(?<=[^\s*_])\1(?![\w(*])"
 )  # **25%** of them, not 2**3
-# 9 is the final answer. So $x = 9$. $\\blacksquare$
-_BEHIND_ALL = re.compile(
-    r"(?:(?:,[ \t]+which)?[ \t]+is[ \t]+(?:the|our)[ \t]+(?:final |correct )?answer\b"
-    r"|(?<!!)[ \t]+[\U0001f000-\U0001faff]+|[ \t]*\$?(?:\\blacksquare|\\square|\\qed|QED|[∎■□✓✔✅])\$?"
-    r"|\s+\((?:If|This|In|That|Note)\b[^()\n]{0,120}\)"
-    r"|(?:\s+(?:(?:I hope|Hope|Let me know|Feel free|Please (?:let|feel)|If you (?:have|need|want|would)|Would you like"
-    r"|Happy to)\b[^.!?\n]{0,120}|Nice|Great|Done|Perfect)[.!?]*)+|\n\W*(?i:confidence|certainty)\W*\d+\s*%?)[^\w$]*\Z"
-)
 
 
 def unpunctuated(text: str) -> str:
@@ -80,42 +73,8 @@ def unpunctuated(text: str) -> str:
     return text if text.rstrip().endswith("...") else text.rstrip('.,;:*" \t\r\n。；')
 
 
-# -- what is denied, doubted or supposed
+# -- what is planned or denied
 
-# In the clause before a value, or around it: it is denied, doubted, supposed, someone else's, or still to be worked out
-_SUPPOSED = re.compile(  # of lower case, which is twice as fast as ignoring it
-    r"^\W*say\b|\b(?:unless|until|otherwise|whether|suppos\w+|assum\w+|impossible|contradict\w+|fail(?:s|ed)"
-    r"|wrong(?:ly)?"
-    r"|incorrect(?:ly)?|false(?:ly)?|(?<!no )(?<!without )doubt\w*|mistak\w+|perhaps|maybe|might(?! as)|probably"
-    r"|possibly|presumabl[ey]|apparently|arguably|guess that|to guess|someone|somebody|forum|chatgpt|careless"
-    r"|tempt\w+|myth|naive|nonsense|absurd|silly"
-    r"|typo|sign error"
-    r"|said|argue[sd]?|insist\w*|assert\w*|believ\w+|suspect\w*|wonder\w*|imagine[sd]?|hop(?:e|ed|ing)|wish\w*"
-    r"|alleg\w+|speculat\w+|conjectur\w*|hypothe\w+|seemed|appear(?:s|ed)|look(?:s|ed)|feels|felt|thought|intend\w*"
-    r"|meant|tr(?:y|ied|ying)|forg[eo]t\w*|overlook\w*|misread\w*|unfortunately|sorry|oops|hmm+|nope|rather than"
-    r"|(?:was|are|does|ca|could|should|would|have|has)n't|cannot"
-    r"|at first (?:glance|sight)|first (?:thought|answer|guess|attempt|try|result|count|calculation|computation)|(?:i"
-    r"|we) (?:initially|first|originally|once)"
-    r"|used to be|is either|(?:expected|official|intended|given|printed|published|claimed) (?:answer|solution|result"
-    r"|value)|withdraw\w*|retract\w*|(?:earlier|previous|old) (?:answer|version|attempt|solution)|under no|in no way"
-    r"|no longer"
-    r"|anything but|pretend\w*|placeholder|illustration|submitted|reported|format|if memory serves|told|for now|stuck"
-    r"|(?:to|must) (?:prove|show)"
-    r"|without\b.*\bwould|(?:although|even though|whereas|while)\b[^,]*$"
-    r"|(?:as|just|only|merely) an? (?:example|approximation|estimate)"
-    r"|extraneous|in progress|intermediate|preliminary|tentative\w*|provisional\w*|crude\w*|draft|(?:sample|practice"
-    r"|similar) problem"
-    r"|partial (?:result|answer)|not the (?:final )?answer|if (?:i|my)\b|would be .*\bwere\b|unmodified|they expect"
-    r"|refuse\w*|disagree|deny|reject|discard"
-    r"|eliminate|exclude|rul(?:e|ed|ing) out|according to"
-    r"|(?:is|are|was|were|be|been) (?:rejected|discarded|excluded|eliminated|ruled out)|answer (?:has|contains)"
-    r"|unclear|unlikely|nobody|no (?:one|proof|evidence|reason|way|means)|would have to be"
-    r"|(?:might|may|could|would) (?:think|say|claim|conclude|guess|expect)|(?:claim|suggest)(?:s|ed)"
-    r"|(?:they|some|someone|people|others|many|he|she|key|\w*book|friend)(?: \w+)?"
-    r" (?:says?|said|thinks?|thought|believes?)"
-    r"|(?:some|others|people|students?|solvers)(?: \w+)? (?:gets?|got|writes?|wrote|says?|said))\b"
-    r"|^\W*(?:were|had)\b|若|如果|假设|\?\W*$"
-)
 _TO_DO = re.compile(  # if n = 5, now we add 5, it remains to check n = 5
     r"\bif\b|^\W*(?:where|given)\b[^,]*$|, find\b|\b(?:have|need|needs|remains?|want|going|step is) to"
     r" (?:add|subtract|multiply|divide|check|verify|test|consider|compute|find|calculate|use|try|solve|determine)\b"
@@ -123,97 +82,10 @@ _TO_DO = re.compile(  # if n = 5, now we add 5, it remains to check n = 5
     r"|try|let|plug|compute|use|substitute|set|choose|take|check|verify)\b",
     re.IGNORECASE,
 )
-_NEGATED = re.compile(  # I do not believe the answer is 7; if the answer is 7; the expected answer is 7
-    r"\b(?:if|not|cannot|never|hardly|neither)\b|n't\b"
-    r"|\b(?:wrong|incorrect|false|first|initial|expected|reference|naive|given|claimed|stated)\s*$",
-    re.IGNORECASE,
-)
-_CLAUSE_BEGINS = re.compile(
-    r"[.,;:!?\n，。；](?!\d)|\b(?:so|hence|thus|therefore|and|but|yet|then|means|because)\b", re.IGNORECASE
-)
 _DENIED = re.compile(  # The answer is not 6
     r"\s*(?:\w+ly )?(?:not|never|neither|no (?:longer|more)|anything but|incorrect|wrong|unlikely|unknown)\b|\s*不",
     re.I,
 )
-_REFUTED = re.compile(  # \boxed{7} is wrong; 7, which contradicts the hypothesis; 7: it fails; 7? No.
-    r"[\s$*.)\]\\]*(?:\?+\s*(?:no|not|never|wrong|that|I)\b"
-    r"|(?:[^.!?\n\d\\]{0,50}?[,;:.]?\s*\b(?:which|but|this|that|it|they|and|yet)\b\s*(?:that|it|this)?)?\s*"
-    r"(?:(?:is|was) (?:what I got|my) (?:at )?(?:first|initial)"
-    r"|(?:is|was|are|must be|seems)(?: \w+ly)? ?(?:wrong|incorrect|mistaken|false|impossible|absurd|invalid|refuted"
-    r"|not (?:correct|right|true|possible|valid|the|an?|our))\b|(?:is|was)n't\b|contradict\w*|fail(?:s|ed)\b|cannot\b"
-    r"|can't\b|violates|(?:does|do|did)(?:n't| not)\s+(?:satisf|work|fit|hold|look|seem)))",
-    re.IGNORECASE,
-)
-
-
-_REFUSED = re.compile(  # it is not \\boxed{7}, less than \\boxed{7}
-    r"(?:\bnot|n't|\b(?:cannot|not|n't) be"
-    r"|\b(?:less|more|greater|fewer|smaller|larger|other|rather) than|\binstead of|\bdoubt (?:that )?(?:it|this) is"
-    r"|(\banswer\s+(?:is|was|were|be|might be|could be)))\W*\Z"
-)
-
-
-_PAST = re.compile(
-    r"[\s$*.)\]\\]*(?:was|were|would|used to|came from|seems|looks|appears|counts|violates"
-    r"|(?:is|are) (?:an?|only|just|merely|too|what|no)\b)\b"
-)  # \boxed{6} was my guess
-_BOX_CLAUSE = re.compile(r"[.!?;\n](?!\d)|\b(?:so|hence|thus|therefore|final(?:ly)?)\b", re.IGNORECASE)
-_NEXT_SENTENCES = re.compile(  # the rest of a sentence, and two more on its line or a last paragraph
-    r"[^.!?\n]*+(?:[.!?]+[$)*]* +[^.!?\n(]*+){0,2}[.!?]*(?:\s*\n\s*(?:Edit|Update|Correction|PS)\b[^\n]*)?"
-)
-_TAKEN_BACK_BEHIND = re.compile(  # \boxed{56} double counts; 30 (placeholder)
-    r"\b(?:but|however|though|unless|hmm+|wait|oops|sorry|afraid|unfortunately|actually|instead|maybe|perhaps|probably"
-    r"|possibly|likely|doubt\w*|think|thought|believe|feel|suspect|wonder\w*|wish|hope|guess\w*|suppos\w+|forg[eo]t\w*"
-    r"|missed|overlook\w*|misread|wrong(?:ly)?|incorrect(?:ly)?|mistak\w+|errors?|over-?counts?|double[- ]?counts?"
-    r"|(?:edit|update):|is off|suspicious|if (?:I|my)|pending|\w*estimate|except (?:that|for)|remains?|(?:first"
-    r"|second|other"
-    r"|next) (?:question|part)|too (?:big|small|large|high|low|much|many|few|little|long|short)"
-    r"|grain of salt|strange|weird|fishy|may be|others|would (?:hold|be|work"
-    r"|follow|need|only)|conjecture"
-    r"|invalid|disagree|placeholder|fixed|correct(?:ed|ion)|swapped|replace(?:d|ment)|ignore|scrap|confus\w+|typo|oh no"
-    r"|(?:upper|lower) bound|due to rounding|absurd|contradiction|without\b.*\bwould|should (?:be|have)|could|might"
-    r"|(?<!that are )(?<!that is )(?<!that do )not|cannot|\w+n't|(?:am|are|was|is) un(?:sure|certain)"
-    r"|just an example|was lost|what I (?:had|got))\b",
-    re.IGNORECASE,
-)
-_CONTRAST = re.compile(  # it is 7, not 8
-    r"\A[\s$*)\]\\,]*\(?(?:and )?(?:not|rather than|instead of|as opposed to)[ \\($*]+-?\d[^.,;\n]*"
-)
-
-
-def doubted(text: str, at: int) -> bool:
-    """Whether the clause before a place denies, doubts or supposes what is said there."""
-    before = text[max(0, at - 120) : at]
-    *_, begins = [0, *(match.end() for match in _CLAUSE_BEGINS.finditer(before))]
-    return supposed(before[begins:]) or _NEGATED.search(before, begins) is not None
-
-
-def supposed(text: str) -> bool:
-    """Whether a text doubts or supposes something, or says it of others."""
-    return _SUPPOSED.search(text.lower()) is not None
-
-
-def refuted(text: str, start: int, end: int, since: int = 0) -> bool:
-    """Whether a marked answer is denied, supposed or taken back: before it in its sentence, or behind it."""
-    before = text[max(since, start - 120) : start]
-    found = _REFUSED.search(before, max(0, len(before) - 40))
-    if found and (not found[1] or doubted(before, found.start())):
-        return True
-    before = before[
-        max(before.rfind(mark) for mark in (". ", "! ", "? ", "; ", "\n")) + 1 :
-    ]  # most of the work is here
-    return (supposed(before) and supposed(_BOX_CLAUSE.split(before)[-1])) or taken_back(text, end)
-
-
-def taken_back(text: str, end: int) -> bool:
-    """Whether what stands behind a marked answer denies, doubts or corrects it."""
-    if not text[end : end + LINE].strip(" \n.$*)]\\"):
-        return False
-    if _REFUTED.match(text, end, end + LINE) or _PAST.match(text, end):
-        return True
-    behind = _NEXT_SENTENCES.match(text, end, end + LINE)
-    said = _CONTRAST.sub("", _BEHIND_ALL.sub("", behind[0])) if behind else ""
-    return _TAKEN_BACK_BEHIND.search(said) is not None or re.search(r"(?<!\?)\?(?!\?)", said) is not None
 
 
 # -- "the answer is"
