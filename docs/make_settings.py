@@ -47,7 +47,7 @@ GROUPS = {
 def page() -> str:
     """The page as text."""
     parts = [HEAD, "\n## Stages\n\nEach is a node below `curate.stages`: `_target_` and its settings.\n"]
-    parts += [_section(name, target, 3) for name, target in _stages()]
+    parts += [_section(path.rpartition(".")[2], target, 3, f"`{path}`: ") for path, target in _stages()]
     for title, (where, path) in GROUPS.items():
         module, _, name = path.rpartition(".")
         parts.append(_section(title, getattr(import_module(module), name), 2, f"{where}: "))
@@ -56,11 +56,12 @@ def page() -> str:
 
 def _stages() -> Iterator[tuple[str, Callable[..., Any]]]:
     """Every function with the decorator of stages, by its path."""
-    for file in sorted((ROOT / "curation").rglob("*.py")):
+    files = sorted((ROOT / "curation").rglob("*.py"), key=lambda file: ("stages" not in file.parts, file))
+    for file in files:
         if "@stage(" in (text := file.read_text(encoding="utf-8")):
             module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
             for name in re.findall(r"^@stage\([^\n]*(?:\n[^\n]+)*?\ndef (\w+)", text, re.MULTILINE):
-                yield f"`{module}.{name}`", getattr(import_module(module), name)
+                yield f"{module}.{name}", getattr(import_module(module), name)
 
 
 def _section(title: str, target: Any, level: int, where: str = "") -> str:
@@ -131,7 +132,9 @@ def _shown(value: Any) -> str:
 
 
 def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    """The text for a table cell; what stands in backticks needs no escape for `<`."""
+    parts = text.replace("|", "\\|").split("`")
+    return "`".join(part if at % 2 else part.replace("<", "&lt;") for at, part in enumerate(parts))
 
 
 if __name__ == "__main__":
