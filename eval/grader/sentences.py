@@ -219,7 +219,7 @@ _REASON = re.compile(
     r"|as(?! (?:many|much|well|large|long|far|high|tall|old|few|claimed|required|desired|expected|shown|an?)\b))\b"
 )  # 25, since 5 * 5 = 25
 _UNFINISHED = re.compile(
-    r"(?:[,:;=+*/(，：；-]|\b(?:to|the|of|and|or|we|an?|is|are|that|with|for|by|in|as|then|get"
+    r"(?:[,:;=+*/(，：；-]|\\(?:[\[(]|boxed\{?|text\{?|d?frac|left)?|\b(?:to|the|of|and|or|we|an?|is|are|that|with|for|by|in|as|then|get"
     r"|would|will|can|could|should|has|have|had|there|this|if|so|from|at|on|each|every|which|where|when|because|since"
     r"|but|than|not|also))\s*\Z"
 )
