@@ -45,7 +45,7 @@ _PLAIN = {"×": "*", "·": "*", "x": "*", "÷": "/", "−": "-", "–": "-"}
 _LETTER = re.compile(r"[a-zA-Z]")
 # Text before or after a match that shows that it is part of something else
 _CUT_BEFORE = re.compile(
-    r"(?:[*/×÷^·+−–<>≤≥≠≡}\]]|\d[,.]?|\\(?:times|cdot|div|equiv|pm)|\b[xX]|(?:%|\d|half|third|quarter) of)\s*\Z"
+    r"(?:[*/×÷^·+−–<>≤≥≠≡}\]]|\d,?|\d\.(?=\Z)|\\(?:times|cdot|div|equiv|pm)|\b[xX]|(?:%|\d|half|third|quarter) of)\s*\Z"
 )  # `$350 [000 x 5 = ..`
 _CUT_BEHIND = re.compile(
     r"[A-Za-z^]|[ \t]?\d{3}\b|\.\.|…"  # `= 35m`, `= $16 000`, `= 16.66...`

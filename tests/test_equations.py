@@ -43,6 +43,16 @@ def test_arithmetic(text: str, left: str, right: str, true: bool | None) -> None
     assert e.result is not None and number(e.result.text) == value_of(right)
 
 
+@pytest.mark.parametrize("joiner", ["\n", ". ", ". Then ", "; ", ", so ", " and then ", ".\n\n", "! ", "). ", ".  "])
+@pytest.mark.parametrize("first", ["8 * 17 = 136", "$4 x 8 weeks = $32", "25/100 x 100 = 25%", "3.5 * 2 = 7.0"])
+@pytest.mark.parametrize(
+    "second", ["136 + 9 = 145", "(136 + 9) * 2 = 290", "$32 - $2 = $30", "-5 + 3 = -2", "9 - 4 = 6"]
+)
+def test_equations_in_one_line_are_those_of_two(first: str, second: str, joiner: str) -> None:
+    found = equations(f"{first}{joiner}{second}. That is all.")
+    assert [(e.left, e.right) for e in found] == [(e.left, e.right) for one in (first, second) for e in equations(one)]
+
+
 # Each is a right statement of a public solution, of which a part looks like a false equation
 PARTS = """The fee is $350 000 x 5/100 = $17 500.
 He uses 600 x 30 = 18 000 watts
