@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -124,3 +125,16 @@ def test_control_characters_are_written_out_in_every_table(finished: Path, tmp_p
     for one in shown:
         texts = [repr(one), one.to_csv() if hasattr(one, "to_csv") else str(one)]
         assert all(r"\x1b[2J" in text and not UNPRINTABLE.search(text) for text in texts), texts
+
+
+def test_the_shown_notebook_is_todays_with_outputs() -> None:
+    """docs/explore.ipynb is curation/explore.ipynb after a run: the same cells, no error, no path of a machine."""
+    text = (ROOT / "docs" / "explore.ipynb").read_text(encoding="utf-8")
+    shown, source = (
+        [cell for cell in json.loads(part)["cells"] if cell["cell_type"] == "code"]
+        for part in (text, NOTEBOOK.read_text(encoding="utf-8"))
+    )
+    assert ["".join(cell["source"]) for cell in shown] == ["".join(cell["source"]) for cell in source]
+    outputs = [output for cell in shown for output in cell["outputs"]]
+    assert len(outputs) >= 6 and not any(output["output_type"] == "error" for output in outputs)
+    assert not re.search(r"/(?:root|tmp|home|work)/", text)
