@@ -13,6 +13,7 @@ import pytest
 from eval.report.curated import gather
 from eval.report.funnel import funnel_section
 from eval.report.listed import score_parts
+from eval.report.outcome import outcome_section
 from eval.report.page import run_facts, write_report
 from eval.report.viewer import Packer, viewer_section
 from eval.run import grade_rows, summarize
@@ -241,3 +242,11 @@ def test_the_time_of_a_run_counts_the_trainings_of_its_control_sets(tmp_path: Pa
         (tmp_path / inner / "manifest.json").write_text(json.dumps(entries))
     assert sum(entry["seconds"] for entry in read_entries(tmp_path).values()) == pytest.approx(before + 120)
     assert dict(run_facts(tmp_path))["time"] == clock(before + 120)
+
+
+@pytest.mark.parametrize(("each", "said"), [([0.4], False), ([0.3, 0.4, 0.5], True)])
+def test_each_of_several_trainings_has_a_tick(each: list[float], said: bool) -> None:
+    one = {"mean": 0.4, "low": 0.3, "high": 0.5, "n": 10, "by_training": each, "parts": {}, "unsure_listed": []}
+    one |= {"truncated": 0.0, "unsure": 0.0, "tokens_per_answer": 3.0}
+    drawn = outcome_section({"accuracy": {"chosen": {"held_out": one}}, "differences": []})
+    assert ("a tick is one training" in drawn) == said

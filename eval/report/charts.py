@@ -125,9 +125,12 @@ def _of_groups(ax: Any, label: str) -> None:
 def draw_intervals(
     ax: Any,
     names: Sequence[str],
-    series: Mapping[str, Sequence[Mapping[str, float] | None]],
+    series: Mapping[str, Sequence[Mapping[str, Any] | None]],
 ) -> None:
-    """Shares with their intervals, in %: a line for each name, a mark for each of the series."""
+    """Shares with their intervals, in %: a line for each name, a mark for each of the series.
+
+    Where a share is the mean of several trainings, each of them is a tick below the mark.
+    """
     for i, (label, values) in enumerate(series.items()):
         colour, mark = SERIES[i % len(SERIES)]
         shift = (i - (len(series) - 1) / 2) * min(0.26, 1 / len(series))
@@ -145,11 +148,19 @@ def draw_intervals(
             linewidth=1.8,
             capsize=3,
         )
+        each = [
+            (100 * one, place + 0.07)
+            for place, v in points
+            for one in v.get("by_training", ())
+            if len(v["by_training"]) > 1
+        ]
+        ax.plot([x for x, _ in each], [y for _, y in each], "|", color=colour, markersize=9, markeredgewidth=1.5)
         ax.plot([], [], mark, color=colour, markersize=7, label=short(label))
     ax.set_yticks(range(len(names)), [short(name) for name in names])
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.set_xlim(-2, 102)
-    ax.set_xlabel("% correct, with 95 % interval")
+    several = any(v and len(v.get("by_training", ())) > 1 for values in series.values() for v in values)
+    ax.set_xlabel("% correct, with 95 % interval" + ("; a tick is one training" if several else ""))
     ax.grid(axis="x")
     ax.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series))
 
