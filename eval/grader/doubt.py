@@ -2,7 +2,7 @@ r"""Whether a text denies, doubts, supposes or takes back a value: "\boxed{7} is
 
     refuted("\\boxed{15} double counts.", 0, 10)  ->  True
 
-Such a value is not credited. The words are lists, each tried on thousands of labelled completions: those that stand
+Such a value is not credited. The words are lists, tried on thousands of labelled completions: those that stand
 often beside right answers ("would", "should", "possible") are left out. They are endless in principle: a denial in
 words that are not here is not seen.
 """
