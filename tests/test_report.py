@@ -247,6 +247,14 @@ def test_the_time_of_a_run_counts_the_trainings_of_its_control_sets(tmp_path: Pa
 @pytest.mark.parametrize(("each", "said"), [([0.4], False), ([0.3, 0.4, 0.5], True)])
 def test_each_of_several_trainings_has_a_tick(each: list[float], said: bool) -> None:
     one = {"mean": 0.4, "low": 0.3, "high": 0.5, "n": 10, "by_training": each, "parts": {}, "unsure_listed": []}
-    one |= {"truncated": 0.0, "unsure": 0.0, "tokens_per_answer": 3.0}
+    one |= {
+        "truncated": 0.0,
+        "unsure": 0.0,
+        "tokens_per_answer": 3.0,
+        "pass_at": {},
+        "maj_at": {},
+        "problems": 10,
+        "completions": 10,
+    }
     drawn = outcome_section({"accuracy": {"chosen": {"held_out": one}}, "differences": []})
     assert ("a tick is one training" in drawn) == said
