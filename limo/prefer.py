@@ -75,7 +75,12 @@ def _train(settings: Preference, step: Step, source: Path) -> None:
     def measure(trainer: Any) -> dict[str, float]:
         return _measure(trainer, held_out, settings.beta, step.folder / "held_out.jsonl") if held_out else {}
 
-    fit(job, lambda: _make_trainer(job, settings, held_out), measure)
+    def make() -> Any:
+        from limo.training.trainers import PairTrainer
+
+        return job.make_trainer(PairTrainer, lambda model: _for_pairs(job, settings, model, held_out))
+
+    fit(job, make, measure)
 
 
 def _measure(trainer: Any, pairs: Prepared, beta: float, file: Path) -> dict[str, float]:
@@ -91,24 +96,21 @@ def _measure(trainer: Any, pairs: Prepared, beta: float, file: Path) -> dict[str
     return {"held_out_accuracy": sum(c > r for c, r in rewards) / len(rewards)}
 
 
-def _make_trainer(job: Job, settings: Preference, held_out: Prepared | None) -> Any:
-    from limo.training.trainers import PairTrainer
-
-    config, model, reference = job.config, job.load_model(), None
+def _for_pairs(job: Job, settings: Preference, model: Any, held_out: Prepared | None) -> dict[str, Any]:
+    """The arguments of `PairTrainer` beside those of every trainer."""
+    config, reference = job.config, None
     if not settings.lora and not (config.precompute_ref_log_probs and not config.fsdp):
         # TRL would load it by the name in the model's config, which a local folder does not have
         kind = model.config._attn_implementation
         reference = load_model(job.source, str(model.dtype).removeprefix("torch."), attn_implementation=kind)
     steps = -(-len(job.tokens.lengths) // settings.global_batch) * config.num_train_epochs
     steps = config.max_steps if config.max_steps > 0 else steps
-    return job.make_trainer(
-        PairTrainer,
-        model,
-        ref_model=reference,
-        eval_dataset=_make_dataset(held_out) if held_out else None,
-        pair_loss=load_loss(settings.loss, "train.loss"),
-        warm_steps=round(settings.warmup * steps),
-    )
+    return {
+        "ref_model": reference,
+        "eval_dataset": _make_dataset(held_out) if held_out else None,
+        "pair_loss": load_loss(settings.loss, "train.loss"),
+        "warm_steps": round(settings.warmup * steps),
+    }
 
 
 def _make_dataset(pairs: Prepared) -> Any:

@@ -66,17 +66,14 @@ def _train(settings: Supervised, step: Step, source: Path) -> None:
     shape = supervised_shape(settings, tokens.lengths, world_size())
     job = make_job(settings, step, source, tokenizer, tokens, shape)
     held_out = _read_held_out(job, settings) if settings.eval_data else None
-    fit(job, lambda: _make_trainer(job, settings, held_out))
 
+    def make() -> Any:
+        from limo.training.trainers import ChainTrainer
 
-def _make_trainer(job: Job, settings: Supervised, held_out: Any) -> Any:
-    from limo.training.trainers import ChainTrainer, Collator, Steps
+        given = {"settings": settings, "lengths": tokens.lengths, "shape": shape, "eval_dataset": held_out}
+        return job.make_trainer(ChainTrainer, lambda _: given)
 
-    trainer = job.make_trainer(ChainTrainer, job.load_model(), eval_dataset=held_out)
-    packing = job.shape.tokens is not None
-    trainer.data_collator = Collator(pad_token_id=job.tokenizer.pad_token_id, padding_free=packing)
-    trainer.steps = lambda seen: Steps(settings, job.tokens.lengths, job.shape, seen)
-    return trainer
+    fit(job, make)
 
 
 def _read_held_out(job: Job, settings: Supervised) -> Any:

@@ -24,9 +24,9 @@ from limo.recipe import read_settings
 from limo.train import sft
 from limo.training.attention import choose_attention
 from limo.training.checkpoints import MARK, last_checkpoint
-from limo.training.losses import loss_positions, token_log_probs, token_loss, weighted_loss
 from limo.training.rows import prepare
 from limo.training.settings import Preference, Supervised
+from limo.training.trainers import loss_positions, token_log_probs, token_loss, weighted_loss
 from tests.conftest import lines
 
 ARGS: dict[str, Any] = {

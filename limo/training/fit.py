@@ -56,15 +56,16 @@ class Job:
     shards: Mapping[str, Any]  # of `shard_arguments`
     config: Any
 
-    def load_model(self) -> Any:
-        """See `load_trained_model`."""
-        packing = self.shape.tokens is not None
-        return load_trained_model(self.settings, self.source, self.tokenizer, self.config, packing)
+    def make_trainer(self, kind: type[Any], own: Callable[[Any], Mapping[str, Any]]) -> Any:
+        """A trainer of this class for the loaded model, with the arguments of its `own` that follow from the model.
 
-    def make_trainer(self, kind: type[Any], model: Any, **more: Any) -> Any:
-        """A trainer of this class. Raises UserError with the libraries' message if they reject the settings."""
+        Raises UserError with the libraries' message if they reject the settings.
+        """
         from transformers import set_seed
 
+        packing = self.shape.tokens is not None
+        model = load_trained_model(self.settings, self.source, self.tokenizer, self.config, packing)
+        more = own(model)
         set_seed(self.settings.seed)  # an adapter is made before the trainer would do this
         try:
             return kind(
@@ -235,7 +236,6 @@ def add_callbacks(trainer: Any, job: Job, kind: str, last: Path | None) -> tuple
         lambda: check_sharding(trainer, job.shards), args.get("save_total_limit"), ranks=world_size(), kind=kind
     )
     if until := getattr(job.settings, "until_accuracy", None):
-        trainer.count_right = True
         trainer.add_callback(UntilAccuracy(until))
     per_step = sum(tokens.lengths) * job.settings.global_batch / len(tokens.lengths)
     average = Average(job.settings.average, last) if job.settings.average else None

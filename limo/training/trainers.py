@@ -19,11 +19,38 @@ from limo.errors import UserError
 from limo.machine import is_main, rank, world_size
 from limo.training.batches import Shape, split_epoch, split_step
 from limo.training.launch import any_rank
-from limo.training.losses import loss_positions, token_log_probs, token_loss, weighted_loss
 from limo.training.preference import PairLogProbs, PairLoss, dpo
 from limo.training.settings import Supervised
 
 SMALL = 4096  # positions times rows whose logits may be held at once on a CPU (800 MB at a vocabulary of 50,000)
+
+
+def loss_positions(labels: torch.Tensor) -> torch.Tensor:
+    """Positions (n,) whose next token is a loss token in at least one row of labels (rows, length), -100 elsewhere."""
+    return (labels[:, 1:] != -100).any(0).nonzero()[:, 0]
+
+
+def token_log_probs(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities (rows, n) in nats of tokens `wanted` (rows, n), 0 where that is -100."""
+    negative = torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="none"
+    )
+    return -negative.view(wanted.shape)
+
+
+def token_loss(log_probs: torch.Tensor, kind: str) -> torch.Tensor:
+    """The loss of each token in nats: `nll`, or `dft`, which scales by the probability (arXiv 2508.05629, eq. 9)."""
+    return -log_probs if kind == "nll" else -log_probs * log_probs.exp().detach()
+
+
+def weighted_loss(losses: torch.Tensor, weights: torch.Tensor | None, whole: Any) -> torch.Tensor:
+    """Sum of token `losses` (rows, n), each times its weight, divided by `whole`; 0 where that is 0.
+
+    `whole` belongs to the complete optimizer step, so that the loss does not depend on how the step is split.
+    """
+    total = (losses if weights is None else losses * weights).sum()
+    divisor = torch.as_tensor(whole, device=total.device, dtype=total.dtype)
+    return total / torch.where(divisor == 0, torch.ones_like(divisor), divisor)
 
 
 class Steps(BatchRebalanceSampler):  # type: ignore[misc]
@@ -128,11 +155,16 @@ class FiniteTrainer:
 class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer whose steps hold the same chains on any number of devices, with an optional weight for each row."""
 
-    steps: Callable[[Callable[[], int]], Steps]  # set before training
-    count_right = False  # log TRL's mean_token_accuracy when the loss is computed here
+    def __init__(self, *args: Any, settings: Supervised, lengths: Sequence[int], shape: Shape, **rest: Any) -> None:
+        """`lengths`: the tokens of each row of the dataset, but for its last one, which has no labels."""
+        self.steps = Steps(settings, lengths, shape, lambda: int(self.state.global_step))
+        self.count_right = settings.until_accuracy is not None  # log TRL's mean_token_accuracy with our loss, too
+        super().__init__(*args, **rest)  # refuses another collator where it packs
+        packing = shape.tokens is not None
+        self.data_collator = Collator(pad_token_id=self.processing_class.pad_token_id, padding_free=packing)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self.steps(lambda: int(self.state.global_step))
+        return self.steps
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
