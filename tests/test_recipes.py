@@ -29,6 +29,7 @@ from limo.training.settings import check_args
 OPEN: dict[str, tuple[str, ...]] = {
     "real": ("block=x",),
     "selectors": ("student=x",),
+    "selectors_teachers": ("student=x",),
     "evaluate": ("eval.models.model=x",),
     "base": ("measured.held_out={}", "eval.benchmarks=[gsm8k]"),
 }

@@ -2,6 +2,7 @@
 
     python -m bench.studies.selectors FOLDER            # a 0.6M model, trainings of seconds; hours, and it resumes
     python -m bench.studies.selectors FOLDER recipe=selectors_135m   # some of the scores, the embedded 135M model
+    python -m bench.studies.selectors FOLDER recipe=selectors_teachers    # several teachers; a minute a block
     python -m bench.studies.selectors FOLDER table      # what is finished, and the picture for docs/selectors.md
     python -m bench.studies.selectors bench/data/selectors.jsonl table    # what that page is made from
 
@@ -128,8 +129,10 @@ def main() -> None:
     if "table" not in sys.argv:
         given = [f"runs={folder}", *sys.argv[2:]]
         if not any(argument.startswith("recipe=") for argument in given):
+            given = ["recipe=selectors", *given]
+        if "recipe=selectors_135m" not in given:
             make_model(folder / "model", STEPS, words(), draw)
-            given = ["recipe=selectors", f"student={folder / 'model'}", *given]
+            given = [*given, f"student={folder / 'model'}"]
         recipe = compose(*compose_arguments([*RECIPES, *given]))
         Path(recipe["out"]).mkdir(parents=True, exist_ok=True)
         study(recipe, Path(recipe["out"]))

@@ -20,7 +20,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -43,7 +43,7 @@ from limo.processes import give_back_memory
 from limo.recipe import bind, compose, compose_arguments
 from limo.run import read_manifest
 from limo.sources import chat
-from limo.sources.known_truth import Problem, draw_problems, is_good, pool, write_chain
+from limo.sources.known_truth import FLAWS, Problem, draw_problems, is_good, pool, write_chain
 
 Recipe = Mapping[str, Any]
 RECIPES = ["--config-dir", str(Path(__file__).parent)]
@@ -63,14 +63,31 @@ class Block:
         held_out = draw_problems(rng, study["target"], study["validation"], seen)
         self.validation = self._rows(held_out, "validation", "clean")
         self.styles = self._rows(draw_problems(rng, study["target"], CHAINS, seen), "style", "clean", "wording", "long")
-        flaws = {flaw: spoiled * share for flaw, share in study["flaws"].items()}
-        given = {name: study[name] for name in ("kinds", "dirt")}
-        made = pool("made", "", size=study["problems"], seed=self.seed, flaws=flaws, **given)
         self.pool = [
             {"problem": row.question, "chain": row.completion, "answer": row.answer, **row.notes}
-            for row in made
-            if isinstance(row, Example) and row.question not in seen
+            for row in (self._taught(number, rng) if "teachers" in study else self._made(spoiled))
+            if row.question not in seen
         ]
+
+    def _made(self, spoiled: float) -> Iterator[Example]:
+        """A pool of one writer."""
+        flaws = {flaw: spoiled * share for flaw, share in self.study["flaws"].items()}
+        given = {name: self.study[name] for name in ("kinds", "dirt")}
+        made = pool("made", "", size=self.study["problems"], seed=self.seed, flaws=flaws, **given)
+        return (row for row in made if isinstance(row, Example))
+
+    def _taught(self, number: int, rng: Random) -> Iterator[Example]:
+        """A chain of each teacher for every problem. A teacher has a style of its own, and spoils another share of its
+        chains in the next block.
+        """
+        styles, shares = list(self.study["teachers"]), list(self.study["teachers"].values())
+        flaws = self.study["flaws"]
+        for at, problem in enumerate(draw_problems(rng, self.study["kinds"], self.study["problems"], set())):
+            for style, share in zip(styles, [*shares[number % 3 :], *shares[: number % 3]], strict=True):
+                flaw = rng.choices(list(flaws), list(flaws.values()))[0] if rng.random() < share else ""
+                chain = FLAWS[flaw](problem, rng, style) if flaw else write_chain(problem, style)
+                notes = {"topic": problem.kind, "made": flaw or style, "writer": style, "spoils": share}
+                yield Example(f"{at}/{style}", chat(problem.question, ""), str(problem.answer), chain, notes=notes)
 
     def _rows(self, problems: Sequence[Problem], name: str, *styles: str) -> list[Example]:
         """Problems as rows, with a chain in one of the styles in turn."""
@@ -114,6 +131,8 @@ class Block:
                 if "target" in stages
                 else random_set(good, k, self.seed)
             )
+        if arm in TEACHERS:
+            return random_set(_rows_of(TEACHERS[arm], rows), k, self.seed)
         if arm == "everything":
             return random_set(rows, len({row.problem for row in rows}), self.seed)
         if arm == "random_tokens":  # as many tokens as the arm `default` has
@@ -151,6 +170,19 @@ class Block:
         with replacing(kept) as file:
             json.dump(found, file)
         return found
+
+
+TEACHERS: Mapping[str, Callable[[Example], float]] = {  # arms with the chains of one teacher, that of the lowest mean
+    "likely_teacher": lambda row: row.scores["nll_inner"],
+    "right_teacher": lambda row: row.notes["spoils"],
+}
+
+
+def _rows_of(low: Callable[[Example], float], rows: Sequence[Example]) -> list[Example]:
+    by_teacher: dict[str, list[Example]] = {}
+    for row in rows:
+        by_teacher.setdefault(row.notes["writer"], []).append(row)
+    return min(by_teacher.values(), key=lambda own: fmean(map(low, own)))
 
 
 def train_and_measure(

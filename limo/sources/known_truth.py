@@ -195,42 +195,42 @@ def write_chain(problem: Problem, style: str) -> str:
 def _written(equations: Sequence[str], answer: str, style: str) -> str:
     end = f"The answer is \\boxed{{{answer}}}."
     if style == "wording":
-        first, *rest = equations
-        return " ".join([f"First, {first}.", *(f"Then {e}." for e in rest), f"So we get \\boxed{{{answer}}}."])
+        said = [f"{'Then' if at else 'First,'} {equation}." for at, equation in enumerate(equations)]
+        return " ".join([*said, f"So we get \\boxed{{{answer}}}."])
     if style == "long":
         lines = [line for e in equations for line in (f"We need {e.partition(' =')[0]}.", e)]
         return "\n".join(["We go step by step.", *lines, f"The last value is {answer}.", end])
     return "\n".join([*equations, end])
 
 
-def _false_step(problem: Problem, rng: Random) -> str:
+def _false_step(problem: Problem, rng: Random, style: str) -> str:
     at = rng.randrange(len(problem.steps) - 1)
     lines = [f"{left} = {value}" for left, value in problem.steps]
     lines[at] = f"{problem.steps[at][0]} = {problem.steps[at][1] + rng.choice((-10, -2, -1, 1, 2, 10))}"
-    return _written(lines, str(problem.answer), "clean")
+    return _written(lines, str(problem.answer), style)
 
 
-def _no_steps(problem: Problem, rng: Random) -> str:
-    return _written([], str(problem.answer), "clean")
+def _no_steps(problem: Problem, rng: Random, style: str) -> str:
+    return _written([], str(problem.answer), style)
 
 
-def _left_out(problem: Problem, rng: Random) -> str:
+def _left_out(problem: Problem, rng: Random, style: str) -> str:
     lines = [f"{left} = {value}" for left, value in problem.steps]
     del lines[rng.randrange(len(lines) - 1)]
-    return _written(lines, str(problem.answer), "clean")
+    return _written(lines, str(problem.answer), style)
 
 
-def _other_steps(problem: Problem, rng: Random) -> str:
+def _other_steps(problem: Problem, rng: Random, style: str) -> str:
     other = make_problem(problem.kind, rng)
-    return _written([f"{left} = {value}" for left, value in other.steps], str(problem.answer), "clean")
+    return _written([f"{left} = {value}" for left, value in other.steps], str(problem.answer), style)
 
 
-def _filler(problem: Problem, rng: Random) -> str:
-    lines = write_chain(problem, "clean").split("\n")
+def _filler(problem: Problem, rng: Random, style: str) -> str:
+    lines = write_chain(problem, style).split("\n")
     return "\n".join(piece for line in lines for piece in (rng.choice(FILLER), line))
 
 
-def _wrong(problem: Problem, rng: Random) -> str:
+def _wrong(problem: Problem, rng: Random, style: str) -> str:
     if rng.random() < 0.7 and problem.misread[-1][1] != problem.answer:
         return _written([f"{a} = {b}" for a, b in problem.misread], str(problem.misread[-1][1]), "clean")
     (left, _), answer = problem.steps[-1], problem.answer + rng.choice((-10, -2, -1, 1, 2, 10))
@@ -238,12 +238,12 @@ def _wrong(problem: Problem, rng: Random) -> str:
     return _written(lines, str(answer), "clean")
 
 
-def _cut_off(problem: Problem, rng: Random) -> str:
+def _cut_off(problem: Problem, rng: Random, style: str) -> str:
     text = write_chain(problem, "long")
     return text[: rng.randint(len(text) // 3, len(text) * 2 // 3)]
 
 
-Maker = Callable[[Problem, Random], str]
+Maker = Callable[[Problem, Random, str], str]  # the last is the style
 FLAWS: Mapping[str, Maker] = {  # the answer is right
     "false step": _false_step,
     "no steps": _no_steps,
@@ -322,7 +322,7 @@ def _draw_chain(
         drawn = rng.random()
         for made, share in shares.items():
             if made in makers and drawn < share:
-                return made, makers[made](problem, rng)
+                return made, makers[made](problem, rng, "clean")
             drawn -= share if made in makers else 0.0
     style = rng.choices(list(STYLES), list(STYLES.values()))[0]
     return style, write_chain(problem, style)
