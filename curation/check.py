@@ -39,7 +39,7 @@ from limo.recipe import bind, check_name, check_node, nodes, suggest
 from limo.run import read_manifest
 from limo.sources import RESERVED
 from limo.training.batches import padded_shape
-from limo.training.fit import check_settings
+from limo.training.fit import check_before_loading
 from limo.training.models import load_trained_tokenizer
 from limo.training.settings import Training
 from limo.training.sizes import ROOM, SHARDINGS, Data, Work, count_memory, measure_data, measure_model
@@ -242,7 +242,7 @@ def check_training(node: Mapping[str, Any], where: str = "train") -> Findings:
     with found.errors():
         settings = bind(node, where).args[0]  # type: ignore[attr-defined]
         with found.errors():
-            check_settings(settings)
+            check_before_loading(settings)
         data = Path(settings.data)
         comes = data.name in ("curated.jsonl", "pairs.jsonl") or (HUB_NAME.fullmatch(settings.data) and not data.suffix)
         if not comes and not data.expanduser().exists():

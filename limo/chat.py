@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from limo.data import Example, Message, Row, read_text
 from limo.errors import UserError
-from limo.rendering import Refused, render_ahead, render_template
+from limo.rendering import TemplateRefused, render_ahead, render_template
 
 MARK = "\ue000{}\ue001"  # private-use characters stand for a message's text while the template is rendered
 CHUNK = 256  # prompts that are rendered at once
@@ -112,7 +112,7 @@ def template_text(tokenizer: Any, messages: Sequence[Any], ask: bool = True) -> 
     """The text that the chat template renders; with `ask`, up to the start of the assistant's turn."""
     try:
         return render_template(tokenizer.get_chat_template(), messages, ask, _named_tokens(tokenizer))
-    except Refused as error:
+    except TemplateRefused as error:
         roles = ", ".join(m["role"] for m in messages)
         raise UserError(
             f"the chat template refuses messages of {roles}: {error}. Set system= if it takes no system message"
@@ -199,7 +199,7 @@ def set_template(tokenizer: Any, template: str | None) -> None:
         raise UserError(
             f"chat_template={template}: not a Jinja template, line {error.lineno}: {error.message}"
         ) from error
-    except Refused:  # it may accept other messages; rendering the rows will show
+    except TemplateRefused:  # it may accept other messages; rendering the rows will show
         pass
 
 

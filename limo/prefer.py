@@ -24,7 +24,7 @@ from limo.recipe import input_files
 from limo.run import Step
 from limo.training.audit import check_row, show_rows
 from limo.training.batches import padded_shape
-from limo.training.fit import Job, check_settings, fit, make_job, run_training
+from limo.training.fit import Job, check_before_loading, fit, make_job, run_training
 from limo.training.launch import run_on_main
 from limo.training.models import load_trained_tokenizer
 from limo.training.preference import load_loss
@@ -38,7 +38,7 @@ def prefer(settings: Preference) -> dict[str, Any]:
     """Train a model to prefer the chosen completion of each pair, and save it; returns the manifest's results."""
     if settings.look:
         return _look(settings)
-    check_settings(settings)
+    check_before_loading(settings)
     paths = (settings.data, settings.eval_data, *input_files({"loss": settings.loss}))
     read = [path for path in paths if path and Path(path).expanduser().exists()]
     return run_training(settings, read, lambda step, source: _train(settings, step, source))

@@ -343,7 +343,7 @@ def _end_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def serve(answer: Callable[[Any], Any], memory: int | None = None) -> None:
+def serve_questions(answer: Callable[[Any], Any], memory: int | None = None) -> None:
     """Called in the worker: answer questions until the input ends. `answer` must not raise.
 
     `memory` limits the address space in bytes: a question that needs more ends in a MemoryError here.

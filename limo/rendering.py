@@ -12,7 +12,7 @@ from typing import Any
 
 from limo.data import content_id
 from limo.errors import UserError
-from limo.processes import Died, TimedOut, Workers, serve
+from limo.processes import Died, TimedOut, Workers, serve_questions
 
 SECONDS = 5.0  # of processor time for one prompt
 MEMORY = 2**31  # bytes
@@ -22,7 +22,7 @@ KEPT, SHORT = 1024, 2**16  # number of texts that are kept, and the most charact
 _texts = dict[str, str]()  # by the id of the request
 
 
-class Refused(Exception):
+class TemplateRefused(Exception):
     """Raised when the template rejects the messages; holds the template's message."""
 
 
@@ -47,7 +47,7 @@ def render_template(template: str, messages: Sequence[Any], ask: bool, tokens: M
     if kind == "syntax":
         raise TemplateSyntaxError(text, line)
     if kind == "refused":
-        raise Refused(text)
+        raise TemplateRefused(text)
     _keep({_name(template, messages, ask, tokens): str(text)})
     return str(text)
 
@@ -72,7 +72,7 @@ def _keep(texts: Mapping[str, str]) -> None:
     _texts.update((name, text) for name, text in texts.items() if len(text) <= SHORT)
 
 
-def answer(question: tuple[str, list[list[Any]], bool, dict[str, Any]]) -> list[tuple[str, str, int]]:
+def render_all(question: tuple[str, list[list[Any]], bool, dict[str, Any]]) -> list[tuple[str, str, int]]:
     """Called in the worker: kind, text or reason, and line for each chat; stops after more than LONGEST characters."""
     template, chats, ask, tokens = question
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, resource.RLIM_INFINITY))
@@ -109,4 +109,4 @@ def _answer(template: str, messages: list[Any], ask: bool, tokens: dict[str, Any
 
 
 if __name__ == "__main__":
-    serve(answer)
+    serve_questions(render_all)

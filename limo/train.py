@@ -27,10 +27,10 @@ from limo.run import CHOSEN, Step, control_file, missing_control, read_manifest,
 from limo.sources import training_rows
 from limo.training.audit import check_row, show_rows
 from limo.training.batches import supervised_shape
-from limo.training.fit import Job, check_settings, fit, is_finished, make_job, run_training
+from limo.training.fit import Job, check_before_loading, fit, is_finished, make_job, run_training
 from limo.training.launch import offloads, start_ranks
 from limo.training.models import load_trained_tokenizer
-from limo.training.rows import describe, prepare, tokenise
+from limo.training.rows import describe_rows, prepare, tokenise
 from limo.training.settings import Supervised, Training
 
 LOOKED_AT = 100_000  # rows that `train.look` reads, of a set that may have millions
@@ -47,7 +47,7 @@ def sft(settings: Supervised) -> dict[str, Any]:
 
 def check_sft(settings: Training) -> None:
     """Raise UserError for what is wrong before anything is loaded."""
-    check_settings(settings)
+    check_before_loading(settings)
     for file in filter(None, (settings.data, settings.eval_data)):
         if not Path(file).expanduser().exists():
             raise UserError(f"no such file '{file}'. Curate first, or give another path with train.data=")
@@ -62,7 +62,7 @@ def _look(settings: Supervised) -> dict[str, Any]:
 def _train(settings: Supervised, step: Step, source: Path) -> None:
     tokenizer = load_trained_tokenizer(settings, source)
     tokens = tokenise(tokenizer, settings, step)
-    say(describe(tokens, settings.max_length))
+    say(describe_rows(tokens, settings.max_length))
     shape = supervised_shape(settings, tokens.lengths, world_size())
     job = make_job(settings, step, source, tokenizer, tokens, shape)
     held_out = _read_held_out(job, settings) if settings.eval_data else None
@@ -115,7 +115,7 @@ def on_all_devices(section: Mapping[str, Any], arguments: Sequence[str]) -> int 
     settings: Training = bind(section, "train").args[0]  # type: ignore[attr-defined]
     if settings.look:
         return None
-    (check_sft if isinstance(settings, Supervised) else check_settings)(settings)
+    (check_sft if isinstance(settings, Supervised) else check_before_loading)(settings)
     if "RANK" not in os.environ:
         train_others(settings, arguments)
     if is_finished(settings):

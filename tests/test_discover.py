@@ -26,29 +26,29 @@ from limo.discover.archive import (
     add_checks,
     add_proposal,
     keep_value,
-    read_entries,
+    read_candidates,
     read_entry,
 )
-from limo.discover.candidate import Refused
+from limo.discover.candidate import LossRefused
 from limo.discover.checks import check_text
-from limo.discover.fitness import judge_answers, preference, read_score
+from limo.discover.fitness import judge_answers, preference, read_verdict
 from limo.discover.noise import measure_noise
 from limo.discover.proposers import (
     Grammar,
     LanguageModel,
     describe_archive,
     find_expression,
-    read_reply,
+    read_proposal,
     system_message,
 )
 from limo.discover.search import (
     SearchSettings,
     Split,
-    check_settings,
+    check_search,
     discover,
     print_search,
     split_pairs,
-    summarize,
+    summarize_search,
     write_verdict,
 )
 from limo.engines.protocol import Completion, Sampling
@@ -82,7 +82,7 @@ def fill(out: Path, fitness: dict[str, float | None]) -> list[Entry]:
         add_checks(entry, CheckResult(name, code, "" if value is not None else "it is flat", slope=-1.0))
         if value is not None:
             keep_value(entry.folder / "seed-0" / "score.json", score({"1": value}))
-    return read_entries(out)
+    return read_candidates(out)
 
 
 def test_a_text_in_a_file_is_a_loss(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_text_in_a_file_is_a_loss(tmp_path: Path) -> None:
     for loss in (load(CODE), decides):  # vmap cannot follow a decision
         curve = examine_loss(loss, 0.05)
         assert curve.problems == [] and curve.start_slope == pytest.approx(-0.025 - 0.005, abs=1e-5)
-    with pytest.raises(Refused, match=r"3.py: line 3"):
+    with pytest.raises(LossRefused, match=r"3.py: line 3"):
         load(CODE.replace("return", "if x.mean() > 0:\n        return hinge(x)\n    return"))(at_margin(x), 0.5)
     missing = {"_target_": "limo.discover.candidate.from_file", "path": "none.py"}
     with pytest.raises(UserError, match="the loss: cannot read"):
@@ -113,7 +113,7 @@ def test_a_loss_that_is_refused_ends_a_training_with_an_exit_code_of_its_own(
     node = {"_target_": "limo.discover.candidate.from_file", "path": str(tmp_path / "l.py")}
     with pytest.raises(SystemExit) as ended, reported():
         prefer(**settings(tiny, tmp_path, loss=node))
-    assert ended.value.code == Refused.code == 3
+    assert ended.value.code == LossRefused.code == 3
     assert capsys.readouterr().err.endswith(f"error: {tmp_path / 'l.py'}: line 3: float division by zero\n")
 
 
@@ -210,7 +210,7 @@ def test_replies_without_a_loss() -> None:
     good = {"thought": "t", "name": "n", "code": "def n():\n    return {}"}
     text = json.dumps(good)
     for whole in (text, f"so: {text}", f"{{so}} ```json\n{text}\n```", text.replace("\\n", "\n")):
-        assert read_reply(Completion(whole, 1, "stop"))[0] == good, whole
+        assert read_proposal(Completion(whole, 1, "stop"))[0] == good, whole
     for wrong, why in (
         (Completion(text, 1, "length"), "cut off"),
         (Completion(text + " Done.", 1, "stop"), "does not end"),
@@ -220,7 +220,7 @@ def test_replies_without_a_loss() -> None:
         (Completion(text.replace("return", "\\ud800"), 1, "stop"), "surrogate"),
         (Completion("", 0, "refused", "too long"), "no reply: too long"),
     ):
-        found, reason = read_reply(wrong)
+        found, reason = read_proposal(wrong)
         assert found is None and why in reason
 
 
@@ -230,7 +230,7 @@ def demo(**changed: Any) -> SearchSettings:
 
 
 def test_impossible_settings_are_refused() -> None:
-    check_settings(demo())
+    check_search(demo())
     confirm = compose("recipe=discover_demo")["discover"]["confirm"]
     for change, reason in (
         ({"baseline": "nope"}, "not in discover.known"),
@@ -240,7 +240,7 @@ def test_impossible_settings_are_refused() -> None:
         ({"known": {"dpo": "limo.training.preference.nope"}}, "'limo.training.preference.nope' does not exist"),
     ):
         with pytest.raises(UserError, match=reason):
-            check_settings(demo(**change))
+            check_search(demo(**change))
 
 
 def test_a_search_refuses_a_loss_that_it_has_had_and_resumes_for_free(
@@ -322,14 +322,14 @@ def finished_search(out: Path, better: float) -> dict[str, Any]:
         assert entry.checks
         if not entry.checks.refused:
             add_checks(entry, replace(entry.checks, warmup=0.3 if entry.name == "slic" else 0.0))
-    dpo, finalist = read_entries(out)[0], read_entries(out)[3]
+    dpo, finalist = read_candidates(out)[0], read_candidates(out)[3]
     for seed, value in ((1, 0.76), (2, 0.70)):
         keep_value(dpo.folder / f"seed-{seed}" / "score.json", score({"1": value}))
     for entry, fraction in ((dpo, 0.5), (finalist, better)):
         for seed in (7, 8):
             items = {str(i): float(i < 40 * fraction) for i in range(40)}
             keep_value(entry.folder / f"confirm-seed-{seed}" / "score.json", score(items))
-    found = summarize(out, "dpo", FLOOR, 1, [dpo.number, finalist.number])
+    found = summarize_search(out, "dpo", FLOOR, 1, [dpo.number, finalist.number])
     keep_value(out / "discovered.json", found)
     return found
 
@@ -366,7 +366,7 @@ def test_the_measure_of_pairs(tmp_path: Path) -> None:
     (tmp_path / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert preference(tmp_path, tmp_path) == {"a": 1.0, "b": 0.5, "c": 0.0}
     (tmp_path / "held_out.jsonl").write_text('{"id": "a", "chosen": null, "rejected": null}\n')
-    with pytest.raises(Refused, match="no finite"):
+    with pytest.raises(LossRefused, match="no finite"):
         preference(tmp_path, tmp_path)
 
 
@@ -414,8 +414,8 @@ def test_replies_without_a_verdict() -> None:
         (f'{{"quoted": {{"code": "{code}", "score": 10}}}}', None),
         ("10", None),
     ):
-        assert read_score(Completion(text, 9, "stop"), code) == value, text
-    assert read_score(Completion(f'{{"code": "{code}", "score": 10}}', 9, "length"), code) is None
+        assert read_verdict(Completion(text, 9, "stop"), code) == value, text
+    assert read_verdict(Completion(f'{{"code": "{code}", "score": 10}}', 9, "length"), code) is None
 
 
 def test_a_section_runs_apart_as_it_is(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from limo.discover.candidate import Candidate, Refused
-from limo.discover.checks import check_candidate, check_text, probe, train_alike
+from limo.discover.candidate import Candidate, LossRefused
+from limo.discover.checks import check_candidate, check_text, probe_loss, train_alike
 from limo.training import preference
 from limo.training.preference import PairLogProbs
 from tests.conftest import ROOT
@@ -67,7 +67,7 @@ def test_a_known_loss_as_text_is_that_loss_and_passes(name: str) -> None:
     assert loss(pairs, BETA).tolist() == pytest.approx(known(pairs, BETA).tolist(), rel=1e-9)
     assert Candidate(loss.code)(pairs, BETA).equal(loss(pairs, BETA)), "the text that is kept is the same loss"
     report = check_text(text, BETA)
-    assert report.refused == "" and train_alike(report.probes, probe(known, BETA))
+    assert report.refused == "" and train_alike(report.probes, probe_loss(known, BETA))
     assert bool(report.problems) == (name == "discopop")
     assert report.slope is not None and (report.slope > 0) == (name == "discopop")
 
@@ -288,7 +288,7 @@ def test_a_check_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     fine = check_candidate(body(FINE), BETA)
     assert (fine.name, fine.refused, fine.code) == ("f", "", Candidate(body(FINE)).code)
     assert fine.slope == pytest.approx(-0.025)
-    assert json.loads(json.dumps(fine.probes)) == pytest.approx(probe(preference.dpo, BETA), abs=1e-5)
+    assert json.loads(json.dumps(fine.probes)) == pytest.approx(probe_loss(preference.dpo, BETA), abs=1e-5)
     assert "one function" in check_candidate(ATTACKS["import"], BETA).refused
     for limit in ("STARTING", "SECONDS"):
         monkeypatch.setattr(f"limo.discover.checks.{limit}", 0.1)
@@ -296,5 +296,5 @@ def test_a_check_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_refusals_name_their_line() -> None:
-    with pytest.raises(Refused, match=r"^line 5: Import is not allowed$"):
+    with pytest.raises(LossRefused, match=r"^line 5: Import is not allowed$"):
         Candidate(body("import os\nreturn x"))(sampled(), BETA)

@@ -9,7 +9,7 @@ from typing import Any
 
 from eval.grader.nodes import Based, Call, Name, Node, Number, Ruling, decide
 from limo.machine import count_cores
-from limo.processes import Died, Workers, serve
+from limo.processes import Died, Workers, serve_questions
 
 SECONDS = 0.3  # for one comparison
 MEMORY = 3 * 2**30  # bytes of address space of the worker
@@ -82,4 +82,4 @@ _FUNCTIONS = {"!": "factorial", "binom": "binomial", "ln": "log", "abs": "Abs", 
 if __name__ == "__main__":
     _x = Name("x")  # loads what the first question would wait for
     _is_same((Call("int", (_x, _x, Number(0), Number(1))), Call("sum", (_x, _x, Number(1), Name("n")))))  # type: ignore[arg-type]
-    serve(_is_same, MEMORY)
+    serve_questions(_is_same, MEMORY)

@@ -9,7 +9,7 @@ from typing import Any
 from eval.report.charts import CHOSEN, FAINT, LINE, OTHER, SERIES, chart, short
 from eval.report.html import render, render_mixed
 from limo.console import Table, clock, readable
-from limo.discover.archive import Entry, read_entries
+from limo.discover.archive import Entry, read_candidates
 
 LABELS = {
     "loss": "loss (nats per token)",
@@ -76,7 +76,7 @@ def discovered_section(folder: Path) -> str:
     if not path.is_file():
         return ""
     result = dict(json.loads(path.read_text(encoding="utf-8")))
-    tried = read_entries(folder)
+    tried = read_candidates(folder)
     half, mean = result["noise"]["half"], result["noise"]["mean"]
     description = (
         f"{len(result['tried'])} losses in their order; the band is {result['baseline']} with {result['noise']['n']} "

@@ -44,7 +44,7 @@ class CheckResult:
     refused: str = ""  # the reason not to train with it; empty if there is none
     problems: list[str] = field(default_factory=list)  # see `limo.training.preference.Examined`
     slope: float | None = None  # d loss / d rho at rho = 0
-    probes: list[float] = field(default_factory=list)  # see `limo.discover.checks.probe`
+    probes: list[float] = field(default_factory=list)  # see `limo.discover.checks.probe_loss`
     warmup: float = 0.0  # fraction of the steps of a training that DPO takes first
 
 
@@ -124,7 +124,7 @@ def read_entry(folder: Path) -> Entry:
     )
 
 
-def read_entries(out: Path) -> list[Entry]:
+def read_candidates(out: Path) -> list[Entry]:
     """Read all entries of a search, in order."""
     return [read_entry(path.parent) for path in sorted((out / "candidates").glob("*/proposal.json"))]
 

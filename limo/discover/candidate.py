@@ -35,7 +35,7 @@ PLACES = ("torch", "F", "torch.nn.functional")
 RESERVED = ("torch", "F", "self", "math")
 
 
-class Refused(UserError):
+class LossRefused(UserError):
     """Raised when a candidate's code is rejected. Holds the reason and the line."""
 
     code = 3  # exit code of a command that it ends: the candidate is at fault, not the machine
@@ -44,7 +44,7 @@ class Refused(UserError):
 class Candidate:
     """A preference loss (`limo/training/preference.py`) from its text; `code` is safe to keep in a file.
 
-    Raises Refused for a text that is not one function; forbidden operations in it are refused in the first call.
+    Raises LossRefused for a text that is not one function; forbidden operations in it are refused in the first call.
     """
 
     def __init__(self, text: str) -> None:
@@ -57,7 +57,7 @@ class Candidate:
         self.code = ast.unparse(function) + "\n"
 
     def __call__(self, pairs: PairLogProbs, beta: float) -> torch.Tensor:
-        """The loss. Raises Refused for forbidden operations, and for errors such as a division by zero."""
+        """The loss. Raises LossRefused for forbidden operations, and for errors such as a division by zero."""
         values = {name: getattr(pairs, name) for name in INPUTS} | {"beta": float(beta)}
         return _Evaluation(values, pairs.chosen).run(self.body)
 
@@ -67,8 +67,8 @@ def from_file(pairs: PairLogProbs, beta: float, /, *, path: str) -> torch.Tensor
     text = read_text(path, "the loss")
     try:
         return _load(text)(pairs, beta)
-    except Refused as refused:
-        raise Refused(f"{path}: {refused}") from None
+    except LossRefused as refused:
+        raise LossRefused(f"{path}: {refused}") from None
 
 
 _load = cache(Candidate)
@@ -132,27 +132,27 @@ BARE = ("abs", "min", "max", "float", "logistic", "hinge", "exponential", "margi
 def _parse_function(text: str) -> ast.FunctionDef:
     """The one function of a text, within the limits of size and depth."""
     if len(text) > MAX_CHARS:
-        raise Refused(f"the text has {len(text):,} characters; the limit is {MAX_CHARS:,}")
+        raise LossRefused(f"the text has {len(text):,} characters; the limit is {MAX_CHARS:,}")
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise Refused(f"not Python: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
+        raise LossRefused(f"not Python: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
     level: list[ast.AST] = [tree]
     nodes = depth = 0
     while level:  # without recursion
         nodes, depth = nodes + len(level), depth + 1
         if nodes > MAX_NODES or depth > MAX_DEPTH:
-            raise Refused(f"too long: at most {MAX_NODES} parts, {MAX_DEPTH} levels deep")
+            raise LossRefused(f"too long: at most {MAX_NODES} parts, {MAX_DEPTH} levels deep")
         level = [child for node in level for child in ast.iter_child_nodes(node)]
     parts = [part for part in tree.body if not _is_docstring(part)]
     if len(parts) != 1 or not isinstance(function := parts[0], ast.FunctionDef):
-        raise Refused("there must be one function and nothing beside it")
+        raise LossRefused("there must be one function and nothing beside it")
     if function.decorator_list or getattr(function, "type_params", None):
-        raise Refused(f"line {function.lineno}: decorators and type parameters are not allowed")
+        raise LossRefused(f"line {function.lineno}: decorators and type parameters are not allowed")
     given = function.args
     more = given.posonlyargs or given.kwonlyargs or given.vararg or given.kwarg or given.defaults
     if more or tuple(argument.arg for argument in given.args) != (*INPUTS, "beta"):
-        raise Refused(f"line {function.lineno}: the function takes {', '.join(INPUTS)}, beta, without defaults")
+        raise LossRefused(f"line {function.lineno}: the function takes {', '.join(INPUTS)}, beta, without defaults")
     return function
 
 
@@ -172,7 +172,7 @@ class _Evaluation:
                     return self.as_tensor(self.evaluate(value))
                 case _:
                     raise _refusal(part)
-        raise Refused("the function ends without a return")
+        raise LossRefused("the function ends without a return")
 
     def evaluate(self, node: ast.expr) -> Any:
         match node:
@@ -182,7 +182,7 @@ class _Evaluation:
                 return float(number)
             case ast.Name(id=name):
                 if _check_name(name, node) not in self.values:
-                    raise Refused(f"{name[:40]!r} has no value")
+                    raise LossRefused(f"{name[:40]!r} has no value")
                 return self.values[name]
             case ast.UnaryOp(op=op, operand=operand):
                 return self.operate(op, node, operand)
@@ -205,11 +205,11 @@ class _Evaluation:
                 raise _refusal(node.func, " as a function")
         if name not in FUNCTIONS:
             known = ", ".join(sorted(FUNCTIONS))
-            raise Refused(f"line {node.lineno}: the function {name[:40]!r} is not known; there are {known}")
+            raise LossRefused(f"line {node.lineno}: the function {name[:40]!r} is not known; there are {known}")
         found = FUNCTIONS[name]
         if not found.least <= len(args) <= found.most or any(k.arg not in found.keywords for k in node.keywords):
             more = f" and {', '.join(found.keywords)}" if found.keywords else ""
-            raise Refused(f"line {node.lineno}: {name} takes {found.least} to {found.most} values{more}")
+            raise LossRefused(f"line {node.lineno}: {name} takes {found.least} to {found.most} values{more}")
         return self.call(found, node, args, node.keywords)
 
     def operate(self, op: ast.AST, node: ast.expr | ast.stmt, *arguments: ast.expr) -> Any:
@@ -230,9 +230,9 @@ class _Evaluation:
         try:
             result = function.call(*given, **named)
         except (ArithmeticError, TypeError, ValueError, RuntimeError, IndexError) as error:
-            raise Refused(f"line {node.lineno}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
+            raise LossRefused(f"line {node.lineno}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
         if isinstance(result, complex) or (isinstance(result, torch.Tensor) and result.numel() > self.like.numel()):
-            raise Refused(f"line {node.lineno}: complex numbers and values larger than the batch are not allowed")
+            raise LossRefused(f"line {node.lineno}: complex numbers and values larger than the batch are not allowed")
         # True + True is an integer, and integers grow without bound
         return float(result) if isinstance(result, int) and not isinstance(result, bool) else result
 
@@ -245,7 +245,7 @@ class _Evaluation:
 
 def _check_name(name: str, node: ast.AST) -> str:
     if name in RESERVED or name.startswith("_") or name.endswith("__") or not name.isascii():
-        raise Refused(f"line {getattr(node, 'lineno', '?')}: the name {name[:40]!r} is not allowed here")
+        raise LossRefused(f"line {getattr(node, 'lineno', '?')}: the name {name[:40]!r} is not allowed here")
     return name
 
 
@@ -253,5 +253,5 @@ def _is_docstring(part: ast.stmt) -> bool:
     return isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant) and isinstance(part.value.value, str)
 
 
-def _refusal(node: ast.AST, where: str = "") -> Refused:
-    return Refused(f"line {getattr(node, 'lineno', '?')}: {type(node).__name__} is not allowed{where}")
+def _refusal(node: ast.AST, where: str = "") -> LossRefused:
+    return LossRefused(f"line {getattr(node, 'lineno', '?')}: {type(node).__name__} is not allowed{where}")

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from limo.discover.archive import CheckResult
-from limo.discover.candidate import Candidate, Refused
+from limo.discover.candidate import Candidate, LossRefused
 from limo.errors import UserError
 from limo.training.preference import FAR, PairLogProbs, PairLoss, at_margin, examine_loss
 
@@ -43,23 +43,23 @@ def check_text(text: str, beta: float) -> CheckResult:
     try:
         loss = Candidate(text)
         _check(loss, beta)
-        return describe(loss, beta, loss.__name__, loss.code)
+        return describe_loss(loss, beta, loss.__name__, loss.code)
     except UserError as error:
         return CheckResult(refused=str(error)[:500])
     except (RecursionError, MemoryError, OverflowError) as error:
         return CheckResult(refused=type(error).__name__)
 
 
-def describe(loss: PairLoss, beta: float, name: str, code: str = "") -> CheckResult:
-    """The result for a loss that may be trained with. Raises Refused or UserError if it cannot be evaluated."""
+def describe_loss(loss: PairLoss, beta: float, name: str, code: str = "") -> CheckResult:
+    """The result for a loss that may be trained with. Raises LossRefused or UserError if it cannot be evaluated."""
     found = examine_loss(loss, beta)
-    return CheckResult(name, code, "", found.problems, found.start_slope, probe(loss, beta))
+    return CheckResult(name, code, "", found.problems, found.start_slope, probe_loss(loss, beta))
 
 
-def probe(loss: PairLoss, beta: float) -> list[float]:
+def probe_loss(loss: PairLoss, beta: float) -> list[float]:
     """Values and slopes at fixed points, equal for losses that differ by a constant or a factor only.
 
-    An adaptive optimizer does not see those differences. Raises Refused if one is not finite.
+    An adaptive optimizer does not see those differences. Raises LossRefused if one is not finite.
     """
     c, r, margin = (torch.tensor(column, dtype=torch.float64) / beta for column in zip(*PROBES, strict=True))
     found: list[torch.Tensor] = []
@@ -81,7 +81,7 @@ def _check(loss: PairLoss, beta: float) -> None:
     inputs = [torch.randn(PAIRS, generator=generator) for _ in range(4)]
     _, slopes = _evaluate(loss, PairLogProbs(*inputs), beta, "random inputs")
     if slopes[0] is None or slopes[1] is None:
-        raise Refused("it has no slope in the policy's log-probabilities")
+        raise LossRefused("it has no slope in the policy's log-probabilities")
     _evaluate(loss, PairLogProbs(*(i[:1] for i in inputs)), beta, "a batch of one pair")
     _evaluate(loss, PairLogProbs(*(torch.zeros(PAIRS) for _ in range(4))), beta, "rho = 0, where every pair begins")
     for x in (FAR, -FAR, 88.8, -88.8):
@@ -90,24 +90,24 @@ def _check(loss: PairLoss, beta: float) -> None:
             _evaluate(loss, PairLogProbs(*far), beta, f"beta rho = {x:g}")
     worse, better = (loss(at_margin(torch.full((2,), x / beta)), beta)[0] for x in (-LARGE, LARGE))
     if not worse > better:
-        raise Refused(f"a pair with beta rho = {LARGE:g} has no lower loss than one with {-LARGE:g}")
+        raise LossRefused(f"a pair with beta rho = {LARGE:g} has no lower loss than one with {-LARGE:g}")
 
 
 def _evaluate(loss: PairLoss, pairs: PairLogProbs, beta: float, where: str) -> tuple[torch.Tensor, list[Any]]:
-    """Values (pairs,) and the slopes of the four inputs; None for an unused input. Raises Refused if not finite."""
+    """Values (pairs,) and the slopes of the four inputs; None for an unused input. Raises LossRefused if not finite."""
     inputs = [i.clone().requires_grad_() for i in vars(pairs).values()]
     values = loss(PairLogProbs(*inputs), beta)
     if values.shape != inputs[0].shape:
-        raise Refused(
+        raise LossRefused(
             f"it gives {tuple(values.shape)} for {tuple(inputs[0].shape)} pairs; one value per pair is needed"
         )
     if not values.isfinite().all():
-        raise Refused(f"it is not finite at {where}")
+        raise LossRefused(f"it is not finite at {where}")
     if not values.requires_grad:
-        raise Refused("it has no slope in any of its inputs")
+        raise LossRefused("it has no slope in any of its inputs")
     slopes = torch.autograd.grad(values.sum(), inputs, allow_unused=True)
     if any(s is not None and not s.isfinite().all() for s in slopes):
-        raise Refused(f"it has a slope that is not finite at {where}")
+        raise LossRefused(f"it has a slope that is not finite at {where}")
     return values.detach(), list(slopes)
 
 

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from limo.data import Example, chat
-from limo.discover.candidate import Refused
+from limo.discover.candidate import LossRefused
 from limo.discover.noise import Items
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Sampling, sample
@@ -47,7 +47,7 @@ def preference(folder: Path, held_out: Path, /) -> Items:
     found = {}
     for row in map(json.loads, (folder / "held_out.jsonl").read_text(encoding="utf-8").splitlines()):
         if row["chosen"] is None or row["rejected"] is None:
-            raise Refused("the trained model gives no finite probabilities")
+            raise LossRefused("the trained model gives no finite probabilities")
         found[row["id"]] = 0.5 + (row["chosen"] > row["rejected"]) / 2 - (row["chosen"] < row["rejected"]) / 2
     return found
 
@@ -84,7 +84,7 @@ def judge_answers(
     found: dict[str, float] = {}
     replies = sample(Cached(bind(judge, "judge")()), questions, judge_sampling, "judge")
     for row, code, given in zip(rows, codes, replies, strict=True):
-        scores = [score for reply in given if (score := read_score(reply, code)) is not None]
+        scores = [score for reply in given if (score := read_verdict(reply, code)) is not None]
         if not scores:
             last = given[0].text[-200:] or given[0].why
             raise UserError(f"the judge gave no readable verdict on '{row.id}': {last}")
@@ -92,7 +92,7 @@ def judge_answers(
     return found
 
 
-def read_score(reply: Completion, code: str) -> float | None:
+def read_verdict(reply: Completion, code: str) -> float | None:
     """The score, from 0 to 1; None if the reply does not end with a complete verdict."""
     verdict = verdict_of(reply, code)
     score = verdict.get("score") if verdict and len(verdict) == 1 else None

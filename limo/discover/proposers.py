@@ -20,8 +20,8 @@ from typing import Any
 
 from limo.data import chat
 from limo.discover.archive import Entry, Proposal
-from limo.discover.candidate import FUNCTIONS, Candidate, Refused
-from limo.discover.checks import probe, train_alike
+from limo.discover.candidate import FUNCTIONS, Candidate, LossRefused
+from limo.discover.checks import probe_loss, train_alike
 from limo.discover.noise import Noise
 from limo.engines.ledger import Cached
 from limo.engines.protocol import Completion, Request, Sampling, taker
@@ -61,7 +61,7 @@ def breed(parents: Sequence[tuple[str, float]], random: Random, seen: Sequence[S
             continue
         try:
             found = probe_expression(child)
-        except Refused:
+        except LossRefused:
             continue
         if not any(train_alike(found, other) for other in known):
             return child
@@ -69,8 +69,8 @@ def breed(parents: Sequence[tuple[str, float]], random: Random, seen: Sequence[S
 
 
 def probe_expression(expression: str) -> list[float]:
-    """`limo.discover.checks.probe` of an expression, which does not depend on beta. Raises Refused as `probe` does."""
-    return probe(Candidate(write(expression, "grown")), 1.0)
+    """`probe_loss` of an expression, which does not depend on beta. Raises LossRefused as that does."""
+    return probe_loss(Candidate(write(expression, "grown")), 1.0)
 
 
 def mutate(expression: str, random: Random) -> str:
@@ -211,7 +211,7 @@ class LanguageModel:
         replies = []
         for index in range(self.tries):
             ((_, reply),) = self._engine.complete(taker(deque([Request(prompt, index)])), self.sampling)
-            found, why = read_reply(reply)
+            found, why = read_proposal(reply)
             replies.append({"text": reply.text, "why_not": why})
             if found:
                 return Proposal(found["name"], "", found["code"], found["thought"], replies=replies)
@@ -241,7 +241,7 @@ def describe_archive(archive: Sequence[Entry], floor: Noise, shown: int) -> str:
     return "\n\n".join([*parts, "Propose the next loss."])
 
 
-def read_reply(reply: Completion) -> tuple[Mapping[str, str] | None, str]:
+def read_proposal(reply: Completion) -> tuple[Mapping[str, str] | None, str]:
     """{thought, name, code} from a reply, or None and the reason."""
     if reply.finish != "stop":
         return None, "the reply was cut off" if reply.finish == "length" else f"no reply: {reply.why}"

@@ -25,9 +25,9 @@ from pydantic import Field, PositiveInt
 
 from limo.console import clock, progress, say
 from limo.data import Dropped, Example, content_id, write_jsonl
-from limo.discover.archive import Entry, Proposal, add_checks, add_proposal, keep_value, read_entries, read_entry
-from limo.discover.candidate import Refused
-from limo.discover.checks import check_candidate, describe, train_alike
+from limo.discover.archive import Entry, Proposal, add_checks, add_proposal, keep_value, read_candidates, read_entry
+from limo.discover.candidate import LossRefused
+from limo.discover.checks import check_candidate, describe_loss, train_alike
 from limo.discover.noise import Gain, Noise, fitness, gains, measure_noise
 from limo.errors import UserError
 from limo.processes import run_section_apart
@@ -105,7 +105,7 @@ def discover(settings: SearchSettings) -> dict[str, Any]:
 
     Raises UserError for impossible settings, too few pairs, and a training that fails through no fault of the loss.
     """
-    check_settings(settings)
+    check_search(settings)
     folder, confirm = Path(settings.out), settings.confirm
     same = {key: value for key, value in asdict(settings).items() if key != "out"}
     inputs = [settings.data] if Path(settings.data).expanduser().exists() else []
@@ -117,7 +117,7 @@ def discover(settings: SearchSettings) -> dict[str, Any]:
         train, held_out, fresh = (pairs[name] for name in ("train", "held_out", "fresh"))
         search = Trial(settings.train, train, held_out, settings.fitness, "seed-")
         floor = _search(settings, search)
-        tried = read_entries(folder)
+        tried = read_candidates(folder)
         new = [entry for entry in tried if not entry.known and entry.fitness is not None]
         best = sorted(new, key=lambda entry: -(entry.fitness or 0))[: confirm.finalists]
         finalists = [*(entry for entry in tried if entry.name == settings.baseline), *best]
@@ -125,14 +125,14 @@ def discover(settings: SearchSettings) -> dict[str, Any]:
         for entry in finalists:
             train_and_score(entry, confirm.seeds, last)
         numbers = [entry.number for entry in finalists]
-        step.results = summarize(folder, settings.baseline, floor, len(settings.seeds), numbers)
+        step.results = summarize_search(folder, settings.baseline, floor, len(settings.seeds), numbers)
         keep_value(folder / "discovered.json", step.results)
         step.outputs = [folder / "discovered.json"]
     print_search(step.results)
     return step.results
 
 
-def check_settings(settings: SearchSettings) -> None:
+def check_search(settings: SearchSettings) -> None:
     """Raise UserError for mistakes that can be found before anything is done."""
     confirm = settings.confirm
     if settings.baseline not in settings.known:
@@ -180,9 +180,9 @@ def _search(settings: SearchSettings, trial: Trial) -> Noise:
     with progress("losses", len(known) + settings.candidates, "trial") as advance:
 
         def attempt(number: int) -> None:
-            entry = _check(settings, read_entries(folder)[:number])
+            entry = _check(settings, read_candidates(folder)[:number])
             if settings.cascade and not entry.why_not:
-                entry = _train_short(entry, read_entries(folder)[:number], settings, settings.cascade, trial)
+                entry = _train_short(entry, read_candidates(folder)[:number], settings, settings.cascade, trial)
             if not entry.why_not:
                 more = settings.baseline_seeds if entry.name == settings.baseline else []
                 entry = train_and_score(entry, sorted({*settings.seeds, *more}), trial)
@@ -190,14 +190,14 @@ def _search(settings: SearchSettings, trial: Trial) -> Noise:
                 advance(1, f"{entry.name}: {entry.fitness:.4f}")
 
         for number, (name, loss) in enumerate(known, 1):
-            if number > len(read_entries(folder)):
+            if number > len(read_candidates(folder)):
                 path = loss if isinstance(loss, str) else str(loss["_target_"])
                 source = inspect.getsource(inspect.unwrap(resolve(path, f"discover.known.{name}")))
                 add_proposal(folder, number, Proposal(name, loss, source, "known"))
             attempt(number)
-        floor = _measure_baseline(settings, read_entries(folder))
+        floor = _measure_baseline(settings, read_candidates(folder))
         while True:
-            number, tried = number + 1, read_entries(folder)
+            number, tried = number + 1, read_candidates(folder)
             if number > len(tried):
                 new = sum(not entry.known and entry.fitness is not None for entry in tried)
                 if new >= settings.candidates or number - len(known) > settings.proposals:
@@ -243,7 +243,7 @@ def _check(settings: SearchSettings, tried: Sequence[Entry]) -> Entry:
     if entry.checks or entry.proposal.refused:
         return entry
     if entry.known:
-        result = describe(load_loss(entry.loss, f"discover.known.{entry.name}"), settings.beta, entry.name)
+        result = describe_loss(load_loss(entry.loss, f"discover.known.{entry.name}"), settings.beta, entry.name)
     else:
         result = check_candidate(entry.proposal.code, settings.beta)
         for other in earlier:
@@ -274,19 +274,19 @@ def _score(entry: Entry, seed: int, folder: Path, trial: Trial) -> dict[str, Any
     assert entry.checks, f"{entry.name} is trained before it is checked"
     section = {**trial.train, "out": str(folder), "loss": entry.loss, "seed": seed, "warmup": entry.checks.warmup}
     section |= {"data": str(trial.pairs), "eval_data": str(trial.held_out)}
-    failed = run_section_apart("limo.train", "train", section, folder, refused=Refused.code)
+    failed = run_section_apart("limo.train", "train", section, folder, refused=LossRefused.code)
     scores: dict[str, Any] = {}
     if not failed:
         try:
             scores = {name: bind(node, name)(folder, trial.held_out) for name, node in trial.measures.items()}
-        except Refused as refused:
+        except LossRefused as refused:
             failed = str(refused)
     return {"scores": scores, "failed": failed, "seconds": round(time.monotonic() - start, 1)}
 
 
-def summarize(folder: Path, baseline: str, floor: Noise, seeds: int, finalists: Sequence[int]) -> dict[str, Any]:
+def summarize_search(folder: Path, baseline: str, floor: Noise, seeds: int, finalists: Sequence[int]) -> dict[str, Any]:
     """The content of `discovered.json`; `seeds` trainings of a loss in the search, `finalists` with the baseline."""
-    tried, half = read_entries(folder), floor.half(seeds)
+    tried, half = read_candidates(folder), floor.half(seeds)
     last = {entry.name: entry.confirmed for entry in tried if entry.number in finalists and entry.confirmed}
     repeated = [[fitness(scores) for scores in entry.scores] for entry in tried]
     ranked = gains(last, baseline, repeated) if baseline in last else []

@@ -19,7 +19,7 @@ from typing import Any
 
 from limo.data import Dropped, parsed
 from limo.errors import UserError, need_package
-from limo.processes import serve
+from limo.processes import serve_questions
 from limo.sources.files import PACKED, Raw, bounded, ending, shortened
 
 DEPTH = 100  # most levels of nested objects and lists in a row
@@ -291,4 +291,4 @@ def answer(question: tuple[Any, ...]) -> tuple[list[Raw], str, bool, float]:
 
 if __name__ == "__main__":
     os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"  # each thread would reserve memory
-    serve(answer)
+    serve_questions(answer)

@@ -70,7 +70,7 @@ class UntilAccuracy(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
 
-class Window(TrainerCallback):  # type: ignore[misc]
+class LogWindow(TrainerCallback):  # type: ignore[misc]
     """Saves the trainer's sums since the last log in each checkpoint, so that a resumed training logs the same."""
 
     FILE = "window-{}.json"  # of each rank

@@ -80,7 +80,7 @@ class Job:
             raise UserError(f"cannot set up the training: {' '.join(str(error).split())}") from error
 
 
-def check_settings(settings: Training) -> None:
+def check_before_loading(settings: Training) -> None:
     """Raise UserError for what is wrong before anything is loaded. A finished run is not checked again."""
     if is_finished(settings):
         return
@@ -223,7 +223,7 @@ def add_callbacks(trainer: Any, job: Job, kind: str, last: Path | None) -> tuple
     """Add the callbacks. Returns `Checkpoints`, which knows whether SIGTERM ended it, and `Average`, if any."""
     from transformers.trainer_callback import PrinterCallback
 
-    from limo.training.callbacks import Average, Bar, Checkpoints, UntilAccuracy, Window
+    from limo.training.callbacks import Average, Bar, Checkpoints, LogWindow, UntilAccuracy
 
     shape, tokens, args = job.shape, job.tokens, job.settings.args
     each = f"at most {shape.tokens:,} tokens" if shape.tokens else f"{shape.rows} {tokens.unit}"
@@ -240,7 +240,7 @@ def add_callbacks(trainer: Any, job: Job, kind: str, last: Path | None) -> tuple
     per_step = sum(tokens.lengths) * job.settings.global_batch / len(tokens.lengths)
     average = Average(job.settings.average, last) if job.settings.average else None
     # Mean and window must be written before the checkpoint is marked whole
-    for callback in filter(None, (Bar(per_step), average, Window(trainer, last), stop)):
+    for callback in filter(None, (Bar(per_step), average, LogWindow(trainer, last), stop)):
         trainer.add_callback(callback)
     return stop, average
 
@@ -269,7 +269,7 @@ def _finish(job: Job, trainer: Any, seconds: float, steps_before: int, more: Map
         return
     with replacing(step.folder / "train_log.jsonl") as log:
         log.writelines(dump(entry) for entry in [*history, *evals])
-    write_card(step, job.settings, tokens.unit)
+    write_model_card(step, job.settings, tokens.unit)
     for name in ("tokens",) if job.settings.keep_checkpoints else ("tokens", "checkpoints"):
         shutil.rmtree(step.folder / name, ignore_errors=True)
     say(
@@ -278,7 +278,7 @@ def _finish(job: Job, trainer: Any, seconds: float, steps_before: int, more: Map
     )
 
 
-def write_card(step: Step, settings: Training, unit: str) -> None:
+def write_model_card(step: Step, settings: Training, unit: str) -> None:
     """Write README.md into the run's model folder, from its settings and results."""
     from huggingface_hub import ModelCard, ModelCardData
 

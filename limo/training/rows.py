@@ -147,7 +147,7 @@ def cached_dataset(generate: Callable[[], Iterable[dict[str, Any]]], folder: Pat
         raise (error.__cause__ if isinstance(error.__cause__, UserError | OSError) else error) from None
 
 
-def describe(tokens: Tokens, max_length: int) -> str:
+def describe_rows(tokens: Tokens, max_length: int) -> str:
     """Rows, tokens and lengths in one line."""
     lengths = sorted(tokens.lengths)
     at = {share: lengths[min(int(share * len(lengths)), len(lengths) - 1)] for share in (0.5, 0.9)}

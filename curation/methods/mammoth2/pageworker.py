@@ -17,7 +17,7 @@ import zlib
 from typing import Any
 
 from curation.methods.mammoth2 import formulas, markup
-from limo.processes import serve
+from limo.processes import serve_questions
 
 ASIDE = (
     "nav footer aside form button .navheader .navfooter .sphinxsidebar .related .breadcrumbs [role=navigation] "
@@ -206,4 +206,4 @@ if __name__ == "__main__":
     import resiliparse.parse.encoding
     import resiliparse.parse.html  # noqa: F401
 
-    serve(_answer)
+    serve_questions(_answer)
