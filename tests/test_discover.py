@@ -286,36 +286,6 @@ def test_a_search_refuses_a_loss_that_it_has_had_and_resumes_for_free(
         discover(replace(first, warmup=0.5))
 
 
-def test_a_cascade_trains_only_the_losses_that_are_ahead_to_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained: list[tuple[int, str]] = []
-
-    def train_and_score(entry: Entry, seeds: Sequence[int], trial: Any) -> Entry:
-        for seed in seeds:
-            file = entry.folder / f"{trial.prefix}{seed}" / "score.json"
-            if not file.exists():
-                assert trial.train["args"].get("max_steps") == (2 if trial.prefix == "short-seed-" else None)
-                trained.append((entry.number, trial.prefix))
-                ahead = entry.number % 2 == 0
-                keep_value(file, score({str(i): float(i < 4 + 3 * ahead) for i in range(8)}))
-        return read_entry(entry.folder)
-
-    monkeypatch.setattr(limo.discover.search, "train_and_score", train_and_score)
-    monkeypatch.setattr(limo.discover.search, "check_candidate", check_text)
-    write_jsonl(tmp_path / "pairs.jsonl", [Example(str(i), chat(f"problem {i}"), "1", "so", "no") for i in range(9)])
-    more = {"split": {"train": 3, "held_out": 3, "fresh": 3}, "candidates": 2, "cascade": {"steps": 2, "keep": 0.5}}
-    settings = demo(out=str(tmp_path), data=str(tmp_path / "pairs.jsonl"), **more)
-    found = discover(settings)
-    full = [number for number, prefix in trained if prefix == "seed-"]
-    assert full[-2:] == [6, 8] and set(full) == {1, 2, 3, 4, 6, 8}, "the known losses, and the new ones that are ahead"
-    assert [(one["number"], one["why"]) for one in found["refused"]] == [
-        (number, "behind after 2 steps: 0.5000, and 0.8750 is needed") for number in (5, 7)
-    ]
-    count = len(trained)
-    assert discover(settings) == found and len(trained) == count
-
-
 def finished_search(out: Path, better: float) -> dict[str, Any]:
     """A finished search whose finalist is right on this fraction of 40 fresh pairs, DPO on half of them."""
     for entry in fill(out, {"dpo": 0.70, "slic": 0.60, "flat": None, "smooth": 0.95}):

@@ -4,7 +4,6 @@
         proposal.json    name, text, thought and replies, written before the checks
         checks.json      the result of its checks (limo/discover/checks.py)
         candidate.py     a new loss that passed the checks, without annotations: importing it does nothing
-        short-seed-0/    a cascade's short training, and behind.json if the loss ended there
         seed-0/          a training: the run folder of limo.train, and score.json once it is measured
         confirm-seed-10/ the same on fresh data
 
@@ -58,8 +57,6 @@ class Entry:
     checks: CheckResult | None  # None before they are made
     scores: list[Scores]  # of the trainings in the search, one for each seed
     confirmed: list[Scores]  # of the trainings measured on fresh data
-    short: list[Scores]  # of a cascade's short training
-    behind: str  # why the cascade ended there
     failed: str  # why a training did not end with a model
 
     @property
@@ -75,7 +72,7 @@ class Entry:
     @property
     def why_not(self) -> str:
         """Why it has no fitness; empty if it has one, or may still get one."""
-        return self.proposal.refused or (self.checks.refused if self.checks else "") or self.failed or self.behind
+        return self.proposal.refused or (self.checks.refused if self.checks else "") or self.failed
 
     @property
     def fitness(self) -> float | None:
@@ -118,8 +115,6 @@ def read_entry(folder: Path) -> Entry:
         CheckResult(**found[Path("checks.json")]) if Path("checks.json") in found else None,
         scores=[scores for name, scores in ended.items() if name.startswith("seed-")],
         confirmed=[scores for name, scores in ended.items() if name.startswith("confirm-")],
-        short=[scores for name, scores in ended.items() if name.startswith("short-")],
-        behind=found.get(Path("behind.json"), {}).get("why", ""),
         failed=next((one["failed"] for one in measured.values() if one["failed"]), ""),
     )
 

@@ -19,9 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
-
-from pydantic import Field, PositiveInt
+from typing import Any
 
 from limo.console import clock, progress, say
 from limo.data import Dropped, Example, content_id, write_jsonl
@@ -56,14 +54,6 @@ class Confirm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cascade:
-    """A short training before each full one: losses that are behind after a few steps get no full training."""
-
-    steps: PositiveInt
-    keep: Annotated[float, Field(gt=0, lt=1)]  # a new loss continues if it is in this best fraction of earlier ones
-
-
-@dataclass(frozen=True, kw_only=True)
 class SearchSettings:
     """The section `discover` of a recipe."""
 
@@ -81,7 +71,6 @@ class SearchSettings:
     proposals: int  # at most, refused ones included
     fitness: dict[str, Any]  # measures by name (`discover/fitness.py`), whose mean counts
     confirm: Confirm
-    cascade: Cascade | None = None  # None trains every loss to the end
 
     @property
     def beta(self) -> float:
@@ -181,8 +170,6 @@ def _search(settings: SearchSettings, trial: Trial) -> Noise:
 
         def attempt(number: int) -> None:
             entry = _check(settings, read_candidates(folder)[:number])
-            if settings.cascade and not entry.why_not:
-                entry = _train_short(entry, read_candidates(folder)[:number], settings, settings.cascade, trial)
             if not entry.why_not:
                 more = settings.baseline_seeds if entry.name == settings.baseline else []
                 entry = train_and_score(entry, sorted({*settings.seeds, *more}), trial)
@@ -207,23 +194,6 @@ def _search(settings: SearchSettings, trial: Trial) -> Noise:
                     proposal = replace(proposal, name=f"{proposal.name}_{number}")
                 add_proposal(folder, number, proposal)
             attempt(number)
-
-
-def _train_short(
-    entry: Entry, tried: Sequence[Entry], settings: SearchSettings, cascade: Cascade, trial: Trial
-) -> Entry:
-    """Run the short training of the last of `tried`; `behind` gets the reason if it is not in the best fraction."""
-    train = {**trial.train, "args": {**trial.train["args"], "max_steps": cascade.steps}}
-    entry = train_and_score(entry, settings.seeds[:1], replace(trial, train=train, prefix="short-seed-"))
-    others = sorted(fitness(scores) for other in tried[:-1] for scores in other.short)
-    if entry.known or entry.why_not or not others:
-        return entry
-    mine, bar = fitness(entry.short[0]), others[int(len(others) * (1 - cascade.keep))]
-    if mine < bar:
-        why = f"behind after {cascade.steps} steps: {mine:.4f}, and {bar:.4f} is needed"
-        say(f"{entry.name}: {why}")
-        keep_value(entry.folder / "behind.json", {"why": why})
-    return read_entry(entry.folder)
 
 
 def _measure_baseline(settings: SearchSettings, tried: Sequence[Entry]) -> Noise:
