@@ -35,7 +35,7 @@ from limo.engines.server import ServerEngine
 from limo.errors import UserError
 from limo.machine import memory_of_devices, quiet_deepspeed
 from limo.model import EMBEDDED, HUB_NAME, embedded_file, is_here, load_tokenizer, tokenizer_folder
-from limo.recipe import bind, check_name, check_node, nodes, suggest
+from limo.recipe import bind, bound_settings, check_name, check_node, nodes, suggest
 from limo.run import read_manifest
 from limo.sources import RESERVED
 from limo.training.batches import padded_shape
@@ -240,7 +240,7 @@ def check_training(node: Mapping[str, Any], where: str = "train") -> Findings:
     """The model and template of a training, its memory on these devices, and the disk for its checkpoints."""
     found = Findings()
     with found.errors():
-        settings = bind(node, where).args[0]  # type: ignore[attr-defined]
+        settings = bound_settings(node, where)
         with found.errors():
             check_before_loading(settings)
         data = Path(settings.data)
@@ -464,7 +464,7 @@ def _check_shares(curate: Mapping[str, Any], pool: list[Example], whole: bool, f
 
 def check_lengths(train: Mapping[str, Any], curate: Mapping[str, Any], pool: list[Example], found: Findings) -> None:
     """Whether the first rows of the pool fit into `max_length`, if the model's tokenizer is on this machine."""
-    settings = bind(train, "train").args[0]  # type: ignore[attr-defined]
+    settings = bound_settings(train, "train")
     asked = [node["k"] for node in curate["stages"].values() if isinstance(node.get("k"), int)]
     if asked and min(asked) < settings.global_batch:
         found.warn(f"train.global_batch={settings.global_batch} is more than the {min(asked)} problems that are chosen")

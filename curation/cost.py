@@ -41,7 +41,7 @@ from limo.data import Dropped, Example, Row, content_id
 from limo.engines.ledger import Limits, Spent, spent, within_budget
 from limo.engines.protocol import Sampling, loading
 from limo.errors import MissingModel, UserError
-from limo.recipe import bind, suggest
+from limo.recipe import bind, bound_settings, suggest
 from limo.run import trained_sets
 from limo.training.batches import padded_shape
 from limo.training.sizes import (
@@ -321,7 +321,7 @@ def _plan_trainings(
     for name in given.gpus:
         if name not in GPUS:
             raise UserError(f"plan.training.gpus: there is no '{name}'{suggest(name, GPUS)}")
-    settings = bind(train, "train").args[0]  # type: ignore[attr-defined]
+    settings = bound_settings(train, "train")
     rows, mean = given.rows, given.mean_tokens
     if not Path(settings.data).expanduser().exists():
         rows = rows or (round(chosen) if chosen else None)

@@ -82,9 +82,8 @@ def curate(
     machines: RayData | None = bind(on, "curate.on")() if on else None
     if not read_manifest(folder).get("curate", {}).get("finished"):
         check_stages(stages, pool)
-    settings = {"system": system, "pool": pool, "order": list(stages), "stages": stages, "pairs": pairs}
     marked = read_marks(exclude) if exclude else None
-    settings |= {"controls": asdict(controls), "exclude": marked, **({"per_row": per_row} if per_row else {})}
+    settings = _recorded(system, pool, stages, asdict(controls), pairs, per_row) | {"exclude": marked}
     if marked:
         node = {"_target_": "curation.stages.chains.drop_marked", "ids": marked}
         names = list(stages)
@@ -119,6 +118,14 @@ def curate(
         say(NOTHING_TO_CHOOSE_BY)
     print_warnings(folder, stages)
     return funnel
+
+
+def _recorded(
+    system: str, pool: Any, stages: Mapping[str, Any], controls: Any, pairs: str | None, per_row: Any
+) -> dict[str, Any]:
+    """The settings that decide a curation's rows: what the manifest keeps and compares."""
+    named = {"system": system, "pool": pool, "stages": stages, "controls": controls, "pairs": pairs}
+    return named | {"order": list(stages)} | ({"per_row": per_row} if per_row else {})
 
 
 def _chosen_by(stages: Mapping[str, Any]) -> tuple[str, bool] | None:
@@ -206,9 +213,8 @@ def run_first(curate: Mapping[str, Any], first: Mapping[str, Any]) -> Rows:
     Returns the remaining rows.
     """
     stages, folder = in_order(curate["stages"], curate.get("order")), Path(curate["out"])
-    settings = {key: curate[key] for key in ("system", "pool", "controls", "pairs")}
-    settings |= {"per_row": curate["per_row"]} if curate.get("per_row") else {}
-    settings |= {"order": list(stages), "stages": stages}
+    more = curate["controls"], curate["pairs"], curate.get("per_row")
+    settings = _recorded(curate["system"], curate["pool"], stages, *more)
     limits: Limits = bind({"_target_": "limo.engines.ledger.Limits", **(curate.get("budget") or {})}, "curate.budget")()
     with within_budget(str(folder.resolve()), limits), lock_run(folder / "work", "curating"):
         old, new = read_manifest(folder).get("curate"), json.loads(json.dumps(lasting(settings)))

@@ -349,6 +349,17 @@ def bind(node: Mapping[str, Any], where: str) -> Callable[..., Any]:
     return partial(target, **_read(target, settings, where, node["_target_"]))
 
 
+def bound_settings(node: Mapping[str, Any], where: str) -> Any:
+    """The dataclass of settings that a node's function takes, such as a `limo.training.settings.Training`.
+
+    Raises UserError as `bind` does, and for a function that takes its settings by keyword.
+    """
+    found = bind(node, where)
+    if not (isinstance(found, partial) and found.args):
+        raise UserError(f"{where}._target_: '{node['_target_']}' takes no dataclass of settings, as trainings do")
+    return found.args[0]
+
+
 def settings_type(target: Callable[..., Any]) -> type | None:
     """The dataclass that is a function's only parameter, or None if it takes its settings by keyword."""
     parameters = list(inspect.signature(target).parameters.values())

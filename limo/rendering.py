@@ -29,8 +29,8 @@ class TemplateRefused(Exception):
 def render_template(template: str, messages: Sequence[Any], ask: bool, tokens: Mapping[str, Any]) -> str:
     """The text of a chat; with `ask`, up to the start of the assistant's turn.
 
-    Raises Refused if the template rejects the messages, jinja2.TemplateSyntaxError if it is not valid jinja, and
-    UserError if it takes too long or too much memory.
+    Raises TemplateRefused if the template rejects the messages, jinja2.TemplateSyntaxError if it is not valid jinja,
+    and UserError if it takes too long or too much memory.
     """
     from jinja2 import TemplateSyntaxError
 

@@ -22,7 +22,7 @@ from limo.errors import UserError
 from limo.machine import world_size
 from limo.model import model_folder
 from limo.processes import override, run_to_end
-from limo.recipe import bind
+from limo.recipe import bound_settings
 from limo.run import CHOSEN, Step, control_file, missing_control, read_manifest, trained_sets
 from limo.sources import training_rows
 from limo.training.audit import check_row, show_rows
@@ -112,7 +112,7 @@ def train_others(settings: Training, arguments: Sequence[str]) -> None:
 
 def on_all_devices(section: Mapping[str, Any], arguments: Sequence[str]) -> int | None:
     """Start a rank for each device that a recipe's section asks for; None if this process trains alone."""
-    settings: Training = bind(section, "train").args[0]  # type: ignore[attr-defined]
+    settings: Training = bound_settings(section, "train")
     if settings.look:
         return None
     (check_sft if isinstance(settings, Supervised) else check_before_loading)(settings)

@@ -51,7 +51,7 @@ from limo.engines.protocol import Sampling, sample
 from limo.errors import MissingModel, UserError
 from limo.model import load_tokenizer, tokenizer_folder
 from limo.processes import give_back_memory, run_section_apart
-from limo.recipe import bind, suggest
+from limo.recipe import bind, bound_settings, suggest
 from limo.run import lasting, lock_run, read_manifest
 from limo.training.sizes import GPUS, Data, Work, measure_or_read_name, seconds_per_step
 
@@ -408,7 +408,7 @@ def print_costs(rounds: Sequence[Round], trainer: Trainer, pool: Sequence[Exampl
     if done:
         each = sum(one["seconds"] for one in done) / sum(one["rows"] for one in done)
         say(f"{clock(each * total)} here with all measurements, by {len(done)} trainings that are finished")
-    settings = bind(trainer.train, "tournament.train").args[0]  # type: ignore[attr-defined]
+    settings = bound_settings(trainer.train, "tournament.train")
     some = [row for row in pool if row.completion][:READ]
     try:
         tokenizer = load_tokenizer(tokenizer_folder(settings.model))
