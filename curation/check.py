@@ -9,18 +9,13 @@ The Hub is asked about its models and datasets. If there is no error, the last l
 evaluation are warnings, since these may run elsewhere.
 """
 
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import combinations, islice
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import httpx2
-
+from curation.check_machine import NO_HUB, Finding, Findings, ask_hub, check_engines, check_training
 from curation.folder import read_marks
 from curation.stage import check_sampling, in_order, stage_errors
 from eval.benchmarks import hub_sources, is_required, load, on_hub
@@ -30,66 +25,19 @@ from limo.chat import render
 from limo.command import command
 from limo.console import say
 from limo.data import Example, content_id
-from limo.engines.local import TransformersEngine
-from limo.engines.server import ServerEngine
 from limo.errors import UserError
-from limo.machine import memory_of_devices, quiet_deepspeed
-from limo.model import EMBEDDED, HUB_NAME, embedded_file, is_here, load_tokenizer, tokenizer_folder
+from limo.model import is_here, tokenizer_folder
 from limo.recipe import bind, bound_settings, check_name, check_node, nodes, suggest
 from limo.run import read_manifest
 from limo.sources import RESERVED
-from limo.training.batches import padded_shape
-from limo.training.fit import check_before_loading
 from limo.training.models import load_trained_tokenizer
-from limo.training.settings import Training
-from limo.training.sizes import ROOM, SHARDINGS, Data, Work, count_memory, measure_data, measure_model
 
 FEW = 20  # fewest rows of a pool or a target that say something about it
 READ = 20_000  # rows of a source that are read before a run
 PATIENCE = 20  # seconds for reading a pool before a run
 GRADED = 50  # chains that are compared with their answers
 RENDERED = 200  # rows of the pool that are rendered to see whether they fit into max_length
-NO_HUB = ", since the Hub cannot be reached"
 ALWAYS = ("probe", "fit", "report")  # sections of every recipe
-SECONDS = 5  # for a server or the Hub to answer
-STATES = 12  # bytes of a checkpoint for each trained parameter: float32 weights and Adam's two states
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A mistake, a warning, or a note about what was not checked."""
-
-    level: Literal["error", "warning", "unchecked"]  # unchecked: something could not be looked at, with the reason
-    text: str
-
-
-class Findings(list[Finding]):
-    """A list of findings. Use `with findings.errors():` around code that raises UserError."""
-
-    def __init__(self, found: Iterable[Finding] = ()) -> None:
-        super().__init__(found)
-        self.loaded = dict[str, list[Example]]()  # benchmarks that were read already
-
-    @contextmanager
-    def errors(self, where: str = "") -> Iterator[None]:
-        """Turn a UserError of the block into a finding, so that the next check runs too."""
-        try:
-            yield
-        except UserError as error:
-            text = str(error)
-            self.append(Finding("error", text if not where or text.startswith(where) else f"{where}: {text}"))
-
-    def error(self, text: str) -> None:
-        """Add an error."""
-        self.append(Finding("error", text))
-
-    def warn(self, text: str) -> None:
-        """Add a warning."""
-        self.append(Finding("warning", text))
-
-    def unchecked(self, text: str) -> None:
-        """Add something that could not be looked at."""
-        self.append(Finding("unchecked", text))
 
 
 def check_bindings(recipe: Mapping[str, Any]) -> Findings:
@@ -103,214 +51,15 @@ def check_bindings(recipe: Mapping[str, Any]) -> Findings:
         own = {key: value for key, value in node.items() if value not in sections.values()}
         for where, inner in [(section, node), *nodes(own, section)]:
             if where == section or inner not in sections.values():
-                with found.errors():
+                with found.errors(where):
                     check_node(inner, where)
     return found
-
-
-def check_model(path: str, where: str, template: bool = True) -> Findings:
-    """Whether a model is available, and has a chat template if `template` is needed."""
-    found = Findings()
-    remote = path not in EMBEDDED and not is_here(path) and HUB_NAME.fullmatch(path)
-    if remote and (missing := ask_hub(path.partition("@")[0], "model")):
-        return Findings([_at(missing, where)])
-    with found.errors(where):
-        if path in EMBEDDED:  # known to be complete; it is converted at first use
-            embedded_file(path)
-        else:
-            load_tokenizer(tokenizer_folder(path), template)
-    return found
-
-
-@cache
-def ask_hub(name: str, kind: Literal["model", "dataset"]) -> Finding | None:
-    """The reason why a repository of the Hub cannot be downloaded; None if it can."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    if not _hub_answers():
-        return Finding("unchecked", f"the {kind} {name}{NO_HUB}")
-    try:
-        HfApi(constants.ENDPOINT).auth_check(name, repo_type=kind)
-    except GatedRepoError:
-        return Finding("error", f"the {kind} {name} is gated: accept its terms on the Hub and set HF_TOKEN")
-    except RepositoryNotFoundError:
-        return Finding("error", f"the Hub has no {kind} {name}, or shows it only with the right HF_TOKEN")
-    except (OSError, httpx2.HTTPError):
-        return Finding("unchecked", f"the {kind} {name}{NO_HUB}")
-    return None
-
-
-@cache
-def _hub_answers() -> bool:
-    """Whether the Hub can be reached; its client would retry for minutes, for each name."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        httpx2.get(constants.ENDPOINT, timeout=SECONDS)
-    except httpx2.HTTPError:
-        return False
-    return True
-
-
-def check_engines(section: Any, where: str) -> Findings:
-    """The engines in a section: keys, addresses, servers, programs, GPUs, models, and the memory of their caches."""
-    found, seen = Findings(), list[Any]()
-    for place, node in [(where, section), *nodes(section, where)]:
-        if not isinstance(node, Mapping) or not isinstance(node.get("engine"), Mapping):
-            continue
-        engine, max_tokens = node["engine"], (node.get("sampling") or {}).get("max_tokens")
-        models = node["models"].values() if "models" in node else [engine.get("model")]
-        for model in models:
-            asked = {**engine, "model": model}
-            if model is None or (asked, max_tokens) in seen or _comes_later(str(model)):
-                continue
-            seen.append((asked, max_tokens))
-            with found.errors(f"{place}.engine"):
-                made = bind(asked, f"{place}.engine")()
-                if isinstance(made, ServerEngine):
-                    found += _check_server(made, f"{place}.engine")
-                elif isinstance(made, TransformersEngine):
-                    model_found = check_model(str(model), f"{place}.engine")
-                    found += model_found
-                    if not model_found and model not in EMBEDDED:
-                        found += _check_cache(made, max_tokens, f"{place}.engine")
-    return found
-
-
-def _comes_later(model: str) -> bool:
-    """Whether a model is the output of a training, of this recipe or an earlier one."""
-    return Path(model).name in ("model", "adapter") and not HUB_NAME.fullmatch(model) and not Path(model).exists()
-
-
-def _check_server(engine: ServerEngine, where: str) -> Findings:
-    found = Findings()
-    if engine.serve:
-        gpus, wanted = len(memory_of_devices(gpus_only=True)), engine.tensor_parallel * engine.data_parallel
-        if engine.serve != "transformers" and gpus < wanted:
-            if gpus or wanted > 1:
-                found.error(f"{where}: {wanted} GPUs are asked for, {gpus} are visible")
-            else:
-                found.warn(f"{where}: no GPU is visible, so {engine.serve} must be a build for CPUs (docs/engines.md)")
-        with found.errors(where):
-            engine.check_program()
-        found += check_model(engine.model, where)
-    elif engine.send == "tokens":
-        found += check_model(engine.tokenizer or engine.model, where)
-    for url in engine.base_urls:
-        try:  # redirects are not followed: they would send the key to another host
-            status = httpx2.get(f"{url.rstrip('/')}/models", headers=engine.headers(), timeout=SECONDS).status_code
-        except httpx2.HTTPError as error:
-            found.warn(f"{where}: no server answers at {url} ({error})")
-            continue
-        if status in (401, 403):
-            found.error(f"{where}: {url} refuses the key (status {status})")
-    return found
-
-
-def _check_cache(engine: TransformersEngine, max_tokens: int | None, where: str) -> Findings:
-    """Weights and the attention cache of a full batch against the memory of the device."""
-    from transformers import AutoConfig
-
-    found = Findings()
-    config = AutoConfig.from_pretrained(engine.folder).get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    each = 4 if engine.dtype == "float32" else 2
-    context = getattr(config, "max_position_embeddings", None) or 2**20
-    if max_tokens and max_tokens >= context:
-        found.warn(f"{where}: max_tokens={max_tokens:,}, and the model takes {context:,} tokens, prompts among them")
-    tokens = min(context, max_tokens or 2**20)
-    row = 2 * config.num_hidden_layers * heads * width * each * tokens
-    weights = sum(file.stat().st_size for file in engine.folder.glob("*.safetensors"))
-    room = min(memory_of_devices()) - weights
-    if row * engine.batch_size > room:
-        fits = f"batch_size={int(room // row)} would fit" if room > row else "use a server (docs/engines.md)"
-        found.error(
-            f"{where}: {engine.batch_size} rows of {tokens:,} tokens take {row * engine.batch_size / 1e9:,.1f} GB of "
-            f"cache beside {weights / 1e9:,.1f} GB of weights, and the device has "
-            f"{min(memory_of_devices()) / 1e9:,.0f}: {fits}"
-        )
-    return found
-
-
-def check_training(node: Mapping[str, Any], where: str = "train") -> Findings:
-    """The model and template of a training, its memory on these devices, and the disk for its checkpoints."""
-    found = Findings()
-    with found.errors():
-        settings = bound_settings(node, where)
-        with found.errors():
-            check_before_loading(settings)
-        data = Path(settings.data)
-        comes = data.name in ("curated.jsonl", "pairs.jsonl") or (HUB_NAME.fullmatch(settings.data) and not data.suffix)
-        if not comes and not data.expanduser().exists():
-            found.error(f"{where}.data: no such file '{settings.data}'")
-        if _comes_later(settings.model):
-            return found
-        found_model = check_model(settings.model, where, template=False)
-        found += found_model
-        if found_model or settings.model in EMBEDDED:
-            return found
-        with found.errors(where):
-            load_trained_tokenizer(settings, tokenizer_folder(settings.model))
-        with found.errors(where):
-            quiet_deepspeed()
-            found += _check_memory(settings)
-    return found
-
-
-def _check_memory(settings: Training) -> Findings:
-    found = Findings()
-    devices = memory_of_devices()
-    count = len(devices) if settings.devices == "all" else settings.devices
-    if not getattr(settings, "pack_tokens", None):
-        padded_shape(settings, count)
-    size = measure_model(settings)
-    known = Path(settings.data).expanduser().exists()
-    data = measure_data(settings, None, None) if known else Data(1, settings.max_length, settings.max_length, 1.0)
-    work = Work(settings, size, data)
-    if settings.sharding in (*SHARDINGS, "zero1"):
-        _check_fit(work, count, min(devices), known or work.pack_tokens is not None, found)
-    each = 2 if settings.dtype != "float32" else 4
-    kept = int(settings.args.get("save_total_limit") or 1) + 1 if settings.args.get("save_strategy") != "no" else 0
-    needed = size.parameters * each * 2 + kept * size.trainable * STATES
-    place = next(p for p in [Path(settings.out), *Path(settings.out).resolve().parents] if p.exists())
-    if needed > (free := shutil.disk_usage(place).free):
-        found.error(
-            f"train: the model and {kept} checkpoints take {needed / 1e9:,.1f} GB, and {place} has {free / 1e9:,.1f}. "
-            "Choose another folder with runs=, or set train.args.save_strategy=no"
-        )
-    return found
-
-
-def _check_fit(work: Work, devices: int, memory: float, sure: bool, found: Findings) -> None:
-    """Report a training that cannot fit, with a sharding or number of devices that would fit."""
-    sharding = "zero2" if work.settings.sharding == "zero1" else work.settings.sharding
-    needed = count_memory(work, sharding, devices)
-    least = needed["total"] if sure else needed["total"] - needed["activations"]
-    if least > memory:
-        counts = [n for n in (devices, 8, 16, 32, 64) if n >= devices]
-        options = ((s, n) for n in sorted(counts) for s in (SHARDINGS if n > 1 else SHARDINGS[:1]))
-        fits = next(
-            (
-                f"train.sharding={s} on {n} devices would fit"
-                for s, n in options
-                if count_memory(work, s, n)["total"] <= ROOM * memory
-            ),
-            "",
-        )
-        found.error(
-            f"train: {work.settings.sharding} on {devices} devices needs {least / 1e9:,.1f} GB each, and they have "
-            f"{memory / 1e9:,.0f}: {fits or 'a smaller model, or train.lora, might'} (limo plan)"
-        )
 
 
 def check_recipe(recipe: Mapping[str, Any]) -> Findings:
     """All findings of a recipe, errors first. A section that does not bind to its function is not checked further."""
     found = check_bindings(recipe)
-    broken = {finding.text.partition(".")[0] for finding in found}
+    broken = {finding.section for finding in found}
     with found.errors():
         check_name(str(recipe.get("name") or "").strip(), "name")
     if not any(isinstance(node, Mapping) and "_target_" in node for name, node in recipe.items() if name not in ALWAYS):
@@ -332,7 +81,7 @@ def check_recipe(recipe: Mapping[str, Any]) -> Findings:
         found += check_engines(sections[name], name)
     if "train" in sections:
         found += check_training(sections["train"])
-        if pool and not any(finding.text.startswith("train") for finding in found):
+        if pool and not any(finding.section == "train" for finding in found):
             check_lengths(sections["train"], curate, pool, found)
     if recipe.get("eval", {}).get("trained") and not recipe.get("control"):
         found.warn(
@@ -341,7 +90,7 @@ def check_recipe(recipe: Mapping[str, Any]) -> Findings:
         )
     unique = dict[Any, Finding]()  # one mistake may be found in several places
     for finding in found:
-        unique.setdefault((finding.level, finding.text.partition(": ")[2] or finding.text), finding)
+        unique.setdefault((finding.level, finding.text), finding)
     return Findings(sorted(unique.values(), key=lambda finding: finding.level))
 
 
@@ -349,7 +98,9 @@ def check_curation(curate: Mapping[str, Any], found: Findings, measured: dict[st
     """Stages in their order, their benchmarks, whose problems are added to `measured`, and the budget."""
     with found.errors():
         stages = in_order(curate["stages"], curate.get("order"))
-        found += [Finding("error", text) for text in stage_errors(stages, curate["pool"])]
+        for where, text in stage_errors(stages, curate["pool"]):
+            with found.errors(where):
+                raise UserError(text)
         for name, node in stages.items():
             if "benchmarks" in node:
                 check_benchmarks(node["benchmarks"], f"curate.stages.{name}.benchmarks", found, measured)
@@ -381,7 +132,7 @@ def check_pool(curate: Mapping[str, Any], found: Findings, measured: Mapping[str
                     break
         whole = whole and 0 < seen < READ and time.monotonic() - begun <= PATIENCE
         if seen >= READ and len(pool) == before:
-            found.warn(f"{where}: none of its first {READ:,} rows is usable")
+            found.warn(f"none of its first {READ:,} rows is usable", where)
         elif seen >= READ:
             found.unchecked(f"{where} after its first {seen:,} rows")
     if pool:
@@ -405,12 +156,13 @@ def _check_measured(
             target = bind(stage["target"], where)("target", "") if stage.get("target") and not remote else ()
             rows = [row for row in target if isinstance(row, Example)]
             if rows and len(rows) < FEW:
-                found.warn(f"{where} has {len(rows)} problems: shares of so few are rough, {FEW} are better")
+                found.warn(f"{len(rows)} problems: shares of so few are rough, {FEW} are better", where)
             there = (each for each in enumerate(rows, 1) if each[1].question in problems)
             for at, row in islice(there, 1):
                 found.error(
-                    f"{where}: its problem {at}: {row.question[:60]!r} is in the pool as {problems[row.question].id}: "
-                    "a target is measured on, so remove it from one of the two"
+                    f"its problem {at}: {row.question[:60]!r} is in the pool as {problems[row.question].id}: "
+                    "a target is measured on, so remove it from one of the two",
+                    where,
                 )
     for one, other in combinations(sets, 2):
         if shared := len(sets[one] & sets[other]):
@@ -456,10 +208,10 @@ def _check_shares(curate: Mapping[str, Any], pool: list[Example], whole: bool, f
             absent = [str(value) for value in wanted if str(value) not in known] if isinstance(wanted, Mapping) else []
             if not known:
                 notes = sorted({"source", *(note for row in pool for note in row.notes)})
-                found.error(f"{where}: no row of the pool has a note '{key}'{suggest(key, notes)}")
+                found.error(f"no row of the pool has a note '{key}'{suggest(key, notes)}", where)
             elif absent:
                 hint = suggest(absent[0], sorted(known)[:20])
-                found.error(f"{where}: no row of the pool has {key} '{absent[0]}'{hint}")
+                found.error(f"no row of the pool has {key} '{absent[0]}'{hint}", where)
 
 
 def check_lengths(train: Mapping[str, Any], curate: Mapping[str, Any], pool: list[Example], found: Findings) -> None:
@@ -499,16 +251,12 @@ def check_benchmarks(benchmarks: Any, where: str, found: Findings, measured: dic
                 measured[f"{where}.{name}"] = found.loaded[key]
         for finding in own:
             kept = required or finding.level != "error"
-            found.append(finding if kept else Finding("warning", f"{finding.text}; left out"))
+            found.append(finding if kept else Finding("warning", f"{finding.text}; left out", finding.where))
 
 
 def _ask(repository: str, where: str) -> Iterator[Finding]:
     if missing := ask_hub(repository, "dataset"):
-        yield _at(missing, where)
-
-
-def _at(finding: Finding, where: str) -> Finding:
-    return finding if finding.level == "unchecked" else Finding(finding.level, f"{where}: {finding.text}")
+        yield replace(missing, where=where)
 
 
 def check_before(recipe: Mapping[str, Any]) -> None:
@@ -516,9 +264,9 @@ def check_before(recipe: Mapping[str, Any]) -> None:
     if read_manifest(recipe.get("out", "")).get("curate", {}).get("finished"):
         return
     found = check_recipe(recipe)
-    later = ("train: ", "eval.engine: ")
-    _report([Finding("warning", f.text) if f.text.startswith(later) else f for f in found], "Nothing was started")
-    if unchecked := [f.text for f in found if f.level == "unchecked" and f.text.endswith(NO_HUB)]:
+    elsewhere = ("train", "eval.engine")
+    _report([replace(f, level="warning") if f.where in elsewhere else f for f in found], "Nothing was started")
+    if unchecked := [f.line for f in found if f.level == "unchecked" and f.text.endswith(NO_HUB)]:
         say(f"not checked: {'; '.join(unchecked)}")
 
 
@@ -526,7 +274,7 @@ def check_and_print(recipe: Mapping[str, Any]) -> None:
     """The command `limo check`."""
     found = check_recipe(recipe)
     _report(found, "Nothing was run")
-    open_ones = [f.text for f in found if f.level == "unchecked"]
+    open_ones = [f.line for f in found if f.level == "unchecked"]
     if recipe.get("curate"):
         open_ones += ["what models will reply", "how many rows each stage leaves (limo plan samples some)"]
     if recipe.get("train"):
@@ -539,9 +287,9 @@ def _report(found: list[Finding], end: str) -> None:
     errors = [f for f in found if f.level == "error"]
     for finding in found:
         if finding.level == "warning" or (finding.level == "error" and len(errors) > 1):
-            say(f"{finding.level}: {finding.text}")
+            say(f"{finding.level}: {finding.line}")
     if errors:
-        raise UserError(errors[0].text if len(errors) == 1 else f"{len(errors)} errors, listed above. {end}")
+        raise UserError(errors[0].line if len(errors) == 1 else f"{len(errors)} errors, listed above. {end}")
 
 
 if __name__ == "__main__":

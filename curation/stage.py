@@ -121,12 +121,12 @@ def in_order(stages: Mapping[str, Any], order: list[str] | None) -> dict[str, An
 
 def check_stages(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> None:
     """Raise UserError for the first of `stage_errors`."""
-    for error in stage_errors(stages, sources):
-        raise UserError(error)
+    for where, text in stage_errors(stages, sources):
+        raise UserError(text if text.startswith(where) else f"{where}: {text}")
 
 
-def stage_errors(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> Iterator[str]:
-    """Errors of the stages that can be found before a row is read.
+def stage_errors(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Errors of the stages that can be found before a row is read: the place in the recipe, and what is wrong.
 
     Args: `stages` in their order, `sources` of the pool. A score that no earlier stage writes is an error, unless a
     source or a stage whose scores are unknown could add it.
@@ -135,10 +135,11 @@ def stage_errors(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> Itera
     if any(not str(node.get("_target_", "")).startswith("limo.") for node in sources.values()):
         known = None
     for name, node in stages.items():
+        where = f"curate.stages.{name}"
         try:
-            call = bind(node, f"curate.stages.{name}")
+            call = bind(node, where)
         except UserError as error:
-            yield str(error)
+            yield where, str(error)
             known = None
             continue
         settings = call.keywords if isinstance(call, partial) else {}
@@ -148,13 +149,13 @@ def stage_errors(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> Itera
         absent = [] if known is None else [score for score in absent if score not in known | written]
         for score in absent:
             hint = suggest(score, (known or set()) | written)
-            yield f"curate.stages.{name} reads the score '{score}', which no stage before it adds{hint}"
+            yield where, f"reads the score '{score}', which no stage before it adds{hint}"
         try:
             if facts.check and not absent:
                 facts.check(**settings)
             check_engines(node)
         except UserError as error:
-            yield f"curate.stages.{name}: {error}"
+            yield where, str(error)
         known = None if known is None or facts.writes is None else known | written
 
 

@@ -14,8 +14,9 @@ import huggingface_hub.constants
 import pytest
 import yaml
 
-import curation.check
-from curation.check import ask_hub, check_recipe, check_training
+import curation.check_machine
+from curation.check import check_recipe
+from curation.check_machine import ask_hub, check_training
 from limo.errors import UserError
 from limo.recipe import compose, compose_arguments
 from limo.sources.new import make_recipe
@@ -36,7 +37,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> list[str]:
 def findings(mine: Sequence[str], *more: str) -> list[str]:
     """Those of a recipe, as lines."""
     found = check_recipe(compose(*compose_arguments([*mine, *more])))
-    return [f"{finding.level}: {finding.text}" for finding in found if finding.text != FEWER]
+    return [f"{finding.level}: {finding.line}" for finding in found if finding.text != FEWER]
 
 
 FEWER = "train.global_batch=8 is more than the 4 problems that are chosen"  # of this recipe
@@ -98,7 +99,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def at(address: str) -> None:
         ask_hub.cache_clear()
-        curation.check._hub_answers.cache_clear()
+        curation.check_machine._hub_answers.cache_clear()
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
 
@@ -133,7 +134,7 @@ def test_a_recipe_that_needs_the_hub_has_no_error_without_it(
 ) -> None:
     asked("http://127.0.0.1:9")
     found = check_recipe(compose(f"recipe={recipe}", f"runs={tmp_path}"))
-    errors = [f.text for f in found if f.level == "error" and "there is no such program" not in f.text]
+    errors = [f.line for f in found if f.level == "error" and "there is no such program" not in f.text]
     assert not errors and any("since the Hub cannot be reached" in f.text for f in found if f.level == "unchecked")
 
 
@@ -210,9 +211,9 @@ def test_a_training_that_cannot_fit_names_the_sharding_that_does(
     train = compose(*compose_arguments([*mine, "train.pack_tokens=1024"]))["train"]
 
     def errors(gpus: int, memory: float, **more: object) -> list[str]:
-        monkeypatch.setattr(curation.check, "memory_of_devices", lambda gpus_only=False: [memory] * gpus)
+        monkeypatch.setattr(curation.check_machine, "memory_of_devices", lambda gpus_only=False: [memory] * gpus)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1e12))
-        return [finding.text for finding in check_training({**train, "model": str(large), **more})]
+        return [finding.line for finding in check_training({**train, "model": str(large), **more})]
 
     assert errors(8, 80e9, sharding="zero3") == []
     (text,) = errors(8, 24e9)
@@ -323,7 +324,7 @@ def made(*numbers: int, **more: Any) -> list[dict[str, Any]]:
             ["+curate.stages.choose.shares={kind: {sums: 0.5, products: 0.5}}"],
             "error: curate.stages.choose.shares.kind: no row of the pool has kind 'products'; known are sums",
         ),
-        ("", {}, ["curate.stages.choose.by=level"], "error: curate.stages.choose reads the score 'level'"),
+        ("", {}, ["curate.stages.choose.by=level"], "error: curate.stages.choose: reads the score 'level'"),
         ("control: [randum]", {}, [], "error: control has 'randum'"),
         ("eval: {sampling: {n: 4}}", {}, [], "error: eval.sampling: 4 samples at temperature 0 are one"),
         ("attempts: {n: 1, max_tokens: 4096}", {}, [], "max_tokens=4,096, and the model takes 512 tokens"),

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from curation.check import Findings, check_pool
+from curation.check import check_pool
+from curation.check_machine import Findings
 from curation.evidence.controls import Controls, write_controls
 from curation.run import is_drawn
 from curation.stages.chains import check_steps, keep_true_steps

@@ -155,12 +155,12 @@ HELD = {"_target_": "curation.stages.decontaminate.decontaminate", "variants": "
     ("stages", "said"),
     [
         ({"held": {**HELD, "benchmarks": ["aime42"]}}, "curate.stages.held: .*aime42"),
-        ({"choose": {**CHOOSE, "by": "tokns"}}, "choose reads the score 'tokns', which no stage before it adds"),
+        ({"choose": {**CHOOSE, "by": "tokns"}}, "choose: reads the score 'tokns', which no stage before it adds"),
         (
             {"choose": CHOOSE, "tokens": {"_target_": "curation.stages.score.count_tokens", "tokenizer": "t"}},
             "'tokens'",
         ),
-        ({"choose": {**CHOOSE, "by": "random", "tokens": 900}}, "choose reads the score 'tokens', which no stage"),
+        ({"choose": {**CHOOSE, "by": "random", "tokens": 900}}, "choose: reads the score 'tokens', which no stage"),
         ({"b": {"_target_": "curation.stages.keep.keep_between", "by": "tokens", "at_most": 9}}, "the score 'tokens'"),
         ({"choose": {**CHOOSE, "k": 1, "by": "random", "prefer": "low"}}, "choose.prefer must be"),
         ({"plain": NODES["plain"], "x": {**CHOOSE, "k": 0}}, r"curate\.stages\.x\.k must be greater than 0, not 0"),
