@@ -215,7 +215,7 @@ def count(name: str, more: int = 1) -> None:
     """Increase a counting metric."""
     made = _metrics.get({})
     before = made.get(name, 0)
-    assert not isinstance(before, str), f"'{name}' is no count but {before!r}"
+    assert not isinstance(before, str), f"'{name}' is not a count but {before!r}"
     made[name] = before + more
 
 

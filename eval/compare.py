@@ -101,7 +101,7 @@ def _find_side(text: str) -> Side:
     path, _, model = text.rpartition(":") if not Path(text).is_dir() else (text, "", "")
     run = Path(path or text)
     if not (run / "eval").is_dir():
-        raise UserError(f"'{run}' is no evaluated run: there is no folder '{run / 'eval'}'. Run limo eval first")
+        raise UserError(f"'{run}' is not an evaluated run: there is no folder '{run / 'eval'}'. Run limo eval first")
     every = sorted(folder.name for folder in (run / "eval").iterdir() if folder.is_dir())
     models = [name for name in every if not is_further(name)]
     if not model and len(models) != 1:

@@ -185,7 +185,7 @@ def dump(row: Any) -> str:
     """One line of JSON; non-ASCII text stays readable. Lone surrogates, which UTF-8 cannot hold, are escaped."""
     try:
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE).decode()
-    except TypeError:  # half of a surrogate pair, an integer beyond 64 bits, a key that is no text
+    except TypeError:  # half of a surrogate pair, an integer beyond 64 bits, a key that is not a text
         return json.dumps(row) + "\n"
 
 

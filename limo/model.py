@@ -38,7 +38,7 @@ def model_folder(path: str) -> Path:
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-            raise UserError(f"'{path}' is no model folder: it has no config.json and no adapter_config.json")
+            raise UserError(f"'{path}' is not a model folder: it has no config.json and no adapter_config.json")
         return folder
     if path.startswith((".", "/", "~", "runs/")) or not HUB_NAME.fullmatch(path):
         raise UserError(
@@ -70,7 +70,7 @@ def _downloaded(path: str, files: tuple[str, ...]) -> Path:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(files)))
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MissingModel(f"no such model: '{path}' is no local folder, and the Hub says: {reason}") from error
+        raise MissingModel(f"no such model: '{path}' is not a local folder, and the Hub says: {reason}") from error
 
 
 def embedded_file(path: str) -> tuple[Path, str]:

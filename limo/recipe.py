@@ -436,7 +436,9 @@ def resolve(path: str, where: str) -> Callable[..., Any]:
     if not callable(found):
         raise UserError(f"{where}._target_: '{path}' is not a function")
     if module.partition(".")[0] in OURS and not _takes_settings(found):
-        raise UserError(f"{where}._target_: '{path}' is no function for recipes: it takes no settings by keyword only")
+        raise UserError(
+            f"{where}._target_: '{path}' is not a function for recipes: it takes no settings by keyword only"
+        )
     return typing.cast(Callable[..., Any], found)
 
 

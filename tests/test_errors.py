@@ -236,7 +236,7 @@ def test_the_prompt_lists_as_many_types_as_there_are_and_all_can_be_read() -> No
         ('{"code": "CODE", "type": "CA", "step": 2, "why": "w"}', "length", "in the wrong shape"),
         ('{"code": "CODE", "type": "CA", "step": "2", "why": "w"}', "stop", "in the wrong shape"),
         ('{"code": "CODE", "type": "CA", "step": 2}', "stop", "in the wrong shape"),
-        ('{"code": "CODE", "type": "calculation_error", "step": 2, "why": "w"}', "stop", "a type that there is not"),
+        ('{"code": "CODE", "type": "calculation_error", "step": 2, "why": "w"}', "stop", "an unknown type"),
         ('{"code": "CODE", "type": "CA", "step": 9, "why": "w"}', "stop", "a step that there is not"),
         ('{"code": "CODE", "type": "CA", "step": 2, "why": " "}', "stop", "an empty error"),
         ('{"code": "CODE", "type": "CA", "step": 3, "why": "w"}', "stop", "an earlier step is wrong"),

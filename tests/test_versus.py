@@ -67,7 +67,7 @@ def test_what_cannot_be_compared_says_why(tmp_path: Path) -> None:
     for left, right, said in (
         (a, b, "has the models base, tuned: name one"),
         (f"{a}:bas", b, "no model 'bas'; did you mean 'base'"),
-        (str(tmp_path), b, "is no evaluated run"),
+        (str(tmp_path), b, "is not an evaluated run"),
         (b, b, "the same model of the same run"),
         (b, c, "share no benchmark: set and other"),
         (f"{a}:base", b, r"the problems differ \(4 and 3, 3 the same\)"),

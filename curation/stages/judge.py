@@ -2,7 +2,7 @@
 
 A rubric is a list of criteria, each with a question and what 1 and 5 mean (`rubrics/reasoning.yaml`). The judge
 justifies itself in a few sentences and ends with one JSON object, a whole number from 1 to 5 for each criterion. A
-reply that does not end exactly so is no verdict: nothing is guessed from words.
+reply that does not end exactly so is not a verdict: nothing is guessed from words.
 
 A chain may contain anything, even orders to the judge or finished verdicts. Problem, answer and chain are enclosed in
 marks with a code that occurs in none of them, so no text can close its marks. The verdict must repeat the code, so a
@@ -141,7 +141,7 @@ def read_verdict(reply: Completion, code: str, criteria: Sequence[Criterion]) ->
 
 
 def read_rubric(rubric: str) -> tuple[Criterion, ...]:
-    """The criteria of a shipped rubric or a YAML file. Raises UserError if it cannot be read or is no rubric."""
+    """The criteria of a shipped rubric or a YAML file. Raises UserError if it cannot be read or is not a rubric."""
     path = RUBRICS / f"{rubric}.yaml" if (RUBRICS / f"{rubric}.yaml").is_file() else Path(rubric).expanduser()
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in RUBRICS.glob("*.yaml")))

@@ -122,7 +122,7 @@ def _by_equation(given: Node, reference: Node, kind: Kind) -> Ruling | None:
 
 
 def _value_of(relation: Relation) -> Node | None:
-    """What `x = 2 + 3 = 5` says x is; None if it is no such statement, or a false one."""
+    """What `x = 2 + 3 = 5` says x is; None if it is not such a statement, or a false one."""
     if any(s not in ("=", "approx", "equiv", "in") for s in relation.signs):
         return None
     start = 0 if label_of(relation) is None else 1
@@ -203,7 +203,7 @@ def _by_several(given: Node, reference: Node, kind: Kind) -> Ruling | None:
 
 
 def _named_values(group: Group) -> list[Node] | None:
-    """The values of `x = 1, y = 2`, in the order in which such names are usually put; None if it is no such list."""
+    """The values of `x = 1, y = 2`, in the order in which such names are usually put; None if it is not such a list."""
     pairs = [(label_of(p), _value_of(p)) for p in group.parts if isinstance(p, Relation)]
     names_ = [label.text for label, _ in pairs if isinstance(label, Name)]
     values = [value for _, value in pairs if value is not None]
@@ -291,7 +291,7 @@ def _residues(given: Node, reference: Call) -> Ruling:
             same = steps <= {wanted_modulus, -wanted_modulus} and (terms[0] - wanted) % wanted_modulus == 0
             return decide(same, "residue")
     if value is None or wanted is None or not wanted_modulus or None in modulus:
-        return "unsure", "a residue that is no number"
+        return "unsure", "a residue that is not a number"
     same = (value - wanted) % wanted_modulus == 0 and modulus in ([], [wanted_modulus])
     return ("unsure", "without the modulus") if same and not said else decide(same, "residue")
 
@@ -303,7 +303,7 @@ def _ratios(given: Node, reference: Call, kind: Kind) -> Ruling:
             return "wrong", "no ratio"
         return compare(given, Call("/", reference.args), kind)
     ours, theirs = given.args, reference.args
-    if all(exact(term) != 0 for term in (*given.args, *reference.args)):  # 12:00 is no multiple of 5:00
+    if all(exact(term) != 0 for term in (*given.args, *reference.args)):  # 12:00 is not a multiple of 5:00
         ours, theirs = (tuple(Call("/", (term, args[0])) for term in args) for args in (ours, theirs))
     return _in_order(ours, theirs, kind)[0], "ratio"
 
@@ -347,7 +347,7 @@ def _is_percent(node: Node) -> bool:
 
 
 def _by_count(given: Node, reference: Node, kind: Kind) -> Ruling | None:
-    """`C(10, 4)` and `P(10, 4)`, the numbers of choices and of arrangements, where they are no points."""
+    """`C(10, 4)` and `P(10, 4)`, the numbers of choices and of arrangements, where they are not points."""
     ours, theirs = rebuilt(given, _counted), rebuilt(reference, _counted)
     return compare(ours, theirs, kind) if (ours != given) != (theirs != reference) else None
 

@@ -230,7 +230,7 @@ def variables(node: Node) -> set[str]:
 
 
 def same_set(a: Node, b: Node) -> bool | None:
-    """Whether two sets have the same members; None if one is no set of numbers that can be worked out."""
+    """Whether two sets have the same members; None if one is not a set of numbers that can be worked out."""
     left, right = real_set(a), real_set(b)
     if left is None or right is None or not left.ends + right.ends or len(variables(a) | variables(b)) > 1:
         return None
@@ -248,7 +248,7 @@ def _samples(ends: tuple[Fraction, ...]) -> list[Fraction]:
 
 
 def real_set(node: Node) -> Reals | None:
-    """The set that a node means; None if it is no set, or not one of numbers without variables."""
+    """The set that a node means; None if it is not a set, or not one of numbers without variables."""
     if isinstance(node, Relation):
         return _of_relation(node)
     if isinstance(node, Call) and node.what in _COMBINED:
@@ -285,7 +285,7 @@ def _end(node: Node, sign: int) -> Any:  # a fraction, an infinity, or None
 
 
 def _interval(node: Group) -> Reals | None:
-    """`[1, 3)`; None where an end is no number, or the first is not the smaller."""
+    """`[1, 3)`; None where an end is not a number, or the first is not the smaller."""
     if len(node.parts) != 2:
         return None
     low, high = _end(node.parts[0], -1), _end(node.parts[1], 1)

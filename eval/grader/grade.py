@@ -172,7 +172,9 @@ def _by_structure(left: str, right: str, kind: Kind) -> Ruling:
         return "unsure", f"no value: {error}"
 
 
-_COMPOUND_UNIT = re.compile(r"[-+]?[\d.,]+ [a-zA-Z]{1,5}(?:\^\{?-?\d\}?)? ?/ ?[a-zA-Z]")  # 5 m/s is no product of names
+_COMPOUND_UNIT = re.compile(
+    r"[-+]?[\d.,]+ [a-zA-Z]{1,5}(?:\^\{?-?\d\}?)? ?/ ?[a-zA-Z]"
+)  # 5 m/s is not a product of names
 
 
 def _readings(text: str, short_units: bool) -> list[Node]:

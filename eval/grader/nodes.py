@@ -255,7 +255,7 @@ def in_base(digits: str, base: int) -> int:
 
 
 # -- units: which spellings are one, what each measures, and what it is worth in others
-# Symbols keep their case (`mW` is not `MW`), words do not. A word that is no unit here (`apples`) is a count: it is
+# Symbols keep their case (`mW` is not `MW`), words do not. A word that is not a unit here (`apples`) is a count: it is
 # compared as a word.
 
 _Unit = tuple[str, Fraction]  # what it measures, and its worth in the first unit of that kind
@@ -297,7 +297,7 @@ _MONEY = {"dollar", "pound sterling", "euro", "yen", "rupee"}
 def unit(text: str) -> tuple[tuple[tuple[str, int], ...], Fraction]:
     """What a unit measures, as powers of kinds in order, and its worth: `km/h` -> ((length, 1), (time, -1)), 1000/3600.
 
-    Words that are no known unit stand for themselves with the worth 1.
+    Words that are not a known unit stand for themselves with the worth 1.
     """
     text = re.sub(r"\\cdot|[*{}]|(?<!\^)-", " ", re.sub(r"\s*\^\s*", "^", text.replace(".", " ")))
     text = re.sub(r"\bper\b|\ban?\b(?= \w+$)", "/", text, flags=re.IGNORECASE).replace("mph", "mile / hour")

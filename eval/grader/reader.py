@@ -251,7 +251,7 @@ def _latex(text: str) -> str:
     text = _DELIMITERS.sub(" ", text)
     text = _one_line(text) if "\\begin" in text else text
     text = _WRAPPER.sub("", _TAG.sub("", text))
-    if "\\vec" in text:  # a cross product is no product of numbers
+    if "\\vec" in text:  # a cross product is not a product of numbers
         text = text.replace("\\times", "\\otimes")
     text = _PRIME.sub("'", _VECTOR.sub(_vector, text))
     if "\\over" in text or "\\choose" in text:
@@ -465,7 +465,7 @@ class _Reader(Terms):
             return self.with_unit(Call("*", (node, size)))
         text = self.unit_words()
         if not text or len(text.split()) > 6:
-            raise Unreadable("words behind a value that are no unit")
+            raise Unreadable("words behind a value that are not a unit")
         if text.lower() in ("degree", "degrees", "deg", "radian", "radians", "rad"):
             return Call("deg" if text.lower().startswith("deg") else "rad", (node,))
         return Quantity(node, text)

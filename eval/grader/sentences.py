@@ -40,7 +40,7 @@ _VALUE = re.compile(rf"[{_HIDDEN}]|{_NUMBER.pattern}")
 _WORDS = re.compile(rf"[{_HIDDEN}\u4e00-\u9fff]|[a-zA-Z]{{2,}}[^a-zA-Z].*?[a-zA-Z]{{2,}}")  # more than a word
 
 
-# -- the text without what is no prose
+# -- the text without what is not prose
 
 
 def plain_prose(text: str) -> str:

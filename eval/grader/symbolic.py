@@ -45,7 +45,7 @@ def _is_same(question: tuple[Node, Node]) -> bool | None:
 
 
 def _expression(node: Node) -> Any:
-    """A node as SymPy's expression. Raises TypeError for what is no formula."""
+    """A node as SymPy's expression. Raises TypeError for what is not a formula."""
     import sympy
 
     if isinstance(node, Number | Based):
@@ -54,7 +54,7 @@ def _expression(node: Node) -> Any:
         constants = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "oo": sympy.oo}
         return constants.get(node.text, sympy.Symbol(node.text))
     if not isinstance(node, Call):
-        raise TypeError(f"{type(node).__name__} is no formula")
+        raise TypeError(f"{type(node).__name__} is not a formula")
     args = [_expression(arg) for arg in node.args]
     if node.what in _OPERATIONS:
         return _OPERATIONS[node.what](*args)

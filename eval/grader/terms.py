@@ -254,7 +254,7 @@ class Terms(Scanner):
         match = self.accept_match(_BASE)
         base = 0 if match is None else int(match[1]) if match[1].isdigit() else BASES.get(match[1], 0)
         if node.value.denominator != 1 or not 2 <= base <= 36:
-            raise Unreadable("a subscript that is no base")
+            raise Unreadable("a subscript that is not a base")
         return Based(Fraction(in_base(str(node.value), base)), base)
 
     # -- atoms

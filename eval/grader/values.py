@@ -407,7 +407,7 @@ def tolerance(reference: Node, kind: Kind = "math") -> Fraction:
 
 
 def _printed_to(given: Node, reference: Node) -> Fraction:
-    """One unit of the last place of an answer with PRINTED digits or more, where the reference is no such number."""
+    """One unit of the last place of an answer with PRINTED digits or more, where the reference is not such a number."""
     if not isinstance(given, Number) or given.step is None or isinstance(reference, Number):
         return Fraction(0)
     return given.step if abs(given.value) >= given.step * 10 ** (PRINTED - 1) else Fraction(0)

@@ -122,7 +122,7 @@ class Connection:
         try:
             return read_reply(bytes(data).split(b"\n") if body.get("stream") else [b"data:" + bytes(data)])
         except (ValueError, AttributeError, TypeError, RecursionError) as error:
-            raise ServerError(f"the reply is no completion: {error}") from None
+            raise ServerError(f"the reply is not a completion: {error}") from None
 
     async def is_alive(self) -> bool:
         """Whether the server answers a request for its list of models, which costs nothing."""

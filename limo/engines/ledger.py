@@ -79,7 +79,7 @@ counted: set[bytes] | None = None  # names counted so far, if each sample is to 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a run may pay for, including its restarts; None is no limit. Raises UserError for an invalid limit."""
+    """What a run may pay for, including its restarts; None sets no limit. Raises UserError for an invalid limit."""
 
     samples: int | None = None
     tokens: int | None = None  # generated
@@ -89,7 +89,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if value is not None and not 0 <= value < math.inf:
-                raise UserError(f"curate.budget.{name} must be 0 or more, not {value}; null is no limit")
+                raise UserError(f"curate.budget.{name} must be 0 or more, not {value}; null sets no limit")
 
 
 @dataclass

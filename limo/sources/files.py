@@ -54,7 +54,7 @@ def _list_files(path: str) -> list[Path]:
         if hidden := len(inside) - len(found):
             say(f"{path}: {hidden} hidden files are not read")
         if not found:
-            raise UserError(f"'{path}' has no {', '.join(ENDINGS)} file, and is no folder saved by datasets")
+            raise UserError(f"'{path}' has no {', '.join(ENDINGS)} file, and is not a folder saved by datasets")
     if not found:
         here = "" if where.is_absolute() else f" in {Path.cwd()}, where this command was started"
         raise UserError(f"no such file or folder '{path}'{here}")

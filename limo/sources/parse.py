@@ -246,7 +246,7 @@ def _saved_dataset(path: Path) -> Any:
     try:
         rows = load_from_disk(str(path))
     except FileNotFoundError as error:
-        raise UserError(f"'{path}' is no folder saved by datasets: {error}") from None
+        raise UserError(f"'{path}' is not a folder saved by datasets: {error}") from None
     if not isinstance(rows, Dataset):
         raise UserError(f"'{path}' holds the splits {', '.join(rows)}; name one: path={path}/{next(iter(rows))}")
     return rows

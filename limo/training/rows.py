@@ -214,7 +214,7 @@ def read_pairs(path: str, system: str | None = None) -> Iterator[Example | Dropp
 def _read_pair(value: Any, number: int, path: str) -> Example | Dropped:
     try:
         if not isinstance(value, Mapping):
-            raise TypeError("the row is no object")
+            raise TypeError("the row is not an object")
         row = Example.from_json(value) if "completion" in value else _from_trl(value, number)
         sides, reason, detail = {row.completion.strip(), row.rejected.strip()}, "", ""
         if "" in sides or len(sides) == 1:

@@ -139,7 +139,7 @@ def read_diagnosis(reply: Completion, row: Example, attempt: str) -> Mistake:
     """The mistake that a reply names. Raises Unusable for a reply that does not end with a whole verdict."""
     verdict = _verdict(reply, code_for(row, attempt), {"type": str, "step": int, "why": str})
     if verdict["type"] not in TYPES:
-        raise Unusable("a type that there is not", repr(verdict["type"])[:SHOWN])
+        raise Unusable("an unknown type", repr(verdict["type"])[:SHOWN])
     if not verdict["why"].strip():
         raise Unusable("an empty error")
     return _mistake(verdict["type"], attempt, str(verdict["step"]), verdict["why"].strip())

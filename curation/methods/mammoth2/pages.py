@@ -168,7 +168,7 @@ def _parse(page: Raw, workers: Workers, most: int, seconds: float, memory: int) 
 def page_of(row: Example) -> dict[str, Any]:
     """The origin of a page. Raises UserError for a row that is not a page."""
     if "page" not in row.notes:
-        raise UserError(f"row {row.id} is no page: put curation.methods.mammoth2.pages.read before this stage")
+        raise UserError(f"row {row.id} is not a page: put curation.methods.mammoth2.pages.read before this stage")
     return dict(row.notes["page"])
 
 
