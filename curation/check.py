@@ -18,8 +18,7 @@ from typing import Any
 from curation.check_machine import NO_HUB, Finding, Findings, ask_hub, check_engines, check_training
 from curation.folder import read_marks
 from curation.stage import check_sampling, in_order, stage_errors
-from eval.benchmarks import hub_sources, is_required, load, on_hub
-from eval.benchmarks import nodes as benchmark_nodes
+from eval.benchmarks import benchmark_nodes, hub_sources, is_required, load_benchmarks, on_hub
 from eval.grade import grade
 from limo.chat import render
 from limo.command import command
@@ -247,7 +246,7 @@ def check_benchmarks(benchmarks: Any, where: str, found: Findings, measured: dic
                 own += _ask(repository, f"{where}.{name}")
             if not remote:
                 if key not in found.loaded:
-                    found.loaded[key] = load({name: {**node, "required": True}}, "")[name]
+                    found.loaded[key] = load_benchmarks({name: {**node, "required": True}}, "")[name]
                 measured[f"{where}.{name}"] = found.loaded[key]
         for finding in own:
             kept = required or finding.level != "error"

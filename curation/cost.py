@@ -31,7 +31,7 @@ import limo.engines.ledger
 from curation.run import read_pool, run_first
 from curation.stage import about_node, in_order
 from curation.stages.choose import subsample
-from eval.benchmarks import load, nodes, on_hub
+from eval.benchmarks import benchmark_nodes, load_benchmarks, on_hub
 from eval.intervals import wilson
 from eval.protocols import sampling_for
 from eval.readers import TABLE
@@ -355,10 +355,12 @@ def _plan_evaluation(node: Mapping[str, Any], trained: int, assume: Assume | Non
         return None
     models = len(node.get("models") or {}) + (trained if node.get("trained") else 0)
     parts, samples, tokens = list[str](), 0, 0.0
-    for name, benchmark in nodes(node["benchmarks"]).items():
+    for name, benchmark in benchmark_nodes(node["benchmarks"]).items():
         try:
             entry = TABLE.get(name)
-            rows = entry.rows if entry and on_hub(name, benchmark) else len(load({name: benchmark}, "")[name])
+            rows = (
+                entry.rows if entry and on_hub(name, benchmark) else len(load_benchmarks({name: benchmark}, "")[name])
+            )
         except UserError:
             rows = 0
         how = sampling_for(node.get("protocol"), Sampling(**node["sampling"]), rows or 1)
@@ -420,9 +422,9 @@ def recommend(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if not choices:
         return None
     s, gpu = min(choices, key=lambda c: (c[0]["devices"], found.index(c[0]), c[0]["costs"][c[1]]["dollars"]))
-    nodes = next(n for n in range(math.ceil(s["devices"] / NODE), s["devices"] + 1) if s["devices"] % n == 0)
-    taken = f"train.sharding={s['sharding']} train.devices={s['devices'] // nodes}"
-    return {"gpu": gpu, "devices": s["devices"], "nodes": nodes, "settings": taken, **s["costs"][gpu]}
+    machines = next(n for n in range(math.ceil(s["devices"] / NODE), s["devices"] + 1) if s["devices"] % n == 0)
+    taken = f"train.sharding={s['sharding']} train.devices={s['devices'] // machines}"
+    return {"gpu": gpu, "devices": s["devices"], "nodes": machines, "settings": taken, **s["costs"][gpu]}
 
 
 def print_trainings(name: str, found: Mapping[str, Any], given: Trainings) -> None:

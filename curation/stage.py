@@ -153,13 +153,13 @@ def stage_errors(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> Itera
         try:
             if facts.check and not absent:
                 facts.check(**settings)
-            check_engines(node)
+            construct_engines(node)
         except UserError as error:
             yield where, str(error)
         known = None if known is None or facts.writes is None else known | written
 
 
-def check_engines(settings: Mapping[str, Any], where: str = "") -> None:
+def construct_engines(settings: Mapping[str, Any], where: str = "") -> None:
     """Construct every engine in the settings of a stage, without loading anything.
 
     Raises UserError for a missing key or server, and for several samples at temperature 0.
@@ -172,7 +172,7 @@ def check_engines(settings: Mapping[str, Any], where: str = "") -> None:
         elif name == "sampling":
             check_sampling(settings, where)
         else:
-            check_engines(value, f"{where}{name}.")
+            construct_engines(value, f"{where}{name}.")
 
 
 def check_sampling(settings: Mapping[str, Any], where: str) -> None:

@@ -26,7 +26,7 @@ from limo.errors import UserError
 from limo.recipe import InputPath, bind, suggest
 from limo.recipe import nodes as nodes_below
 from limo.sources import Reading, examples, hub_rows
-from limo.sources.columns import plain as plain_answer
+from limo.sources.columns import comparable
 from limo.sources.files import Raw, read_rows
 
 REPEATED = "repeated problem"  # generators repeat themselves; any other dropped row is an error
@@ -34,7 +34,7 @@ ENDINGS = (".jsonl", ".json", ".parquet", ".csv")
 CHOOSE = "Choose one option and put its letter in \\boxed{}."
 
 
-def nodes(benchmarks: Sequence[Any] | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def benchmark_nodes(benchmarks: Sequence[Any] | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The benchmarks of a recipe as nodes, by name.
 
     A list has names of TABLE, paths of files (named after the file), and mappings {name: node}; a mapping has nodes. A
@@ -95,10 +95,10 @@ def without_required(node: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key != "required"}
 
 
-def load(benchmarks: Sequence[Any] | Mapping[str, Any], system: str) -> dict[str, list[Example]]:
+def load_benchmarks(benchmarks: Sequence[Any] | Mapping[str, Any], system: str) -> dict[str, list[Example]]:
     """The problems of each benchmark, by name. `notes["answer_kind"]` tells the grader the kind of the answers."""
     loaded = {}
-    for name, node in nodes(benchmarks).items():
+    for name, node in benchmark_nodes(benchmarks).items():
         try:
             rows = list(bind(without_required(node), f"benchmarks.{name}")(name, system))
         except UserError as error:
@@ -128,7 +128,7 @@ def _check(name: str, rows: Sequence[Example]) -> None:
     answers = dict[str, Example]()
     for row in rows:
         before = answers.setdefault(" ".join(row.question.lower().split()), row)
-        if name not in TABLE and plain_answer(before.answer) != plain_answer(row.answer):
+        if name not in TABLE and comparable(before.answer) != comparable(row.answer):
             rows_of_both = f"rows {before.notes.get('row')} and {row.notes.get('row')}"
             raise UserError(
                 f"benchmark '{name}': {rows_of_both} are one problem with two answers, {before.answer!r} and "
@@ -247,7 +247,7 @@ def _put(row: Example, entry: Benchmark, system: str) -> Example:
     if entry.shots:
         prompt = chat(behind_examples(problem, entry.group, entry.shots), "")
     else:
-        prompt = chat(plain(problem, entry.kind == "choice"), system)
+        prompt = chat(zero_shot(problem, entry.kind == "choice"), system)
     shown = {"answer_kind": entry.kind, "problem": problem, "shots": entry.shots}
     return replace(row, prompt=prompt, notes={**row.notes, **shown})
 
@@ -256,7 +256,7 @@ def _put(row: Example, entry: Benchmark, system: str) -> Example:
 # are those of MAmmoTH2 (arXiv 2405.03548, section 3.2), so results are close to the paper's but not comparable exactly
 
 
-def plain(problem: str, choice: bool) -> str:
+def zero_shot(problem: str, choice: bool) -> str:
     """The zero-shot prompt: the problem, and for multiple choice the form of the answer."""
     return f"{problem}\n\n{CHOOSE}" if choice else problem
 

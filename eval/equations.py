@@ -17,7 +17,7 @@ from fractions import Fraction
 from typing import Any
 
 from eval.grader.nodes import Call, Name, Node, Number, Unreadable
-from eval.grader.reader import read
+from eval.grader.reader import read_answer
 from eval.grader.values import TooMuch, Undefined, exact
 
 # Possessive, with bounds on each repetition: a number or unit is never split again, so that the work is linear in the
@@ -186,7 +186,7 @@ def _pieces(text: str, start: int, end: int) -> tuple[str, tuple[Written, ...], 
 
 def _read(text: str) -> Node | None:
     try:
-        return read(text)
+        return read_answer(text)
     except (Unreadable, RecursionError):
         return None
 

@@ -48,7 +48,7 @@ class Difference:
     n: int
     gained: list[str]  # ids that b solves more often
     lost: list[str]  # ids that a solves more often
-    detectable: float  # the smallest true difference that so many problems show with a power of 80 %
+    detectable_difference: float  # the smallest true difference that so many problems show with a power of 80 %
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain JSON values."""
@@ -112,7 +112,9 @@ def paired(a: Mapping[str, float], b: Mapping[str, float], resamples: int, seed:
     else:
         low, high = _bootstrap(differences, resamples, seed)
         p = _flip_signs(differences, resamples, seed + 1)
-    return Difference(float(differences.mean()), low, high, p, len(ids), gained, lost, detectable(differences))
+    return Difference(
+        float(differences.mean()), low, high, p, len(ids), gained, lost, detectable_difference(differences)
+    )
 
 
 def p_value(p: float) -> str:
@@ -125,7 +127,7 @@ def beyond_chance(difference: Mapping[str, Any]) -> bool:
     return bool(difference["p"] < 0.05 and (difference["low"] > 0 or difference["high"] < 0))
 
 
-def detectable(differences: np.ndarray) -> float:
+def detectable_difference(differences: np.ndarray) -> float:
     """The smallest difference that a test at 5 % detects with a power of 80 %, given each problem's difference (n,).
 
     (1.96 + 0.84) s / sqrt(n), where s is the standard deviation of the problems' differences. One half is added to
@@ -210,7 +212,14 @@ def difference(before: Sequence[Shares], after: Sequence[Shares], resamples: int
     p = float(2 * _stats().t.sf(abs(mean) / math.sqrt(variance), freedom)) if variance else float(not mean)
     gained, lost = ([i for i, d in zip(ids, sign * differences, strict=True) if d > 0.5] for sign in (1, -1))
     return Difference(
-        mean, max(-1.0, mean - half), min(1.0, mean + half), p, len(ids), gained, lost, detectable(differences)
+        mean,
+        max(-1.0, mean - half),
+        min(1.0, mean + half),
+        p,
+        len(ids),
+        gained,
+        lost,
+        detectable_difference(differences),
     )
 
 

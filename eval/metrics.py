@@ -203,7 +203,7 @@ def measure_turns(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, A
             for k in range(1, n + 1)
         ],
         "transitions": [count_transitions(rows, k) for k in range(1, n)],
-        "tokens": count_tokens(rows),
+        "tokens": tokens_per_problem(rows),
     }
 
 
@@ -213,7 +213,7 @@ def count_transitions(rows: Sequence[Row], turn: int) -> dict[str, int]:
     return {"wrong_right": steps.count((False, True)), "right_wrong": steps.count((True, False))}
 
 
-def count_tokens(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
+def tokens_per_problem(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
     """Mean tokens per problem, written and read, of all samples and of all turns.
 
     Read tokens are those of each sample's and each turn's whole prompt; None if the tokenizer is unknown. An engine

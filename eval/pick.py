@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks import load
+from eval.benchmarks import load_benchmarks
 from eval.intervals import p_value, paired, share
 from eval.metrics import correct_share
 from eval.run import Task, complete_task, load_tasks
@@ -49,7 +49,7 @@ def pick(
     """
     folder = Path(out)
     checkpoints = find_checkpoints(folder / "checkpoints")
-    given = drop_test_problems(load_tasks(dev, system, sampling, protocol, engine), load(test, system))
+    given = drop_test_problems(load_tasks(dev, system, sampling, protocol, engine), load_benchmarks(test, system))
     results: Results = []
     for checkpoint in checkpoints:
         runner = Cached(bind({**engine, "model": str(checkpoint)}, "pick.engine")())

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eval.benchmarks import load, nodes, origin
+from eval.benchmarks import benchmark_nodes, load_benchmarks, origin
 from eval.compare import name_training, sentence
 from eval.grader.grade import grade_all
 from eval.intervals import difference, over_trainings, share
@@ -176,13 +176,13 @@ def load_tasks(
     protocol: str | None,
     engine: Mapping[str, Any],
 ) -> list[Task]:
-    """The benchmarks of a recipe, loaded. Raises UserError as `eval.benchmarks.load` and `sampling_for` do."""
+    """The benchmarks of a recipe, loaded. Raises UserError as `load_benchmarks` and `sampling_for` do."""
     loaded = []
     if not benchmarks:
         raise UserError("eval.benchmarks names none, such as [aime24,math500] or [my.jsonl]")
     sampling_for(protocol, sampling, 1)  # a misspelt protocol is reported before anything is loaded
-    described = nodes(benchmarks)
-    for name, rows in load(benchmarks, system).items():
+    described = benchmark_nodes(benchmarks)
+    for name, rows in load_benchmarks(benchmarks, system).items():
         shots = max((row.notes.get("shots", 0) for row in rows), default=0)
         chosen = sampling_for(protocol, sampling, TABLE.get(name, OWN).rows or len(rows), shots)
         if chosen.n > 1 and not chosen.temperature:

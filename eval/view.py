@@ -27,7 +27,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from markupsafe import Markup
 
-from eval.report.html import render
+from eval.report.html import fill_template
 from eval.report.listed import BAD, Listed, Place, list_runs
 from eval.report.page import conclusions, hash_script, run_facts
 from eval.report.viewer import Packer, pack, scripts, style
@@ -53,7 +53,7 @@ def view(runs: list[str], port: int = 8600, bundle: str = "", open: bool = True)
         return
     token = secrets.token_urlsafe(24)
     try:
-        server = serve(folders, port, token)
+        server = start_server(folders, port, token)
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or "ports go from 0 to 65535"
         raise UserError(f"port {port} cannot be used: {why}. Choose another one, such as port=8601") from None
@@ -160,7 +160,7 @@ def _about(folder: Path) -> dict[str, Any]:
 def make_page(folders: Sequence[Path], rows: str) -> str:
     """The page, which reads its rows from a `server` or from `files` beside it."""
     ours = scripts(with_viewer=True)
-    return render(
+    return fill_template(
         "desk.html",
         name=", ".join(folder.name for folder in folders[:3]) + (" …" if len(folders) > 3 else ""),
         rows=rows,
@@ -177,7 +177,7 @@ class Server(ThreadingHTTPServer):
         """See the class."""
 
 
-def serve(folders: Sequence[Path], port: int, token: str) -> Server:
+def start_server(folders: Sequence[Path], port: int, token: str) -> Server:
     """A server on the loopback address; port 0 takes a free one. Requests have the token in the address or a header."""
     desk = Desk(folders)
     page = make_page(folders, "server")

@@ -25,7 +25,7 @@ _HAN = re.compile(r"[\u3400-\u9fff]")  # written without spaces: each character 
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class FeatureTerms:
     """The terms of one feature."""
 
     words: frozenset[str]
@@ -41,7 +41,7 @@ class Terms:
         return total + (len(self.signs.findall(text)) if has_han and self.signs else 0)
 
 
-def features(text: str, lists: dict[str, Terms]) -> tuple[float, float, float, float]:
+def features(text: str, lists: dict[str, FeatureTerms]) -> tuple[float, float, float, float]:
     """Length in pieces between spaces, then occurrences of each list divided by the number of words.
 
     Pieces include numbers and formulas, which are most of a chain; words do not.
@@ -59,7 +59,7 @@ def features(text: str, lists: dict[str, Terms]) -> tuple[float, float, float, f
 
 
 @lru_cache
-def word_lists(names: tuple[str, ...]) -> dict[str, Terms]:
+def word_lists(names: tuple[str, ...]) -> dict[str, FeatureTerms]:
     """The terms of each feature from all named lists together. Raises UserError if one cannot be read."""
     return {feature: _terms(terms) for feature, terms in term_lists(names).items()}
 
@@ -86,7 +86,7 @@ def _read(name: str) -> dict[str, list[str]]:
         raise UserError(f"{path}: must give a list of words for {', '.join(COUNTED)} ({error})") from None
 
 
-def _terms(terms: list[str]) -> Terms:
+def _terms(terms: list[str]) -> FeatureTerms:
     signs = tuple(term for term in terms if _HAN.search(term))
     words = frozenset(term for term in terms if _WORD.fullmatch(term) and term not in signs)
     phrases = [term for term in terms if term not in words and term not in signs]
@@ -94,4 +94,4 @@ def _terms(terms: list[str]) -> Terms:
         (p, re.compile(rf"(?<!\w){re.escape(p)}(?!\w)"), sum(w in words for w in _WORD.findall(p))) for p in phrases
     ]
     pattern = re.compile("|".join(sorted(map(re.escape, signs), key=len, reverse=True))) if signs else None
-    return Terms(words, tuple(whole), pattern)
+    return FeatureTerms(words, tuple(whole), pattern)

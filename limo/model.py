@@ -147,7 +147,7 @@ def file_hash(path: Path) -> str:
     return found
 
 
-def load(folder: Path, dtype: str) -> tuple[Any, Any]:
+def load_both(folder: Path, dtype: str) -> tuple[Any, Any]:
     """(model, tokenizer) of a folder, the model on the first GPU if there is one. `dtype` is a torch name or 'auto'."""
     tokenizer = load_tokenizer(folder)
     return load_model(folder, dtype).to(main_device()), tokenizer

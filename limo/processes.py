@@ -3,7 +3,7 @@
 A worker has limits on CPU time and memory, and is replaced after it was killed. It is started by its module's name, so
 the caller's `__main__` is never imported: notebooks, scripts without a main guard and any start method work.
 `pebble.ProcessPool` imports `__main__` in its workers and limits wall-clock time, which would change verdicts on a busy
-machine. A module that is run as a worker calls `serve`; a caller keeps a `Workers`.
+machine. A module that is run as a worker calls `serve_questions`; a caller keeps a `Workers`.
 """
 
 import atexit

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eval import benchmarks, readers
-from eval.benchmarks import behind_examples, load, nodes
+from eval.benchmarks import behind_examples, benchmark_nodes, load_benchmarks
 from eval.protocols import sampling_for
 from eval.readers import TABLE, arc, gaokao, gpqa, mmlu, theoremqa, with_options
 from limo.engines.protocol import Sampling
@@ -44,14 +44,14 @@ def gpqa_row(i: int) -> dict[str, Any]:
 
 def test_gpqa_options_are_shuffled_evenly_and_always_alike(tmp_path: Path) -> None:
     path = write(tmp_path / "gpqa.jsonl", [gpqa_row(i) for i in range(198)])
-    rows = load([path], "system")["gpqa"]
+    rows = load_benchmarks([path], "system")["gpqa"]
     counts = Counter(row.answer for row in rows)
     assert set(counts) == set("ABCD") and max(counts.values()) - min(counts.values()) <= 1
     for i, row in enumerate(rows):
         assert f"({row.answer}) right {i}\n" in row.question + "\n"
         assert all(f"wrong {i}.{j}" in row.question for j in (1, 2, 3))
     assert len({row.question.index("wrong 0.1") for row in rows[:1]}) == 1
-    assert [r.question for r in load([path], "system")["gpqa"]] == [r.question for r in rows]
+    assert [r.question for r in load_benchmarks([path], "system")["gpqa"]] == [r.question for r in rows]
     assert rows[0].notes["answer_kind"] == "choice" and rows[0].prompt[0]["content"] == "system"
     assert "letter" in rows[0].question and "letter" not in rows[0].notes["problem"]
 
@@ -59,7 +59,7 @@ def test_gpqa_options_are_shuffled_evenly_and_always_alike(tmp_path: Path) -> No
 def test_options_that_were_never_shuffled_are_refused(tmp_path: Path) -> None:
     rows = [{"question": f"q{i}?\n(A) right\n(B) wrong", "answer": "A"} for i in range(198)]
     with pytest.raises(UserError, match="benchmark 'gpqa': the right option is A in all 198 rows"):
-        load([write(tmp_path / "gpqa.jsonl", rows)], "")
+        load_benchmarks([write(tmp_path / "gpqa.jsonl", rows)], "")
 
 
 def test_rows_of_other_benchmarks_by_hand() -> None:
@@ -83,33 +83,35 @@ def test_few_shot_prompts_have_no_system_message_and_end_at_the_solution(tmp_pat
     path = write(
         tmp_path / "math.jsonl", [{"problem": "what is 1 + 1?", "solution": "so \\boxed{2}", "level": "Level 1"}]
     )
-    row = load([path], "system")["math"][0]
+    row = load_benchmarks([path], "system")["math"][0]
     assert len(row.prompt) == 1 and row.answer == "2" and row.notes["level"] == "Level 1"
     assert row.question.count("Problem:") == 5 and row.question.endswith("Problem:\nwhat is 1 + 1?\nSolution:")
-    zero = load([{"math": {"path": path, "shots": 0}}], "system")["math"][0]
+    zero = load_benchmarks([{"math": {"path": path, "shots": 0}}], "system")["math"][0]
     assert [m["content"] for m in zero.prompt] == ["system", "what is 1 + 1?"]
 
 
 def test_names_paths_and_nodes_in_one_list() -> None:
-    found = nodes(["aime24", "copies/math500.json", {"mine": {"path": "x.csv", "fields": {"answer": "gold"}}}])
+    found = benchmark_nodes(
+        ["aime24", "copies/math500.json", {"mine": {"path": "x.csv", "fields": {"answer": "gold"}}}]
+    )
     assert {name: node.get("path") for name, node in found.items()} == {
         "aime24": None,
         "math500": "copies/math500.json",
         "mine": "x.csv",
     }
     with pytest.raises(UserError, match="'aime24' twice"):
-        nodes(["aime24", "aime24"])
+        benchmark_nodes(["aime24", "aime24"])
     with pytest.raises(UserError, match="must be empty or such as"):
-        nodes({"aime24": 5})
+        benchmark_nodes({"aime24": 5})
 
 
 def test_a_folder_of_copies_comes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "aime25.jsonl", [{"prompt": f"p{i}", "answer": str(i)} for i in range(30)])
     monkeypatch.setenv("LIMO_BENCHMARKS", str(tmp_path))
-    assert len(load(["aime25"], "")["aime25"]) == 30
-    assert benchmarks.origin("aime25", nodes(["aime25"])["aime25"])["path"] == str(tmp_path / "aime25.jsonl")
+    assert len(load_benchmarks(["aime25"], "")["aime25"]) == 30
+    assert benchmarks.origin("aime25", benchmark_nodes(["aime25"])["aime25"])["path"] == str(tmp_path / "aime25.jsonl")
     monkeypatch.delenv("LIMO_BENCHMARKS")
-    assert benchmarks.origin("aime25", nodes(["aime25"])["aime25"])["revision"] == TABLE["aime25"].revision
+    assert benchmarks.origin("aime25", benchmark_nodes(["aime25"])["aime25"])["revision"] == TABLE["aime25"].revision
 
 
 @pytest.mark.parametrize(
@@ -127,26 +129,28 @@ def test_a_folder_of_copies_comes_before_the_hub(tmp_path: Path, monkeypatch: py
 )
 def test_what_cannot_be_had_says_how_to_get_it(listed: list[Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        load(listed, "")
+        load_benchmarks(listed, "")
 
 
 def test_a_benchmark_on_the_hub_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"benchmark 'gpqa': cannot load 'Idavidrein/gpqa' .*HF_TOKEN.*gpqa.jsonl"):
-        load([{"gpqa": {"required": True}}], "")
+        load_benchmarks([{"gpqa": {"required": True}}], "")
 
 
 def test_real_local_copies(data: Path) -> None:
     folder = data / "benchmarks"
-    rows = load([str(folder / f) for f in ("aime24.jsonl", "aime25.jsonl", "amc23.jsonl", "math500.json")], "s")
+    rows = load_benchmarks(
+        [str(folder / f) for f in ("aime24.jsonl", "aime25.jsonl", "amc23.jsonl", "math500.json")], "s"
+    )
     assert {name: len(found) for name, found in rows.items()} == {
         "aime24": 30,
         "aime25": 30,
         "amc23": 40,
         "math500": 500,
     }
-    gsm = load([{"gsm8k": {"path": str(folder / "gsm8k_test.jsonl")}}], "s")["gsm8k"]
+    gsm = load_benchmarks([{"gsm8k": {"path": str(folder / "gsm8k_test.jsonl")}}], "s")["gsm8k"]
     assert len(gsm) == 1319 and all("####" not in row.answer for row in gsm)
     assert {row.answer for row in rows["amc23"]} >= {"27"} and not any("." in row.answer for row in rows["amc23"])
 
@@ -170,6 +174,6 @@ def test_protocols_by_the_size_of_a_benchmark() -> None:
 
 
 def test_an_heir_leaves_a_benchmark_out_with_false() -> None:
-    assert set(nodes({"gsm8k": None, "math500": False, "mine": {"path": "x.jsonl"}})) == {"gsm8k", "mine"}
+    assert set(benchmark_nodes({"gsm8k": None, "math500": False, "mine": {"path": "x.jsonl"}})) == {"gsm8k", "mine"}
     with pytest.raises(UserError, match=r"eval\.benchmarks\.math500 must be empty"):
-        nodes({"math500": True})
+        benchmark_nodes({"math500": True})

@@ -9,7 +9,7 @@ from limo.chat import prompt_ids
 from limo.data import chat
 from limo.engines.local import TransformersEngine, sample_tokens
 from limo.engines.protocol import OPEN, Completion, Prompt, Sampling, Scripted, sample, stream
-from limo.model import load
+from limo.model import load_both
 
 GREEDY = Sampling(n=1, temperature=0, top_p=1, max_tokens=12, seed=0)
 WARM = Sampling(n=3, temperature=1.0, top_p=0.9, max_tokens=12, seed=0)
@@ -25,7 +25,7 @@ def texts(done: list[list[Completion]]) -> list[list[str]]:
 
 
 def test_greedy_equals_the_library_s_generate(tiny: Path) -> None:
-    model, tokenizer = load(tiny, "float32")
+    model, tokenizer = load_both(tiny, "float32")
     expected = []
     for prompt in PROMPTS:
         ids = torch.tensor([prompt_ids(tokenizer, prompt)])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.benchmarks import load
+from eval.benchmarks import load_benchmarks
 from eval.intervals import paired, share, wilson
 from eval.metrics import correct_share
 from eval.run import grade_rows, summarize
@@ -107,12 +107,12 @@ def test_a_benchmark_with_an_unusable_row_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"benchmark 'mine': 1 of 2 rows cannot be used; the first is .*b.jsonl, row 2: empty problem"
     ):
-        load({"mine": node}, "")
+        load_benchmarks({"mine": node}, "")
     path.write_text('{"id": 7, "problem": "1+1?", "answer": "2"}\n' * 2)
     with pytest.raises(UserError, match="two rows have the id 'mine/7'"):
-        load({"mine": node}, "")
+        load_benchmarks({"mine": node}, "")
     path.write_text('{"problem": "1+1?", "answer": "2"}\n')
-    assert [r.prompt[0]["content"] for r in load({"mine": node}, "system")["mine"]] == ["system"]
+    assert [r.prompt[0]["content"] for r in load_benchmarks({"mine": node}, "system")["mine"]] == ["system"]
 
 
 def test_of_a_solution_that_was_begun_the_whole_is_judged() -> None:

@@ -18,7 +18,7 @@ from eval.grade import Grade, grade
 from eval.grader.extract import explicit, extract
 from eval.grader.grade import equal
 from eval.grader.nodes import Ruling
-from eval.grader.reader import normalise, read
+from eval.grader.reader import normalise, read_answer
 from eval.grader.symbolic import _workers, same_by_sympy
 from limo.processes import Died, TimedOut, Workers
 from tests.conftest import ROOT
@@ -33,7 +33,7 @@ ENDLESS = "\\int_0^\\infty \\frac{\\sin(x^7)\\ln(x^3+1)}{x^5+\\cos x+3}dx"
 
 
 def by_sympy(given: str, reference: str) -> Ruling:
-    return same_by_sympy(read(normalise(given)), read(normalise(reference)))
+    return same_by_sympy(read_answer(normalise(given)), read_answer(normalise(reference)))
 
 
 def judged(case: dict[str, str]) -> str:
@@ -365,14 +365,14 @@ def test_threads_share_the_workers() -> None:
 
 def test_workers_end_with_their_parent_and_are_no_more_than_said(tmp_path: Path) -> None:
     code = (
-        "from eval.grader.reader import read\nfrom eval.grader.symbolic import _workers\n"
+        "from eval.grader.reader import read_answer\nfrom eval.grader.symbolic import _workers\n"
         "from limo.processes import TimedOut\n"
-        f"endless = (read('5'), read({ENDLESS!r}))\n"
+        f"endless = (read_answer('5'), read_answer({ENDLESS!r}))\n"
         "_workers.limit = 1\n"
         "for _ in range(2):\n"
         "    try: _workers.ask(endless, 0.2)\n"
         "    except TimedOut: pass\n"
-        "_workers.ask((read('1'), read('1')), 60)\n"
+        "_workers.ask((read_answer('1'), read_answer('1')), 60)\n"
         "assert len(_workers.idle) == 1, _workers.idle\n"
         "print(_workers.idle[0].process.pid, flush=True)\n"
         "_workers.ask(endless, 60)\n"
@@ -395,11 +395,11 @@ def test_workers_end_with_their_parent_and_are_no_more_than_said(tmp_path: Path)
 
 def test_a_dead_or_late_worker_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "odd_worker.py").write_text(
-        "import os, time\nfrom limo.processes import serve\n"
+        "import os, time\nfrom limo.processes import serve_questions\n"
         "def answer(q):\n    if q == 'die': os._exit(1)\n    if q == 'sleep': time.sleep(60)\n"
         "    end = time.process_time() + 0.2\n"
         "    while q == 'work' and time.process_time() < end: pass\n    return q\n"
-        "serve(answer)\n"
+        "serve_questions(answer)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     workers = Workers("odd_worker", limit=1)
@@ -488,7 +488,7 @@ def test_every_reference_of_real_benchmarks_can_be_read_and_equals_itself(data: 
     unread = []
     for answer in answers:
         try:
-            read(normalise(answer))
+            read_answer(normalise(answer))
         except Unreadable:
             unread.append(answer)
     assert set(unread) == {"\\text{October 30}", "\\text{A5}_{11}"}, "compared as text"

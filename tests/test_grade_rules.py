@@ -3,12 +3,12 @@
 import pytest
 
 from eval.grade import grade
-from eval.grader.extract import RULES, Rule, find
+from eval.grader.extract import RULES, Rule, find_answer
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_no_rule_is_shadowed(rule: Rule) -> None:
-    assert find(rule.example) == (rule.found, rule.name)
+    assert find_answer(rule.example) == (rule.found, rule.name)
 
 
 def test_rules_are_ordered_and_named_once() -> None:
@@ -37,7 +37,7 @@ def test_rules_are_ordered_and_named_once() -> None:
     ],
 )
 def test_marks_of_models(completion: str, extracted: str | None) -> None:
-    assert find(completion)[0] == extracted
+    assert find_answer(completion)[0] == extracted
 
 
 @pytest.mark.parametrize(

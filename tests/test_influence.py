@@ -13,7 +13,7 @@ from curation.stages.influence import WarmUp, _Sketch, add_less, add_loss_drop
 from limo.chat import render
 from limo.data import Example, chat
 from limo.errors import UserError
-from limo.model import load, load_model
+from limo.model import load_both, load_model
 from tests.conftest import split
 
 WARM: dict[str, Any] = {"warm_up": WarmUp(steps=30, learning_rate=3e-3, batch=4), "max_length": 256}
@@ -47,7 +47,7 @@ def test_a_warm_up_lowers_the_loss_of_chains_like_the_targets_most(tiny: Path, t
     assert [d.reason for d in dropped] == ["no chain"]
     drops = [row.scores["loss_drop"] for row in kept]
     assert min(drops[:6]) > max(drops[6:]), drops
-    warmed, tokenizer = load(next((tiny / "influence" / "warm").iterdir()) / "model", "float32")
+    warmed, tokenizer = load_both(next((tiny / "influence" / "warm").iterdir()) / "model", "float32")
     for row in kept[::4]:  # by the definition, from the two models
         before, after = (_nll(model, tokenizer, row) for model in (load_model(tiny, "float32"), warmed))
         assert row.scores["nll"] == pytest.approx(before, rel=1e-3)

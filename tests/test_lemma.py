@@ -62,7 +62,7 @@ def test_a_teacher_is_chosen_by_its_name(teacher: str) -> None:
         recipe = compose(f"recipe={name}", f"teacher={teacher}")
         target = recipe["curate"]["stages"]["inject"]["teacher"]["_target_"]
         assert target == (
-            "curation.methods.lemma.rules.Rules" if teacher == "rules" else "curation.methods.lemma.teach.Model"
+            "curation.methods.lemma.rules.RuleTeacher" if teacher == "rules" else "curation.methods.lemma.teach.Model"
         )
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from curation.methods.rise.improve import Run, improve
-from curation.methods.rise.multiturn import evaluate
+from curation.methods.rise.improve import Command, improve
+from curation.methods.rise.multiturn import evaluate_turns
 from curation.methods.rise.turns import Dialogue
-from eval.metrics import count_tokens, count_transitions, measure_turns, measures
+from eval.metrics import count_transitions, measure_turns, measures, tokens_per_problem
 from eval.report.outcome import turns_section
 from limo.engines.protocol import Sampling
 from limo.errors import UserError
@@ -77,12 +77,12 @@ def test_everything_about_the_turns_of_a_model() -> None:
     assert curves["m1@tk"][1] == pytest.approx((1 + 0.5) / 5) and curves["pk@t1"][4] == pytest.approx(0.6)
     assert found["transitions"][0] == {"wrong_right": 1, "right_wrong": 0}
     assert count_transitions(ROWS, 2) == {"wrong_right": 1, "right_wrong": 1}
-    assert count_tokens(ROWS) == {
+    assert tokens_per_problem(ROWS) == {
         "samples": {"written": 50, "read": 25},
         "turns": {"written": 50, "read": 25},
     }
     unknown = [{**ROWS[0], "turns": [{**turn, "asked": None} for turn in ROWS[0]["turns"]]}]
-    assert count_tokens(unknown)["turns"] == {"written": 50, "read": None}
+    assert tokens_per_problem(unknown)["turns"] == {"written": 50, "read": None}
 
 
 def settings(folder: Path, engine: dict[str, Any], **changed: Any) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def test_turns_go_on_after_a_right_answer_and_use_no_reference(
 
     monkeypatch.setattr(limo.engines.protocol, "Watched", Watched, raising=False)
     given = settings(tmp_path, {"_target_": "limo.engines.protocol.Watched"})
-    summary = evaluate(**given)
+    summary = evaluate_turns(**given)
     written = lines(tmp_path / "run" / "eval" / "m" / "sums.jsonl")
     verdicts = [[turn["verdict"] for turn in line["turns"]] for line in written]
     assert verdicts == [["correct", "wrong", "wrong"], ["wrong", "correct", "correct"], ["wrong", "correct", "correct"]]
@@ -141,12 +141,12 @@ def test_turns_go_on_after_a_right_answer_and_use_no_reference(
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Turn by turn" in page and page.count("<svg") >= 2 and "became right" in page
     asked = len(prompts)
-    evaluate(**given)
+    evaluate_turns(**given)
     assert len(prompts) == asked
     with pytest.raises(UserError, match=r"dialogue\.feedback"):
-        evaluate(**{**given, "dialogue": Dialogue(shots=[], first="{problem}", feedback="No.", window=2)})
+        evaluate_turns(**{**given, "dialogue": Dialogue(shots=[], first="{problem}", feedback="No.", window=2)})
     with pytest.raises(UserError, match="at least 2, not 1"):
-        evaluate(**{**given, "sampling": Sampling(n=1, temperature=1.0, top_p=1.0, max_tokens=9, seed=0)})
+        evaluate_turns(**{**given, "sampling": Sampling(n=1, temperature=1.0, top_p=1.0, max_tokens=9, seed=0)})
 
 
 def test_a_report_without_turns_has_no_such_part() -> None:
@@ -157,7 +157,7 @@ def test_a_report_without_turns_has_no_such_part() -> None:
     assert "5 turns against 5 samples -6.0" in shown
 
 
-def commands(typed: list[str], out: str, boost: Any, iterations: int, train_from: Any = "first") -> list[Run]:
+def commands(typed: list[str], out: str, boost: Any, iterations: int, train_from: Any = "first") -> list[Command]:
     return improve(typed, out=out, student="base", boost=boost, iterations=iterations, train_from=train_from)
 
 

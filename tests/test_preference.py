@@ -13,7 +13,7 @@ import torch
 from limo import prefer as training
 from limo.data import Dropped, Example, chat, write_jsonl
 from limo.errors import UserError
-from limo.model import load, load_tokenizer
+from limo.model import load_both, load_tokenizer
 from limo.recipe import read_settings
 from limo.training import preference
 from limo.training.preference import PairLogProbs, at_margin, examine_loss, load_loss
@@ -208,7 +208,7 @@ def test_a_preference_training(tiny: Path, tmp_path: Path) -> None:
     assert last["eval_rewards/accuracies"] > 0.9 and last["eval_loss"] < 0.6
     card = (tmp_path / "live" / "run" / "model" / "README.md").read_text()
     assert "16 pairs" in card and "to prefer the chosen completion" in card and "- dpo" in card
-    load(tmp_path / "live" / "run" / "model", "float32")
+    load_both(tmp_path / "live" / "run" / "model", "float32")
     again = prefer(
         **{
             **settings(
@@ -234,7 +234,7 @@ def test_a_stopped_preference_training_goes_on(tiny: Path, tmp_path: Path, monke
         patched.setattr(limo.training.fit, "save_model", stop)
         prefer(**settings(tiny, tmp_path / "cut"))
     prefer(**settings(tiny, tmp_path / "cut"))
-    both = [load(tmp_path / name / "run" / "model", "float32")[0].state_dict() for name in ("whole", "cut")]
+    both = [load_both(tmp_path / name / "run" / "model", "float32")[0].state_dict() for name in ("whole", "cut")]
     assert all(torch.equal(both[0][key], both[1][key]) for key in both[0])
 
 
@@ -260,7 +260,7 @@ def test_lora_and_its_reference(tiny: Path, tmp_path: Path) -> None:
     results = prefer(**settings(tiny, tmp_path, lora={"r": 4, "target_modules": ["q_proj", "v_proj"]}))
     assert results["steps"] == 6 and log(tmp_path)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert (tmp_path / "run" / "adapter" / "adapter_config.json").exists()
-    load(tmp_path / "run" / "model", "float32")
+    load_both(tmp_path / "run" / "model", "float32")
 
 
 def test_mistakes_get_one_line(tiny: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from curation.evidence.flaws import FLAWS, plant_flaws, spoil
-from curation.evidence.probe import decide
+from curation.evidence.probe import tell_apart
 from curation.evidence.probe_result import Decided, warnings
 from eval.equations import equations, holds
 from limo.data import Example, chat
@@ -71,7 +71,7 @@ def test_a_pool_with_known_faults() -> None:
 def test_shares_of_pairs_by_hand() -> None:
     values = {"a": {"nll": 1.0, "length": 5.0}, "x": {"nll": 2.0, "length": 9.0}}
     values |= {"b": {"nll": 1.0, "length": 5.0}, "y": {"nll": 1.0}}
-    found = decide(values, {"filler": [("a", "x"), ("b", "y")]})
+    found = tell_apart(values, {"filler": [("a", "x"), ("b", "y")]})
     assert found["nll"]["filler"].share == 0.75 and found["nll"]["filler"].pairs == 2, "a tie counts half"
     assert found["length"]["filler"].share == 0.0 and found["length"]["filler"].pairs == 1
 

@@ -13,7 +13,7 @@ import torch
 
 from limo.data import write_jsonl
 from limo.errors import UserError
-from limo.model import load
+from limo.model import load_both
 from tests.conftest import ROOT, lines
 from tests.ranks import prefer
 from tests.test_rise import rise_rows
@@ -93,7 +93,7 @@ def test_the_curve_and_the_model_are_those_of_one_process(folder: Path, name: st
     assert log(folder / name) == pytest.approx(log(alone), rel=2e-4, abs=2e-5)
     if name == "padded":
         assert results(folder / name)["eval_loss"] == pytest.approx(results(alone)["eval_loss"], rel=2e-4)
-    expected, got = (load(run / "model", "float32")[0].state_dict() for run in (alone, folder / name))
+    expected, got = (load_both(run / "model", "float32")[0].state_dict() for run in (alone, folder / name))
     assert expected.keys() == got.keys()
     assert all(torch.allclose(expected[key], got[key], atol=2e-5) for key in expected)
 

@@ -309,7 +309,7 @@ def scripted() -> Scripted:
 made = itertools.count()
 ENGINE = {"_target_": HERE + "scripted"}
 ONCE: dict[str, Any] = {"n": 2, "temperature": 1.0, "top_p": 1.0, "max_tokens": 99, "seed": 0}
-SAMPLING, RULES = Sampling(**ONCE), {"_target_": "curation.methods.lemma.rules.Rules"}
+SAMPLING, RULES = Sampling(**ONCE), {"_target_": "curation.methods.lemma.rules.RuleTeacher"}
 SUMS = {"sums": {"_target_": "limo.sources.generate", "generator": "chain_sum", "size": 50, "seed": 1}}
 TEACHERS = {"t": {"_target_": "curation.stages.attempts.Teacher", "engine": ENGINE, "sampling": ONCE}}
 PLAYERS = {"p": {"_target_": "curation.methods.rise.stages.Player", "engine": ENGINE, "sampling": ONCE}}

@@ -9,7 +9,7 @@ import pytest
 
 from curation.matching.known import Known, WordRuns
 from curation.matching.leaks import find_leaks
-from curation.matching.match import Text, compare
+from curation.matching.match import Text, align
 from curation.matching.similar import numbers, tokens
 from limo.errors import UserError
 from tests.disguises import OTHER, SEEN
@@ -70,7 +70,7 @@ def test_numbers_in_words(text: str, read: list[str]) -> None:
     ],
 )
 def test_what_differs_decides(known: str, text: str, same: bool) -> None:
-    assert compare(Text(known), Text(text), holds=False).same == same
+    assert align(Text(known), Text(text), holds=False).same == same
 
 
 def test_the_same_a_variant_and_neither() -> None:

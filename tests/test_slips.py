@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from curation.methods.lemma.mistakes import TYPES, Mistake, Unusable, read_chain
-from curation.methods.lemma.rules import RESTART, Rules, diagnose
+from curation.methods.lemma.mistakes import TYPES, Mistake, Rejected, read_chain
+from curation.methods.lemma.rules import RESTART, RuleTeacher, diagnose
 from curation.methods.lemma.slips import KINDS, check_mistake, slip
 from curation.methods.lemma.teach import OPENINGS
 from curation.stages.chains import box_answers, split_steps, write_out
@@ -42,7 +42,7 @@ def test_steps_are_lines_or_sentences_and_join_to_the_text() -> None:
     ],
 )
 def test_chains_that_cannot_be_used_say_why(completion: str, answer: str, reason: str) -> None:
-    with pytest.raises(Unusable) as why:
+    with pytest.raises(Rejected) as why:
         read_chain(row(completion, answer))
     assert why.value.reason == reason
 
@@ -63,7 +63,7 @@ def planted(rows: list[Example], kind: str) -> list[tuple[Example, Mistake]]:
     for r in rows:
         try:
             found.append((r, slip(read_chain(r), kind, Random(r.id))))
-        except Unusable:
+        except Rejected:
             continue
     return found
 
@@ -116,12 +116,12 @@ def test_kinds_of_changes() -> None:
 def test_what_is_no_mistake_is_not_one() -> None:
     chain = read_chain(row())
     right = Mistake("CA", 0, chain.steps, "said", "proof")
-    with pytest.raises(Unusable, match="does not reach the answer"):
+    with pytest.raises(Rejected, match="does not reach the answer"):
         check_mistake(chain, right)
-    with pytest.raises(Unusable, match="not proved wrong"):
+    with pytest.raises(Rejected, match="not proved wrong"):
         check_mistake(chain, replace(right, proof=""))
     other_start = replace(right, at=1, steps=("Something else.\n", "x\n", "The answer is \\boxed{7}."))
-    with pytest.raises(Unusable, match="an earlier step"):
+    with pytest.raises(Rejected, match="an earlier step"):
         check_mistake(chain, other_start)
 
 
@@ -152,7 +152,7 @@ def test_a_student_s_first_wrong_step(attempt: str, kind: str, at: int, wrong: s
     ],
 )
 def test_what_is_not_proved_is_not_found(attempt: str, reason: str) -> None:
-    with pytest.raises(Unusable) as why:
+    with pytest.raises(Rejected) as why:
         diagnose(read_chain(row()), attempt)
     assert why.value.reason == reason
 
@@ -161,8 +161,8 @@ def test_mending_continues_from_the_missing_step_or_starts_afresh() -> None:
     r = row()
     attempt = "Natalia sold 48/2 = 24 clips in May.\nShe sold 48+24 = 62.\nThe answer is \\boxed{62}."
     m = diagnose(read_chain(r), attempt)
-    (fixed,) = Rules().correct([(r, m, "")], "fix")
-    afresh, other = Rules().correct([(r, m, ""), (r, m, "24+48 = 72, so \\boxed{72}")], "restart")
+    (fixed,) = RuleTeacher().correct([(r, m, "")], "fix")
+    afresh, other = RuleTeacher().correct([(r, m, ""), (r, m, "24+48 = 72, so \\boxed{72}")], "restart")
     assert isinstance(fixed, str) and isinstance(afresh, str) and isinstance(other, str)
     reflection, rest = fixed.split("\n", 1)
     assert reflection.startswith(OPENINGS) and reflection.endswith("48 + 24 is 72, not 62.")
@@ -173,9 +173,9 @@ def test_mending_continues_from_the_missing_step_or_starts_afresh() -> None:
 
 def test_a_prefix_that_went_another_way_is_only_begun_afresh() -> None:
     r, m = row(), Mistake("CA", 1, ("48*3 = 144\n", "144/2 = 71\n", "The answer is \\boxed{71}."), "Said.", "proof")
-    (fixed,) = Rules().correct([(r, m, "")], "fix")
-    assert isinstance(fixed, Unusable) and fixed.reason == "the attempt went another way than the chain"
-    assert isinstance(Rules().correct([(r, m, "")], "restart")[0], str)
+    (fixed,) = RuleTeacher().correct([(r, m, "")], "fix")
+    assert isinstance(fixed, Rejected) and fixed.reason == "the attempt went another way than the chain"
+    assert isinstance(RuleTeacher().correct([(r, m, "")], "restart")[0], str)
 
 
 def test_annotations_are_written_out_where_the_equation_is_not_in_the_text() -> None:

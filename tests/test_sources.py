@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eval.benchmarks import load
+from eval.benchmarks import load_benchmarks
 from limo.data import Dropped, Example, chat, read_jsonl
 from limo.errors import UserError
 from limo.marks import after_hashes, last_boxed
@@ -495,9 +495,9 @@ def test_a_problem_with_two_answers_is_measured_nowhere(tmp_path: Path, capsys: 
     assert "10 problems have two answers, such as 'What is 0?': '0' and '100'" in capsys.readouterr().err
     (tmp_path / "b.json").write_text(json.dumps(rows + twice[:1]))
     with pytest.raises(UserError, match="rows 1 and 41 are one problem with two answers, '0' and '100'"):
-        load([str(tmp_path / "b.json")], "")
+        load_benchmarks([str(tmp_path / "b.json")], "")
     (tmp_path / "b.json").write_text(json.dumps(rows + rows[:1]))
-    assert len(load([str(tmp_path / "b.json")], "")["b"]) == 41, "one that is there twice counts twice"
+    assert len(load_benchmarks([str(tmp_path / "b.json")], "")["b"]) == 41, "one that is there twice counts twice"
 
 
 @pytest.mark.parametrize(

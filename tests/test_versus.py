@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from eval.compare import compare_runs
-from eval.intervals import detectable
+from eval.intervals import detectable_difference
 from eval.pick import drop_test_problems, find_checkpoints
 from eval.run import Task
 from limo.data import Example, chat
@@ -82,13 +82,13 @@ def test_what_cannot_be_compared_says_why(tmp_path: Path) -> None:
 def test_the_smallest_difference_that_would_have_shown() -> None:
     # 10 gained, 0 lost of 100: variance (11 - 10^2/102)/102 ... by the formula 2.8016 sqrt((11/102 - (10/102)^2)/102)
     d = np.array([1.0] * 10 + [0.0] * 90)
-    assert detectable(d) == pytest.approx(2.801585 * ((11 / 102 - (10 / 102) ** 2) / 102) ** 0.5)
+    assert detectable_difference(d) == pytest.approx(2.801585 * ((11 / 102 - (10 / 102) ** 2) / 102) ** 0.5)
     random, shown = np.random.default_rng(0), 0
     true = 0.12
     for _ in range(300):  # the promise: with this true difference, four runs in five have an interval above zero
         flips = random.choice([1.0, -1.0, 0.0], size=250, p=[0.25 + true / 2, 0.25 - true / 2, 0.5])
         shown += flips.mean() - 1.96 * flips.std() / 250**0.5 > 0
-    needed = detectable(random.choice([1.0, -1.0, 0.0], size=250, p=[0.31, 0.19, 0.5]))
+    needed = detectable_difference(random.choice([1.0, -1.0, 0.0], size=250, p=[0.31, 0.19, 0.5]))
     assert abs(needed - true) < 0.02 and 0.7 < shown / 300 < 0.9
 
 

@@ -14,7 +14,7 @@ from playwright.sync_api import Page
 
 from curation.folder import stage_file
 from eval.report.listed import list_runs
-from eval.view import Server, find_runs, serve, view, write_bundle
+from eval.view import Server, find_runs, start_server, view, write_bundle
 from limo.data import write_jsonl
 from limo.errors import UserError
 from tests.test_report import evaluation, left
@@ -50,7 +50,7 @@ def served(folder: Path) -> Iterator[str]:
 
 def begun(folders: list[Path]) -> tuple[Server, str]:
     """A running server, and its address."""
-    server = serve(folders, 0, TOKEN)
+    server = start_server(folders, 0, TOKEN)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server, f"http://localhost:{server.server_address[1]}/?token={TOKEN}"
 
@@ -274,7 +274,7 @@ def test_a_static_copy_overwrites_only_what_an_earlier_one_wrote(name: str, fold
 def test_what_a_user_gets_wrong_is_one_line(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="there is no run in"):
         view([str(tmp_path)])
-    server = serve([folder], 0, TOKEN)
+    server = start_server([folder], 0, TOKEN)
     with pytest.raises(UserError, match=r"cannot be used: Address already in use\. Choose another one, such as port="):
         view([str(folder)], port=server.server_address[1], open=False)
     server.server_close()

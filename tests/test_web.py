@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from curation.methods.mammoth2.archives import Columns, find_archives
-from curation.methods.mammoth2.harvest import extract_by_model, extract_by_rules, final_answer, read_pairs
+from curation.methods.mammoth2.archives import PageColumns, find_archives
+from curation.methods.mammoth2.harvest import extract_by_model, extract_by_rules, final_answer, parse_pairs
 from curation.methods.mammoth2.markup import RULES
 from curation.methods.mammoth2.pages import archives, domain_of, read
 from curation.methods.mammoth2.refine import Bounds, refine, verify_pairs
@@ -190,7 +190,7 @@ def test_an_archive_that_breaks_off_keeps_what_came_before(tmp_path: Path) -> No
     (tmp_path / "lies.warc.gz").write_bytes(b"this is no gzip file")
     (tmp_path / "lies.warc").write_bytes(b"nor is this an archive\n" * 20)
     (tmp_path / "lies.parquet").write_bytes(b"nor this")
-    table = {"columns": Columns("html", "html", "url")}
+    table = {"columns": PageColumns("html", "html", "url")}
     told = [reasons(pages(tmp_path / f"lies{ending}", **table)) for ending in (".warc.gz", ".warc", ".parquet")]
     assert told == [["not a WARC file"], ["not a WARC file"], ["cannot be read"]]
 
@@ -226,12 +226,12 @@ def test_wet_parquet_and_jsonl(tmp_path: Path) -> None:
     rows = [{"html": "<p>first 3<sup>2</sup></p>", "url": "http://a.example/1"}, {"html": 5, "url": "b"}]
     pd.DataFrame([rows[0]]).to_parquet(tmp_path / "a.parquet")
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + "{broken\n" + "[1]\n")
-    columns = Columns("html", "html", "url")
+    columns = PageColumns("html", "html", "url")
     assert list_of(pages(tmp_path / "a.parquet", columns=columns))[0].question == "first 3^2"
     assert reasons(pages(tmp_path / "a.jsonl", columns=columns)) == ["", "wrong type", "invalid JSON", "not an object"]
     for name in ("a.parquet", "a.jsonl"):
         with pytest.raises(UserError, match=r"has no column 'content' but html, url: set pages\.columns"):
-            pages(tmp_path / name, columns=Columns("content", "html", "url"))
+            pages(tmp_path / name, columns=PageColumns("content", "html", "url"))
 
 
 def test_addresses_that_fsspec_knows(tmp_path: Path) -> None:
@@ -398,12 +398,12 @@ def test_steps_of_a_solution_belong_to_it(tmp_path: Path) -> None:
 def test_half_of_a_surrogate_pair_costs_itself(tmp_path: Path) -> None:
     row = {"page": "Q: Is \ud800 one?\nA: It is \ud83d one.", "url": "http://a.example/\udc00"}
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
-    (found_,) = list_of(pages(tmp_path, columns=Columns("page", "text", "url")))
+    (found_,) = list_of(pages(tmp_path, columns=PageColumns("page", "text", "url")))
     _, question, answer, (a, b, c, d) = found_.notes["stated"][0]
     assert (found_.question[a:b], found_.question[c:d]) == (question, answer) == ("Is \ufffd one?", "It is \ufffd one.")
     assert found_.notes["page"]["url"] == "http://a.example/?"
     (tmp_path / "a.jsonl").write_text(json.dumps({**row, "page": f"<p>{row['page']}</p>"}) + "\n")
-    assert reasons(pages(tmp_path, columns=Columns("page", "html", "url"))) == [""]
+    assert reasons(pages(tmp_path, columns=PageColumns("page", "html", "url"))) == [""]
 
 
 def test_an_archive_without_pages_is_told(tmp_path: Path) -> None:
@@ -412,7 +412,7 @@ def test_an_archive_without_pages_is_told(tmp_path: Path) -> None:
     pd.DataFrame({"html": [], "url": []}).to_parquet(tmp_path / "a.parquet")
     (tmp_path / "b.jsonl").write_bytes(b"")
     (tmp_path / "c.html.gz").write_bytes(b"nor this")
-    rows = pages(tmp_path, columns=Columns("html", "html", "url"))
+    rows = pages(tmp_path, columns=PageColumns("html", "html", "url"))
     assert reasons(rows) == ["no page in the archive", "no page in the archive", "archive breaks off"]
 
 
@@ -485,10 +485,10 @@ def test_long_pages_are_asked_about_in_pieces(tmp_path: Path) -> None:
 
 def test_replies_in_another_form_are_no_pairs() -> None:
     said = "### pair c\n### question\nq\n### answer\na\n"
-    assert read_pairs(Completion(said + "### end c", 9, "stop"), "c") == [("q", "a")]
-    assert read_pairs(Completion(said + "### end c", 9, "length"), "c") is None, "cut off"
+    assert parse_pairs(Completion(said + "### end c", 9, "stop"), "c") == [("q", "a")]
+    assert parse_pairs(Completion(said + "### end c", 9, "length"), "c") is None, "cut off"
     for text in (said, "### pair c\nq\na\n### end c", said.replace("pair c", "pair d") + "### end c", "", "nothing"):
-        assert read_pairs(Completion(text, 9, "stop"), "c") is None
+        assert parse_pairs(Completion(text, 9, "stop"), "c") is None
 
 
 def pair(question: str, completion: str) -> Example:

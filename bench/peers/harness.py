@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks import load
+from eval.benchmarks import load_benchmarks
 from eval.grade import grade
 from eval.protocols import sampling_for
 from eval.run import grade_rows
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--taught", type=int, default=0, help="train on so many of the problems first")
     args = parser.parse_args()
     node = {"gsm8k": {"path": args.file, "shots": args.shots, "limit": args.limit}}
-    rows = load(node, "")["gsm8k"]
+    rows = load_benchmarks(node, "")["gsm8k"]
     with tempfile.TemporaryDirectory() as name:
         known = rows[: args.taught]
         model = taught(known, Path(args.file), args.model, Path(name)) if known else args.model

@@ -212,11 +212,11 @@ def measure_leaks(problems: Sequence[str], kinds: Mapping[str, Disguise], marked
 
 def read(path: str) -> list[tuple[str, str]]:
     """Problems and answers of a file, or of a benchmark by its name."""
-    from eval.benchmarks import load
+    from eval.benchmarks import load_benchmarks
     from limo.data import Example
     from limo.sources import file
 
-    rows = file("rows", "", path=path) if Path(path).exists() else load([path], "")[path]
+    rows = file("rows", "", path=path) if Path(path).exists() else load_benchmarks([path], "")[path]
     return [(str(row.notes.get("problem", row.question)), row.answer) for row in rows if isinstance(row, Example)]
 
 

@@ -24,7 +24,7 @@ from limo.console import say
 from limo.data import chat
 from limo.engines.local import TransformersEngine
 from limo.engines.protocol import Prompt, Sampling, sample
-from limo.model import load, model_folder
+from limo.model import load_both, model_folder
 
 
 def prompts(count: int, seed: int = 0) -> list[Prompt]:
@@ -77,7 +77,7 @@ def main() -> None:
     given = parser.parse_args()
     asked = prompts(given.prompts)
     engine = TransformersEngine(model=given.model, dtype=given.dtype, batch_size=given.batch_size)
-    model, tokenizer = load(model_folder(given.model), given.dtype)
+    model, tokenizer = load_both(model_folder(given.model), given.dtype)
     rates: dict[str, list[float]] = {"engine": [], "plain": []}
     sampling = Sampling(n=1, temperature=0.7, top_p=0.95, max_tokens=4, seed=0)
     sample(engine, asked[:2], sampling)  # loaded and warm, both of them

@@ -29,7 +29,7 @@ from typing import Any
 
 from bench.data.exam_site import record
 from bench.data.tiny import ENGINE, make_chain, make_model, make_sum
-from curation.methods.lemma.mistakes import Mistake, Unusable, tried
+from curation.methods.lemma.mistakes import Mistake, Rejected, tried
 from curation.methods.lemma.teach import Strategy
 from curation.methods.rise.turns import Dialogue
 from curation.stages.chains import split_steps
@@ -124,7 +124,7 @@ def evaluate(out: Path, models: dict[str, str], problems: Row, sampling: Row, di
     """The summary of an evaluation on one benchmark, in several turns where there is a dialogue."""
     node = {"out": str(out), "system": "", "models": models, "engine": ENGINE, "benchmarks": {"new": problems}}
     node |= {"sampling": sampling, "compare": [], "resamples": 1000, "seed": 0}
-    kind = {"_target_": "curation.methods.rise.multiturn.evaluate", "dialogue": dialogue}
+    kind = {"_target_": "curation.methods.rise.multiturn.evaluate_turns", "dialogue": dialogue}
     return bind({**node, **(kind if dialogue else {"_target_": "eval.run.evaluate", "protocol": None})}, "eval")()
 
 
@@ -157,7 +157,7 @@ class Guesser:
 
     kinds = ("OP",)
 
-    def diagnose(self, asked: Sequence[tuple[Example, str]]) -> list[Mistake | Unusable]:
+    def diagnose(self, asked: Sequence[tuple[Example, str]]) -> list[Mistake | Rejected]:
         """The first step is wrong if it ends in another digit than the given one."""
         return [tried(self._diagnose, row, attempt) for row, attempt in asked]
 
@@ -165,18 +165,18 @@ class Guesser:
         steps, digit = tuple(split_steps(attempt)), row.question[0]
         total = re.match(r"\d+[+-]\d+=-?\d*(\d),", steps[0])
         if not total or not proved_different(total[1], digit):
-            raise Unusable("the first step is not proved wrong")
+            raise Rejected("the first step is not proved wrong")
         return Mistake("OP", 0, steps, "It is the other sign.", f"SymPy: {total[1]} is not {digit}")
 
-    def inject(self, asked: Sequence[tuple[Example, str, int]]) -> list[Mistake | Unusable]:
+    def inject(self, asked: Sequence[tuple[Example, str, int]]) -> list[Mistake | Rejected]:
         """The chain of the other sign."""
         return [tried(self._diagnose, row, guess(row.question, "+" not in row.completion)) for row, *_ in asked]
 
-    def agree(self, asked: Sequence[tuple[Example, Mistake]]) -> list[bool | Unusable]:
+    def agree(self, asked: Sequence[tuple[Example, Mistake]]) -> list[bool | Rejected]:
         """Every mistake has its proof already."""
         return [True for _ in asked]
 
-    def correct(self, asked: Sequence[tuple[Example, Mistake, str]], strategy: Strategy) -> list[str | Unusable]:
+    def correct(self, asked: Sequence[tuple[Example, Mistake, str]], strategy: Strategy) -> list[str | Rejected]:
         """The right chain once more, whatever the strategy."""
         return [f"Wait\n{row.completion}" for row, *_ in asked]
 

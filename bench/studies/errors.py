@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from curation.methods.lemma.mistakes import Unusable, read_chain
+from curation.methods.lemma.mistakes import Rejected, read_chain
 from curation.methods.lemma.rules import diagnose
 from curation.methods.lemma.slips import KINDS, slip
 from curation.stages.chains import box_answers, write_out
@@ -32,7 +32,7 @@ def planted(path: str) -> None:
     for row in box_answers(write_out(rows)):
         try:
             chain = read_chain(row)
-        except Unusable as error:
+        except Rejected as error:
             reasons[error.reason] += 1
             continue
         chains += 1
@@ -40,7 +40,7 @@ def planted(path: str) -> None:
             try:
                 slip(chain, kind, Random(row.id))
                 made[kind] += 1
-            except Unusable as error:
+            except Rejected as error:
                 why[kind, error.reason] += 1
     print(f"{len(rows):,} chains, {chains:,} ({100 * chains / len(rows):.1f} %) can be read")
     for reason, count in reasons.most_common():
@@ -78,7 +78,7 @@ def found(path: str) -> None:
             continue
         try:
             types.setdefault(model, Counter())[diagnose(read_chain(row), text).type] += 1
-        except Unusable as error:
+        except Rejected as error:
             reasons.setdefault(model, Counter())[error.reason] += 1
     print(f"\n{'model':<18} {'wrong':>6} {'proved':>7} {'%':>6}   types in % of the proved")
     for model, counts in types.items():

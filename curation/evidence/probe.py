@@ -66,7 +66,7 @@ def probe(
     }
     rest = dict(list(stages.items())[number:])
     values, caught = score_rows(everything, kinds, rest, student, fit)
-    found = decide(values, {flaw: [(a.id, b.id) for a, b in rows] for flaw, rows in rivals.items()})
+    found = tell_apart(values, {flaw: [(a.id, b.id) for a, b in rows] for flaw, rows in rivals.items()})
     keep_probe(folder, found, caught, len(untouched), stages)
     print_probe(found, caught, len(untouched), chosen_by(rest))
     return found
@@ -166,7 +166,7 @@ def apply_calls(
     return rows, dropped
 
 
-def decide(values: Mapping[str, Mapping[str, float]], pairs: Mapping[str, Sequence[tuple[str, str]]]) -> Found:
+def tell_apart(values: Mapping[str, Mapping[str, float]], pairs: Mapping[str, Sequence[tuple[str, str]]]) -> Found:
     """By score and flaw the share of (better, worse) pairs of ids in which the score prefers the better one."""
     names = list(dict.fromkeys(name for scores in values.values() for name in scores))
     found: Found = {}

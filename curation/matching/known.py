@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf, log
 from typing import Literal
 
-from curation.matching.match import Text, compare
+from curation.matching.match import Text, align
 from curation.matching.similar import ASKING, tokens
 
 ORDER = ("same", "variant", "related")
@@ -79,7 +79,7 @@ class Known:
     def _judge(self, at: int, text: Text, share: float) -> Verdict | None:
         if at not in self._aligned:
             self._aligned[at] = Text(self.texts[at])
-        found = compare(self._aligned[at], text, holds=True)
+        found = align(self._aligned[at], text, holds=True)
         if found.same:
             return "same"
         if found.numbers and not found.others and found.few_words:

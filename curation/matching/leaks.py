@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from curation.matching.known import Known
-from eval.benchmarks import load
+from eval.benchmarks import load_benchmarks
 
 
 def find_leaks(
@@ -20,7 +20,7 @@ def find_leaks(
     Args: `benchmarks` as in a recipe, names or files; `variants` counts a problem with other numbers, and a large part
     of one, as well. Raises UserError for a benchmark that is missing.
     """
-    problems = [row for rows in load(benchmarks, "").values() for row in rows]
+    problems = [row for rows in load_benchmarks(benchmarks, "").values() for row in rows]
     known = Known(str(row.notes.get("problem", row.question)) for row in problems)
     hits = ([hit for hit in known.matches(text) if variants or hit.kind == "same"] for text in texts)
     return [problems[found[0].at].id if found else None for found in hits]

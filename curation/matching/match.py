@@ -139,7 +139,7 @@ def is_typo(one: str, other: str) -> bool:
 
 
 @dataclass(slots=True)
-class Difference:
+class Alignment:
     """The differences that an alignment of two texts found."""
 
     known: Text
@@ -228,9 +228,9 @@ def _is_pair(one: str, other: str) -> bool:
     return is_typo(SPELLED.get(one, one), SPELLED.get(other, other))
 
 
-def compare(known: Text, text: Text, holds: bool) -> Difference:
+def align(known: Text, text: Text, holds: bool) -> Alignment:
     """Align two problems and count what differs. With `holds`, sentences around the known problem are free."""
-    found = Difference(known, text, others=_swap_names(known, text))
+    found = Alignment(known, text, others=_swap_names(known, text))
     if len(known.parts) != len(text.parts) and "".join(known.parts).lower() == "".join(text.parts).lower():
         found.aligned = len(known.parts)
         return found

@@ -72,7 +72,7 @@ def measure_difficulty(
     """
     window = Window(sampling.n, at_least, at_most, unknown)
     runner = Cached(bind(engine, "engine")())
-    trials = Trials(rows, Rules(by, window, early_stop, suspect, chains))
+    trials = Trials(rows, Stopping(by, window, early_stop, suspect, chains))
     with progress(f"{by}: attempts", None, "completion") as advance:
         while not trials.source.ended:  # again if the engine ended early because imported rates left nothing to sample
             for request, completion in runner.complete(trials.take, sampling):
@@ -84,7 +84,7 @@ def measure_difficulty(
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class Stopping:
     """The settings of `measure_difficulty`."""
 
     by: str
@@ -95,7 +95,7 @@ class Rules:
 
 
 @dataclass(slots=True)
-class Trial:
+class ProblemAttempts:
     """The attempts at one problem."""
 
     row: Example
@@ -112,24 +112,24 @@ class Trial:
 class Trials:
     """Problems in progress: what to ask next, and which are decided. Rows are read when there is room for them."""
 
-    def __init__(self, rows: Iterable[Example], rules: Rules) -> None:
+    def __init__(self, rows: Iterable[Example], rules: Stopping) -> None:
         self.rules = rules
         self.first = group_equal(array("Q", (digest(row.problem) for row in rows)))  # of problems with several rows
-        self.shared: dict[int, Trial] = {}  # by position of the first row, for problems with more rows
+        self.shared: dict[int, ProblemAttempts] = {}  # by position of the first row, for problems with more rows
         self.source = Source(enumerate(rows))
         self.waiting: list[tuple[int, int, Request]] = []  # a heap: the earliest problem first
-        self.open: dict[int, Trial] = {}
+        self.open: dict[int, ProblemAttempts] = {}
 
     def take(self, room: int) -> Sequence[Request]:
         """See `limo.engines.protocol.Take`: earlier problems come first, so that few are open at a time."""
         while len(self.waiting) < room and len(self.open) < OPEN and (item := self.source.next()):
             at, row = item
-            self.open[at] = Trial(row)
+            self.open[at] = ProblemAttempts(row)
             if self.rules.by not in row.notes.get("attempts", {}) and self.first.get(at, at) == at:
                 self._ask(at, self.open[at])
         return [heappop(self.waiting)[-1] for _ in range(min(room, len(self.waiting)))]
 
-    def _ask(self, at: int, trial: Trial) -> None:
+    def _ask(self, at: int, trial: ProblemAttempts) -> None:
         """Ask for as many more attempts as are needed in any case."""
         window, more = self.rules.window, self.rules.window.n - trial.asked
         if self.rules.early_stop:
@@ -158,7 +158,7 @@ class Trials:
             del self.open[at]
             yield from self._decide(at, trial)
 
-    def _decide(self, at: int, trial: Trial) -> Iterator[Row]:
+    def _decide(self, at: int, trial: ProblemAttempts) -> Iterator[Row]:
         first = self.first.get(at, at)
         if first == at:
             spent.spared += self.rules.window.n - trial.asked if trial.asked else 0
@@ -176,7 +176,7 @@ class Trials:
             listed = [(index, completion) for index, completion in listed if trial.found[index][0] == "right"]
         yield from rivals(row, self.rules.by, dict(listed), trial.found)
 
-    def _note(self, row: Example, trial: Trial) -> tuple[Example, Mapping[str, Any] | None]:
+    def _note(self, row: Example, trial: ProblemAttempts) -> tuple[Example, Mapping[str, Any] | None]:
         """The row with the counts of its attempts, and the counts; None if the window keeps all, so none was needed."""
         by, before = self.rules.by, row.notes.get("attempts", {})
         if not trial.asked:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from curation.matching.known import Known, Verdict, WordRuns
 from curation.stage import drop, record, stage
-from eval.benchmarks import is_required, load, nodes, on_hub, without_required
+from eval.benchmarks import benchmark_nodes, is_required, load_benchmarks, on_hub, without_required
 from limo.data import Dropped, Example, Row
 from limo.recipe import InputBenchmarks, bind, input_files
 
@@ -30,7 +30,7 @@ DECONTAMINATED = "problems left out that are in"  # the metric that the dataset 
 
 def _check_benchmarks(*, benchmarks: InputBenchmarks, **_: object) -> None:
     """Read a row of each benchmark that is not on the Hub, to report a wrong name or path without downloading."""
-    for name, node in nodes(benchmarks).items():
+    for name, node in benchmark_nodes(benchmarks).items():
         if not on_hub(name, node) and is_required(name, node):
             next(iter(bind(without_required(node), f"benchmarks.{name}")(name, "")), None)
 
@@ -89,7 +89,7 @@ def _index(
     key: str, parts: tuple[str, ...], run: int | None
 ) -> tuple[list[str], list[tuple[str, str, str]], Known | WordRuns]:
     """Names of the benchmarks; id, part and text of their rows; and an index of the texts. Built once per process."""
-    texts, loaded = [], load(json.loads(key)[0], "")
+    texts, loaded = [], load_benchmarks(json.loads(key)[0], "")
     for row in (row for listed in loaded.values() for row in listed):
         question = str(row.notes.get("problem", row.question))
         own = {"question": question, "answer": row.answer, "solution": row.completion}

@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from curation.matching.candidates import Sketches, find_pairs
-from curation.matching.match import Text, compare
+from curation.matching.match import Text, align
 from curation.matching.similar import ASKING, SILENT, digest, split_drawings, squeezed, tokenize
 from curation.stage import drop, stage
 from eval.grade import equal
@@ -166,7 +166,7 @@ def is_same(one: str, other: str) -> bool:
     """
     short, long = sorted((_read(one), _read(other)), key=lambda text: len(text.parts))
     drawn_alike = not (short.drawing and long.drawing) or short.drawing == long.drawing
-    return drawn_alike and compare(short, long, holds=False).same
+    return drawn_alike and align(short, long, holds=False).same
 
 
 _read = lru_cache(maxsize=10_000)(Text)

@@ -26,10 +26,10 @@ from eval.grader.nodes import (
     Words,
     below,
     changes_value,
-    decide,
     may_be_said,
     needed,
     rebuilt,
+    rule_by,
     same_unit,
     walk,
 )
@@ -46,7 +46,7 @@ def all_of(verdicts: Iterable[Verdict]) -> Verdict:
     return "wrong" if "wrong" in seen else "unsure" if "unsure" in seen else "correct"
 
 
-def matched(given: Sequence[Node], reference: Sequence[Node], kind: Kind) -> Verdict:
+def pair_off(given: Sequence[Node], reference: Sequence[Node], kind: Kind) -> Verdict:
     """Whether each member of one is one member of the other. Members written alike pair off first, which is fast."""
     if len(given) != len(reference):
         return "wrong"
@@ -101,7 +101,7 @@ Rule = Callable[[Node, Node, Kind], Ruling | None]
 def _by_set(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     """Intervals, their unions, and the inequalities that say the same."""
     same = same_set(given, reference) if is_set(given) or is_set(reference) else None
-    return None if same is None else decide(same, "intervals")
+    return None if same is None else rule_by(same, "intervals")
 
 
 def _by_equation(given: Node, reference: Node, kind: Kind) -> Ruling | None:
@@ -151,7 +151,7 @@ def _to_relation(given: Node, reference: Relation, kind: Kind) -> Ruling:
     if not isinstance(given, Relation):
         if "approx" in reference.signs:
             values = reference.sides[bool(names(reference.sides[0])) :]
-            return decide(any(compare(given, value, kind)[0] == "correct" for value in values), "value")
+            return rule_by(any(compare(given, value, kind)[0] == "correct" for value in values), "value")
         return compare(given, value, kind) if value is not None else ("wrong", "a value for an equation")
     found, name = _value_of(given), label_of(given)
     if value is not None and found is not None:
@@ -169,7 +169,7 @@ def _to_relation(given: Node, reference: Relation, kind: Kind) -> Ruling:
     turned = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
     sign = proportional(*(Call("+", (r.sides[0], negative(r.sides[1]))) for r in (given, reference)))
     asked = reference.signs[0] if sign >= 0 else turned.get(reference.signs[0], reference.signs[0])
-    return decide(sign != 0 and given.signs[0] == asked, "equation", "another equation")
+    return rule_by(sign != 0 and given.signs[0] == asked, "equation", "another equation")
 
 
 def _by_several(given: Node, reference: Node, kind: Kind) -> Ruling | None:
@@ -193,7 +193,7 @@ def _by_several(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     free = [group.brackets in FREE for group in (given, reference)]
     named = [_named_values(group) if is_free else None for group, is_free in zip((given, reference), free, strict=True)]
     if all(free) and (named[1] is None or named[0] is not None):
-        return matched(given.parts, reference.parts, kind), "members in any order"
+        return pair_off(given.parts, reference.parts, kind), "members in any order"
     # x = 1, y = 2 is (1, 2), in the order of the names
     ours, theirs = (values or group.parts for values, group in zip(named, (given, reference), strict=True))
     brackets = {group.brackets for group, values in zip((given, reference), named, strict=True) if values is None}
@@ -252,12 +252,12 @@ def _by_kind(given: Node, reference: Node, kind: Kind) -> Ruling | None:
     if isinstance(given, Words) and not isinstance(reference, Words) and len(given.text.split()) > MAX_WORDS:
         return "unsure", "a sentence for a value"
     if isinstance(reference, Words) or isinstance(given, Words):
-        return decide(given == reference, "words")
+        return rule_by(given == reference, "words")
     if isinstance(reference, Clock) or isinstance(given, Clock):
         ours, theirs = _minutes(given), _minutes(reference)
-        return decide(bool(ours) and ours <= theirs, "time of day")
+        return rule_by(bool(ours) and ours <= theirs, "time of day")
     if isinstance(reference, Based):
-        return decide(given == reference, "base", "not in the base of the reference")
+        return rule_by(given == reference, "base", "not in the base of the reference")
     if isinstance(reference, Call) and reference.what == "mod":
         return _residues(given, reference)
     if isinstance(given, Call) and given.what == "mod":
@@ -289,11 +289,11 @@ def _residues(given: Node, reference: Call) -> Ruling:
         steps = {b - a for a, b in pairwise(terms) if a is not None and b is not None}
         if terms[0] is not None and wanted is not None and len(steps) == 1:
             same = steps <= {wanted_modulus, -wanted_modulus} and (terms[0] - wanted) % wanted_modulus == 0
-            return decide(same, "residue")
+            return rule_by(same, "residue")
     if value is None or wanted is None or not wanted_modulus or None in modulus:
         return "unsure", "a residue that is not a number"
     same = (value - wanted) % wanted_modulus == 0 and modulus in ([], [wanted_modulus])
-    return ("unsure", "without the modulus") if same and not said else decide(same, "residue")
+    return ("unsure", "without the modulus") if same and not said else rule_by(same, "residue")
 
 
 def _ratios(given: Node, reference: Call, kind: Kind) -> Ruling:

@@ -73,7 +73,7 @@ def final_part(text: str) -> str:
 _TAGS = re.compile(r"<(?:final_)?answer>(.*?)</(?:final_)?answer>", re.DOTALL)
 
 
-class Completion:
+class Extraction:
     """A completion in the forms that the rules look at, each made when it is first needed."""
 
     def __init__(self, text: str) -> None:
@@ -113,7 +113,7 @@ _LEAD = re.compile(  # So 42; it's 42; → 42
 # -- marks
 
 
-def _box(completion: Completion) -> str | None:
+def _box(completion: Extraction) -> str | None:
     """The last box, with those that belong to it."""
     boxes = completion.boxes
     while len(boxes) > 1 and _ROUNDED.fullmatch(
@@ -123,15 +123,15 @@ def _box(completion: Completion) -> str | None:
     return _joined(completion.inside, boxes) if boxes else None
 
 
-def _hashes(completion: Completion) -> str | None:
+def _hashes(completion: Extraction) -> str | None:
     found = after_hashes(completion.inside)
     if found and not is_readable(found):  # #### The answer is 5
-        return sentences.announced(found) or found
+        return sentences.announced_answer(found) or found
     return found
 
 
-def _announced(completion: Completion) -> str | None:
-    return sentences.announced(completion.prose) if sentences.may_announce(completion.inside) else None
+def _announced(completion: Extraction) -> str | None:
+    return sentences.announced_answer(completion.prose) if sentences.may_announce(completion.inside) else None
 
 
 # What may stand between boxes that belong together: separators, the name of the next one, and marks of math
@@ -182,7 +182,7 @@ def _with_what_touches(text: str, box: Box) -> str:
 # -- a completion that is one expression, or ends in one
 
 
-def _expression(completion: Completion) -> str | None:
+def _expression(completion: Extraction) -> str | None:
     """A completion that is nothing but its answer."""
     text = completion.prose.strip().strip("*").strip()
     if "\n" in text and "\\begin" not in text:
@@ -195,7 +195,7 @@ def _expression(completion: Completion) -> str | None:
     return whole if is_formula and whole.count("{") == whole.count("}") else None  # one that the reader does not know
 
 
-def _display(completion: Completion) -> str | None:
+def _display(completion: Extraction) -> str | None:
     r"""A last formula on lines between `\[` and `\]`."""
     text = completion.prose[-MAX_LENGTH:].rstrip("*. ")
     opening = {"\\]": "\\[", "$$": "$$"}.get(text[-2:])
@@ -210,7 +210,7 @@ _LETTER = re.compile(
 )
 
 
-def _letter(completion: Completion) -> str | None:
+def _letter(completion: Extraction) -> str | None:
     """The choice that the last line names."""
     clause = sentences.CONSEQUENCE.split(completion.line)[-1].strip(".* \t\r\n")
     clause = re.split(r"(?<=[A-J)]),? (?:since|because|as)\b", clause)[0]
@@ -218,7 +218,7 @@ def _letter(completion: Completion) -> str | None:
     return letter[1] or letter[2] if letter and not re.search(r"\bnot\b|n't", clause) else None
 
 
-def _label(completion: Completion) -> str | None:
+def _label(completion: Extraction) -> str | None:
     """A value behind a label on the last line."""
     plain = completion.inside.rstrip().rpartition("\n")[2] if "```" not in completion.inside else ""
     return _labelled(plain) or _labelled(completion.line)  # the first needs no search through the text
@@ -249,7 +249,7 @@ class Rule:
     name: str
     example: str  # extracts `found`, by this rule and none above
     found: str
-    on_completion: Callable[[Completion], str | None] | None = None
+    on_completion: Callable[[Extraction], str | None] | None = None
     on_sentence: Callable[[Sentence], str | None] | None = None
 
 
@@ -270,9 +270,9 @@ RULES = (
 )
 
 
-def find(text: str) -> tuple[str | None, str]:
+def find_answer(text: str) -> tuple[str | None, str]:
     """The final answer of a completion and the rule that found it; None if it gives none."""
-    completion = Completion(text)
+    completion = Extraction(text)
     for rule in RULES:
         if rule.on_completion is None:
             break
@@ -290,7 +290,7 @@ def find(text: str) -> tuple[str | None, str]:
 
 def extract(text: str) -> str | None:
     """The final answer of a completion; None if it gives none."""
-    return find(text)[0]
+    return find_answer(text)[0]
 
 
 def explicit(text: str) -> str | None:
@@ -299,6 +299,6 @@ def explicit(text: str) -> str | None:
     Several boxes with only a separator or a name between them are several answers, or a hedge; a sign or a percent sign
     that touches the box belongs to it. Empty if it is empty; None if there is none.
     """
-    completion = Completion(text)
+    completion = Extraction(text)
     found = _box(completion)
     return _hashes(completion) if found is None else found[: MAX_LENGTH + 1]

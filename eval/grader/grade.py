@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from eval.grader.compare import compare
-from eval.grader.extract import explicit, final_part, find
+from eval.grader.extract import explicit, final_part, find_answer
 from eval.grader.nodes import (
     MAX_LENGTH,
     Kind,
@@ -25,12 +25,12 @@ from eval.grader.nodes import (
     Ruling,
     Unreadable,
     Verdict,
-    decide,
+    rule_by,
     walk,
     written,
     written_number,
 )
-from eval.grader.reader import is_readable, normalise, read, squeezed
+from eval.grader.reader import compact, is_readable, normalise, read_answer
 from eval.grader.sentences import last_number
 from eval.grader.terms import negative
 from eval.grader.values import TooMuch, Undefined, by_value
@@ -70,7 +70,7 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
     completion, answer = completion or "", answer if isinstance(answer, str) else str(answer)
     if "\\boxed" in answer or "####" in answer:
         answer = explicit(answer) or answer
-    given, rule = find(completion)
+    given, rule = find_answer(completion)
     if given is None:
         found = Grade("wrong", None, "no answer found", cut_off)
         text = final_part(completion)
@@ -137,7 +137,7 @@ def _equal(given: str, reference: str, kind: Kind) -> Ruling:
     left, right = normalise(given), normalise(reference)
     if not left:
         return "wrong", "empty answer"
-    if squeezed(left) == squeezed(right):
+    if compact(left) == compact(right):
         return "correct", "text"
     if not right:
         return "unsure", "the reference has no content"
@@ -195,7 +195,7 @@ _NO_NAME = re.compile(r"\b(?:or|and|not)\b|[-+*/^]\s*=|\\(?:not|ne|le|ge|in|lor|
 @lru_cache(maxsize=50_000)
 def _read(text: str, short_units: bool = False, grouped: bool = True) -> Node | None:
     try:
-        return read(text, short_units=short_units, grouped=grouped)
+        return read_answer(text, short_units=short_units, grouped=grouped)
     except Unreadable:
         named = _NAMED.fullmatch(text)
         if named is None or _NO_NAME.search(text):
@@ -207,7 +207,7 @@ def _without_reader(left: str, right: str) -> Ruling:
     """A reference that the reader does not know is compared as words."""
     words = re.sub(r"\\text|[^a-z0-9]+", " ", right.lower()).split()
     if not re.search(r"[\\=^_+*/]", right.replace("\\text", "")) and any(w.isalpha() and len(w) > 2 for w in words):
-        return decide(words == re.sub(r"\\text|[^a-z0-9]+", " ", left.lower()).split(), "words")
+        return rule_by(words == re.sub(r"\\text|[^a-z0-9]+", " ", left.lower()).split(), "words")
     if not re.search(r"[a-zA-Z0-9]", right):
         return "wrong", "other signs"
     return "unsure", "the reference is not readable"
@@ -243,7 +243,7 @@ def _by_choice(given: str, reference: str) -> Ruling | None:
     given, reference = _bare(given), _bare(reference)
     chosen, wanted = (re.sub(r"[\s,;()、.]|\band\b", "", text) for text in (given, reference))
     if re.fullmatch(r"A?B?C?D?E?F?", wanted) and len(wanted) > 1 and (chosen, wanted) != (given, reference):
-        return decide("".join(sorted(chosen)) == wanted, "choices")  # several are right: A, C for AC
+        return rule_by("".join(sorted(chosen)) == wanted, "choices")  # several are right: A, C for AC
     said, option = _option(given), _option(reference)
     if option is None or option[0].islower() or (option[2] and not option[1]):
         if said and said[1] and said[2] and said[0] not in reference:  # (B) 12 for 12
@@ -257,7 +257,7 @@ def _by_choice(given: str, reference: str) -> Ruling | None:
     else:
         same = said[0].upper() == letter and not _NOT_CHOSEN.search(said[2])
         same = same and (not said[2] or (said[1] and said[0].isupper()))
-    return decide(same, "choice")
+    return rule_by(same, "choice")
 
 
 _YES = re.compile(r"(yes|no)(?:[,.;:!](?!.*\b(?:yes|no|wait|sorry|but|if|unless|sometimes)\b).*)?", re.IGNORECASE)
@@ -266,7 +266,7 @@ _YES = re.compile(r"(yes|no)(?:[,.;:!](?!.*\b(?:yes|no|wait|sorry|but|if|unless|
 def _by_yes(given: str, reference: str) -> Ruling | None:
     """`Yes, it is isosceles.` says yes."""
     said, wanted = _YES.fullmatch(_bare(given)), _bare(reference).lower()
-    return decide(said[1].lower() == wanted, "yes or no") if said and wanted in ("yes", "no") else None
+    return rule_by(said[1].lower() == wanted, "yes or no") if said and wanted in ("yes", "no") else None
 
 
 def _bare(text: str) -> str:

@@ -19,7 +19,7 @@ Ruling = tuple[Verdict, str]  # and the rule that decided
 Kind = Literal["math", "strict", "physics", "choice"]
 
 
-def decide(same: bool, how: str, why: str = "") -> Ruling:
+def rule_by(same: bool, how: str, why: str = "") -> Ruling:
     """The ruling for what is certain; `why` names the rule where the answer is wrong."""
     return ("correct", how) if same else ("wrong", why or how)
 

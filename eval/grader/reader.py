@@ -37,7 +37,7 @@ from eval.grader.nodes import (
     same_unit,
     walk,
 )
-from eval.grader.terms import AGAIN, CURRENCY, OPENING, SEPARATORS, Terms, clock, is_word, negative
+from eval.grader.terms import AGAIN, CURRENCY, OPENING, SEPARATORS, Terms, negative, spells_word, time_of_day
 
 MAX_READABLE = 400  # characters of an answer that stands in a text
 
@@ -202,7 +202,7 @@ def _in_one_unit(text: str) -> str:
     return f"{total} \\text{{{before}}}" if is_whole and len(_MEASURE.findall(text)) > 1 else text
 
 
-def squeezed(text: str) -> str:
+def compact(text: str) -> str:
     """A normalised answer without the spaces that carry no meaning, for comparing as text."""
     text = re.sub(r"\\text *\{([^{}]*)\}", r"\1", text)
     return re.sub(
@@ -295,7 +295,7 @@ _MORE_UNIT = re.compile(r" *\^ *\{? *(-?\d) *\}?|( */ *)|( *\\cdot *)")  # m/s^2
 _MATRICES = ("pmatrix", "bmatrix", "matrix", "smallmatrix", "array", "vmatrix", "Bmatrix")
 
 
-def read(text: str, *, short_units: bool = False, grouped: bool = True) -> Node:
+def read_answer(text: str, *, short_units: bool = False, grouped: bool = True) -> Node:
     """The node of a normalised answer. Raises Unreadable if any of it is not understood.
 
     With `short_units`, one letter behind a number and a space is a unit (`5 m`). Without `grouped`, a comma never
@@ -319,7 +319,7 @@ def is_readable(text: str, words: int = 1) -> bool:
     if len(text) > MAX_READABLE:
         return False
     try:
-        node = read(normalise(text))
+        node = read_answer(normalise(text))
     except (Unreadable, RecursionError):
         return False
     parts = node.parts if isinstance(node, Group) else (node,)
@@ -385,7 +385,7 @@ class _Reader(Terms):
         is_hour = isinstance(first, Number) and first.value in range(1, 13)
         time = self.accept_match(_REST_OF_TIME) if is_hour else None
         if time and isinstance(first, Number):
-            return clock(int(first.value), int(time[1]), time[2])
+            return time_of_day(int(first.value), int(time[1]), time[2])
         parts = [first]
         while self.accept(":"):
             parts.append(self.total())
@@ -400,7 +400,7 @@ class _Reader(Terms):
             if token.text.strip().lower() in SEPARATORS and said:
                 break
             article = _ARTICLE.match(self.text, token.start)
-            if token.kind == "letters" and not said and not is_word(token.text) and not article:
+            if token.kind == "letters" and not said and not spells_word(token.text) and not article:
                 break
             said.append(self.take().text)
             while self.accept(".", "'", '"', "!", "?"):

@@ -136,7 +136,7 @@ _RATHER_THAN = re.compile(r"(?<=\d),? (?:and )?(?:not|rather than|instead of|as 
 _OPTION = re.compile(r"\(?[A-J][.):]\s")
 
 
-def announced(text: str) -> str | None:
+def announced_answer(text: str) -> str | None:
     """What the last announcement says the answer is, empty if that is refuted; None without one."""
     announcement = answered(text)
     if announcement is None:

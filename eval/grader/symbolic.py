@@ -7,7 +7,7 @@ executed, and no sign of an answer can be lost on the way.
 
 from typing import Any
 
-from eval.grader.nodes import Based, Call, Name, Node, Number, Ruling, decide
+from eval.grader.nodes import Based, Call, Name, Node, Number, Ruling, rule_by
 from limo.machine import count_cores
 from limo.processes import Died, Workers, serve_questions
 
@@ -28,7 +28,7 @@ def same_by_sympy(given: Node, reference: Node) -> Ruling:
         return "unsure", "SymPy's process died"
     except (OSError, RuntimeError) as error:
         return "unsure", f"SymPy does not start: {error}"
-    return ("unsure", "SymPy cannot tell") if same is None else decide(same, "sympy")
+    return ("unsure", "SymPy cannot tell") if same is None else rule_by(same, "sympy")
 
 
 # -- in the worker

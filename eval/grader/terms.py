@@ -297,7 +297,7 @@ class Terms(Scanner):
         if isinstance(node, Number) and node.step is None and node.value in range(1, 13):
             half = self.accept_match(_HALF_OF_DAY)
             if half:
-                return clock(int(node.value), 0, half[1])
+                return time_of_day(int(node.value), 0, half[1])
         return node
 
     def letters(self) -> Node:
@@ -310,7 +310,7 @@ class Terms(Scanner):
             return Name(_CONSTANTS[word.lower()])
         if word in _GREEK:
             return self.subscripted(word)
-        if is_word(word) and len(word) > 2:
+        if spells_word(word) and len(word) > 2:
             raise Unreadable(f"the word '{word}'")
         self.jump(token.start + 1)
         return self.subscripted(word[0])
@@ -459,7 +459,7 @@ class Terms(Scanner):
             node = Call("*", (node, self.power()))
 
 
-def is_word(letters: str) -> bool:
+def spells_word(letters: str) -> bool:
     """Whether a run of letters is a word, and not a product of names."""
     low = letters.lower()
     if letters in FUNCTIONS or low in _CONSTANTS or low in ("sqrt", "deg") or letters in _GREEK:
@@ -472,7 +472,9 @@ def is_word(letters: str) -> bool:
 def is_unit(letters: str) -> bool:
     """Whether letters behind a number are a word, not names multiplied with it."""
     return (
-        letters not in FUNCTIONS and letters.lower() not in _CONSTANTS and (is_word(letters) or letters in _SHORT_UNITS)
+        letters not in FUNCTIONS
+        and letters.lower() not in _CONSTANTS
+        and (spells_word(letters) or letters in _SHORT_UNITS)
     )
 
 
@@ -489,7 +491,7 @@ def negative(node: Node) -> Node:
     return Call("neg", (node,))
 
 
-def clock(hours: int, minutes: int, half: str) -> Clock:
+def time_of_day(hours: int, minutes: int, half: str) -> Clock:
     """A time of day by its half, "a" or "p"."""
     return Clock((hours % 12 + (12 if half in "pP" else 0)) * 60 + minutes)
 

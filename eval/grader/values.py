@@ -15,7 +15,7 @@ from typing import Any
 import mpmath
 
 from eval.grader import nodes
-from eval.grader.nodes import Based, Call, Kind, Name, Node, Number, Ruling, decide, walk
+from eval.grader.nodes import Based, Call, Kind, Name, Node, Number, Ruling, rule_by, walk
 from eval.grader.symbolic import same_by_sympy
 
 MAX_BITS = 200_000  # of an exact integer
@@ -417,7 +417,7 @@ def by_value(given: Node, reference: Node, kind: Kind) -> Ruling:
     """Two values: exactly where both are rational, within the reference's own precision, to fifty digits otherwise."""
     if isinstance(given, Number) and isinstance(reference, Number):
         apart = abs(given.value - reference.value)
-        return decide(not apart or apart <= tolerance(reference, kind), "number")
+        return rule_by(not apart or apart <= tolerance(reference, kind), "number")
     special = [n.text for e in (given, reference) for n in walk(e) if isinstance(n, Name) and n.text in _NO_NUMBER]
     if special and not any(isinstance(n, Call) and n.what in SYMBOLIC for e in (given, reference) for n in walk(e)):
         return "wrong", f"not the same as {special[-1]}"
@@ -433,7 +433,7 @@ def by_value(given: Node, reference: Node, kind: Kind) -> Ruling:
         return "wrong", "value"
     within = tolerance(reference, kind) or _printed_to(given, reference)
     if found is not None and wanted is not None:
-        return decide(found == wanted or abs(found - wanted) <= within, "number")
+        return rule_by(found == wanted or abs(found - wanted) <= within, "number")
     if within:
         near, value = approximately(given), approximately(reference)
         if near is None or value is None:
@@ -441,7 +441,7 @@ def by_value(given: Node, reference: Node, kind: Kind) -> Ruling:
         if abs(near - value) <= within:
             return "correct", "rounded"
     try:
-        return decide(same_value(given, reference), "value")
+        return rule_by(same_value(given, reference), "value")
     except Undefined:
         return same_by_sympy(given, reference)
 

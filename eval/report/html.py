@@ -19,7 +19,7 @@ _templates = jinja2.Environment(
 )
 
 
-def render(template: str, **values: Any) -> Markup:
+def fill_template(template: str, **values: Any) -> Markup:
     """A template as HTML. Markup, charts and tables are inserted as they are; everything else is escaped."""
     return Markup(_templates.get_template(template).render(values))
 
@@ -27,7 +27,7 @@ def render(template: str, **values: Any) -> Markup:
 def render_mixed(key: str, title: str, **parts: Any) -> str:
     """A section of `sentences`, `notes`, `charts`, `tables`, and `details` that open on a click."""
     values: dict[str, Any] = {"sentences": (), "notes": (), "charts": (), "tables": (), "details": (), **parts}
-    return render("mixed.html", key=key, title=title, **values)
+    return fill_template("mixed.html", key=key, title=title, **values)
 
 
 def percent(value: float) -> str:

@@ -11,7 +11,7 @@ from eval.compare import sentence
 from eval.intervals import beyond_chance
 from eval.metrics import signed
 from eval.report.charts import CHOSEN, FOURTH, OTHER, THIRD, chart, draw_intervals
-from eval.report.html import LONGEST, percent, render, render_mixed, span
+from eval.report.html import LONGEST, fill_template, percent, render_mixed, span
 from eval.report.tables import (
     Summary,
     accuracy_table,
@@ -114,7 +114,7 @@ def _render_answers(key: str, title: str, groups: Sequence[tuple[str, list[Probl
         return ""
     texts = (SIDES + 1) * sum(len(problems) for _, problems in groups)
     limit = max(1000, min(LONGEST, ALL_TEXTS // max(texts, 1)))
-    return render("answers.html", key=key, title=title, groups=groups, limit=limit)
+    return fill_template("answers.html", key=key, title=title, groups=groups, limit=limit)
 
 
 def _sides(model: str, row: Mapping[str, Any], most: int) -> list[tuple[str, Mapping[str, Any]]]:

@@ -21,7 +21,7 @@ from eval.compare import sentence
 from eval.repair import Measures
 from eval.report.curated import gather
 from eval.report.funnel import choice_section, chosen_section, funnel_section
-from eval.report.html import percent, render, render_mixed
+from eval.report.html import fill_template, percent, render_mixed
 from eval.report.listed import read_summary
 from eval.report.outcome import answers_section, flips_section, outcome_section, sampled_section, turns_section
 from eval.report.tables import repair_table
@@ -66,7 +66,7 @@ def write_report(folder: Path) -> Path:
     room = LIMIT - sum(len(part.encode("utf-8", "replace")) for part in (*(s for _, s in sections.values()), *ours))
     if curated and with_viewer:
         sections["chains"] = ("Chains", viewer_section(folder, curated, room))
-    page = render(
+    page = fill_template(
         "page.html",
         name=folder.name,
         facts=[(value, what) for what, value in run_facts(folder)],
@@ -127,7 +127,7 @@ def _manifest_section(manifest: Mapping[str, Any]) -> str:
     ]
     steps = Table(("step", "state", "time", "tokens", "commit"), rows, (2, 3))
     whole = json.dumps(manifest, indent=1, ensure_ascii=False)
-    return render("manifest.html", key="manifest", title="Manifest", steps=steps, whole=whole)
+    return fill_template("manifest.html", key="manifest", title="Manifest", steps=steps, whole=whole)
 
 
 def _shorten(commit: str) -> str:

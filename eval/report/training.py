@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.report.charts import CHOSEN, FAINT, LINE, OTHER, SERIES, chart, short
-from eval.report.html import render, render_mixed
+from eval.report.html import fill_template, render_mixed
 from limo.console import Table, clock, readable
 from limo.discover.archive import Entry, read_candidates
 
@@ -83,7 +83,7 @@ def discovered_section(folder: Path) -> str:
         f"seeds, {mean:.4f} plus and minus {half:.4f}: inside it nothing differs by more than noise"
     )
     search = chart(partial(_draw_search, result=result), 9.0, 3.4, description)
-    return render(
+    return fill_template(
         "discovered.html",
         key="discovered",
         title="Losses",

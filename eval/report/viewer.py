@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.report.curated import Curated
-from eval.report.html import render
+from eval.report.html import fill_template
 from eval.report.listed import Listed, Place, chain_entry, read_lines
 
 BROWSER = Path(__file__).parent / "browser"
@@ -98,7 +98,7 @@ def viewer_section(folder: Path, curated: Curated, room: int) -> str:
         ("index", pack(listed.index())),
         *((f"block{number}", block) for number, block in enumerate(packer.blocks)),
     ]
-    return render("viewer.html", key="chains", title="Chains", absent=absent, islands=islands)
+    return fill_template("viewer.html", key="chains", title="Chains", absent=absent, islands=islands)
 
 
 def list_chosen(folder: Path, curated: Curated) -> Listed:

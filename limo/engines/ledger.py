@@ -285,7 +285,7 @@ class _Session:
         while self.held and len(started) < room:
             request = self.held.popleft()
             name = sample_name(request, self.sampling)
-            if not claim(self.path, name):
+            if not lock_sample(self.path, name):
                 self.elsewhere[name] = request
             elif completion := self._look_up(name):  # another process has finished it since
                 release_claim(self.path, name)
@@ -330,7 +330,7 @@ class _Session:
                 del self.elsewhere[name]
                 self.known.append((request, completion))
                 self._answer_waiting(name, completion)
-            elif claim(self.path, name):
+            elif lock_sample(self.path, name):
                 release_claim(self.path, name)
                 del self.elsewhere[name]
                 self.held.append(request)
@@ -378,7 +378,7 @@ def _claims(path: Path) -> IO[bytes]:
     return path.with_suffix(".claims").open("ab")
 
 
-def claim(path: Path, name: bytes) -> bool:
+def lock_sample(path: Path, name: bytes) -> bool:
     """Lock the byte of a sample's name, as long as this process lives; False if another process has locked it."""
     try:
         fcntl.lockf(_claims(path), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int.from_bytes(name[:7]))

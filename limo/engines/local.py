@@ -20,7 +20,7 @@ import numpy as np
 from limo.chat import carry_opening, prepare_prompts, prompt_ids, turn_end
 from limo.engines.protocol import Completion, Finish, Request, Sampling, Take, loading, random_key, refuse
 from limo.errors import UserError
-from limo.model import fingerprint, load, model_folder
+from limo.model import fingerprint, load_both, model_folder
 from limo.recipe import InputPath
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class TransformersEngine:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        model, tokenizer = load(self.folder, self.dtype)
+        model, tokenizer = load_both(self.folder, self.dtype)
         return model.eval(), tokenizer
 
     def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:

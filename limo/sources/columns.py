@@ -187,7 +187,7 @@ class Suspects:
         named = next((n for n, value in notes.items() if fold(n) in PERHAPS and not isinstance(value, bool)), None)
         self.rows += 1
         self.agreeing.update(
-            name for name, value in notes.items() if name not in OURS and plain(value) == plain(answer)
+            name for name, value in notes.items() if name not in OURS and comparable(value) == comparable(answer)
         )
         most = self.agreeing.most_common(1)
         agrees = self.rows == COMPARED and most and most[0][1] >= AGREE * self.rows
@@ -201,7 +201,7 @@ class Suspects:
 OURS = ("file", "row", "unchecked")  # notes that are not columns of the file
 
 
-def plain(value: Any) -> str:
+def comparable(value: Any) -> str:
     """A value normalised for comparison: 2.0 becomes 2, and signs around a number are removed."""
     text = re.sub(r"[\s$,]+|\.0+$", "", str(value).casefold())
     return text.removesuffix(".")
@@ -212,27 +212,27 @@ def read_record(row: Mapping[str, Any], columns: Columns) -> Record:
     system, last, chains = "", "", list[str]()
     for column in columns.chain:
         values = row[column] if isinstance(row[column], list | tuple) else [row[column]]
-        chains += [chain for value in values if (chain := read_text(value, "chain", column))]
+        chains += [chain for value in values if (chain := cell_text(value, "chain", column))]
     if columns.thought:
         thoughts = row[columns.thought] if isinstance(row[columns.thought], list | tuple) else [row[columns.thought]]
-        before = [read_text(thought, "thought", columns.thought) for thought in thoughts]
+        before = [cell_text(thought, "thought", columns.thought) for thought in thoughts]
         chains = [f"<think>\n{thought}\n</think>\n\n{chain}" for thought, chain in zip(before, chains, strict=False)]
     turns = columns.turns or (columns.problem[0] if len(columns.problem) == 1 else "")
     if isinstance(row.get(turns), list):
         system, problem, last = _conversation(row[turns], turns)
-        system = system or (read_text(row[columns.system], "system", columns.system) if columns.system else "")
+        system = system or (cell_text(row[columns.system], "system", columns.system) if columns.system else "")
     else:
-        parts = [read_text(row[column], "problem", column) for column in columns.problem]
+        parts = [cell_text(row[column], "problem", column) for column in columns.problem]
         problem = "\n\n".join(part for part in parts if part)
     chains = chains or [last] * bool(last)
     if not problem:
         raise Unusable("empty problem", f"column {columns.turns or ' and '.join(columns.problem)}")
-    answer = read_text(row.get(columns.answer), "answer", columns.answer) if columns.answer else ""
+    answer = cell_text(row.get(columns.answer), "answer", columns.answer) if columns.answer else ""
     if answer.lower().rstrip(".") in NO_ANSWER:
         raise Unusable("no checkable answer", f"column {columns.answer}: {answer}")
     for rival in columns.rivals:
         other = row[rival]
-        if isinstance(other, str | int | float) and plain(_inside(str(other))) != plain(_inside(answer)):
+        if isinstance(other, str | int | float) and comparable(_inside(str(other))) != comparable(_inside(answer)):
             both = f"{columns.answer} is {answer[:60]!r}, {rival} is {str(other)[:60]!r}"
             raise Unusable("two answers", f"{both}: say which, fields={{answer: ...}}")
     inside = after_hashes(answer) or last_boxed(answer)
@@ -240,7 +240,7 @@ def read_record(row: Mapping[str, Any], columns: Columns) -> Record:
         chains = chains or [answer] * (len(answer) > len(inside) + 10)
         answer = inside
     try:
-        key = read_text(row.get(columns.id), "id", columns.id) if columns.id else ""
+        key = cell_text(row.get(columns.id), "id", columns.id) if columns.id else ""
     except Unusable:
         key = ""
     return Record(problem, system, tuple(dict.fromkeys(chains)), answer, key)
@@ -272,10 +272,10 @@ def _message(turn: Any, column: str) -> Message:
     role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
     if isinstance(content, list) and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content):
         content = "\n".join(part["text"] for part in content)
-    return Message(role=ROLES.get(str(role).lower(), str(role).lower()), content=read_text(content, "problem", column))
+    return Message(role=ROLES.get(str(role).lower(), str(role).lower()), content=cell_text(content, "problem", column))
 
 
-def read_text(value: Any, ours: str, column: str | None) -> str:
+def cell_text(value: Any, ours: str, column: str | None) -> str:
     """A cell as text; whole floats lose their `.0`. Raises Unusable for what is not text."""
     if value is None:
         return ""

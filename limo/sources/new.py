@@ -22,7 +22,7 @@ from limo.console import say
 from limo.data import CHARACTERS, Dropped, Example, content_id, dump, replacing
 from limo.errors import UserError, visible
 from limo.recipe import recipe_names
-from limo.sources.columns import find_columns, plain, unfold
+from limo.sources.columns import comparable, find_columns, unfold
 from limo.sources.files import read_rows
 
 HELD_OUT, MOST = 10, 200  # one problem in HELD_OUT is held out, and at most MOST
@@ -193,10 +193,10 @@ def _answers(name: str, rows: Sequence[Example]) -> dict[str, str]:
     found = defaultdict[str, list[Example]](list)
     for row in rows:
         found[_plain(row.question)].append(row)
-    several = [same for same in found.values() if len({plain(row.answer) for row in same}) > 1]
+    several = [same for same in found.values() if len({comparable(row.answer) for row in same}) > 1]
     if several:
         one, *others = several[0]
-        other = next(row.answer for row in others if plain(row.answer) != plain(one.answer))
+        other = next(row.answer for row in others if comparable(row.answer) != comparable(one.answer))
         say(
             f"{name}: {len(several)} problems have two answers, such as {one.question[:80]!r}: {one.answer!r} and "
             f"{other!r}. None of them is measured on"

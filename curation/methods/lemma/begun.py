@@ -13,7 +13,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from curation.methods.lemma.mistakes import Unusable, read_chain
+from curation.methods.lemma.mistakes import Rejected, read_chain
 from curation.methods.lemma.slips import KINDS, Kind, slip
 from curation.stages.chains import box_answers, write_out
 from limo.console import say
@@ -51,7 +51,7 @@ def begun(
                 mistake = slip(chain, kind, random)
                 text = mistake.prefix
                 about = {"text": text, "wrong": mistake.wrong, "right": mistake.right, "proof": mistake.proof}
-        except Unusable as why:
+        except Rejected as why:
             left[why.reason] += 1
             continue
         kept += 1

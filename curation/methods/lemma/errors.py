@@ -23,8 +23,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from curation.methods.lemma.mistakes import Mistake, Unusable
-from curation.methods.lemma.rules import Rules
+from curation.methods.lemma.mistakes import Mistake, Rejected
+from curation.methods.lemma.rules import RuleTeacher
 from curation.methods.lemma.teach import Model, Strategy
 from curation.parallel import chunked
 from curation.stage import Share, drop, stage
@@ -37,7 +37,7 @@ from limo.engines.protocol import Sampling, stream
 from limo.errors import UserError
 from limo.recipe import bind
 
-Teacher = Rules | Model
+Teacher = RuleTeacher | Model
 CHUNK = 500  # rows about which a teacher is asked at once
 UNUSED = {"cut": "cut off by its length limit", "unsure": "cannot be graded", "refused": "not sampled"}
 
@@ -86,7 +86,7 @@ def find(
             found = {kind: count for (key, kind), count in types.items() if key == row.id}
             yield replace(row, notes={**row.notes, "errors": found})
         for (row, made, other), mistake in zip(wrong, mistakes, strict=True):
-            if isinstance(mistake, Unusable):
+            if isinstance(mistake, Rejected):
                 yield mistake.dropped(made)
             else:
                 yield _error(row, made.id, mistake, "student", other)
@@ -145,27 +145,27 @@ def _plant(asked: Sequence[tuple[Example, str, int]], teacher: Teacher) -> Itera
             try:
                 _check_planted(row, mistake, opinion)
                 if content_id([row.problem, mistake.prefix]) in seen:
-                    raise Unusable("same error")
-            except Unusable as why:
+                    raise Rejected("same error")
+            except Rejected as why:
                 mistake = why
-        if isinstance(mistake, Unusable):
+        if isinstance(mistake, Rejected):
             yield mistake.dropped(replace(row, id=key))
         else:
             seen.add(content_id([row.problem, mistake.prefix]))
             yield _error(row, key, mistake, "injected", "")
 
 
-def _check_planted(row: Example, mistake: Mistake, opinion: bool | Unusable) -> None:
-    """Raise Unusable if the second opinion disagrees, the answer is right, or an earlier step is wrong."""
-    if isinstance(opinion, Unusable):
+def _check_planted(row: Example, mistake: Mistake, opinion: bool | Rejected) -> None:
+    """Raise Rejected if the second opinion disagrees, the answer is right, or an earlier step is wrong."""
+    if isinstance(opinion, Rejected):
         raise opinion
     if not opinion:
-        raise Unusable("the step is not proved wrong", "the second opinion is another")
+        raise Rejected("the step is not proved wrong", "the second opinion is another")
     found = grade("".join(mistake.steps), row.answer)
     if found.verdict != "wrong" or found.extracted is None:
-        raise Unusable("the wrong solution does not end in a wrong answer", f"{found.extracted!r}: {found.verdict}")
+        raise Rejected("the wrong solution does not end in a wrong answer", f"{found.extracted!r}: {found.verdict}")
     if false := _find_false("".join(mistake.steps[: mistake.at])):
-        raise Unusable("an earlier step is wrong", false)
+        raise Rejected("an earlier step is wrong", false)
 
 
 @stage("pool", samples=True)
@@ -190,7 +190,7 @@ def correct(
         for way in strategies:
             for (row, mistake), rest in zip(errors, corrector.correct(asked, way), strict=True):
                 named = replace(row, id=f"{row.id}/{way}")
-                if isinstance(rest, Unusable):
+                if isinstance(rest, Rejected):
                     yield rest.dropped(named)
                     continue
                 notes = {k: v for k, v in row.notes.items() if k != "chain"}
@@ -229,7 +229,7 @@ def smooth(rows: Iterable[Example], /, *, teacher: dict[str, Any]) -> Iterator[R
         yield from (row for row in chunk if "error" not in row.notes)
         corrected = [row for row in chunk if "error" in row.notes]
         for row, text in zip(corrected, model.smooth(corrected), strict=True):
-            yield text.dropped(row) if isinstance(text, Unusable) else _check_end(replace(row, completion=text), "")
+            yield (text.dropped(row) if isinstance(text, Rejected) else _check_end(replace(row, completion=text), ""))
 
 
 def _bind_teacher(node: dict[str, Any]) -> Teacher:

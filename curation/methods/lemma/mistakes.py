@@ -76,7 +76,7 @@ class Chain:
     answer: str
 
 
-class Unusable(ValueError):
+class Rejected(ValueError):
     """Raised for a chain, or a mistake in it, that cannot be used: a short fixed reason, and the detail."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -88,52 +88,52 @@ class Unusable(ValueError):
         return drop(row, self.reason, self.detail)
 
 
-def tried(make: Callable[P, T], *args: P.args, **settings: P.kwargs) -> T | Unusable:
-    """The result of a function, or the Unusable that it raised."""
+def tried(make: Callable[P, T], *args: P.args, **settings: P.kwargs) -> T | Rejected:
+    """The result of a function, or the Rejected that it raised."""
     try:
         return make(*args, **settings)
-    except Unusable as why:
+    except Rejected as why:
         return why
 
 
 def read_chain(row: Example) -> Chain:
-    """The chain of a row. Raises Unusable if it cannot be shown to be right."""
+    """The chain of a row. Raises Rejected if it cannot be shown to be right."""
     graded = grade(row.completion, row.answer)
     if graded.verdict != "correct":
-        raise Unusable("the chain does not give the reference answer", f"{graded.extracted!r} for {row.answer!r}")
+        raise Rejected("the chain does not give the reference answer", f"{graded.extracted!r} for {row.answer!r}")
     steps = split_steps(row.completion)
     found = [tuple(equations(step)) for step in steps]
     listed = [e for each in found for e in each]
     if not listed:
-        raise Unusable("no parsable step")
+        raise Rejected("no parsable step")
     for equation in listed:
         if equation.unknown or holds(equation) is not True:
-            raise Unusable("a step of the chain is not right", f"{equation.left} = {equation.right}")
+            raise Rejected("a step of the chain is not right", f"{equation.left} = {equation.right}")
     last = listed[-1]
     if not is_linked(last, row.answer):
-        raise Unusable("the last equation does not give the answer", f"{last.left} = {last.right} for {row.answer}")
+        raise Rejected("the last equation does not give the answer", f"{last.left} = {last.right} for {row.answer}")
     if len(found[-1]) and len(steps) < 2:
-        raise Unusable("no step before the answer")
+        raise Rejected("no step before the answer")
     words = {word.lower() for word in re.findall(r"[A-Za-z]+", row.question)}
     given = {number(n.text) for n in numbers_in(row.question)} | {v for word, v in NUMERALS.items() if word in words}
     return Chain(tuple(steps), tuple(found), frozenset(given), row.answer)
 
 
-def written(value: Fraction, like: str = "") -> str:
-    """A number as a person writes it in a chain, in percent if `like` is. Raises Unusable if nobody would write it."""
+def chain_number(value: Fraction, like: str = "") -> str:
+    """A number as a person writes it in a chain, in percent if `like` is. Raises Rejected if nobody would write it."""
     if like.endswith("%"):
-        return written(value * 100) + "%"
+        return chain_number(value * 100) + "%"
     scaled = value * 10**_DECIMALS
     if scaled.denominator != 1 or abs(value) >= 10**12:
-        raise Unusable("a wrong value that nobody would write", str(value))
+        raise Rejected("a wrong value that nobody would write", str(value))
     if value.denominator == 1:
         return str(value.numerator)
     return f"{float(value):.{_DECIMALS}f}".rstrip("0")
 
 
 def write_number(value: Fraction) -> str:
-    """A number for a sentence: as `written`, or as a fraction."""
+    """A number for a sentence: as `chain_number`, or as a fraction."""
     try:
-        return written(value)
-    except Unusable:
+        return chain_number(value)
+    except Rejected:
         return str(value)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from random import Random
 
-from curation.methods.lemma.mistakes import Chain, Mistake, Unusable, read_chain, tried, write_number
+from curation.methods.lemma.mistakes import Chain, Mistake, Rejected, read_chain, tried, write_number
 from curation.methods.lemma.slips import KINDS, slip
 from curation.methods.lemma.teach import OPENINGS, Strategy
 from curation.stages.chains import split_steps
@@ -33,24 +33,24 @@ RESTART = (
 )
 
 
-class Rules:
+class RuleTeacher:
     """The rule-based teacher. `curation.methods.lemma.teach.Model` describes the methods of a teacher."""
 
     kinds = KINDS
 
-    def diagnose(self, asked: Sequence[tuple[Example, str]]) -> list[Mistake | Unusable]:
+    def diagnose(self, asked: Sequence[tuple[Example, str]]) -> list[Mistake | Rejected]:
         """Where each wrong attempt first differs from the right chain of its row, or why that is not proved."""
         return [tried(_diagnose, row, attempt) for row, attempt in asked]
 
-    def inject(self, asked: Sequence[tuple[Example, str, int]]) -> list[Mistake | Unusable]:
+    def inject(self, asked: Sequence[tuple[Example, str, int]]) -> list[Mistake | Rejected]:
         """A mistake of a type in the right chain of each row; the same for the same row, type and number."""
         return [tried(_inject, *each) for each in asked]
 
-    def agree(self, asked: Sequence[tuple[Example, Mistake]]) -> list[bool | Unusable]:
+    def agree(self, asked: Sequence[tuple[Example, Mistake]]) -> list[bool | Rejected]:
         """No second opinion: a step that the rules do not prove wrong is unusable."""
-        return [Unusable("the step is not proved wrong", mistake.wrong) for _, mistake in asked]
+        return [Rejected("the step is not proved wrong", mistake.wrong) for _, mistake in asked]
 
-    def correct(self, asked: Sequence[tuple[Example, Mistake, str]], strategy: Strategy) -> list[str | Unusable]:
+    def correct(self, asked: Sequence[tuple[Example, Mistake, str]], strategy: Strategy) -> list[str | Rejected]:
         """The text after the first wrong step of each row's solution: reflection and right continuation."""
         return [tried(_correct, row, mistake, other, strategy) for row, mistake, other in asked]
 
@@ -64,11 +64,11 @@ def _inject(row: Example, kind: str, at: int) -> Mistake:
 
 
 def diagnose(chain: Chain, attempt: str) -> Mistake:
-    """Where an attempt whose answer is wrong first goes wrong. Raises Unusable if that is not proved."""
+    """Where an attempt whose answer is wrong first goes wrong. Raises Rejected if that is not proved."""
     steps = tuple(split_steps(attempt))
     listed = [equations(step) for step in steps]
     if not any(listed):
-        raise Unusable("no parsable step")
+        raise Rejected("no parsable step")
     right = [e for each in chain.equations for e in each]
     keys, found = {key(e) for e in right}, set[Fraction]()
     known = chain.given | COMMON | {number(n.text) for e in right for n in e.numbers}
@@ -79,18 +79,18 @@ def diagnose(chain: Chain, attempt: str) -> Mistake:
                 return mistake
             # A value that occurs a second time may be right by chance: `12 - 6 = 6` after `12 / 2 = 6`
             if e.unknown or key(e) not in keys or key(e) in found or holds(e) is not True:
-                raise Unusable("the first wrong step is not proved", f"{e.left} = {e.right} is not of the chain")
+                raise Rejected("the first wrong step is not proved", f"{e.left} = {e.right} is not of the chain")
             found.add(key(e))
             known |= {e.value}
         step = steps[at]
         if step.count("=") > len(each):
-            raise Unusable("the first wrong step is not proved", f"an equation that cannot be read: {step.strip()}")
+            raise Rejected("the first wrong step is not proved", f"an equation that cannot be read: {step.strip()}")
         if nowhere := [n.text for n in numbers_in(step) if number(n.text) not in known]:
-            raise Unusable("the first wrong step is not proved", f"{nowhere[0]} comes from nowhere: {step.strip()}")
+            raise Rejected("the first wrong step is not proved", f"{nowhere[0]} comes from nowhere: {step.strip()}")
     missing = [e for e in right if key(e) not in found]
     answered = max(at for at, each in enumerate(listed) if each) + 1
     if not missing or answered >= len(steps):
-        raise Unusable("the first wrong step is not proved", "every equation is one of the right chain")
+        raise Rejected("the first wrong step is not proved", "every equation is one of the right chain")
     said = f"a step is missing before this: {missing[0].left} = {missing[0].right}."
     proof = f"the chain's {missing[0].left} = {missing[0].right} comes nowhere before the answer"
     return Mistake(
@@ -160,15 +160,15 @@ def _correct(row: Example, mistake: Mistake, other: str, strategy: Strategy) -> 
 
 
 def _continue(chain: Chain, mistake: Mistake) -> str:
-    """The right chain from its first missing step. Raises Unusable if the prefix took another way."""
+    """The right chain from its first missing step. Raises Rejected if the prefix took another way."""
     before = mistake.steps[: mistake.at]
     found, keys = (
         {key(e) for step in some for e in equations(step) if not e.unknown} for some in (before, chain.steps)
     )
     if not found <= keys or not {key(e) for e in equations(mistake.right)} <= keys:
-        raise Unusable("the attempt went another way than the chain")  # a restart can still correct it
+        raise Rejected("the attempt went another way than the chain")  # a restart can still correct it
     missing = [at for at, each in enumerate(chain.equations) if any(key(e) not in found for e in each)]
     if not missing:
-        raise Unusable("nothing is left to go on with")
+        raise Rejected("nothing is left to go on with")
     there = {step.strip() for step in before}
     return "".join(step for step in chain.steps[missing[0] :] if step.strip() not in there).strip()

@@ -23,7 +23,7 @@ from itertools import islice
 from random import Random
 from typing import Literal, get_args
 
-from curation.methods.lemma.mistakes import Chain, Mistake, Unusable, write_number, written
+from curation.methods.lemma.mistakes import Chain, Mistake, Rejected, chain_number, write_number
 from eval.equations import Equation, Written, equations, number, numbers_in, proved_different, replaced
 from eval.grade import grade
 
@@ -38,27 +38,27 @@ Edit = tuple[int, int, str]
 
 
 def slip(chain: Chain, kind: str, random: Random) -> Mistake:
-    """A proved mistake of one type in a right chain. Raises Unusable, with the last reason, if none can be proved."""
+    """A proved mistake of one type in a right chain. Raises Rejected, with the last reason, if none can be proved."""
     if kind not in KINDS:
-        raise Unusable("no rule for a mistake of this type", kind)
-    why = Unusable("no place for a mistake of this type", kind)
+        raise Rejected("no rule for a mistake of this type", kind)
+    why = Rejected("no place for a mistake of this type", kind)
     for make in islice(_changes(chain, kind, random), TRIES):
         try:
             return check_mistake(chain, make())
-        except Unusable as found:
+        except Rejected as found:
             why = found
     raise why
 
 
 def check_mistake(chain: Chain, mistake: Mistake) -> Mistake:
-    """The mistake, checked. Raises Unusable unless its prefix is right, and its step and its answer are wrong."""
+    """The mistake, checked. Raises Rejected unless its prefix is right, and its step and its answer are wrong."""
     if not mistake.proof:
-        raise Unusable("the step is not proved wrong", mistake.wrong)
+        raise Rejected("the step is not proved wrong", mistake.wrong)
     if any(step not in chain.steps for step in mistake.steps[: mistake.at]):
-        raise Unusable("an earlier step is not that of the right chain")
+        raise Rejected("an earlier step is not that of the right chain")
     found = grade("".join(mistake.steps), chain.answer)
     if found.verdict != "wrong":
-        raise Unusable("the error does not reach the answer", f"{found.extracted!r} for {chain.answer!r}")
+        raise Rejected("the error does not reach the answer", f"{found.extracted!r} for {chain.answer!r}")
     return mistake
 
 
@@ -137,10 +137,10 @@ def _change(
     if value is None:
         value = next((found.value for found in equations(left)[:1]), None)
     if value is None or value == old or not _plausible(chain, old, value):
-        raise Unusable("a wrong value that nobody would write", str(value))
+        raise Rejected("a wrong value that nobody would write", str(value))
     if any(number(n.text) == old for n in numbers_in(step[: e.start])) and old not in chain.given:
-        raise Unusable("the step names its result before the equation")
-    new = written(value, result.text)
+        raise Rejected("the step names its result before the equation")
+    new = chain_number(value, result.text)
     shown = replaced(step, [*edits, (result.start, result.end, new)])
     body = shown[: e.end + len(shown) - len(step)]
     tail = _carry(chain, [step[e.end :], *chain.steps[at + 1 :]], {old: value})
@@ -170,20 +170,20 @@ def _omit(chain: Chain, at: int, e: Equation, instead: Fraction) -> Mistake:
     if last:
         before = [x for each in chain.equations[:at] for x in each]
         if not before:
-            raise Unusable("no place for a mistake of this type", "MS: the only step")
+            raise Rejected("no place for a mistake of this type", "MS: the only step")
         instead = number(_result(before[-1]).text)
     uses = [i for i, step in enumerate(rest) if any(number(n.text) == old for n in numbers_in(step))]
     if not uses or instead == old:
-        raise Unusable("the error does not reach the answer", "MS")
+        raise Rejected("the error does not reach the answer", "MS")
     first = uses[0]
     tail = _carry(chain, rest, {old: instead})
     now, was = equations(tail[first]), chain.equations[at + 1 + first]
     if last:
-        proof = f"SymPy: {written(instead)} is not {e.left}" if proved_different(e.left, str(instead)) else ""
+        proof = f"SymPy: {chain_number(instead)} is not {e.left}" if proved_different(e.left, str(instead)) else ""
     else:
         proof = _prove(was[0], now[0]) if was and now else ""
         if not _plausible(chain, was[0].value if was else old, now[0].value if now else instead):
-            raise Unusable("a wrong value that nobody would write", "MS")
+            raise Rejected("a wrong value that nobody would write", "MS")
     wrong = tail[first].strip() if last or not now else tail[first][now[0].start : now[0].end]
     said = f"a step is missing before this: {e.left} = {_result(e).text}."
     return Mistake("MS", at + first, (*chain.steps[:at], *tail), said, proof, wrong, chain.steps[at].strip())
@@ -193,7 +193,7 @@ def _carry(chain: Chain, texts: Sequence[str], changed: dict[Fraction, Fraction]
     """The later steps after values have `changed` (old -> new) in operands, results, and numbers outside equations.
 
     An operand with an old value is taken for the result of the earlier step; a number outside equations that the
-    problem states is left unchanged, except in the last line, which has the answer. Raises Unusable for a value that
+    problem states is left unchanged, except in the last line, which has the answer. Raises Rejected for a value that
     nobody would write.
     """
     changed, found = dict(changed), list[str]()
@@ -209,17 +209,17 @@ def _carry(chain: Chain, texts: Sequence[str], changed: dict[Fraction, Fraction]
             left = replaced(text, [(n.start, n.end, _put(v, n)) for n, v in inner])
             now = equations(left[e.start :])
             if not now or now[0].result is None:
-                raise Unusable("the error cannot be carried on", text.strip())
+                raise Rejected("the error cannot be carried on", text.strip())
             value = now[0].value
             changed[number(result.text)] = value
             edits += [(n.start, n.end, _put(v, n)) for n, v in inner]
-            edits.append((result.start, result.end, written(value, result.text)))
+            edits.append((result.start, result.end, chain_number(value, result.text)))
         ends = text is texts[-1]
         for n in numbers_in(text):
             inside = any(e.start <= n.start < e.end for e in listed)
             value = number(n.text)
             if not inside and value in changed and (ends or value not in chain.given):
-                edits.append((n.start, n.end, written(changed[value])))
+                edits.append((n.start, n.end, chain_number(changed[value])))
         found.append(replaced(text, edits))
     return found
 
@@ -265,7 +265,7 @@ def _exchange_digits(value: Fraction) -> list[Fraction]:
 
 def _put(value: Fraction, instead_of: Written) -> str:
     """The text of a number that replaces another one; in brackets if its sign could follow an operator."""
-    text = written(value, instead_of.text)
+    text = chain_number(value, instead_of.text)
     return f"({text})" if text.startswith("-") and not instead_of.text.startswith("-") else text
 
 

@@ -5,7 +5,7 @@ opinion, corrects a solution, and smooths it. Each prompt is followed by the rea
 not used: ours find type and step in one call instead of two, and the model never copies the wrong prefix. The teacher
 without a model is `curation/methods/lemma/rules.py`.
 
-All text between marks with the row's code is data (`limo/engines/reply.py`). A reader raises `Unusable` for a reply of
+All text between marks with the row's code is data (`limo/engines/reply.py`). A reader raises `Rejected` for a reply of
 another form; nothing is guessed from words. Such a question is asked again, `tries` times in total; then the row is
 dropped with the reason.
 """
@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import PositiveInt
 
-from curation.methods.lemma.mistakes import TYPES, Mistake, Unusable, tried
+from curation.methods.lemma.mistakes import TYPES, Mistake, Rejected, tried
 from curation.stages.chains import split_steps
 from eval.equations import equations, holds, proved_different
 from limo.data import Example, chat
@@ -53,11 +53,11 @@ class Model:
         self.sampling, self.tries = sampling, tries
         self.engine = Cached(bind(engine, "teacher.engine")())  # loads nothing yet, but reports a key that is not set
 
-    def _ask(self, prompts: Sequence[str], read: Callable[[int, Completion], T], what: str) -> list[T | Unusable]:
-        """For each prompt the first of `tries` replies that `read` can read, or the Unusable of the last."""
-        found: list[T | Unusable] = [Unusable("no reply of the teacher")] * len(prompts)
+    def _ask(self, prompts: Sequence[str], read: Callable[[int, Completion], T], what: str) -> list[T | Rejected]:
+        """For each prompt the first of `tries` replies that `read` can read, or the Rejected of the last."""
+        found: list[T | Rejected] = [Rejected("no reply of the teacher")] * len(prompts)
         for attempt in range(self.tries):
-            open_ = [i for i, value in enumerate(found) if isinstance(value, Unusable)]
+            open_ = [i for i, value in enumerate(found) if isinstance(value, Rejected)]
             # The ledger holds the earlier replies, so only the new one is paid for
             sampling, chats = replace(self.sampling, n=attempt + 1), [chat(prompts[i]) for i in open_]
             sampled = sample(self.engine, chats, sampling, f"teacher: {what}") if open_ else []
@@ -65,37 +65,37 @@ class Model:
                 found[i] = tried(read, i, replies[attempt])
         return found
 
-    def diagnose(self, asked: Sequence[tuple[Example, str]]) -> list[Mistake | Unusable]:
+    def diagnose(self, asked: Sequence[tuple[Example, str]]) -> list[Mistake | Rejected]:
         """The first wrong step of a wrong attempt at each row, whose completion is a right chain, if there is one."""
         return self._ask([diagnose_prompt(*a) for a in asked], lambda i, r: read_diagnosis(r, *asked[i]), "diagnose")
 
-    def inject(self, asked: Sequence[tuple[Example, str, int]]) -> list[Mistake | Unusable]:
+    def inject(self, asked: Sequence[tuple[Example, str, int]]) -> list[Mistake | Rejected]:
         """A wrong solution of each row with a mistake of a type; each number gives a different one."""
         return self._ask([inject_prompt(*a) for a in asked], lambda i, r: read_injection(r, *asked[i][:2]), "inject")
 
-    def agree(self, asked: Sequence[tuple[Example, Mistake]]) -> list[bool | Unusable]:
+    def agree(self, asked: Sequence[tuple[Example, Mistake]]) -> list[bool | Rejected]:
         """Whether all steps before the marked one are right and it is wrong; the prompt does not reveal the mistake."""
         prompts = [agree_prompt(*a) for a in asked]
         return self._ask(prompts, lambda i, r: read_agreement(r, *asked[i]), "second opinion")
 
-    def correct(self, asked: Sequence[tuple[Example, Mistake, str]], strategy: Strategy) -> list[str | Unusable]:
+    def correct(self, asked: Sequence[tuple[Example, Mistake, str]], strategy: Strategy) -> list[str | Rejected]:
         """The text after the first wrong step: reflection and continuation. The text in `asked` is another right
         solution, if any.
         """
         prompts = [correct_prompt(*a, strategy) for a in asked]
         return self._ask(prompts, lambda i, r: read_continuation(r, *asked[i]), strategy)
 
-    def smooth(self, rows: Sequence[Example]) -> list[str | Unusable]:
+    def smooth(self, rows: Sequence[Example]) -> list[str | Rejected]:
         """The corrected solution of each row as one text."""
 
         def read(i: int, reply: Completion) -> str:
-            return _between(reply, "smooth", code_for(rows[i]))
+            return _between(reply, "smooth", reply_code(rows[i]))
 
-        prompts = [_fill(SMOOTH, code_for(row), solution=row.completion) for row in rows]
+        prompts = [_fill(SMOOTH, reply_code(row), solution=row.completion) for row in rows]
         return self._ask(prompts, read, "smooth")
 
 
-def code_for(row: Example, *texts: str) -> str:
+def reply_code(row: Example, *texts: str) -> str:
     """A short code that occurs in none of the texts of a question; the same for the same texts."""
     return code_of(row.question, row.answer, row.completion, *texts)
 
@@ -132,16 +132,16 @@ sentence that a student would say of himself, without the words attempt or refer
 
 def diagnose_prompt(row: Example, attempt: str) -> str:
     """The prompt that asks for type and step of the first mistake."""
-    return _fill(DIAGNOSE, code_for(row, attempt), row=row, attempt=_number(split_steps(attempt)))
+    return _fill(DIAGNOSE, reply_code(row, attempt), row=row, attempt=_number(split_steps(attempt)))
 
 
 def read_diagnosis(reply: Completion, row: Example, attempt: str) -> Mistake:
-    """The mistake that a reply names. Raises Unusable for a reply that does not end with a whole verdict."""
-    verdict = _verdict(reply, code_for(row, attempt), {"type": str, "step": int, "why": str})
+    """The mistake that a reply names. Raises Rejected for a reply that does not end with a whole verdict."""
+    verdict = _verdict(reply, reply_code(row, attempt), {"type": str, "step": int, "why": str})
     if verdict["type"] not in TYPES:
-        raise Unusable("an unknown type", repr(verdict["type"])[:SHOWN])
+        raise Rejected("an unknown type", repr(verdict["type"])[:SHOWN])
     if not verdict["why"].strip():
-        raise Unusable("an empty error")
+        raise Rejected("an empty error")
     return _mistake(verdict["type"], attempt, str(verdict["step"]), verdict["why"].strip())
 
 
@@ -166,27 +166,27 @@ def inject_prompt(row: Example, kind: str, number: int) -> str:
     name, meaning = TYPES[kind]
     more = f" (variant {number + 1}: unlike those that come to mind first)" if number else ""
     task, form = INJECT
-    return _fill((task, form.replace("{type}", f"{name} ({meaning}{more})")), code_for(row), row=row)
+    return _fill((task, form.replace("{type}", f"{name} ({meaning}{more})")), reply_code(row), row=row)
 
 
 def read_injection(reply: Completion, row: Example, kind: str) -> Mistake:
-    """The wrong solution of a reply. Raises Unusable if a part is missing, or for a mistake of another type."""
-    text, at, why = (_between(reply, part, code_for(row)) for part in ("solution", "step", "why"))
+    """The wrong solution of a reply. Raises Rejected if a part is missing, or for a mistake of another type."""
+    text, at, why = (_between(reply, part, reply_code(row)) for part in ("solution", "step", "why"))
     mistake = _mistake(kind, text, at, why)
     if mistake.proof and kind not in OF_EQUATIONS:
-        raise Unusable("a mistake of another type", f"{kind} was asked for; {mistake.proof}")
+        raise Rejected("a mistake of another type", f"{kind} was asked for; {mistake.proof}")
     return mistake
 
 
 def _mistake(kind: str, text: str, number: str, why: str) -> Mistake:
-    """A mistake at a step of a wrong solution. Raises Unusable if there is no such step, or an earlier one is wrong."""
+    """A mistake at a step of a wrong solution. Raises Rejected if there is no such step, or an earlier one is wrong."""
     steps = tuple(split_steps(text))
     if not re.fullmatch(r"\d{1,6}", number) or not 1 <= int(number) <= len(steps):
-        raise Unusable("a step that there is not", f"step {number[:20]!r} of {len(steps)}")
+        raise Rejected("a step that there is not", f"step {number[:20]!r} of {len(steps)}")
     at = int(number) - 1
     false = [[e for e in equations(step) if not e.unknown and holds(e) is False] for step in steps[: at + 1]]
     for earlier, (e, *_) in ((n, found) for n, found in enumerate(false[:at], 1) if found):
-        raise Unusable("an earlier step is wrong", f"step {earlier}: {e.left} = {e.right}")
+        raise Rejected("an earlier step is wrong", f"step {earlier}: {e.left} = {e.right}")
     proved = next((e for e in false[at] if proved_different(e.left, e.right)), None)
     proof = f"SymPy: {proved.left} is not {proved.right}" if proved else ""
     return Mistake(kind, at, steps, why, proof, steps[at].strip())
@@ -210,15 +210,15 @@ def agree_prompt(row: Example, mistake: Mistake) -> str:
     """The prompt that asks whether the last step of a prefix is wrong, and the others right."""
     steps = mistake.steps[: mistake.at + 1]
     task, form = (text.replace("{last}", str(len(steps))) for text in AGREE)
-    return _fill((task, form), code_for(row, *steps), row=row, attempt=_number(steps))
+    return _fill((task, form), reply_code(row, *steps), row=row, attempt=_number(steps))
 
 
 def read_agreement(reply: Completion, row: Example, mistake: Mistake) -> bool:
-    """Whether the reply finds only that step wrong, by a mistake of that type. Raises Unusable if it cannot be read."""
+    """Whether the reply finds only that step wrong, by a mistake of that type. Raises Rejected if it cannot be read."""
     wanted: dict[str, type] = {"before": str, "last": str, "type": str}
-    verdict = _verdict(reply, code_for(row, *mistake.steps[: mistake.at + 1]), wanted)
+    verdict = _verdict(reply, reply_code(row, *mistake.steps[: mistake.at + 1]), wanted)
     if not {verdict["before"], verdict["last"]} <= {"right", "wrong"} or verdict["type"] not in TYPES:
-        raise Unusable(WRONG_SHAPE, str(verdict)[:SHOWN])
+        raise Rejected(WRONG_SHAPE, str(verdict)[:SHOWN])
     return (verdict["before"], verdict["last"], verdict["type"]) == ("right", "wrong", mistake.type)
 
 
@@ -260,13 +260,13 @@ def correct_prompt(row: Example, mistake: Mistake, other: str, strategy: Strateg
     shown = replace(row, completion=other) if other and strategy == "restart" else row
     task, form = CORRECT
     form = form.replace("{openings}", ", ".join(f'"{opening}"' for opening in OPENINGS)).replace("{how}", HOW[strategy])
-    code = code_for(row, mistake.prefix, other)
+    code = reply_code(row, mistake.prefix, other)
     return _fill((task.replace("{why}", mistake.said), form), code, row=shown, attempt=mistake.prefix)
 
 
 def read_continuation(reply: Completion, row: Example, mistake: Mistake, other: str) -> str:
-    """The continuation in a reply. Raises Unusable if there is none between its marks."""
-    return _between(reply, "continuation", code_for(row, mistake.prefix, other))
+    """The continuation in a reply. Raises Rejected if there is none between its marks."""
+    return _between(reply, "continuation", reply_code(row, mistake.prefix, other))
 
 
 SMOOTH = (
@@ -278,19 +278,19 @@ SMOOTH = (
 
 
 def _between(reply: Completion, part: str, code: str) -> str:
-    """The text between the marks of one part. Raises Unusable if the marks do not occur exactly once, or are empty."""
+    """The text between the marks of one part. Raises Rejected if the marks do not occur exactly once, or are empty."""
     found = re.findall(rf"<{part} {code}>(.*?)</{part} {code}>", reply.text, re.DOTALL)
     if reply.finish != "stop" or len(found) != 1 or not found[0].strip():
-        raise Unusable(WRONG_SHAPE, f"no {part}: {shorten(reply)}")
+        raise Rejected(WRONG_SHAPE, f"no {part}: {shorten(reply)}")
     return str(found[0].strip())
 
 
 def _verdict(reply: Completion, code: str, wanted: dict[str, type]) -> dict[str, Any]:
-    """The JSON object that ends a reply. Raises Unusable unless it has the code, and exactly these keys of these types.
+    """The JSON object that ends a reply. Raises Rejected unless it has the code, and exactly these keys of these types.
 
     So a sentence that says that a right solution has no such mistake is not a diagnosis.
     """
     verdict = verdict_of(reply, code)
     if verdict is None or {name: type(value) for name, value in verdict.items()} != wanted:
-        raise Unusable(WRONG_SHAPE, shorten(reply))
+        raise Rejected(WRONG_SHAPE, shorten(reply))
     return verdict

@@ -33,7 +33,7 @@ RECORD = re.compile(rb"\x1f\x8b\x08|(?<=\n)WARC/1")  # the possible beginning of
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class PageColumns:
     """The columns of Parquet and JSONL: one holds the page, as html or as text."""
 
     page: str
@@ -108,7 +108,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def read_archive(path: str, columns: Columns | None, most: int) -> Iterator[Raw | Dropped]:
+def read_archive(path: str, columns: PageColumns | None, most: int) -> Iterator[Raw | Dropped]:
     """The pages of one archive, streamed; at most `most` bytes of a page are read.
 
     Raises UserError if the whole archive cannot be used: it is missing, or a column is missing.
@@ -210,7 +210,7 @@ def _read_record(path: str, record: Any, number: int, most: int) -> Raw | Droppe
     )
 
 
-def _read_columns(path: str, most: int, columns: Columns | None) -> Iterator[Raw | Dropped]:
+def _read_columns(path: str, most: int, columns: PageColumns | None) -> Iterator[Raw | Dropped]:
     """The pages of a local Parquet or JSONL file."""
     if columns is None:
         raise UserError(
@@ -229,7 +229,7 @@ def _read_columns(path: str, most: int, columns: Columns | None) -> Iterator[Raw
         yield replace(row, file=path, row=number) if isinstance(row, Dropped) else _page(path, number, row, columns)
 
 
-def _page(path: str, number: int, row: Any, columns: Columns) -> Raw | Dropped:
+def _page(path: str, number: int, row: Any, columns: PageColumns) -> Raw | Dropped:
     """A page from a row's columns. Raises UserError if a first row has no such columns."""
     if not isinstance(row, dict):
         return Dropped("", "", "not an object", type(row).__name__, path, number, shortened(row, 200))

@@ -90,7 +90,7 @@ def extract_by_model(
         prompts = [extract_prompt(text, code_of(row.question)) for row, _, text, _ in chunk]
         replies = sample(model, prompts, sampling, "extract")
         for (row, start, text, number), several in zip(chunk, replies, strict=True):
-            read = (read_pairs(reply, code_of(row.question)) for reply in several)
+            read = (parse_pairs(reply, code_of(row.question)) for reply in several)
             pairs = next((found for found in read if found is not None), None)
             name, data = f"{row.id}/{number}" if number else row.id, page_of(row)
             if pairs is None:
@@ -153,7 +153,7 @@ def extract_prompt(page: str, code: str) -> Prompt:
     return chat(PROMPT.format(code=code, page=page))
 
 
-def read_pairs(reply: Completion, code: str) -> list[tuple[str, str]] | None:
+def parse_pairs(reply: Completion, code: str) -> list[tuple[str, str]] | None:
     """The pairs of a reply, an empty list for "nothing"; None for a reply of another form, or one that was cut off."""
     text = reply.text.strip()
     if reply.finish != "stop":

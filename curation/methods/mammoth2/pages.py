@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from pydantic import PositiveFloat, PositiveInt
 
-from curation.methods.mammoth2.archives import Columns, Raw, find_archives, read_archive
+from curation.methods.mammoth2.archives import PageColumns, Raw, find_archives, read_archive
 from curation.parallel import in_turn
 from curation.stage import stage
 from limo.data import Dropped, Example, Row, chat
@@ -60,7 +60,7 @@ def read(
     rows: Iterable[Example],
     /,
     *,
-    columns: Columns | None,
+    columns: PageColumns | None,
     max_bytes: PositiveInt,
     seconds: PositiveFloat,
     memory: PositiveInt,
@@ -91,7 +91,7 @@ Found = tuple[Example, Raw] | Dropped  # a page with its archive's row
 
 
 def _list_pages(
-    rows: Iterable[Example], columns: Columns | None, most: int, denied: tuple[str, ...]
+    rows: Iterable[Example], columns: PageColumns | None, most: int, denied: tuple[str, ...]
 ) -> Iterator[Found]:
     for row in rows:
         for raw in read_archive(row.question, columns, most):

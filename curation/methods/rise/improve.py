@@ -27,7 +27,7 @@ from limo.recipe import bind, check_section, compose, compose_arguments
 SECTIONS = {"curation.run": "curate", "limo.train": "train", "eval.run": "eval"}  # in the order of an iteration
 
 
-class Run(NamedTuple):
+class Command(NamedTuple):
     """One command: `python -m <module> <overrides>`."""
 
     module: str
@@ -44,7 +44,7 @@ def improve(
     boost: Mapping[str, Any] | None,
     iterations: int,
     train_from: Literal["first", "last"],
-) -> list[Run]:
+) -> list[Command]:
     """The commands of all iterations, in their order. `arguments` of the command line are passed on.
 
     Args: `student` is the first model; `boost` holds keys of `curate` and `train` with other values for the boost
@@ -56,10 +56,10 @@ def improve(
         raise UserError(f"improve.iterations must be at least 1, not {iterations}")
     given = [argument for argument in arguments if not argument.startswith(("out=", "student="))]
 
-    def run(module: str, folder: Path, model: str, *more: str) -> Run:
-        return Run(module, folder, (*given, override("out", str(folder)), override("student", model), *more))
+    def run(module: str, folder: Path, model: str, *more: str) -> Command:
+        return Command(module, folder, (*given, override("out", str(folder)), override("student", model), *more))
 
-    runs, first, boosted = list[Run](), student, Path(out) / "boost"
+    runs, first, boosted = list[Command](), student, Path(out) / "boost"
     if boost is not None:
         runs += [run(module, boosted, student, *_boosted(boost)) for module in ("curation.run", "limo.train")]
         first = str(boosted / "model")
@@ -74,7 +74,7 @@ def improve(
 
 def run_all(section: Mapping[str, Any], arguments: Sequence[str]) -> int:
     """Run the commands, each in its own process. Returns an exit code."""
-    runs: list[Run] = bind(section, "improve")(arguments)
+    runs: list[Command] = bind(section, "improve")(arguments)
     for run in runs:  # mistakes in any of them are reported before the first is paid for
         check_section(compose(*compose_arguments(run.overrides), allow_missing=True), SECTIONS[run.module])
     for run in runs:

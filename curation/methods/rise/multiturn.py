@@ -1,6 +1,6 @@
 r"""Evaluate models over several turns, and with as many parallel samples.
 
-    python -m eval.run recipe=rise_demo        # its section `eval` names curation.methods.rise.multiturn.evaluate
+    python -m eval.run recipe=rise_demo        # its section `eval` names curation.methods.rise.multiturn.evaluate_turns
 
 Each problem gets n parallel samples, and one episode of n turns, whose first turn is the first of these samples. After
 every turn the model is asked to try again, whether it was right or wrong: no reference is used. `eval/metrics.py`
@@ -34,7 +34,7 @@ from limo.engines.protocol import Prompt, Sampling
 from limo.errors import UserError
 
 
-def evaluate(
+def evaluate_turns(
     *,
     out: str,
     system: str,
