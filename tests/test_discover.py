@@ -31,7 +31,7 @@ from limo.discover.archive import (
 )
 from limo.discover.candidate import LossRefused
 from limo.discover.checks import check_text
-from limo.discover.fitness import judge_answers, preference, read_verdict
+from limo.discover.fitness import judge_answers, preference, read_share
 from limo.discover.noise import measure_noise
 from limo.discover.proposers import (
     Grammar,
@@ -384,8 +384,8 @@ def test_replies_without_a_verdict() -> None:
         (f'{{"quoted": {{"code": "{code}", "score": 10}}}}', None),
         ("10", None),
     ):
-        assert read_verdict(Completion(text, 9, "stop"), code) == value, text
-    assert read_verdict(Completion(f'{{"code": "{code}", "score": 10}}', 9, "length"), code) is None
+        assert read_share(Completion(text, 9, "stop"), code) == value, text
+    assert read_share(Completion(f'{{"code": "{code}", "score": 10}}', 9, "length"), code) is None
 
 
 def test_a_section_runs_apart_as_it_is(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def judge_answers(
     found: dict[str, float] = {}
     replies = sample(Cached(bind(judge, "judge")()), questions, judge_sampling, "judge")
     for row, code, given in zip(rows, codes, replies, strict=True):
-        scores = [score for reply in given if (score := read_verdict(reply, code)) is not None]
+        scores = [score for reply in given if (score := read_share(reply, code)) is not None]
         if not scores:
             last = given[0].text[-200:] or given[0].why
             raise UserError(f"the judge gave no readable verdict on '{row.id}': {last}")
@@ -92,7 +92,7 @@ def judge_answers(
     return found
 
 
-def read_verdict(reply: Completion, code: str) -> float | None:
+def read_share(reply: Completion, code: str) -> float | None:
     """The score, from 0 to 1; None if the reply does not end with a complete verdict."""
     verdict = verdict_of(reply, code)
     score = verdict.get("score") if verdict and len(verdict) == 1 else None
