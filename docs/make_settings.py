@@ -40,7 +40,7 @@ GROUPS = {
     "Plan without models": ("`plan.assume`", "curation.cost.Assume"),
     "Plan of the trainings": ("`plan.training`", "curation.cost.Trainings"),
     "Tournament": ("`tournament`", "curation.evidence.tournament.tournament"),
-    "Sizes of a tournament": ("`tournament.sizes`", "curation.evidence.tournament.Sizes"),
+    "Sizes of a tournament": ("`tournament.sizes`", "curation.evidence.verdict.Sizes"),
 }
 
 

@@ -48,7 +48,7 @@ class Difference:
     n: int
     gained: list[str]  # ids that b solves more often
     lost: list[str]  # ids that a solves more often
-    detectable_difference: float  # the smallest true difference that so many problems show with a power of 80 %
+    detectable: float  # the smallest true difference that so many problems show with a power of 80 %
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain JSON values."""
@@ -133,7 +133,7 @@ def detectable_difference(differences: np.ndarray) -> float:
     (1.96 + 0.84) s / sqrt(n), where s is the standard deviation of the problems' differences. One half is added to
     both kinds of flips, as in `matched`; otherwise a few problems without a flip would seem to detect any difference.
 
-    >>> round(detectable(np.zeros(30)), 3)
+    >>> round(detectable_difference(np.zeros(30)), 3)
     0.088
     """
     n = len(differences) + 2

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from curation.stages.embed import cluster, embed
+from curation.matching.embed import cluster, embed
 
 TOPICS = (
     "A fair coin is tossed {} times. What is the probability that heads comes up exactly twice?",

@@ -18,7 +18,8 @@ from eval.grade import Grade, grade
 from eval.grader.extract import explicit, extract
 from eval.grader.grade import equal
 from eval.grader.nodes import Ruling
-from eval.grader.reader import normalise, read_answer
+from eval.grader.reader import read_answer
+from eval.grader.spelling import normalise
 from eval.grader.symbolic import _workers, same_by_sympy
 from limo.processes import Died, TimedOut, Workers
 from tests.conftest import ROOT

@@ -191,7 +191,7 @@ def test_mistakes_are_reported_before_the_pool_is_read(stages: dict[str, Any], s
         ("curation.methods.mammoth2.harvest.extract_by_rules", "rules", ["faq"], "'faq heading'"),
         ("curation.evidence.controls.Controls", "kinds", ["shortest"], "'longest'"),
         ("curation.runner.PerRow", "seconds", 0, "greater than 0"),
-        ("curation.evidence.tournament.Sizes", "final_blocks", 1, "greater than or equal to 2"),
+        ("curation.evidence.verdict.Sizes", "final_blocks", 1, "greater than or equal to 2"),
         ("curation.cost.plan", "pilot", 0, "greater than 0"),
     ],
 )

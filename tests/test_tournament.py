@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from curation.evidence.tournament import Arms, Search, Sizes, Trainer, list_rounds, print_costs, search_weights
-from curation.evidence.verdict import alpha_of_look, blocks_needed, decide, detectable
+from curation.evidence.tournament import Arms, Search, Trainer, list_rounds, print_costs, search_weights
+from curation.evidence.verdict import Sizes, alpha_of_look, blocks_needed, decide, detectable
 from curation.stages.score import score
 from limo.data import Example, chat, read_jsonl, write_jsonl
 from limo.errors import UserError

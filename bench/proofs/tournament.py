@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.data.tiny import ENGINE, make_model, make_sum
-from curation.evidence.tournament import Search, Sizes, tournament
-from curation.evidence.verdict import SD, Verdict, decide
+from curation.evidence.tournament import Search, tournament
+from curation.evidence.verdict import SD, Sizes, Verdict, decide
 from limo.console import Table, print_table, terminal
 from limo.data import replacing
 from limo.engines.protocol import Sampling

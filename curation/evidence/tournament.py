@@ -36,7 +36,7 @@ from pydantic import Field, PositiveInt
 
 from curation.evidence.controls import random_set
 from curation.evidence.probe import apply_calls, plant, scoring_calls
-from curation.evidence.verdict import Verdict, decide, detectable
+from curation.evidence.verdict import Sizes, Verdict, decide, detectable
 from curation.run import read_pool, run_first
 from curation.stage import in_order
 from curation.stages.choose import read_target
@@ -58,45 +58,11 @@ from limo.training.sizes import GPUS, Data, Work, measure_or_read_name, seconds_
 RANDOM, RANDOM_TOKENS = "random", "random_tokens"
 SEEDS_OF_TIES = 5
 SEARCH_BLOCKS = 500  # the number of the first block of a search; those of the last round begin at 1000
-LEAST_BLOCKS, MOST_BLOCKS = 6, 40  # of the last round, if the sizes follow from the gain to be shown
-NEARLY = 1.1  # if no number of blocks shows the gain: the fewest blocks that show at most NEARLY x the smallest gain
 DIVERGED = "training diverged"  # how the trainer's error begins
-HOUR_OF, UTILISATION = (
-    "H100",
-    0.4,
-)  # the GPU whose hours are printed, and the utilised share of its peak (limo/training/sizes.py)
+HOUR_OF, UTILISATION = "H100", 0.4  # the GPU whose hours are printed, and the share of its peak that is reached
 READ = 200  # chains of the pool whose lengths a dry run reads
-Part = Annotated[float, Field(gt=0, le=1)]
 
 Candidates = Mapping[str, Mapping[str, Any]]  # by name the choosing stages, by their names
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Numbers of problems and blocks that are trained on and measured."""
-
-    k: PositiveInt  # problems of a full-size set
-    fraction: Part  # of k, in the rounds before the last
-    screen_blocks: PositiveInt  # of each round before the last
-    final_blocks: Annotated[int, Field(ge=2)]  # one gives no interval
-    screen_problems: PositiveInt  # held out, for all rounds before the last
-    final_problems: PositiveInt  # held out for each block of the last round
-    pool_share: Part  # of the pool that a block sees
-
-    @classmethod
-    def to_show(cls, gain: float, margin: float, problems: int, measured: int | None) -> "Sizes":
-        """Sizes that show a true gain over random with a power of 80 %, as far as the problems allow it.
-
-        `problems` of the pool; separate `measured` problems, or None if two fifths of the pool are held out.
-        """
-        given = problems * 2 // 5 if measured is None else measured
-        screen = max(1, min(200, given // 5))
-        each = {n: max(1, min(200, (given - screen) // n)) for n in range(LEAST_BLOCKS, MOST_BLOCKS + 1)}
-        shown = {n: detectable(n, count, margin) for n, count in each.items()}
-        enough = gain if min(shown.values()) <= gain else NEARLY * min(shown.values())
-        blocks = next(n for n in each if shown[n] <= enough)
-        left = (problems - (screen + blocks * each[blocks] if measured is None else 0)) // 2
-        return cls(max(1, min(96, left)), 0.5, 2, blocks, screen, each[blocks], 0.5)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean, stdev
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
 
 from limo.discover.noise import measure_noise
 
@@ -23,6 +26,9 @@ FIRST_LOOK = 0.8  # the share of ALPHA that the first look spends
 POWER = 0.8
 SD = 0.075  # standard deviation of a block's difference by training noise: 6.5 to 8 points at 135M (docs/study.md)
 MOST_BLOCKS = 1000
+FINAL_BLOCKS = range(6, 41)  # of the last round, if the sizes follow from the gain to be shown
+NEARLY = 1.1  # if no number of blocks shows the gain: the fewest blocks that show at most NEARLY x the smallest gain
+Part = Annotated[float, Field(gt=0, le=1)]
 
 
 def alpha_of_look(look: int) -> float:
@@ -137,3 +143,31 @@ def detectable(blocks: int, problems: int, margin: float, finalists: int = 2, sd
 
     each = math.sqrt(sd**2 + 0.5 / problems)
     return margin + (_quantile(blocks, finalists, 1) + float(t.ppf(POWER, blocks - 1))) * each / math.sqrt(blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Numbers of problems and blocks that are trained on and measured."""
+
+    k: PositiveInt  # problems of a full-size set
+    fraction: Part  # of k, in the rounds before the last
+    screen_blocks: PositiveInt  # of each round before the last
+    final_blocks: Annotated[int, Field(ge=2)]  # one gives no interval
+    screen_problems: PositiveInt  # held out, for all rounds before the last
+    final_problems: PositiveInt  # held out for each block of the last round
+    pool_share: Part  # of the pool that a block sees
+
+    @classmethod
+    def to_show(cls, gain: float, margin: float, problems: int, measured: int | None) -> "Sizes":
+        """Sizes that show a true gain over random with a power of 80 %, as far as the problems allow it.
+
+        `problems` of the pool; separate `measured` problems, or None if two fifths of the pool are held out.
+        """
+        given = problems * 2 // 5 if measured is None else measured
+        screen = max(1, min(200, given // 5))
+        each = {n: max(1, min(200, (given - screen) // n)) for n in FINAL_BLOCKS}
+        shown = {n: detectable(n, count, margin) for n, count in each.items()}
+        enough = gain if min(shown.values()) <= gain else NEARLY * min(shown.values())
+        blocks = next(n for n in each if shown[n] <= enough)
+        left = (problems - (screen + blocks * each[blocks] if measured is None else 0)) // 2
+        return cls(max(1, min(96, left)), 0.5, 2, blocks, screen, each[blocks], 0.5)

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import PositiveInt
 
+from curation.matching.embed import cluster, embed
 from curation.matching.similar import digest
 from curation.stage import NO_SCORES, Share, direction, drop, record, stage
-from curation.stages.embed import cluster, embed
 from curation.stages.score import read_score
 from limo.data import Example, Row
 from limo.errors import UserError

@@ -28,12 +28,12 @@ from eval.grader.nodes import (
     changes_value,
     may_be_said,
     needed,
+    negative,
     rebuilt,
     rule_by,
     same_unit,
     walk,
 )
-from eval.grader.terms import negative
 from eval.grader.values import by_degrees, by_value, degrees, exact, is_radians, names, proportional
 
 MAX_UNLIKE = 20  # members of a list that are written unlike, each compared with each

@@ -17,8 +17,9 @@ from functools import cached_property
 from eval.grader import sentences
 from eval.grader.doubt import refuted
 from eval.grader.nodes import MAX_LENGTH
+from eval.grader.prose import plain_prose, unpunctuated
 from eval.grader.reader import is_readable
-from eval.grader.sentences import Sentence, plain_prose, unpunctuated
+from eval.grader.sentences import Sentence
 from limo.marks import Box, after_hashes, boxed
 
 # -- where the answer can be

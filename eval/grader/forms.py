@@ -26,10 +26,11 @@ from eval.grader.nodes import (
     Relation,
     Words,
     may_be_said,
+    negative,
     rebuilt,
     walk,
 )
-from eval.grader.terms import FUNCTIONS, negative
+from eval.grader.terms import FUNCTIONS
 from eval.grader.values import DIGITS, SYMBOLIC, TooMuch, Undefined, approximately, names, value_at
 
 OO = Name("oo")

@@ -25,14 +25,15 @@ from eval.grader.nodes import (
     Ruling,
     Unreadable,
     Verdict,
+    negative,
     rule_by,
     walk,
     written,
     written_number,
 )
-from eval.grader.reader import compact, is_readable, normalise, read_answer
+from eval.grader.reader import is_readable, read_answer
 from eval.grader.sentences import last_number
-from eval.grader.terms import negative
+from eval.grader.spelling import compact, normalise
 from eval.grader.values import TooMuch, Undefined, by_value
 from limo.console import progress
 from limo.processes import TimedOut

@@ -384,3 +384,34 @@ def changes_value(text: str) -> bool:
     """Whether words behind a number are known to say something else of it: `5 less`, `5 tenths`."""
     words = re.findall(r"[^\W\d_]+", text.lower())
     return any(word in _NO_THING or word.endswith("ths") for word in words)
+
+
+def negative(node: Node) -> Node:
+    """A node with the other sign."""
+    if isinstance(node, Number):
+        return Number(-node.value, node.step, node.scientific)
+    if isinstance(node, Based):
+        return Based(-node.value, node.base)
+    if isinstance(node, Quantity):
+        return Quantity(negative(node.value), node.unit)
+    if isinstance(node, Call) and node.what == "%":
+        return Call("%", (negative(node.args[0]),))
+    return Call("neg", (node,))
+
+
+def time_of_day(hours: int, minutes: int, half: str) -> Clock:
+    """A time of day by its half, "a" or "p"."""
+    return Clock((hours % 12 + (12 if half in "pP" else 0)) * 60 + minutes)
+
+
+def product_of(left: Node, right: Node) -> Node:
+    """A product; `4.5 \\times 10^{33}` is one written number with its own precision."""
+    if isinstance(left, Number) and not left.scientific and isinstance(right, Call) and right.what == "^":
+        base, power = right.args
+        if base == Number(Fraction(10)) and isinstance(power, Number) and power.value.denominator == 1:
+            exponent = int(power.value)
+            if abs(exponent) <= MAX_EXPONENT:
+                scale = Fraction(10) ** exponent
+                step = left.step * scale if left.step is not None else scale if exponent < 0 else None
+                return Number(left.value * scale, step, scientific=True)
+    return Call("*", (left, right))

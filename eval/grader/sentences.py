@@ -11,67 +11,12 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 
-from eval.grader.doubt import CLOSING, doubted, supposed, taken_back
+from eval.grader.doubt import doubted, supposed, taken_back
 from eval.grader.nodes import MAX_LENGTH, NUMERALS
+from eval.grader.prose import ATOM, FORMULA, HIDDEN, NUMBER, NUMERAL, VALUE, WORDS, unpunctuated
 from eval.grader.reader import is_readable
 
-TAIL = 20_000  # characters of a completion's end in which an unmarked answer is looked for
 LINE = 400  # characters of a line or sentence that is searched as one
-
-# $5$, \(5\), \[5\]; "$5 and $7" is money
-_FORMULA = re.compile(
-    r"(?<!\\)\$\$?((?:\\\$|[^$])+?)(?<!\\)\$\$?(?!\d)|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]", re.DOTALL
-)
-_ATOM = re.compile(  # a formula, a point (2, -1) or a list of lists
-    rf"{_FORMULA.pattern}|(?<![\w)])(?:[(\[][^()\[\]]*\d[^()\[\]]*,(?!\d{{3}}\b)[^()\[\]]*[)\]]"
-    r"|\[(?:\[[^()\[\]]*\],? ?)+\])",
-    re.DOTALL,
-)
-# Possessive quantifiers: a run of digits is read once, however long
-_NUMBER = re.compile(
-    r"(?<![a-zA-Z0-9_.,^/{\\:])(?<!\d[-–])[-−+]?\s?\$?(?:\d{1,3}(?: \d{3})+(?!\d)|\d(?>(?:,?\d)*)\.?\d*+|\.\d++)"
-    r"(?:/\d++|:\d++(?::\d++)*(?:\s?[ap]\.?m\b)?)?(?:\\?%|e[-+]?\d++)?(?:\s+(?:thousand|million|billion|trillion))?"
-    r"(?![-–]\d)(?:(?![a-zA-Z0-9_])|(?=(?:[ckm]?m[²³]|[ckm]m|kg|mg|ml|mL|km/h)(?![a-zA-Z0-9_])))"
-)
-_HIDDEN = "\ue000-\uf8ff"
-_VALUE = re.compile(rf"[{_HIDDEN}]|{_NUMBER.pattern}")
-
-
-_WORDS = re.compile(rf"[{_HIDDEN}\u4e00-\u9fff]|[a-zA-Z]{{2,}}[^a-zA-Z].*?[a-zA-Z]{{2,}}")  # more than a word
-
-
-# -- the text without what is not prose
-
-
-def plain_prose(text: str) -> str:
-    """A text's end without code, Markdown, what is denied ("not 6 but 8") and what is said behind the answer."""
-    text = text[-TAIL:]
-    text = _CODE.sub("\n", text) if "```" in text else text
-    text = re.sub(r"<<[^<>\n]{1,200}>>", "", text) if "<<" in text else text  # GSM8K's 3 + 5 = <<3+5=8>>8
-    text = _NOT_BUT.sub(" ", text) if "but" in text or "不是" in text else text
-    text = _TWICE.sub(r"\1", text) if re.search(r"[a-z] \(\d", text) else text
-    text = (_BOLD.sub(r"\2", text) if re.search(r"[*_`]", text) else text).rstrip()
-    while behind := CLOSING.search(text, max(0, len(text) - 160, len(text[: text.rfind("\n") + 1].rstrip()))):
-        text = text[: behind.start()].rstrip()
-    return text
-
-
-_WORD = rf"(?:{'|'.join(NUMERALS)})"
-_TWICE = re.compile(rf"\b{_WORD}(?:[- ]{_WORD})* \((\d[\d,]*)\)", re.IGNORECASE)  # seventy-five (75)
-_CODE = re.compile(r"```(?!(?:math|json|output|text|latex)?\s)\w.*?(?:```|\Z)|```\w*[ \t]*$", re.DOTALL | re.MULTILINE)
-_NOT_BUT = re.compile(
-    r"(?:\bnot|n't) [-\d$\\(][^.\n]{0,60}?\bbut (?:rather )?(?=[-\d$\\(])|不是[^。\n]{1,30}?而(?=是)"
-)  # not 6 but 8
-_BOLD = re.compile(
-    r"(?<![\w*)}`])(\*{1,3}|__?|`)(?=[^\s*_])([^*`\n]+?)(?<=[^\s*_])\1(?![\w(*])"
-)  # **25%** of them, not 2**3
-
-
-def unpunctuated(text: str) -> str:
-    """Without the punctuation that ends a sentence; three dots belong to a list."""
-    text = re.sub(r"(?<=[$*])!+\s*\Z|(?<=[\d$)])\s*(?:です|입니다)[.。]?\s*\Z", "", text)
-    return text if text.rstrip().endswith("...") else text.rstrip('.,;:*" \t\r\n。；')
-
 
 # -- what is planned or denied
 
@@ -148,10 +93,10 @@ def announced_answer(text: str) -> str | None:
     line = _RATHER_THAN.sub("", line)
     if correction := _TAKEN_BACK.search(line):
         return within_sentence(line[correction.end() :]) or ""
-    value = _NUMBER.match(rest) or _FORMULA.match(rest)
+    value = NUMBER.match(rest) or FORMULA.match(rest)
     if value and taken_back(rest, value.end()):
         return ""
-    block = _FORMULA.match(rest)  # may go over several lines
+    block = FORMULA.match(rest)  # may go over several lines
     if block and _ends(rest[block.end() :].partition("\n")[0]):
         return inside(block.group())
     return _tidy(line)
@@ -159,7 +104,7 @@ def announced_answer(text: str) -> str | None:
 
 def inside(text: str) -> str:
     """A text without the marks of mathematics around it."""
-    formula = _FORMULA.fullmatch(text)
+    formula = FORMULA.fullmatch(text)
     text = next(filter(None, formula.groups())) if formula else text
     return " ".join(text.split()).rstrip(" .,")[: MAX_LENGTH + 1]
 
@@ -225,7 +170,7 @@ _UNFINISHED = re.compile(
 )
 _ASIDE = re.compile(  # 160 minutes (2 hours and 40 minutes), 4 (the diameter being 8)
     r"(?<=[a-z]) \((?=[^()=]*[a-z]{2})[^()=\\]*\)"
-    rf"|(?<=[\d{_HIDDEN}]) \((?!mod|or |and |base|in base|if )[a-z][^()\\]*\)"
+    rf"|(?<=[\d{HIDDEN}]) \((?!mod|or |and |base|in base|if )[a-z][^()\\]*\)"
 )
 # A phrase that says when, where or of what, and no value of its own: attained at x = 5, for 3 cars, out of 20
 _SIDE = re.compile(
@@ -233,7 +178,7 @@ _SIDE = re.compile(
     r"|to (?!get|make|give|find)[a-z]+ (?:the|an?|all|each|his|her|their|its)\b|after|before|below|above|under"
     r"|(?<!\d )out of|of which|in which|at|upon|among|(?<!the )(?<!a )given|having|until)\b"
     r"(?:(?!\b(?:is|are|was|were|equals?|gives?|total|sum)\b)[^,;=(]|(?<=[a-z])\s*=\s*)*?"
-    rf"(?:\d|[{_HIDDEN}])[^,;=\d]*?(?=[,;]|[).]*$|\s+(?:is|are|was|were|equals?|gives?)\b)"
+    rf"(?:\d|[{HIDDEN}])[^,;=\d]*?(?=[,;]|[).]*$|\s+(?:is|are|was|were|equals?|gives?)\b)"
     r"|, (?:attained|achieved|reached|obtained|occurring|where)\b.*$|(?<=s), namely\b.*$"
 )
 _REMARK_BEHIND = re.compile(  # , given that the height was 6; , the roots being 1 and 4; , 12 more than the bus
@@ -265,7 +210,7 @@ def concluding(prose: str) -> list["Sentence"]:
         return []  # the options again
     ended = (_SENTENCE_END.sub(lambda m: "?\n" if m[0][0] == "?" else "\n", line) for line in lines)
     texts = [text for line in ended for text in line.split("\n") if text.strip() and not _IN_BRACKETS.fullmatch(text)]
-    worked = sum(bool(_NUMBER.search(text)) for text in texts[:-1]) > 1  # the last one ends a calculation
+    worked = sum(bool(NUMBER.search(text)) for text in texts[:-1]) > 1  # the last one ends a calculation
     found = [Sentence(text, prose, is_last=not i, concludes=worked and not i) for i, text in enumerate(texts[:-7:-1])]
     return [sentence for sentence in found if sentence.begun or sentence.is_last]
 
@@ -278,7 +223,7 @@ _BUT_NOT = re.compile(
 def _hides_a_claim(text: str, side: re.Match[str]) -> bool:
     """Whether a second claim of a clause ends in a side phrase: it is down 8% and now trades at $46."""
     before = text[: side.start()]
-    value = _VALUE.search(before)
+    value = VALUE.search(before)
     if value is None or re.match(r"\s+(?:is|are|was|were|equals?|gives?)\b", text[side.end() :]):
         return False
     joined = re.search(r"\b(?:and|but|while)\b|;", before[value.end() :])
@@ -293,7 +238,7 @@ class Sentence:
     """A sentence and its main clause: without reasons, asides and side phrases, and with its formulas hidden."""
 
     def __init__(self, text: str, prose: str = "", *, is_last: bool = True, concludes: bool = True) -> None:
-        self.text = text = re.sub(rf"[{_HIDDEN}]", "", text)
+        self.text = text = re.sub(rf"[{HIDDEN}]", "", text)
         self.prose, self.is_last = prose, is_last
         self.begun = _CONCLUDING.match(text)
         total = re.search(r"\b(?:in total|altogether|in all)\b", text)
@@ -304,35 +249,35 @@ class Sentence:
     @property
     def states_something_else(self) -> bool:
         """Whether a sentence that begins with "so" has a number that is not taken for the answer."""
-        return self.begun is not None and _NUMBER.search(self.text) is not None
+        return self.begun is not None and NUMBER.search(self.text) is not None
 
     @cached_property
     def formulas(self) -> list[str]:
         """What is hidden in its clause."""
-        return [match.group() for match in _ATOM.finditer(self.text)] if len(self.text) <= 4 * MAX_LENGTH else []
+        return [match.group() for match in ATOM.finditer(self.text)] if len(self.text) <= 4 * MAX_LENGTH else []
 
     @cached_property
     def clause(self) -> str:
         """What it says, each formula and point as one character."""
         hidden = map(chr, range(0xE000, 0xF8FF))
-        text = _ATOM.sub(lambda _: next(hidden), self.text) if self.formulas else self.text
+        text = ATOM.sub(lambda _: next(hidden), self.text) if self.formulas else self.text
         text = unpunctuated(_CONCLUDING.sub("", text, count=1) if self.begun else text)
-        if self.concludes and not _VALUE.search(text):  # so there are twelve apples
-            text = re.sub(rf"\b{_WORD}\b(?!-)", lambda m: m[0] if m[0] == "one" else str(NUMERALS[m[0]]), text)
+        if self.concludes and not VALUE.search(text):  # so there are twelve apples
+            text = re.sub(rf"\b{NUMERAL}\b(?!-)", lambda m: m[0] if m[0] == "one" else str(NUMERALS[m[0]]), text)
         main = re.sub(r"^(?:Since|Because|As|[A-Z]\w+ing)\b[^,=]*, (?:which means )?(?=[a-zA-Z])", "", text)
         whole = unpunctuated(_RATHER_THAN.sub("", _ASIDE.sub("", main)))
         self.statement = re.split(r",?\s+(?:since|because)\b", whole)[0]
         said = CONSEQUENCE.split(_REASON.split(whole)[0])[-1].lstrip(", ")
         short = _REMARK_BEHIND.sub("", said) if len(said) <= LINE else said
         shorter = _SIDE.sub("", short) if len(said) <= LINE else said
-        side = next((text for text in (shorter, short) if _VALUE.search(text)), said)
+        side = next((text for text in (shorter, short) if VALUE.search(text)), said)
         self.concludes = self.concludes or main != text or side != whole
         self.mixed = side is shorter and any(_hides_a_claim(short, m) for m in _SIDE.finditer(short))
         return side
 
     def shown(self, text: str) -> str:
         """A part of the clause with its formulas."""
-        return re.sub(rf"[{_HIDDEN}]", lambda m: self.formulas[ord(m.group()) - 0xE000], text)
+        return re.sub(rf"[{HIDDEN}]", lambda m: self.formulas[ord(m.group()) - 0xE000], text)
 
     @cached_property
     def claims(self) -> bool:
@@ -345,7 +290,7 @@ class Sentence:
             or _TO_DO.search(self.clause)
             or _BUT_NOT.search(self.text)
         )
-        return not supposes and _WORDS.search(self.clause) is not None
+        return not supposes and WORDS.search(self.clause) is not None
 
     @cached_property
     def states(self) -> bool:
@@ -372,7 +317,7 @@ _SAYS = re.compile(
 _NAMES = re.compile(r"(?:\b(?:is|are|be|was|were|on)|[:：=]|为|是)\s*$")  # what stands behind may be words
 # the larger one is 18 and the smaller one is 7
 _SAYS_VALUE = re.compile(
-    rf"(?:\b(?:is|are|was|were|has|have|had|gets?|takes?)\b|[=为是])\s*(?:\w+ly\s+)?(?=[-\d{_HIDDEN}])"
+    rf"(?:\b(?:is|are|was|were|has|have|had|gets?|takes?)\b|[=为是])\s*(?:\w+ly\s+)?(?=[-\d{HIDDEN}])"
 )
 _BESIDE = re.compile(r"\b(?:and|while|whereas|but)\b|[;；，而]")
 # Before an answer: it is not that, or not that alone
@@ -407,7 +352,7 @@ _CHANGES = re.compile(  # 5 less than that, 5\text{ at most}
 def within_sentence(said: str) -> str | None:
     """What a sentence says behind "the answer is"."""
     sentence = Sentence(said)
-    return _says(sentence) or _only_value(sentence) if _WORDS.search(sentence.clause) else None
+    return _says(sentence) or _only_value(sentence) if WORDS.search(sentence.clause) else None
 
 
 def formula(sentence: Sentence) -> str | None:
@@ -430,7 +375,7 @@ def said(sentence: Sentence) -> str | None:
 def _says(sentence: Sentence) -> str | None:
     named = not re.search(r"\d", sentence.shown(sentence.clause))  # then words may be the answer
     for start, found in _candidates(sentence):
-        text = re.sub(rf"^(?:on |in )?(?:an? )?(?=[A-Z{_HIDDEN}])", "", unpunctuated(found).lstrip("*: "))
+        text = re.sub(rf"^(?:on |in )?(?:an? )?(?=[A-Z{HIDDEN}])", "", unpunctuated(found).lstrip("*: "))
         text = inside(sentence.shown(text))
         says = text.startswith("no ") or _NAMES.search(sentence.clause, 0, start)
         words = 3 if (named or text.endswith("day")) and says else 0
@@ -445,8 +390,8 @@ def _candidates(sentence: Sentence) -> Iterator[tuple[int, str]]:
     for match in reversed(says[-4:]):  # the solutions are x = -2, y = 3; this gives x + y - 2 = 0
         if match.group() != "=":
             yield match.end(), said[match.end() :]
-    *_, last = [None, *re.finditer(rf"[{_HIDDEN}]", said)]
-    if last and not (says and says[-1].start() >= last.end() and _VALUE.search(said, says[-1].end())):
+    *_, last = [None, *re.finditer(rf"[{HIDDEN}]", said)]
+    if last and not (says and says[-1].start() >= last.end() and VALUE.search(said, says[-1].end())):
         behind = said[last.end() :]
         if not _CHANGES.match(behind) and (_ends(behind) or (len(behind) <= 30 and (says or sentence.concludes))):
             yield last.start(), said[last.start() :]
@@ -455,8 +400,8 @@ def _candidates(sentence: Sentence) -> Iterator[tuple[int, str]]:
         rest = said[match.end() :].lstrip()
         yield match.end(), rest
         yield match.end(), _CONTINUES.split(rest)[0]
-        number = _NUMBER.match(rest)
-        if number and not _VALUE.search(rest, number.end()) and not _CHANGES.match(rest, number.end()):
+        number = NUMBER.match(rest)
+        if number and not VALUE.search(rest, number.end()) and not _CHANGES.match(rest, number.end()):
             yield match.end(), number.group()
 
 
@@ -483,7 +428,7 @@ def value(sentence: Sentence) -> str | None:
 
 
 def _only_value(sentence: Sentence) -> str | None:
-    values = list(_VALUE.finditer(sentence.clause))
+    values = list(VALUE.finditer(sentence.clause))
     money = [number for number in values if "$" in number.group()]
     values = money if len(money) == 1 else values  # she spends $70 on 5 baskets
     if len(values) != 1 or not sentence.stands(values[0].start()):
@@ -511,7 +456,7 @@ def repeated(sentence: Sentence) -> str | None:
     within = list(_RESULT.finditer(text))
     if within and re.fullmatch(r"[\s.*$\\)a-z]*", text[within[-1].end() :]):
         results.append(_plain(within[-1][1]))
-    *_, same = [None, *(n for n in _NUMBER.finditer(text) if results and _plain(n.group()) == results[-1])]
+    *_, same = [None, *(n for n in NUMBER.finditer(text) if results and _plain(n.group()) == results[-1])]
     if same is None or _CHANGES.match(text, same.end()) or _SAYS.search(text, same.end()):
         return None
     return None if any(p.search(text, 0, same.start()) for p in (_NOT_ALONE, _NUMBERED)) else results[-1]
@@ -526,7 +471,7 @@ def _plain(number: str) -> str:
 
 def last_number(text: str) -> str | None:
     """The last number, not denied and no bound: too little to accept a completion, enough not to call it wrong."""
-    *_, last = [None, *_NUMBER.finditer(text, max(0, len(text) - LINE))]
+    *_, last = [None, *NUMBER.finditer(text, max(0, len(text) - LINE))]
     if last is None or text.startswith("?", last.end()) or _CHANGES.match(text, last.end()):
         return None
     before = text[max(0, last.start() - 60) : last.start()].rpartition("\n")[2]

@@ -7,10 +7,8 @@ from typing import NamedTuple
 
 from eval.grader.nodes import (
     BASES,
-    MAX_EXPONENT,
     Based,
     Call,
-    Clock,
     Group,
     Name,
     Node,
@@ -20,7 +18,10 @@ from eval.grader.nodes import (
     Unreadable,
     below,
     in_base,
+    negative,
+    product_of,
     read_number,
+    time_of_day,
     walk,
 )
 
@@ -181,7 +182,7 @@ class Terms(Scanner):
             token = self.peek()
             if token.kind in ("sign", "command") and token.text in _TIMES:
                 self.take()
-                node = _scientific(node, self.signed())
+                node = product_of(node, self.signed())
             elif token.kind in ("sign", "command") and token.text in ("/", "\\div"):
                 self.take()
                 node = Call("/", (node, self.signed()))
@@ -478,39 +479,8 @@ def is_unit(letters: str) -> bool:
     )
 
 
-def negative(node: Node) -> Node:
-    """A node with the other sign."""
-    if isinstance(node, Number):
-        return Number(-node.value, node.step, node.scientific)
-    if isinstance(node, Based):
-        return Based(-node.value, node.base)
-    if isinstance(node, Quantity):
-        return Quantity(negative(node.value), node.unit)
-    if isinstance(node, Call) and node.what == "%":
-        return Call("%", (negative(node.args[0]),))
-    return Call("neg", (node,))
-
-
-def time_of_day(hours: int, minutes: int, half: str) -> Clock:
-    """A time of day by its half, "a" or "p"."""
-    return Clock((hours % 12 + (12 if half in "pP" else 0)) * 60 + minutes)
-
-
 def _sum(parts: list[Node]) -> Node:
     return parts[0] if len(parts) == 1 else Call("+", tuple(parts))
-
-
-def _scientific(left: Node, right: Node) -> Node:
-    """A product; `4.5 \\times 10^{33}` is one written number with its own precision."""
-    if isinstance(left, Number) and not left.scientific and isinstance(right, Call) and right.what == "^":
-        base, power = right.args
-        if base == Number(Fraction(10)) and isinstance(power, Number) and power.value.denominator == 1:
-            exponent = int(power.value)
-            if abs(exponent) <= MAX_EXPONENT:
-                scale = Fraction(10) ** exponent
-                step = left.step * scale if left.step is not None else scale if exponent < 0 else None
-                return Number(left.value * scale, step, scientific=True)
-    return Call("*", (left, right))
 
 
 def _is_argument(node: Node) -> bool:
