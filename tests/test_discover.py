@@ -17,7 +17,7 @@ import torch
 
 import limo.discover.search
 from curation.stages.pairs import plant_slips
-from eval.report.training import discovered_section
+from eval.report.search import discovered_section
 from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
 from limo.discover.archive import (
     CheckResult,

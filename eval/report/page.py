@@ -25,7 +25,7 @@ from eval.report.html import fill_template, percent, render_mixed
 from eval.report.listed import read_summary
 from eval.report.outcome import answers_section, flips_section, outcome_section, sampled_section, turns_section
 from eval.report.tables import repair_table
-from eval.report.training import discovered_section, training_section
+from eval.report.training import training_section
 from eval.report.viewer import LIMIT, scripts, style, viewer_section
 from limo.console import Table, clock
 from limo.data import replacing
@@ -42,6 +42,14 @@ def report(*, out: str) -> Path:
     return path
 
 
+def _search_section(folder: Path) -> str:
+    if not (folder / "discovered.json").is_file():
+        return ""
+    from eval.report.search import discovered_section  # it needs the search's own modules
+
+    return discovered_section(folder)
+
+
 def write_report(folder: Path) -> Path:
     """Collect the results of the run, and write `report.html` into its folder."""
     manifest = read_manifest(folder)
@@ -56,7 +64,7 @@ def write_report(folder: Path) -> Path:
         "choice": ("Choice", choice_section(folder)),
         "chains": ("Chains", ""),
         "training": ("Training", training_section(folder, manifest.get("train", {}))),
-        "discovered": ("Losses", discovered_section(folder)),
+        "discovered": ("Losses", _search_section(folder)),
         "flips": ("Flips", flips_section(folder, summary)),
         "answers": ("Answers", answers_section(folder, summary)),
         "sampled": ("Sampling", sampled_section(manifest)),

@@ -38,7 +38,6 @@ from limo.training.launch import (
     shard_arguments,
 )
 from limo.training.models import load_trained_model, lora_config, save_model
-from limo.training.preference import examine_loss, load_loss
 from limo.training.rows import Tokens
 from limo.training.settings import Preference, Training, check_args
 
@@ -88,6 +87,8 @@ def check_before_loading(settings: Training) -> None:
     lora_config(settings.lora)
     offloads(settings.sharding)  # whether there is such a sharding
     if isinstance(settings, Preference) and not settings.warmup:
+        from limo.training.preference import examine_loss, load_loss
+
         found = examine_loss(load_loss(settings.loss, "train.loss"), settings.beta)
         if found.problems:
             raise UserError(
