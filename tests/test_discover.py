@@ -17,6 +17,7 @@ import torch
 
 import limo.discover.search
 from curation.stages.pairs import plant_slips
+from eval.report.page import _search_section
 from eval.report.search import discovered_section
 from limo.data import Dropped, Example, chat, read_jsonl, write_jsonl
 from limo.discover.archive import (
@@ -326,7 +327,7 @@ def test_the_result_of_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[st
     page = discovered_section(tmp_path / "none")
     assert "None of 1 finalists beats dpo by more than noise on fresh data." in page
     assert page.count("<svg") == 1 and "it is flat" in page and "return logistic(x) + 0.1 * hinge(x)" in page
-    assert discovered_section(tmp_path / "nothing") == ""
+    assert _search_section(tmp_path / "nothing") == ""
     assert write_verdict([], "dpo").startswith("No new loss was trained")
 
 
