@@ -28,6 +28,7 @@ from limo.training.settings import check_args
 # What a recipe leaves to the person
 OPEN: dict[str, tuple[str, ...]] = {
     "real": ("block=x",),
+    "real_sources": ("block=x",),
     "selectors": ("student=x",),
     "selectors_teachers": ("student=x",),
     "evaluate": ("eval.models.model=x",),
@@ -41,7 +42,7 @@ OF_STUDIES = [path.stem for path in sorted((STUDIES / "recipe").glob("*.yaml"))]
 
 @pytest.mark.parametrize("name", [*recipe_names(), *OF_STUDIES])
 def test_a_recipe_fits_its_functions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("LIMO_STUDENT", "LIMO_VLLM"):
+    for variable in ("LIMO_STUDENT", "LIMO_TEACHER", "LIMO_VLLM"):
         monkeypatch.setenv(variable, "x")
     folder = ["--config-dir", str(STUDIES)] if name in OF_STUDIES else []
     recipe = compose(*compose_arguments([*folder, f"recipe={name}", *OPEN.get(name, ())]))

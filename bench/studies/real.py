@@ -23,7 +23,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -79,19 +79,23 @@ def make_block(folder: Path, number: int, file: str) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
 
-def run_block(folder: Path, number: int, arms: Sequence[str], given: Sequence[str] = (), file: str = TRAIN) -> None:
-    """Curate, train and evaluate a block with the commands that a user types; its models are removed at the end."""
+def run_block(
+    folder: Path, number: int, recipe: str, arms: Sequence[str], write: Callable[[Path, int], None], *given: str
+) -> None:
+    """Curate, train and evaluate the block in `folder`/data with the commands that a user types.
+
+    `write` writes the control sets that the curation does not make. The models are removed at the end.
+    """
     name, block = folder.name, folder / "data"
-    make_block(block, number, file)
     control = [arm for arm in arms if arm != "chosen"]
-    common = ["--config-dir", "bench/studies", "recipe=real", f"seed={number}", f"name={name}", *given]
+    common = ["--config-dir", "bench/studies", f"recipe={recipe}", f"seed={number}", f"name={name}", *given]
     common += ["--trust", "programs", override("block", str(block)), override("runs", str(folder.parent))]
     base = {"base": os.environ["LIMO_STUDENT"]} if number == 0 else {}
     for module in ("curation.run", "limo.train", "eval.run"):
         if module == "limo.train":
-            write_arms(folder, number)
+            write(folder, number)
         more = [override("eval.models", base)] if base else []
-        if module != "curation.run":  # `oracle` and `limo` are written here, not by the curation
+        if module != "curation.run":  # most sets are written here, not by the curation
             more.append(override("control", control))
         environment = {**os.environ, **(SERVER if module == "eval.run" else {})}
         subprocess.run([sys.executable, "-m", module, *common, *more], check=True, env=environment)
@@ -99,14 +103,15 @@ def run_block(folder: Path, number: int, arms: Sequence[str], given: Sequence[st
         shutil.rmtree(model, ignore_errors=True)
 
 
+def left_by(run: Path, stage: str) -> list[Example]:
+    """The rows that a stage of a curated block left."""
+    names = ["pool", *read_manifest(run)["curate"]["settings"]["stages"]]
+    return list(read_jsonl(run / "stages" / f"{names.index(stage):02d}-{stage}.jsonl"))
+
+
 def write_arms(run: Path, seed: int) -> None:
     """The control sets `oracle` and `limo` of a curated block."""
-    names = ["pool", *read_manifest(run)["curate"]["settings"]["stages"]]
-
-    def left_by(stage: str) -> list[Example]:
-        return list(read_jsonl(run / "stages" / f"{names.index(stage):02d}-{stage}.jsonl"))
-
-    chosen, scored = list(read_jsonl(run / "curated.jsonl")), left_by("score")
+    chosen, scored = list(read_jsonl(run / "curated.jsonl")), left_by(run, "score")
     mine = {row.problem for row in chosen}
     clean = [row for row in scored if is_good(row) and row.problem in mine]
     write_jsonl(run / "controls" / "oracle.jsonl", random_set(clean, len(chosen), seed))
@@ -130,7 +135,7 @@ def measured(run: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def table(folder: Path, blocks: Sequence[str]) -> None:
+def table(folder: Path, blocks: Sequence[str], contrasts: Sequence[tuple[str, str]] = CONTRASTS) -> None:
     """Accuracy of each arm by block, its means, and the contrasts with t intervals over blocks."""
     found = {name: arms for name in blocks if (arms := measured(folder / name))}
     arms = ["base", *dict.fromkeys(arm for one in found.values() for arm in one if arm != "base")]
@@ -142,7 +147,7 @@ def table(folder: Path, blocks: Sequence[str]) -> None:
     rows += [_means(found, arms, "answer", "tokens an answer"), _means(found, arms, "cut", "cut off, %")]
     print_table(Table(("", *arms), rows, range(1, len(arms) + 1), "right on new problems, %"), terminal(110))
     lines = []
-    for before, after in CONTRASTS:
+    for before, after in contrasts:
         both = [one for one in found.values() if {before, after} <= set(one)]
         values = [one[after]["accuracy"] - one[before]["accuracy"] for one in both]
         if len(values) > 1:
@@ -164,13 +169,15 @@ def main() -> None:
         for rate in (1e-5, 4e-5):
             names.append(f"pilot-{rate:g}")
             if "table" not in sys.argv:
-                given = [f"train.args.learning_rate={rate}"]
-                run_block(folder / names[-1], 0, ("random", "chosen", "oracle"), given, OFFICIAL)
+                make_block(folder / names[-1] / "data", 0, OFFICIAL)
+                arms = ("random", "chosen", "oracle")
+                run_block(folder / names[-1], 0, "real", arms, write_arms, f"train.args.learning_rate={rate}")
     else:
         names = [f"block-{number}" for number in range(BLOCKS)]
         for number, name in enumerate(names):
             if "table" not in sys.argv and not (folder / name / "eval" / "summary.json").is_file():
-                run_block(folder / name, number, ARMS)
+                make_block(folder / name / "data", number, TRAIN)
+                run_block(folder / name, number, "real", ARMS, write_arms)
     table(folder, names)
 
 
