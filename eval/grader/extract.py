@@ -1,7 +1,7 @@
 r"""The final answer that a completion gives, as it wrote it: an ordered list of rules, the first that matches counts.
 
     extract("... so it is \\boxed{5}, as \\boxed{5} shows.")  ->  "5"
-    find("The answer is 5, since 2 + 3 = 5.")  ->  ("5", "announced")
+    find_answer("The answer is 5, since 2 + 3 = 5.")  ->  ("5", "announced")
 
 `RULES` reads from top to bottom: marks (a box, `####`), then "the answer is", then what the last sentence states
 (`sentences.py`). Each rule has an example that no rule above it matches. Only the end of the model's own turn counts:

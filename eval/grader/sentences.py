@@ -1,6 +1,6 @@
 r"""What a text says its answer is, in words: "the answer is 5", "so the area is 12", "9 * 2 = 18. She makes $18."
 
-    announced("Adding both gives 12. The answer is 12.")  ->  "12"
+    announced_answer("Adding both gives 12. The answer is 12.")  ->  "12"
 
 A sentence is read with its formulas, points and days hidden, each as one character: they and numbers are its values. A
 value counts where the sentence claims it: not "at least 5", not "Step 5", not "if x were 5", and not "attained at
