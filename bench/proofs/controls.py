@@ -2,6 +2,7 @@
 
     python -m bench.proofs.controls FOLDER             # on two idle cores; killed at any time, the same command resumes
     python -m bench.proofs.controls FOLDER lemma rise  # only these
+    python -m bench.proofs.controls FOLDER seeds=5,6,7 # with seeds that no setting was chosen by
 
 All start from the model of `bench/data/tiny.py`, which adds and subtracts two or three numbers, and run this project's
 own stages, trainings and evaluations. What was expected before the first run, for five seeds each:
@@ -60,12 +61,14 @@ def main() -> None:
     """The command."""
     set_environment()
     trust("bench")
-    folder, names = Path(sys.argv[1]), sys.argv[2:] or list(CONTROLS)
+    folder, given = Path(sys.argv[1]), sys.argv[2:]
+    asked = [int(seed) for word in given if word.startswith("seeds=") for seed in word[6:].split(",")]
+    names = [word for word in given if not word.startswith("seeds=")] or list(CONTROLS)
     model = folder / "model"
     make_model(model, STEPS, WORDS)
     for name in names:
         found = list[Result]()
-        for seed in SEEDS if name != "discover" else [1]:  # one search, which confirms with five seeds
+        for seed in asked or (SEEDS if name != "discover" else [1]):  # a search confirms with five seeds
             place = folder / name / f"seed-{seed}"
             if not (place / "result.json").exists():
                 result = CONTROLS[name](place, str(model), seed)
