@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from curation.methods.mammoth2.markup import PRIVATE
-from curation.methods.mammoth2.mathml import latex
 
 OPEN, CLOSE = (
     "\ue010",
@@ -36,6 +35,11 @@ SAYS = re.compile(r"\\[a-zA-Z]+|[\^_]\{?\w|[=<>≤≥±√∑∫]|^\s*\$.*\$\s*$
 DELIMITED = re.compile(r"^\s*(?:\\\(.*\\\)|\\\[.*\\\]|\$.*\$)\s*$", re.DOTALL)
 COMMENT = re.compile(r"(?<!\\)%[^\n]*\n")  # a comment of LaTeX; without a line end it may be a percent sign
 CDATA = re.compile(r"%?\s*<!\[CDATA\[|%?\s*\]\]>")  # around what XHTML writes into a script
+PREFIX = re.compile(r"<(/?)\w+:")  # of a namespace
+UNSEEN = re.compile("[\u2061-\u2064]")  # operators that are not printed
+NAMES = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp lim max min sup inf gcd det".split()
+NAMED = re.compile(rf"(?<![a-zA-Z\\])({'|'.join(NAMES)})\b")
+LIMIT = re.compile(r"\\underset\{([^{}]*)\}\{(\\[a-z]+)\}")  # of \lim and the like
 DISPLAY_STYLE = re.compile(r"^\{\\(?:displaystyle|textstyle|scriptstyle)\s*(.*)\}$", re.DOTALL)
 
 
@@ -109,7 +113,19 @@ def _of_math(node: Any) -> str:
     for note in node.query_selector_all("annotation")[:]:
         if "tex" in _attr(note, "encoding").lower() and (note.text or "").strip():
             return str(note.text)
-    return _attr(node, "alttext") or _attr(node, "data-latex") or latex(node)
+    return _attr(node, "alttext") or _attr(node, "data-latex") or _converted(node)
+
+
+def _converted(node: Any) -> str:
+    """A `<math>` element without other source as LaTeX; only its text where its markup cannot be converted."""
+    from mathml_to_latex.converter import MathMLToLaTeX
+
+    try:
+        found = MathMLToLaTeX().convert(PREFIX.sub(r"<\1", node.html))
+    except Exception:  # noqa: BLE001  what a page may hold has no end, and the converter raises many kinds of errors
+        found = ""
+    found = UNSEEN.sub("", found) or " ".join((node.text or "").split())
+    return LIMIT.sub(r"\2_{\1}", NAMED.sub(r"\\\1", found))
 
 
 def _katex(body: Any, put: _Put) -> None:
