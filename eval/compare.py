@@ -133,7 +133,7 @@ def _common(left: Side, right: Side, wanted: Sequence[str] | None) -> list[str]:
     both = [name for name in left.files if name in right.files]
     for name in wanted or ():
         if name not in both:
-            raise UserError(f"not both have the benchmark '{name}'{suggest(name, both)}")
+            raise UserError(f"'{name}' is not a benchmark of both{suggest(name, both)}")
     if not both:
         raise UserError(
             f"{left.name} and {right.name} share no benchmark: {', '.join(left.files) or 'none'} "

@@ -75,7 +75,7 @@ def test_what_cannot_be_compared_says_why(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=said):
             compared(left, right)
-    with pytest.raises(UserError, match="not both have the benchmark 'sets'"):
+    with pytest.raises(UserError, match="'sets' is not a benchmark of both"):
         compared(f"{a}:base", f"{a}:tuned", benchmark=["sets"])
 
 
