@@ -83,7 +83,8 @@ def table(folder: Path) -> None:
     base = ", ".join(f"{100 * fmean(o['random']['accuracy'] for o in found[dose]):.1f} %" for dose in doses)
     title = f"Gain over random chains ({base} right), blocks: {counts}"
     print_table(Table(("selector", *head), rows, range(1, 1 + len(head)), title), terminal(140))
-    picture(found, sorted(arms, key=lambda arm: means[arm]))
+    if len(doses) > 1:
+        picture(found, sorted(arms, key=lambda arm: means[arm]))
 
 
 def _shown(values: Sequence[float]) -> str:
