@@ -52,6 +52,7 @@ class Played(Trainer):
 
     effect: float = 0.0
     seen: Any = None
+    untrained: float = 0.1
 
     def measure(self, place: Path, data: Path, steps: int, seed: int, problems: Sequence[Example]) -> dict[str, Any]:
         rows = list(read_jsonl(data))
@@ -60,10 +61,15 @@ class Played(Trainer):
         self.seen.append((place, {row.problem for row in rows}, {row.problem for row in problems}, steps))
         return {"accuracy": 0.3 + self.effect * share + noise, "rows": len(rows), "tokens": 1}
 
+    def accuracy(self, model: str, problems: Sequence[Example], name: str) -> float:
+        assert (model, name) == ("student", "untrained") and len({row.problem for row in problems}) == len(problems)
+        return self.untrained
 
-def field(folder: Path, effect: float, sizes: Sizes = SIZES) -> Arms:
-    train = {"global_batch": 4, "args": {"num_train_epochs": 2}}
-    return Arms(folder, "settings", pool(), CANDIDATES, sizes, Played(train, {}, None, False, effect, []), 0)  # type: ignore[arg-type]
+
+def field(folder: Path, effect: float, sizes: Sizes = SIZES, untrained: float = 0.1) -> Arms:
+    train = {"model": "student", "global_batch": 4, "args": {"num_train_epochs": 2}}
+    played = Played(train, {}, None, False, effect, [], untrained)  # type: ignore[arg-type]
+    return Arms(folder, "settings", pool(), CANDIDATES, sizes, played, 0)
 
 
 def test_a_planted_best_choice_is_found_and_nothing_is_trained_twice(tmp_path: Path) -> None:
@@ -83,6 +89,14 @@ def test_a_planted_best_choice_is_found_and_nothing_is_trained_twice(tmp_path: P
     assert again.run(list(CANDIDATES), 0.03) == verdict and not again.trainer.seen  # type: ignore[attr-defined]
     more = field(tmp_path, 0.6, replace(SIZES, final_problems=9, final_blocks=5))
     assert more.run(list(CANDIDATES), 0.03).finalists[0].blocks == 5
+
+
+def test_trainings_that_do_damage_are_said_to(tmp_path: Path) -> None:
+    verdict = field(tmp_path, 0.6, untrained=0.95).run(list(CANDIDATES), 0.03)
+    assert verdict.outcome == "beats" and "no arm reaches the untrained student's 95.0 %" in verdict.sentence
+    again = field(tmp_path, 0.6, untrained=0.2).run(list(CANDIDATES), 0.03)
+    assert again == verdict, "it is measured once"
+    assert "untrained" not in field(tmp_path / "new", 0.6, untrained=0.2).run(list(CANDIDATES), 0.03).sentence
 
 
 def test_the_share_of_false_winners_is_the_promised_one() -> None:

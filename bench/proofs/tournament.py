@@ -32,7 +32,7 @@ from limo.machine import set_environment
 
 PROBLEMS, MARGIN, SEEDS = 6000, 0.03, 10
 REPEATS, LOOKS = 1000, 4  # of the simulation
-STEPS = 2100  # of learning from scratch: about a third of new sums are right then
+STEPS = 2100  # of learning from scratch: 93 % of new sums are right then, so the trainings below do damage
 SIZES = Sizes(
     k=96, fraction=0.5, screen_blocks=2, final_blocks=16, screen_problems=200, final_problems=100, pool_share=0.5
 )

@@ -163,6 +163,12 @@ class Block:
         if kept.exists() and (found := dict(json.loads(kept.read_text())))["made_from"] == made_from:
             return found
         shutil.rmtree(place, ignore_errors=True)
+        if arm == "untrained":
+            found = measure(self.recipe, self.recipe["student"], self.test, self.styles)
+            found |= {"rows": 0, "tokens": 0, "good": 0.0, "made_from": made_from}
+            with replacing(kept) as file:
+                json.dump(found, file)
+            return found
         chosen = self.choose(arm, rows())
         write_jsonl(place / "rows.jsonl", chosen)
         found = {**train_and_measure(self.recipe, place, self.seed, self.test, self.styles), "made_from": made_from}

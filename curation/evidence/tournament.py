@@ -55,7 +55,7 @@ from limo.recipe import bind, bound_settings, suggest
 from limo.run import lasting, lock_run, read_manifest
 from limo.training.sizes import GPUS, Data, Work, measure_or_read_name, seconds_per_step
 
-RANDOM, RANDOM_TOKENS = "random", "random_tokens"
+RANDOM, RANDOM_TOKENS, UNTRAINED = "random", "random_tokens", "untrained"
 SEEDS_OF_TIES = 5
 SEARCH_BLOCKS = 500  # the number of the first block of a search; those of the last round begin at 1000
 DIVERGED = "training diverged"  # how the trainer's error begins
@@ -115,8 +115,8 @@ def tournament(
         raise UserError(f"tournament.source: there is no stage '{source}'{suggest(source, stages)}")
     at = list(stages).index(source)
     candidates = candidates or {"recipe": dict(list(stages.items())[at:])}
-    if {RANDOM, RANDOM_TOKENS} & set(candidates):
-        raise UserError(f"tournament.candidates: {RANDOM} and {RANDOM_TOKENS} run in any case")
+    if {RANDOM, RANDOM_TOKENS, UNTRAINED} & set(candidates):
+        raise UserError(f"tournament.candidates: {RANDOM}, {RANDOM_TOKENS} and {UNTRAINED} are measured in any case")
     if search and "weights" not in candidates.get(search.candidate, {}).get(search.stage, {}):
         raise UserError(f"tournament.search: the candidate '{search.candidate}' has no weights in a '{search.stage}'")
     if not 0 <= margin < shows:
@@ -175,14 +175,19 @@ class Trainer:
                 raise
             say(f"{place.name} counts as 0 right: {error}")
             return {"accuracy": 0.0, "rows": sum(1 for _ in read_jsonl(data)), "tokens": 0}
-        engine = bind({**self.engine, "model": str(place / "model")}, "tournament.engine")()
-        completions = sample(engine, [row.prompt for row in problems], self.sampling, place.name)
+        accuracy = self.accuracy(str(place / "model"), problems, place.name)
+        shutil.rmtree(place / "model")
+        done = read_manifest(place)["train"]
+        return {"accuracy": accuracy, "rows": done["results"]["rows"], "tokens": done["tokens"]}
+
+    def accuracy(self, model: str, problems: Sequence[Example], name: str) -> float:
+        """The share of the problems that a model answers right."""
+        engine = bind({**self.engine, "model": model}, "tournament.engine")()
+        completions = sample(engine, [row.prompt for row in problems], self.sampling, name)
         shares = correct_share(grade_rows(problems, completions))
         del engine
         give_back_memory()
-        shutil.rmtree(place / "model")
-        done = read_manifest(place)["train"]
-        return {"accuracy": fmean(shares.values()), "rows": done["results"]["rows"], "tokens": done["tokens"]}
+        return fmean(shares.values())
 
 
 @dataclass(frozen=True)
@@ -294,8 +299,31 @@ class Arms:
             by_tokens[best] = fmean(scores[best]) - fmean(scores[RANDOM_TOKENS])
         differences = {arm: [a - r for a, r in zip(scores[arm], scores[RANDOM], strict=True)] for arm in names}
         verdict = decide(differences, margin, by_tokens, 1 / sizes.final_problems, self._look())
-        print_verdict(verdict, table, {arm: fmean(values) for arm, values in scores.items()})
+        means = {UNTRAINED: self._untrained()} | {arm: fmean(values) for arm, values in scores.items()}
+        if means[UNTRAINED] > max(fmean(values) for values in scores.values()):
+            damage = (
+                f" But no arm reaches the untrained student's {100 * means[UNTRAINED]:.1f} %: what differs here is the "
+                "damage that these trainings do. Lower train.args.learning_rate or the epochs, or take problems that "
+                "the student cannot do yet."
+            )
+            verdict = replace(verdict, sentence=verdict.sentence + damage)
+        print_verdict(verdict, table, means)
         return verdict
+
+    def _untrained(self) -> float:
+        """The accuracy of the student as it is, on all problems of the last round."""
+        problems = [row for at in range(self.sizes.final_blocks) for row in self.held_out(at)]
+        made_from, path = (
+            content_id([self.made_from, [row.problem for row in problems]]),
+            self.folder / "untrained.json",
+        )
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if kept.get("made_from") != made_from:
+            accuracy = self.trainer.accuracy(self.trainer.train["model"], problems, UNTRAINED)
+            kept = {"made_from": made_from, "accuracy": accuracy}
+            with replacing(path) as file:
+                json.dump(kept, file)
+        return float(kept["accuracy"])
 
     def _look(self) -> int:
         """How often these finalists were judged, including now; a repeated number of blocks does not count again."""
