@@ -63,6 +63,18 @@ def sentence(d: Mapping[str, Any]) -> str:
     )
 
 
+def sentences(differences: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A summary's differences in sentences. Where training has made the student worse, that comes first."""
+    trained = [d for d in differences if (d["before"], d["after"]) == ("base", "chosen")]
+    harm = [
+        f"{d['benchmark']}: training made the student worse, by {-100 * d['mean']:.1f} points: what a choice is worth "
+        "is damage avoided. Lower train.args.learning_rate or the epochs."
+        for d in trained
+        if beyond_chance(d) and d["mean"] < 0
+    ]
+    return [*harm, *map(sentence, differences)]
+
+
 @dataclass(frozen=True, slots=True)
 class Side:
     """One model of one run, and its rows by benchmark."""

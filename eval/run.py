@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from eval.benchmarks import benchmark_nodes, load_benchmarks, origin
-from eval.compare import name_training, sentence
+from eval.compare import name_training, sentences
 from eval.grader.grade import grade_all
 from eval.intervals import difference, over_trainings, share
 from eval.metrics import correct_share, ks, parts, samples_any, samples_vote
@@ -118,7 +118,7 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
     """Write `eval/summary.json` and the report; return the report's path."""
     with replacing(folder / "eval" / "summary.json") as file:
         json.dump(summary, file, indent=2)
-    _add_to_card(folder / "README.md", [sentence(d) for d in summary["differences"]])
+    _add_to_card(folder / "README.md", sentences(summary["differences"]))
     return write_report(folder)
 
 

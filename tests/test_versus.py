@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.compare import compare_runs
+from eval.compare import compare_runs, sentence, sentences
 from eval.intervals import detectable_difference
 from eval.pick import drop_test_problems, find_checkpoints
 from eval.run import Task
@@ -109,3 +109,16 @@ def test_dev_problems_are_kept_apart_from_test_problems(capsys: pytest.CaptureFi
 def test_no_checkpoint_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="keep_checkpoints=true"):
         find_checkpoints(tmp_path)
+
+
+def test_training_that_made_the_student_worse_is_said_first() -> None:
+    d = {"benchmark": "new", "after": "chosen", "n": 100, "trainings": [1, 1], "p": 0.001, "gained": [], "lost": []}
+    choice = {**d, "before": "random", "mean": 0.22, "low": 0.1, "high": 0.3}
+    worse = {**d, "before": "base", "mean": -0.53, "low": -0.6, "high": -0.4}
+    first, *rest = sentences([choice, worse])
+    assert first.startswith("new: training made the student worse, by 53.0 points") and rest == [
+        sentence(choice),
+        sentence(worse),
+    ]
+    for level in ({**worse, "mean": 0.53, "low": 0.4, "high": 0.6}, {**worse, "high": 0.01, "p": 0.2}):
+        assert sentences([choice, level]) == [sentence(choice), sentence(level)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from eval.compare import sentence
+from eval.compare import sentences
 from eval.intervals import beyond_chance
 from eval.metrics import signed
 from eval.report.charts import CHOSEN, FOURTH, OTHER, THIRD, chart, draw_intervals
@@ -39,12 +39,12 @@ def outcome_section(summary: Summary) -> str:
     """Accuracy with intervals, accuracy by level, and the unsure verdicts."""
     if not summary:
         return ""
-    sentences = [sentence(d) for d in summary.get("differences", [])]
+    said = sentences(summary.get("differences", []))
     unsure = unsure_table(summary)
     return render_mixed(
         "outcome",
-        "Did it help?" if sentences else "Accuracy",
-        sentences=sentences,
+        "Did it help?" if said else "Accuracy",
+        sentences=said,
         notes=cut_off_warnings(summary),
         charts=[_accuracy_chart(summary)],
         tables=[accuracy_table(summary)],

@@ -17,7 +17,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from eval.compare import sentence
+from eval.compare import sentences
 from eval.repair import Measures
 from eval.report.curated import gather
 from eval.report.funnel import choice_section, chosen_section, funnel_section
@@ -111,7 +111,7 @@ def run_facts(folder: Path) -> list[tuple[str, str]]:
 
 def conclusions(folder: Path) -> list[str]:
     """The conclusions of a run's evaluation, one sentence per comparison; empty before it is evaluated."""
-    return [sentence(d) for d in read_summary(folder).get("differences", [])]
+    return sentences(read_summary(folder).get("differences", []))
 
 
 def _repair_section(repair: Measures) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.compare import sentence
+from eval.compare import sentences
 from eval.intervals import p_value
 from eval.metrics import Row, signed, spent_tokens
 from eval.repair import Measures
@@ -142,8 +142,8 @@ def turn_difference_table(turns: Mapping[str, Any]) -> Table:
 def print_summary(summary: Mapping[str, Any], folder: Path, report: Path) -> None:
     """Print the differences, each model on each benchmark, the time and the path of the report."""
     console = terminal(110)
-    for d in summary["differences"]:
-        console.print(sentence(d), soft_wrap=True, markup=False)
+    for said in sentences(summary["differences"]):
+        console.print(said, soft_wrap=True, markup=False)
     if summary["differences"]:
         print_table(difference_table(summary, f"{folder.name}: accuracy in %, pass@1"), console)
     print_table(accuracy_table(summary), console)
