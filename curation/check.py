@@ -40,7 +40,7 @@ ALWAYS = ("probe", "fit", "report")  # sections of every recipe
 
 
 def check_bindings(recipe: Mapping[str, Any]) -> Findings:
-    """Every section and every node in it, bound to its function: unknown, missing and mistyped keys."""
+    """Check that every node of every section fits its function: report unknown, missing and mistyped keys."""
     found = Findings()
     sections = {name: node for name, node in recipe.items() if isinstance(node, Mapping) and "_target_" in node}
     for section, node in sections.items():
@@ -56,7 +56,9 @@ def check_bindings(recipe: Mapping[str, Any]) -> Findings:
 
 
 def check_recipe(recipe: Mapping[str, Any]) -> Findings:
-    """All findings of a recipe, errors first. A section that does not bind to its function is not checked further."""
+    """Return all findings of a recipe, errors first. A section whose keys do not fit its function is not checked
+    further.
+    """
     found = check_bindings(recipe)
     broken = {finding.section for finding in found}
     with found.errors():
@@ -94,7 +96,7 @@ def check_recipe(recipe: Mapping[str, Any]) -> Findings:
 
 
 def check_curation(curate: Mapping[str, Any], found: Findings, measured: dict[str, list[Example]]) -> None:
-    """Stages in their order, their benchmarks, whose problems are added to `measured`, and the budget."""
+    """Check the stages in their order, their benchmarks and the budget. Adds the benchmarks' problems to `measured`."""
     with found.errors():
         stages = in_order(curate["stages"], curate.get("order"))
         for where, text in stage_errors(stages, curate["pool"]):
@@ -144,7 +146,9 @@ def check_pool(curate: Mapping[str, Any], found: Findings, measured: Mapping[str
 def _check_measured(
     curate: Mapping[str, Any], pool: list[Example], whole: bool, found: Findings, measured: Mapping[str, list[Example]]
 ) -> None:
-    """Check that enough problems of the pool are not measured, and that no target problem is in the pool."""
+    """Check that enough problems of the pool remain without those of the benchmarks, and that no target problem is in
+    the pool.
+    """
     problems = {row.question: row for row in pool}
     sets = {name: {row.question for row in rows} for name, rows in measured.items()}
     for name, stage in curate["stages"].items():
@@ -182,7 +186,9 @@ def _check_measured(
 
 
 def _check_answers(curate: Mapping[str, Any], pool: list[Example], found: Findings) -> None:
-    """Whether any of the first chains ends in its answer, where `verify` drops those that do not."""
+    """If the recipe has the stage `verify`: check that at least one of the pool's first chains ends in its reference
+    answer.
+    """
     verifies = any(str(node["_target_"]).endswith(".verify") for node in curate["stages"].values())
     given = (row for row in pool if row.completion and row.answer and "unchecked" not in row.notes)
     rows = list(islice(given, GRADED if verifies else 0))
@@ -195,7 +201,7 @@ def _check_answers(curate: Mapping[str, Any], pool: list[Example], found: Findin
 
 
 def _check_shares(curate: Mapping[str, Any], pool: list[Example], whole: bool, found: Findings) -> None:
-    """Whether the pool has rows with the notes and values for which shares are requested."""
+    """Check that the pool has rows with the notes and values for which the recipe requests shares."""
     stages = list(curate["stages"].values())
     theirs = any(not str(node["_target_"]).startswith("curation.stages.") for node in stages)  # may add notes
     for name, node in curate["stages"].items():
@@ -214,7 +220,7 @@ def _check_shares(curate: Mapping[str, Any], pool: list[Example], whole: bool, f
 
 
 def check_lengths(train: Mapping[str, Any], curate: Mapping[str, Any], pool: list[Example], found: Findings) -> None:
-    """Whether the first rows of the pool fit into `max_length`, if the model's tokenizer is on this machine."""
+    """Check that the first rows of the pool fit into `max_length`, if the model's tokenizer is on this machine."""
     settings = bound_settings(train, "train")
     asked = [node["k"] for node in curate["stages"].values() if isinstance(node.get("k"), int)]
     if asked and min(asked) < settings.global_batch:
@@ -235,7 +241,8 @@ def check_lengths(train: Mapping[str, Any], curate: Mapping[str, Any], pool: lis
 
 
 def check_benchmarks(benchmarks: Any, where: str, found: Findings, measured: dict[str, list[Example]]) -> None:
-    """Whether each benchmark is on this machine and usable, or on the Hub. One that would be skipped is a warning.
+    """Check that each benchmark is usable: a file on this machine, or a dataset on the Hub. Warns about one that would
+    be skipped.
 
     Problems of local benchmarks are added to `measured`. A benchmark that a recipe names several times is read once.
     """

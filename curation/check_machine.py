@@ -41,13 +41,13 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """The place and the text; of what was not checked only the text."""
+        """The line to print: the place in the recipe and the text. A note about something unchecked has no place."""
         placed = self.level != "unchecked" and self.where and not self.text.startswith(self.where)
         return f"{self.where}: {self.text}" if placed else self.text
 
     @property
     def section(self) -> str:
-        """The section of the recipe."""
+        """The section of the recipe that the finding is about."""
         return self.where.partition(".")[0]
 
 
@@ -83,7 +83,7 @@ class Findings(list[Finding]):
 
 
 def check_model(path: str, where: str, template: bool = True) -> Findings:
-    """Whether a model is available, and has a chat template if `template` is needed."""
+    """Check that a model is available, and that it has a chat template if `template` is true."""
     found = Findings()
     remote = path not in EMBEDDED and not is_here(path) and HUB_NAME.fullmatch(path)
     if remote and (missing := ask_hub(path.partition("@")[0], "model")):
@@ -117,7 +117,9 @@ def ask_hub(name: str, kind: Literal["model", "dataset"]) -> Finding | None:
 
 @cache
 def _hub_answers() -> bool:
-    """Whether the Hub can be reached; its client would retry for minutes, for each name."""
+    """Whether the Hub can be reached. Asked once, since without a network the Hub's client retries each name for
+    minutes.
+    """
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -130,7 +132,9 @@ def _hub_answers() -> bool:
 
 
 def check_engines(section: Any, where: str) -> Findings:
-    """The engines in a section: keys, addresses, servers, programs, GPUs, models, and the memory of their caches."""
+    """Check the engines of a section: keys, addresses, servers, programs, GPUs, models, and the memory of their
+    caches.
+    """
     found, seen = Findings(), list[Any]()
     for place, node in [(where, section), *nodes(section, where)]:
         if not isinstance(node, Mapping) or not isinstance(node.get("engine"), Mapping):
@@ -155,7 +159,7 @@ def check_engines(section: Any, where: str) -> Findings:
 
 
 def _comes_later(model: str) -> bool:
-    """Whether a model is the output of a training, of this recipe or an earlier one."""
+    """Whether a model does not exist yet because a training writes it, of this recipe or of an earlier one."""
     return Path(model).name in ("model", "adapter") and not HUB_NAME.fullmatch(model) and not Path(model).exists()
 
 
@@ -185,7 +189,7 @@ def _check_server(engine: ServerEngine, where: str) -> Findings:
 
 
 def _check_cache(engine: TransformersEngine, max_tokens: int | None, where: str) -> Findings:
-    """Weights and the attention cache of a full batch against the memory of the device."""
+    """Check that the weights and the attention cache of a full batch fit into the memory of the device."""
     from transformers import AutoConfig
 
     found = Findings()
@@ -212,7 +216,9 @@ def _check_cache(engine: TransformersEngine, max_tokens: int | None, where: str)
 
 
 def check_training(node: Mapping[str, Any], where: str = "train") -> Findings:
-    """The model and template of a training, its memory on these devices, and the disk for its checkpoints."""
+    """Check a training: its model and chat template, its memory on the visible devices, and the disk space for its
+    checkpoints.
+    """
     found = Findings()
     with found.errors(where):
         settings = bound_settings(node, where)

@@ -160,7 +160,9 @@ def plan(
 
 
 def _count_pool(curate: Mapping[str, Any]) -> int:
-    """The number of problems in the pool. Raises UserError if it cannot be read: then `assume` must give the number."""
+    """The number of problems in the pool. Raises UserError if the pool cannot be read: then `assume.rows` must give the
+    number.
+    """
     try:
         rows = read_pool(curate["pool"], curate["system"])
         return len({row.problem for row in rows if isinstance(row, Example)})
@@ -171,7 +173,9 @@ def _count_pool(curate: Mapping[str, Any]) -> int:
 def _assume(
     stages: Mapping[str, Any], count: float, assume: Assume, rates: Mapping[str, float] | float | None
 ) -> Iterator[Estimate]:
-    """The cost of each stage that samples, if only `keeps` and `k` drop rows and each sample has `tokens`."""
+    """The cost of each stage that samples, assuming that only `keeps` and `k` drop rows and that each sample has
+    `tokens` tokens.
+    """
     for name, node in stages.items():
         out = count * assume.keeps.get(name, 1)
         out = min(out, float(node["k"])) if isinstance(node.get("k"), int) else out
@@ -186,7 +190,7 @@ def _assume(
 
 
 def _samples(value: Any) -> Iterator[int]:
-    """The `n` of each `sampling` inside a node: completions of a row."""
+    """For each `sampling` section inside a node its `n`, the number of completions per row."""
     for key, inner in value.items() if isinstance(value, Mapping) else ():
         if key == "sampling" and isinstance(inner, Mapping):
             yield int(inner.get("n", 1))
@@ -260,7 +264,9 @@ def _estimate(
 
 
 def _revive(yielded: list[Row]) -> list[Example]:
-    """If no row of the pilot survives, some dropped rows continue: later stages cost about the same for any row."""
+    """If a stage drops every row of the pilot, pass some of the dropped rows on, so that the cost of later stages can
+    be measured.
+    """
     dropped = [
         row for row in yielded if isinstance(row, Dropped) and isinstance(row.data, dict) and "prompt" in row.data
     ]
@@ -269,7 +275,7 @@ def _revive(yielded: list[Row]) -> list[Example]:
 
 def _print(folder: Path, found: list[Estimate], start: int, rate: float | None) -> None:
     def cost(hours: float | None, dollars: float) -> tuple[str, str]:
-        """Hours and dollars: by the price of tokens, otherwise by the price of a GPU hour, if there is one."""
+        """Print hours and dollars. Dollars follow from the price of tokens, or else from the price of a GPU hour."""
         if dollars:
             return "", f"{dollars:,.2f}"
         if hours is None:
@@ -317,7 +323,9 @@ def _warnings(found: list[Estimate], budget: Mapping[str, float | None]) -> Iter
 def _plan_trainings(
     train: Mapping[str, Any], given: Trainings, chosen: float | None, assume: Assume | None
 ) -> float | None:
-    """Print the second table, return the GPU-hours of its recommendation. Without train.data, `chosen` rows count."""
+    """Print the table of trainings; return the GPU-hours of the recommended setting. If train.data is not written yet,
+    the training has `chosen` rows.
+    """
     for name in given.gpus:
         if name not in GPUS:
             raise UserError(f"plan.training.gpus: there is no '{name}'{suggest(name, GPUS)}")
@@ -345,12 +353,14 @@ def _plan_trainings(
 
 
 def _models(train: Mapping[str, Any]) -> int:
-    """The number of models that are trained: the chosen set and its controls, by each seed."""
+    """The number of trainings: one for the chosen set and one for each control set, times the number of seeds."""
     return len(trained_sets("", train.get("controls") or (), train.get("seeds") or ()))
 
 
 def _plan_evaluation(node: Mapping[str, Any], trained: int, assume: Assume | None, rate: float | None) -> float | None:
-    """Print what is sampled to evaluate all models, return its GPU-hours; None without a rate or a benchmark."""
+    """Print how much is sampled to evaluate all models; return the GPU-hours, or None if the rate or the benchmarks are
+    unknown.
+    """
     if not node.get("benchmarks") or not isinstance(node.get("sampling"), Mapping):
         return None
     models = len(node.get("models") or {}) + (trained if node.get("trained") else 0)
@@ -377,7 +387,7 @@ def _plan_evaluation(node: Mapping[str, Any], trained: int, assume: Assume | Non
 
 
 def _print_sum(found: Sequence[Estimate], trained: float | None, evaluated: float | None) -> None:
-    """Print the GPU-hours of the whole recipe, as far as they are known."""
+    """Print the sum of the GPU-hours that are known."""
     curated = sum(e.hours or 0.0 for e in found if not e.dollars)
     parts = {"curation": curated if found else None, "training": trained, "evaluation": evaluated}
     known = {name: hours for name, hours in parts.items() if hours is not None}
@@ -392,7 +402,9 @@ def _print_sum(found: Sequence[Estimate], trained: float | None, evaluated: floa
 
 
 def _size(settings: Any, assume: Assume | None) -> Size:
-    """The size of the trained model: as assumed, by its config, or, in a plan without models, by its name."""
+    """The size of the trained model: from the assumptions, from the model's config, or, if the model is not on this
+    machine, from its name.
+    """
     if assume and assume.parameters:
         return size_of(assume.parameters, settings.lora.get("r", 8) if settings.lora is not None else None)
     return measure_or_read_name(settings) if assume else measure_model(settings)
@@ -417,7 +429,7 @@ def plan_trainings(work: Work, given: Trainings, trainings: int) -> dict[str, An
 
 
 def recommend(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Of the settings that fit: the fewest GPUs, then the simplest sharding, then the fewest dollars."""
+    """Choose among the settings that fit: the fewest GPUs, then the simplest sharding, then the fewest dollars."""
     choices = [(s, gpu) for s in found for gpu in s["costs"]]
     if not choices:
         return None

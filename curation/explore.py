@@ -39,7 +39,7 @@ class Run(Folder):
 
     @property
     def source(self) -> str:
-        """The name of the stage whose input rows the choice was made from."""
+        """The name of the first choosing stage; its input rows are the candidates."""
         return str(self.settings.get("controls", {}).get("source", list(self.stages)[-1]))
 
     def candidates(self, stage: str = "") -> list[Example]:
@@ -68,12 +68,12 @@ class Choice:
     goes: list[Example]  # chosen only by the run
 
     def __repr__(self) -> str:
-        """In one line."""
+        """One line about the choice."""
         return f"{len(self.chosen)} chosen: {len(self.stays)} stay, {len(self.comes)} come, {len(self.goes)} go"
 
 
 def load(folder: str | Path | None = None) -> Run:
-    """A finished curation: in this folder, else in $LIMO_RUN, else the newest one below `runs/`."""
+    """Open a finished curation: that in `path`, otherwise in $LIMO_RUN, otherwise the newest one below `runs/`."""
     path = Path(folder or os.environ.get("LIMO_RUN") or _newest())
     if not (path / "curated.jsonl").is_file():
         raise UserError(f"no finished curation in '{path}': python -m curation.run recipe=<name> makes one")

@@ -32,7 +32,7 @@ class Rows:
 
 
 def stage_file(folder: Path, number: int, name: str, kind: str = "") -> Path:
-    """The file of a stage's rows; with `kind` ".dropped", of the rows that it dropped."""
+    """The file of the rows that a stage kept, or, with `kind` ".dropped", of the rows that it dropped."""
     return folder / "stages" / f"{number:02d}-{name}{kind}.jsonl"
 
 

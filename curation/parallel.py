@@ -63,7 +63,7 @@ def spread(
 
 
 def in_turn(submit: Callable[[T], Future[R]], values: Iterable[T], ahead: int) -> Iterator[R]:
-    """The results of `submit` for each value, in order; at most `ahead` values wait."""
+    """Submit each value and yield the results in order. At most `ahead` values are in progress."""
     waiting = deque[Future[R]]()
     for value in values:
         waiting.append(submit(value))
@@ -75,7 +75,9 @@ def in_turn(submit: Callable[[T], Future[R]], values: Iterable[T], ahead: int) -
 
 @contextmanager
 def _hidden_main() -> Iterator[None]:
-    """Processes that are started in the block do not import this process's main module, which may be a script."""
+    """In this block, new processes do not import this process's main module, since that may be a script without a main
+    guard.
+    """
     main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     try:
         yield

@@ -123,13 +123,15 @@ def curate(
 def _recorded(
     system: str, pool: Any, stages: Mapping[str, Any], controls: Any, pairs: str | None, per_row: Any
 ) -> dict[str, Any]:
-    """The settings that decide a curation's rows: what the manifest keeps and compares."""
+    """The settings that determine the rows of a curation. The manifest stores them, and a resumed run must have the
+    same.
+    """
     named = {"system": system, "pool": pool, "stages": stages, "controls": controls, "pairs": pairs}
     return named | {"order": list(stages)} | ({"per_row": per_row} if per_row else {})
 
 
 def _chosen_by(stages: Mapping[str, Any]) -> tuple[str, bool] | None:
-    """The score by which chains, or else problems, are chosen, and whether higher is better; for the report."""
+    """For the report: the score that chains are chosen by, or else problems, and whether a higher value is better."""
     nodes = {name: stages[name] for name in chosen_by(stages)}
     node = min(nodes.values(), key=lambda node: not node["_target_"].endswith(".chains"), default=None)
     return (node["by"], preferred(node["by"], node.get("prefer"), "") != "lowest") if node else None
@@ -151,7 +153,7 @@ def is_drawn(funnel: Sequence[Mapping[str, Any]], source: str) -> bool:
 
 
 def read_pool(sources: Mapping[str, Any], system: str) -> Iterator[Row]:
-    """The rows of all sources, in the recipe's order. A row with the id of an earlier row is dropped."""
+    """Read the rows of all sources, in the recipe's order. A row with the id of an earlier row is dropped."""
     seen: set[int] = set()
     for name, node in sources.items():
         for row in bind(node, f"curate.pool.{name}")(name, system):
@@ -167,7 +169,7 @@ def read_pool(sources: Mapping[str, Any], system: str) -> Iterator[Row]:
 
 
 def _clear(folder: Path, names: list[str]) -> None:
-    """Remove files of an earlier recipe's stages, which `why` would take for files of this run."""
+    """Remove stage files of an earlier recipe: `why` would mistake them for files of this run."""
     prefixes = tuple(f"{number:02d}-{name}." for number, name in enumerate(names))
     for path in (folder / "stages").glob("*"):
         if not path.name.startswith(prefixes):
@@ -286,7 +288,7 @@ def _stage(
 
 
 def _show_progress(rows: Iterable[Row], title: str, total: int | None) -> Iterator[Row]:
-    """The rows with a progress bar, which opens at the first row: until then another bar may be open."""
+    """Show a progress bar while rows are taken. It opens at the first row, since another bar may be open until then."""
     listed = iter(rows)
     first = list(islice(listed, 1))
     with progress(title, total, "row") as advance:

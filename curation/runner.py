@@ -46,7 +46,7 @@ Node = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PerRow:
-    """Limits on one row in any stage; a row that exceeds them is dropped."""
+    """Limits for each row in each stage. A row that exceeds one is dropped."""
 
     seconds: PositiveFloat = 30.0  # of processor time, and PATIENCE times that by the clock; not in stages that sample
     characters: PositiveInt = 2**24  # length of the row as a line of JSON
@@ -133,7 +133,7 @@ def _on_ray(given: Given, path: Path, on: RayData) -> Iterator[Result]:
 
 
 def _lines(path: Path, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """The lines that begin between two offsets of a file, each with its offset."""
+    """Read the lines of a file that begin between two offsets. Yields each with its offset."""
     with path.open("rb") as lines:
         if start:
             lines.seek(start - 1)
@@ -144,7 +144,7 @@ def _lines(path: Path, start: int, end: int) -> Iterator[tuple[int, bytes]]:
 
 @contextmanager
 def _ray(address: str | None) -> Iterator[Any]:
-    """Ray, connected, without its progress bars."""
+    """Connect to Ray and switch off its progress bars."""
     need_package("ray", "ray", "on=ray")
     import ray
     import ray.data

@@ -42,7 +42,7 @@ Stage = TypeVar("Stage", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """The facts about a stage. As a decorator it is called `stage`."""
+    """What a runner must know about a stage. As a decorator, this class is called `stage`."""
 
     scope: Scope  # what one call must see: any batch of rows, or the whole pool
     _: KW_ONLY
@@ -78,28 +78,32 @@ def drop(row: Example, reason: str, detail: str = "") -> Dropped:
 
 
 def about(function: Callable[..., Any]) -> About:
-    """The facts about a stage; safe assumptions for a function without the decorator."""
+    """What a runner must know about a stage. For a function without the decorator, assumptions that are safe for any
+    stage.
+    """
     found = getattr(function, "about", None)
     return found if isinstance(found, About) else About("pool", writes=None)
 
 
 def about_node(node: Mapping[str, Any]) -> About:
-    """The facts about the stage that a node of a recipe names."""
+    """What a runner must know about the stage that a node of a recipe names."""
     return about(resolve(str(node["_target_"]), "curate.stages"))
 
 
 def reads(node: Mapping[str, Any]) -> list[str]:
-    """The scores that the stage of a node needs."""
+    """The names of the scores that a recipe's stage reads, given its settings."""
     return list(_names(about_node(node).reads, node))
 
 
 def writes(node: Mapping[str, Any], score: str) -> bool:
-    """Whether the stage of a node adds this score."""
+    """Whether a recipe's stage adds this score, given its settings."""
     return score in _names(about_node(node).writes or (), node)
 
 
 def in_order(stages: Mapping[str, Any], order: list[str] | None) -> dict[str, Any]:
-    """The nodes in `order`, or as written. Raises UserError for a name that is unknown, repeated or not used."""
+    """Put the nodes in the given order; None keeps them as written. Raises UserError for a name that is unknown,
+    repeated or not used.
+    """
     order = list(stages) if order is None else order
     if unknown := [name for name in order if name not in stages]:
         raise UserError("curate.order: " + "; ".join(f"there is no stage '{n}'{suggest(n, stages)}" for n in unknown))
@@ -126,7 +130,8 @@ def check_stages(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> None:
 
 
 def stage_errors(stages: Mapping[str, Any], sources: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Errors of the stages that can be found before a row is read: the place in the recipe, and what is wrong.
+    """Find the errors of the stages that can be found before a row is read. Yields the place in the recipe, and what is
+    wrong.
 
     Args: `stages` in their order, `sources` of the pool. A score that no earlier stage writes is an error, unless a
     source or a stage whose scores are unknown could add it.
@@ -183,7 +188,7 @@ def check_sampling(settings: Mapping[str, Any], where: str) -> None:
 
 
 def _names(patterns: Names, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Names of scores, with settings in the place of `{...}`."""
+    """Names of scores, in which `{...}` is replaced by the value of that setting."""
     for pattern in patterns if isinstance(patterns, tuple) else patterns(settings):
         value = settings.get(pattern[1:-1]) if pattern.startswith("{") and pattern.endswith("}") else None
         if isinstance(value, Mapping | list):

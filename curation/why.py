@@ -41,7 +41,7 @@ class Seen:
 
 
 def story(folder: Path, key: str) -> list[Seen]:
-    """What each stage did with a row and with the chains made from it, in the order of the stages."""
+    """Tell what each stage did with a row and with the chains made from it, in the order of the stages."""
     names = sorted((folder / "stages").glob("*.done.json"))
     if not names:
         raise UserError(f"no finished stage in '{folder}': give the folder of a run, such as runs/demo")
@@ -61,7 +61,7 @@ def story(folder: Path, key: str) -> list[Seen]:
 
 
 def _read(stage: str, place: int, line: Mapping[str, Any], key: str) -> Seen | None:
-    """A line of a stage's file, if it has the id `key` or is a chain of that problem."""
+    """Read a line of a stage's file, if its row has the id `key` or is a chain of that problem."""
     dropped = "reason" in line
     data = line if not dropped else line["data"] if isinstance(line["data"], dict) else {"raw": line["data"]}
     if key not in (line["id"], data.get("problem")):
@@ -143,7 +143,7 @@ def _chains(seen: Sequence[Seen], end: str, by: Iterable[str]) -> Iterator[str]:
 
 
 def _score(seen: Sequence[Seen], weights: Mapping[str, float]) -> Iterator[str]:
-    """The parts of the best chain's score."""
+    """Lines that show how the best chain's score is composed."""
     with_score = [s for s in seen if "score" in s.data.get("scores", {})]
     if with_score:
         s = max(with_score, key=lambda s: (not s.reason, s.data["scores"]["score"]))

@@ -1,4 +1,5 @@
-"""What models are evaluated on: named benchmarks, or your own file, with reference answers.
+"""Loads what models are evaluated on: published benchmarks by name, or your own files of problems with reference
+answers.
 
     python -m eval.run recipe=evaluate 'eval.benchmarks=[aime24,math500]'
     python -m eval.run recipe=evaluate 'eval.benchmarks=[math500.json, {mine: {path: my.csv, fields: {answer: gold}}}]'
@@ -115,7 +116,7 @@ def load_benchmarks(benchmarks: Sequence[Any] | Mapping[str, Any], system: str) 
         loaded[name] = [row for row in rows if isinstance(row, Example)]
         _check(name, loaded[name])
     if benchmarks and not loaded:
-        raise UserError("none of the benchmarks can be had; the warnings above say how to get them")
+        raise UserError("none of the benchmarks is available; the warnings above say how to get them")
     return loaded
 
 
@@ -242,7 +243,7 @@ def _flatten(entry: Benchmark, raw: Any, number: int) -> Any:
 
 
 def _put(row: Example, entry: Benchmark, system: str) -> Example:
-    """The row with the prompt of its benchmark. The problem alone is kept in the notes, for decontamination."""
+    """Give a row the prompt of its benchmark. The problem alone is kept in the notes, for decontamination."""
     problem = row.question
     if entry.shots:
         prompt = chat(behind_examples(problem, entry.group, entry.shots), "")

@@ -42,7 +42,9 @@ ROLES = {  # what the difference between the curated set and another one is wort
 
 
 def covers(trainings: Sequence[int]) -> str:
-    """What an interval covers, given how often each of the compared sets was trained; 0 is a model as it came."""
+    """Say what an interval covers, given the number of trainings of each compared model; 0 for a model that was not
+    trained here.
+    """
     trained = [count for count in trainings if count]
     if not trained:
         return "the interval covers the problems"
@@ -107,7 +109,9 @@ def compare_runs(*, a: str, b: str, benchmark: list[str] | None = None, out: str
 
 
 def _find_side(text: str) -> Side:
-    """A run and one of its models. Raises UserError if there is none, or several and none is named."""
+    """Find a run and one of its models. Raises UserError if there is none, or if there are several and the argument
+    names none.
+    """
     if Path(text).is_file():
         return Side(Path(text), "", {"graded": [Path(text)]})
     path, _, model = text.rpartition(":") if not Path(text).is_dir() else (text, "", "")
@@ -131,7 +135,7 @@ def _find_side(text: str) -> Side:
 
 
 def name_training(name: str, at: int) -> str:
-    """The name under which the training number `at` of a set is evaluated."""
+    """The model name under which training number `at` of a set is evaluated."""
     return f"{name}.{at}" if at else name
 
 
@@ -188,7 +192,7 @@ def _read_rows(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _by_problem(grades: Rows) -> dict[str, dict[str, Any]]:
-    """The grades that `limo grade` wrote, one row a completion, as rows of an evaluation."""
+    """Group the grades that `limo grade` wrote, one per completion, into one row per problem."""
     found: dict[str, dict[str, Any]] = {}
     for grade in grades:
         row = found.setdefault(grade["id"], {"question": grade["id"], "answer": grade["answer"], "completions": []})
@@ -237,7 +241,7 @@ def _print(left: Side, right: Side, results: Mapping[str, dict[str, Any]], out: 
 
 
 def _describe(name: str, d: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of one benchmark beside the table, and the first problems that flipped."""
+    """Print what the table does not show of a benchmark: caveats, and the first problems that flipped."""
     lines = []
     a, b = d["sampling"]
     differ = [f"{key} {a.get(key)} and {b.get(key)}" for key in a if a.get(key) != b.get(key)]

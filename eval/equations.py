@@ -85,14 +85,14 @@ class Equation:
 
     @property
     def value(self) -> Fraction:
-        """The value of the left side of an equation without an unknown."""
+        """The value of the left side. Only for an equation without an unknown."""
         value = value_of(self.left)
         assert value is not None, self.left
         return value
 
 
 def equations(text: str) -> list[Equation]:
-    """The equations of a text that can be read, in their order."""
+    """The readable equations of a text, in order."""
     text = text[:LONGEST]
     known = [e for match in _EQUATION.finditer(text) if (e := _arithmetic(match))]
     taken = [(e.start, e.end) for e in known]
@@ -117,7 +117,9 @@ def _arithmetic(match: re.Match[str]) -> Equation | None:
 
 
 def _is_part(match: re.Match[str], start: int, plain: str) -> bool:
-    """Whether a match that begins at `start` with the text `plain` is part of something else, or not an equation."""
+    """Whether a match must be rejected: the text `plain` at `start` is part of a longer expression, or is no
+    equation.
+    """
     text, before = match.string, match.string[max(0, start - 40) : start]
     if text[start] == "-" and text[start + 1 : start + 2] == " " and before.strip(" \t") and before[-1] != "\n":
         return True  # `X - 3*6 = 77`, `Yams - 6 x 2 = 12`
@@ -156,13 +158,13 @@ def _trim(match: re.Match[str], side: str) -> tuple[int, int]:
 
 
 def _linear(side: str, unknown: str) -> bool:
-    """Whether a side can be read, and has a value if the unknown has one."""
+    """Whether a side can be read and has a value for some value of the unknown."""
     node = _read(side)
     return node is not None and _at(node, {unknown: Fraction(1)}) is not None
 
 
 def _pieces(text: str, start: int, end: int) -> tuple[str, tuple[Written, ...], tuple[Written, ...]]:
-    """The plain arithmetic of a stretch of text, its numbers, and its operators."""
+    """Read a stretch of text as arithmetic. Returns its plain form, its numbers, and its operators."""
     plain, numbers, operators = list[str](), list[Written](), list[Written]()
     sign: re.Match[str] | None = None  # a minus in front of a number, which is not an operator
     for piece in _PIECE.finditer(text, start, end):
@@ -205,7 +207,7 @@ def value_of(text: str) -> Fraction | None:
 
 
 def _at(node: Node, where: Mapping[str, Fraction]) -> Fraction | None:
-    """The value of a side at a value of its unknown."""
+    """The value of a side when its unknown has the value `at`."""
 
     def put(inner: Node) -> Node:
         if isinstance(inner, Name) and inner.text in where:
@@ -219,7 +221,8 @@ def _at(node: Node, where: Mapping[str, Fraction]) -> Fraction | None:
 
 
 def holds(equation: Equation, at: Fraction | None = None) -> bool | None:
-    """Whether an equation is true; with an unknown, at its value `at`. None if that cannot be decided.
+    """Whether an equation is true. For an equation with an unknown, `at` is the unknown's value. None if it cannot be
+    decided.
 
     A right side with decimals may be rounded to its last place, or cut there after a division: `10 / 3 = 3.33` holds.
     A whole number may be an integer quotient (`11 / 5 = 2`): None. Percent may be a hundredth or a word (`100 - 5 =
@@ -239,14 +242,14 @@ def holds(equation: Equation, at: Fraction | None = None) -> bool | None:
 
 
 def _readings(side: str) -> list[str]:
-    """The possible readings of a side of plain arithmetic."""
+    """All values that a side can have, since some notations are ambiguous."""
     sides = [side, _DIVIDED_TWICE.sub(r"/ ( \1 / \2 )", side)]
     sides += [each.replace("%", "") for each in sides]
     return [each for each in dict.fromkeys(sides) if value_of(each) is not None]
 
 
 def _agree(left: str, right: str, divided: bool) -> bool | None:
-    """Whether the left side has the value on the right, to its last written place."""
+    """Whether the left side equals the right side, up to rounding to the last decimal that the right side writes."""
     value, stated, place = value_of(left), value_of(right), _last_place(right)
     assert value is not None and stated is not None
     gap = abs(value - stated)
@@ -258,7 +261,7 @@ def _agree(left: str, right: str, divided: bool) -> bool | None:
 
 
 def _last_place(written: str) -> Fraction:
-    """The value of the last written decimal place; 0 for a whole number or a fraction."""
+    """The place value of the last written decimal, such as 0.01 for 3.14; 0 for a whole number or a fraction."""
     _, dot, decimals = written.rstrip("%").partition(".")
     worth = Fraction(1, 10 ** len(decimals)) if dot else Fraction(0)
     return worth / 100 if written.endswith("%") else worth
@@ -280,7 +283,9 @@ def proved_different(one: str, other: str) -> bool:
 
 
 def _sympy(node: Node) -> Any:
-    """The node as a SymPy expression, built from numbers and never from text; None beyond + - * /."""
+    """Convert a node to a SymPy expression, built from numbers and never from text. None if it contains more than + - *
+    /.
+    """
     import sympy
 
     if isinstance(node, Number):
@@ -314,7 +319,7 @@ def numbers_in(text: str) -> list[Written]:
 
 
 def number(written: str) -> Fraction:
-    """The value of a written number, separators and all. Raises ValueError if it is not a number."""
+    """The value of a written number, which may have separators. Raises ValueError if it is not a number."""
     value = value_of(written.replace(",", "").replace(" ", "").lstrip("$£€"))
     if value is None:
         raise ValueError(f"{written!r} is not a number")

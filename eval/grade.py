@@ -80,7 +80,7 @@ def compute_score(data_source: str, solution_str: str, ground_truth: Reference, 
 
 
 def _best(completion: str, reference: Reference) -> Grade:
-    """The best grade over several references."""
+    """The best grade of a completion over several reference answers."""
     references = [reference] if isinstance(reference, str) else list(reference or ())
     grades = [grade(completion, str(each)) for each in references if each is not None and str(each).strip()]
     order = ("correct", "unsure", "wrong")
@@ -88,7 +88,9 @@ def _best(completion: str, reference: Reference) -> Grade:
 
 
 def _text(completion: Any) -> str:
-    """The text of a completion, which is a text, None, a message or messages, with content as a text or in parts."""
+    """The text of a completion, given as a string, None, a message, or a list of messages, whose content is a string or
+    a list of parts.
+    """
     if isinstance(completion, Sequence) and not isinstance(completion, str):
         if completion and isinstance(completion[-1], Mapping) and "type" in completion[-1]:
             return "".join(str(part.get("text") or "") for part in completion)
@@ -167,7 +169,7 @@ class _Unusable(Exception):
 
 
 def _item(raw: Any, number: int, columns: Mapping[str, str], other: str | None) -> list[Item]:
-    """The completions of a row. Raises _Unusable."""
+    """Read the completions of a row. Raises _Unusable."""
     if isinstance(raw, Dropped):
         raise _Unusable(raw.reason, raw.detail)
     if not isinstance(raw, dict):
@@ -197,7 +199,7 @@ def _column(raw: dict[str, Any], ours: str, named: str | None) -> Any:
 
 
 def _verdicts(raw: dict[str, Any], column: str, count: int) -> list[bool | None]:
-    """Another grader's verdicts, one for each completion. Raises _Unusable."""
+    """Read another grader's verdicts, one for each completion. Raises _Unusable."""
     value = _inside(raw, column)
     if value is None:
         raise _Unusable("missing field", f"no column '{column}'; the columns are {_names(raw)}")
@@ -218,7 +220,7 @@ def _names(raw: dict[str, Any]) -> str:
 
 
 def _inside(raw: Any, column: str) -> Any:
-    """A column, or with the name `a.b` the key b inside column a."""
+    """Read a column; the name `a.b` means the key b inside column a."""
     if isinstance(raw, dict) and column in raw:
         return raw[column]
     head, _, tail = column.partition(".")
@@ -232,7 +234,7 @@ _VERDICTS = {
 
 
 def _yes(verdict: Any) -> bool | None:
-    """Another grader's verdict as true or false."""
+    """Read another grader's verdict as true or false."""
     return _VERDICTS.get(str(verdict).strip().lower())
 
 

@@ -21,7 +21,7 @@ Shares = Mapping[str, float]  # by problem id, the share of its completions that
 
 @cache
 def _stats() -> Any:
-    """scipy.stats, whose import takes a second that most commands need not wait."""
+    """Import scipy.stats late: that takes a second, which most commands need not wait."""
     from scipy import stats
 
     return stats
@@ -39,7 +39,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """b minus a over the same problems."""
+    """The difference b minus a on the same problems."""
 
     mean: float
     low: float
@@ -56,7 +56,7 @@ class Difference:
 
 
 def share(correct: Mapping[str, float], resamples: int, seed: int) -> Interval:
-    """Mean accuracy over problems, given each problem's share of right completions.
+    """Mean accuracy with its 95 % interval, given each problem's share of right completions.
 
     With one completion per problem the interval is Wilson's (1927), which is valid at 0 and 1. With several it is the
     percentile bootstrap over problems, since completions of one problem are not independent, widened to Wilson's at the
@@ -88,12 +88,12 @@ def wilson(mean: float, n: float, z: float = 1.959964) -> tuple[float, float]:
 
 
 def paired(a: Mapping[str, float], b: Mapping[str, float], resamples: int, seed: int) -> Difference:
-    """b minus a, paired by problem id, with a 95 % interval and a p-value.
+    """The difference b minus a, paired by problem id, with its 95 % interval and p-value.
 
-    With one completion per problem the interval is `matched`, which keeps a width even if no problem flipped, and the
-    p-value is that of McNemar's exact test: flipped problems are equally likely to be gained or lost. With several
-    completions they are the percentile bootstrap and the sign-flip permutation test over problems, which is exact if
-    there are no more than `resamples` sign patterns.
+    With one completion per problem, the interval is that of `matched`, whose width is positive even if no problem
+    flipped, and the p-value is that of McNemar's exact test: under the null hypothesis a flipped problem is as likely
+    gained as lost. With several completions, the interval is the percentile bootstrap over problems and the p-value
+    that of the sign-flip permutation test, which is exact if there are at most `resamples` sign patterns.
 
     Args: share of right completions of each problem for each model, over the same ids.
     Raises ValueError if the ids differ or there are none.
@@ -253,12 +253,12 @@ def _variance(values: np.ndarray, tables: Sequence[np.ndarray]) -> tuple[float, 
 
 
 def _between(table: np.ndarray) -> float:
-    """The variance of the trainings' accuracies."""
+    """The variance of accuracy between trainings."""
     return float(table.mean(1).var(ddof=1))
 
 
 def _left(table: np.ndarray) -> float:
-    """The variance that neither the problem nor the training explains."""
+    """The residual variance, which neither the problem nor the training explains."""
     (s, n), means = table.shape, table.mean(1, keepdims=True)
     left = table - means - table.mean(0, keepdims=True) + table.mean()
     return float((left**2).sum() / max((s - 1) * (n - 1), 1))

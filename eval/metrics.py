@@ -50,7 +50,7 @@ def is_correct(completion: Row) -> bool:
 
 
 def correct_share(rows: Iterable[Row]) -> dict[str, float]:
-    """For each problem the share of its completions that are correct."""
+    """For each problem, the share of its completions that are correct."""
     return {row["id"]: fmean(map(is_correct, row["completions"])) for row in rows}
 
 
@@ -60,7 +60,9 @@ def ks(n: int) -> list[int]:
 
 
 def votes(completions: Sequence[Mapping[str, Any]]) -> list[int]:
-    """For each completion the number of its group: completions with equal answers form a group; -1 is no answer."""
+    """Group completions with equal answers. Returns the number of each completion's group, -1 for one without an
+    answer.
+    """
     first = list[str]()
     groups = list[int]()
     for completion in completions:
@@ -80,10 +82,11 @@ def _same(a: str, b: str) -> bool:
 
 
 def majority_at_k(completions: Sequence[Mapping[str, Any]], k: int, seed: int = 0) -> float:
-    """How often the most frequent answer of k completions is correct; a tie counts as its correct share.
+    """How often the most frequent answer among k completions is correct (maj@k). If several answers are equally
+    frequent, the correct one counts with its share.
 
-    If there are more than k completions, this is the mean over all subsets of k, or over VOTES random subsets if there
-    are more. Completions without an answer do not vote. Raises ValueError unless 1 <= k <= their number.
+    With more than k completions, this is the mean over all subsets of k, or over VOTES random ones if there are more
+    subsets. Completions without an answer do not vote. Raises ValueError unless 1 <= k <= their number.
     """
     n = len(completions)
     if not 1 <= k <= n:
@@ -112,7 +115,7 @@ def _vote(chosen: Iterable[int], groups: Sequence[int], right: Sequence[bool]) -
 
 
 def parts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Mapping[str, Any]]]]:
-    """The rows of a benchmark by level, subject and the like, for each such note that most rows have."""
+    """Split the rows of a benchmark by level, subject and the like: by each such note that most rows have."""
     divisions = {}
     for note in PARTS:
         values: dict[str, list[Mapping[str, Any]]] = {}
@@ -160,7 +163,7 @@ def samples_any(row: Row, k: int) -> float:
 
 
 def turn_right(row: Row, k: int) -> float:
-    """Whether the answer of turn k is right, alone."""
+    """Whether the answer of turn k alone is right."""
     return float(is_correct(row["turns"][k - 1]))
 
 

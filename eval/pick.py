@@ -1,4 +1,4 @@
-"""Choose a checkpoint on problems that no result is reported on.
+"""Chooses a checkpoint on development problems, on which no result is reported.
 
     python -m limo.train recipe=demo train.keep_checkpoints=true train.args.save_total_limit=null
     python -m eval.pick recipe=demo

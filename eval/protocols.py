@@ -14,7 +14,9 @@ NEXT_PROBLEM = "\nProblem:"  # a model that starts another problem after worked 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """Decoding settings; benchmarks with fewer than `small_below` problems get several samples per problem."""
+    """Published decoding settings. Benchmarks with fewer than `small_below` problems get several samples per
+    problem.
+    """
 
     small_n: int
     small_temperature: float

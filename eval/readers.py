@@ -33,7 +33,9 @@ def with_options(problem: str, options: Sequence[str]) -> str:
 
 
 def as_it_is(row: Mapping[str, Any], _: int) -> Flat:
-    """Columns that `limo.sources` knows. Several answers become a list; a mapping of answers becomes its values."""
+    """Read columns with names that `limo.sources` knows. Several answers become a list; of a mapping of answers, the
+    values.
+    """
     answer = row.get("answer", row.get("final_answer"))
     if isinstance(answer, Mapping):
         answer = list(answer.values())
@@ -43,12 +45,14 @@ def as_it_is(row: Mapping[str, Any], _: int) -> Flat:
 
 
 def gaokao(row: Mapping[str, Any], number: int) -> Flat:
-    """The letter of a multiple-choice answer is in another column."""
+    """Read GAOKAO, where the letter of a multiple-choice answer is in a column of its own."""
     return as_it_is({**row, "answer": row.get("choice_answer") or row.get("answer")}, number)
 
 
 def gpqa(row: Mapping[str, Any], number: int) -> Flat:
-    """The right option among three wrong ones, in a fixed random order: every four rows have each letter once."""
+    """Read GPQA: put the right option among the three wrong ones, in a fixed random order. Among four rows, each letter
+    is right once.
+    """
     if "Correct Answer" not in row:
         return dict(row)
     block = list(range(4))
@@ -66,7 +70,7 @@ def gpqa(row: Mapping[str, Any], number: int) -> Flat:
 
 
 def mmlu(row: Mapping[str, Any], _: int) -> Flat:
-    """Options as a list, the answer as its position."""
+    """Read MMLU, with options as a list and the answer as a position."""
     if "choices" not in row:
         return dict(row)
     return {
@@ -77,7 +81,7 @@ def mmlu(row: Mapping[str, Any], _: int) -> Flat:
 
 
 def arc(row: Mapping[str, Any], _: int) -> Flat:
-    """Options with labels, A to D or 1 to 4: the answer is the position of its label."""
+    """Read ARC, with options labelled A to D or 1 to 4; the answer becomes the position of its label."""
     if "answerKey" not in row:
         return dict(row)
     labels = list(row["choices"]["label"])
@@ -89,7 +93,7 @@ def arc(row: Mapping[str, Any], _: int) -> Flat:
 
 
 def theoremqa(row: Mapping[str, Any], _: int) -> Flat:
-    """Numbers, truth values, lists such as `[1, 2]`, and options such as `(a)`."""
+    """Read TheoremQA, whose answers are numbers, truth values, lists such as `[1, 2]`, and options such as `(a)`."""
     if "Question" not in row:
         return dict(row)
     answer = str(row["Answer"]).strip()
@@ -101,7 +105,7 @@ def theoremqa(row: Mapping[str, Any], _: int) -> Flat:
 
 
 def bbh(row: Mapping[str, Any], _: int) -> Flat:
-    """Options are inside the input; the task is the name of the configuration."""
+    """Read BBH, whose options are part of the input; the task is the name of the configuration."""
     return {**row, "problem": row["input"], "answer": row["target"]} if "input" in row else dict(row)
 
 

@@ -8,8 +8,9 @@ measures are computed in addition to the accuracy of the final answer:
                         some are whole solutions, which need no continuation
     no beginning        reflections in the model's solutions, and how many of those end with a right answer
 
-All by type of error as well. LEMMA does not report this. A reflection is recognised by its words, in English, so a
-model that corrects a step without such words and without writing the right equation counts as repaired, not noticed.
+Each measure is also computed by type of error. The LEMMA paper does not report these measures. A reflection is
+recognised by its words, in English, so a model that corrects a step without such words and without writing the right
+equation counts as repaired, not noticed.
 """
 
 import re
@@ -43,7 +44,7 @@ REFLECTION = re.compile(
 
 
 def reflects(text: str) -> bool:
-    """Whether a text looks back at earlier steps and doubts them. "This is correct" is not a doubt."""
+    """Whether a text reflects: it looks back at earlier steps and doubts them. "This is correct" is no doubt."""
     return REFLECTION.search(text) is not None
 
 
@@ -56,14 +57,16 @@ def notices(text: str, begun: Mapping[str, Any]) -> bool:
 
 
 def measure_repair(results: Mapping[str, Mapping[str, Rows]], resamples: int, seed: int) -> dict[str, Any]:
-    """The shares described above for each model and benchmark, with intervals, as JSON; empty without beginnings."""
+    """Compute the measures of this module for each model and benchmark, with intervals, as JSON. Empty if no problem
+    has the beginning of a solution.
+    """
     if not any("begun" in row["notes"] for by in results.values() for rows in by.values() for row in rows):
         return {}
     return {model: {name: _shares(rows, resamples, seed) for name, rows in by.items()} for model, by in results.items()}
 
 
 def _shares(rows: Rows, resamples: int, seed: int) -> dict[str, Any]:
-    """The shares of one benchmark, each of all its rows and by type."""
+    """The measures of one benchmark, over all its rows and by type of error."""
     right = [row for row in rows if row["notes"].get("type") in RIGHT]
     wrong = [row for row in rows if "begun" in row["notes"] and row["notes"].get("type") not in RIGHT]
     plain = [row for row in rows if "begun" not in row["notes"]]

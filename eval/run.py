@@ -48,7 +48,7 @@ class Trained:
     seeds: list[int] | None
 
     def models(self, out: str) -> dict[str, list[str]]:
-        """The folders of the models by training set, one for each seed. A control set that was not made is left out."""
+        """The model folders of each training set, one per seed. A control set that was not made is left out."""
         found: dict[str, list[str]] = {}
         for (name, _), folder in trained_sets(out, self.controls or (), self.seeds or ()).items():
             if name == CHOSEN or control_file(self.data, name).is_file():
@@ -237,7 +237,7 @@ def load_or_make(
 
 
 def find_model(engine: Mapping[str, Any], path: str) -> list[Path]:
-    """The folder of a model, downloaded if necessary; empty for a model that servers know under the name `path`."""
+    """The folder of a model, downloaded if necessary; empty for a model that a server offers under the name `path`."""
     folder: Path | None = getattr(bind({**engine, "model": path}, "eval.engine")(), "folder", None)
     return [folder] if folder else []
 
@@ -274,7 +274,9 @@ def grade_rows(rows: Sequence[Example], sampled: Sequence[Sequence[Completion]],
 
 
 def _begun(row: Example) -> str:
-    """The beginning of a solution in a problem (`curation/methods/lemma/begun.py`); empty for most problems."""
+    """The beginning of a solution that a problem contains (`curation/methods/lemma/begun.py`); empty for most
+    problems.
+    """
     return row.prompt[-1]["content"] if row.prompt[-1]["role"] == "assistant" else ""
 
 
@@ -346,7 +348,7 @@ def _accuracy(repeated: Sequence[Rows], resamples: int, seed: int) -> dict[str, 
 def _at_k(
     rows: Sequence[Mapping[str, Any]], resamples: int, seed: int, of: Callable[[Mapping[str, Any], int], float]
 ) -> dict[str, Any]:
-    """A value at each k, for benchmarks with several completions per problem, with intervals over problems."""
+    """A metric at each k with its interval over problems, for benchmarks with several completions per problem."""
     n = min((len(row["completions"]) for row in rows), default=0)
     if n < 2:
         return {}

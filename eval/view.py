@@ -120,7 +120,7 @@ class Desk:
             return self._listed
 
     def details(self, key: str) -> dict[str, Any] | None:
-        """The data that are shown of a row, by its key; None if there is no such row."""
+        """What is shown of a row, given its key; None if there is no such row."""
         listed = self.listed()
         with self._lock:
             number = self._numbers.get(key)
@@ -145,7 +145,7 @@ class Desk:
 
 
 def _key(place: Place) -> str:
-    """A row's name in the page, which stays the same if the file is rewritten."""
+    """The key of a row in the page. It stays the same when the file is rewritten."""
     return content_id([str(place.path), place.id, place.completion, place.nth])
 
 
@@ -158,7 +158,7 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 def make_page(folders: Sequence[Path], rows: str) -> str:
-    """The page, which reads its rows from a `server` or from `files` beside it."""
+    """The HTML page. It reads its rows from a `server`, or from `files` beside it."""
     ours = scripts(with_viewer=True)
     return fill_template(
         "desk.html",
@@ -174,7 +174,7 @@ class Server(ThreadingHTTPServer):
     """A server that prints nothing when a browser disconnects during a response."""
 
     def handle_error(self, *_: Any) -> None:
-        """See the class."""
+        """Print nothing if a browser has disconnected; see the class."""
 
 
 def start_server(folders: Sequence[Path], port: int, token: str) -> Server:
@@ -265,7 +265,9 @@ class _Copy:
                 raise UserError(f"bundle: '{out}' holds other files, such as {name}: name a new folder")
 
     def write(self, name: str, text: str) -> None:
-        """Write a file, after adding its digest to the list, which keeps the digest of the file that it replaces."""
+        """Write a file. Its digest is added to the list first, and the digest of the file that it replaces stays there,
+        so that a killed copy can be repeated.
+        """
         self.done[name] = [_digest(text.encode("utf-8"))]
         with replacing(self.out / WRITTEN) as file:
             json.dump(self.done | {n: [*digests, *self.done.get(n, [])] for n, digests in self.before.items()}, file)

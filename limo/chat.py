@@ -1,4 +1,4 @@
-"""Messages to token ids, the same for training and sampling.
+"""Converts messages to token ids, in the same way for training and sampling.
 
     set_template(tokenizer, None)         # or "chatml", or a .jinja file
     input_ids, labels = render(tokenizer, row)
@@ -43,14 +43,14 @@ _T = TypeVar("_T")
 
 
 class Rendered(NamedTuple):
-    """The tokens of one row, and which of them are in the loss."""
+    """The token ids of one row, and which of them are in the loss."""
 
     input_ids: list[int]
     labels: list[int]  # the same ids for loss tokens, MASKED on the prompt
 
 
 def render(tokenizer: Any, row: Example) -> Rendered:
-    """Prompt, chain and end of turn; the chain and the end are in the loss.
+    """Render a row to token ids: prompt, chain, and end of turn. The chain and the end of turn are in the loss.
 
     Where the prompt ends with an open think block, the chain's own opening tag is removed; where it ends with a turn
     that the assistant has begun, the chain continues it.
@@ -65,7 +65,9 @@ def render(tokenizer: Any, row: Example) -> Rendered:
 
 
 def loss_text(tokenizer: Any, row: Example) -> str:
-    """The text of the loss tokens: the completion without an opening think tag that the prompt has."""
+    """The text of the loss tokens: the completion, without its opening think tag if the prompt already ends
+    with one.
+    """
     if row.prompt[-1]["role"] == "assistant":
         return row.completion
     return _drop_opening_tag(_split_prompt(tokenizer, row.prompt)[-1], row.completion)
@@ -74,8 +76,9 @@ def loss_text(tokenizer: Any, row: Example) -> str:
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Token ids of a prompt, up to and including the template's start of the assistant's turn.
 
-    Text of a control token in a message is encoded as ordinary characters. A last message of the assistant is an
-    unfinished turn, which the model continues: its text follows the start of the turn as in training, without an end.
+    If a message contains the text of a control token, it is encoded as ordinary characters. If the last message is the
+    assistant's, it is an unfinished turn that the model continues: its text follows the start of the turn, as in
+    training, and the turn is not ended.
     """
     begun = messages and messages[-1]["role"] == "assistant"
     pieces = _split_prompt(tokenizer, messages[:-1] if begun else messages)
@@ -84,9 +87,11 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 
 def carry_opening(tokenizer: Any, messages: Sequence[Message], text: str) -> str:
-    """A model's text as a complete chain: an opening think tag that ends the rendered prompt is put in front of it.
+    """Complete the text that a model generated: if the rendered prompt ends with an opening think tag, put that tag in
+    front.
 
-    Templates of R1-Distill, QwQ and Qwen3.5 write `<think>` themselves, so the model writes only the closing tag.
+    The templates of R1-Distill, QwQ and Qwen3.5 end the prompt with `<think>`, so the model generates only the closing
+    tag.
     """
     if messages[-1]["role"] == "assistant" or _OPENS.match(text):
         return text
@@ -124,7 +129,9 @@ def _named_tokens(tokenizer: Any) -> dict[str, str]:
 
 
 def in_chunks(tokenizer: Any, rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield the rows unchanged, after rendering the prompts of CHUNK rows at a time."""
+    """Yield the rows unchanged. Before each group of CHUNK rows their prompts are rendered together, which is
+    faster.
+    """
     left = iter(rows)
     while chunk := list(islice(left, CHUNK)):
         prepare_prompts(tokenizer, [row.prompt for row in chunk if isinstance(row, Example)])
@@ -132,7 +139,7 @@ def in_chunks(tokenizer: Any, rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def prepare_prompts(tokenizer: Any, prompts: Iterable[Sequence[Message]]) -> None:
-    """Render prompts that are needed next, in one request to the rendering process."""
+    """Render the prompts that are needed next, in a single request to the rendering process."""
     asked = [list(p[:-1] if p and p[-1]["role"] == "assistant" else p) for p in prompts]
     if len(asked) > 1:
         render_ahead(tokenizer.get_chat_template(), asked, True, _named_tokens(tokenizer))
@@ -170,8 +177,8 @@ def turn_end(tokenizer: Any) -> int:
 def controls(tokenizer: Any) -> dict[int, str]:
     """Id and text of the tokens that no message may forge: special ones, and those that the template writes.
 
-    The second kind matters: some models declare the tokens that begin a turn as ordinary ones. Think tags are excluded,
-    since chains contain them.
+    Those that the template writes must be found separately, since some models declare the tokens that begin a turn as
+    ordinary ones. Think tags are not control tokens, since chains contain them.
     """
     added = {int(i): str(token.content) for i, token in tokenizer.added_tokens_decoder.items()}
     special = {int(i) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -210,7 +217,9 @@ def prepends_bos(tokenizer: Any) -> bool:
 
 
 def pad_id(tokenizer: Any, end: int) -> int:
-    """The id for padding: if possible neither `end`, the token that ends a turn, nor the tokenizer's end token."""
+    """The id for padding. If possible it is neither `end`, the token that ends a turn, nor the tokenizer's end
+    token.
+    """
     eos = tokenizer.eos_token_id
     known = tokenizer.get_added_vocab()
     for token in (tokenizer.pad_token_id, *(known.get(name) for name in PADS)):
@@ -220,7 +229,9 @@ def pad_id(tokenizer: Any, end: int) -> int:
 
 
 def _split_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[str]:
-    """The rendered prompt, split within each control token that a message spells; usually one piece."""
+    """Split the rendered prompt inside each control token that a message spells. Usually the result is a single
+    piece.
+    """
     whole = "".join(m["content"] for m in messages)
     if not _control_pattern(tokenizer).search(whole):
         return [template_text(tokenizer, messages)]
@@ -229,13 +240,17 @@ def _split_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[str]:
 
 
 def _split_controls(tokenizer: Any, text: str, whole: str) -> tuple[str, str]:
-    """The text with a gap character inside each control token that it spells, and that character, absent in `whole`."""
+    """Put a gap character, which does not occur in `whole`, inside each control token that the text spells. Returns the
+    text and the character.
+    """
     gap = next(c for c in _PRIVATE if c not in whole)
     return _control_pattern(tokenizer).sub(lambda found: found[0][0] + gap + found[0][1:], text), gap
 
 
 def _join_ids(tokenizer: Any, pieces: Sequence[str]) -> list[int]:
-    """Ids of a text that was split. Some tokenizers add a space before every text: a line end in front absorbs it."""
+    """The ids of a text that was split into pieces. Some tokenizers add a space before every text; a line end in front
+    absorbs it.
+    """
     ids = encode_text(tokenizer, pieces[0])
     for piece in pieces[1:]:
         guard, guarded = encode_text(tokenizer, "\n"), encode_text(tokenizer, f"\n{piece}")
@@ -260,7 +275,7 @@ def _control_pattern(tokenizer: Any) -> re.Pattern[str]:
 
 
 def _conversation(tokenizer: Any) -> list[int]:
-    """Ids of a small conversation as the template renders it; empty if the template accepts none."""
+    """The ids of a small conversation in this template; empty if the template accepts no such conversation."""
     asked = [{"role": "user", "content": "x"}]
     for messages in ([*asked, {"role": "assistant", "content": "x"}, *asked], asked) if tokenizer.chat_template else ():
         try:

@@ -87,7 +87,9 @@ def main() -> None:
 
 
 def _complete() -> None:
-    """Complete a command's name, or the settings of a command without a recipe; Hydra completes the others."""
+    """Complete the name of a command, or the settings of a command without a recipe. Hydra completes commands that have
+    one.
+    """
     words = os.environ.get("COMP_LINE", "").split(" ")
     if len(words) > 1 and words[1] in COMMANDS and len(words) > 2:
         module = COMMANDS[words[1]][0]

@@ -88,7 +88,7 @@ def _refuse_words(arguments: Sequence[str]) -> None:
 
 
 def _take_trust(arguments: Sequence[str]) -> Iterator[str]:
-    """The arguments without --trust MODULE, which is not Hydra's."""
+    """Apply and remove --trust MODULE, which Hydra does not know. Returns the other arguments."""
     left = iter(arguments)
     for argument in left:
         if argument == "--trust" or argument.startswith("--trust="):
@@ -153,7 +153,7 @@ class _Run:
         return None
 
     def _run_in_sweep(self, recipe: Mapping[str, Any], settings: Any) -> float | None:
-        """One job of a sweep in a child process, so that its memory is freed, with its own folder."""
+        """Run one job of a sweep in a child process, so that its memory is freed, and in a folder of its own."""
         name = ",".join(_swept(settings.overrides.task)).replace("/", "_") or "default"
         out = Path(recipe["out"]) / "sweep" / name
         sys.stderr.write(f"== {out}\n")
@@ -175,7 +175,7 @@ class _Run:
 
 
 def _swept(overrides: Sequence[str]) -> list[str]:
-    """The overrides in which a job differs from the other jobs of its sweep."""
+    """The overrides by which a job differs from the other jobs of its sweep."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     typed = OverridesParser.create().parse_overrides([a for a in sys.argv[1:] if _is_override(a)])
@@ -188,13 +188,15 @@ def _is_override(argument: str) -> bool:
 
 
 def _arguments(settings: Any) -> list[str]:
-    """Arguments from which another process composes the same recipe: overrides, and folders given as --config-dir."""
+    """The arguments from which a child process composes the same recipe: the overrides, and the folders given as
+    --config-dir.
+    """
     added = [s.path for s in settings.runtime.config_sources if s.provider == "command-line"]
     return [*(part for folder in added for part in ("--config-dir", folder)), *settings.overrides.task]
 
 
 def _refuse_without_effect(overrides: Sequence[str], recipe: Mapping[str, Any]) -> None:
-    """Raise UserError for `key={}`, which Hydra merges."""
+    """Raise UserError for `key={}`, which has no effect, since Hydra merges mappings."""
     for typed in overrides:
         key, _, value = typed.partition("=")
         found: Any = recipe
@@ -220,7 +222,7 @@ def _exit_at_once() -> Iterator[None]:
 
 
 def _explain(error: Exception, begun: bool) -> UserError | None:
-    """The error as a UserError if the user can fix it; None if it is a bug of ours."""
+    """Convert an error that the user can fix to a UserError; None for a bug of the toolkit."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -244,7 +246,7 @@ def _explain(error: Exception, begun: bool) -> UserError | None:
 
 
 def _explain_composition(error: BaseException) -> str:
-    """Hydra's message about a recipe or a command line that does not compose, as one line."""
+    """Convert Hydra's message about a recipe or command line that cannot be composed to one line."""
     full = " ".join(str(error).split())
     if found := re.match(r"(?:In 'run': )?Could not find 'recipe/([^']*)'", full):
         folder = _config_dir()
@@ -285,7 +287,7 @@ def _config_dir() -> Path | None:
 
 
 def _known_keys() -> list[str]:
-    """All keys of the chosen recipe without the command line's overrides; empty if it cannot be composed."""
+    """All keys of the recipe before the command line's overrides; empty if the recipe cannot be composed."""
     from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
 
@@ -342,7 +344,7 @@ def read_arguments(function: Callable[..., Any], given: Sequence[str], command: 
 
 
 def _typed(hint: Any, values: list[str], key: str) -> Any:
-    """The words of one argument, converted to its type; numbers and mappings are parsed as YAML."""
+    """Convert the words of one argument to its type. Numbers and mappings are parsed as YAML."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if listed := next((option for option in options if typing.get_origin(option) is list), None):
         (inner,) = typing.get_args(listed)

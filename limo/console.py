@@ -1,4 +1,4 @@
-"""What a person reads in a terminal: progress of long work, lines that a run's log keeps, and tables.
+"""Prints to the terminal: the progress of long work, lines that are also written to a run's log, and tables.
 
     with progress("sampling", total=1200, unit="completion") as advance:
         advance(32)
@@ -48,9 +48,9 @@ _logs: list[tuple[Path, list[str]]] = []  # log file and waiting lines of each r
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Also write what the block prints into a file, with the time of each line. Of several ranks, only rank 0 writes.
+    """Also write what the block prints to a log file, each line with its time. Of several ranks, only rank 0 writes.
 
-    Lines are held back until the file's folder exists, since a refused run creates none.
+    Lines are kept in memory until the file's folder exists, since a run that is refused creates no folder.
     """
     if not is_main():
         yield
@@ -95,7 +95,7 @@ def progress(what: str, total: int | None, unit: str = "row") -> Iterator[Advanc
 
 @contextmanager
 def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
-    """A bar on the terminal; nested bars are shown below one another."""
+    """Show a bar on the terminal. Nested bars are shown below one another."""
     width, height = shutil.get_terminal_size()  # 80 and 24 where the size is unknown
     shown = {"total": total, "desc": visible(what), "unit": f" {unit}", "file": sys.stderr}
     steady = 0.02  # the time left follows the mean of many updates: with the last few it jumps
@@ -145,7 +145,7 @@ def _lines(what: str, total: int | None, unit: str) -> Iterator[Advance]:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A header and rows of as many cells."""
+    """A table: a header, and rows with the same number of cells."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[Any]]

@@ -1,4 +1,4 @@
-"""The one row type, and how rows are read, written and handed to a trainer.
+"""Defines the row type, and reads and writes files of rows.
 
     for row in read_jsonl("runs/demo/curated.jsonl"): ...
 
@@ -29,7 +29,7 @@ LONG_NUMBER = re.compile(rb"\d{19}")
 
 
 class Message(TypedDict):
-    """One turn of a chat, as chat templates take it."""
+    """One message of a chat, in the form that chat templates take."""
 
     role: str
     content: str
@@ -91,7 +91,7 @@ TEXT_FIELDS = frozenset(f.name for f in fields(Example) if f.type in (str, "str"
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A dropped row: which stage dropped it, where it was read, and why."""
+    """A dropped row, with the stage that dropped it, the file and line it came from, and the reason."""
 
     id: str
     stage: str  # the recipe's name of the stage that dropped it
@@ -141,7 +141,7 @@ def read_text(path: str | Path, where: str) -> str:
 
 
 def read_jsonl(path: str | Path) -> Iterator[Example]:
-    """Stream the examples of a file that this toolkit wrote. Raises UserError with the number of an invalid line."""
+    """Stream the examples of a file that this toolkit wrote. Raises UserError for an invalid line, with its number."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no such file '{path}'. Run the stage that writes it, or give another path")
@@ -151,7 +151,7 @@ def read_jsonl(path: str | Path) -> Iterator[Example]:
 
 
 def parse_row(line: bytes, where: str) -> Example:
-    """The example on a line that this toolkit wrote. Raises UserError, starting with `where`, if it is not one."""
+    """Parse a line that this toolkit wrote. Raises UserError, starting with `where`, if it is not an example."""
     try:
         return Example.from_json(parsed(line))
     except (ValueError, KeyError, TypeError) as error:
@@ -182,7 +182,9 @@ def replacing(path: str | Path) -> Iterator[IO[str]]:
 
 
 def dump(row: Any) -> str:
-    """One line of JSON; non-ASCII text stays readable. Lone surrogates, which UTF-8 cannot hold, are escaped."""
+    """Format a value as one line of JSON. Non-ASCII text stays readable; lone surrogates, which UTF-8 cannot encode,
+    are escaped.
+    """
     try:
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE).decode()
     except TypeError:  # half of a surrogate pair, an integer beyond 64 bits, a key that is not a text
@@ -190,7 +192,7 @@ def dump(row: Any) -> str:
 
 
 def parsed(line: bytes) -> Any:
-    """The value of a line of JSON. Raises ValueError if it is not JSON."""
+    """Parse a line of JSON. Raises ValueError if it is not JSON."""
     if LONG_NUMBER.search(line):
         return json.loads(line)  # orjson would turn an integer beyond 64 bits into a float
     try:

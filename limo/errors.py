@@ -1,4 +1,4 @@
-"""The one exception for user errors, and where it is printed.
+"""Defines the exception for user errors, and prints it.
 
 A `UserError` says in one line what is wrong, where, why, and what to do. `reported` prints it without a traceback and
 exits with code 2. Any other exception is a bug and shows its traceback.
@@ -50,7 +50,7 @@ class UserError(ValueError):
     silent = False  # already printed by another rank
 
     def _render_traceback_(self) -> list[str]:
-        """What a notebook shows: the line that a command would print."""
+        """Used by notebooks: show the line that a command would print."""
         return [visible(f"error: {self}")]
 
 
@@ -63,17 +63,17 @@ def need_package(package: str, extra: str, what: str) -> None:
 
 
 class MissingModel(UserError):
-    """Raised for a model of the Hub that is neither on this machine nor to be had."""
+    """Raised for a model of the Hub that is neither on this machine nor downloadable."""
 
 
 class Interrupted(UserError):
-    """Raised when work was asked to stop and has saved its state, so that it can be resumed."""
+    """Raised when work was interrupted and has saved its state, so that it can be resumed."""
 
     code = 143  # the exit code of a process that SIGTERM ended
 
 
 def explain_os_error(error: OSError) -> UserError | None:
-    """An error of the operating system that a user can fix, as one line; None for any other."""
+    """Explain in one line an error of the operating system that a user can fix; None for any other error."""
     name = str(error.filename or "")
     where = f" '{name}'" if name else ""
     match error.errno:
@@ -104,7 +104,7 @@ def explain_os_error(error: OSError) -> UserError | None:
 
 
 def explain(error: Exception) -> UserError | None:
-    """What a user can fix about an error; None if it is a bug."""
+    """Explain in one line an error that a user can fix; None if it is a bug."""
     text = str(error)
     if isinstance(error, UserError):
         return error
@@ -152,7 +152,7 @@ def _interrupted() -> int:
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether a library has made another error of an interrupt."""
+    """Whether an error was caused by an interrupt that a library converted to another exception."""
     seen, waiting = set[int](), [error]
     while waiting:
         error = waiting.pop()

@@ -1,4 +1,4 @@
-"""What a process must know of its machine: its rank, its cores, the cache folder, the environment of libraries.
+"""Facts about the machine and this process: rank, cores, cache folder, environment variables of libraries.
 
 A leaf module: it imports nothing else of the toolkit, so that every part may ask it.
 """

@@ -1,4 +1,4 @@
-r"""Marks that a text puts around its answer: `\boxed{...}` and `#### n`. For pools, chains and completions alike."""
+r"""Finds marked answers in a text: `\boxed{...}` and `#### n`. Used for pools, chains and completions."""
 
 import re
 from typing import NamedTuple
@@ -69,7 +69,7 @@ _ANNOUNCED = re.compile(r"(?:^|[.!?:]\s+|\bso )\W*(?:the |final )+answer is:?\s*
 
 
 def announced(text: str) -> str | None:
-    """The answer after a final "The answer is:"; None if more text follows, or the phrase is missing."""
+    """The answer after "The answer is:" at the end of a text; None if the phrase is missing, or more text follows."""
     found = _ANNOUNCED.search(text.rstrip().rpartition("\n")[2][-200:])
     return found[1] if found and len(found[1].split()) <= 4 else None
 

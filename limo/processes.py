@@ -80,8 +80,8 @@ def shielded() -> Iterator[None]:
 
 
 def run_to_end(module: str, arguments: Sequence[str], folder: Path, refused: int = 0) -> str:
-    """`run_module` for a command that fills `folder`, with its log there. Returns "", or after exit code `refused` the
-    last line. Raises Interrupted if it was stopped, UserError for any other code.
+    """Run a command that fills `folder`, with its log there. Returns "" if it succeeded, and the last printed line if
+    it ended with the exit code `refused`. Raises Interrupted if it was stopped, UserError for any other exit code.
     """
     log = folder / "log.txt"
     code = run_module(module, arguments, log)
@@ -93,7 +93,7 @@ def run_to_end(module: str, arguments: Sequence[str], folder: Path, refused: int
 
 
 def run_section_apart(module: str, section: str, node: Mapping[str, Any], folder: Path, refused: int = 0) -> str:
-    """`run_to_end` for one section of a recipe. The resolved section is written to `folder`/recipe/alone.yaml."""
+    """Run one section of a recipe by `run_to_end`. The resolved section is written to `folder`/recipe/alone.yaml."""
     recipe = {"name": folder.name, "out": str(folder), section: node}
     with replacing(folder / "recipe" / "alone.yaml") as file:  # JSON is YAML
         file.write("# @package _global_\n" + json.dumps(recipe, indent=1).replace("${", "\\\\${") + "\n")
@@ -101,7 +101,9 @@ def run_section_apart(module: str, section: str, node: Mapping[str, Any], folder
 
 
 def last_line(log: Path) -> str:
-    """The last line that a command printed, without the word error; of tracebacks the first exception."""
+    """The last line that a command printed, without the word error. If it ended in tracebacks: the line of the first
+    exception.
+    """
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     trace = text.partition("Traceback")[2]  # before it a warning may name an error that is none
     raised = re.findall(r"\b[A-Z]\w*(?:Error|Exception): .+", trace)
@@ -150,7 +152,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def override(key: str, value: Any) -> str:
-    """A setting as Hydra's command line takes it."""
+    """Format a setting as an override for Hydra's command line."""
     return f"{key}={_write(value)}"
 
 
@@ -223,7 +225,7 @@ def limit_time(seconds: float, what: str) -> Iterator[None]:
     except (Overrun, Exception) as error:
         if time.process_time() < end and not isinstance(error, Overrun):
             raise
-        raise UserError(f"{what} takes more than {seconds:g} s: it is given up") from None
+        raise UserError(f"{what} takes more than {seconds:g} s and was stopped") from None
 
 
 READING = 5.0  # seconds of processor time for a small file
@@ -251,7 +253,9 @@ class Workers:
         atexit.register(self.stop)
 
     def ask(self, question: Any, seconds: float | None) -> Any:
-        """The answer to a question, within `seconds` of the worker's CPU time and PATIENCE times that by the clock."""
+        """Ask a worker a question. Its answer may take `seconds` of CPU time, and PATIENCE times as many of wall-clock
+        time.
+        """
         with self.session() as ask:
             return ask(question, seconds)
 
@@ -337,14 +341,14 @@ class _Worker:
 
 
 def _end_with_parent(parent: int) -> None:
-    """A parent that was killed cannot kill its workers, so they watch for its end."""
+    """End this worker when its parent has ended, since a parent that was killed cannot kill its workers."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def serve_questions(answer: Callable[[Any], Any], memory: int | None = None) -> None:
-    """Called in the worker: answer questions until the input ends. `answer` must not raise.
+    """The main loop of a worker: answer questions until the input ends. `answer` must not raise.
 
     `memory` limits the address space in bytes: a question that needs more ends in a MemoryError here.
     """

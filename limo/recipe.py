@@ -1,4 +1,5 @@
-"""From a recipe to a function call: composed by Hydra, validated by pydantic, bound to its function and run.
+"""Turns a recipe into function calls: Hydra composes it, pydantic validates it, and each section is bound to its
+function.
 
 A recipe is one YAML file in `recipes/recipe/`. Each section names a function by its dotted path (`_target_`) and gives
 its settings; the signature is the schema, so a missing, misspelt or mistyped key fails before any work. A function
@@ -62,12 +63,14 @@ def trust(modules: str) -> None:
 
 
 def is_trusted(module: str) -> bool:
-    """Whether a module, or a package that contains it, is ours or was named with --trust."""
+    """Whether a module belongs to the toolkit, or was named with --trust, itself or by a package that contains it."""
     return any(module == known or module.startswith(f"{known}.") for known in _trusted)
 
 
 def _read_environment(name: str, default: Any = _NONE) -> Any:
-    """`${oc.env:NAME}`: only variables that hold no secret, since a recipe's values reach data, cards and logs."""
+    """Read `${oc.env:NAME}`, except for variables that may hold a secret, since the values of a recipe are written to
+    data, cards and logs.
+    """
     known = name.startswith(READABLE) or name in ("HOME", "USER", "TMPDIR", "SCRATCH", "PWD")
     if not known or SECRET.search(name):
         raise UserError(
@@ -151,7 +154,9 @@ def _targets(value: Any) -> Iterator[Any]:
 
 
 def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
-    """A composed config as plain Python values, every `${...}` resolved. Raises UserError if no recipe was chosen."""
+    """Convert a composed config to plain Python values, with every `${...}` resolved. Raises UserError if no recipe was
+    chosen.
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import InterpolationResolutionError
 
@@ -172,7 +177,7 @@ def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
 
 
 def _named_in(config: Any) -> set[str]:
-    """The keys at the top level that a `${...}` somewhere in a composed recipe names."""
+    """The top-level keys that are used by some `${...}` in a composed recipe."""
     return set(re.findall(r"\$\{(?:oc\.select:)?\s*(\w+)", repr(config)))
 
 
@@ -202,14 +207,14 @@ def _refuse_unread(config: Any, read: Collection[str]) -> None:
 
 
 def keys(value: Any, where: str = "") -> Iterator[str]:
-    """The keys of a mapping, at any depth: `train.args.seed`."""
+    """All keys of a mapping, at any depth, in the form `train.args.seed`."""
     for key, inner in value.items() if isinstance(value, Mapping) else ():
         yield f"{where}{key}"
         yield from keys(inner, f"{where}{key}.")
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
-    """A hint at the known key that was probably meant: the same name elsewhere, or a similar one."""
+    """A hint for an unknown key: the same name at another place, or a similar name."""
     name = key.rpartition(".")[2]
     same = [k for k in known if k.rpartition(".")[2] == name and k != key]
     # Keys that shape a run come before keys that only measure it
@@ -219,7 +224,7 @@ def nearest(key: str, known: Sequence[str]) -> str:
 
 
 def compose(*overrides: str, allow_missing: bool = False) -> dict[str, Any]:
-    """A recipe as a command would see it, for use from Python: `compose("recipe=demo", "seed=1")`.
+    """Compose a recipe as a command would, for use from Python: `compose("recipe=demo", "seed=1")`.
 
     With `allow_missing`, values that the recipe leaves open stay `???`; without it they raise UserError.
     """
@@ -239,7 +244,9 @@ def compose(*overrides: str, allow_missing: bool = False) -> dict[str, Any]:
 
 
 def compose_arguments(arguments: Sequence[str]) -> list[str]:
-    """A command's arguments as overrides for `compose`: a folder given with --config-dir becomes a search path."""
+    """Convert a command's arguments to overrides for `compose`. A folder given with --config-dir becomes a
+    search path.
+    """
     folders = [folder for flag, folder in pairwise(arguments) if flag == "--config-dir"]
     search = [f"hydra.searchpath=[{', '.join(f'file://{Path(f).resolve()}' for f in folders)}]"] if folders else []
     return [*(a for a in arguments if a not in ("--config-dir", *folders)), *search]
@@ -251,7 +258,7 @@ def recipe_names() -> list[str]:
 
 
 def _left_open(value: Any, key: str = "") -> Iterator[str]:
-    """The keys whose value is ???."""
+    """The keys whose value the recipe leaves open (`???`)."""
     if value == "???":
         yield key
     for inner, content in value.items() if isinstance(value, Mapping) else ():
@@ -259,7 +266,9 @@ def _left_open(value: Any, key: str = "") -> Iterator[str]:
 
 
 def check_section(recipe: Mapping[str, Any], section: str) -> Mapping[str, Any]:
-    """A section of a recipe, checked: it and every node in it binds to its function. Raises UserError otherwise."""
+    """Return a section of a recipe after checking that it and every node in it fits its function. Raises UserError
+    otherwise.
+    """
     check_name(str(recipe.get("name") or "").strip(), "name")
     if not isinstance(recipe.get(section), dict):
         raise UserError(f"the recipe '{recipe.get('name')}' has no section '{section}'")
@@ -291,7 +300,7 @@ def run_section(recipe: Mapping[str, Any], section: str) -> Any:
 
 
 def nodes(value: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every node with a `_target_` below `value` (not `value` itself), with its place in the recipe."""
+    """Yield every node with a `_target_` below `value` (not `value` itself), with its place in the recipe."""
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
         if isinstance(inner, Mapping) and "_target_" in inner:
@@ -300,7 +309,7 @@ def nodes(value: Any, where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]
 
 
 def input_files(value: Any) -> list[str]:
-    """Files and folders that the nodes in `value` read: settings declared as `InputPath` that exist here.
+    """The files and folders that the nodes in `value` read: existing paths in settings of type `InputPath`.
 
     A setting that may also hold a name (a Hub model, a shipped word list) counts where it looks like a path and exists.
     """
@@ -327,7 +336,9 @@ def _existing(value: Any) -> Iterator[str]:
 
 
 def check_node(node: Mapping[str, Any], where: str) -> None:
-    """Bind a node for its errors only. A key that the function above fills in (an engine's model) may be missing."""
+    """Check that a node fits its function. A key that the enclosing function fills in, such as an engine's model, may
+    be missing.
+    """
     target = resolve(str(node["_target_"]), where)
     takes_model = inspect.isclass(target) and "model" in inspect.signature(target).parameters
     filled = {"model": ""} if takes_model and "model" not in node else {}
@@ -375,7 +386,7 @@ def read_settings(kind: type[T], node: Mapping[str, Any], where: str) -> T:
 
 
 def _read(target: Callable[..., Any], settings: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
-    """The settings, validated by the signature of `target`; of a function only the keyword-only parameters."""
+    """Validate settings by the signature of `target`. Of a function, only the keyword-only parameters are settings."""
     parameters = dict(inspect.signature(target).parameters)
     if not is_dataclass(target):  # positional parameters are passed by the toolkit
         parameters = {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
@@ -390,7 +401,7 @@ def _read(target: Callable[..., Any], settings: Mapping[str, Any], where: str, n
 
 
 def validate(hint: Any, value: Any, where: str) -> Any:
-    """A recipe's value converted to the annotated type: a mapping becomes a dataclass, 1 is accepted for 1.0."""
+    """Convert a recipe's value to the annotated type: a mapping becomes a dataclass, and 1 is accepted for 1.0."""
     for option in (hint, *(typing.get_args(hint) if isinstance(hint, types.UnionType) else ())):
         if isinstance(option, type) and is_dataclass(option) and isinstance(value, Mapping):
             return read_settings(option, value, where)
@@ -422,7 +433,7 @@ def _hints(target: Callable[..., Any], extras: bool = False) -> dict[str, Any]:
 
 
 def resolve(path: str, where: str) -> Callable[..., Any]:
-    """The object at a dotted path of a trusted module. Raises UserError if there is none."""
+    """Import the object at a dotted path, if its module is trusted. Raises UserError otherwise."""
     module, _, name = path.rpartition(".")
     if not is_trusted(module):
         raise UserError(

@@ -27,7 +27,7 @@ class TemplateRefused(Exception):
 
 
 def render_template(template: str, messages: Sequence[Any], ask: bool, tokens: Mapping[str, Any]) -> str:
-    """The text of a chat; with `ask`, up to the start of the assistant's turn.
+    """Render a chat to text. With `ask`, the text ends with the start of the assistant's turn.
 
     Raises TemplateRefused if the template rejects the messages, jinja2.TemplateSyntaxError if it is not valid jinja,
     and UserError if it takes too long or too much memory.
@@ -73,7 +73,9 @@ def _keep(texts: Mapping[str, str]) -> None:
 
 
 def render_all(question: tuple[str, list[list[Any]], bool, dict[str, Any]]) -> list[tuple[str, str, int]]:
-    """Called in the worker: kind, text or reason, and line for each chat; stops after more than LONGEST characters."""
+    """Render chats in the worker process. Returns for each the kind of result, the text or the reason, and the line of
+    an error; stops after LONGEST characters.
+    """
     template, chats, ask, tokens = question
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, resource.RLIM_INFINITY))
     found, room = list[tuple[str, str, int]](), LONGEST

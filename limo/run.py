@@ -1,4 +1,4 @@
-"""A run folder's manifest: the outputs, inputs, settings and duration of each step.
+"""The manifest of a run's folder, which records the outputs, inputs, settings and duration of each step.
 
     with claim(folder, "train", settings, inputs=[data]) as step:
         if step.finished: return
@@ -191,7 +191,9 @@ def _outputs_stand(folder: Path, name: str, entry: Mapping[str, Any]) -> bool:
 
 
 def lasting(settings: Any) -> Any:
-    """Settings without those of engines, at any depth, that cannot change the result."""
+    """The settings that can change the result. Settings of engines that only change speed are left out, at any
+    depth.
+    """
     if isinstance(settings, Mapping):
         dropped = SPEED_ONLY if ".engines." in str(settings.get("_target_", "")) else frozenset()
         return {k: lasting(v) for k, v in settings.items() if k not in dropped}
@@ -201,7 +203,7 @@ def lasting(settings: Any) -> Any:
 def trained_sets(
     out: str | Path, controls: Sequence[str] = (), seeds: Sequence[int | None] = ()
 ) -> dict[tuple[str, int | None], Path]:
-    """The folder of each training of a run, by training set and seed; None is the recipe's seed.
+    """The folder of each training of a run, by training set and seed. The seed None means the recipe's seed.
 
     The curated set is `chosen` and trains into the run's folder itself, a control set into a subfolder of its name.
     With several seeds, the first trains there and each other one in `seed-<n>` below.
@@ -216,12 +218,12 @@ def trained_sets(
 
 
 def control_file(data: str | Path, name: str) -> Path:
-    """A control set of the curation that wrote `data`."""
+    """The file of a control set of the curation that wrote `data`."""
     return Path(data).expanduser().parent / "controls" / f"{name}.jsonl"
 
 
 def missing_control(data: str | Path, name: str) -> str:
-    """Why a control set of the curation that wrote `data` is not there, as a sentence."""
+    """A sentence that says why the curation that wrote `data` did not make a control set."""
     made = read_manifest(Path(data).expanduser().parent).get("curate", {}).get("results", {})
     if made.get("by_chance") and name in DRAWN:
         return f"no set '{name}' beside the chosen one, which is itself a random set of what was verified"
@@ -229,7 +231,7 @@ def missing_control(data: str | Path, name: str) -> str:
 
 
 def remember_recipe(folder: Path, recipe: Mapping[str, Any], section: str) -> None:
-    """Write a section of a recipe, as it ran, to the run's recipe.yaml, beside the sections that ran before."""
+    """Add a section of a recipe, with the settings it ran with, to the run's recipe.yaml."""
     path = folder / "recipe.yaml"
     with _locked(folder / ".manifest.lock"):
         known = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -239,7 +241,9 @@ def remember_recipe(folder: Path, recipe: Mapping[str, Any], section: str) -> No
 
 
 def read_results(folder: Path, metric: str) -> float:
-    """A number in the results of a run: `train.last_loss` of manifest.json, `eval.accuracy.tuned.x.mean` of eval's."""
+    """Read a number from the results of a run: `train.last_loss` from manifest.json, or `eval.accuracy.tuned.x.mean`
+    from eval/summary.json.
+    """
     known: Any = {step: entry["results"] for step, entry in read_manifest(folder).items()}
     summary = folder / "eval" / "summary.json"
     if summary.is_file():
@@ -277,7 +281,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _write(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
-    """Put one entry into the manifest, under a lock: evaluations of one run may run at the same time."""
+    """Write one entry of the manifest, under a lock, since several evaluations of a run may write at the same time."""
     with _locked(folder / ".manifest.lock"):
         entries = read_manifest(folder) | {name: entry}
         with replacing(folder / "manifest.json") as file:

@@ -46,7 +46,7 @@ def sft(settings: Supervised) -> dict[str, Any]:
 
 
 def check_sft(settings: Training) -> None:
-    """Raise UserError for what is wrong before anything is loaded."""
+    """Raise UserError for mistakes that can be found before anything is loaded."""
     check_before_loading(settings)
     for file in filter(None, (settings.data, settings.eval_data)):
         if not Path(file).expanduser().exists():
@@ -77,7 +77,7 @@ def _train(settings: Supervised, step: Step, source: Path) -> None:
 
 
 def _read_held_out(job: Job, settings: Supervised) -> Any:
-    """The held-out rows as a dataset; rows without labels fill the last batch of all ranks."""
+    """Read the held-out rows as a dataset, with rows without labels that fill the last batch of all ranks."""
     from datasets import Dataset
 
     assert settings.eval_data
@@ -111,7 +111,9 @@ def train_others(settings: Training, arguments: Sequence[str]) -> None:
 
 
 def on_all_devices(section: Mapping[str, Any], arguments: Sequence[str]) -> int | None:
-    """Start a rank for each device that a recipe's section asks for; None if this process trains alone."""
+    """Start a rank for each device that a section of the recipe requests. Returns their exit code; None if this process
+    trains alone.
+    """
     settings: Training = bound_settings(section, "train")
     if settings.look:
         return None

@@ -119,7 +119,7 @@ def test_a_folder_of_copies_comes_before_the_hub(tmp_path: Path, monkeypatch: py
     [
         (["aim24"], "there is no benchmark 'aim24'; did you mean 'aime24'?"),
         ([{"kaoyan": {"required": True}}], "GAIR-NLP/LIMO.*eval/data/kaoyan/test.jsonl.*LIMO_BENCHMARKS"),
-        (["kaoyan"], "none of the benchmarks can be had"),
+        (["kaoyan"], "none of the benchmarks is available"),
         (["nowhere/aime24.jsonl"], "benchmark 'aime24': no such file or folder 'nowhere/aime24.jsonl'"),
         ([{"mine": {"path": "x.jsonl", "kinds": "math"}}], "benchmarks.mine.kinds is not a setting"),
         ([{"mine": {"path": "x.jsonl", "kind": "chemistry"}}], "kind must be one of math, strict, physics, choice"),

@@ -159,8 +159,8 @@ def test_rows_that_cannot_be_scored(tiny: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"max_length": 513}, "max_length is 513, the model takes 512 tokens"),
-        ({"server": "http://127.0.0.1:9/v1"}, "hes, early cannot be had from a server"),
+        ({"max_length": 513}, "max_length=513 is more than the 512 tokens that the model takes"),
+        ({"server": "http://127.0.0.1:9/v1"}, "a server cannot give hes, early"),
         ({"server": "http://127.0.0.1:9/v1", "scores": ["nll"]}, "the server at http://127.0.0.1:9/v1 does not answer"),
     ],
 )

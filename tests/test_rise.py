@@ -68,7 +68,7 @@ def test_what_a_model_is_shown() -> None:
         ({"first": "solve it"}, "must contain {problem}"),
         ({"feedback": " "}, "feedback is empty"),
         ({"window": 0}, "window must be at least 1"),
-        ({"shots": [{"problem": "x"}]}, "each has a problem and a solution, not problem"),
+        ({"shots": [{"problem": "x"}]}, "each needs exactly the keys problem and solution, not problem"),
     ],
 )
 def test_a_dialogue_that_cannot_be(wrong: dict[str, Any], what: str) -> None:

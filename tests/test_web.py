@@ -640,7 +640,7 @@ def test_recall_in_two_rounds(capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert float(told["round 2: held-out recall"]) > 0.9 and float(told["round 2: held-out precision"]) > 0.9
     assert "held out: precision" in capsys.readouterr().err
     assert all("recall_2" in row.scores for row in list_of(found_))
-    with pytest.raises(UserError, match="none is chosen"):
+    with pytest.raises(UserError, match="no domain was chosen"):
         list(recall(rows, **{**given, "least": 10**6}))
 
 

@@ -111,13 +111,15 @@ def _raw_rows(pool: Iterable[Example], guards: Sequence[Guard], count: int, seed
 
 
 def _without_errors(candidates: Iterable[Example], chosen: Iterable[Example]) -> Iterator[Example]:
-    """For each chosen row a chain of the same problem that corrects no error; a problem may occur several times."""
+    """For each chosen row, a chain of the same problem that contains no corrected error. A problem may occur several
+    times.
+    """
     clean = {row.problem: row for row in candidates if "error" not in row.notes}
     return (replace(clean[row.problem], id=f"{row.id}/error_free") for row in chosen)
 
 
 def _without_history(chosen: Iterable[Example]) -> Iterator[Example]:
-    """The chosen rows, each with its prompt up to the problem: no earlier answers, no feedback."""
+    """The chosen rows with their prompts cut after the problem, so without earlier answers and feedback."""
     for row in chosen:
         history = row.notes["turns"]["history"]
         yield replace(row, prompt=row.prompt[: len(row.prompt) - history])
@@ -135,8 +137,8 @@ def _length(row: Example) -> float:
 
 
 def _table(rows: Iterable[Example], seed: int) -> "pd.DataFrame":
-    """The rows as numbers, by position. `key` orders by problem, then by chain, so that problems with many chains are
-    not preferred.
+    """The columns that a control set is chosen by, as arrays. `key` orders by problem, then by chain, so that problems
+    with many chains are not preferred.
 
     The two orders are independent: otherwise a chain with the id of its problem would come first in the first problems.
     """
@@ -151,7 +153,7 @@ def _table(rows: Iterable[Example], seed: int) -> "pd.DataFrame":
 
 
 def _pick(kind: str, table: "pd.DataFrame", count: int, tokens: float, chosen: Collection[str] = ()) -> "pd.DataFrame":
-    """One chain per problem, in the order of the kind, until there are enough rows or tokens."""
+    """Take one chain per problem, in the order that defines this kind of set, until there are enough rows or tokens."""
     if kind == "easiest":
         table = table[table["rate"] >= 0]
     if kind == "random_chains":

@@ -8,7 +8,8 @@ one. At 50 % a score is blind; below, it is reversed: a choice by such a score p
 models gave to the same problems are compared too; no score replaces the grader there.
 
 The stages up to `probe.after` run as in `curation.run`, which reuses them. Stages that ask a model for text, such as a
-judge, are not probed, since every pair would be paid for. Neither are scores that are computed from theirs.
+judge, are not probed, since every pair would be paid for. Scores computed from the scores of such stages are not probed
+either.
 """
 
 from collections import Counter
@@ -129,7 +130,7 @@ def score_rows(
 
 
 def scoring_calls(stages: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
-    """The stages that look at single rows or add scores, without those that ask a model for text."""
+    """The stages that filter single rows or add scores, except stages that ask a model for text."""
     calls = {name: bind(node, f"curate.stages.{name}") for name, node in stages.items()}
     return {name: call for name, call in calls.items() if _is_scoring(_function(call))}
 
@@ -146,7 +147,8 @@ def _is_scoring(function: Callable[..., Any]) -> bool:
 def apply_calls(
     rows: list[Example], calls: Mapping[str, Callable[..., Any]]
 ) -> tuple[list[Example], dict[str, list[str]]]:
-    """The rows with all scores, and by stage the ids that it drops; the next stage sees a dropped row unchanged.
+    """Apply all stages to the rows. Returns the rows with their scores, and the ids that each stage drops; a dropped
+    row goes unchanged to the next stage.
 
     A stage that needs a score of a skipped stage is skipped as well.
     """
@@ -167,7 +169,9 @@ def apply_calls(
 
 
 def tell_apart(values: Mapping[str, Mapping[str, float]], pairs: Mapping[str, Sequence[tuple[str, str]]]) -> Found:
-    """By score and flaw the share of (better, worse) pairs of ids in which the score prefers the better one."""
+    """For each score and flaw: the share of (better, worse) pairs of ids in which the score prefers the better
+    chain.
+    """
     names = list(dict.fromkeys(name for scores in values.values() for name in scores))
     found: Found = {}
     for name in names:

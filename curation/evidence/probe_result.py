@@ -85,13 +85,15 @@ def read_probe(folder: Path, stages: Mapping[str, Any]) -> Found:
 
 
 def _settings(stages: Mapping[str, Any]) -> Any:
-    """The settings of a recipe on which its probe depends; choosing stages may differ."""
+    """The settings of a recipe that its probe depends on: all but those of the choosing stages."""
     scoring = {name: node for name, node in stages.items() if not _is_choosing(node)}
     return json.loads(json.dumps(lasting(scoring)))
 
 
 def keep_probe(folder: Path, found: Found, caught: Any, chains: int, stages: Mapping[str, Any]) -> None:
-    """Write `probe.json` into a run's folder; `caught` is what its stages drop, `chains` how many were spoiled."""
+    """Write `probe.json` into a run's folder. `caught` is the share of flawed chains that each stage drops, `chains`
+    the number of chains that got flaws.
+    """
     plain = {name: {flaw: asdict(d) for flaw, d in by.items()} for name, by in found.items()}
     kept = {"chains": chains, "scores": plain, "dropped": caught, "stages": _settings(stages)}
     with replacing(folder / FILE) as file:

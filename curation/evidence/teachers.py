@@ -43,7 +43,7 @@ def compare_teachers(
 
 
 def tabulate_teachers(found: Teachers) -> Table:
-    """A line for each teacher, the one with the lowest rank-surprisal ratio first."""
+    """Print a line for each teacher, the lowest rank-surprisal ratio first."""
     usable = {teacher: rows for teacher, rows in found.items() if rows}
     ranked = sorted(usable, key=lambda teacher: fmean(row.scores["rsr"] for row in usable[teacher]))
     lines = [

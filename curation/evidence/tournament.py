@@ -181,7 +181,7 @@ class Trainer:
         return {"accuracy": accuracy, "rows": done["results"]["rows"], "tokens": done["tokens"]}
 
     def accuracy(self, model: str, problems: Sequence[Example], name: str) -> float:
-        """The share of the problems that a model answers right."""
+        """The share of the problems that a model solves."""
         engine = bind({**self.engine, "model": model}, "tournament.engine")()
         completions = sample(engine, [row.prompt for row in problems], self.sampling, name)
         shares = correct_share(grade_rows(problems, completions))
@@ -219,7 +219,7 @@ class Arms:
 
     @cached_property
     def problems(self) -> list[str]:
-        """The problems in random order: first those held out, then those that are trained on."""
+        """The pool's problems in random order: held-out problems first, training problems after them."""
         return sorted({row.problem for row in self.rows}, key=lambda name: content_id([self.seed, "held out", name]))
 
     @property
@@ -229,7 +229,7 @@ class Arms:
 
     @property
     def wanted(self) -> int:
-        """How many problems are measured on."""
+        """The number of problems that the models are evaluated on."""
         return self.sizes.screen_problems + self.sizes.final_problems * self.sizes.final_blocks
 
     def held_out(self, final_block: int | None) -> list[Example]:
@@ -260,9 +260,11 @@ class Arms:
         return {flaw: [(again[a.id], again[b.id]) for a, b in listed] for flaw, listed in pairs.items()}
 
     def warn_of_flaws(self, name: str) -> None:
-        """Print which flaws a candidate prefers. It is trained nevertheless: only trainings show the cost of a flaw.
+        """Print which flaws a candidate prefers. The candidate stays in the tournament, since only training shows what
+        a flaw costs.
 
-        Intervals hold for all flaws together (Bonferroni), since one of six would too often be preferred by chance.
+        The intervals hold for all flaws together (Bonferroni): otherwise chance alone would often make one of the six
+        flaws look preferred.
         """
         z = NormalDist().inv_cdf(1 - 0.025 / max(len(self.flawed), 1))
         preferred = []
@@ -326,7 +328,9 @@ class Arms:
         return float(kept["accuracy"])
 
     def _look(self) -> int:
-        """How often these finalists were judged, including now; a repeated number of blocks does not count again."""
+        """How often these finalists were judged, this time included. Judging the same number of blocks again does not
+        count.
+        """
         path, blocks = self.folder / "looks.json", self.sizes.final_blocks
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         looks = kept.get(self.made_from, [])
@@ -337,7 +341,9 @@ class Arms:
         return int(looks.index(blocks)) + 1
 
     def _train(self, arm: str, blocks: Sequence[tuple[int, int | None]], k: int, like: str = "") -> list[float]:
-        """The accuracies of an arm in `blocks`, each a block's number and the last round's block of problems."""
+        """Train an arm in each of `blocks` and return its accuracies. A block is a pair: its number, and the block of
+        held-out problems of the last round.
+        """
         found = []
         with progress(f"{arm}, {k} problems", len(blocks), "training") as advance:
             for number, final_block in blocks:
@@ -420,7 +426,8 @@ def print_costs(rounds: Sequence[Round], trainer: Trainer, pool: Sequence[Exampl
 
 
 def search_weights(arms: Arms, search: Search) -> Arms:
-    """The arms with the best weights that the trials found for a candidate; finished trials are not trained again.
+    """Search the weights of a candidate. Returns the arms with the best weights found; finished trials are not trained
+    again.
 
     TPE (Bergstra et al. 2011) by Optuna, which R-Select uses on metrics of chains; the objective here is the gain over
     random. Nearly all weights prefer some flaw, if only because flawed copies are longer or shorter: training decides
@@ -464,7 +471,8 @@ def choose_by(stages: Mapping[str, Any], rows: Sequence[Example], k: int, seed: 
 
 
 def prefers_untouched(stages: Mapping[str, Any], pairs: Sequence[tuple[Example, Example]], seed: int) -> list[float]:
-    """For each pair, the share of choices that take the untouched chain, among those that take exactly one of the two.
+    """For each pair (untouched, flawed): how often the choice takes the untouched chain, among choices that take
+    exactly one of the two.
 
     The choice is repeated with several seeds: if it only breaks ties, it takes each chain about as often.
     """

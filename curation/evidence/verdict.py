@@ -113,7 +113,7 @@ def _shown(f: Versus) -> str:
 
 
 def half_width(values: Sequence[float], finalists: int, step: float, look: int) -> float:
-    """Half the width of the interval of the mean of a finalist's differences."""
+    """Half the width of the confidence interval of the mean of `differences`."""
     n = len(values)
     return _quantile(n, finalists, look) * measure_noise(values, step).sd / math.sqrt(n)
 
@@ -147,7 +147,7 @@ def detectable(blocks: int, problems: int, margin: float, finalists: int = 2, sd
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Numbers of problems and blocks that are trained on and measured."""
+    """The sizes of a tournament: numbers of problems and of blocks."""
 
     k: PositiveInt  # problems of a full-size set
     fraction: Part  # of k, in the rounds before the last

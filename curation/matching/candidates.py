@@ -37,7 +37,9 @@ class _Ids(dict[str, int]):
 
 @dataclass(frozen=True, slots=True)
 class Sketches:
-    """A compact form of texts: hashes of their runs of tokens, text after text, and some numbers for each text."""
+    """Texts in a compact form for finding similar pairs: hashes of runs of tokens, one text after the other, and a few
+    numbers per text.
+    """
 
     hashes: np.ndarray  # (runs of all,) uint32
     counts: np.ndarray  # (n,) uint32, runs of each text
@@ -63,7 +65,7 @@ class Sketches:
 
 
 def _sketch(flat: "array[int]", lengths: "array[int]") -> Sketches:
-    """The sketches of texts whose tokens follow each other in `flat`, each between two marks."""
+    """The sketches of several texts. `flat` holds the tokens of all texts, with a mark before and after each text."""
     ids, counts = np.array(flat, np.uint64), np.array(lengths, np.uint32)
     if not len(ids):
         nothing = np.zeros(0, np.uint64)
@@ -146,6 +148,6 @@ def find_pairs(sketches: Sketches) -> dict[int, list[int]]:
 
 
 def _missing(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """How many bits of the number with fewer bits are missing in the other."""
+    """How many bits of the number with fewer set bits are not set in the other number."""
     missing: np.ndarray = np.minimum(np.bitwise_count(one & ~other), np.bitwise_count(other & ~one))
     return missing

@@ -60,7 +60,7 @@ class Known:
         return sorted(found, key=lambda match: (ORDER.index(match.kind), -match.contained))
 
     def _shares(self, text: str) -> dict[int, float]:
-        """The share of runs in common with each known problem that is worth an alignment."""
+        """For each known problem that is worth an alignment: its share of runs in common with the text."""
         parts = _read(text)
         held: dict[int, float] = defaultdict(float)
         whole = 0.0
@@ -89,7 +89,7 @@ class Known:
 
 
 def _read(text: str) -> list[str]:
-    """The tokens without question words, with letters masked."""
+    """The text's tokens, without question words and with variables masked."""
     return ["x" if len(part) < 3 and part.isalpha() else part for part in tokens(text) if part not in ASKING]
 
 
@@ -104,7 +104,7 @@ def _keys(parts: list[str]) -> tuple[set[int], set[int]]:
 
 
 def _runs(parts: Sequence[str], size: int) -> Iterable[tuple[str, ...]]:
-    """All runs of `size`, the first and the last one shorter."""
+    """All runs of `size` tokens, and shorter runs at the beginning and the end."""
     marked = ["", *parts, ""]
     return zip(*(marked[at:] for at in range(size)), strict=False)
 

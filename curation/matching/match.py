@@ -89,7 +89,7 @@ class Text:
             self.parts.append(lower)
 
     def stands_apart(self, start: int, end: int) -> bool:
-        """Whether the tokens at the beginning or the end are sentences."""
+        """Whether the extra tokens at the beginning or at the end are complete sentences."""
         return (end if start == 0 else start) in self.breaks
 
 
@@ -229,7 +229,9 @@ def _is_pair(one: str, other: str) -> bool:
 
 
 def align(known: Text, text: Text, holds: bool) -> Alignment:
-    """Align two problems and count what differs. With `holds`, sentences around the known problem are free."""
+    """Align two problems and count what differs. With `holds`, extra sentences around the known problem are not
+    counted.
+    """
     found = Alignment(known, text, others=_swap_names(known, text))
     if len(known.parts) != len(text.parts) and "".join(known.parts).lower() == "".join(text.parts).lower():
         found.aligned = len(known.parts)
@@ -251,14 +253,14 @@ def align(known: Text, text: Text, holds: bool) -> Alignment:
 
 
 def _swap_names(one: Text, other: Text) -> bool:
-    """Whether both texts name the same people equally often, in another order."""
+    """Whether the two texts name the same people equally often, but in different places."""
     names = one.names & other.names
     orders = [[part for part in text.parts if part in names] for text in (one, other)]
     return orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
 
 
 def _masked(text: Text, other: Text) -> list[str]:
-    """The tokens with numbers, variables and names masked, since these may differ."""
+    """The tokens with numbers, variables and names masked, since copies of a problem may differ in them."""
     names = text.names.difference(other.parts)
     numbers, variables = text.numbers != other.numbers, text.variables.keys() != other.variables.keys()
     if not (numbers or variables or names):

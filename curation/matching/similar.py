@@ -111,7 +111,7 @@ def tokenize(text: str) -> list[str]:
 
 
 def _in_latex(text: str) -> str:
-    """Unicode mathematics as LaTeX, other characters in their plain form, without invisible characters."""
+    """Replace Unicode mathematics by LaTeX and other characters by their plain form; remove invisible characters."""
     for letter in {letter for letter in text if not letter.isascii()}:
         name = unicodedata.name(letter, "")
         greek = f"\\{name.split()[-1].lower()} " if name.startswith("GREEK SMALL LETTER") else letter

@@ -110,7 +110,9 @@ class ProblemAttempts:
 
 
 class Trials:
-    """Problems in progress: what to ask next, and which are decided. Rows are read when there is room for them."""
+    """The problems in progress: decides what to sample next, and which problems are finished. Reads rows when there is
+    room for them.
+    """
 
     def __init__(self, rows: Iterable[Example], rules: Stopping) -> None:
         self.rules = rules
@@ -130,7 +132,7 @@ class Trials:
         return [heappop(self.waiting)[-1] for _ in range(min(room, len(self.waiting)))]
 
     def _ask(self, at: int, trial: ProblemAttempts) -> None:
-        """Ask for as many more attempts as are needed in any case."""
+        """Request the attempts that are needed whatever their outcomes."""
         window, more = self.rules.window, self.rules.window.n - trial.asked
         if self.rules.early_stop:
             counts = trial.count("right"), trial.count("cut", "unsure"), trial.asked
@@ -142,7 +144,9 @@ class Trials:
         trial.asked += more
 
     def record(self, request: Request, completion: Completion) -> None:
-        """Grade one attempt. If all requested attempts have arrived and the decision is open, request more."""
+        """Grade one attempt. If all requested attempts have arrived and the problem is not decided yet, request
+        more.
+        """
         trial = self.open[request.at]
         if completion.finish == "refused":
             trial.refused = completion.why
@@ -225,7 +229,7 @@ class Trials:
 def rivals(
     row: Example, name: str, completions: Mapping[int, Completion], graded: Mapping[int, tuple[str, str | None]]
 ) -> Iterator[Row]:
-    """The chains of one teacher for one problem; those that are cut off, refused or repeated are dropped.
+    """The chains of one teacher for one problem, as rows. Chains that are cut off, refused or repeated are dropped.
 
     `graded` are outcomes and answers of `judged`, by index; empty where the chains are not graded yet.
     """
@@ -282,7 +286,9 @@ def add_chains(rows: Iterable[Example], /, *, teachers: Mapping[str, Any], refer
 
 
 def _taught(rows: Iterable[Example], name: str, teacher: Teacher) -> Iterator[tuple[int, Row]]:
-    """The teacher's chains, each with the digest of its problem. A repeated problem is asked only once."""
+    """Sample a teacher's chains; each comes with the digest of its problem. A problem that occurs several times is
+    asked once.
+    """
     runner = Cached(bind(teacher.engine, f"add_chains.teachers.{name}.engine")())
     seen = set[int]()
 

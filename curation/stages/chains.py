@@ -23,7 +23,8 @@ _BEFORE = 20  # characters before an annotation in which its equation may end
 
 @stage("row")
 def write_out(rows: Iterable[Example], /) -> Iterator[Example]:
-    """Replace GSM8K's calculator annotations by their equation, or remove them if the text states the equation.
+    """Replace each calculator annotation of GSM8K by its equation, or remove it if the text before it already states
+    that equation.
 
     `sold 48/2 = <<48/2=24>>24 clips` becomes `sold 48/2 = 24 clips`, and `sold <<48/2=24>>24 clips` becomes
     `sold 48/2=24 clips`, so that a reader can follow and check each step.
@@ -127,7 +128,7 @@ def keep_true_steps(rows: Iterable[Example], /) -> Iterator[Row]:
 
 
 def is_linked(last: Equation, answer: str) -> bool:
-    """Whether the last equation of a chain gives its answer, on either side."""
+    """Whether the last equation of a chain has the answer on one of its sides."""
     return any(equal(side, answer)[0] == "correct" for side in (last.right, last.left))
 
 

@@ -1,4 +1,4 @@
-"""Two stages that choose: which chains of a problem, and which problems.
+"""The two stages that choose: `chains` among the chains of a problem, `problems` among the problems.
 
     chains:   {_target_: curation.stages.choose.chains, by: nll_inner, at_most: 1, seed: 0}
     problems: {_target_: curation.stages.choose.problems, k: 800, by: random, shares: {source: equal}, seed: 0}
@@ -47,12 +47,14 @@ KEYS: Mapping[str, Callable[[float], float]] = {
 
 
 def _order(seed: int, text: str) -> int:
-    """A random number that belongs to a text."""
+    """A pseudo-random number computed from a text, the same in every run."""
     return digest(f"{seed}/{text}")
 
 
 def preferred(by: str, prefer: Prefer | None, where: str) -> Prefer:
-    """Which values of a score to prefer. Raises UserError if it is not stated, or `prefer` contradicts the score."""
+    """Which values of a score are better. Raises UserError if neither the score nor `prefer` states it, or if they
+    contradict each other.
+    """
     if by in NO_SCORES:
         return "highest"
     if not (stated := direction(by)):
@@ -102,7 +104,7 @@ def chains(
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """The lengths of the chosen chains, as a mixture of short and long ones."""
+    """Shares of short and of long chains among the chosen ones."""
 
     short: Share  # of chains of at most `tokens` tokens; the others are longer
     tokens: int
@@ -201,7 +203,9 @@ def problems(
 
 
 def _tabulate(rows: Iterable[Example], by: str, prefer: Prefer, shares: Shares, counted: bool) -> "pd.DataFrame":
-    """The problems, each with the value of its best chain (lower is better), all its tokens, and its groups."""
+    """Tabulate the problems: for each the value of its best chain (lower is better), the tokens of all its chains, and
+    its groups.
+    """
     import pandas as pd
 
     records, noted = list[dict[str, Any]](), {"source", "cluster"}
@@ -220,7 +224,7 @@ def _tabulate(rows: Iterable[Example], by: str, prefer: Prefer, shares: Shares, 
 
 
 def read_target(node: Mapping[str, Any], where: str) -> list[Example]:
-    """The problems of a target, a node of a pool source. Raises UserError if none is usable."""
+    """Read the problems of a target, which is a node of a pool source. Raises UserError if none is usable."""
     rows = [row for row in bind(node, where)("target", "") if isinstance(row, Example)]
     if not rows:
         raise UserError(f"{where} has no usable problem")
@@ -241,7 +245,7 @@ def _resolve_share(
 
 
 def nearest_in_turn(target: Sequence[str], pool: Sequence[str], seed: int) -> list[float]:
-    """The rank of each problem of the pool, if the targets take turns and each takes the nearest remaining problem."""
+    """Rank the problems of the pool: the targets take turns, and each takes the nearest remaining problem."""
     vectors = embed([*target, *pool], dimensions=DIMENSIONS, seed=seed)
     near = vectors[: len(target)] @ vectors[len(target) :].T
     queues = [iter(row) for row in np.argsort(-near, axis=1, kind="stable")]
@@ -261,7 +265,9 @@ def _pick(
     dimensions: Mapping[str, Mapping[str, float]],
     by: str,
 ) -> tuple[list[str], dict[str, tuple[str, str]]]:
-    """The chosen problems, the best first, and for every other problem why it was not chosen."""
+    """Choose the problems. Returns those chosen, the best first, and for every other problem the reason why it was not
+    chosen.
+    """
     asked = split(len(ranked) if k is None else k, dimensions)
     room, allowed = Counter(asked), {cell for cell, count in asked.items() if count}
     left = {cell: math.inf if tokens is None else tokens * share for cell, share in _cell_shares(dimensions).items()}
@@ -299,7 +305,7 @@ def _shown(dimensions: Mapping[str, Any], cell: tuple[str, ...]) -> str:
 
 
 def split(count: int, dimensions: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, ...], int]:
-    """How many of `count` each combination of groups gets, by the largest-remainder method.
+    """Distribute `count` places over the combinations of groups by the largest-remainder method.
 
     >>> split(5, {"kind": {"a": 0.5, "b": 0.5}})
     {('a',): 3, ('b',): 2}
@@ -313,7 +319,7 @@ def split(count: int, dimensions: Mapping[str, Mapping[str, float]]) -> dict[tup
 
 
 def _cell_shares(dimensions: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, ...], float]:
-    """The share of each combination of groups; without dimensions, one group with everything."""
+    """The share of each combination of groups. Without dimensions, a single group holds everything."""
     return {
         cell: math.prod(dimensions[name][group] for name, group in zip(dimensions, cell, strict=True))
         for cell in product(*dimensions.values())

@@ -79,7 +79,9 @@ def drop_overlap(
 
 
 def _key(benchmarks: InputBenchmarks) -> str:
-    """A key for benchmarks and the state of their files, so that a long-lived process reads a changed file again."""
+    """A cache key of benchmarks and the state of their files, so that a long-lived process reads a file again after it
+    has changed.
+    """
     files = input_files({"_target_": f"{__name__}.decontaminate", "benchmarks": benchmarks})
     return json.dumps([benchmarks, {path: Path(path).expanduser().stat().st_mtime_ns for path in files}])
 
@@ -88,7 +90,9 @@ def _key(benchmarks: InputBenchmarks) -> str:
 def _index(
     key: str, parts: tuple[str, ...], run: int | None
 ) -> tuple[list[str], list[tuple[str, str, str]], Known | WordRuns]:
-    """Names of the benchmarks; id, part and text of their rows; and an index of the texts. Built once per process."""
+    """Build, once per process: the names of the benchmarks; id, part and text of their rows; and an index of these
+    texts.
+    """
     texts, loaded = [], load_benchmarks(json.loads(key)[0], "")
     for row in (row for listed in loaded.values() for row in listed):
         question = str(row.notes.get("problem", row.question))

@@ -51,13 +51,15 @@ def exact_dedup(rows: Iterable[Example], /) -> Iterator[Row]:
 
 
 def canonical(text: str) -> str:
-    """A form that is equal for texts of the same problem: tokens without question words, and the words of drawings."""
+    """A canonical form, equal for texts of the same problem: their tokens without question words, and the words of
+    their drawings.
+    """
     found = (part.lower() if len(part) > 1 and part.isalpha() else part for part in tokenize(text))
     return " ".join([*(part for part in found if part not in ASKING and part not in SILENT), split_drawings(text)[1]])
 
 
 def _undisputed(rows: Iterable[Example], groups: Container[int], right: Mapping[int, str | None]) -> Iterator[Row]:
-    """The rows, with a Dropped in place of each row whose answer the majority contradicts."""
+    """Yield the rows, with a Dropped in place of each row whose answer differs from that of the majority."""
     for at, row in enumerate(rows):
         answer = right.get(digest(squeezed(row.question)), "") if at in groups else row.answer
         if answer is not None and same_answer(row.answer, answer):
@@ -71,7 +73,7 @@ def _undisputed(rows: Iterable[Example], groups: Container[int], right: Mapping[
 
 
 def majority(answers: Sequence[str]) -> str | None:
-    """The answer that more than half of them agree on, or None. Linear (Boyer and Moore 1981).
+    """The answer that more than half of the answers agree on, or None. Takes linear time (Boyer and Moore 1981).
 
     >>> majority(["5", "4", "4.0"]), majority(["5", "4"]), majority(["1/2", "0.5"])
     ('4', None, '1/2')
@@ -101,7 +103,7 @@ def group_equal(keys: "array[int] | np.ndarray") -> dict[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class First:
-    """Data of the first row of a problem that occurs again."""
+    """What is kept of the first row of a problem that occurs several times."""
 
     id: str
     problem: str
@@ -140,7 +142,7 @@ def merged(
 
 
 def same_answer(one: str, other: str) -> bool:
-    """Whether two references agree, or cannot be compared; a missing one agrees with any."""
+    """Whether two reference answers may be the same: they agree, cannot be compared, or one is missing."""
     return not (one and other) or one == other or equal(one, other)[0] != "wrong"
 
 

@@ -52,7 +52,9 @@ class WarmUp:
 
 
 def _warm_up(model: str, target: Mapping[str, Any], settings: WarmUp, max_length: int) -> tuple[Path, list[Example]]:
-    """(folder of the trained `model` and `adapter`, the target's rows). Raises UserError if the target has no chain."""
+    """Train the student on the target. Returns the folder, with `model` and `adapter`, and the target's rows. Raises
+    UserError if no target problem has a chain.
+    """
     rows = [row for row in read_target(target, "target") if row.completion.strip()]
     if not rows:
         raise UserError("target: none of its problems has a chain, which a warm-up needs")

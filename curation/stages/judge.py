@@ -129,7 +129,7 @@ def code_for(row: Example) -> str:
 
 
 def read_verdict(reply: Completion, code: str, criteria: Sequence[Criterion]) -> dict[str, int] | None:
-    """The number of each criterion, or None for a reply that was cut off or does not end with a whole verdict.
+    """Read the number of each criterion from a reply; None if it was cut off or does not end with a complete verdict.
 
     A verdict has the code and every criterion once, nothing else, and only whole numbers from 1 to 5.
     """

@@ -63,7 +63,7 @@ STEP = re.compile(r"(?:\A|\n)\s*(?=\S)|(?<=[.!?])[ \t]+(?=[A-Z$\\])")
 
 def _check(*, scores: Sequence[str], server: str | None = None, **_: object) -> None:
     if server and (here := [name for name in HERE_ONLY if name in scores]):
-        raise UserError(f"scores: {', '.join(here)} cannot be had from a server: leave it out, or server: null")
+        raise UserError(f"scores: a server cannot give {', '.join(here)}: leave it out, or set server: null")
 
 
 @stage("pool", writes=("{scores}",), samples=True, better=BETTER, check=_check)
@@ -102,7 +102,7 @@ def add_fit(
 
 
 def _score(chunk: Sequence[Example], fit: "_Fit", kept: Kept, names: Sequence[str], max_length: int) -> Iterator[Row]:
-    """The rows of a chunk with their scores, or dropped with the reason."""
+    """Compute the scores of a chunk of rows. Rows that cannot be scored are dropped with the reason."""
     encoded = [fit.encode(row) if row.completion.strip() else None for row in chunk]
     lengths = [len(e.prompt) + len(e.ids) if e else 0 for e in encoded]
     usable = [e for e, length in zip(encoded, lengths, strict=True) if e and e.ids and length <= max_length]
@@ -125,7 +125,7 @@ def _score(chunk: Sequence[Example], fit: "_Fit", kept: Kept, names: Sequence[st
 
 @dataclass(frozen=True)
 class _Encoded:
-    """A row as ids."""
+    """A row as token ids."""
 
     prompt: list[int]
     ids: list[int]  # of the chain
@@ -185,7 +185,7 @@ class _Fit:
 
     @cached_property
     def _perturbed(self) -> Measure:
-        """Measures with slightly perturbed weights, which are the same in every process."""
+        """A measure that uses slightly perturbed weights, the same ones in every process."""
         import torch
 
         name, dtype, batch_size = self.model
@@ -199,7 +199,7 @@ class _Fit:
         return local_measure(models, batch_size)
 
     def scores_of(self, rows: Sequence[_Encoded], names: Sequence[str]) -> list[dict[str, float]]:
-        """The named scores of each row; sequences of all rows are measured together."""
+        """Compute the named scores of each row. The sequences of all rows are measured in the same batches."""
         whole = any(name in WHOLE or name in ("ifd", "nll_local") for name in names)
         nothing = self._context(chat(""))
         asked: list[Sequence_] = []
@@ -232,7 +232,8 @@ class _Fit:
 def windows(prompt: list[int], ids: list[int], starts: Sequence[int], window: int) -> list[Sequence_]:
     """For each step with more than `window` steps before it: prompt and `window` steps as context, and the step's ids.
 
-    The first `window + 1` steps are left out: all steps before them are in their window, as in the pass over the chain.
+    The first `window + 1` steps are left out. All steps before them fit into the window, so the pass over the whole
+    chain gives their values.
     """
     spans = list(zip(starts, [*starts[1:], len(ids)], strict=True))
     return [

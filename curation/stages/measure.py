@@ -1,4 +1,5 @@
-"""The probabilities that a model gives to the tokens of a text: one forward pass here, or a server's log-probabilities.
+"""Measures how probable the tokens of a text are under a model: by a forward pass on this machine, or by a server's
+log-probabilities.
 
 Sequences are pairs of token ids: the context, and the measured tokens. A server cannot give the entropy, which needs
 the whole distribution, nor use another model than the one that it serves.
@@ -30,7 +31,7 @@ Sequence_ = tuple[list[int], list[int]]  # ids of the context, and of the tokens
 
 @dataclass(frozen=True, slots=True)
 class TokenFit:
-    """A model's values for the measured tokens, each of shape (tokens,)."""
+    """What was measured for the tokens of a sequence; each array has the shape (tokens,)."""
 
     nll: np.ndarray  # -log p_t in nats
     rank: np.ndarray  # of the token in the vocabulary, from 1
@@ -41,13 +42,13 @@ class Measure(Protocol):
     """Measures sequences, with entropies if requested."""
 
     def __call__(self, sequences: Sequence[Sequence_], entropy: bool = False) -> list[TokenFit]:
-        """One result for each sequence."""
+        """Measure the sequences; one result for each."""
 
 
 def load_measure(
     model: str, dtype: str, batch_size: int, max_length: int, server: str | None, api_key_env: str | None
 ) -> tuple[Any, str, Measure]:
-    """(tokenizer, name of the model, function that measures with it), here or on a server.
+    """Load what measures, on this machine or a server's: (tokenizer, name of the model, function that measures).
 
     Raises UserError for a model that does not load or takes fewer tokens than `max_length`.
     """
@@ -58,12 +59,12 @@ def load_measure(
     tokenizer, models = load_tokenizer(folder), load_replicas(folder, dtype)
     context = getattr(models[0].config.get_text_config(), "max_position_embeddings", None)
     if context is not None and max_length > context:
-        raise UserError(f"max_length is {max_length}, the model takes {context} tokens")
+        raise UserError(f"max_length={max_length} is more than the {context} tokens that the model takes")
     return tokenizer, f"{fingerprint(folder)}-{dtype}", local_measure(models, batch_size)
 
 
 def load_replicas(folder: Path, dtype: str) -> list[Any]:
-    """The model once on each visible GPU, or once on the CPU."""
+    """Load a copy of the model on each visible GPU, or one on the CPU."""
     import torch
 
     devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())] or [main_device()]
@@ -71,7 +72,7 @@ def load_replicas(folder: Path, dtype: str) -> list[Any]:
 
 
 def local_measure(models: Sequence[Any], batch_size: int) -> Measure:
-    """A function that measures with copies of a model; each copy takes batches of similar lengths."""
+    """Make a function that measures with copies of a model. Each copy takes batches of sequences of similar length."""
     free: SimpleQueue[Any] = SimpleQueue()
     for model in models:
         free.put(model)
@@ -95,7 +96,9 @@ def local_measure(models: Sequence[Any], batch_size: int) -> Measure:
 
 
 def token_fit(model: Any, sequences: Sequence[Sequence_], entropy: bool = False) -> list[TokenFit]:
-    """One padded forward pass over non-empty (context, ids) pairs, in pieces that share a cache."""
+    """Measure non-empty (context, ids) pairs in one padded forward pass, split into pieces that share an attention
+    cache.
+    """
     import torch
 
     texts = [[*context, *ids] for context, ids in sequences]
@@ -147,7 +150,7 @@ def _serve(server: str, api_key_env: str | None) -> tuple[str, Measure]:
             found = [listed[len(context) + at][str(token)] for at, token in enumerate(ids)]
             return TokenFit(np.array([-f["logprob"] for f in found]), np.array([f["rank"] for f in found]))
         except (KeyError, IndexError, TypeError):
-            raise UserError(f"the server at {server} returns no prompt_logprobs: vLLM does") from None
+            raise UserError(f"the server at {server} returns no prompt_logprobs: use a vLLM server") from None
 
     def measure(sequences: Sequence[Sequence_], entropy: bool = False) -> list[TokenFit]:
         assert not entropy, "refused by whoever asks a server for scores"
@@ -162,7 +165,9 @@ def _serve(server: str, api_key_env: str | None) -> tuple[str, Measure]:
 
 
 class Kept:
-    """Scores that were computed before, one JSON line each; an incomplete line of a killed run is ignored."""
+    """A file of scores that were computed before, one JSON line each. An incomplete last line, left by a killed run, is
+    ignored.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.scores = path, dict[str, Mapping[str, float]]()

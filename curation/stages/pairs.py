@@ -1,4 +1,4 @@
-"""Pairs for preference training: a chain, and a worse one of the same problem.
+"""Makes pairs for preference training: a chain, and a worse chain of the same problem.
 
 `curate.pairs` takes the worse chain from dropped rows; `plant_slips` makes it from the chain itself.
 """
@@ -20,7 +20,7 @@ WRONG = "wrong answer"  # why a stage dropped the worse chain of a pair
 
 
 def pair_with_dropped(chosen: Iterable[Example], left: Sequence[Path]) -> Iterator[Example]:
-    """Each chosen row whose problem has a chain with a wrong answer, which becomes `rejected`.
+    """Yield each chosen row whose problem also has a chain with a wrong answer; that chain becomes `rejected`.
 
     `left` are the stages' files of dropped rows. The chain nearest in length is taken, so that length does not reveal
     the better chain.
@@ -39,7 +39,7 @@ def pair_with_dropped(chosen: Iterable[Example], left: Sequence[Path]) -> Iterat
 
 
 def read_wrong(left: Sequence[Path]) -> Iterator[Example]:
-    """The chains that stages have dropped for a wrong answer."""
+    """Read the chains that stages have dropped for a wrong answer."""
     mark = WRONG.encode()
     for path in left:
         with path.open("rb") as lines:

@@ -1,5 +1,6 @@
-"""Chains that must not be trained on even if their answer is right: loops, unfinished thinking, the wrong language,
-control tokens of a chat template."""
+"""Drops chains that must not be trained on even if their answer is right: chains with loops, unfinished thinking, the
+wrong language, or control tokens of a chat template.
+"""
 
 import re
 import zlib
@@ -45,7 +46,7 @@ def check_quality(
 
 
 def find_flaw(text: str, languages: Sequence[str] | None, repeat_words: int, max_repeats: int) -> tuple[str, str]:
-    """The first thing that is wrong with a chain and what exactly, or two empty texts."""
+    """Find the first flaw of a chain. Returns its kind and detail, or two empty strings."""
     if control := _CONTROL.search(text):
         return "control token", f"{control.group()!r} at character {control.start() + 1}"
     if thinking := _unfinished(text):
@@ -58,7 +59,7 @@ def find_flaw(text: str, languages: Sequence[str] | None, repeat_words: int, max
 
 
 def _unfinished(text: str) -> str:
-    """What is wrong with the <think> tags of a chain; empty if there are none, or one pair followed by text."""
+    """Describe what is wrong with a chain's <think> tags; empty if the chain has none, or one pair followed by text."""
     tags = _THINK.findall(text)
     if not tags:
         return ""
@@ -68,7 +69,7 @@ def _unfinished(text: str) -> str:
 
 
 def find_loop(text: str, words: int, most: int) -> str:
-    """A description of how a text repeats itself, or an empty text. Linear in the text."""
+    """Describe how a text repeats itself; empty if it does not. Linear in the length of the text."""
     tail = text[-TAIL:].encode()
     if len(tail) >= TAIL and len(zlib.compress(tail, 1)) < PACKED * len(tail):
         return f"its last {TAIL} characters repeat themselves"
@@ -80,7 +81,9 @@ def find_loop(text: str, words: int, most: int) -> str:
 
 
 def _language(text: str, languages: tuple[str, ...]) -> str:
-    """The language of a text that is in none of `languages`; empty if it is in one of them or too short to tell."""
+    """The detected language of a text, if it is not one of `languages`; empty if it is, or if the text is too short to
+    tell.
+    """
     prose = " ".join(_WORD.findall(_FORMULA.sub(" ", text)))
     letters = len(prose.replace(" ", ""))
     if not letters:

@@ -88,7 +88,8 @@ def reward_steps(
 
 
 def marked_steps(tokenizer: Any, row: Example, right: str, mark: int, most: int) -> tuple[list[int], list[int]]:
-    """The ids of problem and steps with a mark after each, and the positions of the marks; empty for an empty chain.
+    """The token ids of the problem and the steps, with a mark after each step, and the positions of the marks. Empty
+    for an empty chain.
 
     Stops soon after `most` ids: each step renders the whole conversation so far, which is slow for very many steps.
     """

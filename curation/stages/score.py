@@ -92,7 +92,9 @@ def score(
 
 
 def read_score(row: Example, name: str, where: str, more: Iterable[str] = ()) -> float:
-    """A score of a row. Raises UserError if it is missing; `more` are further names to suggest."""
+    """Read a score of a row. Raises UserError if the row lacks it; `more` are names to suggest besides the
+    row's own.
+    """
     if name not in row.scores:
         raise UserError(f"{where}: the row {row.id} has no score '{name}'{suggest(name, [*more, *row.scores])}")
     return row.scores[name]

@@ -1,4 +1,4 @@
-"""When the attempts at a problem may end: exact early stopping.
+"""Exact early stopping: decides when the attempts at a problem can end.
 
 A window such as "1 to 3 of 32 right" is decided long before the last attempt for most problems: the fourth right
 attempt decides. Attempts end as soon as no further outcome could change the decision, so the same problems are kept as
@@ -19,7 +19,7 @@ from limo.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How many of `n` attempts must be right: `at_least` to `at_most`."""
+    """The condition for keeping a problem: `at_least` to `at_most` of `n` attempts are right."""
 
     n: int
     at_least: int
@@ -31,12 +31,12 @@ class Window:
             raise UserError(f"a window needs 0 <= at_least <= at_most <= n, and unknown: keep or drop; this is {self}")
 
     def keeps(self, right: int, unknown: int) -> bool:
-        """The decision after all `n` attempts."""
+        """Whether the problem is kept, after all `n` attempts."""
         most = right + unknown if self.unknown == "drop" else right
         return right >= self.at_least and most <= self.at_most
 
     def certain(self, right: int, unknown: int, attempts: int) -> bool | None:
-        """The decision if no further attempt can change it, else None.
+        """Whether the problem is kept, if no further attempt can change that; otherwise None.
 
         >>> Window(32, 1, 3, "drop").certain(right=4, unknown=0, attempts=4)
         False
@@ -53,7 +53,7 @@ class Window:
     def further(self, right: int, unknown: int, attempts: int) -> int:
         """The smallest number of further attempts after which the decision could be certain; 0 if it is certain.
 
-        So many are sampled at once, since all of them are needed.
+        These are sampled at once, since the decision needs all of them.
         """
         return _further(self, right, unknown, attempts)
 
@@ -63,9 +63,9 @@ def _further(window: Window, right: int, unknown: int, attempts: int) -> int:
     for more in range(window.n - attempts + 1):
         if any(window.certain(r, u, attempts + more) is not None for r, u in _outcomes(right, unknown, more)):
             return more
-    raise AssertionError("all attempts leave the decision open")
+    raise AssertionError("all attempts were made, and the decision is still open")
 
 
 def _outcomes(right: int, unknown: int, more: int) -> Iterator[tuple[int, int]]:
-    """The possible outcomes of `more` attempts."""
+    """All combinations of outcomes that `more` attempts can have."""
     return ((right + r, unknown + u) for r in range(more + 1) for u in range(more + 1 - r))

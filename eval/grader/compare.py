@@ -1,4 +1,4 @@
-"""Whether one read answer equals another: each rule a function, the first that has a say decides.
+"""Decides whether one parsed answer equals another. Each rule is a function, and the first rule that applies decides.
 
 `compare` is the entry. Whole numbers and fractions are exact; values that are not rational are compared by
 `values.py`. The rules in words, with examples: docs/grading.md.
@@ -41,13 +41,15 @@ MAX_WORDS = 4  # more are a sentence that may say anything
 
 
 def all_of(verdicts: Iterable[Verdict]) -> Verdict:
-    """Of parts that must all be right."""
+    """Combine the verdicts of parts that must all be right."""
     seen = set(verdicts)
     return "wrong" if "wrong" in seen else "unsure" if "unsure" in seen else "correct"
 
 
 def pair_off(given: Sequence[Node], reference: Sequence[Node], kind: Kind) -> Verdict:
-    """Whether each member of one is one member of the other. Members written alike pair off first, which is fast."""
+    """Whether the members of two collections can be paired so that each pair is equal. Members that are written alike
+    are paired first, which is fast.
+    """
     if len(given) != len(reference):
         return "wrong"
     left, missing = list(given), list[Node]()
@@ -83,7 +85,7 @@ def compare(given: Node, reference: Node, kind: Kind = "math") -> Ruling:
 
 
 def _in_parameters_of(reference: Node, given: Node) -> Node:
-    """`2k\\pi` for `2n\\pi`, `x + c` for `x + C`: the given answer with the name that the reference has."""
+    """Rename a free parameter of the given answer as in the reference: `2k\\pi` for `2n\\pi`, `x + c` for `x + C`."""
     ours, theirs = names(given) - names(reference), names(reference) - names(given)
     if not len(ours) == len(theirs) == 1:
         return given
@@ -99,13 +101,13 @@ Rule = Callable[[Node, Node, Kind], Ruling | None]
 
 
 def _by_set(given: Node, reference: Node, kind: Kind) -> Ruling | None:
-    """Intervals, their unions, and the inequalities that say the same."""
+    """Compare sets of numbers: intervals, their unions, and inequalities with the same solutions."""
     same = same_set(given, reference) if is_set(given) or is_set(reference) else None
     return None if same is None else rule_by(same, "intervals")
 
 
 def _by_equation(given: Node, reference: Node, kind: Kind) -> Ruling | None:
-    """An equation for a value, and a value or another equation for an equation."""
+    """Compare an equation with a value, an equation with an equation, or a value with an equation."""
     if isinstance(reference, Relation):
         return _to_relation(given, reference, kind)
     if not isinstance(given, Relation):
@@ -122,7 +124,7 @@ def _by_equation(given: Node, reference: Node, kind: Kind) -> Ruling | None:
 
 
 def _value_of(relation: Relation) -> Node | None:
-    """What `x = 2 + 3 = 5` says x is; None if it is not such a statement, or a false one."""
+    """The value that `x = 2 + 3 = 5` gives x; None for any other form, or if one of its equalities is false."""
     if any(s not in ("=", "approx", "equiv", "in") for s in relation.signs):
         return None
     start = 0 if label_of(relation) is None else 1
@@ -134,7 +136,9 @@ def _value_of(relation: Relation) -> Node | None:
 
 
 def _stated_value(given: Relation) -> Node | None:
-    """The value in `a + b = 5`, `|z| = 5`, `n = 4 + 1 = 5`: the last side, where the first has a variable."""
+    """The value that `a + b = 5`, `|z| = 5` or `n = 4 + 1 = 5` states: the last side, if the first side has a
+    variable.
+    """
     first, last = given.sides[0], given.sides[-1]
     if any(sign not in ("=", "approx", "equiv") for sign in given.signs) or isinstance(first, Group):
         return None
@@ -173,7 +177,9 @@ def _to_relation(given: Node, reference: Relation, kind: Kind) -> Ruling:
 
 
 def _by_several(given: Node, reference: Node, kind: Kind) -> Ruling | None:
-    """Lists and sets, whose order is free; tuples and intervals, whose order and brackets are not."""
+    """Compare several values: lists and sets in any order; tuples and intervals in the same order and with the same
+    brackets.
+    """
     if not isinstance(reference, Group):
         if not isinstance(given, Group):
             return None
@@ -203,7 +209,7 @@ def _by_several(given: Node, reference: Node, kind: Kind) -> Ruling | None:
 
 
 def _named_values(group: Group) -> list[Node] | None:
-    """The values of `x = 1, y = 2`, in the order in which such names are usually put; None if it is not such a list."""
+    """The values of a list such as `x = 1, y = 2`, in the usual order of such names; None for any other form."""
     pairs = [(label_of(p), _value_of(p)) for p in group.parts if isinstance(p, Relation)]
     names_ = [label.text for label, _ in pairs if isinstance(label, Name)]
     values = [value for _, value in pairs if value is not None]
@@ -220,7 +226,7 @@ def _in_order(given: Sequence[Node], reference: Sequence[Node], kind: Kind) -> R
 
 
 def _by_matrix(given: Node, reference: Node, kind: Kind) -> Ruling | None:
-    """Matrices entry by entry; a vector also as a tuple, a matrix as a list of lists."""
+    """Compare matrices entry by entry. A vector may also be a tuple, and a matrix a list of lists."""
     given, reference = _as_matrix(given), _as_matrix(reference)
     if not isinstance(given, Matrix) and not isinstance(reference, Matrix):
         return None
@@ -234,7 +240,7 @@ def _by_matrix(given: Node, reference: Node, kind: Kind) -> Ruling | None:
 
 
 def _as_matrix(node: Node) -> Node:
-    """`[[1, 2], [3, 4]]` as the matrix that it is."""
+    """Convert a list of lists such as `[[1, 2], [3, 4]]` to a matrix."""
     if not isinstance(node, Group) or node.brackets != "[]":
         return node
     rows = tuple(part.parts for part in node.parts if isinstance(part, Group) and part.brackets == "[]")
@@ -248,7 +254,7 @@ def _vector(node: Node) -> tuple[Node, ...] | None:
 
 
 def _by_kind(given: Node, reference: Node, kind: Kind) -> Ruling | None:
-    """Words, times of day, ratios and numbers in a base equal only their own kind."""
+    """Compare words, times of day, ratios, and numbers in another base. Each equals only its own kind."""
     if isinstance(given, Words) and not isinstance(reference, Words) and len(given.text.split()) > MAX_WORDS:
         return "unsure", "a sentence for a value"
     if isinstance(reference, Words) or isinstance(given, Words):
@@ -270,7 +276,7 @@ def _by_kind(given: Node, reference: Node, kind: Kind) -> Ruling | None:
 
 
 def _minutes(node: Node) -> set[Fraction]:
-    """Minutes since midnight: one time for 4:30 p.m., 16:30 and 00:20, two for 4:30."""
+    """The minutes since midnight that a time can mean: one for 4:30 p.m., 16:30 and 00:20, two for 4:30."""
     if isinstance(node, Clock) or not (isinstance(node, Call) and node.what == "ratio"):
         return {Fraction(node.minutes)} if isinstance(node, Clock) else set()
     hours, minutes = exact(node.args[0]), exact(node.args[1])
@@ -280,7 +286,9 @@ def _minutes(node: Node) -> set[Fraction]:
 
 
 def _residues(given: Node, reference: Call) -> Ruling:
-    """`3 \\pmod 7` equals `10 \\pmod 7`; whether 3 is enough depends on the question."""
+    """Compare residues: `3 \\pmod 7` equals `10 \\pmod 7`. For 3 alone the verdict is unsure, since it depends on the
+    question.
+    """
     said = isinstance(given, Call) and given.what == "mod"
     value, *modulus = [exact(arg) for arg in given.args] if said and isinstance(given, Call) else [exact(given)]
     wanted, wanted_modulus = map(exact, reference.args)
@@ -297,7 +305,7 @@ def _residues(given: Node, reference: Call) -> Ruling:
 
 
 def _ratios(given: Node, reference: Call, kind: Kind) -> Ruling:
-    """`3:2` equals `6:4` and `3/2`; of three terms, all in proportion."""
+    """Compare ratios: `3:2` equals `6:4` and `3/2`. Ratios of three terms are equal if all terms are in proportion."""
     if not (isinstance(given, Call) and given.what == "ratio"):
         if len(reference.args) != 2 or isinstance(given, Group):
             return "wrong", "no ratio"
@@ -309,7 +317,7 @@ def _ratios(given: Node, reference: Call, kind: Kind) -> Ruling:
 
 
 def _by_unit(given: Node, reference: Node, kind: Kind) -> Ruling | None:
-    """Units and percent count where the reference has them; where it has none, they may be said."""
+    """Compare units and percent signs. If the reference has none, the answer may still have one."""
     if isinstance(reference, Quantity):
         if isinstance(given, Quantity):
             worth = same_unit(given.unit, reference.unit)
@@ -347,7 +355,7 @@ def _is_percent(node: Node) -> bool:
 
 
 def _by_count(given: Node, reference: Node, kind: Kind) -> Ruling | None:
-    """`C(10, 4)` and `P(10, 4)`, the numbers of choices and of arrangements, where they are not points."""
+    """Compare `C(10, 4)` and `P(10, 4)` as numbers of combinations and permutations, unless they can be points."""
     ours, theirs = rebuilt(given, _counted), rebuilt(reference, _counted)
     return compare(ours, theirs, kind) if (ours != given) != (theirs != reference) else None
 
@@ -361,7 +369,9 @@ def _counted(node: Node) -> Node:
 
 
 def _by_arrow(given: Node, reference: Node, kind: Kind) -> Ruling | None:
-    """`\\vec{a}` for `a` may be a vector for its length."""
+    """If only one of the two has a vector arrow, the verdict is unsure: `a` may be the vector `\\vec{a}` or its
+    length.
+    """
     arrows = {name for name in names(given) ^ names(reference) if name.startswith("vec ")}
     for name in arrows:
         given, reference = (renamed(node, Name(name), Name(name[4:])) for node in (given, reference))

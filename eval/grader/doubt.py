@@ -1,10 +1,11 @@
-r"""Whether a text denies, doubts, supposes or takes back a value: "\boxed{7} is wrong", "if n were 5", "7? No, 8".
+r"""Recognises that a text denies, doubts, supposes or takes back a value: "\boxed{7} is wrong", "if n were 5", "7? No,
+8".
 
     refuted("\\boxed{15} double counts.", 0, 10)  ->  True
 
-Such a value is not credited. The words are lists, tried on thousands of labelled completions: those that stand
-often beside right answers ("would", "should", "possible") are left out. They are endless in principle: a denial in
-words that are not here is not seen.
+Such a value is not credited. The lists of words were tried on thousands of labelled completions: words that occur
+often beside right answers ("would", "should", "possible") are left out. No list can be complete: a denial in other
+words is missed.
 """
 
 import re
@@ -14,7 +15,9 @@ REST = 400  # characters behind it
 
 
 def _any(words: str, phrases: str = "") -> str:
-    """A pattern of any of the words, separated by spaces, and of the phrases, one a line."""
+    """Compile a pattern that matches any of the words, which are separated by spaces, or of the phrases, one
+    per line.
+    """
     return "|".join([*words.split(), *filter(None, map(str.strip, phrases.splitlines()))])
 
 
@@ -150,19 +153,21 @@ CLOSING = re.compile(
 
 
 def supposed(text: str) -> bool:
-    """Whether a text doubts or supposes something, or says it of others."""
+    """Whether a text doubts something, supposes it, or reports it as said by others."""
     return _SUPPOSED.search(text.lower()) is not None
 
 
 def doubted(text: str, at: int) -> bool:
-    """Whether the clause before a place denies, doubts or supposes what is said there."""
+    """Whether the clause before a position denies, doubts or supposes the value at that position."""
     before = text[max(0, at - NEAR) : at]
     *_, begins = [0, *(match.end() for match in _CLAUSE_BEGINS.finditer(before))]
     return supposed(before[begins:]) or _NEGATED.search(before, begins) is not None
 
 
 def refuted(text: str, start: int, end: int, since: int = 0) -> bool:
-    """Whether a marked answer is denied, supposed or taken back: before it in its sentence, or behind it."""
+    """Whether the text denies, supposes or takes back a marked answer, in the sentence before it or in the text after
+    it.
+    """
     before = text[max(since, start - NEAR) : start]
     found = _REFUSED.search(before, max(0, len(before) - 40))
     if found and (not found[1] or doubted(before, found.start())):
@@ -172,7 +177,7 @@ def refuted(text: str, start: int, end: int, since: int = 0) -> bool:
 
 
 def taken_back(text: str, end: int) -> bool:
-    """Whether what stands behind a marked answer denies, doubts or corrects it."""
+    """Whether the text after a marked answer denies, doubts or corrects it."""
     if not text[end : end + REST].strip(" \n.$*)]\\"):
         return False
     if _REFUTED.match(text, end, end + REST) or _PAST.match(text, end):

@@ -1,4 +1,4 @@
-r"""The final answer that a completion gives, as it wrote it: an ordered list of rules, the first that matches counts.
+r"""Extracts the final answer of a completion, as written, by an ordered list of rules of which the first match counts.
 
     extract("... so it is \\boxed{5}, as \\boxed{5} shows.")  ->  "5"
     find_answer("The answer is 5, since 2 + 3 = 5.")  ->  ("5", "announced")
@@ -47,7 +47,7 @@ _NEXT_PROBLEM = re.compile(
 
 
 def final_part(text: str) -> str:
-    """What follows the thinking, up to the end of the turn; nothing if the thinking is unfinished."""
+    """The text after the thinking, up to the end of the turn. Empty if the thinking is unfinished."""
     if "of_box" in text:  # GLM's box
         text = re.sub(r"<\|?end_of_box\|?>", "}", re.sub(r"<\|?begin_of_box\|?>", r"\\boxed{", text))
     if "<|channel|>" in text or text.startswith("analysis"):
@@ -75,7 +75,7 @@ _TAGS = re.compile(r"<(?:final_)?answer>(.*?)</(?:final_)?answer>", re.DOTALL)
 
 
 class Extraction:
-    """A completion in the forms that the rules look at, each made when it is first needed."""
+    """The forms of a completion that the rules look at. Each form is computed when it is first needed."""
 
     def __init__(self, text: str) -> None:
         self.text = final_part(text)
@@ -89,17 +89,17 @@ class Extraction:
 
     @cached_property
     def prose(self) -> str:
-        """The end without code and Markdown."""
+        """The end of the completion without code and Markdown."""
         return plain_prose(self.inside)
 
     @cached_property
     def line(self) -> str:
-        """The last line."""
+        """The last line of the completion."""
         return self.prose.rpartition("\n")[2].strip().strip("*").strip()
 
     @cached_property
     def concluding(self) -> list[Sentence]:
-        """The sentences that may state the answer, the last one first."""
+        """The sentences that may state the answer, the last sentence first."""
         cut_off = re.search(r"\w[ \t]+\Z", self.inside) is not None
         return [] if cut_off else sentences.concluding(self.prose)
 
@@ -115,7 +115,7 @@ _LEAD = re.compile(  # So 42; it's 42; → 42
 
 
 def _box(completion: Extraction) -> str | None:
-    """The last box, with those that belong to it."""
+    """The answer in the last box, together with the boxes that belong to it."""
     boxes = completion.boxes
     while len(boxes) > 1 and _ROUNDED.fullmatch(
         completion.inside[boxes[-2].end : boxes[-1].start] + boxes[-1].text[:7]
@@ -149,7 +149,7 @@ _BEHIND = re.compile(r"[ \t]*\$?[ \t]*\\?%|\\pi(?![a-zA-Z])|\^\s*\{?\s*-?\d+\s*\
 
 
 def _joined(text: str, boxes: list[Box]) -> str:
-    """The last box, with those directly before it that only a separator separates."""
+    """The contents of the last box and of the boxes directly before it, if only separators stand between them."""
     taken, between = [boxes[-1]], list[str]()
     for box in reversed(boxes[:-1]):
         gap = text[box.end : taken[0].start]
@@ -170,7 +170,7 @@ def _joined(text: str, boxes: list[Box]) -> str:
 
 
 def _with_what_touches(text: str, box: Box) -> str:
-    """The box's content with a sign, a factor, a percent sign or a power that stands directly beside it."""
+    """The content of the box, together with a sign, factor, percent sign or power directly beside it."""
     before = _BEFORE.search(text, max(0, box.start - 20), box.start)
     if before and before[1] and before[1] != "-" and box.text[:1].isdigit():
         before = None  # `207\\boxed{360}` boxes the last digits
@@ -184,7 +184,7 @@ def _with_what_touches(text: str, box: Box) -> str:
 
 
 def _expression(completion: Extraction) -> str | None:
-    """A completion that is nothing but its answer."""
+    """The whole completion, if it consists of the answer only."""
     text = completion.prose.strip().strip("*").strip()
     if "\n" in text and "\\begin" not in text:
         return None
@@ -197,7 +197,7 @@ def _expression(completion: Extraction) -> str | None:
 
 
 def _display(completion: Extraction) -> str | None:
-    r"""A last formula on lines between `\[` and `\]`."""
+    r"""The last formula, if it stands on lines of its own between `\[` and `\]`."""
     text = completion.prose[-MAX_LENGTH:].rstrip("*. ")
     opening = {"\\]": "\\[", "$$": "$$"}.get(text[-2:])
     inside = text[:-2].rpartition(opening)[2] if opening else ""
@@ -212,7 +212,7 @@ _LETTER = re.compile(
 
 
 def _letter(completion: Extraction) -> str | None:
-    """The choice that the last line names."""
+    """The letter of the option that the last line names."""
     clause = sentences.CONSEQUENCE.split(completion.line)[-1].strip(".* \t\r\n")
     clause = re.split(r"(?<=[A-J)]),? (?:since|because|as)\b", clause)[0]
     letter = _LETTER.search(clause)
@@ -220,7 +220,7 @@ def _letter(completion: Extraction) -> str | None:
 
 
 def _label(completion: Extraction) -> str | None:
-    """A value behind a label on the last line."""
+    """The value after a label such as "Answer:" on the last line."""
     plain = completion.inside.rstrip().rpartition("\n")[2] if "```" not in completion.inside else ""
     return _labelled(plain) or _labelled(completion.line)  # the first needs no search through the text
 
@@ -242,9 +242,9 @@ _LABEL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How one kind of ending states its answer; an empty answer means that the completion states none.
+    """A rule: how one kind of ending states the answer. An empty answer means that the completion gives none.
 
-    `on_completion` looks at all of it, `on_sentence` at one sentence that may conclude it.
+    `on_completion` gets the whole completion, `on_sentence` one sentence that may state the answer.
     """
 
     name: str
@@ -297,8 +297,8 @@ def extract(text: str) -> str | None:
 def explicit(text: str) -> str | None:
     r"""The answer in the last complete `\boxed{}`, or after `####`, within `<answer>` tags if there are any.
 
-    Several boxes with only a separator or a name between them are several answers, or a hedge; a sign or a percent sign
-    that touches the box belongs to it. Empty if it is empty; None if there is none.
+    Boxes with only a separator or a name between them are several answers, or a hedge. A sign or percent sign that
+    touches the box belongs to it. Returns "" for an empty box, None if there is no box.
     """
     completion = Extraction(text)
     found = _box(completion)

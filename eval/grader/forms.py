@@ -1,4 +1,5 @@
-r"""The form in which answers are compared: words, signs, lists and systems, and sets of real numbers.
+r"""Brings parsed answers into the form in which they are compared: words, signs, lists and systems, and sets of real
+numbers.
 
 Sets are intervals, unions, inequalities, `\mathbb{R} \setminus \{3\}`: two are equal if they have the same members
 among the ends of both, and between and beyond these.
@@ -61,7 +62,7 @@ _VARIABLE = re.compile(r"\b((?:integer|number|prime|odd|even)s?) [a-z]$")  # all
 
 
 def plain_form(node: Node) -> Node:
-    """±, number words and sets of one in the form in which they are compared."""
+    """Bring a node into the form for comparison: ±, number words, and sets with one member."""
     if isinstance(node, Words):
         text = re.sub(r"^(?:the|an|a|exactly) (?=\w\w)", "", _VARIABLE.sub(r"\1", node.text))
         number, _, things = text.replace("-", " ").partition(" ")
@@ -99,7 +100,7 @@ def plain_form(node: Node) -> Node:
 
 
 def _as_systems(parts: tuple[Node, ...]) -> tuple[Node, ...]:
-    """`x = 1, y = 2 or x = 2, y = 1` as two systems of equations."""
+    """Convert `x = 1, y = 2 or x = 2, y = 1` to two systems of equations."""
     labels = [label_of(part) if isinstance(part, Relation) else None for part in parts]
     n = labels.index(labels[0], 1) if labels and labels[0] in labels[1:] else 0
     if n < 2 or None in labels or labels != labels[:n] * (len(labels) // n):
@@ -108,7 +109,7 @@ def _as_systems(parts: tuple[Node, ...]) -> tuple[Node, ...]:
 
 
 def _in_full(parts: tuple[Node, ...]) -> tuple[Node, ...]:
-    """`1, 2, ..., 10` with all of its members; of one without an end only the first two."""
+    """Write out a list such as `1, 2, ..., 10`. Of an infinite list only the first two members stay."""
     at = parts.index(Name("...")) if Name("...") in parts else 0
     first = [part.value for part in parts[:at] if isinstance(part, Number)]
     steps = {b - a for a, b in pairwise(first)}
@@ -122,7 +123,7 @@ def _in_full(parts: tuple[Node, ...]) -> tuple[Node, ...]:
 
 
 def _scaled(node: Call) -> Node:
-    """`\\frac12 \\begin{pmatrix}...`: a number times a matrix, as the matrix that it is."""
+    """Multiply out a number times a matrix, such as `\\frac12 \\begin{pmatrix}...`."""
     at = int(node.what == "*")
     matrix = node.args[at]
     assert isinstance(matrix, Matrix)
@@ -139,7 +140,7 @@ def _signed(node: Node) -> bool:
 
 
 def _both_signs(node: Node) -> list[Node]:
-    """What ± stands for: all upper signs, then all lower ones."""
+    """The two values of an expression with ±: once with all upper signs, once with all lower ones."""
     return [_signs_chosen(node, upper) for upper in (True, False)]
 
 
@@ -154,12 +155,12 @@ def _signs_chosen(node: Node, upper: bool) -> Node:
 
 
 def renamed(node: Node, old: Node, new: Node) -> Node:
-    """The node with another name for one in it."""
+    """Replace one name in a node by another."""
     return rebuilt(node, lambda n: new if n == old else n)
 
 
 def label_of(relation: Relation) -> Node | None:
-    """The left side of `x = 5`, `AB = 5`, `f(x) = 5` or `Area = 5`, where it is only a name for the value."""
+    """The left side of `x = 5`, `AB = 5`, `f(x) = 5` or `Area = 5`, if it only names the value."""
     first = relation.sides[0]
     if relation.signs[0] not in ("=", "approx", "equiv", "in"):
         return None
@@ -185,7 +186,9 @@ def label_of(relation: Relation) -> Node | None:
 
 
 def usual(names: Sequence[str]) -> bool:
-    """Whether names have an order of their own: x, y, z or a, b, c; others stand in the order they are written."""
+    """Whether names have a usual order, such as x, y, z or a, b, c. Other names keep the order in which they are
+    written.
+    """
     return any(set(names) <= set(known) for known in ("xyz", "abcd", "uvw", "pqrs"))
 
 
@@ -194,14 +197,16 @@ def usual(names: Sequence[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Reals:
-    """A set: whether it has a member, and the ends that are known."""
+    """A set of real numbers: a test of membership, and the known ends of its intervals."""
 
     has: Callable[[Fraction], bool]
     ends: tuple[Fraction, ...]
 
 
 def is_set(node: Node) -> bool:
-    """Whether a node can only mean a set of numbers: a pair in brackets alone may be a point or a list."""
+    """Whether a node can only mean a set of numbers. A pair in brackets is not such a node: it may be a point or a
+    list.
+    """
     if isinstance(node, Relation):
         within = node.sides[-1]
         points = isinstance(within, Group) and within.brackets == "{}"
@@ -219,7 +224,7 @@ def is_set(node: Node) -> bool:
 
 
 def variables(node: Node) -> set[str]:
-    """The variables of inequalities, none for intervals and for sets with a name."""
+    """The variables of inequalities. Intervals and named sets such as R have none."""
     sets = {
         arg.text
         for n in walk(node)
@@ -231,7 +236,7 @@ def variables(node: Node) -> set[str]:
 
 
 def same_set(a: Node, b: Node) -> bool | None:
-    """Whether two sets have the same members; None if one is not a set of numbers that can be worked out."""
+    """Whether two sets have the same members; None if one of them is no set of numbers, or cannot be computed."""
     left, right = real_set(a), real_set(b)
     if left is None or right is None or not left.ends + right.ends or len(variables(a) | variables(b)) > 1:
         return None
@@ -239,7 +244,7 @@ def same_set(a: Node, b: Node) -> bool | None:
 
 
 def _samples(ends: tuple[Fraction, ...]) -> list[Fraction]:
-    """The ends, and numbers between and beyond them."""
+    """The numbers at which two sets are compared: their ends, and numbers between and beyond the ends."""
     ends = tuple(dict.fromkeys(ends))
     if len(ends) > MAX_ENDS:
         raise TooMuch("a set of too many pieces")
@@ -249,7 +254,7 @@ def _samples(ends: tuple[Fraction, ...]) -> list[Fraction]:
 
 
 def real_set(node: Node) -> Reals | None:
-    """The set that a node means; None if it is not a set, or not one of numbers without variables."""
+    """The set of numbers that a node means; None if it is no set, or contains variables."""
     if isinstance(node, Relation):
         return _of_relation(node)
     if isinstance(node, Call) and node.what in _COMBINED:
@@ -286,7 +291,9 @@ def _end(node: Node, sign: int) -> Any:  # a fraction, an infinity, or None
 
 
 def _interval(node: Group) -> Reals | None:
-    """`[1, 3)`; None where an end is not a number, or the first is not the smaller."""
+    """The set of an interval such as `[1, 3)`; None if an end is not a number, or the first end is not the
+    smaller one.
+    """
     if len(node.parts) != 2:
         return None
     low, high = _end(node.parts[0], -1), _end(node.parts[1], 1)
@@ -301,12 +308,12 @@ def _interval(node: Group) -> Reals | None:
 
 
 def _compared(a: Any, b: Any) -> int:
-    """The sign of a - b, 0 where they are as good as equal."""
+    """The sign of a - b; 0 if they differ by rounding only."""
     return 0 if abs(a - b) <= float(TINY) * max(1, abs(a), abs(b)) else 1 if a > b else -1
 
 
 def _of_relation(relation: Relation) -> Reals | None:
-    """The set of `a < x <= b`, `|x| > a`, `x != a` or `x in S`."""
+    """The set of numbers that satisfy `a < x <= b`, `|x| > a`, `x != a` or `x in S`."""
     if relation.signs == ("in",) and isinstance(relation.sides[0], Name):
         return real_set(relation.sides[1])
     found = variables(relation)

@@ -1,4 +1,4 @@
-r"""The one judgement of a final answer: correct, wrong, or could not tell.
+r"""Judges a final answer: correct, wrong, or unsure.
 
     grade("so it is \\boxed{\\frac{1}{2}}.", "0.5")  ->  Grade("correct", "\\frac{1}{2}", "number", rule="box")
     equal("\\frac{\\sqrt{2}}{2}", "\\frac{1}{\\sqrt{2}}")  ->  ("correct", "value")
@@ -45,7 +45,7 @@ Pair = tuple[str, str]  # a completion and the reference answer
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """A verdict, on what, and which rules gave it."""
+    """A verdict, the answer that it is about, and the rules that gave it."""
 
     verdict: Verdict
     extracted: str | None
@@ -55,7 +55,7 @@ class Grade:
 
     @property
     def parsed(self) -> str | None:
-        """What the reader understands the extracted answer to be, on one line; None if it cannot be read."""
+        """The extracted answer as it was parsed, on one line; None if it cannot be parsed."""
         node = None if self.extracted is None else _read(normalise(self.extracted))
         return None if node is None else written(node)
 
@@ -86,7 +86,9 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
 
 
 def _with_base(completion: str, given: str, answer: str) -> str:
-    """`\\boxed{1011}` in base 2, or with the base as a subscript, where the reference has that base."""
+    """The extracted digits with the base of the reference, if the completion states that base: `\\boxed{1011}` in base
+    2.
+    """
     base = re.search(r"_ *\{? *(\d{1,2}) *\}?[ $]*$", answer)
     if base is None or "_" in given:
         return given
@@ -95,7 +97,7 @@ def _with_base(completion: str, given: str, answer: str) -> str:
 
 
 def _search_again(completion: str, answer: str, kind: Kind, found: Grade) -> Grade:
-    """A short completion without marks may be the reference as it stands."""
+    """Compare a short completion without marks as a whole with the reference."""
     if len(completion) > WHOLE + 2 * len(answer) or explicit(completion) is not None:
         return found
     text = final_part(completion).strip()
@@ -179,7 +181,9 @@ _COMPOUND_UNIT = re.compile(
 
 
 def _readings(text: str, short_units: bool) -> list[Node]:
-    """A text as it is read, with every comma as a separator, and with one letter as a unit."""
+    """The possible readings of a text: as usual, with every comma as a separator, and with a single letter as a
+    unit.
+    """
     readings = [_read(text, short_units)]
     if text.count(",") > 1 and re.search(r"\d,\d{3}(?!\d)", text):  # `1,2,100` may be three numbers
         readings.append(_read(text, short_units, False))
@@ -205,7 +209,7 @@ def _read(text: str, short_units: bool = False, grouped: bool = True) -> Node | 
 
 
 def _without_reader(left: str, right: str) -> Ruling:
-    """A reference that the reader does not know is compared as words."""
+    """Compare as words, for a reference that cannot be parsed."""
     words = re.sub(r"\\text|[^a-z0-9]+", " ", right.lower()).split()
     if not re.search(r"[\\=^_+*/]", right.replace("\\text", "")) and any(w.isalpha() and len(w) > 2 for w in words):
         return rule_by(words == re.sub(r"\\text|[^a-z0-9]+", " ", left.lower()).split(), "words")
@@ -230,7 +234,7 @@ _NOT_CHOSEN = re.compile(  # A. 5 or b. 6; B is incorrect
 
 
 def _option(text: str) -> tuple[str, bool, str] | None:
-    """The letter of an option, whether it is marked as one, `(B)` or `B.`, and the text behind it."""
+    """Read an option: its letter, whether it is marked as one, such as `(B)` or `B.`, and the text after it."""
     match = _OPTION.fullmatch(re.sub(r",? (?:since|because|as)\b.*", "", text))
     return match and (
         match[1] or match[2],
@@ -240,7 +244,7 @@ def _option(text: str) -> tuple[str, bool, str] | None:
 
 
 def _by_choice(given: str, reference: str) -> Ruling | None:
-    """Letters of a multiple choice: with or without their text, never two for one."""
+    """Compare letters of a multiple choice, with or without the text of the option. Two letters never equal one."""
     given, reference = _bare(given), _bare(reference)
     chosen, wanted = (re.sub(r"[\s,;()、.]|\band\b", "", text) for text in (given, reference))
     if re.fullmatch(r"A?B?C?D?E?F?", wanted) and len(wanted) > 1 and (chosen, wanted) != (given, reference):
@@ -265,7 +269,7 @@ _YES = re.compile(r"(yes|no)(?:[,.;:!](?!.*\b(?:yes|no|wait|sorry|but|if|unless|
 
 
 def _by_yes(given: str, reference: str) -> Ruling | None:
-    """`Yes, it is isosceles.` says yes."""
+    """Compare yes and no, also as the first word of a sentence: `Yes, it is isosceles.`"""
     said, wanted = _YES.fullmatch(_bare(given)), _bare(reference).lower()
     return rule_by(said[1].lower() == wanted, "yes or no") if said and wanted in ("yes", "no") else None
 

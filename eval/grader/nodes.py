@@ -1,6 +1,6 @@
-"""What an answer can be once read: the nodes that `reader.py` makes and `compare.py` compares; numbers and units.
+"""The nodes of a parsed answer, which `reader.py` makes and `compare.py` compares; numbers and units.
 
-`Call` names what is done in one word: `+ * / ^ neg ± ∓ ! % deg rad of ∪ ∩ ∖ ratio`, or a function such as `sin`.
+The operation of a `Call` is one of `+ * / ^ neg ± ∓ ! % deg rad of ∪ ∩ ∖ ratio`, or a function such as `sin`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ Kind = Literal["math", "strict", "physics", "choice"]
 
 
 def rule_by(same: bool, how: str, why: str = "") -> Ruling:
-    """The ruling for what is certain; `why` names the rule where the answer is wrong."""
+    """The ruling of a comparison that is certain. `why` names the rule if the answer is wrong."""
     return ("correct", how) if same else ("wrong", why or how)
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A written number, exactly. `step` is one unit of the last place of a decimal (1/100 for 3.14), else None."""
+    """A number with its exact value. `step` is one unit of the last decimal place (1/100 for 3.14), or None without
+    decimals.
+    """
 
     value: Fraction
     step: Fraction | None = None
@@ -73,7 +75,7 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """An answer in words: small letters, single spaces, no punctuation."""
+    """An answer in words: lower case, single spaces, no punctuation."""
 
     text: str
 
@@ -88,14 +90,14 @@ class Based:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """A time of day with its half: minutes since midnight."""
+    """A time of day written with a.m. or p.m., as minutes since midnight."""
 
     minutes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A value with a unit, in the unit's own words."""
+    """A value with a unit, as the unit is written."""
 
     value: Node
     unit: str
@@ -105,7 +107,7 @@ Node = Number | Name | Call | Group | Matrix | Relation | Words | Based | Clock 
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """The node and all below it."""
+    """Yield the node and all its descendants."""
     waiting = [node]
     while waiting:
         node = waiting.pop()
@@ -114,7 +116,7 @@ def walk(node: Node) -> Iterator[Node]:
 
 
 def below(node: Node) -> tuple[Node, ...]:
-    """The nodes directly below a node."""
+    """The children of a node."""
     if isinstance(node, Call):
         return node.args
     if isinstance(node, Group):
@@ -127,7 +129,7 @@ def below(node: Node) -> tuple[Node, ...]:
 
 
 def written(node: Node) -> str:
-    """A node on one line, for people: `1/2`, `{1, 2}`, `5 cm`."""
+    """Format a node on one line for people: `1/2`, `{1, 2}`, `5 cm`."""
     parts = [written(part) for part in below(node)]
     if isinstance(node, Number):
         return str(node.value)
@@ -150,7 +152,7 @@ def written(node: Node) -> str:
 
 
 def rebuilt(node: Node, change: Callable[[Node], Node]) -> Node:
-    """The node with a change made to each of its formulas' parts, from the innermost on."""
+    """Apply a change to every part of the formulas in a node, inner parts first."""
     if isinstance(node, Call):
         node = Call(node.what, tuple(rebuilt(arg, change) for arg in node.args))
     elif isinstance(node, Group):
@@ -172,7 +174,7 @@ NUMERALS |= {
 
 
 class Unreadable(ValueError):
-    """The text is not an answer that this grammar knows."""
+    """Raised for a text that the grammar does not cover."""
 
 
 MAX_LENGTH = 2000  # characters of an answer
@@ -192,7 +194,7 @@ _FRACTION = re.compile(r" ?\\frac *(?:\{ *(\d+) *\}|(\d)) *(?:\{ *(\d+) *\}|(\d)
 
 
 def read_number(text: str, at: int, *, thousands: bool) -> tuple[Number, int]:
-    """The number that begins at `at`, and where it ends; `thousands` says whether commas may group its digits.
+    """Read the number that begins at `at`. Returns it and its end. `thousands` allows commas between groups of digits.
 
     Raises Unreadable for an exponent out of bounds.
     """
@@ -213,7 +215,7 @@ def read_number(text: str, at: int, *, thousands: bool) -> tuple[Number, int]:
 
 
 def written_number(written: str, exponent: int | None = None) -> Number:
-    """An integer or decimal as written, with the step of its last place if it has one."""
+    """The number of a written integer or decimal, with the step of its last decimal place."""
     whole, dot, decimals = written.partition(".")
     value = Fraction(int((whole or "0") + decimals), 10 ** len(decimals))
     step = Fraction(1, 10 ** len(decimals)) if dot else None
@@ -225,7 +227,7 @@ def written_number(written: str, exponent: int | None = None) -> Number:
 
 
 def _mixed(whole: Number, text: str, at: int) -> tuple[Number, int]:
-    """A whole number and a proper fraction behind it: `1\\frac12` and `1 1/2`."""
+    """Read a mixed number: a whole number followed by a proper fraction, `1\\frac12` or `1 1/2`."""
     match = _FRACTION.match(text, at) if whole.step is None and not whole.scientific else None
     if not match:
         return whole, at
@@ -234,13 +236,15 @@ def _mixed(whole: Number, text: str, at: int) -> tuple[Number, int]:
 
 
 def _period(decimals: str) -> tuple[str, str] | None:
-    """The digits before the period and the period, if the last digits repeat: one digit thrice, several twice."""
+    """Split decimals into the digits before the period and the period. A period is one digit that occurs three times at
+    the end, or several digits that occur twice.
+    """
     match = re.fullmatch(r"(\d*?)(?:(\d)\2{2,}|(\d{2,8}?)\3+)", decimals)
     return (match[1], match[2] or match[3]) if match else None
 
 
 def _with_period(whole: str, before: str, period: str) -> Number:
-    """After the digits a, a period p of n digits is worth p/(10^n - 1) of a unit of the last place before it."""
+    """The value of a recurring decimal. A period p of n digits adds p/(10^n - 1) units of the last place before it."""
     value = Fraction(int((whole or "0") + before), 10 ** len(before))
     return Number(value + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(before)))
 
@@ -295,9 +299,10 @@ _MONEY = {"dollar", "pound sterling", "euro", "yen", "rupee"}
 
 @lru_cache(maxsize=10_000)
 def unit(text: str) -> tuple[tuple[tuple[str, int], ...], Fraction]:
-    """What a unit measures, as powers of kinds in order, and its worth: `km/h` -> ((length, 1), (time, -1)), 1000/3600.
+    """What a unit measures, as sorted powers of dimensions, and its factor: `km/h` -> ((length, 1), (time, -1)),
+    1000/3600.
 
-    Words that are not a known unit stand for themselves with the worth 1.
+    Words that are no known unit are their own dimension, with the factor 1.
     """
     text = re.sub(r"\\cdot|[*{}]|(?<!\^)-", " ", re.sub(r"\s*\^\s*", "^", text.replace(".", " ")))
     text = re.sub(r"\bper\b|\ban?\b(?= \w+$)", "/", text, flags=re.IGNORECASE).replace("mph", "mile / hour")
@@ -328,7 +333,7 @@ def _known(name: str) -> _Unit | None:
 
 
 def same_unit(given: str, reference: str) -> Fraction | None:
-    """What one of the given unit is worth in the reference's; None if they measure different things."""
+    """The factor from the given unit to that of the reference; None if they measure different things."""
     (kinds, worth), (wanted, whole) = unit(given), unit(reference)
     if kinds == wanted:
         return worth / whole
@@ -339,9 +344,10 @@ def same_unit(given: str, reference: str) -> Fraction | None:
 
 
 def needed(reference: str) -> bool:
-    """Whether an answer without this unit says too little.
+    """Whether an answer must state this unit.
 
-    A measure does (5 m is not 5); a count (`14 triangles`), `square units` and the sign of a currency do not.
+    A unit of measurement must be stated (5 m is not 5). Counted things (`14 triangles`), `square units` and currency
+    signs need not.
     """
     if reference.lower().rstrip("s") in _MONEY:
         return False
@@ -363,9 +369,10 @@ _AMBIGUOUS = {"K", "M", "B", "C", "A", "T", "F", "i", "e"}  # letters that are a
 
 
 def may_be_said(text: str) -> bool:
-    """Whether these words behind a number only say what it counts or measures, and change nothing of its value.
+    """Whether words after a number only say what is counted or measured, so that they do not change its value.
 
-    Units of the table do, and a noun in the plural (`5 apples`, `14 right triangles`); `5 less`, `5 tenths` do not.
+    This holds for units of the table and for plural nouns (`5 apples`, `14 right triangles`), but not for `5 less` or
+    `5 tenths`.
     """
     words = re.findall(r"[^\W\d_]+", text)
     if not words or len(words) > 5 or text.strip() in _AMBIGUOUS:
@@ -381,7 +388,7 @@ def may_be_said(text: str) -> bool:
 
 
 def changes_value(text: str) -> bool:
-    """Whether words behind a number are known to say something else of it: `5 less`, `5 tenths`."""
+    """Whether words after a number are known to change its value: `5 less`, `5 tenths`."""
     words = re.findall(r"[^\W\d_]+", text.lower())
     return any(word in _NO_THING or word.endswith("ths") for word in words)
 
@@ -400,12 +407,12 @@ def negative(node: Node) -> Node:
 
 
 def time_of_day(hours: int, minutes: int, half: str) -> Clock:
-    """A time of day by its half, "a" or "p"."""
+    """The time of day in the half "a" (a.m.) or "p" (p.m.)."""
     return Clock((hours % 12 + (12 if half in "pP" else 0)) * 60 + minutes)
 
 
 def product_of(left: Node, right: Node) -> Node:
-    """A product; `4.5 \\times 10^{33}` is one written number with its own precision."""
+    """The product of two nodes. `4.5 \\times 10^{33}` becomes a single number with the precision of its decimals."""
     if isinstance(left, Number) and not left.scientific and isinstance(right, Call) and right.what == "^":
         base, power = right.args
         if base == Number(Fraction(10)) and isinstance(power, Number) and power.value.denominator == 1:

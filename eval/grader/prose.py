@@ -1,4 +1,4 @@
-r"""A completion's text as prose: its formulas, points and numbers, and what is not prose taken away."""
+r"""Reduces a completion to prose: removes code and Markdown, and recognises formulas, points and numbers."""
 
 import re
 
@@ -30,7 +30,7 @@ WORDS = re.compile(rf"[{HIDDEN}\u4e00-\u9fff]|[a-zA-Z]{{2,}}[^a-zA-Z].*?[a-zA-Z]
 
 
 def plain_prose(text: str) -> str:
-    """A text's end without code, Markdown, what is denied ("not 6 but 8") and what is said behind the answer."""
+    """The end of a text without code, Markdown, denied values ("not 6 but 8"), and remarks after the answer."""
     text = text[-TAIL:]
     text = _CODE.sub("\n", text) if "```" in text else text
     text = re.sub(r"<<[^<>\n]{1,200}>>", "", text) if "<<" in text else text  # GSM8K's 3 + 5 = <<3+5=8>>8
@@ -54,6 +54,6 @@ _BOLD = re.compile(
 
 
 def unpunctuated(text: str) -> str:
-    """Without the punctuation that ends a sentence; three dots belong to a list."""
+    """Remove the punctuation that ends a sentence. Three dots stay, since they belong to a list."""
     text = re.sub(r"(?<=[$*])!+\s*\Z|(?<=[\d$)])\s*(?:です|입니다)[.。]?\s*\Z", "", text)
     return text if text.rstrip().endswith("...") else text.rstrip('.,;:*" \t\r\n。；')

@@ -1,9 +1,9 @@
-r"""Reads an answer, LaTeX or plain, into the nodes of `nodes.py`, or raises Unreadable.
+r"""Parses an answer, in LaTeX or plain text, into the nodes of `nodes.py`, or raises Unreadable.
 
     read_answer("\\frac{1}{2}, 3\\text{ cm}")  ->  Group("", (Call("/", ...), Quantity(Number(3), "cm")))
 
-It takes all of its input or none. It executes nothing, and does work linear in the text, whose length is bounded. Input
-is expected in the one spelling of `spelling.py`.
+The whole text must fit the grammar. Nothing is executed, and the work is linear in the text, whose length is bounded.
+The input must be normalised by `spelling.py`.
 
 How ambiguous writing is read: `2x` and `2 x` are products, `1/2x` is (1/2)x, `xy` is x times y, `sin 2x` is sin(2x),
 `1\frac12` and `1 1/2` are mixed numbers, `2^10` is two to the tenth, `1,234` outside of brackets is one number and
@@ -51,7 +51,7 @@ _MATRICES = ("pmatrix", "bmatrix", "matrix", "smallmatrix", "array", "vmatrix", 
 
 
 def read_answer(text: str, *, short_units: bool = False, grouped: bool = True) -> Node:
-    """The node of a normalised answer. Raises Unreadable if any of it is not understood.
+    """Parse a normalised answer. Raises Unreadable if any part of it does not fit the grammar.
 
     With `short_units`, one letter behind a number and a space is a unit (`5 m`). Without `grouped`, a comma never
     groups digits: `1,2,100` is three numbers.
@@ -70,7 +70,7 @@ def read_answer(text: str, *, short_units: bool = False, grouped: bool = True) -
 
 @lru_cache(maxsize=50_000)
 def is_readable(text: str, words: int = 1) -> bool:
-    """Whether a text is an answer as it stands: an expression, text in LaTeX, or so many words."""
+    """Whether a text as a whole is an answer: an expression, text in LaTeX, or a few words."""
     if len(text) > MAX_READABLE:
         return False
     try:
@@ -91,7 +91,7 @@ class _Reader(Terms):
     # -- lists and relations
 
     def listed(self) -> Node:
-        """Items with commas, semicolons, "and" and "or" between them."""
+        """Parse items separated by commas, semicolons, "and" or "or"."""
         parts, joined = [self.item()], ""
         while (how := self.separator()) is not None:
             joined = how if joined in ("", ",") else joined
@@ -99,7 +99,7 @@ class _Reader(Terms):
         return parts[0] if len(parts) == 1 else Group({"and": "&", "or": "|"}.get(joined, ""), tuple(parts))
 
     def separator(self) -> str | None:
-        """A comma, a word, or both; the word counts."""
+        """Parse a separator: a comma, a word, or both. If both occur, the word counts."""
         comma = self.accept(",", ";")
         token = self.peek()
         word = token.text.strip().lower() if token.kind in ("words", "letters") else ""
@@ -136,7 +136,7 @@ class _Reader(Terms):
         return self.with_unit(node)
 
     def ratio(self, first: Node) -> Node:
-        """`3:2`, or a time of day where a half of the day follows."""
+        """Parse a ratio such as `3:2`, or a time of day if a.m. or p.m. follows."""
         is_hour = isinstance(first, Number) and first.value in range(1, 13)
         time = self.accept_match(_REST_OF_TIME) if is_hour else None
         if time and isinstance(first, Number):
@@ -149,7 +149,7 @@ class _Reader(Terms):
     # -- words
 
     def words_only(self) -> Words | Name | None:
-        """An item that is words and nothing else, up to a separator."""
+        """Parse an item that consists of words only, up to a separator."""
         at, said = self.at, list[str]()
         while (token := self.peek()).kind in ("words", "letters"):
             if token.text.strip().lower() in SEPARATORS and said:
@@ -204,7 +204,7 @@ class _Reader(Terms):
     # -- units
 
     def with_unit(self, node: Node) -> Node:
-        """The node with the unit that stands behind it, if one does."""
+        """Add the unit that follows a node, if there is one."""
         if sign := self.accept(*CURRENCY):
             return Quantity(node, CURRENCY[sign])  # 5 €
         token = self.peek()
@@ -249,7 +249,7 @@ def _determinant(rows: list[list[Node]]) -> Node:
 
 
 def plain_words(text: str) -> str:
-    """Words without punctuation, wrapping and case."""
+    """Words in lower case, without punctuation and surrounding commands."""
     return " ".join(re.sub(r"[().'\"!?:$*]+", " ", text).lower().split())
 
 

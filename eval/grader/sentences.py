@@ -1,10 +1,10 @@
-r"""What a text says its answer is, in words: "the answer is 5", "so the area is 12", "9 * 2 = 18. She makes $18."
+r"""Finds the answer that a text states in words: "the answer is 5", "so the area is 12", "9 * 2 = 18. She makes $18."
 
     announced_answer("Adding both gives 12. The answer is 12.")  ->  "12"
 
-A sentence is read with its formulas, points and days hidden, each as one character: they and numbers are its values. A
-value counts where the sentence claims it: not "at least 5", not "Step 5", not "if x were 5", and not "attained at
-x = 5" beside another value. `extract.py` has the order of the rules.
+In a sentence, each formula, point and date is replaced by one character. These and numbers are the values of the
+sentence. A value counts if the sentence claims it: not "at least 5", not "Step 5", not "if x were 5", and not "attained
+at x = 5" beside another value. `extract.py` has the order of the rules.
 """
 
 import re
@@ -60,12 +60,12 @@ _ELSEWHERE = tuple("案 选 選 éponse твет 答え 정답 คำตอบ �
 
 
 def may_announce(text: str) -> bool:
-    """Whether a word is in it that every announcement has."""
+    """Whether a text contains a word that every announcement contains."""
     return any(word in text for word in (_ANNOUNCING if text.isascii() else _ANNOUNCING + _ELSEWHERE))
 
 
 def answered(text: str) -> re.Match[str] | None:
-    """The last announcement that is not denied."""
+    """Find the last announcement that is not denied."""
     found = ANNOUNCED.finditer(text) if may_announce(text) else ()
     *_, last = [None, *(m for m in found if not _DENIED.match(text, m.end()) and not doubted(text, m.start()))]
     return last
@@ -82,7 +82,7 @@ _OPTION = re.compile(r"\(?[A-J][.):]\s")
 
 
 def announced_answer(text: str) -> str | None:
-    """What the last announcement says the answer is, empty if that is refuted; None without one."""
+    """The answer that the last announcement states; empty if it is refuted, None if there is no announcement."""
     announcement = answered(text)
     if announcement is None:
         return None
@@ -103,14 +103,14 @@ def announced_answer(text: str) -> str | None:
 
 
 def inside(text: str) -> str:
-    """A text without the marks of mathematics around it."""
+    """Remove the math delimiters around a text."""
     formula = FORMULA.fullmatch(text)
     text = next(filter(None, formula.groups())) if formula else text
     return " ".join(text.split()).rstrip(" .,")[: MAX_LENGTH + 1]
 
 
 def _tidy(said: str) -> str | None:
-    """What follows "the answer is", without Markdown, a sentence's end, or the sentence that continues."""
+    """Clean the text after "the answer is": no Markdown, no full stop, nothing of the sentence after the answer."""
     said = said.strip().strip('*`"“”').strip()
     whole = unpunctuated(said)
     if whole and (is_readable(whole) or re.match(r"(?:yes|no)[,:;.!]\s", whole, re.IGNORECASE)):
@@ -139,7 +139,7 @@ _CONTINUES = re.compile(
 
 
 def _ends(behind: str) -> bool:
-    """Whether an answer ends where this begins."""
+    """Whether a text begins with something that ends an answer."""
     return not behind.strip(" .,;:!?)。；") or _CONTINUES.match(behind) is not None
 
 
@@ -198,7 +198,9 @@ _IN_BRACKETS = re.compile(r"\s*\([A-Z][^()]* [^()]*\)?\s*")  # (Each side is 7 m
 
 
 def concluding(prose: str) -> list["Sentence"]:
-    """The last sentence, and those of the five before it that begin with "so"; none of a text that is cut off."""
+    """The sentences that may conclude a text: the last one, and those of the five before it that begin with "so". None
+    if the text is cut off.
+    """
     last = _MARKS.sub("", prose.rpartition("\n")[2]).strip()
     point = re.fullmatch(r"(\d{1,2})[.)]?", last)
     if _UNFINISHED.search(prose, max(0, len(prose) - 20)) or (
@@ -221,7 +223,7 @@ _BUT_NOT = re.compile(
 
 
 def _hides_a_claim(text: str, side: re.Match[str]) -> bool:
-    """Whether a second claim of a clause ends in a side phrase: it is down 8% and now trades at $46."""
+    """Whether a clause makes a second claim that ends in a side phrase: "it is down 8% and now trades at $46"."""
     before = text[: side.start()]
     value = VALUE.search(before)
     if value is None or re.match(r"\s+(?:is|are|was|were|equals?|gives?)\b", text[side.end() :]):
@@ -248,17 +250,17 @@ class Sentence:
 
     @property
     def states_something_else(self) -> bool:
-        """Whether a sentence that begins with "so" has a number that is not taken for the answer."""
+        """Whether a sentence that begins with "so" contains a number other than the answer."""
         return self.begun is not None and NUMBER.search(self.text) is not None
 
     @cached_property
     def formulas(self) -> list[str]:
-        """What is hidden in its clause."""
+        """The formulas that are hidden in the clause."""
         return [match.group() for match in ATOM.finditer(self.text)] if len(self.text) <= 4 * MAX_LENGTH else []
 
     @cached_property
     def clause(self) -> str:
-        """What it says, each formula and point as one character."""
+        """The main clause, with each formula and point as one character."""
         hidden = map(chr, range(0xE000, 0xF8FF))
         text = ATOM.sub(lambda _: next(hidden), self.text) if self.formulas else self.text
         text = unpunctuated(_CONCLUDING.sub("", text, count=1) if self.begun else text)
@@ -276,12 +278,14 @@ class Sentence:
         return side
 
     def shown(self, text: str) -> str:
-        """A part of the clause with its formulas."""
+        """A part of the clause, with the hidden formulas restored."""
         return re.sub(rf"[{HIDDEN}]", lambda m: self.formulas[ord(m.group()) - 0xE000], text)
 
     @cached_property
     def claims(self) -> bool:
-        """Whether it is more than a word, supposes, doubts and plans nothing, and announces nothing that is denied."""
+        """Whether the clause claims something: it has more than one word, neither supposes, doubts nor plans, and
+        announces nothing that is denied.
+        """
         denied = "answer" in self.clause and ANNOUNCED.search(self.clause) is not None
         supposes = (
             denied
@@ -294,7 +298,7 @@ class Sentence:
 
     @cached_property
     def states(self) -> bool:
-        """Whether it claims one thing."""
+        """Whether the clause makes exactly one claim."""
         values = [match.end() for match in _SAYS_VALUE.finditer(self.clause)]
         return (
             self.claims
@@ -303,7 +307,7 @@ class Sentence:
         )
 
     def stands(self, start: int) -> bool:
-        """Whether nothing before a place in the clause denies or bounds what is said there."""
+        """Whether no text before a position in the clause denies or bounds the value at that position."""
         return not _NOT_ALONE.search(self.clause, max(0, start - 60), start)
 
 
@@ -350,19 +354,19 @@ _CHANGES = re.compile(  # 5 less than that, 5\text{ at most}
 
 
 def within_sentence(said: str) -> str | None:
-    """What a sentence says behind "the answer is"."""
+    """The answer that follows "the answer is" within a sentence."""
     sentence = Sentence(said)
     return _says(sentence) or _only_value(sentence) if WORDS.search(sentence.clause) else None
 
 
 def formula(sentence: Sentence) -> str | None:
-    """All of the sentence, if it is a formula."""
+    """The whole sentence, if it is a formula."""
     said = sentence.shown(sentence.clause)
     return inside(said) if re.search(r"[\d=]", said) and is_readable(said) else None
 
 
 def said(sentence: Sentence) -> str | None:
-    """What the sentence says "is" or "=": one value, or a pair."""
+    """The value or pair that follows "is" or "=" in the sentence."""
     clause, first = sentence.clause, _SAYS.search(sentence.clause)
     if sentence.states:
         return _says(sentence)
@@ -385,7 +389,7 @@ def _says(sentence: Sentence) -> str | None:
 
 
 def _candidates(sentence: Sentence) -> Iterator[tuple[int, str]]:
-    """What may be the answer of a sentence, with its place: the likeliest first."""
+    """The values of a sentence that may be the answer, with their positions, the most likely first."""
     said, says = sentence.clause, list(_SAYS.finditer(sentence.clause))
     for match in reversed(says[-4:]):  # the solutions are x = -2, y = 3; this gives x + y - 2 = 0
         if match.group() != "=":
@@ -417,7 +421,7 @@ _TRIED = re.compile(  # Let us try n = 5: 5 * 5 = 25
 
 
 def calculated(sentence: Sentence) -> str | None:
-    """What the calculation comes to with which the last sentence ends."""
+    """The result of the calculation at the end of the last sentence."""
     found = _CALCULATION.search(sentence.text) if sentence.is_last else None
     return found[1] if found and not supposed(sentence.text) and not _TRIED.search(sentence.text) else None
 
@@ -448,7 +452,7 @@ _RESULT = re.compile(
 
 
 def repeated(sentence: Sentence) -> str | None:
-    """The number of the last sentence that the last calculation came to."""
+    """The number in the last sentence that equals the result of the last calculation."""
     if not sentence.is_last or supposed(sentence.text) or _TO_DO.search(sentence.text):
         return None
     text, at = sentence.text, sentence.prose.rfind(sentence.text)
@@ -470,7 +474,9 @@ def _plain(number: str) -> str:
 
 
 def last_number(text: str) -> str | None:
-    """The last number, not denied and no bound: too little to accept a completion, enough not to call it wrong."""
+    """The last number, if it is neither denied nor a bound. If it equals the reference, the completion is unsure
+    instead of wrong.
+    """
     *_, last = [None, *NUMBER.finditer(text, max(0, len(text) - LINE))]
     if last is None or text.startswith("?", last.end()) or _CHANGES.match(text, last.end()):
         return None

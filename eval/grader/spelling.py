@@ -1,9 +1,9 @@
-r"""One spelling of an answer that is written in many ways, for the reader.
+r"""Normalises the spelling of an answer, for the reader.
 
     normalise("\\left( \\dfrac12, √3 \\right)")  ->  "( \\frac12, \\sqrt 3 )"
 
-What no answer needs goes: delimiters of math, sizes of brackets, invisible characters. Spaces stay: they tell a list
-from a number.
+Math delimiters, sizes of brackets and invisible characters are removed. Spaces stay, since they distinguish a list from
+a number.
 """
 
 import re
@@ -128,7 +128,7 @@ _MEASURE = re.compile(r" *(\d+(?:\.\d+)?) *(?:\\text *\{)? *([a-zA-Z]+)\.?(?:,? 
 
 @lru_cache(maxsize=100_000)
 def normalise(text: str) -> str:
-    """One spelling of an answer; what it means is not touched."""
+    """Normalise the spelling of an answer, without changing its meaning."""
     if not text.isascii():
         text = _to_ascii(_SQUARED_UNIT.sub(r"\\text{\1\2}", text))
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
@@ -155,13 +155,13 @@ def normalise(text: str) -> str:
 
 
 def _in_digits(text: str) -> str:
-    """Number words above twenty and negative ones in digits."""
+    """Write number words above twenty, and negative ones, in digits."""
     text = _SPELLED.sub(lambda m: str(NUMERALS[m[1].lower()] + NUMERALS[m[2].lower()]), text)
     return _NEGATIVE.sub(lambda m: f"-{NUMERALS[m[1].lower()] if m[1] else ''}", text)
 
 
 def _in_one_unit(text: str) -> str:
-    """`2 hours and 30 minutes` as 150 minutes: each part is less than one of the unit before it."""
+    """Convert `2 hours and 30 minutes` to 150 minutes. Each part must be less than one of the previous unit."""
     total, before, at = Fraction(0), "", 0
     while match := _MEASURE.match(text, at):
         worth = same_unit(before, match[2]) if before else Fraction(1)
@@ -173,7 +173,7 @@ def _in_one_unit(text: str) -> str:
 
 
 def compact(text: str) -> str:
-    """A normalised answer without the spaces that carry no meaning, for comparing as text."""
+    """Remove the spaces without a meaning from a normalised answer, to compare it as text."""
     text = re.sub(r"\\text *\{([^{}]*)\}", r"\1", text)
     return re.sub(
         r" ?([=+\-*/^(){}\[\],<>|:;%_]) ?", r"\1", re.sub(r"([_^]|\\[a-zA-Z]+) *\{(\w)\}", r"\1 \2", text)
@@ -242,7 +242,7 @@ def _vector(match: re.Match[str]) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Layout environments as one line; a system of equations, `cases` without conditions, as a list."""
+    """Write layout environments on one line. A system of equations, and `cases` without conditions, become a list."""
     text = re.sub(r"\\\{\s*\\begin\{array\}(?:\{[^{}]*\})?(.*?)\\end\{array\}", r"\\begin{cases}\1\\end{cases}", text)
     text = _SYSTEM.sub(lambda m: m[1].strip().removesuffix("\\cr").replace("\\cr", ","), text)
     if _LAYOUT.search(text):

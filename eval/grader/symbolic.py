@@ -1,8 +1,8 @@
-"""SymPy in a worker process that is killed when its time is up: the last layer of the grader.
+"""The last layer of the grader: SymPy, in a worker process that is killed when its time is up.
 
-It decides what the grader's own reader has read and `values.py` cannot work out: sums, products, integrals, limits and
-derivatives, and formulas without a value at the points that are tried. It is given nodes and never text, so nothing is
-executed, and no sign of an answer can be lost on the way.
+It decides comparisons that `values.py` cannot: sums, products, integrals, limits and derivatives, and formulas that
+have no value at the points that are tried. It gets parsed nodes and never text, so nothing is executed, and no sign of
+an answer can be lost.
 """
 
 from typing import Any
@@ -45,7 +45,7 @@ def _is_same(question: tuple[Node, Node]) -> bool | None:
 
 
 def _expression(node: Node) -> Any:
-    """A node as SymPy's expression. Raises TypeError for what is not a formula."""
+    """Convert a node to a SymPy expression. Raises TypeError for a node that is no formula."""
     import sympy
 
     if isinstance(node, Number | Based):

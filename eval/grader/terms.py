@@ -1,4 +1,6 @@
-"""Reads one value, from a sum down to a digit: tokens and the lower half of the grammar (`reader.py` has the upper)."""
+"""Parses a single value, from a sum down to a digit: tokens and the lower half of the grammar. `reader.py` has the
+upper half.
+"""
 
 import re
 from collections.abc import Callable
@@ -65,7 +67,7 @@ AGAIN = re.compile(
 
 
 class Token(NamedTuple):
-    """A piece of the text: its kind, its content, and its place."""
+    """A token: its kind, its content, and its position."""
 
     kind: str
     text: str
@@ -86,7 +88,7 @@ _TOKEN = re.compile(
 
 
 class Scanner:
-    """A place in a text and the token there."""
+    """A position in a text, and the token there."""
 
     def __init__(self, text: str, short_units: bool, grouped: bool) -> None:
         self.text, self.short_units, self.grouped = text, short_units, grouped
@@ -96,7 +98,7 @@ class Scanner:
         self.ahead: Token | None = None
 
     def peek(self) -> Token:
-        """The token ahead, which stays."""
+        """Return the next token without consuming it."""
         if self.ahead is None:
             start = self.at
             while start < len(self.text) and self.text[start] == " ":
@@ -112,31 +114,31 @@ class Scanner:
         return self.ahead
 
     def take(self) -> Token:
-        """The token ahead, which is passed."""
+        """Consume the next token and return it."""
         token = self.peek()
         self.jump(token.end)
         return token
 
     def jump(self, to: int) -> None:
-        """Continue at another place."""
+        """Continue at another position."""
         self.at, self.ahead = to, None
 
     def accept(self, *texts: str) -> str | None:
-        """Pass the sign or command ahead if it is one of these, and return it."""
+        """Consume the next sign or command if it is one of these, and return it."""
         token = self.peek()
         if token.kind in ("command", "sign") and token.text in texts:
             return self.take().text
         return None
 
     def accept_match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """Pass what a pattern matches here, and return the match."""
+        """Consume the text that a pattern matches here, and return the match."""
         match = pattern.match(self.text, self.at)
         if match:
             self.jump(match.end())
         return match
 
     def expect(self, text: str) -> None:
-        """Pass this sign or command. Raises Unreadable if another one is ahead."""
+        """Consume this sign or command. Raises Unreadable if another one comes next."""
         if not self.accept(text):
             raise Unreadable(f"no {text} at {self.peek().start}")
 
@@ -145,11 +147,13 @@ class Terms(Scanner):
     """A recursive descent over one text; a method for each level of the grammar."""
 
     def listed(self) -> Node:
-        """What brackets hold: the upper half of the grammar."""
+        """Parse the content of brackets; implemented by the upper half of the grammar."""
         raise NotImplementedError
 
     def within(self, inner: Callable[[], Node], depth: int = 0, bars: int = 0) -> Node:
-        """What `inner` reads inside of brackets; in those with a depth, commas separate and never group digits."""
+        """Call `inner` inside of brackets. Inside of brackets that have a depth, commas separate and never group
+        digits.
+        """
         outer = self.depth, self.bars
         self.depth, self.bars = depth, bars
         node = inner()
@@ -159,7 +163,7 @@ class Terms(Scanner):
     # -- sums, products, powers
 
     def total(self) -> Node:
-        """A sum, each term with its sign."""
+        """Parse a sum of terms with signs."""
         sign = self.accept("+", "-", "\\pm", "\\mp")
         node = self.product()
         if sign == "-":
@@ -176,7 +180,7 @@ class Terms(Scanner):
         return _sum(parts)
 
     def product(self) -> Node:
-        """Factors, with or without signs between them."""
+        """Parse a product; signs between the factors may be missing."""
         node = self.signed()
         while True:
             token = self.peek()
@@ -195,14 +199,14 @@ class Terms(Scanner):
                 return node
 
     def signed(self) -> Node:
-        """A factor with its signs."""
+        """Parse a factor with its signs."""
         sign = self.accept("-", "+")
         if sign:
             return negative(self.signed()) if sign == "-" else self.signed()
         return self.power()
 
     def starts_factor(self, token: Token) -> bool:
-        """Whether what follows is multiplied without a sign."""
+        """Whether a factor follows that is multiplied without a sign."""
         if token.kind == "letters":
             if self.short_units and re.fullmatch(r"[a-zA-Z]{1,2}", token.text) and self.text[token.start - 1] == " ":
                 return False
@@ -219,7 +223,7 @@ class Terms(Scanner):
         return token.kind == "begin" or (token.kind == "sign" and token.text in ("(", "{", "[", *"|"[self.bars :]))
 
     def power(self) -> Node:
-        """A value with what stands behind it: powers, factorials, percent, primes, a base."""
+        """Parse a value and what follows it: powers, factorials, percent signs, primes, a base."""
         node = self.atom()
         for _ in range(MAX_MARKS):
             if self.accept("!"):
@@ -238,20 +242,20 @@ class Terms(Scanner):
         raise Unreadable("too many marks behind a value")
 
     def raised(self, node: Node) -> Node:
-        """A value to a power, or in degrees."""
+        """Parse the exponent of a value, or its degree sign."""
         if self.accept_match(_DEGREES):
             return Call("deg", (node,))
         return Call("^", (node, self.exponent()))
 
     def exponent(self) -> Node:
-        """What stands behind `^`: `2^10` is two to the tenth, `x^ab` is x^a times b."""
+        """Parse what follows `^`: `2^10` is two to the tenth, `x^ab` is x^a times b."""
         if self.accept("-"):
             return negative(self.exponent())
         node = self.atom()
         return self.raised(node) if self.accept("^", "**") else node
 
     def based(self, node: Number) -> Node:
-        """A number with its base as a subscript; digits above 9 are letters."""
+        """Parse the subscript of a number as its base; digits above 9 are letters."""
         match = self.accept_match(_BASE)
         base = 0 if match is None else int(match[1]) if match[1].isdigit() else BASES.get(match[1], 0)
         if node.value.denominator != 1 or not 2 <= base <= 36:
@@ -261,7 +265,7 @@ class Terms(Scanner):
     # -- atoms
 
     def atom(self) -> Node:
-        """A number, name, function or bracket."""
+        """Parse a number, name, function or bracket."""
         token = self.peek()
         if token.kind == "number":
             return self.number()
@@ -284,15 +288,15 @@ class Terms(Scanner):
         raise Unreadable(f"'{self.text[token.start : token.start + 20]}'")
 
     def matrix(self) -> Node:
-        """A matrix: the upper half of the grammar."""
+        """Parse a matrix; implemented by the upper half of the grammar."""
         raise NotImplementedError
 
     def bracketed(self) -> Node:
-        """Brackets: the upper half of the grammar."""
+        """Parse brackets; implemented by the upper half of the grammar."""
         raise NotImplementedError
 
     def number(self) -> Node:
-        """A number as written, or an hour with its half of the day."""
+        """Parse a number, or an hour with a.m. or p.m."""
         node, end = read_number(self.text, self.peek().start, thousands=self.grouped and not self.depth)
         self.jump(end)
         if isinstance(node, Number) and node.step is None and node.value in range(1, 13):
@@ -302,7 +306,7 @@ class Terms(Scanner):
         return node
 
     def letters(self) -> Node:
-        """A function, a constant, or the first of several names."""
+        """Parse a function, a constant, or the first of several names."""
         token = self.take()
         word = token.text
         if word in FUNCTIONS:
@@ -317,7 +321,7 @@ class Terms(Scanner):
         return self.subscripted(word[0])
 
     def subscripted(self, name: str) -> Name:
-        """A name with its subscript, if one follows."""
+        """Parse the subscript of a name, if one follows."""
         if self.accept("_"):
             match = self.accept_match(_SUBSCRIPT)
             if not match:
@@ -326,7 +330,7 @@ class Terms(Scanner):
         return Name(name)
 
     def command(self) -> Node:
-        """What begins with a backslash."""
+        """Parse a command, which begins with a backslash."""
         token = self.peek()
         name = token.text[1:]
         if token.text in OPENING:
@@ -355,7 +359,7 @@ class Terms(Scanner):
     # -- sums, integrals, limits and derivatives: `symbolic.py` works them out
 
     def series(self, what: str) -> Node:
-        """`\\sum_{k=1}^{n} k`, `\\prod`: what is added reaches to the next plus or minus."""
+        """Parse a sum or product such as `\\sum_{k=1}^{n} k`. Its term ends at the next plus or minus."""
         self.expect("_")
         index = self.argument()
         self.expect("^")
@@ -368,7 +372,7 @@ class Terms(Scanner):
         return Call(what, (body, *index.sides, end))
 
     def integral(self) -> Node:
-        """`\\int_0^1 x dx`; without bounds an antiderivative."""
+        """Parse an integral such as `\\int_0^1 x dx`; without bounds it is an antiderivative."""
         low = self.argument() if self.accept("_") else None
         high = self.argument() if self.accept("^") else None
         start = self.at
@@ -381,20 +385,20 @@ class Terms(Scanner):
         raise Unreadable("an integral without its variable")
 
     def limit(self) -> Node:
-        """`\\lim_{x \\to 0} x`."""
+        """Parse a limit such as `\\lim_{x \\to 0} x`."""
         match = self.accept_match(_LIMIT)
         if not match:
             raise Unreadable("a limit")
         return Call("lim", (self.product(), Name(match[1]), self.apart(match[2])))
 
     def derivative(self, above: Node, under: Node) -> Node:
-        """`\\frac{d}{dx} x^2`."""
+        """Parse a derivative such as `\\frac{d}{dx} x^2`."""
         if above != Name("d") or not isinstance(under, Call) or under.what != "*" or under.args[0] != Name("d"):
             raise Unreadable("a derivative of a name")
         return Call("diff", (self.product(), under.args[1]))
 
     def apart(self, text: str) -> Node:
-        """A formula that is a part of the text."""
+        """Parse a part of the text as a formula."""
         reader = type(self)(text, False, False)
         node = reader.total()
         if reader.peek().kind != "end of text":
@@ -402,7 +406,7 @@ class Terms(Scanner):
         return node
 
     def argument(self) -> Node:
-        """What a command takes: a group in braces, or one digit, letter or command."""
+        """Parse the argument of a command: a group in braces, or one digit, letter or command."""
         token = self.peek()
         if token.kind == "sign" and token.text == "{":
             return self.braced()
@@ -412,18 +416,18 @@ class Terms(Scanner):
         return self.atom()
 
     def argument_or_number(self) -> Node:
-        """As `argument`, but `\\sqrt23` is the root of 23."""
+        """Parse an argument as `argument` does, except that `\\sqrt23` is the root of 23."""
         return self.number() if self.peek().kind == "number" else self.argument()
 
     def braced(self) -> Node:
-        """A group in braces."""
+        """Parse a group in braces."""
         self.expect("{")
         node = self.within(self.listed)
         self.expect("}")
         return node
 
     def root(self) -> Node:
-        """A root, with or without an index."""
+        """Parse a root, with or without an index."""
         if not self.accept("["):
             return Call("sqrt", (self.argument_or_number(),))
         index = self.total()
@@ -431,7 +435,7 @@ class Terms(Scanner):
         return Call("root", (self.argument_or_number(), index))
 
     def function(self, name: str) -> Node:
-        """A function with its argument in brackets or bare: `sin 2x` takes 2x, `sin(2x)y` takes 2x."""
+        """Parse a function and its argument, with or without brackets: in `sin 2x` and in `sin(2x)y` it is 2x."""
         name = f"arc{name[1:]}" if name in ("asin", "acos", "atan") else name
         if name == "sqrt" and self.peek().text != "(":
             return self.root()
@@ -445,7 +449,7 @@ class Terms(Scanner):
         return node if power is None else Call("^", (node, power))
 
     def arguments(self) -> tuple[Node, ...]:
-        """The arguments of a function."""
+        """Parse the arguments of a function."""
         token = self.peek()
         if token.text in ("(", "[", "{", "\\{"):
             node = self.bracketed() if token.text != "{" else self.braced()
@@ -471,7 +475,7 @@ def spells_word(letters: str) -> bool:
 
 
 def is_unit(letters: str) -> bool:
-    """Whether letters behind a number are a word, not names multiplied with it."""
+    """Whether letters after a number are a word, and not variables multiplied with it."""
     return (
         letters not in FUNCTIONS
         and letters.lower() not in _CONSTANTS
@@ -484,7 +488,7 @@ def _sum(parts: list[Node]) -> Node:
 
 
 def _is_argument(node: Node) -> bool:
-    """`x`, `2`, `x, t` or `g(x)`, which a name before the bracket makes the argument of a function."""
+    """Whether the text in brackets after a name is the argument of a function: `x`, `2`, `x, t` or `g(x)`."""
     if isinstance(node, Group):
         return node.brackets == "()" and all(isinstance(part, Name) for part in node.parts)
     return isinstance(node, Name | Number) or (isinstance(node, Call) and node.what == "of")

@@ -1,8 +1,8 @@
-"""What a read expression is worth, and whether two have one value: tolerances, angles, numbers and functions.
+"""Evaluates parsed expressions, and decides whether two have the same value: tolerances, angles, numbers and functions.
 
-A value is exact where it is rational, else worked out to fifty digits. Nothing here is symbolic: two formulas that
-agree to forty digits at points that nobody chose are the same formula. All work is bounded; what would go beyond the
-bounds raises TooMuch, and is the third verdict, not a wrong one.
+Rational values are exact; others are computed to fifty digits. Nothing here is symbolic: two formulas that agree to
+forty digits at arbitrary points count as the same. All work is bounded. A value beyond the bounds raises TooMuch, which
+makes the verdict unsure.
 """
 
 import math
@@ -35,15 +35,15 @@ CONSTANTS = {"pi", "e", "i", "oo"}
 
 
 class TooMuch(ArithmeticError):
-    """A value that would need unbounded work, or has none that is known here."""
+    """Raised for a value that takes too much work, or that this module cannot compute."""
 
 
 class Undefined(ArithmeticError):
-    """No real value at this point."""
+    """Raised if there is no real value at a point."""
 
 
 def exact(node: Node) -> Fraction | None:
-    """The value of a rational expression; None if it is not one, or not by arithmetic alone.
+    """The exact value of an expression; None if it is not rational, or needs more than arithmetic.
 
     Raises TooMuch for a number beyond MAX_BITS, Undefined for a division by zero.
     """
@@ -65,7 +65,7 @@ def exact(node: Node) -> Fraction | None:
 
 
 def size(value: Fraction) -> int:
-    """Bits of the larger of numerator and denominator."""
+    """The number of bits of the numerator or the denominator, whichever is larger."""
     return max(value.numerator.bit_length(), value.denominator.bit_length())
 
 
@@ -84,7 +84,7 @@ def _product(a: Fraction, b: Fraction) -> Fraction:
 
 
 def _counted(count: Callable[..., int], bits: Callable[..., int]) -> Callable[..., Fraction | None]:
-    """A function of natural numbers whose value has at most so many bits."""
+    """A function of natural numbers, with a bound on the bits of its value."""
 
     def of(*values: Fraction) -> Fraction | None:
         if any(v.denominator != 1 or v < 0 for v in values):
@@ -175,7 +175,7 @@ class _Evaluator:
         return self.number(self.point[name])
 
     def checked(self, value: Any) -> Any:
-        """A finite value within bounds, as a real one unless complex ones are asked for."""
+        """Check that a value is finite and within bounds; convert it to a real one unless complex ones are allowed."""
         if not self.mp.isfinite(value):
             raise Undefined("not finite")
         if value and self.mp.mag(value) > MAX_MAGNITUDE:
@@ -194,18 +194,20 @@ class _Evaluator:
         return self.mp.power(base, power)
 
     def root(self, value: Any, index: Any) -> Any:
-        """The real root of a negative number where the index is odd, as in school; else the principal one."""
+        """The root of a number: the real one if the number is negative and the index odd, as in school; otherwise the
+        principal one.
+        """
         if self.mp.im(value) == 0 and self.mp.re(value) < 0 and index == self.mp.nint(index) and int(index) % 2:
             return -self.mp.root(-self.mp.re(value), int(index))
         return self.power(value, 1 / index)
 
     def log(self, x: Any, base: Any = None) -> Any:
-        """A logarithm whose base is not written is one of ten or of e: the caller tries both."""
+        """The value of a logarithm. Without a base it may be to base 10 or e: the caller tries both."""
         base = base or self.log_base
         return self.mp.ln(x) / self.mp.ln(base) if base else self.mp.ln(x)
 
     def bounded(self, f: str, most: int, *args: Any) -> Any:
-        """A function of mpmath, of no arguments beyond a bound."""
+        """Call a function of mpmath. Raises TooMuch for arguments beyond a bound."""
         if max(map(abs, args)) > most:
             raise TooMuch(f"{f} of a number out of bounds")
         return getattr(self.mp, f)(*args)
@@ -276,7 +278,7 @@ def same_value(a: Node, b: Node) -> bool:
 
 
 def _agree(a: Node, b: Node, points: list[dict[str, Fraction]], imaginary: bool, log_base: int) -> bool:
-    """As real values where both are, on principal values otherwise."""
+    """Whether two expressions agree at a point: as real values if both are real, otherwise by principal values."""
     for complex_ in (True,) if imaginary else (False, True):
         met = 0
         for point in points:
@@ -294,7 +296,9 @@ def _agree(a: Node, b: Node, points: list[dict[str, Fraction]], imaginary: bool,
 
 
 def _counted_points(variables: list[str], written: list[int]) -> list[dict[str, Fraction]]:
-    """Whole numbers: the first hundred in turn, and those about the numbers that the expressions are written with."""
+    """Whole numbers to compare functions at: the first hundred, and those near the numbers that occur in the
+    expressions.
+    """
     draw = random.Random(20_250_206)
     ones = [*range(1, 101), *(n + i for n in written[:20] for i in (-1, 0, 1))]
     return [{v: Fraction(n if len(variables) == 1 else draw.randrange(1, n + 9)) for v in variables} for n in ones]
@@ -313,14 +317,14 @@ def _points(variables: list[str]) -> list[dict[str, Fraction]]:
 
 
 def _agree_at(a: Node, b: Node, point: Mapping[str, Fraction], complex_: bool, log_base: int) -> bool:
-    """Whether two values agree to all but SLACK of their digits; where that is in doubt, what more digits say."""
+    """Whether two values agree in all but SLACK of their digits. If that is not clear, more digits are computed."""
     digits = DIGITS + 2 * max((_written_digits(n) for e in (a, b) for n in walk(e)), default=0)
     slow = any(isinstance(n, Call) and n.what in ("!", "binom") for e in (a, b) for n in walk(e))
     if 4 * digits > (MAX_GAMMA_DIGITS if slow else MAX_DIGITS):
         raise TooMuch("numbers out of bounds")
 
     def compared(digits: int) -> tuple[Any, Any]:
-        """The larger size of the two values, and how far they are apart."""
+        """The larger absolute value of the two, and their distance."""
         left, right = (value_at(e, point, digits, complex_=complex_, log_base=log_base) for e in (a, b))
         return max(abs(left), abs(right)), abs(left - right)
 
@@ -335,7 +339,9 @@ def _agree_at(a: Node, b: Node, point: Mapping[str, Fraction], complex_: bool, l
 
 
 def _written_digits(node: Node) -> int:
-    """Digits that a number is written with, or that a power of numbers has: what hides behind them must be seen."""
+    """The number of digits that the expressions write, or that a power in them has. As many must be computed, since a
+    difference may lie in the last one.
+    """
     if isinstance(node, Number | Based):
         return size(node.value) * 3 // 10
     if isinstance(node, Call) and node.what == "^" and all(isinstance(arg, Number) for arg in node.args):
@@ -345,7 +351,7 @@ def _written_digits(node: Node) -> int:
 
 
 def proportional(a: Node, b: Node) -> int:
-    """The sign of c if a = c b for one constant c at every point, 0 if there is none.
+    """The sign of the constant c for which a = c b at every point; 0 if there is no such constant.
 
     Raises TooMuch or Undefined as `same_value` does.
     """
@@ -365,7 +371,7 @@ def proportional(a: Node, b: Node) -> int:
 
 
 def approximately(node: Node) -> Fraction | None:
-    """A real number without variables as a fraction of some forty digits; None if it is not one."""
+    """The value of an expression as a fraction, correct to about forty digits; None if it is no real number."""
     try:
         value = exact(node)
         if value is not None:
@@ -407,14 +413,16 @@ def tolerance(reference: Node, kind: Kind = "math") -> Fraction:
 
 
 def _printed_to(given: Node, reference: Node) -> Fraction:
-    """One unit of the last place of an answer with PRINTED digits or more, where the reference is not such a number."""
+    """One unit of the last place, if the answer has at least PRINTED digits and the reference has fewer."""
     if not isinstance(given, Number) or given.step is None or isinstance(reference, Number):
         return Fraction(0)
     return given.step if abs(given.value) >= given.step * 10 ** (PRINTED - 1) else Fraction(0)
 
 
 def by_value(given: Node, reference: Node, kind: Kind) -> Ruling:
-    """Two values: exactly where both are rational, within the reference's own precision, to fifty digits otherwise."""
+    """Compare two values: exactly if both are rational, up to the precision of the reference, and otherwise to fifty
+    digits.
+    """
     if isinstance(given, Number) and isinstance(reference, Number):
         apart = abs(given.value - reference.value)
         return rule_by(not apart or apart <= tolerance(reference, kind), "number")
@@ -447,7 +455,7 @@ def by_value(given: Node, reference: Node, kind: Kind) -> Ruling:
 
 
 def by_degrees(given: Node, reference: Node, kind: Kind) -> Ruling | None:
-    """A degree sign may be left out or said; otherwise degrees are worth pi/180 each."""
+    """Compare angles. The degree sign may be missing on one side; otherwise a degree is pi/180."""
     ours, theirs = degrees(given), degrees(reference)
     if (ours is None and theirs is None) or is_radians(given):
         return None
@@ -458,7 +466,7 @@ def by_degrees(given: Node, reference: Node, kind: Kind) -> Ruling | None:
 
 
 def is_radians(node: Node) -> bool:
-    """Whether it is said to be in radians."""
+    """Whether an expression states that it is in radians."""
     return isinstance(node, Call) and node.what == "rad"
 
 

@@ -1,8 +1,8 @@
 """Charts as SVG within a page, drawn by matplotlib.
 
-Their colours follow the page into dark mode and print: the placeholder colours below become variables of
-`browser/report.css`. Those of data are Okabe and Ito's, which colour-blind readers can tell apart; shape or hatching
-always repeats what a colour means.
+The charts follow the page into dark mode and print, since their colours are placeholders for variables of
+`browser/report.css`. The colours of data are those of Okabe and Ito, which colour-blind readers can distinguish; shape
+or hatching always repeats the meaning of a colour.
 """
 
 import io
@@ -66,7 +66,7 @@ def chart(draw: Callable[[Any], None], width: float, height: float, label: str) 
 
 
 def _theme(svg: str, label: str) -> str:
-    """The chart in the page's colours, without ids that other charts have too."""
+    """Replace the colours by the page's variables, and make ids unique on the page."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(rf' id="(?:{GROUPS})[^"]*"', "", svg)
     for colour, name in VARIABLES.items():
@@ -75,13 +75,15 @@ def _theme(svg: str, label: str) -> str:
 
 
 def short(value: Any) -> str:
-    """A label that leaves room for the chart."""
+    """Shorten a label so that it leaves room for the chart."""
     line = " ".join(str(value).split())
     return line if len(line) <= LABEL else line[: LABEL - 1] + "…"
 
 
 def draw_distribution(ax: Any, chosen: Sequence[float], others: Sequence[float], label: str, beside: str) -> None:
-    """Two groups of numbers as shares of their group: the chosen ones, and others that `beside` names."""
+    """Draw the distributions of two groups, as shares of each group: the chosen rows, and others that `beside`
+    names.
+    """
     import numpy as np
 
     both = np.concatenate([np.asarray(chosen, float), np.asarray(others, float)])
@@ -99,7 +101,7 @@ def draw_distribution(ax: Any, chosen: Sequence[float], others: Sequence[float],
 
 
 def draw_kinds(ax: Any, chosen: Mapping[str, int], others: Mapping[str, int], label: str, beside: str) -> None:
-    """The shares of each kind in the chosen and in other rows, side by side."""
+    """Draw the shares of each kind among the chosen rows and among the others, side by side."""
     names = list(dict.fromkeys([*chosen, *others]))
     for shift, group, who, look in (
         (-0.2, chosen, "chosen", {"color": CHOSEN}),
@@ -127,7 +129,7 @@ def draw_intervals(
     names: Sequence[str],
     series: Mapping[str, Sequence[Mapping[str, Any] | None]],
 ) -> None:
-    """Shares with their intervals, in %: a line for each name, a mark for each of the series.
+    """Draw shares with their intervals, in %: a line for each name, a mark for each series.
 
     Where a share is the mean of several trainings, each of them is a tick below the mark.
     """
@@ -166,7 +168,7 @@ def draw_intervals(
 
 
 def draw_funnel(ax: Any, stages: Sequence[str], left: Sequence[int], notes: Sequence[str]) -> None:
-    """The rows left after each stage as a bar, with the dropped ones as its hatched end.
+    """Draw a bar for each stage: the rows that are left, with the dropped rows as its hatched end.
 
     Bars count problems where they can be counted: a stage that adds chains to a problem does not add problems.
     """

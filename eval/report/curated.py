@@ -34,7 +34,7 @@ VALUES = 1000  # a note with more different values is an identifier, and not cou
 
 @dataclass
 class Tally:
-    """Scores and kinds of a group of rows."""
+    """The scores and kinds of a group of rows."""
 
     numbers: dict[str, "array[float]"] = field(default_factory=lambda: {name: array("d") for name in NUMBERS})
     kinds: dict[str, Counter[str]] = field(default_factory=lambda: {kind: Counter() for kind in KINDS})
@@ -70,7 +70,7 @@ class Curated:
 
 
 def gather(folder: Path) -> Curated | None:
-    """All data of the curation in `folder` for a report; None if it has no chosen rows and no funnel."""
+    """Read what a report shows of the curation in `folder`; None if there are neither chosen rows nor a funnel."""
     entry = read_manifest(folder).get("curate", {})
     funnel = entry.get("results", {}).get("funnel", [])
     path = folder / "curated.jsonl"

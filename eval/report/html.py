@@ -1,6 +1,6 @@
 """HTML from the jinja templates in `templates/`.
 
-Texts from rows and completions are escaped there.
+The templates escape texts of rows and completions.
 """
 
 from pathlib import Path
@@ -20,12 +20,12 @@ _templates = jinja2.Environment(
 
 
 def fill_template(template: str, **values: Any) -> Markup:
-    """A template as HTML. Markup, charts and tables are inserted as they are; everything else is escaped."""
+    """Fill a template. Markup, charts and tables are inserted unchanged; everything else is escaped."""
     return Markup(_templates.get_template(template).render(values))
 
 
 def render_mixed(key: str, title: str, **parts: Any) -> str:
-    """A section of `sentences`, `notes`, `charts`, `tables`, and `details` that open on a click."""
+    """Render a section of `sentences`, `notes`, `charts`, `tables`, and `details` that open on a click."""
     values: dict[str, Any] = {"sentences": (), "notes": (), "charts": (), "tables": (), "details": (), **parts}
     return fill_template("mixed.html", key=key, title=title, **values)
 

@@ -101,7 +101,7 @@ class Listed:
             self.add(entry, Place(path, at, name, number))
 
     def details(self, number: int) -> dict[str, Any]:
-        """The data that are shown of an opened row: texts, facts, and the parts of its score."""
+        """What is shown of a row after it is opened: texts, facts, and the parts of its score."""
         place = self.places[number]
         text = place.line()
         try:
@@ -112,7 +112,7 @@ class Listed:
             return {"question": shown, "detail": f"this line is not one of ours: {error}"[:500], "text": ""}
 
     def index(self) -> dict[str, Any]:
-        """The list as JSON."""
+        """The entries as JSON, in the form that the page's script reads."""
         kept = [entry for entry in self.entries if entry["state"] == "chosen"]
         unit = "tokens" if kept and all("tokens" in entry for entry in kept) else "characters"
         shown = {"weights": self.weights, "terms": self.terms, "unit": unit, "by": self.by, "notes": self.notes}
@@ -137,7 +137,9 @@ MEANINGS = {  # one line about each name that a row shows; curation/stages/likel
 
 
 def list_runs(folders: Iterable[Path]) -> Listed:
-    """All rows of these runs: chosen and dropped rows, rows left so far in a curation in progress; then the answers."""
+    """List all rows of these runs: first chosen and dropped rows, or the current rows of a curation in progress; then
+    the answers.
+    """
     listed = Listed()
     for folder in folders:
         try:
@@ -188,7 +190,9 @@ def chain_entry(
 
 
 def _parts(scores: Mapping[str, float], weights: Mapping[str, float]) -> list[list[float] | None]:
-    """Value and scaled value of each feature of the score, in the order of the weights; empty if there are none."""
+    """The value and the scaled value of each feature of the score, in the order of the weights; empty if a row has no
+    score.
+    """
     known = {part.name: [part.value, round(part.scaled, 4)] for part in score_parts(scores, weights)}
     return [known.get(name) for name in weights] if known else []
 
@@ -256,7 +260,9 @@ def _list_answers(folder: Path, listed: Listed) -> None:
 
 
 def _read_flips(folder: Path) -> Mapping[tuple[str, str, str], list[str]]:
-    """By model, benchmark and problem the differences between two models: `base to chosen: now right`."""
+    """For each model, benchmark and problem: how the grade differs between two models, such as `base to chosen: now
+    right`.
+    """
     flips = defaultdict[tuple[str, str, str], list[str]](list)
     for d in read_summary(folder).get("differences", []):
         for way, what in (("gained", "now right"), ("lost", "now wrong")):
@@ -339,7 +345,9 @@ def is_row(data: Any) -> bool:
 
 
 def chain_verdict(row: Mapping[str, Any], reason: str) -> str:
-    """correct, wrong, unsure, unfinished, unchecked (its reference is its own answer), or empty if not graded."""
+    """The verdict of a chain: correct, wrong, unsure, unfinished, unchecked (its reference is its own answer), or empty
+    if it is not graded.
+    """
     known = {"wrong answer": "wrong", "cannot be graded": "unsure", UNFINISHED: "unfinished"}
     return known.get(reason, str(row.get("notes", {}).get("verdict", "")))
 
@@ -383,5 +391,7 @@ def _answer_details(line: Mapping[str, Any], place: Place) -> dict[str, Any]:
 
 
 def _name(key: str, notes: Mapping[str, Any], problem: str) -> str:
-    """A chain's name among those of its problem: teacher and sample, or the teacher of the source's chain."""
+    """What distinguishes a chain from the others of its problem: teacher and number of the sample, or the origin of the
+    source's chain.
+    """
     return key.removeprefix(problem + "/") if key != problem else str(notes.get("teacher", key))

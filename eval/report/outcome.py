@@ -62,7 +62,7 @@ def _accuracy_chart(summary: Summary) -> Markup:
 
 
 def _parts(summary: Summary) -> Table:
-    """Accuracy by level, subject and the like, the models of a part below each other."""
+    """Accuracy by level, subject and the like, with the models of each part below each other."""
     rows = [
         (name, f"{note} {value}", model, percent(i["mean"]), span(i), i["n"])
         for model, name, a in each_accuracy(summary)
@@ -118,7 +118,7 @@ def _render_answers(key: str, title: str, groups: Sequence[tuple[str, list[Probl
 
 
 def _sides(model: str, row: Mapping[str, Any], most: int) -> list[tuple[str, Mapping[str, Any]]]:
-    """The first completions of a model, with names, and numbers if there are several."""
+    """The first completions of a model, each with a title, which has a number if there are several."""
     completions = row["completions"]
     return [(f"{model} {at}" if len(completions) > 1 else model, c) for at, c in enumerate(completions[:most], 1)]
 
@@ -138,7 +138,7 @@ def sampled_section(manifest: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path, limit: int | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of an evaluation, at most `limit`; none if the file is missing."""
+    """Read at most `limit` rows of an evaluation; none if the file is missing."""
     if path.is_file():
         with path.open("rb") as lines:
             for number, line in enumerate(lines):
@@ -189,7 +189,7 @@ def _chart(model: str, name: str, metrics: Mapping[str, Any]) -> Markup:
 
 
 def draw_by_turn(ax: Any, by_turn: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Accuracy in % after k turns and of k parallel samples, with the interval of the two majorities."""
+    """Draw accuracy in % after k turns and of k parallel samples, with intervals of the two majorities."""
     places = range(1, len(by_turn) + 1)
     for key, (label, colour, mark, dashes) in LINES.items():
         ax.plot(places, [100 * at[key]["mean"] for at in by_turn], dashes, marker=mark, color=colour, label=label)

@@ -139,6 +139,6 @@ def _manifest_section(manifest: Mapping[str, Any]) -> str:
 
 
 def _shorten(commit: str) -> str:
-    """A commit, abbreviated like git does; the full commit is in the settings below the table."""
+    """Abbreviate a commit as git does. The full commit is in the settings below the table."""
     digits, plus, changes = commit.partition("+")
     return digits[:10] + plus + changes

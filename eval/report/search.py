@@ -13,7 +13,9 @@ from limo.discover.archive import Entry, read_candidates
 
 
 def discovered_section(folder: Path) -> str:
-    """Fitness in the order of the search with the noise, finalists with intervals, and every loss with its text."""
+    """The section on a search for losses: fitness in the order of the search with its noise, finalists with intervals,
+    and every loss with its text.
+    """
     result = dict(json.loads((folder / "discovered.json").read_text(encoding="utf-8")))
     tried = read_candidates(folder)
     half, mean = result["noise"]["half"], result["noise"]["mean"]
@@ -73,7 +75,7 @@ def _finalists(result: Mapping[str, Any]) -> Table:
 
 
 def _tried(result: Mapping[str, Any], tried: Sequence[Entry]) -> Table:
-    """Every loss with its fitness; those that were refused with the reason."""
+    """A table of all losses, each with its fitness, or with the reason why it was refused."""
     half, mean = result["noise"]["half"], result["noise"]["mean"]
     rows = []
     for one in tried:

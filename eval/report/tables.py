@@ -18,7 +18,7 @@ Each = Sequence[tuple[str, str, Row]]  # model, benchmark, and the metrics of it
 
 
 def each_accuracy(summary: Summary) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Model, benchmark and its metrics."""
+    """Yield model, benchmark and metrics for each of a summary's accuracies."""
     for model, by in summary.get("accuracy", {}).items():
         for name, a in by.items():
             yield model, name, a
@@ -35,7 +35,7 @@ def cut_off_warnings(summary: Summary) -> list[str]:
 
 
 def difference_table(summary: Summary, title: str) -> Table:
-    """The paired differences, with each model's accuracy."""
+    """A table of the paired differences, with each model's accuracy."""
     rows = []
     for d in summary["differences"]:
         before, after = (percent(summary["accuracy"][d[m]][d["benchmark"]]["mean"]) for m in ("before", "after"))
@@ -47,7 +47,7 @@ def difference_table(summary: Summary, title: str) -> Table:
 
 
 def accuracy_table(summary: Summary) -> Table:
-    """Each model on each benchmark; with several completions also pass@k and maj@k at the largest k."""
+    """A table of each model on each benchmark; with several completions also pass@k and maj@k at the largest k."""
     with_k = any(a["pass_at"] for _, _, a in each_accuracy(summary))
     rows = []
     for model, name, a in each_accuracy(summary):
@@ -62,7 +62,7 @@ def accuracy_table(summary: Summary) -> Table:
 
 
 def unsure_table(summary: Summary) -> Table:
-    """The verdicts that the grader was unsure of, with the reason."""
+    """A table of the unsure verdicts, with the reason."""
     rows = [
         (name, model, u["id"], u["answer"], u["extracted"], u["why"])
         for model, name, a in each_accuracy(summary)
@@ -72,7 +72,7 @@ def unsure_table(summary: Summary) -> Table:
 
 
 def repair_table(repair: Measures) -> Table:
-    """A row for each metric, for all rows and by type of error, and a column for each model."""
+    """A table with a column for each model and a row for each metric, over all rows and by type of error."""
     cells: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for model, benchmarks in repair.items():
         for name, shares in benchmarks.items():
@@ -90,12 +90,12 @@ def repair_table(repair: Measures) -> Table:
 
 
 def each_turns(turns: Mapping[str, Any]) -> Each:
-    """Model, benchmark and the metrics of its turns."""
+    """Yield model, benchmark and the metrics of its turns."""
     return [(model, name, metrics) for model, by in turns["models"].items() for name, metrics in by.items()]
 
 
 def measure_table(each: Each, title: str = "") -> Table:
-    """A column for each measure, with its interval below it."""
+    """A table with a column for each measure; the interval stands below the value."""
     rows = []
     for model, name, metrics in each:
         values = metrics["measures"].values()
@@ -106,7 +106,7 @@ def measure_table(each: Each, title: str = "") -> Table:
 
 
 def budget_table(each: Each) -> Table:
-    """Turns against as many parallel samples."""
+    """A table that compares turns with the same number of parallel samples."""
     rows = []
     for model, name, metrics in each:
         cells = (cell for d in metrics["against"] for cell in (signed(d), p_value(d["p"])))
@@ -117,7 +117,7 @@ def budget_table(each: Each) -> Table:
 
 
 def flip_table(each: Each) -> Table:
-    """Problems that became right and wrong from each turn to the next."""
+    """A table of the problems that became right, and that became wrong, from each turn to the next."""
     rows = [
         (model, name, *(f"+{t['wrong_right']} -{t['right_wrong']}" for t in metrics["transitions"]))
         for model, name, metrics in each
@@ -128,7 +128,7 @@ def flip_table(each: Each) -> Table:
 
 
 def turn_difference_table(turns: Mapping[str, Any]) -> Table:
-    """Each measure of the pairs of models, on the same problems."""
+    """A table of the differences of each measure between pairs of models, on the same problems."""
     rows = [
         (d["benchmark"], d["measure"], d["before"], d["after"], signed(d), d["n"]) for d in turns.get("differences", [])
     ]

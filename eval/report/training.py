@@ -52,7 +52,9 @@ def _describe(key: str, history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _draw_curve(axes: Any, key: str, history: Log, evals: Log) -> None:
-    """One of LABELS by optimizer step; the chart of the loss also shows held-out rows, dashed, if measured."""
+    """Draw one of the curves of LABELS by optimizer step. The chart of the loss also shows the held-out loss as a
+    dashed line, if it was measured.
+    """
     points = [(entry["step"], float(entry[key])) for entry in history if entry.get(key) is not None]  # NaN is null
     if points:
         axes.plot(*zip(*points, strict=True), color=CHOSEN, linewidth=1.6, marker="." if len(points) < 60 else None)

@@ -62,18 +62,20 @@ class Packer:
 
 
 def _size(details: Mapping[str, Any]) -> int:
-    """Characters of a row, its facts included."""
+    """The number of characters of a row, its facts included."""
     return len(details["text"] or "") + len(details.get("question", "")) + 300
 
 
 def pack(value: Any) -> str:
-    """JSON, gzipped, in base64. A lone surrogate, which UTF-8 cannot hold, becomes U+FFFD."""
+    """Encode data as JSON, gzipped, in base64. A lone surrogate, which UTF-8 cannot encode, becomes U+FFFD."""
     text = _HALF.sub("\ufffd", json.dumps(value, ensure_ascii=False))
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
 
 
 def viewer_section(folder: Path, curated: Curated, room: int) -> str:
-    """The viewer as HTML, in about `room` bytes. Texts that do not fit are left out, and the page says how many."""
+    """Render the viewer in about `room` bytes of HTML. Texts that do not fit are left out, and the page says
+    how many.
+    """
     listed = list_chosen(folder, curated)
     packer = Packer(room - len(pack(listed.index())) - 16 * len(listed.entries))
     missing = Counter[str]()

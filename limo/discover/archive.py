@@ -7,7 +7,7 @@
         seed-0/          a training: the run folder of limo.train, and score.json once it is measured
         confirm-seed-10/ the same on fresh data
 
-A file appears once it is complete, and nothing that has a file is done again.
+Each file appears only once it is complete. Work whose file exists is not repeated.
 """
 
 import json
@@ -61,7 +61,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Unique in a search."""
+        """The name of the loss, unique in a search."""
         return self.proposal.name
 
     @property
@@ -71,17 +71,17 @@ class Entry:
 
     @property
     def why_not(self) -> str:
-        """Why it has no fitness; empty if it has one, or may still get one."""
+        """Why the loss has no fitness; empty if it has one, or may still get one."""
         return self.proposal.refused or (self.checks.refused if self.checks else "") or self.failed
 
     @property
     def fitness(self) -> float | None:
-        """The mean over seeds; None before the first."""
+        """The mean of the fitness over seeds; None before the first training is measured."""
         return fmean(map(fitness, self.scores)) if self.scores and not self.failed else None
 
     @property
     def loss(self) -> str | Mapping[str, Any]:
-        """The loss, as in `train.loss`."""
+        """The loss in the form of the setting `train.loss`."""
         file = {"_target_": "limo.discover.candidate.from_file", "path": str(self.folder / "candidate.py")}
         return self.proposal.loss or file
 
@@ -94,7 +94,7 @@ def add_proposal(out: Path, number: int, proposal: Proposal) -> Entry:
 
 
 def add_checks(entry: Entry, result: CheckResult) -> Entry:
-    """Write the result of the checks, after the text of a new loss that passed them."""
+    """Write the result of the checks. If a new loss passed them, its text is written first."""
     if result.code and not result.refused:
         with replacing(entry.folder / "candidate.py") as file:
             file.write(result.code)

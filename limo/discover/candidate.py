@@ -86,7 +86,7 @@ class Function:
 
 
 def _variance(x: torch.Tensor, unbiased: bool = True) -> torch.Tensor:
-    """The variance; 0 for a single number."""
+    """The variance of the numbers; 0 for a single one."""
     return x.var(correction=1 if unbiased else 0) if x.numel() > 1 else torch.zeros_like(x.sum())
 
 
@@ -130,7 +130,7 @@ BARE = ("abs", "min", "max", "float", "logistic", "hinge", "exponential", "margi
 
 
 def _parse_function(text: str) -> ast.FunctionDef:
-    """The one function of a text, within the limits of size and depth."""
+    """Parse a text that holds a single function, within the limits of size and depth."""
     if len(text) > MAX_CHARS:
         raise LossRefused(f"the text has {len(text):,} characters; the limit is {MAX_CHARS:,}")
     try:
@@ -237,7 +237,7 @@ class _Evaluation:
         return float(result) if isinstance(result, int) and not isinstance(result, bool) else result
 
     def as_tensor(self, value: Any) -> torch.Tensor:
-        """A number as a tensor () of the inputs' type; truths become 0 and 1."""
+        """Convert a number to a tensor of shape () and of the inputs' type. True and False become 1 and 0."""
         if isinstance(value, torch.Tensor):
             return value.to(self.like.dtype) if value.dtype is torch.bool else value
         return torch.as_tensor(value, dtype=self.like.dtype, device=self.like.device)

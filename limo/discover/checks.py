@@ -57,9 +57,10 @@ def describe_loss(loss: PairLoss, beta: float, name: str, code: str = "") -> Che
 
 
 def probe_loss(loss: PairLoss, beta: float) -> list[float]:
-    """Values and slopes at fixed points, equal for losses that differ by a constant or a factor only.
+    """Compute values and slopes at fixed points, normalised so that they are equal for losses that differ by a constant
+    or a factor only.
 
-    An adaptive optimizer does not see those differences. Raises LossRefused if one is not finite.
+    An adaptive optimizer trains the same with such losses. Raises LossRefused if a value or slope is not finite.
     """
     c, r, margin = (torch.tensor(column, dtype=torch.float64) / beta for column in zip(*PROBES, strict=True))
     found: list[torch.Tensor] = []
@@ -72,7 +73,7 @@ def probe_loss(loss: PairLoss, beta: float) -> list[float]:
 
 
 def train_alike(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two results of `probe` belong to the same loss."""
+    """Whether training with two losses is the same, given their results of `probe_loss`."""
     return len(one) == len(other) > 0 and all(abs(a - b) <= SAME for a, b in zip(one, other, strict=True))
 
 
@@ -94,7 +95,9 @@ def _check(loss: PairLoss, beta: float) -> None:
 
 
 def _evaluate(loss: PairLoss, pairs: PairLogProbs, beta: float, where: str) -> tuple[torch.Tensor, list[Any]]:
-    """Values (pairs,) and the slopes of the four inputs; None for an unused input. Raises LossRefused if not finite."""
+    """Evaluate a loss. Returns values (pairs,) and the slopes of the four inputs, None for an unused input. Raises
+    LossRefused if one is not finite.
+    """
     inputs = [i.clone().requires_grad_() for i in vars(pairs).values()]
     values = loss(PairLogProbs(*inputs), beta)
     if values.shape != inputs[0].shape:
@@ -118,7 +121,7 @@ STARTING = 90.0  # further seconds for imports on a busy machine
 
 
 def check_candidate(text: str, beta: float) -> CheckResult:
-    """Check a candidate in a separate process with limited processor time. Whatever it does becomes a result."""
+    """Check a candidate in a separate process with limited processor time. Crashes and timeouts become a result too."""
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")}
     paths = [str(Path(__file__).resolve().parent.parent.parent), *(p for p in sys.path if p)]
     code = f"import sys; sys.path[:0] = {paths!r}; from limo.discover.checks import main; main()"
@@ -145,7 +148,9 @@ def check_candidate(text: str, beta: float) -> CheckResult:
 
 
 def main() -> None:
-    """Called in that process: read a question from standard input, drop all rights, answer on standard output."""
+    """The program of that process: read a candidate from standard input, drop all rights, check it, and write the
+    result to standard output.
+    """
     question = json.loads(sys.stdin.read())
     check_text(WARM_UP, 1.0)  # torch loads some of its parts at first use
     drop_rights(SECONDS)

@@ -43,7 +43,9 @@ whole number from 1 (useless) to 10 (nothing could be better): {{"code": "{code}
 
 
 def preference(folder: Path, held_out: Path, /) -> Items:
-    """For each held-out pair 1 if the model prefers the chosen completion more than its reference does."""
+    """For each held-out pair: 1 if the model prefers the chosen completion more strongly than its reference does,
+    otherwise 0.
+    """
     found = {}
     for row in map(json.loads, (folder / "held_out.jsonl").read_text(encoding="utf-8").splitlines()):
         if row["chosen"] is None or row["rejected"] is None:
@@ -93,7 +95,7 @@ def judge_answers(
 
 
 def read_share(reply: Completion, code: str) -> float | None:
-    """The score, from 0 to 1; None if the reply does not end with a complete verdict."""
+    """Read the score, from 0 to 1, from a judge's reply; None if the reply does not end with a complete verdict."""
     verdict = verdict_of(reply, code)
     score = verdict.get("score") if verdict and len(verdict) == 1 else None
     return (score - LOW) / (HIGH - LOW) if type(score) is int and LOW <= score <= HIGH else None  # no bool

@@ -27,7 +27,9 @@ class Noise:
     df: int  # degrees of freedom of `sd`
 
     def half(self, n: int) -> float:
-        """Half the width of the 95 % interval of this mean's difference to that of `n` trainings of the same loss."""
+        """Half the width of the 95 % interval of the difference between this mean and the mean of `n` further trainings
+        of the same loss.
+        """
         from scipy.stats import t
 
         return float(t.ppf((1 + LEVEL) / 2, self.df)) * self.sd * math.sqrt(1 / self.n + 1 / n)
@@ -46,7 +48,7 @@ class Gain:
 
     @property
     def beats(self) -> bool:
-        """Whether it is better by more than noise."""
+        """Whether the loss is better than the baseline by more than noise."""
         return self.low > 0
 
 
@@ -61,7 +63,7 @@ def measure_noise(values: Sequence[float], step: float = 0.0) -> Noise:
 
 
 def fitness(scores: Scores) -> float:
-    """The mean of the measures, each the mean of its items."""
+    """The fitness: the mean over the measures, of which each is the mean over its items."""
     return fmean(fmean(items.values()) for items in scores.values())
 
 
@@ -92,7 +94,7 @@ def gains(losses: Mapping[str, Sequence[Scores]], baseline: str, more: Sequence[
 
 
 def _pool(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Variance within groups of repeated trainings, and its degrees of freedom."""
+    """The variance within groups of repeated trainings, and its degrees of freedom."""
     several = [group for group in groups if len(group) > 1]
     df = sum(len(group) - 1 for group in several)
     if not df:
@@ -101,7 +103,9 @@ def _pool(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
 
 
 def _item_variance(mine: Sequence[Scores], theirs: Sequence[Scores]) -> tuple[float, int]:
-    """Variance of the difference of two fitnesses by the choice of items, and its degrees of freedom."""
+    """The variance of the difference of two fitnesses that is due to the choice of items, and its degrees of
+    freedom.
+    """
     total, df = 0.0, 1
     for measure in mine[0]:
         ids = sorted(mine[0][measure])

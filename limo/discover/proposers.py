@@ -74,7 +74,7 @@ def probe_expression(expression: str) -> list[float]:
 
 
 def mutate(expression: str, random: Random) -> str:
-    """One change: a number scaled, a part replaced or scaled, an operation swapped, a known loss added."""
+    """Make one change: scale a number, replace or scale a part, exchange an operation, or add a known loss."""
     node, part = random.choice(list_parts(expression))
     kind = random.random()
     if isinstance(node, ast.Constant):
@@ -91,7 +91,7 @@ def mutate(expression: str, random: Random) -> str:
 
 
 def cross(one: str, other: str, random: Random) -> str:
-    """An expression in which one part is replaced by a part of another expression."""
+    """Replace one part of an expression by a part of another one."""
     return _replace(one, random.choice(list_parts(one))[0], random.choice(list_parts(other))[1])
 
 
@@ -202,7 +202,7 @@ class LanguageModel:
 
     @cached_property
     def _engine(self) -> Cached:
-        """One engine for the whole search, since a server that this process starts needs minutes."""
+        """The engine, created once for the whole search, since a server that this process starts needs minutes."""
         return Cached(bind(self.engine, "discover.proposer.engine")())
 
     def propose(self, number: int, archive: Sequence[Entry], floor: Noise) -> Proposal:
@@ -242,7 +242,7 @@ def describe_archive(archive: Sequence[Entry], floor: Noise, shown: int) -> str:
 
 
 def read_proposal(reply: Completion) -> tuple[Mapping[str, str] | None, str]:
-    """{thought, name, code} from a reply, or None and the reason."""
+    """Read {thought, name, code} from a reply. Returns them, or None, and the reason why the reply cannot be read."""
     if reply.finish != "stop":
         return None, "the reply was cut off" if reply.finish == "length" else f"no reply: {reply.why}"
     value = read_last_object(reply.text)

@@ -46,7 +46,7 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirm:
-    """How finalists are confirmed."""
+    """How finalists are confirmed at the end of a search."""
 
     finalists: int  # the best new losses; the baseline is trained beside them
     seeds: list[int]  # other than those of the search
@@ -74,13 +74,13 @@ class SearchSettings:
 
     @property
     def beta(self) -> float:
-        """beta of the training, or TRL's default."""
+        """The beta of the training, by default TRL's."""
         return float(self.train["args"].get("beta", 0.1))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How losses are trained and measured: in the search, or at its end."""
+    """How losses are trained and measured, either during the search or for the finalists."""
 
     train: Mapping[str, Any]  # the recipe's section `train`; loss, seed, data, warm-up and folder are replaced
     pairs: Path
@@ -131,7 +131,9 @@ def check_search(settings: SearchSettings) -> None:
     if both := {*settings.seeds, *settings.baseline_seeds} & {*confirm.seeds}:
         raise UserError(f"discover.confirm.seeds must differ from those of the search: {sorted(both)[0]} is in both")
     if not (settings.seeds and confirm.seeds and settings.fitness and confirm.fitness):
-        raise UserError("discover.seeds, discover.fitness and those of discover.confirm must not be empty")
+        raise UserError(
+            "discover.seeds, discover.fitness, discover.confirm.seeds and discover.confirm.fitness must not be empty"
+        )
     for name, loss in settings.known.items():
         load_loss(loss, f"discover.known.{name}")
 
@@ -208,7 +210,7 @@ def _measure_baseline(settings: SearchSettings, tried: Sequence[Entry]) -> Noise
 
 
 def _check(settings: SearchSettings, tried: Sequence[Entry]) -> Entry:
-    """The last of `tried` with the result of its checks. A new loss that trains like an earlier one is refused."""
+    """Check the last loss of `tried`. A new loss that trains in the same way as an earlier one is refused."""
     *earlier, entry = tried
     if entry.checks or entry.proposal.refused:
         return entry

@@ -1,4 +1,4 @@
-"""One request to an OpenAI-compatible server: its key, its reply within a size limit, and what its failures mean.
+"""Sends single requests to an OpenAI-compatible server, limits the size of replies, and interprets failures.
 
 A reply is one JSON value or a stream of them, and is read whole, up to a limit in bytes. Compressed bodies are refused,
 since 3 MB may unpack to 3 GB. Keys are removed from all messages.
@@ -32,7 +32,9 @@ PROMPT = re.compile(r"(\d+) (?:input tokens|in the messages|tokens from the inpu
 
 
 class Keys:
-    """The key in an environment variable. Raises UserError if the variable is not set or holds no key."""
+    """The key in an environment variable. Raises UserError if the variable is not set, or holds something that is no
+    key.
+    """
 
     def __init__(self, variable: str | None) -> None:
         self.key, self._echo = "", re.compile("(?!)")
@@ -189,7 +191,9 @@ def _text_of(content: Any) -> str:
 
 
 def context_room(failure: Exception) -> int | None:
-    """If the failure is a prompt too long for the context: tokens left for a completion, perhaps 0; otherwise None."""
+    """If a request failed because it exceeds the context: the number of tokens left for a completion, perhaps 0.
+    Otherwise None.
+    """
     text = str(failure)
     if getattr(failure, "status", None) not in (400, 413, 422) or not TOO_LONG.search(text):
         return None
@@ -198,13 +202,13 @@ def context_room(failure: Exception) -> int | None:
 
 
 def is_lost(failure: Exception) -> bool:
-    """Whether a server may have made a completion and charged for it, although none arrived complete."""
+    """Whether the server may have generated and charged a completion that did not arrive."""
     refused = getattr(failure, "status", None) is not None
     return not refused and not isinstance(failure, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.WriteError)
 
 
 def describe(failure: Exception) -> str:
-    """A failure in one line: its status or kind, and the server's own words, which may hold the key."""
+    """Describe a failure in one line: its status or kind, and the server's message, which may contain the key."""
     if isinstance(failure, TimeoutError | httpx2.TimeoutException):
         return "no answer in time"
     kind = getattr(failure, "status", None) or type(failure).__name__

@@ -1,4 +1,4 @@
-"""Keeps samples that were paid for: a content-addressed store around any engine.
+"""Stores samples on disk, so that none is paid for twice: a content-addressed store around any engine.
 
     engine = Cached(TransformersEngine(...), folder)
 
@@ -58,7 +58,7 @@ POLL = 0.5  # seconds between two checks for samples that another process is mak
 
 @dataclass
 class Spent:
-    """What this process has asked of engines so far."""
+    """What this process has sampled so far."""
 
     sampled: int = 0  # completions paid for
     tokens: int = 0  # tokens of these completions
@@ -69,7 +69,7 @@ class Spent:
     spared: int = 0  # completions that were not needed, since the decision was certain before
 
     def since(self, before: "Spent") -> "Spent":
-        """The difference to an earlier copy."""
+        """What was spent since an earlier copy was taken."""
         return Spent(*(now - then for now, then in zip(vars(self).values(), vars(before).values(), strict=True)))
 
 
@@ -94,7 +94,7 @@ class Limits:
 
 @dataclass
 class Budget:
-    """What a run has paid for, what is in progress, and whether it may begin more.
+    """Counts what a run has paid for and what is in progress, and decides whether it may begin more samples.
 
     A sample in progress counts with its upper bound: one prompt token for each byte of its prompt, and some for the
     chat template; and `max_tokens` generated tokens, or more if a server has counted more than `max_tokens` before, as
@@ -136,7 +136,7 @@ class Budget:
         return tokens, price.of(size + self.around, tokens)
 
     def book(self, name: bytes, completion: Completion, price: Price, seconds: float) -> tuple[int, int, float]:
-        """Count a finished sample, and lost replies with their upper bound; returns samples, tokens and dollars."""
+        """Count a finished sample; lost replies count with their upper bound. Returns samples, tokens and dollars."""
         sample = self.running.pop(name)
         self.longest = max(self.longest, completion.tokens)
         self.around = max(self.around, completion.asked - sample[0])
@@ -167,7 +167,7 @@ budget = Budget()
 
 @contextmanager
 def within_budget(run: str, limits: Limits) -> Iterator[None]:
-    """Count what the block pays for on behalf of `run`, and begin no sample beyond these limits.
+    """Count what is sampled in the block for `run`, and begin no sample that could exceed the limits.
 
     A block nested in another one of the same run shares the outer limits.
     """
@@ -194,7 +194,7 @@ def sample_name(request: Request, sampling: Sampling) -> bytes:
 
 
 def checksum(name: bytes, cap: int, text: bytes, tokens: int, finish: str) -> int:
-    """CRC-32 over a whole row, which reveals a damaged row."""
+    """The CRC-32 of a whole row, to recognise damaged rows."""
     return zlib.crc32(f"{cap}/{tokens}/{finish}/".encode() + name + text)
 
 
@@ -265,7 +265,7 @@ class _Session:
     timed: float = field(default_factory=time.monotonic)  # up to when the run's seconds are counted
 
     def take_missing(self, room: int) -> list[Request]:
-        """Up to `room` requests that the ledger lacks and the budget allows."""
+        """Take up to `room` requests that are not in the ledger and fit into the budget."""
         self._look_elsewhere()
         while len(self.held) < room and len(self.known) < HANDED_OUT and (asked := self.take(room - len(self.held))):
             for request in asked:
@@ -280,7 +280,9 @@ class _Session:
         return self._start(room)
 
     def _start(self, room: int) -> list[Request]:
-        """Claim up to `room` held requests. Each is claimed before the look-up, since others write, then release."""
+        """Start up to `room` held requests. Each is claimed before it is looked up, since another process writes a
+        sample first and then releases its claim.
+        """
         started = list[Request]()
         while self.held and len(started) < room:
             request = self.held.popleft()
@@ -300,7 +302,9 @@ class _Session:
         return started
 
     def finish(self, request: Request, completion: Completion) -> None:
-        """Keep a completion and count its cost; a refusal is only counted, since it may have cost something."""
+        """Store a completion and count its cost. A refusal is not stored, but counted, since it may have cost
+        something.
+        """
         name = sample_name(request, self.sampling)
         if completion.finish != "refused":
             keep_completion(self.store, name, self.sampling.max_tokens, completion)
@@ -321,7 +325,9 @@ class _Session:
             self.known.append((other, completion))
 
     def _look_elsewhere(self) -> None:
-        """Take over samples that other processes have finished or abandoned."""
+        """Check the samples that other processes were making: read the finished ones, and make the abandoned ones
+        here.
+        """
         if not self.elsewhere or time.monotonic() - self.looked < POLL:
             return
         self.looked = time.monotonic()
@@ -336,7 +342,7 @@ class _Session:
                 self.held.append(request)
 
     def _look_up(self, name: bytes) -> Completion | None:
-        """A kept sample that ended within this limit, or was cut off at exactly this limit.
+        """Look up a stored sample that ended within this limit, or was cut off exactly at it.
 
         A sample that was cut off before its limit has filled the model's context, so a larger limit does not help.
         """
@@ -435,7 +441,7 @@ def explain_errors(path: Path) -> Iterator[None]:
 
 
 def keep_completion(store: sqlite3.Connection, name: bytes, cap: int, completion: Completion) -> None:
-    """Add a completion to a ledger; the caller commits."""
+    """Add a completion to a ledger without committing."""
     text = zlib.compress(completion.text.encode("utf-8", "replace"))
     row = (name, cap, text, completion.tokens, completion.finish)
     values = (*row, checksum(*row), completion.asked)

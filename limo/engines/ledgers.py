@@ -22,7 +22,9 @@ from limo.machine import samples_folder
 
 
 def list_models(folder: Path) -> Table:
-    """What each ledger of a folder holds: the model, its samples, their tokens, how many were cut off, megabytes."""
+    """List the ledgers of a folder with their contents: model, samples, tokens, number of samples that were cut off,
+    megabytes.
+    """
     rows = []
     for path in sorted(folder.glob("*.sqlite")):
         with explain_errors(path), closing(open_ledger(path)) as store:
@@ -38,7 +40,8 @@ def list_models(folder: Path) -> Table:
 
 
 def add(into: Path, paths: Sequence[Path]) -> tuple[int, int]:
-    """Add every sample whose checksum holds. Returns how many were new, and how many rows were damaged.
+    """Add the samples of another ledger, except rows with a wrong checksum. Returns how many samples were new, and how
+    many rows were damaged.
 
     Raises UserError for a path without a ledger, and for a file that is damaged.
     """
@@ -73,7 +76,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 def ledgers(words: list[str], *, into: Path | None = None) -> None:
     """The command `limo ledgers`: print what a folder holds; with `add` and paths, add the ledgers at these paths.
 
-    Raises UserError for other words.
+    Raises UserError for any other word than `add`.
     """
     folder = into or samples_folder()
     if not words:

@@ -123,7 +123,7 @@ class _Decoder:
                     yield row.request, Completion(text, len(row.ids), row.finish, asked=len(row.prompt))
 
     def _encoded(self, asked: Sequence[Request]) -> tuple[list[_Row], list[tuple[Request, Completion]]]:
-        """New rows, and the requests whose prompts leave no room."""
+        """Encode requests as new rows. Returns also the requests whose prompts leave no room for a completion."""
         rows, refused = list[_Row](), list[tuple[Request, Completion]]()
         ids: list[int] = []
         known: Any = None
@@ -190,7 +190,7 @@ class _Decoder:
         self.last = self._sample_next(out.logits[:, -1], self.rows)
 
     def _keep(self, alive: list[int]) -> None:
-        """Drop the other rows, and the leading columns that no row kept uses."""
+        """Keep only these rows, without the leading columns that none of them uses."""
         import torch
 
         self.rows = [self.rows[i] for i in alive]
@@ -228,7 +228,7 @@ class _Decoder:
             row.finish, row.text = "length", self._text(row.ids)
 
     def _stopped(self, row: _Row) -> str | None:
-        """The text before the first stop string, once one has appeared."""
+        """The text before the first stop string; None if no stop string has appeared."""
         if not self.sampling.stop:
             return None
         tail = self._text(
@@ -264,7 +264,7 @@ def is_plain(model: Any) -> bool:
 
 
 def joined(old: Any, old_mask: "torch.Tensor", new: Any, new_mask: "torch.Tensor") -> tuple[Any, "torch.Tensor"]:
-    """Two caches as one: the shorter is padded on the left, where the mask hides the padding."""
+    """Join two caches. The shorter one is padded on the left, where the mask hides the padding."""
     import torch
     from torch.nn.functional import pad
 
@@ -279,7 +279,9 @@ def joined(old: Any, old_mask: "torch.Tensor", new: Any, new_mask: "torch.Tensor
 
 
 def _growing() -> Any:
-    """A cache layer that writes new positions into reserved space; the library's layer copies all at every step."""
+    """A cache layer that writes new positions into reserved space, whereas the library's layer copies everything at
+    every step.
+    """
     import torch
     from transformers.cache_utils import DynamicLayer
 
@@ -311,7 +313,8 @@ def _growing() -> Any:
 
 
 def sample_tokens(logits: "torch.Tensor", uniform: "torch.Tensor", temperature: float, top_p: float) -> "torch.Tensor":
-    """One token for each row of logits (rows, vocabulary) by inverting the distribution at `uniform` (rows,) in [0, 1).
+    """Sample one token for each row of logits (rows, vocabulary), by inverting its distribution at `uniform` (rows,) in
+    [0, 1).
 
     `top_p` below 1 keeps the smallest set of most likely tokens whose probability reaches it, renormalised.
     """
@@ -334,7 +337,7 @@ def sample_tokens(logits: "torch.Tensor", uniform: "torch.Tensor", temperature: 
 
 
 def _invert(mass: "torch.Tensor", uniform: "torch.Tensor") -> "torch.Tensor":
-    """The first position of each row of cumulative probabilities (rows, n) that exceeds `uniform` of its total.
+    """For each row of cumulative probabilities (rows, n), the first position that exceeds `uniform` times the total.
 
     If float32 rounds that product up to the total, the first position that reaches the total is taken, so a token of
     probability 0 is never sampled.

@@ -1,4 +1,4 @@
-"""Turning chats into completions: one protocol, and the scripted engine that tests use.
+"""The protocol of engines, which turn chats into completions, and the scripted engine that tests use.
 
     completions = sample(engine, prompts, Sampling(n=4, temperature=0.7, top_p=0.95, max_tokens=512, seed=0))
 
@@ -31,13 +31,13 @@ OPEN = 4096  # prompts in progress at once in a stream: enough for any engine's 
 
 @dataclass
 class Loading:
-    """Seconds that this process has spent on starting engines: imports, conversion, weights."""
+    """Counts the seconds that this process has spent on starting engines: imports, conversion, weights."""
 
     seconds: float = 0.0
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Count the time of the block, which starts an engine."""
+        """Add the time of the block, in which an engine is started."""
         start = time.monotonic()
         try:
             yield
@@ -94,7 +94,7 @@ class Price:
     output: float = 0.0
 
     def of(self, asked: int, generated: int) -> float:
-        """Dollars for prompts of `asked` tokens and completions of `generated` ones."""
+        """The price in dollars of `asked` prompt tokens and `generated` completion tokens."""
         return (asked * self.input + generated * self.output) / 1e6
 
 
@@ -102,7 +102,7 @@ FREE = Price()  # for engines on your own machine, which cost hours only
 
 
 def refuse(why: str, tokens: int = 0, asked: int = 0, lost: int = 0) -> Completion:
-    """A completion that cannot be used, with the reason, and with what it cost."""
+    """Make a refused completion, with the reason and with what it cost."""
     return Completion("", tokens, "refused", why, asked, lost)
 
 
@@ -110,11 +110,13 @@ Take = Callable[[int], Sequence[Request]]  # returns at most so many requests; e
 
 
 class Engine(Protocol):
-    """What every engine offers."""
+    """The protocol of every engine."""
 
     @property
     def fingerprint(self) -> str:
-        """A name for the weights, the chat template and the precision: engines with equal names may share samples."""
+        """A name of the weights, the chat template and the precision. Engines with equal names share samples in the
+        ledger.
+        """
 
     def complete(self, take: Take, sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
         """Yields each request with its completion, once, as soon as it is finished.
@@ -127,7 +129,9 @@ class Engine(Protocol):
 def sample(
     engine: Engine, prompts: Sequence[Prompt], sampling: Sampling, what: str = "sampling"
 ) -> list[list[Completion]]:
-    """`sampling.n` completions for each prompt, in order, with a progress bar. Duplicate prompts are asked once."""
+    """Sample `sampling.n` completions for each prompt, in order, with a progress bar. Equal prompts are sampled
+    once.
+    """
     first: dict[str, int] = {}
     same = [first.setdefault(content_id(prompt, 16), at) for at, prompt in enumerate(prompts)]
     # Longest first: lack of memory shows at once, and the rows of a batch have similar lengths
@@ -145,7 +149,7 @@ def sample(
 
 
 def taker(waiting: deque[Request]) -> Take:
-    """A `Take` that empties a queue, first in first out."""
+    """Make a `Take` that empties a queue, first in first out."""
     return lambda room: [waiting.popleft() for _ in range(min(room, len(waiting)))]
 
 
@@ -193,7 +197,7 @@ class Source(Generic[T]):
 
 
 def random_key(request: Request, sampling: Sampling) -> int:
-    """The seed of one sample's own random stream: 128 bits from (seed, prompt, index)."""
+    """The 128-bit seed of a sample's random stream, computed from (seed, prompt, index)."""
     name = f"{sampling.seed}/{content_id(request.prompt, 16)}/{request.index}"
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "big")
 

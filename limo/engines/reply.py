@@ -1,4 +1,4 @@
-"""Marks around texts that a model is shown, and the JSON object that must end its reply.
+"""Encloses the texts that a model is shown in marks, and reads the JSON object that must end its reply.
 
 A text may contain anything, even instructions to the model or finished verdicts. The marks carry a code that occurs in
 none of the texts, so no text can close its marks. A verdict must repeat the code, so a quoted text cannot be a verdict.
@@ -17,7 +17,7 @@ SHOWN = 200  # characters of a reply that cannot be read
 
 
 def code_of(*texts: str) -> str:
-    """A short code that occurs in none of the texts; the same for the same texts."""
+    """A short code that occurs in none of the texts. The same texts give the same code."""
     codes = ("x" + content_id([number, *texts], 4) for number in count())
     return next(code for code in codes if not any(code in text.lower() for text in texts))
 

@@ -1,7 +1,7 @@
-"""A model server on this machine for the length of a stage: vLLM, SGLang or `transformers serve`.
+"""Runs a model server on this machine while an engine needs it: vLLM, SGLang or `transformers serve`.
 
-It is started at the first request, restarted once if it dies, and ended with the engine or this process, so that its
-GPUs are free for what comes next. Its output is kept in a log in the cache folder.
+The server starts at the first request, is restarted once if it dies, and is stopped when the engine or this process
+ends, so that the GPUs are free for the next stage. Its output is written to a log in the cache folder.
 """
 
 import os
@@ -129,13 +129,15 @@ class LocalServer:
         return f"{last_line(self.log)[:300]} (its log is {self.log})."
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server."""
         if self._ended is not None:
             self._ended()
 
 
 def _spawn(command: Sequence[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
-    """A process in a new session, so that its workers end with it; killed when this process is."""
+    """Start a process in a new session, so that it can be killed together with its workers. It is killed if this
+    process is.
+    """
     return subprocess.Popen(
         command, stdout=log, stderr=log, start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid())
     )
@@ -144,8 +146,8 @@ def _spawn(command: Sequence[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
 def _watch(server: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
     """Start a watchdog that kills the server's whole process group when this process ends, for any reason.
 
-    The kernel kills only the server's first process with ours; vLLM's workers, which hold the memory, would stay. The
-    end of this process closes the pipe that the watchdog reads.
+    When this process is killed, the kernel kills only the server's first process; vLLM's workers, which hold the
+    memory, would stay. The watchdog notices the end of this process because the pipe that it reads is closed.
     """
     code = 'cat > /dev/null; kill -s KILL -- "-$0" 2> /dev/null'
     nothing = subprocess.DEVNULL
@@ -154,7 +156,7 @@ def _watch(server: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
 
 
 def _stop(process: "subprocess.Popen[bytes]", watchdog: "subprocess.Popen[bytes]") -> None:
-    """End a server; its watchdog kills the remaining processes of its group."""
+    """Stop a server; its watchdog kills the remaining processes of its group."""
     if process.poll() is None:
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(process.pid, signal.SIGTERM)

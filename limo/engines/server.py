@@ -123,7 +123,9 @@ class ServerEngine:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A name for the model and what the recipe says about it, without the address: any server of it may be used."""
+        """A name of the model and of the settings that change its samples. The address is not part of it: all servers
+        of a model share samples.
+        """
         name = f"openai/{self.model}@{self.revision or 'unstated'}"
         if self.serve:
             name = f"{self.serve}/{fingerprint(model_folder(self.model))}"
@@ -240,7 +242,7 @@ class _Client:
                 raise self.over
 
     async def answer(self, request: Request) -> Completion:
-        """The completion of one request, or its refusal. Raises UserError once the run is over."""
+        """Send one request. Returns its completion or refusal. Raises UserError once the run has ended."""
         engine = self.engine
         if engine.send == "messages":
             spelled = next((found for m in request.prompt if (found := CONTROL.search(m["content"]))), None)
@@ -283,7 +285,9 @@ class _Client:
                 return replace(decided, lost=lost)
 
     async def _choose(self, avoid: _Address | None) -> _Address:
-        """The address with the fewest requests that is not resting, if possible not `avoid`."""
+        """Choose the address with the fewest open requests among those that have not failed recently, if possible
+        another one than `avoid`.
+        """
         while not self.over:
             now = time.monotonic()
             usable = [a for a in self.addresses if not a.unusable]
@@ -320,7 +324,7 @@ class _Client:
         return Completion(text, tokens, finish, asked=asked)
 
     def _decide(self, address: _Address, body: dict[str, Any], failure: Exception) -> Completion | None:
-        """Record a failure. Returns a refusal if no retry can help; None to try again."""
+        """Record a failure. Returns a refusal if a retry cannot help, None if the request should be tried again."""
         status: int | None = getattr(failure, "status", None)
         wait: float | None = getattr(failure, "retry_after", None)
         text, now = self._describe(failure), time.monotonic()

@@ -1,4 +1,4 @@
-"""Where problems come from: files, Hub datasets, generators. For pools and for benchmarks alike.
+"""Reads problems from files, Hub datasets and generators, for pools and for benchmarks.
 
     rows = file("gsm8k", "", path="gsm8k_train.jsonl")
 
@@ -101,7 +101,9 @@ def hub(
 
 
 def training_rows(path: str, system: str | None) -> Iterator[Row]:
-    """The rows of a file to train on: one that this toolkit wrote, or any that `file` reads; answers are not needed."""
+    """Read the rows of a file to train on: a file that this toolkit wrote, or any file that `file` can read. Answers
+    may be missing.
+    """
     if _is_ours(path):
         yield from read_jsonl(path)
     else:
@@ -219,7 +221,7 @@ def generate(
 
 
 def running_total(expression: str) -> str:
-    """A worked chain for a sum such as `57 + 8 - 70`: one line a step, and a boxed total."""
+    """Write a chain for a sum such as `57 + 8 - 70`: one line per step, and the boxed total."""
     first, *rest = re.findall(r"(?:^|[+-] )-?\d+", expression)
     total, lines = int(first), []
     for term in rest:
@@ -232,7 +234,7 @@ def running_total(expression: str) -> str:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the rows of a source are read."""
+    """The settings by which the rows of a source are read."""
 
     name: str  # of the source
     system: str
@@ -256,7 +258,9 @@ class Reading:
 
 
 def examples(raws: Iterable[Raw], reading: Reading) -> Iterator[Row]:
-    """Foreign rows as `Example`s, one for each chain of a row, and unusable rows as `Dropped` with the reason."""
+    """Convert foreign rows to `Example`s, one for each chain of a row. Unusable rows become `Dropped` with the
+    reason.
+    """
     usable, reasons, columns, shown, first = 0, Counter[str](), set[str](), reading.silent, ""
     suspects = Suspects()
     try:
@@ -303,7 +307,9 @@ def _none_usable(name: str, path: str, reasons: Mapping[str, int], columns: Iter
 
 
 def _read_row(raw: Any, number: int, reading: Reading) -> Iterator[Row]:
-    """A foreign row: an Example for each of its chains, one Example if it has none, or a Dropped with the reason."""
+    """Convert a foreign row: an Example for each of its chains, one Example if it has no chain, or a Dropped with the
+    reason.
+    """
     name = reading.name
     if isinstance(raw, Dropped):
         yield Dropped(f"{name}/{number}", name, raw.reason, raw.detail, reading.path, number, raw.data)
@@ -341,7 +347,7 @@ def _examples_of(
 
 
 def ended_with(chain: str) -> str:
-    """The answer that a chain marks at its end; empty if there is none."""
+    """The marked answer at the end of a chain; empty if there is none."""
     return last_boxed(chain) or after_hashes(chain) or announced(chain) or ""
 
 

@@ -1,4 +1,4 @@
-r"""What the columns of other people's rows mean: how a row of a file becomes a problem, its chains and its answer.
+r"""Finds out what the columns of a file mean: which hold the problem, its chains and its answer.
 
 | format | problem | chain |
 |---|---|---|
@@ -72,7 +72,7 @@ class Unusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns of a row hold what."""
+    """Which columns of a row hold the problem, the chains, the answer and the rest."""
 
     problem: tuple[str, ...]  # joined by an empty line
     chain: tuple[str, ...]  # each is a chain, or a list of chains
@@ -93,7 +93,9 @@ class Columns:
         }
 
     def with_chain(self, chain: str) -> "Columns":
-        """The columns, with the chain taken from the answer column if it is there, before a ####, as in GSM8K."""
+        """The columns, with the answer column as the chain too if answers contain `####`, as in GSM8K, where the chain
+        stands before it.
+        """
         return replace(self, chain=(self.answer,)) if chain and self.answer and not (self.chain or self.turns) else self
 
     def describe(self, others: Iterable[str]) -> str:
@@ -108,7 +110,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The values of one row."""
+    """The values of one row, under the toolkit's names."""
 
     problem: str
     system: str  # the row's own system message
@@ -158,7 +160,7 @@ def find_columns(row: Mapping[str, Any], fields: Fields) -> Columns:
 
 
 def unfold(row: Any) -> Any:
-    """A row in which verl's reference, nested in the column `reward_model`, is a separate column."""
+    """Make verl's reference, which is nested in the column `reward_model`, a separate column."""
     inner = row.get("reward_model") if isinstance(row, dict) and "ground_truth" not in row else None
     return (
         {**row, "ground_truth": inner["ground_truth"]} if isinstance(inner, dict) and "ground_truth" in inner else row
@@ -167,7 +169,7 @@ def unfold(row: Any) -> Any:
 
 @lru_cache(maxsize=2**14)
 def fold(name: Any) -> str:
-    """A column's name without case, blanks and signs: "Final Answer" and finalAnswer are final_answer."""
+    """Normalise a column's name: "Final Answer" and finalAnswer become final_answer."""
     return re.sub(r"[\W_]+", "", str(name).casefold())
 
 
@@ -193,8 +195,9 @@ class Suspects:
         agrees = self.rows == COMPARED and most and most[0][1] >= AGREE * self.rows
         if found := named or (most[0][0] if agrees else None):
             raise UserError(
-                f"is the column '{found}' the answer? Then say so, fields={{answer: {found}}}; otherwise "
-                "fields={answer: []}, and the references are read from the chains, which checks nothing"
+                f"is the column '{found}' the answer? If it is, set fields={{answer: {found}}}. If "
+                "not, set fields={answer: []}: then each reference is read from its own chain, so wrong chains are not "
+                "found"
             )
 
 
@@ -202,13 +205,13 @@ OURS = ("file", "row", "unchecked")  # notes that are not columns of the file
 
 
 def comparable(value: Any) -> str:
-    """A value normalised for comparison: 2.0 becomes 2, and signs around a number are removed."""
+    """Normalise a value for comparison: 2.0 becomes 2, and signs around a number are removed."""
     text = re.sub(r"[\s$,]+|\.0+$", "", str(value).casefold())
     return text.removesuffix(".")
 
 
 def read_record(row: Mapping[str, Any], columns: Columns) -> Record:
-    """The values of a row. Raises Unusable, with the reason, if it cannot be used."""
+    """Read the values of a row. Raises Unusable, with the reason, if the row cannot be used."""
     system, last, chains = "", "", list[str]()
     for column in columns.chain:
         values = row[column] if isinstance(row[column], list | tuple) else [row[column]]
@@ -251,7 +254,9 @@ def _inside(text: str) -> str:
 
 
 def _conversation(turns: Any, column: str) -> tuple[str, str, str]:
-    """System message, user message and reply of a conversation of one turn. Raises Unusable for any other."""
+    """Read system message, user message and reply of a conversation with one turn. Raises Unusable for any other
+    conversation.
+    """
     messages = [_message(turn, column) for turn in turns]
     system = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else ""
     roles = [message["role"] for message in messages]
@@ -266,7 +271,7 @@ def _conversation(turns: Any, column: str) -> tuple[str, str, str]:
 
 
 def _message(turn: Any, column: str) -> Message:
-    """A message with the keys role and content, or from and value."""
+    """Read a message with the keys role and content, or from and value."""
     if not isinstance(turn, Mapping):
         raise Unusable("problem is not text", f"column {column}: a list of {type(turn).__name__}, not of messages")
     role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
@@ -276,7 +281,9 @@ def _message(turn: Any, column: str) -> Message:
 
 
 def cell_text(value: Any, ours: str, column: str | None) -> str:
-    """A cell as text; whole floats lose their `.0`. Raises Unusable for what is not text."""
+    """Convert a cell to text; whole floats lose their `.0`. Raises Unusable for a cell that is neither text nor a
+    number.
+    """
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -312,7 +319,7 @@ RULES: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def failed_condition(row: Mapping[str, Any], where: Mapping[str, Any]) -> str:
-    """A description of the first condition of `where` that a row fails; empty if it meets all."""
+    """Describe the first condition of `where` that a row fails; empty if it meets all."""
     for column, condition in where.items():
         if column not in row:
             return f"no column {column}"

@@ -33,7 +33,8 @@ WORKERS = Workers("limo.sources.parse", 64)  # at most 64 files are open at once
 def read_rows(
     path: str | Path, max_bytes: int = MAX_BYTES, encoding: str = "utf-8", sheet: str | None = None
 ) -> Iterator[Raw]:
-    """Numbered rows of a file, whose kind follows from its ending, of all files of a pattern, or of a folder.
+    """Read numbered rows of a file, of all files of a pattern, or of a folder. The kind of a file follows from its
+    ending.
 
     `sheet` names a sheet of an Excel file that has several. Raises UserError if there is no such file, its kind is
     unknown, or the whole file cannot be read.
@@ -44,7 +45,7 @@ def read_rows(
 
 
 def _list_files(path: str) -> list[Path]:
-    """The files of a path, a pattern, or a folder of shards; a folder saved by `datasets` is one."""
+    """List the files of a path, a pattern, or a folder. A folder saved by `datasets` counts as one file."""
     where = Path(path).expanduser()
     with limit_time(SECONDS, f"looking for '{path}'"):  # links may lead in circles
         found = [where] if where.exists() else match_pattern(path)
@@ -64,7 +65,7 @@ def _list_files(path: str) -> list[Path]:
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether the name is of a file or folder that a system, an editor or an unfinished copy leaves behind."""
+    """Whether a name is that of a leftover file or folder of a system, an editor or an unfinished copy."""
     return name.startswith((".", "~$", "__MACOSX"))
 
 
@@ -94,7 +95,7 @@ def _read_file(path: Path, max_bytes: int, encoding: str, sheet: str | None) -> 
             try:
                 rows, error, more, took = ask(question, seconds)
             except TimedOut:
-                raise UserError(f"{path}: reading its {size:,} bytes takes too long: it is given up") from None
+                raise UserError(f"{path}: reading its {size:,} bytes takes too long and was stopped") from None
             except Died:
                 raise UserError(f"{path}: the process that read its {size:,} bytes has died") from None
             yield from rows
@@ -106,7 +107,7 @@ def _read_file(path: Path, max_bytes: int, encoding: str, sheet: str | None) -> 
 
 
 def shortened(value: Any, chars: int = 2000) -> Any:
-    """A row unchanged, or the beginning of its text if it is huge or cannot be written as JSON."""
+    """Return a row unchanged, or the beginning of its text if it is huge or cannot be written as JSON."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError):
@@ -115,7 +116,7 @@ def shortened(value: Any, chars: int = 2000) -> Any:
 
 
 def bounded(row: Any, max_bytes: int) -> Any:
-    """A row, or a `Dropped` if it is too long or has too many columns."""
+    """Return a row, or a `Dropped` if it is too long or has too many columns."""
     if isinstance(row, dict) and len(row) > COLUMNS:
         return Dropped("", "", "too many columns", f"{len(row):,}; the limit is {COLUMNS:,}")
     size = sum(len(v) for v in row.values() if isinstance(v, str)) if isinstance(row, dict) else 0

@@ -1,4 +1,4 @@
-r"""Pools whose truth is known, made offline: what the demo, the study and the tests choose from.
+r"""Generates pools in which the flaws of each chain are known, for the demo, the studies and the tests.
 
     rows = pool("made", "", size=300, seed=1, kinds=["shop", "change"], dirt={"wrong": 0.3}, flaws={"no steps": 0.5})
     new = problems("new", "", size=100, seed=2, kinds=["shop", "change"])
@@ -45,7 +45,7 @@ TRIES = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem, and its steps in order, the last of which gives the answer."""
+    """A problem with its steps in order. The last step gives the answer."""
 
     kind: str
     question: str
@@ -73,7 +73,7 @@ def _sum(rng: Random) -> tuple[str, Sequence[str], Sequence[str]]:
 
 
 def _running(values: Sequence[int], signs: Sequence[str]) -> list[str]:
-    """The left sides of the steps of a sum with running totals."""
+    """The left sides of the steps that solve a sum by running totals."""
     lefts, total = list[str](), values[0]
     for value, sign in zip(values[1:], signs, strict=True):
         lefts.append(f"{total} {sign} {value}")
@@ -167,13 +167,13 @@ def _value(left: str) -> int:
 
 
 def make_problem(kind: str, rng: Random) -> Problem:
-    """A random problem of a kind."""
+    """Generate a random problem of a kind."""
     question, steps, misread = KINDS[kind](rng)
     return Problem(kind, question, _worked(steps), _worked(misread))
 
 
 def draw_problems(rng: Random, kinds: Mapping[str, float], count: int, seen: set[str]) -> list[Problem]:
-    """`count` problems that are not in `seen`, by the shares of their kinds; they are added to `seen`."""
+    """Generate `count` problems that are not in `seen`, in the shares of their kinds, and add them to `seen`."""
     found = list[Problem]()
     for kind, share in kinds.items():
         wanted, tries = round(share * count), 0
@@ -188,7 +188,9 @@ def draw_problems(rng: Random, kinds: Mapping[str, float], count: int, seen: set
 
 
 def write_chain(problem: Problem, style: str) -> str:
-    """A right chain: clean, wording or long."""
+    """Write a right chain in one of three styles: `clean` (line by line), `wording` (in sentences), or `long` (a
+    sentence around each step).
+    """
     return _written([f"{left} = {value}" for left, value in problem.steps], str(problem.answer), style)
 
 
@@ -269,7 +271,7 @@ def problems(
     kinds: Sequence[str] | Mapping[str, float],
     part: str = "problems",
 ) -> Iterator[Row]:
-    """New problems with a clean chain each: a benchmark, or the target of a choice.
+    """Generate new problems, each with a clean chain, for a benchmark or for the target of a choice.
 
     Args: `kinds` in equal shares, or with the share of each; another `part` has other problems for the same seed.
     Raises UserError for a kind that does not exist.
@@ -291,7 +293,7 @@ def pool(
     flaws: Mapping[str, float],
     licence: str = "",
 ) -> Iterator[Row]:
-    """A pool like generated pools: two to four chains for each of `size` problems, many of them bad.
+    """Generate a pool: two to four chains for each of `size` problems, many of them flawed.
 
     Args: `kinds` as in `problems`. `dirt` is the share of chains that are wrong, cut off or a copy, by kind of dirt;
     `flaws` the share of the other chains that have a flaw, by flaw. Raises UserError for an unknown kind or flaw, or

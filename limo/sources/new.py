@@ -1,4 +1,4 @@
-"""A recipe for a file of your own: `limo new FILE` looks at its rows and writes the recipe.
+"""Writes a recipe for your own file: `limo new FILE` reads its rows and writes the recipe.
 
     limo new problems.csv                  # my/recipe/problems.yaml, my/problems_held_out.jsonl, my/problems_dev.jsonl
     limo curate --config-dir my recipe=problems
@@ -91,7 +91,8 @@ def make_recipe(
     problems = _answers(name, rows)
     if len(problems) < LEAST:
         raise UserError(
-            f"'{file}' has {len(problems)} usable problems: {LEAST} are needed, to hold out and to choose from"
+            f"'{file}' has only {len(problems)} usable problems. At least {LEAST} are needed, "
+            "since some are held out for the evaluation and the training set is chosen from the rest"
         )
     order = sorted(problems, key=content_id)
     count = min(MOST, max(1, len(order) // HELD_OUT))
@@ -146,7 +147,7 @@ def make_recipe(
 
 
 def _lengths(rows: Sequence[Example]) -> str:
-    """Print how long the chains are; the settings that long ones need."""
+    """Print how long the chains are. Returns the settings that long chains need."""
     sizes = sorted(len(row.completion) // CHARACTERS for row in rows if row.completion)
     if not sizes:
         return ""
@@ -163,7 +164,7 @@ def _lengths(rows: Sequence[Example]) -> str:
 def _read(
     name: str, file: str, fields: dict[str, Any] | None, encoding: str, where: dict[str, Any] | None = None
 ) -> list[Example]:
-    """The usable rows of a file; the number of unusable rows is printed by reason."""
+    """Read the usable rows of a file. Prints the number of unusable rows for each reason."""
     read = [*sources.file(name, "", path=file, fields=fields, where=where, encoding=encoding)]
     if lost := Counter(row.reason for row in read if isinstance(row, Dropped)):
         say(f"{name}: not usable: {', '.join(f'{reason}: {count}' for reason, count in lost.most_common())}")
@@ -171,7 +172,9 @@ def _read(
 
 
 def _read_target(target: str, encoding: str, pool: Sequence[Example]) -> dict[str, str]:
-    """The target's problems and answers. Raises UserError if one is also in the pool, or if there are too few."""
+    """Read the target's problems and answers. Raises UserError if one of them is also in the pool, or if there are too
+    few.
+    """
     rows, known = _read("target", target, None, encoding), {_plain(row.question): row for row in pool}
     for row in rows:
         if same := known.get(_plain(row.question)):
@@ -209,12 +212,12 @@ def _plain(text: str) -> str:
 
 
 def _comment(text: str) -> str:
-    """A text for a comment of the recipe, on one line, since it comes from a foreign file."""
+    """Put a text on one line, for a comment in the recipe, since it comes from a foreign file."""
     return visible(" ".join(text.split()))
 
 
 def _yaml(value: Any) -> str:
-    """A value as YAML in which Hydra resolves nothing."""
+    """Format a value as YAML, escaped so that Hydra resolves nothing in it."""
     return json.dumps(value, ensure_ascii=False).replace("${", "\\\\${")
 
 

@@ -30,7 +30,7 @@ TWICE = "two columns are called"
 
 
 def parse(path: str, max_bytes: int, encoding: str, sheet: str | None) -> Iterator[Raw]:
-    """The rows of a file or of a folder saved by `datasets`. Raises UserError."""
+    """Parse the rows of a file, or of a folder saved by `datasets`. Raises UserError if it cannot be parsed."""
     file = Path(path)
     try:
         if file.is_dir():
@@ -47,7 +47,7 @@ def parse(path: str, max_bytes: int, encoding: str, sheet: str | None) -> Iterat
 
 @contextmanager
 def _opened(path: Path, encoding: str) -> Iterator[io.BufferedReader]:
-    """The bytes of a file, unpacked, as UTF-8. Raises UserError if they are not text or cannot be unpacked."""
+    """Open a file, unpacked and as UTF-8. Raises UserError if it is not text or cannot be unpacked."""
     import pyarrow as pa
 
     packing = PACKED.get(path.suffix.lower())
@@ -102,7 +102,7 @@ def _parsed(line: bytes) -> Any:
 
 
 class _Twice(dict[str, Any]):
-    """An object with a repeated key."""
+    """A JSON object that has a key twice."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -111,8 +111,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _checked(row: Any) -> Any:
-    """The row unchanged. Raises ValueError for a repeated key, and RecursionError for nesting so deep that a row could
-    be read but not written.
+    """Return a row unchanged. Raises ValueError for a repeated key, and RecursionError if it is nested so deep that it
+    could not be written again.
     """
     if isinstance(row, _Twice):
         raise ValueError(f"{TWICE} '{max(row, key=row.__getitem__)}'")
@@ -206,7 +206,7 @@ def _lines_of(file: io.TextIOWrapper) -> Iterator[str]:
 
 
 def _excel(path: Path, sheet: str | None) -> Iterator[Any]:
-    """The rows below the header of the named sheet, or of the only sheet that has rows."""
+    """Read the rows below the header of the named sheet, or of the only sheet that has rows."""
     need_package("openpyxl", "excel", f"'{path}'")
     import openpyxl
 
@@ -229,7 +229,9 @@ def _excel(path: Path, sheet: str | None) -> Iterator[Any]:
 
 
 def _filled(sheet: Any) -> list[tuple[Any, ...]]:
-    """The rows of a sheet that have a value, without empty cells at their ends; empty for a sheet without a table."""
+    """The rows of a sheet that contain a value, without empty cells at their ends. Empty for a sheet without a
+    table.
+    """
     found = list[tuple[Any, ...]]()
     for row in sheet.iter_rows(values_only=True):
         size = len(row)
@@ -261,7 +263,8 @@ _path, _rows = "", iter(list[Raw]())
 
 
 def answer(question: tuple[Any, ...]) -> tuple[list[Raw], str, bool, float]:
-    """The next rows of the open file, an error that ends it, whether there may be more rows, and the seconds taken.
+    """Answer a question of the parent process: the next rows of the open file, the error that ended it, if any, whether
+    there may be more rows, and the seconds taken.
 
     A non-empty question opens another file: it holds the arguments of `parse`, and the limit on memory in bytes.
     """

@@ -1,4 +1,4 @@
-"""Attention over packed rows that stays inside each chain, without building a mask.
+"""Attention over packed rows, in which tokens see only their own chain, without building a mask.
 
 A packed row holds several whole chains, and no token may see another chain. FlashAttention has kernels for that.
 Elsewhere transformers builds a mask of length times length and attends over all of it. Here each chain is attended to
@@ -32,7 +32,8 @@ def chainwise(
     cu_seq_lens_q: torch.Tensor | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention of (1, heads, tokens, width), chain by chain where `cu_seq_lens_q` (chains + 1,) bounds them.
+    """Causal attention of (1, heads, tokens, width). It is computed chain by chain, with the bounds `cu_seq_lens_q`
+    (chains + 1,).
 
     Without bounds, or with a mask, transformers' own attention is used. Returns (1, tokens, heads, width) and None.
     """
@@ -46,7 +47,7 @@ def chainwise(
 
 
 def _read_bounds(lengths: torch.Tensor) -> list[int]:
-    """The bounds as a list, cached since all layers of a pass need the same one, so the GPU is waited for once."""
+    """Read the bounds as a list. It is cached for all layers of a pass, so that they wait for the GPU only once."""
     global _last
     if _last[0] is not lengths:
         _last = (lengths, lengths.tolist())
@@ -54,14 +55,16 @@ def _read_bounds(lengths: torch.Tensor) -> list[int]:
 
 
 def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **rest: Any) -> torch.Tensor | None:
-    """None for packed rows, which come without a padding mask; transformers' own for padded ones."""
+    """The attention mask: None for packed rows, which need no padding mask; that of transformers for padded rows."""
     return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **rest)
 
 
 def choose_attention(setting: str, config: Any, packing: bool, half: bool = True) -> str:
-    """The implementation to load a model with. `auto` is the fastest that is installed and correct for this model.
+    """Choose the attention implementation for a model. `auto` takes the fastest one that is installed and correct for
+    this model.
 
-    FlashAttention's kernels need `half`: matrix products in 16 bits. Other settings are transformers' names.
+    FlashAttention needs matrix products in 16 bits (`half`). Settings other than `auto` are the names that transformers
+    uses.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import is_flash_attn_2_available

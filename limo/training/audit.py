@@ -1,4 +1,4 @@
-"""What the loss will see, checked row by row before the first step, and shown.
+"""Checks row by row, before the first step, what the loss will see, and shows it.
 
     check_row(tokenizer, row, rendered, system, "rows.jsonl")     # UserError: rows.jsonl, row 7: an empty think block
     show_rows(tokenizer, settings, [("", row, rendered)], 1, [])   # by their loss mask
@@ -34,7 +34,9 @@ def check_row(tokenizer: Any, row: Example, rendered: Rendered, system: str | No
 
 
 def reasons(tokenizer: Any, row: Example, rendered: Rendered, system: str | None) -> list[str]:
-    """Why a row must not be trained on. `system` is the system prompt of evaluation; None skips that check."""
+    """List the reasons why a row must not be trained on. `system` is the system prompt of the evaluation; None skips
+    that check.
+    """
     ids, size = rendered.input_ids, rendered.labels.count(MASKED)
     prompt, completion = _text(tokenizer, ids[:size]), _text(tokenizer, ids[size:-1])
     return [
@@ -67,7 +69,7 @@ def show_rows(
 
 
 def look(tokenizer: Any, row: Example, rendered: Rendered) -> "Text":
-    """One row as the loss sees it: loss tokens green, other tokens dim, control tokens yellow, ↵ at each line end.
+    """Show one row as the loss sees it: loss tokens green, other tokens dim, control tokens yellow, ↵ at each line end.
 
     Loss tokens are also enclosed in ▶ and ◀, for terminals without colour.
     """
@@ -105,7 +107,9 @@ def _check_chain(completion: str, expected: str) -> Iterator[str]:
 
 
 def _check_thoughts(prompt: str, completion: str) -> Iterator[str]:
-    """Check for at most one think block, not empty and opened before it closes. The prompt may open or close it."""
+    """Check that there is at most one think block, and that it is opened before it is closed and not empty. The prompt
+    may open or close it.
+    """
     opened = bool(re.search(rf"{OPEN}\s*\Z", prompt))
     text, where = (f"{OPEN}{completion}", "the prompt") if opened else (completion, "the chain")
     tags = re.findall(f"{OPEN}|{CLOSE}", text)
@@ -136,7 +140,9 @@ def _check_bos(tokenizer: Any, ids: list[int]) -> Iterator[str]:
 
 
 def _check_prompt(row: Example, prompt: str, system: str | None) -> Iterator[str]:
-    """Check that the system prompt is that of evaluation, and that the prompt holds every system and user message."""
+    """Check that the system prompt is the one used in the evaluation, and that the prompt contains every system and
+    user message.
+    """
     first = row.prompt[0]["content"] if row.prompt and row.prompt[0]["role"] == "system" else ""
     if system is not None and first != system:
         have, want = (f"is {_short(text)}" if text else "is none" for text in (first, system))
@@ -153,7 +159,7 @@ def _check_prompt(row: Example, prompt: str, system: str | None) -> Iterator[str
 
 
 def _normal(text: str) -> str:
-    """The text normalised as a tokenizer may normalise it, since some apply Unicode normalisation first."""
+    """Normalise a text in the way of tokenizers that apply Unicode normalisation."""
     return unicodedata.normalize("NFKC", text)
 
 

@@ -1,4 +1,4 @@
-"""Which chains form a batch: optimizer steps first, then forward passes inside a step.
+"""Decides which chains form a batch: first those of an optimizer step, then those of each forward pass in the step.
 
 An epoch is a permutation by seed and epoch, cut into steps of `global_batch` chains. Inside a step the order does not
 matter, since the loss is a sum over its tokens, so chains are grouped for speed: by length, or packed whole into rows
@@ -57,14 +57,15 @@ def supervised_shape(settings: Supervised, lengths: Sequence[int], ranks: int) -
 
 
 def split_epoch(rows: int, global_batch: int, seed: int, epoch: int) -> list[list[int]]:
-    """The chains, as indices, of each optimizer step of an epoch; the last step takes what is left."""
+    """Split an epoch into optimizer steps, each a list of the chains' indices. The last step takes what is left."""
     order = list(range(rows))
     random.Random(f"{seed}/{epoch}").shuffle(order)
     return [order[start : start + global_batch] for start in range(0, rows, global_batch)]
 
 
 def pack_best_fit(chosen: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Groups of whole chains with at most `tokens` in sum: the longest first, each where it leaves the least room.
+    """Pack whole chains into groups of at most `tokens` tokens: the longest first, each into the group where it leaves
+    the least room.
 
     Best-fit decreasing: at most 11/9 of the fewest groups possible, plus 4 (Johnson et al., SIAM J. Comput. 3, 1974).
     """
@@ -86,12 +87,16 @@ def pack_best_fit(chosen: Sequence[int], lengths: Sequence[int], tokens: int) ->
 
 
 def count_forwards(lengths: Sequence[int], steps: Iterable[list[int]], ranks: int, tokens: int) -> int:
-    """Forward passes per step and rank, so that every step's chains fit into rows of `tokens`."""
+    """The number of forward passes per step and rank with which the chains of every step fit into rows of `tokens`
+    tokens.
+    """
     return max(-(-len(pack_best_fit(step, lengths, tokens)) // ranks) for step in steps)
 
 
 def split_step(step: Sequence[int], lengths: Sequence[int], ranks: int, shape: Shape) -> list[list[list[int]]]:
-    """A step's chains as `shape.forwards` lists with a group per rank; groups of similar cost run together."""
+    """Split a step's chains into `shape.forwards` lists with one group per rank. Groups of similar cost are in the same
+    list.
+    """
     if shape.tokens:
         groups = pack_best_fit(step, lengths, shape.tokens)
         groups.sort(key=lambda group: -sum(lengths[i] for i in group))

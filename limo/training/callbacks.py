@@ -33,7 +33,7 @@ class Bar(TrainerCallback):  # type: ignore[misc]
         self.logged = (time.monotonic(), state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
-        """Note the loss, and add the speed since the last log to the log."""
+        """Remember the loss for the bar, and add the speed since the last log to the log."""
         if not logs or "loss" not in logs:
             return
         now, (then, before) = time.monotonic(), self.logged
@@ -52,13 +52,13 @@ class Bar(TrainerCallback):  # type: ignore[misc]
 
 
 class UntilAccuracy(TrainerCallback):  # type: ignore[misc]
-    """Ends the training at the first log with a token accuracy of at least `share` (arXiv 2602.11149)."""
+    """Ends the training when a log first reports a token accuracy of at least `share` (arXiv 2602.11149)."""
 
     def __init__(self, share: float) -> None:
         self.share = share
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop at once if the checkpoint was written after that log."""
+        """Stop at once if the training had already reached the accuracy before the checkpoint was written."""
         logged = [entry for entry in state.log_history if "loss" in entry]
         self.on_log(args, state, control, logged[-1] if logged else None)
 
@@ -71,7 +71,9 @@ class UntilAccuracy(TrainerCallback):  # type: ignore[misc]
 
 
 class LogWindow(TrainerCallback):  # type: ignore[misc]
-    """Saves the trainer's sums since the last log in each checkpoint, so that a resumed training logs the same."""
+    """Saves in each checkpoint the sums of loss and token accuracy since the last log, so that a resumed training logs
+    the same values.
+    """
 
     FILE = "window-{}.json"  # of each rank
 
@@ -79,7 +81,9 @@ class LogWindow(TrainerCallback):  # type: ignore[misc]
         self.trainer, self.last = trainer, last
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Restore the sums; if the number of ranks has changed they are averaged, as the log averages the loss."""
+        """Restore the sums of the checkpoint. If the number of ranks has changed, every rank gets their mean, as the
+        log averages the loss over ranks.
+        """
         files = list(self.last.glob(self.FILE.format("*"))) if self.last else []
         if self.last and len(files) == world_size():
             files = [self.last / self.FILE.format(rank())]
@@ -91,7 +95,7 @@ class LogWindow(TrainerCallback):  # type: ignore[misc]
             self.trainer._metrics["train"].update(found[0]["metrics"])
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Keep the sums beside the checkpoint's weights."""
+        """Write this rank's sums since the last log into the checkpoint."""
         trainer = self.trainer
         sums = {
             "loss": trainer._tr_loss.item(),
@@ -129,7 +133,7 @@ class Average(TrainerCallback):  # type: ignore[misc]
                 self.means = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Add the weights of this step."""
+        """Add the weights of this step to the mean."""
         if state.global_step <= state.max_steps * (1 - self.share):
             return
         self.count += 1
@@ -141,7 +145,7 @@ class Average(TrainerCallback):  # type: ignore[misc]
                 self.means[name] = value.clone()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Keep the mean beside the checkpoint's weights."""
+        """Write the mean of the weights so far into the checkpoint."""
         from safetensors.torch import save_file
 
         if self.count and is_main():
@@ -162,8 +166,8 @@ class Average(TrainerCallback):  # type: ignore[misc]
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
     """Marks a checkpoint as whole once every rank has written its part, and only then removes older ones.
 
-    On SIGTERM, as Slurm sends it, the step is finished and saved and the training stops, on all ranks at the same.
-    Ctrl-C ends it at once, or after the step where a library has swallowed it.
+    On SIGTERM, which Slurm sends, all ranks finish the same step, save a checkpoint and stop.
+    Ctrl-C ends the training at once, or, if a library has caught the interrupt, after the step.
     """
 
     def __init__(self, check: Callable[[], None], limit: int | None, **made_with: Any) -> None:
@@ -187,7 +191,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         self.asked = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save and stop if any rank was asked to."""
+        """Save and stop if any rank has received a signal."""
         if self.interrupted:
             raise KeyboardInterrupt
         if any_rank(self.asked) and state.global_step < state.max_steps:
@@ -211,7 +215,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         wait()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Handle SIGTERM as before."""
+        """Restore the earlier handling of SIGTERM."""
         if self.before is not None:
             signal.signal(signal.SIGTERM, self.before)
             signal.signal(signal.SIGINT, self.before_interrupt)

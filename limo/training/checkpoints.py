@@ -23,7 +23,7 @@ MARK = "whole.json"
 
 
 def steps_in(checkpoint: Path | None) -> int:
-    """The optimizer steps a checkpoint has seen, by its name; 0 for none."""
+    """The number of optimizer steps in a checkpoint's name; 0 for None."""
     return int(checkpoint.name.partition("-")[2]) if checkpoint else 0
 
 
@@ -34,12 +34,14 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a checkpoint in a folder was written to its end. Its content is not read."""
+    """Whether a folder contains a completely written checkpoint. The checkpoint's files are not read."""
     return any(folder.glob(f"checkpoint-*/{MARK}"))
 
 
 def mark_whole(checkpoint: Path, **made_with: Any) -> None:
-    """Record that all ranks have written their parts; `made_with` is what a later run needs to know."""
+    """Record that all ranks have written their parts. `made_with` holds what a later run compares: sharding and number
+    of ranks.
+    """
     digests = _hash_files(checkpoint)
     with replacing(checkpoint / MARK) as file:
         json.dump({**made_with, "files": digests}, file, indent=1)
@@ -70,7 +72,9 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def find_fault(checkpoint: Path) -> str | None:
-    """Why a checkpoint is not whole; None if it is. Raises UserError if it cannot be read now and may be whole."""
+    """The reason why a checkpoint is not whole; None if it is. Raises UserError if it cannot be read at the moment, so
+    that it may be whole.
+    """
     try:
         listed = dict(json.loads((checkpoint / MARK).read_text(encoding="utf-8"))["files"])
         found = _hash_files(checkpoint)
@@ -87,7 +91,8 @@ def find_fault(checkpoint: Path) -> str | None:
 
 
 def check_resumable(checkpoint: Path, ranks: int, kind: str) -> None:
-    """Raise UserError if the library cannot resume from `checkpoint` here; `kind` is that of `name_sharding`.
+    """Raise UserError if DeepSpeed cannot resume from `checkpoint` with the current number of ranks and sharding.
+    `kind` is the current sharding, as returned by `name_sharding`.
 
     DeepSpeed 0.19 loads optimizer shards only with as many ranks, and at the same stage, as wrote them.
     """

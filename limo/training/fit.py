@@ -44,7 +44,9 @@ from limo.training.settings import Preference, Training, check_args
 
 @dataclass(frozen=True)
 class Job:
-    """A training that is ready to run: its settings and rows, how a step is split, and TRL's configuration of it."""
+    """A training that is ready to run: its settings and rows, the split of a step into forward passes, and TRL's
+    configuration.
+    """
 
     settings: Training
     step: Step
@@ -56,7 +58,8 @@ class Job:
     config: Any
 
     def make_trainer(self, kind: type[Any], own: Callable[[Any], Mapping[str, Any]]) -> Any:
-        """A trainer of this class for the loaded model, with the arguments of its `own` that follow from the model.
+        """Load the model and make a trainer of this class. `own` returns, given the model, the arguments that only this
+        class takes.
 
         Raises UserError with the libraries' message if they reject the settings.
         """
@@ -98,7 +101,7 @@ def check_before_loading(settings: Training) -> None:
 
 
 def is_finished(settings: Training) -> bool:
-    """Whether the run's manifest has this training as finished."""
+    """Whether the run's manifest records this training as finished."""
     return bool(read_manifest(settings.out).get("train", {}).get("finished"))
 
 
@@ -133,14 +136,14 @@ def run_training(settings: Training, read: Sequence[str | Path], train: Callable
 
 
 def make_job(settings: Training, step: Step, source: Path, tokenizer: Any, tokens: Tokens, shape: Shape) -> Job:
-    """The job, with TRL's configuration."""
+    """Make the job, with TRL's configuration."""
     shards = shard_arguments(settings.sharding)
     config = configure(settings, step.folder / "checkpoints", shape, shards)
     return Job(settings, step, source, tokenizer, tokens, shape, shards, config)
 
 
 def configure(settings: Training, checkpoints: Path, shape: Shape, shards: Mapping[str, Any]) -> Any:
-    """TRL's configuration, from the recipe's arguments, its other settings, and this machine."""
+    """Make TRL's configuration from the recipe's `args`, its other settings, and the devices of this machine."""
     import torch
     import trl
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -221,7 +224,9 @@ def fit(job: Job, make: Callable[[], Any], measure: Callable[[Any], Mapping[str,
 
 
 def add_callbacks(trainer: Any, job: Job, kind: str, last: Path | None) -> tuple[Any, Any]:
-    """Add the callbacks. Returns `Checkpoints`, which knows whether SIGTERM ended it, and `Average`, if any."""
+    """Add the callbacks. Returns `Checkpoints`, which knows whether SIGTERM ended the training, and `Average`
+    or None.
+    """
     from transformers.trainer_callback import PrinterCallback
 
     from limo.training.callbacks import Average, Bar, Checkpoints, LogWindow, UntilAccuracy
@@ -247,7 +252,9 @@ def add_callbacks(trainer: Any, job: Job, kind: str, last: Path | None) -> tuple
 
 
 def _finish(job: Job, trainer: Any, seconds: float, steps_before: int, more: Mapping[str, float]) -> None:
-    """Fill in the step's results; rank 0 writes log and card. The process began after `steps_before` steps."""
+    """Fill in the step's results; rank 0 writes the log and the card. `steps_before` is the number of steps of the
+    checkpoint that the process resumed from.
+    """
     step, tokens, state = job.step, job.tokens, trainer.state
     history = [entry for entry in state.log_history if "loss" in entry]
     evals = [entry for entry in state.log_history if "eval_loss" in entry]

@@ -1,4 +1,4 @@
-"""One command, any number of devices: how ranks are started, how they find each other, and what they share.
+"""Starts one rank per device, connects the ranks, and sets up sharding.
 
 `python -m limo.train` on a machine with several GPUs runs torchrun on itself with the same arguments. Under `torchrun`,
 `accelerate launch` or anything else that sets RANK and WORLD_SIZE it joins those ranks. CPUs have one rank unless
@@ -8,7 +8,8 @@ On several machines start it under torchrun, or set torchrun's own variables on 
 PET_MASTER_ADDR, PET_MASTER_PORT (docs/scale.md has a Slurm script).
 
 Sharding of weights, gradients and optimizer states: DDP, DeepSpeed ZeRO 1 to 3 by the files in `recipes/deepspeed/` or
-your file, or FSDP2. Libraries silently fall back to less sharding than was asked for, so what is done is checked.
+your file, or FSDP2. Libraries silently fall back to less sharding than was requested, so the actual sharding is
+checked.
 """
 
 import json
@@ -139,7 +140,7 @@ def any_rank(here: bool) -> bool:
 
 
 def wait() -> None:
-    """Wait until every rank is here."""
+    """Wait until every rank has reached this call."""
     any_rank(False)
 
 
@@ -147,7 +148,7 @@ FSDP = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_
 
 
 def shard_arguments(sharding: str) -> dict[str, Any]:
-    """The arguments of TRL's configuration for a recipe's `sharding`; on one device only offloading matters."""
+    """The arguments of TRL's configuration for a recipe's `sharding`. On one device, only offloading has an effect."""
     import torch
 
     if sharding == "ddp":
@@ -172,7 +173,7 @@ def shard_arguments(sharding: str) -> dict[str, Any]:
 
 
 def read_deepspeed(sharding: str) -> dict[str, Any]:
-    """A DeepSpeed configuration, by name or path. Raises UserError for one that is not JSON or would save no model."""
+    """Read a DeepSpeed configuration, by name or path. Raises UserError if it is not JSON, or would save no model."""
     shipped = {path.stem: path for path in sorted((RECIPES / "deepspeed").glob("*.json"))}
     path = shipped.get(sharding) or Path(sharding).expanduser()
     if not path.is_file():
@@ -192,20 +193,22 @@ def read_deepspeed(sharding: str) -> dict[str, Any]:
 
 
 def offloads(sharding: str) -> bool:
-    """Whether this sharding offloads to CPU memory, and so matters on one device too."""
+    """Whether this sharding offloads to CPU memory, which has an effect on a single device too."""
     zero = {} if sharding in ("ddp", "fsdp2") else read_deepspeed(sharding).get("zero_optimization", {})
     return any(zero.get(f"offload_{part}", {}).get("device", "none") != "none" for part in ("optimizer", "param"))
 
 
 def name_sharding(config: Any) -> str:
-    """How a training with TRL's configuration writes its optimizer states: ddp, fsdp2, or zero0 to zero3."""
+    """The sharding of the optimizer states with this configuration of TRL: ddp, fsdp2, or zero0 to zero3."""
     if config.deepspeed:
         return f"zero{config.deepspeed.get('zero_optimization', {}).get('stage', 0)}"
     return "fsdp2" if config.fsdp else "ddp"
 
 
 def check_sharding(trainer: Any, asked: Mapping[str, Any]) -> None:
-    """Raise UserError if less is sharded than `asked`, the result of `shard_arguments`. Before the first step."""
+    """Before the first step: raise UserError if less is sharded than requested. `asked` is the result of
+    `shard_arguments`.
+    """
     kind, ranks = str(trainer.accelerator.distributed_type.value), trainer.accelerator.num_processes
     wanted = "DEEPSPEED" if "deepspeed" in asked else "FSDP" if "fsdp" in asked else kind
     if kind != wanted or ranks != world_size():
@@ -217,11 +220,14 @@ def check_sharding(trainer: Any, asked: Mapping[str, Any]) -> None:
         held = count_bytes(trainer)
         share = held["optimizer"] / max(held["optimizer_whole"], 1)
         if share > 1.2 / world_size() + 0.05:
-            raise UserError(f"ZeRO was asked for, but this rank holds {share:.0%} of the optimizer states")
+            raise UserError(
+                f"{wanted} is not in effect: this rank holds {share:.0%} of the optimizer states, and about "
+                f"{1 / world_size():.0%} is expected. Start with python -m limo.train or torchrun"
+            )
 
 
 def count_bytes(trainer: Any) -> dict[str, int]:
-    """Bytes of weights and optimizer states on this rank, and of both over all ranks, once the trainer is prepared."""
+    """Count the bytes of weights and optimizer states on this rank and over all ranks. The trainer must be prepared."""
     import torch
 
     def count(tensor: Any, each: int | None = None) -> int:

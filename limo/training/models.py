@@ -1,4 +1,4 @@
-"""The model of a training: loads it, adds low-rank adapters, saves it, and merges the adapters.
+"""Loads the model of a training, adds low-rank adapters, merges them, and saves the model.
 
 `lora` takes the arguments of `peft.LoraConfig` under their own names.
 """
@@ -19,14 +19,14 @@ from limo.training.settings import Training
 
 
 def load_trained_tokenizer(settings: Training, source: Path) -> Any:
-    """The model's tokenizer with the recipe's chat template."""
+    """Load the model's tokenizer, with the recipe's chat template."""
     tokenizer = load_tokenizer(source, template=False)
     set_template(tokenizer, settings.chat_template)
     return tokenizer
 
 
 def load_trained_model(settings: Training, source: Path, tokenizer: Any, config: Any, packing: bool) -> Any:
-    """The model to train, with the end of a turn as its end token; also sets the tokenizer's padding token.
+    """Load the model to train, with the end of a turn as its end token. Also sets the tokenizer's padding token.
 
     Without adapters, 16-bit weights are loaded in float32 if torch's optimizer updates them: at small learning rates
     most updates are smaller than the rounding of 16 bits.
@@ -52,7 +52,7 @@ def load_trained_model(settings: Training, source: Path, tokenizer: Any, config:
 
 
 def lora_config(lora: Mapping[str, Any] | None) -> Any:
-    """A `peft.LoraConfig`, or None. Raises UserError with peft's message for an argument that it refuses."""
+    """Make a `peft.LoraConfig`, or None without adapters. Raises UserError with PEFT's message for a wrong argument."""
     if not lora:
         return None
     from peft import LoraConfig
@@ -101,7 +101,9 @@ def _merge(adapter: Path, source: Path, folder: Path, dtype: str) -> None:
 
 
 def _check_saved(folder: Path, numbers: int) -> None:
-    """Raise RuntimeError if the folder holds fewer than `numbers` weights: a wrongly set ZeRO-3 saves almost none."""
+    """Raise RuntimeError if the saved model has fewer than `numbers` weights. With wrong settings, ZeRO-3 saves almost
+    none.
+    """
     from safetensors import safe_open
 
     held = 0
@@ -109,4 +111,4 @@ def _check_saved(folder: Path, numbers: int) -> None:
         with safe_open(file, "pt") as tensors:
             held += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     if held < numbers:
-        raise RuntimeError(f"{folder} holds {held:,} weights of {numbers:,}")
+        raise RuntimeError(f"{folder} holds only {held:,} of {numbers:,} weights")

@@ -40,16 +40,16 @@ class Prepared:
 
     @property
     def rendered(self) -> list[Rendered]:
-        """The first side of each row: its chain, or the chosen completion."""
+        """The first side of each row: the chain, or the chosen completion of a pair."""
         return [sides[0] for sides in self.sides]
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each row; the prompt of a pair counts twice, as it is computed."""
+        """The number of tokens of each row. The prompt of a pair counts twice, since both sides contain it."""
         return [sum(len(side.input_ids) for side in sides) for sides in self.sides]
 
     def titled(self) -> Iterator[tuple[str, Example, Rendered]]:
-        """Each side: its name, the row and its tokens. The two sides of a pair follow each other."""
+        """Yield each side with its name, its row and its tokens. The two sides of a pair follow each other."""
         for row, sides in zip(self.rows, self.sides, strict=True):
             names = ("chosen", "rejected") if len(sides) == 2 else ("",)
             yield from zip(names, (row, replace(row, completion=row.rejected)), sides, strict=False)
@@ -66,7 +66,9 @@ class Tokens:
 
 
 def prepare(tokenizer: Any, rows: Iterable[Row], max_length: int, pairs: bool = False) -> Prepared:
-    """Token ids and labels of each row. Rows without a completion or above `max_length` tokens are dropped, not cut."""
+    """Make token ids and labels of each row. Rows without a completion, or with more than `max_length` tokens, are
+    dropped, not truncated.
+    """
     prepared = Prepared([], [], [])
     for row in in_chunks(tokenizer, rows):
         sides = [row, replace(row, completion=row.rejected)] if pairs and isinstance(row, Example) else [row]
@@ -80,7 +82,7 @@ def prepare(tokenizer: Any, rows: Iterable[Row], max_length: int, pairs: bool = 
 
 
 def render_row(tokenizer: Any, row: Row, max_length: int) -> Rendered | Dropped:
-    """Token ids and labels of a row, or why it is not trained on."""
+    """Make token ids and labels of a row, or return the reason why it cannot be trained on."""
     if isinstance(row, Dropped):
         return row
     if not row.completion.strip():
@@ -109,7 +111,8 @@ def refuse_dropped(settings: Training, dropped: int, example: Dropped | None, le
 
 
 def tokenise(tokenizer: Any, settings: Supervised, step: Step) -> Tokens:
-    """The rows of `settings.data` as token ids. The dataset's last row has no labels and no entry in `lengths`.
+    """Convert the rows of `settings.data` to token ids. The last row of the dataset has no labels and no entry in
+    `lengths`; it fills incomplete batches.
 
     Dropped rows go to `train_dropped.jsonl` with their reasons. A resumed run reuses the tokens made before.
     All ranks call it. Raises UserError if no row can be trained on, or if a row fails the audit.
@@ -137,7 +140,7 @@ def tokenise(tokenizer: Any, settings: Supervised, step: Step) -> Tokens:
 
 
 def cached_dataset(generate: Callable[[], Iterable[dict[str, Any]]], folder: Path) -> Any:
-    """A `datasets.Dataset` of generated rows in `folder`, made once; the folder's name is its fingerprint."""
+    """Make a `datasets.Dataset` of generated rows in `folder`, once. The folder's name is its fingerprint."""
     from datasets import Dataset
     from datasets.exceptions import DatasetGenerationError
 
@@ -148,7 +151,7 @@ def cached_dataset(generate: Callable[[], Iterable[dict[str, Any]]], folder: Pat
 
 
 def describe_rows(tokens: Tokens, max_length: int) -> str:
-    """Rows, tokens and lengths in one line."""
+    """Describe rows in one line: their number, tokens and lengths."""
     lengths = sorted(tokens.lengths)
     at = {share: lengths[min(int(share * len(lengths)), len(lengths) - 1)] for share in (0.5, 0.9)}
     return (
@@ -158,7 +161,7 @@ def describe_rows(tokens: Tokens, max_length: int) -> str:
 
 
 def _generate(tokenizer: Any, settings: Supervised, file: Path) -> Iterator[dict[str, Any]]:
-    """The columns of each row; the shortest one without labels comes last."""
+    """Yield the columns of each row. The last one is the shortest row again, without labels."""
     idle: dict[str, Any] = {}
     dropped, example, weights = 0, None, False
     with replacing(file) as lines:
@@ -187,7 +190,7 @@ def _generate(tokenizer: Any, settings: Supervised, file: Path) -> Iterator[dict
 
 
 def read_pairs(path: str, system: str | None = None) -> Iterator[Example | Dropped]:
-    """The pairs of a file or Hub dataset; other rows become Dropped. Raises UserError if there is no pair.
+    """Read the pairs of a file or Hub dataset. Other rows become Dropped. Raises UserError if there is no pair.
 
     A prompt without a system message gets `system`, unless that is None or empty.
     """
@@ -225,7 +228,7 @@ def _read_pair(value: Any, number: int, path: str) -> Example | Dropped:
 
 
 def _from_trl(value: Mapping[str, Any], number: int) -> Example:
-    """A row of TRL's format. Raises ValueError, TypeError or KeyError for one that is not a pair."""
+    """Read a row of TRL's preference format. Raises ValueError, TypeError or KeyError for a row that is not a pair."""
     chosen, rejected, prompt = value["chosen"], value["rejected"], value.get("prompt")
     name = str(value.get("id") or number)
     if isinstance(chosen, str):

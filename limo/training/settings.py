@@ -1,4 +1,4 @@
-"""The settings of a training: what supervised and preference training share, and what each adds.
+"""Defines the settings of trainings: those that supervised and preference training share, and those that each adds.
 
     settings = read_settings(Supervised, recipe["train"], "train")
 
@@ -85,18 +85,20 @@ class Training:
             raise UserError(f"train.average is the share of the last steps, above 0 and up to 1, not {self.average}")
         if self.average and self.sharding in ("zero3", "fsdp2"):
             raise UserError(
-                f"train.average needs whole weights on each device, which {self.sharding} has not: use zero2"
+                f"train.average needs the whole weights on each device, and {self.sharding} shards them: use zero2"
             )
         if self.average and self.args.get("load_best_model_at_end"):
             raise UserError("train.average and train.args.load_best_model_at_end each decide which weights are saved")
 
     @property
     def rows_at_once(self) -> int:
-        """Rows in one padded forward pass on one device; TRL's default is 8."""
+        """The number of rows in one padded forward pass on one device. TRL's default is 8."""
         return int(self.args.get("per_device_train_batch_size", 8))
 
     def recorded(self) -> dict[str, Any]:
-        """The settings that decide the result, as plain values: what the manifest keeps and compares."""
+        """The settings that determine the result, as plain values. The manifest stores them, and a resumed training
+        must have the same.
+        """
         kept = {key: value for key, value in asdict(self).items() if key not in self.speed_only}
         return {**kept, "args": {k: v for k, v in self.args.items() if k not in self.speed_only_args}}
 
@@ -124,7 +126,10 @@ class Supervised(Training):
                 f"{self.until_accuracy}"
             )
         if self.until_accuracy is not None and self.average:
-            raise UserError("train.average needs to know the last step, which train.until_accuracy does not: set one")
+            raise UserError(
+                "train.average must know the number of steps, and train.until_accuracy ends the training early: "
+                "set only one of them"
+            )
         for key in ("label_smoothing_factor", "router_aux_loss_coef"):
             if self.weighting and self.args.get(key):
                 raise UserError(f"train.args.{key}: the weighted loss has no such term. Remove it or train.weighting")
@@ -155,7 +160,7 @@ class Preference(Training):
 
     @property
     def beta(self) -> float:
-        """beta of the loss: from `args`, or TRL's default."""
+        """The beta of the loss: that of `args`, or TRL's default."""
         return float(self.args.get("beta", 0.1))
 
 

@@ -1,4 +1,4 @@
-"""Estimates what a training takes before it runs: parameters, memory, operations and seconds, by arithmetic.
+"""Estimates the cost of a training before it runs: parameters, memory, operations and seconds, by arithmetic.
 
 No weights are read: parameters are counted in a model built from its config on torch's meta device. Memory is counted
 as torch 2.13, accelerate 1.15 and DeepSpeed 0.19 allocate it. Seconds follow from the operations and the given speed.
@@ -37,7 +37,7 @@ NODE = 8  # GPUs in one machine
 
 @dataclass(frozen=True)
 class Size:
-    """The numbers of a model's parameters, and its dimensions."""
+    """The size of a model: its numbers of parameters and its dimensions."""
 
     parameters: int  # with adapters
     trainable: int
@@ -51,7 +51,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Data:
-    """Rows to train on, in tokens."""
+    """The training data: number of rows and their tokens."""
 
     rows: int
     mean: float
@@ -69,12 +69,12 @@ class Work:
 
     @property
     def pack_tokens(self) -> int | None:
-        """Tokens of a packed row."""
+        """The number of tokens of a packed row."""
         return self.settings.pack_tokens if isinstance(self.settings, Supervised) else None
 
     @property
     def mixed(self) -> bool:
-        """Whether matrix products are in 16 bits, of float32 weights."""
+        """Whether training uses mixed precision: float32 weights, and matrix products in 16 bits."""
         return bool(self.settings.args.get("bf16") or self.settings.args.get("fp16"))
 
     @property
@@ -85,13 +85,15 @@ class Work:
 
     @property
     def states(self) -> float:
-        """Bytes of the optimizer's states for each trained parameter."""
+        """The bytes of optimizer state per trained parameter."""
         optimizer = str(self.settings.args.get("optim", "adamw"))
         return next((size for name, size in STATES.items() if name in optimizer), 8.0)
 
     @property
     def steps(self) -> int:
-        """Optimizer steps; the last of an epoch takes what is left. `max_steps` above 0 decides alone."""
+        """The number of optimizer steps. The last step of an epoch takes what is left. A `max_steps` above 0 overrides
+        the epochs.
+        """
         most, per_epoch = int(self.settings.args.get("max_steps", -1)), -(-self.data.rows // self.settings.global_batch)
         return most if most > 0 else math.ceil(self.settings.args.get("num_train_epochs", 3) * per_epoch)
 
@@ -148,7 +150,9 @@ NAMED = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])(?![a-z])", re.IGNORECASE)  
 
 
 def measure_or_read_name(settings: Training) -> Size:
-    """The size of a model by its config; without the Hub, by its name. Raises MissingModel if that says no size."""
+    """The size of a model, from its config, or from its name if the config is not available. Raises MissingModel if the
+    name does not state a size.
+    """
     try:
         return measure_model(settings)
     except MissingModel:
@@ -161,7 +165,8 @@ def measure_or_read_name(settings: Training) -> Size:
 
 
 def size_of(parameters: float, rank: int | None = None) -> Size:
-    """A dense model with so many parameters and the usual proportions, for a model whose config cannot be read.
+    """The size of a dense model with this number of parameters and the usual proportions, for a model whose config is
+    not available.
 
     Depth and width are those of a Llama of that size: 12 x layers x width^2 parameters and a width of 128 x layers;
     adapters of `rank` on the linear layers have 18 x rank x width parameters in each layer.
@@ -173,7 +178,7 @@ def size_of(parameters: float, rank: int | None = None) -> Size:
 
 
 def measure_data(settings: Training, rows: int | None, mean_tokens: float | None) -> Data:
-    """The data as given, or as counted in `train.data`; rows that training would drop are not counted."""
+    """The training data as given, or counted in `train.data`. Rows that the training would drop are not counted."""
     if rows is not None and mean_tokens is not None:
         return Data(rows, mean_tokens, settings.max_length, mean_tokens)
     if not Path(settings.data).expanduser().exists():
@@ -196,7 +201,7 @@ def measure_data(settings: Training, rows: int | None, mean_tokens: float | None
 
 
 def count_memory(work: Work, sharding: str, devices: int) -> dict[str, float]:
-    """Bytes on each device by their use, and `total`.
+    """Estimate the bytes of memory on each device, by use, and their `total`.
 
     After ZeRO (arXiv 1910.02054, section 3). Without DeepSpeed torch updates the weights that it computes with, in
     float32 under mixed precision; DDP's buckets hold the gradients a second time. DeepSpeed computes in 16 bits and
@@ -229,7 +234,8 @@ def count_memory(work: Work, sharding: str, devices: int) -> dict[str, float]:
 
 
 def count_activations(work: Work, residual: int) -> float:
-    """Bytes of activations of one forward and backward pass on a device; numbers between layers have `residual` bytes.
+    """Estimate the bytes of activations of one forward and backward pass on a device. A number in the residual stream
+    has `residual` bytes.
 
     After arXiv 2205.05198, section 4, for two RMS norms, rotary attention and a gated MLP, tensor by tensor as autograd
     saves them. With checkpointing the input of each layer is kept and one layer at a time is computed again. The head
@@ -250,7 +256,7 @@ def count_activations(work: Work, residual: int) -> float:
 
 
 def seconds_per_step(work: Work, speed: float) -> float:
-    """Seconds of an average optimizer step at `speed` operations per second over all devices.
+    """Estimate the seconds of an average optimizer step at `speed` operations per second over all devices.
 
     6 operations for each weight and token (arXiv 2001.08361, section 2.1), 2 more when layers are computed again, 2
     less for frozen weights; attention 12 x layers x width x length for each token (arXiv 2204.02311, appendix B), half

@@ -26,7 +26,9 @@ SMALL = 4096  # positions times rows whose logits may be held at once on a CPU (
 
 
 def loss_positions(labels: torch.Tensor) -> torch.Tensor:
-    """Positions (n,) whose next token is a loss token in at least one row of labels (rows, length), -100 elsewhere."""
+    """The positions (n,) whose next token is a loss token in at least one row of `labels` (rows, length), which are
+    -100 for other tokens.
+    """
     return (labels[:, 1:] != -100).any(0).nonzero()[:, 0]
 
 
@@ -44,7 +46,7 @@ def token_loss(log_probs: torch.Tensor, kind: str) -> torch.Tensor:
 
 
 def weighted_loss(losses: torch.Tensor, weights: torch.Tensor | None, whole: Any) -> torch.Tensor:
-    """Sum of token `losses` (rows, n), each times its weight, divided by `whole`; 0 where that is 0.
+    """The sum of token `losses` (rows, n), each times its weight, divided by `whole`; 0 if `whole` is 0.
 
     `whole` belongs to the complete optimizer step, so that the loss does not depend on how the step is split.
     """
@@ -54,9 +56,10 @@ def weighted_loss(losses: torch.Tensor, weights: torch.Tensor | None, whole: Any
 
 
 class Steps(BatchRebalanceSampler):  # type: ignore[misc]
-    """The forward passes of this rank, step by step; transformers uses a sampler of this class as a batch sampler.
+    """The batch sampler of this rank: yields the rows of each forward pass, step by step.
 
-    The epoch follows from `seen`, the optimizer steps done. Index `len(lengths)` is the row without labels.
+    The epoch follows from `seen`, the number of finished optimizer steps. The index `len(lengths)` is the row without
+    labels.
     """
 
     def __init__(self, settings: Supervised, lengths: Sequence[int], shape: Shape, seen: Callable[[], int]) -> None:
@@ -74,7 +77,9 @@ class Steps(BatchRebalanceSampler):  # type: ignore[misc]
 
 
 class Collator(DataCollatorForLanguageModeling):  # type: ignore[misc]
-    """TRL's batches, with the weight of each token and each row's share of the weighted loss's divisor."""
+    """Makes TRL's batches. For a weighted loss they also hold the weight of each token, and what each row adds to the
+    loss's divisor.
+    """
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """One padded or packed batch of rows with input_ids, labels and, for a weighted loss, weight and share."""
@@ -156,7 +161,9 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer whose steps hold the same chains on any number of devices, with an optional weight for each row."""
 
     def __init__(self, *args: Any, settings: Supervised, lengths: Sequence[int], shape: Shape, **rest: Any) -> None:
-        """`lengths`: the tokens of each row of the dataset, but for its last one, which has no labels."""
+        """`lengths` is the number of tokens of each row of the dataset, except for its last row, which has no
+        labels.
+        """
         self.steps = Steps(settings, lengths, shape, lambda: int(self.state.global_step))
         self.count_right = settings.until_accuracy is not None  # log TRL's mean_token_accuracy with our loss, too
         super().__init__(*args, **rest)  # refuses another collator where it packs
@@ -179,7 +186,7 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
         return out
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **rest: Any) -> Any:
-        """TRL's step; also adds to the sum of losses. Rows without labels fill the last batches (`limo/train.py`)."""
+        """TRL's step, which also adds up the losses. Rows without labels fill the last batches (`limo/train.py`)."""
         tokens = int((inputs["labels"][:, 1:] != -100).sum())
         result = super().prediction_step(model, inputs, *args, **rest)
         if tokens:
@@ -187,7 +194,9 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
         return result
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        """The divisor of the step's loss: the number of loss tokens, or the sum of the rows' shares."""
+        """The divisor of the step's loss: the number of loss tokens, or for a weighted loss the sum of what the rows
+        add to it.
+        """
         if not batch_samples or "share" not in batch_samples[0]:
             return super()._get_num_items_in_batch(batch_samples, device)
         total = sum(batch["share"] for batch in batch_samples).to(device)
@@ -198,8 +207,9 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
     ) -> Any:
         """TRL's loss, weighted where rows have weights. On one CPU it is computed at loss tokens only.
 
-        On GPUs TRL projects only loss tokens to the vocabulary. On CPUs it scores every position tile by tile, which
-        makes a step on short chains twice as slow; `training/attention.py` has the measurement. The loss is the same.
+        On GPUs, TRL computes logits for loss tokens only. On CPUs it computes them for every position, tile by tile,
+        which makes a step on short chains twice as slow; `training/attention.py` has the measurement. The loss is the
+        same.
         """
         weights, share = inputs.pop("token_weights", None), inputs.pop("share", None)
         positions = None if return_outputs else self._loss_positions(model, inputs["labels"])
@@ -235,14 +245,18 @@ class ChainTrainer(FiniteTrainer, SFTTrainer):  # type: ignore[misc]
         self._metrics["train"]["learned"].append(tokens)
 
     def log(self, logs: dict[str, float], *rest: Any) -> None:
-        """TRL's log, with the accuracy averaged over tokens instead of passes, since a pass may have no loss tokens."""
+        """TRL's log, but with the token accuracy averaged over tokens. TRL averages over forward passes, of which some
+        may have no loss tokens.
+        """
         metrics = self._metrics["train"]
         if self.model.training and (right := metrics.pop("right", [])):
             metrics["mean_token_accuracy"] = [sum(right) / max(sum(metrics.pop("learned")), 1.0)]
         super().log(logs, *rest)
 
     def _loss_positions(self, model: Any, labels: torch.Tensor) -> torch.Tensor | None:
-        """The positions to project if that is cheaper than TRL's way and gives the same loss; otherwise None."""
+        """The token positions to compute logits for, if computing only those is cheaper than TRL's computation and
+        gives the same loss; otherwise None.
+        """
         # TRL gathers metrics from all ranks, so all ranks must choose the same way
         special = self.label_smoother is not None or self.aux_loss_enabled or self.accelerator.num_processes > 1
         positions = loss_positions(labels)
@@ -258,13 +272,13 @@ class PairTrainer(FiniteTrainer, DPOTrainer):  # type: ignore[misc]
     """DPOTrainer whose loss is `pair_loss(pairs, beta)`, one value per pair (`training/preference.py`)."""
 
     def __init__(self, *args: Any, pair_loss: PairLoss, warm_steps: int = 0, **rest: Any) -> None:
-        """`warm_steps`: number of first optimizer steps that take DPO's loss."""
+        """`warm_steps` is the number of optimizer steps at the beginning that use DPO's loss."""
         self.held_out = list[list[float]]()  # rewards of chosen and rejected of each pair evaluated, in their order
         self.pair_loss, self.warm_steps = pair_loss, warm_steps
         super().__init__(*args, **rest)
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **rest: Any) -> Any:
-        """Rows that have token ids already stay as they are."""
+        """Leave rows unchanged that already have token ids."""
         return dataset if "prompt_ids" in dataset.column_names else super()._prepare_dataset(dataset, *args, **rest)
 
     def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False) -> Any:

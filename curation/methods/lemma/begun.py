@@ -1,4 +1,4 @@
-"""Problems with the beginning of a solution, which a model continues: a source for evaluation.
+"""A source for evaluation: problems together with the beginning of a solution, which the model has to continue.
 
     wrong: {_target_: curation.methods.lemma.begun.begun, source: {...}, types: [CA, OP], right: false, seed: 0}
 

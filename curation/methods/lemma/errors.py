@@ -46,7 +46,8 @@ UNUSED = {"cut": "cut off by its length limit", "unsure": "cannot be graded", "r
 def find(
     rows: Iterable[Example], /, *, engine: dict[str, Any], sampling: Sampling, teacher: dict[str, Any]
 ) -> Iterator[Row]:
-    """Each row, followed by a row for each wrong attempt of the student whose first wrong step is known.
+    """Yield each row, followed by one row per wrong attempt of the student. Attempts whose first wrong step is unknown
+    are dropped.
 
     Args: `engine` node of the student; attempts in the ledger are not sampled again; `teacher` node that finds the
     mistakes. Adds `scores.failure_rate`, the wrong share of finished attempts, and `notes.errors`, how often each type
@@ -93,7 +94,7 @@ def find(
 
 
 def _error(row: Example, key: str, mistake: Mistake, origin: str, other: str) -> Example:
-    """A row whose completion ends with its first wrong step, and whose right chain is in `notes.chain`."""
+    """Make a row whose completion ends with the first wrong step. `notes.chain` holds the right chain."""
     error = {**mistake.to_notes(), "origin": origin, "other": other}
     notes = {**row.notes, "error": error, "chain": row.completion, "type": mistake.type}
     return replace(row, id=key, completion=mistake.prefix, notes=notes)
@@ -109,7 +110,7 @@ def inject(
     otherwise: Literal["uniform", "skip"],
     seed: int,
 ) -> Iterator[Row]:
-    """The rows, and for each problem up to `per_problem` planted mistakes that are proved to be mistakes.
+    """Yield the rows, and for each problem up to `per_problem` rows with a planted mistake that is proved to be one.
 
     Types are sampled from the distribution of the student's mistakes at the same problem (LEMMA's rule), among those
     that the teacher can plant. If the student made no known mistake, `otherwise` samples all types uniformly, or skips
@@ -156,7 +157,9 @@ def _plant(asked: Sequence[tuple[Example, str, int]], teacher: Teacher) -> Itera
 
 
 def _check_planted(row: Example, mistake: Mistake, opinion: bool | Rejected) -> None:
-    """Raise Rejected if the second opinion disagrees, the answer is right, or an earlier step is wrong."""
+    """Raise Rejected if the second opinion disagrees that the step is wrong, the final answer is right, or an earlier
+    step is wrong.
+    """
     if isinstance(opinion, Rejected):
         raise opinion
     if not opinion:
@@ -201,7 +204,7 @@ def correct(
 
 
 def _check_end(row: Example, rest: str) -> Row:
-    """The row, or a Dropped if its answer is not right or the text after the wrong step has a false equation."""
+    """The row; or a Dropped, if its final answer is wrong or an equation after the wrong step is false."""
     found = grade(row.completion, row.answer)
     if found.verdict != "correct":
         detail = f"{found.extracted!r} for {row.answer!r} ({found.how})"
@@ -212,7 +215,7 @@ def _check_end(row: Example, rest: str) -> Row:
 
 
 def _find_false(text: str) -> str:
-    """The first false equation without an unknown; empty if there is none."""
+    """The first false equation that contains no unknown; empty if there is none."""
     return next((f"{e.left} = {e.right}" for e in equations(text) if not e.unknown and holds(e) is False), "")
 
 

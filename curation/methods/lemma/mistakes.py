@@ -89,7 +89,7 @@ class Rejected(ValueError):
 
 
 def tried(make: Callable[P, T], *args: P.args, **settings: P.kwargs) -> T | Rejected:
-    """The result of a function, or the Rejected that it raised."""
+    """Call a function. Returns its result, or the Rejected that it raised."""
     try:
         return make(*args, **settings)
     except Rejected as why:
@@ -120,7 +120,9 @@ def read_chain(row: Example) -> Chain:
 
 
 def chain_number(value: Fraction, like: str = "") -> str:
-    """A number as a person writes it in a chain, in percent if `like` is. Raises Rejected if nobody would write it."""
+    """A number in the notation of a chain, in percent if the number `like` is. Raises Rejected for a number that has no
+    short notation.
+    """
     if like.endswith("%"):
         return chain_number(value * 100) + "%"
     scaled = value * 10**_DECIMALS
@@ -132,7 +134,7 @@ def chain_number(value: Fraction, like: str = "") -> str:
 
 
 def write_number(value: Fraction) -> str:
-    """A number for a sentence: as `chain_number`, or as a fraction."""
+    """A number in the notation of `chain_number`, or as a fraction if it has none."""
     try:
         return chain_number(value)
     except Rejected:

@@ -39,19 +39,23 @@ class RuleTeacher:
     kinds = KINDS
 
     def diagnose(self, asked: Sequence[tuple[Example, str]]) -> list[Mistake | Rejected]:
-        """Where each wrong attempt first differs from the right chain of its row, or why that is not proved."""
+        """For each wrong attempt its first proved mistake, found by comparison with the row's right chain; or why no
+        mistake is proved.
+        """
         return [tried(_diagnose, row, attempt) for row, attempt in asked]
 
     def inject(self, asked: Sequence[tuple[Example, str, int]]) -> list[Mistake | Rejected]:
-        """A mistake of a type in the right chain of each row; the same for the same row, type and number."""
+        """Plant a mistake of the given type in the right chain of each row. The same row, type and number give the same
+        mistake.
+        """
         return [tried(_inject, *each) for each in asked]
 
     def agree(self, asked: Sequence[tuple[Example, Mistake]]) -> list[bool | Rejected]:
-        """No second opinion: a step that the rules do not prove wrong is unusable."""
+        """This teacher has no second opinion: a step that the rules do not prove wrong is unusable."""
         return [Rejected("the step is not proved wrong", mistake.wrong) for _, mistake in asked]
 
     def correct(self, asked: Sequence[tuple[Example, Mistake, str]], strategy: Strategy) -> list[str | Rejected]:
-        """The text after the first wrong step of each row's solution: reflection and right continuation."""
+        """For each row, the text that follows the first wrong step: a reflection and the right continuation."""
         return [tried(_correct, row, mistake, other, strategy) for row, mistake, other in asked]
 
 
@@ -64,7 +68,7 @@ def _inject(row: Example, kind: str, at: int) -> Mistake:
 
 
 def diagnose(chain: Chain, attempt: str) -> Mistake:
-    """Where an attempt whose answer is wrong first goes wrong. Raises Rejected if that is not proved."""
+    """Find the first mistake of an attempt with a wrong answer. Raises Rejected if no mistake can be proved."""
     steps = tuple(split_steps(attempt))
     listed = [equations(step) for step in steps]
     if not any(listed):
@@ -101,7 +105,7 @@ def diagnose(chain: Chain, attempt: str) -> Mistake:
 def _first_wrong(
     chain: Chain, steps: tuple[str, ...], at: int, e: Equation, right: Sequence[Equation], known: frozenset[Fraction]
 ) -> Mistake | None:
-    """The mistake in one equation; None if it is right, or if nothing is proved against it."""
+    """The mistake in an equation; None if no mistake in it can be proved."""
     shown = steps[at][e.start : e.end]
     if e.unknown:
         return None
@@ -127,7 +131,7 @@ def _first_wrong(
 
 
 def _one_other(e: Equation, r: Equation) -> tuple[Fraction | None, Fraction]:
-    """The only number in which an equation differs from a right one, and the right number; None if several differ."""
+    """If an equation differs from a right one in a single number: that number and the right number; otherwise None."""
     if [o.text for o in e.operators] != [o.text for o in r.operators]:
         return None, Fraction(0)
     pairs = [(number(a.text), number(b.text)) for a, b in zip(e.numbers, r.numbers, strict=False)]
@@ -137,7 +141,9 @@ def _one_other(e: Equation, r: Equation) -> tuple[Fraction | None, Fraction]:
 
 
 def _by_other_operator(e: Equation) -> bool:
-    """Whether a false result is that of another operation on the same numbers, or the right result without its sign."""
+    """Whether another operation on the same numbers gives the false result, or the false result is the right one with
+    the wrong sign.
+    """
     wrong = number(e.right)
     if len(e.numbers) != 2 or len(e.operators) != 1:
         return wrong == -e.value
@@ -160,7 +166,9 @@ def _correct(row: Example, mistake: Mistake, other: str, strategy: Strategy) -> 
 
 
 def _continue(chain: Chain, mistake: Mistake) -> str:
-    """The right chain from its first missing step. Raises Rejected if the prefix took another way."""
+    """The right chain from its first step that the prefix lacks. Raises Rejected if the prefix does not follow that
+    chain.
+    """
     before = mistake.steps[: mistake.at]
     found, keys = (
         {key(e) for step in some for e in equations(step) if not e.unknown} for some in (before, chain.steps)

@@ -38,7 +38,9 @@ Edit = tuple[int, int, str]
 
 
 def slip(chain: Chain, kind: str, random: Random) -> Mistake:
-    """A proved mistake of one type in a right chain. Raises Rejected, with the last reason, if none can be proved."""
+    """Plant a mistake of one type in a right chain. Raises Rejected if no change that was tried is proved to be a
+    mistake, with the reason of the last one.
+    """
     if kind not in KINDS:
         raise Rejected("no rule for a mistake of this type", kind)
     why = Rejected("no place for a mistake of this type", kind)
@@ -130,7 +132,9 @@ _RULES: dict[str, Callable[[Chain, int, Equation, Random], Iterator[Change]]] = 
 def _change(
     chain: Chain, at: int, e: Equation, kind: str, edits: Sequence[Edit], value: Fraction | None, said: str
 ) -> Mistake:
-    """The chain with one equation changed by `edits` of its left side; `value` is its result, None computes it."""
+    """The chain with one changed equation: `edits` replace numbers of its left side, and `value` is its new result;
+    None computes the result.
+    """
     step, result = chain.steps[at], _result(e)
     old = number(result.text)
     left = replaced(step, edits)[e.start : e.end + sum(len(new) - (b - a) for a, b, new in edits)]
@@ -160,7 +164,8 @@ def _prove(right: Equation, wrong: Equation | None) -> str:
 
 
 def _omit(chain: Chain, at: int, e: Equation, instead: Fraction) -> Mistake:
-    """The chain without a step; in place of its result, later steps use `instead`, one of its operands.
+    """The chain without one step. Where later steps used the result of that step, they use `instead`, one of its
+    operands.
 
     Without its last step a chain answers with the result of the step before.
     """
@@ -190,7 +195,8 @@ def _omit(chain: Chain, at: int, e: Equation, instead: Fraction) -> Mistake:
 
 
 def _carry(chain: Chain, texts: Sequence[str], changed: dict[Fraction, Fraction]) -> list[str]:
-    """The later steps after values have `changed` (old -> new) in operands, results, and numbers outside equations.
+    """Rewrite the later steps after some values have `changed` (old -> new): operands, results, and numbers outside
+    equations.
 
     An operand with an old value is taken for the result of the earlier step; a number outside equations that the
     problem states is left unchanged, except in the last line, which has the answer. Raises Rejected for a value that
@@ -232,7 +238,9 @@ def _results_before(chain: Chain, at: int, equation: Equation) -> frozenset[Frac
 
 
 def _plausible(chain: Chain, old: Fraction, new: Fraction) -> bool:
-    """Whether the wrong value is not obviously wrong: whole numbers stay whole, positive numbers stay positive."""
+    """Whether a wrong value looks like a right one: it is whole if the right value is, and positive if the right value
+    is.
+    """
     signed = any(number(_result(e).text) < 0 for each in chain.equations for e in each if e.result)
     if old.denominator == 1 and new.denominator != 1:
         return False
@@ -264,7 +272,7 @@ def _exchange_digits(value: Fraction) -> list[Fraction]:
 
 
 def _put(value: Fraction, instead_of: Written) -> str:
-    """The text of a number that replaces another one; in brackets if its sign could follow an operator."""
+    """A number as text in place of another one. A negative number after an operator gets brackets."""
     text = chain_number(value, instead_of.text)
     return f"({text})" if text.startswith("-") and not instead_of.text.startswith("-") else text
 

@@ -54,7 +54,7 @@ class Model:
         self.engine = Cached(bind(engine, "teacher.engine")())  # loads nothing yet, but reports a key that is not set
 
     def _ask(self, prompts: Sequence[str], read: Callable[[int, Completion], T], what: str) -> list[T | Rejected]:
-        """For each prompt the first of `tries` replies that `read` can read, or the Rejected of the last."""
+        """For each prompt, the first reply that `read` can read, or the Rejected of the last of `tries` replies."""
         found: list[T | Rejected] = [Rejected("no reply of the teacher")] * len(prompts)
         for attempt in range(self.tries):
             open_ = [i for i, value in enumerate(found) if isinstance(value, Rejected)]
@@ -66,11 +66,11 @@ class Model:
         return found
 
     def diagnose(self, asked: Sequence[tuple[Example, str]]) -> list[Mistake | Rejected]:
-        """The first wrong step of a wrong attempt at each row, whose completion is a right chain, if there is one."""
+        """For each row, the first wrong step of a wrong attempt. The row's completion is a right chain, or empty."""
         return self._ask([diagnose_prompt(*a) for a in asked], lambda i, r: read_diagnosis(r, *asked[i]), "diagnose")
 
     def inject(self, asked: Sequence[tuple[Example, str, int]]) -> list[Mistake | Rejected]:
-        """A wrong solution of each row with a mistake of a type; each number gives a different one."""
+        """For each row, a wrong solution with a mistake of the given type. Another number gives another solution."""
         return self._ask([inject_prompt(*a) for a in asked], lambda i, r: read_injection(r, *asked[i][:2]), "inject")
 
     def agree(self, asked: Sequence[tuple[Example, Mistake]]) -> list[bool | Rejected]:
@@ -79,8 +79,8 @@ class Model:
         return self._ask(prompts, lambda i, r: read_agreement(r, *asked[i]), "second opinion")
 
     def correct(self, asked: Sequence[tuple[Example, Mistake, str]], strategy: Strategy) -> list[str | Rejected]:
-        """The text after the first wrong step: reflection and continuation. The text in `asked` is another right
-        solution, if any.
+        """For each row, the text that follows the first wrong step: reflection and continuation. The text in `asked` is
+        another right solution, if any.
         """
         prompts = [correct_prompt(*a, strategy) for a in asked]
         return self._ask(prompts, lambda i, r: read_continuation(r, *asked[i]), strategy)
@@ -96,12 +96,14 @@ class Model:
 
 
 def reply_code(row: Example, *texts: str) -> str:
-    """A short code that occurs in none of the texts of a question; the same for the same texts."""
+    """A short code for the marks of a question that occurs in none of its texts. The same texts give the same code."""
     return code_of(row.question, row.answer, row.completion, *texts)
 
 
 def _fill(prompt: tuple[str, str], code: str, *, row: Example | None = None, **parts: str) -> str:
-    """A prompt: task, parts between marks, and form of the reply; with `row`, its problem and reference are parts."""
+    """Write a prompt: the task, the parts between marks, and the form of the reply. With `row`, its problem and
+    reference are parts too.
+    """
     if row is not None:
         reference = row.completion.strip() or f"The answer is {row.answer}."
         parts = {"problem": row.question, "reference": reference, **parts}
@@ -179,7 +181,9 @@ def read_injection(reply: Completion, row: Example, kind: str) -> Mistake:
 
 
 def _mistake(kind: str, text: str, number: str, why: str) -> Mistake:
-    """A mistake at a step of a wrong solution. Raises Rejected if there is no such step, or an earlier one is wrong."""
+    """Make the mistake that a reply places at a step of a wrong solution. Raises Rejected if there is no such step, or
+    an earlier step is wrong.
+    """
     steps = tuple(split_steps(text))
     if not re.fullmatch(r"\d{1,6}", number) or not 1 <= int(number) <= len(steps):
         raise Rejected("a step that there is not", f"step {number[:20]!r} of {len(steps)}")
@@ -214,7 +218,9 @@ def agree_prompt(row: Example, mistake: Mistake) -> str:
 
 
 def read_agreement(reply: Completion, row: Example, mistake: Mistake) -> bool:
-    """Whether the reply finds only that step wrong, by a mistake of that type. Raises Rejected if it cannot be read."""
+    """Whether the reply says that only the marked step is wrong, by a mistake of the given type. Raises Rejected for an
+    unreadable reply.
+    """
     wanted: dict[str, type] = {"before": str, "last": str, "type": str}
     verdict = _verdict(reply, reply_code(row, *mistake.steps[: mistake.at + 1]), wanted)
     if not {verdict["before"], verdict["last"]} <= {"right", "wrong"} or verdict["type"] not in TYPES:
@@ -265,7 +271,7 @@ def correct_prompt(row: Example, mistake: Mistake, other: str, strategy: Strateg
 
 
 def read_continuation(reply: Completion, row: Example, mistake: Mistake, other: str) -> str:
-    """The continuation in a reply. Raises Rejected if there is none between its marks."""
+    """The continuation in a reply. Raises Rejected if there is no text between the marks."""
     return _between(reply, "continuation", reply_code(row, mistake.prefix, other))
 
 
@@ -288,7 +294,7 @@ def _between(reply: Completion, part: str, code: str) -> str:
 def _verdict(reply: Completion, code: str, wanted: dict[str, type]) -> dict[str, Any]:
     """The JSON object that ends a reply. Raises Rejected unless it has the code, and exactly these keys of these types.
 
-    So a sentence that says that a right solution has no such mistake is not a diagnosis.
+    So a reply in words, such as "this solution has no mistake", is not taken for a diagnosis.
     """
     verdict = verdict_of(reply, code)
     if verdict is None or {name: type(value) for name, value in verdict.items()} != wanted:

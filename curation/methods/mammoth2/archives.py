@@ -56,7 +56,7 @@ class Raw:
 
 
 def find_archives(path: str) -> list[str]:
-    """The archives of a path: a file, a folder with all below it, a pattern, or an address that fsspec knows.
+    """List the archives of a path: a file, a folder and its subfolders, a pattern, or an address that fsspec can open.
 
     Raises UserError if there are none, or they cannot be listed.
     """
@@ -74,7 +74,7 @@ def find_archives(path: str) -> list[str]:
 
 
 def _kind_of(path: str) -> str:
-    """The kind of an archive, by its ending; empty for an unknown ending."""
+    """The kind of an archive according to the ending of its name; empty for an unknown ending."""
     name = path.lower().removesuffix(".gz")
     kind = next((kind for ending, kind in KINDS.items() if name.endswith(ending)), "")
     return "" if kind == "rows" and (path.lower().endswith(".gz") or "://" in path) else kind
@@ -109,7 +109,7 @@ def _first_line(error: Exception) -> str:
 
 
 def read_archive(path: str, columns: PageColumns | None, most: int) -> Iterator[Raw | Dropped]:
-    """The pages of one archive, streamed; at most `most` bytes of a page are read.
+    """Stream the pages of one archive. At most `most` bytes of each page are read.
 
     Raises UserError if the whole archive cannot be used: it is missing, or a column is missing.
     """
@@ -138,7 +138,9 @@ def _read_html(path: str, most: int) -> Iterator[Raw | Dropped]:
 
 
 def _read_warc(path: str, most: int) -> Iterator[Raw | Dropped]:
-    """The responses (WARC) and conversions (WET) of an archive. After a damaged record the next one is searched."""
+    """Stream the responses of a WARC file, or the conversions of a WET file. After a damaged record, reading continues
+    at the next readable one.
+    """
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
     kinds = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
@@ -182,7 +184,7 @@ def _find_record(file: Any, at: int) -> int:
 
 
 def _read_record(path: str, record: Any, number: int, most: int) -> Raw | Dropped:
-    """A record as a page. Raises ValueError for an incomplete record."""
+    """Read a record as a page. Raises ValueError for an incomplete record."""
     http, length, body = record.http_headers, record.content_length, record.reader.read(most + 1)
     url, get = record.headers.get("WARC-Target-URI") or "", http.get if http else dict[str, str]().get
     chunked = (get("Transfer-Encoding") or "").strip().lower() == "chunked"  # decoded, so it is shorter
@@ -230,7 +232,7 @@ def _read_columns(path: str, most: int, columns: PageColumns | None) -> Iterator
 
 
 def _page(path: str, number: int, row: Any, columns: PageColumns) -> Raw | Dropped:
-    """A page from a row's columns. Raises UserError if a first row has no such columns."""
+    """Read a page from a row's columns. Raises UserError if the file's first row lacks these columns."""
     if not isinstance(row, dict):
         return Dropped("", "", "not an object", type(row).__name__, path, number, shortened(row, 200))
     if number == 1 and columns.page not in row:

@@ -1,7 +1,7 @@
 """Decides which domains are worth mining, by a list or by asking a model.
 
-A decision is a node of the recipe, `listed` or `judge_domains`. It gets the counts of recall and decides which domains
-stay.
+A decision is a function that the recipe names: `listed` or `judge_domains`. It gets the counts of recalled pages per
+domain and decides which domains are kept.
 """
 
 import re
@@ -34,7 +34,7 @@ do not count. Reply with one line that holds one word, yes or no."""
 
 @dataclass(slots=True)
 class Domain:
-    """The counts of recall for a domain."""
+    """A domain with its numbers of pages and of recalled pages."""
 
     name: str
     pages: int = 0
@@ -54,7 +54,9 @@ def listed(domains: Sequence[Domain], /, *, keep: list[str], drop: list[str], ot
 def judge_domains(
     domains: Sequence[Domain], /, *, engine: dict[str, Any], sampling: Sampling, otherwise: Otherwise
 ) -> dict[str, bool]:
-    """Ask a model, which sees the domain and some of its pages; `otherwise` applies to a reply other than yes or no."""
+    """Decide by asking a model about each domain, with some of its pages. `otherwise` is the decision if the reply is
+    neither yes nor no.
+    """
     model, chosen, prompts = Cached(bind(engine, "domains.engine")()), dict[str, bool](), list[Prompt]()
     for d in domains:  # addresses are untrusted text: one line each
         shown = "\n".join(f"- {' '.join(example.split())[:160]}" for example in d.examples[:SHOWN]) or "- none"
@@ -69,6 +71,6 @@ def judge_domains(
 
 
 def _read(reply: Completion) -> bool | None:
-    """Yes or no; None for anything else, and for a reply that was cut off."""
+    """Read a reply: True for yes, False for no, None for anything else and for a reply that was cut off."""
     found = re.fullmatch(r"\W*(yes|no)\W*", reply.text.strip().rpartition("\n")[2].lower())
     return found[1] == "yes" if found and reply.finish == "stop" else None

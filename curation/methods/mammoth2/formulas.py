@@ -96,7 +96,7 @@ def _attr(node: Any, name: str) -> str:
 
 
 def _bare(tex: str) -> str:
-    """LaTeX without the delimiters and style commands around it, on one line."""
+    """LaTeX on one line, without the delimiters and style commands that enclose it."""
     tex = CDATA.sub("\n", PRIVATE.sub("", tex)) if "CDATA" in tex else PRIVATE.sub("", tex)
     tex = " ".join(COMMENT.sub("\n", tex).split()).removeprefix("% ")
     for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
@@ -109,7 +109,7 @@ def _bare(tex: str) -> str:
 
 
 def _of_math(node: Any) -> str:
-    """LaTeX of a `<math>` element: from its annotation or attribute, or converted from its markup."""
+    """The LaTeX of a `<math>` element: its annotation or attribute, or else converted from its markup."""
     for note in node.query_selector_all("annotation")[:]:
         if "tex" in _attr(note, "encoding").lower() and (note.text or "").strip():
             return str(note.text)
@@ -117,7 +117,7 @@ def _of_math(node: Any) -> str:
 
 
 def _converted(node: Any) -> str:
-    """A `<math>` element without other source as LaTeX; only its text where its markup cannot be converted."""
+    """Convert the markup of a `<math>` element to LaTeX; if that fails, return the element's plain text."""
     from mathml_to_latex.converter import MathMLToLaTeX
 
     try:
@@ -172,7 +172,7 @@ def _mathjax(body: Any, low: str, put: _Put) -> None:
 
 
 def _of_text(markup: str) -> str:
-    """LaTeX of MathML in an attribute or a script."""
+    """The LaTeX of MathML that an attribute or a script element contains."""
     from resiliparse.parse.html import HTMLTree
 
     body = HTMLTree.parse(markup).body
@@ -181,7 +181,7 @@ def _of_text(markup: str) -> str:
 
 
 def _carried(body: Any, put: _Put) -> None:
-    """Elements that carry LaTeX in an attribute, or as their text without any delimiter (Pandoc, JATS)."""
+    """Write the formulas of elements that hold LaTeX in an attribute, or as text without delimiters (Pandoc, JATS)."""
     for node in body.query_selector_all(CARRIED)[:]:
         named = ("data-latex", "data-tex", "data-math", "data-katex", "data-equation-content")
         if node.closest("body") is None:  # it was in an element that has been replaced
@@ -214,7 +214,9 @@ def _images(body: Any, put: _Put) -> None:
 
 
 def _in_address(source: str) -> str:
-    """LaTeX in the address of an image: `latex.codecogs.com/png.latex?x^2`, WordPress's `latex.php?latex=x%5E2`."""
+    """The LaTeX in the address of an image, such as `latex.codecogs.com/png.latex?x^2` or WordPress's
+    `latex.php?latex=x%5E2`.
+    """
     try:
         parts = urlsplit(source)
     except ValueError:
@@ -229,7 +231,9 @@ def _in_address(source: str) -> str:
 
 
 def _scripts(body: Any, put: _Put) -> None:
-    """Exponents and indices of plain HTML, and fractions made of them; footnotes and ordinals stay unchanged."""
+    """Write the exponents and indices of plain HTML, and fractions made of them. Footnotes and ordinals stay
+    unchanged.
+    """
     nodes = body.query_selector_all("sup, sub")[:]
     if body.query_selector("sup sup, sup sub, sub sup, sub sub") is not None:
         # Inner elements come first
@@ -262,7 +266,9 @@ def _grouped(text: str) -> str:
 
 
 def _footnote(text: str, stands_on: str) -> bool:
-    """Whether a raised text is not an exponent: an ordinal's ending after a digit, a footnote mark, a trade mark."""
+    """Whether a raised text is something other than an exponent: the ending of an ordinal (1st), a footnote mark, a
+    trade mark.
+    """
     if re.fullmatch(r"(?i)(?:st|nd|rd|th)", text):
         return stands_on.isdigit()
     return bool(re.fullmatch(r"(?:TM|SM|®|™|©|\*{2,}|†|‡|§|\[.{0,6}\])", text))

@@ -110,7 +110,7 @@ def extract_by_model(
 def _pair(
     row: Example, number: int, question: str, answer: str, at: list[int], by: dict[str, Any], words: tuple[int, int]
 ) -> Row:
-    """A pair as a row with its provenance, or a Dropped with the reason."""
+    """Make a row of a pair, with its origin, or a Dropped with the reason."""
     count("pairs")
     page = row.notes["page"]
     notes = {key: value for key, value in row.notes.items() if key != "stated"}
@@ -172,7 +172,9 @@ def parse_pairs(reply: Completion, code: str) -> list[tuple[str, str]] | None:
 
 
 def _cut(text: str, words: int) -> list[tuple[int, str, int]]:
-    """Pieces of at most so many words, cut between paragraphs: start, text, and number (0 for a whole page)."""
+    """Cut a page between paragraphs into pieces of a maximum number of words. Yields start, text and number of each;
+    the number is 0 if the page is not cut.
+    """
     start, last, pieces = 0, 0, list[tuple[int, str]]()
     for end in [*(found.end() for found in re.finditer(r"\n\s*\n", text)), len(text)]:
         if last > start and len(text[start:end].split()) > words:
@@ -184,7 +186,9 @@ def _cut(text: str, words: int) -> list[tuple[int, str, int]]:
 
 
 def _locate(text: str, copied: str) -> tuple[int, int] | None:
-    """The position of a copy in a text, ignoring white space and formula delimiters; None if it is not there."""
+    """Find the position of a copied passage in a text, ignoring white space and formula delimiters; None if the text
+    does not contain it.
+    """
     words, places = _bare(text)
     wanted = _bare(copied)[0]
     at = words.find(wanted) if wanted else -1
@@ -192,6 +196,8 @@ def _locate(text: str, copied: str) -> tuple[int, int] | None:
 
 
 def _bare(text: str) -> tuple[str, list[int]]:
-    """A text without characters that a model changes in copying, and the position of each remaining character."""
+    """The text without the characters that models change when they copy, and the original position of each remaining
+    character.
+    """
     left = [place for kept in _KEPT.finditer(text) if kept[1] for place in range(*kept.span())]
     return "".join(text[place] for place in left), left

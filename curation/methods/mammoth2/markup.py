@@ -87,14 +87,14 @@ def mark(tree: Any, html: str) -> int:
 
 
 def _long_name(item: Any) -> bool:
-    """Whether a question has a text in addition to its title."""
+    """Whether a question's text contains more than its title."""
     inner = item.query_selector('[itemprop="text"]')
     owner = inner.closest('[itemtype*="schema.org"]') if inner is not None else None
     return owner is not None and "Question" in (owner.getattr("itemtype") or "")
 
 
 def _votes(answer: Any) -> int:
-    """The votes of a suggested answer; of several with equal votes, the first is taken."""
+    """The number of votes of a suggested answer. Among answers with equally many votes, the first is taken."""
     node = answer.query_selector('[itemprop="upvoteCount"]')
     return _whole_number((node.getattr("content") or node.text) if node is not None else "")
 
@@ -105,7 +105,7 @@ def _whole_number(said: object) -> int:
 
 
 def _is_contents(node: Any) -> bool:
-    """Whether an element is mostly links: entries of a table of contents."""
+    """Whether an element consists mostly of links, as a table of contents does."""
     linked = sum(len((link.text or "").strip()) for link in node.query_selector_all("a")[:])
     return linked > LINKED * len((node.text or "").strip())
 
@@ -146,7 +146,7 @@ class _Marker:
 
 
 def _classes(body: Any, marker: _Marker) -> None:
-    """Elements whose classes name alternating questions and answers; `<details>` with its summary."""
+    """Mark alternating questions and answers that class names reveal, and each `<details>` element with its summary."""
     for box in body.query_selector_all("details")[:]:
         if (asked := box.query_selector("summary")) is not None:
             rest = marker.tree.create_element("div")
@@ -170,7 +170,7 @@ def _classes(body: Any, marker: _Marker) -> None:
 
 
 def unmarked(raw: str) -> tuple[str, list[Pair]]:
-    """An extracted text without its marks, and the pairs that the marks and the text's labels state."""
+    """Remove the marks from an extracted text. Returns the text and the pairs that marks and labels state."""
     pieces, marks, at, end = list[str](), list[tuple[str, int, int]](), 0, 0
     for found in MARK.finditer(raw):
         piece = PRIVATE.sub("", raw[end : found.start()])
@@ -211,7 +211,7 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _marked(text: str, marks: list[tuple[str, int, int]]) -> Iterator[Pair]:
-    """Pairs that marks name: schema.org, classes, definition lists."""
+    """The pairs stated by marks, which come from schema.org, class names and definition lists."""
     places = {(kind, number): at for kind, number, at in reversed(marks) if kind not in ("h", "hend", "e")}
     rules = {"s": "schema.org", "c": "q&a markup", "d": "definition"}
     for (kind, number), start in places.items():
@@ -234,7 +234,9 @@ class _Part:
 
 
 def _under_headings(text: str, marks: list[tuple[str, int, int]]) -> Iterator[Pair]:
-    """Problem and Solution headings, and headings that are questions, each with the text below."""
+    """The pairs under headings: Problem and Solution, and headings that are questions, answered by the text
+    below them.
+    """
     starts = [(at, kind, number) for kind, number, at in marks if kind in ("h", "hend", "e")]
     parts, others = list[_Part](), list[tuple[int, str, tuple[int, int], tuple[int, int]]]()
     for i, (start, kind, level) in enumerate(starts):
@@ -260,7 +262,9 @@ def _under_headings(text: str, marks: list[tuple[str, int, int]]) -> Iterator[Pa
 
 
 def _mostly_asks(titles: list[str]) -> bool:
-    """Whether headings of one level are a list of questions, some of which may lack a question mark."""
+    """Whether the headings of one level are mostly questions, so that those without a question mark count as questions
+    too.
+    """
     asks = sum(title.endswith("?") for title in titles)
     return asks > 2 and 2 * asks > len(titles)
 
@@ -271,7 +275,9 @@ def _number_in(label: str) -> str:
 
 
 def _matched(rule: str, text: str, parts: list[_Part]) -> Iterator[Pair]:
-    """Each answer with its question: the one of its number, or the last one before it; answer keys by number."""
+    """Pair each answer with the question of the same number, or with the last question before it. Answer keys are
+    paired by number.
+    """
     waiting = list[_Part]()
     for part in parts:
         if part.asks:
@@ -293,14 +299,16 @@ def _matched(rule: str, text: str, parts: list[_Part]) -> Iterator[Pair]:
 
 
 def _items(text: str, place: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """The numbered items of a piece of text, "1. ..." or "(2) ...", by their numbers."""
+    """The numbered items of a text, "1. ..." or "(2) ...", as a mapping from their number."""
     found = list(_ITEM.finditer(text, *place))
     ends = [*(one.start() for one in found[1:]), place[1]]
     return {one[1]: (one.end(), end) for one, end in zip(found, ends, strict=False)}
 
 
 def _whole(text: str, later: list[tuple[int, str, int]], level: int) -> int:
-    """The end of a solution: deeper headings, such as steps, belong to it unless they are questions or answers."""
+    """Find where a solution ends. Deeper headings, such as those of steps, belong to it, unless they are questions or
+    answers.
+    """
     inside = 0  # headings whose sections are still open, nested in that of the solution
     for (at, kind, number), (end, _, _) in pairwise([*later, (len(text), "", 0)]):
         title = _PERMALINK.sub("", text[at:end].strip())
@@ -313,7 +321,7 @@ def _whole(text: str, later: list[tuple[int, str, int]], level: int) -> int:
 
 
 def _labelled(text: str) -> Iterator[Pair]:
-    """Lines that begin with "Problem 3." and "Solution:", or with "Q:" and "A:"."""
+    """The pairs stated by lines that begin with "Problem 3." and "Solution:", or with "Q:" and "A:"."""
     found = [(m, True) for m in _LINE_ASKS.finditer(text)] + [(m, False) for m in _LINE_ANSWERS.finditer(text)]
     labels = sorted(found, key=lambda one: one[0].start())
     parts = list[_Part]()
@@ -325,13 +333,15 @@ def _labelled(text: str) -> Iterator[Pair]:
 
 
 def _gap(text: str, start: int) -> int:
-    """The end of a page's last answer: three empty lines, or the end of the text."""
+    """Find where the last answer of a page ends: at three empty lines, or at the end of the text."""
     found = re.compile(r"\n\s*\n\s*\n\s*\n").search(text, start)
     return found.start() if found else len(text)
 
 
 def json_ld(scripts: list[str]) -> list[tuple[str, str]]:
-    """Questions and answers of schema.org's QAPage and FAQPage in JSON-LD, unchanged, as HTML or text."""
+    """The questions and answers that a page states as JSON-LD (schema.org's QAPage and FAQPage), unchanged, as HTML or
+    text.
+    """
     found: list[tuple[str, str]] = []
     for script in scripts:
         try:

@@ -1,12 +1,13 @@
-"""Web pages as rows: the pool's rows are archives, and a stage reads their pages, each with time and memory limits.
+"""Turns archives of web pages into rows. The pool has a row for each archive; the stage `read` replaces it by a row for
+each page.
 
     pool:   {web: {_target_: curation.methods.mammoth2.pages.archives, paths: ["s3://bucket/warc/*.warc.gz"]}}
     stages: {pages: {_target_: curation.methods.mammoth2.pages.read, seconds: 5, ...}}
 
-Each row of `read` is a page: its prompt is the text, `notes.page` its origin (url, domain, hash of the fetched bytes,
-date, robots, licence, archive and record), and `notes.stated` holds the pairs that its markup states. Each
-page is parsed in a subprocess with CPU and memory limits. If it exceeds them, the subprocess is killed and the page is
-dropped with the reason.
+In the row of a page, the prompt is the page's text; `notes.page` is its origin (url, domain, hash of the fetched bytes,
+date, robots, licence, archive and record); and `notes.stated` holds the question-answer pairs that its markup states.
+Each page is parsed in a subprocess with CPU and memory limits. If it exceeds them, the subprocess is killed and the
+page is dropped with the reason.
 """
 
 import hashlib
@@ -125,7 +126,7 @@ def _origin(raw: Raw) -> dict[str, Any]:
 
 
 def _read_page(found: Found, workers: Workers, limits: tuple[int, float, int], robots: frozenset[str]) -> Row:
-    """A page as a row, parsed in a process, or a Dropped with the reason."""
+    """Parse a page in a subprocess. Returns it as a row, or a Dropped with the reason."""
     if isinstance(found, Dropped):
         return found
     archive, raw = found

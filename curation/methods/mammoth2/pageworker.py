@@ -1,10 +1,11 @@
-"""Parses one page at a time in a process that may be killed: bytes or HTML to text that keeps mathematics, and pairs.
+"""The process that parses pages, one at a time: from bytes to a text that keeps formulas, and the question-answer pairs
+that the markup states. The caller kills it if a page takes too long.
 
     worker = Workers("curation.methods.mammoth2.pageworker", limit=2)
     parsed = worker.ask([memory, page], seconds)    # arguments and result of `read_page`
 
-The caller limits the time of a page (`limo/processes.py` kills the process) and its memory (RLIMIT_AS, set here):
-50 MB of nested elements take minutes and gigabytes. The parser and the extractor are Resiliparse's, which is maintained
+The time per page is limited by the caller (`limo/processes.py`), the memory by this process (RLIMIT_AS): 50 MB of
+nested elements would take minutes and gigabytes. The parser and the extractor are Resiliparse's, which is maintained
 and written in Rust; formulas (`formulas.py`) and questions (`markup.py`) are written into its tree before extraction.
 Its main-content heuristics sometimes drop lists and boxes. So the inserted formulas and answers are counted after
 extraction, and if one is lost the page is extracted again without these heuristics, leaving out only navigation.
@@ -57,7 +58,7 @@ def read_page(body: bytes | str, kind: str, packed: str, charset: str, most: int
 
 
 def _unpack(body: bytes, packed: str, most: int) -> bytes | Parsed:
-    """The unpacked bytes, at most `most`, so that a decompression bomb is not unpacked."""
+    """Unpack at most `most` bytes, so that a decompression bomb does no harm."""
     packed = packed.strip().lower()
     if packed in ("gzip", "x-gzip", "deflate") or body[:3] == b"\x1f\x8b\x08":
         raw = packed == "deflate" and (body[:1] != b"\x78")
@@ -78,7 +79,7 @@ def _unpack(body: bytes, packed: str, most: int) -> bytes | Parsed:
 
 
 def _decode(body: bytes, charset: str) -> str | Parsed:
-    """The bytes as text, with the encoding of the header or the page, or a detected one."""
+    """Decode the bytes with the encoding that the header or the page declares, or else a detected one."""
     wide = body[:2] in (b"\xff\xfe", b"\xfe\xff")
     if BINARY.match(body[:16]) or (body[:4096].count(b"\0") > len(body[:4096]) // 10 + 1 and not wide):
         return {"reason": "not a page", "detail": f"its bytes begin {body[:8]!r}"}
@@ -120,7 +121,8 @@ def _html(html: str) -> Parsed:
 
 
 def extracted(tree: Any, html: str, marked: int) -> str:
-    """The text of a tree with marks: its main content, or all but navigation if marked parts are lost otherwise.
+    """Extract the text of a marked tree: the main content, or, if that would lose marked parts, everything except
+    navigation.
 
     `marked` formulas and answers were inserted; formulas that the page writes as text are counted in its source.
     """
@@ -136,7 +138,7 @@ def extracted(tree: Any, html: str, marked: int) -> str:
 
 
 def _said(tree: Any, html: str) -> tuple[str, str]:
-    """A page's robots directives and its licence."""
+    """Read a page's robots directives and licence."""
     low = html.lower()
     robots, licence = "", ""
     if "robots" in low and tree.head is not None:
@@ -152,7 +154,9 @@ def _said(tree: Any, html: str) -> tuple[str, str]:
 
 
 def _metadata(scripts: list[str], text: str, stated: list[markup.Pair]) -> list[markup.Pair]:
-    """Pairs of JSON-LD that the markup of the text does not state, with their positions if they are in the text."""
+    """The pairs of the page's JSON-LD that its other markup does not state, with positions if the text contains
+    them.
+    """
     known = {" ".join(pair.question.split()).lower() for pair in stated}
     found = []
     for asked, said in markup.json_ld(scripts):
@@ -165,7 +169,7 @@ def _metadata(scripts: list[str], text: str, stated: list[markup.Pair]) -> list[
 
 
 def _plain(said: str) -> str:
-    """The text of a piece of HTML in metadata."""
+    """The plain text of a piece of HTML in the metadata."""
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.html import HTMLTree
 
@@ -184,7 +188,7 @@ def _page(text: str, title: str, robots: str, licence: str, put: int, pairs: lis
 
 
 def _answer(question: tuple[int, list[Any]]) -> Parsed:
-    """Called in the worker: parse a page. Never raises."""
+    """Parse a page in the worker process. Exceptions become a reason, so none is raised."""
     memory, page = question
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource

@@ -97,11 +97,14 @@ def recall(
     positives = [look_at(row) for row in islice(pages, k)]
     if len(positives) < 2:
         raise UserError(
-            f"recall.seeds.positives: {len(positives)} seed pages can be read of {len(listed)} archives, 2 are needed"
+            f"recall.seeds.positives: the {len(listed)} seed archives have {len(positives)} readable pages, "
+            "and at least 2 are needed"
         )
 
     def run_round(name: str, positives: list[Page], others: list[Page]) -> list[float]:
-        """The probability of each row after learning from both kinds; some pages are held out for measuring."""
+        """Train a classifier on positive and negative pages, of which some are held out to measure it. Returns the
+        probability of each row.
+        """
         (kept, out), (kept_others, out_others) = (_split(texts, held_out, seed) for texts in (positives, others))
         model = learn(kept, kept_others, learning, seed)
         found = np.fromiter(model.scores([*out, *out_others]), dtype=float) >= threshold
@@ -139,7 +142,7 @@ def recall(
 
 def look_at(row: Example) -> Page:
     """The classifier's input for a page: its first words, the number of pairs that each rule finds in its markup, and
-    how often it asks. Pages of questions share their form across sites, while their words differ.
+    its number of question marks. Pages with questions have a similar form on all sites, while their words differ.
     """
     stated = [pair[0] for pair in row.notes.get("stated", ()) if pair[0] != "definition" or pair[1].endswith("?")]
     pairs, text = Counter(stated), first_words(row.question, WORDS)
@@ -148,13 +151,17 @@ def look_at(row: Example) -> Page:
 
 
 def _sample(rows: Iterable[tuple[Example, bool]], k: int, key: str) -> list[Page]:
-    """The input pages of `k` random rows among those flagged, the same for the same key, with `k` rows in memory."""
+    """The classifier's inputs for `k` random rows among those flagged. The same key gives the same rows; only `k` rows
+    are in memory.
+    """
     keyed = ((digest(f"{key}/{row.id}"), at, row) for at, (row, fits) in enumerate(rows) if fits)
     return [look_at(row) for _, _, row in heapq.nsmallest(k, keyed)]
 
 
 def _split(pages: Sequence[Page], share: float, seed: int) -> tuple[list[Page], list[Page]]:
-    """Pages to learn from and held-out pages, split by content: duplicates are always on the same side."""
+    """Split pages into training and held-out pages by a hash of their content, so that duplicates are on the
+    same side.
+    """
     out = {text for text, _ in pages if digest(f"{seed}/{text}") < share * 2**64}
     return [page for page in pages if page[0] not in out], [page for page in pages if page[0] in out]
 
@@ -167,7 +174,7 @@ def _decide(
     least: int,
     decision: Mapping[str, Any],
 ) -> dict[str, bool]:
-    """Which domains are chosen, of those with `least` recalled pages."""
+    """Decide which domains are chosen, among those with at least `least` recalled pages."""
     found: dict[str, Domain] = {}
     for row, score in zip(rows, scores, strict=True):
         domain = found.setdefault(page_of(row)["domain"], Domain(page_of(row)["domain"]))
@@ -185,8 +192,8 @@ def _decide(
     record(f"{name}: pages recalled", sum(d.recalled for d in found.values()))
     if not any(chosen.values()):
         raise UserError(
-            f"recall, {name}: of {len(found)} domains {len(candidates)} have {least} recalled pages or more, none is "
-            "chosen. Lower recall.least or recall.threshold, or widen the list that decides"
+            f"recall, {name}: no domain was chosen. {len(candidates)} of {len(found)} domains have at least {least} "
+            "recalled pages. Lower recall.least or recall.threshold, or extend the list of domains"
         )
     return chosen
 
@@ -206,7 +213,7 @@ class Classifier:
 
 
 def learn(positives: list[Page], negatives: list[Page], learning: Learning, seed: int) -> Classifier:
-    """A classifier that tells `positives` from `negatives`; logistic loss, with equal weights for both kinds.
+    """Train a classifier that tells `positives` from `negatives`, with logistic loss and equal total weight for both.
 
     Raises UserError if a kind has no pages.
     """
@@ -215,7 +222,8 @@ def learn(positives: list[Page], negatives: list[Page], learning: Learning, seed
 
     if not positives or not negatives:
         raise UserError(
-            f"a classifier needs pages of both kinds, not {len(positives)} positive and {len(negatives)} others"
+            f"recall: a classifier needs pages of both kinds, and there are {len(positives)} positive "
+            f"and {len(negatives)} negative ones"
         )
     pages = [*positives, *negatives]
     columns = vstack(list(spread(_vectors, ((learning, chunk) for chunk in chunked(pages, CHUNK)))))
@@ -228,7 +236,9 @@ def learn(positives: list[Page], negatives: list[Page], learning: Learning, seed
 
 
 def _vectors(work: tuple[Learning, list[Page]]) -> Any:
-    """Rows of hashed n-grams, of length 1, followed by the form: sparse (pages, features + 1 + rules)."""
+    """The feature vectors of pages: hashed n-grams, scaled to length 1, followed by the features of form. Sparse, of
+    shape (pages, features + 1 + rules).
+    """
     from scipy.sparse import csr_matrix, hstack
     from sklearn.feature_extraction.text import HashingVectorizer
 

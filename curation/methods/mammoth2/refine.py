@@ -93,7 +93,9 @@ def refine(
     UserError if there is no refiner.
     """
     if not refiners:
-        raise UserError("refine.refiners names none: give each its engine and sampling, or leave the stage out")
+        raise UserError(
+            "refine.refiners is empty: name at least one refiner with its engine and sampling, or leave the stage out"
+        )
     bound: dict[str, Refiner] = {
         name: bind({"_target_": f"{__name__}.Refiner", **node}, f"refine.refiners.{name}")()
         for name, node in refiners.items()
@@ -115,7 +117,7 @@ def refine(
 def _outcome(
     row: Example, sampled: Mapping[str, tuple[Cached, Sequence[Completion]]], bounds: Bounds, otherwise: str
 ) -> Iterator[Row]:
-    """The rows of a pair: its rewritten versions, the unchanged pair, or a Dropped."""
+    """The rows that replace a pair: its rewritten versions, the pair itself, or a Dropped."""
     why: dict[str, str] = {}
     for name, (engine, replies) in sampled.items():
         checked = [_check(row, reply, bounds) for reply in replies]
@@ -147,7 +149,7 @@ def refine_prompt(row: Example) -> Prompt:
 
 
 def read_refined(reply: Completion, code: str) -> tuple[str, str] | None:
-    """Question and answer of a reply; None if it has another form."""
+    """Read question and answer from a reply; None if the reply has another form."""
     found = re.fullmatch(
         rf"\s*### question {code}\s*\n(.*?)\n### answer {code}\s*\n(.*?)\n### end {code}\s*",
         reply.text + "\n",
@@ -157,7 +159,7 @@ def read_refined(reply: Completion, code: str) -> tuple[str, str] | None:
 
 
 def _check(row: Example, reply: Completion, bounds: Bounds) -> tuple[str, str, str] | str:
-    """Question, answer and verdict of a rewritten pair, or the reason against it."""
+    """Check a rewritten pair. Returns question, answer and verdict, or the reason why it is rejected."""
     if reply.finish != "stop":
         return "cut off"
     read = read_refined(reply, code_of(row.question, row.completion))
@@ -180,7 +182,7 @@ def _check(row: Example, reply: Completion, bounds: Bounds) -> tuple[str, str, s
 
 
 def is_reversed(before: str, after: str) -> bool:
-    """Whether the last sentences of two answers contradict each other, as far as single words show it.
+    """Whether the last sentences of two answers contradict each other, judged by pairs of opposite words.
 
     >>> is_reversed("So the series converges.", "Therefore it diverges."), is_reversed("It is even.", "So it is even.")
     (True, False)
@@ -197,7 +199,7 @@ def is_reversed(before: str, after: str) -> bool:
 
 
 def _side(text: str, first: str, second: str) -> str:
-    """Which of two opposites a text contains; empty if neither or both."""
+    """Which of two opposite words a text contains; empty if it contains neither or both."""
     found = [word for word in (first, second) if re.search(rf"\b{word}", text)]
     return found[0] if len(found) == 1 else ""
 

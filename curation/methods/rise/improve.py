@@ -86,7 +86,9 @@ def run_all(section: Mapping[str, Any], arguments: Sequence[str]) -> int:
 
 
 def _boosted(boost: Mapping[str, Any]) -> Iterator[str]:
-    """Overrides that set `curate.pool` to `boost.curate.pool` and so on; keys of `train.args` are set separately."""
+    """The overrides that put the values of `boost` into the recipe, so `boost.curate.pool` into `curate.pool`. Each key
+    of `train.args` has its own override.
+    """
     for section, keys in boost.items():
         if section not in ("curate", "train") or not isinstance(keys, Mapping):
             raise UserError(f"boost may change keys of curate and of train, not '{section}'")
@@ -96,7 +98,7 @@ def _boosted(boost: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _compared(models: Mapping[str, str]) -> Iterator[str]:
-    """Overrides that evaluate all models, each compared with the one before, and the last with the first."""
+    """The overrides that evaluate all models and compare each with the previous one, and the last with the first."""
     names = list(models)
     pairs = list(dict.fromkeys([*pairwise(names), (names[0], names[-1])]))
     yield "~eval.models"

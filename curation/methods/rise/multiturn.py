@@ -1,4 +1,4 @@
-r"""Evaluate models over several turns, and with as many parallel samples.
+r"""Evaluates models over several turns, and, for comparison, with the same number of independent samples.
 
     python -m eval.run recipe=rise_demo        # its section `eval` names curation.methods.rise.multiturn.evaluate_turns
 
@@ -83,7 +83,7 @@ def play_task(folder: Path, model: str, path: str, runner: Cached, task: Task, d
 
 
 def _play(runner: Cached, task: Task, dialogue: Dialogue, what: str, count: Callable[[Prompt], int | None]) -> Rows:
-    """All parallel samples first, then the episodes turn by turn, each turn one batch over the problems."""
+    """Sample the parallel samples of all problems, then the episodes turn by turn, one batch per turn."""
     episodes = [Episode(row, dialogue) for row in task.rows]
     asked = [[count(episode.prompt)] for episode in episodes]
     parallel = sample_turn(runner, episodes, task.sampling, f"{what}: samples")
@@ -116,7 +116,7 @@ def _token_counter(engine: Mapping[str, Any], path: str) -> Callable[[Prompt], i
 def _differences(
     results: Mapping[str, Mapping[str, Rows]], compare: Sequence[Sequence[str]], resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Each measure of the pairs of models, after minus before, on the same problems."""
+    """For each pair of models, the difference (after minus before) of each metric on the same problems."""
     differences = []
     for before, after in compare:
         for name, rows in results[before].items():

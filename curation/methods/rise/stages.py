@@ -1,4 +1,4 @@
-"""Several turns at a problem as rows to learn from: RISE (arXiv 2407.18219).
+"""Stages that turn several attempts at a problem, made one after another, into training rows: RISE (arXiv 2407.18219).
 
     collect   plays the turns on-policy, and takes the best of some answers at each; a row for every (history -> answer)
     keep      which of these answers are imitated: all, better, best, success
@@ -56,7 +56,9 @@ class Rewards:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The answer taken at one turn: the first with the highest reward, preferring completions that were not cut off."""
+    """The answer that one turn contributes: the first one with the highest reward; completions that were not cut off
+    come first.
+    """
 
     prompt: Prompt  # of the engine
     completion: Completion
@@ -119,7 +121,9 @@ def collect(
 
 
 def _reward(graded: Mapping[str, Any], rewards: Rewards) -> float:
-    """The reward of a graded completion. A cut-off completion counts as no answer, even if it states one."""
+    """The reward of a graded completion. A completion that was cut off gets the reward of a missing answer, even if it
+    states one.
+    """
     if graded["finish"] != "stop" or graded["extracted"] is None:
         return rewards.none
     return rewards.right if graded["verdict"] == "correct" else rewards.wrong
@@ -218,12 +222,14 @@ def weigh_by_reward(rows: Iterable[Example], /, *, tau: float, centring: Centrin
 
 def _turns(row: Example) -> dict[str, Any]:
     if "turns" not in row.notes:
-        raise UserError(f"row {row.id} comes from no turn: put curation.methods.rise.stages.collect before this stage")
+        raise UserError(
+            f"row {row.id} was not made by collect: put curation.methods.rise.stages.collect before this stage"
+        )
     return dict(row.notes["turns"])
 
 
 def _unfit(row: Example, criteria: str) -> tuple[str, str]:
-    """The reason and detail why an answer is not imitated; two empty texts if it is."""
+    """The reason, with detail, why an answer is not imitated; two empty strings if it is imitated."""
     turns = _turns(row)
     turn, rewards = turns["turn"], turns["rewards"]
     mine, earlier = rewards[turn - 1], rewards[: turn - 1]

@@ -1,4 +1,4 @@
-"""Several turns at a problem: the prompt after an answer, and the sampling of one turn of many problems.
+"""Prompts and sampling of several turns at a problem.
 
     episodes = [Episode(row, dialogue) for row in rows]
     turn = sample_turn(engine, episodes, sampling, "turn 1")     # completions for each, all problems in one batch
@@ -23,7 +23,7 @@ SLOT = "{problem}"
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """The messages to the model: before the first turn, and after each of its answers.
+    """The messages to the model: that of the first turn, and the feedback after each of its answers.
 
     In `first` and `feedback` the text {problem} is replaced by the problem, and nothing else, so LaTeX is unchanged.
     """
@@ -43,14 +43,14 @@ class Dialogue:
         for shot in self.shots:
             if set(shot) != {"problem", "solution"}:
                 raise UserError(
-                    f"dialogue.shots: each has a problem and a solution, not {', '.join(shot) or 'nothing'}"
+                    f"dialogue.shots: each needs exactly the keys problem and solution, not {', '.join(shot) or 'none'}"
                 )
 
     def prompt(self, row: Example, actions: Sequence[str]) -> Prompt:
         """The prompt of the turn after `actions`, the model's answers so far.
 
-        With a window of k it has the problem and the last k - 1 answers, each with its feedback; in the published code
-        a window of 1 shows everything, since it slices a list at -0.
+        With a window of k, the prompt shows the problem and the last k - 1 answers, each with its feedback. In the
+        published code a window of 1 shows everything, since it slices a list at -0.
         """
         system = [m for m in row.prompt if m["role"] == "system"]
         problem = self.first.replace(SLOT, row.question)
@@ -80,7 +80,7 @@ class Episode:
         self.actions.append(action)
 
     def wanted(self, n: int, at: int) -> list[Request]:
-        """The next `n` samples of the prompt.
+        """What to sample for the next turn: `n` completions of its prompt.
 
         With a window the same prompt may occur again; with window 1 it always does. Sample i of a prompt is always the
         same text, so a later turn takes samples with higher numbers; otherwise it would repeat earlier answers.
