@@ -7,14 +7,15 @@
 **The curation**: the stages that cost nothing are run in the run's folder, and the run reuses their results. A few of
 the remaining problems are sampled at random and go through the other stages: this pilot is paid for once, since its
 samples stay in the ledger. Its cost, without loading models, is scaled to all rows. Hours are those of this machine
-unless `plan.tokens_per_second` gives the rate of a GPU. The range follows from the share of rows that stay (95 %
-intervals, compounded from stage to stage); tokens per sample are the pilot's mean. With `plan.assume` nothing is run:
-rows are dropped by `keeps` and by a stage's `k` only, so the numbers are upper bounds.
+unless `plan.tokens_per_second` gives the rate of a GPU. The printed range of a cost follows from the share of rows that
+stay (95 % intervals, compounded from stage to stage); tokens per sample are the pilot's mean. With `plan.assume`
+nothing is run: rows are dropped by `keeps` and by a stage's `k` only, so the numbers are upper bounds.
 
 **The trainings**: memory, hours and dollars of each sharding that fits (`limo/training/sizes.py`), for the chosen set,
 its controls and all seeds together. "Fits" leaves a tenth of a GPU's memory free.
 
-**The evaluation**: completions of each trained model on each benchmark that is on this machine or has a published size.
+**The evaluation**: the cost of sampling completions of each trained model on each benchmark that is on this machine or
+has a published size.
 """
 
 import math

@@ -137,10 +137,11 @@ def _score_node(run: Run) -> dict[str, Any]:
 
 
 def reweigh(run: Run, weights: Mapping[str, float], words: list[str] | None = None, **choice: Any) -> Choice:
-    """What would be chosen with other weights of the score, by the run's stages from the choice on.
+    """Repeat the choice with other weights of the score: applies the run's stages from the first choosing stage on.
 
-    Args: `weights` as in `curation.stages.score.score`, `words` other word lists, `choice` settings of the stage that
-    chooses, such as k=100. Raises UserError as these stages do, and for a run whose stage files are gone.
+    Args: `weights` are those of `curation.stages.score.score`, `words` replaces the word lists, and `choice` holds
+    settings of the first choosing stage, such as k=100. Raises UserError as these stages do, and for a run whose stage
+    files are gone.
     """
     node, names = _score_node(run), list(run.stages)
     rows: list[Row] = list(

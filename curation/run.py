@@ -131,7 +131,9 @@ def _recorded(
 
 
 def _chosen_by(stages: Mapping[str, Any]) -> tuple[str, bool] | None:
-    """For the report: the score that chains are chosen by, or else problems, and whether a higher value is better."""
+    """For the report: the score by which chains are chosen (or problems, if no stage chooses chains), and whether a
+    higher value is better.
+    """
     nodes = {name: stages[name] for name in chosen_by(stages)}
     node = min(nodes.values(), key=lambda node: not node["_target_"].endswith(".chains"), default=None)
     return (node["by"], preferred(node["by"], node.get("prefer"), "") != "lowest") if node else None

@@ -155,7 +155,7 @@ def test_every_kind_of_file_gives_the_same_rows(kind: str, tmp_path: Path) -> No
         ("pool.json", b'[\n{"problem": "q", "answer": "1"},\n]x', "not JSON"),
         ("pool.parquet", b"PAR1" + b"\x00" * 40 + b"PAR1", "not a readable Parquet file"),
         ("pool.parquet", b"no parquet", "not a readable Parquet file"),
-        ("pool.txt", b"x", "is not one of .jsonl"),
+        ("pool.txt", b"x", "a file that ends with .jsonl"),
     ],
 )
 def test_an_unusable_file_is_one_clear_error(name: str, content: bytes, said: str, tmp_path: Path) -> None:

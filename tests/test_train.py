@@ -442,7 +442,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"dtype": "fp99"}, r"train\.dtype must be 'float32', 'bfloat16' or 'float16', not 'fp99'"),
     ({"global_batch": 0}, r"train\.global_batch must be 1 or more, not 0"),
     ({"pack_tokens": 0}, r"train\.pack_tokens must be 1 or more"),
-    ({"devices": 0}, "a number from 1, or all, not 0"),
+    ({"devices": 0}, "'all' or a number of at least 1, not 0"),
     ({"packing": 200}, r"train\.packing is not a setting of Supervised.*pack_tokens"),
     ({"args": {"learning_rate": "abc"}}, r"train\.args\.learning_rate must be a valid number, not 'abc'"),
     ({"args": {"num_train_epochs": "three"}}, r"train\.args\.num_train_epochs must be a valid number, not 'three'"),

@@ -150,7 +150,7 @@ def apply_calls(
     """Apply all stages to the rows. Returns the rows with their scores, and the ids that each stage drops; a dropped
     row goes unchanged to the next stage.
 
-    A stage that needs a score of a skipped stage is skipped as well.
+    A stage is skipped if it needs a score of a skipped stage.
     """
     dropped: dict[str, list[str]] = {}
     for name, call in calls.items():

@@ -1,13 +1,13 @@
-"""Whether two texts are the same problem: aligns them and counts what differs.
+"""Decides whether two texts are the same problem: aligns them and counts what differs.
 
 The alignment treats numbers in digits and in words alike, allows typos, added or missing words, sentences around a
-problem, and renamed people and variables. The other differences decide:
+problem, and renamed people and variables. All other differences decide about the outcome:
 
 - same: there are none. A replaced word makes another problem, unless it is a typo.
 - variant: only numbers differ.
 - related: a large part is the same, such as the first half, or the set-up with another question.
 
-Candidates share runs of tokens that are rare. Left out: paraphrases, which need a model.
+Candidates share rare runs of tokens. Left out: paraphrases, which need a model.
 """
 
 import re

@@ -1,10 +1,10 @@
 """Samples attempts at each problem, to measure its difficulty and to get chains.
 
-LIMO (arXiv 2502.03387v3, section 3) does it twice: a weak model makes 4 attempts, and a problem that it solves once is
-too easy; a strong model makes 32, and problems that it solves 1 to 3 times are kept. Each is `measure_difficulty` with
-other numbers. Attempts at a problem end once its decision is certain (`curation/stages/stopping.py`). With `chains`,
-the graded attempts follow their problem as rows, so nothing is sampled or graded again; `add_chains` asks further
-models.
+LIMO (arXiv 2502.03387v3, section 3) does it twice: a weak model makes 4 attempts, and a problem that it solves at least
+once is too easy; a strong model makes 32, and problems that it solves 1 to 3 times are kept. Both are the stage
+`measure_difficulty` with different settings. It stops sampling attempts at a problem as soon as it is certain whether
+the problem is kept (`curation/stages/stopping.py`). With the setting `chains`, the graded attempts become rows after
+their problem, so that nothing is sampled or graded twice. `add_chains` samples chains of further models.
 """
 
 import math

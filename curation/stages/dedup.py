@@ -1,10 +1,12 @@
-"""Deduplication of problems: exact duplicates, then reworded problems or other LaTeX. For millions of rows.
+"""Deduplicates problems: first exact duplicates, then problems that are reworded or typeset differently. For millions
+of rows.
 
-All rows of one problem get the `problem` id of the first; a row with another chain stays as a rival.
+All rows of one problem get the `problem` id of the first. A row with another chain is kept: it is a rival of the first
+row's chain, and a later stage chooses between them.
 
-Exact duplicates have the same tokens, except for question words ("find", "what is the value of"), and answers that
-agree. Near duplicates are problems that `curation/matching/match.py` finds to be the same, with agreeing answers.
-Problems that differ in their numbers are different problems.
+Exact duplicates have answers that agree and the same tokens, ignoring question words ("find", "what is the value of").
+Near duplicates are problems that `curation/matching/match.py` finds to be the same, with agreeing answers. Problems
+that differ in their numbers are different problems.
 """
 
 from array import array
@@ -115,10 +117,11 @@ class First:
 def merged(
     rows: Iterable[Row], earlier: Mapping[int, Sequence[int]], same: Callable[[Example, First], bool]
 ) -> Iterator[Row]:
-    """Merge rows of the same problem: the first stays, and of the others those with a new chain.
+    """Merge rows of the same problem: keep the first row, and those later rows that have another chain.
 
-    Args: `earlier` gives for a position the positions of earlier rows that may be the same problem; `same` decides.
-    Yields one row for each, in order; rows that are already dropped stay dropped.
+    Args: `earlier` maps a position to the positions of earlier rows that may be the same problem; `same` decides
+    whether two rows are. Yields a row or a Dropped for each input row, in order; a row that is dropped already stays
+    dropped.
     """
     held: dict[int, First] = {}
     wanted = {at for others in earlier.values() for at in others}

@@ -159,7 +159,9 @@ def add_less(
 
 
 class _Sketch:
-    """Projected gradients of an adapter's weights as unit vectors; the model is loaded at the first one."""
+    """Computes projected gradients of an adapter's weights as unit vectors. The model is loaded when the first one is
+    computed.
+    """
 
     def __init__(self, model: str, adapter: Path, dimensions: int) -> None:
         self.model, self.adapter, self.dimensions = model, adapter, dimensions

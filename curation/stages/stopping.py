@@ -53,7 +53,7 @@ class Window:
     def further(self, right: int, unknown: int, attempts: int) -> int:
         """The smallest number of further attempts after which the decision could be certain; 0 if it is certain.
 
-        These are sampled at once, since the decision needs all of them.
+        They are sampled together, since the decision needs all of them.
         """
         return _further(self, right, unknown, attempts)
 

@@ -244,7 +244,9 @@ def _option(text: str) -> tuple[str, bool, str] | None:
 
 
 def _by_choice(given: str, reference: str) -> Ruling | None:
-    """Compare letters of a multiple choice, with or without the text of the option. Two letters never equal one."""
+    """Compare letters of a multiple choice, with or without the text of the option. An answer with two letters never
+    equals a reference with one.
+    """
     given, reference = _bare(given), _bare(reference)
     chosen, wanted = (re.sub(r"[\s,;()、.]|\band\b", "", text) for text in (given, reference))
     if re.fullmatch(r"A?B?C?D?E?F?", wanted) and len(wanted) > 1 and (chosen, wanted) != (given, reference):

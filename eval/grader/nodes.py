@@ -236,15 +236,17 @@ def _mixed(whole: Number, text: str, at: int) -> tuple[Number, int]:
 
 
 def _period(decimals: str) -> tuple[str, str] | None:
-    """Split decimals into the digits before the period and the period. A period is one digit that occurs three times at
-    the end, or several digits that occur twice.
+    """Split the digits after the decimal point into the non-repeating part and the repeating block. A block counts as
+    repeating if it is one digit that occurs three times at the end, or several digits that occur twice.
     """
     match = re.fullmatch(r"(\d*?)(?:(\d)\2{2,}|(\d{2,8}?)\3+)", decimals)
     return (match[1], match[2] or match[3]) if match else None
 
 
 def _with_period(whole: str, before: str, period: str) -> Number:
-    """The value of a recurring decimal. A period p of n digits adds p/(10^n - 1) units of the last place before it."""
+    """The value of a recurring decimal. A repeating block p of n digits adds p/(10^n - 1) units of the last place
+    before it.
+    """
     value = Fraction(int((whole or "0") + before), 10 ** len(before))
     return Number(value + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(before)))
 

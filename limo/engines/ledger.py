@@ -96,9 +96,10 @@ class Limits:
 class Budget:
     """Counts what a run has paid for and what is in progress, and decides whether it may begin more samples.
 
-    A sample in progress counts with its upper bound: one prompt token for each byte of its prompt, and some for the
-    chat template; and `max_tokens` generated tokens, or more if a server has counted more than `max_tokens` before, as
-    with hidden reasoning. A finished sample counts as the server counts it.
+    A sample in progress counts with an upper bound. For the prompt that is one token per byte, plus an allowance for
+    the chat template. For the completion it is `max_tokens`, or the largest number that a server has reported so far if
+    that is higher, since hidden reasoning can exceed `max_tokens`. A finished sample counts with the tokens that the
+    server reports.
     """
 
     run: str = ""
@@ -167,7 +168,8 @@ budget = Budget()
 
 @contextmanager
 def within_budget(run: str, limits: Limits) -> Iterator[None]:
-    """Count what is sampled in the block for `run`, and begin no sample that could exceed the limits.
+    """Context manager: charge everything that is sampled inside the `with` block to `run`, and begin no sample that
+    could exceed the limits.
 
     A block nested in another one of the same run shares the outer limits.
     """

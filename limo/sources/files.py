@@ -78,7 +78,8 @@ def ending(path: Path) -> str:
 def _read_file(path: Path, max_bytes: int, encoding: str, sheet: str | None) -> Iterator[Raw]:
     if path.is_file() and ending(path) not in ENDINGS:
         raise UserError(
-            f"'{path}' is not one of {', '.join(ENDINGS)} (or {', '.join(PACKED)} more), nor a folder of them"
+            f"'{path}' is neither a folder nor a file that ends with {', '.join(ENDINGS)} "
+            f"(or one of these followed by {', '.join(PACKED)})"
         )
     asked = str(path.absolute()), max_bytes, encoding, sheet
     size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())

@@ -33,7 +33,8 @@ PATIENCE = timedelta(minutes=90)  # ranks wait for each other: rank 0 may downlo
 
 
 def start_ranks(devices: Devices, offloads: bool, module: str, arguments: Sequence[str]) -> int | None:
-    """Run `module` in one rank for each device and return their exit code; None if there is nothing to start.
+    """Start `module` as one rank per device, wait for the ranks, and return their exit code. Returns None if this
+    process needs no other ranks.
 
     With `offloads` a rank is started for a single device too, since DeepSpeed needs a process group.
     """

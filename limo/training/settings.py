@@ -78,7 +78,7 @@ class Training:
                 raise UserError(f"train.seeds must be different numbers, at least one, not {list(self.seeds)}")
             object.__setattr__(self, "seed", self.seeds[0])
         if self.devices != "all" and self.devices < 1:
-            raise UserError(f"train.devices must be a number from 1, or all, not {self.devices}")
+            raise UserError(f"train.devices must be 'all' or a number of at least 1, not {self.devices}")
         if "/" in self.attention:
             raise UserError(f"train.attention={self.attention}: a kernel of the Hub is code, which is not loaded")
         if self.average is not None and not 0 < self.average <= 1:
