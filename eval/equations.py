@@ -224,9 +224,9 @@ def holds(equation: Equation, at: Fraction | None = None) -> bool | None:
     """Whether an equation is true. For an equation with an unknown, `at` is the unknown's value. None if it cannot be
     decided.
 
-    A right side with decimals may be rounded to its last place, or cut there after a division: `10 / 3 = 3.33` holds.
-    A whole number may be an integer quotient (`11 / 5 = 2`): None. Percent may be a hundredth or a word (`100 - 5 =
-    95%`), and `2 / 1/4` may divide by a quarter: an equation is false only if every reading of it is false.
+    A right side with decimals may be rounded to its last place, or truncated there after a division: `10 / 3 = 3.33`
+    holds. A whole number may be an integer quotient (`11 / 5 = 2`): None. Percent may be a hundredth or a word (`100 -
+    5 = 95%`), and `2 / 1/4` may divide by a quarter: an equation is false only if every reading of it is false.
     """
     if equation.unknown:
         if at is None:

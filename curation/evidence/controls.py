@@ -69,9 +69,9 @@ def write_controls(
     """Write the control sets into `folder`. Returns rows and tokens of each, the curated set's first.
 
     A chain's length is its `scores.tokens`, or its characters if tokens were not counted. Goes through `candidates`
-    once for their numbers and once more for each set. Without pass rates there is no easiest set. `pool` are the raw
-    rows, of which those that pass the `guards` can be in `raw`; a pool without chains has no such set. `last` are the
-    input rows of the last stage.
+    once to read their scores and once more for each set. Without pass rates there is no set `easiest`. `pool` holds the
+    raw rows; `raw` is sampled from those that pass the `guards`, and is not made if the pool has no chains. `last`
+    holds the input rows of the last stage.
     """
     table, curated = _table(candidates, controls.seed), _table(chosen, controls.seed)
     found = {"curated": _size(curated)}

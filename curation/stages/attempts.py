@@ -57,11 +57,11 @@ def measure_difficulty(
 
     Args: `by` names the model in scores and notes; `unknown` decides about problems whose cut-off or ungradable
     attempts might put them outside the window; `early_stop` ends the attempts at a problem once its decision is
-    certain, which does not change what is kept; `suspect` is a share of the finished attempts: if at least that many
-    agree on another answer, the reference is suspect (at least 3 attempts, and more than are right; None turns this
-    off; otherwise early stopping ends attempts only at problems that are dropped in any case); `chains` are the
-    attempts that become rows after the row of their problem: the right ones, all that ended, or None. Such a row has
-    the id `<id>/<by>/<number>`, `notes.teacher` and `notes.verdict`.
+    certain, which does not change what is kept; `suspect` is a share of the finished attempts, or None: a reference is
+    listed as suspect if at least this share, at least 3 attempts, and more attempts than are right agree on another
+    answer (then early stopping ends attempts only at problems that are dropped in any case); `chains` says which
+    attempts become rows after the row of their problem: the right ones, all that ended, or None. Such a row has the id
+    `<id>/<by>/<number>`, `notes.teacher` and `notes.verdict`.
 
     Rows of one problem share its attempts, made with the prompt of the first row. A row that already has attempts of
     this name (`import_rates`) is judged by its pass rate and not sampled. Goes through `rows` twice.

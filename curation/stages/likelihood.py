@@ -86,8 +86,8 @@ def add_fit(
     `max_length` tokens of prompt and chain together, `window` the steps that nll_local sees. With `server`, the base
     URL of a vLLM server, that server computes the log-probabilities, and of `model` only the tokenizer is loaded. A
     chain that is empty, longer than `max_length` or not finite under the model is dropped, never cut. Raises UserError
-    for a model that does not load or takes fewer tokens, for a tokenizer without offsets, and for a score that a server
-    cannot give.
+    for a model that cannot be loaded or whose context is shorter than `max_length`, for a tokenizer without offsets,
+    and for a score that a server cannot give.
     """
     _check(scores=scores, server=server)
     tokenizer, name, measure = load_measure(model, dtype, batch_size, max_length, server, api_key_env)

@@ -50,7 +50,7 @@ def load_measure(
 ) -> tuple[Any, str, Measure]:
     """Load what measures, on this machine or a server's: (tokenizer, name of the model, function that measures).
 
-    Raises UserError for a model that does not load or takes fewer tokens than `max_length`.
+    Raises UserError for a model that cannot be loaded, or whose context is shorter than `max_length`.
     """
     if server:
         tokenizer = load_tokenizer(tokenizer_folder(model))

@@ -64,9 +64,9 @@ def grade(completion: str, answer: str, *, kind: Kind = "math", cut_off: bool = 
     """Judge the final answer of a completion against the reference.
 
     Args: `kind` says how the reference is meant (`equal`); `cut_off` that the completion hit its length limit, which is
-    kept with the grade. A reference that is a worked solution counts by its box or `####`. "unsure" means that one side
-    could not be read, or not be worked out within bounds. Never raises, whatever the text; an answer that is a number
-    is taken as its text, and a completion that is None as empty.
+    kept with the grade. If the reference is a worked solution, the answer in its box or after its `####` is compared.
+    "unsure" means that one side could not be parsed, or not be computed within bounds. Never raises. A number as the
+    answer is converted to text, and None as the completion counts as empty.
     """
     completion, answer = completion or "", answer if isinstance(answer, str) else str(answer)
     if "\\boxed" in answer or "####" in answer:
@@ -114,10 +114,10 @@ def equal(given: str, reference: str, kind: Kind = "math") -> Ruling:
     """Whether a given answer equals the reference, and the rule that decided. The order of arguments matters.
 
     Args: both as written, LaTeX or plain. `kind` "math" lets an answer leave out the reference's sign of percent or
-    unit, "strict" does not; "physics" is strict and takes every decimal reference as a rounded measurement; "choice" is
-    compared as "math" is, since a reference that is a letter is known by itself. "unsure" means that one side could not
-    be read or not be worked out within bounds. Never raises; takes about a second at the very most. Results are cached,
-    except for what ran out of time.
+    unit, "strict" does not; "physics" is strict, and treats every decimal reference as a rounded measurement; "choice"
+    is compared as "math" is, since a reference that is a letter is known by itself. "unsure" means that one side could
+    not be parsed, or not be computed within bounds. Never raises, and takes about a second at most. Results are cached,
+    except after a timeout.
     """
     try:
         return _equal(given, reference, kind)

@@ -397,8 +397,9 @@ def tolerance(reference: Node, kind: Kind = "math") -> Fraction:
     """How far an answer may be from a reference: half a unit of its last place where it can be a rounded value.
 
     That is: a decimal whose last place is at most ROUNDED of it (3.14, but not 2.5, which is more likely exact), any
-    number in scientific notation with a decimal point or a negative exponent, and any decimal of a physics benchmark;
-    the last two to PHYSICS of the value at most. Zero for everything else: integers and fractions are exact.
+    number in scientific notation with a decimal point or a negative exponent, and any decimal of a physics benchmark.
+    In the last two cases the tolerance is at most PHYSICS times the value. For everything else it is zero: integers and
+    fractions are exact.
     """
     if isinstance(reference, Call) and reference.what in ("%", "neg", "deg", "rad"):
         return tolerance(reference.args[0], kind) / (100 if reference.what == "%" else 1)

@@ -10,7 +10,7 @@ with its own seed, so sample i of a prompt is reproducible if the server honours
 A failed request is retried, at another address if there is one. A request that keeps failing is refused with its
 reason. The run ends only when no server can be expected to answer. docs/engines.md describes every setting.
 
-Not covered: limits of requests a minute, which the server enforces with status 429, and multimodal models.
+Not covered: multimodal models. Limits on requests per minute are left to the server, which answers with status 429.
 """
 
 import asyncio

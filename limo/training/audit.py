@@ -4,7 +4,7 @@
     show_rows(tokenizer, settings, [("", row, rendered)], 1, [])   # by their loss mask
 
 The checks cover what depends on a run's rows, tokenizer and template; `tests/test_audit.py` tests the rendering itself
-with eleven templates. Each reason is one line with the value and the remedy.
+with eleven templates. Each reason is one line that states the value and what to do.
 """
 
 import re

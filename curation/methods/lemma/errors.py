@@ -10,8 +10,8 @@ stay unchanged until `mix`:
     smooth   a teacher that is a model rewrites the whole
     mix      shares of origin, strategy and error-free chains
 
-Stages take a `teacher`: `rules.Rules` needs no model, `teach.Model` asks one. How a model continues a wrong beginning
-is measured with `begun.py` and `eval/repair.py`.
+The stages take a `teacher`: `rules.RuleTeacher` needs no model, `teach.Model` asks one. How a model continues a wrong
+beginning is measured with `begun.py` and `eval/repair.py`.
 """
 
 from collections import Counter

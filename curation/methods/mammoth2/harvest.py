@@ -60,7 +60,8 @@ If there is no pair, write only this line: ### nothing {code}"""
 def extract_by_rules(rows: Iterable[Example], /, *, rules: list[Rule], least: int, most: int) -> Iterator[Row]:
     """The pairs that pages state by their markup, one row each; a page without a pair is dropped.
 
-    Args: `rules`, of `curation.methods.mammoth2.markup.RULES`; `least` and `most` words of an answer.
+    Args: `rules` are names of `curation.methods.mammoth2.markup.RULES`; `least` and `most` limit the words of an
+    answer.
     """
     for row in rows:
         page = page_of(row)
@@ -80,8 +81,8 @@ def extract_by_model(
 ) -> Iterator[Row]:
     """The pairs that a model copies from pages, one row each; a page in which it finds none is dropped.
 
-    Args: `engine` node and `sampling` of the model, of which the first readable reply is used; `piece`: words of a page
-    that are shown at once, longer pages are cut; `least` and `most` words of an answer.
+    Args: `engine` node and `sampling` of the model, of which the first readable reply is used; `piece` is the number of
+    words that the model sees at once (longer pages are split); `least` and `most` limit the words of an answer.
     """
     model = Cached(bind(engine, "asked.engine")())
     by = {"by": model.fingerprint, "prompt": content_id(PROMPT)}

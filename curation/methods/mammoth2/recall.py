@@ -83,10 +83,10 @@ def recall(
     """Keep the pages of the second round, each with `scores.recall_1` and `scores.recall_2`.
 
     Args: `seeds`; `learning` of both rounds; `threshold` of the probability from which a page is recalled; `held_out`
-    share of the pages of both kinds that measures precision and recall; `least` recalled pages for a decision about a
-    domain, which is otherwise not chosen; `first` and `second` decisions, nodes of `domains.py`; `seed`. Goes through
-    `rows` several times. Dropped pages are noted with address and record, without their text. Raises UserError if there
-    are no seeds, or no domain is chosen.
+    share of the pages of both kinds that measures precision and recall; `least` is the number of recalled pages that a
+    domain needs to be chosen; `first` and `second` decisions, nodes of `domains.py`; `seed`. Goes through `rows`
+    several times. Dropped pages are noted with address and record, without their text. Raises UserError if there are no
+    seeds, or no domain is chosen.
     """
     sources = [(name, bind(node, f"recall.seeds.positives.{name}")) for name, node in seeds.positives.items()]
     listed = [row for name, source in sources for row in source(name, "") if isinstance(row, Example)]
