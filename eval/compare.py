@@ -31,6 +31,7 @@ from limo.run import read_manifest
 
 Rows = list[dict[str, Any]]
 LISTED = 10  # flipped problems on the terminal; out= has them all
+SHORTER = 0.7  # below this share of their former length, answers have lost steps
 RESAMPLES, SEED = 10_000, 0  # of the command's intervals and tests
 ROLES = {  # what the difference between the curated set and another one is worth
     "raw": "Curating (raw to chosen)",
@@ -65,15 +66,27 @@ def sentence(d: Mapping[str, Any]) -> str:
     )
 
 
-def sentences(differences: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A summary's differences in sentences. Where training has made the student worse, that comes first."""
+def sentences(summary: Mapping[str, Any]) -> list[str]:
+    """The differences of `eval/summary.json` in sentences. If training made the student worse, that comes first.
+
+    A student that reasons in more words than its chains loses accuracy by learning to be brief, so a large difference
+    in length is named (docs/real.md has the measurement).
+    """
+    differences = summary.get("differences", [])
     trained = [d for d in differences if (d["before"], d["after"]) == ("base", "chosen")]
-    harm = [
-        f"{d['benchmark']}: training made the student worse, by {-100 * d['mean']:.1f} points: what a choice is worth "
-        "is damage avoided. Lower train.args.learning_rate or the epochs."
-        for d in trained
-        if beyond_chance(d) and d["mean"] < 0
-    ]
+    harm = []
+    for d in trained:
+        if beyond_chance(d) and d["mean"] < 0:
+            name = d["benchmark"]
+            before, after = (summary["accuracy"][model][name]["tokens_per_answer"] for model in ("base", "chosen"))
+            brief = (
+                f" Its answers have {after:.0f} tokens instead of {before:.0f}, since the chains are shorter than its "
+                "own reasoning: add chains in its style, such as its own right attempts (curation.stages.attempts)."
+            )
+            harm.append(
+                f"{name}: training made the student worse, by {-100 * d['mean']:.1f} points: what a choice is worth is "
+                "damage avoided. Lower train.args.learning_rate or the epochs." + brief * (after < SHORTER * before)
+            )
     return [*harm, *map(sentence, differences)]
 
 

@@ -118,7 +118,7 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
     """Write `eval/summary.json` and the report; return the report's path."""
     with replacing(folder / "eval" / "summary.json") as file:
         json.dump(summary, file, indent=2)
-    _add_to_card(folder / "README.md", sentences(summary["differences"]))
+    _add_to_card(folder / "README.md", sentences(summary))
     return write_report(folder)
 
 

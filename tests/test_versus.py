@@ -115,10 +115,19 @@ def test_training_that_made_the_student_worse_is_said_first() -> None:
     d = {"benchmark": "new", "after": "chosen", "n": 100, "trainings": [1, 1], "p": 0.001, "gained": [], "lost": []}
     choice = {**d, "before": "random", "mean": 0.22, "low": 0.1, "high": 0.3}
     worse = {**d, "before": "base", "mean": -0.53, "low": -0.6, "high": -0.4}
-    first, *rest = sentences([choice, worse])
-    assert first.startswith("new: training made the student worse, by 53.0 points") and rest == [
-        sentence(choice),
-        sentence(worse),
-    ]
+    tokens = {"base": {"new": {"tokens_per_answer": 271.0}}, "chosen": {"new": {"tokens_per_answer": 200.0}}}
+    summary = {"differences": [choice, worse], "accuracy": tokens}
+    first, *rest = sentences(summary)
+    assert (
+        first.startswith("new: training made the student worse, by 53.0 points")
+        and "tokens" not in first
+        and rest
+        == [
+            sentence(choice),
+            sentence(worse),
+        ]
+    )
     for level in ({**worse, "mean": 0.53, "low": 0.4, "high": 0.6}, {**worse, "high": 0.01, "p": 0.2}):
-        assert sentences([choice, level]) == [sentence(choice), sentence(level)]
+        assert sentences({**summary, "differences": [choice, level]}) == [sentence(choice), sentence(level)]
+    tokens["chosen"]["new"]["tokens_per_answer"] = 94.0
+    assert "Its answers have 94 tokens instead of 271" in sentences(summary)[0]

@@ -39,7 +39,7 @@ def outcome_section(summary: Summary) -> str:
     """Accuracy with intervals, accuracy by level, and the unsure verdicts."""
     if not summary:
         return ""
-    said = sentences(summary.get("differences", []))
+    said = sentences(summary)
     unsure = unsure_table(summary)
     return render_mixed(
         "outcome",

@@ -111,7 +111,7 @@ def run_facts(folder: Path) -> list[tuple[str, str]]:
 
 def conclusions(folder: Path) -> list[str]:
     """The conclusions of a run's evaluation, one sentence per comparison; empty before it is evaluated."""
-    return sentences(read_summary(folder).get("differences", []))
+    return sentences(read_summary(folder))
 
 
 def _repair_section(repair: Measures) -> str:

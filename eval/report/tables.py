@@ -142,7 +142,7 @@ def turn_difference_table(turns: Mapping[str, Any]) -> Table:
 def print_summary(summary: Mapping[str, Any], folder: Path, report: Path) -> None:
     """Print the differences, each model on each benchmark, the time and the path of the report."""
     console = terminal(110)
-    for said in sentences(summary["differences"]):
+    for said in sentences(summary):
         console.print(said, soft_wrap=True, markup=False)
     if summary["differences"]:
         print_table(difference_table(summary, f"{folder.name}: accuracy in %, pass@1"), console)
