@@ -116,7 +116,7 @@ def in_order(stages: Mapping[str, Any], order: list[str] | None) -> dict[str, An
     if unused := [name for name in stages if name not in order]:
         raise UserError(
             f"curate.order lacks {', '.join(map(repr, unused))} of the stages: put it where it is to run, or remove it "
-            f"with {' '.join(f'~curate.stages.{name}' for name in unused)}"
+            f"with {' '.join(f'~curate.stages.{name}' for name in unused)}, in a recipe file with {unused[0]}: null"
         )
     if not order:
         raise UserError("curate.order is empty: name at least one stage")

@@ -105,3 +105,7 @@ def _complete() -> None:
     from limo.command import command
 
     command("curate", "curation.run")
+
+
+if __name__ == "__main__":
+    main()

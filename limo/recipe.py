@@ -169,11 +169,28 @@ def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
         raise UserError(f"the recipe leaves open what only you know: give it on the command line, {given}")
     try:
         found = OmegaConf.to_container(config, resolve=True, throw_on_missing=not allow_missing)
-        return typing.cast(dict[str, Any], found)
     except InterpolationResolutionError as error:
         if "UserError raised" not in str(error):
             raise
         raise UserError(str(error).partition(": ")[2].splitlines()[0]) from None
+    return _without_removed(typing.cast(dict[str, Any], found))
+
+
+def _without_removed(config: dict[str, Any]) -> dict[str, Any]:
+    """Remove the stages and pool sources that are null: so a recipe removes one of the recipe that it builds on."""
+    curate = config.get("curate")
+    if not isinstance(curate, dict):
+        return config
+    removed = {
+        key: {name for name, node in curate[key].items() if node is None}
+        for key in ("stages", "pool")
+        if isinstance(curate.get(key), dict)
+    }
+    for key, names in removed.items():
+        curate[key] = {name: node for name, node in curate[key].items() if name not in names}
+    if isinstance(curate.get("order"), list):
+        curate["order"] = [name for name in curate["order"] if name not in removed.get("stages", ())]
+    return config
 
 
 def _named_in(config: Any) -> set[str]:
@@ -184,11 +201,12 @@ def _named_in(config: Any) -> set[str]:
 def _refuse_unread(config: Any, read: Collection[str]) -> None:
     """Raise UserError for keys at the top level that nothing reads, and for a section without its function.
 
-    Keys that count as read: the sections, the keys of run.yaml, keys that a `${...}` names, and keys that hold nodes to
-    choose from on the command line, unless they look like a misspelt section.
+    Keys that count as read: the sections, the keys of run.yaml and base.yaml, keys that a `${...}` names, and keys
+    that hold nodes to choose from on the command line, unless they look like a misspelt section.
     """
     named = {"hydra", "recipe", *read, *_named_in(config)}  # `recipe` holds a recipe that lacks its first line
-    named |= set(yaml.safe_load((RECIPES / "run.yaml").read_text(encoding="utf-8")))
+    for file in ("run.yaml", "recipe/base.yaml"):  # a recipe may remove what read a key of base.yaml
+        named |= set(yaml.safe_load((RECIPES / file).read_text(encoding="utf-8")))
     sections = ("curate", "train", "eval")
     unread = [
         key

@@ -22,12 +22,12 @@ from eval.intervals import difference, over_trainings, paired
 from limo.data import Example, read_jsonl
 from limo.errors import UserError
 from limo.run import trained_sets
-from limo.sources.known_truth import DIRT, FLAWS, KINDS, is_good, pool, problems
+from limo.sources.known_truth import DIRT, FLAWED_CHAINS, KINDS, is_good, pool, problems
 from limo.sources.new import make_recipe
 from limo.training.settings import Supervised
 from tests.conftest import curate_pool, example, lines, split
 
-FLAWED = dict.fromkeys(FLAWS, 0.18)
+FLAWED = dict.fromkeys(FLAWED_CHAINS, 0.18)
 SEEN = {"wrong": 0.3, "cut off": 0.1, "copy": 0.1}
 
 
@@ -39,7 +39,7 @@ def made(**more: Any) -> list[Example]:
 def test_what_a_pool_says_of_its_chains_is_true() -> None:
     rows = made(size=300)
     counts = Counter(row.notes["made"] for row in rows)
-    assert {*FLAWS, *DIRT, "clean", "wording", "long"} == set(counts), counts
+    assert {*FLAWED_CHAINS, *DIRT, "clean", "wording", "long"} == set(counts), counts
     for row in rows:
         verdict = grade(row.completion, row.answer).verdict
         if row.notes["made"] == "wrong":

@@ -225,3 +225,17 @@ def test_a_group_has_every_setting_of_its_engine() -> None:
 def test_a_preset_brings_its_own_length_to_what_limo_new_writes(preset: str, longest: int) -> None:
     recipe = compose("recipe=base", f"train={preset}", "measured.held_out={path: x}")
     assert recipe["train"]["max_length"] == recipe["curate"]["stages"]["fit"]["max_length"] == longest
+
+
+def test_a_recipe_file_removes_what_it_builds_on_with_null(tmp_path: Path) -> None:
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "short.yaml").write_text(
+        "# @package _global_\ndefaults: [/recipe/base, _self_]\nname: short\nmeasured: {held_out: h.jsonl}\ncurate:\n"
+        "  pool: {mine: {_target_: limo.sources.file, path: p.jsonl}, other: null}\n"
+        "  stages: {difficulty: null, true_steps: null}\n"
+    )
+    found = compose(*compose_arguments(["--config-dir", str(tmp_path), "recipe=short"]))["curate"]
+    assert list(found["pool"]) == ["mine"] and "steps" in found["order"]
+    assert not {"difficulty", "true_steps"} & {*found["stages"], *found["order"]}
+    with pytest.raises(UserError, match="in a recipe file with steps: null"):
+        in_order(found["stages"], [name for name in found["order"] if name != "steps"])

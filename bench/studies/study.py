@@ -43,7 +43,7 @@ from limo.processes import give_back_memory
 from limo.recipe import bind, compose, compose_arguments
 from limo.run import read_manifest
 from limo.sources import chat
-from limo.sources.known_truth import FLAWS, Problem, draw_problems, is_good, pool, write_chain
+from limo.sources.known_truth import FLAWED_CHAINS, Problem, draw_problems, is_good, pool, write_chain
 
 Recipe = Mapping[str, Any]
 RECIPES = ["--config-dir", str(Path(__file__).parent)]
@@ -85,7 +85,7 @@ class Block:
         for at, problem in enumerate(draw_problems(rng, self.study["kinds"], self.study["problems"], set())):
             for style, share in zip(styles, [*shares[number % 3 :], *shares[: number % 3]], strict=True):
                 flaw = rng.choices(list(flaws), list(flaws.values()))[0] if rng.random() < share else ""
-                chain = FLAWS[flaw](problem, rng, style) if flaw else write_chain(problem, style)
+                chain = FLAWED_CHAINS[flaw](problem, rng, style) if flaw else write_chain(problem, style)
                 notes = {"topic": problem.kind, "made": flaw or style, "writer": style, "spoils": share}
                 yield Example(f"{at}/{style}", chat(problem.question, ""), str(problem.answer), chain, notes=notes)
 

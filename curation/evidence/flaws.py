@@ -12,7 +12,8 @@
 | repetition | a step before the last is repeated twice |
 | cut off | the text ends before the answer is stated |
 
-Only a cut-off chain loses its answer. `plant_flaws` makes a pool whose faults are known, for demos and studies;
+Only a cut-off chain loses its answer. `plant_flaws` makes a pool whose faults are known, for studies;
+pools that are generated with flaws (the demo's) are those of `limo/sources/known_truth.py`.
 `curation/evidence/probe.py` asks which scores notice them.
 """
 

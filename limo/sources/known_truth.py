@@ -17,8 +17,9 @@ pool has several chains for each problem, as generated pools do. `notes.made` sa
 | wrong | ends in a wrong answer: the usual misreading of the kind, or a slip |
 | cut off | breaks off before the answer |
 
-A row with `notes.copy` repeats an earlier row of its problem, with the problem slightly reworded. No stage may read
-`notes.made`: choices are judged by it.
+These flaws are made while the chain of a generated problem is written; `curation/evidence/flaws.py` plants flaws in any
+chain. A row with `notes.copy` repeats an earlier row of its problem, with the problem slightly reworded. No stage may
+read `notes.made`: choices are judged by it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -246,7 +247,7 @@ def _cut_off(problem: Problem, rng: Random, style: str) -> str:
 
 
 Maker = Callable[[Problem, Random, str], str]  # the last is the style
-FLAWS: Mapping[str, Maker] = {  # the answer is right
+FLAWED_CHAINS: Mapping[str, Maker] = {  # the answer is right
     "false step": _false_step,
     "no steps": _no_steps,
     "steps left out": _left_out,
@@ -299,7 +300,7 @@ def pool(
     `flaws` the share of the other chains that have a flaw, by flaw. Raises UserError for an unknown kind or flaw, or
     for shares above 1 in sum.
     """
-    for given, known, where in ((dirt, {*DIRT, "copy"}, "dirt"), (flaws, set(FLAWS), "flaws")):
+    for given, known, where in ((dirt, {*DIRT, "copy"}, "dirt"), (flaws, set(FLAWED_CHAINS), "flaws")):
         if wrong := set(given) - known:
             raise UserError(f"pool source '{name}': {where} has no {sorted(wrong)[0]!r}; there are {sorted(known)}")
         if not 0 <= sum(given.values()) <= 1:
@@ -320,7 +321,7 @@ def pool(
 def _draw_chain(
     rng: Random, problem: Problem, dirt: Mapping[str, float], flaws: Mapping[str, float]
 ) -> tuple[str, str]:
-    for makers, shares in ((DIRT, dirt), (FLAWS, flaws)):
+    for makers, shares in ((DIRT, dirt), (FLAWED_CHAINS, flaws)):
         drawn = rng.random()
         for made, share in shares.items():
             if made in makers and drawn < share:
