@@ -15,7 +15,8 @@ reference chain comes in two wordings, and half of the chains are spoiled with t
     limo      the 128 problems whose best chain has the highest LIMO score, with that chain
 
 Primary endpoint: chosen - random, paired t over eight blocks; nobody looks before all are finished. Expected, and
-written before the pilot: oracle above random by 6 points, chosen within 2 of oracle, limo below random.
+written before the pilot: oracle above random by 6 points, chosen within 2 of oracle, limo below random. The pilot found
+damage by every arm, at both rates (docs/real.md), so the blocks were not run: they need chains that teach this student.
 """
 
 import json
