@@ -201,17 +201,18 @@ def _named_in(config: Any) -> set[str]:
 def _refuse_unread(config: Any, read: Collection[str]) -> None:
     """Raise UserError for keys at the top level that nothing reads, and for a section without its function.
 
-    Keys that count as read: the sections, the keys of run.yaml and base.yaml, keys that a `${...}` names, and keys
-    that hold nodes to choose from on the command line, unless they look like a misspelt section.
+    Keys that count as read: the sections, the keys of run.yaml, keys that a `${...}` names, and keys that hold nodes to
+    choose from on the command line, unless they look like a misspelt section. A key that is null was removed.
     """
     named = {"hydra", "recipe", *read, *_named_in(config)}  # `recipe` holds a recipe that lacks its first line
-    for file in ("run.yaml", "recipe/base.yaml"):  # a recipe may remove what read a key of base.yaml
-        named |= set(yaml.safe_load((RECIPES / file).read_text(encoding="utf-8")))
+    named |= set(yaml.safe_load((RECIPES / "run.yaml").read_text(encoding="utf-8")))
     sections = ("curate", "train", "eval")
     unread = [
         key
         for key, value in config.items()
-        if key not in named and (not any(_targets(value)) or difflib.get_close_matches(key, sections, 1, 0.8))
+        if key not in named
+        and value is not None
+        and (not any(_targets(value)) or difflib.get_close_matches(key, sections, 1, 0.8))
     ]
     for section in sections:
         if isinstance(config.get(section), Mapping) and "_target_" not in config[section]:
@@ -221,7 +222,10 @@ def _refuse_unread(config: Any, read: Collection[str]) -> None:
             )
     known = [key for key in keys({k: v for k, v in config.items() if k != "hydra"}) if key not in unread]
     if said := [f"'{key}'{nearest(str(key), known)}" for key in unread]:
-        raise UserError(f"nothing reads the recipe's key {' nor '.join(said)}. Does it lack a line `defaults:`?")
+        raise UserError(
+            f"nothing reads the recipe's key {' nor '.join(said)}. Does it lack a line `defaults:`? "
+            f"If you removed what read it, remove it as well: {unread[0]}: null"
+        )
 
 
 def keys(value: Any, where: str = "") -> Iterator[str]:

@@ -195,7 +195,7 @@ def test_a_recipe_is_written_for_a_file_and_runs(tiny: Path, tmp_path: Path, mon
     held_out = {json.loads(line)["problem"] for line in Path("my/sums_held_out.jsonl").read_text().splitlines()}
     assert len(chosen) == 5 and len(held_out) == 4 and not chosen & held_out
     table.head(5).to_csv("few.csv", index=False)
-    with pytest.raises(UserError, match="has 5 usable problems: 20 are needed"):
+    with pytest.raises(UserError, match="has only 5 usable problems"):
         make_recipe("few.csv")
 
 

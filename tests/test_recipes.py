@@ -230,7 +230,8 @@ def test_a_preset_brings_its_own_length_to_what_limo_new_writes(preset: str, lon
 def test_a_recipe_file_removes_what_it_builds_on_with_null(tmp_path: Path) -> None:
     (tmp_path / "recipe").mkdir()
     (tmp_path / "recipe" / "short.yaml").write_text(
-        "# @package _global_\ndefaults: [/recipe/base, _self_]\nname: short\nmeasured: {held_out: h.jsonl}\ncurate:\n"
+        "# @package _global_\ndefaults: [/recipe/base, _self_]\nname: short\nattempts: null\n"
+        "measured: {held_out: h.jsonl}\ncurate:\n"
         "  pool: {mine: {_target_: limo.sources.file, path: p.jsonl}, other: null}\n"
         "  stages: {difficulty: null, true_steps: null}\n"
     )
