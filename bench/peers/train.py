@@ -8,8 +8,9 @@
 The same rows (chains of mixed length), model, precision and global batch in each; all rows are one batch, so that the
 losses of the steps can be compared. TRL gets them as our token ids: padded, which is its default, sorted by length,
 without padding, packed by best fit, or without padding and with Liger's kernels (on GPUs); LLaMA-Factory renders them
-itself. Each runs in a process of its own; rounds alternate, and the median counts. On a GPU it also prints memory at
-its fullest beside the plan's, and the share of the peak speed that the model's own arithmetic reaches (MFU).
+itself. Each runs in a process of its own; rounds alternate, and the median counts. It also prints memory at its
+fullest (of the GPU, or of the process), the plan's for a GPU, and, on a GPU, the share of
+the peak speed that the model's own arithmetic reaches (MFU).
 """
 
 import argparse
@@ -18,6 +19,7 @@ import json
 import math
 import os
 import random
+import resource
 import shutil
 import statistics
 import subprocess
@@ -274,11 +276,11 @@ def llamafactory(out: Path, model: str, folder: Path, options: argparse.Namespac
 
 
 def memory() -> dict[str, Any]:
-    """The GPU's memory at its fullest since the last call, in GiB; nothing on a CPU."""
+    """The GPU's memory at its fullest since the last call, in GiB; on a CPU that of the process."""
     import torch
 
     if not torch.cuda.is_available():
-        return {}
+        return {"GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)}
     peak = torch.cuda.max_memory_allocated() / 2**30
     torch.cuda.reset_peak_memory_stats()
     torch.cuda.empty_cache()
@@ -319,11 +321,10 @@ def table(
     for name, runs in found.items():
         ratio = f"{rates['ours'] / rates[name]:.2f} x"
         losses = ", ".join(f"{loss:.4f}" for loss in runs[-1]["losses"])
-        gpus = ""
-        if "GiB" in runs[-1]:
-            used = rates[name] * planned["operations"] / GPUS[options.gpu][1]
-            gpus = f"  {used:.1%} MFU, {runs[-1]['GiB']} GiB"
-        print(f"{name:<18}{ratio:>10}{rates[name]:>12,.0f}  {losses}{gpus}")
+        used = f", {runs[-1]['GiB']} GiB" if "GiB" in runs[-1] else ""
+        if torch.cuda.is_available():
+            used += f", {rates[name] * planned['operations'] / GPUS[options.gpu][1]:.1%} MFU"
+        print(f"{name:<18}{ratio:>10}{rates[name]:>12,.0f}  {losses}{used}")
     print(f"the plan for ours: {planned['bytes'] / 2**30:.1f} GiB on a GPU")
 
 
