@@ -45,7 +45,7 @@ def as_it_is(row: Mapping[str, Any], _: int) -> Flat:
 
 
 def gaokao(row: Mapping[str, Any], number: int) -> Flat:
-    """Read GAOKAO, where the letter of a multiple-choice answer is in a column of its own."""
+    """Read GAOKAO, where the letter of a multiple-choice answer is in a separate column."""
     return as_it_is({**row, "answer": row.get("choice_answer") or row.get("answer")}, number)
 
 

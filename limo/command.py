@@ -153,7 +153,7 @@ class _Run:
         return None
 
     def _run_in_sweep(self, recipe: Mapping[str, Any], settings: Any) -> float | None:
-        """Run one job of a sweep in a child process, so that its memory is freed, and in a folder of its own."""
+        """Run one job of a sweep in a child process, so that its memory is freed, and in a separate folder."""
         name = ",".join(_swept(settings.overrides.task)).replace("/", "_") or "default"
         out = Path(recipe["out"]) / "sweep" / name
         sys.stderr.write(f"== {out}\n")

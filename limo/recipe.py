@@ -173,24 +173,23 @@ def resolve_config(config: Any, allow_missing: bool = False) -> dict[str, Any]:
         if "UserError raised" not in str(error):
             raise
         raise UserError(str(error).partition(": ")[2].splitlines()[0]) from None
-    return _without_removed(typing.cast(dict[str, Any], found))
+    recipe = typing.cast(dict[str, Any], found)
+    for part in (recipe, *recipe.values()):  # sections such as plan and tournament hold the curation as well
+        if isinstance(part, dict) and isinstance(part.get("curate"), dict):
+            _leave_out_removed(part["curate"])
+    return recipe
 
 
-def _without_removed(config: dict[str, Any]) -> dict[str, Any]:
+def _leave_out_removed(curate: dict[str, Any]) -> None:
     """Remove the stages and pool sources that are null: so a recipe removes one of the recipe that it builds on."""
-    curate = config.get("curate")
-    if not isinstance(curate, dict):
-        return config
-    removed = {
-        key: {name for name, node in curate[key].items() if node is None}
-        for key in ("stages", "pool")
-        if isinstance(curate.get(key), dict)
-    }
-    for key, names in removed.items():
-        curate[key] = {name: node for name, node in curate[key].items() if name not in names}
+    removed = {}
+    for key in {"stages", "pool"} & curate.keys():
+        nodes = curate[key] or {}  # null removes all
+        if isinstance(nodes, dict):
+            removed[key] = {name for name, node in nodes.items() if node is None}
+            curate[key] = {name: node for name, node in nodes.items() if node is not None}
     if isinstance(curate.get("order"), list):
         curate["order"] = [name for name in curate["order"] if name not in removed.get("stages", ())]
-    return config
 
 
 def _named_in(config: Any) -> set[str]:
@@ -220,7 +219,7 @@ def _refuse_unread(config: Any, read: Collection[str]) -> None:
                 f"the recipe's section {section} names no function: a recipe builds on another one, such as "
                 "`defaults: [/recipe/base, _self_]`"
             )
-    known = [key for key in keys({k: v for k, v in config.items() if k != "hydra"}) if key not in unread]
+    known = list(keys({k: v for k, v in config.items() if k != "hydra" and k not in unread}))
     if said := [f"'{key}'{nearest(str(key), known)}" for key in unread]:
         raise UserError(
             f"nothing reads the recipe's key {' nor '.join(said)}. Does it lack a line `defaults:`? "

@@ -235,7 +235,9 @@ def test_a_recipe_file_removes_what_it_builds_on_with_null(tmp_path: Path) -> No
         "  pool: {mine: {_target_: limo.sources.file, path: p.jsonl}, other: null}\n"
         "  stages: {difficulty: null, true_steps: null}\n"
     )
-    found = compose(*compose_arguments(["--config-dir", str(tmp_path), "recipe=short"]))["curate"]
+    recipe = compose(*compose_arguments(["--config-dir", str(tmp_path), "recipe=short"]))
+    found = recipe["curate"]
+    assert recipe["plan"]["curate"] == found
     assert list(found["pool"]) == ["mine"] and "steps" in found["order"]
     assert not {"difficulty", "true_steps"} & {*found["stages"], *found["order"]}
     with pytest.raises(UserError, match="in a recipe file with steps: null"):

@@ -8,7 +8,7 @@
 The same rows (chains of mixed length), model, precision and global batch in each; all rows are one batch, so that the
 losses of the steps can be compared. TRL gets them as our token ids: padded, which is its default, sorted by length,
 without padding, packed by best fit, or without padding and with Liger's kernels (on GPUs); LLaMA-Factory renders them
-itself. Each runs in a process of its own; rounds alternate, and the median counts. It also prints memory at its
+itself. Each runs in a separate process; rounds alternate, and the median counts. It also prints memory at its
 fullest (of the GPU, or of the process), the plan's for a GPU, and, on a GPU, the share of
 the peak speed that the model's own arithmetic reaches (MFU).
 """

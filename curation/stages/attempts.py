@@ -132,7 +132,7 @@ class Trials:
         return [heappop(self.waiting)[-1] for _ in range(min(room, len(self.waiting)))]
 
     def _ask(self, at: int, trial: ProblemAttempts) -> None:
-        """Request the attempts that are needed whatever their outcomes."""
+        """Request the attempts that are needed with any outcome of the others."""
         window, more = self.rules.window, self.rules.window.n - trial.asked
         if self.rules.early_stop:
             counts = trial.count("right"), trial.count("cut", "unsure"), trial.asked

@@ -197,7 +197,7 @@ def _expression(completion: Extraction) -> str | None:
 
 
 def _display(completion: Extraction) -> str | None:
-    r"""The last formula, if it stands on lines of its own between `\[` and `\]`."""
+    r"""The last formula, if it stands on separate lines between `\[` and `\]`."""
     text = completion.prose[-MAX_LENGTH:].rstrip("*. ")
     opening = {"\\]": "\\[", "$$": "$$"}.get(text[-2:])
     inside = text[:-2].rpartition(opening)[2] if opening else ""
